@@ -1,0 +1,74 @@
+"""Every error that repot raises on purpose, and the exit code that each one means.
+
+    RepotError                 exit code 1: the work failed
+    ├── DataError              pictures, labels or shards are not usable
+    │   └── CorruptShardError  a shard's bytes are not those of its receipt
+    ├── CheckpointError        a checkpoint cannot be fetched, read or mapped
+    ├── TrainingError          a training cannot go on
+    ├── ModelError             a model folder or pointer is not one of ours
+    ├── StorageError           an object cannot be read, written or listed
+    │   ├── NotFoundError      there is no such object
+    │   ├── AlreadyExistsError a create-only write found the object there
+    │   └── ConflictError      a swap found another version than expected
+    └── UsageError             exit code 2: options or parameters are wrong; lists all problems at once
+
+A message says what is wrong, where, and what to do.
+"""
+
+from collections.abc import Iterable
+
+
+class RepotError(Exception):
+    """The work failed for a reason that the message explains to a user."""
+
+    exit_code = 1
+
+
+class DataError(RepotError):
+    """Pictures, labels or shards are not usable."""
+
+
+class CorruptShardError(DataError):
+    """A shard's bytes are not those that its receipt promises."""
+
+
+class CheckpointError(RepotError):
+    """A checkpoint cannot be fetched, read or mapped onto the backbone."""
+
+
+class TrainingError(RepotError):
+    """A training cannot go on."""
+
+
+class ModelError(RepotError):
+    """A model folder or pointer is missing or not one of repot's."""
+
+
+class StorageError(RepotError):
+    """An object cannot be read, written or listed."""
+
+
+class NotFoundError(StorageError):
+    """There is no object of that name."""
+
+
+class AlreadyExistsError(StorageError):
+    """A create-only write found that the object exists."""
+
+
+class ConflictError(StorageError):
+    """A compare-and-swap found another version than the expected one."""
+
+
+class UsageError(RepotError):
+    """Options or parameters are wrong.
+
+    Args:
+        problems: One sentence for each problem; all of them, not the first.
+    """
+
+    exit_code = 2
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))

@@ -1,0 +1,122 @@
+"""The first minute of a run: every parameter and every access right checked, all problems said at once."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from repot import checkpoints, storage
+from repot.errors import RepotError, UsageError
+from repot.settings import DatasetSettings, GateSettings, TrainingSettings
+
+MAX_BUILDER_PODS = 64
+_T = TypeVar("_T")
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parameters:
+    """The parameters of one run, checked, with every URI in its normal form."""
+
+    pictures_uri: str
+    storage_uri: str
+    labels_file_uri: str
+    dataset: DatasetSettings
+    training: TrainingSettings
+    gate: GateSettings
+    builder_pods: int
+    model_name: str
+
+
+def check_parameters(
+    *,
+    pictures_uri: str,
+    storage_uri: str,
+    labels_file_uri: str,
+    dataset: dict[str, Any],
+    training: dict[str, Any],
+    gate: dict[str, Any],
+    checkpoint: dict[str, str],
+    builder_pods: int,
+    model_name: str,
+) -> Parameters:
+    """Return the parameters of a run after checking them and the access to its storage.
+
+    Args:
+        pictures_uri: Folder of the pictures.
+        storage_uri: Folder that everything is written to.
+        labels_file_uri: A labels file, or "" for the folder names.
+        dataset, training, gate: Fields of the three settings classes.
+        checkpoint: `source`, `sha256` and `values` of the pre-trained checkpoint.
+        builder_pods: Pods that build shards, in 1..64.
+        model_name: Name that versions are published under.
+
+    Raises:
+        UsageError: Lists everything that is wrong, not only the first.
+    """
+    problems: list[str] = []
+    dataset_settings = _collect(problems, lambda: DatasetSettings.from_json(dataset))
+    training_settings = _collect(problems, lambda: TrainingSettings.from_json(training))
+    gate_settings = _collect(problems, lambda: GateSettings.from_json(gate))
+    _collect(problems, lambda: checkpoints.check_source(backbone=training["backbone"], **checkpoint))
+    pictures = _collect(problems, lambda: _required("pictures_uri", pictures_uri))
+    labels_file = _collect(problems, lambda: _existing_file(labels_file_uri))
+    writable = _collect(problems, lambda: _writable("storage_uri", storage_uri))
+    if not 1 <= builder_pods <= MAX_BUILDER_PODS:
+        problems.append(f"builder_pods must lie in 1..{MAX_BUILDER_PODS}; got builder_pods={builder_pods!r}.")
+    if not _MODEL_NAME.fullmatch(model_name):
+        problems.append(
+            f"model_name must be 1 to 63 letters, digits, '.', '_' or '-', a letter or digit first; "
+            f"got model_name={model_name!r}."
+        )
+    if (
+        problems
+        or dataset_settings is None
+        or training_settings is None
+        or gate_settings is None
+        or pictures is None
+        or labels_file is None
+        or writable is None
+    ):
+        raise UsageError(problems)
+    return Parameters(
+        pictures_uri=pictures,
+        storage_uri=writable,
+        labels_file_uri=labels_file,
+        dataset=dataset_settings,
+        training=training_settings,
+        gate=gate_settings,
+        builder_pods=builder_pods,
+        model_name=model_name,
+    )
+
+
+def _collect(problems: list[str], check: Callable[[], _T]) -> _T | None:
+    try:
+        return check()
+    except UsageError as err:
+        problems.extend(err.problems)
+    except RepotError as err:
+        problems.append(str(err))
+    return None
+
+
+def _required(name: str, uri: str) -> str:
+    if not uri.strip():
+        raise UsageError(f"{name} must be given: a folder or a gs:// prefix.")
+    return storage.normalise(uri)
+
+
+def _existing_file(uri: str) -> str:
+    if not uri:
+        return ""
+    normal = storage.normalise(uri)
+    if not storage.exists(normal):
+        raise UsageError(f"The labels file must exist; there is no {normal}.")
+    return normal
+
+
+def _writable(name: str, uri: str) -> str:
+    normal = _required(name, uri)
+    storage.check_writable(normal)
+    return normal

@@ -1,0 +1,91 @@
+"""The documents and the code must say the same, and what must start fast must not load what is slow."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from repot_pipelines.cli import repot
+
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/golden/README.md"]
+SLOW_PACKAGES = {"tensorflow", "keras", "kfp", "kubernetes", "google.cloud.storage", "PIL", "numpy"}
+
+
+def options(command: click.Command) -> set[str]:
+    return {name for parameter in command.params for name in parameter.opts if name.startswith("--")}
+
+
+def code_lines(text: str) -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL)
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+
+
+@pytest.mark.parametrize("name", repot.commands)
+def test_readme_names_the_command_and_each_of_its_options(name: str) -> None:
+    row = next((line for line in README.splitlines() if line.startswith(f"| `repot {name}")), "")
+
+    assert options(repot.commands[name]) - {"--debug"} <= set(re.findall(r"--[a-z0-9-]+", row))
+
+
+def test_readme_names_no_option_that_does_not_exist() -> None:
+    known = set().union(*map(options, repot.commands.values()), {"--help", "--version"})
+
+    assert set(re.findall(r"--[a-z][a-z0-9-]+", README)) <= known
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_command_lines_in_the_document_are_accepted(document: str) -> None:
+    for line in code_lines((ROOT / document).read_text(encoding="utf-8")):
+        words = shlex.split(line, comments=True)
+        if "repot" in words[:1] or ".venv/bin/repot" in words[:1]:
+            repot.commands[words[1]].make_context(words[1], words[2:])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_make_targets_in_the_document_exist(document: str) -> None:
+    targets = re.findall(r"(?m)^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    named = re.findall(r"(?m)(?:`|^)make ([a-z-]+)", (ROOT / document).read_text(encoding="utf-8"))
+
+    assert set(named) <= set(targets)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_in_the_document_lead_somewhere(document: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / document).read_text(encoding="utf-8"))
+
+    missing = [link for link in links if "://" not in link and not (ROOT / document).parent.joinpath(link).exists()]
+    assert missing == []
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    (line,) = [line for line in code_lines(README) if line.startswith("make test")]
+
+    assert line.split("#")[0].strip() in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+def test_change_log_opens_with_what_is_not_released() -> None:
+    headings = re.findall(r"(?m)^## (.*)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
+
+    assert headings[0] == "[Unreleased]"
+
+
+@pytest.mark.parametrize("module", ["repot.settings", "repot_pipelines.cli"])
+def test_module_that_must_start_fast_loads_nothing_slow(module: str) -> None:
+    program = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+
+    assert SLOW_PACKAGES.isdisjoint(loaded)
+
+
+@pytest.mark.parametrize("module", ["plan", "build", "merge"])
+def test_shard_builder_never_loads_tensorflow(module: str) -> None:
+    program = f"import sys, repot.shard_builder.{module}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+
+    assert {"tensorflow", "keras"}.isdisjoint(loaded)

@@ -1,0 +1,130 @@
+import json
+from typing import Any
+
+import pytest
+
+from repot.manifest import (
+    SPLITS,
+    Manifest,
+    Receipt,
+    Rejection,
+    Split,
+    count_reasons,
+    shard_name,
+    shard_split,
+)
+
+EMPTY = Rejection(path="b/empty.jpg", label="b", split="train", reason="empty")
+STRAY = Rejection(path="Thumbs.db", label="", split="", reason="not_a_picture", detail="unknown format")
+
+
+def receipt(name: str, class_counts: dict[str, int], *rejected: Rejection) -> Receipt:
+    return Receipt(
+        shard=name,
+        split=shard_split(name),
+        num_records=sum(class_counts.values()),
+        size_bytes=4096,
+        crc32c="0123abcd",
+        class_counts=class_counts,
+        rejected=rejected,
+    )
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    return Manifest(
+        dataset_id="0123456789abcdef",
+        pictures_uri="gs://bucket/pictures",
+        labels=("b", "a", "c"),
+        settings={"num_threads": 1},
+        shards=(
+            receipt("train-00000-of-00002", {"b": 3, "a": 1}),
+            receipt("train-00001-of-00002", {"a": 2}),
+            receipt("validation-00000-of-00001", {"b": 1}),
+        ),
+        num_found=9,
+        num_accepted=7,
+        rejected=(EMPTY, STRAY),
+    )
+
+
+@pytest.mark.parametrize(
+    ("split", "shard_index", "shard_count", "name"),
+    [
+        ("train", 0, 1, "train-00000-of-00001"),
+        ("train", 1023, 1024, "train-01023-of-01024"),
+        ("validation", 127, 128, "validation-00127-of-00128"),
+        ("validation", 99_998, 99_999, "validation-99998-of-99999"),
+    ],
+)
+def test_shard_name_is_that_of_2016(split: Split, shard_index: int, shard_count: int, name: str) -> None:
+    assert shard_name(split, shard_index, shard_count) == name
+    assert shard_split(name) == split
+
+
+def test_shard_names_sort_in_the_order_of_their_indices() -> None:
+    names = [shard_name("train", index, 1200) for index in range(1200)]
+
+    assert sorted(names) == names
+
+
+def test_num_classes_counts_the_background(manifest: Manifest) -> None:
+    assert manifest.num_classes == 4
+
+
+def test_num_examples_of_each_split_add_up_to_the_accepted(manifest: Manifest) -> None:
+    assert [manifest.num_examples(split) for split in SPLITS] == [6, 1]
+    assert sum(map(manifest.num_examples, SPLITS)) == manifest.num_accepted
+
+
+def test_num_examples_of_a_split_without_shards_is_zero(manifest: Manifest) -> None:
+    assert manifest.num_examples("test") == 0
+
+
+def test_split_shards_are_those_of_the_split(manifest: Manifest) -> None:
+    assert [shard.shard for shard in manifest.split_shards("validation")] == ["validation-00000-of-00001"]
+
+
+def test_class_counts_name_every_label_in_the_order_of_the_labels(manifest: Manifest) -> None:
+    assert list(manifest.class_counts("train").items()) == [("b", 3), ("a", 3), ("c", 0)]
+    assert list(manifest.class_counts("validation").items()) == [("b", 1), ("a", 0), ("c", 0)]
+
+
+def test_manifest_through_json_is_the_same(manifest: Manifest) -> None:
+    assert Manifest.from_json(_through_json(manifest.to_json())) == manifest
+
+
+def test_receipt_through_json_keeps_its_rejections() -> None:
+    whole = receipt("train-00000-of-00001", {"a": 1}, EMPTY)
+
+    assert Receipt.from_json(_through_json(whole.to_json())) == whole
+
+
+def test_receipt_without_rejections_may_leave_the_key_out() -> None:
+    facts = receipt("train-00000-of-00001", {"a": 1}).to_json()
+    del facts["rejected"]
+
+    assert Receipt.from_json(facts).rejected == ()
+
+
+def test_from_json_with_an_unknown_key_is_refused(manifest: Manifest) -> None:
+    with pytest.raises(TypeError, match="colour"):
+        Manifest.from_json({**manifest.to_json(), "colour": "blue"})
+    with pytest.raises(TypeError, match="colour"):
+        Receipt.from_json({**manifest.shards[0].to_json(), "colour": "blue"})
+
+
+def test_count_reasons_puts_the_most_frequent_first_and_ties_by_name() -> None:
+    reasons = ["empty", "truncated", "truncated", "animated"]
+    rejected = [Rejection(path="p", label="", split="", reason=reason) for reason in reasons]
+
+    assert list(count_reasons(rejected).items()) == [("truncated", 2), ("animated", 1), ("empty", 1)]
+
+
+def test_count_reasons_of_nothing_is_empty() -> None:
+    assert count_reasons([]) == {}
+
+
+def _through_json(facts: dict[str, Any]) -> dict[str, Any]:
+    decoded: dict[str, Any] = json.loads(json.dumps(facts))
+    return decoded

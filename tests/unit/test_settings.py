@@ -1,0 +1,118 @@
+import json
+from typing import Any
+
+import pytest
+
+from repot.errors import UsageError
+from repot.recipes import RECIPES
+from repot.settings import DatasetSettings, GateSettings, TrainingSettings
+from repot.zoo import BACKBONES
+
+Settings = type[DatasetSettings] | type[TrainingSettings] | type[GateSettings]
+SETTINGS: list[Settings] = [DatasetSettings, TrainingSettings, GateSettings]
+
+# For each field: the outermost values that are right, and their neighbours that are wrong.
+BOUNDARIES: list[tuple[Settings, str, list[Any], list[Any]]] = [
+    (DatasetSettings, "validation_fraction", [1e-9, 1 - 1e-9], [0, 1, -0.1, float("nan")]),
+    (DatasetSettings, "train_shards", [0, 1, 99_999], [-1, 100_000]),
+    (DatasetSettings, "validation_shards", [0, 1, 99_999], [-1, 100_000]),
+    (DatasetSettings, "num_threads", [1, 1024], [0, 1025]),
+    (TrainingSettings, "epochs", [0, 10_000], [-1, 10_001]),
+    (TrainingSettings, "batch_size", [1, 65_536], [0, 65_537]),
+    (TrainingSettings, "learning_rate", [0, 100], [-1e-9, 100.1, float("nan")]),
+    (TrainingSettings, "image_size", [0, 75, 4096], [-1, 1, 74, 4097]),
+    (TrainingSettings, "seed", [0, 2**31 - 1], [-1, 2**31]),
+    (TrainingSettings, "input_queue_memory_factor", [1, 1024], [0, 1025]),
+    (TrainingSettings, "backbone", list(BACKBONES), ["", "Inception_V3", "vgg16"]),
+    (TrainingSettings, "recipe", list(RECIPES), ["", "fine-tune"]),
+    (GateSettings, "min_precision", [0, 1], [-0.001, 1.001, float("nan")]),
+    (GateSettings, "max_rejected_fraction", [0, 1], [-0.001, 1.001, float("nan")]),
+]
+
+
+@pytest.mark.parametrize(("settings", "field", "right", "wrong"), BOUNDARIES, ids=[row[1] for row in BOUNDARIES])
+def test_field_at_its_boundaries_is_taken_or_named(
+    settings: Settings, field: str, right: list[Any], wrong: list[Any]
+) -> None:
+    for value in right:
+        assert getattr(settings(**{field: value}), field) == value
+    for value in wrong:
+        with pytest.raises(UsageError) as caught:
+            settings(**{field: value})
+        (problem,) = caught.value.problems
+        assert problem.startswith(f"{field} must ")
+        assert f"got {field}={value!r}" in problem
+
+
+def test_boundaries_cover_every_field() -> None:
+    covered = {(row[0], row[1]) for row in BOUNDARIES}
+
+    assert covered == {(settings, field) for settings in SETTINGS for field in settings().to_json()}
+
+
+def test_several_wrong_fields_are_said_at_once() -> None:
+    with pytest.raises(UsageError) as caught:
+        TrainingSettings(backbone="vgg16", recipe="none", epochs=-1, batch_size=0, learning_rate=-1, seed=-1)
+
+    named = [problem.split(" ", 1)[0] for problem in caught.value.problems]
+    assert named == ["backbone", "recipe", "epochs", "batch_size", "learning_rate", "seed"]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_image_size_goes_down_to_what_the_backbone_takes(name: str) -> None:
+    smallest = BACKBONES[name].min_image_size
+
+    assert TrainingSettings(backbone=name, image_size=smallest).image_size == smallest
+    with pytest.raises(UsageError, match=rf"{smallest}\.\.4096 for {name}"):
+        TrainingSettings(backbone=name, image_size=smallest - 1)
+
+
+@pytest.mark.parametrize(("shards", "num_threads", "fits"), [(7, 8, False), (8, 8, True), (9, 8, False), (0, 8, True)])
+def test_shard_counts_must_be_multiples_of_num_threads(shards: int, num_threads: int, fits: bool) -> None:
+    if fits:
+        DatasetSettings(train_shards=shards, validation_shards=shards, num_threads=num_threads)
+        return
+    with pytest.raises(UsageError) as caught:
+        DatasetSettings(train_shards=shards, validation_shards=shards, num_threads=num_threads)
+    assert [problem.split(" ", 1)[0] for problem in caught.value.problems] == ["train_shards", "validation_shards"]
+
+
+def test_num_threads_of_zero_is_one_problem_and_no_division_by_zero() -> None:
+    with pytest.raises(UsageError) as caught:
+        DatasetSettings(train_shards=8, num_threads=0)
+
+    assert [problem.split(" ", 1)[0] for problem in caught.value.problems] == ["num_threads"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        DatasetSettings(validation_fraction=0.25, train_shards=128, validation_shards=24, num_threads=8),
+        TrainingSettings(backbone="mobilenet_v2", recipe="head", learning_rate=0.001, image_size=96),
+        GateSettings(min_precision=0.9),
+    ],
+    ids=lambda settings: type(settings).__name__,
+)
+def test_to_json_and_from_json_give_the_settings_back(
+    settings: DatasetSettings | TrainingSettings | GateSettings,
+) -> None:
+    assert type(settings).from_json(json.loads(json.dumps(settings.to_json()))) == settings
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: settings.__name__)
+def test_from_json_with_unknown_keys_names_them_and_the_known(settings: Settings) -> None:
+    with pytest.raises(UsageError) as caught:
+        settings.from_json({**settings().to_json(), "zeta": 1, "alpha": 2})
+
+    (problem,) = caught.value.problems
+    assert f"{settings.__name__} must not have alpha, zeta" in problem
+    assert all(field in problem for field in settings().to_json())
+
+
+def test_from_json_checks_the_rules_too() -> None:
+    with pytest.raises(UsageError, match="batch_size must"):
+        TrainingSettings.from_json({"batch_size": 0})
+
+
+def test_from_json_of_nothing_is_the_defaults() -> None:
+    assert DatasetSettings.from_json({}) == DatasetSettings()
