@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import pytest
+
+from repot import storage
+from repot.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("given", "normal"),
+    [
+        ("gs://bucket/a/b", "gs://bucket/a/b"),
+        ("gs://bucket/a/b/", "gs://bucket/a/b"),
+        ("gs://bucket//", "gs://bucket"),
+        ("GS://bucket/A", "gs://bucket/A"),
+        ("gs://bucket/a b#c?d%20é", "gs://bucket/a b#c?d%20é"),
+        ("gs://bucket/a//b", "gs://bucket/a//b"),
+        ("/a/./b/../c/", "/a/c"),
+        ("/", "/"),
+        ("/a:b", "/a:b"),
+        ("/a b#c?d%20é", "/a b#c?d%20é"),
+        ("file:///a%20b", "/a b"),
+        ("file://localhost/a#b", "/a#b"),
+        ("file:///a?b", "/a?b"),
+        ("file:/a", "/a"),
+        (Path("/a"), "/a"),
+    ],
+)
+def test_normalise_gives_one_spelling(given: str | Path, normal: str) -> None:
+    assert storage.normalise(given) == normal
+    assert storage.normalise(normal) == normal
+
+
+def test_normalise_expands_home_and_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert storage.normalise("~/a") == storage.normalise("a") == f"{tmp_path}/a"
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", " ", "gs://bucket/a ", "a\0b", "s3://bucket/a", "http://host/a", "hdfs:/a", "file://host/a", "file:a"],
+)
+def test_normalise_refuses_what_is_no_place(given: str) -> None:
+    with pytest.raises(UsageError, match="must"):
+        storage.normalise(given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["gs://", "gs:///a", "gs://ab", "gs://Bucket/a", "gs://buck et/a", "gs://-bucket/a", "gs:/bucket/a", "gs:bucket/a"],
+)
+def test_normalise_refuses_what_is_no_bucket(given: str) -> None:
+    with pytest.raises(UsageError, match="gs://BUCKET/PATH"):
+        storage.normalise(given)
+
+
+def test_normalise_of_a_path_made_from_a_uri_says_so() -> None:
+    with pytest.raises(UsageError, match="gs:/bucket/a"):
+        storage.normalise(Path("gs://bucket/a"))
+
+
+@pytest.mark.parametrize(
+    ("parts", "joined"),
+    [
+        (("gs://bucket",), "gs://bucket"),
+        (("gs://bucket", "a", "b/c"), "gs://bucket/a/b/c"),
+        (("gs://bucket/a/", "/b/", "", "c"), "gs://bucket/a/b/c"),
+        (("/a", "b c"), "/a/b c"),
+        (("/", "a"), "/a"),
+        (("/",), "/"),
+    ],
+)
+def test_join_puts_one_slash_between_names(parts: tuple[str, ...], joined: str) -> None:
+    assert storage.join(*parts) == joined
+
+
+@pytest.mark.parametrize(("folder", "uri"), [("/a", "/a/b/c"), ("/", "/b/c"), ("gs://bucket", "gs://bucket/b/c")])
+def test_relative_name_undoes_join(folder: str, uri: str) -> None:
+    assert storage.relative_name(uri, folder) == "b/c"
+    assert storage.join(folder, "b/c") == uri
+
+
+def test_local_path_is_for_local_places_only() -> None:
+    assert storage.local_path("/a") == Path("/a")
+    assert storage.is_local("/a")
+    assert not storage.is_local("gs://bucket/a")
+    with pytest.raises(UsageError, match="gs://bucket/a"):
+        storage.local_path("gs://bucket/a")
