@@ -1,0 +1,176 @@
+"""The records of a shard: TFRecord framing and tf.train.Example, read and written without TensorFlow.
+
+A shard is a sequence of frames (https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details):
+
+    uint64 little-endian   length of the data
+    uint32 little-endian   masked CRC32C of the 8 length bytes
+    length bytes           the data, one serialized tf.train.Example
+    uint32 little-endian   masked CRC32C of the data
+
+The messages are declared here, field by field as in tensorflow/core/example/{example,feature}.proto, in a descriptor
+pool of their own: TensorFlow may be loaded in the same process and declare them too.
+"""
+
+import contextlib
+import io
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import google_crc32c
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+from repot.errors import CorruptShardError
+
+Value = bytes | int | float
+
+_LENGTH = struct.Struct("<Q")
+_CRC = struct.Struct("<I")
+_MASK_DELTA = 0xA282EAD8
+_FIELD = descriptor_pb2.FieldDescriptorProto
+
+
+def picture_features(
+    *, jpeg: bytes, height: int, width: int, class_id: int, label: str, filename: str
+) -> dict[str, list[Value]]:
+    """Return the nine features of a picture's record, named and typed as in 2016.
+
+    Args:
+        jpeg: The picture as an RGB JPEG.
+        height: Its height in pixels.
+        width: Its width in pixels.
+        class_id: In 1..N; 0 is the background.
+        label: The name of the class.
+        filename: The base name of the file that the picture came from.
+
+    Source: research/inception/inception/data/build_image_data.py of tensorflow/models.
+    """
+    return {
+        "image/height": [height],
+        "image/width": [width],
+        "image/channels": [3],
+        "image/colorspace": [b"RGB"],
+        "image/format": [b"JPEG"],
+        "image/class/label": [class_id],
+        "image/class/text": [label.encode()],
+        # A name that is not UTF-8 keeps the bytes that it has on the disk.
+        "image/filename": [filename.encode(errors="surrogateescape")],
+        "image/encoded": [jpeg],
+    }
+
+
+def encode_example(features: Mapping[str, Sequence[Value]]) -> bytes:
+    """Return the serialized tf.train.Example of `features`; the same features give the same bytes.
+
+    Args:
+        features: Values by name, all of one name of one type: bytes, int (int64) or float (float32). A name without
+            values gets a feature without a kind.
+    """
+    example = _Example()
+    for name, values in features.items():
+        feature = example.features.feature[name]
+        if values:
+            getattr(feature, _kind(values[0])).value.extend(values)
+    serialized: bytes = example.SerializeToString(deterministic=True)
+    return serialized
+
+
+def decode_example(serialized: bytes) -> dict[str, list[Value]]:
+    """Return the values by name of a serialized tf.train.Example."""
+    example = _Example.FromString(serialized)
+    features = {}
+    for name, feature in example.features.feature.items():
+        kind = feature.WhichOneof("kind")
+        features[name] = list(getattr(feature, kind).value) if kind else []
+    return features
+
+
+def frame_record(data: bytes) -> bytes:
+    """Return `data` in its frame, as it stands in a shard."""
+    length = _LENGTH.pack(len(data))
+    return b"".join((length, _CRC.pack(_masked_crc(length)), data, _CRC.pack(_masked_crc(data))))
+
+
+def read_records(source: bytes | Path) -> Iterator[bytes]:
+    """Yield the data of every record of a shard, each checked against its checksums.
+
+    Args:
+        source: The shard's bytes, or the local file that holds them.
+
+    Raises:
+        CorruptShardError: A frame is cut off or a checksum is wrong; the message names file, record and offset.
+    """
+    name = str(source) if isinstance(source, Path) else f"{len(source)} bytes"
+    opened = source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(io.BytesIO(source))
+    with opened as file:
+        record_index = 0
+        while header := file.read(_LENGTH.size + _CRC.size):
+            where = f"record {record_index} of {name}, at byte {file.tell() - len(header)}"
+            yield _read_data(file, header, where)
+            record_index += 1
+
+
+def _read_data(file: BinaryIO, header: bytes, where: str) -> bytes:
+    """Return the data behind a frame's first 12 bytes."""
+    if len(header) < _LENGTH.size + _CRC.size:
+        raise _corrupt(where, f"its header has {len(header)} bytes instead of 12")
+    length = header[: _LENGTH.size]
+    if _CRC.unpack_from(header, _LENGTH.size)[0] != _masked_crc(length):
+        raise _corrupt(where, "the checksum of its length is wrong")
+    (size_bytes,) = _LENGTH.unpack(length)
+    data, crc = file.read(size_bytes), file.read(_CRC.size)
+    if len(data) < size_bytes or len(crc) < _CRC.size:
+        raise _corrupt(where, f"it ends before its {size_bytes} bytes do")
+    if _CRC.unpack(crc)[0] != _masked_crc(data):
+        raise _corrupt(where, "the checksum of its data is wrong")
+    return data
+
+
+def _corrupt(where: str, problem: str) -> CorruptShardError:
+    return CorruptShardError(
+        f"A shard must hold whole records; {where}: {problem}. Delete the shard and build it anew."
+    )
+
+
+def _masked_crc(data: bytes) -> int:
+    """Return TFRecord's checksum: the CRC32C rotated right by 15 bits, plus a constant, modulo 2**32."""
+    crc: int = google_crc32c.value(data)
+    return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
+
+
+def _kind(value: Value) -> str:
+    if isinstance(value, bytes):
+        return "bytes_list"
+    return "int64_list" if isinstance(value, int) else "float_list"
+
+
+def _example_class() -> Any:
+    """Return the message class that is tf.train.Example on the wire."""
+    file = descriptor_pb2.FileDescriptorProto(name="repot/example.proto", package="repot", syntax="proto3")
+    for name, value_type in (("Bytes", _FIELD.TYPE_BYTES), ("Float", _FIELD.TYPE_FLOAT), ("Int64", _FIELD.TYPE_INT64)):
+        values = file.message_type.add(name=f"{name}List")
+        values.field.add(name="value", number=1, type=value_type, label=_FIELD.LABEL_REPEATED)
+    feature = file.message_type.add(name="Feature")
+    feature.oneof_decl.add(name="kind")
+    for number, name in enumerate(("Bytes", "Float", "Int64"), start=1):
+        _add_message(feature, f"{name.lower()}_list", number, f"{name}List").oneof_index = 0
+    features = file.message_type.add(name="Features")
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, type=_FIELD.TYPE_STRING, label=_FIELD.LABEL_OPTIONAL)
+    _add_message(entry, "value", 2, "Feature")
+    _add_message(features, "feature", 1, "Features.FeatureEntry").label = _FIELD.LABEL_REPEATED
+    _add_message(file.message_type.add(name="Example"), "features", 1, "Features")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("repot.Example"))
+
+
+def _add_message(message: Any, name: str, number: int, type_name: str) -> Any:
+    return message.field.add(
+        name=name, number=number, type=_FIELD.TYPE_MESSAGE, label=_FIELD.LABEL_OPTIONAL, type_name=f".repot.{type_name}"
+    )
+
+
+_Example = _example_class()

@@ -1,0 +1,1 @@
+"""Pictures in folders become TFRecord shards: plan, build, merge."""

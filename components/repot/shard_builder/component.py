@@ -1,0 +1,110 @@
+"""The KFP components that turn pictures into a data set: plan, build shards, merge."""
+
+from typing import List
+
+from kfp import dsl
+
+from repot.container_images import CPU_IMAGE
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def plan(
+    pictures_uri: str,
+    storage_uri: str,
+    labels_file_uri: str,
+    validation_fraction: float,
+    train_shards: int,
+    validation_shards: int,
+    num_threads: int,
+    builder_pods: int,
+    max_rejected_fraction: float,
+    checkpoint: str,
+    checkpoint_sha256: str,
+    checkpoint_values: str,
+    backbone: str,
+    recipe: str,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    image_size: int,
+    seed: int,
+    input_queue_memory_factor: int,
+    min_precision: float,
+    model_name: str,
+    dataset_id: dsl.OutputPath(str),
+) -> List[str]:
+    """Check every parameter, list and split the pictures, and return one work item for each builder pod."""
+    from pathlib import Path
+
+    from repot import progress
+    from repot.preflight import check_parameters
+    from repot.shard_builder.plan import plan_work
+
+    with progress.task("plan"):
+        parameters = check_parameters(
+            pictures_uri=pictures_uri,
+            storage_uri=storage_uri,
+            labels_file_uri=labels_file_uri,
+            dataset={
+                "validation_fraction": validation_fraction,
+                "train_shards": train_shards,
+                "validation_shards": validation_shards,
+                "num_threads": num_threads,
+            },
+            training={
+                "backbone": backbone,
+                "recipe": recipe,
+                "epochs": epochs,
+                "batch_size": batch_size,
+                "learning_rate": learning_rate,
+                "image_size": image_size,
+                "seed": seed,
+                "input_queue_memory_factor": input_queue_memory_factor,
+            },
+            gate={"min_precision": min_precision, "max_rejected_fraction": max_rejected_fraction},
+            checkpoint={"source": checkpoint, "sha256": checkpoint_sha256, "values": checkpoint_values},
+            builder_pods=builder_pods,
+            model_name=model_name,
+        )
+        work = plan_work(parameters)
+    Path(dataset_id).parent.mkdir(parents=True, exist_ok=True)
+    Path(dataset_id).write_text(work.dataset_id)
+    return list(work.items)
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def build_shards(item: str, storage_uri: str):
+    """Build the shards of one work item `<dataset_id>:<share>/<shares>`; shards with a receipt are left alone."""
+    from repot import progress
+    from repot.shard_builder.build import build_item
+
+    with progress.task("build shards"):
+        build_item(item, storage_uri)
+
+
+@dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
+def merge(
+    dataset_id: str,
+    storage_uri: str,
+    max_rejected_fraction: float,
+    dataset: dsl.Output[dsl.Dataset],
+):
+    """Account for every picture and write the manifest that makes the data set exist."""
+    from pathlib import Path
+
+    from repot import layout, progress
+    from repot.shard_builder.merge import merge_dataset
+
+    with progress.task("merge"):
+        uri = layout.dataset_uri(storage_uri, dataset_id)
+        manifest = merge_dataset(uri, max_rejected_fraction=max_rejected_fraction)
+        progress.result(dataset_uri=uri, num_accepted=manifest.num_accepted, num_rejected=len(manifest.rejected))
+    Path(dataset.path).write_text(uri + "\n")
+    dataset.metadata.update(
+        uri=uri,
+        dataset_id=dataset_id,
+        num_labels=len(manifest.labels),
+        train_examples=manifest.num_examples("train"),
+        validation_examples=manifest.num_examples("validation"),
+        rejected=len(manifest.rejected),
+    )

@@ -1,0 +1,67 @@
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from repot.jpeg_structure import is_plain_rgb
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "build_image_data" / "data"
+
+
+def _jpeg(mode: str = "RGB", *, progressive: bool = False, restart_rows: int = 0) -> bytes:
+    image = Image.radial_gradient("L").resize((80, 60)).convert(mode)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", progressive=progressive, restart_marker_rows=restart_rows)
+    return buffer.getvalue()
+
+
+PLAIN = _jpeg()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(PLAIN, id="baseline"),
+        pytest.param(_jpeg(progressive=True), id="progressive"),
+        pytest.param(_jpeg(restart_rows=1), id="restart markers"),
+        pytest.param(PLAIN + b"\0" * 9, id="padding behind the end"),
+        pytest.param(PLAIN + PLAIN, id="two pictures in one file"),
+        pytest.param(PLAIN[:-2] + b"\xff\xff\xff\xd9", id="fill bytes before a marker"),
+        pytest.param(b"\xff\xd8\xff\xff\xff" + PLAIN[3:], id="fill bytes before a segment"),
+    ],
+)
+def test_whole_rgb_jpeg_is_plain(data: bytes) -> None:
+    assert is_plain_rgb(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"\x89PNG\r\n\x1a\n" + PLAIN, id="another format"),
+        pytest.param(_jpeg("L"), id="one component"),
+        pytest.param(_jpeg("CMYK"), id="four components"),
+        pytest.param(PLAIN.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c"), id="12 bits a sample"),
+        pytest.param(PLAIN.replace(b"\xff\xc0", b"\xff\xc9"), id="arithmetic codes"),
+        pytest.param(PLAIN.replace(b"\xff\xc0", b"\xff\xc3"), id="lossless"),
+        pytest.param(PLAIN[:-1], id="half an end marker"),
+        pytest.param(PLAIN[:-2], id="no end marker"),
+        pytest.param(PLAIN[:-2] + b"\xff\xe1\x00\x04ab\xff\xd9", id="a segment inside the only scan"),
+        pytest.param(PLAIN[:100], id="header alone"),
+        pytest.param(b"\xff\xd8\xff\xd9", id="start and end alone"),
+        pytest.param(b"\xff\xd8\xff\xe0\x00\x01" + PLAIN[4:], id="segment shorter than its own length"),
+    ],
+)
+def test_anything_else_is_not_plain(data: bytes) -> None:
+    assert not is_plain_rgb(data)
+
+
+def test_no_cut_of_a_jpeg_is_plain() -> None:
+    for data in (PLAIN, _jpeg(progressive=True)):
+        assert not any(is_plain_rgb(data[:length]) for length in range(len(data)))
+
+
+def test_golden_pictures_are_plain_except_those_of_another_kind() -> None:
+    others = {path.name for path in GOLDEN.rglob("*.*") if path.is_file() and not is_plain_rgb(path.read_bytes())}
+    assert others == {"cmyk.jpg", "gray.jpg", "gray.png", "palette.png", "picture.png", "with_alpha.png"}
