@@ -1,0 +1,194 @@
+"""Read the tensors of a PyTorch `.pth` file without PyTorch, and without trusting it.
+
+A `.pth` file is a pickle, and a pickle can run any code when it is loaded. The unpickler here knows four things:
+an OrderedDict, a tensor, a parameter and the storage types; a file that asks for anything else is refused.
+
+Layouts:
+    legacy (torch < 1.6)  pickles of magic number, protocol 1001, system facts, object, storage keys; then for each
+                          key an int64 count and that many values
+    zip (torch >= 1.6)    `<name>/data.pkl` and one `<name>/data/<key>` a storage
+Both are little-endian.
+"""
+
+import collections
+import math
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from repot.errors import CheckpointError
+
+LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_PROTOCOL = 1001
+_DTYPES = {
+    "DoubleStorage": "<f8",
+    "FloatStorage": "<f4",
+    "HalfStorage": "<f2",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "<i1",
+    "ByteStorage": "<u1",
+    "BoolStorage": "?",
+}
+_STATE_KEYS = ("state_dict", "model_state_dict", "model")
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Storage:
+    """A flat run of values that tensors look into."""
+
+    key: str
+    dtype: str
+    num_values: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Number of bytes that hold the values."""
+        return self.num_values * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """A view of a storage; offset and strides count values, not bytes."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def read_torch_file(path: Path) -> Arrays:
+    """Return the tensors of a state dict by name, in the file's order.
+
+    Args:
+        path: A state dict, or a dict that holds one under `state_dict`, `model_state_dict` or `model`.
+
+    Raises:
+        CheckpointError: The file is damaged, asks for anything but tensors, or holds no state dict.
+    """
+    try:
+        with path.open("rb") as file:
+            is_zip = file.read(2) == b"PK"
+            file.seek(0)
+            contents, values = _read_zip(path) if is_zip else _read_legacy(file)
+        return {name: _view(name, tensor, values) for name, tensor in _state_dict(contents).items()}
+    except CheckpointError as err:
+        raise CheckpointError(f"{path.name}: {err}") from err
+    # A damaged pickle can fail in any of these ways.
+    except (
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+        ArithmeticError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        MemoryError,
+        OSError,
+        TypeError,
+        ValueError,
+    ) as err:
+        raise CheckpointError(f"{path.name} must be a PyTorch state dict; it is damaged: {err}.") from err
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Builds dicts, lists, numbers, strings and tensor descriptions; nothing else.
+
+    Attributes:
+        storages: Every storage that the pickle mentions, by key.
+    """
+
+    def __init__(self, file: Any) -> None:
+        super().__init__(file)
+        self.storages: dict[str, _Storage] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return the stand-in for a global of the pickle; a new one each time, so that no pickle can alter it."""
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda storage, offset, shape, strides, *_: _Tensor(storage, offset, tuple(shape), tuple(strides))
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return lambda tensor, *_: tensor
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        raise CheckpointError(f"must hold tensors only; it asks for {module}.{name}. Do not use this file.")
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        """Return the description of a storage."""
+        kind, dtype, key, _, num_values, *view = pid
+        if kind != "storage" or dtype not in _DTYPES.values() or any(part is not None for part in view):
+            raise CheckpointError(f"must hold plain storages only; it holds {kind!r} of type {dtype!r}.")
+        self.storages[str(key)] = _Storage(str(key), dtype, int(num_values))
+        return self.storages[str(key)]
+
+
+def _read_legacy(file: BinaryIO) -> tuple[Any, Mapping[str, npt.NDArray[Any]]]:
+    if file.read(len(LEGACY_MAGIC)) != LEGACY_MAGIC or _TensorUnpickler(file).load() != _PROTOCOL:
+        raise CheckpointError("must be a PyTorch file; it does not begin like one.")
+    if not _TensorUnpickler(file).load()["little_endian"]:
+        raise CheckpointError("must be little-endian; it was written on a big-endian machine.")
+    unpickler = _TensorUnpickler(file)
+    contents = unpickler.load()
+    values = {}
+    for key in _TensorUnpickler(file).load():
+        storage = unpickler.storages[key]
+        if int.from_bytes(file.read(8), "little") != storage.num_values:
+            raise CheckpointError(f"storage {key} must hold {storage.num_values} values; it holds another number.")
+        # min: a false number must not reserve memory.
+        values[key] = _values(storage, file.read(min(storage.size_bytes, os.fstat(file.fileno()).st_size)))
+    return contents, values
+
+
+def _read_zip(path: Path) -> tuple[Any, Mapping[str, npt.NDArray[Any]]]:
+    with zipfile.ZipFile(path) as archive:
+        (pickle_name,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        folder = pickle_name.removesuffix("/data.pkl")
+        with archive.open(pickle_name) as file:
+            unpickler = _TensorUnpickler(file)
+            contents = unpickler.load()
+        values = {}
+        for key, storage in unpickler.storages.items():
+            with archive.open(f"{folder}/data/{key}") as file:
+                # One byte more, to see that there is none.
+                values[key] = _values(storage, file.read(storage.size_bytes + 1))
+        return contents, values
+
+
+def _state_dict(contents: Any) -> dict[str, _Tensor]:
+    """Return the named tensors of a file's object; other entries (epoch, optimizer) are left out."""
+    for key in _STATE_KEYS:
+        if isinstance(contents, dict) and isinstance(contents.get(key), dict):
+            contents = contents[key]
+    tensors = {}
+    if isinstance(contents, dict):
+        tensors = {str(name): value for name, value in contents.items() if isinstance(value, _Tensor)}
+    if not tensors:
+        raise CheckpointError("must hold a state dict (tensors by name); it holds none.")
+    return tensors
+
+
+def _values(storage: _Storage, data: bytes) -> npt.NDArray[Any]:
+    if len(data) != storage.size_bytes:
+        raise CheckpointError(f"storage {storage.key} must hold {storage.size_bytes} bytes; got {len(data)}.")
+    return np.frombuffer(data, storage.dtype)
+
+
+def _view(name: str, tensor: _Tensor, values: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Return a contiguous copy of a tensor; refuses one that reaches outside its storage."""
+    flat = values[tensor.storage.key]
+    last = tensor.offset + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+    numbers = (tensor.offset, *tensor.shape, *tensor.strides)
+    if min(numbers) < 0 or math.prod(tensor.shape) > flat.size or last >= flat.size:
+        raise CheckpointError(f"tensor {name} must lie inside its storage of {flat.size} values; it does not.")
+    strides = [stride * flat.itemsize for stride in tensor.strides]
+    return np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides).copy(order="C")

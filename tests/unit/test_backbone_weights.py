@@ -1,0 +1,93 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from repot import zoo
+from repot.backbone_weights import check_shapes, data_sets, load_weights, renumber, save_weights, stable_names
+from repot.errors import CheckpointError
+from repot.zoo import BACKBONES
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_weights_find_their_place_in_another_model_of_the_process(name: str, tmp_path: Path) -> None:
+    first, second = (zoo.build_backbone(name, image_size=BACKBONES[name].min_image_size) for _ in range(2))
+    arrays = dict(zip(stable_names(first), first.get_weights(), strict=True))
+    assert len(arrays) == len(first.weights)
+
+    save_weights(tmp_path / "weights.h5", arrays)
+    load_weights(second, tmp_path / "weights.h5")
+
+    for ours, theirs in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_weights_of_a_third_model_are_named_as_in_a_fresh_process() -> None:
+    for _ in range(2):
+        zoo.build_backbone("inception_v3", image_size=75)
+    names = stable_names(zoo.build_backbone("inception_v3", image_size=75))
+
+    assert names[0] == "conv2d/kernel"
+    assert {"conv2d_93/kernel", "batch_normalization_93/moving_variance"} < set(names)
+
+
+def test_the_same_arrays_give_the_same_bytes_in_any_process(tmp_path: Path) -> None:
+    code = (
+        "import sys, numpy as np; from pathlib import Path; from repot.backbone_weights import save_weights\n"
+        "save_weights(Path(sys.argv[1]), {'b/kernel': np.ones((2, 3)), 'a/beta': np.arange(4.0)})"
+    )
+    paths = [tmp_path / name for name in ("one.h5", "two.h5")]
+    for path in paths:
+        subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_weights_of_another_backbone_are_refused_with_the_first_differences(tmp_path: Path) -> None:
+    save_weights(tmp_path / "weights.h5", {"stem_conv/kernel": np.zeros((3, 3, 3, 16))})
+    model = zoo.build_backbone("efficientnet_lite0", image_size=32)
+
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(model, tmp_path / "weights.h5")
+
+    message = str(caught.value)
+    assert "245 of 245 arrays do not" in message
+    assert "stem_conv/kernel has shape 3x3x3x16, wanted 3x3x3x32; stem_bn/gamma 32 is missing" in message
+    assert "and 242 more" in message
+
+
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "weights.h5").write_bytes(b"not HDF5")
+    model = zoo.build_backbone("efficientnet_lite0", image_size=32)
+
+    with pytest.raises(CheckpointError, match=r"weights\.h5 must be a weights file of repot; it cannot be read"):
+        load_weights(model, tmp_path / "weights.h5")
+
+
+def test_renumber_counts_automatic_names_and_leaves_others_out() -> None:
+    names = ["conv2d_94", "conv2d_104", "conv2d_99", "Conv_1", "conv2d_94", "stem_conv2d_7", "add"]
+
+    assert renumber(names, bases={"conv2d", "add"}) == {
+        "conv2d_94": "conv2d",
+        "conv2d_99": "conv2d_1",
+        "conv2d_104": "conv2d_2",
+        "add": "add",
+    }
+
+
+def test_check_shapes_ignores_what_nobody_wants() -> None:
+    check_shapes({"a": (1, 2), "head": (9,)}, {"a": (1, 2)}, source="file")
+
+
+def test_arrays_in_other_files_are_not_followed(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["a"] = np.ones(3)
+    with h5py.File(tmp_path / "hostile.h5", "w") as file:
+        file["linked"] = h5py.ExternalLink("secret.h5", "/a")
+        file.create_dataset("raw", (3,), np.float32, external=[(str(tmp_path / "secret.h5"), 0, 12)])
+        file["own"] = np.ones(3)
+
+        assert list(data_sets(file)) == ["own"]
