@@ -1,0 +1,100 @@
+"""Reads a data set: its manifest, its shards checked against their receipts, and its examples as tf.data.
+
+An example is a dict of scalars: `encoded` string, the JPEG bytes; `label` int64, the class id in 1..N; `filename`
+string, the base name of the picture.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from repot import storage
+from repot.errors import CorruptShardError, DataError, NotFoundError
+from repot.manifest import MANIFEST_NAME, RECEIPTS_FOLDER, Manifest, Receipt
+
+_FEATURES = {
+    "image/encoded": tf.io.FixedLenFeature([], tf.string),
+    "image/class/label": tf.io.FixedLenFeature([], tf.int64),
+    "image/filename": tf.io.FixedLenFeature([], tf.string, default_value=""),
+}
+
+_log = logging.getLogger(__name__)
+
+
+def load_manifest(dataset_uri: str) -> Manifest:
+    """Return the manifest of a data set.
+
+    Raises:
+        DataError: There is no data set at `dataset_uri`.
+    """
+    try:
+        return Manifest.from_json(storage.read_json(storage.join(dataset_uri, MANIFEST_NAME)))
+    except NotFoundError as err:
+        raise DataError(
+            f"A data set must have a {MANIFEST_NAME}; there is none in {dataset_uri}. Build the shards first."
+        ) from err
+
+
+def open_shards(dataset_uri: str, receipts: Iterable[Receipt], scratch: Path) -> list[Path]:
+    """Return local, verified files of shards: the shards themselves where they are local, copies in `scratch` if not.
+
+    Args:
+        dataset_uri: The data set.
+        receipts: The shards to open.
+        scratch: An existing folder for copies; a shard that was copied there before is not fetched again.
+
+    Raises:
+        CorruptShardError: A shard's bytes are not those of its receipt.
+        NotFoundError: A shard is missing.
+    """
+    return [_open_shard(dataset_uri, receipt, scratch) for receipt in receipts]
+
+
+def read_examples(shards: Sequence[Path]) -> Any:
+    """Return a tf.data.Dataset of the examples of local shards, in order."""
+    return tf.data.TFRecordDataset([str(shard) for shard in shards]).map(parse_example)
+
+
+def parse_example(record: Any) -> dict[str, Any]:
+    """Return the example of one serialised tf.train.Example, string []."""
+    features = tf.io.parse_single_example(record, _FEATURES)
+    return {
+        "encoded": features["image/encoded"],
+        "label": features["image/class/label"],
+        "filename": features["image/filename"],
+    }
+
+
+def _open_shard(dataset_uri: str, receipt: Receipt, scratch: Path) -> Path:
+    uri = storage.join(dataset_uri, receipt.shard)
+    if storage.is_local(uri):
+        path = storage.local_path(uri)
+    else:
+        path = scratch / receipt.shard
+        if not path.exists():
+            storage.download(uri, path)
+    _verify(uri, path, receipt)
+    return path
+
+
+def _verify(uri: str, path: Path, receipt: Receipt) -> None:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as err:
+        raise CorruptShardError(f"{uri} must exist; it does not. {_how_to_rebuild(receipt)}") from err
+    crc32c = storage.crc32c_hex(data)
+    if len(data) != receipt.size_bytes or crc32c != receipt.crc32c:
+        raise CorruptShardError(
+            f"{uri} must have {receipt.size_bytes} bytes with CRC32C {receipt.crc32c}; "
+            f"got {len(data)} bytes with CRC32C {crc32c}. {_how_to_rebuild(receipt)}"
+        )
+
+
+def _how_to_rebuild(receipt: Receipt) -> str:
+    return (
+        f"Delete it, {RECEIPTS_FOLDER}/{receipt.shard}.json and {MANIFEST_NAME} from the data set's folder and run "
+        "again: only this shard is rebuilt."
+    )

@@ -1,0 +1,57 @@
+"""The KFP component that fine-tunes the backbone on a data set."""
+
+from kfp import dsl
+
+from repot.container_images import TRAINER_IMAGE
+
+
+@dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
+def train(
+    dataset_id: str,
+    checkpoint_id: str,
+    storage_uri: str,
+    backbone: str,
+    recipe: str,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    image_size: int,
+    seed: int,
+    input_queue_memory_factor: int,
+    rebuild: str,
+    training_id: dsl.OutputPath(str),
+    model: dsl.Output[dsl.Model],
+):
+    """Train, resuming where an earlier pod stopped; a training that was finished before is not repeated."""
+    from pathlib import Path
+
+    from repot import layout, progress
+    from repot.settings import TrainingSettings
+    from repot.trainer import identity, train
+
+    with progress.task("train"):
+        settings = TrainingSettings(
+            backbone=backbone,
+            recipe=recipe,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            image_size=image_size,
+            seed=seed,
+            input_queue_memory_factor=input_queue_memory_factor,
+        )
+        run_id = identity.training_id(dataset_id, checkpoint_id, settings, rebuild)
+        uri = layout.run_uri(storage_uri, run_id)
+        facts = train.train(
+            layout.dataset_uri(storage_uri, dataset_id),
+            layout.checkpoint_uri(storage_uri, checkpoint_id),
+            uri,
+            training_id=run_id,
+            checkpoint_id=checkpoint_id,
+            settings=settings,
+        )
+        progress.result(training_id=run_id)
+    for path, text in ((training_id, run_id), (model.path, uri + "\n")):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text)
+    model.metadata.update(uri=uri, training_id=run_id, dataset_id=dataset_id, num_parameters=facts["num_parameters"])

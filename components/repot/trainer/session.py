@@ -1,0 +1,152 @@
+"""One training from its parts: data, classifier, phases, and what is left at the end."""
+
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import repot
+from repot import storage
+from repot.checkpoint_files import WEIGHTS_NAME
+from repot.classifier import build_classifier, split_classifier
+from repot.dataset import load_manifest, open_shards
+from repot.errors import DataError
+from repot.manifest import SPLITS, Manifest
+from repot.recipes import RECIPES, Recipe
+from repot.settings import TrainingSettings
+from repot.trainer.batches import Pictures, feature_batches
+from repot.trainer.features import cached_features
+from repot.trainer.fit import Phase, fit
+from repot.trainer.history import History
+from repot.trainer.outputs import write_model
+from repot.trainer.state import TrainingState
+from repot.zoo import find_backbone
+
+HEAD_SAVE_INTERVAL = 10
+"""Epochs of the head between two saves; they take milliseconds each."""
+
+
+def run_training(
+    dataset_uri: str, weights_uri: str, run_uri: str, *, training_id: str, settings: TrainingSettings
+) -> dict[str, Any]:
+    """Train, write model/, history.csv and events/, and return the facts of training.json. Raises as `train`."""
+    manifest = load_manifest(dataset_uri)
+    if manifest.num_examples("train") == 0:
+        raise DataError(f"A data set must have a picture to train on; {dataset_uri} has none.")
+    keras.utils.set_random_seed(settings.seed)
+    tf.config.experimental.enable_op_determinism()
+    strategy = choose_strategy()
+    image_size = settings.image_size or find_backbone(settings.backbone).image_size
+    with tempfile.TemporaryDirectory(prefix="repot-train-") as scratch:
+        pictures = _pictures(dataset_uri, manifest, image_size, settings, Path(scratch))
+        with strategy.scope(), storage.as_local_file(storage.join(weights_uri, WEIGHTS_NAME)) as weights_path:
+            classifier = build_classifier(
+                settings.backbone,
+                num_classes=manifest.num_classes,
+                image_size=image_size,
+                weights_path=weights_path,
+            )
+        state = TrainingState.load(run_uri, training_id)
+        history = History(run_uri, state.history)
+        fit(_phases(classifier, pictures, state, settings), strategy=strategy, state=state, history=history)
+        write_model(classifier, manifest.labels, run_uri, Path(scratch))
+    history.write_csv()
+    return {
+        "dataset_id": manifest.dataset_id,
+        "settings": settings.to_json(),
+        "image_size": image_size,
+        "labels": list(manifest.labels),
+        "num_examples": {split: manifest.num_examples(split) for split in SPLITS},
+        "num_parameters": int(classifier.count_params()),
+        "epochs": len(history.rows),
+        "seconds": state.seconds_before,
+        "train_examples_per_second": history.examples_per_second(manifest.num_examples("train")),
+        "last_epoch": history.rows[-1],
+        "versions": _versions(),
+    }
+
+
+def choose_strategy() -> Any:
+    """Return the strategy that uses every GPU of this machine; the default one without or with a single GPU."""
+    num_gpus = len(tf.config.list_physical_devices("GPU"))
+    return tf.distribute.MirroredStrategy() if num_gpus > 1 else tf.distribute.get_strategy()
+
+
+def _pictures(
+    dataset_uri: str, manifest: Manifest, image_size: int, settings: TrainingSettings, scratch: Path
+) -> dict[str, Pictures]:
+    return {
+        split: Pictures(
+            shards=tuple(open_shards(dataset_uri, manifest.split_shards(split), scratch)),
+            num_examples=manifest.num_examples(split),
+            image_size=image_size,
+            batch_size=settings.batch_size,
+            shuffle_buffer=1024 * settings.input_queue_memory_factor,
+            seed=settings.seed,
+        )
+        for split in SPLITS
+    }
+
+
+def _phases(
+    classifier: Any, pictures: dict[str, Pictures], state: TrainingState, settings: TrainingSettings
+) -> list[Phase]:
+    recipe = RECIPES[settings.recipe]
+    phases = [_head_phase(classifier, pictures, state, recipe, settings)]
+    if recipe.fine_tune:
+        train, validation = pictures["train"], pictures["validation"]
+        phases.append(
+            Phase(
+                name="fine_tune",
+                model=classifier,
+                epochs=settings.epochs or recipe.epochs,
+                learning_rate=settings.learning_rate or recipe.learning_rate,
+                save_interval=1,
+                num_examples=train.num_examples,
+                batch_size=settings.batch_size,
+                train_batches=train.distorted_batches,
+                validation_batches=validation.batches,
+            )
+        )
+    return phases
+
+
+def _head_phase(
+    classifier: Any,
+    pictures: dict[str, Pictures],
+    state: TrainingState,
+    recipe: Recipe,
+    settings: TrainingSettings,
+) -> Phase:
+    extractor, head = split_classifier(classifier)
+    is_main = not recipe.fine_tune
+    features = {} if state.is_past("head") else cached_features(extractor, pictures, state)
+
+    def batches(split: str, epoch: int | None) -> Any:
+        seed = None if epoch is None else int(np.random.SeedSequence([settings.seed, epoch]).generate_state(1)[0])
+        return feature_batches(features[split], settings.batch_size, seed)
+
+    return Phase(
+        name="head",
+        model=head,
+        epochs=settings.epochs if is_main and settings.epochs else recipe.head_epochs,
+        learning_rate=settings.learning_rate if is_main and settings.learning_rate else recipe.head_learning_rate,
+        save_interval=HEAD_SAVE_INTERVAL,
+        num_examples=pictures["train"].num_examples,
+        batch_size=settings.batch_size,
+        train_batches=lambda epoch: batches("train", epoch),
+        validation_batches=lambda: batches("validation", None),
+    )
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "repot": repot.__version__,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "python": platform.python_version(),
+    }

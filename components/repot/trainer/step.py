@@ -1,0 +1,81 @@
+"""One optimisation step and one scoring step under any tf.distribute strategy.
+
+`Model.fit` does not work under MultiWorkerMirroredStrategy (keras issue 20585), so the step is our own.
+"""
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+LABEL_SMOOTHING = 0.1
+"""Source: research/inception, inception_model.py, loss; the background class is counted among the classes."""
+
+
+class Sums(NamedTuple):
+    """Sums over examples; divided once, at the end of an epoch.
+
+    Attributes:
+        loss: Of the cross-entropy over classes 1..N, in nats, without label smoothing.
+        correct: Of the examples whose most probable class is their own.
+        count: Of the examples.
+    """
+
+    loss: float
+    correct: float
+    count: float
+
+
+class StepRunner:
+    """The steps of one model, each compiled once.
+
+    Args:
+        model: keras.Model from a batch of inputs to float32 [batch, N + 1] logits.
+        optimizer: keras.Optimizer, made under the strategy; its step sums gradients over replicas.
+        strategy: tf.distribute.Strategy.
+    """
+
+    def __init__(self, model: Any, optimizer: Any, strategy: Any) -> None:
+        self._model = model
+        self._optimizer = optimizer
+        self._strategy = strategy
+        self._train = tf.function(lambda batch: self._reduced(self._train_replica, batch))
+        self._score = tf.function(lambda batch: self._reduced(self._score_replica, batch))
+
+    def train(self, batches: Any) -> Any:
+        """Yield the Sums of each batch after the step on it."""
+        for batch in self._strategy.experimental_distribute_dataset(batches):
+            yield Sums(*self._train(batch).numpy().tolist())
+
+    def score(self, batches: Any) -> Sums:
+        """Return the Sums over all batches."""
+        totals = [self._score(batch) for batch in self._strategy.experimental_distribute_dataset(batches)]
+        return Sums(*(tf.add_n(totals).numpy().tolist() if totals else [0.0] * 3))
+
+    def _reduced(self, step: Any, batch: Any) -> Any:
+        # sums: float32 [3] on each replica
+        sums = self._strategy.run(step, args=batch)
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
+
+    def _train_replica(self, inputs: Any, labels: Any, mask: Any) -> Any:
+        count = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(mask))
+        with tf.GradientTape() as tape:
+            logits = self._model(inputs, training=True)
+            targets = tf.one_hot(labels, logits.shape[-1])
+            targets = targets * (1 - LABEL_SMOOTHING) + LABEL_SMOOTHING / logits.shape[-1]
+            smoothed = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+            loss = tf.reduce_sum(smoothed * mask) / count
+        variables = self._model.trainable_variables
+        self._optimizer.apply(tape.gradient(loss, [each.value for each in variables]), variables)
+        return _sums(logits, labels, mask)
+
+    def _score_replica(self, inputs: Any, labels: Any, mask: Any) -> Any:
+        return _sums(self._model(inputs, training=False), labels, mask)
+
+
+def _sums(logits: Any, labels: Any, mask: Any) -> Any:
+    """Return float32 [3]: loss, correct, count over the real examples, the background class left out."""
+    # Padding has label 0; class 1 stands in for it and the mask takes it out.
+    classes = tf.maximum(labels - 1, 0)
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(classes, logits[:, 1:])
+    correct = tf.cast(tf.equal(tf.argmax(logits[:, 1:], axis=-1), classes), tf.float32)
+    return tf.stack([tf.reduce_sum(losses * mask), tf.reduce_sum(correct * mask), tf.reduce_sum(mask)])
