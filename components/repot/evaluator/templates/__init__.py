@@ -1,0 +1,39 @@
+"""The pages that the evaluator writes, as Jinja templates."""
+
+import functools
+import importlib.resources
+
+import jinja2
+
+MISSING = "–"
+
+
+@functools.cache
+def environment() -> jinja2.Environment:
+    """Return the templates of this package; what is put into HTML is escaped, what is put into Markdown is not."""
+    folder = importlib.resources.files(__package__ or __name__)
+    env = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
+        autoescape=jinja2.select_autoescape(["html.j2"], default=False),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    env.filters.update(share=share, count=count, plural=plural)
+    return env
+
+
+def share(value: float | None, digits: int = 2) -> str:
+    """Return a number with fixed decimals, or a dash for None."""
+    return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def count(value: int) -> str:
+    """Return a whole number with its thousands apart."""
+    return f"{value:,}"
+
+
+def plural(value: int, noun: str) -> str:
+    """Return a count with its noun: "1 picture", "1,200 pictures"."""
+    return f"{value:,} {noun}{'' if value == 1 else 's'}"
