@@ -1,0 +1,71 @@
+"""The console command `repot`: its commands, and how every error becomes a message and an exit code.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the gate said no (where the caller asked for it), 130 stopped by Ctrl-C.
+"""
+
+import signal
+import sys
+import traceback
+
+import click
+
+from repot import __version__
+from repot.errors import RepotError
+from repot_pipelines.commands.compile import compile_command
+from repot_pipelines.commands.options import DEBUG_OPTION
+from repot_pipelines.commands.predict import predict_command
+from repot_pipelines.commands.run import run_command
+from repot_pipelines.commands.tutorial import checkpoint_command, evaluate_command, shards_command, train_command
+
+STOPPED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="repot")
+def repot() -> None:
+    """Fine-tune an image classifier on your own pictures.
+
+    `repot run PICTURES` does it all on this machine; `repot run --sample` needs no pictures.
+    """
+
+
+for _command in (
+    run_command,
+    predict_command,
+    shards_command,
+    checkpoint_command,
+    train_command,
+    evaluate_command,
+    compile_command,
+):
+    repot.add_command(_command)
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        sys.exit(repot.main(standalone_mode=False) or 0)
+    except click.ClickException as err:
+        err.show()
+        sys.exit(err.exit_code)
+    except RepotError as err:
+        _show(err)
+        sys.exit(err.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Stopped. Nothing finished is lost: run the same command again to go on.", err=True)
+        sys.exit(STOPPED)
+
+
+def _show(err: RepotError) -> None:
+    if DEBUG_OPTION in sys.argv:
+        click.echo(getattr(err, "details", "") or traceback.format_exc(), err=True)
+    lines = str(err).splitlines()
+    if len(lines) == 1:
+        click.echo(f"Error: {lines[0]}", err=True)
+    else:
+        click.echo("Error:\n" + "\n".join(f"  {line}" for line in lines), err=True)
+
+
+def _interrupt(_signal_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt

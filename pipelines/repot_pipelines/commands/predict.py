@@ -1,0 +1,22 @@
+"""`repot predict`: name pictures with a trained model."""
+
+import click
+
+from repot_pipelines.commands.options import debug_option
+
+
+@click.command("predict")
+@click.argument("model")
+@click.argument("pictures", nargs=-1, required=True)
+@click.option("--format", "output_format", type=click.Choice(["table", "csv", "jsonl"]), default="table", show_default=True)
+@click.option("--top", default=1, show_default=True, type=click.IntRange(min=1), help="Names a picture, best first.")
+@debug_option
+def predict_command(*, model: str, pictures: tuple[str, ...], output_format: str, top: int) -> int:
+    """Name PICTURES with MODEL.
+
+    MODEL is a champion.json, the folder of a version, or the output folder of `repot run`. A picture that cannot be
+    read is reported and the others are still named; the exit code is then 1.
+    """
+    from repot import predictor
+
+    return predictor.predict_files(model, pictures, output_format=output_format, top=top, write=click.echo)

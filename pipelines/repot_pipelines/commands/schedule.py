@@ -1,0 +1,220 @@
+"""`repot schedule`: runs at fixed times on a Kubeflow Pipelines server, kept by name."""
+
+import datetime
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from repot_pipelines.commands.options import debug_option
+from repot_pipelines.commands.pipeline_options import pipeline_options
+from repot_pipelines.commands.server_options import connect_as_told, connection_options, start_options
+from repot_pipelines.presets import PRESETS
+
+if TYPE_CHECKING:
+    from repot_pipelines.kfp_server.cron import Cron
+    from repot_pipelines.kfp_server.request import Request
+    from repot_pipelines.kfp_server.schedule_apply import Applied, Wanted
+    from repot_pipelines.kfp_server.server import Server
+
+_NUM_NEXT = 3
+
+_id_option = click.option("--id", "schedule_id", default="", help="Which one, where several have the name.")
+
+
+@click.group("schedule")
+def schedule_group() -> None:
+    """Run the pipeline at fixed times; a schedule is known by its name."""
+
+
+@schedule_group.command("apply")
+@click.argument("name")
+@click.argument("pictures_uri", required=False)
+@click.option("--cron", "cron_text", required=True, help='Five fields, "0 2 * * *" for every night at two, or @daily.')
+@click.option("--storage-uri", help="Where everything is kept: gs://BUCKET/PATH.")
+@click.option("--follow-latest", is_flag=True, help="Run the latest version of the pipeline each time, not this one.")
+@click.option(
+    "--preset", type=click.Choice(list(PRESETS)), default="cluster", show_default=True, help="Set of defaults."
+)
+@pipeline_options
+@start_options
+@connection_options
+@debug_option
+def apply_command(
+    *,
+    name: str,
+    pictures_uri: str | None,
+    cron_text: str,
+    storage_uri: str | None,
+    follow_latest: bool,
+    preset: str,
+    assignments: tuple[str, ...],
+    parameter_file: Path | None,
+    **given: Any,
+) -> None:
+    """Make the schedule NAME what the options say; applied twice it is one schedule.
+
+    A changed schedule takes the place of the old one, and a run in progress goes on. One run at a time, and times
+    that were missed are not made up for. A schedule that is paused stays paused.
+    """
+    from repot_pipelines.kfp_server.cron import parse_cron
+    from repot_pipelines.kfp_server.request import read_request
+    from repot_pipelines.kfp_server.schedule_apply import apply_schedule
+
+    cron = parse_cron(cron_text)
+    parameters = {option: given.pop(option) for option in list(given) if option in PRESETS[preset]}
+    request = read_request(
+        preset=preset,
+        parameter_file=parameter_file,
+        options={**parameters, "pictures_uri": pictures_uri, "storage_uri": storage_uri},
+        assignments=assignments,
+    )
+    server = connect_as_told(given)
+    wanted = _wanted(server, request, cron, name, follow_latest=follow_latest, given=given)
+    _print_applied(server, apply_schedule(server, wanted), wanted)
+
+
+@schedule_group.command("list")
+@connection_options
+@debug_option
+def list_command(**given: Any) -> None:
+    """List every schedule."""
+    from repot_pipelines.kfp_server.cron import from_kfp
+    from repot_pipelines.kfp_server.schedule_lookup import list_schedules, replaced_by
+
+    server = connect_as_told(given)
+    schedules = list_schedules(server)
+    replaced = {identifier for schedule in schedules for identifier in replaced_by(schedule)}
+    rows = [("NAME", "STATE", "CRON", "VERSION", "ID")]
+    for schedule in schedules:
+        is_replaced = schedule.recurring_run_id in replaced
+        cron = schedule.trigger and schedule.trigger.cron_schedule and schedule.trigger.cron_schedule.cron
+        rows.append(
+            (
+                schedule.display_name,
+                "replaced" if is_replaced else str(schedule.status).lower(),
+                from_kfp(cron) if cron else "not by cron",
+                _version_label(server, schedule.pipeline_version_reference),
+                schedule.recurring_run_id,
+            )
+        )
+    _print_table(rows)
+
+
+@schedule_group.command("pause")
+@click.argument("name")
+@_id_option
+@connection_options
+@debug_option
+def pause_command(*, name: str, schedule_id: str, **given: Any) -> None:
+    """Start no more runs of the schedule NAME; one in progress goes on."""
+    _set_enabled(name, schedule_id, given, enabled=False)
+
+
+@schedule_group.command("resume")
+@click.argument("name")
+@_id_option
+@connection_options
+@debug_option
+def resume_command(*, name: str, schedule_id: str, **given: Any) -> None:
+    """Let the schedule NAME start runs again; times that were missed are not made up for."""
+    _set_enabled(name, schedule_id, given, enabled=True)
+
+
+@schedule_group.command("delete")
+@click.argument("name")
+@_id_option
+@connection_options
+@debug_option
+def delete_command(*, name: str, schedule_id: str, **given: Any) -> None:
+    """Delete the schedule NAME; a run in progress goes on."""
+    from repot_pipelines.kfp_server.schedules import delete_schedule
+
+    delete_schedule(connect_as_told(given), name, schedule_id)
+    click.echo(f"{name}: deleted")
+
+
+@schedule_group.command("run-now")
+@click.argument("name")
+@_id_option
+@connection_options
+@debug_option
+def run_now_command(*, name: str, schedule_id: str, **given: Any) -> None:
+    """Start a run as the schedule NAME would, at once."""
+    from repot_pipelines.kfp_server.runs import run_name
+    from repot_pipelines.kfp_server.schedule_lookup import find_schedule
+    from repot_pipelines.kfp_server.schedules import run_now
+
+    server = connect_as_told(given)
+    now = datetime.datetime.now().astimezone()
+    run_id = run_now(server, find_schedule(server, name, schedule_id), name=run_name(name, now))
+    click.echo(f"run   {run_id}\nlook  {server.link('runs', run_id)}")
+
+
+def _wanted(
+    server: "Server", request: "Request", cron: "Cron", name: str, *, follow_latest: bool, given: dict[str, Any]
+) -> "Wanted":
+    from repot_pipelines.kfp_server.registry import Version, ensure_experiment, ensure_version
+    from repot_pipelines.kfp_server.schedule_apply import Wanted
+
+    version = ensure_version(
+        server,
+        request.path,
+        pipeline_name=given["pipeline_name"] or request.pipeline_name,
+        name=given["version_name"],
+    )
+    return Wanted(
+        name=name,
+        cron=cron,
+        version=Version(pipeline_id=version.pipeline_id, version_id="", name="the latest")
+        if follow_latest
+        else version,
+        values=request.given,
+        experiment_id=ensure_experiment(server, given["experiment"]),
+        pipeline_root=given["pipeline_root"],
+        service_account=given["service_account"],
+    )
+
+
+def _print_applied(server: "Server", applied: "Applied", wanted: "Wanted") -> None:
+    from repot_pipelines.kfp_server.cron import next_times
+
+    schedule = applied.schedule
+    state = "" if schedule.mode == "ENABLE" else ", and it is paused"
+    click.echo(f"{wanted.name}: {applied.action}{state}")
+    click.echo(f"runs     {wanted.version.name}, at {wanted.cron.text}")
+    times = itertools.islice(next_times(wanted.cron, datetime.datetime.now(datetime.UTC)), _NUM_NEXT)
+    click.echo(f"next     {', '.join(f'{time:%a %Y-%m-%d %H:%M}' for time in times)}")
+    click.echo("         in the server's time zone: UTC, unless its CRON_SCHEDULE_TIMEZONE says otherwise")
+    click.echo(f"look     {server.link('recurringrun', schedule.recurring_run_id)}")
+    for older in applied.lingering:
+        click.echo(
+            f"The schedule that it replaces, {older.recurring_run_id}, is paused until its run is over: "
+            "apply again then, and it goes."
+        )
+
+
+def _set_enabled(name: str, schedule_id: str, given: dict[str, Any], *, enabled: bool) -> None:
+    from repot_pipelines.kfp_server.schedule_lookup import find_schedule
+    from repot_pipelines.kfp_server.schedules import set_enabled
+
+    server = connect_as_told(given)
+    set_enabled(server, find_schedule(server, name, schedule_id), enabled=enabled)
+    click.echo(f"{name}: {'resumed' if enabled else 'paused'}")
+
+
+def _version_label(server: "Server", reference: Any) -> str:
+    from repot_pipelines.kfp_server.registry import version_label
+
+    if reference is None:
+        return "its own"
+    if not reference.pipeline_version_id:
+        return "the latest"
+    return version_label(server, reference.pipeline_id, reference.pipeline_version_id)
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,38 @@
+"""The compiled pipeline: where it lies, and how it is made."""
+
+from pathlib import Path
+
+from repot.errors import RepotError
+
+FILE_NAME = "finetune.yaml"
+
+
+def find_compiled() -> Path:
+    """Return the path of the compiled pipeline that ships.
+
+    In a wheel it lies inside this package, in a checkout beside it: an editable install copies nothing.
+
+    Raises:
+        RepotError: It is in neither place.
+    """
+    package = Path(__file__).parent
+    for folder in (package / "compiled", package.parent / "compiled"):
+        if (folder / FILE_NAME).is_file():
+            return folder / FILE_NAME
+    raise RepotError(f"There is no {FILE_NAME} beside {package}. Run `repot compile`, or install repot again.")
+
+
+def compile_pipeline(path: Path) -> None:
+    """Compile the pipeline to one YAML file."""
+    from kfp import compiler
+
+    from repot_pipelines.finetune import finetune
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    compiler.Compiler().compile(finetune, package_path=str(path))
+
+
+def checkout_target() -> Path:
+    """Return where `repot compile` writes without --output: the committed file in a checkout, else the current folder."""
+    beside = Path(__file__).parent.parent / "compiled"
+    return beside / FILE_NAME if beside.is_dir() else Path(FILE_NAME)

@@ -1,0 +1,203 @@
+"""THE pipeline: pictures -> plan -> build shards -> merge, fetch checkpoint -> train -> evaluate -> gate -> promote.
+
+Graph, placement, retries and caching; every piece of logic is in the components.
+"""
+
+from typing import Dict, List
+
+from kfp import dsl, kubernetes
+from kfp.dsl.pipeline_channel import extract_pipeline_channels_from_any
+
+from repot.checkpoint_fetcher.component import fetch_checkpoint
+from repot.container_images import CPU_IMAGE, TRAINER_IMAGE
+from repot.evaluator.component import evaluate, gate, promote
+from repot.shard_builder.component import build_shards, merge, plan
+from repot.trainer.component import train
+
+
+def _place(
+    task: dsl.PipelineTask,
+    display_name: str,
+    image: str,
+    *,
+    cpu: str = "1",
+    memory: str = "2Gi",
+    cached: bool = True,
+) -> None:
+    """Give a task its name in the UI, image, resources and caching."""
+    task.set_display_name(display_name)
+    task.set_container_image(image)
+    task.set_cpu_request(cpu).set_memory_request(memory).set_memory_limit(memory)
+    # kfp 2.17 forgets to hand these parameters into a loop: set_container_image registers them, set_cpu_request does not.
+    task.register_pipeline_channels(extract_pipeline_channels_from_any([cpu, memory]))
+    task.set_caching_options(enable_caching=cached)
+
+
+@dsl.pipeline(
+    name="repot-finetune",
+    display_name="repot: fine-tune an image classifier",
+    description="Pictures in folders to a fine-tuned, evaluated and promoted image classifier.",
+)
+def finetune(
+    pictures_uri: str,
+    storage_uri: str,
+    accelerator_count: str = "1",
+    accelerator_type: str = "nvidia.com/gpu",
+    backbone: str = "inception_v3",
+    batch_size: int = 32,
+    builder_cpu: str = "2",
+    builder_memory: str = "4Gi",
+    builder_pods: int = 8,
+    checkpoint: str = "default",
+    checkpoint_sha256: str = "",
+    checkpoint_values: str = "auto",
+    cpu_image: str = CPU_IMAGE,
+    epochs: int = 0,
+    image_size: int = 0,
+    input_queue_memory_factor: int = 1,
+    labels_file_uri: str = "",
+    learning_rate: float = 0.0,
+    max_rejected_fraction: float = 0.05,
+    min_precision: float = 0.0,
+    model_name: str = "classifier",
+    num_threads: int = 1,
+    rebuild: str = "",
+    recipe: str = "fine_tune",
+    seed: int = 0,
+    train_shards: int = 0,
+    trainer_cpu: str = "4",
+    trainer_image: str = TRAINER_IMAGE,
+    trainer_memory: str = "16Gi",
+    trainer_node_selector: Dict[str, str] = {},  # noqa: B006 - KFP wants a literal default
+    trainer_tolerations: List[Dict[str, str]] = [],  # noqa: B006 - KFP wants a literal default
+    validation_fraction: float = 0.2,
+    validation_shards: int = 0,
+):
+    """Fine-tune an image classifier on folders of labelled pictures.
+
+    Args:
+        pictures_uri: Folder of label folders, or of train/ and validation/ folders of label folders.
+        storage_uri: Folder that everything is written to: gs://bucket/prefix, or a local folder.
+        accelerator_count: Accelerators of the trainer pod, as text; "0" for none.
+        accelerator_type: Resource name of the accelerator, e.g. nvidia.com/gpu.
+        backbone: Network to fine-tune, e.g. inception_v3.
+        batch_size: Examples a training step.
+        builder_cpu: CPUs of a shard builder pod.
+        builder_memory: Memory of a shard builder pod.
+        builder_pods: Shard builder pods, at most 64; each builds many shards.
+        checkpoint: Pre-trained weights: a known name, a path or a URI; "default" is the backbone's own.
+        checkpoint_sha256: SHA-256 that the checkpoint must have; empty for no check.
+        checkpoint_values: Which values of a TensorFlow checkpoint: auto, ema or raw.
+        cpu_image: Image of every task but the trainer.
+        epochs: Epochs of the recipe's main phase; 0 takes the recipe's own.
+        image_size: Height and width in pixels; 0 takes the backbone's own.
+        input_queue_memory_factor: Shuffle buffer in units of 1024 records.
+        labels_file_uri: File with one label a line; empty for the sorted folder names.
+        learning_rate: Peak learning rate; 0 takes the recipe's own.
+        max_rejected_fraction: Share of damaged pictures past which the run fails.
+        min_precision: Lowest precision@1 that is promoted.
+        model_name: Name that versions are published under.
+        num_threads: Thread count of the 2016 shard layout; not a number of processes.
+        rebuild: Any new text forces a new training.
+        recipe: How to train: fine_tune or head.
+        seed: Seed of initialisation, shuffling and augmentation.
+        train_shards: Shards of the training split; 0 chooses about 1024 pictures a shard.
+        trainer_cpu: CPUs of the trainer pod.
+        trainer_image: Image of the trainer.
+        trainer_memory: Memory of the trainer pod.
+        trainer_node_selector: Node labels that the trainer pod needs, as JSON.
+        trainer_tolerations: Tolerations of the trainer pod, as a JSON list.
+        validation_fraction: Share of the pictures for validation, where they are not split already.
+        validation_shards: Shards of the validation split; 0 chooses.
+    """
+    planned = plan(
+        pictures_uri=pictures_uri,
+        storage_uri=storage_uri,
+        labels_file_uri=labels_file_uri,
+        validation_fraction=validation_fraction,
+        train_shards=train_shards,
+        validation_shards=validation_shards,
+        num_threads=num_threads,
+        builder_pods=builder_pods,
+        max_rejected_fraction=max_rejected_fraction,
+        checkpoint=checkpoint,
+        checkpoint_sha256=checkpoint_sha256,
+        checkpoint_values=checkpoint_values,
+        backbone=backbone,
+        recipe=recipe,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        image_size=image_size,
+        seed=seed,
+        input_queue_memory_factor=input_queue_memory_factor,
+        min_precision=min_precision,
+        model_name=model_name,
+    )
+    _place(planned, "Plan: check everything, list the pictures", cpu_image, cached=False)
+
+    with dsl.ParallelFor(planned.outputs["Output"], name="build-shards") as item:
+        built = build_shards(item=item, storage_uri=storage_uri)
+        _place(built, "Build shards", cpu_image, cpu=builder_cpu, memory=builder_memory)
+
+    merged = merge(
+        dataset_id=planned.outputs["dataset_id"],
+        storage_uri=storage_uri,
+        max_rejected_fraction=max_rejected_fraction,
+    ).after(built)
+    _place(merged, "Merge: account for every picture", cpu_image, cpu=builder_cpu, memory=builder_memory)
+
+    fetched = fetch_checkpoint(
+        checkpoint=checkpoint,
+        checkpoint_sha256=checkpoint_sha256,
+        checkpoint_values=checkpoint_values,
+        backbone=backbone,
+        storage_uri=storage_uri,
+    ).after(planned)
+    _place(fetched, "Fetch checkpoint", cpu_image, memory="4Gi")
+
+    trained = train(
+        dataset_id=planned.outputs["dataset_id"],
+        checkpoint_id=fetched.outputs["checkpoint_id"],
+        storage_uri=storage_uri,
+        backbone=backbone,
+        recipe=recipe,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        image_size=image_size,
+        seed=seed,
+        input_queue_memory_factor=input_queue_memory_factor,
+        rebuild=rebuild,
+    ).after(merged)
+    _place(trained, "Train", trainer_image, cpu=trainer_cpu, memory=trainer_memory)
+    trained.set_accelerator_type(accelerator_type).set_accelerator_limit(accelerator_count)
+    kubernetes.add_node_selector_json(trained, node_selector_json=trainer_node_selector)
+    kubernetes.add_toleration_json(trained, toleration_json=trainer_tolerations)
+    kubernetes.empty_dir_mount(trained, volume_name="shared-memory", mount_path="/dev/shm", medium="Memory")  # noqa: S108
+
+    evaluated = evaluate(
+        dataset_id=planned.outputs["dataset_id"],
+        training_id=trained.outputs["training_id"],
+        model_name=model_name,
+        storage_uri=storage_uri,
+    )
+    _place(evaluated, "Evaluate", cpu_image, memory="8Gi")
+
+    judged = gate(
+        dataset_id=planned.outputs["dataset_id"],
+        training_id=trained.outputs["training_id"],
+        model_name=model_name,
+        min_precision=min_precision,
+        storage_uri=storage_uri,
+    ).after(evaluated)
+    _place(judged, "Gate: threshold and champion", cpu_image, memory="8Gi", cached=False)
+
+    with dsl.If(judged.outputs["Output"] == "promote", name="promote"):
+        promoted = promote(
+            training_id=trained.outputs["training_id"],
+            model_name=model_name,
+            champion_version=judged.outputs["champion_version"],
+            storage_uri=storage_uri,
+        )
+        _place(promoted, "Promote", cpu_image, cached=False)

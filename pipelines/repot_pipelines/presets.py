@@ -1,0 +1,23 @@
+"""The two sets of defaults: `cluster` is what the compiled pipeline holds, `laptop` what `repot run` starts from."""
+
+from typing import Any
+
+from repot.settings import DatasetSettings, GateSettings, TrainingSettings
+
+_COMMON: dict[str, Any] = {
+    "labels_file_uri": "",
+    **DatasetSettings().to_json(),
+    **TrainingSettings().to_json(),
+    **GateSettings().to_json(),
+    "checkpoint": "default",
+    "checkpoint_sha256": "",
+    "checkpoint_values": "auto",
+    "builder_pods": 8,
+    "model_name": "classifier",
+    "rebuild": "",
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "cluster": _COMMON,
+    "laptop": {**_COMMON, "backbone": "efficientnet_lite0", "recipe": "head", "builder_pods": 1},
+}

@@ -1,0 +1,126 @@
+"""`repot run`: from a folder of pictures to a model and a report, by running the compiled pipeline here."""
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+
+from repot import layout, storage
+from repot.errors import RepotError, UsageError
+from repot_pipelines.compiled import find_compiled
+from repot_pipelines.local import LocalRun, run_locally
+from repot_pipelines.progress_view import make_view
+
+SAMPLE_FOLDER = Path(__file__).parent / "sample"
+MODEL_FOLDER = "model"
+
+
+class PipelineFailedError(RepotError):
+    """A task of the local run failed; carries the task's own exit code and traceback."""
+
+    def __init__(self, message: str, *, exit_code: int = 1, details: str = "") -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.details = details
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunOutcome:
+    """What a finished run left behind.
+
+    Attributes:
+        metrics: What metrics.json of the output folder holds.
+        verdict: The gate's verdict as JSON.
+        output_path: The output folder: report.html, metrics.json, model/.
+        version_uri: The published version under the storage URI.
+    """
+
+    metrics: dict[str, Any]
+    verdict: dict[str, Any]
+    output_path: Path
+    version_uri: str
+
+
+def run_pipeline(arguments: dict[str, Any], *, output_path: Path, console: Console, verbose: bool) -> RunOutcome:
+    """Run the pipeline that ships and put report, metrics and model into the output folder.
+
+    Args:
+        arguments: Pipeline parameters by name, `pictures_uri` and `storage_uri` among them.
+        output_path: Folder for what a person looks at; made when it is not there.
+        console: Where progress is drawn.
+        verbose: Whether kfp's and the tasks' own words are shown too.
+
+    Raises:
+        PipelineFailedError: A task failed.
+        UsageError: The output folder cannot be used.
+        KeyboardInterrupt: Ctrl-C; nothing is left running.
+    """
+    _check_output(output_path)
+    with tempfile.TemporaryDirectory(prefix="repot-") as scratch, _log(output_path, verbose) as log:
+        view = make_view(console)
+        with view:
+            run = run_locally(
+                find_compiled(), arguments, work_folder=Path(scratch), log=log, on_event=view.show
+            )
+    _raise_if_failed(run, output_path)
+    return _collect(run, arguments, output_path)
+
+
+def _check_output(output_path: Path) -> None:
+    """Make the output folder, and refuse one whose `model` is not a repot model."""
+    try:
+        output_path.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise UsageError(f"The output folder {output_path} cannot be made: {err.strerror}. Choose another --output.") from err
+    model = output_path / MODEL_FOLDER
+    if model.exists() and not (model / "model.json").is_file():
+        raise UsageError(f"{model} exists and is not a repot model. Choose another --output, or move it away.")
+
+
+@contextmanager
+def _log(output_path: Path, verbose: bool) -> Iterator[IO[bytes]]:
+    with ExitStack() as stack:
+        yield sys.stderr.buffer if verbose else stack.enter_context((output_path / "pipeline.log").open("wb"))
+
+
+def _raise_if_failed(run: LocalRun, output_path: Path) -> None:
+    if run.failure is not None:
+        task, message = run.failure["task"], run.failure["message"]
+        raise PipelineFailedError(
+            f"{task}: {message}", exit_code=run.failure["exit_code"], details=run.failure["traceback"]
+        )
+    if run.return_code != 0:
+        raise PipelineFailedError(
+            f"The local pipeline runner ended with status {run.return_code} and no task said why. "
+            f"Look at the end of {output_path / 'pipeline.log'}, or run again with --verbose."
+        )
+
+
+def _collect(run: LocalRun, arguments: dict[str, Any], output_path: Path) -> RunOutcome:
+    verdict, version = run.results["verdict"], run.results["training_id"]
+    version_uri = layout.model_uri(arguments["storage_uri"], arguments["model_name"], version)
+    metrics = {
+        **storage.read_json(storage.join(version_uri, "metrics.json")),
+        "promoted": verdict["verdict"] in ("promote", "unchanged"),
+        "verdict": verdict["verdict"],
+    }
+    _replace_folder(output_path / MODEL_FOLDER, version_uri)
+    (output_path / "report.html").write_bytes(storage.read_bytes(run.results["report_uri"]))
+    (output_path / "metrics.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return RunOutcome(metrics=metrics, verdict=verdict, output_path=output_path, version_uri=version_uri)
+
+
+def _replace_folder(folder: Path, source_uri: str) -> None:
+    """Put a copy of a folder in another's place, with no moment at which it is half there."""
+    fresh = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    storage.download_folder(source_uri, fresh)
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)

@@ -1,0 +1,61 @@
+"""What a user gets from an installation: the wheel holds everything that an editable checkout finds beside itself."""
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def build(target: str, source: Path, folder: Path) -> Path:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    (built,) = folder.iterdir()
+    return built
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    return zipfile.ZipFile(build("wheel", ROOT, tmp_path_factory.mktemp("wheel")))
+
+
+def test_wheel_holds_every_file_of_both_packages(wheel: zipfile.ZipFile) -> None:
+    sources = [
+        path.relative_to(parent).as_posix()
+        for parent in (ROOT / "components", ROOT / "pipelines")
+        for package in ("repot", "repot_pipelines")
+        for path in (parent / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+
+    assert set(sources) <= set(wheel.namelist())
+    assert {"repot/py.typed", "repot_pipelines/py.typed", "repot_pipelines/sample/PROVENANCE.md"} <= set(sources)
+
+
+def test_wheel_holds_the_compiled_pipeline_of_the_checkout(wheel: zipfile.ZipFile) -> None:
+    committed = ROOT / "pipelines" / "compiled" / "finetune.yaml"
+
+    assert wheel.read("repot_pipelines/compiled/finetune.yaml") == committed.read_bytes()
+
+
+def test_wheel_holds_nothing_but_the_packages_and_their_papers(wheel: zipfile.ZipFile) -> None:
+    tops = {name.split("/")[0] for name in wheel.namelist()}
+
+    assert {top.split("-")[0] for top in tops} == {"repot", "repot_pipelines"}
+
+
+def test_wheel_from_the_source_distribution_is_the_same(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    archive = build("sdist", ROOT, tmp_path / "sdist")
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path / "unpacked", filter="data")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+
+    again = zipfile.ZipFile(build("wheel", unpacked, tmp_path / "wheel"))
+
+    assert {info.filename: info.CRC for info in again.infolist()} == {
+        info.filename: info.CRC for info in wheel.infolist()
+    }

@@ -1,0 +1,101 @@
+"""Ctrl-C, SIGTERM and SIGKILL at every stage of `repot run`: no process is left, and a second start goes on."""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from repot_pipelines.run import SAMPLE_FOLDER
+from tests.integration.command_line import REPOT, repot
+
+MARK = "REPOT_TEST_MARK"
+STOP_SECONDS = 15.0
+
+
+def processes_with(mark: str) -> list[int]:
+    """Return the processes that inherited the mark, zombies left out."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment, state = (folder / "environ").read_bytes(), (folder / "stat").read_text().rsplit(")", 1)[1]
+        except OSError:
+            continue
+        if f"{MARK}={mark}".encode() in environment.split(b"\0") and not state.startswith(" Z"):
+            found.append(int(folder.name))
+    return found
+
+
+def start_and_signal(folder: Path, pictures: Path, stage: str, signal_number: int) -> tuple[int, str]:
+    """Start a run, signal it as soon as it says that `stage` begins, and return its exit code and the mark."""
+    mark = secrets.token_hex(8)
+    command = [*REPOT, "run", str(pictures), "--epochs", "2000"]
+    with subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, text=True, env={**os.environ, MARK: mark}
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(f"{stage} ..."):
+                break
+        else:
+            pytest.fail(f"the run ended before {stage}")
+        time.sleep(0.2)
+        process.send_signal(signal_number)
+        return process.wait(timeout=STOP_SECONDS), mark
+
+
+def wait_until_gone(mark: str) -> None:
+    deadline = time.monotonic() + STOP_SECONDS
+    while processes_with(mark):
+        assert time.monotonic() < deadline, processes_with(mark)
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return enough pictures that the shards take some seconds."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for source in SAMPLE_FOLDER.glob("*/*/*.jpg"):
+        label = folder / source.parent.name
+        label.mkdir(exist_ok=True)
+        for copy in range(4):
+            shutil.copyfile(source, label / f"{source.stem}-{copy}.jpg")
+    return folder
+
+
+@pytest.mark.parametrize("stage", ["plan", "fetch checkpoint", "build shards", "train"])
+def test_ctrl_c_leaves_no_process(stage: str, pictures: Path, tmp_path: Path) -> None:
+    code, mark = start_and_signal(tmp_path, pictures, stage, signal.SIGINT)
+    assert code == 130
+    assert processes_with(mark) == []
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_run_leaves_no_process(signal_number: int, pictures: Path, tmp_path: Path) -> None:
+    _, mark = start_and_signal(tmp_path, pictures, "train", signal_number)
+    wait_until_gone(mark)
+
+
+def test_run_goes_on_after_ctrl_c_in_training(pictures: Path, tmp_path: Path) -> None:
+    options = ["run", str(pictures), "--epochs", "400"]
+    with subprocess.Popen([*REPOT, *options], cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("repot-storage/runs/*/state/latest.json")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=STOP_SECONDS) == 130
+    (state,) = tmp_path.glob("repot-storage/runs/*/state/latest.json")
+    saved = json.loads(state.read_text())["epoch"]
+    assert 0 < saved < 400
+    again = repot(*options, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    (history,) = tmp_path.glob("repot-storage/runs/*/history.csv")
+    assert len(history.read_text().splitlines()) == 401
+    assert f"going on after epoch {saved} " in (tmp_path / "repot-output" / "pipeline.log").read_text()

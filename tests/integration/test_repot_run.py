@@ -1,0 +1,88 @@
+"""`repot run` as a user meets it: the whole pipeline in a fresh process, on real pictures and real weights."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from repot_pipelines.run import SAMPLE_FOLDER
+from tests.integration.command_line import repot
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder in which the sample was run once."""
+    folder = tmp_path_factory.mktemp("a folder with blanks")
+    done = repot("run", "--sample", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "precision@1" in done.stdout
+    assert str(folder / "repot-output" / "report.html") in done.stdout
+    return folder
+
+
+def test_sample_reaches_its_score_and_is_promoted(finished: Path) -> None:
+    metrics = json.loads((finished / "repot-output" / "metrics.json").read_text())
+    assert metrics["precision_at_1"] >= 0.80
+    assert metrics["num_examples"] == 40
+    assert metrics["recall_at_5"] == 1.0
+    assert metrics["promoted"] is True
+    champion = json.loads((finished / "repot-storage" / "models" / "classifier" / "champion.json").read_text())
+    version = json.loads((finished / "repot-output" / "model" / "model.json").read_text())["version"]
+    assert champion["version"] == version
+
+
+def test_output_holds_report_and_model(finished: Path) -> None:
+    output = finished / "repot-output"
+    report = (output / "report.html").read_text()
+    assert "Promoted" in report
+    assert len(report) < 4_000_000
+    assert {"model.keras", "saved_model", "labels.txt", "metrics.json", "model_card.md", "model.json"} <= {
+        path.name for path in (output / "model").iterdir()
+    }
+
+
+def test_second_start_trains_nothing_and_is_unchanged(finished: Path) -> None:
+    started = time.monotonic()
+    again = repot("run", "--sample", "--require-promotion", cwd=finished)
+    assert again.returncode == 0, again.stderr
+    assert "unchanged" in again.stdout
+    assert "epochs" not in again.stdout
+    assert time.monotonic() - started < 30
+
+
+def test_rejected_challenger_exits_three_only_where_asked(finished: Path, tmp_path: Path) -> None:
+    storage = str(finished / "repot-storage")
+    options = ["--sample", "--storage-uri", storage, "--output", str(tmp_path / "out"), "--min-precision", "1.0"]
+    asked = repot("run", *options, "--seed", "1", "--require-promotion", cwd=tmp_path)
+    assert asked.returncode == 3, asked.stderr
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["promoted"] is False
+    not_asked = repot("run", *options, "--seed", "1", cwd=tmp_path)
+    assert not_asked.returncode == 0
+    assert "reject" in not_asked.stdout
+
+
+def test_predict_takes_every_kind_of_model(finished: Path) -> None:
+    picture = str(next((SAMPLE_FOLDER / "validation" / "roadsigns").iterdir()))
+    storage = finished / "repot-storage"
+    version = json.loads((finished / "repot-output" / "model" / "model.json").read_text())["version"]
+    for model in (
+        finished / "repot-output",
+        storage / "models" / "classifier" / "champion.json",
+        storage / "models" / "classifier" / version,
+    ):
+        done = repot("predict", str(model), picture, "--format", "jsonl", cwd=finished)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["label"] in {"fruit", "mammals", "roadsigns", "vehicles"}
+
+
+def test_whole_run_on_object_storage(gcs: str, tmp_path: Path) -> None:
+    from repot import storage
+
+    storage.upload_folder(SAMPLE_FOLDER / "train", f"{gcs}/pictures/train")
+    storage.upload_folder(SAMPLE_FOLDER / "validation", f"{gcs}/pictures/validation")
+    done = repot("run", f"{gcs}/pictures", "--storage-uri", f"{gcs}/storage", "--epochs", "10", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert storage.read_json(f"{gcs}/storage/models/classifier/champion.json")["previous"] == ""
+    assert json.loads((tmp_path / "repot-output" / "metrics.json").read_text())["promoted"] is True

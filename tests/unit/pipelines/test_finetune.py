@@ -1,0 +1,81 @@
+"""The graph: its defaults, its placement, and that the committed YAML is what it compiles to."""
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from repot_pipelines.compiled import compile_pipeline, find_compiled
+from repot_pipelines.presets import PRESETS
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("compiled") / "finetune.yaml"
+    compile_pipeline(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def documents(compiled: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(compiled.read_text()))
+
+
+def test_committed_yaml_is_current(compiled: Path) -> None:
+    def content(path: Path) -> str:
+        return re.sub(r"^sdkVersion: .*$", "", path.read_text(), flags=re.MULTILINE)
+
+    assert content(find_compiled()) == content(compiled), "run `make compile` and commit the result"
+
+
+def test_defaults_agree_with_the_cluster_preset() -> None:
+    from repot_pipelines.finetune import finetune
+
+    signature = inspect.signature(finetune.pipeline_func)
+    defaults = {name: each.default for name, each in signature.parameters.items()}
+    preset = PRESETS["cluster"]
+    assert {name: defaults[name] for name in preset} == preset
+
+
+def test_only_pictures_and_storage_are_required(documents: list[dict[str, Any]]) -> None:
+    parameters = documents[0]["root"]["inputDefinitions"]["parameters"]
+    required = {name for name, each in parameters.items() if not each.get("isOptional")}
+    assert required == {"pictures_uri", "storage_uri"}
+    assert all(each["description"] for each in parameters.values())
+
+
+def test_caching_is_off_for_plan_gate_and_promote_only(documents: list[dict[str, Any]]) -> None:
+    graphs = [documents[0]["root"]["dag"]]
+    graphs += [each["dag"] for each in documents[0]["components"].values() if "dag" in each]
+    tasks = {name: task for graph in graphs for name, task in graph["tasks"].items()}
+    cached = {name for name, task in tasks.items() if task.get("cachingOptions", {}).get("enableCache")}
+    uncached = {name for name, task in tasks.items() if task.get("cachingOptions") == {}}
+    assert cached == {"build-shards", "merge", "fetch-checkpoint", "train", "evaluate"}
+    assert uncached == {"plan", "gate", "promote"}
+
+
+def test_accelerator_count_is_text(documents: list[dict[str, Any]]) -> None:
+    parameter = documents[0]["root"]["inputDefinitions"]["parameters"]["accelerator_count"]
+    assert parameter["parameterType"] == "STRING"
+    executor = documents[0]["deploymentSpec"]["executors"]["exec-train"]["container"]
+    assert "accelerator" in executor["resources"]
+
+
+def test_trainer_takes_selector_and_tolerations_at_run_time(documents: list[dict[str, Any]]) -> None:
+    platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]
+    assert {"nodeSelector", "tolerations", "emptyDirMounts"} <= set(platform)
+
+
+def test_components_fetch_nothing_at_start(documents: list[dict[str, Any]]) -> None:
+    for name, executor in documents[0]["deploymentSpec"]["executors"].items():
+        assert "pip install" not in " ".join(executor["container"]["command"]), name
+
+
+def test_every_parameter_that_the_loop_uses_is_handed_into_it(documents: list[dict[str, Any]]) -> None:
+    loop = documents[0]["components"]["comp-for-loop-1"]
+    used = set(re.findall(r"pipelinechannel--[\w-]+", str(loop["dag"]["tasks"])))
+    assert "pipelinechannel--builder_cpu" in used
+    assert used <= set(loop["inputDefinitions"]["parameters"])
