@@ -4,7 +4,6 @@ An example is a dict of scalars: `encoded` string, the JPEG bytes; `label` int64
 string, the base name of the picture.
 """
 
-import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ _FEATURES = {
     "image/filename": tf.io.FixedLenFeature([], tf.string, default_value=""),
 }
 
-_log = logging.getLogger(__name__)
+_READ_BUFFER_BYTES = 256 * 1024
 
 
 def load_manifest(dataset_uri: str) -> Manifest:
@@ -55,7 +54,8 @@ def open_shards(dataset_uri: str, receipts: Iterable[Receipt], scratch: Path) ->
 
 def read_examples(shards: Sequence[Path]) -> Any:
     """Return a tf.data.Dataset of the examples of local shards, in order."""
-    return tf.data.TFRecordDataset([str(shard) for shard in shards]).map(parse_example)
+    records = tf.data.TFRecordDataset([str(shard) for shard in shards], buffer_size=_READ_BUFFER_BYTES)
+    return records.map(parse_example)
 
 
 def parse_example(record: Any) -> dict[str, Any]:

@@ -33,6 +33,6 @@ def compile_pipeline(path: Path) -> None:
 
 
 def checkout_target() -> Path:
-    """Return where `repot compile` writes without --output: the committed file in a checkout, else the current folder."""
+    """Return where `repot compile` writes without --output: the checkout's file, else one in the current folder."""
     beside = Path(__file__).parent.parent / "compiled"
     return beside / FILE_NAME if beside.is_dir() else Path(FILE_NAME)

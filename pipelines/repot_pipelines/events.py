@@ -45,7 +45,7 @@ def watch(on_event: Callable[[Event], None]) -> Iterator[None]:
         path = Path(folder) / "events.jsonl"
         path.touch()
         with path.open("rb") as stream:
-            thread = threading.Thread(target=lambda: [on_event(event) for event in follow(stream, done.is_set)])
+            thread = threading.Thread(target=_hand_on, args=(follow(stream, done.is_set), on_event))
             before = os.environ.get(EVENTS_VARIABLE)
             os.environ[EVENTS_VARIABLE] = str(path)
             thread.start()
@@ -58,3 +58,8 @@ def watch(on_event: Callable[[Event], None]) -> Iterator[None]:
                     del os.environ[EVENTS_VARIABLE]
                 else:
                     os.environ[EVENTS_VARIABLE] = before
+
+
+def _hand_on(events: Iterator[Event], on_event: Callable[[Event], None]) -> None:
+    for event in events:
+        on_event(event)

@@ -28,7 +28,8 @@ def _place(
     task.set_display_name(display_name)
     task.set_container_image(image)
     task.set_cpu_request(cpu).set_memory_request(memory).set_memory_limit(memory)
-    # kfp 2.17 forgets to hand these parameters into a loop: set_container_image registers them, set_cpu_request does not.
+    # set_cpu_request and its like, unlike set_container_image, do not register their parameters: kfp 2.17 would not hand
+    # them into a loop.
     task.register_pipeline_channels(extract_pipeline_channels_from_any([cpu, memory]))
     task.set_caching_options(enable_caching=cached)
 

@@ -18,7 +18,7 @@ from repot_pipelines.compiled import find_compiled
 from repot_pipelines.local import LocalRun, run_locally
 from repot_pipelines.progress_view import make_view
 
-SAMPLE_FOLDER = Path(__file__).parent / "sample"
+SAMPLE_FOLDER = Path(__file__).parent / "sample" / "pictures"
 MODEL_FOLDER = "model"
 
 
@@ -66,9 +66,7 @@ def run_pipeline(arguments: dict[str, Any], *, output_path: Path, console: Conso
     with tempfile.TemporaryDirectory(prefix="repot-") as scratch, _log(output_path, verbose) as log:
         view = make_view(console)
         with view:
-            run = run_locally(
-                find_compiled(), arguments, work_folder=Path(scratch), log=log, on_event=view.show
-            )
+            run = run_locally(find_compiled(), arguments, work_folder=Path(scratch), log=log, on_event=view.show)
     _raise_if_failed(run, output_path)
     return _collect(run, arguments, output_path)
 
@@ -78,7 +76,9 @@ def _check_output(output_path: Path) -> None:
     try:
         output_path.mkdir(parents=True, exist_ok=True)
     except OSError as err:
-        raise UsageError(f"The output folder {output_path} cannot be made: {err.strerror}. Choose another --output.") from err
+        raise UsageError(
+            f"The output folder {output_path} cannot be made: {err.strerror}. Choose another --output."
+        ) from err
     model = output_path / MODEL_FOLDER
     if model.exists() and not (model / "model.json").is_file():
         raise UsageError(f"{model} exists and is not a repot model. Choose another --output, or move it away.")
@@ -92,9 +92,11 @@ def _log(output_path: Path, verbose: bool) -> Iterator[IO[bytes]]:
 
 def _raise_if_failed(run: LocalRun, output_path: Path) -> None:
     if run.failure is not None:
-        task, message = run.failure["task"], run.failure["message"]
+        failure = run.failure
+        # What is wrong with the words of the command line is nothing that a task did.
+        where = "" if failure["exit_code"] == UsageError.exit_code else f"{failure['task']}: "
         raise PipelineFailedError(
-            f"{task}: {message}", exit_code=run.failure["exit_code"], details=run.failure["traceback"]
+            f"{where}{failure['message']}", exit_code=failure["exit_code"], details=failure["traceback"]
         )
     if run.return_code != 0:
         raise PipelineFailedError(

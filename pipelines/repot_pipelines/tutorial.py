@@ -1,13 +1,50 @@
-"""Steps 3 and 4 of the 2016 tutorial on plain folders: what the pipeline does under a storage URI, without one."""
+"""Steps 1 and 3 of the 2016 tutorial on plain folders: what the pipeline does under a storage URI, without one."""
 
 from typing import Any
 
-from repot import storage
+from repot import quiet_tensorflow, storage
 from repot.checkpoint_files import FACTS_NAME
 from repot.errors import UsageError
-from repot.settings import TrainingSettings
+from repot.manifest import Manifest
+from repot.settings import DatasetSettings, TrainingSettings
 
-TRAINING_NAME = "training.json"
+
+def build_in_folder(
+    *,
+    train_uri: str,
+    validation_uri: str,
+    output_uri: str,
+    labels_file_uri: str,
+    settings: DatasetSettings,
+    max_rejected_fraction: float,
+) -> Manifest:
+    """Build a data set from a folder of label folders for each split, and go on where an earlier start stopped.
+
+    Args:
+        train_uri, validation_uri: The pictures.
+        output_uri: Folder of the data set.
+        labels_file_uri: One label a line; "" takes the names of the folders, sorted.
+        settings: How pictures become shards.
+        max_rejected_fraction: Largest share of damaged pictures.
+
+    Raises:
+        RepotError: As `plan_dataset`, `build_shards` and `merge_dataset`.
+    """
+    from repot.shard_builder.build import build_shards
+    from repot.shard_builder.listing import PictureRoots
+    from repot.shard_builder.merge import merge_dataset
+    from repot.shard_builder.plan import plan_dataset
+
+    plan = plan_dataset(
+        PictureRoots(train_uri=train_uri, validation_uri=validation_uri),
+        dataset_folder=lambda _: output_uri,
+        listings_uri=None,
+        settings=settings,
+        labels_file_uri=labels_file_uri,
+    )
+    if not plan.exists:
+        build_shards(plan.dataset_uri)
+    return merge_dataset(plan.dataset_uri, max_rejected_fraction=max_rejected_fraction)
 
 
 def train_in_folder(*, data_uri: str, train_uri: str, checkpoint: str, settings: TrainingSettings) -> dict[str, Any]:
@@ -25,6 +62,7 @@ def train_in_folder(*, data_uri: str, train_uri: str, checkpoint: str, settings:
     Raises:
         UsageError: The training folder holds another training.
     """
+    quiet_tensorflow.import_tensorflow()
     from repot.dataset import load_manifest
     from repot.trainer.identity import training_id
     from repot.trainer.train import train
@@ -33,28 +71,7 @@ def train_in_folder(*, data_uri: str, train_uri: str, checkpoint: str, settings:
     facts = storage.read_json(storage.join(weights_uri, FACTS_NAME))
     checkpoint_id = f"{facts['sha256']}/{facts['backbone']}-{facts['values']}"
     run_id = training_id(load_manifest(data_uri).dataset_id, checkpoint_id, settings, "")
-    return train(
-        data_uri, weights_uri, train_uri, training_id=run_id, checkpoint_id=checkpoint_id, settings=settings
-    )
-
-
-def evaluate_in_folder(
-    *, train_uri: str, data_uri: str, eval_uri: str, subset: str, num_examples: int
-) -> dict[str, Any]:
-    """Score the model of a training folder and write metrics.json, report.html and events to another folder.
-
-    Returns:
-        What metrics.json holds.
-
-    Raises:
-        UsageError: The training folder holds no finished training.
-    """
-    from repot.evaluator.run import evaluate_folder
-
-    training_uri = storage.join(train_uri, TRAINING_NAME)
-    if not storage.exists(training_uri):
-        raise UsageError(f"--checkpoint-dir must hold a finished training; there is no {training_uri}. Run `repot train`.")
-    return evaluate_folder(train_uri, data_uri, eval_uri, subset=subset, num_examples=num_examples)
+    return train(data_uri, weights_uri, train_uri, training_id=run_id, checkpoint_id=checkpoint_id, settings=settings)
 
 
 def _converted(checkpoint: str, backbone: str, folder_uri: str) -> str:

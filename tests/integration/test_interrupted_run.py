@@ -31,10 +31,10 @@ def processes_with(mark: str) -> list[int]:
     return found
 
 
-def start_and_signal(folder: Path, pictures: Path, stage: str, signal_number: int) -> tuple[int, str]:
+def start_and_signal(folder: Path, options: list[str], stage: str, signal_number: int) -> tuple[int, str]:
     """Start a run, signal it as soon as it says that `stage` begins, and return its exit code and the mark."""
     mark = secrets.token_hex(8)
-    command = [*REPOT, "run", str(pictures), "--epochs", "2000"]
+    command = [*REPOT, "run", *options, "--epochs", "2000"]
     with subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, text=True, env={**os.environ, MARK: mark}
     ) as process:
@@ -68,34 +68,58 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("stage", ["plan", "fetch checkpoint", "build shards", "train"])
-def test_ctrl_c_leaves_no_process(stage: str, pictures: Path, tmp_path: Path) -> None:
-    code, mark = start_and_signal(tmp_path, pictures, stage, signal.SIGINT)
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Return options of a run whose shards and weights are there already."""
+    folder = tmp_path_factory.mktemp("prepared")
+    options = ["--sample", "--storage-uri", str(folder / "storage")]
+    done = repot("run", *options, "--epochs", "1", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return options
+
+
+@pytest.mark.parametrize("stage", ["plan", "fetch checkpoint", "build shards"])
+def test_ctrl_c_before_training_leaves_no_process(stage: str, pictures: Path, tmp_path: Path) -> None:
+    code, mark = start_and_signal(tmp_path, [str(pictures)], stage, signal.SIGINT)
+    assert code == 130
+    assert processes_with(mark) == []
+
+
+def test_ctrl_c_in_training_leaves_no_process(prepared: list[str], tmp_path: Path) -> None:
+    code, mark = start_and_signal(tmp_path, prepared, "train", signal.SIGINT)
     assert code == 130
     assert processes_with(mark) == []
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
-def test_killed_run_leaves_no_process(signal_number: int, pictures: Path, tmp_path: Path) -> None:
-    _, mark = start_and_signal(tmp_path, pictures, "train", signal_number)
+def test_killed_run_leaves_no_process(signal_number: int, prepared: list[str], tmp_path: Path) -> None:
+    _, mark = start_and_signal(tmp_path, prepared, "train", signal_number)
     wait_until_gone(mark)
 
 
-def test_run_goes_on_after_ctrl_c_in_training(pictures: Path, tmp_path: Path) -> None:
-    options = ["run", str(pictures), "--epochs", "400"]
+def test_run_goes_on_after_ctrl_c_in_training(prepared: list[str], tmp_path: Path) -> None:
+    options = ["run", *prepared, "--epochs", "150", "--seed", "7"]
+    runs = Path(prepared[-1]) / "runs"
+    before = set(runs.iterdir())
+
+    def new_file(name: str) -> Path | None:
+        return next((run / name for run in set(runs.iterdir()) - before if (run / name).exists()), None)
+
     with subprocess.Popen([*REPOT, *options], cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("repot-storage/runs/*/state/latest.json")):
+        while new_file("state/latest.json") is None:
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=STOP_SECONDS) == 130
-    (state,) = tmp_path.glob("repot-storage/runs/*/state/latest.json")
+    state = new_file("state/latest.json")
+    assert state is not None
     saved = json.loads(state.read_text())["epoch"]
-    assert 0 < saved < 400
+    assert 0 < saved < 150
     again = repot(*options, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    (history,) = tmp_path.glob("repot-storage/runs/*/history.csv")
-    assert len(history.read_text().splitlines()) == 401
+    history = new_file("history.csv")
+    assert history is not None
+    assert len(history.read_text().splitlines()) == 151
     assert f"going on after epoch {saved} " in (tmp_path / "repot-output" / "pipeline.log").read_text()

@@ -74,7 +74,7 @@ def test_predict_takes_every_kind_of_model(finished: Path) -> None:
     ):
         done = repot("predict", str(model), picture, "--format", "jsonl", cwd=finished)
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["label"] in {"fruit", "mammals", "roadsigns", "vehicles"}
+        assert json.loads(done.stdout)["names"][0]["label"] in {"fruit", "mammals", "roadsigns", "vehicles"}
 
 
 def test_whole_run_on_object_storage(gcs: str, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from PIL import Image
 
 import repot_pipelines
 
-SAMPLE_PATH = Path(repot_pipelines.__file__).parent / "sample"
+SAMPLE_PATH = Path(repot_pipelines.__file__).parent / "sample" / "pictures"
 LABELS = ("fruit", "mammals", "roadsigns", "vehicles")
 PICTURES = sorted(SAMPLE_PATH.glob("*/*/*"))
 
@@ -47,7 +47,7 @@ def test_picture_decodes_as_a_small_rgb_jpeg(path: Path) -> None:
 
 
 def test_provenance_stands_beside_the_pictures() -> None:
-    text = (SAMPLE_PATH / "PROVENANCE.md").read_text(encoding="utf-8")
+    text = (SAMPLE_PATH.parent / "PROVENANCE.md").read_text(encoding="utf-8")
 
     assert "public domain" in text
     assert "132" in text

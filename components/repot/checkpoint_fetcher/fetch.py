@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from repot import checkpoint_files, storage
+from repot import checkpoint_files, quiet_tensorflow, storage
 from repot.checkpoint_fetcher import stored
 from repot.checkpoint_fetcher.originals import Original, fetch_original
 from repot.checkpoints import Source, find_source
@@ -81,6 +81,7 @@ def convert_to_folder(source: str, *, backbone: str, values: str, folder_uri: st
 def _convert(
     original: Original, source: Source, *, backbone: str, values: str, folder: Path
 ) -> tuple[Path, dict[str, Any]]:
+    quiet_tensorflow.import_tensorflow()
     from repot.checkpoint_fetcher.convert import convert
 
     converted = convert(original.paths, backbone=backbone, values=values, is_averaged=source.is_averaged, folder=folder)

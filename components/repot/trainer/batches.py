@@ -77,7 +77,11 @@ def feature_batches(table: FeatureTable, batch_size: int, seed: int | None) -> A
 
 
 def _batched(examples: Any, batch_size: int) -> Any:
-    return examples.batch(batch_size).map(lambda *batch: _padded(*batch, batch_size)).prefetch(tf.data.AUTOTUNE)
+    return (
+        examples.batch(batch_size)
+        .map(lambda inputs, labels: _padded(inputs, labels, batch_size))
+        .prefetch(tf.data.AUTOTUNE)
+    )
 
 
 def _padded(inputs: Any, labels: Any, batch_size: int) -> tuple[Any, Any, Any]:

@@ -107,7 +107,7 @@ def _run_epoch(phase: Phase, runner: StepRunner, epoch: int, epochs_before: int,
             raise _not_finite(phase, epoch, step)
         steps.append(sums)
         if phase.save_interval == 1:
-            note = f"epoch {epoch + 1} of {phase.epochs}, loss {sums.loss / sums.count:.3f}"
+            note = f"epoch {epoch + 1} of {phase.epochs}, loss {sums.loss / sums.num_examples:.3f}"
             progress.report("train", step, phase.steps_per_epoch, unit="steps", note=note)
     seconds = time.monotonic() - started
     train = Sums(*(math.fsum(column) for column in zip(*steps, strict=True)))
@@ -115,10 +115,10 @@ def _run_epoch(phase: Phase, runner: StepRunner, epoch: int, epochs_before: int,
     row = {
         "phase": phase.name,
         "epoch": epoch + 1,
-        "train_loss": train.loss / train.count,
-        "train_precision_at_1": train.correct / train.count,
-        "validation_loss": validation.loss / validation.count if validation.count else None,
-        "validation_precision_at_1": validation.correct / validation.count if validation.count else None,
+        "train_loss": train.loss / train.num_examples,
+        "train_precision_at_1": train.correct / train.num_examples,
+        "validation_loss": validation.loss / validation.num_examples if validation.num_examples else None,
+        "validation_precision_at_1": validation.correct / validation.num_examples if validation.num_examples else None,
         "seconds": seconds,
     }
     note = _note(row)

@@ -49,7 +49,7 @@ class History:
         Args:
             num_examples: Training examples an epoch.
         """
-        seconds = [row["seconds"] for row in self.rows if row["phase"] == self.rows[-1]["phase"]]
+        seconds: list[float] = [row["seconds"] for row in self.rows if row["phase"] == self.rows[-1]["phase"]]
         return num_examples / statistics.median(seconds)
 
     def write_csv(self) -> None:

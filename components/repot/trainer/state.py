@@ -84,7 +84,8 @@ class TrainingState:
         """Save a moment: the variables first, then latest.json; then the file that counted before is deleted."""
         outdated = self.file_name
         buffer = io.BytesIO()
-        np.savez(buffer, **{name: np.asarray(value) for name, value in _named_variables(model, optimizer).items()})
+        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in _named_variables(model, optimizer).items()}
+        np.savez(buffer, **arrays)
         self.phase, self.epoch, self.file_name = phase, epoch, f"{phase}-{epoch:05d}.npz"
         self.history, self.seconds_before = list(history), seconds
         self.write_file(self.file_name, buffer.getvalue())

@@ -17,12 +17,12 @@ class Sums(NamedTuple):
     Attributes:
         loss: Of the cross-entropy over classes 1..N, in nats, without label smoothing.
         correct: Of the examples whose most probable class is their own.
-        count: Of the examples.
+        num_examples: Of the examples.
     """
 
     loss: float
     correct: float
-    count: float
+    num_examples: float
 
 
 class StepRunner:

@@ -8,7 +8,9 @@ from repot_pipelines.commands.options import debug_option
 @click.command("predict")
 @click.argument("model")
 @click.argument("pictures", nargs=-1, required=True)
-@click.option("--format", "output_format", type=click.Choice(["table", "csv", "jsonl"]), default="table", show_default=True)
+@click.option(
+    "--format", "output_format", type=click.Choice(["table", "csv", "jsonl"]), default="table", show_default=True
+)
 @click.option("--top", default=1, show_default=True, type=click.IntRange(min=1), help="Names a picture, best first.")
 @debug_option
 def predict_command(*, model: str, pictures: tuple[str, ...], output_format: str, top: int) -> int:

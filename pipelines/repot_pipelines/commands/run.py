@@ -17,8 +17,12 @@ GATE_SAID_NO = 3
 @click.command("run")
 @click.argument("pictures", required=False)
 @click.option("--sample", is_flag=True, help="Use the built-in sample of 132 drawings instead of PICTURES.")
-@click.option("--preset", type=click.Choice(list(PRESETS)), default="laptop", show_default=True, help="Set of defaults.")
-@click.option("--storage-uri", default="repot-storage", show_default=True, help="Where everything is kept: a folder or gs://.")
+@click.option(
+    "--preset", type=click.Choice(list(PRESETS)), default="laptop", show_default=True, help="Set of defaults."
+)
+@click.option(
+    "--storage-uri", default="repot-storage", show_default=True, help="Where everything is kept: a folder or gs://."
+)
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),

@@ -35,16 +35,14 @@ def shards_command(
 ) -> None:
     """Step 1: turn labelled pictures into sharded TFRecords."""
     from repot import storage
-    from repot.shard_builder import build_dataset
+    from repot_pipelines.tutorial import build_in_folder
 
-    settings = DatasetSettings(
-        train_shards=train_shards, validation_shards=validation_shards, num_threads=num_threads
-    )
+    settings = DatasetSettings(train_shards=train_shards, validation_shards=validation_shards, num_threads=num_threads)
     with shown_progress():
-        manifest = build_dataset(
+        manifest = build_in_folder(
             train_uri=storage.normalise(train_directory),
             validation_uri=storage.normalise(validation_directory),
-            dataset_uri=storage.normalise(output_directory),
+            output_uri=storage.normalise(output_directory),
             labels_file_uri=storage.normalise(labels_file) if labels_file else "",
             settings=settings,
             max_rejected_fraction=GateSettings(max_rejected_fraction=max_rejected_fraction).max_rejected_fraction,
@@ -76,11 +74,15 @@ def checkpoint_command(*, uri: str, output_directory: str, backbone: str, values
 @click.command("train")
 @directory_option("--data-dir", help="Folder that `repot shards` made.")
 @directory_option("--train-dir", help="Where state, events and the model go; a second start goes on from there.")
-@click.option("--pretrained-model-checkpoint-path", required=True, help="Folder of `repot checkpoint`, or any checkpoint.")
+@click.option(
+    "--pretrained-model-checkpoint-path", required=True, help="Folder of `repot checkpoint`, or any checkpoint."
+)
 @click.option("--fine-tune", is_flag=True, help="Train the whole network after the head; without it the head alone.")
 @click.option("--recipe", help=f"Overrides --fine-tune: {', '.join(RECIPES)}.")
 @click.option("--backbone", default=_TRAINING.backbone, show_default=True, help=f"One of {', '.join(BACKBONES)}.")
-@click.option("--initial-learning-rate", default=_TRAINING.learning_rate, show_default=True, help="0: the recipe's own.")
+@click.option(
+    "--initial-learning-rate", default=_TRAINING.learning_rate, show_default=True, help="0: the recipe's own."
+)
 @click.option("--num-epochs", default=_TRAINING.epochs, show_default=True, help="0: the recipe's own.")
 @click.option("--batch-size", default=_TRAINING.batch_size, show_default=True, help="Examples a step.")
 @click.option("--image-size", default=_TRAINING.image_size, show_default=True, help="Pixels; 0: the backbone's own.")
@@ -152,14 +154,14 @@ def evaluate_command(
 ) -> None:
     """Step 4: score the model of step 3 on held-out shards."""
     from repot import storage
-    from repot_pipelines.tutorial import evaluate_in_folder
+    from repot.evaluator.run import evaluate_folder
 
     while True:
         with shown_progress():
-            metrics = evaluate_in_folder(
-                train_uri=storage.normalise(checkpoint_dir),
-                data_uri=storage.normalise(data_dir),
-                eval_uri=storage.normalise(eval_dir),
+            metrics = evaluate_folder(
+                storage.normalise(checkpoint_dir),
+                storage.normalise(data_dir),
+                storage.normalise(eval_dir),
                 subset=subset,
                 num_examples=num_examples,
             )

@@ -1,0 +1,97 @@
+"""Wrong input to `repot run` and `repot predict`: one clear message, exit code 1 or 2, no traceback."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from repot_pipelines.run import SAMPLE_FOLDER
+from tests.integration.command_line import repot
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of picture folders, each wrong in its own way, and of a good one."""
+    root = tmp_path_factory.mktemp("bad")
+    fruit, mammals = (sorted((SAMPLE_FOLDER / "train" / label).iterdir()) for label in ("fruit", "mammals"))
+    contents = {
+        "empty": [],
+        "one_label/a": fruit,
+        "single/a": fruit,
+        "single/b": mammals[:1],
+        "flat": fruit,
+        "good/a": fruit,
+        "good/b": mammals,
+        "damaged/a": fruit,
+        "damaged/b": mammals,
+        "no_good_picture/a": fruit,
+        "no_good_picture/b": [],
+    }
+    for name, pictures in contents.items():
+        (root / name).mkdir(parents=True)
+        for picture in pictures:
+            shutil.copyfile(picture, root / name / picture.name)
+    for i in range(4):
+        (root / f"damaged/a/truncated{i}.jpg").write_bytes(fruit[0].read_bytes()[:900])
+        (root / f"damaged/b/empty{i}.jpg").touch()
+        (root / f"no_good_picture/b/text{i}.jpg").write_text("no picture")
+    (root / "labels.txt").write_text("a\n\nb\nb\nzebra\n")
+    (root / "corrupt.h5").write_bytes(b"\x89HDF\r\n\x1a\n and then nothing of use")
+    return root
+
+
+CASES = {
+    "no such folder": (["nowhere"], 2, ["nowhere", "must exist"]),
+    "empty folder": (["empty"], 2, ["is empty"]),
+    "one label": (["one_label"], 1, ["two labels or more"]),
+    "label with one picture": (["single"], 1, ["two pictures or more", ": b."]),
+    "no label folders": (["flat"], 1, ["PICTURES/<label>/<picture>"]),
+    "labels file": (["good", "--labels-file", "labels.txt"], 2, ["line 2", "line 4", "zebra"]),
+    "too many damaged": (["damaged"], 1, ["4 x truncated", "4 x empty", "--max-rejected-fraction"]),
+    "no good picture": (["no_good_picture", "--max-rejected-fraction", "1"], 1, ["good picture", "text0.jpg"]),
+    "no such checkpoint": (["good", "--checkpoint", "gone/weights.h5"], 2, ["gone/weights.h5"]),
+    "corrupt checkpoint": (["good", "--checkpoint", "corrupt.h5"], 1, ["corrupt.h5"]),
+    "unreachable host": (["good", "--checkpoint", "http://127.0.0.1:9/w.h5"], 1, ["127.0.0.1:9"]),
+    "wrong checksum": (["good", "--checkpoint-sha256", "0" * 64], 1, ["0" * 64, "SHA-256"]),
+    "storage that is a file": (["good", "--storage-uri", "labels.txt/x"], 2, ["labels.txt/x", "cannot be written"]),
+    "unknown scheme": (["good", "--storage-uri", "ftp://host/x"], 2, ["ftp://host/x"]),
+    "pictures and sample": (["good", "--sample"], 2, ["either PICTURES"]),
+    "options out of range": (
+        ["good", "--epochs=-1", "--batch-size=0", "--backbone=vgg", "--validation-fraction=2", "--min-precision=7"],
+        2,
+        ["epochs=-1", "batch_size=0", "backbone='vgg'", "validation_fraction=2.0", "min_precision=7.0"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_run_with_bad_input_says_so(name: str, folder: Path, tmp_path: Path) -> None:
+    arguments, exit_code, words = CASES[name]
+    done = repot("run", *arguments, "--output", str(tmp_path / "out"), cwd=folder)
+    assert done.returncode == exit_code, done.stderr
+    assert done.stderr.startswith("Error:")
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+def test_debug_shows_the_traceback(folder: Path, tmp_path: Path) -> None:
+    done = repot("run", "nowhere", "--output", str(tmp_path / "out"), "--debug", cwd=folder)
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+def test_output_with_a_foreign_model_folder_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.txt").write_text("mine")
+    done = repot("run", "good", "--output", str(tmp_path), cwd=folder)
+    assert done.returncode == 2
+    assert "is not a repot model" in done.stderr
+    assert (tmp_path / "model" / "mine.txt").read_text() == "mine"
+
+
+def test_predict_without_a_model_says_what_was_looked_for(folder: Path) -> None:
+    done = repot("predict", "good", "good/a/apple.jpg", cwd=folder)
+    assert done.returncode in (1, 2)
+    assert "model.keras" in done.stderr
+    assert "Traceback" not in done.stderr
