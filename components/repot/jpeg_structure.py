@@ -37,7 +37,7 @@ def is_plain_rgb(data: bytes) -> bool:
         if marker in _HUFFMAN_FRAMES:
             frame = bytes([marker]) + body
         if marker == _START_OF_SCAN:
-            return _is_three_bytes_a_pixel(frame) and _ends_well(data, position, _num_scans_is_one(frame, body))
+            return _is_three_bytes_a_pixel(frame) and _ends_well(data, position, _has_one_scan(frame, body))
     return False
 
 
@@ -59,7 +59,7 @@ def _is_three_bytes_a_pixel(frame: bytes) -> bool:
     return len(frame) >= 7 and frame[1] == 8 and frame[6] == 3
 
 
-def _num_scans_is_one(frame: bytes, scan: bytes) -> bool:
+def _has_one_scan(frame: bytes, scan: bytes) -> bool:
     return frame[:1] != bytes([_PROGRESSIVE]) and scan[:1] == b"\x03"
 
 

@@ -8,23 +8,24 @@ from repot.shard_builder.folders import FolderContents
 from repot.shard_builder.listing import PictureRoots
 
 
+def find_too_few_labels(labels: Collection[str]) -> list[str]:
+    """Return what is wrong if there is nothing to tell apart."""
+    if len(labels) >= 2:
+        return []
+    got = ", ".join(labels) or "none"
+    return [f"There must be two labels or more; got {got}. Give the folder that holds a folder for each label."]
+
+
 def find_label_problems(contents: FolderContents, labels: Collection[str]) -> list[str]:
     """Return what is wrong with how many pictures the labels have, a sentence each."""
-    problems = []
-    if len(labels) < 2:
-        problems.append(
-            f"There must be two labels or more; got {', '.join(labels) or 'none'}. "
-            "Give the folder that holds a folder of pictures for each label."
-        )
     if contents.is_split:
-        return problems + _find_split_problems(contents, labels)
+        return _find_split_problems(contents, labels)
     num_pictures = Counter(labelled.label for labelled in contents.files)
     if lonely := sorted(label for label in labels if num_pictures[label] < 2):
-        problems.append(
-            "A label must have two pictures or more, one to train on and one to validate; "
-            f"these have fewer: {', '.join(lonely)}. Add pictures, or remove the folders."
-        )
-    return problems
+        names = ", ".join(lonely)
+        rule = "have two pictures or more, one to train on and one to validate"
+        return [f"A label must {rule}; these have fewer: {names}. Add pictures, or remove the folders."]
+    return []
 
 
 def find_overlap(roots: PictureRoots, dataset_uri: str) -> list[str]:

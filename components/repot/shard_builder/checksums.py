@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from repot import layout, storage
-from repot.errors import NotFoundError
+from repot.errors import NotFoundError, StorageError
 from repot.shard_builder.listing import FoundFile, PictureRoots
 from repot.shard_builder.meter import Meter
 
@@ -33,7 +33,7 @@ def add_checksums(
         listings_uri: Folder of what is remembered; None remembers nothing.
 
     Returns:
-        The readable files in their order, and the system's words by the path of each unreadable one.
+        The readable files in their order, and the reason by the path of each unreadable one.
     """
     settled_before_ns = time.time_ns() - _SETTLED_NS
     memory_uri = f"{listings_uri}/{layout.content_id(roots.folders)}.json" if listings_uri else ""
@@ -79,7 +79,7 @@ def _modified_ns(file: FoundFile) -> int:
 
 
 def _read_all(files: Sequence[FoundFile]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return checksums by URI, and the system's words by path for what cannot be read."""
+    """Return checksums by URI, and for what cannot be read the reason by path."""
     checksums: dict[str, str] = {}
     unreadable: dict[str, str] = {}
     if not files:
@@ -99,5 +99,5 @@ def _read(file: FoundFile) -> tuple[str, str]:
     """Return the checksum of a file, or why it cannot be read."""
     try:
         return storage.file_crc32c_hex(Path(file.uri)), ""
-    except OSError as err:
-        return "", err.strerror or type(err).__name__
+    except StorageError as err:
+        return "", str(err)

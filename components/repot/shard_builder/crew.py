@@ -86,9 +86,12 @@ def _worker(dataset_uri: str, scratch: str) -> Iterator[_Worker]:
 
 def _drive(worker: _Worker, waiting: deque[str], meter: Meter) -> None:
     """Give a process one shard after the other until none is left."""
-    while waiting:
-        with contextlib.suppress(IndexError):
-            _build(worker, waiting.popleft(), meter)
+    while True:
+        try:
+            shard = waiting.popleft()
+        except IndexError:
+            return
+        _build(worker, shard, meter)
 
 
 def _build(worker: _Worker, shard: str, meter: Meter) -> None:

@@ -11,7 +11,7 @@ from repot.manifest import SPLITS, Rejection, Split, shard_name
 from repot.preflight import Parameters
 from repot.settings import DatasetSettings
 from repot.shard_builder import sharding
-from repot.shard_builder.checks import find_label_problems, find_overlap, raise_problems
+from repot.shard_builder.checks import find_label_problems, find_overlap, find_too_few_labels, raise_problems
 from repot.shard_builder.checksums import add_checksums
 from repot.shard_builder.folders import FolderContents, LabelledFile, find_misplaced, sort_files
 from repot.shard_builder.labels import find_line_problems, find_name_problems, read_labels
@@ -87,7 +87,8 @@ def plan_dataset(
         data=[
             *find_misplaced(contents),
             *find_name_problems(contents.labels),
-            *find_label_problems(contents, sorted(contents.labels)),
+            *find_too_few_labels(set(labels)),
+            *find_label_problems(contents, contents.labels),
         ],
     )
     contents = _with_checksums(contents, roots, listings_uri)

@@ -90,7 +90,7 @@ def test_file_without_permission_is_unreadable(folder: Path) -> None:
     (folder / "a").chmod(0)
     files, unreadable = _check(folder, None)
     assert [file.path for file in files] == ["b"]
-    assert unreadable == {"a": "Permission denied"}
+    assert "permission is denied" in unreadable["a"]
 
 
 def test_file_that_vanished_is_unreadable(folder: Path) -> None:
@@ -99,7 +99,7 @@ def test_file_that_vanished_is_unreadable(folder: Path) -> None:
     (folder / "a").unlink()
     files, unreadable = add_checksums(listed, roots, None)
     assert [file.path for file in files] == ["b"]
-    assert unreadable == {"a": "No such file or directory"}
+    assert "there is no such file" in unreadable["a"]
 
 
 def test_objects_are_never_read(gcs: str, reads: list[str]) -> None:

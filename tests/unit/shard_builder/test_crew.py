@@ -22,7 +22,7 @@ def _meter() -> Meter:
 
 def _workers(dataset_uri: str) -> list[int]:
     """Return the processes that build shards of a data set."""
-    listing = subprocess.run(["ps", "-eo", "pid,args"], check=True, capture_output=True, text=True).stdout
+    listing = subprocess.run(["ps", "-ewwo", "pid,args"], check=True, capture_output=True, text=True).stdout
     lines = (line for line in listing.splitlines() if "shard_builder.worker" in line and dataset_uri in line)
     return [int(line.split()[0]) for line in lines]
 

@@ -28,4 +28,5 @@ def test_every_picture_is_in_one_shard(num_pictures: int, num_shards: int, num_t
 
 
 def test_layout_depends_on_threads() -> None:
-    assert deal(range(37), num_shards=4, num_threads=1) != deal(range(37), num_shards=4, num_threads=4)
+    assert [len(shard) for shard in deal(range(9), num_shards=6, num_threads=1)] == [1, 2, 1, 2, 1, 2]
+    assert [len(shard) for shard in deal(range(9), num_shards=6, num_threads=2)] == [1, 1, 2, 1, 2, 2]
