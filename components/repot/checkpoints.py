@@ -11,6 +11,7 @@ What a file is follows from its contents, never from its name.
 """
 
 import re
+import urllib.parse
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def _find(source: str, backbone: str) -> Source:
     elif name in _INCEPTION:
         found = _INCEPTION[name]
     elif checkpoint_files.is_web(name):
-        found = Source(name=checkpoint_files.without_secrets(name), uri=name)
+        found = _web(name)
     else:
         found = Source(name=name, uri=_normalise(name))
     if found.backbone not in ("", backbone):
@@ -144,6 +145,16 @@ def _imagenet(backbone: str) -> Source:
             f"{BACKBONES[backbone].default_checkpoint} is the one for {backbone}."
         )
     return Source(name=IMAGENET, uri=f"{_KERAS_APPLICATIONS}/{_IMAGENET_FILES[backbone]}", backbone=backbone)
+
+
+def _web(url: str) -> Source:
+    try:
+        is_whole = bool(urllib.parse.urlsplit(url).hostname)
+    except ValueError:
+        is_whole = False
+    if not is_whole:
+        raise UsageError(f"checkpoint must be a whole web address, http(s)://HOST/PATH; got checkpoint={url!r}.")
+    return Source(name=checkpoint_files.without_secrets(url), uri=url)
 
 
 def _installed_weights() -> str:

@@ -100,7 +100,8 @@ def outcomes_of(
 def write_outcomes(uri: str, outcomes: Sequence[Outcome]) -> None:
     """Write the table as CSV."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    # Every text is quoted: a file name may hold a carriage return, which Python 3.11 does not quote by itself.
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(_COLUMNS)
     writer.writerows(dataclasses.astuple(outcome) for outcome in outcomes)
     storage.write_text(uri, text.getvalue())

@@ -76,8 +76,8 @@ class Verdict:
     @property
     def headline(self) -> str:
         """Return the verdict in one line, e.g. "Promoted: 0.91 [0.79, 0.97] on 40 pictures; threshold 0.80"."""
-        pictures = "1 picture" if self.challenger.num_examples == 1 else f"{self.challenger.num_examples} pictures"
-        line = f"{self.word}: {self.challenger} on {pictures}"
+        n = self.challenger.num_examples
+        line = f"{self.word}: {self.challenger} on {n:,} picture{'' if n == 1 else 's'}"
         if self.champion is not None:
             line += f"; champion {self.champion}"
         return f"{line}; threshold {self.min_precision:.2f}"

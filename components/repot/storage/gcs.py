@@ -96,7 +96,7 @@ def check_writable(uri: str) -> None:
     probe = join(uri, hidden_name("check"))
     write_bytes(probe, b"repot may write here\n")
     read_bytes(probe)
-    next(_list(uri))
+    next(_list(uri), None)
     delete(probe)
 
 

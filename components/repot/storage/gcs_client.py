@@ -12,9 +12,9 @@ from repot.storage.uris import split_bucket
 # How long a failing request is repeated: not long before the service has answered anything, since a wrong address or a
 # closed network does not get better; later long enough for the service's own hiccups.
 FIRST_DEADLINE_SECONDS = 15.0
+FIRST_READ_SECONDS = 15.0
 DEADLINE_SECONDS = 180.0
 _CONNECT_SECONDS = 4.0
-_FIRST_READ_SECONDS = 15.0
 _READ_SECONDS = 60.0
 _NUM_CONNECTIONS = 64
 
@@ -65,7 +65,7 @@ def blob_of(uri: str, *, version: str | None = None, chunk_bytes: int | None = N
 
 def request_options() -> dict[str, Any]:
     """Return the `timeout` and `retry` for one request."""
-    read_seconds = _READ_SECONDS if _process.was_reached else _FIRST_READ_SECONDS
+    read_seconds = _READ_SECONDS if _process.was_reached else FIRST_READ_SECONDS
     return {"timeout": (_CONNECT_SECONDS, read_seconds), "retry": _retry()}
 
 
@@ -77,12 +77,15 @@ def _new_client() -> Any:
     logging.getLogger("google.auth.compute_engine._metadata").setLevel(logging.ERROR)
     with silence():
         made = storage.Client(project=None)
+    # Without it, no thread asks behind our back for the bucket (3.17: for traces, even when there are none); that takes
+    # a right which is not needed otherwise.
+    made._bucket_metadata_cache = None
     _prepare_session(made._http)
     return made
 
 
 def _prepare_session(session: Any) -> None:
-    """Keep a connection for every thread, where the default of ten warns; and note the first answer."""
+    """Keep a connection for every thread, where the default of ten warns; and look at each answer."""
     from requests.adapters import HTTPAdapter
 
     session.hooks["response"].append(_note_answer)
@@ -91,8 +94,11 @@ def _prepare_session(session: Any) -> None:
             session.mount(scheme, HTTPAdapter(pool_maxsize=_NUM_CONNECTIONS))
 
 
-def _note_answer(_response: Any, **_options: Any) -> None:
+def _note_answer(response: Any, **_options: Any) -> None:
     _process.was_reached = True
+    if not response.ok:
+        # The client never reads the answer to a download that it repeats, and that connection would stay open.
+        _ = response.content
 
 
 def _retry() -> Any:

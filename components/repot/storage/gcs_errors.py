@@ -20,8 +20,8 @@ _LOGIN = (
 )
 
 
-class PreconditionError(Exception):
-    """The object did not have the generation that a request named; what that means, its caller knows."""
+class PreconditionError(StorageError):
+    """The object does not have the generation that a request named (or a rule of the bucket's owner is broken)."""
 
 
 @contextlib.contextmanager
@@ -29,7 +29,7 @@ def explained(done: str, uri: str) -> Iterator[None]:
     """Turn an error of the client into one sentence: what cannot be `done` to `uri`, why, and what to do.
 
     Raises:
-        PreconditionError: The object does not have the generation that the request named.
+        PreconditionError: The service answered 412.
         NotFoundError: There is no such object.
         StorageError: Any other failure.
     """
@@ -39,11 +39,10 @@ def explained(done: str, uri: str) -> Iterator[None]:
     except failures as err:
         cause = _last_cause(err)
         status = _status(cause)
-        if status == http.client.PRECONDITION_FAILED:
-            raise PreconditionError(uri) from err
         if status == http.client.NOT_FOUND and not _lacks_bucket(cause, done):
             raise missing(uri) from err
-        raise StorageError(f"{uri} cannot be {done}: {_meaning(cause, uri)}.") from err
+        kind = PreconditionError if status == http.client.PRECONDITION_FAILED else StorageError
+        raise kind(f"{uri} cannot be {done}: {_meaning(cause, uri)}.") from err
 
 
 def is_passing(err: Exception) -> bool:

@@ -1,5 +1,6 @@
 """Bytes to and from Google Cloud Storage, checked by CRC32C in both directions."""
 
+import contextlib
 import io
 import mimetypes
 import secrets
@@ -15,7 +16,7 @@ from repot.storage.problems import already_exists, changed
 # Up to this much goes in one request, more in a resumable upload of several (a limit of the client).
 _SINGLE_REQUEST_BYTES = 8 << 20
 # A resumable upload holds one chunk in memory; a multiple of 256 KiB.
-_CHUNK_BYTES = 16 << 20
+_CHUNK_BYTES = 32 << 20
 _NUM_FETCHES = 3
 # Custom metadata that tells a write of ours, repeated because its answer got lost, from somebody else's.
 _WRITE_ID = "repot-write-id"
@@ -89,8 +90,11 @@ def send(uri: str, file: BinaryIO, *, generation: int | None = None) -> ObjectIn
     write_id = secrets.token_hex(8)
     try:
         blob = _upload(uri, file, crc32c=crc32c, generation=generation, write_id=write_id)
-    except PreconditionError:
+    except PreconditionError as err:
         blob = look(uri)
+        if blob is None and generation == 0:
+            # Not because of an object; the service says why, e.g. a rule of the bucket's owner.
+            raise StorageError(str(err)) from err
         if blob is None or (blob.metadata or {}).get(_WRITE_ID) != write_id:
             raise
     info = info_of(uri, blob)
@@ -134,5 +138,5 @@ def _upload(uri: str, file: BinaryIO, *, crc32c: str, generation: int | None, wr
 
 def _discard(info: ObjectInfo) -> None:
     """Delete a damaged version of an object, and no other."""
-    with explained("deleted", info.uri):
+    with contextlib.suppress(NotFoundError, PreconditionError), explained("deleted", info.uri):
         blob_of(info.uri, version=info.version).delete(if_generation_match=int(info.version), **request_options())

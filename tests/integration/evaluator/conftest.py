@@ -1,0 +1,88 @@
+"""A data set of plain colours, and finished trainings of classifiers that name them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from repot import layout, storage
+from repot.settings import DatasetSettings
+from repot.shard_builder.build import build_shards
+from repot.shard_builder.listing import PictureRoots
+from repot.shard_builder.merge import merge_dataset
+from repot.shard_builder.plan import plan_dataset
+from tests.integration.evaluator.colours import COLOURS, IMAGE_SIZE, VALIDATION, MakeRun, save_model, save_picture
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of pictures with train/ and validation/, and a damaged one."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for label, colours in VALIDATION.items():
+        for i in range(2):
+            save_picture(folder / "train" / label / f"{i}.jpg", label)
+        for i, colour in enumerate(colours):
+            save_picture(folder / "validation" / label / f"{label}_{i}.jpg", colour, size=(40 + i, 60))
+    (folder / "train" / "red" / "torn.jpg").write_bytes((folder / "train" / "red" / "0.jpg").read_bytes()[:200])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dataset(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the pictures as a data set of three validation shards."""
+    folder = tmp_path_factory.mktemp("dataset")
+    plan = plan_dataset(
+        PictureRoots(train_uri=str(pictures / "train"), validation_uri=str(pictures / "validation")),
+        dataset_folder=lambda _: str(folder),
+        listings_uri=None,
+        settings=DatasetSettings(train_shards=1, validation_shards=3),
+    )
+    build_shards(plan.dataset_uri, num_processes=1)
+    merge_dataset(plan.dataset_uri, max_rejected_fraction=0.5)
+    return folder
+
+
+@pytest.fixture
+def storage_uri(dataset: Path, tmp_path: Path) -> str:
+    """Return a storage folder that holds the data set as datasets/colours."""
+    uri = str(tmp_path / "storage")
+    storage.copy_folder(str(dataset), layout.dataset_uri(uri, "colours"))
+    return uri
+
+
+@pytest.fixture
+def make_run(storage_uri: str, tmp_path: Path) -> MakeRun:
+    """Return a function that puts a finished training into the storage and returns its folder."""
+
+    def make(training_id: str, labels: Sequence[str] = tuple(COLOURS), colours: Sequence[str] = tuple(COLOURS)) -> str:
+        run_uri = layout.run_uri(storage_uri, training_id)
+        save_model(tmp_path / training_id, labels, colours)
+        storage.copy_folder(str(tmp_path / training_id), storage.join(run_uri, "model"))
+        storage.write_text(
+            storage.join(run_uri, "history.csv"),
+            "phase,epoch,learning_rate,train_loss,train_precision_at_1,validation_loss,validation_precision_at_1,seconds\n"
+            "head,1,0.003,1.5,0.5,1.4,,0.1\nhead,2,0.003,1.0,0.75,0.9,0.7,0.1\n",
+        )
+        facts = {
+            "training_id": training_id,
+            "dataset_id": "colours",
+            "checkpoint_id": "0" * 64 + "/mobilenet_v2-raw",
+            "settings": {
+                "backbone": "mobilenet_v2",
+                "recipe": "head",
+                "batch_size": 32,
+                "seed": 0,
+                "learning_rate": 0.0,
+            },
+            "image_size": IMAGE_SIZE,
+            "labels": list(labels),
+            "num_parameters": 16,
+            "epochs": 2,
+            "seconds": 0.2,
+            "train_examples_per_second": 30.0,
+            "versions": {"keras": "3"},
+        }
+        storage.write_json(storage.join(run_uri, "training.json"), facts)
+        return run_uri
+
+    return make

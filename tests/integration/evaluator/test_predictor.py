@@ -1,0 +1,171 @@
+"""`repot predict` on a real model: every place of a model, every output, and damaged pictures among good ones."""
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from repot import layout, storage
+from repot.errors import ModelError
+from repot.evaluator.outcomes import read_outcomes
+from repot.evaluator.promote import promote
+from repot.evaluator.run import evaluate_run
+from repot.predictor import find_model, load_model, predict_files
+from tests.integration.evaluator.colours import COLOURS, MakeRun, save_model, save_picture
+
+RIGHT = math.exp(8) / (math.exp(8) + 2)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    """Return a model folder."""
+    save_model(tmp_path / "model", tuple(COLOURS), tuple(COLOURS))
+    return str(tmp_path / "model")
+
+
+def predicted(model: str, *pictures: Path | str, output_format: str = "jsonl", top: int = 1) -> tuple[int, list[str]]:
+    lines: list[str] = []
+    code = predict_files(
+        model, [str(picture) for picture in pictures], output_format=output_format, top=top, write=lines.append
+    )
+    return code, lines
+
+
+def test_find_model_takes_every_place_that_a_user_knows(make_run: MakeRun, storage_uri: str, tmp_path: Path) -> None:
+    run_uri = make_run("first")
+    evaluate_run(storage_uri=storage_uri, dataset_id="colours", training_id="first", model_name="m")
+    promote(storage_uri, "m", "first", "none")
+    version_uri = layout.model_uri(storage_uri, "m", "first")
+    storage.copy_folder(version_uri, str(tmp_path / "output" / "model"))
+
+    for place in (f"{storage_uri}/models/m/champion.json", f"{storage_uri}/models/m", version_uri):
+        assert find_model(place) == version_uri
+    for place in (run_uri, f"{run_uri}/model", f"{run_uri}/model/model.keras"):
+        assert find_model(place) == f"{run_uri}/model"
+    assert find_model(str(tmp_path / "output")) == str(tmp_path / "output" / "model")
+
+
+def test_find_model_says_where_it_looked(tmp_path: Path) -> None:
+    with pytest.raises(
+        ModelError, match=rf"got {tmp_path}, but there is no {tmp_path}/model\.keras and {tmp_path}/model/"
+    ):
+        find_model(str(tmp_path))
+
+
+def test_champion_json_that_is_none_is_said(tmp_path: Path) -> None:
+    (tmp_path / "champion.json").write_text('{"version": "x"}')
+
+    with pytest.raises(ModelError, match=r"champion\.json must be a JSON object of model_name, version"):
+        find_model(str(tmp_path / "champion.json"))
+
+
+def test_model_that_is_none_is_said(model: str) -> None:
+    Path(model, "model.keras").write_bytes(b"no model")
+
+    with pytest.raises(ModelError, match=r"model\.keras must be a Keras model"):
+        load_model(model)
+
+
+def test_labels_that_do_not_fit_are_said(model: str) -> None:
+    Path(model, "labels.txt").write_text("red\n")
+
+    with pytest.raises(ModelError, match=r"got 4 outputs for the 1 labels of labels\.txt"):
+        load_model(model)
+
+
+def test_probabilities_are_those_of_the_labels_without_the_background(model: str, tmp_path: Path) -> None:
+    save_picture(tmp_path / "green.jpg", "green")
+
+    scores = load_model(model).predict([(tmp_path / "green.jpg").read_bytes()])
+
+    assert scores.shape == (1, 3)
+    assert scores.sum() == pytest.approx(1)
+    assert scores[0, 1] == pytest.approx(RIGHT, abs=1e-3)
+    assert load_model(model).predict([]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("num_pictures", [31, 32, 33])
+def test_pictures_are_named_in_order_across_batches(model: str, tmp_path: Path, num_pictures: int) -> None:
+    names = [list(COLOURS)[i % 3] for i in range(num_pictures)]
+    for i, name in enumerate(names):
+        save_picture(tmp_path / f"{i}.png", name)
+
+    code, lines = predicted(model, *(tmp_path / f"{i}.png" for i in range(num_pictures)))
+
+    assert code == 0
+    assert [json.loads(line)["names"][0]["label"] for line in lines] == names
+
+
+def test_prediction_sees_what_evaluation_sees(
+    make_run: MakeRun, storage_uri: str, pictures: Path, tmp_path: Path
+) -> None:
+    run_uri = make_run("first")
+    evaluate_run(storage_uri=storage_uri, dataset_id="colours", training_id="first", model_name="m")
+    rows = read_outcomes(f"{run_uri}/evaluation/predictions.csv")
+    paths = [pictures / "validation" / row.label / row.filename for row in rows]
+
+    _, lines = predicted(run_uri, *paths)
+
+    said = [json.loads(line)["names"][0] for line in lines]
+    assert [one["label"] for one in said] == [row.guess for row in rows]
+    np.testing.assert_allclose([one["probability"] for one in said], [row.probability for row in rows], rtol=1e-6)
+
+
+def test_damaged_picture_is_reported_and_the_others_are_named(model: str, tmp_path: Path) -> None:
+    save_picture(tmp_path / "good.jpg", "red")
+    (tmp_path / "bad.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:150])
+    good, bad, missing = tmp_path / "good.jpg", tmp_path / "bad.jpg", tmp_path / "missing.jpg"
+
+    code, lines = predicted(model, bad, good, missing, good)
+
+    answers = [json.loads(line) for line in lines]
+    assert code == 1
+    assert [answer["picture"] for answer in answers] == [str(bad), str(good), str(missing), str(good)]
+    assert "ends too early" in answers[0]["problem"]
+    assert answers[1]["names"][0]["label"] == answers[3]["names"][0]["label"] == "red"
+    assert str(missing) in answers[2]["problem"]
+
+
+def test_csv_has_a_line_a_name(model: str, tmp_path: Path) -> None:
+    save_picture(tmp_path / "a, b.jpg", "blue")
+
+    code, lines = predicted(model, tmp_path / "a, b.jpg", tmp_path, output_format="csv", top=3)
+
+    rows = list(csv.DictReader(io.StringIO("\n".join(lines))))
+    assert code == 1
+    assert [(row["picture"], row["rank"], row["label"]) for row in rows] == [
+        (str(tmp_path / "a, b.jpg"), "1", "blue"),
+        (str(tmp_path / "a, b.jpg"), "2", rows[1]["label"]),
+        (str(tmp_path / "a, b.jpg"), "3", rows[2]["label"]),
+        (str(tmp_path), "", ""),
+    ]
+    assert {row["label"] for row in rows[:3]} == set(COLOURS)
+    assert rows[3]["problem"]
+
+
+def test_table_is_aligned(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("red", "green"):
+        save_picture(tmp_path / f"{name}.jpg", name)
+
+    code, lines = predicted(model, "red.jpg", "green.jpg", output_format="table")
+
+    assert code == 0
+    assert lines == ["red.jpg    0.999 red", "green.jpg  0.999 green"]
+
+
+def test_png_with_transparency_is_named_with_every_label_when_top_is_large(model: str, tmp_path: Path) -> None:
+    transparent = Image.new("RGBA", (40, 40), (0, 0, 255, 255))
+    transparent.save(tmp_path / "blue.png")
+
+    code, lines = predicted(model, tmp_path / "blue.png", top=9)
+
+    assert code == 0
+    labels = [name["label"] for name in json.loads(lines[0])["names"]]
+    assert labels[0] == "blue"
+    assert sorted(labels) == ["blue", "green", "red"]

@@ -1,0 +1,161 @@
+"""Scores against values worked out by hand, or printed in the papers that the formulas come from."""
+
+import math
+
+import numpy as np
+import pytest
+
+from repot import metrics
+
+# Three labels; the own label ranks 1, 2, 3 and 1.
+PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.1, 0.6, 0.3], [0.2, 0.3, 0.5]], dtype=np.float32)
+LABELS = np.array([0, 1, 0, 2])
+
+
+def test_label_ranks_counts_the_labels_ahead() -> None:
+    assert metrics.label_ranks(PROBABILITIES, LABELS).tolist() == [1, 2, 3, 1]
+
+
+def test_label_ranks_gives_a_tie_to_the_lower_class_as_argmax_does() -> None:
+    equal = np.full((3, 3), 1 / 3, dtype=np.float32)
+
+    assert metrics.label_ranks(equal, np.array([0, 1, 2])).tolist() == [1, 2, 3]
+
+
+def test_precision_at_1_is_the_share_that_ranks_first() -> None:
+    assert metrics.precision_at_1(np.array([1, 2, 3, 1])) == 0.5
+
+
+@pytest.mark.parametrize(("k", "value"), [(1, 0.5), (2, 0.75), (3, 1.0)])
+def test_recall_at_k_counts_up_to_and_including_k(k: int, value: float) -> None:
+    assert metrics.recall_at_k(np.array([1, 2, 3, 1]), k, num_labels=3) == (value, k)
+
+
+@pytest.mark.parametrize(("num_labels", "k"), [(4, 4), (5, 5), (6, 5)])
+def test_recall_at_5_says_how_many_labels_it_could_count(num_labels: int, k: int) -> None:
+    recall = metrics.recall_at_k(np.array([1, num_labels]), 5, num_labels)
+
+    assert recall is not None
+    assert recall.k == k
+    assert recall.value == (1.0 if num_labels <= 5 else 0.5)
+
+
+def test_scores_without_an_example_are_none() -> None:
+    nothing = np.array([], dtype=np.int64)
+
+    assert metrics.precision_at_1(nothing) is None
+    assert metrics.recall_at_k(nothing, 5, 3) is None
+    assert metrics.calibration_error([]) is None
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        # Newcombe, Statistics in Medicine 17 (1998) 857-872, table I, method 3.
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_interval_agrees_with_newcombe(successes: int, n: int, low: float, high: float) -> None:
+    assert metrics.wilson_interval(successes, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_wilson_interval_is_symmetric_and_closed_at_its_ends() -> None:
+    low, high = metrics.wilson_interval(29, 29)
+
+    assert high == 1.0
+    assert low == pytest.approx(1 - metrics.wilson_interval(0, 29)[1])
+    assert metrics.wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_wilson_interval_widens_with_confidence() -> None:
+    narrow, wide = metrics.wilson_interval(7, 10, 0.5), metrics.wilson_interval(7, 10, 0.99)
+
+    assert wide[0] < narrow[0] < 0.7 < narrow[1] < wide[1]
+
+
+def test_confusion_matrix_has_a_row_for_each_true_label() -> None:
+    matrix = metrics.confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), 3)
+
+    assert matrix.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+
+
+def test_label_scores_of_each_label() -> None:
+    first, second, third = metrics.label_scores(np.array([[1, 1, 0], [0, 1, 0], [1, 0, 0]]))
+
+    assert (first.precision, first.recall, first.f1) == (1 / 2, 1 / 2, 1 / 2)
+    assert (second.precision, second.recall, second.f1) == (1 / 2, 1.0, 2 / 3)
+    assert (third.precision, third.recall, third.f1) == (None, 0.0, 0.0)
+
+
+def test_label_score_of_a_label_that_never_occurs_is_none() -> None:
+    (never, _) = metrics.label_scores(np.array([[0, 0], [0, 3]]))
+
+    assert (never.precision, never.recall, never.f1) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "p"),
+    [
+        (0, 0, 1.0),
+        (0, 1, 1.0),
+        (5, 5, 1.0),
+        # 2 * (1 + 8) / 2**8
+        (1, 7, 18 / 256),
+        (7, 1, 18 / 256),
+        # 2 / 2**6
+        (6, 0, 2 / 64),
+    ],
+)
+def test_mcnemar_p_is_twice_the_smaller_binomial_tail(only_first: int, only_second: int, p: float) -> None:
+    assert metrics.mcnemar_p(only_first, only_second) == pytest.approx(p, rel=1e-12)
+
+
+def test_mcnemar_p_of_large_counts_agrees_with_the_normal_distribution() -> None:
+    p = metrics.mcnemar_p(4900, 5100)
+
+    # Continuity-corrected: z = (|5100 - 4900| - 1) / sqrt(10000).
+    assert p == pytest.approx(math.erfc(1.99 / math.sqrt(2)), rel=1e-3)
+    assert metrics.mcnemar_p(0, 5000) == 0.0
+
+
+def test_paired_difference_by_hand() -> None:
+    difference = metrics.paired_difference(1, 7, 21)
+
+    # Bonett and Price: p12 = 2/23, p21 = 8/23, centre 6/23, variance (10/23 - 36/529) / 23.
+    margin = 1.959964 * math.sqrt((10 / 23 - 36 / 529) / 23)
+    assert difference.value == 6 / 21
+    assert difference.interval == pytest.approx((6 / 23 - margin, 6 / 23 + margin), abs=1e-6)
+
+
+def test_paired_difference_stays_within_one() -> None:
+    assert metrics.paired_difference(0, 2, 2).interval[1] == 1.0
+    assert metrics.paired_difference(2, 0, 2).interval[0] == -1.0
+    assert metrics.paired_difference(0, 0, 0) == (0.0, (-1.0, 1.0))
+
+
+def test_calibration_puts_a_bound_into_the_lower_bin() -> None:
+    confidences = np.array([0.0, 0.5, 0.500001, 1.0])
+
+    bins = metrics.calibration(confidences, np.array([False, True, True, True]), num_bins=2)
+
+    assert [(each.low, each.high, each.num_examples, each.num_correct) for each in bins] == [
+        (0.0, 0.5, 2, 1),
+        (0.5, 1.0, 2, 2),
+    ]
+    assert bins[0].mean_probability == 0.25
+
+
+def test_calibration_leaves_out_empty_bins() -> None:
+    bins = metrics.calibration(np.array([0.95, 0.99]), np.array([True, False]))
+
+    assert [(each.low, each.high) for each in bins] == [(0.9, 1.0)]
+
+
+def test_calibration_error_is_weighted_by_examples() -> None:
+    bins = metrics.calibration(np.array([0.6, 0.6, 0.6, 0.9]), np.array([True, True, False, False]))
+
+    # 3/4 * |2/3 - 0.6| + 1/4 * |0 - 0.9|
+    assert metrics.calibration_error(bins) == pytest.approx(0.05 + 0.225)
