@@ -114,7 +114,7 @@ def test_the_published_archive_gives_averaged_values_by_default(
     checkpoints: Path, backbone: Any, tmp_path: Path
 ) -> None:
     archive_path = tmp_path / "inception-v3-2016-03-01.tar.gz"
-    stale = checkpoints / "v1" / "checkpoint"
+    stale = tmp_path / "checkpoint"
     stale.write_text(f'model_checkpoint_path: "/home/shlens/train/model.ckpt-{STEP}"\n')
     with tarfile.open(archive_path, "w:gz", compresslevel=1) as archive:
         for path in (stale, checkpoints / "v1" / f"model.ckpt-{STEP}"):

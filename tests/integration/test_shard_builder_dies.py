@@ -34,7 +34,7 @@ def _plan(pictures: Path, folder: Path) -> DatasetPlan:
 
 def _processes(dataset_uri: str) -> list[str]:
     """Return every running process that was given the data set."""
-    listing = subprocess.run(["ps", "-eo", "stat,args"], check=True, capture_output=True, text=True).stdout
+    listing = subprocess.run(["ps", "-ewwo", "stat,args"], check=True, capture_output=True, text=True).stdout
     return [line for line in listing.splitlines() if dataset_uri in line and not line.startswith("Z")]
 
 

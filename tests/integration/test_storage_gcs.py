@@ -1,5 +1,6 @@
 """Objects in Google Cloud Storage, against a real server process that speaks its API."""
 
+import gzip
 import os
 import unicodedata
 import urllib.parse
@@ -11,6 +12,7 @@ import pytest
 
 from repot import storage
 from repot.errors import AlreadyExistsError, ConflictError, NotFoundError, StorageError
+from repot.storage import gcs_client
 
 LARGE_BYTES = (8 << 20) + 1  # More than one request may carry.
 NAMES = ["a b", "a#b?c", "a%20b", "a%2Fb", "ünï/cöde", "x" * 1024, "..a", "x:y&z=1+2", "'\"\\", "a//b"]
@@ -173,22 +175,32 @@ def test_threads_share_one_client(gcs: str) -> None:
     assert storage.list_objects(gcs) == infos
 
 
-def test_forked_child_makes_a_client_of_its_own(gcs: str) -> None:
-    storage.write_bytes(f"{gcs}/parent", b"1")
+def test_forked_child_and_parent_do_not_share_a_connection(gcs: str) -> None:
+    for name in ("child", "parent"):
+        storage.write_text(f"{gcs}/{name}", name)
+    parents_client = gcs_client.client()
     child = os.fork()
+    name = "parent" if child else "child"
+    answers = {storage.read_text(f"{gcs}/{name}") for _ in range(20)}
     if child == 0:
-        data = storage.read_bytes(f"{gcs}/parent")
-        storage.write_bytes(f"{gcs}/child", data)
-        os._exit(0)
-    assert storage.read_bytes(f"{gcs}/parent") == b"1"
+        os._exit(0 if answers == {name} and gcs_client.client() is not parents_client else 1)
+    assert gcs_client.client() is parents_client
+    assert answers == {name}
     assert os.waitpid(child, 0)[1] == 0
-    assert storage.read_bytes(f"{gcs}/child") == b"1"
 
 
-def put_object(endpoint: str, bucket_uri: str, name: str) -> None:
+def test_object_with_a_content_encoding_comes_as_it_is_stored(gcs: str, gcs_endpoint: str) -> None:
+    data = gzip.compress(b"data")
+    put_object(gcs_endpoint, gcs, "x", data, contentEncoding="gzip")
+    (info,) = storage.list_objects(gcs)
+    assert info.crc32c == storage.crc32c_hex(data)
+    assert storage.read_bytes(info.uri) == data
+
+
+def put_object(endpoint: str, bucket_uri: str, name: str, data: bytes = b"", **parameters: str) -> None:
     """Make an object without repot, as the console's "create folder" does."""
     bucket = bucket_uri.removeprefix("gs://")
-    query = urllib.parse.urlencode({"uploadType": "media", "name": name})
-    request = urllib.request.Request(f"{endpoint}/upload/storage/v1/b/{bucket}/o?{query}", data=b"", method="POST")
+    query = urllib.parse.urlencode({"uploadType": "media", "name": name, **parameters})
+    request = urllib.request.Request(f"{endpoint}/upload/storage/v1/b/{bucket}/o?{query}", data=data, method="POST")
     with urllib.request.urlopen(request) as answer:
         assert answer.status == 200

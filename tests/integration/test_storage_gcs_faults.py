@@ -1,5 +1,6 @@
 """What goes wrong between repot and Google Cloud Storage: a proxy before a real server makes it go wrong."""
 
+import gc
 import http.client
 import json
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +22,8 @@ from repot.errors import AlreadyExistsError, ConflictError, StorageError
 from repot.storage import gcs_client
 
 Answer = tuple[int, list[tuple[str, str]], bytes]
-Fault = Callable[["FaultyProxy", Answer], Answer | None]
+# Gets the function that asks the real server; None closes the connection without an answer.
+Fault = Callable[[Callable[[], Answer]], Answer | None]
 
 
 class FaultyProxy(ThreadingHTTPServer):
@@ -38,17 +41,19 @@ class FaultyProxy(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def forward(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer | None:
+    def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer | None:
         self.requests.append((method, path, body))
+
+        def ask() -> Answer:
+            connection = http.client.HTTPConnection(self.endpoint)
+            connection.request(method, path, body, headers)
+            answer = connection.getresponse()
+            whole: Answer = (answer.status, answer.getheaders(), answer.read())
+            connection.close()
+            return whole
+
         faults = self.faults.get(method)
-        if path.startswith("/nowhere"):
-            return faults.pop(0)(self, (200, [], b"")) if faults else None
-        connection = http.client.HTTPConnection(self.endpoint)
-        connection.request(method, path, body, headers)
-        answer = connection.getresponse()
-        whole: Answer = (answer.status, answer.getheaders(), answer.read())
-        connection.close()
-        return faults.pop(0)(self, whole) if faults else whole
+        return faults.pop(0)(ask) if faults else ask()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -57,7 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def handle_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        answer = self.server.forward(self.command, self.path, dict(self.headers), body)
+        answer = self.server.answer(self.command, self.path, dict(self.headers), body)
         if answer is None:
             self.close_connection = True
             return
@@ -72,30 +77,45 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
         self.close_connection = length != str(len(data))
 
-    do_GET = do_POST = do_PUT = do_DELETE = handle_any  # noqa: N815
+    do_GET = do_POST = do_PUT = do_DELETE = handle_any
 
     def log_message(self, *_args: Any) -> None:
         """Say nothing."""
 
 
-def fail(status: int, message: str = "Try again.") -> Fault:
-    """Return the fault that the service does what it is asked, and answers with an error."""
+def refuse(status: int, message: str = "Try again.") -> Fault:
+    """Return the fault that the service does nothing, and answers with an error."""
     body = json.dumps({"error": {"code": status, "message": message}}).encode()
-    return lambda _proxy, _answer: (status, [("Content-Type", "application/json")], body)
+    return lambda _ask: (status, [("Content-Type", "application/json")], body)
 
 
-def hang_up(_proxy: FaultyProxy, _answer: Answer) -> None:
+def lose_answer(status: int) -> Fault:
+    """Return the fault that the service does what it is asked, and answers with an error."""
+
+    def fault(ask: Callable[[], Answer]) -> Answer | None:
+        ask()
+        return refuse(status)(ask)
+
+    return fault
+
+
+def hang_up(ask: Callable[[], Answer]) -> None:
     """Close the connection without an answer, after the service did what it was asked."""
+    ask()
 
 
-def flip_a_bit(_proxy: FaultyProxy, answer: Answer) -> Answer:
-    status, headers, data = answer
+def flip_a_bit(ask: Callable[[], Answer]) -> Answer:
+    status, headers, data = ask()
     return status, headers, bytes([data[0] ^ 1]) + data[1:]
 
 
-def cut(_proxy: FaultyProxy, answer: Answer) -> Answer:
-    status, headers, data = answer
+def cut(ask: Callable[[], Answer]) -> Answer:
+    status, headers, data = ask()
     return status, [*headers, ("X-Length", str(len(data)))], data[: len(data) // 2]
+
+
+def flip_and_cut(ask: Callable[[], Answer]) -> Answer:
+    return cut(lambda: flip_a_bit(ask))
 
 
 @pytest.fixture
@@ -109,7 +129,7 @@ def proxy(gcs: str, gcs_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Itera
         thread.join()
 
 
-@pytest.mark.parametrize("fault", [fail(503), fail(500), fail(429), hang_up])
+@pytest.mark.parametrize("fault", [refuse(503), refuse(500), refuse(429), lose_answer(503), hang_up])
 def test_passing_failure_is_tried_again(fault: Fault, proxy: FaultyProxy, gcs: str) -> None:
     proxy.faults = {method: [fault] for method in ("GET", "POST", "DELETE")}
     info = storage.write_bytes(f"{gcs}/x", b"data")
@@ -119,7 +139,7 @@ def test_passing_failure_is_tried_again(fault: Fault, proxy: FaultyProxy, gcs: s
     assert not any(proxy.faults.values())
 
 
-@pytest.mark.parametrize("fault", [fail(503), hang_up])
+@pytest.mark.parametrize("fault", [lose_answer(503), hang_up])
 def test_own_write_whose_answer_got_lost_is_no_conflict(fault: Fault, proxy: FaultyProxy, gcs: str) -> None:
     proxy.faults["POST"] = [fault]
     first = storage.write_bytes(f"{gcs}/x", b"1", if_absent=True)
@@ -132,7 +152,7 @@ def test_own_write_whose_answer_got_lost_is_no_conflict(fault: Fault, proxy: Fau
 def test_equal_write_of_somebody_else_is_a_conflict(proxy: FaultyProxy, gcs: str) -> None:
     first = storage.write_bytes(f"{gcs}/x", b"1", if_absent=True)
     storage.swap_bytes(f"{gcs}/x", b"2", expected_version=first.version)
-    proxy.faults["POST"] = [fail(503)]
+    proxy.faults["POST"] = [refuse(503)]
     with pytest.raises(ConflictError):
         storage.swap_bytes(f"{gcs}/x", b"2", expected_version=first.version)
     with pytest.raises(AlreadyExistsError):
@@ -160,9 +180,6 @@ def test_download_that_is_always_damaged_is_refused(proxy: FaultyProxy, gcs: str
 
 
 def test_resumed_download_is_checked_as_a_whole(proxy: FaultyProxy, gcs: str) -> None:
-    def flip_and_cut(proxy: FaultyProxy, answer: Answer) -> Answer:
-        return cut(proxy, flip_a_bit(proxy, answer))
-
     data = os.urandom(3 << 20)
     storage.write_bytes(f"{gcs}/x", data)
     proxy.faults["GET"] = [flip_and_cut]
@@ -181,8 +198,8 @@ def test_upload_sends_checksum_and_precondition(size_bytes: int, proxy: FaultyPr
 
 
 def test_upload_that_is_stored_otherwise_is_deleted_and_refused(proxy: FaultyProxy, gcs: str) -> None:
-    def lie(_proxy: FaultyProxy, answer: Answer) -> Answer:
-        status, headers, data = answer
+    def lie(ask: Callable[[], Answer]) -> Answer:
+        status, headers, data = ask()
         return status, headers, json.dumps(json.loads(data) | {"crc32c": "AAAAAA=="}).encode()
 
     proxy.faults["POST"] = [lie]
@@ -193,43 +210,66 @@ def test_upload_that_is_stored_otherwise_is_deleted_and_refused(proxy: FaultyPro
 
 def test_denied_access_names_the_account_and_the_role(proxy: FaultyProxy, gcs: str) -> None:
     words = "robot@project.iam.gserviceaccount.com does not have storage.objects.create access to the object."
-    proxy.faults = {"GET": [fail(403, words)] * 2, "POST": [fail(403, words)] * 2}
+    proxy.faults = {"GET": [refuse(403, words)] * 2, "POST": [refuse(403, words)] * 2}
     for act in (
         storage.check_writable,
         lambda uri: storage.write_bytes(uri, b""),
         storage.read_bytes,
         storage.list_objects,
     ):
-        print(act)
+        print(act, proxy.requests[-3:], proxy.faults)
         with pytest.raises(StorageError, match=rf"access is denied \({words[:-1]}\)") as caught:
             act(f"{gcs}/folder")
         assert f"Storage Object User (roles/storage.objectUser) on {gcs}." in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("status", "words"), [(401, "the Google credentials are missing"), (400, "answered 400 (No.*)")]
-)
-def test_refused_request_is_not_repeated(status: int, words: str, proxy: FaultyProxy, gcs: str) -> None:
-    proxy.faults["GET"] = [fail(status, "No.")] * 2
-    with pytest.raises(StorageError, match=words):
+def test_rule_of_the_bucket_s_owner_is_told_and_no_conflict(proxy: FaultyProxy, gcs: str) -> None:
+    proxy.faults["POST"] = [refuse(412, "Request violates constraint 'x/y'.")] * 2
+    for if_absent in (False, True):
+        with pytest.raises(StorageError, match=r"answered 412 \(Request violates constraint 'x/y'\)") as caught:
+            storage.write_bytes(f"{gcs}/x", b"", if_absent=if_absent)
+        assert not isinstance(caught.value, AlreadyExistsError)
+
+
+def test_refused_request_is_not_repeated(proxy: FaultyProxy, gcs: str) -> None:
+    proxy.faults["GET"] = [refuse(400, "No.")] * 2
+    with pytest.raises(StorageError, match=r"the service answered 400 \(No\)"):
         storage.read_bytes(f"{gcs}/x")
-    assert len(proxy.faults["GET"]) == 1
+    assert len(proxy.requests) == 1
+
+
+def test_repeated_download_leaves_no_connection_open(proxy: FaultyProxy, gcs: str) -> None:
+    storage.write_bytes(f"{gcs}/x", b"data")
+    proxy.faults["GET"] = [refuse(503)]
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        storage.read_bytes(f"{gcs}/x")
+        gc.collect()
+    assert [str(warning.message) for warning in seen if warning.category is ResourceWarning] == []
+
+
+def test_nothing_but_the_object_is_asked_for(proxy: FaultyProxy, gcs: str) -> None:
+    storage.write_bytes(f"{gcs}/x", b"")
+    storage.exists(f"{gcs}/y")
+    paths = [path for _, path, _ in proxy.requests]
+    assert len(paths) == 2
+    assert all("/o" in path for path in paths)
 
 
 def test_missing_bucket_of_a_read_is_named(proxy: FaultyProxy, gcs: str) -> None:
-    proxy.faults["GET"] = [fail(404, "The specified bucket does not exist.")] * 2
+    proxy.faults["GET"] = [refuse(404, "The specified bucket does not exist.")] * 2
     for act in (storage.stat, storage.read_bytes):
         with pytest.raises(StorageError, match=f"there is no bucket {gcs}"):
             act(f"{gcs}/x")
 
 
 def test_secrets_in_a_url_are_not_told(proxy: FaultyProxy, gcs: str, caplog: pytest.LogCaptureFixture) -> None:
-    def no_session(_proxy: FaultyProxy, _answer: Answer) -> Answer:
+    def no_session(_ask: Callable[[], Answer]) -> Answer:
         return 200, [("Location", f"{proxy.url}/nowhere?upload_id=SECRET")], b""
 
     proxy.faults["POST"] = [no_session]
-    proxy.faults["PUT"] = [fail(503), fail(410, "")]
+    proxy.faults["PUT"] = [refuse(503), refuse(410, "")]
     with pytest.raises(StorageError, match="answered 410") as caught:
         storage.write_bytes(f"{gcs}/x", bytes((8 << 20) + 1))
     assert "SECRET" not in str(caught.value) + caplog.text
@@ -238,7 +278,7 @@ def test_secrets_in_a_url_are_not_told(proxy: FaultyProxy, gcs: str, caplog: pyt
 
 def test_service_that_stays_away_is_given_up(proxy: FaultyProxy, gcs: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gcs_client, "DEADLINE_SECONDS", 1.0)
-    proxy.faults["GET"] = [fail(503, "Busy.")] * 20
+    proxy.faults["GET"] = [refuse(503, "Busy.")] * 20
     with pytest.raises(StorageError, match=r"answered 503 \(Busy\)"):
         storage.read_bytes(f"{gcs}/x")
     assert 2 <= 20 - len(proxy.faults["GET"]) < 20
@@ -249,6 +289,8 @@ def run_without_cloud(environment: dict[str, str]) -> tuple[str, float]:
     program = """
 from repot import storage
 from repot.errors import StorageError
+from repot.storage import gcs_client
+gcs_client.FIRST_READ_SECONDS = gcs_client.FIRST_DEADLINE_SECONDS = 2.0
 try:
     storage.check_writable("gs://bucket/folder")
 except StorageError as err:
@@ -276,6 +318,30 @@ def test_missing_credentials_say_how_to_get_some() -> None:
     assert seconds < 30
 
 
+def test_credentials_that_are_refused_say_how_to_get_new_ones(tmp_path: Path) -> None:
+    class Refuse(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(400)
+            self.end_headers()
+            self.wfile.write(b'{"error": "invalid_grant", "error_description": "Token has been expired or revoked."}')
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        facts = {
+            "type": "service_account",
+            "client_email": "robot@project.iam.gserviceaccount.com",
+            "private_key": private_key(),
+            "token_uri": f"http://127.0.0.1:{server.server_port}/token",
+        }
+        (tmp_path / "key.json").write_text(json.dumps(facts))
+        words, seconds = run_without_cloud({"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "key.json")})
+        server.shutdown()
+    assert "the Google credentials are missing or no longer valid. Run `gcloud auth" in words
+    assert "PRIVATE" not in words
+    assert seconds < 30
+
+
 def test_missing_key_file_says_how_to_get_one(tmp_path: Path) -> None:
     words, seconds = run_without_cloud({"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "none.json")})
     assert "the Google credentials are missing" in words
@@ -293,7 +359,17 @@ def test_endpoint_that_does_not_answer_is_named_soon(is_silent: bool) -> None:
     assert "gs://bucket/folder/.repot-" in words
     assert f"{endpoint} does not answer" in words
     assert "Check the network" in words
-    assert seconds < 45
+    assert seconds < 15
+    assert gcs_client.FIRST_DEADLINE_SECONDS + gcs_client.FIRST_READ_SECONDS <= 30
+
+
+def private_key() -> str:
+    """Return a new private key in PEM, as in the key file of a service account."""
+    rsa = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.rsa")
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return str(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode())
 
 
 def free_port() -> int:
