@@ -1,0 +1,325 @@
+"""Every overlay builds, holds only valid Kubernetes objects, and agrees with itself, the pipeline and the README."""
+
+import functools
+import re
+import subprocess
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from repot import __version__, storage
+from repot.container_images import CPU_IMAGE
+from repot.errors import UsageError
+from repot_pipelines.commands.submit import submit_command
+
+ROOT = Path(__file__).parent.parent.parent
+MANIFESTS = ROOT / "manifests"
+OVERLAYS = sorted(folder.name for folder in (MANIFESTS / "overlays").iterdir())
+SCHEDULED = [overlay for overlay in OVERLAYS if overlay.endswith("-scheduled")]
+KUBERNETES_VERSIONS = ["1.27", "1.29", "1.31", "1.33", "1.35", "1.36"]
+WITHOUT_NAMESPACE = {"PriorityClass"}
+LABELS = {"name", "instance", "version", "component", "part-of", "managed-by"}
+
+Facts = dict[str, Any]
+
+
+@functools.cache
+def built(folder: str) -> list[Facts]:
+    command = [f"{sysconfig.get_path('scripts')}/kubectl", "kustomize", str(MANIFESTS / folder)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return list(yaml.safe_load_all(text))
+
+
+def objects(overlay: str, kind: str) -> dict[str, Facts]:
+    return {found["metadata"]["name"]: found for found in built(f"overlays/{overlay}") if found["kind"] == kind}
+
+
+def rights(overlay: str, role: str) -> set[tuple[str, str, str]]:
+    rules = objects(overlay, "Role")[role]["rules"]
+    return {
+        ("/".join(filter(None, [group, resource])), verb, name)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+        for name in rule.get("resourceNames", [""])
+    }
+
+
+def settings(overlay: str) -> dict[str, str]:
+    maps = objects(overlay, "ConfigMap")
+    schedule: Facts = maps.get("repot-schedule", {"data": {}})
+    return {**maps["repot-settings"]["data"], **schedule["data"]}
+
+
+def texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts(inner)
+    elif isinstance(value, str):
+        yield value
+
+
+def submit_container(overlay: str) -> tuple[Facts, Facts]:
+    (cron_job,) = objects(overlay, "CronJob").values()
+    pod = cron_job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    return pod, container
+
+
+def submitted_words(overlay: str, folder: Path) -> list[str]:
+    """Return the CronJob's command as it is in the container, whose mounted files are in `folder` instead."""
+    pod, container = submit_container(overlay)
+    (maps,) = container["envFrom"]
+    variables = objects(overlay, "ConfigMap")[maps["configMapRef"]["name"]]["data"]
+    (volume,) = [volume for volume in pod["volumes"] if "configMap" in volume]
+    (mount,) = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == volume["name"]]
+    for item in volume["configMap"]["items"]:
+        (folder / item["path"]).write_text(
+            objects(overlay, "ConfigMap")[volume["configMap"]["name"]]["data"][item["key"]]
+        )
+    return [
+        re.sub(r"\$\((\w+)\)", lambda name: variables[name.group(1)], word).replace(mount, str(folder))
+        for word in container["command"]
+    ]
+
+
+@pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
+@pytest.mark.parametrize("folder", ["argo-retry", *(f"overlays/{overlay}" for overlay in OVERLAYS)])
+def test_every_object_is_valid_for_kubernetes(folder: str, version: str) -> None:
+    for found in built(folder):
+        assert kubernetes_validate.validate(found, version, strict=True) == version
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_object_has_the_recommended_labels(overlay: str) -> None:
+    for found in built(f"overlays/{overlay}"):
+        labels = found["metadata"]["labels"]
+        assert {f"app.kubernetes.io/{label}" for label in LABELS} == set(labels), found["metadata"]["name"]
+        assert labels["app.kubernetes.io/version"] == __version__
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_object_is_in_the_one_namespace(overlay: str) -> None:
+    for found in built(f"overlays/{overlay}"):
+        expected = None if found["kind"] in WITHOUT_NAMESPACE else "kubeflow"
+        assert found["metadata"].get("namespace") == expected
+        assert {subject["namespace"] for subject in found.get("subjects", [])} <= {"kubeflow"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_role_bindings_lead_to_what_the_overlay_holds(overlay: str) -> None:
+    for binding in objects(overlay, "RoleBinding").values():
+        assert binding["roleRef"]["name"] in objects(overlay, "Role")
+        assert {subject["name"] for subject in binding["subjects"]} <= set(objects(overlay, "ServiceAccount"))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_rights_hold_no_wildcard(overlay: str) -> None:
+    for role in objects(overlay, "Role"):
+        assert "*" not in "".join(word for right in rights(overlay, role) for word in right)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_runner_may_do_what_kfp_argo_and_the_training_job_need_and_no_more(overlay: str) -> None:
+    needed = {
+        ("configmaps", "get", "kfp-launcher"),
+        ("argoproj.io/workflowtaskresults", "create", ""),
+        ("argoproj.io/workflowtaskresults", "patch", ""),
+        ("pods/log", "get", ""),
+        *(("pods", verb, "") for verb in ("get", "list", "watch")),
+        *(("services", verb, "") for verb in ("create", "get", "delete")),
+        *(("batch/jobs", verb, "") for verb in ("create", "get", "list", "watch", "delete")),
+    }
+
+    assert rights(overlay, "repot-runner") == needed
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_worker_has_no_rights_and_no_token(overlay: str) -> None:
+    bound = {subject["name"] for binding in objects(overlay, "RoleBinding").values() for subject in binding["subjects"]}
+
+    assert "repot-worker" not in bound
+    assert objects(overlay, "ServiceAccount")["repot-worker"]["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_secret_is_in_the_manifests(overlay: str) -> None:
+    assert objects(overlay, "Secret") == {}
+    assert not [name for name in settings(overlay) if re.search("PASSWORD|TOKEN|KEY", name)]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_setting_arrived_where_it_is_used(overlay: str) -> None:
+    names = settings(overlay).keys()
+    assert "STORAGE_URI" in names
+    left = [
+        text
+        for found in built(f"overlays/{overlay}")
+        for text in texts(found)
+        for word in re.findall(r"[A-Z][A-Z0-9_]+", re.sub(r"\$\(\w+\)", "", text))
+        if word in names
+    ]
+
+    assert left == []
+
+
+@pytest.mark.parametrize("overlay", [overlay for overlay in OVERLAYS if not overlay.startswith("gke")])
+def test_kfp_launcher_reaches_the_s3_store_of_the_settings(overlay: str) -> None:
+    launcher = objects(overlay, "ConfigMap")["kfp-launcher"]["data"]
+    given = settings(overlay)
+
+    assert launcher["defaultPipelineRoot"] == given["PIPELINE_ROOT"]
+    assert yaml.safe_load(launcher["providers"])["s3"]["default"] == {
+        "endpoint": given["S3_ENDPOINT"],
+        "region": given["S3_REGION"],
+        "disableSSL": given["S3_ENDPOINT"].startswith("http:"),
+        "forcePathStyle": True,
+        "credentials": {
+            "fromEnv": False,
+            "secretRef": {
+                "secretName": given["S3_SECRET_NAME"],
+                "accessKeyKey": "accesskey",
+                "secretKeyKey": "secretkey",
+            },
+        },
+    }
+    assert rights(overlay, "repot-store-credentials") == {("secrets", "get", given["S3_SECRET_NAME"])}
+
+
+@pytest.mark.parametrize("overlay", ["gke", "gke-scheduled"])
+def test_gke_needs_no_secret_for_storage(overlay: str) -> None:
+    launcher = objects(overlay, "ConfigMap")["kfp-launcher"]["data"]
+    given = settings(overlay)
+
+    assert launcher["defaultPipelineRoot"] == given["PIPELINE_ROOT"]
+    assert yaml.safe_load(launcher["providers"]) == {"gs": {"default": {"credentials": {"fromEnv": True}}}}
+    for account in ("repot-runner", "repot-worker"):
+        annotations = objects(overlay, "ServiceAccount")[account]["metadata"]["annotations"]
+        assert annotations == {"iam.gke.io/gcp-service-account": given["GOOGLE_SERVICE_ACCOUNT"]}
+
+
+@pytest.mark.parametrize("overlay", [overlay for overlay in OVERLAYS if overlay != "kind"])
+def test_gpu_quota_counts_gpus_only(overlay: str) -> None:
+    (quota,) = objects(overlay, "ResourceQuota").values()
+
+    assert quota["spec"] == {"hard": {"requests.nvidia.com/gpu": settings(overlay)["GPU_QUOTA"]}}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_training_gives_way_but_still_gets_nodes_from_the_autoscaler(overlay: str) -> None:
+    (priority,) = objects(overlay, "PriorityClass").values()
+
+    assert -10 <= priority["value"] < 0
+    assert priority["preemptionPolicy"] == "Never"
+
+
+@pytest.mark.parametrize("overlay", SCHEDULED)
+def test_cron_job_submits_what_repot_accepts(overlay: str, tmp_path: Path) -> None:
+    program, name, *words = submitted_words(overlay, tmp_path)
+    assert (program, name) == ("repot", "submit")
+    try:
+        storage.normalise(settings(overlay)["STORAGE_URI"])
+    except UsageError:
+        pytest.skip("this version of repot does not know the overlay's storage")
+
+    shown = CliRunner().invoke(submit_command, [*words, "--dry-run"], catch_exceptions=False, standalone_mode=False)
+
+    given = yaml.safe_load((tmp_path / "parameters.yaml").read_text("utf-8"))
+    assert given["pictures_uri"] in shown.output
+    assert settings(overlay)["STORAGE_URI"] in shown.output
+    assert given.keys() >= {"model_name", "accelerator_count", "trainer_node_selector", "trainer_tolerations"}
+
+
+@pytest.mark.parametrize("overlay", SCHEDULED)
+def test_cron_job_runs_the_pipeline_as_the_runner_and_itself_as_the_submitter(overlay: str) -> None:
+    pod, container = submit_container(overlay)
+
+    assert "--service-account=repot-runner" in container["command"]
+    assert pod["serviceAccountName"] == "repot-submitter"
+    assert {"repot-runner", "repot-submitter"} <= objects(overlay, "ServiceAccount").keys()
+    assert container["image"] == CPU_IMAGE
+
+
+@pytest.mark.parametrize("overlay", SCHEDULED)
+def test_cron_job_finds_the_token_that_kfp_accepts(overlay: str) -> None:
+    pod, container = submit_container(overlay)
+    (token,) = [volume for volume in pod["volumes"] if "projected" in volume]
+    (source,) = token["projected"]["sources"]
+    (folder,) = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == token["name"]]
+    (variable,) = container["env"]
+
+    assert source["serviceAccountToken"]["audience"] == "pipelines.kubeflow.org"
+    assert variable["name"] == "KF_PIPELINES_SA_TOKEN_PATH"
+    assert variable["value"] == f"{folder}/{source['serviceAccountToken']['path']}"
+
+
+@pytest.mark.parametrize("overlay", SCHEDULED)
+def test_cron_job_follows_the_schedule_and_catches_nothing_up(overlay: str) -> None:
+    (cron_job,) = objects(overlay, "CronJob").values()
+
+    assert cron_job["spec"]["schedule"] == settings(overlay)["SCHEDULE"]
+    assert len(settings(overlay)["SCHEDULE"].split()) == 5
+    assert cron_job["spec"]["timeZone"] == settings(overlay)["TIME_ZONE"]
+    assert cron_job["spec"]["concurrencyPolicy"] == "Forbid"
+    assert cron_job["spec"]["startingDeadlineSeconds"] == 3600
+
+
+@pytest.mark.parametrize("overlay", SCHEDULED)
+def test_scheduled_overlay_holds_all_of_the_overlay_that_it_is_named_after(overlay: str) -> None:
+    base = built(f"overlays/{overlay.removesuffix('-scheduled')}")
+
+    assert [found for found in base if found not in built(f"overlays/{overlay}")] == []
+
+
+def test_argo_starts_lost_pods_again_and_no_failed_program() -> None:
+    (config,) = built("argo-retry")
+    assert config["data"].keys() == {"workflowDefaults"}
+    retry = yaml.safe_load(config["data"]["workflowDefaults"])["spec"]["templateDefaults"]["retryStrategy"]
+    expression = re.fullmatch(r"lastRetry\.message matches '(.*)'", retry["expression"])
+    assert expression is not None
+    pattern = expression.group(1)
+
+    lost = [
+        "pod deleted",
+        "Pod was terminated in response to imminent node shutdown.",
+        "Pod Node is in progress of shutting down, not admitting any new pods",
+        "Preempted in order to admit critical pod",
+        "The node was low on resource: memory.",
+        "Pod The node had condition: [DiskPressure]. Evicted",
+    ]
+    assert [message for message in lost if not re.search(pattern, message)] == []
+    failed = ["Error (exit code 1)", "OOMKilled (exit code 137)", "child 'run-1' failed", ""]
+    assert [message for message in failed if re.search(pattern, message)] == []
+    assert retry["retryPolicy"] == "Always"
+    assert int(retry["limit"]) == 3
+
+
+def test_readme_describes_every_folder_and_setting() -> None:
+    readme = (MANIFESTS / "README.md").read_text("utf-8")
+    names = {name for overlay in OVERLAYS for name in settings(overlay)}
+
+    assert {f"overlays/{overlay}" for overlay in OVERLAYS} <= set(re.findall(r"(?m)^\| `([^`]+)`", readme))
+    table = "\n".join(line for line in readme.splitlines() if line.startswith("|"))
+    assert [name for name in names if f"`{name}`" not in table] == []
+    assert set(re.findall(r"`([A-Z][A-Z0-9_]+)`", readme)) <= names
+
+
+def test_readme_names_only_paths_and_objects_that_exist() -> None:
+    readme = (MANIFESTS / "README.md").read_text("utf-8")
+    existing = {found["metadata"]["name"] for overlay in OVERLAYS for found in built(f"overlays/{overlay}")}
+
+    paths = set(re.findall(r"\bmanifests/[\w/-]+", readme)) | set(re.findall(r"`(overlays/[\w/.-]+)`", readme))
+    assert [path for path in paths if not (MANIFESTS / path.removeprefix("manifests/")).exists()] == []
+    accounts = re.findall(r"\*\*\w+ `(repot-[\w-]+|kfp-launcher)`", readme)
+    assert len(accounts) == 7
+    assert set(accounts) <= existing
