@@ -100,7 +100,8 @@ class BarView:
 
 class _SecondsColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{task.elapsed or 0.0:6.1f} s", style="dim")
+        seconds = task.finished_time if task.finished_time is not None else task.elapsed
+        return Text(f"{seconds or 0.0:6.1f} s", style="dim")
 
 
 def _amount(event: Event) -> str:

@@ -43,9 +43,9 @@ def options(command: click.Command) -> set[str]:
 
 def documented_options(start: str) -> set[str]:
     """Return the options in the table rows that begin with `start`, and in the rows of the options that they name."""
-    rows = [line for line in README.splitlines() if line.startswith(f"| {start}")]
-    named = {f"{kind} options" for row in rows for kind in re.findall(r", (\w+) options", row)}
-    own = {option for row in rows for option in re.findall(r"--[a-z0-9-]+", row)}
+    cells = [line.split("|")[-2] for line in README.splitlines() if line.startswith(f"| {start}")]
+    named = {f"{kind} options" for cell in cells for kind in re.findall(r"(\w+) options", cell)}
+    own = {option for cell in cells for option in re.findall(r"--[a-z0-9-]+", cell)}
     return own.union(*map(documented_options, named))
 
 

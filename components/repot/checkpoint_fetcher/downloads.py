@@ -41,7 +41,7 @@ def download(url: str, folder: Path) -> Path:
             _download_once(url, path)
         except _TryAgainError as err:
             if pause is None:
-                raise _refusal(url, f"{err}. Check the address and the network.") from err
+                raise _refusal(url, f"{err}. Check the address and the network, or give the path of a copy.") from err
             _log.warning("%s: %s; trying again in %.0f s", without_secrets(url), err, pause)
             time.sleep(pause)
         else:

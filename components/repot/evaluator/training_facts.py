@@ -14,9 +14,9 @@ def training_facts(training: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("backbone", _described(settings.get("backbone"), BACKBONES)),
         ("recipe", _described(settings.get("recipe"), RECIPES)),
         ("checkpoint", training.get("checkpoint_id")),
-        ("image size", _with_unit(settings.get("image_size"), "pixels", "the backbone's own")),
+        ("image size", _pixels(training.get("image_size"))),
         ("batch size", settings.get("batch_size")),
-        ("peak learning rate", settings.get("learning_rate") or "the recipe's own"),
+        ("peak learning rate", _learning_rate(settings)),
         ("seed", settings.get("seed")),
         ("epochs", training.get("epochs")),
         ("parameters", _grouped(training.get("num_parameters"))),
@@ -46,10 +46,16 @@ def _described(name: str | None, table: Mapping[str, Any]) -> str:
     return f"{name}: {table[name].summary}" if name in table else name
 
 
-def _with_unit(value: float | None, unit: str, when_zero: str) -> str:
-    if value is None:
-        return ""
-    return f"{value} {unit}" if value else when_zero
+def _pixels(side: int | None) -> str:
+    return "" if side is None else f"{side} x {side} pixels"
+
+
+def _learning_rate(settings: Mapping[str, Any]) -> str:
+    """Return the rate of the main phase; a setting of 0 took the recipe's own."""
+    recipe = RECIPES.get(settings.get("recipe", ""))
+    own = (recipe.learning_rate or recipe.head_learning_rate) if recipe else 0.0
+    rate = settings.get("learning_rate") or own
+    return f"{rate:g}" if rate else ""
 
 
 def _grouped(value: int | None) -> str:
