@@ -28,8 +28,8 @@ def _place(
     task.set_display_name(display_name)
     task.set_container_image(image)
     task.set_cpu_request(cpu).set_memory_request(memory).set_memory_limit(memory)
-    # set_cpu_request and its like, unlike set_container_image, do not register their parameters: kfp 2.17 would not hand
-    # them into a loop.
+    # set_cpu_request and its like, unlike set_container_image, do not register their parameters: kfp 2.17 would not
+    # hand them into a loop.
     task.register_pipeline_channels(extract_pipeline_channels_from_any([cpu, memory]))
     task.set_caching_options(enable_caching=cached)
 

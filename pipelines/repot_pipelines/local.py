@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from repot.progress import EVENTS_VARIABLE
+from repot_pipelines.docker_containers import remove_containers
 from repot_pipelines.events import POLL_SECONDS, Event, follow
 
 STOP_SECONDS = 5.0
@@ -37,6 +38,7 @@ def run_locally(
     pipeline: Path,
     arguments: dict[str, Any],
     *,
+    runner: str,
     work_folder: Path,
     log: IO[bytes],
     on_event: Callable[[Event], None],
@@ -46,6 +48,7 @@ def run_locally(
     Args:
         pipeline: The compiled YAML.
         arguments: Pipeline parameters by name.
+        runner: "subprocess" runs the tasks in this Python, "docker" in containers of the images that they name.
         work_folder: An existing folder for the small artifacts and the events.
         log: Receives all that kfp and the tasks print.
         on_event: Called with each event, in order.
@@ -56,11 +59,12 @@ def run_locally(
     events = work_folder / "events.jsonl"
     events.touch()
     request = work_folder / "request.json"
-    facts = {"pipeline": str(pipeline), "arguments": arguments, "work_folder": str(work_folder)}
+    facts = {"pipeline": str(pipeline), "arguments": arguments, "work_folder": str(work_folder), "runner": runner}
     request.write_text(json.dumps(facts), encoding="utf-8")
     results: dict[str, Any] = {}
     failures: list[Event] = []
-    with _child(request, events, log) as child, events.open("rb") as stream:
+    containers = _no_containers_after(work_folder) if runner == "docker" else contextlib.nullcontext()
+    with containers, _child(request, events, log) as child, events.open("rb") as stream:
         for event in follow(stream, lambda: child.poll() is not None):
             if event["event"] == "result":
                 results.update({key: value for key, value in event.items() if key != "event"})
@@ -86,6 +90,14 @@ def _child(request: Path, events: Path, log: IO[bytes]) -> Iterator[subprocess.P
         yield child
     finally:
         _stop_group(child)
+
+
+@contextlib.contextmanager
+def _no_containers_after(work_folder: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        remove_containers(work_folder)
 
 
 def _stop_group(child: subprocess.Popen[bytes]) -> None:

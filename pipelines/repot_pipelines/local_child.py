@@ -7,37 +7,47 @@ parent is gone and the whole group goes too.
 Usage: python -m repot_pipelines.local_child REQUEST.json
 """
 
+import functools
 import json
 import os
+import re
 import shlex
 import signal
 import sys
 import threading
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from repot_pipelines.docker_containers import make_runner, remove_containers
+
+_IMAGE_PARAMETER = re.compile(
+    r"^( *image: )'\{\{\$\.inputs\.parameters\[''pipelinechannel--(\w+)''\]\}\}'$", re.MULTILINE
+)
+
 
 def main() -> None:
-    """Run the pipeline that the request file describes: `pipeline`, `arguments`, `work_folder`."""
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    """Run the pipeline that the request file describes: `pipeline`, `arguments`, `work_folder`, `runner`."""
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    run_pipeline(request["pipeline"], request["arguments"], Path(request["work_folder"]))
+    arguments, work_folder = request["arguments"], Path(request["work_folder"])
+    in_containers = request["runner"] == "docker"
+    clean_up = functools.partial(remove_containers, work_folder) if in_containers else _nothing
+    threading.Thread(target=_die_with_parent, args=[clean_up], daemon=True).start()
+    runner = make_runner(arguments, work_folder) if in_containers else _subprocess_runner(work_folder)
+    run_pipeline(request["pipeline"], arguments, work_folder, runner)
 
 
-def run_pipeline(pipeline: str, arguments: dict[str, Any], work_folder: Path) -> None:
-    """Run a compiled pipeline task by task in this Python, artifacts below `work_folder`."""
+def run_pipeline(pipeline: str, arguments: dict[str, Any], work_folder: Path, runner: Any) -> None:
+    """Run a compiled pipeline task by task, artifacts below `work_folder`."""
     from kfp import components, local
-    from kfp.local import subprocess_task_handler
 
-    # The runner writes its Python's path over the text "python3" wherever it stands, paths in arguments included.
-    subprocess_task_handler.replace_python_executable = lambda command, _: command
-    _put_python3_first(work_folder)
     warnings.filterwarnings("ignore")
-    local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(work_folder / "artifacts"))
+    local.init(runner, pipeline_root=str(work_folder / "artifacts"))
     text = Path(pipeline).read_text(encoding="utf-8")
-    run = components.load_component_from_text(text)
-    run(**{**_defaults(text), **arguments})
+    values = {**_defaults(text), **arguments}
+    run = components.load_component_from_text(_with_images(text, values))
+    run(**values)
 
 
 def _defaults(text: str) -> dict[str, Any]:
@@ -46,6 +56,22 @@ def _defaults(text: str) -> dict[str, Any]:
 
     parameters = next(yaml.safe_load_all(text))["root"]["inputDefinitions"]["parameters"]
     return {name: facts["defaultValue"] for name, facts in parameters.items() if "defaultValue" in facts}
+
+
+def _with_images(text: str, values: Mapping[str, Any]) -> str:
+    """Return a compiled pipeline with the images that its parameters name; the local runner takes them literally."""
+    return _IMAGE_PARAMETER.sub(lambda match: f"{match[1]}{json.dumps(values[match[2]])}", text)
+
+
+def _subprocess_runner(work_folder: Path) -> Any:
+    """Return kfp's runner of tasks as processes of this Python."""
+    from kfp import local
+    from kfp.local import subprocess_task_handler
+
+    # The runner writes its Python's path over the text "python3" wherever it stands, paths in arguments included.
+    subprocess_task_handler.replace_python_executable = lambda command, _: command
+    _put_python3_first(work_folder)
+    return local.SubprocessRunner(use_venv=False)
 
 
 def _put_python3_first(work_folder: Path) -> None:
@@ -58,10 +84,17 @@ def _put_python3_first(work_folder: Path) -> None:
     os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(clean_up: Callable[[], None]) -> None:
     while os.read(sys.stdin.fileno(), 1):
         pass
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+    try:
+        clean_up()
+    finally:
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _nothing() -> None:
+    return None
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from rich.console import Console
 from repot import layout, storage
 from repot.errors import RepotError, UsageError
 from repot_pipelines.compiled import find_compiled
+from repot_pipelines.docker_containers import check_docker
 from repot_pipelines.local import LocalRun, run_locally
 from repot_pipelines.progress_view import make_view
 
@@ -48,7 +49,9 @@ class RunOutcome:
     version_uri: str
 
 
-def run_pipeline(arguments: dict[str, Any], *, output_path: Path, console: Console, verbose: bool) -> RunOutcome:
+def run_pipeline(
+    arguments: dict[str, Any], *, output_path: Path, console: Console, verbose: bool, runner: str = "subprocess"
+) -> RunOutcome:
     """Run the pipeline that ships and put report, metrics and model into the output folder.
 
     Args:
@@ -56,6 +59,7 @@ def run_pipeline(arguments: dict[str, Any], *, output_path: Path, console: Conso
         output_path: Folder for what a person looks at; made when it is not there.
         console: Where progress is drawn.
         verbose: Whether kfp's and the tasks' own words are shown too.
+        runner: "subprocess" or "docker", see `run_locally`.
 
     Raises:
         PipelineFailedError: A task failed.
@@ -63,10 +67,14 @@ def run_pipeline(arguments: dict[str, Any], *, output_path: Path, console: Conso
         KeyboardInterrupt: Ctrl-C; nothing is left running.
     """
     _check_output(output_path)
+    if runner == "docker":
+        check_docker()
     with tempfile.TemporaryDirectory(prefix="repot-") as scratch, _log(output_path, verbose) as log:
         view = make_view(console)
         with view:
-            run = run_locally(find_compiled(), arguments, work_folder=Path(scratch), log=log, on_event=view.show)
+            run = run_locally(
+                find_compiled(), arguments, runner=runner, work_folder=Path(scratch), log=log, on_event=view.show
+            )
     _raise_if_failed(run, output_path)
     return _collect(run, arguments, output_path)
 

@@ -50,6 +50,15 @@ GATE_SAID_NO = 3
 @click.option("--min-precision", type=float, help="Lowest precision@1 that is promoted.")
 @click.option("--model-name", help="Name that versions are published under.")
 @click.option("--rebuild", help="Any new text forces a new training.")
+@click.option(
+    "--runner",
+    type=click.Choice(["subprocess", "docker"]),
+    default="subprocess",
+    show_default=True,
+    help="What runs the tasks: this Python, or containers of the images.",
+)
+@click.option("--cpu-image", help="Image of every task but the trainer, for --runner docker.")
+@click.option("--trainer-image", help="Image of the trainer, for --runner docker.")
 @click.option("--require-promotion", is_flag=True, help=f"Exit with {GATE_SAID_NO} when the gate says no.")
 @click.option("--verbose", is_flag=True, help="Show all that Kubeflow and the tasks print.")
 @debug_option
@@ -60,6 +69,7 @@ def run_command(
     preset: str,
     storage_uri: str,
     output: Path,
+    runner: str,
     require_promotion: bool,
     verbose: bool,
     **given: Any,
@@ -86,6 +96,6 @@ def run_command(
     }
     console = Console()
     print_inputs(console, arguments, output.absolute())
-    outcome = run_pipeline(arguments, output_path=output.absolute(), console=console, verbose=verbose)
+    outcome = run_pipeline(arguments, output_path=output.absolute(), console=console, verbose=verbose, runner=runner)
     print_outcome(console, outcome)
     return GATE_SAID_NO if require_promotion and not outcome.metrics["promoted"] else 0
