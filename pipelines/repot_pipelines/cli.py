@@ -15,6 +15,8 @@ from repot_pipelines.commands.compile import compile_command
 from repot_pipelines.commands.options import DEBUG_OPTION
 from repot_pipelines.commands.predict import predict_command
 from repot_pipelines.commands.run import run_command
+from repot_pipelines.commands.schedule import schedule_group
+from repot_pipelines.commands.submit import submit_command
 from repot_pipelines.commands.tutorial import checkpoint_command, evaluate_command, shards_command, train_command
 
 STOPPED = 130
@@ -37,6 +39,8 @@ for _command in (
     train_command,
     evaluate_command,
     compile_command,
+    submit_command,
+    schedule_group,
 ):
     repot.add_command(_command)
 
@@ -52,6 +56,9 @@ def main() -> None:
     except RepotError as err:
         _show(err)
         sys.exit(err.exit_code)
+    except OSError as err:
+        _show(RepotError(f"{err.strerror or err}: {err.filename}." if err.filename else f"{err}."))
+        sys.exit(RepotError.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("Stopped. Nothing finished is lost: run the same command again to go on.", err=True)
         sys.exit(STOPPED)

@@ -47,6 +47,7 @@ def test_second_start_trains_nothing_and_is_unchanged(finished: Path) -> None:
     again = repot("run", "--sample", "--require-promotion", cwd=finished)
     assert again.returncode == 0, again.stderr
     assert "unchanged" in again.stdout
+    assert "steps" not in again.stdout
     assert "epochs" not in again.stdout
     assert time.monotonic() - started < 30
 

@@ -6,9 +6,8 @@ from typing import Any
 import click
 
 from repot.errors import UsageError
-from repot.recipes import RECIPES
-from repot.zoo import BACKBONES
 from repot_pipelines.commands.options import debug_option
+from repot_pipelines.commands.pipeline_options import pipeline_options
 from repot_pipelines.presets import PRESETS
 
 GATE_SAID_NO = 3
@@ -30,26 +29,7 @@ GATE_SAID_NO = 3
     show_default=True,
     help="Folder for report.html, metrics.json and model/.",
 )
-@click.option("--labels-file", "labels_file_uri", help="One label a line; the folder names, sorted, if not given.")
-@click.option("--validation-fraction", type=float, help="Share of the pictures held out, unless they come split.")
-@click.option("--train-shards", type=int, help="Shards of the training split; 0 chooses.")
-@click.option("--validation-shards", type=int, help="Shards of the validation split; 0 chooses.")
-@click.option("--num-threads", type=int, help="Thread count of the 2016 shard layout (not of processes).")
-@click.option("--max-rejected-fraction", type=float, help="Share of damaged pictures past which the run fails.")
-@click.option("--backbone", help=f"Network: {', '.join(BACKBONES)}.")
-@click.option("--checkpoint", help="Pre-trained weights: a known name, a path or a URI.")
-@click.option("--checkpoint-sha256", help="SHA-256 that the checkpoint must have.")
-@click.option("--checkpoint-values", help="Values of a TensorFlow checkpoint: auto, ema or raw.")
-@click.option("--recipe", help=f"How to train: {', '.join(RECIPES)}.")
-@click.option("--epochs", type=int, help="Epochs of the recipe's main phase; 0 takes the recipe's own.")
-@click.option("--batch-size", type=int, help="Examples a training step.")
-@click.option("--learning-rate", type=float, help="Peak learning rate; 0 takes the recipe's own.")
-@click.option("--image-size", type=int, help="Height and width in pixels; 0 takes the backbone's own.")
-@click.option("--input-queue-memory-factor", type=int, help="Shuffle buffer in units of 1024 records.")
-@click.option("--seed", type=int, help="Seed of initialisation, shuffling and augmentation.")
-@click.option("--min-precision", type=float, help="Lowest precision@1 that is promoted.")
-@click.option("--model-name", help="Name that versions are published under.")
-@click.option("--rebuild", help="Any new text forces a new training.")
+@pipeline_options
 @click.option(
     "--runner",
     type=click.Choice(["subprocess", "docker"]),

@@ -1,0 +1,47 @@
+"""Identity tokens for a server behind Google's Identity-Aware Proxy (IAP), renewed as they expire."""
+
+from typing import Any
+
+from repot_pipelines.kfp_server.problems import RefusedError
+
+
+class IapCredentials:
+    """Asks Google for an id token whose audience is the proxy's OAuth client; what kfp calls credentials.
+
+    The token is that of a service account: a key file, an impersonated one (workload identity federation), or the
+    machine's own. Source: https://cloud.google.com/iap/docs/authentication-howto.
+
+    Args:
+        client_id: The proxy's OAuth client id.
+
+    Raises:
+        RefusedError: There are no credentials here that can make an id token.
+    """
+
+    def __init__(self, client_id: str) -> None:
+        import google.auth.exceptions
+        from google.auth.transport.requests import Request
+        from google.oauth2 import id_token
+
+        self._failure = google.auth.exceptions.GoogleAuthError
+        self._request = Request()
+        try:
+            self._credentials = id_token.fetch_id_token_credentials(client_id, self._request)
+        except self._failure as err:
+            raise _no_token(err) from err
+
+    def refresh_api_key_hook(self, config: Any) -> None:
+        """Put a valid token into the client's configuration; the client calls this before every request."""
+        if not self._credentials.valid:
+            try:
+                self._credentials.refresh(self._request)
+            except self._failure as err:
+                raise _no_token(err) from err
+        config.api_key["authorization"] = self._credentials.token
+
+
+def _no_token(err: Exception) -> RefusedError:
+    return RefusedError(
+        f"Cannot get an identity token for the proxy: {err}. Point GOOGLE_APPLICATION_CREDENTIALS to the key of a "
+        "service account, or run where one is attached; the account needs the role IAP-secured Web App User."
+    )

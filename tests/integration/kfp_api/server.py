@@ -1,0 +1,216 @@
+"""The HTTP side: addresses, who may come in, and the ways in which it can be told to fail."""
+
+import json
+import re
+import threading
+import urllib.parse
+from collections.abc import Callable
+from email.message import EmailMessage
+from email.parser import BytesParser
+from email.policy import HTTP
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
+
+from tests.integration.kfp_api.answers import Answer, Refusal, json_answer, plain, upload_refusal, web_page
+from tests.integration.kfp_api.lists import Query
+from tests.integration.kfp_api.store import Store
+
+API = "/apis/v2beta1"
+_Handler = Callable[[Store, "re.Match[str]", Query, Any], Any]
+
+_ROUTES: list[tuple[str, str, _Handler]] = [
+    ("GET", "/pipelines", lambda store, _, query, __: store.list_pipelines(query)),
+    ("POST", "/pipelines", lambda store, _, __, body: store.create_pipeline(body)),
+    ("DELETE", "/pipelines/([^/]+)", lambda store, at, _, __: store.delete_pipeline(at[1])),
+    ("GET", "/pipelines/([^/]+)/versions", lambda store, at, query, _: store.list_versions(at[1], query)),
+    ("GET", "/pipelines/([^/]+)/versions/([^/]+)", lambda store, at, _, __: store.get_version(at[2])),
+    ("GET", "/experiments", lambda store, _, query, __: store.list_experiments(query)),
+    ("POST", "/experiments", lambda store, _, __, body: store.create_experiment(body)),
+    ("GET", "/runs", lambda store, _, query, __: store.list_runs(query)),
+    ("POST", "/runs", lambda store, _, __, body: store.create_run(body)),
+    ("GET", "/runs/([^/:]+)", lambda store, at, _, __: store.get_run(at[1])),
+    ("GET", "/recurringruns", lambda store, _, query, __: store.list_schedules(query)),
+    ("POST", "/recurringruns", lambda store, _, __, body: store.create_schedule(body)),
+    ("POST", "/recurringruns/([^/:]+):enable", lambda store, at, _, __: store.set_schedule(at[1], enabled=True)),
+    ("POST", "/recurringruns/([^/:]+):disable", lambda store, at, _, __: store.set_schedule(at[1], enabled=False)),
+    ("DELETE", "/recurringruns/([^/:]+)", lambda store, at, query, _: store.delete_schedule(at[1], query)),
+]
+
+
+class KfpApi:
+    """A server at `address` from `with` to its end.
+
+    Attributes:
+        store: Its state.
+        tag: The version that it says it is.
+        token, cookie: What one must bring; "" for nothing.
+        denied: Namespaces that nobody may write to.
+        is_ui: Whether it is the UI in front of the API: another health answer, and logs at another address.
+        has_logs: Whether it hands logs out.
+        prefix: What every path begins with, e.g. that of the Kubernetes API's service proxy.
+        answers: Answers to give instead, by method and a pattern of the path; each is given once.
+        before: Called with the number of the request, the method and the path, when it is let in and not yet answered.
+        requests: Method and path of everything that was asked.
+    """
+
+    def __init__(self) -> None:
+        self.store = Store()
+        self.tag = "2.17.0"
+        self.token = self.cookie = ""
+        self.denied: tuple[str, ...] = ()
+        self.is_ui = False
+        self.has_logs = True
+        self.prefix = ""
+        self.answers: list[tuple[str, str, Answer]] = []
+        self.before: Callable[[int, str, str], None] = lambda *_: None
+        self.requests: list[tuple[str, str]] = []
+        self._lock = threading.Lock()
+        handler = type("Handler", (_HttpHandler,), {"api": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    @property
+    def address(self) -> str:
+        """Return its address."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def changes(self) -> list[tuple[str, str]]:
+        """Return the requests that change something."""
+        return [(method, path) for method, path in self.requests if method != "GET"]
+
+    def __enter__(self) -> "KfpApi":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def answer(self, method: str, target: str, headers: Any, body: bytes) -> Answer:
+        """Answer one request."""
+        url = urllib.parse.urlsplit(target)
+        path, query = (
+            url.path.removeprefix(self.prefix),
+            dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True)),
+        )
+        with self._lock:
+            self.requests.append((method, path))
+            for index, (wanted, pattern, instead) in enumerate(self.answers):
+                if wanted == method and re.search(pattern, path):
+                    del self.answers[index]
+                    return instead
+            try:
+                self._admit(headers, query, body)
+                self.before(len(self.requests), method, path)
+                return self._route(method, path, query, headers, body)
+            except Refusal as err:
+                return err.answer()
+
+    def _admit(self, headers: Any, query: Query, body: bytes) -> None:
+        if self.cookie and headers.get("Cookie") != self.cookie:
+            raise _LoginPageError
+        if self.token and headers.get("Authorization") != f"Bearer {self.token}":
+            raise Refusal("unauthenticated", "Request header error: there is no user identity header.")
+        is_json = body and "json" in headers.get("Content-Type", "")
+        namespace = query.get("namespace") or (json.loads(body).get("namespace") if is_json else "")
+        if namespace in self.denied:
+            raise Refusal("denied", f"User 'somebody' is not authorized with reason: (namespace {namespace})")
+
+    def _route(self, method: str, path: str, query: Query, headers: Any, body: bytes) -> Answer:
+        if path == f"{API}/healthz":
+            return self._healthz()
+        if path == f"{API}/pipelines/upload_version" and method == "POST":
+            return self._upload(query, headers, body)
+        if "/log" in path:
+            return self._log(path, query)
+        for wanted, pattern, handler in _ROUTES:
+            at = re.fullmatch(API + pattern, path)
+            if wanted == method and at:
+                facts = json.loads(body) if body else {}
+                return json_answer(handler(self.store, at, query, facts))
+        return plain("404 page not found", status=404)
+
+    def _healthz(self) -> Answer:
+        store = self.store
+        if self.is_ui:
+            facts = {"apiServerReady": True, "apiServerTagName": self.tag, "apiServerMultiUser": store.is_multi_user}
+        else:
+            facts = {"commit_sha": "abc", "tag_name": self.tag, "multi_user": store.is_multi_user}
+        return json_answer(facts)
+
+    def _upload(self, query: Query, headers: Any, body: bytes) -> Answer:
+        text = _uploaded_file(headers.get("Content-Type", ""), body)
+        if text is None or "pipelineid" not in query:
+            return upload_refusal("Failed to create a pipeline version", status=400)
+        try:
+            version = self.store.upload_version(
+                query["pipelineid"], query.get("name", ""), query.get("description", ""), text
+            )
+        except Refusal as err:
+            status = err.status if err.status in (400, 409) else 400
+            return upload_refusal(str(err), status=status)
+        return json_answer(version)
+
+    def _log(self, path: str, query: Query) -> Answer:
+        if self.is_ui and path == "/k8s/pod/logs":
+            pod = query.get("podname", "")
+            if self.has_logs and pod in self.store.logs:
+                return plain(self.store.logs[pod])
+            return plain("Could not get main container logs: Error: not found", status=500)
+        at = re.fullmatch(r"/apis/v1alpha1/runs/([^/]+)/nodes/([^/]+)/log", path)
+        if at is None or self.is_ui:
+            return web_page()
+        if self.has_logs and at[2] in self.store.logs:
+            return plain(self.store.logs[at[2]])
+        # The real one has sent its 200 before it looks for the pod.
+        return Answer(
+            status=200, body=json.dumps({"error_message": "Failed to read logs", "error_details": "..."}).encode()
+        )
+
+
+class _LoginPageError(Exception):
+    """The proxy in front of the server sends to its login page."""
+
+
+class _HttpHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # one packet for head and body: two would wait for each other
+    disable_nagle_algorithm = True
+    api: ClassVar[KfpApi]
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._answer()
+
+    def do_DELETE(self) -> None:
+        self._answer()
+
+    def log_message(self, *_: Any) -> None:
+        """Keep quiet."""
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        try:
+            answer = self.api.answer(self.command, self.path, self.headers, body)
+        except _LoginPageError:
+            answer = web_page()
+        self.send_response(answer.status)
+        self.send_header("Content-Type", answer.kind)
+        self.send_header("Content-Length", str(len(answer.body)))
+        self.end_headers()
+        self.wfile.write(answer.body)
+
+
+def _uploaded_file(kind: str, body: bytes) -> str | None:
+    """Return the text of the file in a multipart form; None where there is none of the right name."""
+    message = BytesParser(EmailMessage, policy=HTTP).parsebytes(f"Content-Type: {kind}\r\n\r\n".encode() + body)
+    for part in message.iter_parts() if message.is_multipart() else ():
+        if part.get_param("name", header="content-disposition") == "uploadfile":
+            content = part.get_payload(decode=True)
+            return content.decode() if isinstance(content, bytes) else None
+    return None

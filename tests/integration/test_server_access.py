@@ -1,0 +1,370 @@
+"""How `repot` gets in to a Kubeflow Pipelines server, and what it says when it does not."""
+
+import http.server
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from repot_pipelines.kfp_server import server as server_module
+from tests.integration.kfp_api.answers import plain, web_page
+from tests.integration.kfp_api.command_line import Ended, run_repot
+from tests.integration.kfp_api.play import PROMOTED, TRAINING, Stage, play
+from tests.integration.kfp_api.server import KfpApi
+
+PLACES = ("gs://pictures/flowers", "--storage-uri", "gs://repot/here")
+PROXY = "/api/v1/namespaces/kubeflow/services/ml-pipeline:http/proxy"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpApi]:
+    for name in [name for name in os.environ if name.startswith("KF_")]:
+        monkeypatch.delenv(name)
+    with KfpApi() as server:
+        yield server
+
+
+def submit(host: str, *arguments: str | Path) -> Ended:
+    return run_repot("submit", *PLACES, "--host", host, *arguments)
+
+
+def test_a_token_gets_in_from_file_and_environment(
+    api: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.token = "s3cret"
+    path = tmp_path / "token"
+    path.write_text("s3cret\n")
+
+    assert submit(api.address, "--token-file", path).exit_code == 0
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(path))
+    assert submit(api.address).exit_code == 0
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", "")
+    monkeypatch.setenv("KF_PIPELINES_TOKEN", "s3cret")
+    assert submit(api.address).exit_code == 0
+
+
+def test_a_token_that_is_renewed_while_the_run_is_followed_is_read_again(api: KfpApi, tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("first")
+    api.token = "first"
+    play(api, [Stage("RUNNING", TRAINING), Stage("RUNNING", TRAINING), Stage("SUCCEEDED", PROMOTED)])
+    played = api.before
+
+    def renew(number: int, method: str, target: str) -> None:
+        played(number, method, target)
+        if sum("/runs/" in seen for _, seen in api.requests) == 2:
+            path.write_text("second")
+            api.token = "second"
+
+    api.before = renew
+
+    ended = submit(api.address, "--token-file", path, "--wait", "--poll-seconds", "0.05")
+
+    assert ended.exit_code == 0, ended.errors
+
+
+def test_a_token_that_expires_while_the_run_is_followed_says_that_the_run_goes_on(
+    api: KfpApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KF_PIPELINES_TOKEN", "first")
+    api.token = "first"
+    play(api, [Stage("RUNNING", TRAINING)])
+    played = api.before
+
+    def expire(number: int, method: str, target: str) -> None:
+        played(number, method, target)
+        if sum("/runs/" in seen for _, seen in api.requests) > 1:
+            api.token = "second"
+
+    api.before = expire
+
+    ended = submit(api.address, "--wait", "--poll-seconds", "0.05")
+
+    assert ended.exit_code == 1
+    assert "(401)" in ended.errors
+    assert "The run itself goes on; follow it again with `repot submit --attach" in ended.errors
+    assert "first" not in ended.errors
+
+
+def test_a_session_cookie_gets_in(api: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.cookie = "authservice_session=abc"
+    (tmp_path / "cookie").write_text("authservice_session=abc\n")
+
+    assert submit(api.address, "--cookie-file", tmp_path / "cookie").exit_code == 0
+    monkeypatch.setenv("KF_PIPELINES_COOKIE", "authservice_session=old")
+    ended = submit(api.address)
+    assert ended.exit_code == 1
+    assert "login page" in ended.errors
+
+
+def test_an_expired_token_is_one_message(api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.token = "fresh"
+    monkeypatch.setenv("KF_PIPELINES_TOKEN", "stale-and-secret")
+
+    ended = submit(api.address)
+
+    assert ended.exit_code == 1
+    assert len(ended.errors.splitlines()) == 1
+    assert "does not accept the credentials (401)" in ended.errors
+    assert "stale" not in ended.errors
+    assert api.changes == []
+
+
+def test_missing_rights_are_one_message_and_nothing_is_made(api: KfpApi) -> None:
+    api.store.is_multi_user = True
+    api.denied = ("alice",)
+
+    ended = submit(api.address, "--namespace", "alice")
+
+    assert ended.exit_code == 1
+    assert "these credentials have no right to (403)" in ended.errors
+    assert api.store.pipelines == {}
+
+
+def test_a_server_with_several_users_wants_a_namespace(api: KfpApi) -> None:
+    api.store.is_multi_user = True
+
+    assert submit(api.address).exit_code == 2
+    assert submit(api.address, "--namespace", "alice").exit_code == 0
+
+    (pipeline,), (experiment,) = api.store.pipelines.values(), api.store.experiments.values()
+    assert pipeline["namespace"] == experiment["namespace"] == "alice"
+
+
+@pytest.mark.parametrize("is_ui", [False, True])
+def test_links_lead_to_the_ui(api: KfpApi, is_ui: bool) -> None:
+    api.is_ui = is_ui
+
+    output = submit(api.address).output
+
+    assert (f"look     {api.address}/#/runs/details/" in output) == is_ui
+    assert ("kubectl port-forward" in output) != is_ui
+    assert (
+        "look     https://ui.example.com/#/runs/details/" in submit(api.address, "--ui-host", "ui.example.com").output
+    )
+
+
+def test_a_web_page_is_no_api(api: KfpApi) -> None:
+    api.answers = [("GET", "/healthz", web_page())]
+
+    ended = submit(api.address)
+
+    assert ended.exit_code == 1
+    assert "answers with a web page" in ended.errors
+
+
+def test_a_login_page_in_the_middle_makes_nothing(api: KfpApi) -> None:
+    api.answers = [("GET", "/pipelines", web_page())]
+
+    ended = submit(api.address)
+
+    assert ended.exit_code == 1
+    assert "Cannot look for the pipeline" in ended.errors
+    assert api.changes == []
+
+
+@pytest.mark.parametrize(
+    ("tag", "is_old"), [("2.13.9", True), ("1.8.22", True), ("2.14.0", False), ("v2.16.1", False), ("unknown", False)]
+)
+def test_servers_before_2_14_are_refused(api: KfpApi, tag: str, is_old: bool) -> None:
+    api.tag = tag
+
+    ended = submit(api.address)
+
+    assert ended.exit_code == int(is_old), ended.errors
+    assert (f"is Kubeflow Pipelines {tag}; repot needs 2.14 or later" in ended.errors) == is_old
+
+
+def test_a_server_without_the_api_is_told(api: KfpApi) -> None:
+    api.answers = [("GET", "/healthz", plain("404 page not found", status=404))]
+
+    ended = submit(api.address)
+
+    assert ended.exit_code == 1
+    assert "answered 404" in ended.errors
+    assert "repot needs Kubeflow Pipelines 2.14 or later" in ended.errors
+
+
+def test_nobody_there_is_told_at_once() -> None:
+    started = time.monotonic()
+
+    refused, unknown = submit("http://127.0.0.1:9"), submit("http://no-such-host.invalid")
+
+    assert (refused.exit_code, unknown.exit_code) == (1, 1)
+    assert "connection refused" in refused.errors
+    assert "there is no host of the name" in unknown.errors
+    assert time.monotonic() - started < 10
+
+
+def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "_FIRST_TIMEOUT_SECONDS", (0.2, 0.2))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        ended = submit(f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+    assert ended.exit_code == 1
+    assert "does not answer in time" in ended.errors
+
+
+def test_http_in_place_of_https_is_told(api: KfpApi) -> None:
+    ended = submit(api.address.replace("http://", "https://"))
+
+    assert ended.exit_code == 1
+    assert "the TLS connection to" in ended.errors
+
+
+def test_without_a_host_kubeconfig_leads_through_the_kubernetes_api(api: KfpApi, tmp_path: Path) -> None:
+    api.prefix, api.token = PROXY, "of-kubeconfig"
+    path = write_kubeconfig(tmp_path, api.address, token="of-kubeconfig")
+
+    ended = run_elsewhere("schedule", "list", KUBECONFIG=str(path))
+
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("NAME")
+    assert all(target.startswith("/apis/v2beta1/") for _, target in api.requests)
+
+
+def test_a_cluster_without_kubeflow_pipelines_is_told(api: KfpApi, tmp_path: Path) -> None:
+    status = {"kind": "Status", "message": 'services "ml-pipeline" not found', "reason": "NotFound", "code": 404}
+    api.prefix = PROXY
+    api.answers = [("GET", "/healthz", plain(json.dumps(status), status=404))]
+
+    ended = run_elsewhere("schedule", "list", KUBECONFIG=str(write_kubeconfig(tmp_path, api.address, token="x")))
+
+    assert ended.returncode == 1
+    assert 'services "ml-pipeline" not found' in ended.stderr
+
+
+def test_no_host_and_no_kubeconfig_is_told(tmp_path: Path) -> None:
+    missing = run_elsewhere("schedule", "list", KUBECONFIG=str(tmp_path / "none"))
+    path = write_kubeconfig(tmp_path, "http://127.0.0.1:9", token="x")
+    other_context = run_elsewhere("schedule", "list", "--kube-context", "prod", KUBECONFIG=str(path))
+
+    assert (missing.returncode, other_context.returncode) == (1, 1)
+    assert "There is no --host" in missing.stderr
+    assert "prod" in other_context.stderr
+    assert len(missing.stderr.splitlines()) == len(other_context.stderr.splitlines()) == 1
+
+
+def test_an_identity_token_gets_through_googles_proxy(
+    api: KfpApi, token_endpoint: "TokenEndpoint", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.token = token_endpoint.token
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(write_service_account(tmp_path, token_endpoint.address)))
+
+    ended = submit(api.address, "--iap-client-id", "client.apps.googleusercontent.com")
+
+    assert ended.exit_code == 0, ended.errors
+    assert token_endpoint.audiences == ["client.apps.googleusercontent.com"]
+
+
+def test_no_google_credentials_are_told(api: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
+
+    ended = submit(api.address, "--iap-client-id", "client")
+
+    assert ended.exit_code == 1
+    assert "Cannot get an identity token for the proxy" in ended.errors
+    assert api.requests == []
+
+
+class TokenEndpoint:
+    """Google's token endpoint, as far as an id token for a service account goes."""
+
+    def __init__(self) -> None:
+        endpoint = self
+        header = "eyJhbGciOiJub25lIn0"
+        payload = "eyJleHAiOjQxMDI0NDQ4MDB9"  # {"exp": 4102444800}
+        self.token = f"{header}.{payload}."
+        self.audiences: list[str] = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                form = urllib.parse.parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+                endpoint.audiences.append(_claims(form["assertion"][0])["target_audience"])
+                body = json.dumps({"id_token": endpoint.token}).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.server.server_address[1]}/token"
+
+
+@pytest.fixture
+def token_endpoint() -> Iterator[TokenEndpoint]:
+    endpoint = TokenEndpoint()
+    thread = threading.Thread(target=endpoint.server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield endpoint
+    endpoint.server.shutdown()
+    endpoint.server.server_close()
+    thread.join()
+
+
+def write_service_account(folder: Path, token_uri: str) -> Path:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    facts = {
+        "type": "service_account",
+        "client_email": "robot@project.iam.gserviceaccount.com",
+        "private_key_id": "1",
+        "private_key": pem.decode(),
+        "token_uri": token_uri,
+    }
+    path = folder / "robot.json"
+    path.write_text(json.dumps(facts))
+    return path
+
+
+def write_kubeconfig(folder: Path, address: str, *, token: str) -> Path:
+    facts = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "kind",
+        "clusters": [{"name": "kind", "cluster": {"server": address}}],
+        "users": [{"name": "me", "user": {"token": token}}],
+        "contexts": [{"name": "kind", "context": {"cluster": "kind", "user": "me"}}],
+    }
+    path = folder / "kubeconfig"
+    path.write_text(yaml.safe_dump(facts))
+    return path
+
+
+def run_elsewhere(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `repot` in a process of its own: the Kubernetes client reads KUBECONFIG when it is imported."""
+    program = "from tests.integration.kfp_api import command_line; from repot_pipelines import cli; cli.main()"
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("KF_")}
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**inherited, **environment},
+        timeout=60,
+    )
+
+
+def _claims(assertion: str) -> dict[str, Any]:
+    import base64
+
+    payload = assertion.split(".")[1]
+    claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return claims

@@ -1,0 +1,455 @@
+"""`repot submit` against a server that speaks KFP's API over HTTP, through the real kfp.Client."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repot_pipelines.compiled import find_compiled
+from repot_pipelines.kfp_server import follow
+from repot_pipelines.kfp_server.registry import version_name
+from tests.integration.kfp_api.answers import json_answer, plain, upload_refusal
+from tests.integration.kfp_api.command_line import Ended, run_repot
+from tests.integration.kfp_api.play import NOT_PROMOTED, PROMOTED, TRAINING, Stage, gate_log, play
+from tests.integration.kfp_api.server import KfpApi
+
+PLACES = ("gs://pictures/flowers", "--storage-uri", "gs://repot/here")
+FOLLOWED = ("--wait", "--poll-seconds", "0.05")
+ALL_CALLS = ["pipelines", "pipelines/upload_version", "experiments", "runs"]
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpApi]:
+    for name in [name for name in os.environ if name.startswith("KF_")]:
+        monkeypatch.delenv(name)
+    with KfpApi() as server:
+        yield server
+
+
+def submit(api: KfpApi, *arguments: str | Path) -> Ended:
+    return run_repot("submit", *PLACES, "--host", api.address, *arguments)
+
+
+def changes(api: KfpApi) -> list[str]:
+    made = [path.removeprefix("/apis/v2beta1/") for _, path in api.changes]
+    api.requests.clear()
+    return made
+
+
+def only_run(api: KfpApi) -> dict[str, Any]:
+    (run,) = api.store.runs.values()
+    return run
+
+
+def test_the_first_submit_makes_everything_and_the_second_a_run_only(api: KfpApi) -> None:
+    first = submit(api)
+    assert first.exit_code == 0, first.errors
+    assert changes(api) == ALL_CALLS
+    assert f"version  {version_name(find_compiled())} (uploaded)" in first.output
+    assert f"/#/runs/details/{only_run(api)['run_id']}" in first.output
+
+    second = submit(api)
+
+    assert second.exit_code == 0
+    assert changes(api) == ["runs"]
+    assert "(there already)" in second.output
+    assert len({json.dumps(run["pipeline_version_reference"]) for run in api.store.runs.values()}) == 1
+
+
+def test_the_run_has_what_was_given_and_nothing_else(api: KfpApi, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("epochs: 1\nseed: 1\ntrainer_node_selector: {gpu: l4}\n")
+
+    ended = submit(
+        api,
+        *(
+            "--params",
+            file,
+            "--epochs",
+            "2",
+            "-p",
+            "seed=3",
+            "-p",
+            "learning_rate=0.1",
+            "--labels-file",
+            "gs://labels/l.txt",
+        ),
+        *(
+            "--service-account",
+            "robot",
+            "--pipeline-root",
+            "gs://root/x",
+            "--experiment",
+            "flowers",
+            "--run-name",
+            "one",
+        ),
+    )
+
+    assert ended.exit_code == 0, ended.errors
+    run = only_run(api)
+    assert run["runtime_config"] == {
+        "parameters": {
+            "pictures_uri": "gs://pictures/flowers",
+            "storage_uri": "gs://repot/here",
+            "labels_file_uri": "gs://labels/l.txt",
+            "epochs": 2,
+            "seed": 3,
+            "learning_rate": 0.1,
+            "trainer_node_selector": {"gpu": "l4"},
+        },
+        "pipeline_root": "gs://root/x",
+    }
+    assert (run["service_account"], run["display_name"]) == ("robot", "one")
+    assert api.store.experiments[run["experiment_id"]]["display_name"] == "flowers"
+
+
+def test_the_laptop_preset_is_sent_in_full(api: KfpApi) -> None:
+    assert submit(api, "--preset", "laptop").exit_code == 0
+
+    parameters = only_run(api)["runtime_config"]["parameters"]
+    assert (parameters["backbone"], parameters["recipe"], parameters["builder_pods"]) == (
+        "efficientnet_lite0",
+        "head",
+        1,
+    )
+
+
+def test_wrong_parameters_are_told_together_and_nobody_is_contacted(api: KfpApi) -> None:
+    ended = run_repot(
+        *("submit", "/tmp/pictures", "--host", api.address, "-p", "epoch=3", "-p", "builder_pods=x"),
+        *("--batch-size", "0", "-p", "accelerator_type=nvidia-l4"),
+    )
+
+    assert ended.exit_code == 2
+    assert "Did you mean epochs?" in ended.errors
+    for problem in (
+        "storage_uri must be given",
+        "builder_pods must be a whole number",
+        "batch_size must lie",
+        "pictures_uri must be in",
+        "accelerator_type must be",
+    ):
+        assert problem in ended.errors
+    assert api.requests == []
+
+
+def test_a_dry_run_shows_the_plan_and_contacts_nobody(api: KfpApi) -> None:
+    ended = submit(api, "--dry-run", "--num-pictures", "3670", "-p", 'trainer_node_selector={"gpu": "nvidia-l4"}')
+
+    assert ended.exit_code == 0
+    assert api.requests == []
+    for words in (
+        version_name(find_compiled()),
+        "GPU hours",
+        "USD",
+        "3670 pictures, as you say.",
+        "One GPU model: nvidia-l4",
+    ):
+        assert words in ended.output
+
+
+def test_a_dry_run_takes_another_table_of_prices(api: KfpApi, tmp_path: Path) -> None:
+    prices = tmp_path / "ours.yaml"
+    prices.write_text(
+        "{currency: EUR, source: our contract, cpu_hour: 0, memory_gib_hour: 0, "
+        "accelerators: {ours: {hour: 1, images_per_second: [100, 100]}}}"
+    )
+
+    assert "our contract (EUR)" in submit(api, "--dry-run", "--prices", prices).output
+    assert submit(api, "--dry-run", "--prices", tmp_path / "none.yaml").exit_code == 2
+
+
+def test_names_are_found_behind_the_first_page_and_with_signs_in_them(api: KfpApi) -> None:
+    for number in range(130):
+        api.store.create_experiment({"display_name": f"other {number}"})
+        api.store.create_pipeline({"name": f"other-{number}"})
+
+    for _ in range(2):
+        assert submit(api, "--experiment", "a+b 100% é", "--pipeline-name", "flowers+1").exit_code == 0
+
+    assert len(api.store.experiments) == 131
+    assert len(api.store.pipelines) == 131
+
+
+def test_a_version_name_of_another_yaml_is_refused(api: KfpApi) -> None:
+    assert submit(api, "--version-name", "v1").exit_code == 0
+    (version,) = api.store.versions.values()
+    version["description"] = "another one"
+    changes(api)
+
+    ended = submit(api, "--version-name", "v1")
+
+    assert ended.exit_code == 1
+    assert "v1 exists and was made from another YAML" in ended.errors
+    assert changes(api) == []
+
+
+def test_a_refused_upload_leaves_no_empty_pipeline(api: KfpApi) -> None:
+    api.answers = [("POST", "upload_version", upload_refusal("Failed to create a pipeline version", status=400))]
+
+    ended = submit(api)
+
+    assert ended.exit_code == 1
+    assert "Cannot upload the pipeline version" in ended.errors
+    assert api.store.pipelines == api.store.runs == api.store.experiments == {}
+
+
+def test_somebody_who_is_faster_is_no_problem(api: KfpApi) -> None:
+    def be_faster(_: int, method: str, path: str) -> None:
+        if method == "POST" and path.endswith("/pipelines"):
+            api.store.create_pipeline({"name": "repot-finetune"})
+        if method == "POST" and path.endswith("/experiments"):
+            api.store.create_experiment({"display_name": "repot"})
+
+    api.before = be_faster
+
+    assert submit(api).exit_code == 0
+    assert len(api.store.pipelines) == len(api.store.experiments) == 1
+
+
+def test_without_the_cache_the_run_carries_its_pipeline(api: KfpApi) -> None:
+    assert submit(api, "--no-cache").exit_code == 0
+
+    run = only_run(api)
+    assert '"enableCache": true' not in json.dumps(run["pipeline_spec"])
+    assert "platform_spec" in run["pipeline_spec"]
+    assert api.store.versions == {}
+
+
+def test_waiting_for_a_promotion_prints_the_verdict(api: KfpApi) -> None:
+    play(
+        api,
+        [
+            Stage("RUNNING", {"plan": "Running"}),
+            Stage("RUNNING", TRAINING),
+            Stage("SUCCEEDED", PROMOTED, gate_log("promote")),
+        ],
+    )
+
+    ended = submit(api, *FOLLOWED)
+
+    assert ended.exit_code == 0, ended.errors
+    for line in (
+        "Plan: check everything, list the pictures: running",
+        "Build shards: done 2/2 in 1 min 30 s",
+        "Train: running",
+        "Promote: done in 1 min 30 s",
+        "Promote: 0.91 on 40 pictures",
+        "  Because.",
+        "report  gs://repot/here/runs/1/gate/none/report.html",
+    ):
+        assert line in ended.output.splitlines()
+
+
+@pytest.mark.parametrize(("verdict", "exit_code"), [("reject", 3), ("unchanged", 0)])
+@pytest.mark.parametrize("is_ui", [False, True])
+def test_what_the_gate_said_is_the_exit_code(api: KfpApi, verdict: str, exit_code: int, is_ui: bool) -> None:
+    api.is_ui = is_ui
+    play(api, [Stage("RUNNING", TRAINING), Stage("SUCCEEDED", NOT_PROMOTED, gate_log(verdict))])
+
+    ended = submit(api, *FOLLOWED)
+
+    assert ended.exit_code == exit_code, ended.errors
+    assert "Promote: skipped" in ended.output
+    assert f"{verdict.capitalize()}: 0.91 on 40 pictures" in ended.output
+
+
+def test_a_verdict_that_cannot_be_read_is_a_no_and_says_so(api: KfpApi) -> None:
+    api.has_logs = False
+    play(api, [Stage("SUCCEEDED", NOT_PROMOTED, gate_log("unchanged"))])
+
+    ended = submit(api, *FOLLOWED)
+
+    assert ended.exit_code == 3
+    assert "Why is not known" in ended.output
+
+
+def test_a_promotion_is_seen_without_logs(api: KfpApi) -> None:
+    api.has_logs = False
+    play(api, [Stage("SUCCEEDED", PROMOTED)])
+
+    ended = submit(api, *FOLLOWED)
+
+    assert ended.exit_code == 0
+    assert "Promoted." in ended.output
+
+
+def test_a_failed_task_is_named_with_its_last_words(api: KfpApi) -> None:
+    log = "I0301 launcher\ntrain: 3 of 10 pictures are damaged. Mend them.\nF0301 failed to execute: exit status 1\n"
+    play(
+        api,
+        [Stage("RUNNING", TRAINING), Stage("FAILED", {**TRAINING, "train": "Failed"}, (("root.train.executor", log),))],
+    )
+
+    ended = submit(api, *FOLLOWED)
+
+    assert ended.exit_code == 1
+    assert "Train: failed" in ended.output
+    assert ended.errors.splitlines()[-2:] == ["  Train:", "    train: 3 of 10 pictures are damaged. Mend them."]
+
+
+def test_a_failed_driver_is_named_with_its_last_words(api: KfpApi) -> None:
+    logs = (("root.plan-driver", "quantities must match the regular expression\n"),)
+    play(api, [Stage("FAILED", {"plan": "DriverFailed"}, logs)])
+
+    ended = submit(api, *FOLLOWED)
+
+    assert ended.exit_code == 1
+    assert "quantities must match the regular expression" in ended.errors
+
+
+def test_a_failure_without_logs_says_where_to_look(api: KfpApi) -> None:
+    api.has_logs = False
+    play(api, [Stage("FAILED", {"plan": "Failed"})])
+
+    ended = submit(api, *FOLLOWED)
+
+    assert ended.exit_code == 1
+    assert "its log is not to be had here, see the UI" in ended.errors
+
+
+@pytest.mark.parametrize("last", ["FAILED", "CANCELED"])
+def test_a_terminated_run_is_told_from_a_failed_one(api: KfpApi, last: str) -> None:
+    play(api, [Stage("RUNNING", TRAINING), Stage("CANCELING", TRAINING), Stage(last, {**TRAINING, "train": "Failed"})])
+
+    ended = submit(api, *FOLLOWED)
+
+    assert ended.exit_code == 1
+    assert "was terminated before its end" in ended.errors
+
+
+def test_a_run_that_is_deleted_meanwhile_is_told(api: KfpApi) -> None:
+    play(api, [Stage("RUNNING", TRAINING)])
+    play_stages = api.before
+
+    def delete_later(number: int, method: str, path: str) -> None:
+        play_stages(number, method, path)
+        if sum("/runs/" in seen for _, seen in api.requests) == 3:
+            api.store.runs.clear()
+
+    api.before = delete_later
+
+    ended = submit(api, *FOLLOWED)
+
+    assert ended.exit_code == 1
+    assert "was deleted while it was followed" in ended.errors
+
+
+def test_a_server_that_restarts_is_waited_for(api: KfpApi) -> None:
+    api.answers = [("GET", "/runs/.", plain("upstream connect error", status=503)) for _ in range(2)]
+    stages = [Stage("RUNNING", TRAINING), Stage("SUCCEEDED", PROMOTED)]
+    assert submit(api).exit_code == 0
+    (run_id,) = api.store.runs
+    play(api, [stages[0], *stages])
+    api.answers, later = [], api.answers
+
+    def fail_later(number: int, method: str, path: str) -> None:
+        played(number, method, path)
+        if sum("/runs/" in seen for _, seen in api.requests) == 2:
+            api.answers = list(later)
+
+    played, api.before = api.before, fail_later
+    api.requests.clear()
+
+    ended = run_repot("submit", "--host", api.address, "--attach", run_id, "--poll-seconds", "0.05")
+
+    assert ended.exit_code == 0, ended.errors
+    assert ended.output.count("answered 503. It says: upstream connect error. Trying again.") == 2
+
+
+def test_a_server_that_stays_away_is_given_up(api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "PATIENCE_SECONDS", 0.2)
+    play(api, [Stage("RUNNING", TRAINING)])
+    played = api.before
+
+    def go_away(number: int, method: str, path: str) -> None:
+        played(number, method, path)
+        if sum("/runs/" in seen for _, seen in api.requests) > 1:
+            api.answers = [("GET", "/runs/.", plain("bad gateway", status=502))] * 1000
+
+    api.before = go_away
+
+    ended = submit(api, *FOLLOWED)
+
+    assert ended.exit_code == 1
+    assert "follow it again with `repot submit --attach" in ended.errors
+
+
+def test_logs_are_shown_once_as_they_come(api: KfpApi) -> None:
+    grown = (("root.train.executor", "epoch 1\nepo"),)
+    whole = (("root.train.executor", "epoch 1\nepoch 2\n"),)
+    stages = [Stage("RUNNING", TRAINING, grown), Stage("RUNNING", TRAINING, grown), Stage("SUCCEEDED", PROMOTED, whole)]
+    play(api, stages)
+
+    ended = submit(api, *FOLLOWED, "--logs")
+
+    assert [line for line in ended.output.splitlines() if line.startswith("train: ")] == [
+        "train: epoch 1",
+        "train: epoch 2",
+    ]
+
+
+def test_attach_follows_a_run_that_is_there(api: KfpApi) -> None:
+    assert submit(api).exit_code == 0
+    (run_id,) = api.store.runs
+    play(api, [Stage("SUCCEEDED", NOT_PROMOTED, gate_log("reject"))])
+    changes(api)
+
+    ended = run_repot("submit", "--host", api.address, "--attach", run_id)
+
+    assert ended.exit_code == 3
+    assert changes(api) == []
+    missing = run_repot("submit", "--host", api.address, "--attach", "no-such-run")
+    assert missing.exit_code == 1
+    assert "Run no-such-run not found" in missing.errors
+    assert run_repot("submit", *PLACES, "--host", api.address, "--attach", run_id).exit_code == 2
+
+
+def test_ctrl_c_while_waiting_leaves_the_run_alone(api: KfpApi) -> None:
+    play(api, [Stage("RUNNING", TRAINING)])
+    program = "from tests.integration.kfp_api import command_line; from repot_pipelines import cli; cli.main()"
+    command = [sys.executable, "-c", program, "submit", *PLACES, "--host", api.address, *FOLLOWED]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root) as process:
+        deadline = time.monotonic() + 60
+        while sum("/runs/" in path for _, path in list(api.requests)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+
+    (run_id,) = api.store.runs
+    assert process.returncode == 130
+    assert errors.strip() == f"The run goes on. Follow it again with `repot submit --attach {run_id}`."
+    assert only_run(api)["state"] == "RUNNING"
+    assert all("terminate" not in path for path in changes(api))
+
+
+def test_help_is_fast_because_kfp_stays_out() -> None:
+    program = (
+        "import sys; from tests.integration.kfp_api import command_line; from repot_pipelines import cli\n"
+        "sys.argv = ['repot', 'submit', '--help']\n"
+        "try: cli.main()\n"
+        "finally: print([name for name in ('kfp', 'kfp_server_api', 'tensorflow') if name in sys.modules])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+
+    assert ended.stdout.splitlines()[-1] == "[]"
+
+
+def test_an_answer_that_the_client_cannot_read_is_an_error(api: KfpApi) -> None:
+    api.answers = [("GET", "/pipelines", json_answer({"pipelines": [{"created_at": "yesterday?"}]}))]
+
+    ended = submit(api)
+
+    assert ended.exit_code == 1
+    assert "answered what kfp's client cannot read" in ended.errors

@@ -1,0 +1,138 @@
+import datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from repot_pipelines.compiled import find_compiled
+from repot_pipelines.kfp_server.parameters import read_pipeline
+from repot_pipelines.kfp_server.pod_log import failed_pods, last_words, task_pods
+from repot_pipelines.kfp_server.tasks import TaskState, read_states, read_steps
+from tests.integration.kfp_api.workflow import Node, Progress, details, nodes_of, pods_of
+
+PIPELINE = read_pipeline(find_compiled())
+STEPS = read_steps(PIPELINE)
+NOW = datetime.datetime(2026, 3, 1, 2, 10, tzinfo=datetime.UTC)
+WORKFLOW = "repot-finetune-abcde"
+
+
+def as_objects(rows: list[dict[str, Any]]) -> list[Any]:
+    """Return the server's JSON as its client hands it on."""
+    return [
+        SimpleNamespace(
+            display_name=row["display_name"],
+            state=row["state"],
+            start_time=datetime.datetime.fromisoformat(row["start_time"]),
+            end_time=datetime.datetime.fromisoformat(row["end_time"]),
+            child_tasks=[SimpleNamespace(pod_name=child["pod_name"]) for child in row["child_tasks"]],
+        )
+        for row in rows
+    ]
+
+
+def nodes_after(phases: dict[str, str], *, num_items: int = 3) -> tuple[list[Any], list[Node]]:
+    nodes = nodes_of(PIPELINE, WORKFLOW, Progress(phases, num_items=num_items))
+    return as_objects(details(nodes, WORKFLOW)), nodes
+
+
+def states_after(phases: dict[str, str], **options: int) -> dict[str, TaskState]:
+    nodes, _ = nodes_after(phases, **options)
+    return {state.step.key: state for state in read_states(STEPS, nodes, now=NOW)}
+
+
+def test_steps_are_in_the_order_in_which_they_run() -> None:
+    keys = [step.key for step in STEPS]
+
+    assert keys[0] == "plan"
+    assert keys[-3:] == ["evaluate", "gate", "promote"]
+    assert keys.index("build-shards") < keys.index("merge") < keys.index("train")
+    assert {step.key: step.title for step in STEPS}["gate"] == "Gate: threshold and champion"
+
+
+@pytest.mark.parametrize(
+    ("phase", "state"),
+    [
+        ("Starting", "starting"),
+        ("Pending", "running"),
+        ("Running", "running"),
+        ("Succeeded", "done"),
+        ("Failed", "failed"),
+        ("DriverFailed", "failed"),
+    ],
+)
+def test_a_task_has_the_state_of_its_nodes(phase: str, state: str) -> None:
+    states = states_after({"plan": phase})
+
+    assert states["plan"].state == state
+    assert states["train"].state == "waiting"
+
+
+def test_a_loop_counts_its_passes() -> None:
+    running = states_after({"plan": "Succeeded", "build-shards": "Running"})["build-shards"]
+    done = states_after({"plan": "Succeeded", "build-shards": "Succeeded"})["build-shards"]
+
+    assert (running.state, running.amount) == ("running", "0/3")
+    assert (done.state, done.amount) == ("done", "3/3")
+    assert states_after({"build-shards": "Succeeded"}, num_items=1)["build-shards"].amount == ""
+
+
+def test_a_task_behind_a_false_condition_is_skipped() -> None:
+    assert states_after({"gate": "Succeeded", "promote": "Skipped"})["promote"].state == "skipped"
+    assert states_after({"gate": "Succeeded", "promote": "Succeeded"})["promote"].state == "done"
+
+
+def test_seconds_are_those_of_the_nodes_or_up_to_now() -> None:
+    assert states_after({"plan": "Succeeded"})["plan"].seconds == 90
+    assert states_after({"plan": "Running"})["plan"].seconds == 600
+    assert states_after({})["plan"].seconds == 0
+
+
+@pytest.mark.parametrize("key", ["train", "build-shards"])
+def test_task_pods_are_the_pods_of_the_task(key: str) -> None:
+    nodes, tree = nodes_after({key: "Running"})
+
+    expected = {pod for pod, node in pods_of(tree, WORKFLOW).items() if node.path.endswith(f".{key}.executor")}
+    assert set(task_pods(key, nodes)) == expected
+
+
+def test_failed_pods_of_a_task_and_of_its_driver() -> None:
+    nodes, tree = nodes_after({"plan": "Succeeded", "train": "Failed"})
+    paths = {pod: node.path for pod, node in pods_of(tree, WORKFLOW).items()}
+    assert [paths.get(pod) for pod in failed_pods("train", nodes)] == [f"{WORKFLOW}.root.train.executor"]
+
+    nodes, tree = nodes_after({"plan": "Succeeded", "train": "DriverFailed"})
+    paths = {pod: node.path for pod, node in pods_of(tree, WORKFLOW).items()}
+    assert [paths.get(pod) for pod in failed_pods("train", nodes)] == [f"{WORKFLOW}.root.train-driver"]
+
+
+def test_failed_pods_of_a_retried_task_are_its_attempts_the_last_one_first() -> None:
+    nodes, _ = nodes_after({"train": "Failed"})
+    rows = [{"display_name": f"executor({number})", "state": "FAILED", "child_tasks": []} for number in (0, 1)]
+    times = {"start_time": "2026-03-01T02:00:00Z", "end_time": "2026-03-01T02:00:00Z"}
+    attempts = as_objects([{**row, **times} for row in rows])
+    paths = [Node(path=f"{WORKFLOW}.root.train.executor({number})", phase="Failed") for number in (1, 0)]
+
+    pods = failed_pods("train", [*nodes, *attempts])
+
+    assert pods[1:] == [f"{WORKFLOW}-retry-system-container-impl-{node.digits}" for node in paths]
+
+
+def test_failed_pods_without_nodes_are_none() -> None:
+    assert failed_pods("train", []) == []
+
+
+def test_last_words_leave_out_what_the_launcher_says() -> None:
+    log = """I0301 02:00:00.1 1 launcher_v2.go:151] PipelineRoot defaults
+time="2026-03-01" level=info msg="capturing logs"
+[KFP Executor 2026-03-01 INFO]: Looking for component `train`
+train: gs://repot/datasets/1/train-00000 must have the bytes of its receipt; got others.
+Build it again: delete the shard.
+
+F0301 02:00:01.1 1 main.go:54] failed to execute component: exit status 1
+"""
+
+    assert last_words(log) == (
+        "train: gs://repot/datasets/1/train-00000 must have the bytes of its receipt; got others.\n"
+        "Build it again: delete the shard."
+    )
+    assert last_words("\n".join(map(str, range(100))), num_lines=2) == "98\n99"
