@@ -21,6 +21,7 @@ class Champion:
         dataset_id: The data set that it was trained and scored on.
         precision_at_1: Its score there.
         previous: The version that was in production before, or "".
+        rolled_back: Versions that a person took out of production; the gate promotes none of them again.
     """
 
     model_name: str
@@ -28,6 +29,7 @@ class Champion:
     dataset_id: str
     precision_at_1: float
     previous: str = ""
+    rolled_back: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
         """Return the file's bytes."""
@@ -51,7 +53,8 @@ def read_champion(uri: str) -> Pointer:
     if info is None:
         return Pointer(None, None)
     try:
-        champion = Champion(**json.loads(storage.read_bytes(uri, version=info.version)))
+        facts = json.loads(storage.read_bytes(uri, version=info.version))
+        champion = Champion(**{**facts, "rolled_back": tuple(facts.get("rolled_back", ()))})
     except (ValueError, TypeError) as err:
         names = ", ".join(field.name for field in dataclasses.fields(Champion))
         raise ModelError(f"{uri} must be a JSON object of {names}; got {err}. Repair or delete it.") from err

@@ -14,6 +14,7 @@ from repot.errors import RepotError
 from repot_pipelines.commands.compile import compile_command
 from repot_pipelines.commands.options import DEBUG_OPTION
 from repot_pipelines.commands.predict import predict_command
+from repot_pipelines.commands.rollback import rollback_command
 from repot_pipelines.commands.run import run_command
 from repot_pipelines.commands.schedule import schedule_group
 from repot_pipelines.commands.submit import submit_command
@@ -34,6 +35,7 @@ def repot() -> None:
 for _command in (
     run_command,
     predict_command,
+    rollback_command,
     shards_command,
     checkpoint_command,
     train_command,

@@ -56,6 +56,7 @@ def judge(
     champion_version: str,
     min_precision: float,
     unknown_labels: Sequence[str] = (),
+    was_rolled_back: bool = False,
 ) -> Verdict:
     """Promote what reaches the threshold and is right at least as often as the champion on the same pictures.
 
@@ -67,6 +68,7 @@ def judge(
         champion_version: The champion's version, or "none".
         min_precision: The threshold on precision@1, inclusive.
         unknown_labels: Labels of the data set that the champion does not have.
+        was_rolled_back: Whether a person took this version out of production; then it is rejected.
     """
     score = score_of(challenger)
     pairing = pair(champion, challenger) if champion is not None else None
@@ -74,8 +76,11 @@ def judge(
         decision: Decision = "unchanged"
         reasons = [f"This version, {version}, is the champion itself: nothing was compared and nothing changes."]
     else:
-        decision = "promote" if score.precision_at_1 >= min_precision and not _is_worse(pairing) else "reject"
+        is_good = score.precision_at_1 >= min_precision and not _is_worse(pairing)
+        decision = "promote" if is_good and not was_rolled_back else "reject"
         reasons = _reasons(score, pairing, min_precision, champion_version, unknown_labels)
+        if was_rolled_back:
+            reasons = [_rolled_back_reason(version), *reasons]
     return Verdict(
         verdict=decision,
         reasons=tuple(reasons),
@@ -104,6 +109,13 @@ def _reasons(
         compared.append(_unknown_reason(champion_version, unknown_labels))
     enough = score.precision_at_1 >= min_precision
     return [*compared, threshold] if enough and _is_worse(pairing) else [threshold, *compared]
+
+
+def _rolled_back_reason(version: str) -> str:
+    return (
+        f"This version was in production and was rolled back: it is not promoted again by itself. "
+        f"`repot rollback --to {version}` puts it back."
+    )
 
 
 def _threshold_reason(score: Score, min_precision: float) -> str:

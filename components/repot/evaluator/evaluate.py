@@ -95,7 +95,7 @@ def _checksum(uri: str) -> str:
     info = storage.stat(uri)
     if info is None:
         raise ModelError(f"A model folder must have a {KERAS_NAME}; there is no {uri}. Train first.")
-    return info.crc32c or storage.file_crc32c_hex(storage.local_path(uri))
+    return info.crc32c or storage.read_crc32c_hex(uri)
 
 
 def _evaluate(

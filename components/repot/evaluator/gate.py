@@ -40,7 +40,7 @@ def decide(*, storage_uri: str, dataset_id: str, training_id: str, model_name: s
 
     It is promoted when its precision@1 reaches the threshold and it is right at least as often as the champion, which
     is asked again about the same pictures, its labels matched by name. What the champion said is kept: the same
-    comparison again is free. TensorFlow is loaded only to ask a champion.
+    comparison again is free. TensorFlow is loaded only to ask a champion. A version that was rolled back is rejected.
 
     Args:
         storage_uri: Where everything lies.
@@ -72,6 +72,7 @@ def decide(*, storage_uri: str, dataset_id: str, training_id: str, model_name: s
         champion_version=champion_version,
         min_precision=min_precision,
         unknown_labels=unknown_labels,
+        was_rolled_back=champion is not None and training_id in champion.rolled_back,
     )
     _log.info("%s: %s", verdict.headline, " ".join(verdict.reasons))
     report_html = render_report(storage.read_json(storage.join(evaluation_uri, REPORT_DATA_NAME)), verdict)

@@ -1,10 +1,14 @@
-"""Put a version in production: swap champion.json, if the champion is still the one that the gate compared with."""
+"""Put a version in production by swapping champion.json, and take it out again.
+
+A promotion happens only if the champion is still the one that the gate compared with. A rollback is a person's word:
+it asks no gate, and the gate does not promote the version that was taken out again.
+"""
 
 import logging
 
 from repot import layout, storage
 from repot.champion import Champion, Pointer, read_champion
-from repot.errors import ConflictError, ModelError
+from repot.errors import ConflictError, ModelError, UsageError
 from repot.evaluator.publish import MODEL_FACTS_NAME
 from repot.evaluator.verdict import NO_CHAMPION
 
@@ -30,7 +34,8 @@ def promote(storage_uri: str, model_name: str, version: str, expected_champion: 
         return
     if _version(pointer) != expected_champion:
         raise _overtaken(uri, pointer, version, expected_champion)
-    champion = _new_champion(storage_uri, model_name, version, pointer)
+    rolled_back = pointer.champion.rolled_back if pointer.champion else ()
+    champion = _new_champion(storage_uri, model_name, version, _version(pointer), rolled_back)
     try:
         storage.swap_bytes(uri, champion.to_bytes(), expected_version=pointer.object_version)
     except ConflictError as err:
@@ -40,7 +45,40 @@ def promote(storage_uri: str, model_name: str, version: str, expected_champion: 
     _log.info("%s: champion is now %s, before %s", model_name, version, expected_champion)
 
 
-def _new_champion(storage_uri: str, model_name: str, version: str, pointer: Pointer) -> Champion:
+def rollback(storage_uri: str, model_name: str, to_version: str = "") -> Champion:
+    """Put an earlier version back into production and return the new champion.
+
+    Args:
+        storage_uri: Where everything lies.
+        model_name: The model.
+        to_version: A published version; "" takes the one that was in production before.
+
+    Raises:
+        UsageError: There is no champion, or nothing to go back to.
+        ModelError: The version was never published.
+        ConflictError: Somebody else swapped the champion at the same moment.
+    """
+    uri = layout.champion_uri(storage_uri, model_name)
+    champion, object_version = read_champion(uri)
+    if champion is None:
+        raise UsageError(f"A model must have a champion to be rolled back; there is no {uri}. Check the model's name.")
+    version = to_version or champion.previous
+    if not version:
+        raise UsageError(
+            f"{champion.version} is the first champion of {model_name}. Give --to a version to go back to."
+        )
+    if version == champion.version:
+        raise UsageError(f"{version} is the champion of {model_name} already. Give --to another version.")
+    rolled_back = sorted({*champion.rolled_back, champion.version} - {version})
+    restored = _new_champion(storage_uri, model_name, version, champion.version, tuple(rolled_back))
+    storage.swap_bytes(uri, restored.to_bytes(), expected_version=object_version)
+    _log.info("%s: rolled back from %s to %s", model_name, champion.version, version)
+    return restored
+
+
+def _new_champion(
+    storage_uri: str, model_name: str, version: str, previous: str, rolled_back: tuple[str, ...]
+) -> Champion:
     facts_uri = storage.join(layout.model_uri(storage_uri, model_name, version), MODEL_FACTS_NAME)
     if not storage.exists(facts_uri):
         raise ModelError(f"A version must be published before it is promoted; there is no {facts_uri}. Evaluate first.")
@@ -50,7 +88,8 @@ def _new_champion(storage_uri: str, model_name: str, version: str, pointer: Poin
         version=version,
         dataset_id=facts["dataset_id"],
         precision_at_1=facts["metrics"]["precision_at_1"],
-        previous=pointer.champion.version if pointer.champion else "",
+        previous="" if previous == NO_CHAMPION else previous,
+        rolled_back=rolled_back,
     )
 
 

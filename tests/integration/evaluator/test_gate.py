@@ -9,9 +9,9 @@ import pytest
 
 from repot import layout, storage
 from repot.champion import read_champion
-from repot.errors import ConflictError, DataError, ModelError, NotFoundError
+from repot.errors import ConflictError, DataError, ModelError, NotFoundError, UsageError
 from repot.evaluator.gate import Judged
-from repot.evaluator.promote import promote
+from repot.evaluator.promote import promote, rollback
 from repot.evaluator.run import evaluate_run, judge_run
 from repot.evaluator.verdict import Verdict
 from tests.integration.evaluator.colours import MakeRun
@@ -181,6 +181,7 @@ def test_promote_points_at_the_version_and_remembers_the_one_before(
         "dataset_id": "colours",
         "precision_at_1": 11 / 12,
         "previous": "old",
+        "rolled_back": [],
     }
 
 
@@ -262,3 +263,29 @@ def test_published_version_is_complete_and_published_once(make_run: MakeRun, sto
     card = (folder / "model_card.md").read_text()
     assert "| precision@1 | 0.9167 | 0.6461 to 0.9851 |" in card
     assert "| the picture ends too early | 1 | train/red/torn.jpg |" in card
+
+
+def test_rolled_back_version_is_not_promoted_again(make_run: MakeRun, storage_uri: str, champion: str) -> None:
+    make_run("new")
+    evaluated(storage_uri, "new")
+    promote(storage_uri, "m", "new", champion)
+
+    restored = rollback(storage_uri, "m")
+    verdict = judged(storage_uri, "new").verdict
+
+    assert (restored.version, restored.previous, restored.rolled_back) == (champion, "new", ("new",))
+    assert verdict.verdict == "reject"
+    assert verdict.reasons[0].endswith("`repot rollback --to new` puts it back.")
+    assert rollback(storage_uri, "m", "new").rolled_back == (champion,)
+    assert champion_version(storage_uri) == "new"
+
+
+def test_rollback_without_anything_to_go_back_to_says_so(storage_uri: str, champion: str) -> None:
+    with pytest.raises(UsageError, match="is the first champion of m"):
+        rollback(storage_uri, "m")
+    with pytest.raises(UsageError, match="is the champion of m already"):
+        rollback(storage_uri, "m", champion)
+    with pytest.raises(UsageError, match="must have a champion"):
+        rollback(storage_uri, "other")
+    with pytest.raises(ModelError, match="must be published"):
+        rollback(storage_uri, "m", "never")

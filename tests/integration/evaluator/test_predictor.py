@@ -101,6 +101,17 @@ def test_pictures_are_named_in_order_across_batches(model: str, tmp_path: Path, 
     assert [json.loads(line)["names"][0]["label"] for line in lines] == names
 
 
+def test_name_that_is_no_place_does_not_stop_the_others(model: str, tmp_path: Path) -> None:
+    save_picture(tmp_path / "green.png", "green")
+
+    code, lines = predicted(model, "ftp://host/a.jpg", tmp_path / "green.png")
+
+    odd, good = (json.loads(line) for line in lines)
+    assert code == 1
+    assert "ftp://host/a.jpg" in odd["problem"]
+    assert good["names"][0]["label"] == "green"
+
+
 def test_prediction_sees_what_evaluation_sees(
     make_run: MakeRun, storage_uri: str, pictures: Path, tmp_path: Path
 ) -> None:
