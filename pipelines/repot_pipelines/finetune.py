@@ -34,6 +34,33 @@ def _place(
     task.set_caching_options(enable_caching=cached)
 
 
+def _give_access(
+    tasks: List[dsl.PipelineTask], settings_config_map: str, s3_secret_name: str, google_secret_name: str
+) -> None:
+    """Let tasks reach object storage; what is not there in the namespace is left out, as with workload identity."""
+    for task in tasks:
+        kubernetes.use_config_map_as_env(
+            task,
+            config_map_name=settings_config_map,
+            config_map_key_to_env={"S3_ENDPOINT": "AWS_ENDPOINT_URL_S3", "S3_REGION": "AWS_REGION"},
+            optional=True,
+        )
+        kubernetes.use_secret_as_env(
+            task,
+            secret_name=s3_secret_name,
+            secret_key_to_env={"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"},
+            optional=True,
+        )
+        kubernetes.use_secret_as_env(
+            task,
+            secret_name=google_secret_name,
+            secret_key_to_env={"key.json": "REPOT_GOOGLE_KEY"},
+            optional=True,
+        )
+        names = extract_pipeline_channels_from_any([settings_config_map, s3_secret_name, google_secret_name])
+        task.register_pipeline_channels(names)
+
+
 @dsl.pipeline(
     name="repot-finetune",
     display_name="repot: fine-tune an image classifier",
@@ -54,6 +81,7 @@ def finetune(
     checkpoint_values: str = "auto",
     cpu_image: str = CPU_IMAGE,
     epochs: int = 0,
+    google_secret_name: str = "repot-google-key",
     image_size: int = 0,
     input_queue_memory_factor: int = 1,
     labels_file_uri: str = "",
@@ -64,7 +92,9 @@ def finetune(
     num_threads: int = 1,
     rebuild: str = "",
     recipe: str = "fine_tune",
+    s3_secret_name: str = "repot-s3",
     seed: int = 0,
+    settings_config_map: str = "repot-settings",
     train_shards: int = 0,
     trainer_cpu: str = "4",
     trainer_image: str = TRAINER_IMAGE,
@@ -91,6 +121,7 @@ def finetune(
         checkpoint_values: Which values of a TensorFlow checkpoint: auto, ema or raw.
         cpu_image: Image of every task but the trainer.
         epochs: Epochs of the recipe's main phase; 0 takes the recipe's own.
+        google_secret_name: Secret whose key.json is a Google service account's key; not needed with workload identity.
         image_size: Height and width in pixels; 0 takes the backbone's own.
         input_queue_memory_factor: Shuffle buffer in units of 1024 records.
         labels_file_uri: File with one label a line; empty for the sorted folder names.
@@ -101,7 +132,9 @@ def finetune(
         num_threads: Thread count of the 2016 shard layout; not a number of processes.
         rebuild: Any new text forces a new training.
         recipe: How to train: fine_tune or head.
+        s3_secret_name: Secret whose accesskey and secretkey open the S3 store; not needed with a role.
         seed: Seed of initialisation, shuffling and augmentation.
+        settings_config_map: ConfigMap whose S3_ENDPOINT and S3_REGION say where the S3 store is.
         train_shards: Shards of the training split; 0 chooses about 1024 pictures a shard.
         trainer_cpu: CPUs of the trainer pod.
         trainer_image: Image of the trainer.
@@ -202,3 +235,5 @@ def finetune(
             storage_uri=storage_uri,
         )
         _place(promoted, "Promote", cpu_image, cached=False)
+    tasks = [planned, built, merged, fetched, trained, evaluated, judged, promoted]
+    _give_access(tasks, settings_config_map, s3_secret_name, google_secret_name)

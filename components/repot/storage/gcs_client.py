@@ -1,11 +1,13 @@
 """The Google Cloud Storage client of this process, and how long it goes on trying."""
 
+import json
 import logging
 import os
 import threading
 import time
 from typing import Any
 
+from repot.errors import StorageError
 from repot.storage.gcs_errors import import_client, is_passing, silence
 from repot.storage.uris import split_bucket
 
@@ -17,6 +19,11 @@ DEADLINE_SECONDS = 180.0
 _CONNECT_SECONDS = 4.0
 _READ_SECONDS = 60.0
 _NUM_CONNECTIONS = 64
+
+KEY_VARIABLE = "REPOT_GOOGLE_KEY"
+"""Environment variable that the pipeline fills from an optional Secret."""
+
+_SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 
 _log = logging.getLogger(__name__)
 
@@ -76,12 +83,32 @@ def _new_client() -> Any:
     # It warns three times where there is no metadata server, which is to be expected outside Google's cloud.
     logging.getLogger("google.auth.compute_engine._metadata").setLevel(logging.ERROR)
     with silence():
-        made = storage.Client(project=None)
+        made = storage.Client(project=None, credentials=_key_of_the_pod())
     # Without it, no thread asks behind our back for the bucket (3.17: for traces, even when there are none); that takes
     # a right which is not needed otherwise.
     made._bucket_metadata_cache = None
     _prepare_session(made._http)
     return made
+
+
+def _key_of_the_pod() -> Any:
+    """Return the credentials of a service account's key in the environment, or None for the usual ones.
+
+    Raises:
+        StorageError: It is no such key.
+    """
+    key = os.environ.get(KEY_VARIABLE)
+    if not key or os.environ.get("STORAGE_EMULATOR_HOST"):
+        return None
+    from google.oauth2 import service_account
+
+    try:
+        return service_account.Credentials.from_service_account_info(json.loads(key), scopes=[_SCOPE])
+    except ValueError as err:
+        raise StorageError(
+            f"{KEY_VARIABLE} must hold a Google service account's key as JSON; it does not ({type(err).__name__}). "
+            "Put the key file itself into the Secret, as key.json, or delete the Secret to use workload identity."
+        ) from err
 
 
 def _prepare_session(session: Any) -> None:

@@ -76,6 +76,15 @@ def test_components_fetch_nothing_at_start(documents: list[dict[str, Any]]) -> N
 
 def test_every_parameter_that_the_loop_uses_is_handed_into_it(documents: list[dict[str, Any]]) -> None:
     loop = documents[0]["components"]["comp-for-loop-1"]
-    used = set(re.findall(r"pipelinechannel--[\w-]+", str(loop["dag"]["tasks"])))
-    assert "pipelinechannel--builder_cpu" in used
+    platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-build-shards"]
+    used = set(re.findall(r"pipelinechannel--[\w-]+", f"{loop['dag']['tasks']} {platform}"))
+    assert {"pipelinechannel--builder_cpu", "pipelinechannel--s3_secret_name"} <= used
     assert used <= set(loop["inputDefinitions"]["parameters"])
+
+
+def test_every_task_may_reach_object_storage_with_or_without_a_secret(documents: list[dict[str, Any]]) -> None:
+    platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(platform) == set(documents[0]["deploymentSpec"]["executors"])
+    for name, executor in platform.items():
+        assert [each["optional"] for each in executor["secretAsEnv"]] == [True, True], name
+        assert [each["optional"] for each in executor["configMapAsEnv"]] == [True], name

@@ -1,0 +1,38 @@
+"""A service account's key from the environment: what an optional Secret of the pipeline gives a pod."""
+
+import json
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from repot.errors import StorageError
+from repot.storage import gcs_client
+
+
+@pytest.fixture(autouse=True)
+def _no_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+
+
+def test_key_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    private_key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    key = {
+        "type": "service_account",
+        "client_email": "repot@example.iam.gserviceaccount.com",
+        "private_key": private_key.decode(),
+        "token_uri": "https://oauth2.googleapis.com/token",
+    }
+    monkeypatch.setenv(gcs_client.KEY_VARIABLE, json.dumps(key))
+    assert gcs_client.client()._credentials.service_account_email == "repot@example.iam.gserviceaccount.com"
+    gcs_client._process.clients.clear()
+
+
+def test_what_is_no_key_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    gcs_client._process.clients.clear()
+    monkeypatch.setenv(gcs_client.KEY_VARIABLE, "secret words")
+    with pytest.raises(StorageError, match="must hold a Google service account's key") as caught:
+        gcs_client.client()
+    assert "secret words" not in str(caught.value)
