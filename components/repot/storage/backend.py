@@ -19,8 +19,10 @@ class ObjectInfo:
     Attributes:
         uri: Where it is.
         size_bytes: Its size.
-        crc32c: CRC32C of its bytes, 8 lower-case hex digits; None for a local file.
-        version: Changes whenever the object does: a gs:// generation, or "<size>-<mtime in ns>" of a local file.
+        crc32c: CRC32C of its bytes, 8 lower-case hex digits; None if only reading it would tell: for a local file, for
+            all that is listed on s3://, and for what others wrote there.
+        version: Changes whenever the object does: a gs:// generation, an s3:// ETag, or "<size>-<mtime in ns>" of a
+            local file.
     """
 
     uri: str

@@ -11,7 +11,7 @@ from repot.storage.backend import ObjectInfo
 from repot.storage.checksums import crc32c_from_base64, crc32c_to_base64, stream_crc32c_hex
 from repot.storage.gcs_client import blob_of, request_options
 from repot.storage.gcs_errors import PreconditionError, explained
-from repot.storage.problems import already_exists, changed
+from repot.storage.problems import already_exists, changed, damaged
 
 # Up to this much goes in one request, more in a resumable upload of several (a limit of the client).
 _SINGLE_REQUEST_BYTES = 8 << 20
@@ -52,10 +52,7 @@ def fetch(uri: str, file: BinaryIO, *, version: str | None) -> None:
         blob = _download(uri, file, version)
         if blob.crc32c and stream_crc32c_hex(file) == crc32c_from_base64(blob.crc32c):
             return
-    raise StorageError(
-        f"{uri} must arrive as it is stored; its CRC32C was another one {_NUM_FETCHES} times. "
-        "Check the network and the proxy, and run again."
-    )
+    raise damaged(uri, _NUM_FETCHES)
 
 
 def send_if_absent(uri: str, file: BinaryIO) -> ObjectInfo:

@@ -8,11 +8,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from repot.errors import StorageError
-from repot.storage import gcs, local
+from repot.storage import gcs, local, s3
 from repot.storage.backend import Backend, ObjectInfo
+from repot.storage.checksums import crc32c_hex, file_crc32c_hex
 from repot.storage.uris import is_local, scheme_of
 
-BACKENDS: dict[str, Backend] = {"": local, "gs": gcs}
+BACKENDS: dict[str, Backend] = {"": local, "gs": gcs, "s3": s3}
 
 
 def backend_of(uri: str) -> Backend:
@@ -56,6 +57,13 @@ def read_bytes(uri: str, *, version: str | None = None) -> bytes:
         StorageError: It cannot be read, or arrives damaged.
     """
     return backend_of(uri).read_bytes(uri, version=version)
+
+
+def read_crc32c_hex(uri: str, *, version: str | None = None) -> str:
+    """Read the object for its CRC32C, 8 hex digits: for those that `ObjectInfo` tells none of; otherwise as above."""
+    if is_local(uri) and version is None:
+        return file_crc32c_hex(Path(uri))
+    return crc32c_hex(read_bytes(uri, version=version))
 
 
 def read_text(uri: str) -> str:

@@ -1,6 +1,6 @@
 """Sentences that every backend says alike."""
 
-from repot.errors import AlreadyExistsError, ConflictError, NotFoundError
+from repot.errors import AlreadyExistsError, ConflictError, NotFoundError, StorageError
 
 
 def already_exists(uri: str) -> AlreadyExistsError:
@@ -27,3 +27,11 @@ def changed(uri: str) -> NotFoundError:
 def missing(uri: str) -> NotFoundError:
     """Return the error of reading what is not there."""
     return NotFoundError(f"{uri} cannot be read: there is no such object. Check the name.")
+
+
+def damaged(uri: str, num_fetches: int) -> StorageError:
+    """Return the error of a read whose bytes were never those that the store holds."""
+    return StorageError(
+        f"{uri} must arrive as it is stored; its CRC32C was another one {num_fetches} times. "
+        "Check the network and the proxy, and run again."
+    )

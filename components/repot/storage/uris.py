@@ -1,4 +1,4 @@
-"""Where things are: `gs://bucket/path`, or an absolute local path; both without a trailing slash.
+"""Where things are: `gs://bucket/path`, `s3://bucket/path` or an absolute local path; all without a trailing slash.
 
 A name is taken literally: `#`, `?`, `%` and blanks in it mean nothing, and Unicode is not normalised.
 """
@@ -10,20 +10,20 @@ from pathlib import Path
 
 from repot.errors import UsageError
 
-SCHEMES = ("gs",)
+SCHEMES = ("gs", "s3")
 
-# A scheme with a slash behind it; gs: and file: without one are a slip, and any other name may hold a colon.
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/|(gs|file):", re.IGNORECASE)
+# A scheme with a slash behind it; gs:, s3: and file: without one are a slip, and any other name may hold a colon.
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/|(gs|s3|file):", re.IGNORECASE)
 # https://cloud.google.com/storage/docs/buckets#naming
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
-_CHOICES = "Give gs://BUCKET/PATH, or a local path."
+_CHOICES = "Give gs://BUCKET/PATH, s3://BUCKET/PATH, or a local path."
 
 
 def normalise(uri_or_path: str | os.PathLike[str]) -> str:
-    """Return the one spelling of a place: gs://bucket/path, or an absolute local path.
+    """Return the one spelling of a place: gs://bucket/path, s3://bucket/path, or an absolute local path.
 
     Args:
-        uri_or_path: A gs:// URI, a file:// URI (percent-decoded) or a local path (`~` is expanded).
+        uri_or_path: A gs:// or s3:// URI, a file:// URI (percent-decoded) or a local path (`~` is expanded).
 
     Raises:
         UsageError: It is empty, its scheme is not known, or its bucket's name cannot be one.
@@ -49,7 +49,7 @@ def join(uri: str, *parts: str) -> str:
 
 
 def scheme_of(uri: str) -> str:
-    """Return "gs", or "" for a local path."""
+    """Return "gs" or "s3", or "" for a local path."""
     scheme, separator, _ = uri.partition("://")
     return scheme if separator and scheme in SCHEMES else ""
 

@@ -63,6 +63,14 @@ def test_other_data_set_is_never_overwritten(tmp_path: Path) -> None:
         write_unless_existing(plan, _shards(plan))
 
 
+@pytest.mark.parametrize("facts", [{"name": "a web app"}, ["a list"]])
+def test_manifest_of_another_program_is_never_overwritten(tmp_path: Path, facts: object) -> None:
+    storage.write_json(f"{tmp_path}/manifest.json", facts)
+    plan = _plan(str(tmp_path))
+    with pytest.raises(UsageError, match="holds something else"):
+        write_unless_existing(plan, _shards(plan))
+
+
 def test_unfinished_other_data_set_makes_room_and_nothing_else_does(tmp_path: Path) -> None:
     uri = str(tmp_path)
     old = dataclasses.replace(_plan(uri, "2" * 16), num_pictures={"train-00000-of-00009": 1})

@@ -1,0 +1,118 @@
+"""What the errors of Amazon's client mean to the person who chose the bucket."""
+
+import contextlib
+import http.client
+import os
+from collections.abc import Iterator
+
+from repot.errors import StorageError
+from repot.storage.problems import missing
+from repot.storage.s3_library import code_of, failures, is_of_login, is_of_network, status_of, words_of
+
+_LOGIN_CODES = ("ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "TokenRefreshRequired")
+_REGION_CODES = ("AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect")
+_LOGIN = (
+    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, run `aws configure` or `aws sso login`, "
+    "or give the pod's service account a role"
+)
+_ENDPOINT = "Set AWS_ENDPOINT_URL_S3 to the service's address, http://HOST:PORT or https://HOST"
+
+
+class PreconditionError(StorageError):
+    """The object is not as a request wanted it to be."""
+
+
+class DamagedError(StorageError):
+    """Bytes arrived with another checksum than the service announced."""
+
+
+class UnsupportedError(StorageError):
+    """The service does not know what a request asks of it."""
+
+
+@contextlib.contextmanager
+def explained(done: str, uri: str) -> Iterator[None]:
+    """Turn an error of the client into one sentence: what cannot be `done` to `uri`, why, and what to do.
+
+    Raises:
+        DamagedError: The client found another checksum.
+        PreconditionError: The service answered 412.
+        UnsupportedError: The service answered 501.
+        NotFoundError: There is no such object.
+        StorageError: Any other failure.
+    """
+    expected: tuple[type[Exception], ...] = (*failures(), UnicodeEncodeError)
+    try:
+        yield
+    except expected as err:
+        if status_of(err) == http.client.NOT_FOUND and not _lacks_bucket(err, done):
+            raise missing(uri) from err
+        raise _kind(err)(f"{uri} cannot be {done}: {_meaning(err, uri)}.") from err
+
+
+def endpoint() -> str:
+    """Return the address of the service, as the environment names it."""
+    named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return named or "https://s3.amazonaws.com"
+
+
+def no_address(err: Exception) -> StorageError:
+    """Return the error of an endpoint or a region that gives no address."""
+    return StorageError(f"s3:// needs the address of a service; got {endpoint()!r} ({words_of(err)}). {_ENDPOINT}.")
+
+
+def no_service(uri: str) -> StorageError:
+    """Return the error of an answer that no S3 service gives."""
+    return StorageError(f"{uri} cannot be reached: {endpoint()} does not answer as an S3 service. {_ENDPOINT}.")
+
+
+def _kind(err: Exception) -> type[StorageError]:
+    from botocore.exceptions import FlexibleChecksumError
+
+    if isinstance(err, FlexibleChecksumError):
+        return DamagedError
+    kinds: dict[int, type[StorageError]] = {
+        http.client.PRECONDITION_FAILED: PreconditionError,
+        http.client.NOT_IMPLEMENTED: UnsupportedError,
+    }
+    return kinds.get(status_of(err), StorageError)
+
+
+def _lacks_bucket(err: Exception, done: str) -> bool:
+    """Return whether a 404 is about the bucket: listing needs nothing else to be there."""
+    return code_of(err) == "NoSuchBucket" or done in ("listed", "found")
+
+
+def _meaning(err: Exception, uri: str) -> str:
+    words = words_of(err)
+    if isinstance(err, UnicodeEncodeError):
+        return "its name is not UTF-8. Rename it"
+    if is_of_login(err):
+        return f"the S3 credentials are missing or not valid ({words}). {_LOGIN}"
+    if status_of(err):
+        return _refusal(err, "/".join(uri.split("/", 3)[:3]), words)
+    if is_of_network(err):
+        return f"{endpoint()} does not answer ({_network_reason(err)}). Check the network, and AWS_ENDPOINT_URL_S3"
+    return f"the S3 client refuses ({words}). Correct that, and run again"
+
+
+def _refusal(err: Exception, bucket: str, words: str) -> str:
+    """Return what an error that the service answered means."""
+    status, code = status_of(err), code_of(err)
+    if status == http.client.NOT_FOUND:
+        return f"there is no bucket {bucket} at {endpoint()}. Create it, or correct the name"
+    if code in _REGION_CODES:
+        return f"the bucket is in another region ({words}). Set AWS_DEFAULT_REGION to the region of {bucket}"
+    if code in _LOGIN_CODES or status == http.client.UNAUTHORIZED:
+        return f"the S3 credentials are missing or not valid ({words}). {_LOGIN}"
+    if status == http.client.FORBIDDEN:
+        rights = "s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload and s3:ListBucket"
+        return f"access is denied ({words}). Allow {rights} on {bucket}"
+    return f"the service answered {status} ({words}). Look at the bucket and at {endpoint()}, and run again"
+
+
+def _network_reason(err: BaseException) -> str:
+    """Return the name of the failure below the layers of the client, e.g. NameResolutionError."""
+    details = getattr(err, "kwargs", {})
+    inner = details.get("error") or getattr(err, "reason", None)
+    return _network_reason(inner) if isinstance(inner, BaseException) else type(err).__name__

@@ -1,0 +1,146 @@
+"""Objects in buckets, against real server processes that speak the API of Google Cloud Storage and of Amazon S3."""
+
+import dataclasses
+import unicodedata
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from repot import storage
+from repot.errors import AlreadyExistsError, ConflictError, NotFoundError, StorageError
+
+NAMES = ["a b", "a#b?c", "a%20b", "a%2Fb", "ünï/cöde", "x" * 1024, "..a", "x:y&z=1+2", "'\"\\", "a//b"]
+
+
+@pytest.fixture(params=["gcs", "s3"])
+def bucket(request: pytest.FixtureRequest) -> str:
+    """Return the URI of a new bucket."""
+    return str(request.getfixturevalue(request.param))
+
+
+def as_listed(info: storage.ObjectInfo) -> storage.ObjectInfo:
+    """Return what a listing tells: on s3:// no checksums."""
+    return dataclasses.replace(info, crc32c=None) if info.uri.startswith("s3:") else info
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_object_of_any_name_is_found_again(name: str, bucket: str) -> None:
+    info = storage.write_bytes(f"{bucket}/{name}", b"123456789")
+    assert info.uri == f"{bucket}/{name}"
+    assert (info.size_bytes, info.crc32c) == (9, "e3069283")  # The check value of CRC-32C.
+    assert storage.list_objects(bucket) == [as_listed(info)]
+    assert storage.stat(info.uri) == info
+    assert storage.read_bytes(info.uri, version=info.version) == b"123456789"
+    storage.delete(info.uri)
+    assert storage.list_objects(bucket) == []
+
+
+def test_names_in_two_normal_forms_are_two_objects(bucket: str) -> None:
+    for form in ("NFC", "NFD"):
+        storage.write_text(f"{bucket}/{unicodedata.normalize(form, 'é')}", form)
+    assert [storage.read_text(info.uri) for info in storage.list_objects(bucket)] == ["NFD", "NFC"]
+
+
+def test_name_that_is_not_utf8_is_refused(bucket: str) -> None:
+    with pytest.raises(StorageError, match=r"its name is not UTF-8\. Rename it\."):
+        storage.write_bytes(f"{bucket}/\udcff", b"")
+
+
+def test_listing_is_of_the_folder_only_and_sorted(bucket: str) -> None:
+    names = ["a/b", "a/B", "a/c/d", "a/é", "a-b", "ab", "a"]
+    for name in names:
+        storage.write_bytes(f"{bucket}/{name}", b"")
+    assert [info.uri for info in storage.list_objects(f"{bucket}/a")] == [
+        f"{bucket}/a/{x}" for x in ("B", "b", "c/d", "é")
+    ]
+    assert [storage.relative_name(info.uri, bucket) for info in storage.list_objects(bucket)] == sorted(names)
+    assert storage.list_objects(f"{bucket}/none") == []
+
+
+def test_create_only_write_keeps_what_is_there(bucket: str) -> None:
+    storage.write_bytes(f"{bucket}/x", b"first", if_absent=True)
+    with pytest.raises(AlreadyExistsError, match=f"{bucket}/x must not exist yet"):
+        storage.write_bytes(f"{bucket}/x", b"second", if_absent=True)
+    assert storage.read_bytes(f"{bucket}/x") == b"first"
+
+
+def test_swap_needs_the_version_that_is_there(bucket: str) -> None:
+    first = storage.swap_bytes(f"{bucket}/x", b"1", expected_version=None)
+    second = storage.swap_bytes(f"{bucket}/x", b"2", expected_version=first.version)
+    for version in (None, first.version):
+        with pytest.raises(ConflictError, match=f"{bucket}/x"):
+            storage.swap_bytes(f"{bucket}/x", b"3", expected_version=version)
+    assert storage.stat(f"{bucket}/x") == second
+    assert storage.read_bytes(f"{bucket}/x") == b"2"
+
+
+def test_read_pinned_to_a_version_that_is_gone_says_so(bucket: str, tmp_path: Path) -> None:
+    info = storage.write_bytes(f"{bucket}/x", b"1")
+    storage.write_bytes(f"{bucket}/x", b"2")
+    with pytest.raises(NotFoundError, match="changed or deleted since"):
+        storage.read_bytes(info.uri, version=info.version)
+    with pytest.raises(NotFoundError, match="changed or deleted since"):
+        storage.download(info.uri, tmp_path / "x", version=info.version)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_object_is_not_found(bucket: str, tmp_path: Path) -> None:
+    assert storage.stat(f"{bucket}/x") is None
+    assert not storage.exists(f"{bucket}/x")
+    with pytest.raises(NotFoundError, match=f"{bucket}/x cannot be read: there is no such object"):
+        storage.read_bytes(f"{bucket}/x")
+    with pytest.raises(NotFoundError, match=f"{bucket}/x"):
+        storage.copy(f"{bucket}/x", f"{bucket}/y")
+    with pytest.raises(NotFoundError):
+        storage.download(f"{bucket}/x", tmp_path / "x")
+    with pytest.raises(NotFoundError, match=f"{tmp_path}/x"):
+        storage.upload(tmp_path / "x", f"{bucket}/x")
+    storage.delete(f"{bucket}/x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_bucket_is_named(bucket: str) -> None:
+    for act in (storage.check_writable, storage.list_objects, lambda uri: storage.write_bytes(uri, b"")):
+        with pytest.raises(StorageError, match=rf"there is no bucket {bucket}-missing.*\. Create") as caught:
+            act(f"{bucket}-missing/folder/x")
+        assert not isinstance(caught.value, NotFoundError)
+        assert "\n" not in str(caught.value)
+
+
+def test_folder_goes_up_across_and_down_unchanged(bucket: str, tmp_path: Path) -> None:
+    files = {"a.txt": b"a", "b/c d.txt": b"c", "b/e/é.txt": b""}
+    for name, data in files.items():
+        storage.write_bytes(f"{tmp_path}/here/{name}", data)
+    storage.upload_folder(tmp_path / "here", f"{bucket}/up")
+    storage.copy_folder(f"{bucket}/up", f"{bucket}/across")
+    storage.copy_folder(f"{bucket}/across", f"{tmp_path}/there")
+    storage.download_folder(f"{bucket}/across", tmp_path / "there too")
+    for folder in (f"{bucket}/across", f"{tmp_path}/there", f"{tmp_path}/there too"):
+        found = {storage.relative_name(info.uri, folder): info.uri for info in storage.list_objects(folder)}
+        assert {name: storage.read_bytes(uri) for name, uri in found.items()} == files
+
+
+@pytest.mark.parametrize("name", ["../escaped", "a/../../escaped", "a//b", "./a"])
+def test_download_of_a_name_that_is_no_local_path_is_refused(name: str, bucket: str, tmp_path: Path) -> None:
+    storage.write_bytes(f"{bucket}/folder/{name}", b"")
+    for copy in (storage.download_folder, lambda uri, path: storage.copy_folder(uri, str(path))):
+        with pytest.raises(StorageError, match="must have a name that a local file can have"):
+            copy(f"{bucket}/folder", tmp_path / "down")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_object_as_a_local_file_is_gone_afterwards(bucket: str) -> None:
+    storage.write_bytes(f"{bucket}/a/x.txt", b"1")
+    with storage.as_local_file(f"{bucket}/a/x.txt") as path:
+        assert path.name == "x.txt"
+        assert path.read_bytes() == b"1"
+    assert not path.exists()
+
+
+def test_threads_share_one_client(bucket: str) -> None:
+    with ThreadPoolExecutor(32) as pool:
+        infos = list(pool.map(lambda number: storage.write_bytes(f"{bucket}/{number:03d}", b"%d" % number), range(200)))
+        data = list(pool.map(lambda info: storage.read_bytes(info.uri, version=info.version), infos))
+    assert data == [b"%d" % number for number in range(200)]
+    assert storage.list_objects(bucket) == [as_listed(info) for info in infos]
