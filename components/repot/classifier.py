@@ -4,6 +4,7 @@ It takes float32 [batch, image_size, image_size, 3], RGB in [0, 1], and returns 
 index 0 is the background class of 2016: no picture has it, and no score, report or exported model shows it.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,6 @@ HEAD_NAME = "logits"
 def build_classifier(backbone: str, *, num_classes: int, image_size: int, weights_path: Path | None = None) -> Any:
     """Return a keras.Model of a backbone with a fresh head.
 
-    BatchNorm always runs in inference mode: the statistics of a small set are worse than those it was trained with.
-
     Args:
         backbone: A name of `repot.zoo.BACKBONES`.
         num_classes: Number of logits, the background's included.
@@ -39,9 +38,11 @@ def build_classifier(backbone: str, *, num_classes: int, image_size: int, weight
         load_weights(network, weights_path)
     pictures = keras.Input([image_size, image_size, 3], name="pictures")
     scaled = keras.layers.Rescaling(facts.scale, facts.offset, name="rescale")(pictures)
-    features = network(scaled, training=False)
+    features = network(scaled)
     kept = keras.layers.Dropout(DROPOUT, name="dropout")(features)
-    logits = keras.layers.Dense(num_classes, name=HEAD_NAME, dtype="float32")(kept)
+    # Zeros, as in Kolesnikov et al. 2020 (BiT): no class is favoured at first, whatever the seed.
+    head = keras.layers.Dense(num_classes, kernel_initializer="zeros", name=HEAD_NAME, dtype="float32")
+    logits = head(kept)
     return keras.Model(pictures, logits, name=f"{backbone}_classifier")
 
 
@@ -51,6 +52,17 @@ def split_classifier(classifier: Any) -> tuple[Any, Any]:
     extractor = keras.Model(classifier.input, dropout.input, name="features")
     features = keras.Input(dropout.input.shape[1:], name="features")
     return extractor, keras.Model(features, head(dropout(features)), name="head")
+
+
+def training_logits(classifier: Any) -> Callable[[Any, bool], Any]:
+    """Return the function (pictures, training) -> logits to train a whole classifier with.
+
+    Only the dropout before the logits ever runs in training mode. BatchNorm keeps its statistics, for those of a small
+    set are worse: MobileNetV2 fell from .83 to .68 on 330 photos. Calling the classifier itself with training=True
+    would switch every layer, a `training=False` inside its graph notwithstanding (Keras 3, Functional.call).
+    """
+    extractor, head = split_classifier(classifier)
+    return lambda pictures, training: head(extractor(pictures, training=False), training=training)
 
 
 def probabilities(logits: Any) -> Any:

@@ -5,6 +5,7 @@ string, the base name of the picture.
 """
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ _FEATURES = {
 }
 
 _READ_BUFFER_BYTES = 256 * 1024
+_NUM_THREADS = 8
 
 
 def load_manifest(dataset_uri: str) -> Manifest:
@@ -49,7 +51,8 @@ def open_shards(dataset_uri: str, receipts: Iterable[Receipt], scratch: Path) ->
         CorruptShardError: A shard's bytes are not those of its receipt.
         NotFoundError: A shard is missing.
     """
-    return [_open_shard(dataset_uri, receipt, scratch) for receipt in receipts]
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        return list(pool.map(lambda receipt: _open_shard(dataset_uri, receipt, scratch), receipts))
 
 
 def read_examples(shards: Sequence[Path]) -> Any:
@@ -81,15 +84,13 @@ def _open_shard(dataset_uri: str, receipt: Receipt, scratch: Path) -> Path:
 
 
 def _verify(uri: str, path: Path, receipt: Receipt) -> None:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as err:
-        raise CorruptShardError(f"{uri} must exist; it does not. {_how_to_rebuild(receipt)}") from err
-    crc32c = storage.crc32c_hex(data)
-    if len(data) != receipt.size_bytes or crc32c != receipt.crc32c:
+    if not path.is_file():
+        raise CorruptShardError(f"{uri} must exist; it does not. {_how_to_rebuild(receipt)}")
+    size_bytes, crc32c = path.stat().st_size, storage.file_crc32c_hex(path)
+    if size_bytes != receipt.size_bytes or crc32c != receipt.crc32c:
         raise CorruptShardError(
             f"{uri} must have {receipt.size_bytes} bytes with CRC32C {receipt.crc32c}; "
-            f"got {len(data)} bytes with CRC32C {crc32c}. {_how_to_rebuild(receipt)}"
+            f"got {size_bytes} bytes with CRC32C {crc32c}. {_how_to_rebuild(receipt)}"
         )
 
 

@@ -24,11 +24,15 @@ class Recipe:
     learning_rate: float
 
 
+# Measured with efficientnet_lite0 on 132 drawings of the sample, 36 of them for validation, so that one picture is .03.
+# Seeds 0, 1 and 2: head .92, .92, .92; fine_tune .92, .89, .86, so that so small a set gains nothing by it.
+# Over 24 random splits a head like this one reaches .86 on average, with a standard deviation of .05. Learning rate and
+# number of epochs were chosen on these same pictures: expect other numbers on others.
 RECIPES = {
     "head": Recipe(
         summary="backbone frozen, features computed once, only the head trained",
         fine_tune=False,
-        head_epochs=60,
+        head_epochs=30,
         head_learning_rate=3e-3,
         epochs=0,
         learning_rate=0.0,
@@ -39,6 +43,6 @@ RECIPES = {
         head_epochs=20,
         head_learning_rate=3e-3,
         epochs=10,
-        learning_rate=1e-4,
+        learning_rate=3e-5,
     ),
 }

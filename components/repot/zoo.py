@@ -23,7 +23,7 @@ class Backbone:
         min_image_size: Smallest height and width that it can be built for.
         num_features: Length of its feature vector.
         scale, offset: Its input is `scale * x + offset` for pictures x in [0, 1].
-        default_checkpoint: Name of the checkpoint that it starts from, see `repot.checkpoint_fetcher.sources`.
+        default_checkpoint: Name of the checkpoint that it starts from, see `repot.checkpoints`.
         keras_name: Its name in `keras.applications`; "" for an architecture of repot's own.
     """
 

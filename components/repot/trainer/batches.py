@@ -49,8 +49,13 @@ class Pictures:
         examples = read_examples(self.shards).map(self._evaluated, num_parallel_calls=tf.data.AUTOTUNE)
         return _batched(examples, self.batch_size)
 
-    def distorted_batches(self, epoch: int) -> Any:
-        """Return every example once, shuffled and distorted; the epoch alone decides how."""
+    def distorted_batches(self, epoch: int, first: int = 0) -> Any:
+        """Return every example once, shuffled and distorted; the epoch alone decides how.
+
+        Args:
+            epoch: In [0, epochs).
+            first: Batches to leave out at the start.
+        """
         rng = np.random.default_rng([self.seed, epoch])
         shards = [self.shards[i] for i in rng.permutation(len(self.shards))]
         buffer = min(self.shuffle_buffer, self.num_examples)
@@ -61,27 +66,29 @@ class Pictures:
             seed = tf.stack([tf.constant(distortion_seed, tf.int64), index])
             return distort_image(decode_jpeg(example["encoded"]), self.image_size, seed), example["label"]
 
-        return _batched(examples.enumerate().map(distorted, num_parallel_calls=tf.data.AUTOTUNE), self.batch_size)
+        rest = examples.enumerate().skip(first * self.batch_size)
+        return _batched(rest.map(distorted, num_parallel_calls=tf.data.AUTOTUNE), self.batch_size)
 
     def _evaluated(self, example: dict[str, Any]) -> tuple[Any, Any]:
         return eval_image(decode_jpeg(example["encoded"]), self.image_size), example["label"]
 
 
-def feature_batches(table: FeatureTable, batch_size: int, seed: int | None) -> Any:
-    """Return every row of a table once, shuffled with `seed` or, if it is None, in order."""
+def feature_batches(table: FeatureTable, batch_size: int, seed: int | None, first: int = 0) -> Any:
+    """Return every row of a table once, shuffled with `seed` or, if it is None, in order; without the first batches."""
     order = np.arange(len(table.labels))
     if seed is not None:
         np.random.default_rng(seed).shuffle(order)
+    order = order[first * batch_size :]
     rows = tf.data.Dataset.from_tensor_slices((table.features[order], table.labels[order]))
     return _batched(rows, batch_size)
 
 
 def _batched(examples: Any, batch_size: int) -> Any:
-    return (
-        examples.batch(batch_size)
-        .map(lambda inputs, labels: _padded(inputs, labels, batch_size))
-        .prefetch(tf.data.AUTOTUNE)
-    )
+    # Every worker reads everything and keeps its share of each batch: how many there are changes no batch.
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    batches = examples.batch(batch_size).map(lambda inputs, labels: _padded(inputs, labels, batch_size))
+    return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
 def _padded(inputs: Any, labels: Any, batch_size: int) -> tuple[Any, Any, Any]:

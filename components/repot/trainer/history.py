@@ -62,6 +62,8 @@ class History:
 
     def write_events(self) -> None:
         """Write the rows since the last call as one more TensorBoard event file; the step is the number of the row."""
+        if self._num_written == len(self.rows):
+            return
         with tempfile.TemporaryDirectory(prefix="repot-events-") as scratch:
             with tf.summary.create_file_writer(scratch).as_default():
                 for step, row in enumerate(self.rows[self._num_written :], start=self._num_written + 1):

@@ -1,5 +1,6 @@
 """What a training leaves behind: the folder model/."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ def write_model(classifier: Any, labels: Sequence[str], run_uri: str, scratch: P
     """
     folder = scratch / MODEL_FOLDER
     folder.mkdir()
-    classifier.save(folder / KERAS_NAME)
+    with warnings.catch_warnings():
+        # Keras 3.15 hands TensorFlow's variables to NumPy 2 in a way that NumPy deprecates.
+        warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
+        classifier.save(folder / KERAS_NAME)
     export_saved_model(classifier, labels, folder / SAVED_MODEL_FOLDER)
     (folder / LABELS_NAME).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
     storage.upload_folder(folder, storage.join(run_uri, MODEL_FOLDER))

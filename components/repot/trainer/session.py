@@ -2,6 +2,8 @@
 
 import platform
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,9 @@ import tensorflow as tf
 import repot
 from repot import storage
 from repot.checkpoint_files import WEIGHTS_NAME
-from repot.classifier import build_classifier, split_classifier
+from repot.classifier import build_classifier, split_classifier, training_logits
 from repot.dataset import load_manifest, open_shards
-from repot.errors import DataError
+from repot.errors import DataError, StoppedError
 from repot.manifest import SPLITS, Manifest
 from repot.recipes import RECIPES, Recipe
 from repot.settings import TrainingSettings
@@ -24,6 +26,8 @@ from repot.trainer.fit import Phase, fit
 from repot.trainer.history import History
 from repot.trainer.outputs import write_model
 from repot.trainer.state import TrainingState
+from repot.trainer.strategy import check_same_start, choose_strategy, is_chief, make_repeatable, wait_for_all
+from repot.trainer.train import TRAINING_NAME
 from repot.zoo import find_backbone
 
 HEAD_SAVE_INTERVAL = 10
@@ -31,16 +35,26 @@ HEAD_SAVE_INTERVAL = 10
 
 
 def run_training(
-    dataset_uri: str, weights_uri: str, run_uri: str, *, training_id: str, settings: TrainingSettings
+    dataset_uri: str,
+    weights_uri: str,
+    run_uri: str,
+    *,
+    training_id: str,
+    checkpoint_id: str,
+    settings: TrainingSettings,
+    should_stop: Callable[[], bool],
 ) -> dict[str, Any]:
-    """Train, write model/, history.csv and events/, and return the facts of training.json. Raises as `train`."""
+    """Train and write everything, training.json last; of several workers the chief alone writes. Raises as `train`."""
+    started = time.monotonic()
+    strategy = choose_strategy()
+    make_repeatable(settings.seed)
     manifest = load_manifest(dataset_uri)
     if manifest.num_examples("train") == 0:
-        raise DataError(f"A data set must have a picture to train on; {dataset_uri} has none.")
-    keras.utils.set_random_seed(settings.seed)
-    tf.config.experimental.enable_op_determinism()
-    strategy = choose_strategy()
+        raise DataError(f"A data set must have a picture to train on; {dataset_uri} has none. Add pictures.")
     image_size = settings.image_size or find_backbone(settings.backbone).image_size
+    state = TrainingState.load(run_uri, training_id, is_writer=is_chief(strategy))
+    check_same_start(strategy, state)
+    history = History(run_uri, state.history)
     with tempfile.TemporaryDirectory(prefix="repot-train-") as scratch:
         pictures = _pictures(dataset_uri, manifest, image_size, settings, Path(scratch))
         with strategy.scope(), storage.as_local_file(storage.join(weights_uri, WEIGHTS_NAME)) as weights_path:
@@ -50,30 +64,41 @@ def run_training(
                 image_size=image_size,
                 weights_path=weights_path,
             )
-        state = TrainingState.load(run_uri, training_id)
-        history = History(run_uri, state.history)
-        fit(_phases(classifier, pictures, state, settings), strategy=strategy, state=state, history=history)
-        write_model(classifier, manifest.labels, run_uri, Path(scratch))
-    history.write_csv()
-    return {
-        "dataset_id": manifest.dataset_id,
-        "settings": settings.to_json(),
-        "image_size": image_size,
-        "labels": list(manifest.labels),
-        "num_examples": {split: manifest.num_examples(split) for split in SPLITS},
-        "num_parameters": int(classifier.count_params()),
-        "epochs": len(history.rows),
-        "seconds": state.seconds_before,
-        "train_examples_per_second": history.examples_per_second(manifest.num_examples("train")),
-        "last_epoch": history.rows[-1],
-        "versions": _versions(),
-    }
-
-
-def choose_strategy() -> Any:
-    """Return the strategy that uses every GPU of this machine; the default one without or with a single GPU."""
-    num_gpus = len(tf.config.list_physical_devices("GPU"))
-    return tf.distribute.MirroredStrategy() if num_gpus > 1 else tf.distribute.get_strategy()
+        phases = _phases(classifier, pictures, state, settings, should_stop)
+        try:
+            fit(
+                phases,
+                strategy=strategy,
+                state=state,
+                history=history,
+                started=started - state.seconds_before,
+                should_stop=should_stop,
+            )
+        except StoppedError:
+            wait_for_all(strategy)
+            raise
+        facts = {
+            "training_id": training_id,
+            "dataset_id": manifest.dataset_id,
+            "checkpoint_id": checkpoint_id,
+            "settings": settings.to_json(),
+            "image_size": image_size,
+            "labels": list(manifest.labels),
+            "num_examples": {split: manifest.num_examples(split) for split in SPLITS},
+            "num_parameters": int(classifier.count_params()),
+            "epochs": len(history.rows),
+            "seconds": state.seconds_before,
+            "train_examples_per_second": history.examples_per_second(manifest.num_examples("train")),
+            "last_epoch": history.rows[-1],
+            "versions": _versions(),
+        }
+        if state.is_writer:
+            write_model(classifier, manifest.labels, run_uri, Path(scratch))
+            history.write_csv()
+            storage.write_json(storage.join(run_uri, TRAINING_NAME), facts)
+            state.delete()
+        wait_for_all(strategy)
+    return facts
 
 
 def _pictures(
@@ -93,16 +118,21 @@ def _pictures(
 
 
 def _phases(
-    classifier: Any, pictures: dict[str, Pictures], state: TrainingState, settings: TrainingSettings
+    classifier: Any,
+    pictures: dict[str, Pictures],
+    state: TrainingState,
+    settings: TrainingSettings,
+    should_stop: Callable[[], bool],
 ) -> list[Phase]:
     recipe = RECIPES[settings.recipe]
-    phases = [_head_phase(classifier, pictures, state, recipe, settings)]
+    phases = [_head_phase(classifier, pictures, state, recipe=recipe, settings=settings, should_stop=should_stop)]
     if recipe.fine_tune:
         train, validation = pictures["train"], pictures["validation"]
         phases.append(
             Phase(
                 name="fine_tune",
                 model=classifier,
+                logits=training_logits(classifier),
                 epochs=settings.epochs or recipe.epochs,
                 learning_rate=settings.learning_rate or recipe.learning_rate,
                 save_interval=1,
@@ -119,27 +149,30 @@ def _head_phase(
     classifier: Any,
     pictures: dict[str, Pictures],
     state: TrainingState,
+    *,
     recipe: Recipe,
     settings: TrainingSettings,
+    should_stop: Callable[[], bool],
 ) -> Phase:
     extractor, head = split_classifier(classifier)
     is_main = not recipe.fine_tune
-    features = {} if state.is_past("head") else cached_features(extractor, pictures, state)
+    features = {} if state.is_past("head") else cached_features(extractor, pictures, state, should_stop)
 
-    def batches(split: str, epoch: int | None) -> Any:
+    def batches(split: str, epoch: int | None, first: int) -> Any:
         seed = None if epoch is None else int(np.random.SeedSequence([settings.seed, epoch]).generate_state(1)[0])
-        return feature_batches(features[split], settings.batch_size, seed)
+        return feature_batches(features[split], settings.batch_size, seed, first)
 
     return Phase(
         name="head",
         model=head,
+        logits=lambda features, training: head(features, training=training),
         epochs=settings.epochs if is_main and settings.epochs else recipe.head_epochs,
         learning_rate=settings.learning_rate if is_main and settings.learning_rate else recipe.head_learning_rate,
         save_interval=HEAD_SAVE_INTERVAL,
         num_examples=pictures["train"].num_examples,
         batch_size=settings.batch_size,
-        train_batches=lambda epoch: batches("train", epoch),
-        validation_batches=lambda: batches("validation", None),
+        train_batches=lambda epoch, first: batches("train", epoch, first),
+        validation_batches=lambda: batches("validation", None, 0),
     )
 
 

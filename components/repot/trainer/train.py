@@ -1,6 +1,7 @@
 """Train once: a finished training is only looked up, an interrupted one goes on where its state was saved."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from repot import quiet_tensorflow, storage
@@ -20,11 +21,13 @@ def train(
     training_id: str,
     checkpoint_id: str,
     settings: TrainingSettings,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Train a classifier and write model/, history.csv and events/, and training.json last.
 
     The weights after the last epoch are kept: choosing an epoch by its validation score would flatter the score that
-    is reported on the same pictures.
+    is reported on the same pictures. A process that is killed, by SIGTERM or SIGKILL, goes on after its last saved
+    epoch at the next start; on the same machine without a GPU the result is the same, bit by bit.
 
     Args:
         dataset_uri: The data set.
@@ -33,6 +36,7 @@ def train(
         training_id: See `repot.trainer.identity`.
         checkpoint_id: Id of the checkpoint, for the record.
         settings: How to train.
+        should_stop: Asked before every step; once it says True to any worker, all save the state and stop.
 
     Returns:
         What training.json holds.
@@ -43,21 +47,33 @@ def train(
         CorruptShardError: A shard's bytes are not those of its receipt.
         CheckpointError: The weights do not fit the backbone.
         TrainingError: The loss is not finite.
+        StoppedError: It was asked to stop.
     """
-    done = _finished(storage.join(run_uri, TRAINING_NAME), training_id)
+    done = find_finished(run_uri, training_id)
     if done is not None:
         _log.info("training %s was finished before", training_id)
         return done
     quiet_tensorflow.import_tensorflow()
     from repot.trainer.session import run_training  # TensorFlow takes seconds to import
 
-    facts = run_training(dataset_uri, weights_uri, run_uri, training_id=training_id, settings=settings)
-    facts = {**facts, "training_id": training_id, "checkpoint_id": checkpoint_id}
-    storage.write_json(storage.join(run_uri, TRAINING_NAME), facts)
-    return facts
+    return run_training(
+        dataset_uri,
+        weights_uri,
+        run_uri,
+        training_id=training_id,
+        checkpoint_id=checkpoint_id,
+        settings=settings,
+        should_stop=should_stop,
+    )
 
 
-def _finished(uri: str, training_id: str) -> dict[str, Any] | None:
+def find_finished(run_uri: str, training_id: str) -> dict[str, Any] | None:
+    """Return what training.json holds, or None while the training is not finished.
+
+    Raises:
+        UsageError: The folder holds another training.
+    """
+    uri = storage.join(run_uri, TRAINING_NAME)
     if not storage.exists(uri):
         return None
     facts: dict[str, Any] = storage.read_json(uri)

@@ -1,0 +1,69 @@
+"""The exported model names picture files in a process that has neither Keras nor repot, and says what ours says."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from repot.classifier import build_classifier, probabilities
+from repot.preprocessing import decode_picture, eval_image
+from repot.saved_model import export_saved_model
+
+DATA = Path(__file__).parent.parent / "golden"
+PICTURES = [
+    DATA / "build_image_data/data/train/daisy/img_00.jpg",
+    DATA / "build_image_data/data/train/daisy/picture.png",
+    DATA / "build_image_data/data/validation/sunflowers/progressive.jpeg",
+    DATA / "build_image_data_dirty/data/train/b/anim.gif",
+    DATA / "build_image_data_dirty/data/train/b/bitmap.bmp",
+]
+LABELS = ["daisy", "dandelion", "ein Gänseblümchen"]
+SIZE = 64
+# Neither Keras nor repot can be imported there.
+SERVE = """
+import json, sys
+sys.modules.update(keras=None, repot=None)
+import tensorflow as tf
+from pathlib import Path
+model = tf.saved_model.load(sys.argv[1])
+said = model.signatures["serving_default"](tf.constant([Path(path).read_bytes() for path in sys.argv[2:]]))
+names = [[name.decode() for name in row] for row in said["class_names"].numpy()]
+facts = {"outputs": sorted(said), "names": names, "scores": said["probabilities"].numpy().tolist()}
+print(json.dumps(facts))
+"""
+
+
+@pytest.fixture(scope="module")
+def classifier(lite0_weights_uri: str) -> Any:
+    path = Path(lite0_weights_uri, "weights.h5")
+    built = build_classifier("efficientnet_lite0", num_classes=len(LABELS) + 1, image_size=SIZE, weights_path=path)
+    kernel = built.get_layer("logits").kernel
+    kernel.assign(np.random.default_rng(1).normal(size=kernel.shape, scale=0.1))
+    return built
+
+
+@pytest.fixture(scope="module")
+def said(classifier: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("saved_model")
+    export_saved_model(classifier, LABELS, folder)
+    command = [sys.executable, "-c", SERVE, str(folder), *map(str, PICTURES)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder)
+    return json.loads(done.stdout)
+
+
+def test_saved_model_returns_every_name_beside_its_probability(said: Any) -> None:
+    assert said["outputs"] == ["class_names", "probabilities"]
+    assert said["names"] == [LABELS] * len(PICTURES)
+    np.testing.assert_allclose(np.sum(said["scores"], axis=1), 1, rtol=1e-5)
+
+
+def test_saved_model_says_what_the_classifier_says(said: Any, classifier: Any) -> None:
+    pictures = np.stack([eval_image(decode_picture(path.read_bytes()), SIZE) for path in PICTURES])
+    expected = np.asarray(probabilities(classifier(pictures, training=False)))
+
+    assert np.ptp(expected, axis=0).max() > 0.1
+    np.testing.assert_allclose(said["scores"], expected, atol=1e-5)

@@ -1,0 +1,47 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from repot.quiet_tensorflow import _without_chatter
+
+LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+START = "from repot.quiet_tensorflow import import_tensorflow; import_tensorflow()"
+
+
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != LOG_LEVEL}
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True, env=environment
+    )
+
+
+def test_start_of_tensorflow_says_nothing_and_leaves_devices_to_be_chosen() -> None:
+    done = run(
+        f"{START}\nimport tensorflow as tf, keras\n"
+        "cpu = tf.config.list_physical_devices('CPU')[0]\n"
+        "tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)\n"
+        "print(len(tf.config.list_logical_devices('CPU')), keras.backend.backend())"
+    )
+
+    assert (done.stdout, done.stderr) == ("2 tensorflow\n", "")
+
+
+def test_message_that_is_no_chatter_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
+    with _without_chatter():
+        os.write(2, b"I0000 00:00:1 9 a.cc:1] hello\nE0000 00:00:1 9 b.cc:1] disk on fire\nW0000 00:00 c.cc] hm\n")
+
+    assert capfd.readouterr().err == "E0000 00:00:1 9 b.cc:1] disk on fire\n"
+
+
+def test_message_before_an_error_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        with _without_chatter():
+            os.write(2, b"why it failed\n")
+            raise ImportError
+
+    with pytest.raises(ImportError):
+        fail()
+
+    assert capfd.readouterr().err == "why it failed\n"

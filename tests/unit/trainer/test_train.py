@@ -1,0 +1,80 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from repot import storage
+from repot.backbone_weights import save_weights, stable_names
+from repot.dataset import load_manifest
+from repot.errors import CheckpointError, DataError, TrainingError, UsageError
+from repot.settings import TrainingSettings
+from repot.trainer.train import train
+from repot.zoo import build_backbone
+
+SETTINGS = TrainingSettings(backbone="mobilenet_v2", recipe="head", epochs=2, image_size=32)
+FINISHED = """
+import sys
+from repot.settings import TrainingSettings
+from repot.trainer.train import train
+facts = train("/nowhere", "/nowhere", sys.argv[1], training_id="t", checkpoint_id="c", settings=TrainingSettings())
+print(facts["labels"], "tensorflow" in sys.modules)
+"""
+
+
+def start(dataset_uri: str, weights_uri: str, run: Path, settings: TrainingSettings = SETTINGS) -> None:
+    train(dataset_uri, weights_uri, str(run), training_id="t", checkpoint_id="c", settings=settings)
+
+
+def test_finished_training_is_only_read_without_tensorflow(tmp_path: Path) -> None:
+    (tmp_path / "training.json").write_text(json.dumps({"training_id": "t", "labels": ["a"]}))
+
+    done = subprocess.run([sys.executable, "-c", FINISHED, str(tmp_path)], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "['a'] False\n"
+
+
+def test_folder_of_another_training_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "training.json").write_text(json.dumps({"training_id": "other"}))
+
+    with pytest.raises(UsageError, match=r"must hold one training.*Choose another folder"):
+        start("/nowhere", "/nowhere", tmp_path)
+
+
+def test_folder_without_a_data_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"must have a manifest\.json"):
+        start(str(tmp_path / "data"), "/nowhere", tmp_path / "run")
+
+
+def test_data_set_without_a_picture_to_train_on_is_refused(sample_dataset_uri: str, tmp_path: Path) -> None:
+    facts = load_manifest(sample_dataset_uri).to_json()
+    facts["shards"] = [shard for shard in facts["shards"] if shard["split"] != "train"]
+    storage.write_json(str(tmp_path / "manifest.json"), facts)
+
+    with pytest.raises(DataError, match="must have a picture to train on"):
+        start(str(tmp_path), "/nowhere", tmp_path / "run")
+
+
+def test_weights_of_another_backbone_are_refused(
+    sample_dataset_uri: str, lite0_weights_uri: str, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match="must fit"):
+        start(sample_dataset_uri, lite0_weights_uri, tmp_path / "run")
+
+    assert not (tmp_path / "run").exists()
+
+
+def test_loss_that_is_no_number_says_what_to_do(sample_dataset_uri: str, tmp_path: Path) -> None:
+    backbone = build_backbone("mobilenet_v2", image_size=32)
+    arrays = {name: weight.numpy() for name, weight in zip(stable_names(backbone), backbone.weights, strict=True)}
+    arrays["Conv1/kernel"] *= np.nan
+    save_weights(tmp_path / "weights.h5", arrays)
+
+    with pytest.raises(
+        TrainingError, match=r"must be finite.*phase head, epoch 1, step 1.*learning_rate=0\.003\. Try a"
+    ):
+        start(sample_dataset_uri, str(tmp_path), tmp_path / "run")
+
+    assert not (tmp_path / "run" / "training.json").exists()
