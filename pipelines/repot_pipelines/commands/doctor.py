@@ -1,0 +1,160 @@
+"""`repot doctor`: what of this machine, the storage, Kubeflow Pipelines and the cluster is ready."""
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from repot.errors import UsageError
+from repot_pipelines.commands.options import debug_option
+from repot_pipelines.commands.server_options import CONNECTION_NAMES, connection_options
+
+if TYPE_CHECKING:
+    from repot_pipelines.doctor.accelerators import Placement
+    from repot_pipelines.doctor.examination import Question
+
+NOT_READY = 1
+_PARAMETERS = {
+    "accelerator_type": "accelerator_type",
+    "accelerator_count": "accelerator_count",
+    "node_selector": "trainer_node_selector",
+    "tolerations": "trainer_tolerations",
+}
+"""The pipeline's parameter of the same meaning, by option."""
+
+_T = TypeVar("_T")
+
+
+@click.command("doctor")
+@click.option("--storage-uri", default="", help="Where everything is to be kept: a folder or gs://.")
+@click.option("--service-account", default="", help="Kubernetes service account of the pods of a run.")
+@click.option("--accelerator-type", help="Resource name of the trainer's accelerator, e.g. nvidia.com/gpu.")
+@click.option("--accelerator-count", type=click.IntRange(min=0), help="How many; 0 for none.")
+@click.option("--node-selector", metavar="JSON", help="Node labels that the trainer's pod needs.")
+@click.option("--tolerations", metavar="JSON", help="Tolerations of the trainer's pod.")
+@connection_options
+@click.option("--format", "output_format", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@debug_option
+def doctor_command(*, output_format: str, **given: Any) -> int:
+    """Say what is ready for a run, with the fix beside all that is not.
+
+    Nothing is changed anywhere. What no option, variable or kubeconfig names is not checked. Without options about the
+    trainer's pod the pipeline's own defaults hold. Exit code 0 when nothing is red, 1 otherwise.
+    """
+    from rich.console import Console
+
+    from repot_pipelines.doctor.examination import examine
+    from repot_pipelines.doctor.report import is_ready, print_end, print_section, to_json
+
+    console = Console()
+    sections = []
+    with _nothing_but_results():
+        for section in examine(_read_question(given), os.environ):
+            sections.append(section)
+            if output_format == "table":
+                print_section(console, section)
+    if output_format == "table":
+        print_end(console, sections)
+    else:
+        click.echo(to_json(sections))
+    return 0 if is_ready(sections) else NOT_READY
+
+
+@contextlib.contextmanager
+def _nothing_but_results() -> Iterator[None]:
+    """Keep back that storage tries again: the result says what came of it."""
+    log = logging.getLogger("repot.storage")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+def _read_question(given: dict[str, Any]) -> "Question":
+    """Put the options together and check them.
+
+    Raises:
+        UsageError: Lists everything that is wrong.
+    """
+    from repot import storage
+    from repot_pipelines.doctor.examination import Question
+    from repot_pipelines.doctor.shipped import read_shipped
+    from repot_pipelines.kfp_server.access import read_access
+
+    shipped = read_shipped()
+    problems: list[str] = []
+    connection = {name: given.pop(name) for name in CONNECTION_NAMES}
+    access = _collected(problems, lambda: read_access(connection, os.environ))
+    storage_uri = _collected(problems, lambda: storage.normalise(given["storage_uri"]) if given["storage_uri"] else "")
+    placement = _collected(problems, lambda: _read_placement(given, shipped.defaults))
+    if problems or access is None:
+        raise UsageError(problems)
+    is_placed = any(given[option] is not None for option in _PARAMETERS)
+    return Question(
+        storage_uri=storage_uri or "",
+        access=access,
+        namespace=connection["namespace"],
+        service_account=given["service_account"],
+        placement=placement,
+        is_about_cluster=is_placed
+        or any((given["service_account"], connection["namespace"], connection["kube_context"])),
+        shipped=shipped,
+    )
+
+
+def _read_placement(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> "Placement | None":
+    """Return what the trainer's pod asks for; None where an option is missing and the pipeline's default not known.
+
+    Raises:
+        UsageError: Lists everything that is wrong.
+    """
+    from repot_pipelines.doctor.accelerators import Placement
+    from repot_pipelines.kfp_server.cluster_rules import cluster_problems
+
+    problems: list[str] = []
+    read = {
+        "accelerator_type": given["accelerator_type"],
+        "accelerator_count": None if given["accelerator_count"] is None else str(given["accelerator_count"]),
+        "node_selector": _collected(problems, lambda: _read_json("--node-selector", given["node_selector"], dict)),
+        "tolerations": _collected(problems, lambda: _read_json("--tolerations", given["tolerations"], list)),
+    }
+    told = {_PARAMETERS[option]: value for option, value in read.items() if value is not None}
+    values = {name: defaults[name] for name in _PARAMETERS.values() if name in defaults} | told
+    problems += cluster_problems(values)
+    if problems:
+        raise UsageError(problems)
+    if len(values) < len(_PARAMETERS):
+        return None
+    return Placement(
+        accelerator_type=values["accelerator_type"],
+        accelerator_count=int(values["accelerator_count"]),
+        node_selector=values["trainer_node_selector"],
+        tolerations=values["trainer_tolerations"],
+    )
+
+
+def _read_json(option: str, text: str | None, kind: type) -> Any:
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, kind):
+        form = '{"label": "value"}' if kind is dict else '[{"key": "label", "operator": "Exists"}]'
+        raise UsageError(f"{option} must be JSON of the form {form}; got {text!r}.")
+    return value
+
+
+def _collected(problems: list[str], read: Callable[[], _T]) -> _T | None:
+    try:
+        return read()
+    except UsageError as err:
+        problems.extend(err.problems)
+        return None

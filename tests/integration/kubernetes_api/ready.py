@@ -1,0 +1,104 @@
+"""A cluster in which a run can start: Kubeflow Pipelines, repot's manifests, and nodes with GPUs."""
+
+import functools
+import subprocess
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.integration.kfp_api.server import KfpApi
+from tests.integration.kubernetes_api.rules import role
+from tests.integration.kubernetes_api.server import KubernetesApi
+
+Facts = dict[str, Any]
+
+NAMESPACE = "kubeflow"
+RUNNER = f"system:serviceaccount:{NAMESPACE}:repot-runner"
+GPU = "nvidia.com/gpu"
+L4 = {"cloud.google.com/gke-accelerator": "nvidia-l4"}
+GPU_TAINT = {"key": GPU, "value": "present", "effect": "NoSchedule"}
+_MANIFESTS = Path(__file__).parents[3] / "manifests"
+_KFP_PORT = "ml-pipeline:http"
+
+
+def prepare(api: KubernetesApi, kfp: KfpApi | None = None) -> None:
+    """Fill an empty cluster.
+
+    Args:
+        api: The cluster.
+        kfp: Kubeflow Pipelines in it; None for none.
+    """
+    api.store.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    objects = gke_overlay()
+    api.store.put_all(objects)
+    for facts in objects:
+        if facts["kind"] == "Role" and facts["metadata"]["name"] == "repot-runner":
+            api.rules.grant(RUNNER, facts, namespace=NAMESPACE)
+    api.store.put(make_node("cpu-1"))
+    for name in ("gpu-1", "gpu-2"):
+        api.store.put(make_node(name, labels=L4, gpus=4, taints=[GPU_TAINT]))
+    if kfp is not None:
+        api.services[NAMESPACE, _KFP_PORT] = kfp.answer
+
+
+@functools.cache
+def gke_overlay() -> list[Facts]:
+    """Return the objects of manifests/overlays/gke, its placeholders replaced."""
+    command = [f"{sysconfig.get_path('scripts')}/kubectl", "kustomize", str(_MANIFESTS / "overlays" / "gke")]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return list(yaml.safe_load_all(text.replace("your-", "our-")))
+
+
+def make_node(
+    name: str,
+    *,
+    labels: dict[str, str] | None = None,
+    gpus: int = 0,
+    taints: list[Facts] | None = None,
+    is_ready: bool = True,
+    is_cordoned: bool = False,
+    images: tuple[str, ...] = (),
+) -> Facts:
+    """Return a node."""
+    spec: Facts = ({"taints": taints} if taints else {}) | ({"unschedulable": True} if is_cordoned else {})
+    allocatable = {"cpu": "7910m", "memory": "28Gi"} | ({GPU: str(gpus)} if gpus else {})
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, **(labels or {})}},
+        "spec": spec,
+        "status": {
+            "allocatable": allocatable,
+            "conditions": [{"type": "Ready", "status": "True" if is_ready else "False"}],
+            "images": [{"names": [image], "sizeBytes": 1} for image in images],
+        },
+    }
+
+
+def make_pod(name: str, *, node: str, gpus: int, phase: str = "Running", namespace: str = "others") -> Facts:
+    """Return a pod that holds GPUs on a node; like all that the API server hands out, with requests."""
+    amounts = {GPU: str(gpus)}
+    container = {"name": "main", "image": "busybox", "resources": {"requests": amounts, "limits": amounts}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"nodeName": node, "containers": [container]},
+        "status": {"phase": phase},
+    }
+
+
+def let_in(api: KubernetesApi, user: str, token: str, *rights: tuple[str, str]) -> None:
+    """Add a user with some rights everywhere.
+
+    Args:
+        api: The cluster.
+        user: Name.
+        token: Bearer token.
+        rights: Verbs with blanks between them, and a resource of the core group.
+    """
+    api.users[token] = user
+    for verbs, resource in rights:
+        api.rules.grant(user, role(verbs, resource))

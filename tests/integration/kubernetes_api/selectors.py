@@ -1,0 +1,45 @@
+"""Label and field selectors of the list method."""
+
+import re
+from typing import Any
+
+from tests.integration.kubernetes_api.status import Refusal
+
+Facts = dict[str, Any]
+
+_FIELDS = {
+    "metadata.name": lambda facts: facts["metadata"].get("name", ""),
+    "metadata.namespace": lambda facts: facts["metadata"].get("namespace", ""),
+    "spec.nodeName": lambda facts: (facts.get("spec") or {}).get("nodeName", ""),
+    "status.phase": lambda facts: (facts.get("status") or {}).get("phase", ""),
+    "involvedObject.name": lambda facts: (facts.get("involvedObject") or {}).get("name", ""),
+}
+_TERM = re.compile(r"\s*(?P<key>[^=!]+?)\s*(?P<operator>==|=|!=)\s*(?P<value>[^=!]*?)\s*")
+_SET = re.compile(r"\s*(?P<key>\S+)\s+(?P<operator>in|notin)\s+\((?P<values>[^)]*)\)\s*")
+
+
+def matches_fields(facts: Facts, selector: str) -> bool:
+    """Return whether an object matches a field selector."""
+    for text in filter(None, selector.split(",")):
+        term = _TERM.fullmatch(text)
+        if term is None or term["key"] not in _FIELDS:
+            raise Refusal("BadRequest", f"field label not supported: {text}")
+        if (_FIELDS[term["key"]](facts) == term["value"]) == (term["operator"] == "!="):
+            return False
+    return True
+
+
+def matches_labels(facts: Facts, selector: str) -> bool:
+    """Return whether an object matches a label selector."""
+    labels = facts["metadata"].get("labels") or {}
+    # A comma inside parentheses does not end a term.
+    return all(_has_label(labels, text.strip()) for text in re.split(r",(?![^(]*\))", selector) if text.strip())
+
+
+def _has_label(labels: dict[str, str], text: str) -> bool:
+    if term := _SET.fullmatch(text):
+        values = [value.strip() for value in term["values"].split(",")]
+        return (labels.get(term["key"]) in values) == (term["operator"] == "in")
+    if term := _TERM.fullmatch(text):
+        return (labels.get(term["key"]) == term["value"]) == (term["operator"] != "!=")
+    return text.removeprefix("!") not in labels if text.startswith("!") else text in labels
