@@ -11,7 +11,9 @@ import click
 
 from repot import __version__
 from repot.errors import RepotError
+from repot_pipelines.commands.ci import ci_command
 from repot_pipelines.commands.compile import compile_command
+from repot_pipelines.commands.doctor import doctor_command
 from repot_pipelines.commands.options import DEBUG_OPTION
 from repot_pipelines.commands.predict import predict_command
 from repot_pipelines.commands.rollback import rollback_command
@@ -43,6 +45,8 @@ for _command in (
     compile_command,
     submit_command,
     schedule_group,
+    ci_command,
+    doctor_command,
 ):
     repot.add_command(_command)
 

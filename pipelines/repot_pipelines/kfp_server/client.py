@@ -55,10 +55,26 @@ def _client_class() -> Any:
         def _load_config(self, *args: Any, **kwargs: Any) -> Any:
             config = super()._load_config(*args, **kwargs)
             config.host = config.host.rstrip("/")
+            _keep_host(config)
             config.retries = urllib3.Retry(connect=0, read=0, other=0, redirect=4)
             return config
 
     return QuickClient
+
+
+def _keep_host(config: Any) -> None:
+    """Let no renewal of the token change the address: kubeconfig's puts the cluster's own back, without the proxy.
+
+    It puts itself back, too. Source: `_set_config` in kubernetes/config/kube_config.py, 30.1.
+    """
+    host, renew = config.host, config.refresh_api_key_hook
+
+    def renew_token(of: Any) -> None:
+        renew(of)
+        of.host, of.refresh_api_key_hook = host, renew_token
+
+    if renew is not None:
+        config.refresh_api_key_hook = renew_token
 
 
 def _credentials(access: Access) -> Any:

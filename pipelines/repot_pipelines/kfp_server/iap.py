@@ -1,8 +1,13 @@
 """Identity tokens for a server behind Google's Identity-Aware Proxy (IAP), renewed as they expire."""
 
+import json
+import os
+from pathlib import Path
 from typing import Any
 
 from repot_pipelines.kfp_server.problems import RefusedError
+
+_CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 
 
 class IapCredentials:
@@ -26,7 +31,7 @@ class IapCredentials:
         self._failure = google.auth.exceptions.GoogleAuthError
         self._request = Request()
         try:
-            self._credentials = id_token.fetch_id_token_credentials(client_id, self._request)
+            self._credentials = _federated(client_id) or id_token.fetch_id_token_credentials(client_id, self._request)
         except self._failure as err:
             raise _no_token(err) from err
 
@@ -38,6 +43,32 @@ class IapCredentials:
             except self._failure as err:
                 raise _no_token(err) from err
         config.api_key["authorization"] = self._credentials.token
+
+
+def _federated(client_id: str) -> Any | None:
+    """Return the credentials of a service account that a CI job's own token stands for; None where there is no such.
+
+    google-auth makes id tokens of every kind of credentials but this one. The job's identity asks for the token
+    itself, as workload identity users may; the service account needs no right to impersonate itself.
+    """
+    from google.auth import identity_pool, impersonated_credentials
+
+    facts = _credentials_file()
+    url = facts.pop("service_account_impersonation_url", "")
+    if facts.get("type") != "external_account" or not url:
+        return None
+    source = identity_pool.Credentials.from_info(facts, scopes=[_CLOUD_PLATFORM])
+    account = url.rpartition("/")[2].partition(":")[0]
+    target = impersonated_credentials.Credentials(source, account, target_scopes=[_CLOUD_PLATFORM])
+    return impersonated_credentials.IDTokenCredentials(target, target_audience=client_id, include_email=True)
+
+
+def _credentials_file() -> dict[str, Any]:
+    try:
+        facts = json.loads(Path(os.environ.get("GOOGLE_APPLICATION_CREDENTIALS", "")).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # google-auth says what is wrong with it
+    return facts if isinstance(facts, dict) else {}
 
 
 def _no_token(err: Exception) -> RefusedError:

@@ -1,0 +1,134 @@
+"""The ready workflows: valid for their CI systems, with command lines that `repot` takes."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from repot_pipelines.ci.comment import MARKER
+from repot_pipelines.ci.provider import COMMIT_VARIABLES
+from repot_pipelines.cli import repot
+from repot_pipelines.compiled import find_compiled
+from repot_pipelines.kfp_server.parameters import read_parameter_file, read_parameters, read_pipeline
+from repot_pipelines.kfp_server.request import read_request
+
+FOLDER = Path(__file__).parents[3] / "examples" / "ci"
+SCHEMAS = {
+    "github-actions.yml": "vendor.github-workflows",
+    "gitlab-ci.yml": "vendor.gitlab-ci",
+    "cloudbuild.yaml": "vendor.cloudbuild",
+}
+
+
+def facts_of(name: str) -> Any:
+    return yaml.safe_load((FOLDER / name).read_text(encoding="utf-8"))
+
+
+def scripts(name: str) -> list[str]:
+    """Return every piece of shell in a workflow."""
+    facts = facts_of(name)
+    if name == "github-actions.yml":
+        return [step["run"] for job in facts["jobs"].values() for step in job["steps"] if "run" in step]
+    if name == "gitlab-ci.yml":
+        parts = ("before_script", "script", "after_script")
+        jobs = [job for job in facts.values() if isinstance(job, dict) and "script" in job]
+        return ["\n".join(line for part in parts for line in job.get(part, ())) for job in jobs]
+    return [step["args"][-1].replace("$$", "$") for step in facts["steps"]]
+
+
+def repot_lines(name: str) -> list[list[str]]:
+    lines = "\n".join(scripts(name)).replace("\\\n", " ").splitlines()
+    return [shlex.split(line)[1:] for line in lines if line.split()[:1] == [".venv/bin/repot"]]
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_workflow_is_valid_for_its_ci_system(name: str) -> None:
+    pytest.importorskip("check_jsonschema", reason="pip install check-jsonschema")
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", SCHEMAS[name], str(FOLDER / name)]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_command_lines_are_taken(name: str) -> None:
+    lines = repot_lines(name)
+
+    assert "ci" in [words[0] for words in lines]
+    for group_name, *words in lines:
+        command = repot.commands[group_name]
+        assert isinstance(command, click.Command)
+        command.make_context(group_name, words)
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_shell_is_shell(name: str) -> None:
+    for script in scripts(name):
+        done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{script}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("name", ["github-actions.yml"])
+def test_scripts_of_github_take_no_text_from_outside(name: str) -> None:
+    assert "${{" not in "".join(scripts(name))
+
+
+def test_pull_requests_have_no_right_on_the_cluster() -> None:
+    jobs = facts_of("github-actions.yml")["jobs"]
+
+    assert "permissions" not in jobs["sample"]
+    assert "secrets." not in json.dumps(jobs["sample"])
+    assert jobs["retrain"]["if"] == "github.event_name != 'pull_request'"
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_the_comment_that_is_written_is_the_one_that_is_posted(name: str) -> None:
+    text = "\n".join(scripts(name))
+
+    assert "--comment-file repot-comment.md" in text
+    assert re.search(r'(body=?@|open\(")repot-comment\.md', text)
+
+
+def test_the_comment_of_before_is_found_by_its_marker() -> None:
+    assert f'startswith("{MARKER}")' in "".join(scripts("github-actions.yml"))
+
+
+def test_cloud_build_hands_the_commit_on() -> None:
+    (step,) = [step for step in facts_of("cloudbuild.yaml")["steps"] if step["id"] == "retrain"]
+
+    assert f"{COMMIT_VARIABLES[-1]}=$COMMIT_SHA" in step["env"]
+
+
+def test_cloud_build_ends_with_the_code_of_repot(tmp_path: Path) -> None:
+    retrain, comment, result = scripts("cloudbuild.yaml")
+    assert "curl" in comment
+    for name, code in (("make", 0), ("repot", 3)):
+        program = tmp_path / (".venv/bin" if name == "repot" else "bin") / name
+        program.parent.mkdir(parents=True)
+        program.write_text(f"#!/bin/sh\nexit {code}\n")
+        program.chmod(0o755)
+    environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "NAMESPACE": "", "REBUILD": ""}
+
+    codes = [
+        subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, check=False).returncode
+        for script in (retrain, result)
+    ]
+
+    assert codes == [3, 3]
+
+
+def test_parameter_file_is_one_that_a_cluster_takes() -> None:
+    path = FOLDER / "repot.yaml"
+
+    request = read_request(preset="cluster", parameter_file=path, options={}, assignments=())
+
+    assert set(read_parameter_file(path)) <= set(read_parameters(read_pipeline(find_compiled())))
+    assert request.given["min_precision"] == 0.8
