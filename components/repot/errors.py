@@ -5,6 +5,7 @@
     │   └── CorruptShardError  a shard's bytes are not those of its receipt
     ├── CheckpointError        a checkpoint cannot be fetched, read or mapped
     ├── TrainingError          a training cannot go on
+    │   └── StoppedError       a training was asked to stop; it goes on from there at the next start
     ├── ModelError             a model folder or pointer is not one of ours
     ├── StorageError           an object cannot be read, written or listed
     │   ├── NotFoundError      there is no such object
@@ -38,6 +39,10 @@ class CheckpointError(RepotError):
 
 class TrainingError(RepotError):
     """A training cannot go on."""
+
+
+class StoppedError(TrainingError):
+    """A training was asked to stop, and saved where it was; it goes on from there at the next start."""
 
 
 class ModelError(RepotError):

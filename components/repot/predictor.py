@@ -13,7 +13,7 @@ import numpy as np
 
 from repot import images, quiet_tensorflow, storage
 from repot.champion import CHAMPION_NAME, read_champion
-from repot.errors import ModelError, StorageError
+from repot.errors import ModelError, StorageError, UsageError
 from repot.manifest import LABELS_NAME
 from repot.metrics import FloatArray
 from repot.predictions import FORMATS, NamedProbability, Prediction
@@ -129,7 +129,7 @@ def predict_pictures(model: Model, pictures: Sequence[str], *, top: int) -> Iter
         for picture in dict.fromkeys(batch):
             try:
                 jpegs[picture] = images.normalise(storage.read_bytes(storage.normalise(picture))).jpeg
-            except (images.Rejected, StorageError) as err:
+            except (images.Rejected, StorageError, UsageError) as err:
                 problems[picture] = str(err)
         scores = dict(zip(jpegs, model.predict(list(jpegs.values())), strict=True))
         for picture in batch:

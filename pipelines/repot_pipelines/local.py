@@ -108,6 +108,8 @@ def _stop_group(child: subprocess.Popen[bytes]) -> None:
         while _signal_group(child, 0) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
     child.wait()
+    if child.stdin is not None:
+        child.stdin.close()
 
 
 def _signal_group(child: subprocess.Popen[bytes], signal_number: int) -> bool:

@@ -13,7 +13,7 @@ from typing import IO, Any
 from rich.console import Console
 
 from repot import layout, storage
-from repot.errors import RepotError, UsageError
+from repot.errors import RepotError, StorageError, UsageError
 from repot_pipelines.compiled import find_compiled
 from repot_pipelines.docker_containers import check_docker
 from repot_pipelines.local import LocalRun, run_locally
@@ -21,6 +21,7 @@ from repot_pipelines.progress_view import make_view
 
 SAMPLE_FOLDER = Path(__file__).parent / "sample" / "pictures"
 MODEL_FOLDER = "model"
+LOG_NAME = "pipeline.log"
 
 
 class PipelineFailedError(RepotError):
@@ -66,7 +67,7 @@ def run_pipeline(
         UsageError: The output folder cannot be used.
         KeyboardInterrupt: Ctrl-C; nothing is left running.
     """
-    _check_output(output_path)
+    _check_output(output_path, arguments["pictures_uri"])
     if runner == "docker":
         check_docker()
     with tempfile.TemporaryDirectory(prefix="repot-") as scratch, _log(output_path, verbose) as log:
@@ -79,14 +80,17 @@ def run_pipeline(
     return _collect(run, arguments, output_path)
 
 
-def _check_output(output_path: Path) -> None:
-    """Make the output folder, and refuse one whose `model` is not a repot model."""
-    try:
-        output_path.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
+def _check_output(output_path: Path, pictures_uri: str) -> None:
+    """Make the output folder, and refuse one among the pictures, or whose `model` is not a repot model."""
+    if f"{storage.normalise(output_path)}/".startswith(f"{pictures_uri}/"):
         raise UsageError(
-            f"The output folder {output_path} cannot be made: {err.strerror}. Choose another --output."
-        ) from err
+            f"The output folder must not lie inside the pictures' folder, where the next run would take it for a "
+            f"label; got {output_path} in {pictures_uri}. Choose another --output."
+        )
+    try:
+        storage.check_writable(storage.normalise(output_path))
+    except StorageError as err:
+        raise UsageError(f"The output folder must be writable; {err}") from err
     model = output_path / MODEL_FOLDER
     if model.exists() and not (model / "model.json").is_file():
         raise UsageError(f"{model} exists and is not a repot model. Choose another --output, or move it away.")
@@ -95,7 +99,7 @@ def _check_output(output_path: Path) -> None:
 @contextmanager
 def _log(output_path: Path, verbose: bool) -> Iterator[IO[bytes]]:
     with ExitStack() as stack:
-        yield sys.stderr.buffer if verbose else stack.enter_context((output_path / "pipeline.log").open("wb"))
+        yield sys.stderr.buffer if verbose else stack.enter_context((output_path / LOG_NAME).open("wb"))
 
 
 def _raise_if_failed(run: LocalRun, output_path: Path) -> None:
@@ -109,8 +113,14 @@ def _raise_if_failed(run: LocalRun, output_path: Path) -> None:
     if run.return_code != 0:
         raise PipelineFailedError(
             f"The local pipeline runner ended with status {run.return_code} and no task said why. "
-            f"Look at the end of {output_path / 'pipeline.log'}, or run again with --verbose."
+            f"Its last words: {_last_line(output_path / LOG_NAME)} Look at the end of {output_path / LOG_NAME}, "
+            "or run again with --verbose."
         )
+
+
+def _last_line(log_path: Path) -> str:
+    lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines() if log_path.is_file() else []
+    return next((line.strip() for line in reversed(lines) if line.strip()), "none.")
 
 
 def _collect(run: LocalRun, arguments: dict[str, Any], output_path: Path) -> RunOutcome:
@@ -128,9 +138,13 @@ def _collect(run: LocalRun, arguments: dict[str, Any], output_path: Path) -> Run
 
 
 def _replace_folder(folder: Path, source_uri: str) -> None:
-    """Put a copy of a folder in another's place, with no moment at which it is half there."""
+    """Put a copy of a folder in another's place; a folder that is there is whole at any moment."""
     fresh = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     storage.download_folder(source_uri, fresh)
-    shutil.rmtree(folder, ignore_errors=True)
+    outdated = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(outdated, ignore_errors=True)
+    if folder.exists():
+        folder.rename(outdated)
     fresh.rename(folder)
+    shutil.rmtree(outdated, ignore_errors=True)

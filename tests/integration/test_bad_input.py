@@ -56,6 +56,9 @@ CASES = {
     "storage that is a file": (["good", "--storage-uri", "labels.txt/x"], 2, ["labels.txt/x", "cannot be written"]),
     "unknown scheme": (["good", "--storage-uri", "ftp://host/x"], 2, ["ftp://host/x"]),
     "pictures and sample": (["good", "--sample"], 2, ["either PICTURES"]),
+    "output among the pictures": (["good", "--output", "good/out"], 2, ["must not lie inside the pictures' folder"]),
+    "output that is a file": (["good", "--output", "labels.txt/x"], 2, ["labels.txt/x", "must be writable"]),
+    "no number": (["good", "--validation-fraction=nan"], 2, ["--validation-fraction", "finite"]),
     "options out of range": (
         ["good", "--epochs=-1", "--batch-size=0", "--backbone=vgg", "--validation-fraction=2", "--min-precision=7"],
         2,
@@ -67,9 +70,9 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_run_with_bad_input_says_so(name: str, folder: Path, tmp_path: Path) -> None:
     arguments, exit_code, words = CASES[name]
-    done = repot("run", *arguments, "--output", str(tmp_path / "out"), cwd=folder)
+    done = repot("run", "--output", str(tmp_path / "out"), *arguments, cwd=folder)
     assert done.returncode == exit_code, done.stderr
-    assert done.stderr.startswith("Error:")
+    assert "Error:" in done.stderr
     assert "Traceback" not in done.stderr
     for word in words:
         assert word in done.stderr
@@ -94,4 +97,12 @@ def test_predict_without_a_model_says_what_was_looked_for(folder: Path) -> None:
     done = repot("predict", "good", "good/a/apple.jpg", cwd=folder)
     assert done.returncode in (1, 2)
     assert "model.keras" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_file_that_cannot_be_written_is_no_traceback(folder: Path) -> None:
+    done = repot("compile", "--output", "labels.txt/finetune.yaml", cwd=folder)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error:")
+    assert "labels.txt" in done.stderr
     assert "Traceback" not in done.stderr

@@ -11,6 +11,10 @@ from repot.metrics import mcnemar_p, paired_difference, wilson_interval
 # A sentence may claim a difference when chance alone would make it this seldom.
 _SIGNIFICANT = 0.05
 _LABELS_NAMED = 5
+_ANOTHER_TASK_REASON = (
+    "The champion knows none of these labels, so it is a model for something else: give this one a name of its own, "
+    "with --model-name (the pipeline's parameter model_name)."
+)
 
 
 def score_of(outcomes: Sequence[Outcome]) -> Score:
@@ -57,6 +61,7 @@ def judge(
     min_precision: float,
     unknown_labels: Sequence[str] = (),
     was_rolled_back: bool = False,
+    is_another_task: bool = False,
 ) -> Verdict:
     """Promote what reaches the threshold and is right at least as often as the champion on the same pictures.
 
@@ -69,6 +74,7 @@ def judge(
         min_precision: The threshold on precision@1, inclusive.
         unknown_labels: Labels of the data set that the champion does not have.
         was_rolled_back: Whether a person took this version out of production; then it is rejected.
+        is_another_task: Whether the champion knows none of the labels; then the version is rejected.
     """
     score = score_of(challenger)
     pairing = pair(champion, challenger) if champion is not None else None
@@ -77,10 +83,12 @@ def judge(
         reasons = [f"This version, {version}, is the champion itself: nothing was compared and nothing changes."]
     else:
         is_good = score.precision_at_1 >= min_precision and not _is_worse(pairing)
-        decision = "promote" if is_good and not was_rolled_back else "reject"
+        decision = "promote" if is_good and not (was_rolled_back or is_another_task) else "reject"
         reasons = _reasons(score, pairing, min_precision, champion_version, unknown_labels)
         if was_rolled_back:
             reasons = [_rolled_back_reason(version), *reasons]
+        if is_another_task:
+            reasons = [_ANOTHER_TASK_REASON, *reasons]
     return Verdict(
         verdict=decision,
         reasons=tuple(reasons),

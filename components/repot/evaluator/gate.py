@@ -61,10 +61,12 @@ def decide(*, storage_uri: str, dataset_id: str, training_id: str, model_name: s
     challenger = read_outcomes(storage.join(evaluation_uri, PREDICTIONS_NAME))
     said: list[Outcome] | None = None
     unknown_labels: list[str] = []
+    is_another_task = False
     if champion is not None and champion_version != training_id:
         champion_uri = layout.model_uri(storage_uri, model_name, champion_version)
         said = _ask_champion(champion_uri, layout.dataset_uri(storage_uri, dataset_id), gate_uri)
         unknown_labels = _unknown(challenger, read_labels(champion_uri))
+        is_another_task = set(unknown_labels) == {outcome.label for outcome in challenger}
     verdict = judge(
         challenger,
         said,
@@ -72,6 +74,7 @@ def decide(*, storage_uri: str, dataset_id: str, training_id: str, model_name: s
         champion_version=champion_version,
         min_precision=min_precision,
         unknown_labels=unknown_labels,
+        is_another_task=is_another_task,
         was_rolled_back=champion is not None and training_id in champion.rolled_back,
     )
     _log.info("%s: %s", verdict.headline, " ".join(verdict.reasons))

@@ -78,7 +78,7 @@ def _headline(metrics: Mapping[str, Any], verdict: Verdict | None) -> Headline:
         score, _, against = rest.partition("; ")
         return Headline(word, score, against)
     low, high = metrics["precision_at_1_interval"]
-    score = f"{metrics['precision_at_1']:.2f} [{low:.2f}, {high:.2f}]"
+    score = f"{metrics['precision_at_1']:.3f} [{low:.3f}, {high:.3f}]"
     return Headline("Evaluated", f"{score} on {plural(metrics['num_examples'], 'picture')}", "")
 
 

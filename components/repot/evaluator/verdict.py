@@ -22,7 +22,7 @@ class Score:
 
     def __str__(self) -> str:
         low, high = self.interval
-        return f"{self.precision_at_1:.2f} [{low:.2f}, {high:.2f}]"
+        return f"{self.precision_at_1:.3f} [{low:.3f}, {high:.3f}]"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +75,7 @@ class Verdict:
 
     @property
     def headline(self) -> str:
-        """Return the verdict in one line, e.g. "Promoted: 0.91 [0.79, 0.97] on 40 pictures; threshold 0.80"."""
+        """Return the verdict in one line, e.g. "Promoted: 0.910 [0.790, 0.970] on 40 pictures; threshold 0.80"."""
         n = self.challenger.num_examples
         line = f"{self.word}: {self.challenger} on {n:,} picture{'' if n == 1 else 's'}"
         if self.champion is not None:

@@ -289,3 +289,16 @@ def test_rollback_without_anything_to_go_back_to_says_so(storage_uri: str, champ
         rollback(storage_uri, "other")
     with pytest.raises(ModelError, match="must be published"):
         rollback(storage_uri, "m", "never")
+
+
+def test_champion_that_knows_none_of_the_labels_asks_for_another_name(make_run: MakeRun, storage_uri: str) -> None:
+    make_run("old", labels=("cat", "dog", "hen"))
+    evaluated(storage_uri, "old")
+    promote(storage_uri, "m", "old", "none")
+    make_run("new")
+    evaluated(storage_uri, "new")
+
+    verdict = judged(storage_uri, "new").verdict
+
+    assert verdict.verdict == "reject"
+    assert "--model-name" in verdict.reasons[0]

@@ -92,10 +92,10 @@ class KfpApi:
     def answer(self, method: str, target: str, headers: Any, body: bytes) -> Answer:
         """Answer one request."""
         url = urllib.parse.urlsplit(target)
-        path, query = (
-            url.path.removeprefix(self.prefix),
-            dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True)),
-        )
+        path, query = url.path, dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
+        if not path.startswith(self.prefix):
+            return plain("404 page not found", status=404)
+        path = path.removeprefix(self.prefix)
         with self._lock:
             self.requests.append((method, path))
             for index, (wanted, pattern, instead) in enumerate(self.answers):

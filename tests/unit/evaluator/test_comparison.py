@@ -33,7 +33,7 @@ def test_score_of_has_the_wilson_interval() -> None:
     score = score_of(outcomes("1" * 37 + "000"))
 
     assert score.precision_at_1 == 0.925
-    assert str(score) == "0.93 [0.80, 0.97]"
+    assert str(score) == "0.925 [0.801, 0.974]"
     assert score.num_examples == 40
 
 
@@ -122,9 +122,9 @@ def test_verdict_survives_json() -> None:
 
 
 def test_headline_is_one_plain_sentence() -> None:
-    assert judged("1" * 9 + "0", None, 0.8).headline == "Promoted: 0.90 [0.60, 0.98] on 10 pictures; threshold 0.80"
+    assert judged("1" * 9 + "0", None, 0.8).headline == "Promoted: 0.900 [0.596, 0.982] on 10 pictures; threshold 0.80"
     assert judged("1", "0").headline == (
-        "Promoted: 1.00 [0.21, 1.00] on 1 picture; champion 0.00 [0.00, 0.79]; threshold 0.00"
+        "Promoted: 1.000 [0.207, 1.000] on 1 picture; champion 0.000 [0.000, 0.793]; threshold 0.00"
     )
     assert judged("0", None, 0.5).headline.startswith("Not promoted: ")
     assert judged("0", None, champion_version="new").headline.startswith("Unchanged: ")

@@ -85,7 +85,7 @@ def test_report_says_the_verdict_first() -> None:
     assert (
         heading
         == said.headline
-        == ("Promoted: 0.67 [0.21, 0.94] on 3 pictures; champion 0.67 [0.21, 0.94]; threshold 0.50")
+        == ("Promoted: 0.667 [0.208, 0.939] on 3 pictures; champion 0.667 [0.208, 0.939]; threshold 0.50")
     )
     assert all(reason in text_of(html) for reason in said.reasons)
 
@@ -93,7 +93,7 @@ def test_report_says_the_verdict_first() -> None:
 def test_report_without_a_verdict_gives_the_score() -> None:
     text = text_of(render_report(report_facts(OUTCOMES, LABELS)))
 
-    assert "Evaluated: 0.67 [0.21, 0.94] on 3 pictures" in text
+    assert "Evaluated: 0.667 [0.208, 0.939] on 3 pictures" in text
     assert "champion" not in text
 
 

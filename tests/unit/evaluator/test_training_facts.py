@@ -49,7 +49,7 @@ def test_training_facts_describe_backbone_and_recipe() -> None:
     assert list(facts)[-2:] == ["a", "b"]
 
 
-@pytest.mark.parametrize(("recipe", "rate"), [("head", "0.003"), ("fine_tune", "0.0001")])
+@pytest.mark.parametrize(("recipe", "rate"), [("head", "0.003"), ("fine_tune", "3e-05")])
 def test_learning_rate_of_zero_is_the_recipes_own(recipe: str, rate: str) -> None:
     facts = dict(training_facts({"settings": {"recipe": recipe, "learning_rate": 0.0}}))
 
