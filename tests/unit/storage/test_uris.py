@@ -13,6 +13,8 @@ from repot.errors import UsageError
         ("gs://bucket/a/b/", "gs://bucket/a/b"),
         ("gs://bucket//", "gs://bucket"),
         ("GS://bucket/A", "gs://bucket/A"),
+        ("s3://bucket/a b#c?d%20é/", "s3://bucket/a b#c?d%20é"),
+        ("S3://bucket", "s3://bucket"),
         ("gs://bucket/a b#c?d%20é", "gs://bucket/a b#c?d%20é"),
         ("gs://bucket/a//b", "gs://bucket/a//b"),
         ("/a/./b/../c/", "/a/c"),
@@ -39,7 +41,7 @@ def test_normalise_expands_home_and_working_folder(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize(
     "given",
-    ["", " ", "gs://bucket/a ", "a\0b", "s3://bucket/a", "http://host/a", "hdfs:/a", "file://host/a", "file:a"],
+    ["", " ", "gs://bucket/a ", "a\0b", "s3a://bucket/a", "http://host/a", "hdfs:/a", "file://host/a", "file:a"],
 )
 def test_normalise_refuses_what_is_no_place(given: str) -> None:
     with pytest.raises(UsageError, match="must"):
@@ -48,10 +50,22 @@ def test_normalise_refuses_what_is_no_place(given: str) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    ["gs://", "gs:///a", "gs://ab", "gs://Bucket/a", "gs://buck et/a", "gs://-bucket/a", "gs:/bucket/a", "gs:bucket/a"],
+    [
+        "gs://",
+        "gs:///a",
+        "gs://ab",
+        "gs://Bucket/a",
+        "gs://buck et/a",
+        "gs://-bucket/a",
+        "gs:/bucket/a",
+        "gs:bucket/a",
+        "s3://ab",
+        "s3:/bucket/a",
+        "s3:bucket",
+    ],
 )
 def test_normalise_refuses_what_is_no_bucket(given: str) -> None:
-    with pytest.raises(UsageError, match="gs://BUCKET/PATH"):
+    with pytest.raises(UsageError, match="(gs|s3)://BUCKET/PATH"):
         storage.normalise(given)
 
 
