@@ -65,7 +65,7 @@ def test_normalise_refuses_what_is_no_place(given: str) -> None:
     ],
 )
 def test_normalise_refuses_what_is_no_bucket(given: str) -> None:
-    with pytest.raises(UsageError, match=r"gs://BUCKET/PATH"):
+    with pytest.raises(UsageError, match=r"://BUCKET/PATH"):
         storage.normalise(given)
 
 
