@@ -75,7 +75,7 @@ lock: $(IMAGES:%=lock-%) ## pin the packages of the images; LOCK_FLAGS=--upgrade
 	$(LOCK) --output-file images/build.txt images/build.in
 
 lock-%: | $(BIN)/uv
-	$(LOCK) --excludes images/$*/excludes.txt --output-file images/$*/requirements.txt \
+	$(LOCK) --extra s3 --excludes images/$*/excludes.txt --output-file images/$*/requirements.txt \
 		pyproject.toml images/$*/requirements.in
 
 $(BIN)/uv: | $(VENV)/bin/python

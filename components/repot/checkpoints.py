@@ -1,7 +1,7 @@
 """Which checkpoint a user means, and whether it can be used as asked.
 
 A source is "default" (the backbone's own), a name of KNOWN_CHECKPOINTS, "imagenet" (Keras' own weights for the
-backbone), or a local path, gs:// or http(s):// URI of
+backbone), or a local path, gs://, s3:// or http(s):// URI of
     a tar, tar.gz            with a TensorFlow checkpoint or a weights file in it
     a TensorFlow checkpoint  the file (V1), the prefix of its files (V2), or a folder with a `checkpoint` file
     a Keras file             .weights.h5, .h5, .keras
@@ -34,7 +34,7 @@ class Source:
 
     Attributes:
         name: What a user reads: a known name, a path, or a URI without its secrets.
-        uri: http(s)://, gs:// or an absolute local path.
+        uri: http(s)://, gs://, s3:// or an absolute local path.
         sha256: What its bytes must hash to, "" if that is not known.
         backbone: The only backbone that it fits, "" for any.
         is_averaged: Whether the values under its plain names are moving averages (EMA) already.
@@ -165,7 +165,7 @@ def _installed_weights() -> str:
 
 def _normalise(name: str) -> str:
     known = ", ".join((DEFAULT, *KNOWN_CHECKPOINTS))
-    problem = f"checkpoint must be one of {known}, or a path, gs:// or http(s):// URI; got checkpoint={name!r}."
+    problem = f"checkpoint must be one of {known}, or a path, gs://, s3:// or http(s):// URI; got checkpoint={name!r}."
     if _BARE_WORD.fullmatch(name) and not Path(name).exists():
         raise UsageError(problem)
     try:

@@ -20,9 +20,12 @@ _READ_ONLY = ("pictures_uri", "labels_file_uri", "checkpoint")
 _PASSED_ON = (
     EVENTS_VARIABLE,
     "AWS_ACCESS_KEY_ID",
+    "AWS_DEFAULT_REGION",
+    "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",
     "AWS_REGION",
     "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
     "GOOGLE_APPLICATION_CREDENTIALS",
     "STORAGE_EMULATOR_HOST",
 )

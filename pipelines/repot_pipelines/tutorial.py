@@ -78,7 +78,7 @@ def _converted(checkpoint: str, backbone: str, folder_uri: str) -> str:
     """Return a folder of converted weights: the given one, or one made from the given checkpoint."""
     from repot.checkpoint_fetcher.fetch import convert_to_folder
 
-    if "://" not in checkpoint or checkpoint.startswith("gs://"):
+    if "://" not in checkpoint or checkpoint.startswith(("gs://", "s3://")):
         given_uri = storage.normalise(checkpoint)
         facts_uri = storage.join(given_uri, FACTS_NAME)
         if storage.exists(facts_uri):

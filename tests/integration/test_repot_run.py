@@ -78,12 +78,14 @@ def test_predict_takes_every_kind_of_model(finished: Path) -> None:
         assert json.loads(done.stdout)["names"][0]["label"] in {"fruit", "mammals", "roadsigns", "vehicles"}
 
 
-def test_whole_run_on_object_storage(gcs: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["gcs", "s3"])
+def test_whole_run_on_object_storage(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     from repot import storage
 
-    storage.upload_folder(SAMPLE_FOLDER / "train", f"{gcs}/pictures/train")
-    storage.upload_folder(SAMPLE_FOLDER / "validation", f"{gcs}/pictures/validation")
-    done = repot("run", f"{gcs}/pictures", "--storage-uri", f"{gcs}/storage", "--epochs", "10", cwd=tmp_path)
+    bucket = request.getfixturevalue(kind)
+    storage.upload_folder(SAMPLE_FOLDER / "train", f"{bucket}/pictures/train")
+    storage.upload_folder(SAMPLE_FOLDER / "validation", f"{bucket}/pictures/validation")
+    done = repot("run", f"{bucket}/pictures", "--storage-uri", f"{bucket}/storage", "--epochs", "10", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert storage.read_json(f"{gcs}/storage/models/classifier/champion.json")["previous"] == ""
+    assert storage.read_json(f"{bucket}/storage/models/classifier/champion.json")["previous"] == ""
     assert json.loads((tmp_path / "repot-output" / "metrics.json").read_text())["promoted"] is True

@@ -59,7 +59,11 @@ def test_a_given_checksum_wins_over_the_known_one() -> None:
         ("efficientnet-lite0", "inception_v3", "inception-v3-2016-03-01 is the one for inception_v3"),
         ("imagenet", "efficientnet_lite0", "checkpoint imagenet must be used with one of inception_v3, mobilenet_v2"),
         ("inception-v3-2016-03-1", "inception_v3", "must be one of default, inception-v3-2016-03-01, .* or a path"),
-        ("ftp://host/weights.h5", "inception_v3", "or a path, gs:// or http.*got checkpoint='ftp://host/weights.h5'"),
+        (
+            "ftp://host/weights.h5",
+            "inception_v3",
+            "or a path, gs://, s3:// or http.*got checkpoint='ftp://host/weights.h5'",
+        ),
         ("https://", "inception_v3", "must be a whole web address.*got checkpoint='https://'"),
         ("http://[::1", "inception_v3", "must be a whole web address"),
         ("default", "resnet", "backbone must be one of inception_v3"),

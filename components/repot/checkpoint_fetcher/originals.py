@@ -31,7 +31,7 @@ def fetch_original(uri: str, folder: Path, *, sha256: str = "") -> Original:
     """Bring a checkpoint's files onto this machine.
 
     Args:
-        uri: http(s)://, gs:// or a local path.
+        uri: http(s)://, gs://, s3:// or a local path.
         folder: Where files go that are not local.
         sha256: What they must hash to, "" for no check.
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from repot.storage.s3_errors import no_address
-from repot.storage.s3_library import failures, import_library, is_passing, status_of
+from repot.storage.s3_library import failures, import_library, is_of_service, is_passing
 from repot.storage.uris import split_bucket
 
 # How long a failing request is repeated: not long before the service has answered anything, since a wrong address or a
@@ -84,7 +84,7 @@ def ask(request: Callable[[Any], _T]) -> _T:
         try:
             answer = request(client())
         except failures() as err:
-            _process.was_reached = _process.was_reached or status_of(err) > 0
+            _process.was_reached = _process.was_reached or is_of_service(err)
             seconds = time.monotonic() - started
             if not is_passing(err) or seconds > (DEADLINE_SECONDS if _process.was_reached else FIRST_DEADLINE_SECONDS):
                 raise

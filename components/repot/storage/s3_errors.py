@@ -45,9 +45,9 @@ def explained(done: str, uri: str) -> Iterator[None]:
     try:
         yield
     except expected as err:
-        if status_of(err) == http.client.NOT_FOUND and not _lacks_bucket(err, done):
+        if _lacks_object(err, done):
             raise missing(uri) from err
-        raise _kind(err)(f"{uri} cannot be {done}: {_meaning(err, uri)}.") from err
+        raise _kind(err)(f"{uri} cannot be {done}: {_meaning(err, done, uri)}.") from err
 
 
 def endpoint() -> str:
@@ -78,28 +78,29 @@ def _kind(err: Exception) -> type[StorageError]:
     return kinds.get(status_of(err), StorageError)
 
 
-def _lacks_bucket(err: Exception, done: str) -> bool:
-    """Return whether a 404 is about the bucket: listing needs nothing else to be there."""
-    return code_of(err) == "NoSuchBucket" or done in ("listed", "found")
+def _lacks_object(err: Exception, done: str) -> bool:
+    """Return whether a 404 is about the object; the answer to a look has no body that says so."""
+    code = code_of(err)
+    return (code.startswith("NoSuch") and code != "NoSuchBucket") or (code == "404" and done == "looked at")
 
 
-def _meaning(err: Exception, uri: str) -> str:
+def _meaning(err: Exception, done: str, uri: str) -> str:
     words = words_of(err)
     if isinstance(err, UnicodeEncodeError):
         return "its name is not UTF-8. Rename it"
     if is_of_login(err):
         return f"the S3 credentials are missing or not valid ({words}). {_LOGIN}"
     if status_of(err):
-        return _refusal(err, "/".join(uri.split("/", 3)[:3]), words)
+        return _refusal(err, done, "/".join(uri.split("/", 3)[:3]))
     if is_of_network(err):
         return f"{endpoint()} does not answer ({_network_reason(err)}). Check the network, and AWS_ENDPOINT_URL_S3"
     return f"the S3 client refuses ({words}). Correct that, and run again"
 
 
-def _refusal(err: Exception, bucket: str, words: str) -> str:
+def _refusal(err: Exception, done: str, bucket: str) -> str:
     """Return what an error that the service answered means."""
-    status, code = status_of(err), code_of(err)
-    if status == http.client.NOT_FOUND:
+    status, code, words = status_of(err), code_of(err), words_of(err)
+    if code == "NoSuchBucket" or (code == "404" and done == "found"):
         return f"there is no bucket {bucket} at {endpoint()}. Create it, or correct the name"
     if code in _REGION_CODES:
         return f"the bucket is in another region ({words}). Set AWS_DEFAULT_REGION to the region of {bucket}"

@@ -53,6 +53,11 @@ def code_of(err: Exception) -> str:
     return str(_answer(err).get("Error", {}).get("Code", ""))
 
 
+def is_of_service(err: Exception) -> bool:
+    """Return whether an S3 service answered, and not only some web server that happens to be at its address."""
+    return status_of(err) > 0 and not code_of(err).isdecimal()
+
+
 def words_of(err: Exception) -> str:
     """Return what the service, or else the client, said about it."""
     words = _answer(err).get("Error", {}).get("Message") or err

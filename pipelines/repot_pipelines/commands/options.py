@@ -17,7 +17,7 @@ def debug_option(command: _Command) -> _Command:
 
 
 def directory_option(name: str, *, help: str) -> Callable[[_Command], _Command]:  # noqa: A002 - click's own word
-    """Add a required option that takes a folder or a gs:// prefix."""
+    """Add a required option that takes a folder, or a gs:// or s3:// prefix."""
     return click.option(name, required=True, metavar="DIRECTORY", help=help)
 
 

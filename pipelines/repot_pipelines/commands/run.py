@@ -20,7 +20,10 @@ GATE_SAID_NO = 3
     "--preset", type=click.Choice(list(PRESETS)), default="laptop", show_default=True, help="Set of defaults."
 )
 @click.option(
-    "--storage-uri", default="repot-storage", show_default=True, help="Where everything is kept: a folder or gs://."
+    "--storage-uri",
+    default="repot-storage",
+    show_default=True,
+    help="Where everything is kept: a folder, gs:// or s3://.",
 )
 @click.option(
     "--output",
@@ -56,7 +59,7 @@ def run_command(
 ) -> int:
     """Turn PICTURES into a fine-tuned, evaluated classifier and a report.
 
-    PICTURES is a folder (or gs:// prefix) of label/picture folders, or one that holds train/label/... and
+    PICTURES is a folder (or gs:// or s3:// prefix) of label/picture folders, or one that holds train/label/... and
     validation/label/.... The command runs the same compiled pipeline as a cluster. Run it again with the same
     --storage-uri and it goes on where it was; with nothing changed it does nothing.
     """
