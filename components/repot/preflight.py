@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from repot import checkpoints, storage
 from repot.errors import RepotError, UsageError
+from repot.job_settings import MODES, JobSettings
 from repot.settings import DatasetSettings, GateSettings, TrainingSettings
 from repot.zoo import BACKBONES
 
@@ -25,6 +26,8 @@ class Parameters:
     dataset: DatasetSettings
     training: TrainingSettings
     gate: GateSettings
+    trainer_mode: str
+    job: JobSettings
     builder_pods: int
     model_name: str
 
@@ -37,6 +40,8 @@ def check_parameters(
     dataset: dict[str, Any],
     training: dict[str, Any],
     gate: dict[str, Any],
+    trainer_mode: str,
+    job: dict[str, Any],
     checkpoint: dict[str, str],
     builder_pods: int,
     model_name: str,
@@ -48,6 +53,8 @@ def check_parameters(
         storage_uri: Folder that everything is written to.
         labels_file_uri: A labels file, or "" for the folder names.
         dataset, training, gate: Fields of the three settings classes.
+        trainer_mode: Where training runs: one of `repot.job_settings.MODES`.
+        job: Fields of JobSettings, with `accelerator_count` as text.
         checkpoint: `source`, `sha256` and `values` of the pre-trained checkpoint.
         builder_pods: Pods that build shards, in 1..64.
         model_name: Name that versions are published under.
@@ -59,6 +66,7 @@ def check_parameters(
     dataset_settings = _collect(problems, lambda: DatasetSettings.from_json(dataset))
     training_settings = _collect(problems, lambda: TrainingSettings.from_json(training))
     gate_settings = _collect(problems, lambda: GateSettings.from_json(gate))
+    job_settings = _collect(problems, lambda: _job_settings(job))
     if training["backbone"] in BACKBONES:  # another one was said to be wrong already
         _collect(problems, lambda: checkpoints.check_source(backbone=training["backbone"], **checkpoint))
     pictures = _collect(problems, lambda: _required("pictures_uri", pictures_uri))
@@ -71,11 +79,14 @@ def check_parameters(
             f"model_name must be 1 to 63 letters, digits, '.', '_' or '-', a letter or digit first; "
             f"got model_name={model_name!r}."
         )
+    if training_settings is not None and job_settings is not None:
+        problems += _mode_problems(trainer_mode, job_settings, training_settings, writable or "")
     if (
         problems
         or dataset_settings is None
         or training_settings is None
         or gate_settings is None
+        or job_settings is None
         or pictures is None
         or labels_file is None
         or writable is None
@@ -88,6 +99,8 @@ def check_parameters(
         dataset=dataset_settings,
         training=training_settings,
         gate=gate_settings,
+        trainer_mode=trainer_mode,
+        job=job_settings,
         builder_pods=builder_pods,
         model_name=model_name,
     )
@@ -103,9 +116,40 @@ def _collect(problems: list[str], check: Callable[[], _T]) -> _T | None:
     return None
 
 
+def _job_settings(facts: dict[str, Any]) -> JobSettings:
+    count = facts["accelerator_count"]
+    if not count.isdecimal():
+        raise UsageError(
+            f"accelerator_count must be a whole number as text, '0' for none; got accelerator_count={count!r}."
+        )
+    return JobSettings(**{**facts, "accelerator_count": int(count)})
+
+
+def _mode_problems(mode: str, job: JobSettings, training: TrainingSettings, storage_uri: str) -> list[str]:
+    problems = []
+    if mode not in MODES:
+        problems.append(f"trainer_mode must be one of {', '.join(MODES)}; got trainer_mode={mode!r}.")
+    if job.num_workers > 1 and mode == "pod":
+        problems.append(
+            f"num_workers must be 1 with trainer_mode=pod; got num_workers={job.num_workers!r}. Use trainer_mode=job."
+        )
+    num_replicas = job.num_workers * max(1, job.accelerator_count)
+    if training.batch_size < num_replicas:
+        problems.append(
+            f"batch_size must be at least one for each of the {num_replicas} accelerators or workers; "
+            f"got batch_size={training.batch_size!r}."
+        )
+    if mode == "job" and storage_uri and storage.is_local(storage_uri):
+        problems.append(
+            f"storage_uri must be in an object store with trainer_mode=job; got storage_uri={storage_uri!r}. "
+            "The pods of a Job do not see this machine's folders."
+        )
+    return problems
+
+
 def _required(name: str, uri: str) -> str:
     if not uri.strip():
-        raise UsageError(f"{name} must be given: a folder or a gs:// prefix.")
+        raise UsageError(f"{name} must be given: a folder, or a gs:// or s3:// prefix.")
     return storage.normalise(uri)
 
 

@@ -84,12 +84,17 @@ def finetune(
     google_secret_name: str = "repot-google-key",
     image_size: int = 0,
     input_queue_memory_factor: int = 1,
+    job_deadline_hours: int = 72,
+    job_priority_class: str = "",
+    job_queue: str = "",
+    job_service_account: str = "repot-worker",
     labels_file_uri: str = "",
     learning_rate: float = 0.0,
     max_rejected_fraction: float = 0.05,
     min_precision: float = 0.0,
     model_name: str = "classifier",
     num_threads: int = 1,
+    num_workers: int = 1,
     rebuild: str = "",
     recipe: str = "fine_tune",
     s3_secret_name: str = "repot-s3",
@@ -99,6 +104,7 @@ def finetune(
     trainer_cpu: str = "4",
     trainer_image: str = TRAINER_IMAGE,
     trainer_memory: str = "16Gi",
+    trainer_mode: str = "pod",
     trainer_node_selector: Dict[str, str] = {},  # noqa: B006 - KFP wants a literal default
     trainer_tolerations: List[Dict[str, str]] = [],  # noqa: B006 - KFP wants a literal default
     validation_fraction: float = 0.2,
@@ -108,8 +114,8 @@ def finetune(
 
     Args:
         pictures_uri: Folder of label folders, or of train/ and validation/ folders of label folders.
-        storage_uri: Folder that everything is written to: gs://bucket/prefix, or a local folder.
-        accelerator_count: Accelerators of the trainer pod, as text; "0" for none.
+        storage_uri: Folder that everything is written to: gs://bucket/prefix or s3://bucket/prefix, or a local folder.
+        accelerator_count: Accelerators of each trainer pod, as text; "0" for none.
         accelerator_type: Resource name of the accelerator, e.g. nvidia.com/gpu.
         backbone: Network to fine-tune, e.g. inception_v3.
         batch_size: Examples a training step.
@@ -124,23 +130,29 @@ def finetune(
         google_secret_name: Secret whose key.json is a Google service account's key; not needed with workload identity.
         image_size: Height and width in pixels; 0 takes the backbone's own.
         input_queue_memory_factor: Shuffle buffer in units of 1024 records.
+        job_deadline_hours: After which Kubernetes ends the Job that trains; with trainer_mode=job.
+        job_priority_class: PriorityClass of the Job's pods; empty for the cluster's default.
+        job_queue: Kueue queue that the Job waits in; empty for none.
+        job_service_account: Service account of the Job's pods; it must reach the storage.
         labels_file_uri: File with one label a line; empty for the sorted folder names.
         learning_rate: Peak learning rate; 0 takes the recipe's own.
         max_rejected_fraction: Share of damaged pictures past which the run fails.
         min_precision: Lowest precision@1 that is promoted.
         model_name: Name that versions are published under.
         num_threads: Thread count of the 2016 shard layout; not a number of processes.
+        num_workers: Pods that train together, each with its accelerators; more than one with trainer_mode=job.
         rebuild: Any new text forces a new training.
         recipe: How to train: fine_tune or head.
         s3_secret_name: Secret whose accesskey and secretkey open the S3 store; not needed with a role.
         seed: Seed of initialisation, shuffling and augmentation.
         settings_config_map: ConfigMap whose S3_ENDPOINT and S3_REGION say where the S3 store is.
         train_shards: Shards of the training split; 0 chooses about 1024 pictures a shard.
-        trainer_cpu: CPUs of the trainer pod.
+        trainer_cpu: CPUs of a trainer pod.
         trainer_image: Image of the trainer.
-        trainer_memory: Memory of the trainer pod.
-        trainer_node_selector: Node labels that the trainer pod needs, as JSON.
-        trainer_tolerations: Tolerations of the trainer pod, as a JSON list.
+        trainer_memory: Memory of a trainer pod.
+        trainer_mode: pod trains in the task's own pod; job in a Kubernetes Job, which survives spot nodes.
+        trainer_node_selector: Node labels that a trainer pod needs, as JSON.
+        trainer_tolerations: Tolerations of a trainer pod, as a JSON list.
         validation_fraction: Share of the pictures for validation, where they are not split already.
         validation_shards: Shards of the validation split; 0 chooses.
     """
@@ -167,6 +179,23 @@ def finetune(
         input_queue_memory_factor=input_queue_memory_factor,
         min_precision=min_precision,
         model_name=model_name,
+        trainer_mode=trainer_mode,
+        num_workers=num_workers,
+        trainer_image=trainer_image,
+        trainer_cpu=trainer_cpu,
+        trainer_memory=trainer_memory,
+        trainer_node_selector=trainer_node_selector,
+        trainer_tolerations=trainer_tolerations,
+        accelerator_type=accelerator_type,
+        accelerator_count=accelerator_count,
+        job_deadline_hours=job_deadline_hours,
+        job_priority_class=job_priority_class,
+        job_queue=job_queue,
+        job_service_account=job_service_account,
+        settings_config_map=settings_config_map,
+        s3_secret_name=s3_secret_name,
+        google_secret_name=google_secret_name,
+        cpu_image=cpu_image,
     )
     _place(planned, "Plan: check everything, list the pictures", cpu_image, cached=False)
 
@@ -203,11 +232,20 @@ def finetune(
         seed=seed,
         input_queue_memory_factor=input_queue_memory_factor,
         rebuild=rebuild,
+        job=planned.outputs["trainer_job"],
     ).after(merged)
-    _place(trained, "Train", trainer_image, cpu=trainer_cpu, memory=trainer_memory)
-    trained.set_accelerator_type(accelerator_type).set_accelerator_limit(accelerator_count)
-    kubernetes.add_node_selector_json(trained, node_selector_json=trainer_node_selector)
-    kubernetes.add_toleration_json(trained, toleration_json=trainer_tolerations)
+    # Plan says what the task's own pod asks for: everything if it trains itself, little if it only follows a Job.
+    _place(
+        trained,
+        "Train",
+        planned.outputs["trainer_pod_image"],
+        cpu=planned.outputs["trainer_pod_cpu"],
+        memory=planned.outputs["trainer_pod_memory"],
+    )
+    trained.set_accelerator_type(accelerator_type)
+    trained.set_accelerator_limit(planned.outputs["trainer_pod_accelerator_count"])
+    kubernetes.add_node_selector_json(trained, node_selector_json=planned.outputs["trainer_pod_node_selector"])
+    kubernetes.add_toleration_json(trained, toleration_json=planned.outputs["trainer_pod_tolerations"])
     kubernetes.empty_dir_mount(trained, volume_name="shared-memory", mount_path="/dev/shm", medium="Memory")  # noqa: S108
 
     evaluated = evaluate(

@@ -23,7 +23,7 @@ from typing import Any
 from repot_pipelines.docker_containers import make_runner, remove_containers
 
 _IMAGE_PARAMETER = re.compile(
-    r"^( *image: )'\{\{\$\.inputs\.parameters\[''pipelinechannel--(\w+)''\]\}\}'$", re.MULTILINE
+    r"^( *image: )'\{\{\$\.inputs\.parameters\[''pipelinechannel--([\w-]+)''\]\}\}'$", re.MULTILINE
 )
 
 
@@ -60,7 +60,10 @@ def _defaults(text: str) -> dict[str, Any]:
 
 def _with_images(text: str, values: Mapping[str, Any]) -> str:
     """Return a compiled pipeline with the images that its parameters name; the local runner takes them literally."""
-    return _IMAGE_PARAMETER.sub(lambda match: f"{match[1]}{json.dumps(values[match[2]])}", text)
+    # Plan has not run yet, and says the same (`repot.job_settings.choose_task_pod`).
+    of_trainer = values["cpu_image" if values["trainer_mode"] == "job" else "trainer_image"]
+    images = {**values, "plan-trainer_pod_image": of_trainer}
+    return _IMAGE_PARAMETER.sub(lambda match: f"{match[1]}{json.dumps(images[match[2]])}", text)
 
 
 def _subprocess_runner(work_folder: Path) -> Any:

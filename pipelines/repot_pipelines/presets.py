@@ -15,6 +15,12 @@ _COMMON: dict[str, Any] = {
     "builder_pods": 8,
     "model_name": "classifier",
     "rebuild": "",
+    "trainer_mode": "pod",
+    "num_workers": 1,
+    "job_deadline_hours": 72,
+    "job_priority_class": "",
+    "job_queue": "",
+    "job_service_account": "repot-worker",
 }
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -1,6 +1,6 @@
 """The KFP components that turn pictures into a data set: plan, build shards, merge."""
 
-from typing import List
+from typing import Dict, List
 
 from kfp import dsl
 
@@ -31,12 +31,38 @@ def plan(
     input_queue_memory_factor: int,
     min_precision: float,
     model_name: str,
+    trainer_mode: str,
+    num_workers: int,
+    trainer_image: str,
+    trainer_cpu: str,
+    trainer_memory: str,
+    trainer_node_selector: Dict[str, str],
+    trainer_tolerations: List[Dict[str, str]],
+    accelerator_type: str,
+    accelerator_count: str,
+    job_deadline_hours: int,
+    job_priority_class: str,
+    job_queue: str,
+    job_service_account: str,
+    settings_config_map: str,
+    s3_secret_name: str,
+    google_secret_name: str,
+    cpu_image: str,
     dataset_id: dsl.OutputPath(str),
+    trainer_job: dsl.OutputPath(str),
+    trainer_pod_image: dsl.OutputPath(str),
+    trainer_pod_cpu: dsl.OutputPath(str),
+    trainer_pod_memory: dsl.OutputPath(str),
+    trainer_pod_accelerator_count: dsl.OutputPath(str),
+    trainer_pod_node_selector: dsl.OutputPath(dict),
+    trainer_pod_tolerations: dsl.OutputPath(list),
 ) -> List[str]:
     """Check every parameter, list and split the pictures, and return one work item for each builder pod."""
+    import json
     from pathlib import Path
 
     from repot import progress
+    from repot.job_settings import choose_task_pod
     from repot.preflight import check_parameters
     from repot.shard_builder.plan import plan_work
 
@@ -62,13 +88,43 @@ def plan(
                 "input_queue_memory_factor": input_queue_memory_factor,
             },
             gate={"min_precision": min_precision, "max_rejected_fraction": max_rejected_fraction},
+            trainer_mode=trainer_mode,
+            job={
+                "image": trainer_image,
+                "cpu": trainer_cpu,
+                "memory": trainer_memory,
+                "node_selector": trainer_node_selector,
+                "tolerations": trainer_tolerations,
+                "accelerator_type": accelerator_type,
+                "accelerator_count": accelerator_count,
+                "num_workers": num_workers,
+                "deadline_hours": job_deadline_hours,
+                "priority_class": job_priority_class,
+                "queue": job_queue,
+                "service_account": job_service_account,
+                "settings_config_map": settings_config_map,
+                "s3_secret_name": s3_secret_name,
+                "google_secret_name": google_secret_name,
+            },
             checkpoint={"source": checkpoint, "sha256": checkpoint_sha256, "values": checkpoint_values},
             builder_pods=builder_pods,
             model_name=model_name,
         )
         work = plan_work(parameters)
-    Path(dataset_id).parent.mkdir(parents=True, exist_ok=True)
-    Path(dataset_id).write_text(work.dataset_id)
+        pod = choose_task_pod(trainer_mode, parameters.job, cpu_image=cpu_image)
+    outputs = {
+        dataset_id: work.dataset_id,
+        trainer_job: parameters.job.to_json() if trainer_mode == "job" else "null",
+        trainer_pod_image: pod.image,
+        trainer_pod_cpu: pod.cpu,
+        trainer_pod_memory: pod.memory,
+        trainer_pod_accelerator_count: pod.accelerator_count,
+        trainer_pod_node_selector: json.dumps(pod.node_selector),
+        trainer_pod_tolerations: json.dumps(pod.tolerations),
+    }
+    for path, text in outputs.items():
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text)
     return list(work.items)
 
 

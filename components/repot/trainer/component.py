@@ -1,5 +1,7 @@
 """The KFP component that fine-tunes the backbone on a data set."""
 
+from typing import Any, Dict
+
 from kfp import dsl
 
 from repot.container_images import TRAINER_IMAGE
@@ -19,13 +21,20 @@ def train(
     seed: int,
     input_queue_memory_factor: int,
     rebuild: str,
+    job: str,
     training_id: dsl.OutputPath(str),
     model: dsl.Output[dsl.Model],
 ):
-    """Train, resuming where an earlier pod stopped; a training that was finished before is not repeated."""
+    """Train, resuming where an earlier pod stopped; a training that was finished before is not repeated.
+
+    Args:
+        job: JSON of the JobSettings of the Kubernetes Job that trains; null to train in this pod.
+    """
+    import json
     from pathlib import Path
 
     from repot import layout, progress
+    from repot.job_settings import JobSettings
     from repot.settings import TrainingSettings
     from repot.trainer import identity, train
 
@@ -42,14 +51,21 @@ def train(
         )
         run_id = identity.training_id(dataset_id, checkpoint_id, settings, rebuild)
         uri = layout.run_uri(storage_uri, run_id)
-        facts = train.train(
-            layout.dataset_uri(storage_uri, dataset_id),
-            layout.checkpoint_uri(storage_uri, checkpoint_id),
-            uri,
-            training_id=run_id,
-            checkpoint_id=checkpoint_id,
-            settings=settings,
-        )
+        request: Dict[str, Any] = {
+            "dataset_uri": layout.dataset_uri(storage_uri, dataset_id),
+            "weights_uri": layout.checkpoint_uri(storage_uri, checkpoint_id),
+            "run_uri": uri,
+            "training_id": run_id,
+            "checkpoint_id": checkpoint_id,
+            "settings": settings,
+        }
+        if json.loads(job) is None:
+            facts = train.train(**request)
+        else:
+            from repot.trainer.job.request import JobRequest
+            from repot.trainer.job.run_job import train_in_job
+
+            facts = train_in_job(JobSettings.from_json(job), JobRequest(**request))
         progress.result(training_id=run_id)
     for path, text in ((training_id, run_id), (model.path, uri + "\n")):
         Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -22,9 +22,10 @@ from repot.recipes import RECIPES, Recipe
 from repot.settings import TrainingSettings
 from repot.trainer.batches import Pictures, feature_batches
 from repot.trainer.features import cached_features
-from repot.trainer.fit import Phase, fit
+from repot.trainer.fit import fit
 from repot.trainer.history import History
 from repot.trainer.outputs import write_model
+from repot.trainer.phase import Phase
 from repot.trainer.state import TrainingState
 from repot.trainer.strategy import check_same_start, choose_strategy, is_chief, make_repeatable, wait_for_all
 from repot.trainer.train import TRAINING_NAME

@@ -37,7 +37,7 @@ def is_chief(strategy: Any) -> bool:
 def wait_for_all(strategy: Any) -> None:
     """Return when every worker has called this: the first to leave would take the others with it."""
     if _has_workers(strategy):
-        strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(lambda: tf.constant(1.0)), axis=None)
+        _sum_over_replicas(strategy, 1)
 
 
 def check_same_start(strategy: Any, state: TrainingState) -> None:
@@ -49,12 +49,18 @@ def check_same_start(strategy: Any, state: TrainingState) -> None:
     if not _has_workers(strategy):
         return
     here = zlib.crc32(state.file_name.encode()) % 2**12  # float32 adds whole numbers exactly up to 2^24
-    total = strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(lambda: tf.constant(float(here))), axis=None)
-    if float(total) != strategy.num_replicas_in_sync * here:
+    if _sum_over_replicas(strategy, here) != strategy.num_replicas_in_sync * here:
         raise StoppedError(
             f"All workers must begin with the same state; this one read {state.file_name or 'none'!r}, another one "
             "something else. Start all of them again."
         )
+
+
+def _sum_over_replicas(strategy: Any, number: int) -> float:
+    total = tf.function(
+        lambda value: strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(lambda: value), axis=None)
+    )
+    return float(total(tf.constant(float(number))))
 
 
 def _has_workers(strategy: Any) -> bool:

@@ -43,6 +43,7 @@ JOB_RIGHTS = (
     Right(group="batch", resource="jobs", verbs=("create", "get", "list", "watch", "delete")),
     Right(resource="services", verbs=("create", "get", "delete")),
     Right(resource="pods/log", verbs=("get",)),
+    Right(resource="events", verbs=("list",)),
 )
 """What the trainer task does where training is a Job."""
 

@@ -77,10 +77,16 @@ def estimate_run(
     """
     pictures = num_pictures or UNKNOWN_PICTURES
     models = _models(values, prices)
-    count = int(values["accelerator_count"])
+    num_workers = int(values["num_workers"])
+    count = int(values["accelerator_count"]) * num_workers
     training = _training_seconds(values, models, pictures)
     stages = list(_cpu_stages(values, pictures))
-    trainer = _Stage(seconds=training, cpu=_cpu(values["trainer_cpu"]), memory_gib=_gib(values["trainer_memory"]))
+    trainer = _Stage(
+        seconds=training,
+        cpu=_cpu(values["trainer_cpu"]),
+        memory_gib=_gib(values["trainer_memory"]),
+        num_pods=num_workers,
+    )
     gpu_hours = _scale(_add(training, _IDLE), count / 3600)
     gpu_money = (
         gpu_hours[0] * min((model.hour for model in models.values()), default=0.0),
@@ -116,13 +122,14 @@ def _training_seconds(values: Mapping[str, Any], models: Mapping[str, Accelerato
 
 
 def _images_per_second(values: Mapping[str, Any], models: Mapping[str, Accelerator]) -> Range:
+    num_workers = int(values["num_workers"])
     if models:
-        count = int(values["accelerator_count"])
+        count = int(values["accelerator_count"]) * num_workers
         slow = min(model.images_per_second[0] for model in models.values())
         fast = max(model.images_per_second[1] for model in models.values()) * count
         slow *= max(count * 0.7, 1)
     else:
-        slow, fast = _scale(_CPU_TRAINING, _cpu(values["trainer_cpu"]))
+        slow, fast = _scale(_CPU_TRAINING, _cpu(values["trainer_cpu"]) * num_workers)
     return _scale((slow, fast), _speed(values))
 
 

@@ -1,71 +1,25 @@
-"""What a cluster does with Jobs: a controller and a kubelet whose pods are processes of this machine.
+"""What a cluster does with Indexed Jobs, as the real controller does it; the pods are processes of this machine.
 
-Indexed Jobs are run as the real controller runs them: a pod for every index, replaced only when it has ended, judged
-by the podFailurePolicy, counted against the backoffLimit. A container's command runs in this Python, with the
-environment that the Job states; the names of its workers lead to ports of this machine.
+There is a pod for every index, replaced only when it has ended, judged by the podFailurePolicy, and counted against
+the backoffLimit. The names of a Job's workers lead to ports of this machine, if a Service gives them names.
 """
 
 import contextlib
-import datetime
-import fnmatch
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tests.conftest import free_port
 from tests.integration.kubernetes_api.addresses import Target
+from tests.integration.kubernetes_api.job_pods import INDEX_LABEL, JOB_LABEL, LOOK_SECONDS, Facts, Pod, now
 from tests.integration.kubernetes_api.server import KubernetesApi
 from tests.integration.kubernetes_api.status import Answer, Refusal, Stream, plain
-
-Facts = dict[str, Any]
-INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
-JOB_LABEL = "batch.kubernetes.io/job-name"
-_LOOK_SECONDS = 0.05
-
-
-@dataclass(kw_only=True)
-class Pod:
-    """A pod, and the process that it is.
-
-    Attributes:
-        facts: The object in the store.
-        process: None while it waits.
-        lines: Its log: time stamps and lines.
-    """
-
-    facts: Facts
-    job: Facts
-    folder: Path
-    process: subprocess.Popen[bytes] | None = None
-    lines: list[tuple[str, bytes]] = field(default_factory=list)
-    reader: threading.Thread | None = None
-
-    @property
-    def name(self) -> str:
-        return str(self.facts["metadata"]["name"])
-
-    @property
-    def index(self) -> int:
-        return int(self.facts["metadata"]["labels"][INDEX_LABEL])
-
-    @property
-    def phase(self) -> str:
-        return str(self.facts["status"]["phase"])
-
-    @property
-    def is_over(self) -> bool:
-        return self.phase in ("Succeeded", "Failed")
 
 
 class JobController:
@@ -74,14 +28,12 @@ class JobController:
     Attributes:
         pods: Every pod that ever was, in order.
         hold: Returns what keeps a new pod from starting: what to put into its status; None to start it.
-        environment: More variables for every process.
     """
 
     def __init__(self, api: KubernetesApi) -> None:
         self.api = api
         self.pods: list[Pod] = []
         self.hold: Callable[[Facts], Facts | None] = lambda _: None
-        self.environment: dict[str, str] = {}
         self._ports: dict[str, int] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="repot-jobs-"))
         self._ended = threading.Event()
@@ -98,87 +50,33 @@ class JobController:
         self._ended.set()
         self._thread.join()
         for pod in self.pods:
-            if pod.process is not None and pod.process.poll() is None:
-                pod.process.kill()
-                pod.process.wait()
+            pod.send(signal.SIGKILL)
         for pod in self.pods:
-            if pod.reader is not None:
+            if pod.process is not None and pod.reader is not None:
+                pod.process.wait()
                 pod.reader.join()
         shutil.rmtree(self._folder)
 
     def alive(self) -> list[Pod]:
         """Return the pods whose process runs."""
-        return [pod for pod in self.pods if pod.process is not None and pod.process.poll() is None]
+        return [pod for pod in self.pods if pod.is_alive]
 
-    def evict(self, pod: Pod) -> None:
-        """End a pod as a node's drain or preemption does: with warning."""
-        pod.facts["status"].setdefault("conditions", []).append(
-            {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
-        )
-        assert pod.process is not None
-        pod.process.send_signal(signal.SIGTERM)
-
-    def lose(self, pod: Pod) -> None:
-        """End a pod as a node does that vanishes: without warning."""
-        pod.facts["status"].setdefault("conditions", []).append(
-            {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC"}
-        )
-        assert pod.process is not None
-        pod.process.kill()
-
-    def log_of(self, pod: Pod) -> str:
-        """Return a pod's log."""
-        return b"".join(line for _, line in pod.lines).decode()
+    def jobs(self) -> list[Facts]:
+        """Return the Jobs in the store."""
+        return [facts for (title, _, _), facts in list(self.api.store.objects.items()) if title == "jobs.batch"]
 
     def _run(self) -> None:
-        while not self._ended.wait(_LOOK_SECONDS):
-            jobs = [facts for (title, _, _), facts in list(self.api.store.objects.items()) if title == "jobs.batch"]
+        while not self._ended.wait(LOOK_SECONDS):
+            jobs = self.jobs()
             for pod in self.pods:
-                self._look_at(pod, gone=pod.job["metadata"]["uid"] not in {job["metadata"]["uid"] for job in jobs})
+                is_orphan = not any(pod.job is job for job in jobs)
+                if is_orphan:
+                    self._remove(pod)
+                code = pod.note_end()
+                if code and not is_orphan:
+                    _judge(pod, code)
             for job in jobs:
                 self._sync(job)
-
-    def _look_at(self, pod: Pod, *, gone: bool) -> None:
-        if gone:
-            self._remove(pod)
-        if pod.process is None or pod.is_over or pod.process.poll() is None:
-            return
-        assert pod.reader is not None
-        pod.reader.join()
-        code = pod.process.returncode
-        code = code if code >= 0 else 128 - code
-        ended: Facts = {
-            "exitCode": code,
-            "reason": "Completed" if code == 0 else "Error",
-            "finishedAt": _now()[:19] + "Z",
-        }
-        message = self._message(pod, code)
-        if message:
-            ended["message"] = message
-        pod.facts["status"]["phase"] = "Succeeded" if code == 0 else "Failed"
-        pod.facts["status"]["containerStatuses"] = [_container_status(pod.facts, {"terminated": ended})]
-        if code != 0 and not gone:
-            self._judge(pod, code)
-
-    def _message(self, pod: Pod, code: int) -> str:
-        log = pod.folder / "termination-log"
-        if log.exists():
-            return log.read_text()[:4096]
-        return self.log_of(pod)[-2048:] if code else ""
-
-    def _judge(self, pod: Pod, code: int) -> None:
-        """Do what the podFailurePolicy says of a failed pod; the first rule that fits counts."""
-        spec, status = pod.job["spec"], pod.job.setdefault("status", {})
-        for rule in spec.get("podFailurePolicy", {}).get("rules", []):
-            if _fits(rule, pod, code):
-                if rule["action"] == "FailJob":
-                    why = f"Container trainer for pod {pod.name} failed with exit code {code} matching FailJob rule"
-                    _end(pod.job, "Failed", "PodFailurePolicy", why)
-                if rule["action"] in ("FailJob", "Ignore"):
-                    return
-        status["failed"] = status.get("failed", 0) + 1
-        if status["failed"] > spec["backoffLimit"]:
-            _end(pod.job, "Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
 
     def _sync(self, job: Facts) -> None:
         own = [pod for pod in self.pods if pod.job is job]
@@ -195,9 +93,7 @@ class JobController:
             return
         # podReplacementPolicy Failed: a pod has to be over before its index gets another one.
         taken = done | {pod.index for pod in own if not pod.is_over}
-        for index in range(job["spec"]["completions"]):
-            if index not in taken:
-                own.append(self._make(job, index))
+        own += [self._make(job, index) for index in range(job["spec"]["completions"]) if index not in taken]
         for pod in own:
             if pod.process is None and not pod.is_over:
                 self._start(pod)
@@ -206,17 +102,14 @@ class JobController:
         name = f"{job['metadata']['name']}-{index}-{uuid.uuid4().hex[:5]}"
         template = job["spec"]["template"]
         labels = {**template["metadata"]["labels"], INDEX_LABEL: str(index), JOB_LABEL: job["metadata"]["name"]}
-        facts = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name, "namespace": job["metadata"]["namespace"], "labels": labels},
-            "spec": template["spec"],
-            "status": {"phase": "Pending"},
-        }
+        metadata = {"name": name, "namespace": job["metadata"]["namespace"], "labels": labels}
+        status = {"phase": "Pending"}
+        stored = self.api.store.put(
+            {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"], "status": status}
+        )
+        stored["metadata"]["creationTimestamp"] = now()
         folder = self._folder / name
         folder.mkdir()
-        stored = self.api.store.put(facts)
-        stored["metadata"]["creationTimestamp"] = _now()
         self.pods.append(Pod(facts=stored, job=job, folder=folder))
         return self.pods[-1]
 
@@ -225,49 +118,28 @@ class JobController:
         if held is not None:
             pod.facts["status"] = {"phase": "Pending", **held}
             return
-        container = pod.facts["spec"]["containers"][0]
-        command = [sys.executable, *container["command"][1:]]
-        pod.process = subprocess.Popen(
-            command, env=self._environment(pod, container), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        pod.reader = threading.Thread(target=self._collect, args=[pod], daemon=True)
-        pod.reader.start()
-        pod.facts["status"] = {
-            "phase": "Running",
-            "containerStatuses": [_container_status(pod.facts, {"running": {}})],
-        }
+        variables = {each["name"]: each.get("value") for each in pod.facts["spec"]["containers"][0]["env"]}
+        names = [name for name in (variables.get("REPOT_WORKERS") or "").split(",") if name]
+        if all(self._is_known(pod.job, name) for name in names):
+            ports = [self._ports.setdefault(pod.job["metadata"]["uid"] + name, free_port()) for name in names]
+            pod.start({"REPOT_WORKERS": ",".join(f"localhost:{port}" for port in ports)} if ports else {})
 
-    def _environment(self, pod: Pod, container: Facts) -> dict[str, str]:
-        stated = {each["name"]: each["value"] for each in container["env"] if "value" in each}
-        stated["REPOT_TERMINATION_LOG"] = str(pod.folder / "termination-log")
-        if "REPOT_WORKERS" in stated:
-            addresses = stated["REPOT_WORKERS"].split(",")
-            stated["REPOT_WORKERS"] = ",".join(self._address(pod.job, address) for address in addresses)
-        return {**os.environ, **stated, **self.environment, "JOB_COMPLETION_INDEX": str(pod.index)}
-
-    def _address(self, job: Facts, address: str) -> str:
-        """Return where a worker is on this machine; there is no such name without a Service."""
-        service = address.partition(":")[0].partition(".")[2]
-        if not any(key[0] == "services" and fnmatch.fnmatch(key[2], service) for key in self.api.store.objects):
-            return address
-        return f"localhost:{self._ports.setdefault(job['metadata']['uid'] + address, free_port())}"
-
-    def _collect(self, pod: Pod) -> None:
-        assert pod.process is not None
-        assert pod.process.stdout is not None
-        with pod.process.stdout as output:
-            for line in output:
-                pod.lines.append((_now(), line))
+    def _is_known(self, job: Facts, name: str) -> bool:
+        """Return whether this Job's Service gives a worker its name: nothing here can learn of one after its start."""
+        metadata, service_name = job["metadata"], name.partition(":")[0].partition(".")[2]
+        service = self.api.store.objects.get(("services", metadata["namespace"], service_name))
+        return service is not None and service["metadata"]["ownerReferences"][0]["uid"] == metadata["uid"]
 
     def _remove(self, pod: Pod) -> None:
         """Delete a pod: SIGTERM first, and gone when it has ended."""
-        if pod.process is not None and pod.process.poll() is None:
-            if not pod.facts["metadata"].get("deletionTimestamp"):
-                pod.facts["metadata"]["deletionTimestamp"] = _now()[:19] + "Z"
-                pod.process.send_signal(signal.SIGTERM)
+        metadata = pod.facts["metadata"]
+        if pod.is_alive:
+            if "deletionTimestamp" not in metadata:
+                metadata["deletionTimestamp"] = now()[:19] + "Z"
+                pod.send(signal.SIGTERM)
             return
         with contextlib.suppress(KeyError):
-            del self.api.store.objects["pods", pod.facts["metadata"]["namespace"], pod.name]
+            del self.api.store.objects["pods", metadata["namespace"], pod.name]
         if pod.process is None:
             pod.facts["status"]["phase"] = "Failed"
 
@@ -276,23 +148,23 @@ class JobController:
         if not found or found[0].process is None:
             raise Refusal("BadRequest", f'container "trainer" in pod "{target.name}" is waiting to start')
         if query.get("follow") == "true":
-            return Stream(status=200, body=b"", kind="text/plain", chunks=self._stream(found[0], query))
-        lines = [line for _, line in found[0].lines]
-        return plain(b"".join(lines[-int(query.get("tailLines", 0)) :]).decode())
+            chunks = found[0].stream(query.get("sinceTime", ""), self._ended)
+            return Stream(status=200, body=b"", kind="text/plain", chunks=chunks)
+        return plain("".join(found[0].log.splitlines(keepends=True)[-int(query.get("tailLines", 0)) :]))
 
-    def _stream(self, pod: Pod, query: dict[str, str]) -> Iterator[bytes]:
-        sent = 0
-        while True:
-            is_over = pod.is_over
-            while sent < len(pod.lines):
-                stamp, line = pod.lines[sent]
-                sent += 1
-                # The real server compares whole seconds: lines come twice.
-                if stamp[:19] >= query.get("sinceTime", "")[:19]:
-                    yield f"{stamp} ".encode() + line
-            if is_over or self._ended.is_set():
-                return
-            time.sleep(_LOOK_SECONDS)
+
+def _judge(pod: Pod, code: int) -> None:
+    """Do what the podFailurePolicy says of a failed pod; the first rule that fits counts."""
+    spec, status = pod.job["spec"], pod.job.setdefault("status", {})
+    for rule in spec["podFailurePolicy"]["rules"]:
+        if _fits(rule, pod, code):
+            if rule["action"] == "FailJob":
+                why = f"Container trainer for pod {pod.name} failed with exit code {code} matching FailJob rule"
+                _end(pod.job, "Failed", "PodFailurePolicy", why)
+            return
+    status["failed"] = status.get("failed", 0) + 1
+    if status["failed"] > spec["backoffLimit"]:
+        _end(pod.job, "Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
 
 
 def _fits(rule: Facts, pod: Pod, code: int) -> bool:
@@ -310,22 +182,3 @@ def _end(job: Facts, kind: str, reason: str, message: str) -> None:
 
 def _is_ended(job: Facts) -> bool:
     return bool((job.get("status") or {}).get("conditions"))
-
-
-def _container_status(facts: Facts, state: Facts) -> Facts:
-    container = facts["spec"]["containers"][0]
-    return {
-        "name": container["name"],
-        "image": container["image"],
-        "imageID": "",
-        "ready": False,
-        "restartCount": 0,
-        "state": state,
-    }
-
-
-def _now() -> str:
-    """Return a time stamp with nine digits after the point, as in logs; each later than the one before."""
-    seconds, nanoseconds = divmod(time.time_ns(), 10**9)
-    day = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    return f"{day:%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"

@@ -69,6 +69,20 @@ def test_trainer_takes_selector_and_tolerations_at_run_time(documents: list[dict
     assert {"nodeSelector", "tolerations", "emptyDirMounts"} <= set(platform)
 
 
+def test_plan_says_what_the_pod_of_the_trainer_task_asks_for(documents: list[dict[str, Any]]) -> None:
+    platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]
+    container = documents[0]["deploymentSpec"]["executors"]["exec-train"]["container"]
+    resources = container["resources"]
+    asked = [container["image"], resources["accelerator"]["resourceCount"]]
+    asked += [resources[name] for name in ("resourceCpuRequest", "resourceMemoryRequest", "resourceMemoryLimit")]
+    asked += [platform["nodeSelector"], *platform["tolerations"]]
+    assert all("trainer_pod_" in str(each) for each in asked)
+    outputs = documents[0]["components"]["comp-plan"]["outputDefinitions"]["parameters"]
+    types = {name: each["parameterType"] for name, each in outputs.items() if name.startswith("trainer_pod_")}
+    assert set(types.values()) == {"STRING", "STRUCT", "LIST"}
+    assert types["trainer_pod_accelerator_count"] == "STRING"
+
+
 def test_components_fetch_nothing_at_start(documents: list[dict[str, Any]]) -> None:
     for name, executor in documents[0]["deploymentSpec"]["executors"].items():
         assert "pip install" not in " ".join(executor["container"]["command"]), name

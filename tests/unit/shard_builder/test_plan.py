@@ -6,6 +6,7 @@ import pytest
 
 from repot import storage
 from repot.errors import DataError, UsageError
+from repot.job_settings import JobSettings
 from repot.preflight import Parameters
 from repot.settings import DatasetSettings, GateSettings, TrainingSettings
 from repot.shard_builder.listing import PictureRoots
@@ -214,6 +215,8 @@ def _parameters(pictures: Path, storage_uri: str, builder_pods: int) -> Paramete
         dataset=DatasetSettings(train_shards=5),
         training=TrainingSettings(),
         gate=GateSettings(),
+        trainer_mode="pod",
+        job=JobSettings(image="trainer"),
         builder_pods=builder_pods,
         model_name="m",
     )

@@ -1,0 +1,316 @@
+"""Training in a Kubernetes Job, with the real client over HTTP: the pods are real worker processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from repot.errors import RepotError, TrainingError
+from repot.job_settings import JobSettings
+from repot.settings import TrainingSettings
+from repot.trainer.job import run_job
+from repot.trainer.job.heartbeat import Heartbeat
+from repot.trainer.job.job_spec import make_job
+from repot.trainer.job.request import JobRequest
+from repot.trainer.job.run_job import train_in_job
+from repot_pipelines.presets import PRESETS
+from repot_pipelines.run import SAMPLE_FOLDER, run_pipeline
+from tests.integration.kubernetes_api.jobs import JobController
+from tests.integration.kubernetes_api.kubeconfig import write_kubeconfig
+from tests.integration.kubernetes_api.ready import NAMESPACE, RUNNER, prepare
+from tests.integration.kubernetes_api.server import KubernetesApi
+
+WAIT_SECONDS = 120.0
+SETTINGS = TrainingSettings(backbone="efficientnet_lite0", recipe="head", epochs=20, image_size=64)
+TASK = """
+import sys
+from repot.job_settings import JobSettings
+from repot.trainer.job.request import JobRequest
+from repot.trainer.job.run_job import train_in_job
+train_in_job(JobSettings.from_json(sys.argv[1]), JobRequest.read(sys.argv[2]), poll_seconds=0.1)
+"""
+TOKEN = "of-the-runner"
+
+
+@pytest.fixture
+def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesApi]:
+    """A cluster where the run's service account may do what the manifests give it, and no more."""
+    with KubernetesApi() as api:
+        prepare(api)
+        api.users[TOKEN] = RUNNER
+        path = write_kubeconfig(tmp_path / "kubeconfig", api.address, token=TOKEN)
+        path.write_text(path.read_text().replace("user: test", f"user: test\n    namespace: {NAMESPACE}"))
+        monkeypatch.setenv("KUBECONFIG", str(path))
+        yield api
+
+
+@pytest.fixture
+def jobs(api: KubernetesApi) -> Iterator[JobController]:
+    with JobController(api) as controller:
+        yield controller
+
+
+@pytest.fixture
+def request_of(tmp_path: Path, sample_dataset_uri: str, lite0_weights_uri: str) -> Callable[..., JobRequest]:
+    def make(**changes: Any) -> JobRequest:
+        facts = {
+            "dataset_uri": sample_dataset_uri,
+            "weights_uri": lite0_weights_uri,
+            "run_uri": str(tmp_path / "run"),
+            "training_id": "0123456789abcdef",
+            "checkpoint_id": "c",
+            "settings": SETTINGS,
+        }
+        return JobRequest(**{**facts, **changes})
+
+    return make
+
+
+def settings(**changes: Any) -> JobSettings:
+    return JobSettings(image="repot", accelerator_count=0, **changes)
+
+
+def train(request: JobRequest, **changes: Any) -> dict[str, Any]:
+    return train_in_job(settings(**changes), request, poll_seconds=0.1)
+
+
+def start_task(request: JobRequest, **changes: Any) -> subprocess.Popen[bytes]:
+    request.write()
+    command = [sys.executable, "-W", "error", "-c", TASK, settings(**changes).to_json(), request.uri]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def wait_until(is_so: Callable[[], Any], seconds: float = WAIT_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_job_trains_and_its_log_is_the_tasks(
+    jobs: JobController, request_of: Callable[..., JobRequest], capfd: pytest.CaptureFixture[str]
+) -> None:
+    request = request_of()
+
+    facts = train(request)
+
+    assert facts["training_id"] == request.training_id
+    assert json.loads((Path(request.run_uri) / "training.json").read_text()) == facts
+    (pod,) = jobs.pods
+    assert pod.phase == "Succeeded"
+    lines = [line for line in pod.log.splitlines() if "head epoch" in line]
+    assert len(lines) == 20
+    assert [line for line in capfd.readouterr().out.splitlines() if "head epoch" in line] == lines
+
+
+def test_finished_training_starts_no_job(api: KubernetesApi, request_of: Callable[..., JobRequest]) -> None:
+    request = request_of()
+    folder = Path(request.run_uri)
+    folder.mkdir()
+    (folder / "training.json").write_text(json.dumps({"training_id": request.training_id}))
+
+    assert train(request) == {"training_id": request.training_id}
+
+    assert api.requests == []
+
+
+def test_error_of_the_worker_is_the_error_of_the_task(
+    jobs: JobController, request_of: Callable[..., JobRequest], tmp_path: Path
+) -> None:
+    request = request_of(dataset_uri=str(tmp_path / "nothing"))
+
+    with pytest.raises(TrainingError, match=r"PodFailurePolicy.*worker 0 ended with exit code 2: .*nothing"):
+        train(request)
+
+    assert len(jobs.pods) == 1
+    assert jobs.jobs(), "a failed Job stays, to be looked at"
+
+
+def test_failed_job_of_an_earlier_attempt_is_replaced(
+    jobs: JobController, request_of: Callable[..., JobRequest], tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError):
+        train(request_of(dataset_uri=str(tmp_path / "nothing")))
+    (failed,) = jobs.jobs()
+
+    train(request_of())
+
+    assert [job["metadata"]["uid"] for job in jobs.jobs()] != [failed["metadata"]["uid"]]
+
+
+def test_sigterm_deletes_the_job_within_a_second(jobs: JobController, request_of: Callable[..., JobRequest]) -> None:
+    with start_task(request_of()) as task:
+        wait_until(jobs.alive)
+        pod = jobs.alive()[0]
+        sent = time.monotonic()
+        task.send_signal(signal.SIGTERM)
+        wait_until(lambda: not jobs.jobs(), seconds=1.0)
+        code = task.wait(2)
+
+    assert code == 128 + signal.SIGTERM
+    assert time.monotonic() - sent < 1.5
+    assert ("DELETE", f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs/repot-train-0123456789abcdef") in [
+        (method, path) for _, method, path in jobs.api.requests
+    ]
+    wait_until(lambda: not pod.is_alive)
+
+
+def test_second_task_adopts_the_running_job(jobs: JobController, request_of: Callable[..., JobRequest]) -> None:
+    with start_task(request_of()) as first:
+        wait_until(jobs.alive)
+        first.kill()
+
+    train(request_of())
+
+    assert len(jobs.pods) == 1
+    created = [path for _, method, path in jobs.api.requests if method == "POST" and path.endswith("/jobs")]
+    assert len(created) == 1
+
+
+def test_evicted_worker_saves_its_state_and_another_pod_goes_on(
+    jobs: JobController, request_of: Callable[..., JobRequest], tmp_path: Path
+) -> None:
+    request = request_of(settings=TrainingSettings(**{**SETTINGS.to_json(), "epochs": 400}))
+    with start_task(request) as task:
+        wait_until(lambda: jobs.pods and "head epoch 15 " in jobs.pods[0].log)
+        jobs.pods[0].evict()
+        wait_until(lambda: len(jobs.pods) == 2)
+        state = json.loads((tmp_path / "run" / "state" / "latest.json").read_text())
+        assert task.wait(WAIT_SECONDS) == 0
+
+    assert jobs.pods[0].exit_code == 75
+    assert (state["phase"], state["epoch"] >= 14) == ("head", True)
+    assert f"going on after epoch {state['epoch']}" in jobs.pods[1].log
+
+
+@pytest.mark.timeout(600)
+def test_two_workers_find_each_other_and_go_on_together_when_one_is_lost(
+    jobs: JobController, request_of: Callable[..., JobRequest]
+) -> None:
+    request = request_of(settings=TrainingSettings(**{**SETTINGS.to_json(), "epochs": 60}))
+    with start_task(request, num_workers=2) as task:
+        wait_until(lambda: jobs.pods and "head epoch 12 " in jobs.pods[0].log)
+        next(pod for pod in jobs.pods if pod.index == 1).lose()
+        assert task.wait(300) == 0
+        output = task.stdout.read().decode() if task.stdout else ""
+
+    ends = sorted((pod.index, pod.exit_code) for pod in jobs.pods)
+    assert ends == [(0, 0), (0, 75), (1, 0), (1, 137)]
+    assert "worker 1 ended with exit code 137 (killed)" in output
+    assert output.count("head epoch 60 of 60") == 1
+    assert json.loads((Path(request.run_uri) / "training.json").read_text())["epochs"] == 60
+    (service,) = [facts for (title, _, _), facts in jobs.api.store.objects.items() if title == "services"]
+    assert service["metadata"]["ownerReferences"][0]["uid"] == jobs.jobs()[0]["metadata"]["uid"]
+
+
+def test_service_of_an_earlier_job_is_replaced(
+    jobs: JobController, request_of: Callable[..., JobRequest], tmp_path: Path
+) -> None:
+    for _ in range(2):
+        with pytest.raises(TrainingError, match="exit code 2"):
+            train(request_of(dataset_uri=str(tmp_path / "nothing"), run_uri=str(tmp_path / "run")), num_workers=2)
+
+    (service,) = [facts for (title, _, _), facts in jobs.api.store.objects.items() if title == "services"]
+    assert service["metadata"]["ownerReferences"][0]["uid"] == jobs.jobs()[0]["metadata"]["uid"]
+
+
+def test_job_that_waits_says_why(
+    jobs: JobController,
+    request_of: Callable[..., JobRequest],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(run_job, "PENDING_SECONDS", 0.2)
+    reason = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes: no GPU"}
+    jobs.hold = lambda _: {"conditions": [reason]} if "no GPU" not in caplog.text else None
+
+    train(request_of())
+
+    assert "worker 0: Unschedulable: 0/3 nodes: no GPU" in caplog.text
+
+
+def test_image_that_does_not_exist_ends_the_waiting_and_the_job(
+    jobs: JobController, request_of: Callable[..., JobRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_job, "HOPELESS_SECONDS", 0.3)
+    waiting = {"reason": "ImagePullBackOff", "message": "Back-off pulling image repot"}
+    status = {"name": "trainer", "image": "repot", "imageID": "", "ready": False, "restartCount": 0}
+    jobs.hold = lambda _: {"containerStatuses": [{**status, "state": {"waiting": waiting}}]}
+
+    with pytest.raises(TrainingError, match="ImagePullBackOff: Back-off pulling image repot"):
+        train(request_of())
+
+    assert jobs.jobs() == []
+
+
+def test_missing_right_is_named(api: KubernetesApi, request_of: Callable[..., JobRequest]) -> None:
+    api.rules.grants.clear()
+
+    with pytest.raises(TrainingError, match=r"cannot get resource .*jobs.*runner-role.yaml"):
+        train(request_of())
+
+
+def test_job_of_another_storage_is_left_alone(
+    api: KubernetesApi, request_of: Callable[..., JobRequest], tmp_path: Path
+) -> None:
+    other = str(tmp_path / "other")
+    job = make_job(settings(), training_id="0123456789abcdef", run_uri=other, request_uri="r", environment={})
+    api.store.put(job, namespace=NAMESPACE)
+
+    with pytest.raises(TrainingError, match="other storage"):
+        train(request_of())
+
+
+def test_pipeline_trains_in_a_job_and_reaches_its_end(
+    jobs: JobController, gcs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = {
+        **PRESETS["laptop"],
+        "pictures_uri": str(SAMPLE_FOLDER),
+        "storage_uri": f"{gcs}/store",
+        "trainer_mode": "job",
+        "accelerator_count": "0",
+        "image_size": 64,
+    }
+
+    run_pipeline(arguments, output_path=tmp_path / "output", console=Console(), verbose=False)
+
+    (pod,) = jobs.pods
+    (job,) = jobs.jobs()
+    assert pod.phase == "Succeeded"
+    assert job["spec"]["template"]["spec"]["serviceAccountName"] == "repot-worker"
+    assert json.loads((tmp_path / "output" / "metrics.json").read_text())["promoted"] is True
+
+
+def test_no_cluster_is_said(
+    request_of: Callable[..., JobRequest], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nothing"))
+
+    with pytest.raises(RepotError, match="trainer_mode=pod"):
+        train(request_of())
+
+
+def test_worker_stops_when_the_task_is_silent(request_of: Callable[..., JobRequest]) -> None:
+    request = request_of(settings=TrainingSettings(**{**SETTINGS.to_json(), "epochs": 9000}))
+    request.write()
+    environment = {**os.environ, "REPOT_SILENCE_SECONDS": "4"}
+    command = [sys.executable, "-m", "repot.trainer.job.worker", request.uri]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as worker:
+        with Heartbeat(request.heartbeat_uri, seconds=0.5):
+            wait_until((Path(request.run_uri) / "state" / "latest.json").exists)
+            time.sleep(5)
+            assert worker.poll() is None
+        _, log = worker.communicate(timeout=60)
+
+    assert worker.returncode == 2
+    assert "is silent for 4 s" in log
+    assert "saved its state" in log

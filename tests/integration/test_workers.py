@@ -1,0 +1,184 @@
+"""Worker processes that are stopped or killed in the middle of an epoch, one alone and two together."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from repot.settings import TrainingSettings
+from repot.trainer.job.heartbeat import Heartbeat
+from repot.trainer.job.request import JobRequest
+from tests.conftest import free_port
+
+WAIT_SECONDS = 200.0
+SETTINGS = TrainingSettings(backbone="efficientnet_lite0", epochs=3, image_size=64, batch_size=8)
+
+Make = Callable[[Path], JobRequest]
+
+
+@pytest.fixture
+def make_request(sample_dataset_uri: str, lite0_weights_uri: str) -> Make:
+    def make(run: Path) -> JobRequest:
+        request = JobRequest(
+            dataset_uri=sample_dataset_uri,
+            weights_uri=lite0_weights_uri,
+            run_uri=str(run),
+            training_id="t",
+            checkpoint_id="c",
+            settings=SETTINGS,
+        )
+        request.write()
+        return request
+
+    return make
+
+
+def start(request: JobRequest, num_workers: int = 1) -> list[subprocess.Popen[bytes]]:
+    addresses = [f"localhost:{free_port()}" for _ in range(num_workers)] if num_workers > 1 else []
+    command = [sys.executable, "-m", "repot.trainer.job.worker", request.uri]
+    return [
+        subprocess.Popen(
+            command,
+            env={
+                **os.environ,
+                "JOB_COMPLETION_INDEX": str(index),
+                "REPOT_WORKERS": ",".join(addresses),
+                "REPOT_EVENTS": f"{request.run_uri}/events-{index}.jsonl",
+                "CUDA_VISIBLE_DEVICES": "",
+            },
+        )
+        for index in range(num_workers)
+    ]
+
+
+def finish(workers: list[subprocess.Popen[bytes]]) -> list[int]:
+    deadline = time.monotonic() + WAIT_SECONDS
+    try:
+        return [worker.wait(deadline - time.monotonic()) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+def wait_for_step(request: JobRequest, epoch: str, step: int, workers: list[subprocess.Popen[bytes]]) -> None:
+    """Wait until worker 0 has done a step of an epoch, e.g. `fine_tune epoch 2/3`."""
+    events, deadline = Path(request.run_uri) / "events-0.jsonl", time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        assert all(worker.poll() is None for worker in workers)
+        lines = events.read_text().splitlines(keepends=True) if events.exists() else []
+        notes = [json.loads(line).get("note", "") for line in lines if line.endswith("\n")]
+        if len([note for note in notes if note.startswith(epoch)]) >= step:
+            return
+        time.sleep(0.02)
+    pytest.fail(f"no step {step} of {epoch}")
+
+
+def weights(request: JobRequest) -> list[Any]:
+    model = keras.models.load_model(f"{request.run_uri}/model/model.keras", compile=False)
+    return [weight.numpy() for weight in model.weights]
+
+
+def history(request: JobRequest) -> list[dict[str, str]]:
+    with (Path(request.run_uri) / "history.csv").open() as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def state_of(request: JobRequest) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((Path(request.run_uri) / "state" / "latest.json").read_text())
+    return facts
+
+
+def assert_same(one: JobRequest, other: JobRequest) -> None:
+    pairs = list(zip(weights(one), weights(other), strict=True))
+    assert len(pairs) > 100
+    for expected, found in pairs:
+        np.testing.assert_array_equal(found, expected)
+    assert history(other) == history(one)
+
+
+def test_worker_that_is_terminated_in_an_epoch_goes_on_at_the_very_step(make_request: Make, tmp_path: Path) -> None:
+    whole, stopped = make_request(tmp_path / "whole"), make_request(tmp_path / "stopped")
+    with Heartbeat(whole.heartbeat_uri), Heartbeat(stopped.heartbeat_uri):
+        assert finish(start(whole)) == [0]
+        workers = start(stopped)
+        wait_for_step(stopped, "fine_tune epoch 2/3", 3, workers)
+        sent = time.monotonic()
+        workers[0].send_signal(signal.SIGTERM)
+        assert finish(workers) == [75]
+        assert time.monotonic() - sent < 10
+        state = state_of(stopped)
+        assert (state["phase"], state["epoch"]) == ("fine_tune", 1)
+        assert 3 <= state["step"] <= 12
+        assert finish(start(stopped)) == [0]
+
+    assert_same(whole, stopped)
+
+
+@pytest.mark.timeout(600)
+def test_two_workers_of_which_one_is_killed_and_then_one_terminated_end_as_two_that_are_not(
+    make_request: Make, tmp_path: Path
+) -> None:
+    whole, stopped = make_request(tmp_path / "whole"), make_request(tmp_path / "stopped")
+    with Heartbeat(whole.heartbeat_uri), Heartbeat(stopped.heartbeat_uri):
+        assert finish(start(whole, 2)) == [0, 0]
+
+        workers = start(stopped, 2)
+        wait_for_step(stopped, "fine_tune epoch 2/3", 3, workers)
+        workers[0].kill()
+        assert finish(workers) == [-signal.SIGKILL, 75]
+        assert (state_of(stopped)["epoch"], state_of(stopped)["step"]) == (1, 0)
+
+        workers = start(stopped, 2)
+        wait_for_step(stopped, "fine_tune epoch 3/3", 3, workers)
+        workers[1].send_signal(signal.SIGTERM)
+        assert finish(workers) == [75, 75]
+        assert state_of(stopped)["epoch"] == 2
+        assert state_of(stopped)["step"] >= 3
+
+        assert finish(start(stopped, 2)) == [0, 0]
+
+    assert_same(whole, stopped)
+
+
+def test_long_epoch_is_saved_while_it_runs(make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from repot.errors import StoppedError
+    from repot.trainer import fit
+    from repot.trainer.state import TrainingState
+    from repot.trainer.train import train
+
+    monkeypatch.setattr(fit, "SAVE_SECONDS", 0.0)
+    saved: list[tuple[str, int, int]] = []
+    save = TrainingState.save
+
+    def note(state: TrainingState, **moment: Any) -> None:
+        save(state, **moment)
+        saved.append((state.phase, state.epoch, state.step))
+
+    monkeypatch.setattr(TrainingState, "save", note)
+    request = make_request(tmp_path / "run")
+    with pytest.raises(StoppedError, match="saved its state"):
+        train(
+            request.dataset_uri,
+            request.weights_uri,
+            request.run_uri,
+            training_id="t",
+            checkpoint_id="c",
+            settings=request.settings,
+            should_stop=lambda: len(saved) >= 20,
+        )
+
+    steps = [step for _, epoch, step in saved if epoch == 0]
+    assert steps[:12] == list(range(1, 13))
+    assert state_of(request)["step"] == saved[-1][2]
+    # Only the file that counts is kept.
+    assert len(list((Path(request.run_uri) / "state").glob("head-*.npz"))) == 1

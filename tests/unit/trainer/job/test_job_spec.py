@@ -1,0 +1,125 @@
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from repot.job_settings import JobSettings
+from repot.trainer.job.exit_codes import START_AGAIN, WILL_NOT_HELP
+from repot.trainer.job.job_spec import make_job, make_service
+from repot.trainer.job.pod_spec import job_name, worker_addresses
+from repot.trainer.job.worker import make_tf_config
+from repot_pipelines.compiled import find_compiled
+
+ID = "0123456789abcdef"
+SPOT = [{"key": "spot", "operator": "Exists", "effect": "NoSchedule"}]
+
+
+def make(**settings: Any) -> dict[str, Any]:
+    return make_job(
+        JobSettings(**{"image": "ghcr.io/repot/repot-trainer:1", **settings}),
+        training_id=ID,
+        run_uri="gs://b/runs/x",
+        request_uri="gs://b/runs/x/job/request.json",
+        environment={"STORAGE_EMULATOR_HOST": "http://gcs"},
+    )
+
+
+def container_of(job: dict[str, Any]) -> dict[str, Any]:
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    return dict(container)
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.36"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"accelerator_count": 0},
+        {"num_workers": 4, "queue": "gpus", "node_selector": {"a": "b"}, "tolerations": SPOT, "priority_class": "low"},
+    ],
+)
+def test_job_and_service_are_valid(settings: dict[str, Any], version: str) -> None:
+    job = make(**settings)
+    service = make_service(ID, "gs://b/runs/x", {"metadata": {"name": job_name(ID), "uid": "1-2"}})
+
+    kubernetes_validate.validate(job, version, strict=True)
+    kubernetes_validate.validate(service, version, strict=True)
+
+
+def test_lost_nodes_are_ignored_user_errors_end_the_job_and_the_rest_is_counted() -> None:
+    spec = make(num_workers=2)["spec"]
+
+    assert spec["podFailurePolicy"]["rules"] == [
+        {
+            "action": "FailJob",
+            "onExitCodes": {"containerName": "trainer", "operator": "In", "values": [WILL_NOT_HELP]},
+        },
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        {"action": "Ignore", "onExitCodes": {"containerName": "trainer", "operator": "In", "values": [START_AGAIN]}},
+    ]
+    assert (spec["backoffLimit"], spec["podReplacementPolicy"], spec["completionMode"]) == (6, "Failed", "Indexed")
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+    assert "suspend" not in spec
+
+
+def test_queue_holds_the_job_back() -> None:
+    job = make(queue="gpus")
+
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+    assert job["spec"]["suspend"] is True
+
+
+def test_accelerators_are_limits_and_none_are_not_mentioned() -> None:
+    assert container_of(make(accelerator_count=2))["resources"] == {
+        "requests": {"cpu": "4", "memory": "16Gi"},
+        "limits": {"memory": "16Gi", "nvidia.com/gpu": "2"},
+    }
+    assert "nvidia.com/gpu" not in str(make(accelerator_count=0))
+
+
+def test_single_worker_has_no_peers_and_several_name_each_other() -> None:
+    assert worker_addresses(ID, 1) == ()
+    assert "subdomain" not in make()["spec"]["template"]["spec"]
+
+    job = make(num_workers=2)
+    addresses = (f"repot-train-{ID}-0.repot-train-{ID}:2222", f"repot-train-{ID}-1.repot-train-{ID}:2222")
+    assert worker_addresses(ID, 2) == addresses
+    assert job["spec"]["template"]["spec"]["subdomain"] == job["metadata"]["name"]
+    assert {"name": "REPOT_WORKERS", "value": ",".join(addresses)} in container_of(job)["env"]
+    service = make_service(ID, "gs://b/runs/x", {"metadata": {"name": job_name(ID), "uid": "1-2"}})
+    assert service["metadata"]["name"] == job["metadata"]["name"]
+    assert service["spec"]["selector"].items() <= job["spec"]["template"]["metadata"]["labels"].items()
+    assert make_tf_config(addresses, 1) == (
+        f'{{"cluster": {{"worker": ["{addresses[0]}", "{addresses[1]}"]}}, "task": {{"type": "worker", "index": 1}}}}'
+    )
+
+
+def test_pods_reach_the_storage_as_every_other_task_does() -> None:
+    _, platform = yaml.safe_load_all(find_compiled().read_text())
+    task = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]
+    expected = {
+        each["envVar"]: each["configMapKey"] for source in task["configMapAsEnv"] for each in source["keyToEnv"]
+    } | {each["envVar"]: each["secretKey"] for source in task["secretAsEnv"] for each in source["keyToEnv"]}
+
+    references = {
+        each["name"]: next(iter(each["valueFrom"].values()))
+        for each in container_of(make())["env"]
+        if "valueFrom" in each
+    }
+    assert {name: reference["key"] for name, reference in references.items()} == expected
+    assert all(reference["optional"] for reference in references.values())
+
+
+def test_pod_runs_without_rights() -> None:
+    pod = make()["spec"]["template"]["spec"]
+
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["serviceAccountName"] == "repot-worker"
+    assert container_of(make())["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+    writable = {mount["mountPath"] for mount in container_of(make())["volumeMounts"]}
+    assert writable == {"/tmp", "/dev/shm"}
