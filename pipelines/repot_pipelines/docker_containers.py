@@ -5,9 +5,11 @@ paths that they have here, and the caller's user id, so that what it writes is t
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from repot import storage
 from repot.errors import RepotError, UsageError
@@ -48,6 +50,34 @@ def check_docker() -> None:
         raise RepotError(
             f"A Docker daemon must answer; got: {err}. Start Docker, or set DOCKER_HOST to where it listens."
         ) from err
+
+
+def pull_images(names: Iterable[str], console: Console) -> None:
+    """Pull the images that are not here.
+
+    Args:
+        names: Of the images.
+        console: Where it is said, for it may take minutes.
+
+    Raises:
+        RepotError: One is neither here nor to be had.
+    """
+    import docker
+
+    client = docker.from_env()
+    for name in sorted(set(names)):
+        try:
+            client.images.get(name)
+        except docker.errors.ImageNotFound:
+            console.print(f"pull image {name} ...", highlight=False)
+            try:
+                client.images.pull(name)
+            except docker.errors.APIError as err:
+                raise RepotError(
+                    f"The image {name} must be on this machine, or Docker must be able to pull it; got: "
+                    f"{err.explanation}. Build it with `make images`, or name another one with --cpu-image and "
+                    "--trainer-image."
+                ) from err
 
 
 def make_runner(arguments: Mapping[str, Any], work_folder: Path) -> Any:

@@ -15,7 +15,7 @@ from rich.console import Console
 from repot import layout, storage
 from repot.errors import RepotError, StorageError, UsageError
 from repot_pipelines.compiled import find_compiled
-from repot_pipelines.docker_containers import check_docker
+from repot_pipelines.docker_containers import check_docker, pull_images
 from repot_pipelines.local import LocalRun, run_locally
 from repot_pipelines.progress_view import make_view
 
@@ -70,6 +70,7 @@ def run_pipeline(
     _check_output(output_path, arguments["pictures_uri"])
     if runner == "docker":
         check_docker()
+        pull_images([arguments["cpu_image"], arguments["trainer_image"]], console)
     with tempfile.TemporaryDirectory(prefix="repot-") as scratch, _log(output_path, verbose) as log:
         view = make_view(console)
         with view:

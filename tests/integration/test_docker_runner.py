@@ -31,6 +31,16 @@ def test_no_docker_daemon_is_said_at_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @needs_image
+def test_image_that_is_nowhere_is_named_before_anything_runs(tmp_path: Path) -> None:
+    images = ["--cpu-image", IMAGE, "--trainer-image", "localhost:1/nothing:0"]
+    done = repot("run", "--sample", "--runner", "docker", *images, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "The image localhost:1/nothing:0 must be on this machine" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "repot-storage").exists()
+
+
+@needs_image
 @pytest.mark.slow
 def test_whole_pipeline_runs_in_containers(tmp_path: Path) -> None:
     images = ["--cpu-image", IMAGE, "--trainer-image", IMAGE]
