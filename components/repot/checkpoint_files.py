@@ -28,7 +28,7 @@ class CheckpointFiles:
 
     Attributes:
         uris: Sorted; one for most kinds, several for a V2 checkpoint.
-        version: Changes whenever one of the files does; "" for http, which does not say.
+        version: Changes whenever one of the files does; "" on the web, where nothing is looked up.
     """
 
     uris: tuple[str, ...]

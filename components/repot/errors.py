@@ -9,6 +9,7 @@
     ├── ModelError             a model folder or pointer is not one of ours
     ├── StorageError           an object cannot be read, written or listed
     │   ├── NotFoundError      there is no such object
+    │   ├── NoBucketError      there is no such bucket
     │   ├── AlreadyExistsError a create-only write found the object there
     │   └── ConflictError      a swap found another version than expected
     └── UsageError             exit code 2: options or parameters are wrong; lists all problems at once
@@ -55,6 +56,10 @@ class StorageError(RepotError):
 
 class NotFoundError(StorageError):
     """There is no object of that name."""
+
+
+class NoBucketError(StorageError):
+    """There is no bucket of that name."""
 
 
 class AlreadyExistsError(StorageError):

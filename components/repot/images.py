@@ -21,11 +21,12 @@ REASONS = {
     "unreadable": "the file may not be read",
     "nested_folder": "it lies in a folder inside a label's folder",
     "outside_labels": "it lies beside the label folders and is not a picture",
+    "test_folder": "it lies in test/ beside the training pictures, which takes no part",
     "system_file": "it belongs to the operating system or to a tool",
     "label_not_listed": "its folder is not in the labels file",
 }
 # Files that nobody meant as training pictures: they are accounted for, and are no sign of damage.
-EXEMPT_REASONS = ("outside_labels", "system_file", "label_not_listed")
+EXEMPT_REASONS = ("outside_labels", "test_folder", "system_file", "label_not_listed")
 
 # Pillow's names; a multi-picture JPEG (MPO) opens as a JPEG.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")

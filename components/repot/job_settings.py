@@ -5,17 +5,22 @@ Zero and "" mean none, or "choose for me": the Kubeflow UI has no empty number.
 
 import dataclasses
 import json
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from repot.errors import UsageError
+from repot.kubernetes_rules import (
+    name_problems,
+    quantity_problems,
+    resource_problems,
+    selector_problems,
+    toleration_problems,
+)
 
 MODES = ("pod", "job")
 MAX_WORKERS = 64
-_QUANTITY = re.compile(r"\d+(\.\d+)?(m|[kMGTPE]|[KMGTPE]i)?")
-_DNS_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
-_EFFECTS = ("", "NoSchedule", "PreferNoSchedule", "NoExecute")
+MAX_ACCELERATORS = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +84,7 @@ class JobSettings:
     def _number_problems(self) -> list[str]:
         rules = (
             ("num_workers", self.num_workers, 1, MAX_WORKERS),
-            ("accelerator_count", self.accelerator_count, 0, 64),
+            ("accelerator_count", self.accelerator_count, 0, MAX_ACCELERATORS),
             ("job_deadline_hours", self.deadline_hours, 1, 24 * 365),
         )
         return [
@@ -90,11 +95,7 @@ class JobSettings:
 
     def _name_problems(self) -> list[str]:
         problems = [] if self.image.strip() else ["trainer_image must be given; got trainer_image=''."]
-        problems += [
-            f"trainer_{name} must be a Kubernetes quantity such as 4, 500m or 16Gi; got trainer_{name}={value!r}."
-            for name, value in (("cpu", self.cpu), ("memory", self.memory))
-            if not _QUANTITY.fullmatch(value)
-        ]
+        problems += quantity_problems({"trainer_cpu": self.cpu, "trainer_memory": self.memory})
         names = {
             "job_queue": self.queue or "none",
             "job_priority_class": self.priority_class or "none",
@@ -103,28 +104,53 @@ class JobSettings:
             "s3_secret_name": self.s3_secret_name,
             "google_secret_name": self.google_secret_name,
         }
-        problems += [
-            f"{name} must be the name of a Kubernetes object: lower-case letters, digits, '-' and '.'; "
-            f"got {name}={value!r}."
-            for name, value in names.items()
-            if not _DNS_NAME.fullmatch(value)
-        ]
-        return problems
+        return problems + name_problems(names)
 
     def _placement_problems(self) -> list[str]:
-        problems = []
-        if not all(isinstance(part, str) for pair in self.node_selector.items() for part in pair):
-            problems.append(
-                "trainer_node_selector must map label names to texts; "
-                f"got trainer_node_selector={self.node_selector!r}."
-            )
-        for index, toleration in enumerate(self.tolerations):
-            if not isinstance(toleration, dict) or toleration.get("effect", "") not in _EFFECTS:
-                problems.append(
-                    f"trainer_tolerations must be a list of tolerations as in a pod's spec, each with an effect of "
-                    f"{', '.join(_EFFECTS[1:])} or none; got trainer_tolerations[{index}]={toleration!r}."
-                )
+        problems = resource_problems("accelerator_type", self.accelerator_type) if self.accelerator_count else []
+        problems += selector_problems("trainer_node_selector", self.node_selector)
+        return problems + toleration_problems("trainer_tolerations", self.tolerations)
+
+
+def read_job_settings(facts: Mapping[str, Any]) -> JobSettings:
+    """Return the settings of these fields, with `accelerator_count` as text, as a run's parameters have it.
+
+    Raises:
+        UsageError: Lists everything that is wrong.
+    """
+    count, problems = facts["accelerator_count"], []
+    if not count.isdecimal():
+        problems = [f"accelerator_count must be a whole number as text, '0' for none; got accelerator_count={count!r}."]
+    try:
+        settings = JobSettings(**{**facts, "accelerator_count": 0 if problems else int(count)})
+    except UsageError as err:
+        raise UsageError([*problems, *err.problems]) from err
+    if problems:
+        raise UsageError(problems)
+    return settings
+
+
+def mode_problems(mode: str, *, num_workers: int, accelerator_count: int, batch_size: int) -> list[str]:
+    """Return a sentence for everything in which mode, workers and batch size do not go together.
+
+    Numbers that are out of their own bounds are left to the classes that have these bounds.
+    """
+    problems = []
+    if mode not in MODES:
+        problems.append(f"trainer_mode must be one of {', '.join(MODES)}; got trainer_mode={mode!r}.")
+    if not (1 <= num_workers <= MAX_WORKERS and 0 <= accelerator_count <= MAX_ACCELERATORS):
         return problems
+    if num_workers > 1 and mode == "pod":
+        problems.append(
+            f"num_workers must be 1 with trainer_mode=pod; got num_workers={num_workers!r}. Use trainer_mode=job."
+        )
+    num_replicas = num_workers * max(1, accelerator_count)
+    if 0 < batch_size < num_replicas:
+        problems.append(
+            f"batch_size must be at least one for each of the {num_replicas} accelerators or workers; "
+            f"got batch_size={batch_size!r}."
+        )
+    return problems
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,6 +21,15 @@ from repot import storage
 
 ID_LENGTH = 16
 
+# Files and folders that one component writes and another one reads.
+MODEL_FOLDER = "model"
+KERAS_NAME = "model.keras"
+HISTORY_NAME = "history.csv"
+TRAINING_NAME = "training.json"
+METRICS_NAME = "metrics.json"
+REPORT_NAME = "report.html"
+MODEL_FACTS_NAME = "model.json"
+
 
 def content_id(facts: Any) -> str:
     """Return the id of JSON-able facts: the first 16 hex digits of the SHA-256 of their canonical JSON."""

@@ -14,12 +14,10 @@ import numpy as np
 from repot import images, quiet_tensorflow, storage
 from repot.champion import CHAMPION_NAME, read_champion
 from repot.errors import ModelError, StorageError, UsageError
+from repot.layout import KERAS_NAME, MODEL_FOLDER
 from repot.manifest import LABELS_NAME
 from repot.metrics import FloatArray
 from repot.predictions import FORMATS, NamedProbability, Prediction
-
-KERAS_NAME = "model.keras"
-MODEL_FOLDER = "model"
 
 _BATCH_SIZE = 32
 _T = TypeVar("_T")
@@ -72,6 +70,11 @@ def find_model(uri: str) -> str:
     for candidate in candidates:
         if all(storage.exists(storage.join(candidate, part)) for part in (KERAS_NAME, LABELS_NAME)):
             return candidate
+    if folder == uri and storage.exists(uri):
+        raise ModelError(
+            f"A model must be a folder, a {CHAMPION_NAME} or a {KERAS_NAME}; {uri} is another file. "
+            "The model comes first: `repot predict MODEL PICTURE...`."
+        )
     looked = " and ".join(storage.join(candidate, KERAS_NAME) for candidate in candidates)
     raise ModelError(
         f"A model must be a {CHAMPION_NAME}, the folder of a version, or an output folder of `repot run`; got {uri}, "
@@ -128,7 +131,7 @@ def predict_pictures(model: Model, pictures: Sequence[str], *, top: int) -> Iter
         jpegs, problems = {}, {}
         for picture in dict.fromkeys(batch):
             try:
-                jpegs[picture] = images.normalise(storage.read_bytes(storage.normalise(picture))).jpeg
+                jpegs[picture] = images.normalise(_read(picture)).jpeg
             except (images.Rejected, StorageError, UsageError) as err:
                 problems[picture] = str(err)
         scores = dict(zip(jpegs, model.predict(list(jpegs.values())), strict=True))
@@ -169,6 +172,13 @@ def predict_files(
     for line in FORMATS[output_format](watched(), pictures):
         write(line)
     return exit_code
+
+
+def _read(picture: str) -> bytes:
+    uri = storage.normalise(picture)
+    if storage.is_local(uri) and storage.local_path(uri).is_dir():
+        raise UsageError(f"{picture} is a folder. Name the pictures in it, such as {picture.rstrip('/')}/*.jpg.")
+    return storage.read_bytes(uri)
 
 
 def _batches(items: Sequence[_T]) -> Iterator[Sequence[_T]]:

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 from repot import checkpoints, storage
 from repot.errors import RepotError, UsageError
-from repot.job_settings import MODES, JobSettings
+from repot.job_settings import JobSettings, mode_problems, read_job_settings
+from repot.pictures_folder import list_folder
 from repot.settings import DatasetSettings, GateSettings, TrainingSettings
 from repot.zoo import BACKBONES
 
@@ -66,21 +67,27 @@ def check_parameters(
     dataset_settings = _collect(problems, lambda: DatasetSettings.from_json(dataset))
     training_settings = _collect(problems, lambda: TrainingSettings.from_json(training))
     gate_settings = _collect(problems, lambda: GateSettings.from_json(gate))
-    job_settings = _collect(problems, lambda: _job_settings(job))
+    job_settings = _collect(problems, lambda: read_job_settings(job))
     if training["backbone"] in BACKBONES:  # another one was said to be wrong already
         _collect(problems, lambda: checkpoints.check_source(backbone=training["backbone"], **checkpoint))
     pictures = _collect(problems, lambda: _required("pictures_uri", pictures_uri))
     labels_file = _collect(problems, lambda: _existing_file(labels_file_uri))
     writable = _collect(problems, lambda: _writable("storage_uri", storage_uri))
-    if not 1 <= builder_pods <= MAX_BUILDER_PODS:
-        problems.append(f"builder_pods must lie in 1..{MAX_BUILDER_PODS}; got builder_pods={builder_pods!r}.")
-    if not _MODEL_NAME.fullmatch(model_name):
+    problems += run_problems(builder_pods=builder_pods, model_name=model_name)
+    problems += mode_problems(
+        trainer_mode,
+        num_workers=job.get("num_workers", 1),
+        accelerator_count=int(job["accelerator_count"]) if job["accelerator_count"].isdecimal() else 0,
+        batch_size=training_settings.batch_size if training_settings else 0,
+    )
+    if trainer_mode == "job" and writable and storage.is_local(writable):
         problems.append(
-            f"model_name must be 1 to 63 letters, digits, '.', '_' or '-', a letter or digit first; "
-            f"got model_name={model_name!r}."
+            f"storage_uri must be in an object store with trainer_mode=job; got storage_uri={writable!r}. "
+            "The pods of a Job do not see this machine's folders."
         )
-    if training_settings is not None and job_settings is not None:
-        problems += _mode_problems(trainer_mode, job_settings, training_settings, writable or "")
+    if problems and pictures:
+        # Where all is well, the plan lists them, and says the same.
+        _collect(problems, lambda: list_folder(pictures))
     if (
         problems
         or dataset_settings is None
@@ -106,6 +113,19 @@ def check_parameters(
     )
 
 
+def run_problems(*, builder_pods: int, model_name: str) -> list[str]:
+    """Return a sentence for a number of pods and for a name that no run can have."""
+    problems = []
+    if not 1 <= builder_pods <= MAX_BUILDER_PODS:
+        problems.append(f"builder_pods must lie in 1..{MAX_BUILDER_PODS}; got builder_pods={builder_pods!r}.")
+    if not _MODEL_NAME.fullmatch(model_name):
+        problems.append(
+            f"model_name must be 1 to 63 letters, digits, '.', '_' or '-', a letter or digit first; "
+            f"got model_name={model_name!r}."
+        )
+    return problems
+
+
 def _collect(problems: list[str], check: Callable[[], _T]) -> _T | None:
     try:
         return check()
@@ -114,37 +134,6 @@ def _collect(problems: list[str], check: Callable[[], _T]) -> _T | None:
     except RepotError as err:
         problems.append(str(err))
     return None
-
-
-def _job_settings(facts: dict[str, Any]) -> JobSettings:
-    count = facts["accelerator_count"]
-    if not count.isdecimal():
-        raise UsageError(
-            f"accelerator_count must be a whole number as text, '0' for none; got accelerator_count={count!r}."
-        )
-    return JobSettings(**{**facts, "accelerator_count": int(count)})
-
-
-def _mode_problems(mode: str, job: JobSettings, training: TrainingSettings, storage_uri: str) -> list[str]:
-    problems = []
-    if mode not in MODES:
-        problems.append(f"trainer_mode must be one of {', '.join(MODES)}; got trainer_mode={mode!r}.")
-    if job.num_workers > 1 and mode == "pod":
-        problems.append(
-            f"num_workers must be 1 with trainer_mode=pod; got num_workers={job.num_workers!r}. Use trainer_mode=job."
-        )
-    num_replicas = job.num_workers * max(1, job.accelerator_count)
-    if training.batch_size < num_replicas:
-        problems.append(
-            f"batch_size must be at least one for each of the {num_replicas} accelerators or workers; "
-            f"got batch_size={training.batch_size!r}."
-        )
-    if mode == "job" and storage_uri and storage.is_local(storage_uri):
-        problems.append(
-            f"storage_uri must be in an object store with trainer_mode=job; got storage_uri={storage_uri!r}. "
-            "The pods of a Job do not see this machine's folders."
-        )
-    return problems
 
 
 def _required(name: str, uri: str) -> str:

@@ -3,7 +3,7 @@
 `repot run` names the file in the environment variable REPOT_EVENTS and draws from it; every task, and every
 process that a task starts, appends to it. Without the variable (in a pod) the same facts go to the log only.
 
-Events, by `event`:
+Every event has `process`, which tells apart the processes that do one task together. Events, by `event`:
     started   task
     progress  task, done, total, unit, note
     finished  task, seconds
@@ -15,6 +15,7 @@ import contextlib
 import json
 import logging
 import os
+import secrets
 import time
 import traceback
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from typing import Any
 from repot.errors import RepotError
 
 EVENTS_VARIABLE = "REPOT_EVENTS"
+PROCESS = secrets.token_hex(4)
+"""This process, unlike any other: containers count their processes from 1."""
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +36,7 @@ def emit(event: str, **facts: Any) -> None:
     path = os.environ.get(EVENTS_VARIABLE)
     if not path:
         return
-    line = json.dumps({"event": event, **facts}) + "\n"
+    line = json.dumps({"event": event, "process": PROCESS, **facts}) + "\n"
     with Path(path).open("ab", buffering=0) as file:
         file.write(line.encode())
 

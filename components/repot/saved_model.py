@@ -13,7 +13,8 @@ from repot.preprocessing import decode_picture, eval_image
 def export_saved_model(classifier: Any, labels: Sequence[str], folder: Path) -> None:
     """Write the SavedModel of a classifier.
 
-    Its default signature takes `image_bytes`, string [batch]: JPEG, PNG, GIF or BMP files as they are. It returns
+    Its default signature takes `image_bytes`, string [batch]: upright JPEG, PNG, GIF or BMP files as they are, for
+    TensorFlow decodes no EXIF orientation and no WebP or TIFF; `repot predict` does both. It returns
     `class_names`, string [batch, N], every row the labels in the order of the classes, and `probabilities`,
     float32 [batch, N].
 

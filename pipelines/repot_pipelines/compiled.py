@@ -1,5 +1,6 @@
 """The compiled pipeline: where it lies, and how it is made."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from repot.errors import RepotError
@@ -22,14 +23,19 @@ def find_compiled() -> Path:
     raise RepotError(f"There is no {FILE_NAME} beside {package}. Run `repot compile`, or install repot again.")
 
 
-def compile_pipeline(path: Path) -> None:
-    """Compile the pipeline to one YAML file."""
+def compile_pipeline(path: Path, *, defaults: Mapping[str, str] | None = None) -> None:
+    """Compile the pipeline to one YAML file.
+
+    Args:
+        path: The file.
+        defaults: Other defaults of parameters by name, e.g. the images of a release with their digests.
+    """
     from kfp import compiler
 
     from repot_pipelines.finetune import finetune
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(finetune, package_path=str(path))
+    compiler.Compiler().compile(finetune, package_path=str(path), pipeline_parameters=dict(defaults or {}))
 
 
 def checkout_target() -> Path:

@@ -78,6 +78,10 @@ def run_locally(
 def _child(request: Path, events: Path, log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     environment = {**os.environ, EVENTS_VARIABLE: str(events), "PYTHONUNBUFFERED": "1"}
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # kfp makes a workspace and a folder for every task, and removes none of them.
+    temporary = request.parent / "tmp"
+    temporary.mkdir()
+    environment["TMPDIR"] = str(temporary)
     child = subprocess.Popen(  # noqa: S603 - our own module in our own interpreter
         [sys.executable, "-m", "repot_pipelines.local_child", str(request)],
         stdin=subprocess.PIPE,

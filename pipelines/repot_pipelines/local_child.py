@@ -7,11 +7,13 @@ parent is gone and the whole group goes too.
 Usage: python -m repot_pipelines.local_child REQUEST.json
 """
 
+import contextlib
 import functools
 import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -33,7 +35,7 @@ def main() -> None:
     arguments, work_folder = request["arguments"], Path(request["work_folder"])
     in_containers = request["runner"] == "docker"
     clean_up = functools.partial(remove_containers, work_folder) if in_containers else _nothing
-    threading.Thread(target=_die_with_parent, args=[clean_up], daemon=True).start()
+    threading.Thread(target=_die_with_parent, args=[clean_up, work_folder], daemon=True).start()
     runner = make_runner(arguments, work_folder) if in_containers else _subprocess_runner(work_folder)
     run_pipeline(request["pipeline"], arguments, work_folder, runner)
 
@@ -87,13 +89,22 @@ def _put_python3_first(work_folder: Path) -> None:
     os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
 
-def _die_with_parent(clean_up: Callable[[], None]) -> None:
+def _die_with_parent(clean_up: Callable[[], None], work_folder: Path) -> None:
     while os.read(sys.stdin.fileno(), 1):
         pass
     try:
         clean_up()
+        _remove(work_folder)
     finally:
         os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder in which tasks may still be writing: renamed, it is where none of them looks."""
+    gone = folder.with_name(f"{folder.name}.gone")
+    with contextlib.suppress(FileNotFoundError):  # the parent did it
+        folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _nothing() -> None:

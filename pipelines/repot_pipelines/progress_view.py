@@ -1,6 +1,10 @@
-"""Shows a run's events to a person: a table of moving bars on a terminal, plain lines anywhere else."""
+"""Shows a run's events to a person: a table of moving bars on a terminal, plain lines anywhere else.
+
+A task that several processes do together, such as building shards, is one task here, with the sum of their amounts.
+"""
 
 import time
+from collections import defaultdict
 from typing import Protocol, Self
 
 from rich.console import Console
@@ -34,6 +38,7 @@ class LineView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._amounts = _Amounts()
         self._last_line = 0.0
 
     def __enter__(self) -> Self:
@@ -44,6 +49,7 @@ class LineView:
 
     def show(self, event: Event) -> None:
         """Print the event when it is worth a line."""
+        event = self._amounts.add(event)
         kind, task = event["event"], event.get("task")
         now = time.monotonic()
         if kind == "started":
@@ -63,6 +69,7 @@ class BarView:
 
     def __init__(self, console: Console) -> None:
         self._rows: dict[str, TaskID] = {}
+        self._amounts = _Amounts()
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description:<16}"),
@@ -81,6 +88,7 @@ class BarView:
 
     def show(self, event: Event) -> None:
         """Move the row of the event's task."""
+        event = self._amounts.add(event)
         name = event.get("task")
         if name is None:
             return
@@ -90,12 +98,39 @@ class BarView:
         if event["event"] == "progress":
             note = f"{_amount(event)}  {event['note']}".rstrip()
             self._progress.update(row, completed=event["done"], total=event["total"] or None, note=note)
-        elif event["event"] == "finished":
+        elif event["event"] == "finished" and not self._amounts.is_at_work(name):
             total = self._progress.tasks[self._progress.task_ids.index(row)].total or 1
             self._progress.update(row, completed=total, total=total)
         elif event["event"] == "failed":
             self._progress.update(row, description=f"[red]{name}")
             self._progress.stop_task(row)
+
+
+class _Amounts:
+    """How far each task is, all the processes together that do it."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, dict[str, Event]] = defaultdict(dict)
+        self._at_work: dict[str, set[str]] = defaultdict(set)
+
+    def add(self, event: Event) -> Event:
+        """Take note of an event, and return it; one of progress with the sums of its task."""
+        kind, task, process = event["event"], event.get("task", ""), event.get("process", "")
+        if kind == "started":
+            self._at_work[task].add(process)
+        elif kind in ("finished", "failed"):
+            self._at_work[task].discard(process)
+        elif kind == "progress":
+            self._last[task][process] = event
+            said = self._last[task].values()
+            has_total = all(one["total"] for one in said)
+            total = sum(one["total"] for one in said) if has_total else 0
+            return {**event, "done": sum(one["done"] for one in said), "total": total}
+        return event
+
+    def is_at_work(self, task: str) -> bool:
+        """Return whether a process began the task and has not ended it."""
+        return bool(self._at_work[task])
 
 
 class _SecondsColumn(ProgressColumn):

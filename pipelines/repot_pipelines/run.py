@@ -14,13 +14,13 @@ from rich.console import Console
 
 from repot import layout, storage
 from repot.errors import RepotError, StorageError, UsageError
+from repot.layout import METRICS_NAME, MODEL_FACTS_NAME, MODEL_FOLDER, REPORT_NAME
 from repot_pipelines.compiled import find_compiled
 from repot_pipelines.docker_containers import check_docker, pull_images
 from repot_pipelines.local import LocalRun, run_locally
 from repot_pipelines.progress_view import make_view
 
 SAMPLE_FOLDER = Path(__file__).parent / "sample" / "pictures"
-MODEL_FOLDER = "model"
 LOG_NAME = "pipeline.log"
 
 
@@ -93,7 +93,7 @@ def _check_output(output_path: Path, pictures_uri: str) -> None:
     except StorageError as err:
         raise UsageError(f"The output folder must be writable; {err}") from err
     model = output_path / MODEL_FOLDER
-    if model.exists() and not (model / "model.json").is_file():
+    if model.exists() and not (model / MODEL_FACTS_NAME).is_file():
         raise UsageError(f"{model} exists and is not a repot model. Choose another --output, or move it away.")
 
 
@@ -128,13 +128,13 @@ def _collect(run: LocalRun, arguments: dict[str, Any], output_path: Path) -> Run
     verdict, version = run.results["verdict"], run.results["training_id"]
     version_uri = layout.model_uri(arguments["storage_uri"], arguments["model_name"], version)
     metrics = {
-        **storage.read_json(storage.join(version_uri, "metrics.json")),
+        **storage.read_json(storage.join(version_uri, METRICS_NAME)),
         "promoted": verdict["verdict"] in ("promote", "unchanged"),
         "verdict": verdict["verdict"],
     }
     _replace_folder(output_path / MODEL_FOLDER, version_uri)
-    (output_path / "report.html").write_bytes(storage.read_bytes(run.results["report_uri"]))
-    (output_path / "metrics.json").write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (output_path / REPORT_NAME).write_bytes(storage.read_bytes(run.results["report_uri"]))
+    (output_path / METRICS_NAME).write_text(json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return RunOutcome(metrics=metrics, verdict=verdict, output_path=output_path, version_uri=version_uri)
 
 

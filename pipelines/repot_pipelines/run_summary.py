@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from repot.layout import MODEL_FOLDER, REPORT_NAME
 from repot_pipelines.run import RunOutcome
 
 
@@ -33,8 +34,8 @@ def print_outcome(console: Console, outcome: RunOutcome) -> None:
             f"{metrics['num_examples']} validation pictures)",
             f"recall@{metrics['recall_k']}": f"{metrics['recall_at_5']:.3f}",
             "verdict": f"{outcome.verdict['verdict']}: {' '.join(outcome.verdict['reasons'])}",
-            "model": str(outcome.output_path / "model"),
-            "report": str(outcome.output_path / "report.html"),
+            "model": str(outcome.output_path / MODEL_FOLDER),
+            "report": str(outcome.output_path / REPORT_NAME),
         },
     )
 

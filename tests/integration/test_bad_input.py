@@ -42,6 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 CASES = {
     "no such folder": (["nowhere"], 2, ["nowhere", "must exist"]),
+    "no such folder and more": (["nowhere", "--epochs=-1"], 2, ["nowhere", "must exist", "epochs=-1"]),
     "empty folder": (["empty"], 2, ["is empty"]),
     "one label": (["one_label"], 1, ["two labels or more"]),
     "label with one picture": (["single"], 1, ["two pictures or more", ": b."]),

@@ -354,7 +354,8 @@ def test_rights_that_the_account_lacks_are_named(api: KubernetesApi) -> None:
         "repot-runner must also be allowed to get/list/watch pods, create/patch workflowtaskresults.argoproj.io."
     )
     assert told.rows["rights for a Job"].finding == (
-        "repot-runner must also be allowed to create/get/list/watch/delete jobs.batch, create/get/delete services."
+        "repot-runner must also be allowed to create/get/list/watch/delete jobs.batch, create/get/delete services, "
+        "list events."
     )
 
 

@@ -32,11 +32,19 @@ def processes_with(mark: str) -> list[int]:
 
 
 def start_and_signal(folder: Path, options: list[str], stage: str, signal_number: int) -> tuple[int, str]:
-    """Start a run, signal it as soon as it says that `stage` begins, and return its exit code and the mark."""
+    """Start a run, signal it as soon as it says that `stage` begins, and return its exit code and the mark.
+
+    Its temporary files are in `folder`/temporary.
+    """
+    (folder / "temporary").mkdir()
     mark = secrets.token_hex(8)
     command = [*REPOT, "run", *options, "--epochs", "2000"]
     with subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, text=True, env={**os.environ, MARK: mark}
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, MARK: mark, "TMPDIR": str(folder / "temporary")},
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -79,10 +87,13 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.mark.parametrize("stage", ["plan", "fetch checkpoint", "build shards"])
-def test_ctrl_c_before_training_leaves_no_process(stage: str, pictures: Path, tmp_path: Path) -> None:
+def test_ctrl_c_before_training_leaves_no_process_and_no_temporary_file(
+    stage: str, pictures: Path, tmp_path: Path
+) -> None:
     code, mark = start_and_signal(tmp_path, [str(pictures)], stage, signal.SIGINT)
     assert code == 130
     assert processes_with(mark) == []
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_ctrl_c_in_training_leaves_no_process(prepared: list[str], tmp_path: Path) -> None:
@@ -92,9 +103,12 @@ def test_ctrl_c_in_training_leaves_no_process(prepared: list[str], tmp_path: Pat
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
-def test_killed_run_leaves_no_process(signal_number: int, prepared: list[str], tmp_path: Path) -> None:
+def test_killed_run_leaves_no_process_and_no_temporary_file(
+    signal_number: int, prepared: list[str], tmp_path: Path
+) -> None:
     _, mark = start_and_signal(tmp_path, prepared, "train", signal_number)
     wait_until_gone(mark)
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_run_goes_on_after_ctrl_c_in_training(prepared: list[str], tmp_path: Path) -> None:

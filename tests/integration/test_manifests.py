@@ -14,14 +14,17 @@ import yaml
 from click.testing import CliRunner
 
 from repot import __version__, storage
-from repot.container_images import CPU_IMAGE
+from repot.container_images import CPU_IMAGE, TRAINER_IMAGE
 from repot.errors import UsageError
 from repot_pipelines.commands.submit import submit_command
+from repot_pipelines.compiled import find_compiled
+from repot_pipelines.kfp_server.parameters import read_parameters, read_pipeline
 
 ROOT = Path(__file__).parent.parent.parent
 MANIFESTS = ROOT / "manifests"
 OVERLAYS = sorted(folder.name for folder in (MANIFESTS / "overlays").iterdir())
 SCHEDULED = [overlay for overlay in OVERLAYS if overlay.endswith("-scheduled")]
+WITH_S3 = [overlay for overlay in OVERLAYS if not overlay.startswith("gke")]
 KUBERNETES_VERSIONS = ["1.27", "1.29", "1.31", "1.33", "1.35", "1.36"]
 WITHOUT_NAMESPACE = {"PriorityClass"}
 LABELS = {"name", "instance", "version", "component", "part-of", "managed-by"}
@@ -58,9 +61,20 @@ def settings(overlay: str) -> dict[str, str]:
     return {**maps["repot-settings"]["data"], **schedule["data"]}
 
 
+def defaults() -> dict[str, Any]:
+    parameters = read_parameters(read_pipeline(find_compiled()))
+    return {name: found.default for name, found in parameters.items()}
+
+
+def s3_secret() -> str:
+    """Return the name of the Secret that a run takes the store's keys from, if nothing else is said."""
+    return str(defaults()["s3_secret_name"])
+
+
 def texts(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
-        for inner in value.values():
+        # A variable that is read from a setting has the setting's name.
+        for inner in value.values() if "valueFrom" not in value else ():
             yield from texts(inner)
     elif isinstance(value, list):
         for inner in value:
@@ -80,13 +94,16 @@ def submitted_words(overlay: str, folder: Path) -> list[str]:
     """Return the CronJob's command as it is in the container, whose mounted files are in `folder` instead."""
     pod, container = submit_container(overlay)
     (maps,) = container["envFrom"]
-    variables = objects(overlay, "ConfigMap")[maps["configMapRef"]["name"]]["data"]
+    config = objects(overlay, "ConfigMap")
+    sources = {
+        found["name"]: found["valueFrom"]["configMapKeyRef"] for found in container["env"] if "valueFrom" in found
+    }
+    variables = dict(config[maps["configMapRef"]["name"]]["data"])
+    variables |= {name: config[source["name"]]["data"][source["key"]] for name, source in sources.items()}
     (volume,) = [volume for volume in pod["volumes"] if "configMap" in volume]
     (mount,) = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == volume["name"]]
     for item in volume["configMap"]["items"]:
-        (folder / item["path"]).write_text(
-            objects(overlay, "ConfigMap")[volume["configMap"]["name"]]["data"][item["key"]]
-        )
+        (folder / item["path"]).write_text(config[volume["configMap"]["name"]]["data"][item["key"]])
     return [
         re.sub(r"\$\((\w+)\)", lambda name: variables[name.group(1)], word).replace(mount, str(folder))
         for word in container["command"]
@@ -136,6 +153,7 @@ def test_runner_may_do_what_kfp_argo_and_the_training_job_need_and_no_more(overl
         ("argoproj.io/workflowtaskresults", "create", ""),
         ("argoproj.io/workflowtaskresults", "patch", ""),
         ("pods/log", "get", ""),
+        ("events", "list", ""),
         *(("pods", verb, "") for verb in ("get", "list", "watch")),
         *(("services", verb, "") for verb in ("create", "get", "delete")),
         *(("batch/jobs", verb, "") for verb in ("create", "get", "list", "watch", "delete")),
@@ -154,7 +172,9 @@ def test_worker_has_no_rights_and_no_token(overlay: str) -> None:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_no_secret_is_in_the_manifests(overlay: str) -> None:
-    assert objects(overlay, "Secret") == {}
+    # The store of KFP on a local cluster has keys that KFP itself publishes.
+    published = {"accesskey": "minio", "secretkey": "minio123"} if overlay == "kind" else None
+    assert [found["stringData"] for found in objects(overlay, "Secret").values()] == ([published] if published else [])
     assert not [name for name in settings(overlay) if re.search("PASSWORD|TOKEN|KEY", name)]
 
 
@@ -173,7 +193,7 @@ def test_every_setting_arrived_where_it_is_used(overlay: str) -> None:
     assert left == []
 
 
-@pytest.mark.parametrize("overlay", [overlay for overlay in OVERLAYS if not overlay.startswith("gke")])
+@pytest.mark.parametrize("overlay", WITH_S3)
 def test_kfp_launcher_reaches_the_s3_store_of_the_settings(overlay: str) -> None:
     launcher = objects(overlay, "ConfigMap")["kfp-launcher"]["data"]
     given = settings(overlay)
@@ -186,14 +206,21 @@ def test_kfp_launcher_reaches_the_s3_store_of_the_settings(overlay: str) -> None
         "forcePathStyle": True,
         "credentials": {
             "fromEnv": False,
-            "secretRef": {
-                "secretName": given["S3_SECRET_NAME"],
-                "accessKeyKey": "accesskey",
-                "secretKeyKey": "secretkey",
-            },
+            "secretRef": {"secretName": s3_secret(), "accessKeyKey": "accesskey", "secretKeyKey": "secretkey"},
         },
     }
-    assert rights(overlay, "repot-store-credentials") == {("secrets", "get", given["S3_SECRET_NAME"])}
+    assert rights(overlay, "repot-store-credentials") == {("secrets", "get", s3_secret())}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_run_with_the_defaults_finds_its_settings_and_its_keys(overlay: str) -> None:
+    assert defaults()["settings_config_map"] in objects(overlay, "ConfigMap")
+    assert {"S3_ENDPOINT", "S3_REGION"} <= set(settings(overlay)) or overlay not in WITH_S3
+    made = set(objects(overlay, "Secret"))
+    assert made == ({s3_secret()} if overlay == "kind" else set())
+    for page in ("manifests/README.md", "docs/cluster.md"):
+        text = (ROOT / page).read_text("utf-8")
+        assert set(re.findall(r"kubectl create secret generic (\S+) .*store-keys", text)) == {s3_secret()}, page
 
 
 @pytest.mark.parametrize("overlay", ["gke", "gke-scheduled"])
@@ -237,6 +264,8 @@ def test_cron_job_submits_what_repot_accepts(overlay: str, tmp_path: Path) -> No
     given = yaml.safe_load((tmp_path / "parameters.yaml").read_text("utf-8"))
     assert given["pictures_uri"] in shown.output
     assert settings(overlay)["STORAGE_URI"] in shown.output
+    for name in ("CPU_IMAGE", "TRAINER_IMAGE"):
+        assert f"{name.lower()}={settings(overlay)[name]}" in shown.output
     assert given.keys() >= {"model_name", "accelerator_count", "trainer_node_selector", "trainer_tolerations"}
 
 
@@ -245,9 +274,10 @@ def test_cron_job_runs_the_pipeline_as_the_runner_and_itself_as_the_submitter(ov
     pod, container = submit_container(overlay)
 
     assert "--service-account=repot-runner" in container["command"]
+    assert settings(overlay).items() >= {"CPU_IMAGE": CPU_IMAGE, "TRAINER_IMAGE": TRAINER_IMAGE}.items()
     assert pod["serviceAccountName"] == "repot-submitter"
     assert {"repot-runner", "repot-submitter"} <= objects(overlay, "ServiceAccount").keys()
-    assert container["image"] == CPU_IMAGE
+    assert container["image"] == settings(overlay)["CPU_IMAGE"]
 
 
 @pytest.mark.parametrize("overlay", SCHEDULED)
@@ -256,7 +286,7 @@ def test_cron_job_finds_the_token_that_kfp_accepts(overlay: str) -> None:
     (token,) = [volume for volume in pod["volumes"] if "projected" in volume]
     (source,) = token["projected"]["sources"]
     (folder,) = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == token["name"]]
-    (variable,) = container["env"]
+    (variable,) = [found for found in container["env"] if "value" in found]
 
     assert source["serviceAccountToken"]["audience"] == "pipelines.kubeflow.org"
     assert variable["name"] == "KF_PIPELINES_SA_TOKEN_PATH"
@@ -321,5 +351,5 @@ def test_readme_names_only_paths_and_objects_that_exist() -> None:
     paths = set(re.findall(r"\bmanifests/[\w/-]+", readme)) | set(re.findall(r"`(overlays/[\w/.-]+)`", readme))
     assert [path for path in paths if not (MANIFESTS / path.removeprefix("manifests/")).exists()] == []
     accounts = re.findall(r"\*\*\w+ `(repot-[\w-]+|kfp-launcher)`", readme)
-    assert len(accounts) == 7
+    assert len(accounts) == 8
     assert set(accounts) <= existing

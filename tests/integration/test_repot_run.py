@@ -14,7 +14,11 @@ from tests.integration.command_line import repot
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder in which the sample was run once."""
     folder = tmp_path_factory.mktemp("a folder with blanks")
-    done = repot("run", "--sample", cwd=folder)
+    temporary = tmp_path_factory.mktemp("temporary")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(temporary))
+        done = repot("run", "--sample", cwd=folder)
+    assert list(temporary.iterdir()) == []
     assert done.returncode == 0, done.stderr
     assert "precision@1" in done.stdout
     assert str(folder / "repot-output" / "report.html") in done.stdout

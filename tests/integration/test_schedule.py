@@ -48,6 +48,13 @@ def changes(api: KfpApi) -> list[str]:
     return made
 
 
+def test_a_schedule_without_a_name_is_refused_before_anybody_is_asked(api: KfpApi) -> None:
+    ended = apply(api, *NIGHTLY, name=" ")
+
+    assert (ended.exit_code, api.requests) == (2, [])
+    assert "name must have something in it" in ended.errors
+
+
 def test_a_new_schedule_is_what_was_asked_for(api: KfpApi) -> None:
     ended = apply(api, *NIGHTLY, "--epochs", "2", "--service-account", "robot", "--pipeline-root", "gs://root/x")
 

@@ -250,7 +250,7 @@ def test_a_cluster_without_kubeflow_pipelines_is_told(api: KfpApi, tmp_path: Pat
 def test_no_host_and_no_kubeconfig_is_told(tmp_path: Path) -> None:
     missing = run_elsewhere("schedule", "list", KUBECONFIG=str(tmp_path / "none"))
     path = write_kubeconfig(tmp_path, "http://127.0.0.1:9", token="x")
-    other_context = run_elsewhere("schedule", "list", "--kube-context", "prod", KUBECONFIG=str(path))
+    other_context = run_elsewhere("schedule", "list", "--context", "prod", KUBECONFIG=str(path))
 
     assert (missing.returncode, other_context.returncode) == (1, 1)
     assert "There is no --host" in missing.stderr

@@ -21,6 +21,7 @@ DOCUMENTS = [
     "images/README.md",
     "manifests/README.md",
     "tests/golden/README.md",
+    *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
 ]
 SLOW_PACKAGES = {"tensorflow", "keras", "kfp", "kubernetes", "google.cloud.storage", "PIL", "numpy"}
 

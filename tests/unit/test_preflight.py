@@ -8,6 +8,7 @@ from repot.preflight import Parameters, check_parameters
 
 
 def check(folder: Path, **changes: Any) -> Parameters:
+    (folder / "1.jpg").touch()
     job = {"image": "i", "accelerator_count": "0", "num_workers": 1}
     job |= {name: changes.pop(name) for name in list(changes) if name in ("accelerator_count", "num_workers", "cpu")}
     facts: dict[str, Any] = {
@@ -55,4 +56,11 @@ def test_every_problem_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         check(tmp_path, trainer_mode="x", cpu="many", builder_pods=0, model_name="", gate={"min_precision": 2})
 
-    assert len(caught.value.problems) == 4
+    assert len(caught.value.problems) == 5
+
+
+def test_missing_pictures_are_said_together_with_bad_parameters(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        check(tmp_path, model_name="", pictures_uri=str(tmp_path / "nowhere"))
+
+    assert [problem.split(" must ")[0] for problem in caught.value.problems] == ["model_name", "The pictures' folder"]

@@ -46,13 +46,14 @@ def test_report_appends_one_line_an_event(events_path: Path) -> None:
     assert read_events(events_path) == [
         {
             "event": "progress",
+            "process": progress.PROCESS,
             "task": "build shards",
             "done": 3,
             "total": 10,
             "unit": "pictures",
             "note": "train-00000-of-00001\nsecond line é",
         },
-        {"event": "result", "training_id": "0123456789abcdef"},
+        {"event": "result", "process": progress.PROCESS, "training_id": "0123456789abcdef"},
     ]
 
 
@@ -71,7 +72,7 @@ def test_task_that_succeeds_is_started_and_finished(events_path: Path) -> None:
         pass
 
     started, finished = read_events(events_path)
-    assert started == {"event": "started", "task": "merge"}
+    assert started == {"event": "started", "process": progress.PROCESS, "task": "merge"}
     assert (finished["event"], finished["task"]) == ("finished", "merge")
     assert 0 <= finished["seconds"] < 10
 

@@ -1,5 +1,9 @@
-"""Download one file from the web: in pieces, with retries, and with the size that the server promised."""
+"""Download one file from the web: in pieces, with retries, and with the size that the server promised.
 
+Whether a file changed since, a server says in a word: no byte of it is fetched.
+"""
+
+import http
 import logging
 import time
 import urllib.parse
@@ -13,6 +17,7 @@ from repot.checkpoint_files import without_secrets
 from repot.errors import CheckpointError
 
 _TIMEOUT_SECONDS = (10, 60)
+_LOOK_SECONDS = (3, 5)
 _PIECE_BYTES = 1 << 20
 _REPORT_BYTES = 4 << 20
 _BUSY_STATUSES = (408, 425, 429)
@@ -47,6 +52,22 @@ def download(url: str, folder: Path) -> Path:
         else:
             break
     return path
+
+
+def find_version(url: str) -> str | None:
+    """Return what changes whenever the file does, its ETag or the time of its last change.
+
+    "" is for a server that says neither; None for one that does not answer, or refuses the question.
+    """
+    try:
+        reply = requests.head(url, timeout=_LOOK_SECONDS, allow_redirects=True)
+    except requests.RequestException as err:
+        _log.warning("%s: %s; nobody knows whether it changed", without_secrets(url), _reason(err))
+        return None
+    if reply.status_code != http.HTTPStatus.OK:
+        _log.warning("%s: the server answers %d to HEAD", without_secrets(url), reply.status_code)
+        return None
+    return reply.headers.get("ETag") or reply.headers.get("Last-Modified", "")
 
 
 def _download_once(url: str, path: Path) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from repot import checkpoint_files, quiet_tensorflow, storage
-from repot.checkpoint_fetcher import stored
+from repot.checkpoint_fetcher import downloads, stored
 from repot.checkpoint_fetcher.originals import Original, fetch_original
 from repot.checkpoints import Source, find_source
-from repot.errors import CheckpointError
+from repot.scratch import room_in
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +29,8 @@ def fetch_checkpoint(source: str, *, backbone: str, values: str, checkpoints_uri
         values: Which values of a TensorFlow checkpoint: "ema", "raw", or "auto" for the averaged ones if there are any.
         checkpoints_uri: Where checkpoints are stored.
         sha256: What the original must hash to, "" for no check. With it a stored checkpoint is found without a look
-            at the source.
+            at the source; without it the source is asked whether it changed, and a web server that does not say so
+            is believed to hold what it held.
 
     Returns:
         `<sha256 of the original>/<backbone>-<values>`, a folder below `checkpoints_uri`.
@@ -37,9 +38,10 @@ def fetch_checkpoint(source: str, *, backbone: str, values: str, checkpoints_uri
     Raises:
         UsageError: The words are wrong.
         CheckpointError: It cannot be fetched, is not what `sha256` promises, is damaged, or does not fit.
+        StorageError: It cannot be stored, or the temporary folder has no room.
     """
     found = find_source(source, backbone=backbone, sha256=sha256, values=values)
-    version = "" if found.sha256 else checkpoint_files.find_files(found.uri).version
+    version = "" if found.sha256 else _version(found.uri)
     known_sha256 = found.sha256 or stored.recall(checkpoints_uri, source_uri=found.uri, version=version)
     if known_sha256:
         stored_id = stored.find_stored(checkpoints_uri, sha256=known_sha256, backbone=backbone, values=values)
@@ -54,7 +56,7 @@ def fetch_checkpoint(source: str, *, backbone: str, values: str, checkpoints_uri
         checkpoint_id = f"{original.sha256}/{backbone}-{facts['values']}"
         stored.store(storage.join(checkpoints_uri, checkpoint_id), weights_path, facts)
     if not found.sha256:
-        stored.remember(checkpoints_uri, source_uri=found.uri, version=version, sha256=original.sha256)
+        stored.remember(checkpoints_uri, source_uri=found.uri, version=version or "", sha256=original.sha256)
     _log.info("checkpoint %s: %d parameters", checkpoint_id, facts["num_parameters"])
     return checkpoint_id
 
@@ -78,6 +80,13 @@ def convert_to_folder(source: str, *, backbone: str, values: str, folder_uri: st
     return facts
 
 
+def _version(uri: str) -> str | None:
+    """Return what changes whenever the source does; None where it cannot be asked now."""
+    if checkpoint_files.is_web(uri):
+        return downloads.find_version(uri)
+    return checkpoint_files.find_files(uri).version
+
+
 def _convert(
     original: Original, source: Source, *, backbone: str, values: str, folder: Path
 ) -> tuple[Path, dict[str, Any]]:
@@ -94,11 +103,5 @@ def _convert(
 @contextlib.contextmanager
 def _scratch_folder() -> Iterator[Path]:
     """Yield a temporary folder; a full disk is an error that says so."""
-    with tempfile.TemporaryDirectory(prefix="repot-") as folder:
-        try:
-            yield Path(folder)
-        except OSError as err:
-            raise CheckpointError(
-                f"The checkpoint must be unpacked and converted in {folder}; {err}. "
-                "Free some space, or name another folder in TMPDIR."
-            ) from err
+    with tempfile.TemporaryDirectory(prefix="repot-") as folder, room_in(Path(folder)):
+        yield Path(folder)

@@ -64,13 +64,19 @@ def store_original(checkpoints_uri: str, original: Original) -> None:
             storage.upload(path, uri)
 
 
-def recall(checkpoints_uri: str, *, source_uri: str, version: str) -> str:
-    """Return the checksum of what was fetched from a source, "" if nothing was, or the source changed since."""
+def recall(checkpoints_uri: str, *, source_uri: str, version: str | None) -> str:
+    """Return the checksum of what was fetched from a source, "" if nothing was, or the source changed since.
+
+    Args:
+        checkpoints_uri: Where checkpoints are stored.
+        source_uri: The source.
+        version: Its version now; None where it cannot be asked, and then what was fetched counts.
+    """
     uri = _memory_uri(checkpoints_uri, source_uri)
     if not storage.exists(uri):
         return ""
     memory = storage.read_json(uri)
-    return str(memory["sha256"]) if memory["version"] == version else ""
+    return str(memory["sha256"]) if version in (None, memory["version"]) else ""
 
 
 def remember(checkpoints_uri: str, *, source_uri: str, version: str, sha256: str) -> None:

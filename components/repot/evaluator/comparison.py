@@ -7,6 +7,7 @@ from repot.errors import DataError
 from repot.evaluator.outcomes import Outcome
 from repot.evaluator.verdict import Decision, Pairing, Score, Verdict
 from repot.metrics import mcnemar_p, paired_difference, wilson_interval
+from repot.wording import some
 
 # A sentence may claim a difference when chance alone would make it this seldom.
 _SIGNIFICANT = 0.05
@@ -98,6 +99,7 @@ def judge(
         challenger=score,
         champion=score_of(champion) if champion is not None else None,
         pairing=pairing,
+        unknown_labels=tuple(unknown_labels),
     )
 
 
@@ -153,12 +155,8 @@ def _chance_reason(pairing: Pairing) -> str:
 
 
 def _unknown_reason(champion_version: str, labels: Sequence[str]) -> str:
-    named = ", ".join(labels[:_LABELS_NAMED])
-    more = f" and {len(labels) - _LABELS_NAMED} more" if len(labels) > _LABELS_NAMED else ""
-    return (
-        f"The champion {champion_version} does not have the label{'s' if len(labels) > 1 else ''} {named}{more}: "
-        "on those pictures it can never be right."
-    )
+    named = f"label{'s' if len(labels) > 1 else ''} {some(labels, _LABELS_NAMED)}"
+    return f"The champion {champion_version} does not have the {named}: on those pictures it can never be right."
 
 
 def _pictures(count: int) -> str:

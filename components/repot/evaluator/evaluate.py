@@ -9,11 +9,8 @@ from repot.errors import DataError, ModelError, UsageError
 from repot.evaluator.outcomes import PREDICTIONS_NAME, write_outcomes
 from repot.evaluator.report import render_report
 from repot.evaluator.summary import summarise
+from repot.layout import KERAS_NAME, METRICS_NAME, REPORT_NAME
 from repot.manifest import MANIFEST_NAME, SPLITS
-from repot.predictor import KERAS_NAME
-
-METRICS_NAME = "metrics.json"
-REPORT_NAME = "report.html"
 
 _log = logging.getLogger(__name__)
 

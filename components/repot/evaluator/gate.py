@@ -12,12 +12,12 @@ from repot import layout, storage
 from repot.champion import Champion, read_champion
 from repot.errors import ModelError
 from repot.evaluator.comparison import judge
-from repot.evaluator.evaluate import REPORT_NAME
 from repot.evaluator.outcomes import PREDICTIONS_NAME, Outcome, read_outcomes, write_outcomes
-from repot.evaluator.publish import EVALUATION_FOLDER, MODEL_FACTS_NAME
+from repot.evaluator.publish import EVALUATION_FOLDER
 from repot.evaluator.report import render_report
 from repot.evaluator.report_data import REPORT_DATA_NAME
 from repot.evaluator.verdict import NO_CHAMPION, Verdict
+from repot.layout import MODEL_FACTS_NAME, REPORT_NAME
 from repot.predictor import read_labels
 
 GATE_FOLDER = "gate"

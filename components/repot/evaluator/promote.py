@@ -9,8 +9,8 @@ import logging
 from repot import layout, storage
 from repot.champion import Champion, Pointer, read_champion
 from repot.errors import ConflictError, ModelError, UsageError
-from repot.evaluator.publish import MODEL_FACTS_NAME
 from repot.evaluator.verdict import NO_CHAMPION
+from repot.layout import MODEL_FACTS_NAME
 
 _log = logging.getLogger(__name__)
 

@@ -6,11 +6,9 @@ from typing import Any
 from repot import layout, storage
 from repot.evaluator.model_card import render_model_card
 from repot.evaluator.report_data import REPORT_DATA_NAME
-from repot.predictor import MODEL_FOLDER
+from repot.layout import METRICS_NAME, MODEL_FACTS_NAME, MODEL_FOLDER
 
 EVALUATION_FOLDER = "evaluation"
-MODEL_FACTS_NAME = "model.json"
-METRICS_NAME = "metrics.json"
 MODEL_CARD_NAME = "model_card.md"
 
 _SUMMARY = ("precision_at_1", "precision_at_1_interval", "recall_at_5", "recall_k", "loss", "num_examples", "subset")

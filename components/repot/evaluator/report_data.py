@@ -17,11 +17,10 @@ from repot import storage
 from repot.evaluator.outcomes import Mistake
 from repot.evaluator.thumbnails import thumbnail
 from repot.images import REASONS
+from repot.layout import HISTORY_NAME, TRAINING_NAME
 from repot.manifest import SPLITS, Manifest, count_reasons
 
 REPORT_DATA_NAME = "report_data.json"
-TRAINING_NAME = "training.json"
-HISTORY_NAME = "history.csv"
 MAX_FILES_NAMED = 20
 
 

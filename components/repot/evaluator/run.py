@@ -5,12 +5,12 @@ from typing import Any
 
 from repot import layout, storage
 from repot.evaluator.confusions import heat_map
-from repot.evaluator.evaluate import REPORT_NAME, evaluate
+from repot.evaluator.evaluate import evaluate
 from repot.evaluator.gate import Judged, decide
 from repot.evaluator.publish import EVALUATION_FOLDER, publish
-from repot.evaluator.report_data import TRAINING_NAME
 from repot.evaluator.summary import confusion_of
-from repot.predictor import MODEL_FOLDER, find_model
+from repot.layout import MODEL_FOLDER, REPORT_NAME, TRAINING_NAME
+from repot.predictor import find_model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

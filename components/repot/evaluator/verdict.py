@@ -57,6 +57,7 @@ class Verdict:
         min_precision: The threshold.
         challenger, champion: Scores on the same pictures; champion is None where nothing was compared.
         pairing: The comparison picture by picture, or None.
+        unknown_labels: Every label of the data set that the champion does not have; the reasons name the first few.
     """
 
     verdict: Decision
@@ -67,6 +68,7 @@ class Verdict:
     challenger: Score
     champion: Score | None = None
     pairing: Pairing | None = None
+    unknown_labels: tuple[str, ...] = ()
 
     @property
     def word(self) -> str:
@@ -97,6 +99,7 @@ class Verdict:
                 "challenger": _score(facts["challenger"]),
                 "champion": _score(facts["champion"]),
                 "pairing": _pairing(facts["pairing"]),
+                "unknown_labels": tuple(facts.get("unknown_labels", ())),
             }
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from repot.errors import DataError, UsageError
 from repot.shard_builder.folders import FolderContents
 from repot.shard_builder.listing import PictureRoots
+from repot.wording import some
 
 
 def find_too_few_labels(labels: Collection[str]) -> list[str]:
@@ -22,9 +23,8 @@ def find_label_problems(contents: FolderContents, labels: Collection[str]) -> li
         return _find_split_problems(contents, labels)
     num_pictures = Counter(labelled.label for labelled in contents.files)
     if lonely := sorted(label for label in labels if num_pictures[label] < 2):
-        names = ", ".join(lonely)
         rule = "have two pictures or more, one to train on and one to validate"
-        return [f"A label must {rule}; these have fewer: {names}. Add pictures, or remove the folders."]
+        return [f"A label must {rule}; these have fewer: {some(lonely)}. Add pictures, or remove the folders."]
     return []
 
 
@@ -55,7 +55,7 @@ def _find_split_problems(contents: FolderContents, labels: Collection[str]) -> l
     trained = {labelled.label for labelled in contents.files if labelled.split == "train"}
     if untrained := sorted(set(labels) - trained):
         problems.append(
-            f"Every label must have pictures in the training folder; these have none: {', '.join(untrained)}. "
+            f"Every label must have pictures in the training folder; these have none: {some(untrained)}. "
             "Add pictures there, or remove the folders from validation."
         )
     if not any(labelled.split == "validation" for labelled in contents.files):

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 from repot import storage
 from repot.errors import NotFoundError, UsageError
-from repot.shard_builder.wording import some
+from repot.wording import some
 
 
 def read_labels(labels_file_uri: str) -> list[str]:

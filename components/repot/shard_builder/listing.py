@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from repot import storage
 from repot.errors import UsageError
 from repot.manifest import SPLITS
+from repot.pictures_folder import list_folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,12 +78,12 @@ def list_files(roots: PictureRoots) -> list[FoundFile]:
         UsageError: A folder is missing, is a file, or holds nothing; all such folders are listed.
     """
     files: list[FoundFile] = []
-    problems = []
+    problems: list[str] = []
     for prefix, uri in roots.folders.items():
-        infos = storage.list_objects(uri)
-        if not infos:
-            problems.append(_why_nothing(uri))
-        files += [_found(info, prefix, uri) for info in infos]
+        try:
+            files += [_found(info, prefix, uri) for info in list_folder(uri)]
+        except UsageError as err:
+            problems += err.problems
     if problems:
         raise UsageError(problems)
     return sorted(files, key=lambda file: (file.path, file.uri))
@@ -93,14 +94,3 @@ def _found(info: storage.ObjectInfo, prefix: str, root_uri: str) -> FoundFile:
     return FoundFile(
         uri=info.uri, path=path, size_bytes=info.size_bytes, crc32c=info.crc32c or "", version=info.version
     )
-
-
-def _why_nothing(uri: str) -> str:
-    if not storage.is_local(uri):
-        return f"The pictures' folder must hold pictures; there is nothing under {uri}/. Check the name."
-    path = storage.local_path(uri)
-    if path.is_dir():
-        return f"The pictures' folder must hold pictures; {uri} is empty. Put a folder for each label into it."
-    if path.exists():
-        return f"The pictures must lie in a folder; {uri} is a file. Give the folder that holds the label folders."
-    return f"The pictures' folder must exist; there is no {uri}. Check the name."

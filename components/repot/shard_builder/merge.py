@@ -10,8 +10,8 @@ from repot.images import EXEMPT_REASONS, REASONS
 from repot.manifest import LABELS_NAME, MANIFEST_NAME, Manifest, Receipt, Rejection, count_reasons
 from repot.shard_builder.build import build_shards
 from repot.shard_builder.receipts import finished_shards
-from repot.shard_builder.wording import some
 from repot.shard_builder.work import DatasetPlan, read_plan
+from repot.wording import some
 
 _NUM_NAMED = 10
 
@@ -112,7 +112,7 @@ def _check_labels(manifest: Manifest) -> None:
     if untrained := [label for label, count in counts.items() if not count]:
         problems.append(
             "Every label must have a good picture to train on; all are rejected of "
-            f"{', '.join(untrained)}. {_examples(manifest, untrained)} Add good pictures, or remove the folders."
+            f"{some(untrained)}. {_examples(manifest, untrained)} Add good pictures, or remove the folders."
         )
     if not manifest.num_examples("validation"):
         problems.append("There must be a good picture to validate; all are rejected. Add good pictures.")

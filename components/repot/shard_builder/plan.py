@@ -87,7 +87,7 @@ def plan_dataset(
         data=[
             *find_misplaced(contents),
             *find_name_problems(contents.labels),
-            *find_too_few_labels(set(labels)),
+            *find_too_few_labels({*labels, *contents.hollow}),
             *find_label_problems(contents, contents.labels),
         ],
     )

@@ -9,6 +9,7 @@ import google_crc32c
 
 from repot import images, records, storage
 from repot.manifest import Receipt, Rejection, shard_split
+from repot.scratch import room_in
 from repot.shard_builder.reading import read_ahead
 from repot.shard_builder.receipts import write_receipt
 from repot.shard_builder.work import SourcePicture, read_work
@@ -25,11 +26,11 @@ def build_shard(dataset_uri: str, shard: str, *, scratch_path: Path, on_picture:
 
     Raises:
         DataError: A picture was changed or deleted since it was listed.
-        StorageError: Something cannot be read or written.
+        StorageError: Something cannot be read or written, or the scratch folder has no room.
     """
     path = scratch_path / shard
     try:
-        with path.open("wb") as file:
+        with room_in(scratch_path), path.open("wb") as file:
             receipt = _write_records(read_work(dataset_uri, shard), shard, file, on_picture)
         storage.upload(path, storage.join(dataset_uri, shard))
     finally:

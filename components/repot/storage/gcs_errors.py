@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Iterator
 
-from repot.errors import StorageError
+from repot.errors import NoBucketError, StorageError
 from repot.storage.problems import missing
 
 # https://cloud.google.com/storage/docs/retry-strategy
@@ -24,6 +24,12 @@ class PreconditionError(StorageError):
     """The object does not have the generation that a request named (or a rule of the bucket's owner is broken)."""
 
 
+_KINDS: dict[int | None, type[StorageError]] = {
+    http.client.NOT_FOUND: NoBucketError,
+    http.client.PRECONDITION_FAILED: PreconditionError,
+}
+
+
 @contextlib.contextmanager
 def explained(done: str, uri: str) -> Iterator[None]:
     """Turn an error of the client into one sentence: what cannot be `done` to `uri`, why, and what to do.
@@ -31,6 +37,7 @@ def explained(done: str, uri: str) -> Iterator[None]:
     Raises:
         PreconditionError: The service answered 412.
         NotFoundError: There is no such object.
+        NoBucketError: There is no such bucket.
         StorageError: Any other failure.
     """
     failures = _failures()
@@ -41,8 +48,7 @@ def explained(done: str, uri: str) -> Iterator[None]:
         status = _status(cause)
         if status == http.client.NOT_FOUND and not _lacks_bucket(cause, done):
             raise missing(uri) from err
-        kind = PreconditionError if status == http.client.PRECONDITION_FAILED else StorageError
-        raise kind(f"{uri} cannot be {done}: {_meaning(cause, uri)}.") from err
+        raise _KINDS.get(status, StorageError)(f"{uri} cannot be {done}: {_meaning(cause, uri)}.") from err
 
 
 def is_passing(err: Exception) -> bool:

@@ -85,8 +85,8 @@ def ask(request: Callable[[Any], _T]) -> _T:
             answer = request(client())
         except failures() as err:
             _process.was_reached = _process.was_reached or is_of_service(err)
-            seconds = time.monotonic() - started
-            if not is_passing(err) or seconds > (DEADLINE_SECONDS if _process.was_reached else FIRST_DEADLINE_SECONDS):
+            deadline = DEADLINE_SECONDS if _process.was_reached else FIRST_DEADLINE_SECONDS
+            if not is_passing(err) or time.monotonic() - started + pause > deadline:
                 raise
             _log.warning("The object store failed (%s); trying again.", type(err).__name__)
         else:

@@ -5,7 +5,7 @@ import http.client
 import os
 from collections.abc import Iterator
 
-from repot.errors import StorageError
+from repot.errors import NoBucketError, StorageError
 from repot.storage.problems import missing
 from repot.storage.s3_library import code_of, failures, is_of_login, is_of_network, status_of, words_of
 
@@ -39,6 +39,7 @@ def explained(done: str, uri: str) -> Iterator[None]:
         PreconditionError: The service answered 412.
         UnsupportedError: The service answered 501.
         NotFoundError: There is no such object.
+        NoBucketError: There is no such bucket.
         StorageError: Any other failure.
     """
     expected: tuple[type[Exception], ...] = (*failures(), UnicodeEncodeError)
@@ -47,7 +48,7 @@ def explained(done: str, uri: str) -> Iterator[None]:
     except expected as err:
         if _lacks_object(err, done):
             raise missing(uri) from err
-        raise _kind(err)(f"{uri} cannot be {done}: {_meaning(err, done, uri)}.") from err
+        raise _kind(err, done)(f"{uri} cannot be {done}: {_meaning(err, done, uri)}.") from err
 
 
 def endpoint() -> str:
@@ -66,11 +67,13 @@ def no_service(uri: str) -> StorageError:
     return StorageError(f"{uri} cannot be reached: {endpoint()} does not answer as an S3 service. {_ENDPOINT}.")
 
 
-def _kind(err: Exception) -> type[StorageError]:
+def _kind(err: Exception, done: str) -> type[StorageError]:
     from botocore.exceptions import FlexibleChecksumError
 
     if isinstance(err, FlexibleChecksumError):
         return DamagedError
+    if _lacks_bucket(err, done):
+        return NoBucketError
     kinds: dict[int, type[StorageError]] = {
         http.client.PRECONDITION_FAILED: PreconditionError,
         http.client.NOT_IMPLEMENTED: UnsupportedError,
@@ -82,6 +85,12 @@ def _lacks_object(err: Exception, done: str) -> bool:
     """Return whether a 404 is about the object; the answer to a look has no body that says so."""
     code = code_of(err)
     return (code.startswith("NoSuch") and code != "NoSuchBucket") or (code == "404" and done == "looked at")
+
+
+def _lacks_bucket(err: Exception, done: str) -> bool:
+    """Return whether a 404 is about the bucket."""
+    code = code_of(err)
+    return code == "NoSuchBucket" or (code == "404" and done == "found")
 
 
 def _meaning(err: Exception, done: str, uri: str) -> str:
@@ -100,7 +109,7 @@ def _meaning(err: Exception, done: str, uri: str) -> str:
 def _refusal(err: Exception, done: str, bucket: str) -> str:
     """Return what an error that the service answered means."""
     status, code, words = status_of(err), code_of(err), words_of(err)
-    if code == "NoSuchBucket" or (code == "404" and done == "found"):
+    if _lacks_bucket(err, done):
         return f"there is no bucket {bucket} at {endpoint()}. Create it, or correct the name"
     if code in _REGION_CODES:
         return f"the bucket is in another region ({words}). Set AWS_DEFAULT_REGION to the region of {bucket}"

@@ -44,10 +44,10 @@ class Pictures:
     shuffle_buffer: int
     seed: int
 
-    def batches(self) -> Any:
-        """Return every example once, in order, as evaluation sees it."""
-        examples = read_examples(self.shards).map(self._evaluated, num_parallel_calls=tf.data.AUTOTUNE)
-        return _batched(examples, self.batch_size)
+    def batches(self, first: int = 0) -> Any:
+        """Return every example once, in order, as evaluation sees it, without the first batches."""
+        rest = read_examples(self.shards).skip(first * self.batch_size)
+        return _batched(rest.map(self._evaluated, num_parallel_calls=tf.data.AUTOTUNE), self.batch_size)
 
     def distorted_batches(self, epoch: int, first: int = 0) -> Any:
         """Return every example once, shuffled and distorted; the epoch alone decides how.

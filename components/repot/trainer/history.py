@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from repot import storage
+from repot.layout import HISTORY_NAME
 
 COLUMNS = (
     "phase",
@@ -21,7 +22,6 @@ COLUMNS = (
     "validation_precision_at_1",
     "seconds",
 )
-HISTORY_NAME = "history.csv"
 
 _SCALARS = COLUMNS[2:]
 

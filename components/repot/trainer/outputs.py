@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from repot import storage
+from repot.layout import KERAS_NAME, MODEL_FOLDER
 from repot.manifest import LABELS_NAME
 from repot.saved_model import export_saved_model
 
-MODEL_FOLDER = "model"
-KERAS_NAME = "model.keras"
 SAVED_MODEL_FOLDER = "saved_model"
 
 

@@ -17,6 +17,7 @@ from repot.checkpoint_files import WEIGHTS_NAME
 from repot.classifier import build_classifier, split_classifier, training_logits
 from repot.dataset import load_manifest, open_shards
 from repot.errors import DataError, StoppedError
+from repot.layout import TRAINING_NAME
 from repot.manifest import SPLITS, Manifest
 from repot.recipes import RECIPES, Recipe
 from repot.settings import TrainingSettings
@@ -28,7 +29,6 @@ from repot.trainer.outputs import write_model
 from repot.trainer.phase import Phase
 from repot.trainer.state import TrainingState
 from repot.trainer.strategy import check_same_start, choose_strategy, is_chief, make_repeatable, wait_for_all
-from repot.trainer.train import TRAINING_NAME
 from repot.zoo import find_backbone
 
 HEAD_SAVE_INTERVAL = 10

@@ -4,11 +4,11 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from repot import quiet_tensorflow, storage
+from repot import layout, quiet_tensorflow, storage
 from repot.errors import UsageError
 from repot.settings import TrainingSettings
 
-TRAINING_NAME = "training.json"
+TRAINING_NAME = layout.TRAINING_NAME
 
 _log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ _MAX_FAILURE_CHARACTERS = 20_000
 """GitHub takes comments of 65,536 characters."""
 
 _WORDS = {PROMOTED: "promoted", REJECTED: "not promoted", UNKNOWN: "not promoted"}
-_BROWSER = "https://storage.cloud.google.com/"
+_GOOGLE_BROWSER = "https://storage.cloud.google.com/"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,9 +159,10 @@ def _run_link(run: StartedRun) -> str:
 
 
 def _report_link(uri: str) -> str:
+    """Return the report's address; as a link where a browser opens it: no page is known of an s3:// store."""
     path = uri.removeprefix("gs://")
     is_linkable = path != uri and not set(path) & set("<>\\ \n")
-    return link(code(uri), f"{_BROWSER}{path}") if is_linkable else code(uri)
+    return link(code(uri), f"{_GOOGLE_BROWSER}{path}") if is_linkable else code(uri)
 
 
 def _joined(*parts: str) -> str:

@@ -33,7 +33,7 @@ class CiFailedError(RepotError):
 
 @click.command("ci")
 @click.argument("pictures_uri", required=False)
-@click.option("--storage-uri", help="Where everything is kept: gs://BUCKET/PATH.")
+@click.option("--storage-uri", help="Where everything is kept: gs:// or s3://BUCKET/PATH.")
 @click.option(
     "--comment-file",
     type=click.Path(path_type=Path),

@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 
 
 @click.command("doctor")
-@click.option("--storage-uri", default="", help="Where everything is to be kept: a folder or gs://.")
+@click.option("--storage-uri", default="", help="Where everything is to be kept: a folder, gs:// or s3://.")
 @click.option("--service-account", default="", help="Kubernetes service account of the pods of a run.")
 @click.option("--accelerator-type", help="Resource name of the trainer's accelerator, e.g. nvidia.com/gpu.")
 @click.option("--accelerator-count", type=click.IntRange(min=0), help="How many; 0 for none.")

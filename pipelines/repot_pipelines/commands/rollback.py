@@ -7,7 +7,12 @@ from repot_pipelines.presets import PRESETS
 
 
 @click.command("rollback")
-@click.option("--storage-uri", default="repot-storage", show_default=True, help="Where everything is kept.")
+@click.option(
+    "--storage-uri",
+    default="repot-storage",
+    show_default=True,
+    help="Where everything is kept: a folder, gs:// or s3://.",
+)
 @click.option("--model-name", default=PRESETS["laptop"]["model_name"], show_default=True, help="The model.")
 @click.option("--to", "to_version", default="", help="A published version; the one before the champion if not given.")
 @debug_option

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from repot.errors import UsageError
 from repot_pipelines.commands.options import debug_option
 from repot_pipelines.commands.pipeline_options import pipeline_options
 from repot_pipelines.commands.server_options import connect_as_told, connection_options, start_options
@@ -33,7 +34,7 @@ def schedule_group() -> None:
 @click.argument("name")
 @click.argument("pictures_uri", required=False)
 @click.option("--cron", "cron_text", required=True, help='Five fields, "0 2 * * *" for every night at two, or @daily.')
-@click.option("--storage-uri", help="Where everything is kept: gs://BUCKET/PATH.")
+@click.option("--storage-uri", help="Where everything is kept: gs:// or s3://BUCKET/PATH.")
 @click.option("--follow-latest", is_flag=True, help="Run the latest version of the pipeline each time, not this one.")
 @click.option(
     "--preset", type=click.Choice(list(PRESETS)), default="cluster", show_default=True, help="Set of defaults."
@@ -63,6 +64,8 @@ def apply_command(
     from repot_pipelines.kfp_server.request import read_request
     from repot_pipelines.kfp_server.schedule_apply import apply_schedule
 
+    if not name.strip():
+        raise UsageError(f"A schedule's name must have something in it; got {name!r}.")
     cron = parse_cron(cron_text)
     parameters = {option: given.pop(option) for option in list(given) if option in PRESETS[preset]}
     request = read_request(

@@ -22,7 +22,7 @@ _CONNECTION_OPTIONS = (
     click.option("--token-file", type=_FILE, help="Bearer token, read again as it changes; else $KF_PIPELINES_TOKEN."),
     click.option("--cookie-file", type=_FILE, help="Session cookie, name=value; else $KF_PIPELINES_COOKIE."),
     click.option("--iap-client-id", help="OAuth client id of Google's Identity-Aware Proxy."),
-    click.option("--kube-context", "--context", help="Context of kubeconfig, for a server without an address."),
+    click.option("--context", "kube_context", help="Context of kubeconfig, for a server without an address."),
     click.option(
         "--kfp-namespace", default="kubeflow", show_default=True, help="Where Kubeflow Pipelines is installed."
     ),

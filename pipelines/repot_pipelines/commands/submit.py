@@ -25,7 +25,7 @@ STOPPED = 130
 
 @click.command("submit")
 @click.argument("pictures_uri", required=False)
-@click.option("--storage-uri", help="Where everything is kept: gs://BUCKET/PATH.")
+@click.option("--storage-uri", help="Where everything is kept: gs:// or s3://BUCKET/PATH.")
 @click.option(
     "--preset", type=click.Choice(list(PRESETS)), default="cluster", show_default=True, help="Set of defaults."
 )

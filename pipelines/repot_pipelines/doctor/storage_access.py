@@ -11,7 +11,7 @@ from repot_pipelines.doctor.deadline import within
 from repot_pipelines.doctor.machine import nearest_folder
 
 NAME = "access"
-_SECONDS = 10
+_SECONDS = 20
 """Storage itself goes on trying for longer than a person wants to wait for this answer."""
 
 

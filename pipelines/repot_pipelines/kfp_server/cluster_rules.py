@@ -1,26 +1,48 @@
-"""What a cluster will not run, said before it is asked: rules about values, beyond names and types."""
+"""What a cluster will not run, said before it is asked: rules about values, beyond names and types.
 
-import re
+The rules themselves are those that the task Plan checks; only what a pod can see is known better here.
+"""
+
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from repot import storage
+from repot.checkpoint_files import is_web
+from repot.checkpoints import DEFAULT, KNOWN_CHECKPOINTS, find_source
 from repot.errors import UsageError
+from repot.job_settings import mode_problems, read_job_settings
+from repot.kubernetes_rules import quantity_problems
+from repot.preflight import run_problems
 from repot.settings import DatasetSettings, GateSettings, TrainingSettings
+from repot.zoo import BACKBONES
 
-# https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
-_QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|[KMGTPE]i|[MGTPE])?")
-_RESOURCE_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
-_TOLERATION_KEYS = ("key", "operator", "value", "effect", "tolerationSeconds")
+JOB_FIELDS = {
+    "accelerator_count": "accelerator_count",
+    "accelerator_type": "accelerator_type",
+    "google_secret_name": "google_secret_name",
+    "job_deadline_hours": "deadline_hours",
+    "job_priority_class": "priority_class",
+    "job_queue": "queue",
+    "job_service_account": "service_account",
+    "num_workers": "num_workers",
+    "s3_secret_name": "s3_secret_name",
+    "settings_config_map": "settings_config_map",
+    "trainer_cpu": "cpu",
+    "trainer_image": "image",
+    "trainer_memory": "memory",
+    "trainer_node_selector": "node_selector",
+    "trainer_tolerations": "tolerations",
+}
+"""The field of JobSettings of the same meaning, by parameter."""
 
 
 def cluster_problems(values: Mapping[str, Any]) -> list[str]:
     """Return a sentence for every value that a cluster would refuse, or would accept and silently not obey.
 
     Args:
-        values: Parameters by name, defaults included, in the pipeline's types.
+        values: Parameters by name, defaults included, in the pipeline's types; what is missing is not checked.
     """
-    rules = (_settings, _places, _accelerator, _quantities, _selector, _tolerations)
+    rules = (_settings, _places, _checkpoint, _run, _builders, _job)
     return [problem for rule in rules for problem in rule(values)]
 
 
@@ -50,41 +72,54 @@ def _places(values: Mapping[str, Any]) -> Iterator[str]:
             yield from (f"{name}: {problem}" for problem in err.problems)
             continue
         if is_local:
-            yield (
-                f"{name} must be in an object store: a pod cannot see the files of this machine; got {name}={uri!r}. "
-                "Copy them to gs://BUCKET/PATH, or use `repot run` here."
-            )
+            yield _not_here(name, uri)
 
 
-def _accelerator(values: Mapping[str, Any]) -> Iterator[str]:
-    count, kind = values.get("accelerator_count", "0"), values.get("accelerator_type", "")
-    if not count.isdecimal():
-        yield f"accelerator_count must be a whole number as text, '0' for none; got accelerator_count={count!r}."
-    elif int(count) and not _RESOURCE_NAME.fullmatch(kind):
-        yield (
-            f"accelerator_type must be a resource name such as nvidia.com/gpu; got accelerator_type={kind!r}. "
-            "The model of the GPU is a node label and goes into trainer_node_selector, "
-            'e.g. {"cloud.google.com/gke-accelerator": "nvidia-l4"}.'
+def _not_here(name: str, uri: str) -> str:
+    return (
+        f"{name} must be in an object store: a pod cannot see the files of this machine; got {name}={uri!r}. "
+        "Give gs://BUCKET/PATH or s3://BUCKET/PATH, or use `repot run` here."
+    )
+
+
+def _checkpoint(values: Mapping[str, Any]) -> Iterator[str]:
+    """Check all about the checkpoint but whether it is there, which only the cluster can say."""
+    source, backbone = values.get("checkpoint", DEFAULT), values.get("backbone")
+    if backbone not in BACKBONES:  # said already
+        return
+    digest, kind = values.get("checkpoint_sha256", ""), values.get("checkpoint_values", "auto")
+    try:
+        found = find_source(source, backbone=backbone, sha256=digest, values=kind)
+    except UsageError as err:
+        yield from err.problems
+        return
+    is_installed = source in ("", DEFAULT, *KNOWN_CHECKPOINTS)
+    if not is_installed and not is_web(found.uri) and storage.is_local(found.uri):
+        yield _not_here("checkpoint", source)
+
+
+def _run(values: Mapping[str, Any]) -> Iterator[str]:
+    if "builder_pods" in values and "model_name" in values:
+        yield from run_problems(builder_pods=int(values["builder_pods"]), model_name=values["model_name"])
+
+
+def _builders(values: Mapping[str, Any]) -> Iterator[str]:
+    yield from quantity_problems({name: values[name] for name in ("builder_cpu", "builder_memory") if name in values})
+
+
+def _job(values: Mapping[str, Any]) -> Iterator[str]:
+    facts: dict[str, Any] = {"image": "any", "accelerator_count": "0"}
+    facts |= {field: values[name] for name, field in JOB_FIELDS.items() if name in values}
+    facts |= {name: int(facts[name]) for name in ("num_workers", "deadline_hours") if name in facts}
+    try:
+        read_job_settings(facts)
+    except UsageError as err:
+        yield from err.problems
+    if "trainer_mode" in values:
+        count = facts["accelerator_count"]
+        yield from mode_problems(
+            values["trainer_mode"],
+            num_workers=facts.get("num_workers", 1),
+            accelerator_count=int(count) if count.isdecimal() else 0,
+            batch_size=int(values.get("batch_size", 0)),
         )
-
-
-def _quantities(values: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in values.items():
-        if name.endswith(("_cpu", "_memory")) and not (_QUANTITY.fullmatch(value) and value.strip("0.")):
-            yield f"{name} must be a Kubernetes quantity such as 4, 500m or 16Gi; got {name}={value!r}."
-
-
-def _selector(values: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in values.items():
-        if name.endswith("node_selector"):
-            wrong = sorted(label for label, text in value.items() if not isinstance(text, str))
-            if wrong:
-                yield f"{name} must map labels to texts; got other values for {', '.join(wrong)}. Put them in quotes."
-
-
-def _tolerations(values: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in values.items():
-        if name.endswith("tolerations"):
-            for index, toleration in enumerate(value):
-                if not isinstance(toleration, dict) or set(toleration) - set(_TOLERATION_KEYS):
-                    yield f"{name}[{index}] must be an object of {', '.join(_TOLERATION_KEYS)}; got {toleration!r}."

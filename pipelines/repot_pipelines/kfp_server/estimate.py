@@ -173,7 +173,8 @@ def _assumptions(
     else:
         yield "No GPU: the trainer works on its CPUs."
     yield "Nothing is cached. With the pictures and settings of an earlier run it is minutes, and no trainer pod."
-    yield "A GPU node boots for the trainer and is billed until it is taken away, ten minutes idle at most."
+    if models:
+        yield "A GPU node boots for the trainer and is billed until it is taken away, ten minutes idle at most."
     yield f"Prices: {prices.source} ({prices.currency}). Storage, network and the cluster itself are not counted."
 
 

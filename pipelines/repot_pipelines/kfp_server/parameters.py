@@ -80,7 +80,9 @@ def read_parameter_file(path: Path) -> dict[str, Any]:
     """
     try:
         facts = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
+    except OSError as err:
+        raise UsageError(f"The parameter file {path} must be readable YAML or JSON; {err.strerror}.") from err
+    except (UnicodeDecodeError, yaml.YAMLError) as err:
         raise UsageError(f"The parameter file {path} must be readable YAML or JSON; {err}") from err
     if facts is None:
         return {}

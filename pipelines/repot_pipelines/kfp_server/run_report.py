@@ -87,7 +87,7 @@ def _time(hours: Range) -> str:
 
 def _range(range_: Range) -> str:
     low, high = range_
-    digits = 1 if high >= 1 else 2
+    digits = 1 if low >= 1 else 2
     return f"{low:.{digits}f} to {high:.{digits}f}"
 
 

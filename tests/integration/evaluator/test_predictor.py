@@ -57,6 +57,22 @@ def test_find_model_says_where_it_looked(tmp_path: Path) -> None:
         find_model(str(tmp_path))
 
 
+def test_picture_in_the_place_of_the_model_is_said(tmp_path: Path) -> None:
+    save_picture(tmp_path / "green.png", "green")
+
+    with pytest.raises(ModelError, match=r"green\.png is another file\. The model comes first: `repot predict MODEL"):
+        find_model(str(tmp_path / "green.png"))
+
+
+def test_folder_in_the_place_of_a_picture_is_said(model: str, tmp_path: Path) -> None:
+    code, lines = predicted(model, f"{tmp_path}/")
+
+    assert code == 1
+    assert json.loads(lines[0])["problem"] == (
+        f"{tmp_path}/ is a folder. Name the pictures in it, such as {tmp_path}/*.jpg."
+    )
+
+
 def test_champion_json_that_is_none_is_said(tmp_path: Path) -> None:
     (tmp_path / "champion.json").write_text('{"version": "x"}')
 

@@ -10,12 +10,16 @@ from repot.checkpoint_fetcher import downloads
 
 
 class Web:
-    """Answers by path; each answer is (status, body, promised length), the last one for ever."""
+    """Answers by path; each answer is (status, body, promised length), the last one for ever.
+
+    HEAD is answered for paths with an entry in `etags` ("" for no ETag), and leaves `requests` alone.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.answers: dict[str, list[tuple[int, bytes, int]]] = {}
         self.requests: list[str] = []
+        self.etags: dict[str, str] = {}
 
     def serve(self, path: str, body: bytes, *, status: int = 200, length: int | None = None) -> str:
         self.answers.setdefault(path, []).append((status, body, len(body) if length is None else length))
@@ -30,6 +34,13 @@ class Web:
 @pytest.fixture
 def web() -> Iterator[Web]:
     class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            etag = served.etags.get(self.path)
+            self.send_response(405 if etag is None else 200)
+            if etag:
+                self.send_header("ETag", etag)
+            self.end_headers()
+
         def do_GET(self) -> None:
             status, body, length = served.next_answer(self.path)
             self.send_response(status)

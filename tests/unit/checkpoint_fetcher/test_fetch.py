@@ -79,6 +79,22 @@ def test_a_second_start_downloads_and_converts_nothing(web: Any, tmp_path: Path)
     assert files(tmp_path) == before
 
 
+@pytest.mark.parametrize(("etag", "num_requests"), [("1", 1), (None, 1), ("2", 2)])
+def test_a_web_source_is_fetched_again_when_its_server_says_that_it_changed(
+    web: Any, tmp_path: Path, etag: str | None, num_requests: int
+) -> None:
+    url = web.serve("/lite0.pth", PTH.read_bytes())
+    web.etags["/lite0.pth"] = "1"
+    first = fetched(url, tmp_path)
+    if etag is None:
+        del web.etags["/lite0.pth"]
+    else:
+        web.etags["/lite0.pth"] = etag
+
+    assert fetched(url, tmp_path) == fetched(url, tmp_path) == first
+    assert len(web.requests) == num_requests
+
+
 def test_with_its_checksum_a_stored_checkpoint_needs_no_source(web: Any, tmp_path: Path) -> None:
     fetched(str(PTH), tmp_path)
 
@@ -185,7 +201,7 @@ def test_a_disk_that_takes_no_more_says_so(web: Any, tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
     try:
         with pytest.raises(
-            CheckpointError, match=r"File too large\. Free some space, or name another folder in TMPDIR"
+            StorageError, match=r"temporary folder .*; the system says: File too large\. Free some space, .* TMPDIR"
         ):
             fetched(url, tmp_path)
     finally:

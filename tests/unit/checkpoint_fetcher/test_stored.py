@@ -79,6 +79,7 @@ def test_a_source_is_recalled_until_it_changes(tmp_path: Path) -> None:
     stored.remember(str(tmp_path), source_uri="/w.h5", version="3-1", sha256=SHA256)
 
     assert stored.recall(str(tmp_path), source_uri="/w.h5", version="3-1") == SHA256
+    assert stored.recall(str(tmp_path), source_uri="/w.h5", version=None) == SHA256
     assert not stored.recall(str(tmp_path), source_uri="/w.h5", version="3-2")
     assert not stored.recall(str(tmp_path), source_uri="/other.h5", version="3-1")
 

@@ -113,11 +113,16 @@ def test_reasons_name_labels_that_the_champion_does_not_have(labels: list[str], 
     verdict = judged("11", "10", unknown_labels=labels)
 
     assert words in verdict.reasons[-1]
+    assert verdict.unknown_labels == tuple(labels)
     assert judged("11", "10").reasons[-1] != verdict.reasons[-1]
 
 
 def test_verdict_survives_json() -> None:
-    for verdict in (judged("110", "100", 0.5), judged("1", None), judged("1", None, champion_version="new")):
+    for verdict in (
+        judged("110", "100", 0.5, unknown_labels=["a", "b"]),
+        judged("1", None),
+        judged("1", None, champion_version="new"),
+    ):
         assert Verdict.from_json(verdict.to_json()) == verdict
 
 

@@ -25,6 +25,7 @@ def test_model_card_has_scores_data_training_and_limits() -> None:
     assert "| cat | 0.50 | 0.09 to 0.91 | 1.00 | 2 | 10 |" in card
     assert "| it ends too early | 3 | a/\\<i\\>\\|.jpg |" in card
     assert "- parameters: 21,810,980" in card
+    assert "EXIF orientation" in card
 
 
 def test_table_rows_are_not_broken_by_labels() -> None:

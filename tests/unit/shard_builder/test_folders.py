@@ -76,8 +76,28 @@ def test_pictures_outside_label_folders_are_named() -> None:
 
 
 def test_third_folder_beside_train_and_validation_is_named() -> None:
-    (problem,) = find_misplaced(_sort("train/a/1.jpg", "validation/a/1.jpg", "test/a/1.jpg"))
-    assert "1 lie elsewhere: test/a/1.jpg" in problem
+    (problem,) = find_misplaced(_sort("train/a/1.jpg", "validation/a/1.jpg", "extra/a/1.jpg", "val/a/1.jpg"))
+    assert "2 lie elsewhere: extra/a/1.jpg, val/a/1.jpg" in problem
+
+
+def test_test_folder_beside_train_and_validation_takes_no_part() -> None:
+    contents = _sort("train/a/1.jpg", "validation/a/1.jpg", "test/a/1.jpg", "test/2.jpg")
+    assert _reasons(contents) == {"test/a/1.jpg": "test_folder", "test/2.jpg": "test_folder"}
+    assert find_misplaced(contents) == []
+
+
+@pytest.mark.parametrize("folder", ["val", "valid"])
+def test_validation_folder_may_have_a_short_name(folder: str) -> None:
+    contents = _sort("train/a/1.jpg", f"{folder}/a/2.jpg")
+    assert contents.is_split
+    assert [(item.label, item.split) for item in contents.files] == [("a", "train"), ("a", "validation")]
+
+
+@pytest.mark.parametrize("folders", [("train", "test"), ("Train", "Test"), ("Training", "Validation")])
+def test_splits_of_other_names_are_told_from_labels(folders: tuple[str, str]) -> None:
+    (problem,) = find_misplaced(_sort(f"{folders[0]}/a/1.jpg", f"{folders[1]}/a/2.jpg"))
+    assert f"{', '.join(sorted(folders))} hold nothing but folders" in problem
+    assert "If these are splits, call them train and validation" in problem
 
 
 def test_pictures_one_level_too_deep_are_named() -> None:

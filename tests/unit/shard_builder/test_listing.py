@@ -55,9 +55,17 @@ def test_missing_and_empty_folders_are_all_named(tmp_path: Path, gcs: str) -> No
         with pytest.raises(UsageError, match=words) as caught:
             list_files(PictureRoots(pictures_uri=uri))
         assert uri in str(caught.value)
+    with pytest.raises(UsageError, match=r"must exist; .*there is no bucket gs://no-such-bucket"):
+        list_files(PictureRoots(pictures_uri="gs://no-such-bucket/pictures"))
     with pytest.raises(UsageError) as caught:
         list_files(PictureRoots(train_uri=f"{tmp_path}/none", validation_uri=f"{tmp_path}/empty"))
     assert len(caught.value.problems) == 2
+
+
+@pytest.mark.usefixtures("s3")
+def test_missing_s3_bucket_is_wrong_usage_too() -> None:
+    with pytest.raises(UsageError, match=r"must exist; .*there is no bucket s3://no-such-bucket"):
+        list_files(PictureRoots(pictures_uri="s3://no-such-bucket/pictures"))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from repot import progress
 from repot.shard_builder import meter
 from repot.shard_builder.meter import Meter
 
@@ -15,6 +16,7 @@ def test_meter_reports_start_end_and_little_between(tmp_path: Path, monkeypatch:
     events = [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()]
     assert events[0] == {
         "event": "progress",
+        "process": progress.PROCESS,
         "task": "build shards",
         "done": 100,
         "total": 1000,

@@ -1,6 +1,9 @@
 from pathlib import Path
 
+import pytest
+
 from repot import records, storage
+from repot.errors import StorageError
 from repot.shard_builder.shard import build_shard
 
 from .conftest import Plan
@@ -47,6 +50,15 @@ def test_empty_shard_is_an_empty_file(plan: Plan, tmp_path: Path) -> None:
     empty = next(name for name, count in made.num_pictures.items() if not count)
     assert _build(made.dataset_uri, empty, tmp_path) == (0, [])
     assert storage.read_bytes(f"{made.dataset_uri}/{empty}") == b""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full: /dev/full")
+def test_full_scratch_folder_is_named(plan: Plan, tmp_path: Path) -> None:
+    made = plan()
+    (tmp_path / made.shard_names[0]).symlink_to("/dev/full")
+
+    with pytest.raises(StorageError, match=rf"{tmp_path} must take .*No space left on device\. Free some .* TMPDIR"):
+        build_shard(made.dataset_uri, made.shard_names[0], scratch_path=tmp_path, on_picture=lambda: None)
 
 
 def test_scratch_folder_is_left_empty(plan: Plan, tmp_path: Path) -> None:

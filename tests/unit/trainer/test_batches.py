@@ -27,6 +27,16 @@ def collect(batches: Any) -> tuple[Any, Any, Any]:
     return inputs, labels, mask
 
 
+@pytest.mark.parametrize("first", [1, 2, 3, 4])
+def test_evaluation_from_a_later_batch_is_the_rest(pictures: Pictures, first: int) -> None:
+    every, rest = (list(batches.as_numpy_iterator()) for batches in (pictures.batches(), pictures.batches(first)))
+
+    assert len(rest) == max(0, len(every) - first)
+    for one, other in zip(every[first:], rest, strict=True):
+        for column, same in zip(one, other, strict=True):
+            np.testing.assert_array_equal(column, same)
+
+
 def test_evaluation_has_every_example_once_and_in_order(pictures: Pictures, sample_dataset_uri: str) -> None:
     inputs, labels, mask = collect(pictures.batches())
 

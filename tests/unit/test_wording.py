@@ -1,6 +1,6 @@
 import pytest
 
-from repot.shard_builder.wording import some
+from repot.wording import some
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,91 @@
+"""The workflow that makes a release: valid, and with command lines that repot and make take."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from repot import __version__
+from repot.container_images import CPU_IMAGE, TRAINER_IMAGE
+from repot_pipelines.cli import repot
+
+ROOT = Path(__file__).parent.parent.parent
+WORKFLOW = ROOT / ".github" / "workflows" / "release.yml"
+FACTS = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))
+SCRIPTS = [step["run"] for step in FACTS["jobs"]["release"]["steps"] if "run" in step]
+DIGEST = f"sha256:{'1' * 64}"
+
+
+def run_script(words: str, folder: Path, programs: dict[str, str]) -> list[str]:
+    """Run the script that has these words, with programs of one's own; return what they write into the file `said`."""
+    (script,) = [script for script in SCRIPTS if words in script]
+    for name, text in programs.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    environment = {"PATH": f"{folder}:/usr/bin:/bin", "IMAGE_PREFIX": "here/repot"}
+    environment["GITHUB_REF_NAME"] = f"v{__version__}"
+    subprocess.run(["bash", "-e", "-c", script], cwd=folder, env=environment, check=True)
+    return (folder / "said").read_text(encoding="utf-8").split()
+
+
+def test_workflow_is_valid() -> None:
+    pytest.importorskip("check_jsonschema", reason="pip install check-jsonschema")
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", str(WORKFLOW)]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_shell_is_shell_and_takes_no_text_from_outside(script: str) -> None:
+    done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert "${{" not in script
+
+
+def test_base_image_is_the_one_of_the_dockerfiles() -> None:
+    base = FACTS["jobs"]["release"]["env"]["BASE_IMAGE"]
+
+    for name in ("cpu", "trainer"):
+        dockerfile = (ROOT / "images" / name / "Dockerfile").read_text(encoding="utf-8")
+        assert re.findall(r"(?m)^ARG BASE_IMAGE=(.*)$", dockerfile) == [base]
+
+
+def test_images_have_the_names_of_the_pipeline_up_to_their_owner() -> None:
+    prefix = FACTS["jobs"]["release"]["env"]["IMAGE_PREFIX"].replace("${{ github.repository_owner }}", "repot")
+
+    assert [f"{prefix}-{name}:{__version__}" for name in ("cpu", "trainer")] == [CPU_IMAGE, TRAINER_IMAGE]
+
+
+def test_pipeline_is_compiled_with_the_digests_of_what_was_pushed(tmp_path: Path) -> None:
+    programs = {
+        "docker": f'test "$2" = inspect && echo "${{5%%:*}}@{DIGEST}"',
+        ".venv/bin/repot": 'echo "$@" > said',
+    }
+
+    name, *words = run_script("repot compile", tmp_path, programs)
+
+    given = repot.commands[name].make_context(name, words).params
+    assert given["cpu_image"] == f"here/repot-cpu@{DIGEST}"
+    assert given["trainer_image"] == f"here/repot-trainer@{DIGEST}"
+    assert str(given["output"]) in next(script for script in SCRIPTS if "gh release" in script).replace(
+        "${GITHUB_REF_NAME#v}", __version__
+    )
+
+
+def test_makefile_takes_the_prefix_and_the_base_of_the_workflow() -> None:
+    (line,) = [line for script in SCRIPTS for line in script.splitlines() if line.startswith("make images")]
+    words = shlex.split(line.replace("$base", f"python@{DIGEST}"))
+
+    command = [*words, "--dry-run", "IMAGE_BUILD=docker build", "IMAGE_PREFIX=here/repot"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert f"--build-arg BASE_IMAGE=python@{DIGEST}" in done.stdout
+    assert f"--tag here/repot-trainer:{__version__}" in done.stdout
