@@ -20,7 +20,7 @@ LOCK = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo test test-unit lint lint-images format compile images lock clean
+.PHONY: help venv install demo test test-unit test-cluster lint lint-images format compile images lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ test: $(STAMP)-dev ## run the tests, but those marked slow or cluster
 
 test-unit: $(STAMP)-dev ## run the unit tests only
 	$(BIN)/python -m pytest -m "not slow and not cluster" tests/unit
+
+test-cluster: $(STAMP)-dev ## run the tests on a real cluster, see tests/cluster/cluster_settings.py; TEST_FLAGS adds flags
+	$(BIN)/python -m pytest -m cluster tests/cluster $(TEST_FLAGS)
 
 lint: $(STAMP)-dev ## ruff, mypy and the import rules
 	$(BIN)/ruff check

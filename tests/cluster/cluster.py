@@ -1,0 +1,126 @@
+"""The cluster as an administrator sees it: pods of a run, Jobs; only to look, and to delete pods."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from repot.trainer.job.job_spec import RUN_ANNOTATION
+
+Facts = dict[str, Any]
+
+_RUN_LABEL = "pipeline/runid"
+_NODE_ANNOTATION = "workflows.argoproj.io/node-name"
+_WORKER = "app.kubernetes.io/managed-by=repot,app.kubernetes.io/component=worker"
+_TRY = r"(?:\(\d+\))?"
+# KFP 2.17 has Argo try again on every level of a path: w(0).root(0).train(0).executor(1).
+_EXECUTOR = re.compile(rf"(.*\.([^.()]+){_TRY}\.executor){_TRY}")
+_SECONDS = (5.0, 60.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskPod:
+    """The pod of one task of a run.
+
+    Attributes:
+        task: Key of the task in the compiled YAML.
+        node: Argo's path of it, the same for every try.
+        facts: The object.
+    """
+
+    task: str
+    node: str
+    facts: Facts
+
+    @property
+    def main(self) -> Facts:
+        """Return the container that runs the task's command."""
+        (container,) = [each for each in self.facts["spec"]["containers"] if each["name"] == "main"]
+        return dict(container)
+
+
+class Cluster:
+    """One namespace of a cluster.
+
+    Args:
+        kubeconfig_path: How to reach it.
+        namespace: The namespace.
+    """
+
+    def __init__(self, kubeconfig_path: Path, namespace: str) -> None:
+        from kubernetes import client, config
+
+        settings = client.Configuration()
+        config.load_kube_config(str(kubeconfig_path), client_configuration=settings)
+        self._api = client.ApiClient(settings)
+        self.namespace = namespace
+
+    def task_pods(self, run_id: str) -> list[TaskPod]:
+        """Return the pods of a run's tasks, the short ones of Kubeflow left out."""
+        found = []
+        for pod in self._list("/api/v1", "pods", f"{_RUN_LABEL}={run_id}"):
+            node = pod["metadata"].get("annotations", {}).get(_NODE_ANNOTATION, "")
+            executor = _EXECUTOR.fullmatch(node)
+            if executor:
+                found.append(TaskPod(task=executor[2], node=executor[1], facts=pod))
+        return found
+
+    def jobs_below(self, storage_uri: str) -> list[Facts]:
+        """Return the training Jobs that write below a folder."""
+        jobs = self._list("/apis/batch/v1", "jobs", _WORKER)
+        return [
+            job
+            for job in jobs
+            if job["metadata"].get("annotations", {}).get(RUN_ANNOTATION, "").startswith(f"{storage_uri}/")
+        ]
+
+    def job_pods(self, name: str) -> list[Facts]:
+        """Return the pods of a Job, the oldest first."""
+        pods = self._list("/api/v1", "pods", f"batch.kubernetes.io/job-name={name}")
+        return sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+    def log(self, pod: str) -> str:
+        """Return a pod's log; "" where there is none yet, or none any more."""
+        from kubernetes import client
+
+        try:
+            answer = self._call("GET", f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log", is_text=True)
+        except client.ApiException as err:
+            if err.status in (400, 404):
+                return ""
+            raise
+        return str(answer.data.decode(errors="replace"))
+
+    def delete_pod(self, name: str) -> None:
+        """Delete a pod, as a drained node does: with its grace period."""
+        self._call("DELETE", f"/api/v1/namespaces/{self.namespace}/pods/{name}")
+
+    def delete_job(self, name: str) -> None:
+        """Delete a Job and its pods."""
+        body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
+        self._call("DELETE", f"/apis/batch/v1/namespaces/{self.namespace}/jobs/{name}", body=body)
+
+    def scheduled_workflows(self) -> set[str]:
+        """Return the ids of the objects that Kubeflow's schedules are in the cluster."""
+        found = self._list("/apis/kubeflow.org/v1beta1", "scheduledworkflows", "")
+        return {each["metadata"]["uid"] for each in found}
+
+    def _list(self, group: str, plural: str, selector: str) -> list[Facts]:
+        query = {"labelSelector": selector} if selector else {}
+        return list(self._call("GET", f"{group}/namespaces/{self.namespace}/{plural}", query=query)["items"])
+
+    def _call(
+        self, method: str, path: str, *, query: dict[str, str] | None = None, body: Any = None, is_text: bool = False
+    ) -> Any:
+        return self._api.call_api(
+            path,
+            method,
+            query_params=list((query or {}).items()),
+            header_params={"Accept": "*/*" if is_text else "application/json", "Content-Type": "application/json"},
+            body=body,
+            response_type=None if is_text else "object",
+            auth_settings=["BearerToken"],
+            _return_http_data_only=True,
+            _preload_content=not is_text,
+            _request_timeout=_SECONDS,
+        )

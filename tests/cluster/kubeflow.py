@@ -1,0 +1,128 @@
+"""Kubeflow Pipelines as the tests look at it, beside the command line, and how they leave nothing behind."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from repot_pipelines.kfp_server.access import read_access
+from repot_pipelines.kfp_server.problems import MissingError, ServerError
+from repot_pipelines.kfp_server.runs import FINAL_STATES, get_run
+from repot_pipelines.kfp_server.schedule_lookup import list_schedules
+from repot_pipelines.kfp_server.server import connect, named
+from tests.cluster.cluster_settings import ClusterSettings
+from tests.cluster.waiting import wait_for
+
+_END_SECONDS = 300.0
+_NO_FLAGS = dict.fromkeys(("ui_host", "token_file", "cookie_file", "iap_client_id", "kube_context", "ca_file"))
+
+
+class Kubeflow:
+    """The server of the tests; everything that they make there has a name that begins with theirs.
+
+    Args:
+        settings: Where it is.
+    """
+
+    def __init__(self, settings: ClusterSettings) -> None:
+        given = {**_NO_FLAGS, "host": settings.host, "kfp_namespace": settings.kfp_namespace}
+        self._server = connect(read_access(given, os.environ), namespace=settings.namespace)
+        self._client = self._server.client
+
+    def run(self, run_id: str) -> Any:
+        """Return a run."""
+        return get_run(self._server, run_id)
+
+    def end_of(self, run_id: str, seconds: float) -> str:
+        """Return the state in which a run ended, once it has."""
+        return str(
+            wait_for(
+                f"the end of run {run_id}",
+                lambda: state if (state := self.run(run_id).state) in FINAL_STATES else "",
+                seconds=seconds,
+                state=lambda: self.run(run_id).state,
+            )
+        )
+
+    def runs_of_schedule(self, name: str, experiment: str) -> list[Any]:
+        """Return the runs that a schedule started by itself."""
+        ids = {schedule.recurring_run_id for schedule in self.schedules(name)}
+        return [run for run in self._runs(experiment) if run.recurring_run_id in ids]
+
+    def schedules(self, prefix: str) -> list[Any]:
+        """Return the schedules whose names begin so."""
+        return [each for each in list_schedules(self._server) if str(each.display_name).startswith(prefix)]
+
+    def terminate(self, run_id: str) -> None:
+        """End a run, as the button in the UI does."""
+        method = self._client.runs.run_service_terminate_run
+        self._server.call(f"terminate the run {run_id}", method, run_id=run_id)
+
+    def stop_all(self, name: str) -> None:
+        """Pause the schedules whose names begin so, and end the runs of the experiment of that name."""
+        recurring_runs = self._client.recurring_runs
+        for schedule in self.schedules(name):
+            method = recurring_runs.recurring_run_service_disable_recurring_run
+            self._server.call("pause a schedule", method, recurring_run_id=schedule.recurring_run_id)
+        going_on = [run.run_id for run in self._runs(name) if run.state not in FINAL_STATES]
+        for run_id in going_on:
+            self._unless_over(run_id)
+        for run_id in going_on:
+            self.end_of(run_id, _END_SECONDS)
+
+    def forget_all(self, name: str) -> None:
+        """Delete schedules, runs, experiment and pipeline of a name."""
+        for schedule in self.schedules(name):
+            method = self._client.recurring_runs.recurring_run_service_delete_recurring_run
+            self._server.call("delete a schedule", method, recurring_run_id=schedule.recurring_run_id)
+        for run in list(self._runs(name)):
+            self._server.call("delete a run", self._client.runs.run_service_delete_run, run_id=run.run_id)
+        for experiment_id in self._experiments(name):
+            method = self._client.experiments.experiment_service_delete_experiment
+            self._server.call("delete the experiment", method, experiment_id=experiment_id)
+        for pipeline_id in self._pipelines(name):
+            self._delete_pipeline(pipeline_id)
+
+    def _unless_over(self, run_id: str) -> None:
+        try:
+            self.terminate(run_id)
+        except MissingError:
+            return
+        except ServerError:
+            if self.run(run_id).state not in FINAL_STATES:
+                raise
+
+    def _delete_pipeline(self, pipeline_id: str) -> None:
+        api = self._client.pipelines
+        versions = self._server.list_all(
+            "list the versions",
+            api.pipeline_service_list_pipeline_versions,
+            "pipeline_versions",
+            pipeline_id=pipeline_id,
+        )
+        for version in list(versions):
+            self._server.call(
+                "delete a version",
+                api.pipeline_service_delete_pipeline_version,
+                pipeline_id=pipeline_id,
+                pipeline_version_id=version.pipeline_version_id,
+            )
+        self._server.call("delete the pipeline", api.pipeline_service_delete_pipeline, pipeline_id=pipeline_id)
+
+    def _runs(self, experiment: str) -> Iterator[Any]:
+        method = self._client.runs.run_service_list_runs
+        for experiment_id in self._experiments(experiment):
+            yield from self._server.list_all("list the runs", method, "runs", experiment_id=experiment_id)
+
+    def _experiments(self, name: str) -> list[str]:
+        method = self._client.experiments.experiment_service_list_experiments
+        found = self._list_named(name, method, "experiments")
+        return [str(each.experiment_id) for each in found]
+
+    def _pipelines(self, name: str) -> list[str]:
+        method = self._client.pipelines.pipeline_service_list_pipelines
+        found = self._list_named(name, method, "pipelines")
+        return [str(each.pipeline_id) for each in found]
+
+    def _list_named(self, name: str, method: Any, field: str) -> list[Any]:
+        query = {"filter": named(name), "namespace": self._server.namespace}
+        return list(self._server.list_all(f"look for {field}", method, field, **query))

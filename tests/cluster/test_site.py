@@ -1,0 +1,64 @@
+"""What the tests on a cluster share, against servers of this machine: it comes, the command line takes it, it goes."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from repot import storage
+from tests.cluster.cluster_settings import ClusterSettings
+from tests.cluster.site import SMALL, open_site
+from tests.integration.kfp_api.answers import json_answer
+from tests.integration.kfp_api.play import PROMOTED, TRAINING, Stage, gate_log, play
+from tests.integration.kfp_api.server import KfpApi
+from tests.integration.kubernetes_api.kubeconfig import write_kubeconfig
+from tests.integration.kubernetes_api.server import ADMIN_TOKEN, KubernetesApi
+
+NAME = "cluster-tests-0123"
+# Of what the server of this machine cannot delete.
+DELETED = ("/runs/", "/experiments/", "/versions/", "/pipelines/")
+
+
+@pytest.fixture
+def kfp(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpApi]:
+    for name in [name for name in os.environ if name.startswith("KF_")]:
+        monkeypatch.delenv(name)
+    with KfpApi() as api:
+        api.answers = [("DELETE", pattern, json_answer({})) for pattern in DELETED]
+        yield api
+
+
+@pytest.fixture
+def settings(kfp: KfpApi, s3: str, tmp_path: Path) -> Iterator[ClusterSettings]:
+    with KubernetesApi() as api:
+        api.store.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kubeflow"}})
+        yield ClusterSettings(
+            kubeconfig_path=write_kubeconfig(tmp_path / "kubeconfig", api.address, token=ADMIN_TOKEN),
+            storage_uri=f"{s3}/tests",
+            image="repot:test",
+            host=kfp.address,
+            service_account="repot-runner",
+        )
+
+
+def test_run_and_schedule_of_a_site_are_gone_with_it(kfp: KfpApi, settings: ClusterSettings, tmp_path: Path) -> None:
+    play(kfp, [Stage("RUNNING", TRAINING), Stage("SUCCEEDED", PROMOTED, gate_log("promote"))])
+
+    with open_site(settings, NAME, tmp_path) as site:
+        assert len(storage.list_objects(f"{site.folder_uri}/pictures")) == 132
+        ended = site.submit("first", epochs=2).expect(0)
+        never = ("--cron", "0 3 29 2 *", *site.request("first"))
+        site.commands.run("schedule", "apply", f"{NAME}-never", *never).expect(0)
+        assert site.kubeflow.end_of(ended.run_id, 1) == "SUCCEEDED"
+        assert [each.status for each in site.kubeflow.schedules(NAME)] == ["ENABLED"]
+        assert site.kubeflow.runs_of_schedule(NAME, NAME) == []
+
+    (run,) = kfp.store.runs.values()
+    parameters = run["runtime_config"]["parameters"]
+    assert {name: parameters[name] for name in SMALL} == {**SMALL, "accelerator_count": "0", "epochs": 2}
+    assert (parameters["cpu_image"], parameters["trainer_image"]) == ("repot:test", "repot:test")
+    assert run["service_account"] == "repot-runner"
+    assert kfp.answers == [], "everything was deleted"
+    assert kfp.store.schedules == {}
+    assert storage.list_objects(settings.storage_uri) == []
