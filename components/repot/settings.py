@@ -18,6 +18,12 @@ class _Settings:
 
     __slots__ = ()
 
+    def _hold_floats(self) -> None:
+        """Make floats of whole numbers: KFP's server writes 0.0 as 0, and ids are made from what is held here."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            if field.type is float:
+                object.__setattr__(self, field.name, float(getattr(self, field.name)))
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able dict of every field."""
         facts: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))  # type: ignore[call-overload]
@@ -55,6 +61,7 @@ class DatasetSettings(_Settings):
     num_threads: int = 1
 
     def __post_init__(self) -> None:
+        self._hold_floats()
         problems = []
         if not 0 < self.validation_fraction < 1:
             problems.append(_rule("validation_fraction", "lie between 0 and 1", self.validation_fraction))
@@ -94,6 +101,7 @@ class TrainingSettings(_Settings):
     input_queue_memory_factor: int = 1
 
     def __post_init__(self) -> None:
+        self._hold_floats()
         problems = []
         if self.backbone not in BACKBONES:
             problems.append(_rule("backbone", f"be one of {', '.join(BACKBONES)}", self.backbone))
@@ -129,6 +137,7 @@ class GateSettings(_Settings):
     max_rejected_fraction: float = 0.05
 
     def __post_init__(self) -> None:
+        self._hold_floats()
         _raise_if_any(
             _rule(name, "lie in 0..1", getattr(self, name))
             for name in ("min_precision", "max_rejected_fraction")

@@ -81,6 +81,8 @@ def finetune(
     checkpoint_values: str = "auto",
     cpu_image: str = CPU_IMAGE,
     epochs: int = 0,
+    evaluator_cpu: str = "2",
+    evaluator_memory: str = "8Gi",
     google_secret_name: str = "repot-google-key",
     image_size: int = 0,
     input_queue_memory_factor: int = 1,
@@ -127,6 +129,8 @@ def finetune(
         checkpoint_values: Which values of a TensorFlow checkpoint: auto, ema or raw.
         cpu_image: Image of every task but the trainer.
         epochs: Epochs of the recipe's main phase; 0 takes the recipe's own.
+        evaluator_cpu: CPUs of the pods that score models: Evaluate and Gate.
+        evaluator_memory: Memory of the pods that score models.
         google_secret_name: Secret whose key.json is a Google service account's key; not needed with workload identity.
         image_size: Height and width in pixels; 0 takes the backbone's own.
         input_queue_memory_factor: Shuffle buffer in units of 1024 records.
@@ -254,7 +258,7 @@ def finetune(
         model_name=model_name,
         storage_uri=storage_uri,
     )
-    _place(evaluated, "Evaluate", cpu_image, memory="8Gi")
+    _place(evaluated, "Evaluate", cpu_image, cpu=evaluator_cpu, memory=evaluator_memory)
 
     judged = gate(
         dataset_id=planned.outputs["dataset_id"],
@@ -263,7 +267,7 @@ def finetune(
         min_precision=min_precision,
         storage_uri=storage_uri,
     ).after(evaluated)
-    _place(judged, "Gate: threshold and champion", cpu_image, memory="8Gi", cached=False)
+    _place(judged, "Gate: threshold and champion", cpu_image, cpu=evaluator_cpu, memory=evaluator_memory, cached=False)
 
     with dsl.If(judged.outputs["Output"] == "promote", name="promote"):
         promoted = promote(

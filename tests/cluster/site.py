@@ -22,6 +22,8 @@ SMALL: dict[str, Any] = {
     "builder_memory": "1Gi",
     "builder_pods": NUM_BUILDERS,
     "epochs": 10,
+    "evaluator_cpu": "500m",
+    "evaluator_memory": "2Gi",
     "image_size": 64,
     "recipe": "head",
     "train_shards": 2,

@@ -116,3 +116,9 @@ def test_from_json_checks_the_rules_too() -> None:
 
 def test_from_json_of_nothing_is_the_defaults() -> None:
     assert DatasetSettings.from_json({}) == DatasetSettings()
+
+
+def test_whole_number_for_a_rate_is_the_same_setting() -> None:
+    # KFP's server hands 0.0 on as 0; ids are made from the JSON.
+    assert json.dumps(TrainingSettings(learning_rate=0).to_json()) == json.dumps(TrainingSettings().to_json())
+    assert json.dumps(GateSettings(min_precision=1).to_json()) == json.dumps(GateSettings(min_precision=1.0).to_json())

@@ -104,7 +104,8 @@ def _run(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _builders(values: Mapping[str, Any]) -> Iterator[str]:
-    yield from quantity_problems({name: values[name] for name in ("builder_cpu", "builder_memory") if name in values})
+    quantities = ("builder_cpu", "builder_memory", "evaluator_cpu", "evaluator_memory")
+    yield from quantity_problems({name: values[name] for name in quantities if name in values})
 
 
 def _job(values: Mapping[str, Any]) -> Iterator[str]:

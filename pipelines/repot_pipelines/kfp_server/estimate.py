@@ -148,7 +148,11 @@ def _cpu_stages(values: Mapping[str, Any], pictures: int) -> Iterator[_Stage]:
     )
     yield _Stage(seconds=_START, cpu=builder_cpu, memory_gib=builder_gib)  # merge; the checkpoint is fetched meanwhile
     for _ in ("evaluate", "gate"):
-        yield _Stage(seconds=_add(_START, (validation / score_fast, validation / score_slow)), cpu=1, memory_gib=8)
+        yield _Stage(
+            seconds=_add(_START, (validation / score_fast, validation / score_slow)),
+            cpu=_cpu(values["evaluator_cpu"]),
+            memory_gib=_gib(values["evaluator_memory"]),
+        )
     yield _Stage(seconds=_START, cpu=1, memory_gib=2)  # promote
 
 

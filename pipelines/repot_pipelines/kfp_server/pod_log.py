@@ -1,18 +1,20 @@
 """The logs of a run's pods, read through the server that the run is on: no right on the cluster is needed.
 
-The server does not say what a task's pod is called. It lists for every node of the Argo workflow the ids of the
-nodes below it, `<workflow>-<hash>`; the pod is `<workflow>-<template>-<hash>`, and the template has a fixed name.
-Source: `RetrievePodName` in backend/src/common/util/workflow.go; Argo hashes a node's path with FNV-1a.
+The server does not say what a task's pod is called. It lists for every node of the Argo workflow its last name and the
+ids of the nodes below it, `<workflow>-<hash>`, where the hash is FNV-1a of the node's path; the pod is
+`<workflow>-<template>-<hash>`, and the template has a fixed name. So the paths are rebuilt from the names and hashes:
+`w.root.gate.executor`, or `w(0).root(0).gate(0).executor(0)` where Argo retries, as it does in a stock KFP 2.17.
+Source: `RetrievePodName` in backend/src/common/util/workflow.go; seen on KFP 2.17.0 with Argo 4.
 """
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 from repot_pipelines.kfp_server.server import Server
 
 _EXECUTOR = "system-container-impl"
-_RETRIED_EXECUTOR = "retry-system-container-impl"
 _DRIVER = "system-container-driver"
 _MAX_ATTEMPTS = 10
 
@@ -20,34 +22,29 @@ _FNV_OFFSET, _FNV_PRIME = 0x811C9DC5, 0x01000193
 
 # What the KFP launcher and the executor write around the words of the task itself.
 _NOISE = re.compile(
-    r"[IWEF]\d{4} |time=\"|\[KFP Executor|Looking for component|Loading KFP component|\s*$|exit status \d+"
+    r"[IWEF]\d{4} |time=|\[KFP Executor|Looking for component|Loading KFP component|\s*$|(Error: )?exit status \d+"
 )
 
 
 def failed_pods(key: str, nodes: Iterable[Any]) -> list[str]:
-    """Return the pods that a failed task may have had, the likeliest first.
+    """Return the pods that a failed task may have had, the last attempt first.
 
     Args:
         key: The task's name in the compiled YAML.
         nodes: The `task_details` of the server's run.
     """
     nodes = list(nodes)
-    workflow = _workflow(nodes)
-    if not workflow:
-        return []
+    tree = _Tree.of(nodes)
     failed = [node for node in nodes if node.display_name == key and node.state in ("FAILED", "CANCELED")]
-    pods = [pod for node in failed for pod in _pods_below(node, workflow)]
-    pods += [f"{workflow}-{_RETRIED_EXECUTOR}-{_fnv(path)}" for path in _attempts(workflow, key, nodes)]
-    if not failed:
-        pods.append(f"{workflow}-{_DRIVER}-{_fnv(f'{workflow}.root.{key}-driver')}")
-    return pods
+    found = [pod for node in failed for pod in tree.pods_of(key, node)]
+    return (found or tree.drivers_of(key))[::-1]
 
 
 def task_pods(key: str, nodes: Iterable[Any]) -> list[str]:
-    """Return the pods of every node of a task, whatever its state."""
+    """Return the pods of every node of a task, whatever its state, each attempt after the one before it."""
     nodes = list(nodes)
-    workflow = _workflow(nodes)
-    return [pod for node in nodes if node.display_name == key for pod in _pods_below(node, workflow)]
+    tree = _Tree.of(nodes)
+    return [pod for node in nodes if node.display_name == key for pod in tree.pods_of(key, node)]
 
 
 def read_log(server: Server, run_id: str, pod: str) -> str:
@@ -58,12 +55,15 @@ def read_log(server: Server, run_id: str, pod: str) -> str:
         run_id: The run.
         pod: The pod's name.
     """
-    # The API has logs at the first address, the UI (in front of it) at the second.
-    text = server.get_text(f"/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log", {}) or server.get_text(
-        "/k8s/pod/logs", {"podname": pod, "runid": run_id, "podnamespace": server.namespace or server.kfp_namespace}
+    namespace = server.namespace or server.kfp_namespace
+    # Through kubeconfig the cluster itself has it; the API has logs at the second address (a stock one with a single
+    # namespace may not read them), the UI in front of it at the third.
+    text = (
+        server.get_pod_log(namespace, pod)
+        or _unless_error(server.get_text(f"/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log", {}))
+        or server.get_text("/k8s/pod/logs", {"podname": pod, "runid": run_id, "podnamespace": namespace})
     )
-    # The API has answered 200 before it finds out that there is no log.
-    return "" if re.match(r'\s*\{"error_(message|details)"', text) else text
+    return _unless_error(text)
 
 
 def last_words(log: str, *, num_lines: int = 12) -> str:
@@ -72,29 +72,64 @@ def last_words(log: str, *, num_lines: int = 12) -> str:
     return "\n".join(lines[-num_lines:])
 
 
-def _workflow(nodes: list[Any]) -> str:
-    """Return the workflow's name: what the ids of all nodes begin with."""
-    for node in nodes:
-        for child in node.child_tasks or ():
-            return str(child.pod_name or "").rpartition("-")[0]
-    return ""
+def _unless_error(text: str) -> str:
+    """Return a log; the API has answered 200 before it finds out that there is none."""
+    return "" if re.match(r'\s*\{"error_(message|details)"', text) else text
 
 
-def _pods_below(node: Any, workflow: str) -> list[str]:
-    hashes = [str(child.pod_name or "").rpartition("-")[2] for child in node.child_tasks or ()]
-    return [f"{workflow}-{_EXECUTOR}-{digits}" for digits in hashes if digits.isdecimal()]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Tree:
+    """The paths of a workflow's nodes.
+
+    Attributes:
+        workflow: Its name.
+        paths: The path of each node by its hash, but the topmost node's.
+    """
+
+    workflow: str
+    paths: dict[str, str]
+
+    @classmethod
+    def of(cls, nodes: list[Any]) -> Self:
+        """Rebuild the paths: those are real whose hash is listed somewhere."""
+        ids = [str(child.pod_name or "") for node in nodes for child in node.child_tasks or ()]
+        workflow = ids[0].rpartition("-")[0] if ids else ""
+        hashes = {each.rpartition("-")[2] for each in ids}
+        steps = {f".{node.display_name}" for node in nodes} | {f"({number})" for number in range(_MAX_ATTEMPTS)}
+        paths: dict[str, str] = {}
+        unseen = [(workflow, _fnv(workflow))]
+        while unseen:
+            path, digest = unseen.pop()
+            for step in steps:
+                longer = _fnv(step, digest)
+                if str(longer) in hashes and str(longer) not in paths:
+                    paths[str(longer)] = path + step
+                    unseen.append((path + step, longer))
+        return cls(workflow=workflow, paths=paths)
+
+    def pods_of(self, key: str, node: Any) -> list[str]:
+        """Return the pods of one node of a task; that one's own path is in front of those below it."""
+        below = [self.paths.get(str(child.pod_name or "").rpartition("-")[2], "") for child in node.child_tasks or ()]
+        own = {
+            match[1] for path in below if (match := re.match(rf"(.*\.{re.escape(key)})(?:\(\d+\)|\.executor)", path))
+        }
+        return [pod for path in sorted(own) for pod in self._pods(rf"{re.escape(path)}(\(\d+\))?\.executor", _EXECUTOR)]
+
+    def drivers_of(self, key: str) -> list[str]:
+        """Return the pods of KFP's own that came before a task."""
+        return self._pods(rf".*\.{re.escape(key)}-driver", _DRIVER)
+
+    def _pods(self, pattern: str, template: str) -> list[str]:
+        found = {path: digits for digits, path in self.paths.items() if re.fullmatch(rf"{pattern}(\(\d+\))?", path)}
+        # A node with attempts below it is no pod itself.
+        return [f"{self.workflow}-{template}-{found[path]}" for path in sorted(found) if f"{path}(0)" not in found]
 
 
-def _attempts(workflow: str, key: str, nodes: list[Any]) -> list[str]:
-    """Return the paths of a retried task's pods at the top of the pipeline, the last one first."""
-    names = {node.display_name for node in nodes}
-    attempts = [number for number in range(_MAX_ATTEMPTS) if f"executor({number})" in names]
-    return [f"{workflow}.root.{key}.executor({number})" for number in reversed(attempts)]
+def _fnv(text: str, digest: int = _FNV_OFFSET) -> int:
+    """Return the 32-bit FNV-1a hash of a text, or of what `digest` is of and a text.
 
-
-def _fnv(text: str) -> int:
-    """Return the 32-bit FNV-1a hash. Source: http://www.isthe.com/chongo/tech/comp/fnv/."""
-    digest = _FNV_OFFSET
+    Source: http://www.isthe.com/chongo/tech/comp/fnv/.
+    """
     for byte in text.encode():
         digest = (digest ^ byte) * _FNV_PRIME % 2**32
     return digest

@@ -87,8 +87,20 @@ class Server:
             if not token:
                 return
 
-    def get_text(self, path: str, query: dict[str, str]) -> str:
-        """Return the text at a path of the server that is not part of the generated API; "" where there is none."""
+    def get_pod_log(self, namespace: str, pod: str) -> str:
+        """Return a pod's log from the cluster, where kubeconfig leads to the server; "" where it does not."""
+        cluster, proxied, _ = self.address.partition("/api/v1/namespaces/")
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
+        return self.get_text(path, {"container": "main"}, host=cluster) if proxied else ""
+
+    def get_text(self, path: str, query: dict[str, str], *, host: str = "") -> str:
+        """Return the text at a path that is not part of the generated API; "" where there is none.
+
+        Args:
+            path: Below the server's address.
+            query: Its query.
+            host: Another address than the server's.
+        """
         api = _api_client(self.client.runs.run_service_get_run)
         try:
             with explained(f"read {path}", self.address):
@@ -99,6 +111,7 @@ class Server:
                     header_params={},
                     auth_settings=["Bearer"],
                     _request_timeout=_TIMEOUT_SECONDS,
+                    _host=host or None,
                 )
         except ServerError:
             return ""

@@ -160,7 +160,8 @@ class Store:
         """Let the pod of the node at a path, e.g. `root.train.executor`, have logged this."""
         workflow = self.workflow(run_id)
         nodes = nodes_of(inner_spec(self._source(self.runs[run_id], pin=True)[0]), workflow, progress)
-        (pod,) = [pod for pod, node in pods_of(nodes, workflow).items() if node.path == f"{workflow}.{path}"]
+        pods = {node.path.replace("(0)", ""): pod for pod, node in pods_of(nodes, workflow).items()}
+        pod = pods[f"{workflow}.{path}"]
         self.logs[pod] = text
 
     def workflow(self, run_id: str) -> str:

@@ -1,11 +1,12 @@
 """The nodes of an Argo workflow, as the server lists them in a run's `task_details`.
 
 A node's id is the workflow's name and the FNV-1a hash of its path; its pod has the template's name in between. The
-list has the ids of the nodes below each node, and not the pod of the node itself.
+list has the ids of the nodes below each node, and not the pod of the node itself. In a stock KFP 2.17 Argo retries
+every template: between a node and what is below it there is one for the attempt, `gate(0)`.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 EXECUTOR, DRIVER, DAG = "system-container-impl", "system-container-driver", ""
@@ -45,6 +46,7 @@ class Progress:
     num_items: int = 2
     started: str = "2026-03-01T02:00:00Z"
     ended: str = "2026-03-01T02:01:30Z"
+    is_retried: bool = True
 
 
 def nodes_of(spec: dict[str, Any], workflow: str, progress: Progress) -> list[Node]:
@@ -52,7 +54,7 @@ def nodes_of(spec: dict[str, Any], workflow: str, progress: Progress) -> list[No
     root = Node(path=f"{workflow}.root", phase="Running")
     entry = Node(path=workflow, phase="Running", children=[root])
     _fill(spec, spec["root"], root, progress)
-    return list(_flat(entry))
+    return list(_flat(_with_attempts(entry) if progress.is_retried else entry))
 
 
 def pods_of(nodes: list[Node], workflow: str) -> dict[str, Node]:
@@ -80,6 +82,13 @@ def _flat(node: Node) -> Iterator[Node]:
     yield node
     for child in node.children:
         yield from _flat(child)
+
+
+def _with_attempts(node: Node, parent: str = "") -> Node:
+    """Return a node as Argo has it with a retryStrategy on every template: over the node of its only attempt."""
+    path = f"{parent}.{node.name}" if parent else node.path
+    attempt = replace(node, path=f"{path}(0)", children=[_with_attempts(each, f"{path}(0)") for each in node.children])
+    return replace(node, path=path, template=DAG, children=[attempt])
 
 
 def _fill(spec: dict[str, Any], component: dict[str, Any], parent: Node, progress: Progress) -> None:

@@ -48,6 +48,7 @@ def test_defaults_of_the_compiled_pipeline_are_right() -> None:
         ("s3_secret_name", "", "s3_secret_name must be the name of a Kubernetes object"),
         ("builder_pods", 0, "builder_pods must lie in 1..64"),
         ("builder_pods", 65, "builder_pods must lie in 1..64"),
+        ("evaluator_memory", "lots", "evaluator_memory must be a Kubernetes quantity"),
         ("builder_cpu", "0m", "builder_cpu must be a Kubernetes quantity"),
         ("model_name", "our flowers", "model_name must be 1 to 63 letters"),
         ("checkpoint", "inception-v3-2016", "checkpoint must be one of"),

@@ -1,4 +1,5 @@
 import datetime
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +9,7 @@ from repot_pipelines.compiled import find_compiled
 from repot_pipelines.kfp_server.parameters import read_pipeline
 from repot_pipelines.kfp_server.pod_log import failed_pods, last_words, task_pods
 from repot_pipelines.kfp_server.tasks import TaskState, read_states, read_steps
-from tests.integration.kfp_api.workflow import Node, Progress, details, nodes_of, pods_of
+from tests.integration.kfp_api.workflow import EXECUTOR, Node, Progress, details, nodes_of, pods_of
 
 PIPELINE = read_pipeline(find_compiled())
 STEPS = read_steps(PIPELINE)
@@ -30,13 +31,13 @@ def as_objects(rows: list[dict[str, Any]]) -> list[Any]:
     ]
 
 
-def nodes_after(phases: dict[str, str], *, num_items: int = 3) -> tuple[list[Any], list[Node]]:
-    nodes = nodes_of(PIPELINE, WORKFLOW, Progress(phases, num_items=num_items))
+def nodes_after(phases: dict[str, str], *, num_items: int = 3, is_retried: bool = True) -> tuple[list[Any], list[Node]]:
+    nodes = nodes_of(PIPELINE, WORKFLOW, Progress(phases, num_items=num_items, is_retried=is_retried))
     return as_objects(details(nodes, WORKFLOW)), nodes
 
 
-def states_after(phases: dict[str, str], **options: int) -> dict[str, TaskState]:
-    nodes, _ = nodes_after(phases, **options)
+def states_after(phases: dict[str, str], *, num_items: int = 3) -> dict[str, TaskState]:
+    nodes, _ = nodes_after(phases, num_items=num_items)
     return {state.step.key: state for state in read_states(STEPS, nodes, now=NOW)}
 
 
@@ -87,34 +88,41 @@ def test_seconds_are_those_of_the_nodes_or_up_to_now() -> None:
     assert states_after({})["plan"].seconds == 0
 
 
-@pytest.mark.parametrize("key", ["train", "build-shards"])
-def test_task_pods_are_the_pods_of_the_task(key: str) -> None:
-    nodes, tree = nodes_after({key: "Running"})
-
-    expected = {pod for pod, node in pods_of(tree, WORKFLOW).items() if node.path.endswith(f".{key}.executor")}
-    assert set(task_pods(key, nodes)) == expected
+def pods_at(path: str, nodes: list[Node]) -> list[str]:
+    """Return the pods of the nodes whose paths end so, attempts left out."""
+    pods = pods_of(nodes, WORKFLOW).items()
+    return sorted(pod for pod, node in pods if node.path.replace("(0)", "").endswith(path))
 
 
-def test_failed_pods_of_a_task_and_of_its_driver() -> None:
-    nodes, tree = nodes_after({"plan": "Succeeded", "train": "Failed"})
-    paths = {pod: node.path for pod, node in pods_of(tree, WORKFLOW).items()}
-    assert [paths.get(pod) for pod in failed_pods("train", nodes)] == [f"{WORKFLOW}.root.train.executor"]
+@pytest.mark.parametrize("is_retried", [False, True])
+@pytest.mark.parametrize(("key", "count"), [("train", 1), ("build-shards", 3)])
+def test_task_pods_are_the_pods_of_the_task(key: str, count: int, is_retried: bool) -> None:
+    nodes, tree = nodes_after({"plan": "Succeeded", key: "Running"}, is_retried=is_retried)
 
-    nodes, tree = nodes_after({"plan": "Succeeded", "train": "DriverFailed"})
-    paths = {pod: node.path for pod, node in pods_of(tree, WORKFLOW).items()}
-    assert [paths.get(pod) for pod in failed_pods("train", nodes)] == [f"{WORKFLOW}.root.train-driver"]
+    expected = pods_at(f".{key}.executor", tree)
+    assert len(expected) == count
+    assert sorted(task_pods(key, nodes)) == expected
+
+
+@pytest.mark.parametrize("is_retried", [False, True])
+def test_failed_pods_of_a_task_and_of_its_driver(is_retried: bool) -> None:
+    nodes, tree = nodes_after({"plan": "Succeeded", "train": "Failed"}, is_retried=is_retried)
+    assert failed_pods("train", nodes) == pods_at(".root.train.executor", tree) != []
+
+    nodes, tree = nodes_after({"plan": "Succeeded", "train": "DriverFailed"}, is_retried=is_retried)
+    assert failed_pods("train", nodes) == pods_at(".root.train-driver", tree) != []
 
 
 def test_failed_pods_of_a_retried_task_are_its_attempts_the_last_one_first() -> None:
-    nodes, _ = nodes_after({"train": "Failed"})
-    rows = [{"display_name": f"executor({number})", "state": "FAILED", "child_tasks": []} for number in (0, 1)]
-    times = {"start_time": "2026-03-01T02:00:00Z", "end_time": "2026-03-01T02:00:00Z"}
-    attempts = as_objects([{**row, **times} for row in rows])
-    paths = [Node(path=f"{WORKFLOW}.root.train.executor({number})", phase="Failed") for number in (1, 0)]
+    nodes = nodes_of(PIPELINE, WORKFLOW, Progress({"train": "Failed"}))
+    (retried,) = [node for node in nodes if node.path.endswith(".train(0).executor")]
+    first = retried.children[0]
+    second = replace(first, path=f"{retried.path}(1)")
+    retried.children.append(second)
 
-    pods = failed_pods("train", [*nodes, *attempts])
+    pods = failed_pods("train", as_objects(details([*nodes, second], WORKFLOW)))
 
-    assert pods[1:] == [f"{WORKFLOW}-retry-system-container-impl-{node.digits}" for node in paths]
+    assert pods == [f"{WORKFLOW}-{EXECUTOR}-{node.digits}" for node in (second, first)]
 
 
 def test_failed_pods_without_nodes_are_none() -> None:
@@ -128,6 +136,8 @@ time="2026-03-01" level=info msg="capturing logs"
 train: gs://repot/datasets/1/train-00000 must have the bytes of its receipt; got others.
 Build it again: delete the shard.
 
+time=2026-03-01T02:00:01.109Z level=INFO msg="sub-process exited" error="exit status 1" argo=true
+Error: exit status 1
 F0301 02:00:01.1 1 main.go:54] failed to execute component: exit status 1
 """
 
