@@ -113,7 +113,7 @@ def _free(cluster: Cluster, usable: Sequence[Node], placement: Placement) -> Che
     """Return how many accelerators of these nodes are free."""
     kind, count = placement.accelerator_type, placement.accelerator_count
     if not count:
-        return ok(NAME, f"{len(usable)} for {placement.title}; no accelerator asked for")
+        return ok(NAME, f"{len(usable)} can run the trainer; no accelerator asked for")
     told = f"{len(usable)} for {placement.title} with {sum(node.offers(kind) for node in usable)} {kind}"
     try:
         with ThreadPoolExecutor(_NUM_THREADS) as pool:

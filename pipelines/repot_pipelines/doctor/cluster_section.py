@@ -96,7 +96,9 @@ def _check_runner(cluster: Cluster, wanted: Wanted, *, me: str) -> list[Check]:
     found = accounts.check_runner(wanted.namespace, runner)
     if runner.account is None:
         return [found]
-    needed = {"rights of a run": rights.RUN_RIGHTS, "rights for a Job": rights.JOB_RIGHTS}
+    found_launcher = launcher.find_launcher(cluster, wanted.namespace)
+    keys = rights.secret_rights(found_launcher.secrets if found_launcher else ())
+    needed = {"rights of a run": (*rights.RUN_RIGHTS, *keys), "rights for a Job": rights.JOB_RIGHTS}
     return [
         found,
         *(

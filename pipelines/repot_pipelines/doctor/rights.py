@@ -4,6 +4,7 @@ The question is a SelfSubjectAccessReview in the account's name, as `kubectl aut
 whatever decides in that cluster, not only roles.
 """
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -46,6 +47,11 @@ JOB_RIGHTS = (
     Right(resource="events", verbs=("list",)),
 )
 """What the trainer task does where training is a Job."""
+
+
+def secret_rights(names: Iterable[str]) -> tuple[Right, ...]:
+    """Return what KFP's launcher needs for the keys of its store: it reads them in the name of the run."""
+    return tuple(Right(resource="secrets", verbs=("get",), name=name) for name in names)
 
 
 def account_user(namespace: str, account: str) -> str:

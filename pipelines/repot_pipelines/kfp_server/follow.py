@@ -3,7 +3,7 @@
 import datetime
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from repot_pipelines.compiled import find_compiled
@@ -11,17 +11,18 @@ from repot_pipelines.kfp_server.log_stream import LogStream
 from repot_pipelines.kfp_server.parameters import read_pipeline
 from repot_pipelines.kfp_server.pod_log import failed_pods, last_words, read_log
 from repot_pipelines.kfp_server.problems import MissingError, RefusedError, ServerError, UnreachableError
-from repot_pipelines.kfp_server.runs import FINAL_STATES, STOPPED, SUCCEEDED, get_run, read_spec
+from repot_pipelines.kfp_server.runs import CANCELED, FINAL_STATES, SUCCEEDED, get_run, read_spec
 from repot_pipelines.kfp_server.server import Server
 from repot_pipelines.kfp_server.task_view import TaskView
-from repot_pipelines.kfp_server.tasks import FAILED, Step, TaskState, read_states, read_steps
+from repot_pipelines.kfp_server.tasks import FAILED, STOPPED, Step, TaskState, read_states, read_steps
 from repot_pipelines.kfp_server.verdict import GateVerdict, read_verdict
 
 POLL_SECONDS = 5.0
 PATIENCE_SECONDS = 300.0
 """A server that does not answer for this long is given up on; the run goes on."""
 
-_STOPPING = (STOPPED, "CANCELING")
+_KILLED = "It was killed, most likely for lack of memory: raise trainer_memory, builder_memory or evaluator_memory."
+_STOPPING = (CANCELED, "CANCELING")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +77,8 @@ def follow(
     while True:
         nodes = _nodes(run)
         states = read_states(steps, nodes, now=datetime.datetime.now(datetime.UTC))
+        if _was_stopped(run):
+            states = tuple(replace(state, state=STOPPED) if state.state == FAILED else state for state in states)
         view.show(states)
         if show_logs:
             for line in stream.new_lines(states, nodes):
@@ -123,21 +126,21 @@ def _read_end(server: Server, run: Any, states: Sequence[TaskState], nodes: Sequ
     return RunEnd(
         run_id=run.run_id,
         # Argo ends a terminated workflow as failed; the history knows better.
-        state=STOPPED if run.state != SUCCEEDED and _was_stopped(run) else run.state,
+        state=CANCELED if run.state != SUCCEEDED and _was_stopped(run) else run.state,
         failures=tuple(failures),
         verdict=read_verdict(server, run.run_id, states, nodes) if run.state == SUCCEEDED else None,
     )
 
 
 def _was_stopped(run: Any) -> bool:
-    return run.state == STOPPED or any(status.state in _STOPPING for status in run.state_history or ())
+    return run.state == CANCELED or any(status.state in _STOPPING for status in run.state_history or ())
 
 
 def _why(server: Server, run_id: str, state: TaskState, nodes: Sequence[Any]) -> str:
     for pod in failed_pods(state.step.key, nodes):
         words = last_words(read_log(server, run_id, pod))
         if words:
-            return words
+            return f"{words}\n{_KILLED}" if words.endswith("Killed") else words
     return ""
 
 

@@ -20,9 +20,11 @@ _MAX_ATTEMPTS = 10
 
 _FNV_OFFSET, _FNV_PRIME = 0x811C9DC5, 0x01000193
 
-# What the KFP launcher and the executor write around the words of the task itself.
+# What KFP's launcher and Argo write around the words of the task itself, and the launcher's request in many lines. The
+# launcher's last words stay: they say why a task did not even start.
 _NOISE = re.compile(
-    r"[IWEF]\d{4} |time=|\[KFP Executor|Looking for component|Loading KFP component|\s*$|(Error: )?exit status \d+"
+    r"[IWE]\d{4} |time=|\[KFP Executor|Looking for component|Loading KFP component|\s*$|\s*[\"{}\[\]]"
+    r"|((F\d{4} .*|Error): )?(failed to execute component: )?exit status \d+"
 )
 
 
@@ -56,8 +58,8 @@ def read_log(server: Server, run_id: str, pod: str) -> str:
         pod: The pod's name.
     """
     namespace = server.namespace or server.kfp_namespace
-    # Through kubeconfig the cluster itself has it; the API has logs at the second address (a stock one with a single
-    # namespace may not read them), the UI in front of it at the third.
+    # Through kubeconfig the cluster itself has it; the API has logs at the second address, the UI in front
+    # of it at the third.
     text = (
         server.get_pod_log(namespace, pod)
         or _unless_error(server.get_text(f"/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log", {}))

@@ -8,7 +8,7 @@ from repot_pipelines.kfp_server.prices import Prices, Range
 from repot_pipelines.kfp_server.problems import ServerError
 from repot_pipelines.kfp_server.registry import version_name
 from repot_pipelines.kfp_server.request import Request
-from repot_pipelines.kfp_server.runs import STOPPED, SUCCEEDED
+from repot_pipelines.kfp_server.runs import CANCELED, SUCCEEDED
 from repot_pipelines.kfp_server.submission import StartOptions
 from repot_pipelines.kfp_server.verdict import PROMOTED, REJECTED, UNCHANGED, UNKNOWN, GateVerdict
 
@@ -67,7 +67,7 @@ def _print_verdict(console: Console, verdict: GateVerdict) -> None:
 
 
 def _failure(end: RunEnd) -> str:
-    if end.state == STOPPED:
+    if end.state == CANCELED:
         return f"The run {end.run_id} was terminated before its end."
     if not end.failures:
         return f"The run {end.run_id} failed, and the server does not say in which task. Look at it in the UI."

@@ -10,8 +10,8 @@ import yaml
 from repot_pipelines.kfp_server.registry import Version
 from repot_pipelines.kfp_server.server import Server
 
-SUCCEEDED, FAILED, STOPPED, SKIPPED = "SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"
-FINAL_STATES = (SUCCEEDED, FAILED, STOPPED, SKIPPED)
+SUCCEEDED, FAILED, CANCELED, SKIPPED = "SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"
+FINAL_STATES = (SUCCEEDED, FAILED, CANCELED, SKIPPED)
 """A run in any other state, or in none yet, is not over."""
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from repot_pipelines.kfp_server.tasks import DONE, FAILED, RUNNING, SKIPPED, STARTING, WAITING, TaskState
+from repot_pipelines.kfp_server.tasks import DONE, FAILED, RUNNING, SKIPPED, STARTING, STOPPED, WAITING, TaskState
 
 _MARKS = {
     WAITING: "[dim]·[/dim]",
@@ -17,8 +17,9 @@ _MARKS = {
     DONE: "[green]✓[/green]",
     FAILED: "[red]✗[/red]",
     SKIPPED: "[dim]–[/dim]",
+    STOPPED: "[yellow]■[/yellow]",
 }
-_ENDED = (DONE, FAILED)
+_ENDED = (DONE, FAILED, STOPPED)
 
 
 class TaskView(Protocol):

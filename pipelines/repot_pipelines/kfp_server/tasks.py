@@ -2,7 +2,8 @@
 
 A server lists the nodes of the Argo workflow, flat and unordered: for a task `train` there are `train-driver` (which
 looks into the cache), `train` and an `executor` (the pod); a task in a loop has them once for each item. A task
-whose condition was false is SKIPPED. Source: backend/src/v2/compiler/argocompiler of KFP 2.14 to 2.17.
+whose condition was false is SKIPPED. Where Argo retries, `train(0)` and `executor(0)` stand below.
+Source: backend/src/v2/compiler/argocompiler of KFP 2.14 to 2.17.
 """
 
 import datetime
@@ -10,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-WAITING, STARTING, RUNNING, DONE, FAILED, SKIPPED = "waiting", "starting", "running", "done", "failed", "skipped"
+WAITING, STARTING, RUNNING, DONE, SKIPPED = "waiting", "starting", "running", "done", "skipped"
+FAILED, STOPPED = "failed", "stopped"
 
 _ACTIVE = ("PENDING", "RUNNING", "PAUSED", "CANCELING")
 _FIRST_YEAR = 2000
@@ -38,7 +40,7 @@ class TaskState:
 
     Attributes:
         step: The task.
-        state: waiting, starting, running, done, failed or skipped.
+        state: waiting, starting, running, done, skipped, failed, or stopped with the whole run.
         num_done, num_all: Of its pods; in a loop there are several.
         seconds: From its first start to its last end, or to now.
     """
@@ -70,7 +72,9 @@ def read_states(steps: Sequence[Step], nodes: Iterable[Any], *, now: datetime.da
     """
     by_name: dict[str, list[Any]] = {}
     for node in nodes:
-        by_name.setdefault(node.display_name or "", []).append(node)
+        # What an earlier failure leaves out is listed too, without a state.
+        if node.state is not None:
+            by_name.setdefault(node.display_name or "", []).append(node)
     return tuple(_read_state(step, by_name, now) for step in steps)
 
 
@@ -120,7 +124,7 @@ def _join(nodes: list[Any], drivers: list[Any]) -> str:
         return STARTING
     if all(node.state == "SKIPPED" for node in nodes):
         return SKIPPED
-    return RUNNING if len(nodes) < len(drivers) or any(node.state in (*_ACTIVE, None) for node in nodes) else DONE
+    return RUNNING if len(nodes) < len(drivers) or any(node.state in _ACTIVE for node in nodes) else DONE
 
 
 def _seconds(nodes: list[Any], now: datetime.datetime) -> float:

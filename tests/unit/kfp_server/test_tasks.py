@@ -1,5 +1,7 @@
 import datetime
+import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +17,24 @@ PIPELINE = read_pipeline(find_compiled())
 STEPS = read_steps(PIPELINE)
 NOW = datetime.datetime(2026, 3, 1, 2, 10, tzinfo=datetime.UTC)
 WORKFLOW = "repot-finetune-abcde"
+
+
+ANSWERS = Path(__file__).parent / "answers"
+"""Runs of this pipeline as a KFP 2.17.0 with Argo 4 described them; times and ids are its own."""
+
+
+def recorded(name: str) -> list[Any]:
+    """Return the nodes of a recorded run."""
+    unset = "0001-01-01T00:00:00Z"
+    rows = json.loads((ANSWERS / f"{name}.json").read_text())["run_details"]["task_details"]
+    defaults: dict[str, Any] = {
+        "display_name": None,
+        "state": None,
+        "start_time": unset,
+        "end_time": unset,
+        "child_tasks": [],
+    }
+    return as_objects([{**defaults, **row} for row in rows])
 
 
 def as_objects(rows: list[dict[str, Any]]) -> list[Any]:
@@ -125,6 +145,23 @@ def test_failed_pods_of_a_retried_task_are_its_attempts_the_last_one_first() -> 
     assert pods == [f"{WORKFLOW}-{EXECUTOR}-{node.digits}" for node in (second, first)]
 
 
+def test_recorded_run_that_succeeded() -> None:
+    nodes = recorded("success")
+
+    assert {state.state for state in read_states(STEPS, nodes, now=NOW)} == {"done"}
+    assert task_pods("gate", nodes) == ["repot-finetune-sztmz-system-container-impl-3584842475"]
+    assert task_pods("build-shards", nodes) == ["repot-finetune-sztmz-system-container-impl-3100683305"]
+
+
+def test_recorded_run_whose_plan_failed_ran_nothing_else() -> None:
+    nodes = recorded("failed-plan")
+    states = {state.step.key: state.state for state in read_states(STEPS, nodes, now=NOW)}
+
+    assert states.pop("plan") == "failed"
+    assert set(states.values()) == {"waiting"}
+    assert failed_pods("plan", nodes) == ["repot-finetune-s8rbt-system-container-impl-2014338372"]
+
+
 def test_failed_pods_without_nodes_are_none() -> None:
     assert failed_pods("train", []) == []
 
@@ -133,6 +170,11 @@ def test_last_words_leave_out_what_the_launcher_says() -> None:
     log = """I0301 02:00:00.1 1 launcher_v2.go:151] PipelineRoot defaults
 time="2026-03-01" level=info msg="capturing logs"
 [KFP Executor 2026-03-01 INFO]: Looking for component `train`
+I0301 02:00:00.1 1 launcher_v2.go:151] input: {
+  "inputs": {
+    "parameterValues": {"seed": 0}
+  }
+}
 train: gs://repot/datasets/1/train-00000 must have the bytes of its receipt; got others.
 Build it again: delete the shard.
 
@@ -140,9 +182,13 @@ time=2026-03-01T02:00:01.109Z level=INFO msg="sub-process exited" error="exit st
 Error: exit status 1
 F0301 02:00:01.1 1 main.go:54] failed to execute component: exit status 1
 """
+    refused = (
+        "F0301 02:00:01.1 1 main.go:59] failed to execute component: Failed to open bucket: secrets is forbidden\n"
+    )
 
     assert last_words(log) == (
         "train: gs://repot/datasets/1/train-00000 must have the bytes of its receipt; got others.\n"
         "Build it again: delete the shard."
     )
+    assert last_words(log + refused).endswith("Build it again: delete the shard.\n" + refused.strip())
     assert last_words("\n".join(map(str, range(100))), num_lines=2) == "98\n99"
