@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,12 @@ finally:
     server.kill()
     server.wait()
 """
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the processes that the tests start: a shell's background job passes on that it is ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -76,6 +76,9 @@ def test_same_run_again_trains_nothing_and_changes_nothing(site: Site, promoted:
     assert "(there already)" in again.output
     assert site.champion("first") == champion
     assert site.training_version(champion["version"]) == training_version
-    # Of a task that Kubeflow takes from its cache there is no pod; the builder's share is a new one.
+    # Of a task that Kubeflow takes from its cache there is no pod; the builder's one share is new, or it is known too.
     nodes = {(pod.task, pod.node) for pod in site.cluster.task_pods(again.run_id)}
-    assert collections.Counter(task for task, _ in nodes) == {"plan": 1, "build-shards": 1, "gate": 1}
+    tasks = collections.Counter(task for task, _ in nodes)
+    builders = tasks.pop("build-shards", 0)
+    assert builders <= 1
+    assert tasks == {"plan": 1, "gate": 1}
