@@ -80,14 +80,16 @@ _IMAGENET_FILES = {
 }
 
 
-def check_source(*, backbone: str, source: str, sha256: str = "", values: str = "auto") -> None:
-    """Check what a user said about a checkpoint; a file that is not on the web must be there.
+def check_source(*, backbone: str, source: str, sha256: str = "", values: str = "auto") -> Source:
+    """Return the checkpoint that a user means; a file that is not on the web must be there.
 
     Raises:
         UsageError: As in `find_source`.
         CheckpointError: There is no such file.
     """
-    checkpoint_files.find_files(find_source(source, backbone=backbone, sha256=sha256, values=values).uri)
+    found = find_source(source, backbone=backbone, sha256=sha256, values=values)
+    checkpoint_files.find_files(found.uri)
+    return found
 
 
 def find_source(source: str, *, backbone: str, sha256: str = "", values: str = "auto") -> Source:
@@ -106,7 +108,7 @@ def find_source(source: str, *, backbone: str, sha256: str = "", values: str = "
     if values not in VALUES:
         problems.append(f"checkpoint_values must be one of {', '.join(VALUES)}; got checkpoint_values={values!r}.")
     if sha256 and not _SHA256.fullmatch(sha256):
-        problems.append(f"checkpoint_sha256 must be empty or 64 hex digits; got checkpoint_sha256={sha256!r}.")
+        problems.append(f"checkpoint_sha256 must be 64 hex digits; got checkpoint_sha256={sha256!r}.")
     try:
         found = _find(source, backbone)
     except UsageError as err:

@@ -82,3 +82,10 @@ class UsageError(RepotError):
     def __init__(self, problems: str | Iterable[str]) -> None:
         self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
         super().__init__("\n".join(self.problems))
+
+
+def innermost_reason(err: BaseException) -> str:
+    """Return what a library's error began with: requests wraps what happened in layers of objects' names."""
+    while err.__cause__ or err.__context__:
+        err = err.__cause__ or err.__context__ or err
+    return str(err) or type(err).__name__

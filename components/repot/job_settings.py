@@ -1,6 +1,6 @@
 """What a user can say about the Kubernetes Job that trains, and what the task that starts it asks for itself.
 
-Zero and "" mean none, or "choose for me": the Kubeflow UI has no empty number.
+Zero and "none" mean none, or "choose for me": the Kubeflow UI has no empty number.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from repot.kubernetes_rules import (
     selector_problems,
     toleration_problems,
 )
+from repot.settings import given
 
 MODES = ("pod", "job")
 MAX_WORKERS = 64
@@ -122,7 +123,8 @@ def read_job_settings(facts: Mapping[str, Any]) -> JobSettings:
     if not count.isdecimal():
         problems = [f"accelerator_count must be a whole number as text, '0' for none; got accelerator_count={count!r}."]
     try:
-        settings = JobSettings(**{**facts, "accelerator_count": 0 if problems else int(count)})
+        texts = {name: given(facts[name]) for name in ("queue", "priority_class") if name in facts}
+        settings = JobSettings(**{**facts, **texts, "accelerator_count": 0 if problems else int(count)})
     except UsageError as err:
         raise UsageError([*problems, *err.problems]) from err
     if problems:

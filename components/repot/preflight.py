@@ -9,7 +9,7 @@ from repot import checkpoints, storage
 from repot.errors import RepotError, UsageError
 from repot.job_settings import JobSettings, mode_problems, read_job_settings
 from repot.pictures_folder import list_folder
-from repot.settings import DatasetSettings, GateSettings, TrainingSettings
+from repot.settings import DatasetSettings, GateSettings, TrainingSettings, given
 from repot.zoo import BACKBONES
 
 MAX_BUILDER_PODS = 64
@@ -27,6 +27,7 @@ class Parameters:
     dataset: DatasetSettings
     training: TrainingSettings
     gate: GateSettings
+    checkpoint: checkpoints.Source
     trainer_mode: str
     job: JobSettings
     builder_pods: int
@@ -52,7 +53,7 @@ def check_parameters(
     Args:
         pictures_uri: Folder of the pictures.
         storage_uri: Folder that everything is written to.
-        labels_file_uri: A labels file, or "" for the folder names.
+        labels_file_uri: A labels file, or NONE for the folder names.
         dataset, training, gate: Fields of the three settings classes.
         trainer_mode: Where training runs: one of `repot.job_settings.MODES`.
         job: Fields of JobSettings, with `accelerator_count` as text.
@@ -68,10 +69,11 @@ def check_parameters(
     training_settings = _collect(problems, lambda: TrainingSettings.from_json(training))
     gate_settings = _collect(problems, lambda: GateSettings.from_json(gate))
     job_settings = _collect(problems, lambda: read_job_settings(job))
+    source = None
     if training["backbone"] in BACKBONES:  # another one was said to be wrong already
-        _collect(problems, lambda: checkpoints.check_source(backbone=training["backbone"], **checkpoint))
+        source = _collect(problems, lambda: _source(training["backbone"], **checkpoint))
     pictures = _collect(problems, lambda: _required("pictures_uri", pictures_uri))
-    labels_file = _collect(problems, lambda: _existing_file(labels_file_uri))
+    labels_file = _collect(problems, lambda: _existing_file(given(labels_file_uri)))
     writable = _collect(problems, lambda: _writable("storage_uri", storage_uri))
     problems += run_problems(builder_pods=builder_pods, model_name=model_name)
     problems += mode_problems(
@@ -94,6 +96,7 @@ def check_parameters(
         or training_settings is None
         or gate_settings is None
         or job_settings is None
+        or source is None
         or pictures is None
         or labels_file is None
         or writable is None
@@ -106,6 +109,7 @@ def check_parameters(
         dataset=dataset_settings,
         training=training_settings,
         gate=gate_settings,
+        checkpoint=source,
         trainer_mode=trainer_mode,
         job=job_settings,
         builder_pods=builder_pods,
@@ -134,6 +138,10 @@ def _collect(problems: list[str], check: Callable[[], _T]) -> _T | None:
     except RepotError as err:
         problems.append(str(err))
     return None
+
+
+def _source(backbone: str, *, source: str, sha256: str, values: str) -> checkpoints.Source:
+    return checkpoints.check_source(backbone=backbone, source=source, sha256=given(sha256), values=values)
 
 
 def _required(name: str, uri: str) -> str:

@@ -1,6 +1,7 @@
 """What a user can set, with every default and every rule; checked all at once.
 
-Zero means "choose for me" wherever a count or rate allows it: the Kubeflow UI has no empty number.
+Zero means "choose for me" wherever a count or rate allows it: the Kubeflow UI has no empty number. NONE is the text of
+the same kind: an empty field there looks forgotten.
 """
 
 import dataclasses
@@ -11,6 +12,13 @@ from typing import Any, Self
 from repot.errors import UsageError
 from repot.recipes import RECIPES
 from repot.zoo import BACKBONES
+
+NONE = "none"
+
+
+def given(text: str) -> str:
+    """Return what a text parameter says; "" where it says NONE, or nothing."""
+    return "" if text.strip() in ("", NONE) else text
 
 
 class _Settings:

@@ -11,6 +11,7 @@ from kfp.dsl.pipeline_channel import extract_pipeline_channels_from_any
 from repot.checkpoint_fetcher.component import fetch_checkpoint
 from repot.container_images import CPU_IMAGE, TRAINER_IMAGE
 from repot.evaluator.component import evaluate, gate, promote
+from repot.settings import NONE
 from repot.shard_builder.component import build_shards, merge, plan
 from repot.trainer.component import train
 
@@ -77,7 +78,7 @@ def finetune(
     builder_memory: str = "4Gi",
     builder_pods: int = 8,
     checkpoint: str = "default",
-    checkpoint_sha256: str = "",
+    checkpoint_sha256: str = NONE,
     checkpoint_values: str = "auto",
     cpu_image: str = CPU_IMAGE,
     epochs: int = 0,
@@ -87,17 +88,17 @@ def finetune(
     image_size: int = 0,
     input_queue_memory_factor: int = 1,
     job_deadline_hours: int = 72,
-    job_priority_class: str = "",
-    job_queue: str = "",
+    job_priority_class: str = NONE,
+    job_queue: str = NONE,
     job_service_account: str = "repot-worker",
-    labels_file_uri: str = "",
+    labels_file_uri: str = NONE,
     learning_rate: float = 0.0,
     max_rejected_fraction: float = 0.05,
     min_precision: float = 0.0,
     model_name: str = "classifier",
     num_threads: int = 1,
     num_workers: int = 1,
-    rebuild: str = "",
+    rebuild: str = NONE,
     recipe: str = "fine_tune",
     s3_secret_name: str = "repot-s3",
     seed: int = 0,
@@ -125,7 +126,7 @@ def finetune(
         builder_memory: Memory of a shard builder pod.
         builder_pods: Shard builder pods, at most 64; each builds many shards.
         checkpoint: Pre-trained weights: a known name, a path or a URI; "default" is the backbone's own.
-        checkpoint_sha256: SHA-256 that the checkpoint must have; empty for no check.
+        checkpoint_sha256: SHA-256 that the checkpoint must have; none for no check.
         checkpoint_values: Which values of a TensorFlow checkpoint: auto, ema or raw.
         cpu_image: Image of every task but the trainer.
         epochs: Epochs of the recipe's main phase; 0 takes the recipe's own.
@@ -135,17 +136,17 @@ def finetune(
         image_size: Height and width in pixels; 0 takes the backbone's own.
         input_queue_memory_factor: Shuffle buffer in units of 1024 records.
         job_deadline_hours: After which Kubernetes ends the Job that trains; with trainer_mode=job.
-        job_priority_class: PriorityClass of the Job's pods; empty for the cluster's default.
-        job_queue: Kueue queue that the Job waits in; empty for none.
+        job_priority_class: PriorityClass of the Job's pods; none for the cluster's default.
+        job_queue: Kueue queue that the Job waits in; none for no queue.
         job_service_account: Service account of the Job's pods; it must reach the storage.
-        labels_file_uri: File with one label a line; empty for the sorted folder names.
+        labels_file_uri: File with one label a line; none for the sorted folder names.
         learning_rate: Peak learning rate; 0 takes the recipe's own.
         max_rejected_fraction: Share of damaged pictures past which the run fails.
         min_precision: Lowest precision@1 that is promoted.
         model_name: Name that versions are published under.
         num_threads: Thread count of the 2016 shard layout; not a number of processes.
         num_workers: Pods that train together, each with its accelerators; more than one with trainer_mode=job.
-        rebuild: Any new text forces a new training.
+        rebuild: Any new text forces a new training; none for no wish.
         recipe: How to train: fine_tune or head.
         s3_secret_name: Secret whose accesskey and secretkey open the S3 store; not needed with a role.
         seed: Seed of initialisation, shuffling and augmentation.
@@ -218,9 +219,10 @@ def finetune(
         checkpoint=checkpoint,
         checkpoint_sha256=checkpoint_sha256,
         checkpoint_values=checkpoint_values,
+        checkpoint_version=planned.outputs["checkpoint_version"],
         backbone=backbone,
         storage_uri=storage_uri,
-    ).after(planned)
+    )
     _place(fetched, "Fetch checkpoint", cpu_image, memory="4Gi")
 
     trained = train(

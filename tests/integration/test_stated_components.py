@@ -90,6 +90,18 @@ def test_plan_hands_each_builder_its_share_and_the_trainer_its_pod(first: list[E
     }
 
 
+def test_plan_tells_the_cache_which_checkpoint_it_saw(
+    first: list[EndedTask], second: list[EndedTask], arguments: Facts
+) -> None:
+    seen = only(first, "plan").parameters["checkpoint_version"]
+
+    weights = storage.stat(f"{arguments['checkpoint']}/weights.h5")
+    assert weights is not None
+    assert seen == weights.version
+    assert only(second, "plan").parameters["checkpoint_version"] == seen
+    assert only(first, "fetch-checkpoint").inputs["checkpoint_version"] == seen
+
+
 def test_artifacts_point_at_data_set_weights_and_training(first: list[EndedTask], arguments: Facts) -> None:
     storage_uri = arguments["storage_uri"]
     dataset_id = only(first, "plan").parameters["dataset_id"]

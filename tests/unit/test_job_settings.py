@@ -5,6 +5,7 @@ import pytest
 
 from repot.errors import UsageError
 from repot.job_settings import JobSettings, choose_task_pod
+from repot.settings import given
 
 SPOT = [{"key": "spot", "operator": "Exists", "effect": "NoSchedule"}]
 
@@ -75,5 +76,7 @@ def test_defaults_agree_with_the_pipelines() -> None:
         assert getattr(settings, name) == pipeline[name]
     for name in ("cpu", "memory", "node_selector", "tolerations"):
         assert getattr(settings, name) == pipeline[f"trainer_{name}"]
-    for name in ("queue", "service_account", "priority_class", "deadline_hours"):
+    for name in ("service_account", "deadline_hours"):
         assert getattr(settings, name) == pipeline[f"job_{name}"]
+    for name in ("queue", "priority_class"):
+        assert getattr(settings, name) == given(pipeline[f"job_{name}"])

@@ -33,6 +33,17 @@ def test_job_settings_come_out_with_numbers(tmp_path: Path) -> None:
     assert (parameters.trainer_mode, parameters.job.accelerator_count) == ("pod", 2)
 
 
+@pytest.mark.parametrize("nothing", ["none", "", " "])
+def test_nothing_is_said_by_a_word_or_an_empty_field(nothing: str, tmp_path: Path) -> None:
+    checkpoint = {"source": "default", "sha256": nothing, "values": "auto"}
+    job = {"image": "i", "accelerator_count": "0", "num_workers": 1, "queue": nothing, "priority_class": nothing}
+
+    parameters = check(tmp_path, labels_file_uri=nothing, checkpoint=checkpoint, job=job)
+
+    assert parameters.labels_file_uri == parameters.job.queue == parameters.job.priority_class == ""
+    assert len(parameters.checkpoint.sha256) == 64
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [

@@ -10,16 +10,22 @@ def fetch_checkpoint(
     checkpoint: str,
     checkpoint_sha256: str,
     checkpoint_values: str,
+    checkpoint_version: str,
     backbone: str,
     storage_uri: str,
     checkpoint_id: dsl.OutputPath(str),
     weights: dsl.Output[dsl.Model],
 ):
-    """Fetch a checkpoint once, verify it, and store the backbone's weights under their checksum."""
+    """Fetch a checkpoint once, verify it, and store the backbone's weights under their checksum.
+
+    Args:
+        checkpoint_version: What plan saw of it; read by nobody but KFP's cache, which so knows a replaced file.
+    """
     from pathlib import Path
 
     from repot import layout, progress
     from repot.checkpoint_fetcher import fetch
+    from repot.settings import given
 
     with progress.task("fetch checkpoint"):
         fetched_id = fetch.fetch_checkpoint(
@@ -27,7 +33,7 @@ def fetch_checkpoint(
             backbone=backbone,
             values=checkpoint_values,
             checkpoints_uri=layout.checkpoints_uri(storage_uri),
-            sha256=checkpoint_sha256,
+            sha256=given(checkpoint_sha256),
         )
     uri = layout.checkpoint_uri(storage_uri, fetched_id)
     for path, text in ((checkpoint_id, fetched_id), (weights.path, uri + "\n")):

@@ -1,9 +1,5 @@
-"""Download one file from the web: in pieces, with retries, and with the size that the server promised.
+"""Download one file from the web: in pieces, with retries, and with the size that the server promised."""
 
-Whether a file changed since, a server says in a word: no byte of it is fetched.
-"""
-
-import http
 import logging
 import time
 import urllib.parse
@@ -14,10 +10,9 @@ import requests
 
 from repot import progress
 from repot.checkpoint_files import without_secrets
-from repot.errors import CheckpointError
+from repot.errors import CheckpointError, innermost_reason
 
 _TIMEOUT_SECONDS = (10, 60)
-_LOOK_SECONDS = (3, 5)
 _PIECE_BYTES = 1 << 20
 _REPORT_BYTES = 4 << 20
 _BUSY_STATUSES = (408, 425, 429)
@@ -54,22 +49,6 @@ def download(url: str, folder: Path) -> Path:
     return path
 
 
-def find_version(url: str) -> str | None:
-    """Return what changes whenever the file does, its ETag or the time of its last change.
-
-    "" is for a server that says neither; None for one that does not answer, or refuses the question.
-    """
-    try:
-        reply = requests.head(url, timeout=_LOOK_SECONDS, allow_redirects=True)
-    except requests.RequestException as err:
-        _log.warning("%s: %s; nobody knows whether it changed", without_secrets(url), _reason(err))
-        return None
-    if reply.status_code != http.HTTPStatus.OK:
-        _log.warning("%s: the server answers %d to HEAD", without_secrets(url), reply.status_code)
-        return None
-    return reply.headers.get("ETag") or reply.headers.get("Last-Modified", "")
-
-
 def _download_once(url: str, path: Path) -> None:
     try:
         # identity: the bytes as they are stored, so that their number can be compared.
@@ -80,9 +59,9 @@ def _download_once(url: str, path: Path) -> None:
                 for piece in _reported(reply.iter_content(_PIECE_BYTES), total):
                     file.write(piece)
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as err:
-        raise _TryAgainError(_reason(err)) from err
+        raise _TryAgainError(_request_failed(err)) from err
     except requests.RequestException as err:
-        raise _refusal(url, f"{_reason(err)}. Check the address.") from err
+        raise _refusal(url, f"{_request_failed(err)}. Check the address.") from err
     if total and path.stat().st_size != total:
         raise _TryAgainError(f"{path.stat().st_size} of {total} bytes came")
 
@@ -108,9 +87,5 @@ def _refusal(url: str, reason: str) -> CheckpointError:
     return CheckpointError(f"{without_secrets(url)} must be downloaded; {reason}")
 
 
-def _reason(err: Exception) -> str:
-    """Return the innermost cause: requests wraps what happened in several layers of objects' names."""
-    cause: BaseException = err
-    while cause.__cause__ or cause.__context__:
-        cause = cause.__cause__ or cause.__context__ or cause
-    return f"the request failed ({cause or type(cause).__name__})"
+def _request_failed(err: Exception) -> str:
+    return f"the request failed ({innermost_reason(err)})"

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from repot import checkpoint_files, quiet_tensorflow, storage
-from repot.checkpoint_fetcher import downloads, stored
+from repot.checkpoint_fetcher import stored
 from repot.checkpoint_fetcher.originals import Original, fetch_original
+from repot.checkpoint_version import find_version
 from repot.checkpoints import Source, find_source
 from repot.scratch import room_in
 
@@ -41,7 +42,7 @@ def fetch_checkpoint(source: str, *, backbone: str, values: str, checkpoints_uri
         StorageError: It cannot be stored, or the temporary folder has no room.
     """
     found = find_source(source, backbone=backbone, sha256=sha256, values=values)
-    version = "" if found.sha256 else _version(found.uri)
+    version = find_version(found)
     known_sha256 = found.sha256 or stored.recall(checkpoints_uri, source_uri=found.uri, version=version)
     if known_sha256:
         stored_id = stored.find_stored(checkpoints_uri, sha256=known_sha256, backbone=backbone, values=values)
@@ -78,13 +79,6 @@ def convert_to_folder(source: str, *, backbone: str, values: str, folder_uri: st
         storage.delete(storage.join(folder_uri, checkpoint_files.FACTS_NAME))
         stored.store(folder_uri, weights_path, facts)
     return facts
-
-
-def _version(uri: str) -> str | None:
-    """Return what changes whenever the source does; None where it cannot be asked now."""
-    if checkpoint_files.is_web(uri):
-        return downloads.find_version(uri)
-    return checkpoint_files.find_files(uri).version
 
 
 def _convert(

@@ -49,6 +49,7 @@ def plan(
     google_secret_name: str,
     cpu_image: str,
     dataset_id: dsl.OutputPath(str),
+    checkpoint_version: dsl.OutputPath(str),
     trainer_job: dsl.OutputPath(str),
     trainer_pod_image: dsl.OutputPath(str),
     trainer_pod_cpu: dsl.OutputPath(str),
@@ -62,6 +63,7 @@ def plan(
     from pathlib import Path
 
     from repot import progress
+    from repot.checkpoint_version import find_version
     from repot.job_settings import choose_task_pod
     from repot.preflight import check_parameters
     from repot.shard_builder.plan import plan_work
@@ -110,10 +112,12 @@ def plan(
             builder_pods=builder_pods,
             model_name=model_name,
         )
+        version = find_version(parameters.checkpoint)
         work = plan_work(parameters)
         pod = choose_task_pod(trainer_mode, parameters.job, cpu_image=cpu_image)
     outputs = {
         dataset_id: work.dataset_id,
+        checkpoint_version: parameters.checkpoint.sha256 or version or "unknown",
         trainer_job: parameters.job.to_json() if trainer_mode == "job" else "null",
         trainer_pod_image: pod.image,
         trainer_pod_cpu: pod.cpu,

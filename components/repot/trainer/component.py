@@ -35,7 +35,7 @@ def train(
 
     from repot import layout, progress
     from repot.job_settings import JobSettings
-    from repot.settings import TrainingSettings
+    from repot.settings import TrainingSettings, given
     from repot.trainer import identity, train
 
     with progress.task("train"):
@@ -49,7 +49,7 @@ def train(
             seed=seed,
             input_queue_memory_factor=input_queue_memory_factor,
         )
-        run_id = identity.training_id(dataset_id, checkpoint_id, settings, rebuild)
+        run_id = identity.training_id(dataset_id, checkpoint_id, settings, given(rebuild))
         uri = layout.run_uri(storage_uri, run_id)
         request: Dict[str, Any] = {
             "dataset_uri": layout.dataset_uri(storage_uri, dataset_id),

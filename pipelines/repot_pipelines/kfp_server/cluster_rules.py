@@ -13,7 +13,7 @@ from repot.errors import UsageError
 from repot.job_settings import mode_problems, read_job_settings
 from repot.kubernetes_rules import quantity_problems
 from repot.preflight import run_problems
-from repot.settings import DatasetSettings, GateSettings, TrainingSettings
+from repot.settings import DatasetSettings, GateSettings, TrainingSettings, given
 from repot.zoo import BACKBONES
 
 JOB_FIELDS = {
@@ -63,7 +63,7 @@ def _like(value: Any, default: Any) -> Any:
 
 def _places(values: Mapping[str, Any]) -> Iterator[str]:
     for name in ("pictures_uri", "storage_uri", "labels_file_uri"):
-        uri = values.get(name, "")
+        uri = given(values.get(name, ""))
         if not uri:
             continue
         try:
@@ -87,7 +87,7 @@ def _checkpoint(values: Mapping[str, Any]) -> Iterator[str]:
     source, backbone = values.get("checkpoint", DEFAULT), values.get("backbone")
     if backbone not in BACKBONES:  # said already
         return
-    digest, kind = values.get("checkpoint_sha256", ""), values.get("checkpoint_values", "auto")
+    digest, kind = given(values.get("checkpoint_sha256", "")), values.get("checkpoint_values", "auto")
     try:
         found = find_source(source, backbone=backbone, sha256=digest, values=kind)
     except UsageError as err:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from repot import progress
-from repot.checkpoint_fetcher.downloads import download, find_version
+from repot.checkpoint_fetcher.downloads import download
 from repot.errors import CheckpointError
 
 pytestmark = pytest.mark.usefixtures("no_pauses")
@@ -79,21 +79,3 @@ def test_a_server_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 def test_an_address_that_is_none_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"must be downloaded; .* Check the address"):
         download("https://a b/w.h5", tmp_path)
-
-
-@pytest.mark.parametrize(("etag", "version"), [('"3-abc"', '"3-abc"'), ("", ""), (None, None)])
-def test_version_is_what_the_server_says(web: Any, etag: str | None, version: str | None) -> None:
-    url = web.serve("/w.h5", b"abc")
-    if etag is not None:
-        web.etags["/w.h5"] = etag
-
-    assert find_version(url) == version
-    assert not web.requests
-
-
-def test_version_of_a_server_that_is_not_there_is_not_known() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    assert find_version(f"http://127.0.0.1:{port}/w.h5") is None

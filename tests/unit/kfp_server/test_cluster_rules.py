@@ -53,7 +53,7 @@ def test_defaults_of_the_compiled_pipeline_are_right() -> None:
         ("model_name", "our flowers", "model_name must be 1 to 63 letters"),
         ("checkpoint", "inception-v3-2016", "checkpoint must be one of"),
         ("checkpoint", "/home/me/weights.h5", "checkpoint must be in an object store"),
-        ("checkpoint_sha256", "abc", "checkpoint_sha256 must be empty or 64 hex digits"),
+        ("checkpoint_sha256", "abc", "checkpoint_sha256 must be 64 hex digits"),
         ("checkpoint_values", "mean", "checkpoint_values must be one of"),
     ],
 )

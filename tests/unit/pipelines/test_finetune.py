@@ -47,6 +47,11 @@ def test_only_pictures_and_storage_are_required(documents: list[dict[str, Any]])
     assert all(each["description"] for each in parameters.values())
 
 
+def test_no_default_looks_forgotten_in_the_ui(documents: list[dict[str, Any]]) -> None:
+    parameters = documents[0]["root"]["inputDefinitions"]["parameters"]
+    assert [name for name, each in parameters.items() if each.get("defaultValue", "text") in ("", None)] == []
+
+
 def test_caching_is_off_for_plan_gate_and_promote_only(documents: list[dict[str, Any]]) -> None:
     graphs = [documents[0]["root"]["dag"]]
     graphs += [each["dag"] for each in documents[0]["components"].values() if "dag" in each]
@@ -55,6 +60,14 @@ def test_caching_is_off_for_plan_gate_and_promote_only(documents: list[dict[str,
     uncached = {name for name, task in tasks.items() if task.get("cachingOptions") == {}}
     assert cached == {"build-shards", "merge", "fetch-checkpoint", "train", "evaluate"}
     assert uncached == {"plan", "gate", "promote"}
+
+
+def test_cache_of_fetch_checkpoint_knows_a_replaced_checkpoint(documents: list[dict[str, Any]]) -> None:
+    inputs = documents[0]["root"]["dag"]["tasks"]["fetch-checkpoint"]["inputs"]["parameters"]
+    assert inputs["checkpoint_version"]["taskOutputParameter"] == {
+        "producerTask": "plan",
+        "outputParameterKey": "checkpoint_version",
+    }
 
 
 def test_accelerator_count_is_text(documents: list[dict[str, Any]]) -> None:

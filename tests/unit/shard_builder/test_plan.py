@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from repot import storage
+from repot.checkpoints import Source
 from repot.errors import DataError, UsageError
 from repot.job_settings import JobSettings
 from repot.preflight import Parameters
@@ -215,6 +216,7 @@ def _parameters(pictures: Path, storage_uri: str, builder_pods: int) -> Paramete
         dataset=DatasetSettings(train_shards=5),
         training=TrainingSettings(),
         gate=GateSettings(),
+        checkpoint=Source(name="w.h5", uri="/w.h5"),
         trainer_mode="pod",
         job=JobSettings(image="trainer"),
         builder_pods=builder_pods,
