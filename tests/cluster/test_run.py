@@ -82,3 +82,19 @@ def test_same_run_again_trains_nothing_and_changes_nothing(site: Site, promoted:
     builders = tasks.pop("build-shards", 0)
     assert builders <= 1
     assert tasks == {"plan": 1, "gate": 1}
+
+
+def test_replaced_checkpoint_is_noticed_and_trained_from(site: Site, promoted: Ended) -> None:
+    del promoted
+    weights_uri = f"{site.folder_uri}/replaced.pth"
+    data = storage.read_bytes(f"{site.folder_uri}/weights.pth")
+    trained = []
+    # What follows the pickle is no part of it: another file with the same weights.
+    for written in (data, data + b"\n"):
+        storage.write_bytes(weights_uri, written)
+        ended = site.submit("replaced", checkpoint=weights_uri).expect(0)
+        assert len(pods_of(site, ended.run_id, "fetch-checkpoint")) == 1
+        trained.append(len(pods_of(site, ended.run_id, "train")))
+
+    # The first file is the one that the first run trained from, under another name.
+    assert trained == [0, 1]
