@@ -240,6 +240,28 @@ def test_a_failed_task_is_in_the_comment_with_its_last_words_and_no_secret(
     assert "abcdef0123" not in everything
 
 
+@pytest.mark.parametrize("secret", ["se_cret*value~123456", "p$ss&word<123456>"])
+def test_a_secret_with_signs_of_markdown_is_masked_in_the_comment(
+    job: Job, monkeypatch: pytest.MonkeyPatch, secret: str
+) -> None:
+    monkeypatch.setenv("KF_PIPELINES_TOKEN", secret)
+    job.api.answers = [("POST", "/runs", plain(f"who is {secret}?", status=400))]
+
+    assert job.run().exit_code == 1
+
+    assert "who is" in job.comment
+    assert secret not in job.comment.replace("\\", "").replace("\u200b", "")
+
+
+def test_a_password_in_the_address_is_masked_in_the_comment(job: Job) -> None:
+    words = job.words()
+    words[words.index("--host") + 1] = "http://user:hunter2secret@127.0.0.1:9"
+
+    assert run_repot("ci", *words).exit_code == 1
+
+    assert "hunter2secret" not in job.comment
+
+
 def test_a_traceback_has_no_secret_either(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KF_PIPELINES_TOKEN", SECRET)
     job.api.answers = [("POST", "/runs", plain(f"who is {SECRET}?", status=400))]

@@ -318,6 +318,19 @@ def test_run_now_waits_for_the_run_in_progress(api: KfpApi) -> None:
     assert schedule(api, "run-now", "nightly").exit_code == 0
 
 
+@pytest.mark.parametrize("flags", [(), ("--follow-latest",)])
+def test_run_now_waits_for_what_it_started_itself(api: KfpApi, flags: tuple[str, ...]) -> None:
+    assert apply(api, *NIGHTLY, *flags).exit_code == 0
+    assert schedule(api, "run-now", "nightly").exit_code == 0
+    (run_id,) = api.store.runs
+
+    ended = schedule(api, "run-now", "nightly")
+
+    assert ended.exit_code == 1
+    assert f"runs now already: {run_id}" in ended.errors
+    assert set(api.store.runs) == {run_id}
+
+
 def test_list_shows_every_schedule_of_every_page(api: KfpApi) -> None:
     assert apply(api, *NIGHTLY).exit_code == 0
     made = only(api)

@@ -270,6 +270,46 @@ def test_an_identity_token_gets_through_googles_proxy(
     assert token_endpoint.audiences == ["client.apps.googleusercontent.com"]
 
 
+def test_an_identity_token_gets_through_googles_proxy_by_the_environment_too(
+    api: KfpApi, token_endpoint: "TokenEndpoint", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # kfp.Client reads the variable itself, and would take only a key file, without ever renewing the token.
+    api.token = token_endpoint.token
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(write_service_account(tmp_path, token_endpoint.address)))
+    monkeypatch.setenv("KF_PIPELINES_IAP_OAUTH2_CLIENT_ID", "of-the-environment")
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", api.address)
+
+    ended = run_repot("schedule", "list")
+
+    assert ended.exit_code == 0, ended.errors
+    assert token_endpoint.audiences == ["of-the-environment"]
+    assert os.environ["KF_PIPELINES_IAP_OAUTH2_CLIENT_ID"] == "of-the-environment"
+
+
+def test_a_token_file_goes_before_the_proxy_of_the_environment(
+    api: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.token = "s3cret"
+    (tmp_path / "token").write_text("s3cret\n")
+    monkeypatch.setenv("KF_PIPELINES_IAP_OAUTH2_CLIENT_ID", "of-the-environment")
+
+    ended = run_repot("schedule", "list", "--host", api.address, "--token-file", tmp_path / "token")
+
+    assert ended.exit_code == 0, ended.errors
+
+
+def test_a_context_leads_away_from_the_address_in_the_environment(api: KfpApi, tmp_path: Path) -> None:
+    api.prefix, api.token = PROXY, "of-kubeconfig"
+    path = write_kubeconfig(tmp_path, api.address, token="of-kubeconfig")
+    (context,) = [each["name"] for each in yaml.safe_load(path.read_text())["contexts"]]
+
+    ended = run_elsewhere(
+        "schedule", "list", "--context", context, KUBECONFIG=str(path), KF_PIPELINES_ENDPOINT="http://127.0.0.1:9"
+    )
+
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_no_google_credentials_are_told(api: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
 

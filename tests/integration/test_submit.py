@@ -411,6 +411,9 @@ def test_attach_follows_a_run_that_is_there(api: KfpApi) -> None:
     assert missing.exit_code == 1
     assert "Run no-such-run not found" in missing.errors
     assert run_repot("submit", *PLACES, "--host", api.address, "--attach", run_id).exit_code == 2
+    # As of a variable that is not set.
+    assert run_repot("submit", *PLACES, "--host", api.address, "--attach", "").exit_code == 2
+    assert set(api.store.runs) == {run_id}
 
 
 def test_ctrl_c_while_waiting_leaves_the_run_alone(api: KfpApi) -> None:

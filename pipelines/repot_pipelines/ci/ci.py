@@ -1,19 +1,21 @@
 """The order of things in a CI job: the sample, the run on the cluster, the gate, the comment."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from rich.console import Console
 
 from repot.errors import RepotError
 from repot.evaluator.verdict import NO_CHAMPION
 from repot_pipelines.ci.comment import StartedRun, failure_comment, no_gate_comment, stopped_comment, verdict_comment
-from repot_pipelines.ci.open_run import find_open_run
 from repot_pipelines.ci.origins import Origins, read_origins
 from repot_pipelines.ci.sample_check import check_sample
 from repot_pipelines.kfp_server.follow import RunEnd, follow
+from repot_pipelines.kfp_server.registry import Version, ensure_experiment
 from repot_pipelines.kfp_server.request import Request
 from repot_pipelines.kfp_server.run_report import print_end
+from repot_pipelines.kfp_server.runs import find_open_run
 from repot_pipelines.kfp_server.server import Server
 from repot_pipelines.kfp_server.submission import StartOptions, ensure_server_version, submit
 from repot_pipelines.kfp_server.task_view import make_task_view
@@ -45,12 +47,14 @@ class CiOptions:
         skip_sample: Whether the check on the sample pictures is left out.
         poll_seconds: Time between two looks at the run.
         show_logs: Whether what the pods log is printed.
+        clean: Takes secrets out of a text, before signs in it become Markdown's.
     """
 
     start: StartOptions
     skip_sample: bool = False
     poll_seconds: float = 5.0
     show_logs: bool = False
+    clean: Callable[[str], str] = str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,26 +85,27 @@ def run_ci(prepare: Callable[[], tuple[Request, Server]], options: CiOptions, co
         request, server = prepare()
         if not options.skip_sample:
             _say(console, f"sample   {check_sample(console)}")
-        run = _start(console, server, request, options.start)
+        run = _start(console, server, request, options)
         with make_task_view(console) as view:
             end = follow(server, run.run_id, view, poll_seconds=options.poll_seconds, show_logs=options.show_logs)
         print_end(console, end)
-        return _judged(run, end, str(request.values["storage_uri"]))
+        return _judged(run, end, str(request.values["storage_uri"]), options.clean)
     except RepotError as err:
-        return CiEnd(exit_code=err.exit_code, comment=failure_comment(str(err), run), error=err)
+        return CiEnd(exit_code=err.exit_code, comment=failure_comment(options.clean(str(err)), run), error=err)
     except KeyboardInterrupt:
         stopped = JobStoppedError(run.run_id if run else "")
         return CiEnd(exit_code=stopped.exit_code, comment=stopped_comment(run), error=stopped)
 
 
-def _start(console: Console, server: Server, request: Request, options: StartOptions) -> StartedRun:
+def _start(console: Console, server: Server, request: Request, options: CiOptions) -> StartedRun:
     """Start the run, or take the one of an earlier job that is still going on."""
-    version = ensure_server_version(server, request, options) if options.use_cache else None
-    going_on = find_open_run(server, version, request, experiment=options.experiment) if version else None
+    start = options.start
+    version = ensure_server_version(server, request, start) if start.use_cache else None
+    going_on = _earlier_run(server, version, request, start.experiment)
     if version is not None:
         _say(console, f"version  {version.name} ({'uploaded' if version.is_new else 'there already'})")
     if going_on is None:
-        submitted = submit(server, request, options)
+        submitted = submit(server, request, start)
         run_id, name = submitted.run_id, submitted.name
     else:
         run_id, name = str(going_on.run_id), f"{going_on.display_name} (going on since an earlier job)"
@@ -109,18 +114,27 @@ def _start(console: Console, server: Server, request: Request, options: StartOpt
     _say(console, f"look     {address}")
     return StartedRun(
         run_id=run_id,
-        address=address,
+        address=options.clean(address),
         version_name=version.name if version else "",
         model_name=str(request.values["model_name"]),
     )
 
 
-def _judged(run: StartedRun, end: RunEnd, storage_uri: str) -> CiEnd:
+def _earlier_run(server: Server, version: Version | None, request: Request, experiment: str) -> Any | None:
+    """Return the run that an earlier job of the same commit started and that is still going on."""
+    if version is None or version.is_new:
+        return None
+    return find_open_run(server, version, request.given, experiment_id=ensure_experiment(server, experiment))
+
+
+def _judged(run: StartedRun, end: RunEnd, storage_uri: str, clean: Callable[[str], str]) -> CiEnd:
     if end.verdict is None:
         return CiEnd(exit_code=0, comment=no_gate_comment(run))
+    reasons = tuple(map(clean, end.verdict.reasons))
+    said = replace(end.verdict, headline=clean(end.verdict.headline), reasons=reasons)
     return CiEnd(
-        exit_code=GATE_SAID_NO if end.verdict.said_no else 0,
-        comment=verdict_comment(run, end.verdict, _read_origins(storage_uri, end.verdict)),
+        exit_code=GATE_SAID_NO if said.said_no else 0,
+        comment=verdict_comment(run, said, _read_origins(storage_uri, said)),
     )
 
 

@@ -3,6 +3,7 @@
 import os
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,11 +84,13 @@ def ci_command(
     from repot_pipelines.kfp_server.request import read_request
 
     secrets = read_secrets(os.environ, [given["token_file"], given["cookie_file"]])
-    files = CommentFiles(
-        path=comment_file, summary_path=summary_path(os.environ), clean=lambda text: mask(text, secrets)
-    )
+
+    def clean(text: str) -> str:
+        return mask(text, secrets)
+
+    files = CommentFiles(path=comment_file, summary_path=summary_path(os.environ), clean=clean)
     files.open(unfinished_comment())
-    options = _take_options(given, os.environ)
+    options = replace(_take_options(given, os.environ), clean=clean)
 
     def prepare() -> "tuple[Request, Server]":
         parameters = {name: given.pop(name) for name in list(given) if name in PRESETS[preset]}

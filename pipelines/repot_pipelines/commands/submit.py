@@ -81,7 +81,9 @@ def submit_command(
     from repot_pipelines.kfp_server.request import read_request
 
     console = Console()
-    if attach:
+    if attach is not None:
+        if not attach.strip():
+            raise UsageError("--attach must name a run; got nothing. `repot submit` without --attach starts one.")
         if pictures_uri:
             raise UsageError("--attach follows a run that is there already: leave PICTURES_URI out.")
         return _follow(console, connect_as_told(given), attach, poll_seconds=poll_seconds, show_logs=show_logs)

@@ -53,9 +53,10 @@ def read_access(given: Mapping[str, Any], environment: Mapping[str, str]) -> Acc
         environment: Variables by name.
 
     Raises:
-        UsageError: Lists every file that cannot be read or is empty, and credentials without a host.
+        UsageError: Lists every file that cannot be read or is empty, credentials that cannot be any, and credentials
+            without a host.
     """
-    host = _with_scheme(given["host"] or environment.get(HOST_VARIABLE, "") or _pod_host(given, environment))
+    host = _with_scheme(given["host"] or _offered_host(given, environment))
     credentials = _given_credentials(given) or (_offered_credentials(environment) if host else {})
     _check(given, credentials, host)
     return Access(
@@ -99,6 +100,7 @@ def _check(given: Mapping[str, Any], credentials: Mapping[str, Any], host: str) 
         for option, path in paths.items()
         if path is not None and not _content(path)
     ]
+    problems += _credential_problems(given, credentials)
     if credentials and not host:
         problems.append(
             f"Credentials must come with --host (or {HOST_VARIABLE}): without it kubeconfig says where to go, and "
@@ -108,10 +110,30 @@ def _check(given: Mapping[str, Any], credentials: Mapping[str, Any], host: str) 
         raise UsageError(problems)
 
 
-def _pod_host(given: Mapping[str, Any], environment: Mapping[str, str]) -> str:
-    """Return the service's address where this process runs in a pod."""
-    if "KUBERNETES_SERVICE_HOST" not in environment or given["kube_context"]:
+def _credential_problems(given: Mapping[str, Any], credentials: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for what cannot stand in a header, such as a key file in place of a token; quote none of it."""
+    token_path, is_cookie_given = credentials.get("token_path"), bool(given["cookie_file"])
+    contents = {
+        f"The token in {token_path}": _content(token_path) if token_path else "",
+        f"The token in {TOKEN_VARIABLE}": credentials.get("token", "").strip(),
+        f"The cookie in {given['cookie_file'] if is_cookie_given else COOKIE_VARIABLE}": credentials.get("cookie", ""),
+    }
+    return [
+        f"{what} must be one line of printable ASCII characters; it is not. Is it a key file, or several lines?"
+        for what, text in contents.items()
+        if not (text.isascii() and text.isprintable())
+    ]
+
+
+def _offered_host(given: Mapping[str, Any], environment: Mapping[str, str]) -> str:
+    """Return the address in the environment, or the service's where this process runs in a pod.
+
+    A context that a flag names is the way in: the environment leads nowhere else.
+    """
+    if given["kube_context"]:
         return ""
+    if environment.get(HOST_VARIABLE) or "KUBERNETES_SERVICE_HOST" not in environment:
+        return environment.get(HOST_VARIABLE, "")
     return f"http://ml-pipeline.{given['kfp_namespace']}.svc.cluster.local:8888"
 
 

@@ -2,13 +2,16 @@
 
 import contextlib
 import io
+import os
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from repot_pipelines.kfp_server.access import HOST_VARIABLE, Access
 from repot_pipelines.kfp_server.problems import ServerError
 
 _NO_KUBECONFIG_HOST = "http://localhost"
+_VARIABLES = "KF_PIPELINES_"
 
 
 def make_client(access: Access) -> Any:
@@ -18,7 +21,7 @@ def make_client(access: Access) -> Any:
         ServerError: There is no way in: no address and no usable kubeconfig, or no identity.
     """
     client_class = _client_class()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    with _hidden_variables(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         # It says at every start that it is not for servers before 2.0; we look at the server's version ourselves.
         warnings.simplefilter("ignore", FutureWarning)
         client = client_class(
@@ -39,6 +42,16 @@ def make_client(access: Access) -> Any:
 def address_of(client: Any) -> str:
     """Return the address that the client calls."""
     return str(client.runs.run_service_get_run.__self__.api_client.configuration.host)
+
+
+@contextlib.contextmanager
+def _hidden_variables() -> Iterator[None]:
+    """Hide what kfp.Client would read from the environment itself: an Access has read it, and weighed it with flags."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(_VARIABLES)}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _client_class() -> Any:

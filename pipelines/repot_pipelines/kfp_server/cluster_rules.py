@@ -104,6 +104,8 @@ def _run(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _builders(values: Mapping[str, Any]) -> Iterator[str]:
+    if not values.get("cpu_image", "any").strip():
+        yield f"cpu_image must be given; got cpu_image={values['cpu_image']!r}."
     quantities = ("builder_cpu", "builder_memory", "evaluator_cpu", "evaluator_memory")
     yield from quantity_problems({name: values[name] for name in quantities if name in values})
 

@@ -82,7 +82,7 @@ def read_parameter_file(path: Path) -> dict[str, Any]:
         facts = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as err:
         raise UsageError(f"The parameter file {path} must be readable YAML or JSON; {err.strerror}.") from err
-    except (UnicodeDecodeError, yaml.YAMLError) as err:
+    except (ValueError, yaml.YAMLError) as err:  # a ValueError: no text, or a date like 2026-13-45
         raise UsageError(f"The parameter file {path} must be readable YAML or JSON; {err}") from err
     if facts is None:
         return {}
@@ -108,7 +108,7 @@ def convert_parameters(given: Mapping[str, Any], known: Mapping[str, Parameter])
         if name in known:
             try:
                 values[name] = _CONVERSIONS[known[name].kind](given[name])
-            except ValueError:
+            except (ValueError, OverflowError):
                 problems.append(f"{name} must be {_WORDS[known[name].kind]}; got {name}={given[name]!r}.")
     problems += [
         f"{parameter.name} must be given: it has no default."
@@ -165,6 +165,10 @@ def _json(kind: type) -> Callable[[Any], Any]:
         facts = json.loads(value) if isinstance(value, str) else value
         if not isinstance(facts, kind):
             raise ValueError(value)  # noqa: TRY004 - like every text that is not JSON
+        try:
+            json.dumps(facts, allow_nan=False)
+        except TypeError as err:  # YAML has dates
+            raise ValueError(value) from err
         return facts
 
     return convert

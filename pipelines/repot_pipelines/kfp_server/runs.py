@@ -1,6 +1,7 @@
 """Runs on the server: start one, look at one, list those that a schedule started."""
 
 import datetime
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from repot_pipelines.kfp_server.server import Server
 SUCCEEDED, FAILED, CANCELED, SKIPPED = "SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"
 FINAL_STATES = (SUCCEEDED, FAILED, CANCELED, SKIPPED)
 """A run in any other state, or in none yet, is not over."""
+_STOPPING = "CANCELING"
+_NUM_LOOKED_AT = 100
 
 
 def start_run(
@@ -93,6 +96,38 @@ def open_runs(server: Server, schedule: Any) -> Iterator[Any]:
             return  # older than the schedule, like all that follow
         if run.recurring_run_id == schedule.recurring_run_id and run.state not in FINAL_STATES:
             yield run
+
+
+def find_open_run(server: Server, version: Version, values: dict[str, Any], *, experiment_id: str) -> Any | None:
+    """Return the newest run of a version with these parameters that is not over; None where there is none.
+
+    Two of them at a time would train the same version at the same time.
+
+    Args:
+        server: The server.
+        version: The version; without `version_id` any version of its pipeline.
+        values: The parameters that were given.
+        experiment_id: The experiment that is looked through, the newest runs first.
+    """
+
+    def is_same(run: Any) -> bool:
+        reference, config = run.pipeline_version_reference, run.runtime_config
+        return (
+            reference is not None
+            and reference.pipeline_id == version.pipeline_id
+            and version.version_id in ("", reference.pipeline_version_id)
+            and ((config and config.parameters) or {}) == values
+        )
+
+    runs = server.list_all(
+        "list the runs",
+        server.client.runs.run_service_list_runs,
+        "runs",
+        experiment_id=experiment_id,
+        sort_by="created_at desc",
+    )
+    newest = itertools.islice(runs, _NUM_LOOKED_AT)
+    return next((run for run in newest if run.state not in (*FINAL_STATES, _STOPPING) and is_same(run)), None)
 
 
 def version_reference(server: Server, version: Version) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from repot_pipelines.kfp_server.problems import ServerError
 from repot_pipelines.kfp_server.registry import Version
-from repot_pipelines.kfp_server.runs import open_runs, start_run
+from repot_pipelines.kfp_server.runs import find_open_run, open_runs, start_run
 from repot_pipelines.kfp_server.schedule_lookup import find_schedule, replaced_by, schedules_named
 from repot_pipelines.kfp_server.server import Server
 
@@ -58,22 +58,26 @@ def run_now(server: Server, schedule: Any, *, name: str) -> str:
         name: The run's name, for people.
 
     Raises:
-        ServerError: A run of the schedule is in progress: its concurrency is one.
+        ServerError: A run of the schedule, or one like it that was started by hand, is in progress: its concurrency
+            is one.
     """
+    reference, config = schedule.pipeline_version_reference, schedule.runtime_config
+    values = (config and config.parameters) or {}
+    version = reference and Version(
+        pipeline_id=reference.pipeline_id, version_id=reference.pipeline_version_id or "", name=""
+    )
     running = next(open_runs(server, schedule), None)
+    if running is None and version:
+        running = find_open_run(server, version, values, experiment_id=schedule.experiment_id)
     if running is not None:
         raise ServerError(
             f"The schedule {schedule.display_name} runs now already: {running.run_id}. "
             f"Follow it with `repot submit --attach {running.run_id}`, or try again when it is over."
         )
-    reference, config = schedule.pipeline_version_reference, schedule.runtime_config
-    version = reference and Version(
-        pipeline_id=reference.pipeline_id, version_id=reference.pipeline_version_id or "", name=""
-    )
     return start_run(
         server,
         version or schedule.pipeline_spec,
-        (config and config.parameters) or {},
+        values,
         name=name,
         experiment_id=schedule.experiment_id,
         pipeline_root=(config and config.pipeline_root) or "",

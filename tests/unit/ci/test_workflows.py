@@ -97,8 +97,66 @@ def test_the_comment_that_is_written_is_the_one_that_is_posted(name: str) -> Non
     assert re.search(r'(body=?@|open\(")repot-comment\.md', text)
 
 
-def test_the_comment_of_before_is_found_by_its_marker() -> None:
-    assert f'startswith("{MARKER}")' in "".join(scripts("github-actions.yml"))
+@pytest.mark.parametrize("name", ["github-actions.yml", "cloudbuild.yaml"])
+def test_the_comment_of_before_is_found_by_its_marker(name: str) -> None:
+    assert f'startswith("{MARKER}")' in "".join(scripts(name))
+
+
+def test_cloud_build_writes_over_its_comment_of_before(tmp_path: Path) -> None:
+    _, comment, _ = scripts("cloudbuild.yaml")
+    (tmp_path / "repot-comment.md").write_text(f"{MARKER}\nnew")
+    curl = tmp_path / "bin" / "curl"
+    curl.parent.mkdir()
+    told = [{"url": "https://c/1", "body": "of a person"}, {"url": "https://c/2", "body": f"{MARKER}\nold"}]
+    for comments, expected in ((told, "PATCH"), (told[:1], "--data")):
+        (tmp_path / "told.json").write_text(json.dumps(comments))
+        curl.write_text('#!/bin/sh\ncase "$*" in *per_page*) cat told.json;; *) echo "$*" > asked;; esac\n')
+        curl.chmod(0o755)
+
+        path = f"{curl.parent}:{Path(sys.executable).parent}:/usr/bin:/bin"
+        subprocess.run(["bash", "-c", comment], cwd=tmp_path, env={"PATH": path, "COMMENT_TOKEN": "t"}, check=True)
+
+        asked = (tmp_path / "asked").read_text()
+        assert expected in asked
+        assert ("https://c/2" in asked) == (expected == "PATCH")
+    assert json.loads((tmp_path / "repot-comment.json").read_text()) == {"body": f"{MARKER}\nnew"}
+
+
+@pytest.mark.parametrize("provider", ["", "projects/1/locations/global/workloadIdentityPools/p/providers/x"])
+def test_gitlab_becomes_the_service_account_only_where_one_is_named(provider: str, tmp_path: Path) -> None:
+    (_, become) = facts_of("gitlab-ci.yml")["retrain"]["before_script"]
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "CI_PROJECT_DIR": str(tmp_path),
+        "GOOGLE_OIDC_TOKEN": "t",
+        "REPOT_WORKLOAD_IDENTITY_PROVIDER": provider,
+        "REPOT_SERVICE_ACCOUNT": "robot@p.iam.gserviceaccount.com",
+    }
+
+    done = subprocess.run(
+        ["bash", "-c", f'{become}\necho "$GOOGLE_APPLICATION_CREDENTIALS"'],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    path = tmp_path / ".google-credentials.json"
+    assert done.stdout.strip() == (str(path) if provider else "")
+    assert path.exists() == bool(provider)
+    if provider:
+        facts = json.loads(path.read_text())
+        assert facts["audience"] == f"//iam.googleapis.com/{provider}"
+        assert Path(facts["credential_source"]["file"]).read_text() == "t"
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_runs_have_the_service_account_of_the_manifests(name: str) -> None:
+    text = (FOLDER / name).read_text(encoding="utf-8")
+
+    assert re.search(r"RUN_ACCOUNT.*repot-runner", text)
+    assert all("--service-account" in words for words in repot_lines(name) if words[0] == "ci")
 
 
 def test_cloud_build_hands_the_commit_on() -> None:

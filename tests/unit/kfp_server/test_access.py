@@ -59,7 +59,6 @@ def test_flags_go_before_the_environment(secret: Path) -> None:
     ("variable", "value", "field"),
     [
         ("KF_PIPELINES_TOKEN", "t", "token"),
-        ("KF_PIPELINES_SA_TOKEN_PATH", __file__, "token_path"),
         ("KF_PIPELINES_COOKIE", "a=b", "cookie"),
         ("KF_PIPELINES_IAP_OAUTH2_CLIENT_ID", "id", "iap_client_id"),
     ],
@@ -70,6 +69,13 @@ def test_the_environment_offers_every_way_in_to_a_host(variable: str, value: str
     assert str(getattr(with_host, field)) == value
     # Kubeconfig brings its own.
     assert read_access(NOTHING, {variable: value}) == Access()
+
+
+def test_the_environment_offers_the_file_of_a_token_to_a_host(secret: Path) -> None:
+    variables = {"KF_PIPELINES_SA_TOKEN_PATH": str(secret)}
+
+    assert read_access({**NOTHING, "host": "http://this"}, variables).token_path == secret
+    assert read_access(NOTHING, variables) == Access()
 
 
 def test_given_credentials_want_a_host(secret: Path) -> None:
@@ -91,6 +97,35 @@ def test_in_a_pod_the_service_is_the_host() -> None:
     assert read_access(NOTHING, environment).host == "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
     assert read_access({**NOTHING, "kfp_namespace": "kfp"}, environment).host.startswith("http://ml-pipeline.kfp.svc")
     assert read_access({**NOTHING, "kube_context": "kind"}, environment).host == ""
+
+
+def test_a_context_is_not_overruled_by_the_environment() -> None:
+    environment = {"KF_PIPELINES_ENDPOINT": "https://production", "KF_PIPELINES_TOKEN": "t"}
+
+    assert read_access({**NOTHING, "kube_context": "staging"}, environment) == Access(kube_context="staging")
+
+
+@pytest.mark.parametrize("text", ['{\n  "private_key": "s3cret"\n}', "s3cret\nmore", "s3crét"])
+@pytest.mark.parametrize("option", ["token_file", "cookie_file"])
+def test_what_fits_in_no_header_is_refused_and_not_shown(option: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "key.json"
+    path.write_text(text, encoding="utf-8")
+
+    with pytest.raises(UsageError) as caught:
+        read_access({**NOTHING, "host": "http://this", option: path}, {})
+
+    (problem,) = caught.value.problems
+    assert str(path) in problem
+    assert "one line of printable ASCII" in problem
+    assert "s3cr" not in problem
+
+
+@pytest.mark.parametrize("variable", ["KF_PIPELINES_TOKEN", "KF_PIPELINES_COOKIE"])
+def test_a_variable_that_fits_in_no_header_is_refused_and_not_shown(variable: str) -> None:
+    with pytest.raises(UsageError, match=rf"{variable} must be one line") as caught:
+        read_access({**NOTHING, "host": "http://this"}, {variable: "s3cret\nmore"})
+
+    assert "s3cret" not in str(caught.value)
 
 
 def test_every_unreadable_file_is_told(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import datetime
 import json
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,11 @@ def test_convert_takes_texts_and_typed_values(name: str, given: Any, value: Any)
         ("rows", "{}"),
         ("rows", "[1"),
         ("labels", "a=b"),
+        ("count", "inf"),
+        ("count", float("inf")),
+        ("count", float("nan")),
+        ("labels", {"pool": datetime.date(2026, 8, 1)}),
+        ("labels", {"pool": float("nan")}),
     ],
 )
 def test_convert_refuses_another_type(name: str, given: Any) -> None:
@@ -134,7 +140,7 @@ def test_read_parameter_file_reads_yaml_and_json(tmp_path: Path, name: str, text
     assert read_parameter_file(tmp_path / name) == {"epochs": 3, "labels": {"a": "b"}}
 
 
-@pytest.mark.parametrize("text", ["- a\n", "a: [", "3", "1: 2"])
+@pytest.mark.parametrize("text", ["- a\n", "a: [", "3", "1: 2", "rebuild: 2026-13-45"])
 def test_read_parameter_file_refuses_what_is_no_object(tmp_path: Path, text: str) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(text)
