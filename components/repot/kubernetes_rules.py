@@ -10,9 +10,13 @@ from typing import Any
 # https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
 _QUANTITY = re.compile(r"(\d+(\.\d+)?)(m|[kMGTPE]|[KMGTPE]i)?", re.ASCII)
 _DNS_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")
-_RESOURCE_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
+_RESOURCE_NAME = re.compile(
+    r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?/[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?"
+)
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
-_LABEL_KEY = re.compile(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
+_LABEL_KEY = re.compile(
+    r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+)
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
 _TOLERATION_KEYS = ("key", "operator", "value", "effect", "tolerationSeconds")
 _EFFECTS = ("", "NoSchedule", "PreferNoSchedule", "NoExecute")
@@ -51,12 +55,15 @@ def resource_problems(name: str, resource: str) -> list[str]:
 def selector_problems(name: str, selector: Mapping[str, Any]) -> list[str]:
     """Return a sentence for what is no label of a node, and for values that are no texts, such as JSON's true."""
     wrong = sorted(label for label, text in selector.items() if not isinstance(text, str))
-    problems = [f"{name} must map labels to texts; got other values for {', '.join(wrong)}. Put them in quotes."]
+    problems = [
+        f"{name} must map labels to texts; got other values for {', '.join(wrong)}. Put them in quotes."
+    ]
     return (problems if wrong else []) + [
         f"{name} must map labels of nodes to their values, e.g. cloud.google.com/gke-accelerator to nvidia-l4; "
         f"got {label!r}: {text!r}."
         for label, text in selector.items()
-        if isinstance(text, str) and not (_LABEL_KEY.fullmatch(label) and _LABEL_VALUE.fullmatch(text))
+        if isinstance(text, str)
+        and not (_LABEL_KEY.fullmatch(label) and _LABEL_VALUE.fullmatch(text))
     ]
 
 
@@ -76,5 +83,9 @@ def _is_toleration(value: Any) -> bool:
     if not all(isinstance(value.get(name, ""), str) for name in _TOLERATION_KEYS[:-1]):
         return False
     operator = value.get("operator", "Equal")
-    is_matched = bool(value.get("key")) if operator == "Equal" else operator == "Exists" and not value.get("value")
+    is_matched = (
+        bool(value.get("key"))
+        if operator == "Equal"
+        else operator == "Exists" and not value.get("value")
+    )
     return is_matched and value.get("effect", "") in _EFFECTS

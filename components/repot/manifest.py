@@ -28,7 +28,7 @@ class Rejection:
         path: Relative to the pictures' folder, with `/`.
         label: The label whose folder holds it, or "".
         split: The split that it would have gone to, or "".
-        reason: A key of `repot.images.REASONS`.
+        reason: A key of `repot.pictures.REASONS`.
         detail: The decoder's words, or "".
     """
 
@@ -111,7 +111,8 @@ class Manifest:
     def class_counts(self, split: str) -> dict[str, int]:
         """Return the number of records by label in one split, every label included."""
         return {
-            label: sum(shard.class_counts.get(label, 0) for shard in self.split_shards(split)) for label in self.labels
+            label: sum(shard.class_counts.get(label, 0) for shard in self.split_shards(split))
+            for label in self.labels
         }
 
     def to_json(self) -> dict[str, Any]:

@@ -154,7 +154,9 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     return min(1.0, p)
 
 
-def paired_difference(only_first: int, only_second: int, n: int, confidence: float = 0.95) -> Difference:
+def paired_difference(
+    only_first: int, only_second: int, n: int, confidence: float = 0.95
+) -> Difference:
     """Return how much more often the second model is right than the first on the same n examples.
 
     Source of the interval: Bonett and Price, "Adjusted Wald confidence intervals for a difference of binomial
@@ -165,10 +167,14 @@ def paired_difference(only_first: int, only_second: int, n: int, confidence: flo
     first, second = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2)
     centre = second - first
     margin = _normal_quantile(confidence) * math.sqrt((first + second - centre**2) / (n + 2))
-    return Difference((only_second - only_first) / n, (max(-1.0, centre - margin), min(1.0, centre + margin)))
+    return Difference(
+        (only_second - only_first) / n, (max(-1.0, centre - margin), min(1.0, centre + margin))
+    )
 
 
-def calibration(confidences: FloatArray, correct: NDArray[np.bool_], num_bins: int = 10) -> list[CalibrationBin]:
+def calibration(
+    confidences: FloatArray, correct: NDArray[np.bool_], num_bins: int = 10
+) -> list[CalibrationBin]:
     """Sort examples into bins of equal width by the probability of their guess; empty bins are left out."""
     bins = np.clip(np.ceil(confidences * num_bins).astype(int) - 1, 0, num_bins - 1)
     return [

@@ -59,9 +59,15 @@ def json_lines(predictions: Iterable[Prediction], _pictures: Sequence[str]) -> I
     """Yield a JSON object a picture, with `names` or with `problem`."""
     for prediction in predictions:
         if prediction.problem:
-            facts: dict[str, object] = {"picture": prediction.picture, "problem": prediction.problem}
+            facts: dict[str, object] = {
+                "picture": prediction.picture,
+                "problem": prediction.problem,
+            }
         else:
-            facts = {"picture": prediction.picture, "names": [name._asdict() for name in prediction.names]}
+            facts = {
+                "picture": prediction.picture,
+                "names": [name._asdict() for name in prediction.names],
+            }
         yield json.dumps(facts, ensure_ascii=False)
 
 

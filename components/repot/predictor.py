@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from repot import images, quiet_tensorflow, storage
+from repot import quiet_tensorflow, storage
 from repot.champion import CHAMPION_NAME, read_champion
 from repot.errors import ModelError, StorageError, UsageError
 from repot.layout import KERAS_NAME, MODEL_FOLDER
 from repot.manifest import LABELS_NAME
 from repot.metrics import FloatArray
+from repot.pictures import RejectedPicture, normalise_picture
 from repot.predictions import FORMATS, NamedProbability, Prediction
 
 _BATCH_SIZE = 32
@@ -44,10 +45,13 @@ class Model:
         return eval_image(decode_jpeg(jpeg), self.image_size)
 
     def predict(self, jpegs: Sequence[bytes]) -> FloatArray:
-        """Return probabilities, float32 [len(jpegs), N], of pictures as shards hold them (see `repot.images`)."""
+        """Return probabilities, float32 [len(jpegs), N], of pictures as shards hold them (see `repot.pictures`)."""
         import tensorflow as tf
 
-        parts = [self.call(tf.stack([self.prepare(jpeg) for jpeg in batch])).numpy() for batch in _batches(jpegs)]
+        parts = [
+            self.call(tf.stack([self.prepare(jpeg) for jpeg in batch])).numpy()
+            for batch in _batches(jpegs)
+        ]
         return np.concatenate(parts) if parts else np.empty((0, len(self.labels)), np.float32)
 
 
@@ -64,7 +68,9 @@ def find_model(uri: str) -> str:
     name = posixpath.basename(uri)
     folder = posixpath.dirname(uri) if name in (CHAMPION_NAME, KERAS_NAME) else uri
     candidates = [folder, storage.join(folder, MODEL_FOLDER)]
-    champion = read_champion(storage.join(folder, CHAMPION_NAME)).champion if name != KERAS_NAME else None
+    champion = (
+        read_champion(storage.join(folder, CHAMPION_NAME)).champion if name != KERAS_NAME else None
+    )
     if champion is not None:
         candidates = [storage.join(folder, champion.version)]
     for candidate in candidates:
@@ -131,19 +137,26 @@ def predict_pictures(model: Model, pictures: Sequence[str], *, top: int) -> Iter
         jpegs, problems = {}, {}
         for picture in dict.fromkeys(batch):
             try:
-                jpegs[picture] = images.normalise(_read(picture)).jpeg
-            except (images.Rejected, StorageError, UsageError) as err:
+                jpegs[picture] = normalise_picture(_read(picture)).jpeg
+            except (RejectedPicture, StorageError, UsageError) as err:
                 problems[picture] = str(err)
         scores = dict(zip(jpegs, model.predict(list(jpegs.values())), strict=True))
         for picture in batch:
             if picture in problems:
                 yield Prediction(picture=picture, problem=problems[picture])
             else:
-                yield Prediction(picture=picture, names=_top_names(model.labels, scores[picture], top))
+                yield Prediction(
+                    picture=picture, names=_top_names(model.labels, scores[picture], top)
+                )
 
 
 def predict_files(
-    model: str, pictures: Sequence[str], *, output_format: str, top: int, write: Callable[[str], object]
+    model: str,
+    pictures: Sequence[str],
+    *,
+    output_format: str,
+    top: int,
+    write: Callable[[str], object],
 ) -> int:
     """Name pictures and write a line for each: what `repot predict` does.
 
@@ -177,7 +190,9 @@ def predict_files(
 def _read(picture: str) -> bytes:
     uri = storage.normalise(picture)
     if storage.is_local(uri) and storage.local_path(uri).is_dir():
-        raise UsageError(f"{picture} is a folder. Name the pictures in it, such as {picture.rstrip('/')}/*.jpg.")
+        raise UsageError(
+            f"{picture} is a folder. Name the pictures in it, such as {picture.rstrip('/')}/*.jpg."
+        )
     return storage.read_bytes(uri)
 
 

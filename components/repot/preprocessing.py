@@ -74,13 +74,25 @@ def distort_image(image: Any, image_size: int, seed: Any) -> Any:
     crop = _random_crop(image, crop_seed)
     way = tf.random.stateless_uniform((), way_seed, maxval=4, dtype=tf.int32)
     branches = (
-        lambda: _colour(_resize(tf.raw_ops.ResizeBilinear, crop, image_size), colour_seed, contrast_last=True),
-        lambda: _colour(_resize(tf.raw_ops.ResizeNearestNeighbor, crop, image_size), colour_seed, contrast_last=False),
-        lambda: _colour(_resize(tf.raw_ops.ResizeBicubic, crop, image_size), colour_seed, contrast_last=True),
-        lambda: _colour(_resize(tf.raw_ops.ResizeArea, crop, image_size), colour_seed, contrast_last=False),
+        lambda: _colour(
+            _resize(tf.raw_ops.ResizeBilinear, crop, image_size), colour_seed, contrast_last=True
+        ),
+        lambda: _colour(
+            _resize(tf.raw_ops.ResizeNearestNeighbor, crop, image_size),
+            colour_seed,
+            contrast_last=False,
+        ),
+        lambda: _colour(
+            _resize(tf.raw_ops.ResizeBicubic, crop, image_size), colour_seed, contrast_last=True
+        ),
+        lambda: _colour(
+            _resize(tf.raw_ops.ResizeArea, crop, image_size), colour_seed, contrast_last=False
+        ),
     )
     coloured = tf.switch_case(way, branches)
-    return tf.clip_by_value(tf.image.stateless_random_flip_left_right(coloured, flip_seed), 0.0, 1.0)
+    return tf.clip_by_value(
+        tf.image.stateless_random_flip_left_right(coloured, flip_seed), 0.0, 1.0
+    )
 
 
 def _random_crop(image: Any, seed: Any) -> Any:

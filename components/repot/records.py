@@ -102,7 +102,11 @@ def read_records(source: bytes | Path) -> Iterator[bytes]:
         CorruptShardError: A frame is cut off or a checksum is wrong; the message names file, record and offset.
     """
     name = str(source) if isinstance(source, Path) else f"{len(source)} bytes"
-    opened = source.open("rb") if isinstance(source, Path) else contextlib.nullcontext(io.BytesIO(source))
+    opened = (
+        source.open("rb")
+        if isinstance(source, Path)
+        else contextlib.nullcontext(io.BytesIO(source))
+    )
     with opened as file:
         record_index = 0
         while header := file.read(_LENGTH.size + _CRC.size):
@@ -147,8 +151,14 @@ def _kind(value: Value) -> str:
 
 def _example_class() -> Any:
     """Return the message class that is tf.train.Example on the wire."""
-    file = descriptor_pb2.FileDescriptorProto(name="repot/example.proto", package="repot", syntax="proto3")
-    for name, value_type in (("Bytes", _FIELD.TYPE_BYTES), ("Float", _FIELD.TYPE_FLOAT), ("Int64", _FIELD.TYPE_INT64)):
+    file = descriptor_pb2.FileDescriptorProto(
+        name="repot/example.proto", package="repot", syntax="proto3"
+    )
+    for name, value_type in (
+        ("Bytes", _FIELD.TYPE_BYTES),
+        ("Float", _FIELD.TYPE_FLOAT),
+        ("Int64", _FIELD.TYPE_INT64),
+    ):
         values = file.message_type.add(name=f"{name}List")
         values.field.add(name="value", number=1, type=value_type, label=_FIELD.LABEL_REPEATED)
     feature = file.message_type.add(name="Feature")
@@ -169,7 +179,11 @@ def _example_class() -> Any:
 
 def _add_message(message: Any, name: str, number: int, type_name: str) -> Any:
     return message.field.add(
-        name=name, number=number, type=_FIELD.TYPE_MESSAGE, label=_FIELD.LABEL_OPTIONAL, type_name=f".repot.{type_name}"
+        name=name,
+        number=number,
+        type=_FIELD.TYPE_MESSAGE,
+        label=_FIELD.LABEL_OPTIONAL,
+        type_name=f".repot.{type_name}",
     )
 
 

@@ -47,7 +47,9 @@ class _Settings:
         known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
         unknown = sorted(set(facts) - set(known))
         if unknown:
-            raise UsageError(f"{cls.__name__} must not have {', '.join(unknown)}; it has {', '.join(known)}.")
+            raise UsageError(
+                f"{cls.__name__} must not have {', '.join(unknown)}; it has {', '.join(known)}."
+            )
         return cls(**facts)
 
 
@@ -72,7 +74,9 @@ class DatasetSettings(_Settings):
         self._hold_floats()
         problems = []
         if not 0 < self.validation_fraction < 1:
-            problems.append(_rule("validation_fraction", "lie between 0 and 1", self.validation_fraction))
+            problems.append(
+                _rule("validation_fraction", "lie between 0 and 1", self.validation_fraction)
+            )
         if not 1 <= self.num_threads <= 1024:
             problems.append(_rule("num_threads", "lie in 1..1024", self.num_threads))
         for name in ("train_shards", "validation_shards"):
@@ -80,7 +84,9 @@ class DatasetSettings(_Settings):
             if not 0 <= count <= 99_999:
                 problems.append(_rule(name, "lie in 0..99999 (0 chooses)", count))
             elif self.num_threads >= 1 and count % self.num_threads:
-                problems.append(_rule(name, f"be a multiple of num_threads={self.num_threads}", count))
+                problems.append(
+                    _rule(name, f"be a multiple of num_threads={self.num_threads}", count)
+                )
         _raise_if_any(problems)
 
 
@@ -116,11 +122,17 @@ class TrainingSettings(_Settings):
         if self.recipe not in RECIPES:
             problems.append(_rule("recipe", f"be one of {', '.join(RECIPES)}", self.recipe))
         if not 0 <= self.epochs <= 10_000:
-            problems.append(_rule("epochs", "lie in 0..10000 (0 takes the recipe's own)", self.epochs))
+            problems.append(
+                _rule("epochs", "lie in 0..10000 (0 takes the recipe's own)", self.epochs)
+            )
         if not 1 <= self.batch_size <= 65_536:
             problems.append(_rule("batch_size", "lie in 1..65536", self.batch_size))
         if not 0 <= self.learning_rate <= 100:
-            problems.append(_rule("learning_rate", "lie in 0..100 (0 takes the recipe's own)", self.learning_rate))
+            problems.append(
+                _rule(
+                    "learning_rate", "lie in 0..100 (0 takes the recipe's own)", self.learning_rate
+                )
+            )
         smallest = BACKBONES[self.backbone].min_image_size if self.backbone in BACKBONES else 32
         if self.image_size != 0 and not smallest <= self.image_size <= 4096:
             rule = f"be 0 (the backbone's own) or lie in {smallest}..4096 for {self.backbone}"
@@ -128,7 +140,9 @@ class TrainingSettings(_Settings):
         if not 0 <= self.seed < 2**31:
             problems.append(_rule("seed", "lie in 0..2147483647", self.seed))
         if not 1 <= self.input_queue_memory_factor <= 1024:
-            problems.append(_rule("input_queue_memory_factor", "lie in 1..1024", self.input_queue_memory_factor))
+            problems.append(
+                _rule("input_queue_memory_factor", "lie in 1..1024", self.input_queue_memory_factor)
+            )
         _raise_if_any(problems)
 
 

@@ -20,7 +20,12 @@ from repot_pipelines.commands.rollback import rollback_command
 from repot_pipelines.commands.run import run_command
 from repot_pipelines.commands.schedule import schedule_group
 from repot_pipelines.commands.submit import submit_command
-from repot_pipelines.commands.tutorial import checkpoint_command, evaluate_command, shards_command, train_command
+from repot_pipelines.commands.tutorial import (
+    checkpoint_command,
+    evaluate_command,
+    shards_command,
+    train_command,
+)
 
 STOPPED = 130
 
@@ -66,7 +71,9 @@ def main() -> None:
         _show(RepotError(f"{err.strerror or err}: {err.filename}." if err.filename else f"{err}."))
         sys.exit(RepotError.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Stopped. Nothing finished is lost: run the same command again to go on.", err=True)
+        click.echo(
+            "Stopped. Nothing finished is lost: run the same command again to go on.", err=True
+        )
         sys.exit(STOPPED)
 
 

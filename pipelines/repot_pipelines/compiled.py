@@ -20,7 +20,9 @@ def find_compiled() -> Path:
     for folder in (package / "compiled", package.parent / "compiled"):
         if (folder / FILE_NAME).is_file():
             return folder / FILE_NAME
-    raise RepotError(f"There is no {FILE_NAME} beside {package}. Run `repot compile`, or install repot again.")
+    raise RepotError(
+        f"There is no {FILE_NAME} beside {package}. Run `repot compile`, or install repot again."
+    )
 
 
 def compile_pipeline(path: Path, *, defaults: Mapping[str, str] | None = None) -> None:
@@ -35,7 +37,9 @@ def compile_pipeline(path: Path, *, defaults: Mapping[str, str] | None = None) -
     from repot_pipelines.finetune import finetune
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(finetune, package_path=str(path), pipeline_parameters=dict(defaults or {}))
+    compiler.Compiler().compile(
+        finetune, package_path=str(path), pipeline_parameters=dict(defaults or {})
+    )
 
 
 def checkout_target() -> Path:

@@ -11,8 +11,9 @@ from kfp.dsl.pipeline_channel import extract_pipeline_channels_from_any
 from repot.checkpoint_fetcher.component import fetch_checkpoint
 from repot.container_images import CPU_IMAGE, TRAINER_IMAGE
 from repot.evaluator.component import evaluate, gate, promote
+from repot.planner.component import plan
 from repot.settings import NONE
-from repot.shard_builder.component import build_shards, merge, plan
+from repot.shard_builder.component import build_shards, merge
 from repot.trainer.component import train
 
 
@@ -36,7 +37,10 @@ def _place(
 
 
 def _give_access(
-    tasks: List[dsl.PipelineTask], settings_config_map: str, s3_secret_name: str, google_secret_name: str
+    tasks: List[dsl.PipelineTask],
+    settings_config_map: str,
+    s3_secret_name: str,
+    google_secret_name: str,
 ) -> None:
     """Let tasks reach object storage; what is not there in the namespace is left out, as with workload identity."""
     for task in tasks:
@@ -49,7 +53,10 @@ def _give_access(
         kubernetes.use_secret_as_env(
             task,
             secret_name=s3_secret_name,
-            secret_key_to_env={"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"},
+            secret_key_to_env={
+                "accesskey": "AWS_ACCESS_KEY_ID",
+                "secretkey": "AWS_SECRET_ACCESS_KEY",
+            },
             optional=True,
         )
         kubernetes.use_secret_as_env(
@@ -58,7 +65,9 @@ def _give_access(
             secret_key_to_env={"key.json": "REPOT_GOOGLE_KEY"},
             optional=True,
         )
-        names = extract_pipeline_channels_from_any([settings_config_map, s3_secret_name, google_secret_name])
+        names = extract_pipeline_channels_from_any(
+            [settings_config_map, s3_secret_name, google_secret_name]
+        )
         task.register_pipeline_channels(names)
 
 
@@ -213,7 +222,13 @@ def finetune(
         storage_uri=storage_uri,
         max_rejected_fraction=max_rejected_fraction,
     ).after(built)
-    _place(merged, "Merge: account for every picture", cpu_image, cpu=builder_cpu, memory=builder_memory)
+    _place(
+        merged,
+        "Merge: account for every picture",
+        cpu_image,
+        cpu=builder_cpu,
+        memory=builder_memory,
+    )
 
     fetched = fetch_checkpoint(
         checkpoint=checkpoint,
@@ -250,9 +265,18 @@ def finetune(
     )
     trained.set_accelerator_type(accelerator_type)
     trained.set_accelerator_limit(planned.outputs["trainer_pod_accelerator_count"])
-    kubernetes.add_node_selector_json(trained, node_selector_json=planned.outputs["trainer_pod_node_selector"])
-    kubernetes.add_toleration_json(trained, toleration_json=planned.outputs["trainer_pod_tolerations"])
-    kubernetes.empty_dir_mount(trained, volume_name="shared-memory", mount_path="/dev/shm", medium="Memory")  # noqa: S108
+    kubernetes.add_node_selector_json(
+        trained, node_selector_json=planned.outputs["trainer_pod_node_selector"]
+    )
+    kubernetes.add_toleration_json(
+        trained, toleration_json=planned.outputs["trainer_pod_tolerations"]
+    )
+    kubernetes.empty_dir_mount(
+        trained,
+        volume_name="shared-memory",
+        mount_path="/dev/shm",  # noqa: S108
+        medium="Memory",
+    )
 
     evaluated = evaluate(
         dataset_id=planned.outputs["dataset_id"],
@@ -269,7 +293,14 @@ def finetune(
         min_precision=min_precision,
         storage_uri=storage_uri,
     ).after(evaluated)
-    _place(judged, "Gate: threshold and champion", cpu_image, cpu=evaluator_cpu, memory=evaluator_memory, cached=False)
+    _place(
+        judged,
+        "Gate: threshold and champion",
+        cpu_image,
+        cpu=evaluator_cpu,
+        memory=evaluator_memory,
+        cached=False,
+    )
 
     with dsl.If(judged.outputs["Output"] == "promote", name="promote"):
         promoted = promote(

@@ -71,7 +71,10 @@ class Cluster:
         return [
             job
             for job in jobs
-            if job["metadata"].get("annotations", {}).get(RUN_ANNOTATION, "").startswith(f"{storage_uri}/")
+            if job["metadata"]
+            .get("annotations", {})
+            .get(RUN_ANNOTATION, "")
+            .startswith(f"{storage_uri}/")
         ]
 
     def job_pods(self, name: str) -> list[Facts]:
@@ -84,7 +87,9 @@ class Cluster:
         from kubernetes import client
 
         try:
-            answer = self._call("GET", f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log", is_text=True)
+            answer = self._call(
+                "GET", f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log", is_text=True
+            )
         except client.ApiException as err:
             if err.status in (400, 404):
                 return ""
@@ -107,16 +112,27 @@ class Cluster:
 
     def _list(self, group: str, plural: str, selector: str) -> list[Facts]:
         query = {"labelSelector": selector} if selector else {}
-        return list(self._call("GET", f"{group}/namespaces/{self.namespace}/{plural}", query=query)["items"])
+        return list(
+            self._call("GET", f"{group}/namespaces/{self.namespace}/{plural}", query=query)["items"]
+        )
 
     def _call(
-        self, method: str, path: str, *, query: dict[str, str] | None = None, body: Any = None, is_text: bool = False
+        self,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, str] | None = None,
+        body: Any = None,
+        is_text: bool = False,
     ) -> Any:
         return self._api.call_api(
             path,
             method,
             query_params=list((query or {}).items()),
-            header_params={"Accept": "*/*" if is_text else "application/json", "Content-Type": "application/json"},
+            header_params={
+                "Accept": "*/*" if is_text else "application/json",
+                "Content-Type": "application/json",
+            },
             body=body,
             response_type=None if is_text else "object",
             auth_settings=["BearerToken"],

@@ -30,7 +30,15 @@ _AWS_NAMES = {
     "S3_SECRET_KEY": "AWS_SECRET_ACCESS_KEY",
 }
 _REQUIRED = ("STORAGE", "IMAGE")
-_OPTIONAL = ("HOST", "KFP_NAMESPACE", "NAMESPACE", "SERVICE_ACCOUNT", "JOB_SERVICE_ACCOUNT", "S3_SECRET", "CONFIG_MAP")
+_OPTIONAL = (
+    "HOST",
+    "KFP_NAMESPACE",
+    "NAMESPACE",
+    "SERVICE_ACCOUNT",
+    "JOB_SERVICE_ACCOUNT",
+    "S3_SECRET",
+    "CONFIG_MAP",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +70,11 @@ class ClusterSettings:
     @property
     def server_options(self) -> list[str]:
         """Return the options of every command that talks to the server."""
-        options = {"--host": self.host, "--namespace": self.namespace, "--kfp-namespace": self.kfp_namespace}
+        options = {
+            "--host": self.host,
+            "--namespace": self.namespace,
+            "--kfp-namespace": self.kfp_namespace,
+        }
         return [word for name, value in options.items() if value for word in (name, value)]
 
 
@@ -76,10 +88,16 @@ def read_settings(environment: Mapping[str, str], home: Path) -> ClusterSettings
     Raises:
         UsageError: Lists everything that is missing, wrong, or not known.
     """
-    given = {name.removeprefix(PREFIX): value for name, value in environment.items() if name.startswith(PREFIX)}
+    given = {
+        name.removeprefix(PREFIX): value
+        for name, value in environment.items()
+        if name.startswith(PREFIX)
+    }
     kubeconfig_path = Path(environment.get("KUBECONFIG") or home / ".kube" / "config")
     known = {*_REQUIRED, *_OPTIONAL, *_AWS_NAMES}
-    problems = [f"{PREFIX}{name} is no setting of these tests." for name in sorted(set(given) - known)]
+    problems = [
+        f"{PREFIX}{name} is no setting of these tests." for name in sorted(set(given) - known)
+    ]
     problems += [f"{PREFIX}{name} must be set." for name in _REQUIRED if not given.get(name)]
     problems += _storage_problems(given.get("STORAGE", ""))
     if not kubeconfig_path.is_file():
@@ -90,7 +108,9 @@ def read_settings(environment: Mapping[str, str], home: Path) -> ClusterSettings
         kubeconfig_path=kubeconfig_path.absolute(),
         storage_uri=storage.normalise(given["STORAGE"]),
         image=given["IMAGE"],
-        store_variables={variable: given[name] for name, variable in _AWS_NAMES.items() if given.get(name)},
+        store_variables={
+            variable: given[name] for name, variable in _AWS_NAMES.items() if given.get(name)
+        },
         **{name.lower(): given[name] for name in _OPTIONAL if given.get(name)},
     )
 
@@ -102,4 +122,8 @@ def _storage_problems(uri: str) -> list[str]:
         is_local = storage.is_local(storage.normalise(uri))
     except UsageError as err:
         return [f"{PREFIX}STORAGE: {problem}" for problem in err.problems]
-    return [f"{PREFIX}STORAGE must be in an object store that pods can reach; got {uri!r}."] if is_local else []
+    return (
+        [f"{PREFIX}STORAGE must be in an object store that pods can reach; got {uri!r}."]
+        if is_local
+        else []
+    )

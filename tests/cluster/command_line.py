@@ -76,7 +76,11 @@ class CommandLine:
         with (
             output_path.open("w", encoding="utf-8") as output,
             subprocess.Popen(
-                [*REPOT, *words], cwd=self.folder, env=self._environment({}), stdout=output, stderr=subprocess.STDOUT
+                [*REPOT, *words],
+                cwd=self.folder,
+                env=self._environment({}),
+                stdout=output,
+                stderr=subprocess.STDOUT,
             ) as process,
         ):
             try:
@@ -86,7 +90,13 @@ class CommandLine:
 
     def _environment(self, variables: dict[str, str]) -> dict[str, str]:
         # A wide terminal: no line is broken.
-        return {**os.environ, **self.settings.variables, "COLUMNS": "300", "PYTHONUNBUFFERED": "1", **variables}
+        return {
+            **os.environ,
+            **self.settings.variables,
+            "COLUMNS": "300",
+            "PYTHONUNBUFFERED": "1",
+            **variables,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,11 @@ MARK = "cluster"
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip the tests that need a cluster where none is named; with `-m cluster` that is an error."""
-    mine = [item for item in items if item.get_closest_marker(MARK) and Path(__file__).parent in item.path.parents]
+    mine = [
+        item
+        for item in items
+        if item.get_closest_marker(MARK) and Path(__file__).parent in item.path.parents
+    ]
     if not mine:
         return
     try:
@@ -44,7 +48,9 @@ def settings() -> Iterator[ClusterSettings]:
 @pytest.fixture(scope="session")
 def site(settings: ClusterSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Yield what all tests share; at the end nothing of it is left."""
-    with open_site(settings, f"cluster-tests-{secrets.token_hex(4)}", tmp_path_factory.mktemp("site")) as site:
+    with open_site(
+        settings, f"cluster-tests-{secrets.token_hex(4)}", tmp_path_factory.mktemp("site")
+    ) as site:
         yield site
 
 

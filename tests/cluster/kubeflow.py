@@ -5,15 +5,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from repot_pipelines.kfp_server.access import read_access
-from repot_pipelines.kfp_server.problems import MissingError, ServerError
+from repot_pipelines.kfp_server.errors import MissingError, ServerError
 from repot_pipelines.kfp_server.runs import FINAL_STATES, get_run
-from repot_pipelines.kfp_server.schedule_lookup import list_schedules
 from repot_pipelines.kfp_server.server import connect, named
+from repot_pipelines.schedules.lookup import list_schedules
 from tests.cluster.cluster_settings import ClusterSettings
 from tests.cluster.waiting import wait_for
 
 _END_SECONDS = 300.0
-_NO_FLAGS = dict.fromkeys(("ui_host", "token_file", "cookie_file", "iap_client_id", "kube_context", "ca_file"))
+_NO_FLAGS = dict.fromkeys(
+    ("ui_host", "token_file", "cookie_file", "iap_client_id", "kube_context", "ca_file")
+)
 
 
 class Kubeflow:
@@ -50,7 +52,11 @@ class Kubeflow:
 
     def schedules(self, prefix: str) -> list[Any]:
         """Return the schedules whose names begin so."""
-        return [each for each in list_schedules(self._server) if str(each.display_name).startswith(prefix)]
+        return [
+            each
+            for each in list_schedules(self._server)
+            if str(each.display_name).startswith(prefix)
+        ]
 
     def terminate(self, run_id: str) -> None:
         """End a run, as the button in the UI does."""
@@ -62,7 +68,9 @@ class Kubeflow:
         recurring_runs = self._client.recurring_runs
         for schedule in self.schedules(name):
             method = recurring_runs.recurring_run_service_disable_recurring_run
-            self._server.call("pause a schedule", method, recurring_run_id=schedule.recurring_run_id)
+            self._server.call(
+                "pause a schedule", method, recurring_run_id=schedule.recurring_run_id
+            )
         going_on = [run.run_id for run in self._runs(name) if run.state not in FINAL_STATES]
         for run_id in going_on:
             self._unless_over(run_id)
@@ -73,9 +81,13 @@ class Kubeflow:
         """Delete schedules, runs, experiment and pipeline of a name."""
         for schedule in self.schedules(name):
             method = self._client.recurring_runs.recurring_run_service_delete_recurring_run
-            self._server.call("delete a schedule", method, recurring_run_id=schedule.recurring_run_id)
+            self._server.call(
+                "delete a schedule", method, recurring_run_id=schedule.recurring_run_id
+            )
         for run in list(self._runs(name)):
-            self._server.call("delete a run", self._client.runs.run_service_delete_run, run_id=run.run_id)
+            self._server.call(
+                "delete a run", self._client.runs.run_service_delete_run, run_id=run.run_id
+            )
         for experiment_id in self._experiments(name):
             method = self._client.experiments.experiment_service_delete_experiment
             self._server.call("delete the experiment", method, experiment_id=experiment_id)
@@ -106,12 +118,16 @@ class Kubeflow:
                 pipeline_id=pipeline_id,
                 pipeline_version_id=version.pipeline_version_id,
             )
-        self._server.call("delete the pipeline", api.pipeline_service_delete_pipeline, pipeline_id=pipeline_id)
+        self._server.call(
+            "delete the pipeline", api.pipeline_service_delete_pipeline, pipeline_id=pipeline_id
+        )
 
     def _runs(self, experiment: str) -> Iterator[Any]:
         method = self._client.runs.run_service_list_runs
         for experiment_id in self._experiments(experiment):
-            yield from self._server.list_all("list the runs", method, "runs", experiment_id=experiment_id)
+            yield from self._server.list_all(
+                "list the runs", method, "runs", experiment_id=experiment_id
+            )
 
     def _experiments(self, name: str) -> list[str]:
         method = self._client.experiments.experiment_service_list_experiments

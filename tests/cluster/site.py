@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from repot import layout, storage
-from repot_pipelines.run import SAMPLE_FOLDER
+from repot_pipelines.local.run import SAMPLE_FOLDER
 from tests.cluster.cluster import Cluster, Facts
 from tests.cluster.cluster_settings import ClusterSettings
 from tests.cluster.command_line import CommandLine, Ended
@@ -65,7 +65,9 @@ class Site:
     def request(self, model_name: str, **parameters: Any) -> list[str]:
         """Return the words after `repot submit` for a run with the smallest pods."""
         settings = self.settings
-        account = ["--service-account", settings.service_account] if settings.service_account else []
+        account = (
+            ["--service-account", settings.service_account] if settings.service_account else []
+        )
         values = {
             **SMALL,
             "checkpoint": storage.join(self.folder_uri, "weights.pth"),
@@ -79,7 +81,14 @@ class Site:
         }
         return [
             *(storage.join(self.folder_uri, "pictures"), "--storage-uri", self.storage_uri),
-            *("--experiment", self.name, "--pipeline-name", self.name, *account, *settings.server_options),
+            *(
+                "--experiment",
+                self.name,
+                "--pipeline-name",
+                self.name,
+                *account,
+                *settings.server_options,
+            ),
             *(word for name, value in values.items() for word in ("-p", f"{name}={value}")),
         ]
 

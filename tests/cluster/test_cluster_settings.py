@@ -26,7 +26,11 @@ def environment(tmp_path: Path) -> dict[str, str]:
     """Return the variables that must be there, and no more."""
     path = tmp_path / "kubeconfig"
     path.touch()
-    return {"KUBECONFIG": str(path), f"{PREFIX}STORAGE": "s3://bucket/tests/", f"{PREFIX}IMAGE": "repot:test"}
+    return {
+        "KUBECONFIG": str(path),
+        f"{PREFIX}STORAGE": "s3://bucket/tests/",
+        f"{PREFIX}IMAGE": "repot:test",
+    }
 
 
 @pytest.fixture
@@ -38,7 +42,9 @@ def api() -> Iterator[KubernetesApi]:
 
 @pytest.fixture
 def cluster(api: KubernetesApi, tmp_path: Path) -> Cluster:
-    return Cluster(write_kubeconfig(tmp_path / "kubeconfig", api.address, token=ADMIN_TOKEN), "work")
+    return Cluster(
+        write_kubeconfig(tmp_path / "kubeconfig", api.address, token=ADMIN_TOKEN), "work"
+    )
 
 
 def put(api: KubernetesApi, kind: str, name: str, **facts: Any) -> None:
@@ -48,11 +54,22 @@ def put(api: KubernetesApi, kind: str, name: str, **facts: Any) -> None:
 
 
 def test_settings_are_what_the_variables_say(environment: dict[str, str], tmp_path: Path) -> None:
-    more = {"HOST": "http://kfp", "NAMESPACE": "team", "S3_ENDPOINT": "http://store:9000", "S3_SECRET": "keys"}
+    more = {
+        "HOST": "http://kfp",
+        "NAMESPACE": "team",
+        "S3_ENDPOINT": "http://store:9000",
+        "S3_SECRET": "keys",
+    }
 
-    found = read_settings({**environment, **{f"{PREFIX}{name}": value for name, value in more.items()}}, tmp_path)
+    found = read_settings(
+        {**environment, **{f"{PREFIX}{name}": value for name, value in more.items()}}, tmp_path
+    )
 
-    assert (found.storage_uri, found.image, found.s3_secret) == ("s3://bucket/tests", "repot:test", "keys")
+    assert (found.storage_uri, found.image, found.s3_secret) == (
+        "s3://bucket/tests",
+        "repot:test",
+        "keys",
+    )
     assert found.pod_namespace == "team"
     assert found.server_options == [
         *("--host", "http://kfp"),
@@ -76,12 +93,24 @@ def test_everything_that_is_missing_or_wrong_is_told_at_once(tmp_path: Path) -> 
     assert f"there is no {tmp_path}/.kube/config" in told
 
 
-@pytest.mark.parametrize(("words", "exit_code"), [(["-m", "cluster"], pytest.ExitCode.USAGE_ERROR), ([], 0)])
-def test_without_settings_nobody_believes_that_the_tests_ran(words: list[str], exit_code: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "exit_code"), [(["-m", "cluster"], pytest.ExitCode.USAGE_ERROR), ([], 0)]
+)
+def test_without_settings_nobody_believes_that_the_tests_ran(
+    words: list[str], exit_code: int, tmp_path: Path
+) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
 
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words, "tests/cluster/test_run.py"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            *words,
+            "tests/cluster/test_run.py",
+        ],
         cwd=ROOT,
         env={**environment, "KUBECONFIG": str(tmp_path / "none"), "COLUMNS": "1000"},
         capture_output=True,
@@ -94,7 +123,9 @@ def test_without_settings_nobody_believes_that_the_tests_ran(words: list[str], e
     assert " passed" not in done.stdout
 
 
-def test_pods_of_tasks_are_told_from_those_of_kubeflow(api: KubernetesApi, cluster: Cluster) -> None:
+def test_pods_of_tasks_are_told_from_those_of_kubeflow(
+    api: KubernetesApi, cluster: Cluster
+) -> None:
     nodes = {
         "plan": "w-1(0).root(0).plan(0).executor(0)",
         "plan-again": "w-1(0).root(0).plan(0).executor(1)",
@@ -103,11 +134,15 @@ def test_pods_of_tasks_are_told_from_those_of_kubeflow(api: KubernetesApi, clust
     }
     for name, node in nodes.items():
         labels, annotations = {"pipeline/runid": RUN_ID}, {"workflows.argoproj.io/node-name": node}
-        spec = {"containers": [{"name": "main", "image": "repot"}, {"name": "wait", "image": "argo"}]}
+        spec = {
+            "containers": [{"name": "main", "image": "repot"}, {"name": "wait", "image": "argo"}]
+        }
         put(api, "Pod", name, metadata={"labels": labels, "annotations": annotations}, spec=spec)
     put(api, "Pod", "of-another-run", spec={"containers": []})
 
-    found = {pod.facts["metadata"]["name"]: (pod.task, pod.node) for pod in cluster.task_pods(RUN_ID)}
+    found = {
+        pod.facts["metadata"]["name"]: (pod.task, pod.node) for pod in cluster.task_pods(RUN_ID)
+    }
 
     assert found == {
         "plan": ("plan", "w-1(0).root(0).plan(0).executor"),
@@ -130,16 +165,24 @@ def test_only_jobs_of_this_storage_are_ours(api: KubernetesApi, cluster: Cluster
     assert cluster.jobs_below("s3://b/mine") == []
 
 
-def test_run_is_read_from_what_the_command_prints(environment: dict[str, str], tmp_path: Path) -> None:
+def test_run_is_read_from_what_the_command_prints(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     printed = f"version  0.1.0 (uploaded)\nrun      first 2026-03-01 02:00:00, {RUN_ID}\nlook     http://kfp\n"
 
     assert Ended(words=(), exit_code=0, output=printed, errors="").run_id == RUN_ID
     assert Ended(words=(), exit_code=0, output=f"run   {RUN_ID}\n", errors="").run_id == RUN_ID
-    ended = CommandLine(settings=read_settings(environment, tmp_path), folder=tmp_path).run("submit")
-    with pytest.raises(pytest.fail.Exception, match=r"(?s)exit code 0; it did not.*repot submit.*must be given"):
+    ended = CommandLine(settings=read_settings(environment, tmp_path), folder=tmp_path).run(
+        "submit"
+    )
+    with pytest.raises(
+        pytest.fail.Exception, match=r"(?s)exit code 0; it did not.*repot submit.*must be given"
+    ):
         ended.expect(0)
 
 
 def test_waiting_ends_with_the_last_thing_that_was_seen() -> None:
-    with pytest.raises(pytest.fail.Exception, match=r"A model must come within 0 s; .* Last seen: PENDING"):
+    with pytest.raises(
+        pytest.fail.Exception, match=r"A model must come within 0 s; .* Last seen: PENDING"
+    ):
         wait_for("A model", list, seconds=0, state=lambda: "PENDING")

@@ -24,7 +24,9 @@ def wait_for_worker(site: Site, model_name: str, line: str) -> tuple[str, Facts]
 
     def look() -> tuple[str, Facts] | None:
         for job in site.cluster.jobs_below(site.storage_uri):
-            for pod in site.cluster.job_pods(job["metadata"]["name"]) if end_of(job) is None else []:
+            for pod in (
+                site.cluster.job_pods(job["metadata"]["name"]) if end_of(job) is None else []
+            ):
                 if line in site.cluster.log(pod["metadata"]["name"]):
                     return job["metadata"]["name"], pod
         return None
@@ -32,9 +34,14 @@ def wait_for_worker(site: Site, model_name: str, line: str) -> tuple[str, Facts]
     def seen() -> list[tuple[str, str]]:
         jobs = site.cluster.jobs_below(site.storage_uri)
         pods = [pod for job in jobs for pod in site.cluster.job_pods(job["metadata"]["name"])]
-        return [(pod["metadata"]["name"], site.cluster.log(pod["metadata"]["name"])[-500:]) for pod in pods]
+        return [
+            (pod["metadata"]["name"], site.cluster.log(pod["metadata"]["name"])[-500:])
+            for pod in pods
+        ]
 
-    found = wait_for(f"a pod of {model_name} that logs {line!r}", look, seconds=RUN_SECONDS, state=seen)
+    found = wait_for(
+        f"a pod of {model_name} that logs {line!r}", look, seconds=RUN_SECONDS, state=seen
+    )
     assert found is not None
     return found
 
@@ -50,7 +57,9 @@ def numbers(site: Site, model_name: str) -> list[dict[str, str]]:
     ]
 
 
-def test_lost_pod_is_replaced_and_the_training_ends_as_if_nothing_had_been(site: Site, promoted: Ended) -> None:
+def test_lost_pod_is_replaced_and_the_training_ends_as_if_nothing_had_been(
+    site: Site, promoted: Ended
+) -> None:
     del promoted
     words = site.request("disturbed", **IN_JOB, epochs=NUM_EPOCHS)
     with site.commands.started("submit", *words, *FOLLOWED) as started:
@@ -61,7 +70,11 @@ def test_lost_pod_is_replaced_and_the_training_ends_as_if_nothing_had_been(site:
     last = site.cluster.job_pods(job)[-1]
     assert last["metadata"]["uid"] != pod["metadata"]["uid"]
     assert "going on after epoch" in site.cluster.log(last["metadata"]["name"])
-    (ended,) = [each for each in site.cluster.jobs_below(site.storage_uri) if each["metadata"]["name"] == job]
+    (ended,) = [
+        each
+        for each in site.cluster.jobs_below(site.storage_uri)
+        if each["metadata"]["name"] == job
+    ]
     assert (end_of(ended) or {})["type"] == "Complete"
 
     site.submit("undisturbed", **IN_JOB, epochs=NUM_EPOCHS, rebuild="undisturbed").expect(0)
@@ -79,13 +92,20 @@ def test_lost_pod_is_replaced_and_the_training_ends_as_if_nothing_had_been(site:
 
 def test_terminated_run_takes_its_job_with_it(site: Site, promoted: Ended) -> None:
     del promoted
-    with site.commands.started("submit", *site.request("terminated", **IN_JOB, epochs=2000), *FOLLOWED) as started:
+    with site.commands.started(
+        "submit", *site.request("terminated", **IN_JOB, epochs=2000), *FOLLOWED
+    ) as started:
         run_id = wait_for("the id of the run", started.run_id, seconds=120)
         job, _ = wait_for_worker(site, "terminated", "fine_tune epoch 1 ")
         site.kubeflow.terminate(run_id)
         wait_for(
             f"the end of the Job {job}",
-            lambda: job not in [each["metadata"]["name"] for each in site.cluster.jobs_below(site.storage_uri)],
+            lambda: (
+                job
+                not in [
+                    each["metadata"]["name"] for each in site.cluster.jobs_below(site.storage_uri)
+                ]
+            ),
             seconds=GONE_SECONDS,
         )
         ended = started.wait(600).expect(1)

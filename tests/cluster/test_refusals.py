@@ -10,7 +10,9 @@ from tests.cluster.waiting import TEST_SECONDS
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(TEST_SECONDS)]
 
 
-def test_model_below_the_threshold_is_not_promoted_and_the_exit_code_says_so(site: Site, promoted: Ended) -> None:
+def test_model_below_the_threshold_is_not_promoted_and_the_exit_code_says_so(
+    site: Site, promoted: Ended
+) -> None:
     del promoted
     before = site.champion("first")
 
@@ -22,7 +24,10 @@ def test_model_below_the_threshold_is_not_promoted_and_the_exit_code_says_so(sit
 
 
 def test_wrong_parameters_fail_in_plan_and_are_all_told(site: Site) -> None:
-    nowhere = {"labels_file_uri": f"{site.folder_uri}/no.txt", "checkpoint": f"{site.folder_uri}/no.pth"}
+    nowhere = {
+        "labels_file_uri": f"{site.folder_uri}/no.txt",
+        "checkpoint": f"{site.folder_uri}/no.pth",
+    }
 
     failed = site.submit("wrong", **nowhere).expect(1)
 

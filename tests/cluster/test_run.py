@@ -8,7 +8,7 @@ import yaml
 
 from repot import storage
 from repot_pipelines.compiled import find_compiled
-from repot_pipelines.kfp_server.tasks import read_steps
+from repot_pipelines.watch.tasks import read_steps
 from tests.cluster.cluster import TaskPod
 from tests.cluster.command_line import Ended
 from tests.cluster.site import NUM_BUILDERS, SMALL, Site
@@ -39,10 +39,14 @@ def test_every_task_is_followed_under_its_own_name(promoted: Ended) -> None:
     pipeline = next(yaml.safe_load_all(find_compiled().read_text(encoding="utf-8")))
 
     for step in read_steps(pipeline):
-        assert re.search(rf"^{re.escape(step.title)}: done", promoted.output, re.MULTILINE), promoted
+        assert re.search(rf"^{re.escape(step.title)}: done", promoted.output, re.MULTILINE), (
+            promoted
+        )
 
 
-def test_several_builders_ran_with_what_the_parameters_give_them(site: Site, promoted: Ended) -> None:
+def test_several_builders_ran_with_what_the_parameters_give_them(
+    site: Site, promoted: Ended
+) -> None:
     builders = pods_of(site, promoted.run_id, "build-shards")
 
     assert len(builders) == NUM_BUILDERS
@@ -50,7 +54,11 @@ def test_several_builders_ran_with_what_the_parameters_give_them(site: Site, pro
     for pod in builders:
         resources = pod.main["resources"]
         assert resources["requests"]["cpu"] == SMALL["builder_cpu"]
-        assert resources["requests"]["memory"] == resources["limits"]["memory"] == SMALL["builder_memory"]
+        assert (
+            resources["requests"]["memory"]
+            == resources["limits"]["memory"]
+            == SMALL["builder_memory"]
+        )
         assert pod.main["image"] == site.settings.image
 
 
@@ -59,7 +67,9 @@ def test_trainer_has_what_the_parameters_give_it_and_no_gpu(site: Site, promoted
 
     resources = trainer.main["resources"]
     assert resources["requests"]["cpu"] == SMALL["trainer_cpu"]
-    assert resources["requests"]["memory"] == resources["limits"]["memory"] == SMALL["trainer_memory"]
+    assert (
+        resources["requests"]["memory"] == resources["limits"]["memory"] == SMALL["trainer_memory"]
+    )
     assert resources["limits"].get("nvidia.com/gpu", "0") == "0"
     assert trainer.facts["status"]["phase"] == "Succeeded"
 

@@ -21,15 +21,26 @@ def name(site: Site, request: pytest.FixtureRequest) -> Iterator[str]:
     name = f"{site.name}-{request.node.name.removeprefix('test_').replace('_', '-')[:30]}"
     yield name
     for schedule in site.kubeflow.schedules(name):
-        site.commands.run("schedule", "pause", name, "--id", schedule.recurring_run_id, *site.settings.server_options)
+        site.commands.run(
+            "schedule",
+            "pause",
+            name,
+            "--id",
+            schedule.recurring_run_id,
+            *site.settings.server_options,
+        )
 
 
 def schedule(site: Site, command: str, *words: str) -> Ended:
-    return site.commands.run("schedule", command, *words, *site.settings.server_options, seconds=300).expect(0)
+    return site.commands.run(
+        "schedule", command, *words, *site.settings.server_options, seconds=300
+    ).expect(0)
 
 
 def apply(site: Site, name: str, cron: str) -> Ended:
-    return site.commands.run("schedule", "apply", name, *site.request("first"), "--cron", cron, seconds=300).expect(0)
+    return site.commands.run(
+        "schedule", "apply", name, *site.request("first"), "--cron", cron, seconds=300
+    ).expect(0)
 
 
 def row(site: Site, name: str) -> list[str]:
@@ -80,7 +91,9 @@ def test_clock_starts_a_run(site: Site, promoted: Ended, name: str) -> None:
     apply(site, name, EVERY_MINUTE)
 
     run = wait_for(
-        "a run of the schedule", lambda: site.kubeflow.runs_of_schedule(name, site.name), seconds=CLOCK_SECONDS
+        "a run of the schedule",
+        lambda: site.kubeflow.runs_of_schedule(name, site.name),
+        seconds=CLOCK_SECONDS,
     )[0]
     schedule(site, "pause", name)
 

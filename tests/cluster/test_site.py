@@ -34,7 +34,9 @@ def settings(kfp: KfpApi, s3: str, tmp_path: Path) -> Iterator[ClusterSettings]:
     with KubernetesApi() as api:
         api.store.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kubeflow"}})
         yield ClusterSettings(
-            kubeconfig_path=write_kubeconfig(tmp_path / "kubeconfig", api.address, token=ADMIN_TOKEN),
+            kubeconfig_path=write_kubeconfig(
+                tmp_path / "kubeconfig", api.address, token=ADMIN_TOKEN
+            ),
             storage_uri=f"{s3}/tests",
             image="repot:test",
             host=kfp.address,
@@ -42,7 +44,9 @@ def settings(kfp: KfpApi, s3: str, tmp_path: Path) -> Iterator[ClusterSettings]:
         )
 
 
-def test_run_and_schedule_of_a_site_are_gone_with_it(kfp: KfpApi, settings: ClusterSettings, tmp_path: Path) -> None:
+def test_run_and_schedule_of_a_site_are_gone_with_it(
+    kfp: KfpApi, settings: ClusterSettings, tmp_path: Path
+) -> None:
     play(kfp, [Stage("RUNNING", TRAINING), Stage("SUCCEEDED", PROMOTED, gate_log("promote"))])
 
     with open_site(settings, NAME, tmp_path) as site:
@@ -56,7 +60,11 @@ def test_run_and_schedule_of_a_site_are_gone_with_it(kfp: KfpApi, settings: Clus
 
     (run,) = kfp.store.runs.values()
     parameters = run["runtime_config"]["parameters"]
-    assert {name: parameters[name] for name in SMALL} == {**SMALL, "accelerator_count": "0", "epochs": 2}
+    assert {name: parameters[name] for name in SMALL} == {
+        **SMALL,
+        "accelerator_count": "0",
+        "epochs": 2,
+    }
     assert (parameters["cpu_image"], parameters["trainer_image"]) == ("repot:test", "repot:test")
     assert run["service_account"] == "repot-runner"
     assert kfp.answers == [], "everything was deleted"

@@ -17,7 +17,9 @@ POLL_SECONDS = 2.0
 _T = TypeVar("_T")
 
 
-def wait_for(what: str, look: Callable[[], _T], *, seconds: float, state: Callable[[], object] = str) -> _T:
+def wait_for(
+    what: str, look: Callable[[], _T], *, seconds: float, state: Callable[[], object] = str
+) -> _T:
     """Return what a look finds, as soon as it finds something.
 
     Args:
@@ -32,5 +34,7 @@ def wait_for(what: str, look: Callable[[], _T], *, seconds: float, state: Callab
         if found:
             return found
         if time.monotonic() > deadline:
-            pytest.fail(f"{what} must come within {seconds:.0f} s; it did not. Last seen: {state() or found}")
+            pytest.fail(
+                f"{what} must come within {seconds:.0f} s; it did not. Last seen: {state() or found}"
+            )
         time.sleep(POLL_SECONDS)

@@ -47,7 +47,11 @@ class FaultyProxy(ThreadingHTTPServer):
 
     def answer(self, request: Request) -> Answer | None:
         self.requests.append(request)
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in self.dropped}
+        headers = {
+            name: value
+            for name, value in request.headers.items()
+            if name.lower() not in self.dropped
+        }
 
         def ask() -> Answer:
             connection = http.client.HTTPConnection(self.endpoint)

@@ -22,7 +22,11 @@ Facts = dict[str, Any]
 TASK_SECONDS = 120.0
 _PLACEHOLDER = re.compile(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}")
 _CONDITION = re.compile(r"inputs\.parameter_values\['([^']+)'\] == '([^']*)'")
-_READERS: dict[str, Callable[[str], Any]] = {"STRING": str, "LIST": json.loads, "STRUCT": json.loads}
+_READERS: dict[str, Callable[[str], Any]] = {
+    "STRING": str,
+    "LIST": json.loads,
+    "STRUCT": json.loads,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +79,9 @@ class StatedPipeline:
     def run(self, arguments: Facts) -> Iterator[EndedTask]:
         """Run task after task, and yield each as it ends; one that fails is the last."""
         inputs = self._spec["root"]["inputDefinitions"]["parameters"]
-        defaults = {name: each["defaultValue"] for name, each in inputs.items() if "defaultValue" in each}
+        defaults = {
+            name: each["defaultValue"] for name, each in inputs.items() if "defaultValue" in each
+        }
         assert set(arguments) <= set(inputs)
         for ended in self._run_graph(self._spec["root"], {**defaults, **arguments}):
             yield ended
@@ -84,7 +90,9 @@ class StatedPipeline:
 
     def _run_graph(self, component: Facts, values: Facts) -> Iterator[EndedTask]:
         tasks, outputs = component["dag"]["tasks"], dict[str, Facts]()
-        order = graphlib.TopologicalSorter({key: task.get("dependentTasks", ()) for key, task in tasks.items()})
+        order = graphlib.TopologicalSorter(
+            {key: task.get("dependentTasks", ()) for key, task in tasks.items()}
+        )
         for key in order.static_order():
             inner = self._spec["components"][tasks[key]["componentRef"]["name"]]
             for inputs in _iterations(tasks[key], _resolve(tasks[key], values, outputs)):
@@ -102,7 +110,9 @@ class StatedPipeline:
         self._num_started += 1
         definitions = component.get("outputDefinitions", {})
         request = _executor_input(inputs, definitions, folder)
-        done = _run_command(self._spec["deploymentSpec"]["executors"][executor]["container"], request, folder)
+        done = _run_command(
+            self._spec["deploymentSpec"]["executors"][executor]["container"], request, folder
+        )
         answer = Path(request["outputs"]["outputFile"])
         told: Facts = json.loads(answer.read_text()) if answer.exists() else {}
         is_done = done.returncode == 0
@@ -128,7 +138,9 @@ def _resolve(task: Facts, values: Facts, outputs: dict[str, Facts]) -> Facts:
         else:
             found[name] = source["runtimeValue"]["constant"]
     return {
-        name: _PLACEHOLDER.sub(lambda at: str(found[at[1]]), value) if isinstance(value, str) else value
+        name: _PLACEHOLDER.sub(lambda at: str(found[at[1]]), value)
+        if isinstance(value, str)
+        else value
         for name, value in found.items()
     }
 
@@ -152,7 +164,16 @@ def _executor_input(inputs: Facts, definitions: Facts, folder: Path) -> Facts:
     """Return the launcher's message to the command; the folders of all outputs are made, as the launcher does."""
     places = {name: folder / "parameters" / name for name in definitions.get("parameters", {})}
     artifacts = {
-        name: {"artifacts": [{"name": name, "type": each["artifactType"], "uri": str(folder / name), "metadata": {}}]}
+        name: {
+            "artifacts": [
+                {
+                    "name": name,
+                    "type": each["artifactType"],
+                    "uri": str(folder / name),
+                    "metadata": {},
+                }
+            ]
+        }
         for name, each in definitions.get("artifacts", {}).items()
     }
     (folder / "parameters").mkdir(parents=True)
@@ -176,12 +197,17 @@ def _as_go_writes(values: Facts) -> Facts:
     return arrived
 
 
-def _run_command(container: Facts, request: Facts, folder: Path) -> subprocess.CompletedProcess[str]:
+def _run_command(
+    container: Facts, request: Facts, folder: Path
+) -> subprocess.CompletedProcess[str]:
     # Where `python3` is this one, as in the images.
     path = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
     pod = {"KFP_POD_NAME": folder.name, "KFP_POD_UID": "0", "NAMESPACE": "kubeflow"}
     return subprocess.run(
-        [word.replace("{{$}}", json.dumps(request)) for word in (*container["command"], *container["args"])],
+        [
+            word.replace("{{$}}", json.dumps(request))
+            for word in (*container["command"], *container["args"])
+        ],
         cwd=folder,
         env={**os.environ, **pod, "PATH": path, "TMPDIR": str(folder)},
         stdout=subprocess.PIPE,
@@ -198,7 +224,9 @@ def _read_parameters(definitions: Facts, request: Facts, told: Facts) -> Facts:
     return {
         name: returned[name]
         if name in returned
-        else _READERS[each["parameterType"]](Path(request["outputs"]["parameters"][name]["outputFile"]).read_text())
+        else _READERS[each["parameterType"]](
+            Path(request["outputs"]["parameters"][name]["outputFile"]).read_text()
+        )
         for name, each in definitions.get("parameters", {}).items()
     }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from repot_pipelines.run import SAMPLE_FOLDER
+from repot_pipelines.local.run import SAMPLE_FOLDER
 from tests.integration.command_line import repot
 
 
@@ -13,7 +13,9 @@ from tests.integration.command_line import repot
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of picture folders, each wrong in its own way, and of a good one."""
     root = tmp_path_factory.mktemp("bad")
-    fruit, mammals = (sorted((SAMPLE_FOLDER / "train" / label).iterdir()) for label in ("fruit", "mammals"))
+    fruit, mammals = (
+        sorted((SAMPLE_FOLDER / "train" / label).iterdir()) for label in ("fruit", "mammals")
+    )
     contents = {
         "empty": [],
         "one_label/a": fruit,
@@ -42,28 +44,61 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 CASES = {
     "no such folder": (["nowhere"], 2, ["nowhere", "must exist"]),
-    "no such folder and more": (["nowhere", "--epochs=-1"], 2, ["nowhere", "must exist", "epochs=-1"]),
+    "no such folder and more": (
+        ["nowhere", "--epochs=-1"],
+        2,
+        ["nowhere", "must exist", "epochs=-1"],
+    ),
     "empty folder": (["empty"], 2, ["is empty"]),
     "one label": (["one_label"], 1, ["two labels or more"]),
     "label with one picture": (["single"], 1, ["two pictures or more", ": b."]),
     "no label folders": (["flat"], 1, ["PICTURES/<label>/<picture>"]),
     "labels file": (["good", "--labels-file", "labels.txt"], 2, ["line 2", "line 4", "zebra"]),
     "too many damaged": (["damaged"], 1, ["4 x truncated", "4 x empty", "--max-rejected-fraction"]),
-    "no good picture": (["no_good_picture", "--max-rejected-fraction", "1"], 1, ["good picture", "text0.jpg"]),
+    "no good picture": (
+        ["no_good_picture", "--max-rejected-fraction", "1"],
+        1,
+        ["good picture", "text0.jpg"],
+    ),
     "no such checkpoint": (["good", "--checkpoint", "gone/weights.h5"], 2, ["gone/weights.h5"]),
     "corrupt checkpoint": (["good", "--checkpoint", "corrupt.h5"], 1, ["corrupt.h5"]),
     "unreachable host": (["good", "--checkpoint", "http://127.0.0.1:9/w.h5"], 1, ["127.0.0.1:9"]),
     "wrong checksum": (["good", "--checkpoint-sha256", "0" * 64], 1, ["0" * 64, "SHA-256"]),
-    "storage that is a file": (["good", "--storage-uri", "labels.txt/x"], 2, ["labels.txt/x", "cannot be written"]),
+    "storage that is a file": (
+        ["good", "--storage-uri", "labels.txt/x"],
+        2,
+        ["labels.txt/x", "cannot be written"],
+    ),
     "unknown scheme": (["good", "--storage-uri", "ftp://host/x"], 2, ["ftp://host/x"]),
     "pictures and sample": (["good", "--sample"], 2, ["either PICTURES"]),
-    "output among the pictures": (["good", "--output", "good/out"], 2, ["must not lie inside the pictures' folder"]),
-    "output that is a file": (["good", "--output", "labels.txt/x"], 2, ["labels.txt/x", "must be writable"]),
+    "output among the pictures": (
+        ["good", "--output", "good/out"],
+        2,
+        ["must not lie inside the pictures' folder"],
+    ),
+    "output that is a file": (
+        ["good", "--output", "labels.txt/x"],
+        2,
+        ["labels.txt/x", "must be writable"],
+    ),
     "no number": (["good", "--validation-fraction=nan"], 2, ["--validation-fraction", "finite"]),
     "options out of range": (
-        ["good", "--epochs=-1", "--batch-size=0", "--backbone=vgg", "--validation-fraction=2", "--min-precision=7"],
+        [
+            "good",
+            "--epochs=-1",
+            "--batch-size=0",
+            "--backbone=vgg",
+            "--validation-fraction=2",
+            "--min-precision=7",
+        ],
         2,
-        ["epochs=-1", "batch_size=0", "backbone='vgg'", "validation_fraction=2.0", "min_precision=7.0"],
+        [
+            "epochs=-1",
+            "batch_size=0",
+            "backbone='vgg'",
+            "validation_fraction=2.0",
+            "min_precision=7.0",
+        ],
     ),
 }
 

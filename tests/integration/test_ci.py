@@ -29,7 +29,10 @@ SECRET = "s3cret-session-of-mine"
 CHALLENGER, CHAMPION = "b" * 16, "a" * 16
 VERDICT = Verdict(
     verdict="promote",
-    reasons=("It is right 2 pictures more than the champion.", "precision@1 of 0.9000 reaches the threshold of 0.8."),
+    reasons=(
+        "It is right 2 pictures more than the champion.",
+        "precision@1 of 0.9000 reaches the threshold of 0.8.",
+    ),
     version=CHALLENGER,
     champion_version=CHAMPION,
     min_precision=0.8,
@@ -60,7 +63,13 @@ class Job:
         return run_repot("ci", *self.words(*arguments))
 
     def words(self, *arguments: str | Path) -> list[str]:
-        places = ("gs://pictures/flowers", "--storage-uri", self.storage_uri, "--host", self.api.address)
+        places = (
+            "gs://pictures/flowers",
+            "--storage-uri",
+            self.storage_uri,
+            "--host",
+            self.api.address,
+        )
         fast = ("--skip-sample", "--poll-seconds", "0.05", "--comment-file", self.comment_path)
         return [str(word) for word in (*places, *fast, *arguments)]
 
@@ -148,7 +157,9 @@ def test_no_from_the_gate_is_three(job: Job) -> None:
 
 
 def test_unchanged_is_one_line_and_fine(job: Job) -> None:
-    play(job.api, [Stage("SUCCEEDED", NOT_PROMOTED, said("unchanged", champion_version=CHALLENGER))])
+    play(
+        job.api, [Stage("SUCCEEDED", NOT_PROMOTED, said("unchanged", champion_version=CHALLENGER))]
+    )
 
     ended = job.run()
 
@@ -169,7 +180,9 @@ def test_first_version_has_no_champion_beside_it(job: Job, gcs: str) -> None:
 
 
 @pytest.mark.parametrize(("phases", "exit_code"), [(PROMOTED, 0), (NOT_PROMOTED, 3)])
-def test_a_gate_without_log_is_told_without_numbers(job: Job, phases: dict[str, str], exit_code: int) -> None:
+def test_a_gate_without_log_is_told_without_numbers(
+    job: Job, phases: dict[str, str], exit_code: int
+) -> None:
     job.api.has_logs = False
     play(job.api, [Stage("SUCCEEDED", phases)])
 
@@ -226,7 +239,10 @@ def test_a_failed_task_is_in_the_comment_with_its_last_words_and_no_secret(
     monkeypatch.setenv("KF_PIPELINES_COOKIE", f"authservice_session={SECRET}")
     job.api.cookie = f"authservice_session={SECRET}"
     words = f"train: cannot read https://x/y?X-Goog-Signature=abcdef0123 ({SECRET})\n```\n@octocat # not a title\n"
-    play(job.api, [Stage("FAILED", {**TRAINING, "train": "Failed"}, (("root.train.executor", words),))])
+    play(
+        job.api,
+        [Stage("FAILED", {**TRAINING, "train": "Failed"}, (("root.train.executor", words),))],
+    )
 
     ended = job.run("--logs")
 
@@ -278,7 +294,11 @@ def test_a_traceback_has_no_secret_either(job: Job, monkeypatch: pytest.MonkeyPa
 def test_a_run_that_somebody_terminates_is_told(job: Job, last: str) -> None:
     play(
         job.api,
-        [Stage("RUNNING", TRAINING), Stage("CANCELING", TRAINING), Stage(last, {**TRAINING, "train": "Failed"})],
+        [
+            Stage("RUNNING", TRAINING),
+            Stage("CANCELING", TRAINING),
+            Stage(last, {**TRAINING, "train": "Failed"}),
+        ],
     )
 
     ended = job.run()
@@ -296,7 +316,10 @@ def test_an_expired_token_is_told_and_nothing_runs(job: Job, tmp_path: Path) -> 
 
     # With the sample: the server is asked first.
     ended = run_repot(
-        "ci", *[word for word in job.words() if word != "--skip-sample"], "--token-file", tmp_path / "token"
+        "ci",
+        *[word for word in job.words() if word != "--skip-sample"],
+        "--token-file",
+        tmp_path / "token",
     )
 
     assert ended.exit_code == 1
@@ -346,7 +369,9 @@ def test_wrong_parameters_are_two_and_in_the_comment(job: Job) -> None:
 
 
 @pytest.mark.parametrize("place", ["missing/comment.md", "."])
-def test_a_comment_file_that_cannot_be_is_two_and_nobody_is_contacted(job: Job, tmp_path: Path, place: str) -> None:
+def test_a_comment_file_that_cannot_be_is_two_and_nobody_is_contacted(
+    job: Job, tmp_path: Path, place: str
+) -> None:
     ended = replace(job, comment_path=tmp_path / place).run()
 
     assert ended.exit_code == 2
@@ -369,10 +394,21 @@ def test_a_summary_that_cannot_be_written_is_told_and_the_comment_is_there(
 
 def test_a_job_that_is_stopped_leaves_the_run_alone_and_says_so(job: Job) -> None:
     play(job.api, [Stage("RUNNING", TRAINING)])
-    command = [sys.executable, "-c", "from repot_pipelines import cli; cli.main()", "ci", *job.words()]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    command = [
+        sys.executable,
+        "-c",
+        "from repot_pipelines import cli; cli.main()",
+        "ci",
+        *job.words(),
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         deadline = time.monotonic() + 60
-        while sum("/runs/" in path for _, path in list(job.api.requests)) < 2 and time.monotonic() < deadline:
+        while (
+            sum("/runs/" in path for _, path in list(job.api.requests)) < 2
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=30)
@@ -387,7 +423,13 @@ def test_a_job_that_is_stopped_leaves_the_run_alone_and_says_so(job: Job) -> Non
 def test_the_comment_of_an_earlier_job_is_gone_when_this_one_is_killed(job: Job) -> None:
     job.comment_path.write_text("promoted!")
     play(job.api, [Stage("RUNNING", TRAINING)])
-    command = [sys.executable, "-c", "from repot_pipelines import cli; cli.main()", "ci", *job.words()]
+    command = [
+        sys.executable,
+        "-c",
+        "from repot_pipelines import cli; cli.main()",
+        "ci",
+        *job.words(),
+    ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60
         while not job.api.store.runs and time.monotonic() < deadline:
@@ -403,7 +445,8 @@ def test_the_real_sample_passes_and_its_training_can_be_compared(
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(
-        f"{sample_check.__name__}.tempfile.TemporaryDirectory", lambda **_: contextlib.nullcontext(str(scratch))
+        f"{sample_check.__name__}.tempfile.TemporaryDirectory",
+        lambda **_: contextlib.nullcontext(str(scratch)),
     )
     play(job.api, [Stage("SUCCEEDED", PROMOTED, said("promote"))])
 
@@ -427,6 +470,9 @@ def test_a_sample_that_fails_stops_the_job_before_the_cluster(
     ended = run_repot("ci", *[word for word in job.words() if word != "--skip-sample"])
 
     assert ended.exit_code == 1
-    assert "The check on the sample pictures failed, and nothing was sent to the cluster." in ended.errors
+    assert (
+        "The check on the sample pictures failed, and nothing was sent to the cluster."
+        in ended.errors
+    )
     assert "The check on the sample pictures failed" in job.comment
     assert job.api.changes == []

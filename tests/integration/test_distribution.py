@@ -33,7 +33,11 @@ def test_wheel_holds_every_file_of_both_packages(wheel: zipfile.ZipFile) -> None
     ]
 
     assert set(sources) <= set(wheel.namelist())
-    assert {"repot/py.typed", "repot_pipelines/py.typed", "repot_pipelines/sample/PROVENANCE.md"} <= set(sources)
+    assert {
+        "repot/py.typed",
+        "repot_pipelines/py.typed",
+        "repot_pipelines/sample/PROVENANCE.md",
+    } <= set(sources)
 
 
 def test_wheel_holds_the_compiled_pipeline_of_the_checkout(wheel: zipfile.ZipFile) -> None:
@@ -48,7 +52,9 @@ def test_wheel_holds_nothing_but_the_packages_and_their_papers(wheel: zipfile.Zi
     assert {top.split("-")[0] for top in tops} == {"repot", "repot_pipelines"}
 
 
-def test_wheel_from_the_source_distribution_is_the_same(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+def test_wheel_from_the_source_distribution_is_the_same(
+    wheel: zipfile.ZipFile, tmp_path: Path
+) -> None:
     archive = build("sdist", ROOT, tmp_path / "sdist")
     with tarfile.open(archive) as tar:
         tar.extractall(tmp_path / "unpacked", filter="data")

@@ -14,7 +14,9 @@ import pytest
 from tests.integration.command_line import REPOT, repot
 
 IMAGE = os.environ.get("REPOT_CPU_IMAGE", "")
-needs_image = pytest.mark.skipif(not IMAGE, reason="set REPOT_CPU_IMAGE to an image that `make images` built")
+needs_image = pytest.mark.skipif(
+    not IMAGE, reason="set REPOT_CPU_IMAGE to an image that `make images` built"
+)
 
 
 def containers() -> str:
@@ -54,8 +56,20 @@ def test_whole_pipeline_runs_in_containers(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_run_leaves_no_container(signal_number: int, tmp_path: Path) -> None:
-    options = ["--sample", "--epochs", "5000", "--runner", "docker", "--cpu-image", IMAGE, "--trainer-image", IMAGE]
-    with subprocess.Popen([*REPOT, "run", *options], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+    options = [
+        "--sample",
+        "--epochs",
+        "5000",
+        "--runner",
+        "docker",
+        "--cpu-image",
+        IMAGE,
+        "--trainer-image",
+        IMAGE,
+    ]
+    with subprocess.Popen(
+        [*REPOT, "run", *options], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         assert any(line.startswith("train ...") for line in process.stdout)
         process.send_signal(signal_number)

@@ -36,7 +36,10 @@ from tests.integration.kubernetes_api.server import ADMIN_TOKEN, KubernetesApi
 from tests.integration.kubernetes_api.status import plain
 
 SELECTOR = ("--node-selector", json.dumps(L4))
-TOLERATIONS = ("--tolerations", json.dumps([{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]))
+TOLERATIONS = (
+    "--tolerations",
+    json.dumps([{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]),
+)
 PLACED = (*SELECTOR, *TOLERATIONS)
 CLIENT = "client.authentication.k8s.io/v1"
 
@@ -69,7 +72,11 @@ class Told:
 @pytest.fixture(autouse=True)
 def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing of this machine's user count, and do not start TensorFlow each time."""
-    for name in [name for name in os.environ if name.startswith(("KF_", "KUBE", "AWS_", "GOOGLE_", "CLOUDSDK_"))]:
+    for name in [
+        name
+        for name in os.environ
+        if name.startswith(("KF_", "KUBE", "AWS_", "GOOGLE_", "CLOUDSDK_"))
+    ]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(packages, "check_tensorflow", lambda: ok("TensorFlow", "starts"))
@@ -115,12 +122,17 @@ def doctor(*arguments: str | Path) -> Told:
     assert len(names) == len(set(names))
     return Told(
         ended.exit_code,
-        {found["name"]: Row(found["state"], found["finding"], found["fix"]) for found in facts["checks"]},
+        {
+            found["name"]: Row(found["state"], found["finding"], found["fix"])
+            for found in facts["checks"]
+        },
     )
 
 
 @pytest.mark.usefixtures("admin")
-def test_a_cluster_that_is_ready_is_ready_and_stays_as_it_was(api: KubernetesApi, kfp: KfpApi, tmp_path: Path) -> None:
+def test_a_cluster_that_is_ready_is_ready_and_stays_as_it_was(
+    api: KubernetesApi, kfp: KfpApi, tmp_path: Path
+) -> None:
     told = doctor(*PLACED, "--storage-uri", tmp_path / "storage")
 
     assert told.exit_code == 0
@@ -130,11 +142,21 @@ def test_a_cluster_that_is_ready_is_ready_and_stays_as_it_was(api: KubernetesApi
         "cpu image",
         "trainer image",
     }
-    assert told.rows["cluster"].finding.endswith("context test of kubeconfig, Kubernetes v1.36.0, as kubernetes-admin")
+    assert told.rows["cluster"].finding.endswith(
+        "context test of kubeconfig, Kubernetes v1.36.0, as kubernetes-admin"
+    )
     assert "2.17" in told.rows["server"].finding
-    assert told.rows["sign-in"].finding == "may list the experiments, with the credentials of kubeconfig"
-    assert told.rows["service account"].finding.startswith("repot-runner, acting as repot@our-project")
-    assert "8 nvidia.com/gpu, 8 of them free, at most 4 on one node; 1 asked for" in told.rows["trainer nodes"].finding
+    assert (
+        told.rows["sign-in"].finding
+        == "may list the experiments, with the credentials of kubeconfig"
+    )
+    assert told.rows["service account"].finding.startswith(
+        "repot-runner, acting as repot@our-project"
+    )
+    assert (
+        "8 nvidia.com/gpu, 8 of them free, at most 4 on one node; 1 asked for"
+        in told.rows["trainer nodes"].finding
+    )
     assert api.changes == []
     assert kfp.changes == []
     assert not (tmp_path / "storage").exists()
@@ -144,7 +166,11 @@ def test_without_a_cluster_only_this_machine_is_looked_at() -> None:
     told = doctor()
 
     assert told.exit_code == 0
-    assert {name for name, row in told.rows.items() if row.state == "not checked"} == {"access", "server", "cluster"}
+    assert {name for name, row in told.rows.items() if row.state == "not checked"} == {
+        "access",
+        "server",
+        "cluster",
+    }
 
 
 def test_the_real_command_starts_tensorflow_too(tmp_path: Path) -> None:
@@ -167,7 +193,9 @@ def test_the_table_is_for_people() -> None:
     assert (ended.exit_code, ended.errors) == (1, "")
 
 
-def test_wrong_usage_is_told_at_once_and_nobody_is_asked(api: KubernetesApi, use: Callable[..., None]) -> None:
+def test_wrong_usage_is_told_at_once_and_nobody_is_asked(
+    api: KubernetesApi, use: Callable[..., None]
+) -> None:
     use(token=ADMIN_TOKEN)
 
     ended = run_repot(
@@ -180,7 +208,10 @@ def test_wrong_usage_is_told_at_once_and_nobody_is_asked(api: KubernetesApi, use
     )
 
     assert ended.exit_code == 2
-    assert all(word in ended.errors for word in ("--node-selector", "--tolerations", "accelerator_type", "ftp", "file"))
+    assert all(
+        word in ended.errors
+        for word in ("--node-selector", "--tolerations", "accelerator_type", "ftp", "file")
+    )
     assert run_repot("doctor", "--accelerator-count", "-1").exit_code == 2
     assert api.requests == []
 
@@ -189,7 +220,12 @@ def test_wrong_usage_is_told_at_once_and_nobody_is_asked(api: KubernetesApi, use
 
 
 def test_options_about_a_cluster_want_one() -> None:
-    for option in (("--namespace", "x"), ("--accelerator-count", "1"), ("--service-account", "x"), SELECTOR):
+    for option in (
+        ("--namespace", "x"),
+        ("--accelerator-count", "1"),
+        ("--service-account", "x"),
+        SELECTOR,
+    ):
         assert "kubeconfig names none" in doctor(*option).only_red().finding
     assert "There is no kubeconfig" in doctor("--context", "prod").only_red().finding
 
@@ -221,7 +257,16 @@ def test_a_plug_in_that_is_missing_fails_or_hangs_is_one_line(
     }
     told = []
     for command, arguments in commands.items():
-        use(user={"exec": {"apiVersion": CLIENT, "command": command, "args": arguments, "interactiveMode": "Never"}})
+        use(
+            user={
+                "exec": {
+                    "apiVersion": CLIENT,
+                    "command": command,
+                    "args": arguments,
+                    "interactiveMode": "Never",
+                }
+            }
+        )
         told.append(doctor().only_red().finding)
 
     assert "no-such-plug-in" in told[0]
@@ -229,7 +274,9 @@ def test_a_plug_in_that_is_missing_fails_or_hangs_is_one_line(
     assert "does not end within 0.3 s" in told[2]
 
 
-def test_nobody_there_is_told_within_seconds(use: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_there_is_told_within_seconds(
+    use: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cluster_module, "_TIMEOUT_SECONDS", (0.3, 0.3))
     started = time.monotonic()
     told = []
@@ -242,7 +289,10 @@ def test_nobody_there_is_told_within_seconds(use: Callable[..., None], monkeypat
             use(address, token="x")
             told.append(doctor().only_red())
 
-    assert [row.finding.partition(":")[2].strip().split(" ")[0] for row in told][:2] == ["nothing", "there"]
+    assert [row.finding.partition(":")[2].strip().split(" ")[0] for row in told][:2] == [
+        "nothing",
+        "there",
+    ]
     assert "KUBECONFIG=/dev/null" in told[0].fix
     assert "does not answer in time" in told[2].finding
     assert time.monotonic() - started < 20
@@ -289,7 +339,9 @@ def test_a_cluster_that_fails_in_the_middle_does_not_hide_the_rest(api: Kubernet
     assert told.rows["trainer nodes"].state == "ok"
 
 
-def test_an_old_cluster_does_not_say_who_one_is(api: KubernetesApi, use: Callable[..., None]) -> None:
+def test_an_old_cluster_does_not_say_who_one_is(
+    api: KubernetesApi, use: Callable[..., None]
+) -> None:
     use(token=ADMIN_TOKEN)
     api.answers = [("POST", "selfsubjectreviews", plain("404 page not found", status=404))]
 
@@ -331,21 +383,28 @@ def test_service_accounts_that_are_missing_are_told(api: KubernetesApi) -> None:
 def test_kfps_own_account_takes_the_place_of_a_missing_one(api: KubernetesApi) -> None:
     drop(api, "serviceaccounts")
     put(api, "ServiceAccount", "pipeline-runner")
-    api.rules.grant(f"system:serviceaccount:{NAMESPACE}:pipeline-runner", anything(), namespace=NAMESPACE)
+    api.rules.grant(
+        f"system:serviceaccount:{NAMESPACE}:pipeline-runner", anything(), namespace=NAMESPACE
+    )
 
     told = doctor(*PLACED)
 
     assert told.exit_code == 0
     assert "runs get KFP's own pipeline-runner" in told.rows["service account"].finding
     assert told.rows["rights of a run"].finding.startswith("pipeline-runner may get")
-    assert "no pipeline-walker" in doctor(*PLACED, "--service-account", "pipeline-walker").only_red().finding
+    assert (
+        "no pipeline-walker"
+        in doctor(*PLACED, "--service-account", "pipeline-walker").only_red().finding
+    )
 
 
 @pytest.mark.usefixtures("admin")
 def test_rights_that_the_account_lacks_are_named(api: KubernetesApi) -> None:
     api.rules.grants.clear()
     api.rules.grant(RUNNER, role("get", "configmaps", "pods/log"), namespace=NAMESPACE)
-    api.rules.grant(RUNNER, role("create get list watch", "jobs", group="batch"), namespace="elsewhere")
+    api.rules.grant(
+        RUNNER, role("create get list watch", "jobs", group="batch"), namespace="elsewhere"
+    )
 
     told = doctor(*PLACED)
 
@@ -359,10 +418,17 @@ def test_rights_that_the_account_lacks_are_named(api: KubernetesApi) -> None:
     )
 
 
-def test_rights_are_asked_for_the_account_not_for_who_asks(api: KubernetesApi, use: Callable[..., None]) -> None:
+def test_rights_are_asked_for_the_account_not_for_who_asks(
+    api: KubernetesApi, use: Callable[..., None]
+) -> None:
     use(token="of-somebody")
     let_in(
-        api, "somebody", "of-somebody", ("get list", "*"), ("get", "services/proxy"), ("impersonate", "serviceaccounts")
+        api,
+        "somebody",
+        "of-somebody",
+        ("get list", "*"),
+        ("get", "services/proxy"),
+        ("impersonate", "serviceaccounts"),
     )
 
     assert doctor(*PLACED).exit_code == 0
@@ -370,7 +436,9 @@ def test_rights_are_asked_for_the_account_not_for_who_asks(api: KubernetesApi, u
     assert doctor(*PLACED).exit_code == 1
 
 
-def test_without_the_right_to_impersonate_it_says_who_can_tell(api: KubernetesApi, use: Callable[..., None]) -> None:
+def test_without_the_right_to_impersonate_it_says_who_can_tell(
+    api: KubernetesApi, use: Callable[..., None]
+) -> None:
     use(token="of-somebody")
     let_in(api, "somebody", "of-somebody", ("get list", "*"), ("get", "services/proxy"))
 
@@ -378,31 +446,50 @@ def test_without_the_right_to_impersonate_it_says_who_can_tell(api: KubernetesAp
 
     assert told.exit_code == 0
     assert told.rows["rights of a run"].state == "warning"
-    assert f"kubectl auth can-i get configmaps -n kubeflow --as {RUNNER}" in told.rows["rights of a run"].fix
+    assert (
+        f"kubectl auth can-i get configmaps -n kubeflow --as {RUNNER}"
+        in told.rows["rights of a run"].fix
+    )
 
 
-def test_a_pod_that_runs_as_the_account_asks_for_itself(api: KubernetesApi, use: Callable[..., None]) -> None:
+def test_a_pod_that_runs_as_the_account_asks_for_itself(
+    api: KubernetesApi, use: Callable[..., None]
+) -> None:
     use(token="of-the-pod")
     let_in(api, RUNNER, "of-the-pod", ("get list", "*"), ("get", "services/proxy"))
 
     assert doctor(*PLACED).rows["rights of a run"].state == "ok"
 
 
-def test_what_one_may_not_see_is_no_problem_of_the_cluster(api: KubernetesApi, use: Callable[..., None]) -> None:
+def test_what_one_may_not_see_is_no_problem_of_the_cluster(
+    api: KubernetesApi, use: Callable[..., None]
+) -> None:
     use(token="of-somebody")
     let_in(api, "somebody", "of-somebody", ("get", "services/proxy"))
 
     told = doctor(*PLACED)
 
     assert told.exit_code == 0
-    unseen = {"namespace", "service account", "worker account", "pods' storage", "kfp-launcher", "secrets", "quota"}
-    assert {name for name, row in told.rows.items() if row.state == "warning"} == unseen | {"trainer nodes"}
+    unseen = {
+        "namespace",
+        "service account",
+        "worker account",
+        "pods' storage",
+        "kfp-launcher",
+        "secrets",
+        "quota",
+    }
+    assert {name for name, row in told.rows.items() if row.state == "warning"} == unseen | {
+        "trainer nodes"
+    }
     assert 'User "somebody" cannot list resource "nodes"' in told.rows["trainer nodes"].finding
     assert "Ask for the right to list nodes and pods" in told.rows["trainer nodes"].fix
 
 
 @pytest.mark.usefixtures("admin")
-def test_kfp_launcher_and_its_secret_are_looked_at_without_reading_the_secret(api: KubernetesApi) -> None:
+def test_kfp_launcher_and_its_secret_are_looked_at_without_reading_the_secret(
+    api: KubernetesApi,
+) -> None:
     providers = "s3: {default: {credentials: {secretRef: {secretName: keys}}}}"
     launcher = {"defaultPipelineRoot": "s3://bucket/kfp", "providers": providers}
     put(api, "ConfigMap", "kfp-launcher", data=launcher)
@@ -415,7 +502,10 @@ def test_kfp_launcher_and_its_secret_are_looked_at_without_reading_the_secret(ap
     put(api, "Secret", "keys", stringData={"accesskey": "s3cret"})
     told = doctor(*PLACED)
     assert told.rows["secrets"].finding == "keys in kubeflow; what is in them was not read"
-    assert told.rows["kfp-launcher"].finding == "artifacts go to s3://bucket/kfp, with the keys in keys"
+    assert (
+        told.rows["kfp-launcher"].finding
+        == "artifacts go to s3://bucket/kfp, with the keys in keys"
+    )
 
 
 @pytest.mark.usefixtures("admin")
@@ -434,7 +524,10 @@ def test_placeholders_of_the_manifests_are_told(api: KubernetesApi) -> None:
     told = doctor(*PLACED)
 
     assert told.exit_code == 1
-    assert [told.rows[name].state for name in ("kfp-launcher", "service account")] == ["problem", "problem"]
+    assert [told.rows[name].state for name in ("kfp-launcher", "service account")] == [
+        "problem",
+        "problem",
+    ]
     assert "settings.yaml" in told.rows["kfp-launcher"].fix
 
 
@@ -451,10 +544,15 @@ def test_pods_get_at_gcs_by_identity_or_by_secret(api: KubernetesApi, gcs: str) 
 
     assert by_identity.rows["access"].finding == f"{gcs} can be written, read and listed"
     assert "STORAGE_EMULATOR_HOST" in by_identity.rows["credentials"].finding
-    assert by_identity.rows["pods' storage"].finding.startswith("by workload identity, as repot@our-project")
+    assert by_identity.rows["pods' storage"].finding.startswith(
+        "by workload identity, as repot@our-project"
+    )
     assert by_nothing.rows["pods' storage"].state == "warning"
     assert "--from-file key.json" in by_nothing.rows["pods' storage"].fix
-    assert by_secret.rows["pods' storage"].finding == "with the key in the secret repot-google-key, which was not read"
+    assert (
+        by_secret.rows["pods' storage"].finding
+        == "with the key in the secret repot-google-key, which was not read"
+    )
     assert [told.exit_code for told in (by_identity, by_nothing, by_secret)] == [0, 0, 0]
 
 
@@ -466,19 +564,26 @@ def test_a_bucket_that_is_not_there_is_one_line() -> None:
     assert red.fix == "Create it, or correct the name."
 
 
-def test_a_store_that_does_not_answer_is_one_line_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_does_not_answer_is_one_line_within_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(storage_access, "_SECONDS", 0.5)
     # What is left behind ends soon after.
-    monkeypatch.setattr("repot.storage.gcs_client.FIRST_DEADLINE_SECONDS", 0.6)
+    monkeypatch.setattr("repot.storage.gcs.client.FIRST_DEADLINE_SECONDS", 0.6)
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
 
-    assert "is not answered for within 0.5 s" in doctor("--storage-uri", "gs://bucket/here").only_red().finding
+    assert (
+        "is not answered for within 0.5 s"
+        in doctor("--storage-uri", "gs://bucket/here").only_red().finding
+    )
 
 
 # Kubeflow Pipelines.
 
 
-def test_a_server_is_asked_for_its_version_and_to_let_one_in(kfp: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_is_asked_for_its_version_and_to_let_one_in(
+    kfp: KfpApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kfp.token = "s3cret"
     refused = doctor("--host", kfp.address).only_red()
     monkeypatch.setenv("KF_PIPELINES_TOKEN", "s3cret")
@@ -486,7 +591,10 @@ def test_a_server_is_asked_for_its_version_and_to_let_one_in(kfp: KfpApi, monkey
 
     assert "(401)" in refused.finding
     assert "--token-file" in refused.fix
-    assert let_in_told.rows["sign-in"].finding == "may list the experiments, with the token in KF_PIPELINES_TOKEN"
+    assert (
+        let_in_told.rows["sign-in"].finding
+        == "may list the experiments, with the token in KF_PIPELINES_TOKEN"
+    )
     assert "s3cret" not in str(let_in_told)
 
 
@@ -501,7 +609,8 @@ def test_a_server_whose_health_is_public_and_whose_runs_are_not(kfp: KfpApi) -> 
 
 
 @pytest.mark.parametrize(
-    ("tag", "state"), [("2.13.9", "problem"), ("2.14.0", "ok"), ("v2.17.1", "ok"), ("unknown", "warning")]
+    ("tag", "state"),
+    [("2.13.9", "problem"), ("2.14.0", "ok"), ("v2.17.1", "ok"), ("unknown", "warning")],
 )
 def test_servers_before_2_14_are_red(kfp: KfpApi, tag: str, state: str) -> None:
     kfp.tag = tag
@@ -514,7 +623,10 @@ def test_a_wrong_endpoint_is_one_line(kfp: KfpApi, api: KubernetesApi, tmp_path:
     kfp.answers = [("GET", "/healthz", web_page())]
 
     assert "answers with a web page" in doctor("--host", kfp.address).only_red().finding
-    assert "404" in doctor("--host", api.address, "--token-file", tmp_path / "token").only_red().finding
+    assert (
+        "404"
+        in doctor("--host", api.address, "--token-file", tmp_path / "token").only_red().finding
+    )
 
 
 def test_several_users_want_a_namespace(kfp: KfpApi) -> None:
@@ -545,7 +657,11 @@ def test_a_cluster_without_kubeflow_pipelines_is_one_line(api: KubernetesApi) ->
             "nvidia-a100; there is cloud.google.com/gke-accelerator=nvidia-l4",
             "Correct the selector",
         ),
-        (("--node-selector", '{"gpu": "yes"}'), "none of 3 nodes has a label gpu", "kubectl get nodes --show-labels"),
+        (
+            ("--node-selector", '{"gpu": "yes"}'),
+            "none of 3 nodes has a label gpu",
+            "kubectl get nodes --show-labels",
+        ),
         (
             (*PLACED, "--accelerator-type", "amd.com/gpu"),
             "No node offers amd.com/gpu; what nodes offer of that sort: nvidia.com/gpu",
@@ -563,7 +679,9 @@ def test_a_cluster_without_kubeflow_pipelines_is_one_line(api: KubernetesApi) ->
         ),
     ],
 )
-def test_a_trainer_that_fits_nowhere_is_one_line(given: tuple[str, ...], finding: str, fix: str) -> None:
+def test_a_trainer_that_fits_nowhere_is_one_line(
+    given: tuple[str, ...], finding: str, fix: str
+) -> None:
     red = doctor(*given).only_red()
 
     assert finding in red.finding
@@ -572,7 +690,13 @@ def test_a_trainer_that_fits_nowhere_is_one_line(given: tuple[str, ...], finding
 
 @pytest.mark.usefixtures("admin")
 def test_where_nodes_come_and_go_it_may_fit_later(api: KubernetesApi) -> None:
-    put(api, "ConfigMap", "cluster-autoscaler-status", namespace="kube-system", data={"status": "Healthy"})
+    put(
+        api,
+        "ConfigMap",
+        "cluster-autoscaler-status",
+        namespace="kube-system",
+        data={"status": "Healthy"},
+    )
 
     told = doctor("--node-selector", '{"gpu": "yes"}')
 
@@ -598,7 +722,10 @@ def test_the_accelerators_own_taint_is_a_warning() -> None:
     told = doctor(*SELECTOR)
 
     assert told.exit_code == 0
-    assert "nvidia.com/gpu=present:NoSchedule, which some clusters (GKE) tolerate" in told.rows["trainer nodes"].finding
+    assert (
+        "nvidia.com/gpu=present:NoSchedule, which some clusters (GKE) tolerate"
+        in told.rows["trainer nodes"].finding
+    )
 
 
 @pytest.mark.usefixtures("admin")
@@ -615,7 +742,9 @@ def test_what_pods_hold_is_not_free(api: KubernetesApi) -> None:
     assert "will wait" in too_few.fix
 
 
-def test_without_the_right_to_see_pods_what_is_free_is_not_known(api: KubernetesApi, use: Callable[..., None]) -> None:
+def test_without_the_right_to_see_pods_what_is_free_is_not_known(
+    api: KubernetesApi, use: Callable[..., None]
+) -> None:
     use(token="of-somebody")
     let_in(api, "somebody", "of-somebody", ("get list", "nodes"), ("get", "services/proxy"))
 
@@ -648,14 +777,17 @@ def test_no_accelerator_is_fine_too(api: KubernetesApi) -> None:
 
 
 @pytest.mark.usefixtures("admin")
-def test_a_large_cluster_is_read_page_after_page(api: KubernetesApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_cluster_is_read_page_after_page(
+    api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cluster_module, "_PAGE_SIZE", 2)
     for index in range(7):
         api.store.put(make_pod(f"pod-{index}", node="gpu-2", gpus=0 if index % 2 else 1))
     api.store.put(make_node("gpu-3", labels=L4, gpus=4))
 
-    assert "3 for cloud.google.com/gke-accelerator=nvidia-l4 with 12 nvidia.com/gpu, 8 of them free" in (
-        doctor(*PLACED).rows["trainer nodes"].finding
+    assert (
+        "3 for cloud.google.com/gke-accelerator=nvidia-l4 with 12 nvidia.com/gpu, 8 of them free"
+        in (doctor(*PLACED).rows["trainer nodes"].finding)
     )
 
 
@@ -696,4 +828,6 @@ def put(
     **facts: Any,
 ) -> None:
     metadata = {"name": name} | ({"annotations": annotations} if annotations else {})
-    api.store.put({"apiVersion": "v1", "kind": kind, "metadata": metadata, **facts}, namespace=namespace)
+    api.store.put(
+        {"apiVersion": "v1", "kind": kind, "metadata": metadata, **facts}, namespace=namespace
+    )

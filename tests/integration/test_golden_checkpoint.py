@@ -26,7 +26,9 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 def _stand_in() -> Any:
-    spec = importlib.util.spec_from_file_location("stand_in_weights", GOLDEN / "stand_in_weights.py")
+    spec = importlib.util.spec_from_file_location(
+        "stand_in_weights", GOLDEN / "stand_in_weights.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -38,7 +40,9 @@ def arrays_2016_03_01() -> Arrays:
     """Return all 388 variables, raw and averaged, and one that no backbone wants."""
     shapes = json.loads((GOLDEN / "variables.json").read_text())
     names = [f"{name}{suffix}" for name in shapes for suffix in ("", EMA)]
-    arrays = {name: _stand_in().value(name, tuple(shapes[name.removesuffix(EMA)])) for name in names}
+    arrays = {
+        name: _stand_in().value(name, tuple(shapes[name.removesuffix(EMA)])) for name in names
+    }
     return arrays | {"global_step": np.asarray(STEP, np.float32)}
 
 
@@ -48,7 +52,9 @@ def arrays_2016_08_28() -> Arrays:
     slim = {row["old"]: row["slim"] for row in json.loads((GOLDEN / "name_map.json").read_text())}
     arrays = {}
     for name, array in averaged.items():
-        scope, _, variable = name.removesuffix(EMA).replace("/BatchNorm", ":BatchNorm").rpartition("/")
+        scope, _, variable = (
+            name.removesuffix(EMA).replace("/BatchNorm", ":BatchNorm").rpartition("/")
+        )
         layer, _, batch_norm = scope.partition(":")
         arrays["/".join(part for part in (slim[layer], batch_norm, variable) if part)] = array
     return arrays | {"global_step": np.asarray(STEP, np.int64)}
@@ -56,7 +62,10 @@ def arrays_2016_08_28() -> Arrays:
 
 def write_checkpoint(prefix: Path, arrays: Arrays, version: int) -> None:
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        placeholders = {name: tf.compat.v1.placeholder(array.dtype, array.shape) for name, array in arrays.items()}
+        placeholders = {
+            name: tf.compat.v1.placeholder(array.dtype, array.shape)
+            for name, array in arrays.items()
+        }
         variables = {
             name: tf.compat.v1.Variable(placeholder, name=f"v{index}", use_resource=False)
             for index, (name, placeholder) in enumerate(placeholders.items())
@@ -74,11 +83,16 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with v1/, v2/ and slim/, each a checkpoint of the stand-in weights."""
     folder = tmp_path_factory.mktemp("checkpoints")
     arrays = arrays_2016_03_01()
-    for name, version in (("v1", tf.compat.v1.train.SaverDef.V1), ("v2", tf.compat.v1.train.SaverDef.V2)):
+    for name, version in (
+        ("v1", tf.compat.v1.train.SaverDef.V1),
+        ("v2", tf.compat.v1.train.SaverDef.V2),
+    ):
         (folder / name).mkdir()
         write_checkpoint(folder / name / f"model.ckpt-{STEP}", arrays, version)
     (folder / "slim").mkdir()
-    write_checkpoint(folder / "slim" / "inception_v3.ckpt", arrays_2016_08_28(), tf.compat.v1.train.SaverDef.V1)
+    write_checkpoint(
+        folder / "slim" / "inception_v3.ckpt", arrays_2016_08_28(), tf.compat.v1.train.SaverDef.V1
+    )
     return folder
 
 
@@ -104,10 +118,15 @@ def test_features_equal_those_of_the_original(
     checkpoints: Path, backbone: Any, tmp_path: Path, source: str, values: str
 ) -> None:
     checkpoint_id = fetch.fetch_checkpoint(
-        str(checkpoints / source), backbone="inception_v3", values=values, checkpoints_uri=str(tmp_path)
+        str(checkpoints / source),
+        backbone="inception_v3",
+        values=values,
+        checkpoints_uri=str(tmp_path),
     )
 
-    np.testing.assert_allclose(features(backbone, tmp_path, checkpoint_id), expected(values), atol=TOLERANCE, rtol=0)
+    np.testing.assert_allclose(
+        features(backbone, tmp_path, checkpoint_id), expected(values), atol=TOLERANCE, rtol=0
+    )
 
 
 def test_the_published_archive_gives_averaged_values_by_default(
@@ -129,7 +148,9 @@ def test_the_published_archive_gives_averaged_values_by_default(
     assert facts["step"] == STEP
     assert facts["num_parameters"] == 21_802_784
     assert facts["available_values"] == ["ema", "raw"]
-    np.testing.assert_allclose(features(backbone, tmp_path, checkpoint_id), expected("ema"), atol=TOLERANCE, rtol=0)
+    np.testing.assert_allclose(
+        features(backbone, tmp_path, checkpoint_id), expected("ema"), atol=TOLERANCE, rtol=0
+    )
 
 
 def test_the_release_of_august_has_averaged_values_under_its_plain_names(
@@ -142,7 +163,9 @@ def test_the_release_of_august_has_averaged_values_under_its_plain_names(
         checkpoints_uri=str(tmp_path),
     )
 
-    np.testing.assert_allclose(features(backbone, tmp_path, checkpoint_id), expected("ema"), atol=TOLERANCE, rtol=0)
+    np.testing.assert_allclose(
+        features(backbone, tmp_path, checkpoint_id), expected("ema"), atol=TOLERANCE, rtol=0
+    )
 
 
 def test_another_backbone_refuses_the_checkpoint(checkpoints: Path, tmp_path: Path) -> None:

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from repot import images, records
+from repot import pictures, records
 from repot.errors import UsageError
 from repot.manifest import Manifest
+from repot.planner.listing import PictureRoots
+from repot.planner.plan import plan_dataset
 from repot.settings import DatasetSettings
 from repot.shard_builder.build import build_shards
-from repot.shard_builder.listing import PictureRoots
 from repot.shard_builder.merge import merge_dataset
-from repot.shard_builder.plan import plan_dataset
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CLEAN, DIRTY = GOLDEN / "build_image_data", GOLDEN / "build_image_data_dirty"
@@ -31,7 +31,9 @@ NORMALISED = {
 }
 
 
-def _build(roots: PictureRoots, folder: Path, labels_file: Path, settings: DatasetSettings) -> Manifest:
+def _build(
+    roots: PictureRoots, folder: Path, labels_file: Path, settings: DatasetSettings
+) -> Manifest:
     plan = plan_dataset(
         roots,
         dataset_folder=lambda _: str(folder),
@@ -70,10 +72,14 @@ def _read(folder: Path, shard: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, dict[str, list[dict[str, Any]]]]:
+def clean(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Manifest, dict[str, list[dict[str, Any]]]]:
     """Return our manifest and records of the pictures that the original was run on, with the same flags."""
     folder = tmp_path_factory.mktemp("clean")
-    roots = PictureRoots(train_uri=str(CLEAN / "data/train"), validation_uri=str(CLEAN / "data/validation"))
+    roots = PictureRoots(
+        train_uri=str(CLEAN / "data/train"), validation_uri=str(CLEAN / "data/validation")
+    )
     settings = DatasetSettings(train_shards=4, validation_shards=2, num_threads=2)
     manifest = _build(roots, folder, CLEAN / "labels.txt", settings)
     return manifest, {shard.shard: _read(folder, shard.shard) for shard in manifest.shards}
@@ -84,8 +90,11 @@ def test_shards_and_the_order_of_their_records_are_the_original_ones(
 ) -> None:
     original = json.loads((CLEAN / "records.json").read_text())
     _, ours = clean
-    assert {shard: [(record["text"], record["filename"]) for record in ours[shard]] for shard in ours} == {
-        shard: [(record["text"], record["filename"]) for record in original[shard]] for shard in original
+    assert {
+        shard: [(record["text"], record["filename"]) for record in ours[shard]] for shard in ours
+    } == {
+        shard: [(record["text"], record["filename"]) for record in original[shard]]
+        for shard in original
     }
 
 
@@ -100,7 +109,9 @@ def test_fields_are_the_original_ones_except_where_pictures_are_normalised(
             del expected["same_bytes_as_source"]
             if record["encoded_sha256"] != expected["encoded_sha256"]:
                 encoded_anew.add(record["filename"])
-                expected |= {name: record[name] for name in ("encoded_len", "encoded_sha256", "magic")}
+                expected |= {
+                    name: record[name] for name in ("encoded_len", "encoded_sha256", "magic")
+                }
             if record["filename"] == "exif_rot6.jpg":
                 expected |= {"height": expected["width"], "width": expected["height"]}
             assert record == expected
@@ -108,7 +119,9 @@ def test_fields_are_the_original_ones_except_where_pictures_are_normalised(
     assert encoded_anew == set(NORMALISED)
 
 
-def test_all_clean_pictures_are_accepted(clean: tuple[Manifest, dict[str, list[dict[str, Any]]]]) -> None:
+def test_all_clean_pictures_are_accepted(
+    clean: tuple[Manifest, dict[str, list[dict[str, Any]]]],
+) -> None:
     manifest, _ = clean
     assert (manifest.num_found, manifest.num_accepted, manifest.rejected) == (53, 53, ())
     assert (manifest.num_examples("train"), manifest.num_examples("validation")) == (37, 16)
@@ -126,12 +139,20 @@ def test_every_dirty_file_is_accounted_for(tmp_path: Path) -> None:
         "b/trunc.jpg": "truncated",
         "not_in_labels/x.jpg": "label_not_listed",
     }
-    assert {rejection.reason for rejection in manifest.rejected} <= set(images.REASONS)
-    accepted = [record for shard in manifest.shards for record in _read(tmp_path / "data", shard.shard)]
+    assert {rejection.reason for rejection in manifest.rejected} <= set(pictures.REASONS)
+    accepted = [
+        record for shard in manifest.shards for record in _read(tmp_path / "data", shard.shard)
+    ]
     assert sorted((record["text"], record["filename"]) for record in accepted) == [
-        *(("a", name) for name in (".hidden.jpg", "UPPER.PNG", "i0.jpg", "i1.jpg", "i2.jpg", "i3.jpg")),
+        *(
+            ("a", name)
+            for name in (".hidden.jpg", "UPPER.PNG", "i0.jpg", "i1.jpg", "i2.jpg", "i3.jpg")
+        ),
         *(("a", name) for name in ("really_jpeg.png", "really_png.jpg")),
-        *(("b", name) for name in ("anim.gif", "bitmap.bmp", "i0.jpg", "i1.jpg", "i2.jpg", "i3.jpg", "w.webp")),
+        *(
+            ("b", name)
+            for name in ("anim.gif", "bitmap.bmp", "i0.jpg", "i1.jpg", "i2.jpg", "i3.jpg", "w.webp")
+        ),
     ]
     assert all(record["magic"].startswith("ffd8ff") for record in accepted)
     assert manifest.num_found == len(accepted) + len(manifest.rejected) == 20

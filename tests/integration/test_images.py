@@ -35,19 +35,29 @@ def instructions(image: str) -> list[tuple[str, str]]:
 
 def last_stage(image: str) -> list[tuple[str, str]]:
     found = instructions(image)
-    (start,) = [position for position, (name, rest) in enumerate(found) if (name, rest) == ("FROM", "${BASE_IMAGE}")]
+    (start,) = [
+        position
+        for position, (name, rest) in enumerate(found)
+        if (name, rest) == ("FROM", "${BASE_IMAGE}")
+    ]
     return found[start:]
 
 
 def locked(lock: str) -> dict[str, str]:
-    return {canonicalize_name(name): version for name, version in re.findall(r"(?m)^([\w.-]+)==(\S+) \\$", read(lock))}
+    return {
+        canonicalize_name(name): version
+        for name, version in re.findall(r"(?m)^([\w.-]+)==(\S+) \\$", read(lock))
+    }
 
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_lock_pins_every_package_with_hashes(lock: str) -> None:
     lines = [line for line in read(lock).splitlines() if not line.startswith("#")]
 
-    assert all(re.fullmatch(r"[\w.-]+==\S+ \\|    --hash=sha256:[0-9a-f]{64}( \\)?", line) for line in lines)
+    assert all(
+        re.fullmatch(r"[\w.-]+==\S+ \\|    --hash=sha256:[0-9a-f]{64}( \\)?", line)
+        for line in lines
+    )
     assert len(locked(lock)) == len([line for line in lines if not line.startswith(" ")]) > 5
 
 
@@ -56,14 +66,22 @@ def test_lock_holds_what_repot_requires(image: str) -> None:
     versions = locked(f"{image}/requirements.txt")
 
     for requirement in map(Requirement, PROJECT["dependencies"]):
-        name = TENSORFLOW[image] if requirement.name == "tensorflow" else canonicalize_name(requirement.name)
+        name = (
+            TENSORFLOW[image]
+            if requirement.name == "tensorflow"
+            else canonicalize_name(requirement.name)
+        )
         assert requirement.specifier.contains(versions[name]), str(requirement)
 
 
 @pytest.mark.parametrize("image", IMAGES)
 def test_lock_holds_no_tool_for_building_testing_or_linting(image: str) -> None:
     extras = PROJECT["optional-dependencies"]
-    tools = {canonicalize_name(Requirement(tool).name) for name in ("test", "lint") for tool in extras[name]}
+    tools = {
+        canonicalize_name(Requirement(tool).name)
+        for name in ("test", "lint")
+        for tool in extras[name]
+    }
     excluded = set(read(f"{image}/excludes.txt").split()) & {"libclang", "setuptools", "wheel"}
 
     assert len(excluded) == 3
@@ -84,7 +102,9 @@ def test_build_lock_holds_what_builds_repot() -> None:
     build_system = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["build-system"]
 
     for requirement in map(Requirement, build_system["requires"]):
-        assert requirement.specifier.contains(locked("build.txt")[canonicalize_name(requirement.name)])
+        assert requirement.specifier.contains(
+            locked("build.txt")[canonicalize_name(requirement.name)]
+        )
 
 
 @pytest.mark.parametrize("image", IMAGES)
@@ -114,7 +134,9 @@ def test_last_stage_installs_nothing_and_takes_only_what_was_built(image: str) -
     ]
     assert [name for name, _ in found if name == "ADD"] == []
     assert not [
-        rest for name, rest in found if name == "RUN" and re.search(r"\b(install|apt|apt-get|curl|wget)\b", rest)
+        rest
+        for name, rest in found
+        if name == "RUN" and re.search(r"\b(install|apt|apt-get|curl|wget)\b", rest)
     ]
 
 
@@ -138,7 +160,9 @@ def test_dockerfiles_differ_only_where_the_images_do() -> None:
     cpu, trainer = instructions("cpu"), instructions("trainer")
     trainer.remove(("ENV", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"))
 
-    different = [name for (name, mine), (_, other) in zip(cpu, trainer, strict=True) if mine != other]
+    different = [
+        name for (name, mine), (_, other) in zip(cpu, trainer, strict=True) if mine != other
+    ]
     assert different == ["COPY", "LABEL", "RUN"]
 
 
@@ -170,7 +194,10 @@ def test_hadolint_finds_nothing(image: str) -> None:
         pytest.skip("make lint-images installs hadolint")
 
     found = subprocess.run(
-        [linter, ROOT / "images" / image / "Dockerfile"], capture_output=True, text=True, check=False
+        [linter, ROOT / "images" / image / "Dockerfile"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
     assert found.stdout + found.stderr == ""
@@ -185,10 +212,30 @@ def test_image_builds_and_runs_confined(image: str) -> None:
         or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode
     ):
         pytest.skip("needs a running docker; the environment's BUILD_FLAGS reach the build")
-    subprocess.run(["make", f"image-{image}", "IMAGE_PREFIX=repot-test/repot"], cwd=ROOT, check=True)
+    subprocess.run(
+        ["make", f"image-{image}", "IMAGE_PREFIX=repot-test/repot"], cwd=ROOT, check=True
+    )
 
-    confined = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--network", "none", "--user", "12345:0"]
-    command = ["docker", "run", "--rm", *confined, f"repot-test/repot-{image}:{__version__}", "repot", "--version"]
+    confined = [
+        "--read-only",
+        "--tmpfs",
+        "/tmp",
+        "--cap-drop",
+        "ALL",
+        "--network",
+        "none",
+        "--user",
+        "12345:0",
+    ]
+    command = [
+        "docker",
+        "run",
+        "--rm",
+        *confined,
+        f"repot-test/repot-{image}:{__version__}",
+        "repot",
+        "--version",
+    ]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     assert said == f"repot, version {__version__}\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from repot_pipelines.run import SAMPLE_FOLDER
+from repot_pipelines.local.run import SAMPLE_FOLDER
 from tests.integration.command_line import REPOT, repot
 
 MARK = "REPOT_TEST_MARK"
@@ -23,7 +23,10 @@ def processes_with(mark: str) -> list[int]:
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            environment, state = (folder / "environ").read_bytes(), (folder / "stat").read_text().rsplit(")", 1)[1]
+            environment, state = (
+                (folder / "environ").read_bytes(),
+                (folder / "stat").read_text().rsplit(")", 1)[1],
+            )
         except OSError:
             continue
         if f"{MARK}={mark}".encode() in environment.split(b"\0") and not state.startswith(" Z"):
@@ -31,7 +34,9 @@ def processes_with(mark: str) -> list[int]:
     return found
 
 
-def start_and_signal(folder: Path, options: list[str], stage: str, signal_number: int) -> tuple[int, str]:
+def start_and_signal(
+    folder: Path, options: list[str], stage: str, signal_number: int
+) -> tuple[int, str]:
     """Start a run, signal it as soon as it says that `stage` begins, and return its exit code and the mark.
 
     Its temporary files are in `folder`/temporary.
@@ -117,7 +122,9 @@ def test_run_goes_on_after_ctrl_c_in_training(prepared: list[str], tmp_path: Pat
     before = set(runs.iterdir())
 
     def new_file(name: str) -> Path | None:
-        return next((run / name for run in set(runs.iterdir()) - before if (run / name).exists()), None)
+        return next(
+            (run / name for run in set(runs.iterdir()) - before if (run / name).exists()), None
+        )
 
     with subprocess.Popen([*REPOT, *options], cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
@@ -136,4 +143,6 @@ def test_run_goes_on_after_ctrl_c_in_training(prepared: list[str], tmp_path: Pat
     history = new_file("history.csv")
     assert history is not None
     assert len(history.read_text().splitlines()) == 151
-    assert f"going on after epoch {saved} " in (tmp_path / "repot-output" / "pipeline.log").read_text()
+    assert (
+        f"going on after epoch {saved} " in (tmp_path / "repot-output" / "pipeline.log").read_text()
+    )

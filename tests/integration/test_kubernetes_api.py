@@ -16,8 +16,15 @@ from tests.integration.kubernetes_api.server import ADMIN_TOKEN, KubernetesApi
 from tests.integration.kubernetes_api.status import plain
 
 NAMESPACE = "work"
-TEMPLATE = {"spec": {"restartPolicy": "Never", "containers": [{"name": "main", "image": "busybox"}]}}
-JOB = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "train"}, "spec": {"template": TEMPLATE}}
+TEMPLATE = {
+    "spec": {"restartPolicy": "Never", "containers": [{"name": "main", "image": "busybox"}]}
+}
+JOB = {
+    "apiVersion": "batch/v1",
+    "kind": "Job",
+    "metadata": {"name": "train"},
+    "spec": {"template": TEMPLATE},
+}
 
 
 @pytest.fixture
@@ -81,8 +88,12 @@ def test_a_name_can_be_made_up(connect: Any) -> None:
         ({"metadata": {"name": "train", "namespace": "other"}}, 400, "does not match"),
     ],
 )
-def test_bodies_that_are_wrong_are_refused(connect: Any, change: dict[str, Any], status: int, told: str) -> None:
-    found = refused(client.BatchV1Api(connect()).create_namespaced_job, NAMESPACE, {**JOB, **change})
+def test_bodies_that_are_wrong_are_refused(
+    connect: Any, change: dict[str, Any], status: int, told: str
+) -> None:
+    found = refused(
+        client.BatchV1Api(connect()).create_namespaced_job, NAMESPACE, {**JOB, **change}
+    )
 
     assert found[0] == status
     assert told in found[1]
@@ -105,21 +116,33 @@ def test_rights_are_those_of_roles(api: KubernetesApi, connect: Any) -> None:
     assert batch.list_namespaced_job(NAMESPACE).items == []
     status, told = refused(batch.create_namespaced_job, NAMESPACE, JOB)
     assert status == 403
-    assert 'cannot create resource \\"jobs\\" in API group \\"batch\\" in the namespace \\"work\\"' in told
+    assert (
+        'cannot create resource \\"jobs\\" in API group \\"batch\\" in the namespace \\"work\\"'
+        in told
+    )
     assert refused(batch.list_job_for_all_namespaces)[0] == 403
     assert refused(client.BatchV1Api(connect("unknown")).list_namespaced_job, NAMESPACE)[0] == 401
-    assert "system:anonymous" in refused(client.BatchV1Api(connect("")).list_namespaced_job, NAMESPACE)[1]
+    assert (
+        "system:anonymous"
+        in refused(client.BatchV1Api(connect("")).list_namespaced_job, NAMESPACE)[1]
+    )
 
 
 def test_selectors_choose(api: KubernetesApi, connect: Any) -> None:
-    for name, node, phase in (("a", "n1", "Running"), ("b", "n1", "Failed"), ("c", "n2", "Running")):
+    for name, node, phase in (
+        ("a", "n1", "Running"),
+        ("b", "n1", "Failed"),
+        ("c", "n2", "Running"),
+    ):
         pod = make_pod(name, node=node, gpus=1, phase=phase, namespace=NAMESPACE)
         pod["metadata"]["labels"] = {"job-name": f"job-{name}"}
         api.store.put(pod)
     core = client.CoreV1Api(connect())
 
     def names(**selector: str) -> str:
-        return "".join(pod.metadata.name for pod in core.list_namespaced_pod(NAMESPACE, **selector).items)
+        return "".join(
+            pod.metadata.name for pod in core.list_namespaced_pod(NAMESPACE, **selector).items
+        )
 
     assert names(field_selector="spec.nodeName=n1,status.phase!=Failed") == "a"
     assert names(label_selector="job-name=job-b") == "b"

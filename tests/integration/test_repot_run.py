@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from repot_pipelines.run import SAMPLE_FOLDER
+from repot_pipelines.local.run import SAMPLE_FOLDER
 from tests.integration.command_line import repot
 
 
@@ -31,8 +31,12 @@ def test_sample_reaches_its_score_and_is_promoted(finished: Path) -> None:
     assert metrics["num_examples"] == 40
     assert metrics["recall_at_5"] == 1.0
     assert metrics["promoted"] is True
-    champion = json.loads((finished / "repot-storage" / "models" / "classifier" / "champion.json").read_text())
-    version = json.loads((finished / "repot-output" / "model" / "model.json").read_text())["version"]
+    champion = json.loads(
+        (finished / "repot-storage" / "models" / "classifier" / "champion.json").read_text()
+    )
+    version = json.loads((finished / "repot-output" / "model" / "model.json").read_text())[
+        "version"
+    ]
     assert champion["version"] == version
 
 
@@ -41,9 +45,14 @@ def test_output_holds_report_and_model(finished: Path) -> None:
     report = (output / "report.html").read_text()
     assert "Promoted" in report
     assert len(report) < 4_000_000
-    assert {"model.keras", "saved_model", "labels.txt", "metrics.json", "model_card.md", "model.json"} <= {
-        path.name for path in (output / "model").iterdir()
-    }
+    assert {
+        "model.keras",
+        "saved_model",
+        "labels.txt",
+        "metrics.json",
+        "model_card.md",
+        "model.json",
+    } <= {path.name for path in (output / "model").iterdir()}
 
 
 def test_second_start_trains_nothing_and_is_unchanged(finished: Path) -> None:
@@ -58,7 +67,15 @@ def test_second_start_trains_nothing_and_is_unchanged(finished: Path) -> None:
 
 def test_rejected_challenger_exits_three_only_where_asked(finished: Path, tmp_path: Path) -> None:
     storage = str(finished / "repot-storage")
-    options = ["--sample", "--storage-uri", storage, "--output", str(tmp_path / "out"), "--min-precision", "1.0"]
+    options = [
+        "--sample",
+        "--storage-uri",
+        storage,
+        "--output",
+        str(tmp_path / "out"),
+        "--min-precision",
+        "1.0",
+    ]
     asked = repot("run", *options, "--seed", "1", "--require-promotion", cwd=tmp_path)
     assert asked.returncode == 3, asked.stderr
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -71,7 +88,9 @@ def test_rejected_challenger_exits_three_only_where_asked(finished: Path, tmp_pa
 def test_predict_takes_every_kind_of_model(finished: Path) -> None:
     picture = str(next((SAMPLE_FOLDER / "validation" / "roadsigns").iterdir()))
     storage = finished / "repot-storage"
-    version = json.loads((finished / "repot-output" / "model" / "model.json").read_text())["version"]
+    version = json.loads((finished / "repot-output" / "model" / "model.json").read_text())[
+        "version"
+    ]
     for model in (
         finished / "repot-output",
         storage / "models" / "classifier" / "champion.json",
@@ -79,17 +98,32 @@ def test_predict_takes_every_kind_of_model(finished: Path) -> None:
     ):
         done = repot("predict", str(model), picture, "--format", "jsonl", cwd=finished)
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)["names"][0]["label"] in {"fruit", "mammals", "roadsigns", "vehicles"}
+        assert json.loads(done.stdout)["names"][0]["label"] in {
+            "fruit",
+            "mammals",
+            "roadsigns",
+            "vehicles",
+        }
 
 
 @pytest.mark.parametrize("kind", ["gcs", "s3"])
-def test_whole_run_on_object_storage(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_whole_run_on_object_storage(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     from repot import storage
 
     bucket = request.getfixturevalue(kind)
     storage.upload_folder(SAMPLE_FOLDER / "train", f"{bucket}/pictures/train")
     storage.upload_folder(SAMPLE_FOLDER / "validation", f"{bucket}/pictures/validation")
-    done = repot("run", f"{bucket}/pictures", "--storage-uri", f"{bucket}/storage", "--epochs", "10", cwd=tmp_path)
+    done = repot(
+        "run",
+        f"{bucket}/pictures",
+        "--storage-uri",
+        f"{bucket}/storage",
+        "--epochs",
+        "10",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert storage.read_json(f"{bucket}/storage/models/classifier/champion.json")["previous"] == ""
     assert json.loads((tmp_path / "repot-output" / "metrics.json").read_text())["promoted"] is True

@@ -40,7 +40,9 @@ print(json.dumps(facts))
 @pytest.fixture(scope="module")
 def classifier(lite0_weights_uri: str) -> Any:
     path = Path(lite0_weights_uri, "weights.h5")
-    built = build_classifier("efficientnet_lite0", num_classes=len(LABELS) + 1, image_size=SIZE, weights_path=path)
+    built = build_classifier(
+        "efficientnet_lite0", num_classes=len(LABELS) + 1, image_size=SIZE, weights_path=path
+    )
     kernel = built.get_layer("logits").kernel
     kernel.assign(np.random.default_rng(1).normal(size=kernel.shape, scale=0.1))
     return built

@@ -56,7 +56,16 @@ def test_a_schedule_without_a_name_is_refused_before_anybody_is_asked(api: KfpAp
 
 
 def test_a_new_schedule_is_what_was_asked_for(api: KfpApi) -> None:
-    ended = apply(api, *NIGHTLY, "--epochs", "2", "--service-account", "robot", "--pipeline-root", "gs://root/x")
+    ended = apply(
+        api,
+        *NIGHTLY,
+        "--epochs",
+        "2",
+        "--service-account",
+        "robot",
+        "--pipeline-root",
+        "gs://root/x",
+    )
 
     assert ended.exit_code == 0, ended.errors
     made = only(api)
@@ -95,7 +104,9 @@ def test_applied_twice_it_is_one_schedule(api: KfpApi) -> None:
         (*NIGHTLY, "--version-name", "v2"),
     ],
 )
-def test_a_change_makes_the_new_one_before_the_old_one_goes(api: KfpApi, changed: tuple[str, ...]) -> None:
+def test_a_change_makes_the_new_one_before_the_old_one_goes(
+    api: KfpApi, changed: tuple[str, ...]
+) -> None:
     assert apply(api, *NIGHTLY).exit_code == 0
     old = only(api)["recurring_run_id"]
     changes(api)
@@ -104,7 +115,11 @@ def test_a_change_makes_the_new_one_before_the_old_one_goes(api: KfpApi, changed
 
     assert ended.output.startswith("nightly: replaced\n"), ended.errors
     made = [change for change in changes(api) if "recurringruns" in change]
-    assert made == ["POST recurringruns", f"POST recurringruns/{old}:disable", f"DELETE recurringruns/{old}"]
+    assert made == [
+        "POST recurringruns",
+        f"POST recurringruns/{old}:disable",
+        f"DELETE recurringruns/{old}",
+    ]
     assert only(api)["status"] == "ENABLED"
 
 
@@ -124,12 +139,17 @@ def test_following_the_latest_names_no_version(api: KfpApi) -> None:
     assert set(only(api)["pipeline_version_reference"]) == {"pipeline_id"}
     assert "the latest" in schedule(api, "list").output
 
-    assert apply(api, *NIGHTLY, "--follow-latest", "--version-name", "v2").output.startswith("nightly: unchanged\n")
+    assert apply(api, *NIGHTLY, "--follow-latest", "--version-name", "v2").output.startswith(
+        "nightly: unchanged\n"
+    )
 
     newest = max(api.store.versions.values(), key=lambda version: version["created_at"])
     run_id = api.store.fire(only(api)["recurring_run_id"])
     assert newest["name"] == "v2"
-    assert api.store.runs[run_id]["pipeline_version_reference"]["pipeline_version_id"] == newest["pipeline_version_id"]
+    assert (
+        api.store.runs[run_id]["pipeline_version_reference"]["pipeline_version_id"]
+        == newest["pipeline_version_id"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,7 +161,9 @@ def test_following_the_latest_names_no_version(api: KfpApi) -> None:
         ("0 25 * * *", "The hour of a cron expression"),
     ],
 )
-def test_a_wrong_cron_is_told_before_anybody_is_contacted(api: KfpApi, cron: str, words: str) -> None:
+def test_a_wrong_cron_is_told_before_anybody_is_contacted(
+    api: KfpApi, cron: str, words: str
+) -> None:
     ended = apply(api, "--cron", cron)
 
     assert ended.exit_code == 2
@@ -205,7 +227,11 @@ def test_before_2_16_the_old_schedule_waits_for_its_run(api: KfpApi) -> None:
     assert api.store.schedules[old]["status"] == "DISABLED"
     assert "replaced" in schedule(api, "list").output
     # Its name alone means the new one, whatever happens to that next.
-    assert schedule(api, "pause", "nightly").exit_code == schedule(api, "resume", "nightly").exit_code == 0
+    assert (
+        schedule(api, "pause", "nightly").exit_code
+        == schedule(api, "resume", "nightly").exit_code
+        == 0
+    )
     assert api.store.schedules[old]["status"] == "DISABLED"
     assert apply(api, *NIGHTLY).output.startswith("nightly: replaced\n")
     assert old in api.store.schedules
@@ -249,7 +275,11 @@ def test_two_of_one_name_are_told_with_their_ids(api: KfpApi) -> None:
     second = api.store.create_schedule({**first, "mode": "ENABLE"})
     changes(api)
 
-    for ended in (apply(api, *NIGHTLY), schedule(api, "pause", "nightly"), schedule(api, "delete", "nightly")):
+    for ended in (
+        apply(api, *NIGHTLY),
+        schedule(api, "pause", "nightly"),
+        schedule(api, "delete", "nightly"),
+    ):
         assert ended.exit_code == 2
         assert first["recurring_run_id"] in ended.errors
         assert second["recurring_run_id"] in ended.errors
@@ -300,7 +330,12 @@ def test_run_now_starts_what_the_schedule_would(api: KfpApi) -> None:
     assert ended.exit_code == 0, ended.errors
     (run,) = api.store.runs.values()
     made = only(api)
-    for field in ("runtime_config", "pipeline_version_reference", "experiment_id", "service_account"):
+    for field in (
+        "runtime_config",
+        "pipeline_version_reference",
+        "experiment_id",
+        "service_account",
+    ):
         assert run[field] == made[field]
     assert run["display_name"].startswith("nightly ")
     assert run["run_id"] in ended.output
@@ -335,7 +370,9 @@ def test_list_shows_every_schedule_of_every_page(api: KfpApi) -> None:
     assert apply(api, *NIGHTLY).exit_code == 0
     made = only(api)
     for number in range(130):
-        api.store.create_schedule({**made, "display_name": f"other-{number:03}", "description": "", "mode": "DISABLE"})
+        api.store.create_schedule(
+            {**made, "display_name": f"other-{number:03}", "description": "", "mode": "DISABLE"}
+        )
 
     lines = schedule(api, "list").output.splitlines()
 

@@ -56,11 +56,15 @@ def test_a_token_gets_in_from_file_and_environment(
     assert submit(api.address).exit_code == 0
 
 
-def test_a_token_that_is_renewed_while_the_run_is_followed_is_read_again(api: KfpApi, tmp_path: Path) -> None:
+def test_a_token_that_is_renewed_while_the_run_is_followed_is_read_again(
+    api: KfpApi, tmp_path: Path
+) -> None:
     path = tmp_path / "token"
     path.write_text("first")
     api.token = "first"
-    play(api, [Stage("RUNNING", TRAINING), Stage("RUNNING", TRAINING), Stage("SUCCEEDED", PROMOTED)])
+    play(
+        api, [Stage("RUNNING", TRAINING), Stage("RUNNING", TRAINING), Stage("SUCCEEDED", PROMOTED)]
+    )
     played = api.before
 
     def renew(number: int, method: str, target: str) -> None:
@@ -99,7 +103,9 @@ def test_a_token_that_expires_while_the_run_is_followed_says_that_the_run_goes_o
     assert "first" not in ended.errors
 
 
-def test_a_session_cookie_gets_in(api: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_cookie_gets_in(
+    api: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     api.cookie = "authservice_session=abc"
     (tmp_path / "cookie").write_text("authservice_session=abc\n")
 
@@ -153,7 +159,8 @@ def test_links_lead_to_the_ui(api: KfpApi, is_ui: bool) -> None:
     assert (f"look     {api.address}/#/runs/details/" in output) == is_ui
     assert ("kubectl port-forward" in output) != is_ui
     assert (
-        "look     https://ui.example.com/#/runs/details/" in submit(api.address, "--ui-host", "ui.example.com").output
+        "look     https://ui.example.com/#/runs/details/"
+        in submit(api.address, "--ui-host", "ui.example.com").output
     )
 
 
@@ -177,7 +184,8 @@ def test_a_login_page_in_the_middle_makes_nothing(api: KfpApi) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tag", "is_old"), [("2.13.9", True), ("1.8.22", True), ("2.14.0", False), ("v2.16.1", False), ("unknown", False)]
+    ("tag", "is_old"),
+    [("2.13.9", True), ("1.8.22", True), ("2.14.0", False), ("v2.16.1", False), ("unknown", False)],
 )
 def test_servers_before_2_14_are_refused(api: KfpApi, tag: str, is_old: bool) -> None:
     api.tag = tag
@@ -225,7 +233,9 @@ def test_http_in_place_of_https_is_told(api: KfpApi) -> None:
     assert "the TLS connection to" in ended.errors
 
 
-def test_without_a_host_kubeconfig_leads_through_the_kubernetes_api(api: KfpApi, tmp_path: Path) -> None:
+def test_without_a_host_kubeconfig_leads_through_the_kubernetes_api(
+    api: KfpApi, tmp_path: Path
+) -> None:
     api.prefix, api.token = PROXY, "of-kubeconfig"
     path = write_kubeconfig(tmp_path, api.address, token="of-kubeconfig")
 
@@ -237,11 +247,18 @@ def test_without_a_host_kubeconfig_leads_through_the_kubernetes_api(api: KfpApi,
 
 
 def test_a_cluster_without_kubeflow_pipelines_is_told(api: KfpApi, tmp_path: Path) -> None:
-    status = {"kind": "Status", "message": 'services "ml-pipeline" not found', "reason": "NotFound", "code": 404}
+    status = {
+        "kind": "Status",
+        "message": 'services "ml-pipeline" not found',
+        "reason": "NotFound",
+        "code": 404,
+    }
     api.prefix = PROXY
     api.answers = [("GET", "/healthz", plain(json.dumps(status), status=404))]
 
-    ended = run_elsewhere("schedule", "list", KUBECONFIG=str(write_kubeconfig(tmp_path, api.address, token="x")))
+    ended = run_elsewhere(
+        "schedule", "list", KUBECONFIG=str(write_kubeconfig(tmp_path, api.address, token="x"))
+    )
 
     assert ended.returncode == 1
     assert 'services "ml-pipeline" not found' in ended.stderr
@@ -262,7 +279,10 @@ def test_an_identity_token_gets_through_googles_proxy(
     api: KfpApi, token_endpoint: "TokenEndpoint", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api.token = token_endpoint.token
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(write_service_account(tmp_path, token_endpoint.address)))
+    monkeypatch.setenv(
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        str(write_service_account(tmp_path, token_endpoint.address)),
+    )
 
     ended = submit(api.address, "--iap-client-id", "client.apps.googleusercontent.com")
 
@@ -275,7 +295,10 @@ def test_an_identity_token_gets_through_googles_proxy_by_the_environment_too(
 ) -> None:
     # kfp.Client reads the variable itself, and would take only a key file, without ever renewing the token.
     api.token = token_endpoint.token
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(write_service_account(tmp_path, token_endpoint.address)))
+    monkeypatch.setenv(
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        str(write_service_account(tmp_path, token_endpoint.address)),
+    )
     monkeypatch.setenv("KF_PIPELINES_IAP_OAUTH2_CLIENT_ID", "of-the-environment")
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", api.address)
 
@@ -298,19 +321,28 @@ def test_a_token_file_goes_before_the_proxy_of_the_environment(
     assert ended.exit_code == 0, ended.errors
 
 
-def test_a_context_leads_away_from_the_address_in_the_environment(api: KfpApi, tmp_path: Path) -> None:
+def test_a_context_leads_away_from_the_address_in_the_environment(
+    api: KfpApi, tmp_path: Path
+) -> None:
     api.prefix, api.token = PROXY, "of-kubeconfig"
     path = write_kubeconfig(tmp_path, api.address, token="of-kubeconfig")
     (context,) = [each["name"] for each in yaml.safe_load(path.read_text())["contexts"]]
 
     ended = run_elsewhere(
-        "schedule", "list", "--context", context, KUBECONFIG=str(path), KF_PIPELINES_ENDPOINT="http://127.0.0.1:9"
+        "schedule",
+        "list",
+        "--context",
+        context,
+        KUBECONFIG=str(path),
+        KF_PIPELINES_ENDPOINT="http://127.0.0.1:9",
     )
 
     assert ended.returncode == 0, ended.stderr
 
 
-def test_no_google_credentials_are_told(api: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_google_credentials_are_told(
+    api: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
 
     ended = submit(api.address, "--iap-client-id", "client")
@@ -332,7 +364,9 @@ class TokenEndpoint:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                form = urllib.parse.parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+                form = urllib.parse.parse_qs(
+                    self.rfile.read(int(self.headers["Content-Length"])).decode()
+                )
                 endpoint.audiences.append(_claims(form["assertion"][0])["target_audience"])
                 body = json.dumps({"id_token": endpoint.token}).encode()
                 self.send_response(200)
@@ -360,7 +394,9 @@ def token_endpoint() -> Iterator[TokenEndpoint]:
 
 def write_service_account(folder: Path, token_uri: str) -> Path:
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     facts = {
         "type": "service_account",
         "client_email": "robot@project.iam.gserviceaccount.com",
@@ -406,5 +442,7 @@ def _claims(assertion: str) -> dict[str, Any]:
     import base64
 
     payload = assertion.split(".")[1]
-    claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    claims: dict[str, Any] = json.loads(
+        base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
+    )
     return claims

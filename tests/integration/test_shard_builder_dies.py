@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from repot import storage
+from repot.dataset_plan import DatasetPlan, read_work
+from repot.planner.listing import PictureRoots
+from repot.planner.plan import plan_dataset
 from repot.settings import DatasetSettings
 from repot.shard_builder.build import build_shards
-from repot.shard_builder.listing import PictureRoots
 from repot.shard_builder.merge import merge_dataset
-from repot.shard_builder.plan import plan_dataset
-from repot.shard_builder.work import DatasetPlan, read_work
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "build_image_data" / "data"
 BUILD = "import sys; from repot.shard_builder.build import build_shards; build_shards(sys.argv[1], num_processes=2)"
@@ -34,8 +34,12 @@ def _plan(pictures: Path, folder: Path) -> DatasetPlan:
 
 def _processes(dataset_uri: str) -> list[str]:
     """Return every running process that was given the data set."""
-    listing = subprocess.run(["ps", "-ewwo", "stat,args"], check=True, capture_output=True, text=True).stdout
-    return [line for line in listing.splitlines() if dataset_uri in line and not line.startswith("Z")]
+    listing = subprocess.run(
+        ["ps", "-ewwo", "stat,args"], check=True, capture_output=True, text=True
+    ).stdout
+    return [
+        line for line in listing.splitlines() if dataset_uri in line and not line.startswith("Z")
+    ]
 
 
 def _wait_until_gone(dataset_uri: str) -> None:
@@ -89,7 +93,9 @@ def test_stopped_builder_leaves_no_process_and_the_next_one_goes_on(
     build_shards(plan.dataset_uri, num_processes=2)
     assert before.items() < _versions(tmp_path / "stopped").items()
     for name in plan.shard_names:
-        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "stopped" / name).read_bytes() == (
+            tmp_path / "whole" / name
+        ).read_bytes()
     manifests = [merge_dataset(made.dataset_uri, max_rejected_fraction=0) for made in (whole, plan)]
     assert manifests[0] == manifests[1]
 
@@ -99,7 +105,7 @@ def test_shards_are_built_without_tensorflow(pictures: Path, tmp_path: Path) -> 
     code = """
 import sys
 from pathlib import Path
-import repot.shard_builder.plan, repot.shard_builder.worker
+import repot.planner.plan, repot.shard_builder.worker
 from repot.shard_builder.merge import merge_dataset
 from repot.shard_builder.shard import build_shard
 build_shard(sys.argv[1], "validation-00000-of-00001", scratch_path=Path(sys.argv[2]), on_picture=lambda: None)

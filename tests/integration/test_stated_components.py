@@ -8,7 +8,7 @@ import pytest
 
 from repot import layout, storage
 from repot_pipelines.compiled import find_compiled
-from repot_pipelines.run import SAMPLE_FOLDER
+from repot_pipelines.local.run import SAMPLE_FOLDER
 from tests.integration.stated_pipeline import EndedTask, Facts, StatedPipeline
 
 SETTINGS = {
@@ -40,7 +40,9 @@ def first(arguments: Facts, tmp_path_factory: pytest.TempPathFactory) -> list[En
 
 
 @pytest.fixture(scope="module")
-def second(arguments: Facts, first: list[EndedTask], tmp_path_factory: pytest.TempPathFactory) -> list[EndedTask]:
+def second(
+    arguments: Facts, first: list[EndedTask], tmp_path_factory: pytest.TempPathFactory
+) -> list[EndedTask]:
     """Return the tasks of the same run once more."""
     del first
     return run(arguments, tmp_path_factory.mktemp("second"))
@@ -64,7 +66,9 @@ def pointed(task: EndedTask, artifact: str) -> str:
     return uri
 
 
-def test_every_stated_executor_runs_in_the_order_of_the_graph(first: list[EndedTask], tmp_path: Path) -> None:
+def test_every_stated_executor_runs_in_the_order_of_the_graph(
+    first: list[EndedTask], tmp_path: Path
+) -> None:
     names = [task.executor.removeprefix("exec-") for task in first]
 
     assert {task.executor for task in first} == StatedPipeline(find_compiled(), tmp_path).executors
@@ -79,7 +83,11 @@ def test_plan_hands_each_builder_its_share_and_the_trainer_its_pod(first: list[E
     assert plan["Output"] == shares
     assert [task.inputs["item"] for task in first if task.executor == "exec-build-shards"] == shares
     assert plan["trainer_job"] == "null"
-    pod = {name.removeprefix("trainer_pod_"): value for name, value in plan.items() if name.startswith("trainer_pod_")}
+    pod = {
+        name.removeprefix("trainer_pod_"): value
+        for name, value in plan.items()
+        if name.startswith("trainer_pod_")
+    }
     assert pod == {
         "image": first[0].inputs["trainer_image"],
         "cpu": "4",
@@ -102,7 +110,9 @@ def test_plan_tells_the_cache_which_checkpoint_it_saw(
     assert only(first, "fetch-checkpoint").inputs["checkpoint_version"] == seen
 
 
-def test_artifacts_point_at_data_set_weights_and_training(first: list[EndedTask], arguments: Facts) -> None:
+def test_artifacts_point_at_data_set_weights_and_training(
+    first: list[EndedTask], arguments: Facts
+) -> None:
     storage_uri = arguments["storage_uri"]
     dataset_id = only(first, "plan").parameters["dataset_id"]
     checkpoint_id = only(first, "fetch-checkpoint").parameters["checkpoint_id"]
@@ -119,9 +129,16 @@ def test_artifacts_point_at_data_set_weights_and_training(first: list[EndedTask]
     assert (training["dataset_id"], training["checkpoint_id"]) == (dataset_id, checkpoint_id)
 
 
-def test_evaluation_shows_scores_confusions_and_report(first: list[EndedTask], arguments: Facts) -> None:
-    shown, version = only(first, "evaluate").artifacts, only(first, "train").parameters["training_id"]
-    metrics = storage.read_json(f"{layout.model_uri(arguments['storage_uri'], 'classifier', version)}/metrics.json")
+def test_evaluation_shows_scores_confusions_and_report(
+    first: list[EndedTask], arguments: Facts
+) -> None:
+    shown, version = (
+        only(first, "evaluate").artifacts,
+        only(first, "train").parameters["training_id"],
+    )
+    metrics = storage.read_json(
+        f"{layout.model_uri(arguments['storage_uri'], 'classifier', version)}/metrics.json"
+    )
 
     for name in ("precision_at_1", "recall_at_5", "num_examples"):
         assert shown["metrics"].metadata[name] == metrics[name]
@@ -166,7 +183,9 @@ def test_second_run_has_one_builder_trains_nothing_and_promotes_nothing(
     assert [task.executor for task in second if task.executor == "exec-promote"] == []
 
 
-def test_wrong_parameters_fail_in_plan_and_are_listed_together(arguments: Facts, tmp_path: Path) -> None:
+def test_wrong_parameters_fail_in_plan_and_are_listed_together(
+    arguments: Facts, tmp_path: Path
+) -> None:
     wrong = {**arguments, "epochs": -1, "model_name": "../classifier"}
 
     (plan,) = StatedPipeline(find_compiled(), tmp_path).run(wrong)

@@ -10,7 +10,18 @@ import pytest
 from repot import storage
 from repot.errors import AlreadyExistsError, ConflictError, NotFoundError, StorageError
 
-NAMES = ["a b", "a#b?c", "a%20b", "a%2Fb", "ünï/cöde", "x" * 1024, "..a", "x:y&z=1+2", "'\"\\", "a//b"]
+NAMES = [
+    "a b",
+    "a#b?c",
+    "a%20b",
+    "a%2Fb",
+    "ünï/cöde",
+    "x" * 1024,
+    "..a",
+    "x:y&z=1+2",
+    "'\"\\",
+    "a//b",
+]
 
 
 @pytest.fixture(params=["gcs", "s3"])
@@ -54,7 +65,9 @@ def test_listing_is_of_the_folder_only_and_sorted(bucket: str) -> None:
     assert [info.uri for info in storage.list_objects(f"{bucket}/a")] == [
         f"{bucket}/a/{x}" for x in ("B", "b", "c/d", "é")
     ]
-    assert [storage.relative_name(info.uri, bucket) for info in storage.list_objects(bucket)] == sorted(names)
+    assert [
+        storage.relative_name(info.uri, bucket) for info in storage.list_objects(bucket)
+    ] == sorted(names)
     assert storage.list_objects(f"{bucket}/none") == []
 
 
@@ -101,8 +114,14 @@ def test_missing_object_is_not_found(bucket: str, tmp_path: Path) -> None:
 
 
 def test_missing_bucket_is_named(bucket: str) -> None:
-    for act in (storage.check_writable, storage.list_objects, lambda uri: storage.write_bytes(uri, b"")):
-        with pytest.raises(StorageError, match=rf"there is no bucket {bucket}-missing.*\. Create") as caught:
+    for act in (
+        storage.check_writable,
+        storage.list_objects,
+        lambda uri: storage.write_bytes(uri, b""),
+    ):
+        with pytest.raises(
+            StorageError, match=rf"there is no bucket {bucket}-missing.*\. Create"
+        ) as caught:
             act(f"{bucket}-missing/folder/x")
         assert not isinstance(caught.value, NotFoundError)
         assert "\n" not in str(caught.value)
@@ -117,12 +136,17 @@ def test_folder_goes_up_across_and_down_unchanged(bucket: str, tmp_path: Path) -
     storage.copy_folder(f"{bucket}/across", f"{tmp_path}/there")
     storage.download_folder(f"{bucket}/across", tmp_path / "there too")
     for folder in (f"{bucket}/across", f"{tmp_path}/there", f"{tmp_path}/there too"):
-        found = {storage.relative_name(info.uri, folder): info.uri for info in storage.list_objects(folder)}
+        found = {
+            storage.relative_name(info.uri, folder): info.uri
+            for info in storage.list_objects(folder)
+        }
         assert {name: storage.read_bytes(uri) for name, uri in found.items()} == files
 
 
 @pytest.mark.parametrize("name", ["../escaped", "a/../../escaped", "a//b", "./a"])
-def test_download_of_a_name_that_is_no_local_path_is_refused(name: str, bucket: str, tmp_path: Path) -> None:
+def test_download_of_a_name_that_is_no_local_path_is_refused(
+    name: str, bucket: str, tmp_path: Path
+) -> None:
     storage.write_bytes(f"{bucket}/folder/{name}", b"")
     for copy in (storage.download_folder, lambda uri, path: storage.copy_folder(uri, str(path))):
         with pytest.raises(StorageError, match="must have a name that a local file can have"):
@@ -140,7 +164,14 @@ def test_object_as_a_local_file_is_gone_afterwards(bucket: str) -> None:
 
 def test_threads_share_one_client(bucket: str) -> None:
     with ThreadPoolExecutor(32) as pool:
-        infos = list(pool.map(lambda number: storage.write_bytes(f"{bucket}/{number:03d}", b"%d" % number), range(200)))
-        data = list(pool.map(lambda info: storage.read_bytes(info.uri, version=info.version), infos))
+        infos = list(
+            pool.map(
+                lambda number: storage.write_bytes(f"{bucket}/{number:03d}", b"%d" % number),
+                range(200),
+            )
+        )
+        data = list(
+            pool.map(lambda info: storage.read_bytes(info.uri, version=info.version), infos)
+        )
     assert data == [b"%d" % number for number in range(200)]
     assert storage.list_objects(bucket) == [as_listed(info) for info in infos]

@@ -10,12 +10,14 @@ import pytest
 
 from repot import storage
 from repot.errors import AlreadyExistsError
-from repot.storage import gcs_client
+from repot.storage.gcs import client
 
 LARGE_BYTES = (8 << 20) + 1  # More than one request may carry.
 
 
-def test_listing_leaves_out_folder_placeholders_and_passing_objects(gcs: str, gcs_endpoint: str) -> None:
+def test_listing_leaves_out_folder_placeholders_and_passing_objects(
+    gcs: str, gcs_endpoint: str
+) -> None:
     for name in ("a/", "a/b/", "a/.repot-0.check", ".repot-0.check"):
         put_object(gcs_endpoint, gcs, name)
     info = storage.write_bytes(f"{gcs}/a/.repo", b"")
@@ -29,7 +31,10 @@ def test_listing_leaves_out_folder_placeholders_and_passing_objects(gcs: str, gc
 def test_file_goes_up_and_down_unchanged(size_bytes: int, gcs: str, tmp_path: Path) -> None:
     (tmp_path / "here").write_bytes(os.urandom(size_bytes))
     info = storage.upload(tmp_path / "here", f"{gcs}/x")
-    assert (info.size_bytes, info.crc32c) == (size_bytes, storage.file_crc32c_hex(tmp_path / "here"))
+    assert (info.size_bytes, info.crc32c) == (
+        size_bytes,
+        storage.file_crc32c_hex(tmp_path / "here"),
+    )
     assert storage.stat(f"{gcs}/x") == info
     storage.download(f"{gcs}/x", tmp_path / "a" / "there", version=info.version)
     assert (tmp_path / "a" / "there").read_bytes() == (tmp_path / "here").read_bytes()
@@ -48,20 +53,22 @@ def test_create_only_upload_keeps_what_is_there(size_bytes: int, gcs: str, tmp_p
 
 def test_check_writable_leaves_nothing(gcs: str, gcs_endpoint: str) -> None:
     storage.check_writable(f"{gcs}/a/b")
-    with urllib.request.urlopen(f"{gcs_endpoint}/storage/v1/b/{gcs.removeprefix('gs://')}/o") as answer:
+    with urllib.request.urlopen(
+        f"{gcs_endpoint}/storage/v1/b/{gcs.removeprefix('gs://')}/o"
+    ) as answer:
         assert b".repot-" not in answer.read()
 
 
 def test_forked_child_and_parent_do_not_share_a_connection(gcs: str) -> None:
     for name in ("child", "parent"):
         storage.write_text(f"{gcs}/{name}", name)
-    parents_client = gcs_client.client()
+    parents_client = client.client()
     child = os.fork()
     name = "parent" if child else "child"
     answers = {storage.read_text(f"{gcs}/{name}") for _ in range(20)}
     if child == 0:
-        os._exit(0 if answers == {name} and gcs_client.client() is not parents_client else 1)
-    assert gcs_client.client() is parents_client
+        os._exit(0 if answers == {name} and client.client() is not parents_client else 1)
+    assert client.client() is parents_client
     assert answers == {name}
     assert os.waitpid(child, 0)[1] == 0
 
@@ -74,10 +81,14 @@ def test_object_with_a_content_encoding_comes_as_it_is_stored(gcs: str, gcs_endp
     assert storage.read_bytes(info.uri) == data
 
 
-def put_object(endpoint: str, bucket_uri: str, name: str, data: bytes = b"", **parameters: str) -> None:
+def put_object(
+    endpoint: str, bucket_uri: str, name: str, data: bytes = b"", **parameters: str
+) -> None:
     """Make an object without repot, as the console's "create folder" does."""
     bucket = bucket_uri.removeprefix("gs://")
     query = urllib.parse.urlencode({"uploadType": "media", "name": name, **parameters})
-    request = urllib.request.Request(f"{endpoint}/upload/storage/v1/b/{bucket}/o?{query}", data=data, method="POST")
+    request = urllib.request.Request(
+        f"{endpoint}/upload/storage/v1/b/{bucket}/o?{query}", data=data, method="POST"
+    )
     with urllib.request.urlopen(request) as answer:
         assert answer.status == 200

@@ -17,9 +17,18 @@ import pytest
 
 from repot import storage
 from repot.errors import AlreadyExistsError, ConflictError, StorageError
-from repot.storage import gcs_client
+from repot.storage.gcs import client
 from tests.conftest import free_port
-from tests.integration.faulty_proxy import Answer, Fault, FaultyProxy, cut, flip_a_bit, hang_up, lose_answer, proxy_of
+from tests.integration.faulty_proxy import (
+    Answer,
+    Fault,
+    FaultyProxy,
+    cut,
+    flip_a_bit,
+    hang_up,
+    lose_answer,
+    proxy_of,
+)
 
 
 def refuse(status: int, message: str = "Try again.") -> Fault:
@@ -39,7 +48,9 @@ def proxy(gcs: str, gcs_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Itera
         yield server
 
 
-@pytest.mark.parametrize("fault", [refuse(503), refuse(500), refuse(429), lose_answer(refuse(503)), hang_up])
+@pytest.mark.parametrize(
+    "fault", [refuse(503), refuse(500), refuse(429), lose_answer(refuse(503)), hang_up]
+)
 def test_passing_failure_is_tried_again(fault: Fault, proxy: FaultyProxy, gcs: str) -> None:
     proxy.faults = {method: [fault] for method in ("GET", "POST", "DELETE")}
     info = storage.write_bytes(f"{gcs}/x", b"data")
@@ -50,7 +61,9 @@ def test_passing_failure_is_tried_again(fault: Fault, proxy: FaultyProxy, gcs: s
 
 
 @pytest.mark.parametrize("fault", [lose_answer(refuse(503)), hang_up])
-def test_own_write_whose_answer_got_lost_is_no_conflict(fault: Fault, proxy: FaultyProxy, gcs: str) -> None:
+def test_own_write_whose_answer_got_lost_is_no_conflict(
+    fault: Fault, proxy: FaultyProxy, gcs: str
+) -> None:
     proxy.faults["POST"] = [fault]
     first = storage.write_bytes(f"{gcs}/x", b"1", if_absent=True)
     proxy.faults["POST"] = [fault]
@@ -71,7 +84,9 @@ def test_equal_write_of_somebody_else_is_a_conflict(proxy: FaultyProxy, gcs: str
 
 @pytest.mark.parametrize("size_bytes", [1000, 3 << 20])
 @pytest.mark.parametrize("fault", [flip_a_bit, cut])
-def test_damaged_download_is_fetched_again(fault: Fault, size_bytes: int, proxy: FaultyProxy, gcs: str) -> None:
+def test_damaged_download_is_fetched_again(
+    fault: Fault, size_bytes: int, proxy: FaultyProxy, gcs: str
+) -> None:
     data = os.urandom(size_bytes)
     storage.write_bytes(f"{gcs}/x", data)
     proxy.faults["GET"] = [fault, fault]
@@ -79,7 +94,9 @@ def test_damaged_download_is_fetched_again(fault: Fault, size_bytes: int, proxy:
     assert proxy.faults["GET"] == []
 
 
-def test_download_that_is_always_damaged_is_refused(proxy: FaultyProxy, gcs: str, tmp_path: Path) -> None:
+def test_download_that_is_always_damaged_is_refused(
+    proxy: FaultyProxy, gcs: str, tmp_path: Path
+) -> None:
     storage.write_bytes(f"{gcs}/x", b"data")
     proxy.faults["GET"] = [flip_a_bit] * 6
     with pytest.raises(StorageError, match=f"{gcs}/x must arrive as it is stored"):
@@ -97,17 +114,23 @@ def test_resumed_download_is_checked_as_a_whole(proxy: FaultyProxy, gcs: str) ->
 
 
 @pytest.mark.parametrize("size_bytes", [1000, (8 << 20) + 1])
-def test_upload_sends_checksum_and_precondition(size_bytes: int, proxy: FaultyProxy, gcs: str) -> None:
+def test_upload_sends_checksum_and_precondition(
+    size_bytes: int, proxy: FaultyProxy, gcs: str
+) -> None:
     from repot.storage.checksums import crc32c_to_base64
 
     data = os.urandom(size_bytes)
     storage.write_bytes(f"{gcs}/x", data, if_absent=True)
-    (path, body) = next((path, body) for method, path, _, body in proxy.requests if method == "POST")
+    (path, body) = next(
+        (path, body) for method, path, _, body in proxy.requests if method == "POST"
+    )
     assert "ifGenerationMatch=0" in path
     assert f'"crc32c": "{crc32c_to_base64(storage.crc32c_hex(data))}"'.encode() in body
 
 
-def test_upload_that_is_stored_otherwise_is_deleted_and_refused(proxy: FaultyProxy, gcs: str) -> None:
+def test_upload_that_is_stored_otherwise_is_deleted_and_refused(
+    proxy: FaultyProxy, gcs: str
+) -> None:
     def lie(ask: Callable[[], Answer]) -> Answer:
         status, headers, data = ask()
         return status, headers, json.dumps(json.loads(data) | {"crc32c": "AAAAAA=="}).encode()
@@ -137,7 +160,9 @@ def test_denied_access_names_the_account_and_the_role(proxy: FaultyProxy, gcs: s
 def test_rule_of_the_bucket_s_owner_is_told_and_no_conflict(proxy: FaultyProxy, gcs: str) -> None:
     proxy.faults["POST"] = [refuse(412, "Request violates constraint 'x/y'.")] * 2
     for if_absent in (False, True):
-        with pytest.raises(StorageError, match=r"answered 412 \(Request violates constraint 'x/y'\)") as caught:
+        with pytest.raises(
+            StorageError, match=r"answered 412 \(Request violates constraint 'x/y'\)"
+        ) as caught:
             storage.write_bytes(f"{gcs}/x", b"", if_absent=if_absent)
         assert not isinstance(caught.value, AlreadyExistsError)
 
@@ -174,7 +199,9 @@ def test_missing_bucket_of_a_read_is_named(proxy: FaultyProxy, gcs: str) -> None
             act(f"{gcs}/x")
 
 
-def test_secrets_in_a_url_are_not_told(proxy: FaultyProxy, gcs: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_secrets_in_a_url_are_not_told(
+    proxy: FaultyProxy, gcs: str, caplog: pytest.LogCaptureFixture
+) -> None:
     def no_session(_ask: Callable[[], Answer]) -> Answer:
         return 200, [("Location", f"{proxy.url}/nowhere?upload_id=SECRET")], b""
 
@@ -186,8 +213,10 @@ def test_secrets_in_a_url_are_not_told(proxy: FaultyProxy, gcs: str, caplog: pyt
     assert "trying again" in caplog.text
 
 
-def test_service_that_stays_away_is_given_up(proxy: FaultyProxy, gcs: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gcs_client, "DEADLINE_SECONDS", 1.0)
+def test_service_that_stays_away_is_given_up(
+    proxy: FaultyProxy, gcs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "DEADLINE_SECONDS", 1.0)
     proxy.faults["GET"] = [refuse(503, "Busy.")] * 20
     with pytest.raises(StorageError, match=r"answered 503 \(Busy\)"):
         storage.read_bytes(f"{gcs}/x")
@@ -236,7 +265,9 @@ def test_credentials_that_are_refused_say_how_to_get_new_ones(tmp_path: Path) ->
             self.rfile.read(int(self.headers["Content-Length"]))
             self.send_response(400)
             self.end_headers()
-            self.wfile.write(b'{"error": "invalid_grant", "error_description": "Token has been expired or revoked."}')
+            self.wfile.write(
+                b'{"error": "invalid_grant", "error_description": "Token has been expired or revoked."}'
+            )
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -247,7 +278,9 @@ def test_credentials_that_are_refused_say_how_to_get_new_ones(tmp_path: Path) ->
             "token_uri": f"http://127.0.0.1:{server.server_port}/token",
         }
         (tmp_path / "key.json").write_text(json.dumps(facts))
-        words, seconds = run_without_cloud({"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "key.json")})
+        words, seconds = run_without_cloud(
+            {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "key.json")}
+        )
         server.shutdown()
     assert "the Google credentials are missing or no longer valid. Run `gcloud auth" in words
     assert "PRIVATE" not in words
@@ -255,7 +288,9 @@ def test_credentials_that_are_refused_say_how_to_get_new_ones(tmp_path: Path) ->
 
 
 def test_missing_key_file_says_how_to_get_one(tmp_path: Path) -> None:
-    words, seconds = run_without_cloud({"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "none.json")})
+    words, seconds = run_without_cloud(
+        {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "none.json")}
+    )
     assert "the Google credentials are missing" in words
     assert seconds < 10
 
@@ -272,7 +307,7 @@ def test_endpoint_that_does_not_answer_is_named_soon(is_silent: bool) -> None:
     assert f"{endpoint} does not answer" in words
     assert "Check the network" in words
     assert seconds < 15
-    assert gcs_client.FIRST_DEADLINE_SECONDS + gcs_client.FIRST_READ_SECONDS <= 30
+    assert client.FIRST_DEADLINE_SECONDS + client.FIRST_READ_SECONDS <= 30
 
 
 def private_key() -> str:

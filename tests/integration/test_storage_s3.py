@@ -11,9 +11,9 @@ import pytest
 
 from repot import storage
 from repot.errors import AlreadyExistsError, ConflictError, NotFoundError, StorageError
-from repot.shard_builder.checksums import add_checksums
-from repot.shard_builder.listing import PictureRoots, list_files
-from repot.storage import s3_client, s3_parts, s3_transfer
+from repot.planner.checksums import add_checksums
+from repot.planner.listing import PictureRoots, list_files
+from repot.storage.s3 import client, transfer
 from tests.integration.faulty_proxy import proxy_of
 
 DIGITS = b"123456789"
@@ -23,19 +23,23 @@ PART_BYTES = 5 << 20  # No part but the last may be smaller.
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Send in parts what is larger than one."""
-    monkeypatch.setattr(s3_transfer, "SINGLE_REQUEST_BYTES", PART_BYTES)
-    monkeypatch.setattr(s3_parts, "PART_BYTES", PART_BYTES)
+    monkeypatch.setattr(transfer, "SINGLE_REQUEST_BYTES", PART_BYTES)
+    monkeypatch.setattr(transfer, "PART_BYTES", PART_BYTES)
 
 
 def put_object(uri: str, data: bytes = b"", **facts: str) -> None:
     """Make an object without repot, as the console's "create folder" does."""
     bucket, _, name = uri.removeprefix("s3://").partition("/")
-    s3_client.client().put_object(Bucket=bucket, Key=name, Body=data, **facts)
+    client.client().put_object(Bucket=bucket, Key=name, Body=data, **facts)
 
 
 def test_version_is_the_etag_and_the_checksum_that_of_the_bytes(s3: str) -> None:
     info = storage.write_bytes(f"{s3}/x", DIGITS)
-    assert (info.size_bytes, info.crc32c, info.version) == (9, "e3069283", hashlib.md5(DIGITS).hexdigest())
+    assert (info.size_bytes, info.crc32c, info.version) == (
+        9,
+        "e3069283",
+        hashlib.md5(DIGITS).hexdigest(),
+    )
 
 
 def test_listing_leaves_out_folder_placeholders_and_passing_objects(s3: str) -> None:
@@ -56,11 +60,16 @@ def test_listing_of_more_than_a_page_is_whole(s3: str) -> None:
 
 
 @pytest.mark.usefixtures("small_parts")
-@pytest.mark.parametrize("size_bytes", [0, 1, PART_BYTES, PART_BYTES + 1, 2 * PART_BYTES, 2 * PART_BYTES + 1])
+@pytest.mark.parametrize(
+    "size_bytes", [0, 1, PART_BYTES, PART_BYTES + 1, 2 * PART_BYTES, 2 * PART_BYTES + 1]
+)
 def test_file_goes_up_across_and_down_unchanged(size_bytes: int, s3: str, tmp_path: Path) -> None:
     (tmp_path / "here").write_bytes(os.urandom(size_bytes))
     info = storage.upload(tmp_path / "here", f"{s3}/x")
-    assert (info.size_bytes, info.crc32c) == (size_bytes, storage.file_crc32c_hex(tmp_path / "here"))
+    assert (info.size_bytes, info.crc32c) == (
+        size_bytes,
+        storage.file_crc32c_hex(tmp_path / "here"),
+    )
     assert storage.stat(f"{s3}/x") == info
     assert ("-" in info.version) == (size_bytes > PART_BYTES)
     storage.copy(f"{s3}/x", f"{s3}/y")
@@ -84,16 +93,18 @@ def test_create_only_upload_keeps_what_is_there(size_bytes: int, s3: str, tmp_pa
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_upload_that_fails_leaves_no_parts(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_upload_that_fails_leaves_no_parts(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(_data: bytes, number: int, _upload: object) -> dict[str, object]:
         raise KeyboardInterrupt(number)
 
     (tmp_path / "here").write_bytes(bytes(PART_BYTES + 1))
-    monkeypatch.setattr(s3_parts, "_send_part", fail)
+    monkeypatch.setattr(transfer, "_send_part", fail)
     with pytest.raises(KeyboardInterrupt):
         storage.upload(tmp_path / "here", f"{s3}/x")
     bucket = s3.removeprefix("s3://")
-    assert "Uploads" not in s3_client.ask(lambda client: client.list_multipart_uploads(Bucket=bucket))
+    assert "Uploads" not in client.ask(lambda client: client.list_multipart_uploads(Bucket=bucket))
 
 
 def test_object_of_somebody_else_is_checked_by_what_the_service_tells(s3: str) -> None:
@@ -101,14 +112,18 @@ def test_object_of_somebody_else_is_checked_by_what_the_service_tells(s3: str) -
     put_object(f"{s3}/crc32c", DIGITS, ChecksumCRC32C="4waSgw==", ChecksumAlgorithm="CRC32C")
     wrong = base64.b64encode(bytes(32)).decode()
     put_object(f"{s3}/sha256", DIGITS, ChecksumSHA256=wrong, ChecksumAlgorithm="SHA256")
-    assert [info.crc32c for name in ("plain", "crc32c") if (info := storage.stat(f"{s3}/{name}"))] == [None, "e3069283"]
+    assert [
+        info.crc32c for name in ("plain", "crc32c") if (info := storage.stat(f"{s3}/{name}"))
+    ] == [None, "e3069283"]
     assert storage.read_bytes(f"{s3}/plain") == storage.read_bytes(f"{s3}/crc32c") == DIGITS
     assert storage.read_crc32c_hex(f"{s3}/plain") == "e3069283"
     with pytest.raises(StorageError, match=f"{s3}/sha256 must arrive as it is stored"):
         storage.read_bytes(f"{s3}/sha256")
 
 
-def test_pictures_are_read_once_for_their_checksums(s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_are_read_once_for_their_checksums(
+    s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("cat/1.jpg", "cat/2.jpg", "dog/1.jpg"):
         put_object(f"{s3}/pictures/{name}", name.encode())
     roots = PictureRoots(pictures_uri=f"{s3}/pictures")
@@ -127,7 +142,9 @@ def test_pictures_are_read_once_for_their_checksums(s3: str, s3_endpoint: str, m
             return [path.rpartition("/pictures/")[2] for path in gets if path.endswith(".jpg")]
 
         first = check()
-        assert first == [storage.crc32c_hex(name) for name in (b"cat/1.jpg", b"cat/2.jpg", b"dog/1.jpg")]
+        assert first == [
+            storage.crc32c_hex(name) for name in (b"cat/1.jpg", b"cat/2.jpg", b"dog/1.jpg")
+        ]
         assert sorted(reads()) == ["cat/1.jpg", "cat/2.jpg", "dog/1.jpg"]
         assert check() == first
         assert reads() == []
@@ -156,7 +173,9 @@ def test_swap_of_a_service_that_ignores_conditions_needs_the_version_that_is_the
         assert storage.read_bytes(f"{s3}/x") == b"2"
 
 
-def test_service_that_honours_conditions_gets_no_warning(s3: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_service_that_honours_conditions_gets_no_warning(
+    s3: str, caplog: pytest.LogCaptureFixture
+) -> None:
     storage.check_writable(f"{s3}/folder")
     assert caplog.text == ""
     assert storage.list_objects(s3) == []
@@ -165,13 +184,13 @@ def test_service_that_honours_conditions_gets_no_warning(s3: str, caplog: pytest
 def test_forked_child_and_parent_do_not_share_a_connection(s3: str) -> None:
     for name in ("child", "parent"):
         storage.write_text(f"{s3}/{name}", name)
-    parents_client = s3_client.client()
+    parents_client = client.client()
     child = os.fork()
     name = "parent" if child else "child"
     answers = {storage.read_text(f"{s3}/{name}") for _ in range(20)}
     if child == 0:
-        os._exit(0 if answers == {name} and s3_client.client() is not parents_client else 1)
-    assert s3_client.client() is parents_client
+        os._exit(0 if answers == {name} and client.client() is not parents_client else 1)
+    assert client.client() is parents_client
     assert answers == {name}
     assert os.waitpid(child, 0)[1] == 0
 
@@ -187,5 +206,10 @@ try:
 except StorageError as err:
     print(err)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "s3:// needs the package boto3, which is missing. Run `pip install 'repot[s3]'`.\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert (
+        done.stdout
+        == "s3:// needs the package boto3, which is missing. Run `pip install 'repot[s3]'`.\n"
+    )

@@ -16,10 +16,19 @@ import pytest
 
 from repot import storage
 from repot.errors import AlreadyExistsError, ConflictError, NotFoundError, StorageError
-from repot.storage import s3_client, s3_conditions, s3_parts, s3_transfer
 from repot.storage.checksums import crc32c_to_base64
+from repot.storage.s3 import client, conditions, transfer
 from tests.conftest import free_port
-from tests.integration.faulty_proxy import Answer, Fault, FaultyProxy, cut, flip_a_bit, hang_up, lose_answer, proxy_of
+from tests.integration.faulty_proxy import (
+    Answer,
+    Fault,
+    FaultyProxy,
+    cut,
+    flip_a_bit,
+    hang_up,
+    lose_answer,
+    proxy_of,
+)
 
 
 def refuse(status: int, code: str = "Code", message: str = "Try again.") -> Fault:
@@ -30,7 +39,7 @@ def refuse(status: int, code: str = "Code", message: str = "Try again.") -> Faul
 
 @pytest.fixture
 def proxy(s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    monkeypatch.setattr(s3_conditions, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(conditions, "SETTLE_SECONDS", 0.0)
     with proxy_of(s3_endpoint) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.url)
         yield server
@@ -38,7 +47,13 @@ def proxy(s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 @pytest.mark.parametrize(
     "fault",
-    [refuse(503, "SlowDown"), refuse(500), refuse(400, "RequestTimeout"), lose_answer(refuse(503)), hang_up],
+    [
+        refuse(503, "SlowDown"),
+        refuse(500),
+        refuse(400, "RequestTimeout"),
+        lose_answer(refuse(503)),
+        hang_up,
+    ],
 )
 def test_passing_failure_is_tried_again(fault: Fault, proxy: FaultyProxy, s3: str) -> None:
     proxy.faults = {method: [fault] for method in ("GET", "HEAD", "PUT", "DELETE")}
@@ -51,7 +66,9 @@ def test_passing_failure_is_tried_again(fault: Fault, proxy: FaultyProxy, s3: st
 
 
 @pytest.mark.parametrize("fault", [lose_answer(refuse(503)), hang_up])
-def test_own_write_whose_answer_got_lost_is_no_conflict(fault: Fault, proxy: FaultyProxy, s3: str) -> None:
+def test_own_write_whose_answer_got_lost_is_no_conflict(
+    fault: Fault, proxy: FaultyProxy, s3: str
+) -> None:
     proxy.faults["PUT"] = [fault]
     first = storage.write_bytes(f"{s3}/x", b"1", if_absent=True)
     proxy.faults["PUT"] = [fault]
@@ -64,13 +81,13 @@ def test_own_write_whose_answer_got_lost_is_no_conflict(fault: Fault, proxy: Fau
 def test_write_that_comes_between_look_and_write_is_a_conflict(
     size_bytes: int, proxy: FaultyProxy, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_transfer, "SINGLE_REQUEST_BYTES", 5 << 20)
-    monkeypatch.setattr(s3_parts, "PART_BYTES", 5 << 20)
+    monkeypatch.setattr(transfer, "SINGLE_REQUEST_BYTES", 5 << 20)
+    monkeypatch.setattr(transfer, "PART_BYTES", 5 << 20)
 
     def overtake(ask: Callable[[], Answer]) -> Answer:
         """Let somebody else write before this request."""
         bucket, name = s3.removeprefix("s3://"), "x"
-        s3_client.client().put_object(Bucket=bucket, Key=name, Body=b"somebody else's")
+        client.client().put_object(Bucket=bucket, Key=name, Body=b"somebody else's")
         return ask()
 
     last = "PUT" if size_bytes == 9 else "POST"
@@ -80,13 +97,17 @@ def test_write_that_comes_between_look_and_write_is_a_conflict(
     assert storage.read_bytes(f"{s3}/x") == b"somebody else's"
 
 
-def test_swap_that_is_overwritten_by_a_service_that_ignores_conditions_is_told(proxy: FaultyProxy, s3: str) -> None:
+def test_swap_that_is_overwritten_by_a_service_that_ignores_conditions_is_told(
+    proxy: FaultyProxy, s3: str
+) -> None:
     proxy.dropped = {"if-match", "if-none-match"}
     first = storage.swap_bytes(f"{s3}/x", b"1", expected_version=None)
 
     def overwrite(ask: Callable[[], Answer]) -> Answer:
         answer = ask()
-        s3_client.client().put_object(Bucket=s3.removeprefix("s3://"), Key="x", Body=b"somebody else's")
+        client.client().put_object(
+            Bucket=s3.removeprefix("s3://"), Key="x", Body=b"somebody else's"
+        )
         return answer
 
     proxy.faults["PUT"] = [overwrite]
@@ -112,7 +133,11 @@ def test_swap_that_others_built_upon_is_no_conflict(proxy: FaultyProxy, s3: str)
 def test_service_that_refuses_conditions_is_written_without(
     proxy: FaultyProxy, s3: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    no = refuse(501, "NotImplemented", "A header you provided implies functionality that is not implemented.")
+    no = refuse(
+        501,
+        "NotImplemented",
+        "A header you provided implies functionality that is not implemented.",
+    )
     proxy.faults["PUT"] = [lambda ask: ask(), no]
     storage.check_writable(s3)
     assert f"{proxy.url} ignores conditions on writes" in caplog.text
@@ -125,7 +150,9 @@ def test_service_that_refuses_conditions_is_written_without(
 
 @pytest.mark.parametrize("size_bytes", [1000, 3 << 20])
 @pytest.mark.parametrize("fault", [flip_a_bit, cut])
-def test_damaged_download_is_fetched_again(fault: Fault, size_bytes: int, proxy: FaultyProxy, s3: str) -> None:
+def test_damaged_download_is_fetched_again(
+    fault: Fault, size_bytes: int, proxy: FaultyProxy, s3: str
+) -> None:
     data = os.urandom(size_bytes)
     storage.write_bytes(f"{s3}/x", data)
     proxy.faults["GET"] = [fault, fault]
@@ -133,7 +160,9 @@ def test_damaged_download_is_fetched_again(fault: Fault, size_bytes: int, proxy:
     assert proxy.faults["GET"] == []
 
 
-def test_download_that_is_always_damaged_is_refused(proxy: FaultyProxy, s3: str, tmp_path: Path) -> None:
+def test_download_that_is_always_damaged_is_refused(
+    proxy: FaultyProxy, s3: str, tmp_path: Path
+) -> None:
     storage.write_bytes(f"{s3}/x", b"data")
     proxy.faults["GET"] = [flip_a_bit] * 6
     with pytest.raises(StorageError, match=f"{s3}/x must arrive as it is stored"):
@@ -147,13 +176,15 @@ def test_download_that_is_always_damaged_is_refused(proxy: FaultyProxy, s3: str,
 def test_upload_sends_checksum_and_condition(
     size_bytes: int, proxy: FaultyProxy, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_transfer, "SINGLE_REQUEST_BYTES", 5 << 20)
-    monkeypatch.setattr(s3_parts, "PART_BYTES", 5 << 20)
+    monkeypatch.setattr(transfer, "SINGLE_REQUEST_BYTES", 5 << 20)
+    monkeypatch.setattr(transfer, "PART_BYTES", 5 << 20)
     data = os.urandom(size_bytes)
     storage.write_bytes(f"{s3}/x", data, if_absent=True)
     sent = [request for request in proxy.requests if request.method in ("PUT", "POST")]
     pieces = [data[: 5 << 20], data[5 << 20 :]] if len(sent) > 1 else [data]
-    checksums = [request.headers["x-amz-checksum-crc32c"] for request in sent if request.method == "PUT"]
+    checksums = [
+        request.headers["x-amz-checksum-crc32c"] for request in sent if request.method == "PUT"
+    ]
     assert checksums == [crc32c_to_base64(storage.crc32c_hex(piece)) for piece in pieces]
     assert [request.body for request in sent if request.method == "PUT"] == pieces
     assert sent[-1].headers["If-None-Match"] == "*"
@@ -172,14 +203,32 @@ ACTS: list[Callable[[str], object]] = [
     ("status", "code", "words"),
     [
         (403, "AccessDenied", r"access is denied \(Words\)\. Allow s3:GetObject, .* on {bucket}\."),
-        (403, "InvalidAccessKeyId", r"credentials are missing or not valid \(Words\)\. Set AWS_ACCESS_KEY_ID"),
-        (403, "SignatureDoesNotMatch", r"credentials are missing or not valid \(Words\)\. Set AWS_ACCESS_KEY_ID"),
-        (400, "ExpiredToken", r"credentials are missing or not valid \(Words\)\. Set AWS_ACCESS_KEY_ID"),
-        (301, "PermanentRedirect", r"another region \(Words\)\. Set AWS_DEFAULT_REGION to the region of {bucket}\."),
+        (
+            403,
+            "InvalidAccessKeyId",
+            r"credentials are missing or not valid \(Words\)\. Set AWS_ACCESS_KEY_ID",
+        ),
+        (
+            403,
+            "SignatureDoesNotMatch",
+            r"credentials are missing or not valid \(Words\)\. Set AWS_ACCESS_KEY_ID",
+        ),
+        (
+            400,
+            "ExpiredToken",
+            r"credentials are missing or not valid \(Words\)\. Set AWS_ACCESS_KEY_ID",
+        ),
+        (
+            301,
+            "PermanentRedirect",
+            r"another region \(Words\)\. Set AWS_DEFAULT_REGION to the region of {bucket}\.",
+        ),
         (400, "Code", r"the service answered 400 \(Words\)\. Look at the bucket"),
     ],
 )
-def test_refusal_says_what_to_do(status: int, code: str, words: str, proxy: FaultyProxy, s3: str) -> None:
+def test_refusal_says_what_to_do(
+    status: int, code: str, words: str, proxy: FaultyProxy, s3: str
+) -> None:
     for act in ACTS:
         proxy.requests.clear()
         proxy.faults = {method: [refuse(status, code, "Words.")] * 3 for method in ("GET", "PUT")}
@@ -187,7 +236,9 @@ def test_refusal_says_what_to_do(status: int, code: str, words: str, proxy: Faul
             act(f"{s3}/folder")
         assert "\n" not in str(caught.value)
         # After a 301 the client looks for the region, and asks there.
-        assert len([request for request in proxy.requests if request.method != "HEAD"]) == (2 if status == 301 else 1)
+        assert len([request for request in proxy.requests if request.method != "HEAD"]) == (
+            2 if status == 301 else 1
+        )
 
 
 def test_missing_bucket_of_a_read_is_named(s3: str) -> None:
@@ -212,8 +263,10 @@ def test_repeated_download_leaves_no_connection_open(proxy: FaultyProxy, s3: str
     assert [str(warning.message) for warning in seen if warning.category is ResourceWarning] == []
 
 
-def test_service_that_stays_away_is_given_up(proxy: FaultyProxy, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3_client, "DEADLINE_SECONDS", 1.0)
+def test_service_that_stays_away_is_given_up(
+    proxy: FaultyProxy, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "DEADLINE_SECONDS", 1.0)
     proxy.faults["GET"] = [refuse(503, "SlowDown", "Busy.")] * 20
     with pytest.raises(StorageError, match=r"answered 503 \(Busy\)"):
         storage.read_bytes(f"{s3}/x")
@@ -254,7 +307,10 @@ def test_missing_credentials_say_how_to_get_some() -> None:
     # A port that nobody listens at is a metadata server that is not there.
     metadata = f"http://127.0.0.1:{free_port()}"
     words, seconds = run_without_cloud(AWS_EC2_METADATA_SERVICE_ENDPOINT=metadata)
-    assert "the S3 credentials are missing or not valid (Unable to locate credentials). Set AWS_ACCESS_KEY_ID" in words
+    assert (
+        "the S3 credentials are missing or not valid (Unable to locate credentials). Set AWS_ACCESS_KEY_ID"
+        in words
+    )
     assert seconds < 30
 
 
@@ -283,7 +339,7 @@ def test_endpoint_that_does_not_answer_is_named_soon(is_silent: bool) -> None:
     assert f"{endpoint} does not answer" in words
     assert "Check the network" in words
     assert seconds < 15
-    assert s3_client.FIRST_DEADLINE_SECONDS + s3_client.FIRST_READ_SECONDS <= 30
+    assert client.FIRST_DEADLINE_SECONDS + client.FIRST_READ_SECONDS <= 30
 
 
 @pytest.mark.parametrize("status", [200, 404, 405])

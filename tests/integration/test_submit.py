@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from repot_pipelines.compiled import find_compiled
-from repot_pipelines.kfp_server import follow
 from repot_pipelines.kfp_server.registry import version_name
+from repot_pipelines.watch import follow
 from tests.integration.kfp_api.answers import json_answer, plain, upload_refusal
 from tests.integration.kfp_api.command_line import Ended, run_repot
 from tests.integration.kfp_api.play import NOT_PROMOTED, PROMOTED, TRAINING, Stage, gate_log, play
@@ -60,7 +60,9 @@ def test_the_first_submit_makes_everything_and_the_second_a_run_only(api: KfpApi
     assert second.exit_code == 0
     assert changes(api) == ["runs"]
     assert "(there already)" in second.output
-    assert len({json.dumps(run["pipeline_version_reference"]) for run in api.store.runs.values()}) == 1
+    assert (
+        len({json.dumps(run["pipeline_version_reference"]) for run in api.store.runs.values()}) == 1
+    )
 
 
 def test_the_run_has_what_was_given_and_nothing_else(api: KfpApi, tmp_path: Path) -> None:
@@ -124,7 +126,16 @@ def test_the_laptop_preset_is_sent_in_full(api: KfpApi) -> None:
 
 def test_wrong_parameters_are_told_together_and_nobody_is_contacted(api: KfpApi) -> None:
     ended = run_repot(
-        *("submit", "/tmp/pictures", "--host", api.address, "-p", "epoch=3", "-p", "builder_pods=x"),
+        *(
+            "submit",
+            "/tmp/pictures",
+            "--host",
+            api.address,
+            "-p",
+            "epoch=3",
+            "-p",
+            "builder_pods=x",
+        ),
         *("--batch-size", "0", "-p", "accelerator_type=nvidia-l4"),
     )
 
@@ -142,7 +153,14 @@ def test_wrong_parameters_are_told_together_and_nobody_is_contacted(api: KfpApi)
 
 
 def test_a_dry_run_shows_the_plan_and_contacts_nobody(api: KfpApi) -> None:
-    ended = submit(api, "--dry-run", "--num-pictures", "3670", "-p", 'trainer_node_selector={"gpu": "nvidia-l4"}')
+    ended = submit(
+        api,
+        "--dry-run",
+        "--num-pictures",
+        "3670",
+        "-p",
+        'trainer_node_selector={"gpu": "nvidia-l4"}',
+    )
 
     assert ended.exit_code == 0
     assert api.requests == []
@@ -173,7 +191,9 @@ def test_names_are_found_behind_the_first_page_and_with_signs_in_them(api: KfpAp
         api.store.create_pipeline({"name": f"other-{number}"})
 
     for _ in range(2):
-        assert submit(api, "--experiment", "a+b 100% é", "--pipeline-name", "flowers+1").exit_code == 0
+        assert (
+            submit(api, "--experiment", "a+b 100% é", "--pipeline-name", "flowers+1").exit_code == 0
+        )
 
     assert len(api.store.experiments) == 131
     assert len(api.store.pipelines) == 131
@@ -193,7 +213,13 @@ def test_a_version_name_of_another_yaml_is_refused(api: KfpApi) -> None:
 
 
 def test_a_refused_upload_leaves_no_empty_pipeline(api: KfpApi) -> None:
-    api.answers = [("POST", "upload_version", upload_refusal("Failed to create a pipeline version", status=400))]
+    api.answers = [
+        (
+            "POST",
+            "upload_version",
+            upload_refusal("Failed to create a pipeline version", status=400),
+        )
+    ]
 
     ended = submit(api)
 
@@ -251,7 +277,9 @@ def test_waiting_for_a_promotion_prints_the_verdict(api: KfpApi) -> None:
 
 @pytest.mark.parametrize(("verdict", "exit_code"), [("reject", 3), ("unchanged", 0)])
 @pytest.mark.parametrize("is_ui", [False, True])
-def test_what_the_gate_said_is_the_exit_code(api: KfpApi, verdict: str, exit_code: int, is_ui: bool) -> None:
+def test_what_the_gate_said_is_the_exit_code(
+    api: KfpApi, verdict: str, exit_code: int, is_ui: bool
+) -> None:
     api.is_ui = is_ui
     play(api, [Stage("RUNNING", TRAINING), Stage("SUCCEEDED", NOT_PROMOTED, gate_log(verdict))])
 
@@ -286,14 +314,20 @@ def test_a_failed_task_is_named_with_its_last_words(api: KfpApi) -> None:
     log = "I0301 launcher\ntrain: 3 of 10 pictures are damaged. Mend them.\nF0301 failed to execute: exit status 1\n"
     play(
         api,
-        [Stage("RUNNING", TRAINING), Stage("FAILED", {**TRAINING, "train": "Failed"}, (("root.train.executor", log),))],
+        [
+            Stage("RUNNING", TRAINING),
+            Stage("FAILED", {**TRAINING, "train": "Failed"}, (("root.train.executor", log),)),
+        ],
     )
 
     ended = submit(api, *FOLLOWED)
 
     assert ended.exit_code == 1
     assert "Train: failed" in ended.output
-    assert ended.errors.splitlines()[-2:] == ["  Train:", "    train: 3 of 10 pictures are damaged. Mend them."]
+    assert ended.errors.splitlines()[-2:] == [
+        "  Train:",
+        "    train: 3 of 10 pictures are damaged. Mend them.",
+    ]
 
 
 def test_a_failed_driver_is_named_with_its_last_words(api: KfpApi) -> None:
@@ -318,7 +352,14 @@ def test_a_failure_without_logs_says_where_to_look(api: KfpApi) -> None:
 
 @pytest.mark.parametrize("last", ["FAILED", "CANCELED"])
 def test_a_terminated_run_is_told_from_a_failed_one(api: KfpApi, last: str) -> None:
-    play(api, [Stage("RUNNING", TRAINING), Stage("CANCELING", TRAINING), Stage(last, {**TRAINING, "train": "Failed"})])
+    play(
+        api,
+        [
+            Stage("RUNNING", TRAINING),
+            Stage("CANCELING", TRAINING),
+            Stage(last, {**TRAINING, "train": "Failed"}),
+        ],
+    )
 
     ended = submit(api, *FOLLOWED)
 
@@ -344,7 +385,9 @@ def test_a_run_that_is_deleted_meanwhile_is_told(api: KfpApi) -> None:
 
 
 def test_a_server_that_restarts_is_waited_for(api: KfpApi) -> None:
-    api.answers = [("GET", "/runs/.", plain("upstream connect error", status=503)) for _ in range(2)]
+    api.answers = [
+        ("GET", "/runs/.", plain("upstream connect error", status=503)) for _ in range(2)
+    ]
     stages = [Stage("RUNNING", TRAINING), Stage("SUCCEEDED", PROMOTED)]
     assert submit(api).exit_code == 0
     (run_id,) = api.store.runs
@@ -386,7 +429,11 @@ def test_a_server_that_stays_away_is_given_up(api: KfpApi, monkeypatch: pytest.M
 def test_logs_are_shown_once_as_they_come(api: KfpApi) -> None:
     grown = (("root.train.executor", "epoch 1\nepo"),)
     whole = (("root.train.executor", "epoch 1\nepoch 2\n"),)
-    stages = [Stage("RUNNING", TRAINING, grown), Stage("RUNNING", TRAINING, grown), Stage("SUCCEEDED", PROMOTED, whole)]
+    stages = [
+        Stage("RUNNING", TRAINING, grown),
+        Stage("RUNNING", TRAINING, grown),
+        Stage("SUCCEEDED", PROMOTED, whole),
+    ]
     play(api, stages)
 
     ended = submit(api, *FOLLOWED, "--logs")
@@ -421,16 +468,23 @@ def test_ctrl_c_while_waiting_leaves_the_run_alone(api: KfpApi) -> None:
     program = "from tests.integration.kfp_api import command_line; from repot_pipelines import cli; cli.main()"
     command = [sys.executable, "-c", program, "submit", *PLACES, "--host", api.address, *FOLLOWED]
     root = Path(__file__).parents[2]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root
+    ) as process:
         deadline = time.monotonic() + 60
-        while sum("/runs/" in path for _, path in list(api.requests)) < 2 and time.monotonic() < deadline:
+        while (
+            sum("/runs/" in path for _, path in list(api.requests)) < 2
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
 
     (run_id,) = api.store.runs
     assert process.returncode == 130
-    assert errors.strip() == f"The run goes on. Follow it again with `repot submit --attach {run_id}`."
+    assert (
+        errors.strip() == f"The run goes on. Follow it again with `repot submit --attach {run_id}`."
+    )
     assert only_run(api)["state"] == "RUNNING"
     assert all("terminate" not in path for path in changes(api))
 
@@ -443,14 +497,20 @@ def test_help_is_fast_because_kfp_stays_out() -> None:
         "finally: print([name for name in ('kfp', 'kfp_server_api', 'tensorflow') if name in sys.modules])"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
     )
 
     assert ended.stdout.splitlines()[-1] == "[]"
 
 
 def test_an_answer_that_the_client_cannot_read_is_an_error(api: KfpApi) -> None:
-    api.answers = [("GET", "/pipelines", json_answer({"pipelines": [{"created_at": "yesterday?"}]}))]
+    api.answers = [
+        ("GET", "/pipelines", json_answer({"pipelines": [{"created_at": "yesterday?"}]}))
+    ]
 
     ended = submit(api)
 

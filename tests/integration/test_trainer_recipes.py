@@ -50,7 +50,12 @@ def test_head_recipe_tells_the_sample_apart(
     settings = TrainingSettings(backbone="efficientnet_lite0", recipe="head", seed=seed)
 
     facts = train(
-        sample_dataset_uri, lite0_weights_uri, str(tmp_path), training_id="t", checkpoint_id="c", settings=settings
+        sample_dataset_uri,
+        lite0_weights_uri,
+        str(tmp_path),
+        training_id="t",
+        checkpoint_id="c",
+        settings=settings,
     )
 
     assert facts["last_epoch"]["validation_precision_at_1"] >= 0.8
@@ -58,7 +63,9 @@ def test_head_recipe_tells_the_sample_apart(
 
 
 def test_two_devices_train_as_one() -> None:
-    done = subprocess.run([sys.executable, "-c", MIRRORED], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MIRRORED], stdout=subprocess.PIPE, text=True, check=True
+    )
     results = json.loads(done.stdout)
 
     for name, numbers in results["one"].items():

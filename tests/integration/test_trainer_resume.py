@@ -21,7 +21,12 @@ import pytest
 STOP_SECONDS = 5.0
 WAIT_SECONDS = 120.0
 EVENTS_NAME = "progress.jsonl"
-SETTINGS: dict[str, Any] = {"backbone": "efficientnet_lite0", "recipe": "fine_tune", "epochs": 3, "image_size": 64}
+SETTINGS: dict[str, Any] = {
+    "backbone": "efficientnet_lite0",
+    "recipe": "fine_tune",
+    "epochs": 3,
+    "image_size": 64,
+}
 TRAIN = """
 import json, sys
 from repot.settings import TrainingSettings
@@ -39,7 +44,16 @@ def start(sample_dataset_uri: str, lite0_weights_uri: str) -> Start:
     """Return a function that starts a training process in a folder."""
 
     def start_in(run: Path, **environment: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-W", "error", "-c", TRAIN, sample_dataset_uri, lite0_weights_uri, str(run)]
+        command = [
+            sys.executable,
+            "-W",
+            "error",
+            "-c",
+            TRAIN,
+            sample_dataset_uri,
+            lite0_weights_uri,
+            str(run),
+        ]
         return subprocess.Popen([*command, json.dumps(SETTINGS)], env={**os.environ, **environment})
 
     return start_in
@@ -52,7 +66,9 @@ def uninterrupted(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return run
 
 
-def kill_when(run: Path, is_time: Callable[[], bool], start: Start, signal_number: int = signal.SIGKILL) -> float:
+def kill_when(
+    run: Path, is_time: Callable[[], bool], start: Start, signal_number: int = signal.SIGKILL
+) -> float:
     """Kill a training as soon as it is time, and return the seconds that it took to end."""
     process, deadline = start(run), time.monotonic() + WAIT_SECONDS
     while not is_time():
@@ -88,8 +104,12 @@ def test_killed_training_ends_with_the_same_weights_bit_by_bit(
     assert without_seconds(tmp_path) == without_seconds(uninterrupted)
 
 
-def test_terminated_training_stops_within_seconds_and_keeps_its_last_epoch(start: Start, tmp_path: Path) -> None:
-    seconds = kill_when(tmp_path, lambda: has_saved(tmp_path, "fine_tune", 1), start, signal.SIGTERM)
+def test_terminated_training_stops_within_seconds_and_keeps_its_last_epoch(
+    start: Start, tmp_path: Path
+) -> None:
+    seconds = kill_when(
+        tmp_path, lambda: has_saved(tmp_path, "fine_tune", 1), start, signal.SIGTERM
+    )
 
     assert seconds < STOP_SECONDS
 
@@ -132,4 +152,7 @@ def weights(run: Path) -> list[Any]:
 
 def without_seconds(run: Path) -> list[dict[str, str]]:
     with (run / "history.csv").open(newline="") as file:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+        return [
+            {name: value for name, value in row.items() if name != "seconds"}
+            for row in csv.DictReader(file)
+        ]

@@ -21,8 +21,8 @@ from repot.trainer.job.heartbeat import Heartbeat
 from repot.trainer.job.job_spec import make_job
 from repot.trainer.job.request import JobRequest
 from repot.trainer.job.run_job import train_in_job
+from repot_pipelines.local.run import SAMPLE_FOLDER, run_pipeline
 from repot_pipelines.presets import PRESETS
-from repot_pipelines.run import SAMPLE_FOLDER, run_pipeline
 from tests.integration.kubernetes_api.jobs import JobController
 from tests.integration.kubernetes_api.kubeconfig import write_kubeconfig
 from tests.integration.kubernetes_api.ready import NAMESPACE, RUNNER, prepare
@@ -47,7 +47,9 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesA
         prepare(api)
         api.users[TOKEN] = RUNNER
         path = write_kubeconfig(tmp_path / "kubeconfig", api.address, token=TOKEN)
-        path.write_text(path.read_text().replace("user: test", f"user: test\n    namespace: {NAMESPACE}"))
+        path.write_text(
+            path.read_text().replace("user: test", f"user: test\n    namespace: {NAMESPACE}")
+        )
         monkeypatch.setenv("KUBECONFIG", str(path))
         yield api
 
@@ -59,7 +61,9 @@ def jobs(api: KubernetesApi) -> Iterator[JobController]:
 
 
 @pytest.fixture
-def request_of(tmp_path: Path, sample_dataset_uri: str, lite0_weights_uri: str) -> Callable[..., JobRequest]:
+def request_of(
+    tmp_path: Path, sample_dataset_uri: str, lite0_weights_uri: str
+) -> Callable[..., JobRequest]:
     def make(**changes: Any) -> JobRequest:
         facts = {
             "dataset_uri": sample_dataset_uri,
@@ -84,7 +88,15 @@ def train(request: JobRequest, **changes: Any) -> dict[str, Any]:
 
 def start_task(request: JobRequest, **changes: Any) -> subprocess.Popen[bytes]:
     request.write()
-    command = [sys.executable, "-W", "error", "-c", TASK, settings(**changes).to_json(), request.uri]
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-c",
+        TASK,
+        settings(**changes).to_json(),
+        request.uri,
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
@@ -111,7 +123,9 @@ def test_job_trains_and_its_log_is_the_tasks(
     assert [line for line in capfd.readouterr().out.splitlines() if "head epoch" in line] == lines
 
 
-def test_finished_training_starts_no_job(api: KubernetesApi, request_of: Callable[..., JobRequest]) -> None:
+def test_finished_training_starts_no_job(
+    api: KubernetesApi, request_of: Callable[..., JobRequest]
+) -> None:
     request = request_of()
     folder = Path(request.run_uri)
     folder.mkdir()
@@ -127,7 +141,9 @@ def test_error_of_the_worker_is_the_error_of_the_task(
 ) -> None:
     request = request_of(dataset_uri=str(tmp_path / "nothing"))
 
-    with pytest.raises(TrainingError, match=r"PodFailurePolicy.*worker 0 ended with exit code 2: .*nothing"):
+    with pytest.raises(
+        TrainingError, match=r"PodFailurePolicy.*worker 0 ended with exit code 2: .*nothing"
+    ):
         train(request)
 
     assert len(jobs.pods) == 1
@@ -146,7 +162,9 @@ def test_failed_job_of_an_earlier_attempt_is_replaced(
     assert [job["metadata"]["uid"] for job in jobs.jobs()] != [failed["metadata"]["uid"]]
 
 
-def test_sigterm_deletes_the_job_within_a_second(jobs: JobController, request_of: Callable[..., JobRequest]) -> None:
+def test_sigterm_deletes_the_job_within_a_second(
+    jobs: JobController, request_of: Callable[..., JobRequest]
+) -> None:
     with start_task(request_of()) as task:
         wait_until(jobs.alive)
         pod = jobs.alive()[0]
@@ -157,13 +175,16 @@ def test_sigterm_deletes_the_job_within_a_second(jobs: JobController, request_of
 
     assert code == 128 + signal.SIGTERM
     assert time.monotonic() - sent < 1.5
-    assert ("DELETE", f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs/repot-train-0123456789abcdef") in [
-        (method, path) for _, method, path in jobs.api.requests
-    ]
+    assert (
+        "DELETE",
+        f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs/repot-train-0123456789abcdef",
+    ) in [(method, path) for _, method, path in jobs.api.requests]
     wait_until(lambda: not pod.is_alive)
 
 
-def test_second_task_adopts_the_running_job(jobs: JobController, request_of: Callable[..., JobRequest]) -> None:
+def test_second_task_adopts_the_running_job(
+    jobs: JobController, request_of: Callable[..., JobRequest]
+) -> None:
     with start_task(request_of()) as first:
         wait_until(jobs.alive)
         first.kill()
@@ -171,7 +192,9 @@ def test_second_task_adopts_the_running_job(jobs: JobController, request_of: Cal
     train(request_of())
 
     assert len(jobs.pods) == 1
-    created = [path for _, method, path in jobs.api.requests if method == "POST" and path.endswith("/jobs")]
+    created = [
+        path for _, method, path in jobs.api.requests if method == "POST" and path.endswith("/jobs")
+    ]
     assert len(created) == 1
 
 
@@ -207,7 +230,9 @@ def test_two_workers_find_each_other_and_go_on_together_when_one_is_lost(
     assert "worker 1 ended with exit code 137 (killed)" in output
     assert output.count("head epoch 60 of 60") == 1
     assert json.loads((Path(request.run_uri) / "training.json").read_text())["epochs"] == 60
-    (service,) = [facts for (title, _, _), facts in jobs.api.store.objects.items() if title == "services"]
+    (service,) = [
+        facts for (title, _, _), facts in jobs.api.store.objects.items() if title == "services"
+    ]
     assert service["metadata"]["ownerReferences"][0]["uid"] == jobs.jobs()[0]["metadata"]["uid"]
 
 
@@ -216,9 +241,14 @@ def test_service_of_an_earlier_job_is_replaced(
 ) -> None:
     for _ in range(2):
         with pytest.raises(TrainingError, match="exit code 2"):
-            train(request_of(dataset_uri=str(tmp_path / "nothing"), run_uri=str(tmp_path / "run")), num_workers=2)
+            train(
+                request_of(dataset_uri=str(tmp_path / "nothing"), run_uri=str(tmp_path / "run")),
+                num_workers=2,
+            )
 
-    (service,) = [facts for (title, _, _), facts in jobs.api.store.objects.items() if title == "services"]
+    (service,) = [
+        facts for (title, _, _), facts in jobs.api.store.objects.items() if title == "services"
+    ]
     assert service["metadata"]["ownerReferences"][0]["uid"] == jobs.jobs()[0]["metadata"]["uid"]
 
 
@@ -229,7 +259,12 @@ def test_job_that_waits_says_why(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(run_job, "PENDING_SECONDS", 0.2)
-    reason = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes: no GPU"}
+    reason = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/3 nodes: no GPU",
+    }
     jobs.hold = lambda _: {"conditions": [reason]} if "no GPU" not in caplog.text else None
 
     train(request_of())
@@ -262,7 +297,9 @@ def test_job_of_another_storage_is_left_alone(
     api: KubernetesApi, request_of: Callable[..., JobRequest], tmp_path: Path
 ) -> None:
     other = str(tmp_path / "other")
-    job = make_job(settings(), training_id="0123456789abcdef", run_uri=other, request_uri="r", environment={})
+    job = make_job(
+        settings(), training_id="0123456789abcdef", run_uri=other, request_uri="r", environment={}
+    )
     api.store.put(job, namespace=NAMESPACE)
 
     with pytest.raises(TrainingError, match="other storage"):

@@ -70,7 +70,9 @@ def finish(workers: list[subprocess.Popen[bytes]]) -> list[int]:
             worker.kill()
 
 
-def wait_for_step(request: JobRequest, epoch: str, step: int, workers: list[subprocess.Popen[bytes]]) -> None:
+def wait_for_step(
+    request: JobRequest, epoch: str, step: int, workers: list[subprocess.Popen[bytes]]
+) -> None:
     """Wait until worker 0 has done a step of an epoch, e.g. `fine_tune epoch 2/3`."""
     events, deadline = Path(request.run_uri) / "events-0.jsonl", time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
@@ -90,11 +92,16 @@ def weights(request: JobRequest) -> list[Any]:
 
 def history(request: JobRequest) -> list[dict[str, str]]:
     with (Path(request.run_uri) / "history.csv").open() as file:
-        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+        return [
+            {name: value for name, value in row.items() if name != "seconds"}
+            for row in csv.DictReader(file)
+        ]
 
 
 def state_of(request: JobRequest) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((Path(request.run_uri) / "state" / "latest.json").read_text())
+    facts: dict[str, Any] = json.loads(
+        (Path(request.run_uri) / "state" / "latest.json").read_text()
+    )
     return facts
 
 
@@ -106,7 +113,9 @@ def assert_same(one: JobRequest, other: JobRequest) -> None:
     assert history(other) == history(one)
 
 
-def test_worker_that_is_terminated_in_an_epoch_goes_on_at_the_very_step(make_request: Make, tmp_path: Path) -> None:
+def test_worker_that_is_terminated_in_an_epoch_goes_on_at_the_very_step(
+    make_request: Make, tmp_path: Path
+) -> None:
     whole, stopped = make_request(tmp_path / "whole"), make_request(tmp_path / "stopped")
     with Heartbeat(whole.heartbeat_uri), Heartbeat(stopped.heartbeat_uri):
         assert finish(start(whole)) == [0]
@@ -150,13 +159,15 @@ def test_two_workers_of_which_one_is_killed_and_then_one_terminated_end_as_two_t
     assert_same(whole, stopped)
 
 
-def test_long_epoch_is_saved_while_it_runs(make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_epoch_is_saved_while_it_runs(
+    make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from repot.errors import StoppedError
-    from repot.trainer import fit
+    from repot.trainer import loop
     from repot.trainer.state import TrainingState
     from repot.trainer.train import train
 
-    monkeypatch.setattr(fit, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     saved: list[tuple[str, int, int]] = []
     save = TrainingState.save
 

@@ -7,14 +7,25 @@ import numpy as np
 import pytest
 
 from repot import zoo
-from repot.backbone_weights import check_shapes, data_sets, load_weights, renumber, save_weights, stable_names
+from repot.backbone_weights import (
+    check_shapes,
+    data_sets,
+    load_weights,
+    renumber,
+    save_weights,
+    stable_names,
+)
 from repot.errors import CheckpointError
 from repot.zoo import BACKBONES
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_weights_find_their_place_in_another_model_of_the_process(name: str, tmp_path: Path) -> None:
-    first, second = (zoo.build_backbone(name, image_size=BACKBONES[name].min_image_size) for _ in range(2))
+def test_weights_find_their_place_in_another_model_of_the_process(
+    name: str, tmp_path: Path
+) -> None:
+    first, second = (
+        zoo.build_backbone(name, image_size=BACKBONES[name].min_image_size) for _ in range(2)
+    )
     arrays = dict(zip(stable_names(first), first.get_weights(), strict=True))
     assert len(arrays) == len(first.weights)
 
@@ -55,7 +66,10 @@ def test_weights_of_another_backbone_are_refused_with_the_first_differences(tmp_
 
     message = str(caught.value)
     assert "245 of 245 arrays do not" in message
-    assert "stem_conv/kernel has shape 3x3x3x16, wanted 3x3x3x32; stem_bn/gamma 32 is missing" in message
+    assert (
+        "stem_conv/kernel has shape 3x3x3x16, wanted 3x3x3x32; stem_bn/gamma 32 is missing"
+        in message
+    )
     assert "and 242 more" in message
 
 
@@ -63,7 +77,9 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "weights.h5").write_bytes(b"not HDF5")
     model = zoo.build_backbone("efficientnet_lite0", image_size=32)
 
-    with pytest.raises(CheckpointError, match=r"weights\.h5 must be a weights file of repot; it cannot be read"):
+    with pytest.raises(
+        CheckpointError, match=r"weights\.h5 must be a weights file of repot; it cannot be read"
+    ):
         load_weights(model, tmp_path / "weights.h5")
 
 
@@ -87,7 +103,9 @@ def test_arrays_in_other_files_are_not_followed(tmp_path: Path) -> None:
         file["a"] = np.ones(3)
     with h5py.File(tmp_path / "hostile.h5", "w") as file:
         file["linked"] = h5py.ExternalLink("secret.h5", "/a")
-        file.create_dataset("raw", (3,), np.float32, external=[(str(tmp_path / "secret.h5"), 0, 12)])
+        file.create_dataset(
+            "raw", (3,), np.float32, external=[(str(tmp_path / "secret.h5"), 0, 12)]
+        )
         file["own"] = np.ones(3)
 
         assert list(data_sets(file)) == ["own"]

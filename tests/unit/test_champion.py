@@ -22,9 +22,13 @@ def test_no_file_is_no_champion(tmp_path: Path) -> None:
     assert read_champion(str(tmp_path / "champion.json")) == (None, None)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '{"version": "v"}', '{"version": "v", "extra": 1}', "\xff"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1]", "null", '{"version": "v"}', '{"version": "v", "extra": 1}', "\xff"]
+)
 def test_other_content_is_an_error_that_names_the_file(tmp_path: Path, text: str) -> None:
     (tmp_path / "champion.json").write_bytes(text.encode("latin-1"))
 
-    with pytest.raises(ModelError, match=r"champion\.json must be a JSON object of model_name, version"):
+    with pytest.raises(
+        ModelError, match=r"champion\.json must be a JSON object of model_name, version"
+    ):
         read_champion(str(tmp_path / "champion.json"))

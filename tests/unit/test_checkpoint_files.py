@@ -27,13 +27,28 @@ def test_a_file_is_a_checkpoint_whose_version_follows_its_bytes(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("given", ["m-1", "m-1.index", "m-1.data-00000-of-00002"])
-def test_a_prefix_or_any_part_means_all_files_of_a_v2_checkpoint(tmp_path: Path, given: str) -> None:
-    touch(tmp_path, "m-1.index", "m-1.data-00000-of-00002", "m-1.data-00001-of-00002", "m-1.meta", "m-10.index")
+def test_a_prefix_or_any_part_means_all_files_of_a_v2_checkpoint(
+    tmp_path: Path, given: str
+) -> None:
+    touch(
+        tmp_path,
+        "m-1.index",
+        "m-1.data-00000-of-00002",
+        "m-1.data-00001-of-00002",
+        "m-1.meta",
+        "m-10.index",
+    )
 
-    assert names(tmp_path / given) == ["m-1.data-00000-of-00002", "m-1.data-00001-of-00002", "m-1.index"]
+    assert names(tmp_path / given) == [
+        "m-1.data-00000-of-00002",
+        "m-1.data-00001-of-00002",
+        "m-1.index",
+    ]
 
 
-def test_a_folder_means_the_checkpoint_that_its_state_names_wherever_it_once_was(tmp_path: Path) -> None:
+def test_a_folder_means_the_checkpoint_that_its_state_names_wherever_it_once_was(
+    tmp_path: Path,
+) -> None:
     touch(tmp_path, "m-1", "m-2.index", "m-2.data-00000-of-00001")
     (tmp_path / "checkpoint").write_text(
         'model_checkpoint_path: "/moved/away/m-2"\nall_model_checkpoint_paths: "/moved/away/m-1"\n'
@@ -55,7 +70,9 @@ def test_a_folder_of_repot_means_its_weights(tmp_path: Path) -> None:
         ('model_checkpoint_path: "/a/m-3"', "there is no .*/m-3"),
     ],
 )
-def test_a_state_file_that_names_nothing_is_refused(tmp_path: Path, state: str, message: str) -> None:
+def test_a_state_file_that_names_nothing_is_refused(
+    tmp_path: Path, state: str, message: str
+) -> None:
     (tmp_path / "checkpoint").write_text(state)
 
     with pytest.raises(CheckpointError, match=message):
@@ -67,7 +84,11 @@ def test_the_same_files_are_found_in_a_bucket(gcs: str) -> None:
         storage.write_bytes(f"{gcs}/train/{name}", b"x")
     storage.write_text(f"{gcs}/train/checkpoint", 'model_checkpoint_path: "m-1"')
 
-    assert names(f"{gcs}/train") == names(f"{gcs}/train/m-1") == ["m-1.data-00000-of-00001", "m-1.index"]
+    assert (
+        names(f"{gcs}/train")
+        == names(f"{gcs}/train/m-1")
+        == ["m-1.data-00000-of-00001", "m-1.index"]
+    )
 
 
 def test_the_web_is_not_asked() -> None:
@@ -75,7 +96,12 @@ def test_the_web_is_not_asked() -> None:
 
 
 def test_is_web_means_http_only() -> None:
-    assert [is_web(uri) for uri in ("http://h/x", "https://h/x", "gs://b/x", "/x")] == [True, True, False, False]
+    assert [is_web(uri) for uri in ("http://h/x", "https://h/x", "gs://b/x", "/x")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_without_secrets_leaves_paths_alone() -> None:

@@ -25,7 +25,11 @@ def test_the_tutorials_checkpoint_has_its_published_address() -> None:
 
 
 def test_only_the_release_of_august_has_averaged_plain_values() -> None:
-    averaged = [name for name in KNOWN_CHECKPOINTS[:2] if find_source(name, backbone="inception_v3").is_averaged]
+    averaged = [
+        name
+        for name in KNOWN_CHECKPOINTS[:2]
+        if find_source(name, backbone="inception_v3").is_averaged
+    ]
 
     assert averaged == ["inception-v3-2016-08-28"]
 
@@ -56,9 +60,21 @@ def test_a_given_checksum_wins_over_the_known_one() -> None:
             "mobilenet_v2",
             "must be used with backbone=inception_v3; got backbone='mobilenet_",
         ),
-        ("efficientnet-lite0", "inception_v3", "inception-v3-2016-03-01 is the one for inception_v3"),
-        ("imagenet", "efficientnet_lite0", "checkpoint imagenet must be used with one of inception_v3, mobilenet_v2"),
-        ("inception-v3-2016-03-1", "inception_v3", "must be one of default, inception-v3-2016-03-01, .* or a path"),
+        (
+            "efficientnet-lite0",
+            "inception_v3",
+            "inception-v3-2016-03-01 is the one for inception_v3",
+        ),
+        (
+            "imagenet",
+            "efficientnet_lite0",
+            "checkpoint imagenet must be used with one of inception_v3, mobilenet_v2",
+        ),
+        (
+            "inception-v3-2016-03-1",
+            "inception_v3",
+            "must be one of default, inception-v3-2016-03-01, .* or a path",
+        ),
         (
             "ftp://host/weights.h5",
             "inception_v3",
@@ -69,24 +85,32 @@ def test_a_given_checksum_wins_over_the_known_one() -> None:
         ("default", "resnet", "backbone must be one of inception_v3"),
     ],
 )
-def test_wrong_words_are_answered_with_the_choices(source: str, backbone: str, message: str) -> None:
+def test_wrong_words_are_answered_with_the_choices(
+    source: str, backbone: str, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         find_source(source, backbone=backbone)
 
 
 def test_all_wrong_words_are_named_at_once() -> None:
     with pytest.raises(UsageError) as caught:
-        checkpoints.check_source(source="inceptoin", backbone="inception_v3", sha256="123", values="mean")
+        checkpoints.check_source(
+            source="inceptoin", backbone="inception_v3", sha256="123", values="mean"
+        )
 
     assert len(caught.value.problems) == 3
 
 
 def test_a_path_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"there is none at .*/model\.ckpt-1\. Check the name"):
+    with pytest.raises(
+        CheckpointError, match=r"there is none at .*/model\.ckpt-1\. Check the name"
+    ):
         checkpoints.check_source(source=str(tmp_path / "model.ckpt-1"), backbone="inception_v3")
 
 
-def test_a_folder_with_a_bare_name_may_be_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_with_a_bare_name_may_be_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "converted").mkdir()
     (tmp_path / "converted" / "weights.h5").write_bytes(b"")
     monkeypatch.chdir(tmp_path)

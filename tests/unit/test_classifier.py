@@ -13,9 +13,7 @@ from repot.errors import CheckpointError
 from repot.zoo import build_backbone
 
 SIZE = 64
-LOAD = (
-    "import sys, keras, numpy as np; np.save(sys.argv[3], keras.models.load_model(sys.argv[1])(np.load(sys.argv[2])))"
-)
+LOAD = "import sys, keras, numpy as np; np.save(sys.argv[3], keras.models.load_model(sys.argv[1])(np.load(sys.argv[2])))"
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +37,17 @@ def test_pictures_reach_the_backbone_in_its_own_range(classifier: Any, pictures:
     extractor, _ = split_classifier(classifier)
     backbone = next(layer for layer in classifier.layers if isinstance(layer, keras.Model))
 
-    np.testing.assert_allclose(extractor(pictures), backbone((255 * pictures - 127) / 128), atol=1e-5)
+    np.testing.assert_allclose(
+        extractor(pictures), backbone((255 * pictures - 127) / 128), atol=1e-5
+    )
 
 
 def test_new_head_favours_no_class() -> None:
     _, head = split_classifier(build_classifier("mobilenet_v2", num_classes=4, image_size=SIZE))
 
-    np.testing.assert_array_equal(head(np.random.default_rng(0).normal(size=(2, 1280))), np.zeros((2, 4)))
+    np.testing.assert_array_equal(
+        head(np.random.default_rng(0).normal(size=(2, 1280))), np.zeros((2, 4))
+    )
 
 
 def test_split_classifier_is_the_classifier_in_two_parts(classifier: Any, pictures: Any) -> None:
@@ -53,10 +55,15 @@ def test_split_classifier_is_the_classifier_in_two_parts(classifier: Any, pictur
 
     np.testing.assert_allclose(head(extractor(pictures)), classifier(pictures), atol=1e-4)
     assert np.ptp(classifier(pictures)) > 1
-    assert [variable.path for variable in head.trainable_variables] == ["logits/kernel", "logits/bias"]
+    assert [variable.path for variable in head.trainable_variables] == [
+        "logits/kernel",
+        "logits/bias",
+    ]
 
 
-def test_training_keeps_the_statistics_of_batch_normalisation(classifier: Any, pictures: Any) -> None:
+def test_training_keeps_the_statistics_of_batch_normalisation(
+    classifier: Any, pictures: Any
+) -> None:
     statistics = [weight for weight in classifier.weights if "moving_" in weight.path]
     before = [weight.numpy() for weight in statistics]
 
@@ -70,7 +77,9 @@ def test_training_keeps_the_statistics_of_batch_normalisation(classifier: Any, p
 def test_training_drops_features_and_scoring_does_not(classifier: Any, pictures: Any) -> None:
     logits = training_logits(with_random_head(classifier))
 
-    np.testing.assert_allclose(logits(pictures, False), classifier(pictures, training=False), atol=1e-4)
+    np.testing.assert_allclose(
+        logits(pictures, False), classifier(pictures, training=False), atol=1e-4
+    )
     assert np.abs(logits(pictures, True) - logits(pictures, True)).max() > 0.1
 
 
@@ -82,18 +91,27 @@ def test_probabilities_leave_the_background_out() -> None:
 
 def test_weights_are_those_of_the_file_and_other_weights_do_not_fit(tmp_path: Path) -> None:
     backbone = build_backbone("mobilenet_v2", image_size=SIZE)
-    arrays = {name: weight.numpy() + 0.5 for name, weight in zip(stable_names(backbone), backbone.weights, strict=True)}
+    arrays = {
+        name: weight.numpy() + 0.5
+        for name, weight in zip(stable_names(backbone), backbone.weights, strict=True)
+    }
     save_weights(tmp_path / "weights.h5", arrays)
 
-    built = build_classifier("mobilenet_v2", num_classes=3, image_size=SIZE, weights_path=tmp_path / "weights.h5")
+    built = build_classifier(
+        "mobilenet_v2", num_classes=3, image_size=SIZE, weights_path=tmp_path / "weights.h5"
+    )
 
     np.testing.assert_array_equal(built.weights[0].numpy(), arrays[stable_names(backbone)[0]])
     with pytest.raises(CheckpointError, match="must fit"):
-        build_classifier("resnet50_v2", num_classes=3, image_size=SIZE, weights_path=tmp_path / "weights.h5")
+        build_classifier(
+            "resnet50_v2", num_classes=3, image_size=SIZE, weights_path=tmp_path / "weights.h5"
+        )
 
 
 @pytest.mark.parametrize("backbone", ["mobilenet_v2", "efficientnet_lite0", "convnext_tiny"])
-def test_saved_classifier_loads_in_a_process_that_knows_only_keras(backbone: str, tmp_path: Path) -> None:
+def test_saved_classifier_loads_in_a_process_that_knows_only_keras(
+    backbone: str, tmp_path: Path
+) -> None:
     classifier = build_classifier(backbone, num_classes=3, image_size=SIZE)
     pictures = np.random.default_rng(0).random((2, SIZE, SIZE, 3), np.float32)
     features = split_classifier(classifier)[0](pictures)
@@ -103,7 +121,11 @@ def test_saved_classifier_loads_in_a_process_that_knows_only_keras(backbone: str
     classifier.save(tmp_path / "model.keras")
 
     names = ("model.keras", "pictures.npy", "logits.npy")
-    subprocess.run([sys.executable, "-c", LOAD, *(str(tmp_path / name) for name in names)], check=True, cwd=tmp_path)
+    subprocess.run(
+        [sys.executable, "-c", LOAD, *(str(tmp_path / name) for name in names)],
+        check=True,
+        cwd=tmp_path,
+    )
 
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), classifier(pictures), atol=1e-3)
     assert np.ptp(classifier(pictures)) > 1

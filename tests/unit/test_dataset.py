@@ -28,32 +28,47 @@ def test_examples_are_those_of_the_receipts(sample_dataset_uri: str, tmp_path: P
         assert all(example["encoded"].numpy().startswith(b"\xff\xd8\xff") for example in examples)
 
 
-def test_examples_of_a_split_come_once_each_and_in_order(sample_dataset_uri: str, tmp_path: Path) -> None:
-    shards = open_shards(sample_dataset_uri, load_manifest(sample_dataset_uri).split_shards("train"), tmp_path)
+def test_examples_of_a_split_come_once_each_and_in_order(
+    sample_dataset_uri: str, tmp_path: Path
+) -> None:
+    shards = open_shards(
+        sample_dataset_uri, load_manifest(sample_dataset_uri).split_shards("train"), tmp_path
+    )
 
     filenames = [example["filename"].numpy() for example in read_examples(shards)]
 
     assert len(set(filenames)) == len(filenames)
-    assert filenames == [example["filename"].numpy() for shard in shards for example in read_examples([shard])]
+    assert filenames == [
+        example["filename"].numpy() for shard in shards for example in read_examples([shard])
+    ]
 
 
 def test_no_manifest_is_no_data_set(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=rf"must have a manifest\.json; there is none in {tmp_path}"):
+    with pytest.raises(
+        DataError, match=rf"must have a manifest\.json; there is none in {tmp_path}"
+    ):
         load_manifest(str(tmp_path))
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-1] + bytes([data[-1] ^ 1])])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-1], lambda data: data[:-1] + bytes([data[-1] ^ 1])]
+)
 def test_damaged_shard_is_named_with_what_was_expected_and_what_to_do(
     damage: Callable[[bytes], bytes], dataset_copy: str, tmp_path: Path
 ) -> None:
-    path, (_, receipt) = Path(dataset_copy, SHARD), load_manifest(dataset_copy).split_shards("train")
+    path, (_, receipt) = (
+        Path(dataset_copy, SHARD),
+        load_manifest(dataset_copy).split_shards("train"),
+    )
     path.write_bytes(damage(path.read_bytes()))
 
     with pytest.raises(CorruptShardError) as caught:
         open_shards(dataset_copy, [receipt], tmp_path)
 
     size, crc32c = path.stat().st_size, storage.crc32c_hex(path.read_bytes())
-    assert f"{path} must have {receipt.size_bytes} bytes with CRC32C {receipt.crc32c}" in str(caught.value)
+    assert f"{path} must have {receipt.size_bytes} bytes with CRC32C {receipt.crc32c}" in str(
+        caught.value
+    )
     assert f"got {size} bytes with CRC32C {crc32c}" in str(caught.value)
     assert f"Delete it, receipts/{SHARD}.json and manifest.json" in str(caught.value)
 
@@ -65,7 +80,9 @@ def test_missing_shard_is_named(dataset_copy: str, tmp_path: Path) -> None:
         open_shards(dataset_copy, load_manifest(dataset_copy).split_shards("train"), tmp_path)
 
 
-def test_shards_in_a_bucket_are_fetched_once(sample_dataset_uri: str, gcs: str, tmp_path: Path) -> None:
+def test_shards_in_a_bucket_are_fetched_once(
+    sample_dataset_uri: str, gcs: str, tmp_path: Path
+) -> None:
     storage.copy_folder(sample_dataset_uri, f"{gcs}/dataset")
     receipts = load_manifest(f"{gcs}/dataset").split_shards("train")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from repot_pipelines.kfp_server.request import read_request
+from repot_pipelines.run_request import read_request
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -35,14 +35,20 @@ def written_texts(source: str) -> Iterator[str]:
     """Yield every string of a program, with VALUE for each value that is put into it."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.JoinedStr):
-            yield "".join(str(part.value) if isinstance(part, ast.Constant) else VALUE for part in node.values)
+            yield "".join(
+                str(part.value) if isinstance(part, ast.Constant) else VALUE for part in node.values
+            )
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.value
 
 
 def all_texts() -> str:
-    sources = sorted(path for folder in ("components", "pipelines") for path in (ROOT / folder).rglob("*.py"))
-    return "\n\n".join(text for path in sources for text in written_texts(path.read_text(encoding="utf-8")))
+    sources = sorted(
+        path for folder in ("components", "pipelines") for path in (ROOT / folder).rglob("*.py")
+    )
+    return "\n\n".join(
+        text for path in sources for text in written_texts(path.read_text(encoding="utf-8"))
+    )
 
 
 def message_keys() -> list[str]:
@@ -68,7 +74,9 @@ def test_parameter_table_holds_the_parameters_of_the_pipeline_and_their_defaults
 def test_troubleshooting_keys_are_messages_that_the_code_writes() -> None:
     texts = all_texts()
     anything = f"[^\n]*{VALUE}[^\n]*"
-    patterns = {key: anything.join(map(re.escape, key.strip("… ").split("…"))) for key in message_keys()}
+    patterns = {
+        key: anything.join(map(re.escape, key.strip("… ").split("…"))) for key in message_keys()
+    }
     unknown = [key for key, pattern in patterns.items() if not re.search(pattern, texts)]
 
     assert len(message_keys()) > 40
@@ -85,7 +93,12 @@ def test_parameter_files_of_the_page_are_accepted(page: str, tmp_path: Path) -> 
     for block in re.findall(r"```yaml\n(.*?)```", text_of(page), flags=re.DOTALL):
         (tmp_path / "parameters.yaml").write_text(block, encoding="utf-8")
         options = {name: uri for name, uri in places.items() if name not in block}
-        read_request(preset="cluster", parameter_file=tmp_path / "parameters.yaml", options=options, assignments=[])
+        read_request(
+            preset="cluster",
+            parameter_file=tmp_path / "parameters.yaml",
+            options=options,
+            assignments=[],
+        )
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -93,7 +106,8 @@ def test_links_and_paths_of_the_page_lead_somewhere(page: str) -> None:
     text = text_of(page)
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", text)
     named = re.findall(
-        r"(?:manifests|images|examples|pipelines)/[\w./-]+", re.sub(r"https?://\S+|github\.com/\S+", "", text)
+        r"(?:manifests|images|examples|pipelines)/[\w./-]+",
+        re.sub(r"https?://\S+|github\.com/\S+", "", text),
     )
 
     missing = [link for link in links if "://" not in link and not (DOCS / link).exists()]

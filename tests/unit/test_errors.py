@@ -5,7 +5,11 @@ import pytest
 from repot import errors
 from repot.errors import DataError, RepotError, UsageError
 
-ERRORS = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, RepotError)]
+ERRORS = [
+    value
+    for value in vars(errors).values()
+    if isinstance(value, type) and issubclass(value, RepotError)
+]
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
@@ -16,7 +20,9 @@ def test_exit_code_tells_wrong_usage_from_failed_work(error: type[RepotError]) -
 def test_docstring_draws_every_error_under_its_parent() -> None:
     drawn: dict[str, str] = {}
     parents: list[tuple[int, str]] = []
-    for column, name in ((match.start(1), match[1]) for match in re.finditer(r"(?m)^[ │├└─]*(\w+Error)", _tree())):
+    for column, name in (
+        (match.start(1), match[1]) for match in re.finditer(r"(?m)^[ │├└─]*(\w+Error)", _tree())
+    ):
         depth = column - _tree().rfind("\n", 0, column)
         parents = [(at, parent) for at, parent in parents if at < depth]
         drawn[name] = parents[-1][1] if parents else "Exception"

@@ -39,7 +39,9 @@ COMMANDS = dict(commands(repot))
 
 
 def options(command: click.Command) -> set[str]:
-    return {name for parameter in command.params for name in parameter.opts if name.startswith("--")}
+    return {
+        name for parameter in command.params for name in parameter.opts if name.startswith("--")
+    }
 
 
 def documented_options(start: str) -> set[str]:
@@ -76,7 +78,9 @@ def test_command_lines_in_the_document_are_accepted(document: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_make_knows_the_targets_in_the_document(document: str) -> None:
-    targets = re.findall(r"(?m)(?:`|^)make ([a-z-]+)", (ROOT / document).read_text(encoding="utf-8"))
+    targets = re.findall(
+        r"(?m)(?:`|^)make ([a-z-]+)", (ROOT / document).read_text(encoding="utf-8")
+    )
 
     for target in targets:
         subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
@@ -86,14 +90,21 @@ def test_make_knows_the_targets_in_the_document(document: str) -> None:
 def test_links_in_the_document_lead_somewhere(document: str) -> None:
     links = re.findall(r"\]\(([^)#]+)", (ROOT / document).read_text(encoding="utf-8"))
 
-    missing = [link for link in links if "://" not in link and not (ROOT / document).parent.joinpath(link).exists()]
+    missing = [
+        link
+        for link in links
+        if "://" not in link and not (ROOT / document).parent.joinpath(link).exists()
+    ]
     assert missing == []
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     (line,) = [line for line in code_lines(README) if line.startswith("make test")]
 
-    assert line.split("#")[0].strip() in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert (
+        line.split("#")[0].strip()
+        in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    )
 
 
 def test_change_log_opens_with_what_is_not_released() -> None:
@@ -105,15 +116,19 @@ def test_change_log_opens_with_what_is_not_released() -> None:
 @pytest.mark.parametrize("module", ["repot.settings", "repot_pipelines.cli"])
 def test_module_that_must_start_fast_loads_nothing_slow(module: str) -> None:
     program = f"import sys, {module}; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
 
     assert SLOW_PACKAGES.isdisjoint(loaded)
 
 
-@pytest.mark.parametrize("module", ["plan", "build", "merge"])
-def test_shard_builder_never_loads_tensorflow(module: str) -> None:
-    program = f"import sys, repot.shard_builder.{module}; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+@pytest.mark.parametrize("module", ["planner.plan", "shard_builder.build", "shard_builder.merge"])
+def test_planner_and_shard_builder_never_load_tensorflow(module: str) -> None:
+    program = f"import sys, repot.{module}; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
 
     assert {"tensorflow", "keras"}.isdisjoint(loaded)
 

@@ -4,14 +4,17 @@ from typing import Any
 import pytest
 
 from repot.errors import UsageError
-from repot.job_settings import JobSettings, choose_task_pod
+from repot.job_settings import JobSettings
+from repot.planner.trainer_pod import choose_task_pod
 from repot.settings import given
 
 SPOT = [{"key": "spot", "operator": "Exists", "effect": "NoSchedule"}]
 
 
 def test_json_keeps_everything() -> None:
-    settings = JobSettings(image="i", node_selector={"a": "b"}, tolerations=SPOT, num_workers=3, queue="q")
+    settings = JobSettings(
+        image="i", node_selector={"a": "b"}, tolerations=SPOT, num_workers=3, queue="q"
+    )
 
     assert JobSettings.from_json(settings.to_json()) == settings
 
@@ -51,28 +54,50 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
 
 
 def test_bounds_are_allowed() -> None:
-    JobSettings(image="i", num_workers=64, accelerator_count=0, deadline_hours=1, cpu="500m", memory="1.5Gi")
+    JobSettings(
+        image="i", num_workers=64, accelerator_count=0, deadline_hours=1, cpu="500m", memory="1.5Gi"
+    )
 
 
 def test_task_that_only_follows_a_job_asks_for_no_gpu_and_no_spot_node() -> None:
-    settings = JobSettings(image="gpu-image", accelerator_count=2, node_selector={"spot": "true"}, tolerations=SPOT)
+    settings = JobSettings(
+        image="gpu-image", accelerator_count=2, node_selector={"spot": "true"}, tolerations=SPOT
+    )
 
     pod = choose_task_pod("job", settings, cpu_image="cpu-image")
-    assert (pod.image, pod.accelerator_count, pod.node_selector, pod.tolerations) == ("cpu-image", "0", {}, [])
+    assert (pod.image, pod.accelerator_count, pod.node_selector, pod.tolerations) == (
+        "cpu-image",
+        "0",
+        {},
+        [],
+    )
     assert (pod.cpu, pod.memory) == ("250m", "1Gi")
 
     pod = choose_task_pod("pod", settings, cpu_image="cpu-image")
-    assert (pod.image, pod.accelerator_count, pod.node_selector) == ("gpu-image", "2", {"spot": "true"})
+    assert (pod.image, pod.accelerator_count, pod.node_selector) == (
+        "gpu-image",
+        "2",
+        {"spot": "true"},
+    )
     assert (pod.cpu, pod.memory, pod.tolerations) == ("4", "16Gi", SPOT)
 
 
 def test_defaults_agree_with_the_pipelines() -> None:
     from repot_pipelines.finetune import finetune
 
-    pipeline = {name: each.default for name, each in inspect.signature(finetune.pipeline_func).parameters.items()}
+    pipeline = {
+        name: each.default
+        for name, each in inspect.signature(finetune.pipeline_func).parameters.items()
+    }
     settings = JobSettings(image=pipeline["trainer_image"])
     assert settings.accelerator_count == int(pipeline["accelerator_count"])
-    for name in ("accelerator_type", "num_workers", "settings_config_map", "s3_secret_name", "google_secret_name"):
+    for name in (
+        "accelerator_type",
+        "num_workers",
+        "settings_config_map",
+        "s3_secret_name",
+        "google_secret_name",
+    ):
         assert getattr(settings, name) == pipeline[name]
     for name in ("cpu", "memory", "node_selector", "tolerations"):
         assert getattr(settings, name) == pipeline[f"trainer_{name}"]

@@ -42,15 +42,21 @@ def test_whole_rgb_jpeg_is_plain(data: bytes) -> None:
         pytest.param(b"\x89PNG\r\n\x1a\n" + PLAIN, id="another format"),
         pytest.param(_jpeg("L"), id="one component"),
         pytest.param(_jpeg("CMYK"), id="four components"),
-        pytest.param(PLAIN.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c"), id="12 bits a sample"),
+        pytest.param(
+            PLAIN.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c"), id="12 bits a sample"
+        ),
         pytest.param(PLAIN.replace(b"\xff\xc0", b"\xff\xc9"), id="arithmetic codes"),
         pytest.param(PLAIN.replace(b"\xff\xc0", b"\xff\xc3"), id="lossless"),
         pytest.param(PLAIN[:-1], id="half an end marker"),
         pytest.param(PLAIN[:-2], id="no end marker"),
-        pytest.param(PLAIN[:-2] + b"\xff\xe1\x00\x04ab\xff\xd9", id="a segment inside the only scan"),
+        pytest.param(
+            PLAIN[:-2] + b"\xff\xe1\x00\x04ab\xff\xd9", id="a segment inside the only scan"
+        ),
         pytest.param(PLAIN[:100], id="header alone"),
         pytest.param(b"\xff\xd8\xff\xd9", id="start and end alone"),
-        pytest.param(b"\xff\xd8\xff\xe0\x00\x01" + PLAIN[4:], id="segment shorter than its own length"),
+        pytest.param(
+            b"\xff\xd8\xff\xe0\x00\x01" + PLAIN[4:], id="segment shorter than its own length"
+        ),
     ],
 )
 def test_anything_else_is_not_plain(data: bytes) -> None:
@@ -63,5 +69,16 @@ def test_no_cut_of_a_jpeg_is_plain() -> None:
 
 
 def test_golden_pictures_are_plain_except_those_of_another_kind() -> None:
-    others = {path.name for path in GOLDEN.rglob("*.*") if path.is_file() and not is_plain_rgb(path.read_bytes())}
-    assert others == {"cmyk.jpg", "gray.jpg", "gray.png", "palette.png", "picture.png", "with_alpha.png"}
+    others = {
+        path.name
+        for path in GOLDEN.rglob("*.*")
+        if path.is_file() and not is_plain_rgb(path.read_bytes())
+    }
+    assert others == {
+        "cmyk.jpg",
+        "gray.jpg",
+        "gray.png",
+        "palette.png",
+        "picture.png",
+        "with_alpha.png",
+    }

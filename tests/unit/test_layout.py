@@ -56,7 +56,9 @@ def test_every_folder_lies_under_the_storage_uri_in_its_own_place(storage_uri: s
 
     assert all(folder.startswith(storage_uri + "/") for folder in folders)
     assert len(set(folders)) == len(folders)
-    assert not any(folder.endswith("/") or "//" in folder.removeprefix("gs://") for folder in folders)
+    assert not any(
+        folder.endswith("/") or "//" in folder.removeprefix("gs://") for folder in folders
+    )
 
 
 def test_champion_pointer_lies_beside_the_versions() -> None:

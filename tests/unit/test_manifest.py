@@ -15,7 +15,9 @@ from repot.manifest import (
 )
 
 EMPTY = Rejection(path="b/empty.jpg", label="b", split="train", reason="empty")
-STRAY = Rejection(path="Thumbs.db", label="", split="", reason="not_a_picture", detail="unknown format")
+STRAY = Rejection(
+    path="Thumbs.db", label="", split="", reason="not_a_picture", detail="unknown format"
+)
 
 
 def receipt(name: str, class_counts: dict[str, int], *rejected: Rejection) -> Receipt:
@@ -57,7 +59,9 @@ def manifest() -> Manifest:
         ("validation", 99_998, 99_999, "validation-99998-of-99999"),
     ],
 )
-def test_shard_name_is_that_of_2016(split: Split, shard_index: int, shard_count: int, name: str) -> None:
+def test_shard_name_is_that_of_2016(
+    split: Split, shard_index: int, shard_count: int, name: str
+) -> None:
     assert shard_name(split, shard_index, shard_count) == name
     assert shard_split(name) == split
 
@@ -82,7 +86,9 @@ def test_num_examples_of_a_split_without_shards_is_zero(manifest: Manifest) -> N
 
 
 def test_split_shards_are_those_of_the_split(manifest: Manifest) -> None:
-    assert [shard.shard for shard in manifest.split_shards("validation")] == ["validation-00000-of-00001"]
+    assert [shard.shard for shard in manifest.split_shards("validation")] == [
+        "validation-00000-of-00001"
+    ]
 
 
 def test_class_counts_name_every_label_in_the_order_of_the_labels(manifest: Manifest) -> None:
@@ -118,7 +124,11 @@ def test_count_reasons_puts_the_most_frequent_first_and_ties_by_name() -> None:
     reasons = ["empty", "truncated", "truncated", "animated"]
     rejected = [Rejection(path="p", label="", split="", reason=reason) for reason in reasons]
 
-    assert list(count_reasons(rejected).items()) == [("truncated", 2), ("animated", 1), ("empty", 1)]
+    assert list(count_reasons(rejected).items()) == [
+        ("truncated", 2),
+        ("animated", 1),
+        ("empty", 1),
+    ]
 
 
 def test_count_reasons_of_nothing_is_empty() -> None:

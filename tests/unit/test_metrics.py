@@ -8,7 +8,9 @@ import pytest
 from repot import metrics
 
 # Three labels; the own label ranks 1, 2, 3 and 1.
-PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.1, 0.6, 0.3], [0.2, 0.3, 0.5]], dtype=np.float32)
+PROBABILITIES = np.array(
+    [[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.1, 0.6, 0.3], [0.2, 0.3, 0.5]], dtype=np.float32
+)
 LABELS = np.array([0, 1, 0, 2])
 
 
@@ -58,7 +60,9 @@ def test_scores_without_an_example_are_none() -> None:
         (1, 29, 0.0061, 0.1718),
     ],
 )
-def test_wilson_interval_agrees_with_newcombe(successes: int, n: int, low: float, high: float) -> None:
+def test_wilson_interval_agrees_with_newcombe(
+    successes: int, n: int, low: float, high: float
+) -> None:
     assert metrics.wilson_interval(successes, n) == pytest.approx((low, high), abs=5e-5)
 
 
@@ -109,7 +113,9 @@ def test_label_score_of_a_label_that_never_occurs_is_none() -> None:
         (6, 0, 2 / 64),
     ],
 )
-def test_mcnemar_p_is_twice_the_smaller_binomial_tail(only_first: int, only_second: int, p: float) -> None:
+def test_mcnemar_p_is_twice_the_smaller_binomial_tail(
+    only_first: int, only_second: int, p: float
+) -> None:
     assert metrics.mcnemar_p(only_first, only_second) == pytest.approx(p, rel=1e-12)
 
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from repot.predictions import FORMATS, NamedProbability, Prediction, table_lines
 
 PREDICTIONS = [
-    Prediction(picture="a.jpg", names=(NamedProbability("cat", 0.75), NamedProbability("dog", 0.25))),
+    Prediction(
+        picture="a.jpg", names=(NamedProbability("cat", 0.75), NamedProbability("dog", 0.25))
+    ),
     Prediction(picture="long name.jpg", problem="the file is empty"),
 ]
 PICTURES = ["a.jpg", "long name.jpg"]
@@ -31,7 +33,10 @@ def test_csv_has_a_header_and_a_line_a_name() -> None:
 def test_json_lines_have_names_or_a_problem() -> None:
     first, second = map(json.loads, FORMATS["jsonl"](PREDICTIONS, PICTURES))
 
-    assert first["names"] == [{"label": "cat", "probability": 0.75}, {"label": "dog", "probability": 0.25}]
+    assert first["names"] == [
+        {"label": "cat", "probability": 0.75},
+        {"label": "dog", "probability": 0.25},
+    ]
     assert second == {"picture": "long name.jpg", "problem": "the file is empty"}
 
 

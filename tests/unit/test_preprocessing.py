@@ -38,7 +38,8 @@ def test_eval_image_gives_the_pixels_of_2016(name: str, jpegs: dict[str, bytes])
 
 
 @pytest.mark.parametrize(
-    ("length", "kept"), [(60, 54), (64, 56), (70, 62), (77, 69), (90, 80), (101, 89), (299, 263), (500, 438)]
+    ("length", "kept"),
+    [(60, 54), (64, 56), (70, 62), (77, 69), (90, 80), (101, 89), (299, 263), (500, 438)],
 )
 def test_eval_image_keeps_as_many_pixels_as_2016(length: int, kept: int) -> None:
     ramp = tf.tile(tf.range(length, dtype=tf.float32)[:, tf.newaxis, tf.newaxis], [1, length, 3])
@@ -49,7 +50,9 @@ def test_eval_image_keeps_as_many_pixels_as_2016(length: int, kept: int) -> None
 
 
 def test_distort_image_with_the_same_seed_is_the_same(picture: Any) -> None:
-    first, second, other = (distort_image(picture, 64, seed).numpy() for seed in ([1, 2], [1, 2], [1, 3]))
+    first, second, other = (
+        distort_image(picture, 64, seed).numpy() for seed in ([1, 2], [1, 2], [1, 3])
+    )
 
     np.testing.assert_array_equal(first, second)
     assert np.abs(first - other).max() > 0.01
@@ -64,10 +67,14 @@ def test_distort_image_stays_in_range_and_shape_whatever_the_seed(picture: Any) 
 
 
 def test_distort_image_resizes_a_quarter_to_the_nearest_neighbour() -> None:
-    black_and_white = tf.cast(tf.random.stateless_uniform((40, 40, 1), [1, 1]) < 0.5, tf.float32) * tf.ones((1, 1, 3))
+    black_and_white = tf.cast(
+        tf.random.stateless_uniform((40, 40, 1), [1, 1]) < 0.5, tf.float32
+    ) * tf.ones((1, 1, 3))
 
     # The colours are changed point by point, so that two stay two where no neighbours were mixed.
-    num_colours = [len(np.unique(pixels[:, :, 0])) for pixels in _distorted(0.3 + 0.3 * black_and_white)]
+    num_colours = [
+        len(np.unique(pixels[:, :, 0])) for pixels in _distorted(0.3 + 0.3 * black_and_white)
+    ]
 
     assert 0.1 < np.mean([number <= 2 for number in num_colours]) < 0.4
 
@@ -75,7 +82,9 @@ def test_distort_image_resizes_a_quarter_to_the_nearest_neighbour() -> None:
 def test_distort_image_flips_about_half_of_the_pictures() -> None:
     left_is_dark = tf.tile(tf.linspace(0.2, 0.6, 80)[tf.newaxis, :, tf.newaxis], [80, 1, 3])
 
-    flipped = [bool(tf.reduce_mean(d[:, :8]) > tf.reduce_mean(d[:, -8:])) for d in _distorted(left_is_dark)]
+    flipped = [
+        bool(tf.reduce_mean(d[:, :8]) > tf.reduce_mean(d[:, -8:])) for d in _distorted(left_is_dark)
+    ]
 
     assert 0.25 < np.mean(flipped) < 0.75
 
@@ -86,7 +95,9 @@ def test_distort_image_of_one_pixel_is_a_picture() -> None:
 
 def test_distort_image_is_the_same_in_a_parallel_pipeline(picture: Any) -> None:
     indices = tf.data.Dataset.range(8)
-    distorted = indices.map(lambda i: distort_image(picture, 32, tf.stack([tf.constant(5, tf.int64), i])), 4)
+    distorted = indices.map(
+        lambda i: distort_image(picture, 32, tf.stack([tf.constant(5, tf.int64), i])), 4
+    )
 
     for index, pixels in enumerate(distorted):
         np.testing.assert_array_equal(
@@ -96,7 +107,9 @@ def test_distort_image_is_the_same_in_a_parallel_pipeline(picture: Any) -> None:
 
 @pytest.mark.parametrize("name", ["anim.gif", "bitmap.bmp", "i0.jpg"])
 def test_decode_picture_reads_every_format_that_a_model_is_asked_for(name: str) -> None:
-    pixels = decode_picture((GOLDEN / "build_image_data_dirty" / "data" / "train" / "b" / name).read_bytes())
+    pixels = decode_picture(
+        (GOLDEN / "build_image_data_dirty" / "data" / "train" / "b" / name).read_bytes()
+    )
 
     assert pixels.dtype == tf.float32
     assert pixels.shape[-1] == 3
@@ -104,7 +117,9 @@ def test_decode_picture_reads_every_format_that_a_model_is_asked_for(name: str) 
 
 
 def test_decode_picture_of_a_jpeg_is_decode_jpeg(jpegs: dict[str, bytes], picture: Any) -> None:
-    np.testing.assert_array_equal(decode_picture(jpegs["daisy/img_02.JPEG"]).numpy(), picture.numpy())
+    np.testing.assert_array_equal(
+        decode_picture(jpegs["daisy/img_02.JPEG"]).numpy(), picture.numpy()
+    )
 
 
 def _distorted(picture: Any) -> list[Any]:

@@ -30,7 +30,9 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_report_without_the_variable_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_without_the_variable_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(progress.EVENTS_VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -40,7 +42,9 @@ def test_report_without_the_variable_writes_nothing(tmp_path: Path, monkeypatch:
 
 
 def test_report_appends_one_line_an_event(events_path: Path) -> None:
-    progress.report("build shards", 3, 10, unit="pictures", note="train-00000-of-00001\nsecond line é")
+    progress.report(
+        "build shards", 3, 10, unit="pictures", note="train-00000-of-00001\nsecond line é"
+    )
     progress.result(training_id="0123456789abcdef")
 
     assert read_events(events_path) == [
@@ -58,13 +62,18 @@ def test_report_appends_one_line_an_event(events_path: Path) -> None:
 
 
 def test_report_from_several_processes_never_tears_a_line(events_path: Path) -> None:
-    processes = [subprocess.Popen([sys.executable, "-c", REPORT_MANY, str(number)]) for number in range(NUM_PROCESSES)]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", REPORT_MANY, str(number)])
+        for number in range(NUM_PROCESSES)
+    ]
     assert [process.wait() for process in processes] == [0] * NUM_PROCESSES
 
     events = read_events(events_path)
 
     for number in range(NUM_PROCESSES):
-        assert [event["done"] for event in events if event["task"] == str(number)] == list(range(NUM_EVENTS))
+        assert [event["done"] for event in events if event["task"] == str(number)] == list(
+            range(NUM_EVENTS)
+        )
 
 
 def test_task_that_succeeds_is_started_and_finished(events_path: Path) -> None:
@@ -77,7 +86,9 @@ def test_task_that_succeeds_is_started_and_finished(events_path: Path) -> None:
     assert 0 <= finished["seconds"] < 10
 
 
-@pytest.mark.parametrize(("error", "exit_code"), [(DataError("a.jpg is empty."), 1), (UsageError(["x.", "y."]), 2)])
+@pytest.mark.parametrize(
+    ("error", "exit_code"), [(DataError("a.jpg is empty."), 1), (UsageError(["x.", "y."]), 2)]
+)
 def test_task_that_fails_on_purpose_exits_with_the_message(
     events_path: Path, error: DataError | UsageError, exit_code: int
 ) -> None:
@@ -86,7 +97,11 @@ def test_task_that_fails_on_purpose_exits_with_the_message(
 
     assert caught.value.code == f"plan: {error}"
     failed = read_events(events_path)[-1]
-    assert (failed["event"], failed["message"], failed["exit_code"]) == ("failed", str(error), exit_code)
+    assert (failed["event"], failed["message"], failed["exit_code"]) == (
+        "failed",
+        str(error),
+        exit_code,
+    )
     assert type(error).__name__ in failed["traceback"]
 
 

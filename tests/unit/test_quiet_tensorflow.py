@@ -13,7 +13,11 @@ START = "from repot.quiet_tensorflow import import_tensorflow; import_tensorflow
 def run(program: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if name != LOG_LEVEL}
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True, env=environment
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
     )
 
 
@@ -30,7 +34,10 @@ def test_start_of_tensorflow_says_nothing_and_leaves_devices_to_be_chosen() -> N
 
 def test_message_that_is_no_chatter_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
     with _without_chatter():
-        os.write(2, b"I0000 00:00:1 9 a.cc:1] hello\nE0000 00:00:1 9 b.cc:1] disk on fire\nW0000 00:00 c.cc] hm\n")
+        os.write(
+            2,
+            b"I0000 00:00:1 9 a.cc:1] hello\nE0000 00:00:1 9 b.cc:1] disk on fire\nW0000 00:00 c.cc] hm\n",
+        )
 
     assert capfd.readouterr().err == "E0000 00:00:1 9 b.cc:1] disk on fire\n"
 

@@ -17,7 +17,9 @@ def test_recipe_numbers_are_values_that_a_user_may_give(name: str) -> None:
     recipe = RECIPES[name]
 
     TrainingSettings(recipe=name, epochs=recipe.epochs, learning_rate=recipe.learning_rate)
-    TrainingSettings(recipe=name, epochs=recipe.head_epochs, learning_rate=recipe.head_learning_rate)
+    TrainingSettings(
+        recipe=name, epochs=recipe.head_epochs, learning_rate=recipe.head_learning_rate
+    )
 
 
 @pytest.mark.parametrize("name", RECIPES)

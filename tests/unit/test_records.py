@@ -40,7 +40,9 @@ def test_example_comes_back_as_it_went_in() -> None:
 
 def test_same_features_in_another_order_give_same_bytes() -> None:
     features = _features()
-    assert records.encode_example(features) == records.encode_example(dict(reversed(features.items())))
+    assert records.encode_example(features) == records.encode_example(
+        dict(reversed(features.items()))
+    )
 
 
 def test_golden_records_survive_decoding_and_encoding() -> None:
@@ -54,14 +56,18 @@ def test_golden_records_survive_decoding_and_encoding() -> None:
 
 def test_golden_shards_are_framed_the_same() -> None:
     for shard in sorted(GOLDEN.iterdir()):
-        assert b"".join(map(records.frame_record, records.read_records(shard))) == shard.read_bytes()
+        assert (
+            b"".join(map(records.frame_record, records.read_records(shard))) == shard.read_bytes()
+        )
 
 
 def test_tensorflow_reads_the_records_back(tmp_path: Path) -> None:
     import tensorflow as tf
 
     path = tmp_path / "shard"
-    written = [records.encode_example({**_features(), "image/height": [height]}) for height in range(3)]
+    written = [
+        records.encode_example({**_features(), "image/height": [height]}) for height in range(3)
+    ]
     path.write_bytes(b"".join(map(records.frame_record, written)))
     read = [record.numpy() for record in tf.data.TFRecordDataset(str(path))]
     assert read == written

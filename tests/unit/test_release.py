@@ -35,7 +35,14 @@ def run_script(words: str, folder: Path, programs: dict[str, str]) -> list[str]:
 
 def test_workflow_is_valid() -> None:
     pytest.importorskip("check_jsonschema", reason="pip install check-jsonschema")
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", str(WORKFLOW)]
+    command = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        "vendor.github-workflows",
+        str(WORKFLOW),
+    ]
 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -59,9 +66,14 @@ def test_base_image_is_the_one_of_the_dockerfiles() -> None:
 
 
 def test_images_have_the_names_of_the_pipeline_up_to_their_owner() -> None:
-    prefix = FACTS["jobs"]["release"]["env"]["IMAGE_PREFIX"].replace("${{ github.repository_owner }}", "repot")
+    prefix = FACTS["jobs"]["release"]["env"]["IMAGE_PREFIX"].replace(
+        "${{ github.repository_owner }}", "repot"
+    )
 
-    assert [f"{prefix}-{name}:{__version__}" for name in ("cpu", "trainer")] == [CPU_IMAGE, TRAINER_IMAGE]
+    assert [f"{prefix}-{name}:{__version__}" for name in ("cpu", "trainer")] == [
+        CPU_IMAGE,
+        TRAINER_IMAGE,
+    ]
 
 
 def test_pipeline_is_compiled_with_the_digests_of_what_was_pushed(tmp_path: Path) -> None:
@@ -75,13 +87,15 @@ def test_pipeline_is_compiled_with_the_digests_of_what_was_pushed(tmp_path: Path
     given = repot.commands[name].make_context(name, words).params
     assert given["cpu_image"] == f"here/repot-cpu@{DIGEST}"
     assert given["trainer_image"] == f"here/repot-trainer@{DIGEST}"
-    assert str(given["output"]) in next(script for script in SCRIPTS if "gh release" in script).replace(
-        "${GITHUB_REF_NAME#v}", __version__
-    )
+    assert str(given["output"]) in next(
+        script for script in SCRIPTS if "gh release" in script
+    ).replace("${GITHUB_REF_NAME#v}", __version__)
 
 
 def test_makefile_takes_the_prefix_and_the_base_of_the_workflow() -> None:
-    (line,) = [line for script in SCRIPTS for line in script.splitlines() if line.startswith("make images")]
+    (line,) = [
+        line for script in SCRIPTS for line in script.splitlines() if line.startswith("make images")
+    ]
     words = shlex.split(line.replace("$base", f"python@{DIGEST}"))
 
     command = [*words, "--dry-run", "IMAGE_BUILD=docker build", "IMAGE_PREFIX=here/repot"]

@@ -30,7 +30,9 @@ BOUNDARIES: list[tuple[Settings, str, list[Any], list[Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("settings", "field", "right", "wrong"), BOUNDARIES, ids=[row[1] for row in BOUNDARIES])
+@pytest.mark.parametrize(
+    ("settings", "field", "right", "wrong"), BOUNDARIES, ids=[row[1] for row in BOUNDARIES]
+)
 def test_field_at_its_boundaries_is_taken_or_named(
     settings: Settings, field: str, right: list[Any], wrong: list[Any]
 ) -> None:
@@ -52,7 +54,9 @@ def test_boundaries_cover_every_field() -> None:
 
 def test_several_wrong_fields_are_said_at_once() -> None:
     with pytest.raises(UsageError) as caught:
-        TrainingSettings(backbone="vgg16", recipe="none", epochs=-1, batch_size=0, learning_rate=-1, seed=-1)
+        TrainingSettings(
+            backbone="vgg16", recipe="none", epochs=-1, batch_size=0, learning_rate=-1, seed=-1
+        )
 
     named = [problem.split(" ", 1)[0] for problem in caught.value.problems]
     assert named == ["backbone", "recipe", "epochs", "batch_size", "learning_rate", "seed"]
@@ -67,14 +71,21 @@ def test_image_size_goes_down_to_what_the_backbone_takes(name: str) -> None:
         TrainingSettings(backbone=name, image_size=smallest - 1)
 
 
-@pytest.mark.parametrize(("shards", "num_threads", "fits"), [(7, 8, False), (8, 8, True), (9, 8, False), (0, 8, True)])
-def test_shard_counts_must_be_multiples_of_num_threads(shards: int, num_threads: int, fits: bool) -> None:
+@pytest.mark.parametrize(
+    ("shards", "num_threads", "fits"), [(7, 8, False), (8, 8, True), (9, 8, False), (0, 8, True)]
+)
+def test_shard_counts_must_be_multiples_of_num_threads(
+    shards: int, num_threads: int, fits: bool
+) -> None:
     if fits:
         DatasetSettings(train_shards=shards, validation_shards=shards, num_threads=num_threads)
         return
     with pytest.raises(UsageError) as caught:
         DatasetSettings(train_shards=shards, validation_shards=shards, num_threads=num_threads)
-    assert [problem.split(" ", 1)[0] for problem in caught.value.problems] == ["train_shards", "validation_shards"]
+    assert [problem.split(" ", 1)[0] for problem in caught.value.problems] == [
+        "train_shards",
+        "validation_shards",
+    ]
 
 
 def test_num_threads_of_zero_is_one_problem_and_no_division_by_zero() -> None:
@@ -87,8 +98,12 @@ def test_num_threads_of_zero_is_one_problem_and_no_division_by_zero() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        DatasetSettings(validation_fraction=0.25, train_shards=128, validation_shards=24, num_threads=8),
-        TrainingSettings(backbone="mobilenet_v2", recipe="head", learning_rate=0.001, image_size=96),
+        DatasetSettings(
+            validation_fraction=0.25, train_shards=128, validation_shards=24, num_threads=8
+        ),
+        TrainingSettings(
+            backbone="mobilenet_v2", recipe="head", learning_rate=0.001, image_size=96
+        ),
         GateSettings(min_precision=0.9),
     ],
     ids=lambda settings: type(settings).__name__,
@@ -120,5 +135,9 @@ def test_from_json_of_nothing_is_the_defaults() -> None:
 
 def test_whole_number_for_a_rate_is_the_same_setting() -> None:
     # KFP's server hands 0.0 on as 0; ids are made from the JSON.
-    assert json.dumps(TrainingSettings(learning_rate=0).to_json()) == json.dumps(TrainingSettings().to_json())
-    assert json.dumps(GateSettings(min_precision=1).to_json()) == json.dumps(GateSettings(min_precision=1.0).to_json())
+    assert json.dumps(TrainingSettings(learning_rate=0).to_json()) == json.dumps(
+        TrainingSettings().to_json()
+    )
+    assert json.dumps(GateSettings(min_precision=1).to_json()) == json.dumps(
+        GateSettings(min_precision=1.0).to_json()
+    )

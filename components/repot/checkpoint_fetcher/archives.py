@@ -26,7 +26,9 @@ def unpack(archive_path: Path, folder: Path) -> None:
                 num_files, size_bytes = num_files + 1, size_bytes + member.size
                 if num_files > MAX_FILES or size_bytes > MAX_SIZE_BYTES:
                     limit = f"{MAX_FILES} files and {MAX_SIZE_BYTES} bytes"
-                    raise CheckpointError(f"{archive_path.name} must hold at most {limit}; it holds more.")
+                    raise CheckpointError(
+                        f"{archive_path.name} must hold at most {limit}; it holds more."
+                    )
                 if not member.isdir():
                     _unpack_file(archive, member, folder / _safe_name(archive_path, member))
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as err:

@@ -10,7 +10,13 @@ import numpy as np
 
 from repot import checkpoint_files, zoo
 from repot.backbone_weights import Array, check_shapes, save_weights, shapes, stable_names
-from repot.checkpoint_fetcher import efficientnet_names, keras_file, tensorflow_checkpoint, torch_file, weights_files
+from repot.checkpoint_fetcher import (
+    efficientnet_names,
+    keras_file,
+    tensorflow_checkpoint,
+    torch_file,
+    weights_files,
+)
 from repot.errors import CheckpointError
 
 RAW = "raw"
@@ -38,7 +44,9 @@ class Converted:
     step: int | None
 
 
-def convert(paths: Sequence[Path], *, backbone: str, values: str, is_averaged: bool, folder: Path) -> Converted:
+def convert(
+    paths: Sequence[Path], *, backbone: str, values: str, is_averaged: bool, folder: Path
+) -> Converted:
     """Write the weights file of a backbone.
 
     Args:
@@ -57,8 +65,15 @@ def convert(paths: Sequence[Path], *, backbone: str, values: str, is_averaged: b
         available: tuple[str, ...] = (RAW,)
         chosen, step = RAW, None
         if found.kind == "tensorflow":
-            weights = _read_tensorflow(found.path, model, backbone, values=values, is_averaged=is_averaged)
-            arrays, chosen, available, step = weights.arrays, weights.values, weights.available_values, weights.step
+            weights = _read_tensorflow(
+                found.path, model, backbone, values=values, is_averaged=is_averaged
+            )
+            arrays, chosen, available, step = (
+                weights.arrays,
+                weights.values,
+                weights.available_values,
+                weights.step,
+            )
         else:
             _check_raw(found.path, values)
             arrays = _read_plain(found, model, backbone, Path(scratch))
@@ -85,10 +100,14 @@ def _read_tensorflow(
             f"got backbone={backbone!r}. Use a Keras file for {backbone}."
         )
     wanted = shapes(dict(zip(stable_names(model), model.weights, strict=True)))
-    return tensorflow_checkpoint.read_inception(path, values=values, is_averaged=is_averaged, shapes=wanted)
+    return tensorflow_checkpoint.read_inception(
+        path, values=values, is_averaged=is_averaged, shapes=wanted
+    )
 
 
-def _read_plain(found: weights_files.WeightsFile, model: Any, backbone: str, scratch: Path) -> dict[str, Array]:
+def _read_plain(
+    found: weights_files.WeightsFile, model: Any, backbone: str, scratch: Path
+) -> dict[str, Array]:
     if found.kind == "keras":
         return keras_file.read_keras_file(found.path, model, backbone=backbone, scratch=scratch)
     if backbone != "efficientnet_lite0":

@@ -41,7 +41,9 @@ def download(url: str, folder: Path) -> Path:
             _download_once(url, path)
         except _TryAgainError as err:
             if pause is None:
-                raise _refusal(url, f"{err}. Check the address and the network, or give the path of a copy.") from err
+                raise _refusal(
+                    url, f"{err}. Check the address and the network, or give the path of a copy."
+                ) from err
             _log.warning("%s: %s; trying again in %.0f s", without_secrets(url), err, pause)
             time.sleep(pause)
         else:
@@ -52,13 +54,19 @@ def download(url: str, folder: Path) -> Path:
 def _download_once(url: str, path: Path) -> None:
     try:
         # identity: the bytes as they are stored, so that their number can be compared.
-        with requests.get(url, stream=True, timeout=_TIMEOUT_SECONDS, headers={"Accept-Encoding": "identity"}) as reply:
+        with requests.get(
+            url, stream=True, timeout=_TIMEOUT_SECONDS, headers={"Accept-Encoding": "identity"}
+        ) as reply:
             _check_status(url, reply.status_code)
             total = int(reply.headers.get("Content-Length", 0))
             with path.open("wb") as file:
                 for piece in _reported(reply.iter_content(_PIECE_BYTES), total):
                     file.write(piece)
-    except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as err:
+    except (
+        requests.ConnectionError,
+        requests.Timeout,
+        requests.exceptions.ChunkedEncodingError,
+    ) as err:
         raise _TryAgainError(_request_failed(err)) from err
     except requests.RequestException as err:
         raise _refusal(url, f"{_request_failed(err)}. Check the address.") from err

@@ -16,7 +16,12 @@ import numpy as np
 
 from repot.backbone_weights import Array
 
-_LAYERS = {"_conv_stem": "stem_conv", "_bn0": "stem_bn", "_conv_head": "head_conv", "_bn1": "head_bn"}
+_LAYERS = {
+    "_conv_stem": "stem_conv",
+    "_bn0": "stem_bn",
+    "_conv_head": "head_conv",
+    "_bn1": "head_bn",
+}
 _BLOCK_LAYERS = {
     "_expand_conv": "expand_conv",
     "_bn0": "expand_bn",

@@ -46,7 +46,11 @@ _BLOCKS: tuple[tuple[str, str, _Branches], ...] = (
     ("mixed_35x35x256a", "Mixed_5b", _SMALL),
     ("mixed_35x35x288a", "Mixed_5c", _SMALL),
     ("mixed_35x35x288b", "Mixed_5d", _SMALL),
-    ("mixed_17x17x768a", "Mixed_6a", (("branch3x3", "1a_1x1"), ("branch3x3dbl", "0a_1x1 0b_3x3 1a_1x1"))),
+    (
+        "mixed_17x17x768a",
+        "Mixed_6a",
+        (("branch3x3", "1a_1x1"), ("branch3x3dbl", "0a_1x1 0b_3x3 1a_1x1")),
+    ),
     ("mixed_17x17x768b", "Mixed_6b", _FACTORED),
     ("mixed_17x17x768c", "Mixed_6c", _FACTORED),
     ("mixed_17x17x768d", "Mixed_6d", _FACTORED),
@@ -88,7 +92,9 @@ def names_2016_03_01() -> list[str]:
     for block, _, branches in _BLOCKS:
         for branch, convolutions in branches:
             count = len(convolutions.split())
-            scopes += [f"{block}/{branch}/Conv" + (f"_{index}" if index else "") for index in range(count)]
+            scopes += [
+                f"{block}/{branch}/Conv" + (f"_{index}" if index else "") for index in range(count)
+            ]
     return scopes
 
 

@@ -15,7 +15,15 @@ from typing import Any
 
 import h5py
 
-from repot.backbone_weights import Array, automatic_bases, check_shapes, data_sets, renumber, shapes, stable_names
+from repot.backbone_weights import (
+    Array,
+    automatic_bases,
+    check_shapes,
+    data_sets,
+    renumber,
+    shapes,
+    stable_names,
+)
 from repot.errors import CheckpointError
 
 _LEGACY_ROOT = "model_weights"
@@ -42,8 +50,14 @@ def read_keras_file(path: Path, model: Any, *, backbone: str, scratch: Path) -> 
         with h5py.File(path, "r") as file:
             found = data_sets(file)
             if any("/vars/" in name for name in found):
-                return _read_tree(found, model, source=path.name, backbone=backbone, scratch=scratch)
-            legacy = file[_LEGACY_ROOT] if isinstance(file.get(_LEGACY_ROOT, getlink=True), h5py.HardLink) else file
+                return _read_tree(
+                    found, model, source=path.name, backbone=backbone, scratch=scratch
+                )
+            legacy = (
+                file[_LEGACY_ROOT]
+                if isinstance(file.get(_LEGACY_ROOT, getlink=True), h5py.HardLink)
+                else file
+            )
             if "layer_names" in legacy.attrs or "layer_names0" in legacy.attrs:
                 found = _find_legacy(legacy, model)
             wanted = dict(zip(stable_names(model), model.weights, strict=True))
@@ -58,7 +72,9 @@ def read_keras_file(path: Path, model: Any, *, backbone: str, scratch: Path) -> 
         ) from err
 
 
-def _read_tree(found: _Found, model: Any, *, source: str, backbone: str, scratch: Path) -> dict[str, Array]:
+def _read_tree(
+    found: _Found, model: Any, *, source: str, backbone: str, scratch: Path
+) -> dict[str, Array]:
     """Read a Keras 3 tree: find the branch of the backbone's own form, and let Keras load that branch."""
     found = {name.replace(_OLD_LAYERS, _LAYERS): data_set for name, data_set in found.items()}
     own_path = scratch / "backbone.weights.h5"
@@ -90,17 +106,25 @@ def _find_legacy(root: h5py.Group, model: Any) -> _Found:
     entries = list(_legacy_entries(root))
     names = dict(zip((weight.path for weight in model.weights), stable_names(model), strict=True))
     # Keras 2 writes layer by layer, what is trainable first.
-    order = [weight for layer in model.layers for weight in (*layer.trainable_weights, *layer.non_trainable_weights)]
+    order = [
+        weight
+        for layer in model.layers
+        for weight in (*layer.trainable_weights, *layer.non_trainable_weights)
+    ]
     wanted = {names[weight.path]: tuple(weight.shape) for weight in order}
     by_name = _by_name(entries, wanted, automatic_bases(model))
     by_order = _by_order([data_set for _, _, data_set in entries], wanted)
     return max(by_name, by_order, key=lambda found: _num_fitting(shapes(found), wanted))
 
 
-def _by_name(entries: list[tuple[str, str, h5py.Dataset]], wanted: _Shapes, bases: set[str]) -> _Found:
+def _by_name(
+    entries: list[tuple[str, str, h5py.Dataset]], wanted: _Shapes, bases: set[str]
+) -> _Found:
     """Match layer and variable names, where unnamed layers count by rank."""
     ranks = renumber((layer for layer, _, _ in entries), bases=bases)
-    by_name = {f"{ranks.get(layer, layer)}/{variable}": data_set for layer, variable, data_set in entries}
+    by_name = {
+        f"{ranks.get(layer, layer)}/{variable}": data_set for layer, variable, data_set in entries
+    }
     ends = {name: "/".join(name.split("/")[-2:]) for name in wanted}
     return {name: by_name[end] for name, end in ends.items() if end in by_name}
 
@@ -128,6 +152,12 @@ def _legacy_entries(root: h5py.Group) -> Iterator[tuple[str, str, h5py.Dataset]]
 
 def _attribute(group: h5py.Group, name: str) -> list[str]:
     """Return a list of names; Keras cuts one that is too long for an attribute into name0, name1, ..."""
-    numbered = itertools.takewhile(group.attrs.__contains__, (f"{name}{index}" for index in itertools.count()))
+    numbered = itertools.takewhile(
+        group.attrs.__contains__, (f"{name}{index}" for index in itertools.count())
+    )
     pieces = [name] if name in group.attrs else numbered
-    return [item.decode() if isinstance(item, bytes) else str(item) for piece in pieces for item in group.attrs[piece]]
+    return [
+        item.decode() if isinstance(item, bytes) else str(item)
+        for piece in pieces
+        for item in group.attrs[piece]
+    ]

@@ -81,7 +81,9 @@ def recall(checkpoints_uri: str, *, source_uri: str, version: str | None) -> str
 
 def remember(checkpoints_uri: str, *, source_uri: str, version: str, sha256: str) -> None:
     """Remember the checksum of what was fetched from a source."""
-    storage.write_json(_memory_uri(checkpoints_uri, source_uri), {"version": version, "sha256": sha256})
+    storage.write_json(
+        _memory_uri(checkpoints_uri, source_uri), {"version": version, "sha256": sha256}
+    )
 
 
 def _is_first_choice(facts_uri: str, chosen: str) -> bool:

@@ -9,7 +9,12 @@ from typing import Any
 import tensorflow as tf
 
 from repot.backbone_weights import Array, check_shapes
-from repot.checkpoint_fetcher.inception_names import EMA_SUFFIX, keras_names, names_2016_03_01, names_2016_08_28
+from repot.checkpoint_fetcher.inception_names import (
+    EMA_SUFFIX,
+    keras_names,
+    names_2016_03_01,
+    names_2016_08_28,
+)
 from repot.errors import CheckpointError
 
 _GLOBAL_STEP = "global_step"
@@ -85,7 +90,9 @@ def _release_names(path: Path, found: Mapping[str, Any]) -> dict[str, str]:
     )
 
 
-def _suffixes(names: Mapping[str, str], found: Mapping[str, Any], *, is_averaged: bool) -> dict[str, str]:
+def _suffixes(
+    names: Mapping[str, str], found: Mapping[str, Any], *, is_averaged: bool
+) -> dict[str, str]:
     """Return what follows the plain names, for each kind of values that the checkpoint has at all."""
     present = {
         kind: suffix

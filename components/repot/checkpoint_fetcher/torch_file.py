@@ -97,7 +97,9 @@ def read_torch_file(path: Path) -> Arrays:
         TypeError,
         ValueError,
     ) as err:
-        raise CheckpointError(f"{path.name} must be a PyTorch state dict; it is damaged: {err}.") from err
+        raise CheckpointError(
+            f"{path.name} must be a PyTorch state dict; it is damaged: {err}."
+        ) from err
 
 
 class _TensorUnpickler(pickle.Unpickler):
@@ -116,18 +118,28 @@ class _TensorUnpickler(pickle.Unpickler):
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return lambda storage, offset, shape, strides, *_: _Tensor(storage, offset, tuple(shape), tuple(strides))
+            return lambda storage, offset, shape, strides, *_: _Tensor(
+                storage, offset, tuple(shape), tuple(strides)
+            )
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return lambda tensor, *_: tensor
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
-        raise CheckpointError(f"must hold tensors only; it asks for {module}.{name}. Do not use this file.")
+        raise CheckpointError(
+            f"must hold tensors only; it asks for {module}.{name}. Do not use this file."
+        )
 
     def persistent_load(self, pid: Any) -> _Storage:
         """Return the description of a storage."""
         kind, dtype, key, _, num_values, *view = pid
-        if kind != "storage" or dtype not in _DTYPES.values() or any(part is not None for part in view):
-            raise CheckpointError(f"must hold plain storages only; it holds {kind!r} of type {dtype!r}.")
+        if (
+            kind != "storage"
+            or dtype not in _DTYPES.values()
+            or any(part is not None for part in view)
+        ):
+            raise CheckpointError(
+                f"must hold plain storages only; it holds {kind!r} of type {dtype!r}."
+            )
         self.storages[str(key)] = _Storage(str(key), dtype, int(num_values))
         return self.storages[str(key)]
 
@@ -143,9 +155,13 @@ def _read_legacy(file: BinaryIO) -> tuple[Any, Mapping[str, npt.NDArray[Any]]]:
     for key in _TensorUnpickler(file).load():
         storage = unpickler.storages[key]
         if int.from_bytes(file.read(8), "little") != storage.num_values:
-            raise CheckpointError(f"storage {key} must hold {storage.num_values} values; it holds another number.")
+            raise CheckpointError(
+                f"storage {key} must hold {storage.num_values} values; it holds another number."
+            )
         # min: a false number must not reserve memory.
-        values[key] = _values(storage, file.read(min(storage.size_bytes, os.fstat(file.fileno()).st_size)))
+        values[key] = _values(
+            storage, file.read(min(storage.size_bytes, os.fstat(file.fileno()).st_size))
+        )
     return contents, values
 
 
@@ -171,7 +187,9 @@ def _state_dict(contents: Any) -> dict[str, _Tensor]:
             contents = contents[key]
     tensors = {}
     if isinstance(contents, dict):
-        tensors = {str(name): value for name, value in contents.items() if isinstance(value, _Tensor)}
+        tensors = {
+            str(name): value for name, value in contents.items() if isinstance(value, _Tensor)
+        }
     if not tensors:
         raise CheckpointError("must hold a state dict (tensors by name); it holds none.")
     return tensors
@@ -179,16 +197,24 @@ def _state_dict(contents: Any) -> dict[str, _Tensor]:
 
 def _values(storage: _Storage, data: bytes) -> npt.NDArray[Any]:
     if len(data) != storage.size_bytes:
-        raise CheckpointError(f"storage {storage.key} must hold {storage.size_bytes} bytes; got {len(data)}.")
+        raise CheckpointError(
+            f"storage {storage.key} must hold {storage.size_bytes} bytes; got {len(data)}."
+        )
     return np.frombuffer(data, storage.dtype)
 
 
 def _view(name: str, tensor: _Tensor, values: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
     """Return a contiguous copy of a tensor; refuses one that reaches outside its storage."""
     flat = values[tensor.storage.key]
-    last = tensor.offset + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+    last = tensor.offset + sum(
+        (size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True)
+    )
     numbers = (tensor.offset, *tensor.shape, *tensor.strides)
     if min(numbers) < 0 or math.prod(tensor.shape) > flat.size or last >= flat.size:
-        raise CheckpointError(f"tensor {name} must lie inside its storage of {flat.size} values; it does not.")
+        raise CheckpointError(
+            f"tensor {name} must lie inside its storage of {flat.size} values; it does not."
+        )
     strides = [stride * flat.itemsize for stride in tensor.strides]
-    return np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides).copy(order="C")
+    return np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides).copy(
+        order="C"
+    )

@@ -59,7 +59,9 @@ def find_weights(paths: Sequence[Path], scratch: Path) -> WeightsFile:
     kind = _kind(path)
     if kind is None:
         what = "it is a web page" if header.lstrip().startswith(b"<") else "it is none of these"
-        raise CheckpointError(f"{path.name} must be {_KINDS}; {what}. Check the address or the file.")
+        raise CheckpointError(
+            f"{path.name} must be {_KINDS}; {what}. Check the address or the file."
+        )
     return WeightsFile(kind=kind, path=_unzipped(path, scratch) if kind == "keras" else path)
 
 
@@ -109,7 +111,11 @@ def _unzipped(path: Path, scratch: Path) -> Path:
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.getinfo(_KERAS_MEMBER).file_size > archives.MAX_SIZE_BYTES:
-                raise CheckpointError(f"{path.name} must unpack to at most {archives.MAX_SIZE_BYTES} bytes.")
+                raise CheckpointError(
+                    f"{path.name} must unpack to at most {archives.MAX_SIZE_BYTES} bytes."
+                )
             return Path(archive.extract(_KERAS_MEMBER, scratch))
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as err:
-        raise CheckpointError(f"{path.name} must be a whole .keras file; it is damaged: {err}. Copy it again.") from err
+        raise CheckpointError(
+            f"{path.name} must be a whole .keras file; it is damaged: {err}. Copy it again."
+        ) from err

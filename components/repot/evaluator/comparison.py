@@ -3,11 +3,10 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from repot.errors import DataError
+from repot.errors import DataError, some
 from repot.evaluator.outcomes import Outcome
 from repot.evaluator.verdict import Decision, Pairing, Score, Verdict
 from repot.metrics import mcnemar_p, paired_difference, wilson_interval
-from repot.wording import some
 
 # A sentence may claim a difference when chance alone would make it this seldom.
 _SIGNIFICANT = 0.05
@@ -34,12 +33,16 @@ def pair(champion: Sequence[Outcome], challenger: Sequence[Outcome]) -> Pairing:
     Raises:
         DataError: The two did not score the same pictures.
     """
-    if [(row.filename, row.label) for row in champion] != [(row.filename, row.label) for row in challenger]:
+    if [(row.filename, row.label) for row in champion] != [
+        (row.filename, row.label) for row in challenger
+    ]:
         raise DataError(
             f"Champion and challenger must be scored on the same pictures; got {len(champion)} and {len(challenger)} "
             "rows that do not match. Delete the run's gate/ and evaluation/ folders and run again."
         )
-    counts = Counter((old.correct, new.correct) for old, new in zip(champion, challenger, strict=True))
+    counts = Counter(
+        (old.correct, new.correct) for old, new in zip(champion, challenger, strict=True)
+    )
     only_champion, only_challenger = counts[True, False], counts[False, True]
     difference = paired_difference(only_champion, only_challenger, len(champion))
     return Pairing(
@@ -81,7 +84,9 @@ def judge(
     pairing = pair(champion, challenger) if champion is not None else None
     if version == champion_version:
         decision: Decision = "unchanged"
-        reasons = [f"This version, {version}, is the champion itself: nothing was compared and nothing changes."]
+        reasons = [
+            f"This version, {version}, is the champion itself: nothing was compared and nothing changes."
+        ]
     else:
         is_good = score.precision_at_1 >= min_precision and not _is_worse(pairing)
         decision = "promote" if is_good and not (was_rolled_back or is_another_task) else "reject"
@@ -108,12 +113,19 @@ def _is_worse(pairing: Pairing | None) -> bool:
 
 
 def _reasons(
-    score: Score, pairing: Pairing | None, min_precision: float, champion_version: str, unknown_labels: Sequence[str]
+    score: Score,
+    pairing: Pairing | None,
+    min_precision: float,
+    champion_version: str,
+    unknown_labels: Sequence[str],
 ) -> list[str]:
     """Return why a version is promoted or rejected, the reason that decides first."""
     threshold = _threshold_reason(score, min_precision)
     if pairing is None:
-        return [threshold, "There is no champion to compare with yet, so the threshold alone decides."]
+        return [
+            threshold,
+            "There is no champion to compare with yet, so the threshold alone decides.",
+        ]
     compared = [_paired_reason(pairing, champion_version), _chance_reason(pairing)]
     if unknown_labels:
         compared.append(_unknown_reason(champion_version, unknown_labels))

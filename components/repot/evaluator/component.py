@@ -19,11 +19,14 @@ def evaluate(
     from pathlib import Path
 
     from repot import progress
-    from repot.evaluator.run import evaluate_run
+    from repot.evaluator.evaluate import evaluate_run
 
     with progress.task("evaluate"):
         scores = evaluate_run(
-            storage_uri=storage_uri, dataset_id=dataset_id, training_id=training_id, model_name=model_name
+            storage_uri=storage_uri,
+            dataset_id=dataset_id,
+            training_id=training_id,
+            model_name=model_name,
         )
     for name in ("precision_at_1", "recall_at_5", "num_examples"):
         metrics.log_metric(name, scores.metrics[name])
@@ -45,7 +48,7 @@ def gate(
     from pathlib import Path
 
     from repot import progress
-    from repot.evaluator.run import judge_run
+    from repot.evaluator.evaluate import judge_run
 
     with progress.task("gate"):
         judged = judge_run(

@@ -14,8 +14,8 @@ from repot.errors import ModelError
 from repot.evaluator.comparison import judge
 from repot.evaluator.outcomes import PREDICTIONS_NAME, Outcome, read_outcomes, write_outcomes
 from repot.evaluator.publish import EVALUATION_FOLDER
-from repot.evaluator.report import render_report
-from repot.evaluator.report_data import REPORT_DATA_NAME
+from repot.evaluator.report.data import REPORT_DATA_NAME
+from repot.evaluator.report.page import render_report
 from repot.evaluator.verdict import NO_CHAMPION, Verdict
 from repot.layout import MODEL_FACTS_NAME, REPORT_NAME
 from repot.predictor import read_labels
@@ -35,7 +35,9 @@ class Judged:
     report_uri: str
 
 
-def decide(*, storage_uri: str, dataset_id: str, training_id: str, model_name: str, min_precision: float) -> Judged:
+def decide(
+    *, storage_uri: str, dataset_id: str, training_id: str, model_name: str, min_precision: float
+) -> Judged:
     """Judge a version that was evaluated and published, and write verdict and report.
 
     It is promoted when its precision@1 reaches the threshold and it is right at least as often as the champion, which
@@ -78,7 +80,9 @@ def decide(*, storage_uri: str, dataset_id: str, training_id: str, model_name: s
         was_rolled_back=champion is not None and training_id in champion.rolled_back,
     )
     _log.info("%s: %s", verdict.headline, " ".join(verdict.reasons))
-    report_html = render_report(storage.read_json(storage.join(evaluation_uri, REPORT_DATA_NAME)), verdict)
+    report_html = render_report(
+        storage.read_json(storage.join(evaluation_uri, REPORT_DATA_NAME)), verdict
+    )
     report_uri = storage.join(gate_uri, REPORT_NAME)
     storage.write_text(report_uri, report_html)
     storage.write_json(storage.join(gate_uri, VERDICT_NAME), verdict.to_json())
@@ -91,7 +95,9 @@ def _find_champion(storage_uri: str, model_name: str) -> Champion | None:
     champion = read_champion(uri).champion
     if champion is None:
         return None
-    facts_uri = storage.join(layout.model_uri(storage_uri, model_name, champion.version), MODEL_FACTS_NAME)
+    facts_uri = storage.join(
+        layout.model_uri(storage_uri, model_name, champion.version), MODEL_FACTS_NAME
+    )
     if not storage.exists(facts_uri):
         raise ModelError(
             f"The champion must be a published version; {uri} names {champion.version}, but there is no {facts_uri}. "
@@ -109,10 +115,16 @@ def _ask_champion(champion_uri: str, dataset_uri: str, gate_uri: str) -> list[Ou
         quiet_tensorflow.import_tensorflow()
         from repot.evaluator.scoring import score
 
-        write_outcomes(uri, score(champion_uri, dataset_uri, subset="validation", task="gate").outcomes)
+        write_outcomes(
+            uri, score(champion_uri, dataset_uri, subset="validation", task="gate").outcomes
+        )
     return read_outcomes(uri)
 
 
 def _unknown(challenger: Sequence[Outcome], champion_labels: Sequence[str]) -> list[str]:
     """Return the true labels that the champion does not have, in the order of their first pictures."""
-    return [label for label in dict.fromkeys(outcome.label for outcome in challenger) if label not in champion_labels]
+    return [
+        label
+        for label in dict.fromkeys(outcome.label for outcome in challenger)
+        if label not in champion_labels
+    ]

@@ -61,14 +61,18 @@ def rollback(storage_uri: str, model_name: str, to_version: str = "") -> Champio
     uri = layout.champion_uri(storage_uri, model_name)
     champion, object_version = read_champion(uri)
     if champion is None:
-        raise UsageError(f"A model must have a champion to be rolled back; there is no {uri}. Check the model's name.")
+        raise UsageError(
+            f"A model must have a champion to be rolled back; there is no {uri}. Check the model's name."
+        )
     version = to_version or champion.previous
     if not version:
         raise UsageError(
             f"{champion.version} is the first champion of {model_name}. Give --to a version to go back to."
         )
     if version == champion.version:
-        raise UsageError(f"{version} is the champion of {model_name} already. Give --to another version.")
+        raise UsageError(
+            f"{version} is the champion of {model_name} already. Give --to another version."
+        )
     rolled_back = sorted({*champion.rolled_back, champion.version} - {version})
     restored = _new_champion(storage_uri, model_name, version, champion.version, tuple(rolled_back))
     storage.swap_bytes(uri, restored.to_bytes(), expected_version=object_version)
@@ -81,7 +85,9 @@ def _new_champion(
 ) -> Champion:
     facts_uri = storage.join(layout.model_uri(storage_uri, model_name, version), MODEL_FACTS_NAME)
     if not storage.exists(facts_uri):
-        raise ModelError(f"A version must be published before it is promoted; there is no {facts_uri}. Evaluate first.")
+        raise ModelError(
+            f"A version must be published before it is promoted; there is no {facts_uri}. Evaluate first."
+        )
     facts = storage.read_json(facts_uri)
     return Champion(
         model_name=model_name,

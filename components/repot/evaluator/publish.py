@@ -4,14 +4,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from repot import layout, storage
-from repot.evaluator.model_card import render_model_card
-from repot.evaluator.report_data import REPORT_DATA_NAME
+from repot.evaluator.report.data import REPORT_DATA_NAME
+from repot.evaluator.report.model_card import render_model_card
 from repot.layout import METRICS_NAME, MODEL_FACTS_NAME, MODEL_FOLDER
 
 EVALUATION_FOLDER = "evaluation"
 MODEL_CARD_NAME = "model_card.md"
 
-_SUMMARY = ("precision_at_1", "precision_at_1_interval", "recall_at_5", "recall_k", "loss", "num_examples", "subset")
+_SUMMARY = (
+    "precision_at_1",
+    "precision_at_1_interval",
+    "recall_at_5",
+    "recall_k",
+    "loss",
+    "num_examples",
+    "subset",
+)
 
 
 def publish(run_uri: str, storage_uri: str, *, model_name: str, version: str) -> str:

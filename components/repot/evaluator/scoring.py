@@ -35,7 +35,9 @@ class Scored:
     labels: tuple[str, ...]
 
 
-def score(model_uri: str, dataset_uri: str, *, subset: str, num_examples: int = 0, task: str = "evaluate") -> Scored:
+def score(
+    model_uri: str, dataset_uri: str, *, subset: str, num_examples: int = 0, task: str = "evaluate"
+) -> Scored:
     """Ask a model about the first `num_examples` examples of a split, 0 for all; labels are matched by name.
 
     Args:
@@ -88,11 +90,15 @@ def _batches(
         scores = model.call(pictures).numpy()
         if not np.all(np.isfinite(scores)):
             first = filenames[int(np.argmin(np.all(np.isfinite(scores), axis=1)))]
-            raise ModelError(f"A model must answer with numbers; for the picture {first} it does not. Train again.")
+            raise ModelError(
+                f"A model must answer with numbers; for the picture {first} it does not. Train again."
+            )
         yield outcomes_of(filenames, truth, scores, model.labels), list(facts["encoded"].numpy())
 
 
-def _keep_worst(mistakes: list[tuple[float, int, Mistake]], item: tuple[float, int, Mistake]) -> None:
+def _keep_worst(
+    mistakes: list[tuple[float, int, Mistake]], item: tuple[float, int, Mistake]
+) -> None:
     """Add to a heap of the surest mistakes; among equally sure ones the earlier picture counts as worse."""
     if len(mistakes) < MAX_MISTAKES:
         heapq.heappush(mistakes, item)

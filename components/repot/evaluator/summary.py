@@ -70,7 +70,9 @@ def _matrix(outcomes: Sequence[Outcome], labels: Sequence[str]) -> NDArray[np.in
 def _named_counts(outcomes: Sequence[Outcome]) -> dict[str, dict[str, int]]:
     """Return counts by true label and guess; a matrix of a thousand labels is nearly all zeros."""
     counts: dict[str, dict[str, int]] = {}
-    for (label, guess), count in Counter((outcome.label, outcome.guess) for outcome in outcomes).items():
+    for (label, guess), count in Counter(
+        (outcome.label, outcome.guess) for outcome in outcomes
+    ).items():
         counts.setdefault(label, {})[guess] = count
     return counts
 
@@ -85,4 +87,7 @@ def _loss(outcomes: Sequence[Outcome]) -> float | None:
 def _calibration(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     confidences = np.array([outcome.probability for outcome in outcomes])
     bins = metrics.calibration(confidences, np.array([outcome.correct for outcome in outcomes]))
-    return {"error": metrics.calibration_error(bins), "bins": [dataclasses.asdict(each) for each in bins]}
+    return {
+        "error": metrics.calibration_error(bins),
+        "bins": [dataclasses.asdict(each) for each in bins],
+    }

@@ -4,12 +4,11 @@ import logging
 from collections.abc import Sequence
 
 from repot import layout, storage
+from repot.dataset_plan import parse_item, read_plan, share_of
 from repot.manifest import MANIFEST_NAME
-from repot.shard_builder.crew import build_together, num_cores
-from repot.shard_builder.meter import Meter
+from repot.progress import Meter
 from repot.shard_builder.receipts import finished_shards
-from repot.shard_builder.shares import parse_item, share_of
-from repot.shard_builder.work import read_plan
+from repot.shard_builder.worker_pool import build_together, num_cores
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +29,9 @@ def build_item(item: str, storage_uri: str) -> None:
     build_shards(dataset_uri, share_of(shard_names, share.share_index, share.num_shares))
 
 
-def build_shards(dataset_uri: str, shard_names: Sequence[str] | None = None, *, num_processes: int = 0) -> None:
+def build_shards(
+    dataset_uri: str, shard_names: Sequence[str] | None = None, *, num_processes: int = 0
+) -> None:
     """Build those shards that have no valid receipt yet; which ones, when and by how many changes no byte of them.
 
     Args:

@@ -5,13 +5,12 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from repot import storage
-from repot.errors import DataError, NotFoundError
-from repot.images import EXEMPT_REASONS, REASONS
+from repot.dataset_plan import DatasetPlan, read_plan
+from repot.errors import DataError, NotFoundError, some
 from repot.manifest import LABELS_NAME, MANIFEST_NAME, Manifest, Receipt, Rejection, count_reasons
+from repot.pictures import EXEMPT_REASONS, REASONS
 from repot.shard_builder.build import build_shards
 from repot.shard_builder.receipts import finished_shards
-from repot.shard_builder.work import DatasetPlan, read_plan
-from repot.wording import some
 
 _NUM_NAMED = 10
 
@@ -35,7 +34,10 @@ def merge_dataset(dataset_uri: str, *, max_rejected_fraction: float) -> Manifest
     _check_rejected(manifest, max_rejected_fraction)
     _check_labels(manifest)
     if existing is None:
-        storage.write_text(storage.join(dataset_uri, LABELS_NAME), "".join(f"{label}\n" for label in manifest.labels))
+        storage.write_text(
+            storage.join(dataset_uri, LABELS_NAME),
+            "".join(f"{label}\n" for label in manifest.labels),
+        )
         storage.write_json(storage.join(dataset_uri, MANIFEST_NAME), manifest.to_json())
     _log.info(
         "data set %s: %d train, %d validation examples, %d files rejected",
@@ -63,7 +65,9 @@ def _account(dataset_uri: str) -> Manifest:
         build_shards(dataset_uri, missing)
         receipts |= finished_shards(plan, missing)
     if missing := [name for name in plan.shard_names if name not in receipts]:
-        raise DataError(f"Every shard must have a receipt; {some(missing)} of {dataset_uri} have none. Run again.")
+        raise DataError(
+            f"Every shard must have a receipt; {some(missing)} of {dataset_uri} have none. Run again."
+        )
     return _manifest(plan, receipts)
 
 
@@ -86,14 +90,19 @@ def _manifest(plan: DatasetPlan, receipts: Mapping[str, Receipt]) -> Manifest:
 
 
 def _check_rejected(manifest: Manifest, max_rejected_fraction: float) -> None:
-    counted = [rejection for rejection in manifest.rejected if rejection.reason not in EXEMPT_REASONS]
+    counted = [
+        rejection for rejection in manifest.rejected if rejection.reason not in EXEMPT_REASONS
+    ]
     num_files = manifest.num_accepted + len(counted)
     if len(counted) <= max_rejected_fraction * num_files:
         return
     shown = counted[:_NUM_NAMED]
     lines = (
         f"At most {max_rejected_fraction:.1%} of the files may be rejected; {len(counted)} of {num_files} are:",
-        *(f"  {count} x {reason}: {REASONS[reason]}" for reason, count in count_reasons(counted).items()),
+        *(
+            f"  {count} x {reason}: {REASONS[reason]}"
+            for reason, count in count_reasons(counted).items()
+        ),
         f"The first {len(shown)} are:",
         *(f"  {_describe(rejection)}" for rejection in shown),
         f"Repair or remove them in {manifest.pictures_uri}, or give a larger --max-rejected-fraction.",
@@ -115,7 +124,9 @@ def _check_labels(manifest: Manifest) -> None:
             f"{some(untrained)}. {_examples(manifest, untrained)} Add good pictures, or remove the folders."
         )
     if not manifest.num_examples("validation"):
-        problems.append("There must be a good picture to validate; all are rejected. Add good pictures.")
+        problems.append(
+            "There must be a good picture to validate; all are rejected. Add good pictures."
+        )
     if problems:
         raise DataError("\n".join(problems))
 

@@ -1,21 +1,24 @@
 """One shard: its pictures made into records, in order, then its receipt."""
 
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
 import google_crc32c
 
-from repot import images, records, storage
+from repot import records, storage
+from repot.dataset_plan import SourcePicture, read_work
+from repot.errors import DataError, NotFoundError, room_in
 from repot.manifest import Receipt, Rejection, shard_split
-from repot.scratch import room_in
-from repot.shard_builder.reading import read_ahead
+from repot.pictures import MAX_FILE_BYTES, RejectedPicture, normalise_picture
 from repot.shard_builder.receipts import write_receipt
-from repot.shard_builder.work import SourcePicture, read_work
 
 
-def build_shard(dataset_uri: str, shard: str, *, scratch_path: Path, on_picture: Callable[[], None]) -> Receipt:
+def build_shard(
+    dataset_uri: str, shard: str, *, scratch_path: Path, on_picture: Callable[[], None]
+) -> Receipt:
     """Build a shard, write it, then its receipt, and return that.
 
     Args:
@@ -49,10 +52,14 @@ def _write_records(
     for picture, data in read_ahead(pictures):
         try:
             record = records.frame_record(_example(picture, data.result()))
-        except images.Rejected as verdict:
+        except RejectedPicture as verdict:
             rejected.append(
                 Rejection(
-                    path=picture.path, label=picture.label, split=split, reason=verdict.reason, detail=verdict.detail
+                    path=picture.path,
+                    label=picture.label,
+                    split=split,
+                    reason=verdict.reason,
+                    detail=verdict.detail,
                 )
             )
         else:
@@ -72,8 +79,8 @@ def _write_records(
 
 
 def _example(picture: SourcePicture, data: bytes) -> bytes:
-    """Return the serialized record of a picture; Rejected if it is none."""
-    normal = images.normalise(data)
+    """Return the serialized record of a picture; RejectedPicture if it is none."""
+    normal = normalise_picture(data)
     features = records.picture_features(
         jpeg=normal.jpeg,
         height=normal.height,
@@ -83,3 +90,62 @@ def _example(picture: SourcePicture, data: bytes) -> bytes:
         filename=picture.path.rpartition("/")[2],
     )
     return records.encode_example(features)
+
+
+_NUM_READERS = 8
+# Read ahead: up to so many pictures and bytes, but always one.
+_MAX_PICTURES = 16
+_MAX_BYTES = 64 << 20
+
+
+def read_ahead(pictures: Sequence[SourcePicture]) -> Generator[tuple[SourcePicture, Future[bytes]]]:
+    """Yield every picture with its bytes, in order.
+
+    The future's result raises:
+        RejectedPicture: The file is larger than a picture may be; it is not read.
+        DataError: The file was changed or deleted since it was listed.
+        StorageError: It cannot be read.
+    """
+    readers = ThreadPoolExecutor(_NUM_READERS)
+    waiting: deque[tuple[SourcePicture, Future[bytes]]] = deque()
+    waiting_bytes = 0
+    try:
+        for picture in pictures:
+            while waiting and (
+                len(waiting) >= _MAX_PICTURES or waiting_bytes + picture.size_bytes > _MAX_BYTES
+            ):
+                waiting_bytes -= waiting[0][0].size_bytes
+                yield waiting.popleft()
+            waiting.append((picture, readers.submit(read_picture, picture)))
+            waiting_bytes += picture.size_bytes
+        yield from waiting
+    finally:
+        readers.shutdown(wait=True, cancel_futures=True)
+
+
+def read_picture(picture: SourcePicture) -> bytes:
+    """Return the bytes of a picture; raises as the futures of `read_ahead`."""
+    if picture.size_bytes > MAX_FILE_BYTES:
+        raise RejectedPicture("too_large", f"{picture.size_bytes} bytes")
+    try:
+        data = storage.read_bytes(picture.uri, version=picture.version)
+    except NotFoundError:
+        data = _read_any_version(picture)
+    if storage.crc32c_hex(data) != picture.crc32c:
+        raise _changed(picture)
+    return data
+
+
+def _read_any_version(picture: SourcePicture) -> bytes:
+    """Return the bytes as they are now: a new version of equal bytes is no change."""
+    try:
+        return storage.read_bytes(picture.uri)
+    except NotFoundError as err:
+        raise _changed(picture) from err
+
+
+def _changed(picture: SourcePicture) -> DataError:
+    return DataError(
+        f"A picture must stay as it was when it was listed; {picture.uri} was changed or deleted since. "
+        "Run again, to list the pictures anew."
+    )

@@ -1,4 +1,4 @@
-"""A process that builds shards, one at a time, for `repot.shard_builder.crew`.
+"""A process that builds shards, one at a time, for `repot.shard_builder.worker_pool`.
 
 It is started as `python -m repot.shard_builder.worker DATASET_URI SCRATCH_FOLDER`, reads shard names from its standard
 input, a line each, and answers on its standard output with lines of JSON:
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from repot.errors import RepotError
-from repot.shard_builder.meter import INTERVAL_SECONDS
+from repot.progress import INTERVAL_SECONDS
 from repot.shard_builder.shard import build_shard
 
 
@@ -33,7 +33,9 @@ def main() -> None:
     while True:
         counter = _Counter()
         try:
-            receipt = build_shard(dataset_uri, shards.get(), scratch_path=scratch_path, on_picture=counter.add)
+            receipt = build_shard(
+                dataset_uri, shards.get(), scratch_path=scratch_path, on_picture=counter.add
+            )
         except RepotError as err:
             _answer(error=type(err).__name__, message=str(err))
         else:

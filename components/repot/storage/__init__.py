@@ -8,7 +8,13 @@ Every failure is a StorageError that says what, where and what to do. Safe in th
 
 from repot.storage.backend import ObjectInfo
 from repot.storage.checksums import crc32c_hex, file_crc32c_hex
-from repot.storage.folders import check_writable, copy_folder, delete_folder, download_folder, upload_folder
+from repot.storage.folders import (
+    check_writable,
+    copy_folder,
+    delete_folder,
+    download_folder,
+    upload_folder,
+)
 from repot.storage.objects import (
     as_local_file,
     copy,

@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 import google_crc32c
 
-from repot.storage.local_errors import explained
+from repot.storage.local.errors import explained
 
 BLOCK_BYTES = 1 << 20
 

@@ -29,7 +29,13 @@ def upload_folder(folder: Path, uri: str) -> None:
         NotFoundError: There is nothing in `folder`.
         StorageError: A file cannot be copied.
     """
-    _run(upload, [(Path(source), f"{uri}/{name}") for source, name in _objects_below(str(folder.absolute()))])
+    _run(
+        upload,
+        [
+            (Path(source), f"{uri}/{name}")
+            for source, name in _objects_below(str(folder.absolute()))
+        ],
+    )
 
 
 def copy_folder(source_uri: str, target_uri: str) -> None:
@@ -51,7 +57,9 @@ def delete_folder(uri: str) -> None:
     """
     below = Path(uri) != Path("/") if is_local(uri) else bool(split_bucket(uri)[1])
     if not below:
-        raise StorageError(f"{uri} must be a folder in a bucket or on a disk, not the whole of it. Name a folder.")
+        raise StorageError(
+            f"{uri} must be a folder in a bucket or on a disk, not the whole of it. Name a folder."
+        )
     backend_of(uri).delete_folder(uri)
 
 
@@ -77,7 +85,9 @@ def _files_below(folder_uri: str) -> list[tuple[str, str]]:
     below = _objects_below(folder_uri)
     for uri, name in below:
         if {"", ".", ".."} & set(name.split("/")):
-            raise StorageError(f"{uri} must have a name that a local file can have too. Rename that object.")
+            raise StorageError(
+                f"{uri} must have a name that a local file can have too. Rename that object."
+            )
     return below
 
 

@@ -8,12 +8,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from repot.errors import StorageError
-from repot.storage import gcs, local, s3
 from repot.storage.backend import Backend, ObjectInfo
 from repot.storage.checksums import crc32c_hex, file_crc32c_hex
+from repot.storage.gcs import objects as gcs_objects
+from repot.storage.local import objects as local_objects
+from repot.storage.s3 import objects as s3_objects
 from repot.storage.uris import is_local, scheme_of
 
-BACKENDS: dict[str, Backend] = {"": local, "gs": gcs, "s3": s3}
+BACKENDS: dict[str, Backend] = {"": local_objects, "gs": gcs_objects, "s3": s3_objects}
 
 
 def backend_of(uri: str) -> Backend:
@@ -75,7 +77,9 @@ def read_text(uri: str) -> str:
     try:
         return read_bytes(uri).decode()
     except UnicodeDecodeError as err:
-        raise StorageError(f"{uri} must be UTF-8 text; byte {err.start} is not. Write it again in UTF-8.") from err
+        raise StorageError(
+            f"{uri} must be UTF-8 text; byte {err.start} is not. Write it again in UTF-8."
+        ) from err
 
 
 def read_json(uri: str) -> Any:

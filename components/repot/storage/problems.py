@@ -5,7 +5,9 @@ from repot.errors import AlreadyExistsError, ConflictError, NotFoundError, Stora
 
 def already_exists(uri: str) -> AlreadyExistsError:
     """Return the error of a create-only write that came second."""
-    return AlreadyExistsError(f"{uri} must not exist yet, and it does. Delete it, or choose another name.")
+    return AlreadyExistsError(
+        f"{uri} must not exist yet, and it does. Delete it, or choose another name."
+    )
 
 
 def conflict(uri: str, expected_version: str | None) -> ConflictError:

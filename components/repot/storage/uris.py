@@ -30,7 +30,9 @@ def normalise(uri_or_path: str | os.PathLike[str]) -> str:
     """
     text = os.fspath(uri_or_path)
     if not text or text != text.strip() or "\0" in text:
-        raise UsageError(f"A place must be a name without blanks at its ends; got {text!r}. {_CHOICES}")
+        raise UsageError(
+            f"A place must be a name without blanks at its ends; got {text!r}. {_CHOICES}"
+        )
     match = _SCHEME.match(text)
     if match is None:
         return _absolute(text)

@@ -47,7 +47,9 @@ class Pictures:
     def batches(self, first: int = 0) -> Any:
         """Return every example once, in order, as evaluation sees it, without the first batches."""
         rest = read_examples(self.shards).skip(first * self.batch_size)
-        return _batched(rest.map(self._evaluated, num_parallel_calls=tf.data.AUTOTUNE), self.batch_size)
+        return _batched(
+            rest.map(self._evaluated, num_parallel_calls=tf.data.AUTOTUNE), self.batch_size
+        )
 
     def distorted_batches(self, epoch: int, first: int = 0) -> Any:
         """Return every example once, shuffled and distorted; the epoch alone decides how.
@@ -60,11 +62,15 @@ class Pictures:
         shards = [self.shards[i] for i in rng.permutation(len(self.shards))]
         buffer = min(self.shuffle_buffer, self.num_examples)
         order_seed, distortion_seed = (int(value) for value in rng.integers(2**31, size=2))
-        examples = read_examples(shards).shuffle(buffer, seed=order_seed, reshuffle_each_iteration=False)
+        examples = read_examples(shards).shuffle(
+            buffer, seed=order_seed, reshuffle_each_iteration=False
+        )
 
         def distorted(index: Any, example: dict[str, Any]) -> tuple[Any, Any]:
             seed = tf.stack([tf.constant(distortion_seed, tf.int64), index])
-            return distort_image(decode_jpeg(example["encoded"]), self.image_size, seed), example["label"]
+            return distort_image(decode_jpeg(example["encoded"]), self.image_size, seed), example[
+                "label"
+            ]
 
         rest = examples.enumerate().skip(first * self.batch_size)
         return _batched(rest.map(distorted, num_parallel_calls=tf.data.AUTOTUNE), self.batch_size)
@@ -87,7 +93,9 @@ def _batched(examples: Any, batch_size: int) -> Any:
     # Every worker reads everything and keeps its share of each batch: how many there are changes no batch.
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    batches = examples.batch(batch_size).map(lambda inputs, labels: _padded(inputs, labels, batch_size))
+    batches = examples.batch(batch_size).map(
+        lambda inputs, labels: _padded(inputs, labels, batch_size)
+    )
     return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 

@@ -36,7 +36,7 @@ def train(
     from repot import layout, progress
     from repot.job_settings import JobSettings
     from repot.settings import TrainingSettings, given
-    from repot.trainer import identity, train
+    from repot.trainer import train
 
     with progress.task("train"):
         settings = TrainingSettings(
@@ -49,7 +49,7 @@ def train(
             seed=seed,
             input_queue_memory_factor=input_queue_memory_factor,
         )
-        run_id = identity.training_id(dataset_id, checkpoint_id, settings, given(rebuild))
+        run_id = train.training_id(dataset_id, checkpoint_id, settings, given(rebuild))
         uri = layout.run_uri(storage_uri, run_id)
         request: Dict[str, Any] = {
             "dataset_uri": layout.dataset_uri(storage_uri, dataset_id),
@@ -70,4 +70,6 @@ def train(
     for path, text in ((training_id, run_id), (model.path, uri + "\n")):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(text)
-    model.metadata.update(uri=uri, training_id=run_id, dataset_id=dataset_id, num_parameters=facts["num_parameters"])
+    model.metadata.update(
+        uri=uri, training_id=run_id, dataset_id=dataset_id, num_parameters=facts["num_parameters"]
+    )

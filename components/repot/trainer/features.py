@@ -26,7 +26,10 @@ _Extract = Callable[[tuple[Any, Any, Any]], FeatureTable]
 
 
 def cached_features(
-    extractor: Any, pictures: Mapping[str, Pictures], state: TrainingState, should_stop: Callable[[], bool]
+    extractor: Any,
+    pictures: Mapping[str, Pictures],
+    state: TrainingState,
+    should_stop: Callable[[], bool],
 ) -> dict[str, FeatureTable]:
     """Return the features of each split, from the training state or computed and put there.
 
@@ -46,15 +49,21 @@ def cached_features(
     def count(table: FeatureTable) -> FeatureTable:
         nonlocal done
         done += len(table.labels)
-        progress.report("train", done, total, unit="pictures", note="features of the frozen backbone")
+        progress.report(
+            "train", done, total, unit="pictures", note="features of the frozen backbone"
+        )
         return table
 
     def extract(batch: tuple[Any, Any, Any]) -> FeatureTable:
         if should_stop():
-            raise StoppedError("The training was asked to stop while it computed features. Start it again.")
+            raise StoppedError(
+                "The training was asked to stop while it computed features. Start it again."
+            )
         inputs, labels, mask = batch
         real = mask.numpy() > 0
-        return count(FeatureTable(features=infer(inputs).numpy()[real], labels=labels.numpy()[real]))
+        return count(
+            FeatureTable(features=infer(inputs).numpy()[real], labels=labels.numpy()[real])
+        )
 
     tables = {}
     for name, split in pictures.items():
@@ -95,7 +104,10 @@ def _file_name(prefix: str, index: int) -> str:
 
 def _no_features(extractor: Any) -> FeatureTable:
     """Return the table of no picture: a split may be empty."""
-    return FeatureTable(features=np.zeros([0, extractor.output.shape[-1]], np.float32), labels=np.zeros([0], np.int64))
+    return FeatureTable(
+        features=np.zeros([0, extractor.output.shape[-1]], np.float32),
+        labels=np.zeros([0], np.int64),
+    )
 
 
 def _joined(tables: Sequence[FeatureTable]) -> FeatureTable:

@@ -49,7 +49,9 @@ class History:
         Args:
             num_examples: Training examples an epoch.
         """
-        seconds: list[float] = [row["seconds"] for row in self.rows if row["phase"] == self.rows[-1]["phase"]]
+        seconds: list[float] = [
+            row["seconds"] for row in self.rows if row["phase"] == self.rows[-1]["phase"]
+        ]
         return num_examples / statistics.median(seconds)
 
     def write_csv(self) -> None:
@@ -66,7 +68,9 @@ class History:
             return
         with tempfile.TemporaryDirectory(prefix="repot-events-") as scratch:
             with tf.summary.create_file_writer(scratch).as_default():
-                for step, row in enumerate(self.rows[self._num_written :], start=self._num_written + 1):
+                for step, row in enumerate(
+                    self.rows[self._num_written :], start=self._num_written + 1
+                ):
                     for name in _SCALARS:
                         if row[name] is not None:
                             tf.summary.scalar(name, row[name], step=step)

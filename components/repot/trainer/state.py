@@ -72,7 +72,9 @@ class TrainingState:
             )
         if not storage.exists(storage.join(folder_uri, facts["file_name"])):
             # Two pods of one training, one given up for lost, may have deleted each other's files.
-            _log.warning("%s names %s, which is gone; training begins anew", _LATEST_NAME, facts["file_name"])
+            _log.warning(
+                "%s names %s, which is gone; training begins anew", _LATEST_NAME, facts["file_name"]
+            )
             return cls(folder_uri=folder_uri, training_id=training_id, is_writer=is_writer)
         at = f" and {facts['step']} steps" if facts["step"] else ""
         _log.info("going on after epoch %d%s of phase %s", facts["epoch"], at, facts["phase"])
@@ -96,7 +98,9 @@ class TrainingState:
         """Put the saved variables into the model and the optimizer, if it is this phase that was saved."""
         if self.phase != phase:
             return
-        with np.load(io.BytesIO(storage.read_bytes(storage.join(self.folder_uri, self.file_name)))) as arrays:
+        with np.load(
+            io.BytesIO(storage.read_bytes(storage.join(self.folder_uri, self.file_name)))
+        ) as arrays:
             for name, variable in _named_variables(model, optimizer).items():
                 variable.assign(arrays[name])
             self.sums = [Sums(*row) for row in arrays[_SUMS_NAME].tolist()]

@@ -37,13 +37,19 @@ class StepRunner:
     """
 
     def __init__(
-        self, logits: Callable[[Any, bool], Any], variables: Sequence[Any], optimizer: Any, strategy: Any
+        self,
+        logits: Callable[[Any, bool], Any],
+        variables: Sequence[Any],
+        optimizer: Any,
+        strategy: Any,
     ) -> None:
         self._logits = logits
         self._variables = list(variables)
         self._optimizer = optimizer
         self._strategy = strategy
-        self._train = tf.function(lambda batch, stop: self._reduced(self._train_replica, (*batch, stop)))
+        self._train = tf.function(
+            lambda batch, stop: self._reduced(self._train_replica, (*batch, stop))
+        )
         self._score = tf.function(lambda batch: self._reduced(self._score_replica, batch))
 
     def train(self, batches: Any, should_stop: Callable[[], bool]) -> Iterator[tuple[Sums, bool]]:
@@ -52,12 +58,16 @@ class StepRunner:
         All workers yield the same, so that all of them stop after the same step.
         """
         for batch in self._strategy.experimental_distribute_dataset(batches):
-            *sums, num_stopping = self._train(batch, tf.constant(float(should_stop()))).numpy().tolist()
+            *sums, num_stopping = (
+                self._train(batch, tf.constant(float(should_stop()))).numpy().tolist()
+            )
             yield Sums(*sums), num_stopping > 0
 
     def score(self, batches: Any) -> Sums:
         """Return the Sums over all batches."""
-        totals = [self._score(batch) for batch in self._strategy.experimental_distribute_dataset(batches)]
+        totals = [
+            self._score(batch) for batch in self._strategy.experimental_distribute_dataset(batches)
+        ]
         return Sums(*(tf.add_n(totals).numpy().tolist() if totals else [0.0] * 3))
 
     def _reduced(self, step: Any, arguments: Any) -> Any:
@@ -66,7 +76,9 @@ class StepRunner:
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
 
     def _train_replica(self, inputs: Any, labels: Any, mask: Any, stop: Any) -> Any:
-        count = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(mask))
+        count = tf.distribute.get_replica_context().all_reduce(
+            tf.distribute.ReduceOp.SUM, tf.reduce_sum(mask)
+        )
         with tf.GradientTape() as tape:
             logits = self._logits(inputs, True)
             targets = tf.one_hot(labels, logits.shape[-1])
@@ -87,4 +99,6 @@ def _sums(logits: Any, labels: Any, mask: Any) -> Any:
     classes = tf.maximum(labels - 1, 0)
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(classes, logits[:, 1:])
     correct = tf.cast(tf.equal(tf.argmax(logits[:, 1:], axis=-1), classes), tf.float32)
-    return tf.stack([tf.reduce_sum(losses * mask), tf.reduce_sum(correct * mask), tf.reduce_sum(mask)])
+    return tf.stack(
+        [tf.reduce_sum(losses * mask), tf.reduce_sum(correct * mask), tf.reduce_sum(mask)]
+    )

@@ -48,7 +48,9 @@ def check_same_start(strategy: Any, state: TrainingState) -> None:
     """
     if not _has_workers(strategy):
         return
-    here = zlib.crc32(state.file_name.encode()) % 2**12  # float32 adds whole numbers exactly up to 2^24
+    here = (
+        zlib.crc32(state.file_name.encode()) % 2**12
+    )  # float32 adds whole numbers exactly up to 2^24
     if _sum_over_replicas(strategy, here) != strategy.num_replicas_in_sync * here:
         raise StoppedError(
             f"All workers must begin with the same state; this one read {state.file_name or 'none'!r}, another one "
@@ -58,7 +60,9 @@ def check_same_start(strategy: Any, state: TrainingState) -> None:
 
 def _sum_over_replicas(strategy: Any, number: int) -> float:
     total = tf.function(
-        lambda value: strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(lambda: value), axis=None)
+        lambda value: strategy.reduce(
+            tf.distribute.ReduceOp.SUM, strategy.run(lambda: value), axis=None
+        )
     )
     return float(total(tf.constant(float(number))))
 

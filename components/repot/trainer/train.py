@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import repot
 from repot import layout, quiet_tensorflow, storage
 from repot.errors import UsageError
 from repot.settings import TrainingSettings
@@ -33,7 +34,7 @@ def train(
         dataset_uri: The data set.
         weights_uri: Folder of the converted checkpoint.
         run_uri: Folder of this training; state/ in it is what a second start goes on from.
-        training_id: See `repot.trainer.identity`.
+        training_id: See `repot.trainer.train`.
         checkpoint_id: Id of the checkpoint, for the record.
         settings: How to train.
         should_stop: Asked before every step; once it says True to any worker, all save the state and stop.
@@ -54,7 +55,7 @@ def train(
         _log.info("training %s was finished before", training_id)
         return done
     quiet_tensorflow.import_tensorflow()
-    from repot.trainer.session import run_training  # TensorFlow takes seconds to import
+    from repot.trainer.training import run_training  # TensorFlow takes seconds to import
 
     return run_training(
         dataset_uri,
@@ -83,3 +84,25 @@ def find_finished(run_uri: str, training_id: str) -> dict[str, Any] | None:
             f"checkpoint or other settings than {training_id}. Choose another folder."
         )
     return facts
+
+
+def training_id(
+    dataset_id: str, checkpoint_id: str, settings: TrainingSettings, rebuild: str = ""
+) -> str:
+    """Return the id of a training: of its data, its checkpoint, its settings and the code's version.
+
+    Args:
+        dataset_id: Id of the data set.
+        checkpoint_id: Id of the converted checkpoint.
+        settings: How to train.
+        rebuild: Any text; another text is another training.
+    """
+    return layout.content_id(
+        {
+            "dataset": dataset_id,
+            "checkpoint": checkpoint_id,
+            "settings": settings.to_json(),
+            "version": repot.__version__,
+            "rebuild": rebuild,
+        }
+    )

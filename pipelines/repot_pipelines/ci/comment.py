@@ -3,13 +3,14 @@
 What comes from a run (labels, addresses, the words of a pod) goes through `markdown`; nothing of it is markup.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from repot.evaluator.verdict import NO_CHAMPION, Score, Verdict
 from repot_pipelines.ci.markdown import code, code_block, link, plain, table
-from repot_pipelines.ci.origin_section import origin_section
-from repot_pipelines.ci.origins import Origins
-from repot_pipelines.kfp_server.verdict import PROMOTED, REJECTED, UNCHANGED, UNKNOWN, GateVerdict
+from repot_pipelines.ci.origins import Origin, Origins, differing_settings
+from repot_pipelines.watch.gate_result import PROMOTED, REJECTED, UNCHANGED, UNKNOWN, GateVerdict
 
 MARKER = "<!-- repot ci -->"
 """First line of every comment: a workflow finds the one that it wrote before."""
@@ -57,7 +58,9 @@ def verdict_comment(run: StartedRun, said: GateVerdict, origins: Origins) -> str
     if verdict is not None:
         parts += [_score_table(verdict), _paired_sentence(verdict)]
     elif not said.headline:
-        parts.append("The scores are not known here: the gate's log is gone, or the server does not hand logs out.")
+        parts.append(
+            "The scores are not known here: the gate's log is gone, or the server does not hand logs out."
+        )
     else:
         parts.append(plain(said.headline))
     parts.append("\n".join(f"- {plain(reason)}" for reason in said.reasons))
@@ -89,8 +92,12 @@ def failure_comment(message: str, run: StartedRun | None) -> str:
 def stopped_comment(run: StartedRun | None) -> str:
     """Return the comment of a job that was stopped while it waited, or before there was a run."""
     if run is None:
-        return _joined("**repot: no result.** The job was stopped before a run was started on the cluster.")
-    return _joined(f"**repot: no result yet.** The job was stopped while it waited; the run goes on. {_run_link(run)}")
+        return _joined(
+            "**repot: no result.** The job was stopped before a run was started on the cluster."
+        )
+    return _joined(
+        f"**repot: no result yet.** The job was stopped while it waited; the run goes on. {_run_link(run)}"
+    )
 
 
 def unfinished_comment() -> str:
@@ -120,9 +127,16 @@ def _score_table(verdict: Verdict) -> str:
     rows = [["precision@1, 95 % interval", _score(champion), _score(verdict.challenger)]]
     if pairing is not None:
         rows.append(
-            ["pictures that only this one gets right", f"{pairing.only_champion}", f"{pairing.only_challenger}"]
+            [
+                "pictures that only this one gets right",
+                f"{pairing.only_champion}",
+                f"{pairing.only_challenger}",
+            ]
         )
-    return table(["", f"champion {code(verdict.champion_version)}", f"challenger {code(verdict.version)}"], rows)
+    return table(
+        ["", f"champion {code(verdict.champion_version)}", f"challenger {code(verdict.version)}"],
+        rows,
+    )
 
 
 def _score(score: Score) -> str:
@@ -134,7 +148,11 @@ def _paired_sentence(verdict: Verdict) -> str:
     n, pairing = verdict.challenger.num_examples, verdict.pairing
     threshold = f"the threshold is {verdict.min_precision:.4f}"
     if pairing is None:
-        first = "There is no champion yet" if verdict.champion_version == NO_CHAMPION else "Nothing was compared"
+        first = (
+            "There is no champion yet"
+            if verdict.champion_version == NO_CHAMPION
+            else "Nothing was compared"
+        )
         return f"{first}; scored on {n:,} validation pictures, {threshold}."
     low, high = pairing.interval
     return (
@@ -167,3 +185,77 @@ def _report_link(uri: str) -> str:
 
 def _joined(*parts: str) -> str:
     return "\n\n".join([MARKER + "\n" + parts[0], *filter(None, parts[1:])]) + "\n"
+
+
+_MAX_LABELS = 10
+
+
+def origin_section(origins: Origins) -> str:
+    """Return what changed from champion to challenger; what is not known is said."""
+    challenger, champion = origins.challenger, origins.champion
+    if challenger is None:
+        return f"What changed is not known here, for the storage cannot be read: {plain(origins.problem)}"
+    if champion is None:
+        return f"Made from\n\n{table(['', 'challenger'], _single_rows(challenger))}"
+    rows = [
+        ["data set", code(champion.dataset_id), code(challenger.dataset_id)],
+        ["pictures, training + validation", _pictures(champion), _pictures(challenger)],
+        *(
+            _setting_row(name, old, new)
+            for name, old, new in differing_settings(challenger, champion)
+        ),
+    ]
+    parts = [_summary(challenger, champion), table(["", "champion", "challenger"], rows)]
+    return "\n\n".join([*parts, *_label_lines(challenger, champion)])
+
+
+def _single_rows(origin: Origin) -> list[list[str]]:
+    shown = ("backbone", "recipe", "checkpoint")
+    return [
+        ["data set", code(origin.dataset_id)],
+        ["pictures, training + validation", _pictures(origin)],
+        ["labels", f"{len(origin.labels):,}"],
+        *(
+            [plain(name), _value(origin.settings[name])]
+            for name in shown
+            if name in origin.settings
+        ),
+    ]
+
+
+def _summary(challenger: Origin, champion: Origin) -> str:
+    changed = [
+        *(["the data"] if challenger.dataset_id != champion.dataset_id else []),
+        *(["the settings"] if any(differing_settings(challenger, champion)) else []),
+    ]
+    if not changed:
+        return "Data and settings are those of the champion."
+    return f"What changed: {' and '.join(changed)}."
+
+
+def _pictures(origin: Origin) -> str:
+    counts = origin.num_examples
+    return f"{counts.get('train', 0):,} + {counts.get('validation', 0):,}"
+
+
+def _setting_row(name: str, old: Any, new: Any) -> list[str]:
+    return [plain(name.replace("_", " ")), _value(old), _value(new)]
+
+
+def _value(value: Any) -> str:
+    return "–" if value is None else code(str(value))
+
+
+def _label_lines(challenger: Origin, champion: Origin) -> list[str]:
+    added = [label for label in challenger.labels if label not in champion.labels]
+    removed = [label for label in champion.labels if label not in challenger.labels]
+    return [
+        f"Labels {word}: {_names(labels)}"
+        for word, labels in (("added", added), ("removed", removed))
+        if labels
+    ]
+
+
+def _names(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - _MAX_LABELS} more" if len(labels) > _MAX_LABELS else ""
+    return ", ".join(map(code, labels[:_MAX_LABELS])) + more

@@ -61,7 +61,9 @@ def one_line(text: str, *, max_characters: int = 1000) -> str:
 
 
 def _without_controls(text: str) -> str:
-    return "".join(character for character in text if character.isprintable() or character in "\n\t")
+    return "".join(
+        character for character in text if character.isprintable() or character in "\n\t"
+    )
 
 
 def _longest_run(text: str) -> int:

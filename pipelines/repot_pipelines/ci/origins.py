@@ -75,7 +75,13 @@ def _read_origin(storage_uri: str, version: str) -> Origin:
             dataset_id=str(facts["dataset_id"]),
             num_examples=dict(facts["num_examples"]),
             labels=tuple(facts["labels"]),
-            settings={**facts["settings"], "checkpoint": facts["checkpoint_id"], **facts.get("versions", {})},
+            settings={
+                **facts["settings"],
+                "checkpoint": facts["checkpoint_id"],
+                **facts.get("versions", {}),
+            },
         )
     except (KeyError, TypeError, AttributeError) as err:
-        raise ModelError(f"{uri} must be what a training writes; {type(err).__name__}: {err}.") from err
+        raise ModelError(
+            f"{uri} must be what a training writes; {type(err).__name__}: {err}."
+        ) from err

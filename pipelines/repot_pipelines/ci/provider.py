@@ -17,7 +17,9 @@ COMMIT_LENGTH = 12
 
 def read_commit(environment: Mapping[str, str], folder: Path) -> str:
     """Return the commit that is built: what the CI system says, else that of the folder; "" where there is none."""
-    told = next((environment[name] for name in COMMIT_VARIABLES if environment.get(name)), "") or _git_commit(folder)
+    told = next(
+        (environment[name] for name in COMMIT_VARIABLES if environment.get(name)), ""
+    ) or _git_commit(folder)
     return told.strip().lower() if re.fullmatch(r"\s*[0-9a-fA-F]{7,64}\s*", told) else ""
 
 
@@ -36,6 +38,10 @@ def _git_commit(folder: Path) -> str:
     if git is None:
         return ""
     done = subprocess.run(  # noqa: S603 - fixed words
-        [git, "rev-parse", "--verify", "HEAD"], cwd=folder, capture_output=True, text=True, check=False
+        [git, "rev-parse", "--verify", "HEAD"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return done.stdout if done.returncode == 0 else ""

@@ -6,8 +6,8 @@ from pathlib import Path
 from rich.console import Console
 
 from repot.errors import RepotError
+from repot_pipelines.local.run import SAMPLE_FOLDER, run_pipeline
 from repot_pipelines.presets import PRESETS
-from repot_pipelines.run import SAMPLE_FOLDER, run_pipeline
 
 _NUM_LOG_LINES = 30
 
@@ -33,7 +33,9 @@ def check_sample(console: Console) -> str:
             "storage_uri": str(Path(scratch) / "storage"),
         }
         try:
-            outcome = run_pipeline(arguments, output_path=output_path, console=console, verbose=False)
+            outcome = run_pipeline(
+                arguments, output_path=output_path, console=console, verbose=False
+            )
         except RepotError as err:
             raise SampleCheckError(_message(str(err), output_path / "pipeline.log")) from err
     metrics = outcome.metrics
@@ -42,7 +44,11 @@ def check_sample(console: Console) -> str:
 
 def _message(reason: str, log_path: Path) -> str:
     """Return what failed; the log goes away with the scratch folder, so its end comes along where it is needed."""
-    lines = [f"The check on the sample pictures failed, and nothing was sent to the cluster. {reason}"]
+    lines = [
+        f"The check on the sample pictures failed, and nothing was sent to the cluster. {reason}"
+    ]
     if str(log_path) in reason and log_path.is_file():
-        lines += log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-_NUM_LOG_LINES:]
+        lines += log_path.read_text(encoding="utf-8", errors="replace").splitlines()[
+            -_NUM_LOG_LINES:
+        ]
     return "\n".join(lines)

@@ -9,13 +9,26 @@ MASK = "***"
 _SHORTEST = 8
 """Characters; a shorter value is in too many innocent words."""
 
-_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSW|COOKIE|PRIVATE_KEY|ACCESS_KEY|API_KEY", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"TOKEN|SECRET|PASSW|COOKIE|PRIVATE_KEY|ACCESS_KEY|API_KEY", re.IGNORECASE
+)
 _INNOCENT_NAME = re.compile(r"_(PATH|FILE|DIR|URL|ENDPOINT|NAME)$", re.IGNORECASE)
 
 _PATTERNS = (
-    (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), MASK),
+    (
+        re.compile(
+            r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
+            re.DOTALL,
+        ),
+        MASK,
+    ),
     (re.compile(r"\beyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*"), MASK),
-    (re.compile(r"\b(?:ya29\.[\w.-]{10,}|AIza[\w-]{30,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,})"), MASK),
+    (
+        re.compile(
+            r"\b(?:ya29\.[\w.-]{10,}|AIza[\w-]{30,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,})"
+        ),
+        MASK,
+    ),
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), MASK),
     (re.compile(r"(?i)(\bbearer\s+)[\w.~+/=-]{8,}"), rf"\1{MASK}"),
     (re.compile(r"://[^/\s:@]*:[^/\s@]+@"), f"://{MASK}@"),
@@ -37,9 +50,15 @@ def read_secrets(environment: Mapping[str, str], paths: Iterable[Path | None]) -
         paths: Files that hold a token or a session; None and what cannot be read are skipped.
     """
     named = [
-        value for name, value in environment.items() if _SECRET_NAME.search(name) and not _INNOCENT_NAME.search(name)
+        value
+        for name, value in environment.items()
+        if _SECRET_NAME.search(name) and not _INNOCENT_NAME.search(name)
     ]
-    kept = [path.read_text(encoding="utf-8", errors="replace") for path in paths if path is not None and path.is_file()]
+    kept = [
+        path.read_text(encoding="utf-8", errors="replace")
+        for path in paths
+        if path is not None and path.is_file()
+    ]
     stripped = [value.strip() for value in (*named, *kept)]
     # Of a session `name=value` the value alone is as good as both.
     parts = [part.strip() for value in stripped for part in (value, value.partition("=")[2])]

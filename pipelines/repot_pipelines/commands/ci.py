@@ -12,15 +12,19 @@ import click
 from repot.errors import RepotError
 from repot_pipelines.commands.options import debug_option
 from repot_pipelines.commands.pipeline_options import pipeline_options
-from repot_pipelines.commands.server_options import connect_as_told, connection_options, start_options
+from repot_pipelines.commands.server_options import (
+    connect_as_told,
+    connection_options,
+    start_options,
+)
 from repot_pipelines.presets import PRESETS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from repot_pipelines.ci.ci import CiEnd, CiOptions
-    from repot_pipelines.kfp_server.request import Request
+    from repot_pipelines.ci.job import CiEnd, CiOptions
     from repot_pipelines.kfp_server.server import Server
+    from repot_pipelines.run_request import Request
 
 
 class CiFailedError(RepotError):
@@ -42,11 +46,17 @@ class CiFailedError(RepotError):
 )
 @click.option("--skip-sample", is_flag=True, help="Leave out the check on the sample pictures.")
 @click.option(
-    "--preset", type=click.Choice(list(PRESETS)), default="cluster", show_default=True, help="Set of defaults."
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    default="cluster",
+    show_default=True,
+    help="Set of defaults.",
 )
 @pipeline_options
 @start_options
-@click.option("--run-name", default="", help="Name of the run; the model's name and the time, if not given.")
+@click.option(
+    "--run-name", default="", help="Name of the run; the model's name and the time, if not given."
+)
 @click.option("--no-cache", is_flag=True, help="Do every task again.")
 @click.option("--logs", "show_logs", is_flag=True, help="Show what the pods log, too.")
 @click.option(
@@ -76,12 +86,12 @@ def ci_command(
     """
     from rich.console import Console
 
-    from repot_pipelines.ci.ci import run_ci
     from repot_pipelines.ci.comment import unfinished_comment
     from repot_pipelines.ci.comment_files import CommentFiles
+    from repot_pipelines.ci.job import run_ci
     from repot_pipelines.ci.provider import summary_path
     from repot_pipelines.ci.secret_texts import MaskedStream, mask, read_secrets
-    from repot_pipelines.kfp_server.request import read_request
+    from repot_pipelines.run_request import read_request
 
     secrets = read_secrets(os.environ, [given["token_file"], given["cookie_file"]])
 
@@ -108,15 +118,16 @@ def ci_command(
 
 
 def _take_options(given: dict[str, Any], environment: "Mapping[str, str]") -> "CiOptions":
-    from repot_pipelines.ci.ci import CiOptions
+    from repot_pipelines.ci.job import CiOptions
     from repot_pipelines.ci.provider import commit_version, read_commit
-    from repot_pipelines.kfp_server.submission import StartOptions
+    from repot_pipelines.kfp_server.runs import StartOptions
 
     start = StartOptions(
         experiment=given.pop("experiment"),
         run_name=given.pop("run_name"),
         pipeline_name=given.pop("pipeline_name") or "",
-        version_name=given.pop("version_name") or commit_version(read_commit(environment, Path.cwd())),
+        version_name=given.pop("version_name")
+        or commit_version(read_commit(environment, Path.cwd())),
         service_account=given.pop("service_account"),
         pipeline_root=given.pop("pipeline_root"),
         use_cache=not given.pop("no_cache"),
@@ -137,4 +148,6 @@ def _finish(end: "CiEnd", problems: list[str], secrets: frozenset[str]) -> int:
         return end.exit_code
     message = "\n".join([*([str(end.error)] if end.error else []), *problems])
     details = "".join(traceback.format_exception(end.error)) if end.error else ""
-    raise CiFailedError(mask(message, secrets), exit_code=end.exit_code or 1, details=mask(details, secrets)) from None
+    raise CiFailedError(
+        mask(message, secrets), exit_code=end.exit_code or 1, details=mask(details, secrets)
+    ) from None

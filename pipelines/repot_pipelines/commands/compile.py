@@ -9,18 +9,27 @@ from repot_pipelines.commands.options import debug_option
 
 
 @click.command("compile")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="The file to write.")
-@click.option("--cpu-image", help="Default of the parameter cpu_image, e.g. a release's image with its digest.")
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="The file to write."
+)
+@click.option(
+    "--cpu-image",
+    help="Default of the parameter cpu_image, e.g. a release's image with its digest.",
+)
 @click.option("--trainer-image", help="Default of the parameter trainer_image.")
 @debug_option
-def compile_command(*, output: Path | None, cpu_image: str | None, trainer_image: str | None) -> None:
+def compile_command(
+    *, output: Path | None, cpu_image: str | None, trainer_image: str | None
+) -> None:
     """Compile the pipeline to the YAML that a Kubeflow Pipelines server takes."""
     from repot_pipelines.compiled import checkout_target, compile_pipeline
 
     images = {"cpu_image": cpu_image, "trainer_image": trainer_image}
     defaults = {name: image for name, image in images.items() if image}
     if defaults and output is None:
-        raise UsageError("--output must be given with an image: the YAML that ships has the images that ship.")
+        raise UsageError(
+            "--output must be given with an image: the YAML that ships has the images that ship."
+        )
     path = output or checkout_target()
     compile_pipeline(path, defaults=defaults)
     click.echo(path)

@@ -15,7 +15,7 @@ from repot_pipelines.commands.server_options import CONNECTION_NAMES, connection
 
 if TYPE_CHECKING:
     from repot_pipelines.doctor.accelerators import Placement
-    from repot_pipelines.doctor.examination import Question
+    from repot_pipelines.doctor.checks import Question
 
 NOT_READY = 1
 _PARAMETERS = {
@@ -30,14 +30,26 @@ _T = TypeVar("_T")
 
 
 @click.command("doctor")
-@click.option("--storage-uri", default="", help="Where everything is to be kept: a folder, gs:// or s3://.")
-@click.option("--service-account", default="", help="Kubernetes service account of the pods of a run.")
-@click.option("--accelerator-type", help="Resource name of the trainer's accelerator, e.g. nvidia.com/gpu.")
+@click.option(
+    "--storage-uri", default="", help="Where everything is to be kept: a folder, gs:// or s3://."
+)
+@click.option(
+    "--service-account", default="", help="Kubernetes service account of the pods of a run."
+)
+@click.option(
+    "--accelerator-type", help="Resource name of the trainer's accelerator, e.g. nvidia.com/gpu."
+)
 @click.option("--accelerator-count", type=click.IntRange(min=0), help="How many; 0 for none.")
 @click.option("--node-selector", metavar="JSON", help="Node labels that the trainer's pod needs.")
 @click.option("--tolerations", metavar="JSON", help="Tolerations of the trainer's pod.")
 @connection_options
-@click.option("--format", "output_format", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+)
 @debug_option
 def doctor_command(*, output_format: str, **given: Any) -> int:
     """Say what is ready for a run, with the fix beside all that is not.
@@ -47,7 +59,7 @@ def doctor_command(*, output_format: str, **given: Any) -> int:
     """
     from rich.console import Console
 
-    from repot_pipelines.doctor.examination import examine
+    from repot_pipelines.doctor.checks import examine
     from repot_pipelines.doctor.report import is_ready, print_end, print_section, to_json
 
     console = Console()
@@ -83,7 +95,7 @@ def _read_question(given: dict[str, Any]) -> "Question":
         UsageError: Lists everything that is wrong.
     """
     from repot import storage
-    from repot_pipelines.doctor.examination import Question
+    from repot_pipelines.doctor.checks import Question
     from repot_pipelines.doctor.shipped import read_shipped
     from repot_pipelines.kfp_server.access import read_access
 
@@ -91,7 +103,9 @@ def _read_question(given: dict[str, Any]) -> "Question":
     problems: list[str] = []
     connection = {name: given.pop(name) for name in CONNECTION_NAMES}
     access = _collected(problems, lambda: read_access(connection, os.environ))
-    storage_uri = _collected(problems, lambda: storage.normalise(given["storage_uri"]) if given["storage_uri"] else "")
+    storage_uri = _collected(
+        problems, lambda: storage.normalise(given["storage_uri"]) if given["storage_uri"] else ""
+    )
     placement = _collected(problems, lambda: _read_placement(given, shipped.defaults))
     if problems or access is None:
         raise UsageError(problems)
@@ -114,15 +128,21 @@ def _read_placement(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> "P
     Raises:
         UsageError: Lists everything that is wrong.
     """
+    from repot_pipelines.cluster_rules import cluster_problems
     from repot_pipelines.doctor.accelerators import Placement
-    from repot_pipelines.kfp_server.cluster_rules import cluster_problems
 
     problems: list[str] = []
     read = {
         "accelerator_type": given["accelerator_type"],
-        "accelerator_count": None if given["accelerator_count"] is None else str(given["accelerator_count"]),
-        "node_selector": _collected(problems, lambda: _read_json("--node-selector", given["node_selector"], dict)),
-        "tolerations": _collected(problems, lambda: _read_json("--tolerations", given["tolerations"], list)),
+        "accelerator_count": None
+        if given["accelerator_count"] is None
+        else str(given["accelerator_count"]),
+        "node_selector": _collected(
+            problems, lambda: _read_json("--node-selector", given["node_selector"], dict)
+        ),
+        "tolerations": _collected(
+            problems, lambda: _read_json("--tolerations", given["tolerations"], list)
+        ),
     }
     told = {_PARAMETERS[option]: value for option, value in read.items() if value is not None}
     values = {name: defaults[name] for name in _PARAMETERS.values() if name in defaults} | told

@@ -20,7 +20,11 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float | No
 
 
 _OPTIONS = (
-    click.option("--labels-file", "labels_file_uri", help="One label a line; the folder names, sorted, if not given."),
+    click.option(
+        "--labels-file",
+        "labels_file_uri",
+        help="One label a line; the folder names, sorted, if not given.",
+    ),
     click.option(
         "--validation-fraction",
         type=float,
@@ -28,8 +32,12 @@ _OPTIONS = (
         help="Share of the pictures held out, unless they come split.",
     ),
     click.option("--train-shards", type=int, help="Shards of the training split; 0 chooses."),
-    click.option("--validation-shards", type=int, help="Shards of the validation split; 0 chooses."),
-    click.option("--num-threads", type=int, help="Thread count of the 2016 shard layout (not of processes)."),
+    click.option(
+        "--validation-shards", type=int, help="Shards of the validation split; 0 chooses."
+    ),
+    click.option(
+        "--num-threads", type=int, help="Thread count of the 2016 shard layout (not of processes)."
+    ),
     click.option(
         "--max-rejected-fraction",
         type=float,
@@ -39,15 +47,30 @@ _OPTIONS = (
     click.option("--backbone", help=f"Network: {', '.join(BACKBONES)}."),
     click.option("--checkpoint", help="Pre-trained weights: a known name, a path or a URI."),
     click.option("--checkpoint-sha256", help="SHA-256 that the checkpoint must have."),
-    click.option("--checkpoint-values", help="Values of a TensorFlow checkpoint: auto, ema or raw."),
+    click.option(
+        "--checkpoint-values", help="Values of a TensorFlow checkpoint: auto, ema or raw."
+    ),
     click.option("--recipe", help=f"How to train: {', '.join(RECIPES)}."),
-    click.option("--epochs", type=int, help="Epochs of the recipe's main phase; 0 takes the recipe's own."),
+    click.option(
+        "--epochs", type=int, help="Epochs of the recipe's main phase; 0 takes the recipe's own."
+    ),
     click.option("--batch-size", type=int, help="Examples a training step."),
-    click.option("--learning-rate", type=float, callback=_finite, help="Peak learning rate; 0 takes the recipe's own."),
-    click.option("--image-size", type=int, help="Height and width in pixels; 0 takes the backbone's own."),
-    click.option("--input-queue-memory-factor", type=int, help="Shuffle buffer in units of 1024 records."),
+    click.option(
+        "--learning-rate",
+        type=float,
+        callback=_finite,
+        help="Peak learning rate; 0 takes the recipe's own.",
+    ),
+    click.option(
+        "--image-size", type=int, help="Height and width in pixels; 0 takes the backbone's own."
+    ),
+    click.option(
+        "--input-queue-memory-factor", type=int, help="Shuffle buffer in units of 1024 records."
+    ),
     click.option("--seed", type=int, help="Seed of initialisation, shuffling and augmentation."),
-    click.option("--min-precision", type=float, callback=_finite, help="Lowest precision@1 that is promoted."),
+    click.option(
+        "--min-precision", type=float, callback=_finite, help="Lowest precision@1 that is promoted."
+    ),
     click.option("--model-name", help="Name that versions are published under."),
     click.option("--rebuild", help="Any new text forces a new training."),
 )

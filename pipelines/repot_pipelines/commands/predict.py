@@ -9,9 +9,19 @@ from repot_pipelines.commands.options import debug_option
 @click.argument("model")
 @click.argument("pictures", nargs=-1, required=True)
 @click.option(
-    "--format", "output_format", type=click.Choice(["table", "csv", "jsonl"]), default="table", show_default=True
+    "--format",
+    "output_format",
+    type=click.Choice(["table", "csv", "jsonl"]),
+    default="table",
+    show_default=True,
 )
-@click.option("--top", default=1, show_default=True, type=click.IntRange(min=1), help="Names a picture, best first.")
+@click.option(
+    "--top",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Names a picture, best first.",
+)
 @debug_option
 def predict_command(*, model: str, pictures: tuple[str, ...], output_format: str, top: int) -> int:
     """Name PICTURES with MODEL.
@@ -21,4 +31,6 @@ def predict_command(*, model: str, pictures: tuple[str, ...], output_format: str
     """
     from repot import predictor
 
-    return predictor.predict_files(model, pictures, output_format=output_format, top=top, write=click.echo)
+    return predictor.predict_files(
+        model, pictures, output_format=output_format, top=top, write=click.echo
+    )

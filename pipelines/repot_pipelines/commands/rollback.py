@@ -13,8 +13,15 @@ from repot_pipelines.presets import PRESETS
     show_default=True,
     help="Where everything is kept: a folder, gs:// or s3://.",
 )
-@click.option("--model-name", default=PRESETS["laptop"]["model_name"], show_default=True, help="The model.")
-@click.option("--to", "to_version", default="", help="A published version; the one before the champion if not given.")
+@click.option(
+    "--model-name", default=PRESETS["laptop"]["model_name"], show_default=True, help="The model."
+)
+@click.option(
+    "--to",
+    "to_version",
+    default="",
+    help="A published version; the one before the champion if not given.",
+)
 @debug_option
 def rollback_command(*, storage_uri: str, model_name: str, to_version: str) -> None:
     """Put an earlier version back into production.
@@ -24,4 +31,6 @@ def rollback_command(*, storage_uri: str, model_name: str, to_version: str) -> N
     from repot.evaluator.promote import rollback
 
     champion = rollback(storage_uri, model_name, to_version)
-    click.echo(f"{model_name}: champion is {champion.version} again, in place of {champion.previous}.")
+    click.echo(
+        f"{model_name}: champion is {champion.version} again, in place of {champion.previous}."
+    )

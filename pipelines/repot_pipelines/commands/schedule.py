@@ -11,18 +11,24 @@ import click
 from repot.errors import UsageError
 from repot_pipelines.commands.options import debug_option
 from repot_pipelines.commands.pipeline_options import pipeline_options
-from repot_pipelines.commands.server_options import connect_as_told, connection_options, start_options
+from repot_pipelines.commands.server_options import (
+    connect_as_told,
+    connection_options,
+    start_options,
+)
 from repot_pipelines.presets import PRESETS
 
 if TYPE_CHECKING:
-    from repot_pipelines.kfp_server.cron import Cron
-    from repot_pipelines.kfp_server.request import Request
-    from repot_pipelines.kfp_server.schedule_apply import Applied, Wanted
     from repot_pipelines.kfp_server.server import Server
+    from repot_pipelines.run_request import Request
+    from repot_pipelines.schedules.apply import Applied, Wanted
+    from repot_pipelines.schedules.cron import Cron
 
 _NUM_NEXT = 3
 
-_id_option = click.option("--id", "schedule_id", default="", help="Which one, where several have the name.")
+_id_option = click.option(
+    "--id", "schedule_id", default="", help="Which one, where several have the name."
+)
 
 
 @click.group("schedule")
@@ -33,11 +39,24 @@ def schedule_group() -> None:
 @schedule_group.command("apply")
 @click.argument("name")
 @click.argument("pictures_uri", required=False)
-@click.option("--cron", "cron_text", required=True, help='Five fields, "0 2 * * *" for every night at two, or @daily.')
-@click.option("--storage-uri", help="Where everything is kept: gs:// or s3://BUCKET/PATH.")
-@click.option("--follow-latest", is_flag=True, help="Run the latest version of the pipeline each time, not this one.")
 @click.option(
-    "--preset", type=click.Choice(list(PRESETS)), default="cluster", show_default=True, help="Set of defaults."
+    "--cron",
+    "cron_text",
+    required=True,
+    help='Five fields, "0 2 * * *" for every night at two, or @daily.',
+)
+@click.option("--storage-uri", help="Where everything is kept: gs:// or s3://BUCKET/PATH.")
+@click.option(
+    "--follow-latest",
+    is_flag=True,
+    help="Run the latest version of the pipeline each time, not this one.",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    default="cluster",
+    show_default=True,
+    help="Set of defaults.",
 )
 @pipeline_options
 @start_options
@@ -60,9 +79,9 @@ def apply_command(
     A changed schedule takes the place of the old one, and a run in progress goes on. One run at a time, and times
     that were missed are not made up for. A schedule that is paused stays paused.
     """
-    from repot_pipelines.kfp_server.cron import parse_cron
-    from repot_pipelines.kfp_server.request import read_request
-    from repot_pipelines.kfp_server.schedule_apply import apply_schedule
+    from repot_pipelines.run_request import read_request
+    from repot_pipelines.schedules.apply import apply_schedule
+    from repot_pipelines.schedules.cron import parse_cron
 
     if not name.strip():
         raise UsageError(f"A schedule's name must have something in it; got {name!r}.")
@@ -84,8 +103,8 @@ def apply_command(
 @debug_option
 def list_command(**given: Any) -> None:
     """List every schedule."""
-    from repot_pipelines.kfp_server.cron import from_kfp
-    from repot_pipelines.kfp_server.schedule_lookup import list_schedules, replaced_by
+    from repot_pipelines.schedules.cron import from_kfp
+    from repot_pipelines.schedules.lookup import list_schedules, replaced_by
 
     server = connect_as_told(given)
     schedules = list_schedules(server)
@@ -93,7 +112,11 @@ def list_command(**given: Any) -> None:
     rows = [("NAME", "STATE", "CRON", "VERSION", "ID")]
     for schedule in schedules:
         is_replaced = schedule.recurring_run_id in replaced
-        cron = schedule.trigger and schedule.trigger.cron_schedule and schedule.trigger.cron_schedule.cron
+        cron = (
+            schedule.trigger
+            and schedule.trigger.cron_schedule
+            and schedule.trigger.cron_schedule.cron
+        )
         rows.append(
             (
                 schedule.display_name,
@@ -133,7 +156,7 @@ def resume_command(*, name: str, schedule_id: str, **given: Any) -> None:
 @debug_option
 def delete_command(*, name: str, schedule_id: str, **given: Any) -> None:
     """Delete the schedule NAME; a run in progress goes on."""
-    from repot_pipelines.kfp_server.schedules import delete_schedule
+    from repot_pipelines.schedules.actions import delete_schedule
 
     delete_schedule(connect_as_told(given), name, schedule_id)
     click.echo(f"{name}: deleted")
@@ -147,8 +170,8 @@ def delete_command(*, name: str, schedule_id: str, **given: Any) -> None:
 def run_now_command(*, name: str, schedule_id: str, **given: Any) -> None:
     """Start a run as the schedule NAME would, at once."""
     from repot_pipelines.kfp_server.runs import run_name
-    from repot_pipelines.kfp_server.schedule_lookup import find_schedule
-    from repot_pipelines.kfp_server.schedules import run_now
+    from repot_pipelines.schedules.actions import run_now
+    from repot_pipelines.schedules.lookup import find_schedule
 
     server = connect_as_told(given)
     now = datetime.datetime.now().astimezone()
@@ -157,10 +180,16 @@ def run_now_command(*, name: str, schedule_id: str, **given: Any) -> None:
 
 
 def _wanted(
-    server: "Server", request: "Request", cron: "Cron", name: str, *, follow_latest: bool, given: dict[str, Any]
+    server: "Server",
+    request: "Request",
+    cron: "Cron",
+    name: str,
+    *,
+    follow_latest: bool,
+    given: dict[str, Any],
 ) -> "Wanted":
     from repot_pipelines.kfp_server.registry import Version, ensure_experiment, ensure_version
-    from repot_pipelines.kfp_server.schedule_apply import Wanted
+    from repot_pipelines.schedules.apply import Wanted
 
     version = ensure_version(
         server,
@@ -182,15 +211,19 @@ def _wanted(
 
 
 def _print_applied(server: "Server", applied: "Applied", wanted: "Wanted") -> None:
-    from repot_pipelines.kfp_server.cron import next_times
+    from repot_pipelines.schedules.cron import next_times
 
     schedule = applied.schedule
     state = "" if schedule.mode == "ENABLE" else ", and it is paused"
     click.echo(f"{wanted.name}: {applied.action}{state}")
     click.echo(f"runs     {wanted.version.name}, at {wanted.cron.text}")
-    times = itertools.islice(next_times(wanted.cron, datetime.datetime.now(datetime.UTC)), _NUM_NEXT)
+    times = itertools.islice(
+        next_times(wanted.cron, datetime.datetime.now(datetime.UTC)), _NUM_NEXT
+    )
     click.echo(f"next     {', '.join(f'{time:%a %Y-%m-%d %H:%M}' for time in times)}")
-    click.echo("         in the server's time zone: UTC, unless its CRON_SCHEDULE_TIMEZONE says otherwise")
+    click.echo(
+        "         in the server's time zone: UTC, unless its CRON_SCHEDULE_TIMEZONE says otherwise"
+    )
     click.echo(f"look     {server.link('recurringrun', schedule.recurring_run_id)}")
     for older in applied.lingering:
         click.echo(
@@ -200,8 +233,8 @@ def _print_applied(server: "Server", applied: "Applied", wanted: "Wanted") -> No
 
 
 def _set_enabled(name: str, schedule_id: str, given: dict[str, Any], *, enabled: bool) -> None:
-    from repot_pipelines.kfp_server.schedule_lookup import find_schedule
-    from repot_pipelines.kfp_server.schedules import set_enabled
+    from repot_pipelines.schedules.actions import set_enabled
+    from repot_pipelines.schedules.lookup import find_schedule
 
     server = connect_as_told(given)
     set_enabled(server, find_schedule(server, name, schedule_id), enabled=enabled)
@@ -221,4 +254,6 @@ def _version_label(server: "Server", reference: Any) -> str:
 def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        click.echo(
+            "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        )

@@ -9,16 +9,20 @@ from repot.errors import UsageError
 from repot_pipelines.commands.options import debug_option
 from repot_pipelines.commands.pipeline_options import pipeline_options
 from repot_pipelines.commands.run import GATE_SAID_NO
-from repot_pipelines.commands.server_options import connect_as_told, connection_options, start_options
+from repot_pipelines.commands.server_options import (
+    connect_as_told,
+    connection_options,
+    start_options,
+)
 from repot_pipelines.presets import PRESETS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from repot_pipelines.kfp_server.registry import Version
-    from repot_pipelines.kfp_server.request import Request
+    from repot_pipelines.kfp_server.runs import StartOptions
     from repot_pipelines.kfp_server.server import Server
-    from repot_pipelines.kfp_server.submission import StartOptions
+    from repot_pipelines.run_request import Request
 
 STOPPED = 130
 
@@ -27,19 +31,32 @@ STOPPED = 130
 @click.argument("pictures_uri", required=False)
 @click.option("--storage-uri", help="Where everything is kept: gs:// or s3://BUCKET/PATH.")
 @click.option(
-    "--preset", type=click.Choice(list(PRESETS)), default="cluster", show_default=True, help="Set of defaults."
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    default="cluster",
+    show_default=True,
+    help="Set of defaults.",
 )
 @pipeline_options
 @start_options
-@click.option("--run-name", default="", help="Name of the run; the model's name and the time, if not given.")
+@click.option(
+    "--run-name", default="", help="Name of the run; the model's name and the time, if not given."
+)
 @click.option("--no-cache", is_flag=True, help="Do every task again.")
 @click.option(
     "--wait",
     is_flag=True,
     help=f"Follow the run to its end; exit 1 when it fails, {GATE_SAID_NO} when the gate says no.",
 )
-@click.option("--attach", metavar="RUN_ID", help="Follow a run that is there already; starts nothing.")
-@click.option("--logs", "show_logs", is_flag=True, help="With --wait or --attach: show what the pods log, too.")
+@click.option(
+    "--attach", metavar="RUN_ID", help="Follow a run that is there already; starts nothing."
+)
+@click.option(
+    "--logs",
+    "show_logs",
+    is_flag=True,
+    help="With --wait or --attach: show what the pods log, too.",
+)
 @click.option(
     "--poll-seconds",
     type=click.FloatRange(min=0.05),
@@ -47,10 +64,20 @@ STOPPED = 130
     show_default=True,
     help="Between two looks at the run.",
 )
-@click.option("--dry-run", is_flag=True, help="Show what would run, and what it would take; contacts nobody.")
-@click.option("--num-pictures", type=click.IntRange(min=0), default=0, help="Pictures, for the estimate of --dry-run.")
 @click.option(
-    "--prices", "prices_file", type=click.Path(dir_okay=False, path_type=Path), help="Table of prices for --dry-run."
+    "--dry-run", is_flag=True, help="Show what would run, and what it would take; contacts nobody."
+)
+@click.option(
+    "--num-pictures",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Pictures, for the estimate of --dry-run.",
+)
+@click.option(
+    "--prices",
+    "prices_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Table of prices for --dry-run.",
 )
 @connection_options
 @debug_option
@@ -78,15 +105,21 @@ def submit_command(
     """
     from rich.console import Console
 
-    from repot_pipelines.kfp_server.request import read_request
+    from repot_pipelines.run_request import read_request
 
     console = Console()
     if attach is not None:
         if not attach.strip():
-            raise UsageError("--attach must name a run; got nothing. `repot submit` without --attach starts one.")
+            raise UsageError(
+                "--attach must name a run; got nothing. `repot submit` without --attach starts one."
+            )
         if pictures_uri:
-            raise UsageError("--attach follows a run that is there already: leave PICTURES_URI out.")
-        return _follow(console, connect_as_told(given), attach, poll_seconds=poll_seconds, show_logs=show_logs)
+            raise UsageError(
+                "--attach follows a run that is there already: leave PICTURES_URI out."
+            )
+        return _follow(
+            console, connect_as_told(given), attach, poll_seconds=poll_seconds, show_logs=show_logs
+        )
     options = _take_start_options(given, use_cache=not no_cache)
     parameters = {name: given.pop(name) for name in list(given) if name in PRESETS[preset]}
     request = read_request(
@@ -100,11 +133,15 @@ def submit_command(
         return 0
     server = connect_as_told(given)
     run_id = _start(console, server, request, options)
-    return _follow(console, server, run_id, poll_seconds=poll_seconds, show_logs=show_logs) if wait else 0
+    return (
+        _follow(console, server, run_id, poll_seconds=poll_seconds, show_logs=show_logs)
+        if wait
+        else 0
+    )
 
 
 def _take_start_options(given: dict[str, Any], *, use_cache: bool) -> "StartOptions":
-    from repot_pipelines.kfp_server.submission import StartOptions
+    from repot_pipelines.kfp_server.runs import StartOptions
 
     return StartOptions(
         experiment=given.pop("experiment"),
@@ -117,8 +154,10 @@ def _take_start_options(given: dict[str, Any], *, use_cache: bool) -> "StartOpti
     )
 
 
-def _start(console: "Console", server: "Server", request: "Request", options: "StartOptions") -> str:
-    from repot_pipelines.kfp_server.submission import submit
+def _start(
+    console: "Console", server: "Server", request: "Request", options: "StartOptions"
+) -> str:
+    from repot_pipelines.kfp_server.runs import submit
 
     submitted = submit(server, request, options)
     for line in (
@@ -137,27 +176,36 @@ def _version_line(version: "Version | None") -> str:
 
 
 def _show_plan(
-    console: "Console", request: "Request", options: "StartOptions", *, num_pictures: int, prices_file: Path | None
+    console: "Console",
+    request: "Request",
+    options: "StartOptions",
+    *,
+    num_pictures: int,
+    prices_file: Path | None,
 ) -> None:
-    from repot_pipelines.kfp_server.estimate import estimate_run
-    from repot_pipelines.kfp_server.prices import SHIPPED, read_prices
-    from repot_pipelines.kfp_server.run_report import print_plan
+    from repot_pipelines.estimate.estimate import estimate_run
+    from repot_pipelines.estimate.prices import SHIPPED, read_prices
+    from repot_pipelines.watch.run_report import print_plan
 
     prices = read_prices(prices_file or SHIPPED)
     estimate = estimate_run(request.pipeline, request.values, prices, num_pictures=num_pictures)
     print_plan(console, request, options, estimate, prices)
 
 
-def _follow(console: "Console", server: "Server", run_id: str, *, poll_seconds: float, show_logs: bool) -> int:
-    from repot_pipelines.kfp_server.follow import follow
-    from repot_pipelines.kfp_server.run_report import print_end
-    from repot_pipelines.kfp_server.task_view import make_task_view
+def _follow(
+    console: "Console", server: "Server", run_id: str, *, poll_seconds: float, show_logs: bool
+) -> int:
+    from repot_pipelines.watch.follow import follow
+    from repot_pipelines.watch.run_report import print_end
+    from repot_pipelines.watch.task_view import make_task_view
 
     try:
         with make_task_view(console) as view:
             end = follow(server, run_id, view, poll_seconds=poll_seconds, show_logs=show_logs)
     except KeyboardInterrupt:
-        click.echo(f"The run goes on. Follow it again with `repot submit --attach {run_id}`.", err=True)
+        click.echo(
+            f"The run goes on. Follow it again with `repot submit --attach {run_id}`.", err=True
+        )
         return STOPPED
     print_end(console, end)
     return GATE_SAID_NO if end.verdict is not None and end.verdict.said_no else 0

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from repot_pipelines.doctor.check import Check, ok, problem, warning
+from repot_pipelines.doctor.check import Check, has_placeholder, ok, problem, warning
 from repot_pipelines.doctor.cluster import Cluster, Facts
-from repot_pipelines.doctor.manifest_values import has_placeholder
 from repot_pipelines.doctor.rights import APPLY
 
 RUNNER, WORKER = "repot-runner", "repot-worker"
@@ -79,7 +78,9 @@ def check_worker(namespace: str, account: Facts | None) -> Check:
     """
     title = "worker account"
     if account is None:
-        return warning(title, f"{namespace} has no {WORKER}, which the pods of a training Job run as.", APPLY)
+        return warning(
+            title, f"{namespace} has no {WORKER}, which the pods of a training Job run as.", APPLY
+        )
     return _check_annotation(title, WORKER, account)
 
 
@@ -97,5 +98,7 @@ def _check_annotation(title: str, name: str, account: Facts) -> Check:
     google = google_account(account)
     if has_placeholder(google):
         fix = "Put your project into manifests/overlays/gke/settings.yaml, and apply the overlay again."
-        return problem(title, f"{name} is to act as {google}, which is still the manifests' placeholder.", fix)
+        return problem(
+            title, f"{name} is to act as {google}, which is still the manifests' placeholder.", fix
+        )
     return ok(title, f"{name}{f', acting as {google}' if google else ''}")

@@ -1,7 +1,9 @@
 """The result of one look at one thing, and how an error becomes such a result."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from repot.errors import RepotError
 
@@ -83,4 +85,48 @@ def guarded(name: str, look: Callable[[], Check | list[Check]]) -> list[Check]:
 
 def broken(name: str, err: Exception) -> Check:
     """Return that a look broke in a way that nobody thought of."""
-    return problem(name, f"The check itself failed: {type(err).__name__}: {err}.", "Please report this as a bug.")
+    return problem(
+        name,
+        f"The check itself failed: {type(err).__name__}: {err}.",
+        "Please report this as a bug.",
+    )
+
+
+PLACEHOLDERS = ("your-bucket", "your-project", "your-domain")
+
+
+def has_placeholder(text: str) -> bool:
+    """Return whether a text still holds one."""
+    return any(placeholder in text for placeholder in PLACEHOLDERS)
+
+
+_T = TypeVar("_T")
+
+
+def within(seconds: float, work: Callable[[], _T]) -> _T:
+    """Return what `work` returns, if it does so in time; what hangs is left behind, and ends with the process.
+
+    Args:
+        seconds: How long to wait.
+        work: What may hang: something that knows no time limit of its own, or a longer one.
+
+    Raises:
+        TimeoutError: It did not return in time.
+    """
+    done: list[_T] = []
+    failures: list[Exception] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except Exception as err:  # noqa: BLE001 - raised again where it is waited for
+            failures.append(err)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError
+    if failures:
+        raise failures[0]
+    return done[0]

@@ -1,11 +1,18 @@
 """One cluster that answers: reads and questions with time limits, as plain JSON, with readable errors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from repot_pipelines.doctor.cluster_errors import MissingError, explained, no_kubernetes
-from repot_pipelines.doctor.kubeconfig import Place, make_api
+from repot_pipelines.doctor.check import Check, broken, failed, not_checked, ok, problem
+from repot_pipelines.doctor.cluster_errors import (
+    ClusterError,
+    MissingError,
+    explained,
+    no_kubernetes,
+)
+from repot_pipelines.doctor.kubeconfig import Place, find_place, make_api
 
 _TIMEOUT_SECONDS = (4, 10)
 """To connect, and for each answer."""
@@ -42,7 +49,9 @@ class Cluster:
             ClusterError: It failed.
         """
         accept = _METADATA if metadata_only else _JSON
-        return self._call(action, "GET", path, headers={"Accept": accept}, query=list(query.items()))
+        return self._call(
+            action, "GET", path, headers={"Accept": accept}, query=list(query.items())
+        )
 
     def find(self, action: str, path: str, *, metadata_only: bool = False) -> Facts | None:
         """Return an object; None if there is none.
@@ -82,7 +91,9 @@ class Cluster:
         Raises:
             ClusterError: It failed.
         """
-        headers = {"Accept": _JSON, "Content-Type": _JSON} | ({"Impersonate-User": as_user} if as_user else {})
+        headers = {"Accept": _JSON, "Content-Type": _JSON} | (
+            {"Impersonate-User": as_user} if as_user else {}
+        )
         return self._call(action, "POST", path, headers=headers, body=question)
 
     def _call(
@@ -148,7 +159,60 @@ def greet(cluster: Cluster) -> Greeting:
     question = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
     try:
         # Since Kubernetes 1.28. Everyone who is authenticated may ask it.
-        answer = cluster.ask("sign in", "/apis/authentication.k8s.io/v1/selfsubjectreviews", question)
+        answer = cluster.ask(
+            "sign in", "/apis/authentication.k8s.io/v1/selfsubjectreviews", question
+        )
     except MissingError:
         return Greeting(version=version, user="")
     return Greeting(version=version, user=str(answer["status"]["userInfo"].get("username", "")))
+
+
+NAME = "cluster"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Meeting:
+    """The first contact with the cluster.
+
+    Attributes:
+        check: How it went.
+        cluster: The cluster; None if there is none that can be used.
+        greeting: What it said; None if there is none that can be used.
+    """
+
+    check: Check
+    cluster: Cluster | None = None
+    greeting: Greeting | None = None
+
+
+def meet(context: str, environment: Mapping[str, str], *, is_asked_for: bool) -> Meeting:
+    """Find the cluster and ask it who it is.
+
+    Args:
+        context: Context of kubeconfig; "" for the current one.
+        environment: Variables by name.
+        is_asked_for: Whether an option is about the cluster; if not, having none is fine.
+    """
+    try:
+        place = find_place(context, environment, Path.home())
+        if place is None:
+            return Meeting(check=_no_cluster(is_asked_for=is_asked_for))
+        cluster = open_cluster(place)
+        greeting = greet(cluster)
+    except ClusterError as err:
+        return Meeting(check=failed(NAME, err, fix="Look at kubeconfig."))
+    except Exception as err:  # noqa: BLE001 - it must not hide what the other sections see
+        return Meeting(check=broken(NAME, err))
+    user = f", as {greeting.user}" if greeting.user else ""
+    finding = f"{cluster.address}, {place.title}, Kubernetes {greeting.version}{user}"
+    return Meeting(check=ok(NAME, finding), cluster=cluster, greeting=greeting)
+
+
+def _no_cluster(*, is_asked_for: bool) -> Check:
+    if not is_asked_for:
+        return not_checked(NAME, "neither an option nor kubeconfig names one")
+    return problem(
+        NAME,
+        "Options are about a cluster, and kubeconfig names none.",
+        "Give --context, or set KUBECONFIG to the file that the cluster's tools write.",
+    )

@@ -52,7 +52,9 @@ def explained(action: str, address: str) -> Iterator[None]:
         if not err.status:
             raise ClusterError(_tls_problem(action, address, err.reason)) from err
         kind = _KINDS.get(err.status, ClusterError)
-        raise kind(f"Cannot {action}: {_status_problem(err.status, _said(err.body), address)}") from err
+        raise kind(
+            f"Cannot {action}: {_status_problem(err.status, _said(err.body), address)}"
+        ) from err
     except urllib3.exceptions.HTTPError as err:
         raise ClusterError(_connection_problem(action, address, err)) from err
 

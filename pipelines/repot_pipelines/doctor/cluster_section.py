@@ -3,22 +3,20 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from repot_pipelines.doctor import (
-    accelerators,
-    accounts,
-    image_names,
-    launcher,
-    nodes,
-    pod_storage,
-    quota,
-    rights,
-    secret_objects,
-)
+from repot_pipelines.doctor import accelerators, accounts, launcher, nodes, pod_storage, rights
 from repot_pipelines.doctor.accelerators import Placement
-from repot_pipelines.doctor.check import PROBLEM, Check, failed, guarded, not_checked, ok, problem, warning
-from repot_pipelines.doctor.cluster import Cluster
+from repot_pipelines.doctor.check import (
+    PROBLEM,
+    Check,
+    failed,
+    guarded,
+    not_checked,
+    ok,
+    problem,
+    warning,
+)
+from repot_pipelines.doctor.cluster import Cluster, Meeting
 from repot_pipelines.doctor.cluster_errors import ForbiddenError
-from repot_pipelines.doctor.meeting import Meeting
 from repot_pipelines.doctor.shipped import Shipped
 
 
@@ -52,15 +50,19 @@ def check_cluster(meeting: Meeting, wanted: Wanted) -> list[Check]:
         return [meeting.check]
     cluster, me = meeting.cluster, meeting.greeting.user
     in_namespace = f"Ask for the role edit in {wanted.namespace}, or let somebody who has it run `repot doctor`."
-    in_cluster = "Ask for the right to list nodes and pods, or let an administrator run `repot doctor`."
-    found = _looked("namespace", lambda: [_check_namespace(cluster, wanted.namespace)], in_namespace)
+    in_cluster = (
+        "Ask for the right to list nodes and pods, or let an administrator run `repot doctor`."
+    )
+    found = _looked(
+        "namespace", lambda: [_check_namespace(cluster, wanted.namespace)], in_namespace
+    )
     looks: dict[str, Callable[[], list[Check]]] = {
         "service account": lambda: _check_runner(cluster, wanted, me=me),
         "worker account": lambda: _check_worker(cluster, wanted),
         pod_storage.NAME: lambda: _check_pod_storage(cluster, wanted),
         launcher.NAME: lambda: _check_launcher(cluster, wanted),
-        secret_objects.NAME: lambda: _check_secrets(cluster, wanted),
-        quota.NAME: lambda: _check_quota(cluster, wanted),
+        pod_storage.SECRETS_NAME: lambda: _check_secrets(cluster, wanted),
+        accelerators.QUOTA_NAME: lambda: _check_quota(cluster, wanted),
     }
     if found[0].state == PROBLEM:
         looks = {}
@@ -129,7 +131,9 @@ def _check_pod_storage(cluster: Cluster, wanted: Wanted) -> list[Check]:
 
 
 def _check_launcher(cluster: Cluster, wanted: Wanted) -> list[Check]:
-    return [launcher.check_launcher(wanted.namespace, launcher.find_launcher(cluster, wanted.namespace))]
+    return [
+        launcher.check_launcher(wanted.namespace, launcher.find_launcher(cluster, wanted.namespace))
+    ]
 
 
 def _check_secrets(cluster: Cluster, wanted: Wanted) -> list[Check]:
@@ -137,21 +141,26 @@ def _check_secrets(cluster: Cluster, wanted: Wanted) -> list[Check]:
     found = launcher.find_launcher(cluster, wanted.namespace)
     named = dict.fromkeys(found.secrets if found else (), launcher.NAME)
     named |= dict.fromkeys(accounts.pull_secrets(runner.account), runner.name)
-    return [secret_objects.check_secrets(cluster, wanted.namespace, named)]
+    return [pod_storage.check_secrets(cluster, wanted.namespace, named)]
 
 
 def _check_quota(cluster: Cluster, wanted: Wanted) -> list[Check]:
     placement = wanted.placement
     if placement is None or not placement.accelerator_count:
-        return [not_checked(quota.NAME, "no accelerator is asked for")]
-    quotas = quota.list_quotas(cluster, wanted.namespace)
+        return [not_checked(accelerators.QUOTA_NAME, "no accelerator is asked for")]
+    quotas = accelerators.list_quotas(cluster, wanted.namespace)
     kind, count = placement.accelerator_type, placement.accelerator_count
-    return [quota.check_quotas(quotas, accelerator_type=kind, accelerator_count=count)]
+    return [accelerators.check_quotas(quotas, accelerator_type=kind, accelerator_count=count)]
 
 
 def _check_nodes(cluster: Cluster, wanted: Wanted) -> list[Check]:
     known = [nodes.read_node(facts) for facts in cluster.list_all("list nodes", "/api/v1/nodes")]
-    images = image_names.check_images(wanted.shipped.images, known)
+    images = nodes.check_images(wanted.shipped.images, known)
     if wanted.placement is None:
-        return [not_checked(accelerators.NAME, "without the compiled pipeline its defaults are not known"), *images]
+        return [
+            not_checked(
+                accelerators.NAME, "without the compiled pipeline its defaults are not known"
+            ),
+            *images,
+        ]
     return [accelerators.check_nodes(cluster, known, wanted.placement), *images]

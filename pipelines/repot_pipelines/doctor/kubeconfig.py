@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from repot_pipelines.doctor.check import within
 from repot_pipelines.doctor.cluster_errors import TRY_KUBECTL, ClusterError
-from repot_pipelines.doctor.deadline import within
 
 _LOGIN_SECONDS = 10
 """For kubeconfig's plug-in that fetches a token; some wait for a person in a browser, for ever."""
@@ -30,7 +30,11 @@ class Place:
     @property
     def title(self) -> str:
         """Return what a person calls it."""
-        return f"context {self.context} of kubeconfig" if self.kubeconfig else "the cluster of this pod"
+        return (
+            f"context {self.context} of kubeconfig"
+            if self.kubeconfig
+            else "the cluster of this pod"
+        )
 
 
 def find_place(context: str, environment: Mapping[str, str], home: Path) -> Place | None:
@@ -51,7 +55,9 @@ def find_place(context: str, environment: Mapping[str, str], home: Path) -> Plac
     if not any(Path(path).exists() for path in kubeconfig.split(os.pathsep) if path):
         if not named and not context:
             return None
-        raise ClusterError(f"There is no kubeconfig at {kubeconfig}. Set KUBECONFIG, or have the cluster write one.")
+        raise ClusterError(
+            f"There is no kubeconfig at {kubeconfig}. Set KUBECONFIG, or have the cluster write one."
+        )
     contexts, current = _read_contexts(kubeconfig)
     if not context and not current:
         return None
@@ -82,7 +88,11 @@ def make_api(place: Place) -> Any:
             f"Log in first: {TRY_KUBECTL}"
         ) from err
     except Exception as err:  # kubeconfig fails in as many ways as its plug-ins
-        fix = TRY_KUBECTL if place.kubeconfig else "Give the pod its token: automountServiceAccountToken, or --context."
+        fix = (
+            TRY_KUBECTL
+            if place.kubeconfig
+            else "Give the pod its token: automountServiceAccountToken, or --context."
+        )
         raise ClusterError(f"{place.title} cannot be used: {_one_line(str(err))}. {fix}") from err
     if complaints and not _has_credentials(configuration):
         raise ClusterError(
@@ -118,7 +128,9 @@ def _load(place: Place, configuration: Any) -> None:
     from kubernetes import config
 
     if place.kubeconfig:
-        config.load_kube_config(config_file=place.kubeconfig, context=place.context, client_configuration=configuration)
+        config.load_kube_config(
+            config_file=place.kubeconfig, context=place.context, client_configuration=configuration
+        )
     else:
         config.load_incluster_config(client_configuration=configuration)
 

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from repot_pipelines.doctor.check import Check, ok, problem, warning
+from repot_pipelines.doctor.check import Check, has_placeholder, ok, problem, warning
 from repot_pipelines.doctor.cluster import Cluster, Facts
-from repot_pipelines.doctor.manifest_values import has_placeholder
 from repot_pipelines.doctor.rights import APPLY
 
 NAME = "kfp-launcher"
@@ -59,19 +58,29 @@ def check_launcher(namespace: str, launcher: Launcher | None) -> Check:
     """
     if launcher is None:
         return warning(
-            NAME, f"{namespace} has no ConfigMap {NAME}: KFP keeps artifacts in its own default store.", APPLY
+            NAME,
+            f"{namespace} has no ConfigMap {NAME}: KFP keeps artifacts in its own default store.",
+            APPLY,
         )
     if launcher.complaint:
         fix = f"Correct it: kubectl edit configmap {NAME} -n {namespace}."
         return problem(NAME, f"Its providers are no valid YAML: {launcher.complaint}.", fix)
     if has_placeholder(launcher.root):
         fix = "Put your bucket into the overlay's settings.yaml, and apply the overlay again."
-        return problem(NAME, f"Its root is {launcher.root}, which is still the manifests' placeholder.", fix)
+        return problem(
+            NAME, f"Its root is {launcher.root}, which is still the manifests' placeholder.", fix
+        )
     scheme = launcher.root.partition("://")[0]
     if launcher.root and scheme not in _SCHEMES:
         fix = f"Give one that begins with {', '.join(f'{known}://' for known in _SCHEMES)}."
-        return problem(NAME, f"Its defaultPipelineRoot is {launcher.root!r}, which KFP does not know.", fix)
-    keys = f"the keys in {', '.join(launcher.secrets)}" if launcher.secrets else "the pods' own credentials"
+        return problem(
+            NAME, f"Its defaultPipelineRoot is {launcher.root!r}, which KFP does not know.", fix
+        )
+    keys = (
+        f"the keys in {', '.join(launcher.secrets)}"
+        if launcher.secrets
+        else "the pods' own credentials"
+    )
     return ok(NAME, f"artifacts go to {launcher.root or 'the default store of KFP'}, with {keys}")
 
 

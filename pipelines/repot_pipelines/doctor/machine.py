@@ -46,7 +46,9 @@ def check_memory(free_bytes: int) -> Check:
     fix = "Close other programs; a smaller --batch-size helps; a cluster needs none of this machine's memory."
     if free_bytes >= LEAST_MEMORY_BYTES:
         return warning("memory", f"{finding}: enough for the preset laptop, not for more.", fix)
-    return problem("memory", f"{finding}; `repot run` needs {LEAST_MEMORY_BYTES / GIB:.1f} GiB.", fix)
+    return problem(
+        "memory", f"{finding}; `repot run` needs {LEAST_MEMORY_BYTES / GIB:.1f} GiB.", fix
+    )
 
 
 def check_disk(name: str, folder: Path) -> Check:
@@ -81,7 +83,10 @@ def free_memory_bytes() -> int:
     """Return how much memory a new program can have; where that is not told, what the machine has."""
     free = _available_bytes()
     try:
-        limit, used = _LIMIT.read_text(encoding="ascii").strip(), _USED.read_text(encoding="ascii").strip()
+        limit, used = (
+            _LIMIT.read_text(encoding="ascii").strip(),
+            _USED.read_text(encoding="ascii").strip(),
+        )
     except OSError:
         return free
     return free if limit == "max" else min(free, int(limit) - int(used))

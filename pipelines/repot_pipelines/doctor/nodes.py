@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from repot_pipelines.doctor.check import Check, not_checked, ok
 from repot_pipelines.doctor.cluster import Facts
-from repot_pipelines.doctor.quantities import whole_number
 
 _REPELLING = ("NoSchedule", "NoExecute")
 # Put on by Kubernetes itself for what is_ready tells already.
@@ -41,7 +41,11 @@ class Node:
 
     def repelled_by(self, tolerations: Sequence[Facts]) -> list[Facts]:
         """Return the taints that none of the tolerations covers."""
-        return [taint for taint in self.taints if not any(_tolerates(given, taint) for given in tolerations)]
+        return [
+            taint
+            for taint in self.taints
+            if not any(_tolerates(given, taint) for given in tolerations)
+        ]
 
 
 def read_node(facts: Facts) -> Node:
@@ -55,7 +59,9 @@ def read_node(facts: Facts) -> Node:
         taints=tuple(taint for taint in taints if not taint["key"].startswith(_OWN_TAINTS)),
         is_ready=conditions.get("Ready") == "True" and not spec.get("unschedulable"),
         allocatable=status.get("allocatable") or {},
-        images=frozenset(name for image in status.get("images") or [] for name in image.get("names") or []),
+        images=frozenset(
+            name for image in status.get("images") or [] for name in image.get("names") or []
+        ),
     )
 
 
@@ -102,4 +108,41 @@ def _tolerates(toleration: Facts, taint: Facts) -> bool:
 def _asked(container: Facts, resource: str) -> int:
     resources = container.get("resources") or {}
     # The API server fills requests from limits.
-    return whole_number((resources.get("requests") or resources.get("limits") or {}).get(resource, 0))
+    return whole_number(
+        (resources.get("requests") or resources.get("limits") or {}).get(resource, 0)
+    )
+
+
+def whole_number(quantity: str | int) -> int:
+    """Return a quantity rounded down."""
+    from kubernetes.utils import parse_quantity
+
+    return int(parse_quantity(quantity))
+
+
+_DEFAULT_REGISTRY = "docker.io/"
+
+
+def check_images(images: Iterable[tuple[str, str]], nodes: Sequence[Node]) -> list[Check]:
+    """Return one result an image.
+
+    Args:
+        images: What it is for, and its name.
+        nodes: All nodes.
+    """
+    return [_check_image(title, image, nodes) for title, image in images]
+
+
+def _check_image(title: str, image: str, nodes: Sequence[Node]) -> Check:
+    having = [
+        node.name
+        for node in nodes
+        if not node.images.isdisjoint({image, f"{_DEFAULT_REGISTRY}{image}"})
+    ]
+    if having:
+        return ok(title, f"{image} lies on {len(having)} of {len(nodes)} nodes already")
+    return not_checked(
+        title,
+        f"{image}: no node says that it has it, and whether nodes may pull it cannot be known from here; "
+        "a private registry needs a pull secret on the service account",
+    )

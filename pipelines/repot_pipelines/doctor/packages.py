@@ -34,12 +34,18 @@ def check_packages(requirements: Iterable[str], installed: Mapping[str, str]) ->
     misfits = [misfit for text in requirements if (misfit := _misfit(text, installed))]
     pair = [installed.get(name, "") for name in _SAME_VERSION]
     if all(pair) and _minor(pair[0]) != _minor(pair[1]):
-        misfits.append(f"{' and '.join(_SAME_VERSION)} are of different releases, {' and '.join(pair)}")
+        misfits.append(
+            f"{' and '.join(_SAME_VERSION)} are of different releases, {' and '.join(pair)}"
+        )
     if misfits:
         return problem(
-            "packages", f"{'; '.join(misfits)}.", f"{sys.executable} -m pip install --upgrade {DISTRIBUTION}"
+            "packages",
+            f"{'; '.join(misfits)}.",
+            f"{sys.executable} -m pip install --upgrade {DISTRIBUTION}",
         )
-    return ok("packages", ", ".join(f"{name} {installed[name]}" for name in _TOLD if name in installed))
+    return ok(
+        "packages", ", ".join(f"{name} {installed[name]}" for name in _TOLD if name in installed)
+    )
 
 
 def check_tensorflow() -> Check:
@@ -66,7 +72,10 @@ def read_start(return_code: int, output: str, errors: str) -> Check:
     """Return what the end of a process that imports TensorFlow says."""
     if return_code == 0:
         num_gpus = int(output.rsplit(maxsplit=1)[-1])
-        return ok("TensorFlow", f"starts, and sees {num_gpus or 'no'} GPU{'s' if num_gpus > 1 else ''} here")
+        return ok(
+            "TensorFlow",
+            f"starts, and sees {num_gpus or 'no'} GPU{'s' if num_gpus > 1 else ''} here",
+        )
     if return_code < 0:
         return problem(
             "TensorFlow",

@@ -5,17 +5,21 @@ from typing import Any
 
 from repot import storage
 from repot_pipelines.doctor.accounts import google_account
-from repot_pipelines.doctor.check import Check, not_checked, ok, problem, warning
+from repot_pipelines.doctor.check import Check, has_placeholder, not_checked, ok, problem, warning
 from repot_pipelines.doctor.cluster import Cluster, Facts
-from repot_pipelines.doctor.manifest_values import has_placeholder
-from repot_pipelines.doctor.secret_objects import has_secret
+from repot_pipelines.doctor.cluster_errors import ForbiddenError
 
 NAME = "pods' storage"
 _AMAZON_ROLE = "eks.amazonaws.com/role-arn"
 
 
 def check_pod_storage(
-    cluster: Cluster, namespace: str, *, storage_uri: str, defaults: Mapping[str, Any], account: Facts
+    cluster: Cluster,
+    namespace: str,
+    *,
+    storage_uri: str,
+    defaults: Mapping[str, Any],
+    account: Facts,
 ) -> Check:
     """Return how pods get at the storage.
 
@@ -34,7 +38,9 @@ def check_pod_storage(
     if storage.is_local(storage_uri):
         return not_checked(NAME, f"{storage_uri} is on this machine, where no pod can see it")
     if storage_uri.startswith("gs://"):
-        return _google(cluster, namespace, secret=defaults.get("google_secret_name", ""), account=account)
+        return _google(
+            cluster, namespace, secret=defaults.get("google_secret_name", ""), account=account
+        )
     names = (defaults.get("s3_secret_name", ""), defaults.get("settings_config_map", ""))
     return _s3(cluster, namespace, secret=names[0], settings=names[1], account=account)
 
@@ -43,7 +49,9 @@ def _google(cluster: Cluster, namespace: str, *, secret: str, account: Facts) ->
     if secret and has_secret(cluster, namespace, secret):
         return ok(NAME, f"with the key in the secret {secret}, which was not read")
     if identity := google_account(account):
-        return ok(NAME, f"by workload identity, as {identity}; what that may do cannot be seen from here")
+        return ok(
+            NAME, f"by workload identity, as {identity}; what that may do cannot be seen from here"
+        )
     name = account["metadata"]["name"]
     return warning(
         NAME,
@@ -59,7 +67,9 @@ def _s3(cluster: Cluster, namespace: str, *, secret: str, settings: str, account
     endpoint = ((found or {}).get("data") or {}).get("S3_ENDPOINT", "")
     if has_placeholder(endpoint):
         fix = "Put your store's address into the overlay's settings.yaml, and apply the overlay again."
-        return problem(NAME, f"S3_ENDPOINT in {settings} is {endpoint}, still the manifests' placeholder.", fix)
+        return problem(
+            NAME, f"S3_ENDPOINT in {settings} is {endpoint}, still the manifests' placeholder.", fix
+        )
     where = f"at {endpoint}" if endpoint else "at Amazon's own service"
     if secret and has_secret(cluster, namespace, secret):
         return ok(NAME, f"{where}, with the keys in the secret {secret}, which was not read")
@@ -72,3 +82,44 @@ def _s3(cluster: Cluster, namespace: str, *, secret: str, settings: str, account
         f"kubectl create secret generic {secret} -n {namespace} --from-env-file KEYS, with the lines accesskey=... and "
         "secretkey=... in the file KEYS.",
     )
+
+
+SECRETS_NAME = "secrets"
+
+
+def has_secret(cluster: Cluster, namespace: str, name: str) -> bool:
+    """Return whether a secret is there.
+
+    Raises:
+        ClusterError: One may not look.
+    """
+    path = f"/api/v1/namespaces/{namespace}/secrets/{name}"
+    return cluster.find(f"look for the secret {name}", path, metadata_only=True) is not None
+
+
+def check_secrets(cluster: Cluster, namespace: str, wanted: Mapping[str, str]) -> Check:
+    """Return whether these secrets are there.
+
+    Args:
+        cluster: The cluster.
+        namespace: Namespace of the runs.
+        wanted: Who names a secret, by the secret's name.
+
+    Raises:
+        ClusterError: The cluster did not answer.
+    """
+    if not wanted:
+        return not_checked(SECRETS_NAME, "neither kfp-launcher nor the service account names one")
+    try:
+        missing = [name for name in wanted if not has_secret(cluster, namespace, name)]
+    except ForbiddenError:
+        command = f"kubectl get secret -n {namespace} {' '.join(wanted)}"
+        fix = f"Let somebody who may look run `{command}`."
+        return warning(
+            SECRETS_NAME, f"You may not look whether {namespace} has {', '.join(wanted)}.", fix
+        )
+    if missing:
+        told = ", ".join(f"{name} (named by {wanted[name]})" for name in missing)
+        fix = f"Make it, see kubectl create secret --help and manifests/README.md; the namespace is {namespace}."
+        return problem(SECRETS_NAME, f"{namespace} has no {told}.", fix)
+    return ok(SECRETS_NAME, f"{', '.join(wanted)} in {namespace}; what is in them was not read")

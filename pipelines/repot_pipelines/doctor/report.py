@@ -9,9 +9,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from repot_pipelines.doctor.check import NOT_CHECKED, OK, PROBLEM, WARNING
-from repot_pipelines.doctor.examination import Section
+from repot_pipelines.doctor.checks import Section
 
-_MARKS = {OK: "[green]✓[/green]", WARNING: "[yellow]![/yellow]", PROBLEM: "[red]✗[/red]", NOT_CHECKED: "[dim]–[/dim]"}
+_MARKS = {
+    OK: "[green]✓[/green]",
+    WARNING: "[yellow]![/yellow]",
+    PROBLEM: "[red]✗[/red]",
+    NOT_CHECKED: "[dim]–[/dim]",
+}
 _STYLES = {OK: "", WARNING: "yellow", PROBLEM: "red", NOT_CHECKED: "dim"}
 _NAME_WIDTH = 17
 
@@ -31,7 +36,9 @@ def print_section(console: Console, section: Section) -> None:
         told = f"[{style}]{finding}[/{style}]" if style else finding
         console.print(f"  {_MARKS[check.state]} {name} {told}", highlight=False, soft_wrap=True)
         if check.fix:
-            console.print(f"    {'':<{_NAME_WIDTH}} → {escape(check.fix)}", highlight=False, soft_wrap=True)
+            console.print(
+                f"    {'':<{_NAME_WIDTH}} → {escape(check.fix)}", highlight=False, soft_wrap=True
+            )
 
 
 def print_end(console: Console, sections: Iterable[Section]) -> None:
@@ -49,12 +56,19 @@ def print_end(console: Console, sections: Iterable[Section]) -> None:
 def to_json(sections: Iterable[Section]) -> str:
     """Return all results as JSON: `ready`, and `checks`, each with section, name, state, finding and fix."""
     known = list(sections)
-    checks = [{"section": section.title, **dataclasses.asdict(check)} for section in known for check in section.checks]
+    checks = [
+        {"section": section.title, **dataclasses.asdict(check)}
+        for section in known
+        for check in section.checks
+    ]
     return json.dumps({"ready": is_ready(known), "checks": checks}, indent=2, ensure_ascii=False)
 
 
 def _count(sections: Iterable[Section], state: str) -> int:
-    return sum(check.state == state for check in itertools.chain.from_iterable(found.checks for found in sections))
+    return sum(
+        check.state == state
+        for check in itertools.chain.from_iterable(found.checks for found in sections)
+    )
 
 
 def _counted(number: int, noun: str) -> str:

@@ -12,7 +12,9 @@ from repot_pipelines.doctor.check import Check, ok, problem, warning
 from repot_pipelines.doctor.cluster import Cluster
 from repot_pipelines.doctor.cluster_errors import ForbiddenError
 
-APPLY = "kubectl apply -k manifests/overlays/OVERLAY, with the overlay that fits (manifests/README.md)."
+APPLY = (
+    "kubectl apply -k manifests/overlays/OVERLAY, with the overlay that fits (manifests/README.md)."
+)
 _PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 _NUM_THREADS = 8
 
@@ -60,7 +62,13 @@ def account_user(namespace: str, account: str) -> str:
 
 
 def check_rights(
-    cluster: Cluster, namespace: str, account: str, rights: tuple[Right, ...], *, title: str, me: str
+    cluster: Cluster,
+    namespace: str,
+    account: str,
+    rights: tuple[Right, ...],
+    *,
+    title: str,
+    me: str,
 ) -> Check:
     """Return whether a service account has all of these rights in its namespace.
 
@@ -90,10 +98,14 @@ def check_rights(
     return ok(title, f"{account} may {', '.join(_told(right, right.verbs) for right in rights)}")
 
 
-def _missing_rights(cluster: Cluster, namespace: str, rights: tuple[Right, ...], *, as_user: str) -> list[str]:
+def _missing_rights(
+    cluster: Cluster, namespace: str, rights: tuple[Right, ...], *, as_user: str
+) -> list[str]:
     asked = [(right, verb) for right in rights for verb in right.verbs]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        answers = list(pool.map(lambda pair: _is_allowed(cluster, namespace, *pair, as_user=as_user), asked))
+        answers = list(
+            pool.map(lambda pair: _is_allowed(cluster, namespace, *pair, as_user=as_user), asked)
+        )
     denied = [pair for pair, is_allowed in zip(asked, answers, strict=True) if not is_allowed]
     lacking = {right: tuple(verb for of, verb in denied if of == right) for right, _ in denied}
     return [_told(right, verbs) for right, verbs in lacking.items()]

@@ -12,7 +12,9 @@ from repot_pipelines.compiled import find_compiled
 from repot_pipelines.doctor.check import Check, failed, ok, problem
 from repot_pipelines.presets import PRESETS
 
-_INSTALL_AGAIN = "Install repot again: `pip install --force-reinstall repot`; in a checkout, `repot compile`."
+_INSTALL_AGAIN = (
+    "Install repot again: `pip install --force-reinstall repot`; in a checkout, `repot compile`."
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +43,7 @@ def read_shipped() -> Shipped:
     """Return the compiled pipeline that `repot submit` uploads."""
     import yaml
 
-    from repot_pipelines.kfp_server.parameters import read_parameters, read_pipeline
+    from repot_pipelines.parameters import read_parameters, read_pipeline
 
     try:
         path = find_compiled()
@@ -53,7 +55,9 @@ def read_shipped() -> Shipped:
     except (OSError, ValueError, KeyError, TypeError, StopIteration, yaml.YAMLError) as err:
         finding = f"{path} cannot be read: {type(err).__name__}."
         return Shipped(check=problem("pipeline", finding, _INSTALL_AGAIN), defaults={})
-    defaults = {name: found.default for name, found in parameters.items() if found.default is not None}
+    defaults = {
+        name: found.default for name, found in parameters.items() if found.default is not None
+    }
     return Shipped(check=ok("pipeline", finding), defaults=defaults)
 
 
@@ -66,5 +70,9 @@ def check_weights() -> Check:
     except (ImportError, OSError, UsageError) as err:
         return problem("weights", f"Those of {backbone} are not installed: {err}.", _INSTALL_AGAIN)
     if hashlib.sha256(data).hexdigest() != source.sha256:
-        return problem("weights", f"{source.uri} is damaged: its SHA-256 must be {source.sha256}.", _INSTALL_AGAIN)
+        return problem(
+            "weights",
+            f"{source.uri} is damaged: its SHA-256 must be {source.sha256}.",
+            _INSTALL_AGAIN,
+        )
     return ok("weights", f"{source.name} for {backbone}, {len(data) / 1e6:.0f} MB, checksum right")

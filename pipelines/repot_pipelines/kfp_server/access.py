@@ -76,7 +76,9 @@ def _given_credentials(given: Mapping[str, Any]) -> dict[str, Any]:
         "cookie": _content(given["cookie_file"]) if given["cookie_file"] else "",
         "iap_client_id": given["iap_client_id"] or "",
     }
-    return credentials if given["token_file"] or given["cookie_file"] or given["iap_client_id"] else {}
+    return (
+        credentials if given["token_file"] or given["cookie_file"] or given["iap_client_id"] else {}
+    )
 
 
 def _offered_credentials(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -116,7 +118,9 @@ def _credential_problems(given: Mapping[str, Any], credentials: Mapping[str, Any
     contents = {
         f"The token in {token_path}": _content(token_path) if token_path else "",
         f"The token in {TOKEN_VARIABLE}": credentials.get("token", "").strip(),
-        f"The cookie in {given['cookie_file'] if is_cookie_given else COOKIE_VARIABLE}": credentials.get("cookie", ""),
+        f"The cookie in {given['cookie_file'] if is_cookie_given else COOKIE_VARIABLE}": credentials.get(
+            "cookie", ""
+        ),
     }
     return [
         f"{what} must be one line of printable ASCII characters; it is not. Is it a key file, or several lines?"
@@ -138,7 +142,11 @@ def _offered_host(given: Mapping[str, Any], environment: Mapping[str, str]) -> s
 
 
 def _pod_token_path(environment: Mapping[str, str]) -> Path | None:
-    return _POD_TOKEN_PATH if "KUBERNETES_SERVICE_HOST" in environment and _POD_TOKEN_PATH.exists() else None
+    return (
+        _POD_TOKEN_PATH
+        if "KUBERNETES_SERVICE_HOST" in environment and _POD_TOKEN_PATH.exists()
+        else None
+    )
 
 
 def _with_scheme(host: str) -> str:

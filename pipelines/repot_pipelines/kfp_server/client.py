@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from repot_pipelines.kfp_server.access import HOST_VARIABLE, Access
-from repot_pipelines.kfp_server.problems import ServerError
+from repot_pipelines.kfp_server.errors import ServerError
 
 _NO_KUBECONFIG_HOST = "http://localhost"
 _VARIABLES = "KF_PIPELINES_"
@@ -47,7 +47,9 @@ def address_of(client: Any) -> str:
 @contextlib.contextmanager
 def _hidden_variables() -> Iterator[None]:
     """Hide what kfp.Client would read from the environment itself: an Access has read it, and weighed it with flags."""
-    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(_VARIABLES)}
+    hidden = {
+        name: os.environ.pop(name) for name in list(os.environ) if name.startswith(_VARIABLES)
+    }
     try:
         yield
     finally:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from repot_pipelines.kfp_server.problems import RefusedError
+from repot_pipelines.kfp_server.errors import RefusedError
 
 _CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 
@@ -31,7 +31,9 @@ class IapCredentials:
         self._failure = google.auth.exceptions.GoogleAuthError
         self._request = Request()
         try:
-            self._credentials = _federated(client_id) or id_token.fetch_id_token_credentials(client_id, self._request)
+            self._credentials = _federated(client_id) or id_token.fetch_id_token_credentials(
+                client_id, self._request
+            )
         except self._failure as err:
             raise _no_token(err) from err
 
@@ -60,12 +62,16 @@ def _federated(client_id: str) -> Any | None:
     source = identity_pool.Credentials.from_info(facts, scopes=[_CLOUD_PLATFORM])
     account = url.rpartition("/")[2].partition(":")[0]
     target = impersonated_credentials.Credentials(source, account, target_scopes=[_CLOUD_PLATFORM])
-    return impersonated_credentials.IDTokenCredentials(target, target_audience=client_id, include_email=True)
+    return impersonated_credentials.IDTokenCredentials(
+        target, target_audience=client_id, include_email=True
+    )
 
 
 def _credentials_file() -> dict[str, Any]:
     try:
-        facts = json.loads(Path(os.environ.get("GOOGLE_APPLICATION_CREDENTIALS", "")).read_text(encoding="utf-8"))
+        facts = json.loads(
+            Path(os.environ.get("GOOGLE_APPLICATION_CREDENTIALS", "")).read_text(encoding="utf-8")
+        )
     except (OSError, ValueError):
         return {}  # google-auth says what is wrong with it
     return facts if isinstance(facts, dict) else {}

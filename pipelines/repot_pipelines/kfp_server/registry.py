@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from repot import __version__
-from repot_pipelines.kfp_server.problems import ServerError, TakenError
+from repot_pipelines.kfp_server.errors import ServerError, TakenError
 from repot_pipelines.kfp_server.server import Server, named
 
 DIGEST_LENGTH = 12
@@ -55,7 +55,10 @@ def ensure_version(server: Server, path: Path, *, pipeline_name: str, name: str 
     pipeline_id = find_pipeline(server, pipeline_name)
     if pipeline_id is not None:
         return _ensure_version(server, path, pipeline_id, name)
-    pipeline_id = _make(lambda: _create_pipeline(server, pipeline_name), lambda: find_pipeline(server, pipeline_name))
+    pipeline_id = _make(
+        lambda: _create_pipeline(server, pipeline_name),
+        lambda: find_pipeline(server, pipeline_name),
+    )
     try:
         return _ensure_version(server, path, pipeline_id, name)
     except ServerError:
@@ -72,13 +75,17 @@ def find_pipeline(server: Server, name: str) -> str | None:
         filter=named(name),
         namespace=server.namespace,
     )
-    return next((str(pipeline.pipeline_id) for pipeline in found if pipeline.display_name == name), None)
+    return next(
+        (str(pipeline.pipeline_id) for pipeline in found if pipeline.display_name == name), None
+    )
 
 
 def ensure_experiment(server: Server, name: str) -> str:
     """Return the id of an experiment; make it where it is missing."""
     found = _find_experiment(server, name)
-    return found or _make(lambda: _create_experiment(server, name), lambda: _find_experiment(server, name))
+    return found or _make(
+        lambda: _create_experiment(server, name), lambda: _find_experiment(server, name)
+    )
 
 
 def version_label(server: Server, pipeline_id: str, version_id: str) -> str:
@@ -98,7 +105,8 @@ def version_label(server: Server, pipeline_id: str, version_id: str) -> str:
 def _ensure_version(server: Server, path: Path, pipeline_id: str, name: str) -> Version:
     found = _find_version(server, path, pipeline_id, name)
     return found or _make(
-        lambda: _upload(server, path, pipeline_id, name), lambda: _find_version(server, path, pipeline_id, name)
+        lambda: _upload(server, path, pipeline_id, name),
+        lambda: _find_version(server, path, pipeline_id, name),
     )
 
 
@@ -115,7 +123,10 @@ def _make(create: Callable[[], _T], find: Callable[[], _T | None]) -> _T:
 
 def _create_pipeline(server: Server, name: str) -> str:
     pipeline = server.client.api_models.V2beta1Pipeline(
-        name=name, display_name=name, namespace=server.namespace or None, description="Made by repot."
+        name=name,
+        display_name=name,
+        namespace=server.namespace or None,
+        description="Made by repot.",
     )
     create = server.client.pipelines.pipeline_service_create_pipeline
     return str(server.call(f"make the pipeline {name}", create, pipeline=pipeline).pipeline_id)
@@ -156,7 +167,9 @@ def _upload(server: Server, path: Path, pipeline_id: str, name: str) -> Version:
         pipelineid=pipeline_id,
         description=f"repot {__version__}, SHA-256 of the YAML {_digest(path)}",
     )
-    return Version(pipeline_id=pipeline_id, version_id=str(version.pipeline_version_id), name=name, is_new=True)
+    return Version(
+        pipeline_id=pipeline_id, version_id=str(version.pipeline_version_id), name=name, is_new=True
+    )
 
 
 def _find_experiment(server: Server, name: str) -> str | None:
@@ -167,13 +180,20 @@ def _find_experiment(server: Server, name: str) -> str | None:
         filter=named(name),
         namespace=server.namespace,
     )
-    return next((str(experiment.experiment_id) for experiment in found if experiment.display_name == name), None)
+    return next(
+        (str(experiment.experiment_id) for experiment in found if experiment.display_name == name),
+        None,
+    )
 
 
 def _create_experiment(server: Server, name: str) -> str:
-    experiment: Any = server.client.api_models.V2beta1Experiment(display_name=name, namespace=server.namespace or None)
+    experiment: Any = server.client.api_models.V2beta1Experiment(
+        display_name=name, namespace=server.namespace or None
+    )
     create = server.client.experiments.experiment_service_create_experiment
-    return str(server.call(f"make the experiment {name}", create, experiment=experiment).experiment_id)
+    return str(
+        server.call(f"make the experiment {name}", create, experiment=experiment).experiment_id
+    )
 
 
 def _digest(path: Path) -> str:

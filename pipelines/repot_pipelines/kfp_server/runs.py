@@ -3,13 +3,15 @@
 import datetime
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from repot_pipelines.kfp_server.registry import Version
+from repot_pipelines.kfp_server.registry import Version, ensure_experiment, ensure_version
 from repot_pipelines.kfp_server.server import Server
+from repot_pipelines.run_request import Request
 
 SUCCEEDED, FAILED, CANCELED, SKIPPED = "SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"
 FINAL_STATES = (SUCCEEDED, FAILED, CANCELED, SKIPPED)
@@ -44,9 +46,13 @@ def start_run(
     run = models.V2beta1Run(
         display_name=name,
         experiment_id=experiment_id,
-        pipeline_version_reference=version_reference(server, source) if isinstance(source, Version) else None,
+        pipeline_version_reference=version_reference(server, source)
+        if isinstance(source, Version)
+        else None,
         pipeline_spec=None if is_version else source,
-        runtime_config=models.V2beta1RuntimeConfig(parameters=values, pipeline_root=pipeline_root or None),
+        runtime_config=models.V2beta1RuntimeConfig(
+            parameters=values, pipeline_root=pipeline_root or None
+        ),
         service_account=service_account or None,
     )
     create = server.client.runs.run_service_create_run
@@ -59,7 +65,9 @@ def get_run(server: Server, run_id: str) -> Any:
     Raises:
         MissingError: There is no such run, or none any more.
     """
-    return server.call(f"read the run {run_id}", server.client.runs.run_service_get_run, run_id=run_id)
+    return server.call(
+        f"read the run {run_id}", server.client.runs.run_service_get_run, run_id=run_id
+    )
 
 
 def read_spec(server: Server, run: Any) -> dict[str, Any]:
@@ -98,7 +106,9 @@ def open_runs(server: Server, schedule: Any) -> Iterator[Any]:
             yield run
 
 
-def find_open_run(server: Server, version: Version, values: dict[str, Any], *, experiment_id: str) -> Any | None:
+def find_open_run(
+    server: Server, version: Version, values: dict[str, Any], *, experiment_id: str
+) -> Any | None:
     """Return the newest run of a version with these parameters that is not over; None where there is none.
 
     Two of them at a time would train the same version at the same time.
@@ -127,7 +137,10 @@ def find_open_run(server: Server, version: Version, values: dict[str, Any], *, e
         sort_by="created_at desc",
     )
     newest = itertools.islice(runs, _NUM_LOOKED_AT)
-    return next((run for run in newest if run.state not in (*FINAL_STATES, _STOPPING) and is_same(run)), None)
+    return next(
+        (run for run in newest if run.state not in (*FINAL_STATES, _STOPPING) and is_same(run)),
+        None,
+    )
 
 
 def version_reference(server: Server, version: Version) -> Any:
@@ -154,3 +167,79 @@ def uncached_spec(path: Path) -> dict[str, Any]:
 def run_name(prefix: str, now: datetime.datetime) -> str:
     """Return a run's name that sorts by time."""
     return f"{prefix} {now:%Y-%m-%d %H:%M:%S}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StartOptions:
+    """How a run is started.
+
+    Attributes:
+        experiment: The experiment's name.
+        run_name: The run's name; "" for the model's name and the time.
+        pipeline_name: The pipeline's name on the server; "" for its own.
+        version_name: The version's name; "" for repot's version and the YAML's digest.
+        service_account: Kubernetes service account of the pods; "" for the server's default.
+        pipeline_root: Where KFP's own small artifacts go; "" for the server's default.
+        use_cache: Whether finished tasks of earlier runs are taken over.
+    """
+
+    experiment: str = "repot"
+    run_name: str = ""
+    pipeline_name: str = ""
+    version_name: str = ""
+    service_account: str = ""
+    pipeline_root: str = ""
+    use_cache: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submitted:
+    """What was started.
+
+    Attributes:
+        run_id: The run.
+        name: Its name.
+        version: The version that it runs; None for a run without the cache, which carries its pipeline with it.
+    """
+
+    run_id: str
+    name: str
+    version: Version | None
+
+
+def submit(server: Server, request: Request, options: StartOptions) -> Submitted:
+    """Start a run of the request; pipeline, version and experiment are made where they are missing.
+
+    Raises:
+        ServerError: The server refused. What was made before stays and is used by the next try.
+    """
+    version = ensure_server_version(server, request, options) if options.use_cache else None
+    experiment_id = ensure_experiment(server, options.experiment)
+    name = options.run_name or default_run_name(request)
+    run_id = start_run(
+        server,
+        version or uncached_spec(request.path),
+        request.given,
+        name=name,
+        experiment_id=experiment_id,
+        pipeline_root=options.pipeline_root,
+        service_account=options.service_account,
+    )
+    return Submitted(run_id=run_id, name=name, version=version)
+
+
+def ensure_server_version(server: Server, request: Request, options: StartOptions) -> Version:
+    """Return the request's version on the server; upload it where it is missing."""
+    return ensure_version(
+        server,
+        request.path,
+        pipeline_name=options.pipeline_name or request.pipeline_name,
+        name=options.version_name,
+    )
+
+
+def default_run_name(request: Request) -> str:
+    """Return the model's name and the time."""
+    return run_name(
+        str(request.values.get("model_name", "repot")), datetime.datetime.now().astimezone()
+    )

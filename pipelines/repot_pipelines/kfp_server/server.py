@@ -10,7 +10,7 @@ from typing import Any
 from repot.errors import UsageError
 from repot_pipelines.kfp_server.access import Access
 from repot_pipelines.kfp_server.client import address_of, make_client
-from repot_pipelines.kfp_server.problems import MissingError, ServerError, explained, web_page_problem
+from repot_pipelines.kfp_server.errors import MissingError, ServerError, explained, web_page_problem
 
 OLDEST_VERSION = (2, 14)
 _OLDEST = ".".join(map(str, OLDEST_VERSION))
@@ -70,7 +70,9 @@ class Server:
             raise ServerError(f"Cannot {action}: {web_page_problem(self.address)}")
         return answer
 
-    def list_all(self, action: str, method: Callable[..., Any], field: str, **query: Any) -> Iterator[Any]:
+    def list_all(
+        self, action: str, method: Callable[..., Any], field: str, **query: Any
+    ) -> Iterator[Any]:
         """Yield every object of a list, page after page.
 
         Args:

@@ -6,12 +6,19 @@ from pathlib import Path
 import pytest
 
 from repot import layout, storage
+from repot.planner.listing import PictureRoots
+from repot.planner.plan import plan_dataset
 from repot.settings import DatasetSettings
 from repot.shard_builder.build import build_shards
-from repot.shard_builder.listing import PictureRoots
 from repot.shard_builder.merge import merge_dataset
-from repot.shard_builder.plan import plan_dataset
-from tests.integration.evaluator.colours import COLOURS, IMAGE_SIZE, VALIDATION, MakeRun, save_model, save_picture
+from tests.integration.evaluator.colours import (
+    COLOURS,
+    IMAGE_SIZE,
+    VALIDATION,
+    MakeRun,
+    save_model,
+    save_picture,
+)
 
 
 @pytest.fixture(scope="session")
@@ -22,8 +29,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(2):
             save_picture(folder / "train" / label / f"{i}.jpg", label)
         for i, colour in enumerate(colours):
-            save_picture(folder / "validation" / label / f"{label}_{i}.jpg", colour, size=(40 + i, 60))
-    (folder / "train" / "red" / "torn.jpg").write_bytes((folder / "train" / "red" / "0.jpg").read_bytes()[:200])
+            save_picture(
+                folder / "validation" / label / f"{label}_{i}.jpg", colour, size=(40 + i, 60)
+            )
+    (folder / "train" / "red" / "torn.jpg").write_bytes(
+        (folder / "train" / "red" / "0.jpg").read_bytes()[:200]
+    )
     return folder
 
 
@@ -32,7 +43,9 @@ def dataset(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the pictures as a data set of three validation shards."""
     folder = tmp_path_factory.mktemp("dataset")
     plan = plan_dataset(
-        PictureRoots(train_uri=str(pictures / "train"), validation_uri=str(pictures / "validation")),
+        PictureRoots(
+            train_uri=str(pictures / "train"), validation_uri=str(pictures / "validation")
+        ),
         dataset_folder=lambda _: str(folder),
         listings_uri=None,
         settings=DatasetSettings(train_shards=1, validation_shards=3),
@@ -54,7 +67,11 @@ def storage_uri(dataset: Path, tmp_path: Path) -> str:
 def make_run(storage_uri: str, tmp_path: Path) -> MakeRun:
     """Return a function that puts a finished training into the storage and returns its folder."""
 
-    def make(training_id: str, labels: Sequence[str] = tuple(COLOURS), colours: Sequence[str] = tuple(COLOURS)) -> str:
+    def make(
+        training_id: str,
+        labels: Sequence[str] = tuple(COLOURS),
+        colours: Sequence[str] = tuple(COLOURS),
+    ) -> str:
         run_uri = layout.run_uri(storage_uri, training_id)
         save_model(tmp_path / training_id, labels, colours)
         storage.copy_folder(str(tmp_path / training_id), storage.join(run_uri, "model"))

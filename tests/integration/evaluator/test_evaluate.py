@@ -13,9 +13,8 @@ import pytest
 from repot import layout, storage
 from repot.errors import CorruptShardError, DataError, ModelError, UsageError
 from repot.evaluator import scoring
-from repot.evaluator.evaluate import evaluate
+from repot.evaluator.evaluate import evaluate, evaluate_folder, evaluate_run
 from repot.evaluator.outcomes import read_outcomes
-from repot.evaluator.run import evaluate_folder, evaluate_run
 from tests.integration.evaluator.colours import NUM_VALIDATION, MakeRun, save_model
 
 RIGHT = math.exp(8) / (math.exp(8) + 2)
@@ -32,11 +31,14 @@ def scalars(folder: Path) -> dict[str, float]:
 
     events = EventAccumulator(str(folder)).Reload()
     return {
-        tag: float(tensor_util.make_ndarray(events.Tensors(tag)[-1].tensor_proto)) for tag in events.Tags()["tensors"]
+        tag: float(tensor_util.make_ndarray(events.Tensors(tag)[-1].tensor_proto))
+        for tag in events.Tags()["tensors"]
     }
 
 
-def test_evaluate_scores_every_example_once(make_run: MakeRun, dataset: Path, tmp_path: Path) -> None:
+def test_evaluate_scores_every_example_once(
+    make_run: MakeRun, dataset: Path, tmp_path: Path
+) -> None:
     metrics = evaluate_in(make_run("first"), dataset, tmp_path / "out")
 
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
@@ -44,9 +46,15 @@ def test_evaluate_scores_every_example_once(make_run: MakeRun, dataset: Path, tm
     assert metrics["precision_at_1"] == 11 / 12
     assert metrics["precision_at_1_interval"] == pytest.approx([0.6461, 0.9851], abs=1e-4)
     assert (metrics["recall_at_5"], metrics["recall_k"]) == (1.0, 3)
-    assert metrics["loss"] == pytest.approx(-(11 * math.log(RIGHT) + math.log(WRONG)) / 12, rel=0.02)
+    assert metrics["loss"] == pytest.approx(
+        -(11 * math.log(RIGHT) + math.log(WRONG)) / 12, rel=0.02
+    )
     assert metrics["labels"] == ["blue", "green", "red"]
-    assert metrics["confusion_matrix"] == {"blue": {"blue": 3}, "green": {"green": 4}, "red": {"red": 4, "blue": 1}}
+    assert metrics["confusion_matrix"] == {
+        "blue": {"blue": 3},
+        "green": {"green": 4},
+        "red": {"red": 4, "blue": 1},
+    }
     assert [row["recall"] for row in metrics["per_class"]] == [1.0, 1.0, 0.8]
     assert (metrics["subset"], metrics["training_id"]) == ("validation", "first")
     rows = read_outcomes(str(tmp_path / "out" / "predictions.csv"))
@@ -54,7 +62,9 @@ def test_evaluate_scores_every_example_once(make_run: MakeRun, dataset: Path, tm
     assert [row.filename for row in rows if not row.correct] == ["red_4.jpg"]
 
 
-def test_evaluate_writes_a_report_that_shows_the_mistake(make_run: MakeRun, dataset: Path, tmp_path: Path) -> None:
+def test_evaluate_writes_a_report_that_shows_the_mistake(
+    make_run: MakeRun, dataset: Path, tmp_path: Path
+) -> None:
     evaluate_in(make_run("first"), dataset, tmp_path / "out")
 
     data = json.loads((tmp_path / "out" / "report_data.json").read_text())
@@ -70,7 +80,11 @@ def test_evaluate_writes_a_report_that_shows_the_mistake(make_run: MakeRun, data
 
 @pytest.mark.parametrize("batch_size", [NUM_VALIDATION - 1, NUM_VALIDATION, NUM_VALIDATION + 1, 5])
 def test_scores_do_not_depend_on_the_batch_size(
-    make_run: MakeRun, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
+    make_run: MakeRun,
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    batch_size: int,
 ) -> None:
     monkeypatch.setattr(scoring, "BATCH_SIZE", batch_size)
 
@@ -79,7 +93,9 @@ def test_scores_do_not_depend_on_the_batch_size(
     assert (metrics["num_examples"], metrics["num_correct"]) == (12, 11)
 
 
-@pytest.mark.parametrize(("num_examples", "scored"), [(1, 1), (11, 11), (12, 12), (500, 12), (0, 12)])
+@pytest.mark.parametrize(
+    ("num_examples", "scored"), [(1, 1), (11, 11), (12, 12), (500, 12), (0, 12)]
+)
 def test_num_examples_takes_the_first_and_never_more_than_there_are(
     make_run: MakeRun, dataset: Path, tmp_path: Path, num_examples: int, scored: int
 ) -> None:
@@ -100,23 +116,32 @@ def test_only_the_surest_mistakes_are_shown(
 
     metrics = evaluate_in(run_uri, dataset, tmp_path / "out")
 
-    rows = [row for row in read_outcomes(str(tmp_path / "out" / "predictions.csv")) if not row.correct]
+    rows = [
+        row for row in read_outcomes(str(tmp_path / "out" / "predictions.csv")) if not row.correct
+    ]
     worst = sorted(rows, key=lambda row: -row.probability)[:2]
     data = json.loads((tmp_path / "out" / "report_data.json").read_text())
     assert metrics["num_correct"] == 0
     assert [mistake["filename"] for mistake in data["mistakes"]] == [row.filename for row in worst]
 
 
-def test_evaluate_writes_the_scalars_of_2016(make_run: MakeRun, dataset: Path, tmp_path: Path) -> None:
+def test_evaluate_writes_the_scalars_of_2016(
+    make_run: MakeRun, dataset: Path, tmp_path: Path
+) -> None:
     run_uri = make_run("first")
     evaluate_in(run_uri, dataset, tmp_path / "out")
     metrics = evaluate_in(run_uri, dataset, tmp_path / "out", num_examples=1)
 
-    assert scalars(tmp_path / "out" / "events") == {"Precision @ 1": metrics["precision_at_1"], "Recall @ 5": 1.0}
+    assert scalars(tmp_path / "out" / "events") == {
+        "Precision @ 1": metrics["precision_at_1"],
+        "Recall @ 5": 1.0,
+    }
     assert len(list((tmp_path / "out" / "events").iterdir())) == 1
 
 
-def test_finished_evaluation_is_looked_up_without_tensorflow(make_run: MakeRun, dataset: Path, tmp_path: Path) -> None:
+def test_finished_evaluation_is_looked_up_without_tensorflow(
+    make_run: MakeRun, dataset: Path, tmp_path: Path
+) -> None:
     run_uri = make_run("first")
     metrics = evaluate_in(run_uri, dataset, tmp_path / "out")
     program = (
@@ -154,22 +179,32 @@ def test_other_model_in_the_same_folder_replaces_the_evaluation(
 ) -> None:
     evaluate_in(make_run("first"), dataset, tmp_path / "out")
 
-    metrics = evaluate_in(make_run("turned", colours=("green", "blue", "red")), dataset, tmp_path / "out")
+    metrics = evaluate_in(
+        make_run("turned", colours=("green", "blue", "red")), dataset, tmp_path / "out"
+    )
 
     assert metrics["num_correct"] == 0
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
 
 
-def test_train_subset_is_scored_on_the_training_pictures(make_run: MakeRun, dataset: Path, tmp_path: Path) -> None:
+def test_train_subset_is_scored_on_the_training_pictures(
+    make_run: MakeRun, dataset: Path, tmp_path: Path
+) -> None:
     metrics = evaluate_in(make_run("first"), dataset, tmp_path / "out", subset="train")
 
-    assert (metrics["subset"], metrics["num_examples"], metrics["precision_at_1"]) == ("train", 6, 1.0)
+    assert (metrics["subset"], metrics["num_examples"], metrics["precision_at_1"]) == (
+        "train",
+        6,
+        1.0,
+    )
 
 
 def test_label_that_the_model_does_not_have_is_wrong_and_has_no_loss(
     make_run: MakeRun, dataset: Path, tmp_path: Path
 ) -> None:
-    metrics = evaluate_in(make_run("other", labels=("crimson", "green", "blue")), dataset, tmp_path / "out")
+    metrics = evaluate_in(
+        make_run("other", labels=("crimson", "green", "blue")), dataset, tmp_path / "out"
+    )
 
     assert metrics["num_correct"] == 7
     assert metrics["labels"] == ["blue", "green", "red", "crimson"]
@@ -178,7 +213,9 @@ def test_label_that_the_model_does_not_have_is_wrong_and_has_no_loss(
     assert (tmp_path / "out" / "report.html").exists()
 
 
-def test_evaluate_on_object_storage(make_run: MakeRun, dataset: Path, gcs: str, tmp_path: Path) -> None:
+def test_evaluate_on_object_storage(
+    make_run: MakeRun, dataset: Path, gcs: str, tmp_path: Path
+) -> None:
     local = evaluate_in(make_run("first"), dataset, tmp_path / "out")
     run_uri = f"{gcs}/runs/first"
     storage.copy_folder(make_run("second"), run_uri)
@@ -190,7 +227,9 @@ def test_evaluate_on_object_storage(make_run: MakeRun, dataset: Path, gcs: str, 
     assert storage.read_json(f"{run_uri}/evaluation/metrics.json") == metrics
 
 
-def test_evaluate_folder_takes_a_training_folder_or_any_model(make_run: MakeRun, dataset: Path, tmp_path: Path) -> None:
+def test_evaluate_folder_takes_a_training_folder_or_any_model(
+    make_run: MakeRun, dataset: Path, tmp_path: Path
+) -> None:
     run_uri = make_run("first")
 
     known = evaluate_folder(run_uri, str(dataset), str(tmp_path / "known"))
@@ -200,13 +239,20 @@ def test_evaluate_folder_takes_a_training_folder_or_any_model(make_run: MakeRun,
     assert (bare["training_id"], bare["num_examples"]) == ("", 3)
 
 
-def test_evaluate_run_publishes_and_gives_the_component_what_it_logs(make_run: MakeRun, storage_uri: str) -> None:
+def test_evaluate_run_publishes_and_gives_the_component_what_it_logs(
+    make_run: MakeRun, storage_uri: str
+) -> None:
     make_run("first")
 
-    scores = evaluate_run(storage_uri=storage_uri, dataset_id="colours", training_id="first", model_name="colours")
+    scores = evaluate_run(
+        storage_uri=storage_uri, dataset_id="colours", training_id="first", model_name="colours"
+    )
 
     assert scores.metrics["num_correct"] == 11
-    assert scores.confusion_matrix(max_labels=100) == (["blue", "green", "red"], [[3, 0, 0], [0, 4, 0], [1, 0, 4]])
+    assert scores.confusion_matrix(max_labels=100) == (
+        ["blue", "green", "red"],
+        [[3, 0, 0], [0, 4, 0], [1, 0, 4]],
+    )
     assert scores.confusion_matrix(max_labels=2) == (["blue", "red"], [[3, 0], [1, 4]])
     assert scores.report_html.startswith("<!doctype html>")
     assert storage.exists(layout.model_uri(storage_uri, "colours", "first") + "/model.json")
@@ -226,7 +272,9 @@ def test_damaged_shard_is_named(make_run: MakeRun, dataset: Path, tmp_path: Path
 
 def test_what_cannot_be_evaluated_is_said(make_run: MakeRun, dataset: Path, tmp_path: Path) -> None:
     run_uri = make_run("first")
-    with pytest.raises(UsageError, match=r"subset must be one of train, validation; got subset='test'") as caught:
+    with pytest.raises(
+        UsageError, match=r"subset must be one of train, validation; got subset='test'"
+    ) as caught:
         evaluate_in(run_uri, dataset, tmp_path / "out", subset="test", num_examples=-1)
     assert len(caught.value.problems) == 2
     with pytest.raises(DataError, match="Build the shards first"):
@@ -241,8 +289,12 @@ def test_model_that_does_not_answer_with_numbers_is_said(dataset: Path, tmp_path
 
     save_model(tmp_path / "model", ["red", "green", "blue"], ["red", "green", "blue"])
     model = keras.models.load_model(tmp_path / "model" / "model.keras")
-    model.get_layer("logits").set_weights([np.full((3, 4), np.nan, np.float32), np.zeros(4, np.float32)])
+    model.get_layer("logits").set_weights(
+        [np.full((3, 4), np.nan, np.float32), np.zeros(4, np.float32)]
+    )
     model.save(tmp_path / "model" / "model.keras")
 
-    with pytest.raises(ModelError, match=r"must answer with numbers; for the picture \w+_\d\.jpg it does not"):
+    with pytest.raises(
+        ModelError, match=r"must answer with numbers; for the picture \w+_\d\.jpg it does not"
+    ):
         evaluate(str(tmp_path / "model"), str(dataset), str(tmp_path / "out"))

@@ -10,9 +10,9 @@ import pytest
 from repot import layout, storage
 from repot.champion import read_champion
 from repot.errors import ConflictError, DataError, ModelError, NotFoundError, UsageError
+from repot.evaluator.evaluate import evaluate_run, judge_run
 from repot.evaluator.gate import Judged
 from repot.evaluator.promote import promote, rollback
-from repot.evaluator.run import evaluate_run, judge_run
 from repot.evaluator.verdict import Verdict
 from tests.integration.evaluator.colours import MakeRun
 
@@ -22,7 +22,9 @@ HALF = ("red", "blue", "green")
 
 
 def evaluated(storage_uri: str, training_id: str) -> None:
-    evaluate_run(storage_uri=storage_uri, dataset_id="colours", training_id=training_id, model_name="m")
+    evaluate_run(
+        storage_uri=storage_uri, dataset_id="colours", training_id=training_id, model_name="m"
+    )
 
 
 def judged(storage_uri: str, training_id: str, min_precision: float = 0.0) -> Judged:
@@ -77,7 +79,12 @@ def test_better_version_is_promoted_and_the_verdict_says_all(
     pairing = verdict.pairing
     assert pairing is not None
     # Only red is named alike by both; the blue picture among red is wrong for both.
-    assert (pairing.both_right, pairing.only_champion, pairing.only_challenger, pairing.both_wrong) == (4, 0, 7, 1)
+    assert (
+        pairing.both_right,
+        pairing.only_champion,
+        pairing.only_challenger,
+        pairing.both_wrong,
+    ) == (4, 0, 7, 1)
     assert pairing.p_value == 2 / 2**7
     stored = storage.read_json(f"{run_uri}/gate/old/verdict.json")
     assert Verdict.from_json(stored) == verdict
@@ -100,12 +107,14 @@ def test_worse_version_is_rejected(make_run: MakeRun, storage_uri: str, champion
 
 def test_champion_itself_is_unchanged_without_tensorflow(storage_uri: str, champion: str) -> None:
     program = (
-        "import sys; from repot.evaluator.run import judge_run;"
+        "import sys; from repot.evaluator.evaluate import judge_run;"
         "j = judge_run(storage_uri=sys.argv[1], dataset_id='colours', training_id='old', model_name='m',"
         " min_precision=0.99); print(j.verdict.verdict, {'tensorflow', 'keras'} & set(sys.modules))"
     )
 
-    said = subprocess.run([sys.executable, "-c", program, storage_uri], check=True, capture_output=True, text=True)
+    said = subprocess.run(
+        [sys.executable, "-c", program, storage_uri], check=True, capture_output=True, text=True
+    )
 
     assert said.stdout == "unchanged set()\n"
     assert storage.exists(f"{storage_uri}/runs/old/gate/old/report.html")
@@ -124,7 +133,9 @@ def test_champion_is_asked_once(make_run: MakeRun, storage_uri: str, champion: s
     assert storage.read_json(f"{run_uri}/gate/old/verdict.json")["verdict"] == "reject"
 
 
-def test_champion_with_other_labels_is_compared_by_name(make_run: MakeRun, storage_uri: str) -> None:
+def test_champion_with_other_labels_is_compared_by_name(
+    make_run: MakeRun, storage_uri: str
+) -> None:
     make_run("old", labels=("blue", "crimson", "green"), colours=("blue", "red", "green"))
     make_run("new", colours=TURNED)
     for version in ("old", "new"):
@@ -136,19 +147,28 @@ def test_champion_with_other_labels_is_compared_by_name(make_run: MakeRun, stora
     assert verdict.champion is not None
     assert verdict.champion.precision_at_1 == 7 / 12
     assert verdict.verdict == "reject"
-    assert "The champion old does not have the label red: on those pictures it can never be right." in verdict.reasons
+    assert (
+        "The champion old does not have the label red: on those pictures it can never be right."
+        in verdict.reasons
+    )
 
 
-def test_champion_that_is_missing_stops_the_gate(make_run: MakeRun, storage_uri: str, champion: str) -> None:
+def test_champion_that_is_missing_stops_the_gate(
+    make_run: MakeRun, storage_uri: str, champion: str
+) -> None:
     make_run("new")
     evaluated(storage_uri, "new")
     storage.delete_folder(layout.model_uri(storage_uri, "m", champion))
 
-    with pytest.raises(ModelError, match=r"champion\.json names old, but there is no .*old/model\.json\. Restore"):
+    with pytest.raises(
+        ModelError, match=r"champion\.json names old, but there is no .*old/model\.json\. Restore"
+    ):
         judged(storage_uri, "new")
 
 
-def test_outcomes_of_other_pictures_stop_the_gate(make_run: MakeRun, storage_uri: str, champion: str) -> None:
+def test_outcomes_of_other_pictures_stop_the_gate(
+    make_run: MakeRun, storage_uri: str, champion: str
+) -> None:
     run_uri = make_run("new")
     evaluated(storage_uri, "new")
     judged(storage_uri, "new")
@@ -159,7 +179,9 @@ def test_outcomes_of_other_pictures_stop_the_gate(make_run: MakeRun, storage_uri
         judged(storage_uri, "new")
 
 
-def test_version_that_was_not_evaluated_cannot_be_judged(make_run: MakeRun, storage_uri: str) -> None:
+def test_version_that_was_not_evaluated_cannot_be_judged(
+    make_run: MakeRun, storage_uri: str
+) -> None:
     make_run("new")
 
     with pytest.raises(NotFoundError, match=r"predictions\.csv"):
@@ -192,7 +214,9 @@ def test_promote_stops_when_another_run_was_faster(
     make_run("new")
     evaluated(storage_uri, "new")
 
-    with pytest.raises(ConflictError, match=rf"must still name {expected}, .* got old\. Another run .* run again"):
+    with pytest.raises(
+        ConflictError, match=rf"must still name {expected}, .* got old\. Another run .* run again"
+    ):
         promote(storage_uri, "m", "new", expected)
     assert champion_version(storage_uri) == champion
 
@@ -225,7 +249,9 @@ def test_swap_that_is_lost_to_another_run_is_a_conflict(
 
 
 def test_version_that_was_never_published_is_not_promoted(storage_uri: str) -> None:
-    with pytest.raises(ModelError, match=r"there is no .*models/m/new/model\.json\. Evaluate first"):
+    with pytest.raises(
+        ModelError, match=r"there is no .*models/m/new/model\.json\. Evaluate first"
+    ):
         promote(storage_uri, "m", "new", "none")
 
 
@@ -245,7 +271,9 @@ def test_gate_and_promotion_on_object_storage(make_run: MakeRun, dataset: Path, 
         promote(gcs, "m", "old", "none")
 
 
-def test_published_version_is_complete_and_published_once(make_run: MakeRun, storage_uri: str) -> None:
+def test_published_version_is_complete_and_published_once(
+    make_run: MakeRun, storage_uri: str
+) -> None:
     make_run("new")
     evaluated(storage_uri, "new")
     folder = Path(layout.model_uri(storage_uri, "m", "new"))
@@ -254,7 +282,13 @@ def test_published_version_is_complete_and_published_once(make_run: MakeRun, sto
 
     evaluated(storage_uri, "new")
 
-    assert set(written) == {"model.keras", "labels.txt", "metrics.json", "model_card.md", "model.json"}
+    assert set(written) == {
+        "model.keras",
+        "labels.txt",
+        "metrics.json",
+        "model_card.md",
+        "model.json",
+    }
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == written
     assert max(written, key=lambda name: written[name]) == "model.json"
     assert facts["labels"] == ["red", "green", "blue"]
@@ -265,7 +299,9 @@ def test_published_version_is_complete_and_published_once(make_run: MakeRun, sto
     assert "| the picture ends too early | 1 | train/red/torn.jpg |" in card
 
 
-def test_rolled_back_version_is_not_promoted_again(make_run: MakeRun, storage_uri: str, champion: str) -> None:
+def test_rolled_back_version_is_not_promoted_again(
+    make_run: MakeRun, storage_uri: str, champion: str
+) -> None:
     make_run("new")
     evaluated(storage_uri, "new")
     promote(storage_uri, "m", "new", champion)
@@ -273,7 +309,11 @@ def test_rolled_back_version_is_not_promoted_again(make_run: MakeRun, storage_ur
     restored = rollback(storage_uri, "m")
     verdict = judged(storage_uri, "new").verdict
 
-    assert (restored.version, restored.previous, restored.rolled_back) == (champion, "new", ("new",))
+    assert (restored.version, restored.previous, restored.rolled_back) == (
+        champion,
+        "new",
+        ("new",),
+    )
     assert verdict.verdict == "reject"
     assert verdict.reasons[0].endswith("`repot rollback --to new` puts it back.")
     assert rollback(storage_uri, "m", "new").rolled_back == (champion,)
@@ -291,7 +331,9 @@ def test_rollback_without_anything_to_go_back_to_says_so(storage_uri: str, champ
         rollback(storage_uri, "m", "never")
 
 
-def test_champion_that_knows_none_of_the_labels_asks_for_another_name(make_run: MakeRun, storage_uri: str) -> None:
+def test_champion_that_knows_none_of_the_labels_asks_for_another_name(
+    make_run: MakeRun, storage_uri: str
+) -> None:
     make_run("old", labels=("cat", "dog", "hen"))
     evaluated(storage_uri, "old")
     promote(storage_uri, "m", "old", "none")

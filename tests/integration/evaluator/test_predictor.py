@@ -12,9 +12,9 @@ from PIL import Image
 
 from repot import layout, storage
 from repot.errors import ModelError
+from repot.evaluator.evaluate import evaluate_run
 from repot.evaluator.outcomes import read_outcomes
 from repot.evaluator.promote import promote
-from repot.evaluator.run import evaluate_run
 from repot.predictor import find_model, load_model, predict_files
 from tests.integration.evaluator.colours import COLOURS, MakeRun, save_model, save_picture
 
@@ -28,15 +28,23 @@ def model(tmp_path: Path) -> str:
     return str(tmp_path / "model")
 
 
-def predicted(model: str, *pictures: Path | str, output_format: str = "jsonl", top: int = 1) -> tuple[int, list[str]]:
+def predicted(
+    model: str, *pictures: Path | str, output_format: str = "jsonl", top: int = 1
+) -> tuple[int, list[str]]:
     lines: list[str] = []
     code = predict_files(
-        model, [str(picture) for picture in pictures], output_format=output_format, top=top, write=lines.append
+        model,
+        [str(picture) for picture in pictures],
+        output_format=output_format,
+        top=top,
+        write=lines.append,
     )
     return code, lines
 
 
-def test_find_model_takes_every_place_that_a_user_knows(make_run: MakeRun, storage_uri: str, tmp_path: Path) -> None:
+def test_find_model_takes_every_place_that_a_user_knows(
+    make_run: MakeRun, storage_uri: str, tmp_path: Path
+) -> None:
     run_uri = make_run("first")
     evaluate_run(storage_uri=storage_uri, dataset_id="colours", training_id="first", model_name="m")
     promote(storage_uri, "m", "first", "none")
@@ -52,7 +60,8 @@ def test_find_model_takes_every_place_that_a_user_knows(make_run: MakeRun, stora
 
 def test_find_model_says_where_it_looked(tmp_path: Path) -> None:
     with pytest.raises(
-        ModelError, match=rf"got {tmp_path}, but there is no {tmp_path}/model\.keras and {tmp_path}/model/"
+        ModelError,
+        match=rf"got {tmp_path}, but there is no {tmp_path}/model\.keras and {tmp_path}/model/",
     ):
         find_model(str(tmp_path))
 
@@ -60,7 +69,10 @@ def test_find_model_says_where_it_looked(tmp_path: Path) -> None:
 def test_picture_in_the_place_of_the_model_is_said(tmp_path: Path) -> None:
     save_picture(tmp_path / "green.png", "green")
 
-    with pytest.raises(ModelError, match=r"green\.png is another file\. The model comes first: `repot predict MODEL"):
+    with pytest.raises(
+        ModelError,
+        match=r"green\.png is another file\. The model comes first: `repot predict MODEL",
+    ):
         find_model(str(tmp_path / "green.png"))
 
 
@@ -76,7 +88,9 @@ def test_folder_in_the_place_of_a_picture_is_said(model: str, tmp_path: Path) ->
 def test_champion_json_that_is_none_is_said(tmp_path: Path) -> None:
     (tmp_path / "champion.json").write_text('{"version": "x"}')
 
-    with pytest.raises(ModelError, match=r"champion\.json must be a JSON object of model_name, version"):
+    with pytest.raises(
+        ModelError, match=r"champion\.json must be a JSON object of model_name, version"
+    ):
         find_model(str(tmp_path / "champion.json"))
 
 
@@ -94,7 +108,9 @@ def test_labels_that_do_not_fit_are_said(model: str) -> None:
         load_model(model)
 
 
-def test_probabilities_are_those_of_the_labels_without_the_background(model: str, tmp_path: Path) -> None:
+def test_probabilities_are_those_of_the_labels_without_the_background(
+    model: str, tmp_path: Path
+) -> None:
     save_picture(tmp_path / "green.jpg", "green")
 
     scores = load_model(model).predict([(tmp_path / "green.jpg").read_bytes()])
@@ -106,7 +122,9 @@ def test_probabilities_are_those_of_the_labels_without_the_background(model: str
 
 
 @pytest.mark.parametrize("num_pictures", [31, 32, 33])
-def test_pictures_are_named_in_order_across_batches(model: str, tmp_path: Path, num_pictures: int) -> None:
+def test_pictures_are_named_in_order_across_batches(
+    model: str, tmp_path: Path, num_pictures: int
+) -> None:
     names = [list(COLOURS)[i % 3] for i in range(num_pictures)]
     for i, name in enumerate(names):
         save_picture(tmp_path / f"{i}.png", name)
@@ -140,7 +158,9 @@ def test_prediction_sees_what_evaluation_sees(
 
     said = [json.loads(line)["names"][0] for line in lines]
     assert [one["label"] for one in said] == [row.guess for row in rows]
-    np.testing.assert_allclose([one["probability"] for one in said], [row.probability for row in rows], rtol=1e-6)
+    np.testing.assert_allclose(
+        [one["probability"] for one in said], [row.probability for row in rows], rtol=1e-6
+    )
 
 
 def test_damaged_picture_is_reported_and_the_others_are_named(model: str, tmp_path: Path) -> None:
@@ -152,7 +172,12 @@ def test_damaged_picture_is_reported_and_the_others_are_named(model: str, tmp_pa
 
     answers = [json.loads(line) for line in lines]
     assert code == 1
-    assert [answer["picture"] for answer in answers] == [str(bad), str(good), str(missing), str(good)]
+    assert [answer["picture"] for answer in answers] == [
+        str(bad),
+        str(good),
+        str(missing),
+        str(good),
+    ]
     assert "ends too early" in answers[0]["problem"]
     assert answers[1]["names"][0]["label"] == answers[3]["names"][0]["label"] == "red"
     assert str(missing) in answers[2]["problem"]
@@ -186,7 +211,9 @@ def test_table_is_aligned(model: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert lines == ["red.jpg    0.999 red", "green.jpg  0.999 green"]
 
 
-def test_png_with_transparency_is_named_with_every_label_when_top_is_large(model: str, tmp_path: Path) -> None:
+def test_png_with_transparency_is_named_with_every_label_when_top_is_large(
+    model: str, tmp_path: Path
+) -> None:
     transparent = Image.new("RGBA", (40, 40), (0, 0, 255, 255))
     transparent.save(tmp_path / "blue.png")
 

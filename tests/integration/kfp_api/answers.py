@@ -4,7 +4,13 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-_CODES = {"invalid": (3, 400), "missing": (5, 404), "taken": (6, 409), "denied": (7, 403), "internal": (13, 500)}
+_CODES = {
+    "invalid": (3, 400),
+    "missing": (5, 404),
+    "taken": (6, 409),
+    "denied": (7, 403),
+    "internal": (13, 500),
+}
 _CODES["unauthenticated"] = (16, 401)
 
 
@@ -28,8 +34,16 @@ class Refusal(Exception):  # noqa: N818 - it is an answer
     def answer(self) -> Answer:
         """Return what the gateway makes of it: a 500 hides its reason from the inner message."""
         told = "Internal Server Error" if self.status == 500 else self.message
-        detail = {"@type": "type.googleapis.com/google.rpc.Status", "code": self.code, "message": told}
-        facts = {"code": self.code, "message": f"Failed to do it: {self.message}", "details": [detail]}
+        detail = {
+            "@type": "type.googleapis.com/google.rpc.Status",
+            "code": self.code,
+            "message": told,
+        }
+        facts = {
+            "code": self.code,
+            "message": f"Failed to do it: {self.message}",
+            "details": [detail],
+        }
         return json_answer(facts, status=self.status)
 
 
@@ -40,13 +54,18 @@ def json_answer(facts: Any, *, status: int = 200) -> Answer:
 
 def upload_refusal(message: str, *, status: int) -> Answer:
     """Return an error of the upload handlers, which are no gRPC."""
-    return Answer(status=status, body=json.dumps({"error_message": message, "error_details": message}).encode())
+    return Answer(
+        status=status,
+        body=json.dumps({"error_message": message, "error_details": message}).encode(),
+    )
 
 
 def web_page() -> Answer:
     """Return what a login page in front of the server answers: 200."""
     return Answer(
-        status=200, body=b"<!DOCTYPE html><html><title>Log in</title></html>", kind="text/html; charset=utf-8"
+        status=200,
+        body=b"<!DOCTYPE html><html><title>Log in</title></html>",
+        kind="text/html; charset=utf-8",
     )
 
 

@@ -21,7 +21,12 @@ class Ended:
 
 def run_repot(*arguments: str | Path) -> Ended:
     """Run `repot` with these arguments."""
-    output, errors, before, handler = io.StringIO(), io.StringIO(), sys.argv, signal.getsignal(signal.SIGTERM)
+    output, errors, before, handler = (
+        io.StringIO(),
+        io.StringIO(),
+        sys.argv,
+        signal.getsignal(signal.SIGTERM),
+    )
     sys.argv = ["repot", *map(str, arguments)]
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):

@@ -13,7 +13,9 @@ _OPERATIONS = {1: "EQUALS", 2: "NOT_EQUALS", 9: "IS_SUBSTRING"}
 Query = dict[str, str]
 
 
-def page_of(objects: list[dict[str, Any]], query: Query, *, field: str, keys: tuple[str, ...]) -> dict[str, Any]:
+def page_of(
+    objects: list[dict[str, Any]], query: Query, *, field: str, keys: tuple[str, ...]
+) -> dict[str, Any]:
     """Return one page as the API has it.
 
     Args:
@@ -45,24 +47,34 @@ def _matches(thing: dict[str, Any], encoded: str, keys: tuple[str, ...]) -> bool
         raise Refusal("invalid", f"failed to parse valid filter from {encoded!r}: {err}") from err
     for predicate in predicates:
         if predicate["key"] not in keys:
-            raise Refusal("invalid", f"no support for filtering on unrecognized field {predicate['key']!r}")
+            raise Refusal(
+                "invalid", f"no support for filtering on unrecognized field {predicate['key']!r}"
+            )
         operation = _OPERATIONS.get(predicate["operation"], predicate["operation"])
         value, wanted = str(thing.get(predicate["key"], "")), predicate["string_value"]
         # The usual data base compares without case.
         is_equal = value.lower() == wanted.lower()
-        answers = {"EQUALS": is_equal, "NOT_EQUALS": not is_equal, "IS_SUBSTRING": wanted.lower() in value.lower()}
+        answers = {
+            "EQUALS": is_equal,
+            "NOT_EQUALS": not is_equal,
+            "IS_SUBSTRING": wanted.lower() in value.lower(),
+        }
         if not answers[operation]:
             return False
     return True
 
 
-def _sorted(things: list[dict[str, Any]], sort_by: str, keys: tuple[str, ...]) -> list[dict[str, Any]]:
+def _sorted(
+    things: list[dict[str, Any]], sort_by: str, keys: tuple[str, ...]
+) -> list[dict[str, Any]]:
     words = sort_by.lower().split() or ["created_at"]
     if len(words) > 2 or (len(words) == 2 and words[1] not in ("asc", "desc")):
         raise Refusal("invalid", f"Received invalid sort by format {sort_by!r}")
     if words[0] not in keys:
         raise Refusal("invalid", f"Invalid sorting field: {words[0]!r}")
-    return sorted(things, key=lambda thing: str(thing.get(words[0], "")), reverse=words[-1] == "desc")
+    return sorted(
+        things, key=lambda thing: str(thing.get(words[0], "")), reverse=words[-1] == "desc"
+    )
 
 
 def _write_token(offset: int, criteria: list[str]) -> str:
@@ -77,5 +89,7 @@ def _read_token(token: str, criteria: list[str]) -> int:
     except ValueError as err:
         raise Refusal("invalid", "Invalid page token") from err
     if of_token != criteria:
-        raise Refusal("invalid", "page token does not match the supplied sort by and/or filtering criteria")
+        raise Refusal(
+            "invalid", "page token does not match the supplied sort by and/or filtering criteria"
+        )
     return int(offset)

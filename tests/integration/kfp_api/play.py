@@ -53,9 +53,16 @@ def gate_log(verdict: str, **facts: Any) -> tuple[tuple[str, str], ...]:
         "reasons": ["Because."],
         **facts,
     }
-    result = json.dumps({"report_uri": "gs://repot/here/runs/1/gate/none/report.html", "verdict": told})
+    result = json.dumps(
+        {"report_uri": "gs://repot/here/runs/1/gate/none/report.html", "verdict": told}
+    )
     prefix = "[KFP Executor 2026-03-01 INFO]"
-    return (("root.gate.executor", f"I0301 launcher\n{prefix}: gate: started\n{prefix}: result: {result}\n"),)
+    return (
+        (
+            "root.gate.executor",
+            f"I0301 launcher\n{prefix}: gate: started\n{prefix}: result: {result}\n",
+        ),
+    )
 
 
 def _enter(api: KfpApi, run_id: str, stage: Stage) -> None:

@@ -19,7 +19,10 @@ _LIMITS = ((0, 59), (0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 _NAMES = {
     4: {name: number for number, name in enumerate(["jan", "feb", "mar", "apr", "may", "jun"], 1)}
     | {name: number for number, name in enumerate(["jul", "aug", "sep", "oct", "nov", "dec"], 7)},
-    5: {name: number for number, name in enumerate(["sun", "mon", "tue", "wed", "thu", "fri", "sat"])},
+    5: {
+        name: number
+        for number, name in enumerate(["sun", "mon", "tue", "wed", "thu", "fri", "sat"])
+    },
 }
 
 
@@ -51,10 +54,14 @@ def check_parameters(spec: dict[str, Any], given: dict[str, Any]) -> None:
         elif not isinstance(given[name], _KINDS[facts["parameterType"]]) or (
             isinstance(given[name], bool) and facts["parameterType"] != "BOOLEAN"
         ):
-            raise Refusal("invalid", f"input parameter {name} requires type {facts['parameterType']}")
+            raise Refusal(
+                "invalid", f"input parameter {name} requires type {facts['parameterType']}"
+            )
     extra = sorted(set(given) - set(inputs))
     if extra:
-        raise Refusal("invalid", f"parameter(s) provided are not required by pipeline: {', '.join(extra)}")
+        raise Refusal(
+            "invalid", f"parameter(s) provided are not required by pipeline: {', '.join(extra)}"
+        )
 
 
 def check_cron(expression: str) -> None:
@@ -85,5 +92,6 @@ def _check_part(part: str, position: int) -> None:
 
 def _no_cron(reason: str) -> Refusal:
     return Refusal(
-        "invalid", f"Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron). Error: {reason}"
+        "invalid",
+        f"Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron). Error: {reason}",
     )

@@ -11,7 +11,14 @@ from email.policy import HTTP
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
-from tests.integration.kfp_api.answers import Answer, Refusal, json_answer, plain, upload_refusal, web_page
+from tests.integration.kfp_api.answers import (
+    Answer,
+    Refusal,
+    json_answer,
+    plain,
+    upload_refusal,
+    web_page,
+)
 from tests.integration.kfp_api.lists import Query
 from tests.integration.kfp_api.store import Store
 
@@ -22,8 +29,16 @@ _ROUTES: list[tuple[str, str, _Handler]] = [
     ("GET", "/pipelines", lambda store, _, query, __: store.list_pipelines(query)),
     ("POST", "/pipelines", lambda store, _, __, body: store.create_pipeline(body)),
     ("DELETE", "/pipelines/([^/]+)", lambda store, at, _, __: store.delete_pipeline(at[1])),
-    ("GET", "/pipelines/([^/]+)/versions", lambda store, at, query, _: store.list_versions(at[1], query)),
-    ("GET", "/pipelines/([^/]+)/versions/([^/]+)", lambda store, at, _, __: store.get_version(at[2])),
+    (
+        "GET",
+        "/pipelines/([^/]+)/versions",
+        lambda store, at, query, _: store.list_versions(at[1], query),
+    ),
+    (
+        "GET",
+        "/pipelines/([^/]+)/versions/([^/]+)",
+        lambda store, at, _, __: store.get_version(at[2]),
+    ),
     ("GET", "/experiments", lambda store, _, query, __: store.list_experiments(query)),
     ("POST", "/experiments", lambda store, _, __, body: store.create_experiment(body)),
     ("GET", "/runs", lambda store, _, query, __: store.list_runs(query)),
@@ -31,9 +46,21 @@ _ROUTES: list[tuple[str, str, _Handler]] = [
     ("GET", "/runs/([^/:]+)", lambda store, at, _, __: store.get_run(at[1])),
     ("GET", "/recurringruns", lambda store, _, query, __: store.list_schedules(query)),
     ("POST", "/recurringruns", lambda store, _, __, body: store.create_schedule(body)),
-    ("POST", "/recurringruns/([^/:]+):enable", lambda store, at, _, __: store.set_schedule(at[1], enabled=True)),
-    ("POST", "/recurringruns/([^/:]+):disable", lambda store, at, _, __: store.set_schedule(at[1], enabled=False)),
-    ("DELETE", "/recurringruns/([^/:]+)", lambda store, at, query, _: store.delete_schedule(at[1], query)),
+    (
+        "POST",
+        "/recurringruns/([^/:]+):enable",
+        lambda store, at, _, __: store.set_schedule(at[1], enabled=True),
+    ),
+    (
+        "POST",
+        "/recurringruns/([^/:]+):disable",
+        lambda store, at, _, __: store.set_schedule(at[1], enabled=False),
+    ),
+    (
+        "DELETE",
+        "/recurringruns/([^/:]+)",
+        lambda store, at, query, _: store.delete_schedule(at[1], query),
+    ),
 ]
 
 
@@ -68,7 +95,9 @@ class KfpApi:
         handler = type("Handler", (_HttpHandler,), {"api": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
 
     @property
     def address(self) -> str:
@@ -113,11 +142,15 @@ class KfpApi:
         if self.cookie and headers.get("Cookie") != self.cookie:
             raise _LoginPageError
         if self.token and headers.get("Authorization") != f"Bearer {self.token}":
-            raise Refusal("unauthenticated", "Request header error: there is no user identity header.")
+            raise Refusal(
+                "unauthenticated", "Request header error: there is no user identity header."
+            )
         is_json = body and "json" in headers.get("Content-Type", "")
         namespace = query.get("namespace") or (json.loads(body).get("namespace") if is_json else "")
         if namespace in self.denied:
-            raise Refusal("denied", f"User 'somebody' is not authorized with reason: (namespace {namespace})")
+            raise Refusal(
+                "denied", f"User 'somebody' is not authorized with reason: (namespace {namespace})"
+            )
 
     def _route(self, method: str, path: str, query: Query, headers: Any, body: bytes) -> Answer:
         if path == f"{API}/healthz":
@@ -136,7 +169,11 @@ class KfpApi:
     def _healthz(self) -> Answer:
         store = self.store
         if self.is_ui:
-            facts = {"apiServerReady": True, "apiServerTagName": self.tag, "apiServerMultiUser": store.is_multi_user}
+            facts = {
+                "apiServerReady": True,
+                "apiServerTagName": self.tag,
+                "apiServerMultiUser": store.is_multi_user,
+            }
         else:
             facts = {"commit_sha": "abc", "tag_name": self.tag, "multi_user": store.is_multi_user}
         return json_answer(facts)
@@ -167,7 +204,10 @@ class KfpApi:
             return plain(self.store.logs[at[2]])
         # The real one has sent its 200 before it looks for the pod.
         return Answer(
-            status=200, body=json.dumps({"error_message": "Failed to read logs", "error_details": "..."}).encode()
+            status=200,
+            body=json.dumps(
+                {"error_message": "Failed to read logs", "error_details": "..."}
+            ).encode(),
         )
 
 
@@ -208,7 +248,9 @@ class _HttpHandler(BaseHTTPRequestHandler):
 
 def _uploaded_file(kind: str, body: bytes) -> str | None:
     """Return the text of the file in a multipart form; None where there is none of the right name."""
-    message = BytesParser(EmailMessage, policy=HTTP).parsebytes(f"Content-Type: {kind}\r\n\r\n".encode() + body)
+    message = BytesParser(EmailMessage, policy=HTTP).parsebytes(
+        f"Content-Type: {kind}\r\n\r\n".encode() + body
+    )
     for part in message.iter_parts() if message.is_multipart() else ():
         if part.get_param("name", header="content-disposition") == "uploadfile":
             content = part.get_payload(decode=True)

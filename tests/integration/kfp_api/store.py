@@ -35,19 +35,37 @@ class Store:
 
     def list_pipelines(self, query: Query) -> Facts:
         """List those of a namespace; "" is the shared one."""
-        mine = [pipeline for pipeline in self.pipelines.values() if pipeline["namespace"] == self._namespace(query)]
-        return page_of(mine, query, field="pipelines", keys=("pipeline_id", "name", "display_name", "created_at"))
+        mine = [
+            pipeline
+            for pipeline in self.pipelines.values()
+            if pipeline["namespace"] == self._namespace(query)
+        ]
+        return page_of(
+            mine,
+            query,
+            field="pipelines",
+            keys=("pipeline_id", "name", "display_name", "created_at"),
+        )
 
     def create_pipeline(self, body: Facts) -> Facts:
         """Make a pipeline without a version."""
         name, namespace = body.get("name", ""), self._namespace(body)
         if not name:
             raise Refusal("invalid", "name is required")
-        if any(known["name"] == name and known["namespace"] == namespace for known in self.pipelines.values()):
+        if any(
+            known["name"] == name and known["namespace"] == namespace
+            for known in self.pipelines.values()
+        ):
             raise Refusal(
-                "taken", f"Failed to create a new pipeline. The name {name} already exists. Please specify a new name"
+                "taken",
+                f"Failed to create a new pipeline. The name {name} already exists. Please specify a new name",
             )
-        pipeline = {**body, "pipeline_id": self._id(), "namespace": namespace, "created_at": self._now()}
+        pipeline = {
+            **body,
+            "pipeline_id": self._id(),
+            "namespace": namespace,
+            "created_at": self._now(),
+        }
         pipeline["display_name"] = pipeline.get("display_name") or name
         self.pipelines[pipeline["pipeline_id"]] = pipeline
         return pipeline
@@ -56,7 +74,9 @@ class Store:
         """Delete a pipeline that has no version."""
         self._get(self.pipelines, "Pipeline", pipeline_id)
         if any(version["pipeline_id"] == pipeline_id for version in self.versions.values()):
-            raise Refusal("invalid", f"Failed to delete pipeline {pipeline_id}: it has pipeline versions")
+            raise Refusal(
+                "invalid", f"Failed to delete pipeline {pipeline_id}: it has pipeline versions"
+            )
         del self.pipelines[pipeline_id]
         return {}
 
@@ -64,7 +84,10 @@ class Store:
         """Make a version from a YAML."""
         self._get(self.pipelines, "Pipeline", pipeline_id)
         spec = read_pipeline(text)
-        if any(known["pipeline_id"] == pipeline_id and known["name"] == name for known in self.versions.values()):
+        if any(
+            known["pipeline_id"] == pipeline_id and known["name"] == name
+            for known in self.versions.values()
+        ):
             raise Refusal("taken", "Failed to create a pipeline version")
         version: Facts = {
             "pipeline_id": pipeline_id,
@@ -81,7 +104,9 @@ class Store:
     def list_versions(self, pipeline_id: str, query: Query) -> Facts:
         """List the versions of a pipeline."""
         self._get(self.pipelines, "Pipeline", pipeline_id)
-        mine = [version for version in self.versions.values() if version["pipeline_id"] == pipeline_id]
+        mine = [
+            version for version in self.versions.values() if version["pipeline_id"] == pipeline_id
+        ]
         keys = ("pipeline_version_id", "name", "display_name", "created_at")
         return page_of(mine, query, field="pipeline_versions", keys=keys)
 
@@ -91,8 +116,14 @@ class Store:
 
     def list_experiments(self, query: Query) -> Facts:
         """List those of a namespace."""
-        mine = [known for known in self.experiments.values() if known["namespace"] == self._namespace(query)]
-        return page_of(mine, query, field="experiments", keys=("experiment_id", "display_name", "created_at"))
+        mine = [
+            known
+            for known in self.experiments.values()
+            if known["namespace"] == self._namespace(query)
+        ]
+        return page_of(
+            mine, query, field="experiments", keys=("experiment_id", "display_name", "created_at")
+        )
 
     def create_experiment(self, body: Facts) -> Facts:
         """Make an experiment; the data base compares names without case."""
@@ -103,7 +134,12 @@ class Store:
                     "taken",
                     f"Failed to create a new experiment. The name {name} already exists. Please specify a new name",
                 )
-        experiment = {**body, "experiment_id": self._id(), "namespace": namespace, "created_at": self._now()}
+        experiment = {
+            **body,
+            "experiment_id": self._id(),
+            "namespace": namespace,
+            "created_at": self._now(),
+        }
         self.experiments[experiment["experiment_id"]] = experiment
         return experiment
 
@@ -115,7 +151,9 @@ class Store:
         try:
             spec, reference = self._source(body, pin=True)
         except Refusal as err:
-            raise Refusal("internal", f"Failed to create a run due to error fetching manifest: {err}") from err
+            raise Refusal(
+                "internal", f"Failed to create a run due to error fetching manifest: {err}"
+            ) from err
         check_parameters(spec, body.get("runtime_config", {}).get("parameters", {}))
         run_id = self._id()
         self.runs[run_id] = {
@@ -142,7 +180,10 @@ class Store:
             if run["experiment_id"] == query.get("experiment_id", run["experiment_id"])
         ]
         return page_of(
-            mine, query, field="runs", keys=("run_id", "display_name", "created_at", "state", "experiment_id")
+            mine,
+            query,
+            field="runs",
+            keys=("run_id", "display_name", "created_at", "state", "experiment_id"),
         )
 
     def set_run(self, run_id: str, state: str, progress: Progress | None = None) -> None:
@@ -153,13 +194,17 @@ class Store:
         if progress is not None:
             spec = inner_spec(self._source(run, pin=True)[0])
             run["run_details"] = {
-                "task_details": details(nodes_of(spec, self.workflow(run_id), progress), self.workflow(run_id))
+                "task_details": details(
+                    nodes_of(spec, self.workflow(run_id), progress), self.workflow(run_id)
+                )
             }
 
     def set_log(self, run_id: str, path: str, text: str, progress: Progress) -> None:
         """Let the pod of the node at a path, e.g. `root.train.executor`, have logged this."""
         workflow = self.workflow(run_id)
-        nodes = nodes_of(inner_spec(self._source(self.runs[run_id], pin=True)[0]), workflow, progress)
+        nodes = nodes_of(
+            inner_spec(self._source(self.runs[run_id], pin=True)[0]), workflow, progress
+        )
         pods = {node.path.replace("(0)", ""): pod for pod, node in pods_of(nodes, workflow).items()}
         pod = pods[f"{workflow}.{path}"]
         self.logs[pod] = text
@@ -173,7 +218,9 @@ class Store:
         if not body.get("display_name"):
             raise Refusal("internal", "Recurring run's name cannot be empty")
         if not 1 <= int(body.get("max_concurrency", 0)) <= 10:
-            raise Refusal("invalid", "Max concurrency of a recurring run must be at least 1 and at most 10.")
+            raise Refusal(
+                "invalid", "Max concurrency of a recurring run must be at least 1 and at most 10."
+            )
         check_cron(body.get("trigger", {}).get("cron_schedule", {}).get("cron", ""))
         self._get(self.experiments, "Experiment", body.get("experiment_id", ""))
         spec, reference = self._source(body, pin=False)
@@ -199,7 +246,9 @@ class Store:
     def set_schedule(self, schedule_id: str, *, enabled: bool) -> Facts:
         """Pause or resume."""
         schedule = self._get(self.schedules, "Job", schedule_id)
-        schedule["status"], schedule["mode"] = ("ENABLED", "ENABLE") if enabled else ("DISABLED", "DISABLE")
+        schedule["status"], schedule["mode"] = (
+            ("ENABLED", "ENABLE") if enabled else ("DISABLED", "DISABLE")
+        )
         return {}
 
     def delete_schedule(self, schedule_id: str, query: Query) -> Facts:
@@ -234,7 +283,11 @@ class Store:
         if reference.get("pipeline_version_id"):
             version = self._get(self.versions, "PipelineVersion", reference["pipeline_version_id"])
             return version["pipeline_spec"], reference
-        mine = [known for known in self.versions.values() if known["pipeline_id"] == reference.get("pipeline_id")]
+        mine = [
+            known
+            for known in self.versions.values()
+            if known["pipeline_id"] == reference.get("pipeline_id")
+        ]
         if not mine:
             raise Refusal("missing", f"PipelineVersion of {reference.get('pipeline_id')} not found")
         latest = max(mine, key=lambda version: version["created_at"])

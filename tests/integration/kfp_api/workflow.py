@@ -87,11 +87,17 @@ def _flat(node: Node) -> Iterator[Node]:
 def _with_attempts(node: Node, parent: str = "") -> Node:
     """Return a node as Argo has it with a retryStrategy on every template: over the node of its only attempt."""
     path = f"{parent}.{node.name}" if parent else node.path
-    attempt = replace(node, path=f"{path}(0)", children=[_with_attempts(each, f"{path}(0)") for each in node.children])
+    attempt = replace(
+        node,
+        path=f"{path}(0)",
+        children=[_with_attempts(each, f"{path}(0)") for each in node.children],
+    )
     return replace(node, path=path, template=DAG, children=[attempt])
 
 
-def _fill(spec: dict[str, Any], component: dict[str, Any], parent: Node, progress: Progress) -> None:
+def _fill(
+    spec: dict[str, Any], component: dict[str, Any], parent: Node, progress: Progress
+) -> None:
     for key, task in sorted(component["dag"]["tasks"].items()):
         inner = spec["components"][task["componentRef"]["name"]]
         if "parameterIterator" in task:
@@ -105,7 +111,9 @@ def _fill(spec: dict[str, Any], component: dict[str, Any], parent: Node, progres
 def _fill_task(key: str, parent: Node, progress: Progress) -> None:
     phase = progress.phases[key]
     driver_phase = "Failed" if phase == "DriverFailed" else "Succeeded"
-    parent.children.append(_node(f"{parent.path}.{key}-driver", driver_phase, progress, template=DRIVER))
+    parent.children.append(
+        _node(f"{parent.path}.{key}-driver", driver_phase, progress, template=DRIVER)
+    )
     if phase in ("DriverFailed", "Starting"):
         return
     task = _node(f"{parent.path}.{key}", phase, progress)
@@ -113,29 +121,41 @@ def _fill_task(key: str, parent: Node, progress: Progress) -> None:
     parent.children.append(task)
 
 
-def _fill_branch(spec: dict[str, Any], key: str, inner: dict[str, Any], parent: Node, progress: Progress) -> None:
+def _fill_branch(
+    spec: dict[str, Any], key: str, inner: dict[str, Any], parent: Node, progress: Progress
+) -> None:
     tasks = set(inner["dag"]["tasks"])
     phases = {progress.phases[name] for name in tasks & set(progress.phases)}
     if not phases:
         return
-    parent.children.append(_node(f"{parent.path}.{key}-driver", "Succeeded", progress, template=DRIVER))
+    parent.children.append(
+        _node(f"{parent.path}.{key}-driver", "Succeeded", progress, template=DRIVER)
+    )
     branch = _node(f"{parent.path}.{key}", phases.pop(), progress)
     parent.children.append(branch)
     if branch.phase != "Skipped":
         _fill(spec, inner, branch, progress)
 
 
-def _fill_loop(spec: dict[str, Any], key: str, inner: dict[str, Any], parent: Node, progress: Progress) -> None:
+def _fill_loop(
+    spec: dict[str, Any], key: str, inner: dict[str, Any], parent: Node, progress: Progress
+) -> None:
     phases = {progress.phases[name] for name in set(inner["dag"]["tasks"]) & set(progress.phases)}
     if not phases:
         return
     loop = _node(f"{parent.path}.{key}", phases.pop(), progress)
     parent.children.append(loop)
-    loop.children.append(_node(f"{loop.path}.iteration-driver", "Succeeded", progress, template=DRIVER))
+    loop.children.append(
+        _node(f"{loop.path}.iteration-driver", "Succeeded", progress, template=DRIVER)
+    )
     for index in range(progress.num_items):
-        iteration = _node(f"{loop.path}.iteration-iterations({index}:{index})", loop.phase, progress)
+        iteration = _node(
+            f"{loop.path}.iteration-iterations({index}:{index})", loop.phase, progress
+        )
         item = _node(f"{iteration.path}.iteration-item", loop.phase, progress)
-        driver = _node(f"{iteration.path}.iteration-item-driver", "Succeeded", progress, template=DRIVER)
+        driver = _node(
+            f"{iteration.path}.iteration-item-driver", "Succeeded", progress, template=DRIVER
+        )
         iteration.children += [driver, item]
         loop.children.append(iteration)
         _fill(spec, inner, item, progress)
@@ -144,5 +164,9 @@ def _fill_loop(spec: dict[str, Any], key: str, inner: dict[str, Any], parent: No
 def _node(path: str, phase: str, progress: Progress, *, template: str = DAG) -> Node:
     is_over = phase in ("Succeeded", "Failed", "Skipped")
     return Node(
-        path=path, phase=phase, template=template, started=progress.started, ended=progress.ended if is_over else ""
+        path=path,
+        phase=phase,
+        template=template,
+        started=progress.started,
+        ended=progress.ended if is_over else "",
     )

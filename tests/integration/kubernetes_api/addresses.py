@@ -38,7 +38,12 @@ RESOURCES = (
     Resource(plural="resourcequotas", kind="ResourceQuota"),
     Resource(plural="events", kind="Event"),
     Resource(group="batch", plural="jobs", kind="Job"),
-    Resource(group="authentication.k8s.io", plural="selfsubjectreviews", kind="SelfSubjectReview", is_namespaced=False),
+    Resource(
+        group="authentication.k8s.io",
+        plural="selfsubjectreviews",
+        kind="SelfSubjectReview",
+        is_namespaced=False,
+    ),
     Resource(
         group="authorization.k8s.io",
         plural="selfsubjectaccessreviews",
@@ -85,7 +90,9 @@ def read_target(method: str, path: str, *, is_watch: bool = False) -> Target:
         raise Refusal("NotFound", "the server could not find the requested resource")
     verb = (_VERBS if at["name"] else _COLLECTION_VERBS).get(method)
     if verb is None:
-        raise Refusal("MethodNotAllowed", "the server does not allow this method on the requested resource")
+        raise Refusal(
+            "MethodNotAllowed", "the server does not allow this method on the requested resource"
+        )
     return Target(
         verb="watch" if verb == "list" and is_watch else verb,
         resource=resource,

@@ -107,7 +107,12 @@ class Pod:
         code = self.process.returncode
         code = code if code >= 0 else 128 - code
         reason = "Completed" if code == 0 else "Error"
-        ended = {"exitCode": code, "reason": reason, "finishedAt": now()[:19] + "Z", "message": self._message(code)}
+        ended = {
+            "exitCode": code,
+            "reason": reason,
+            "finishedAt": now()[:19] + "Z",
+            "message": self._message(code),
+        }
         self._report("Succeeded" if code == 0 else "Failed", {"terminated": ended})
         return code
 
@@ -146,7 +151,12 @@ class Pod:
 
     def _report(self, phase: str, state: Facts) -> None:
         container = self.facts["spec"]["containers"][0]
-        status = {"name": container["name"], "image": container["image"], "imageID": "", "ready": False}
+        status = {
+            "name": container["name"],
+            "image": container["image"],
+            "imageID": "",
+            "ready": False,
+        }
         self.facts["status"]["containerStatuses"] = [{**status, "restartCount": 0, "state": state}]
         self.facts["status"]["phase"] = phase
 

@@ -17,7 +17,14 @@ from typing import Any, Self
 
 from tests.conftest import free_port
 from tests.integration.kubernetes_api.addresses import Target
-from tests.integration.kubernetes_api.job_pods import INDEX_LABEL, JOB_LABEL, LOOK_SECONDS, Facts, Pod, now
+from tests.integration.kubernetes_api.job_pods import (
+    INDEX_LABEL,
+    JOB_LABEL,
+    LOOK_SECONDS,
+    Facts,
+    Pod,
+    now,
+)
 from tests.integration.kubernetes_api.server import KubernetesApi
 from tests.integration.kubernetes_api.status import Answer, Refusal, Stream, plain
 
@@ -45,7 +52,10 @@ class JobController:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._ended.set()
         self._thread.join()
@@ -63,7 +73,11 @@ class JobController:
 
     def jobs(self) -> list[Facts]:
         """Return the Jobs in the store."""
-        return [facts for (title, _, _), facts in list(self.api.store.objects.items()) if title == "jobs.batch"]
+        return [
+            facts
+            for (title, _, _), facts in list(self.api.store.objects.items())
+            if title == "jobs.batch"
+        ]
 
     def _run(self) -> None:
         while not self._ended.wait(LOOK_SECONDS):
@@ -93,7 +107,11 @@ class JobController:
             return
         # podReplacementPolicy Failed: a pod has to be over before its index gets another one.
         taken = done | {pod.index for pod in own if not pod.is_over}
-        own += [self._make(job, index) for index in range(job["spec"]["completions"]) if index not in taken]
+        own += [
+            self._make(job, index)
+            for index in range(job["spec"]["completions"])
+            if index not in taken
+        ]
         for pod in own:
             if pod.process is None and not pod.is_over:
                 self._start(pod)
@@ -101,11 +119,21 @@ class JobController:
     def _make(self, job: Facts, index: int) -> Pod:
         name = f"{job['metadata']['name']}-{index}-{uuid.uuid4().hex[:5]}"
         template = job["spec"]["template"]
-        labels = {**template["metadata"]["labels"], INDEX_LABEL: str(index), JOB_LABEL: job["metadata"]["name"]}
+        labels = {
+            **template["metadata"]["labels"],
+            INDEX_LABEL: str(index),
+            JOB_LABEL: job["metadata"]["name"],
+        }
         metadata = {"name": name, "namespace": job["metadata"]["namespace"], "labels": labels}
         status = {"phase": "Pending"}
         stored = self.api.store.put(
-            {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"], "status": status}
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": metadata,
+                "spec": template["spec"],
+                "status": status,
+            }
         )
         stored["metadata"]["creationTimestamp"] = now()
         folder = self._folder / name
@@ -118,17 +146,27 @@ class JobController:
         if held is not None:
             pod.facts["status"] = {"phase": "Pending", **held}
             return
-        variables = {each["name"]: each.get("value") for each in pod.facts["spec"]["containers"][0]["env"]}
+        variables = {
+            each["name"]: each.get("value") for each in pod.facts["spec"]["containers"][0]["env"]
+        }
         names = [name for name in (variables.get("REPOT_WORKERS") or "").split(",") if name]
         if all(self._is_known(pod.job, name) for name in names):
-            ports = [self._ports.setdefault(pod.job["metadata"]["uid"] + name, free_port()) for name in names]
-            pod.start({"REPOT_WORKERS": ",".join(f"localhost:{port}" for port in ports)} if ports else {})
+            ports = [
+                self._ports.setdefault(pod.job["metadata"]["uid"] + name, free_port())
+                for name in names
+            ]
+            pod.start(
+                {"REPOT_WORKERS": ",".join(f"localhost:{port}" for port in ports)} if ports else {}
+            )
 
     def _is_known(self, job: Facts, name: str) -> bool:
         """Return whether this Job's Service gives a worker its name: nothing here can learn of one after its start."""
         metadata, service_name = job["metadata"], name.partition(":")[0].partition(".")[2]
         service = self.api.store.objects.get(("services", metadata["namespace"], service_name))
-        return service is not None and service["metadata"]["ownerReferences"][0]["uid"] == metadata["uid"]
+        return (
+            service is not None
+            and service["metadata"]["ownerReferences"][0]["uid"] == metadata["uid"]
+        )
 
     def _remove(self, pod: Pod) -> None:
         """Delete a pod: SIGTERM first, and gone when it has ended."""
@@ -146,11 +184,15 @@ class JobController:
     def _read_log(self, target: Target, query: dict[str, str], _: Any) -> Answer:
         found = [pod for pod in self.pods if pod.name == target.name]
         if not found or found[0].process is None:
-            raise Refusal("BadRequest", f'container "trainer" in pod "{target.name}" is waiting to start')
+            raise Refusal(
+                "BadRequest", f'container "trainer" in pod "{target.name}" is waiting to start'
+            )
         if query.get("follow") == "true":
             chunks = found[0].stream(query.get("sinceTime", ""), self._ended)
             return Stream(status=200, body=b"", kind="text/plain", chunks=chunks)
-        return plain("".join(found[0].log.splitlines(keepends=True)[-int(query.get("tailLines", 0)) :]))
+        return plain(
+            "".join(found[0].log.splitlines(keepends=True)[-int(query.get("tailLines", 0)) :])
+        )
 
 
 def _judge(pod: Pod, code: int) -> None:
@@ -164,13 +206,19 @@ def _judge(pod: Pod, code: int) -> None:
             return
     status["failed"] = status.get("failed", 0) + 1
     if status["failed"] > spec["backoffLimit"]:
-        _end(pod.job, "Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
+        _end(
+            pod.job, "Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit"
+        )
 
 
 def _fits(rule: Facts, pod: Pod, code: int) -> bool:
     if "onExitCodes" in rule:
-        return bool((code in rule["onExitCodes"]["values"]) == (rule["onExitCodes"]["operator"] == "In"))
-    conditions = {(each["type"], each["status"]) for each in pod.facts["status"].get("conditions", [])}
+        return bool(
+            (code in rule["onExitCodes"]["values"]) == (rule["onExitCodes"]["operator"] == "In")
+        )
+    conditions = {
+        (each["type"], each["status"]) for each in pod.facts["status"].get("conditions", [])
+    }
     return any((each["type"], each["status"]) in conditions for each in rule["onPodConditions"])
 
 

@@ -7,7 +7,12 @@ import yaml
 
 
 def write_kubeconfig(
-    path: Path, address: str, *, token: str = "", user: dict[str, Any] | None = None, context: str = "test"
+    path: Path,
+    address: str,
+    *,
+    token: str = "",
+    user: dict[str, Any] | None = None,
+    context: str = "test",
 ) -> Path:
     """Write a kubeconfig with one context, which is the current one.
 

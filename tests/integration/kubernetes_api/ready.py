@@ -46,7 +46,11 @@ def prepare(api: KubernetesApi, kfp: KfpApi | None = None) -> None:
 @functools.cache
 def gke_overlay() -> list[Facts]:
     """Return the objects of manifests/overlays/gke, its placeholders replaced."""
-    command = [f"{sysconfig.get_path('scripts')}/kubectl", "kustomize", str(_MANIFESTS / "overlays" / "gke")]
+    command = [
+        f"{sysconfig.get_path('scripts')}/kubectl",
+        "kustomize",
+        str(_MANIFESTS / "overlays" / "gke"),
+    ]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return list(yaml.safe_load_all(text.replace("your-", "our-")))
 
@@ -62,7 +66,9 @@ def make_node(
     images: tuple[str, ...] = (),
 ) -> Facts:
     """Return a node."""
-    spec: Facts = ({"taints": taints} if taints else {}) | ({"unschedulable": True} if is_cordoned else {})
+    spec: Facts = ({"taints": taints} if taints else {}) | (
+        {"unschedulable": True} if is_cordoned else {}
+    )
     allocatable = {"cpu": "7910m", "memory": "28Gi"} | ({GPU: str(gpus)} if gpus else {})
     return {
         "apiVersion": "v1",
@@ -77,10 +83,16 @@ def make_node(
     }
 
 
-def make_pod(name: str, *, node: str, gpus: int, phase: str = "Running", namespace: str = "others") -> Facts:
+def make_pod(
+    name: str, *, node: str, gpus: int, phase: str = "Running", namespace: str = "others"
+) -> Facts:
     """Return a pod that holds GPUs on a node; like all that the API server hands out, with requests."""
     amounts = {GPU: str(gpus)}
-    container = {"name": "main", "image": "busybox", "resources": {"requests": amounts, "limits": amounts}}
+    container = {
+        "name": "main",
+        "image": "busybox",
+        "resources": {"requests": amounts, "limits": amounts},
+    }
     return {
         "apiVersion": "v1",
         "kind": "Pod",

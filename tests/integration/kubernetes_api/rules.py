@@ -27,7 +27,11 @@ class Attempt:
         """Return the sentence of the real server."""
         kind = f"{self.resource}.{self.group}" if self.group else self.resource
         subject = f"{kind} {_quoted(self.name)}" if self.name else kind
-        where = f"in the namespace {_quoted(self.namespace)}" if self.namespace else "at the cluster scope"
+        where = (
+            f"in the namespace {_quoted(self.namespace)}"
+            if self.namespace
+            else "at the cluster scope"
+        )
         return (
             f"{subject} is forbidden: User {_quoted(self.user)} cannot {self.verb} resource {_quoted(self.resource)} "
             f"in API group {_quoted(self.group)} {where}"
@@ -72,7 +76,10 @@ class Rules:
         """Return whether somebody may do that."""
         if attempt.user == ADMIN:
             return True
-        if attempt.user != ANONYMOUS and (attempt.verb, attempt.group, attempt.resource) in _OF_EVERYBODY:
+        if (
+            attempt.user != ANONYMOUS
+            and (attempt.verb, attempt.group, attempt.resource) in _OF_EVERYBODY
+        ):
             return True
         return any(grant.covers(attempt) for grant in self.grants)
 

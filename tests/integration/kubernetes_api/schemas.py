@@ -13,11 +13,15 @@ VERSION = "1.36"
 def check_body(facts: Any, resource: Resource) -> None:
     """Refuse what is no object of that kind: 400 for what cannot be decoded, 422 for what is not valid."""
     if not isinstance(facts, dict):
-        raise Refusal("BadRequest", f"couldn't get version/kind; json parse error: expected an object, got {facts!r}")
+        raise Refusal(
+            "BadRequest",
+            f"couldn't get version/kind; json parse error: expected an object, got {facts!r}",
+        )
     given = (facts.get("apiVersion"), facts.get("kind"))
     if given != (resource.api_version, resource.kind):
         raise Refusal(
-            "BadRequest", f"the object provided is unrecognized (must be of type {resource.kind}): got {given}"
+            "BadRequest",
+            f"the object provided is unrecognized (must be of type {resource.kind}): got {given}",
         )
     try:
         kubernetes_validate.validate(facts, VERSION, strict=True)
@@ -25,5 +29,7 @@ def check_body(facts: Any, resource: Resource) -> None:
         at = ".".join(map(str, err.path))
         if "required property" in err.message:
             name = (facts.get("metadata") or {}).get("name", "")
-            raise Refusal("Invalid", f'{resource.kind} "{name}" is invalid: {at}: {err.message}') from err
+            raise Refusal(
+                "Invalid", f'{resource.kind} "{name}" is invalid: {at}: {err.message}'
+            ) from err
         raise Refusal("BadRequest", f"strict decoding error: {at}: {err.message}") from err

@@ -33,7 +33,11 @@ def matches_labels(facts: Facts, selector: str) -> bool:
     """Return whether an object matches a label selector."""
     labels = facts["metadata"].get("labels") or {}
     # A comma inside parentheses does not end a term.
-    return all(_has_label(labels, text.strip()) for text in re.split(r",(?![^(]*\))", selector) if text.strip())
+    return all(
+        _has_label(labels, text.strip())
+        for text in re.split(r",(?![^(]*\))", selector)
+        if text.strip()
+    )
 
 
 def _has_label(labels: dict[str, str], text: str) -> bool:

@@ -67,7 +67,9 @@ class KubernetesApi:
         handler = type("Handler", (_HttpHandler,), {"api": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        )
 
     @property
     def address(self) -> str:
@@ -77,7 +79,11 @@ class KubernetesApi:
     @property
     def changes(self) -> list[tuple[str, str, str]]:
         """Return the requests that change something; a review is only a question."""
-        return [found for found in self.requests if found[1] != "GET" and not found[2].endswith("reviews")]
+        return [
+            found
+            for found in self.requests
+            if found[1] != "GET" and not found[2].endswith("reviews")
+        ]
 
     def __enter__(self) -> "KubernetesApi":
         self._thread.start()
@@ -91,7 +97,10 @@ class KubernetesApi:
     def answer(self, method: str, path_and_query: str, headers: Any, body: bytes) -> HttpAnswer:
         """Answer one request."""
         url = urllib.parse.urlsplit(path_and_query)
-        path, query = urllib.parse.unquote(url.path), dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
+        path, query = (
+            urllib.parse.unquote(url.path),
+            dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True)),
+        )
         self.before(method, path)
         with self._lock:
             for index, (wanted, pattern, instead) in enumerate(self.answers):
@@ -102,7 +111,13 @@ class KubernetesApi:
                 user = self._identify(headers)
                 self.requests.append((user, method, path))
                 if path == "/version":
-                    return json_answer({"gitVersion": self.version, "major": "1", "minor": self.version.split(".")[1]})
+                    return json_answer(
+                        {
+                            "gitVersion": self.version,
+                            "major": "1",
+                            "minor": self.version.split(".")[1],
+                        }
+                    )
                 target = read_target(method, path, is_watch=query.get("watch") in ("true", "1"))
                 self._admit(user, target)
                 if target.part == "proxy":
@@ -124,8 +139,19 @@ class KubernetesApi:
         if wanted is None:
             return user
         account = _ACCOUNT.fullmatch(wanted)
-        resource, namespace, name = ("serviceaccounts", account[1], account[2]) if account else ("users", "", wanted)
-        self._check(Attempt(user=user, verb="impersonate", group="", resource=resource, namespace=namespace, name=name))
+        resource, namespace, name = (
+            ("serviceaccounts", account[1], account[2]) if account else ("users", "", wanted)
+        )
+        self._check(
+            Attempt(
+                user=user,
+                verb="impersonate",
+                group="",
+                resource=resource,
+                namespace=namespace,
+                name=name,
+            )
+        )
         return wanted
 
     def _admit(self, user: str, target: Target) -> None:
@@ -134,7 +160,9 @@ class KubernetesApi:
                 user=user,
                 verb=target.verb,
                 group=target.resource.group,
-                resource=f"{target.resource.plural}/{target.part}" if target.part else target.resource.plural,
+                resource=f"{target.resource.plural}/{target.part}"
+                if target.part
+                else target.resource.plural,
                 namespace=target.namespace,
                 name=target.name,
             )
@@ -144,7 +172,9 @@ class KubernetesApi:
         if not self.rules.allow(attempt):
             raise Refusal("Forbidden", attempt.refusal())
 
-    def _handle(self, user: str, target: Target, query: Query, facts: Any, *, accept: str) -> Answer:
+    def _handle(
+        self, user: str, target: Target, query: Query, facts: Any, *, accept: str
+    ) -> Answer:
         if target.resource.plural.endswith("reviews"):
             check_body(facts, target.resource)
             return json_answer(self._review(user, facts), status=201)
@@ -157,16 +187,22 @@ class KubernetesApi:
             return json_answer(self.store.list(target, query))
         if target.verb == "get":
             found = self.store.get(target)
-            return json_answer(_metadata_of(found) if "as=PartialObjectMetadata" in accept else found)
+            return json_answer(
+                _metadata_of(found) if "as=PartialObjectMetadata" in accept else found
+            )
         if target.verb == "create":
             return json_answer(self.store.create(target, facts), status=201)
         if target.verb == "delete":
             return json_answer(self.store.delete(target))
-        raise Refusal("MethodNotAllowed", "the server does not allow this method on the requested resource")
+        raise Refusal(
+            "MethodNotAllowed", "the server does not allow this method on the requested resource"
+        )
 
     def _review(self, user: str, facts: dict[str, Any]) -> dict[str, Any]:
         if facts["kind"] == "SelfSubjectReview":
-            return facts | {"status": {"userInfo": {"username": user, "groups": ["system:authenticated"]}}}
+            return facts | {
+                "status": {"userInfo": {"username": user, "groups": ["system:authenticated"]}}
+            }
         asked = facts["spec"]["resourceAttributes"]
         part = asked.get("subresource", "")
         attempt = Attempt(
@@ -179,7 +215,9 @@ class KubernetesApi:
         )
         return facts | {"status": {"allowed": self.rules.allow(attempt)}}
 
-    def _proxy(self, target: Target, method: str, query: str, headers: Any, body: bytes) -> HttpAnswer:
+    def _proxy(
+        self, target: Target, method: str, query: str, headers: Any, body: bytes
+    ) -> HttpAnswer:
         service = self.services.get((target.namespace, target.name))
         if service is None:
             name = target.name.partition(":")[0]
@@ -233,4 +271,8 @@ def _read_json(body: bytes) -> Any:
 
 
 def _metadata_of(facts: dict[str, Any]) -> dict[str, Any]:
-    return {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": facts["metadata"]}
+    return {
+        "kind": "PartialObjectMetadata",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": facts["metadata"],
+    }

@@ -47,7 +47,9 @@ class Refusal(Exception):  # noqa: N818 - it is an answer
         """Return the Status object."""
         code = _CODES[self.reason]
         facts = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
-        return json_answer(facts | {"message": self.message, "reason": self.reason, "code": code}, status=code)
+        return json_answer(
+            facts | {"message": self.message, "reason": self.reason, "code": code}, status=code
+        )
 
 
 def json_answer(facts: Any, *, status: int = 200) -> Answer:

@@ -56,17 +56,25 @@ class Store:
         if not metadata.get("name") and metadata.get("generateName"):
             metadata["name"] = f"{metadata['generateName']}{uuid.uuid4().hex[:5]}"
         if not metadata.get("name"):
-            raise _invalid(target, "", "metadata.name: Required value: name or generateName is required")
+            raise _invalid(
+                target, "", "metadata.name: Required value: name or generateName is required"
+            )
         self._check_namespace(target, metadata)
         if self._key(target.resource, metadata) in self.objects:
-            raise Refusal("AlreadyExists", f'{target.resource.title} "{metadata["name"]}" already exists')
+            raise Refusal(
+                "AlreadyExists", f'{target.resource.title} "{metadata["name"]}" already exists'
+            )
         # What the cluster says of an object is not for its maker to say.
         facts.pop("status", None)
         return self._keep(target.resource, facts)
 
     def get(self, target: Target) -> Facts:
         """Return an object."""
-        key = (target.resource.title, target.namespace if target.resource.is_namespaced else "", target.name)
+        key = (
+            target.resource.title,
+            target.namespace if target.resource.is_namespaced else "",
+            target.name,
+        )
         if key not in self.objects:
             raise Refusal("NotFound", f'{target.resource.title} "{target.name}" not found')
         return self.objects[key]
@@ -75,8 +83,18 @@ class Store:
         """Delete an object; whatever it owned stays, since there is no garbage collector."""
         facts = self.get(target)
         del self.objects[self._key(target.resource, facts["metadata"])]
-        details = {"name": target.name, "kind": target.resource.plural, "uid": facts["metadata"]["uid"]}
-        return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
+        details = {
+            "name": target.name,
+            "kind": target.resource.plural,
+            "uid": facts["metadata"]["uid"],
+        }
+        return {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Success",
+            "details": details,
+        }
 
     def list(self, target: Target, query: Query) -> Facts:
         """Return a page of those that the selectors choose, sorted by namespace and name."""
@@ -96,7 +114,12 @@ class Store:
         kind = f"{target.resource.kind}List"
         # Objects in a list do not say again what they are.
         items = [_without_type(facts) for facts in chosen[start:end]]
-        return {"kind": kind, "apiVersion": target.resource.api_version, "metadata": page, "items": items}
+        return {
+            "kind": kind,
+            "apiVersion": target.resource.api_version,
+            "metadata": page,
+            "items": items,
+        }
 
     def _keep(self, resource: Resource, facts: Facts) -> Facts:
         metadata = facts["metadata"]
@@ -108,14 +131,19 @@ class Store:
         return facts
 
     def _key(self, resource: Resource, metadata: Facts) -> _Key:
-        return (resource.title, metadata.get("namespace", "") if resource.is_namespaced else "", metadata["name"])
+        return (
+            resource.title,
+            metadata.get("namespace", "") if resource.is_namespaced else "",
+            metadata["name"],
+        )
 
     def _check_namespace(self, target: Target, metadata: Facts) -> None:
         if not target.resource.is_namespaced:
             return
         if metadata.setdefault("namespace", target.namespace) != target.namespace:
             raise Refusal(
-                "BadRequest", "the namespace of the provided object does not match the namespace sent on the request"
+                "BadRequest",
+                "the namespace of the provided object does not match the namespace sent on the request",
             )
         if ("namespaces", "", target.namespace) not in self.objects:
             raise Refusal("NotFound", f'namespaces "{target.namespace}" not found')
@@ -140,5 +168,6 @@ def _read_token(token: str) -> int:
         return int(json.loads(base64.b64decode(token))["start"])
     except (ValueError, KeyError) as err:
         raise Refusal(
-            "Expired", "The provided continue parameter is too old to display a consistent list result."
+            "Expired",
+            "The provided continue parameter is too old to display a consistent list result.",
         ) from err

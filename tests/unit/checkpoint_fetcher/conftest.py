@@ -22,7 +22,9 @@ class Web:
         self.etags: dict[str, str] = {}
 
     def serve(self, path: str, body: bytes, *, status: int = 200, length: int | None = None) -> str:
-        self.answers.setdefault(path, []).append((status, body, len(body) if length is None else length))
+        self.answers.setdefault(path, []).append(
+            (status, body, len(body) if length is None else length)
+        )
         return self.url + path
 
     def next_answer(self, path: str) -> tuple[int, bytes, int]:

@@ -55,12 +55,16 @@ def test_plain_files_are_unpacked_below_the_folder(tmp_path: Path, mode: str) ->
 def test_what_is_no_plain_file_inside_is_refused(tmp_path: Path, hostile: tarfile.TarInfo) -> None:
     path = write(tmp_path / "a.tgz", hostile)
 
-    with pytest.raises(CheckpointError, match=r"a\.tgz must hold plain files below its own folder; got '"):
+    with pytest.raises(
+        CheckpointError, match=r"a\.tgz must hold plain files below its own folder; got '"
+    ):
         archives.unpack(path, tmp_path / "inner" / "out")
     assert {entry.name for entry in tmp_path.iterdir()} <= {"a.tgz", "inner"}
 
 
-def test_size_and_number_of_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_size_and_number_of_files_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write(tmp_path / "a.tgz", member("a"), member("b"), data=bytes(100))
     monkeypatch.setattr(archives, "MAX_SIZE_BYTES", 200)
     monkeypatch.setattr(archives, "MAX_FILES", 2)
@@ -69,7 +73,9 @@ def test_size_and_number_of_files_are_bounded(tmp_path: Path, monkeypatch: pytes
     for name, limit in (("MAX_SIZE_BYTES", 199), ("MAX_FILES", 1)):
         with monkeypatch.context() as patch:
             patch.setattr(archives, name, limit)
-            with pytest.raises(CheckpointError, match=r"a\.tgz must hold at most .*; it holds more"):
+            with pytest.raises(
+                CheckpointError, match=r"a\.tgz must hold at most .*; it holds more"
+            ):
                 archives.unpack(path, tmp_path / name)
 
 

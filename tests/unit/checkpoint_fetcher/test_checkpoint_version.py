@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from repot import storage
-from repot.checkpoint_version import find_version
-from repot.checkpoints import Source
+from repot.checkpoints import Source, find_version
 from repot.errors import CheckpointError
 
 
@@ -47,7 +46,9 @@ def test_file_that_is_not_there_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(("etag", "expected"), [('"3-abc"', '"3-abc"'), ("", ""), (None, None)])
-def test_version_on_the_web_is_what_the_server_says(web: Any, etag: str | None, expected: str | None) -> None:
+def test_version_on_the_web_is_what_the_server_says(
+    web: Any, etag: str | None, expected: str | None
+) -> None:
     url = web.serve("/w.h5", b"abc")
     if etag is not None:
         web.etags["/w.h5"] = etag

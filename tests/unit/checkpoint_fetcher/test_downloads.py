@@ -21,7 +21,9 @@ def test_a_file_is_downloaded_under_the_name_in_its_address(web: Any, tmp_path: 
     assert path.read_bytes() == b"abc"
 
 
-def test_progress_is_told_in_bytes(web: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_told_in_bytes(
+    web: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(progress.EVENTS_VARIABLE, str(tmp_path / "events"))
 
     download(web.serve("/w.h5", bytes(9 << 20)), tmp_path)
@@ -45,14 +47,18 @@ def test_what_may_pass_is_tried_again(web: Any, tmp_path: Path, failure: dict[st
 
 
 @pytest.mark.parametrize(
-    ("failure", "reason"), [({"status": 500}, "the server answers 500"), ({"length": 10}, "the request failed")]
+    ("failure", "reason"),
+    [({"status": 500}, "the server answers 500"), ({"length": 10}, "the request failed")],
 )
 def test_what_does_not_pass_is_an_error_after_four_attempts(
     web: Any, tmp_path: Path, failure: dict[str, int], reason: str
 ) -> None:
     url = web.serve("/w.h5", b"part", **failure)
 
-    with pytest.raises(CheckpointError, match=f"{url} must be downloaded; {reason}.*Check the address and the network"):
+    with pytest.raises(
+        CheckpointError,
+        match=f"{url} must be downloaded; {reason}.*Check the address and the network",
+    ):
         download(url, tmp_path)
     assert len(web.requests) == 4
 
@@ -60,10 +66,14 @@ def test_what_does_not_pass_is_an_error_after_four_attempts(
 def test_a_refusal_is_an_error_at_once_and_tells_no_secret(web: Any, tmp_path: Path) -> None:
     url = web.url.replace("http://", "http://me:password@")
 
-    with pytest.raises(CheckpointError, match="must be downloaded; the server answers 404") as caught:
+    with pytest.raises(
+        CheckpointError, match="must be downloaded; the server answers 404"
+    ) as caught:
         download(f"{url}/missing.h5?signature=secret", tmp_path)
     assert len(web.requests) == 1
-    assert not {"password", "signature", "secret"} & set(str(caught.value).replace("=", " ").split())
+    assert not {"password", "signature", "secret"} & set(
+        str(caught.value).replace("=", " ").split()
+    )
     assert f"{web.url}/missing.h5" in str(caught.value)
 
 
@@ -72,7 +82,9 @@ def test_a_server_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
 
-    with pytest.raises(CheckpointError, match=r"must be downloaded; the request failed .*Connection refused"):
+    with pytest.raises(
+        CheckpointError, match=r"must be downloaded; the request failed .*Connection refused"
+    ):
         download(f"http://127.0.0.1:{port}/w.h5", tmp_path)
 
 

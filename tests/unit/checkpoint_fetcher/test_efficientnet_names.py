@@ -8,7 +8,10 @@ def test_kernels_are_laid_out_as_keras_wants_them() -> None:
     depthwise = np.arange(4 * 1 * 3 * 3).reshape(4, 1, 3, 3)
 
     arrays = keras_arrays(
-        {"_blocks.12._expand_conv.weight": convolution, "_blocks.0._depthwise_conv.weight": depthwise}
+        {
+            "_blocks.12._expand_conv.weight": convolution,
+            "_blocks.0._depthwise_conv.weight": depthwise,
+        }
     )
 
     assert arrays["block12_expand_conv/kernel"].shape == (5, 7, 3, 2)
@@ -36,6 +39,9 @@ def test_batch_norms_are_told_apart_by_where_they_stand() -> None:
 
 
 def test_the_classifier_and_counters_are_left_out() -> None:
-    tensors = {name: np.zeros(1) for name in ("_fc.weight", "_fc.bias", "_bn0.num_batches_tracked", "other")}
+    tensors = {
+        name: np.zeros(1)
+        for name in ("_fc.weight", "_fc.bias", "_bn0.num_batches_tracked", "other")
+    }
 
     assert keras_arrays(tensors) == {}

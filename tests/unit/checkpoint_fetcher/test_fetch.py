@@ -29,7 +29,11 @@ def fetched(source: str, checkpoints_uri: str | Path, **changes: str) -> str:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_weights_and_facts_are_stored_under_the_checksum_of_the_original(tmp_path: Path) -> None:
@@ -38,7 +42,9 @@ def test_weights_and_facts_are_stored_under_the_checksum_of_the_original(tmp_pat
     model = zoo.build_backbone(BACKBONE, image_size=32)
     load_weights(model, tmp_path / ID / "weights.h5")
     kernel = read_torch_file(PTH)["_conv_stem.weight"]
-    np.testing.assert_array_equal(model.get_layer("stem_conv").get_weights()[0], kernel.transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(
+        model.get_layer("stem_conv").get_weights()[0], kernel.transpose(2, 3, 1, 0)
+    )
     assert json.loads((tmp_path / ID / "checkpoint.json").read_text()) == {
         "source": "efficientnet-lite0",
         "sha256": SHA256,
@@ -72,7 +78,9 @@ def test_a_second_start_downloads_and_converts_nothing(web: Any, tmp_path: Path)
         f"print(fetch_checkpoint({url!r}, backbone={BACKBONE!r}, values='auto', checkpoints_uri={str(tmp_path)!r}))\n"
         "print({'tensorflow', 'keras', 'h5py'} & set(sys.modules))"
     )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
 
     assert printed.split() == [first, "set()"]
     assert len(web.requests) == 1
@@ -154,7 +162,9 @@ def test_a_wrong_checksum_leaves_nothing_behind(tmp_path: Path) -> None:
         (b"\x1f\x8bnot gzip", r"lite0\.pth must be a whole tar archive; it is damaged"),
     ],
 )
-def test_a_bad_download_is_not_remembered(web: Any, tmp_path: Path, data: bytes, message: str) -> None:
+def test_a_bad_download_is_not_remembered(
+    web: Any, tmp_path: Path, data: bytes, message: str
+) -> None:
     url = web.serve("/lite0.pth", data)
     with pytest.raises(CheckpointError, match=message):
         fetched(url, tmp_path)
@@ -169,10 +179,15 @@ def test_a_bad_download_is_not_remembered(web: Any, tmp_path: Path, data: bytes,
     ("changes", "message"),
     [
         ({"values": "ema"}, "must be a TensorFlow checkpoint for checkpoint_values=ema"),
-        ({"backbone": "mobilenet_v2"}, "is a PyTorch file and must be used with backbone=efficientnet_lite0"),
+        (
+            {"backbone": "mobilenet_v2"},
+            "is a PyTorch file and must be used with backbone=efficientnet_lite0",
+        ),
     ],
 )
-def test_what_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, str], message: str) -> None:
+def test_what_does_not_fit_is_refused(
+    tmp_path: Path, changes: dict[str, str], message: str
+) -> None:
     with pytest.raises(CheckpointError, match=message):
         fetched(str(PTH), tmp_path, **changes)
 
@@ -191,7 +206,9 @@ def test_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
     data[start : start + 4] = np.float32(np.nan).tobytes()
     (tmp_path / "w.pth").write_bytes(data)
 
-    with pytest.raises(CheckpointError, match=r"w\.pth must hold finite numbers; 1 arrays do not: stem_bn/gamma"):
+    with pytest.raises(
+        CheckpointError, match=r"w\.pth must hold finite numbers; 1 arrays do not: stem_bn/gamma"
+    ):
         fetched(str(tmp_path / "w.pth"), tmp_path / "stored")
 
 
@@ -201,7 +218,8 @@ def test_a_disk_that_takes_no_more_says_so(web: Any, tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
     try:
         with pytest.raises(
-            StorageError, match=r"temporary folder .*; the system says: File too large\. Free some space, .* TMPDIR"
+            StorageError,
+            match=r"temporary folder .*; the system says: File too large\. Free some space, .* TMPDIR",
         ):
             fetched(url, tmp_path)
     finally:
@@ -209,14 +227,18 @@ def test_a_disk_that_takes_no_more_says_so(web: Any, tmp_path: Path) -> None:
 
 
 def test_convert_to_folder_writes_weights_and_facts_only(tmp_path: Path) -> None:
-    facts = fetch.convert_to_folder("default", backbone=BACKBONE, values="auto", folder_uri=str(tmp_path))
+    facts = fetch.convert_to_folder(
+        "default", backbone=BACKBONE, values="auto", folder_uri=str(tmp_path)
+    )
 
     assert files(tmp_path).keys() == {"weights.h5", "checkpoint.json"}
     assert json.loads((tmp_path / "checkpoint.json").read_text()) == json.loads(json.dumps(facts))
 
 
 def test_a_converted_folder_is_a_checkpoint_again(tmp_path: Path) -> None:
-    fetch.convert_to_folder("default", backbone=BACKBONE, values="auto", folder_uri=str(tmp_path / "converted"))
+    fetch.convert_to_folder(
+        "default", backbone=BACKBONE, values="auto", folder_uri=str(tmp_path / "converted")
+    )
 
     checkpoint_id = fetched(str(tmp_path / "converted"), tmp_path / "stored")
 
@@ -229,4 +251,6 @@ def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> N
     (tmp_path / "file").write_text("")
 
     with pytest.raises(StorageError):
-        fetch.convert_to_folder("default", backbone=BACKBONE, values="auto", folder_uri=str(tmp_path / "file" / "x"))
+        fetch.convert_to_folder(
+            "default", backbone=BACKBONE, values="auto", folder_uri=str(tmp_path / "file" / "x")
+        )

@@ -19,7 +19,9 @@ def test_keras_layers_follow_by_rank() -> None:
     assert len(names) == 376
     for row in ROWS:
         assert names[f"{row['old']}/weights"] == f"{row['keras_conv']}/kernel"
-        assert names[f"{row['old']}/BatchNorm/moving_variance"] == f"{row['keras_bn']}/moving_variance"
+        assert (
+            names[f"{row['old']}/BatchNorm/moving_variance"] == f"{row['keras_bn']}/moving_variance"
+        )
 
 
 def test_every_name_is_a_variable_of_the_published_files() -> None:

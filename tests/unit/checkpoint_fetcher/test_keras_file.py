@@ -31,7 +31,9 @@ def with_head(backbone: Any) -> Any:
 
 def wrapped(backbone: Any) -> Any:
     rescaling = keras.layers.Normalization(mean=[0.5] * 3, variance=[0.25] * 3)
-    return keras.Sequential([keras.Input((SIZE, SIZE, 3)), rescaling, backbone, keras.layers.Dense(7)])
+    return keras.Sequential(
+        [keras.Input((SIZE, SIZE, 3)), rescaling, backbone, keras.layers.Dense(7)]
+    )
 
 
 def plain(backbone: Any) -> Any:
@@ -63,7 +65,10 @@ def test_the_backbone_is_found_in_any_file_of_keras(
 
 def test_weights_of_repot_itself_are_read_by_name(tmp_path: Path) -> None:
     backbone = build()
-    save_weights(tmp_path / "weights.h5", dict(zip(stable_names(backbone), backbone.get_weights(), strict=True)))
+    save_weights(
+        tmp_path / "weights.h5",
+        dict(zip(stable_names(backbone), backbone.get_weights(), strict=True)),
+    )
 
     arrays = read(tmp_path / "weights.h5", tmp_path)
 
@@ -71,7 +76,9 @@ def test_weights_of_repot_itself_are_read_by_name(tmp_path: Path) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
-def write_legacy(path: Path, layers: list[tuple[str, list[tuple[str, Any]]]], *, chunked: bool = False) -> None:
+def write_legacy(
+    path: Path, layers: list[tuple[str, list[tuple[str, Any]]]], *, chunked: bool = False
+) -> None:
     """Write the layout of Keras 1 and 2, as in the files of keras.applications."""
     with h5py.File(path, "w") as file:
         names = [name.encode() for name, _ in layers]
@@ -86,7 +93,9 @@ def write_legacy(path: Path, layers: list[tuple[str, list[tuple[str, Any]]]], *,
                 group[weight_name] = array
 
 
-def legacy_layers(model: Any, rename: Callable[[str], str]) -> list[tuple[str, list[tuple[str, Any]]]]:
+def legacy_layers(
+    model: Any, rename: Callable[[str], str]
+) -> list[tuple[str, list[tuple[str, Any]]]]:
     return [
         (
             rename(layer.name),
@@ -100,7 +109,10 @@ def legacy_layers(model: Any, rename: Callable[[str], str]) -> list[tuple[str, l
 def test_layers_with_other_names_are_matched_by_order(tmp_path: Path, chunked: bool) -> None:
     backbone = build()
     layers = legacy_layers(backbone, lambda name: f"old_{name}")
-    before, after = ("norm", [("norm/mean:0", np.zeros(3))]), ("top", [("top/kernel:0", np.zeros((576, 7)))])
+    before, after = (
+        ("norm", [("norm/mean:0", np.zeros(3))]),
+        ("top", [("top/kernel:0", np.zeros((576, 7)))]),
+    )
     write_legacy(tmp_path / "w.h5", [before, *layers, after], chunked=chunked)
 
     arrays = read(tmp_path / "w.h5", tmp_path)
@@ -128,7 +140,9 @@ def test_layers_out_of_order_are_matched_by_name(tmp_path: Path) -> None:
     backbone = build()
     layers = legacy_layers(backbone, lambda name: name)
     weights = [weight for _, weights in [*layers[100:], *layers[:100]] for weight in weights]
-    write_legacy(tmp_path / "w.h5", [("mobilenet", weights), ("dense", [("dense/bias:0", np.zeros(3))])])
+    write_legacy(
+        tmp_path / "w.h5", [("mobilenet", weights), ("dense", [("dense/bias:0", np.zeros(3))])]
+    )
 
     arrays = read(tmp_path / "w.h5", tmp_path)
 
@@ -137,12 +151,17 @@ def test_layers_out_of_order_are_matched_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file_name", ["model.weights.h5", "model.h5", "model.keras"])
-def test_another_architecture_is_refused_with_the_first_differences(tmp_path: Path, file_name: str) -> None:
+def test_another_architecture_is_refused_with_the_first_differences(
+    tmp_path: Path, file_name: str
+) -> None:
     model = build("mobilenet_v3_large")
-    model.save_weights(tmp_path / file_name) if ".weights." in file_name else model.save(tmp_path / file_name)
+    model.save_weights(tmp_path / file_name) if ".weights." in file_name else model.save(
+        tmp_path / file_name
+    )
 
     with pytest.raises(
-        CheckpointError, match=r"must fit the mobilenet_v3_small; \d+ of 206 arrays do not: .*; and \d+ more"
+        CheckpointError,
+        match=r"must fit the mobilenet_v3_small; \d+ of 206 arrays do not: .*; and \d+ more",
     ):
         read(tmp_path / file_name, tmp_path)
 
@@ -154,7 +173,8 @@ def test_an_array_of_another_size_is_named_with_both_shapes(tmp_path: Path) -> N
     write_legacy(tmp_path / "w.h5", layers)
 
     with pytest.raises(
-        CheckpointError, match=r"1 of 206 arrays do not: conv/kernel has shape 3x3x3x8, wanted 3x3x3x16"
+        CheckpointError,
+        match=r"1 of 206 arrays do not: conv/kernel has shape 3x3x3x8, wanted 3x3x3x16",
     ):
         read(tmp_path / "w.h5", tmp_path)
 
@@ -165,7 +185,9 @@ def test_a_truncated_file_is_refused(tmp_path: Path, fraction: float) -> None:
     data = (tmp_path / "w.weights.h5").read_bytes()
     (tmp_path / "w.weights.h5").write_bytes(data[: int(len(data) * fraction)])
 
-    with pytest.raises(CheckpointError, match=r"w\.weights\.h5 must be a whole Keras file; it cannot be read"):
+    with pytest.raises(
+        CheckpointError, match=r"w\.weights\.h5 must be a whole Keras file; it cannot be read"
+    ):
         read(tmp_path / "w.weights.h5", tmp_path)
 
 

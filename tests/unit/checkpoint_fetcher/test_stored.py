@@ -43,7 +43,9 @@ def test_weights_without_their_facts_are_not_there(tmp_path: Path) -> None:
     put(tmp_path, "raw", ["raw"])
     (tmp_path / SHA256 / "inception_v3-raw" / "checkpoint.json").unlink()
 
-    assert not stored.find_stored(str(tmp_path), sha256=SHA256, backbone="inception_v3", values="raw")
+    assert not stored.find_stored(
+        str(tmp_path), sha256=SHA256, backbone="inception_v3", values="raw"
+    )
 
 
 def original(folder: Path) -> Original:
@@ -85,7 +87,9 @@ def test_a_source_is_recalled_until_it_changes(tmp_path: Path) -> None:
 
 
 def test_a_remembered_address_is_stored_without_its_secrets(tmp_path: Path) -> None:
-    stored.remember(str(tmp_path), source_uri="https://h/w?signature=secret", version="", sha256=SHA256)
+    stored.remember(
+        str(tmp_path), source_uri="https://h/w?signature=secret", version="", sha256=SHA256
+    )
 
     (memory,) = (tmp_path / "by-source").iterdir()
     assert "secret" not in memory.name + memory.read_text()

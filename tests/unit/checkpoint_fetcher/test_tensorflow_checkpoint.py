@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from repot.checkpoint_fetcher.inception_names import EMA_SUFFIX, keras_names, names_2016_03_01, names_2016_08_28
+from repot.checkpoint_fetcher.inception_names import (
+    EMA_SUFFIX,
+    keras_names,
+    names_2016_03_01,
+    names_2016_08_28,
+)
 from repot.checkpoint_fetcher.tensorflow_checkpoint import InceptionWeights, read_inception
 from repot.errors import CheckpointError
 
@@ -14,7 +19,9 @@ SHAPES = dict.fromkeys(MARCH.values(), (1,))
 
 
 def numbered(names: dict[str, str], suffix: str = "", start: float = 0.0) -> dict[str, Any]:
-    return {f"{name}{suffix}": np.full(1, start + index, np.float32) for index, name in enumerate(names)}
+    return {
+        f"{name}{suffix}": np.full(1, start + index, np.float32) for index, name in enumerate(names)
+    }
 
 
 def write(prefix: Path, arrays: dict[str, Any], version: int = 1) -> Path:
@@ -24,7 +31,9 @@ def write(prefix: Path, arrays: dict[str, Any], version: int = 1) -> Path:
         tf.raw_ops.Save(filename=str(prefix), tensor_names=names, data=tensors)
     else:
         slices = [""] * len(names)
-        tf.raw_ops.SaveV2(prefix=str(prefix), tensor_names=names, shape_and_slices=slices, tensors=tensors)
+        tf.raw_ops.SaveV2(
+            prefix=str(prefix), tensor_names=names, shape_and_slices=slices, tensors=tensors
+        )
     return prefix
 
 
@@ -58,7 +67,9 @@ def test_without_averages_auto_means_raw_and_ema_is_refused(tmp_path: Path, vers
 
     weights = read(path)
     assert (weights.values, weights.available_values, weights.step) == ("raw", ("raw",), 12)
-    with pytest.raises(CheckpointError, match=r"must hold ema values for checkpoint_values=ema; it holds raw only"):
+    with pytest.raises(
+        CheckpointError, match=r"must hold ema values for checkpoint_values=ema; it holds raw only"
+    ):
         read(path, "ema")
 
 
@@ -87,7 +98,9 @@ def test_missing_and_misshapen_variables_are_named(tmp_path: Path) -> None:
 
 
 def test_another_network_is_refused_with_what_is_there(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"must hold an Inception-v3 of 2016 .*; it holds resnet/conv"):
+    with pytest.raises(
+        CheckpointError, match=r"must hold an Inception-v3 of 2016 .*; it holds resnet/conv"
+    ):
         read(write(tmp_path / "m", {"resnet/conv": np.zeros(1)}))
 
 
@@ -101,7 +114,9 @@ def test_damaged_bytes_are_refused(tmp_path: Path, version: int, position: float
     data[start : start + 64] = bytes(64)
     file_path.write_bytes(data)
 
-    with pytest.raises(CheckpointError, match="m must be a whole TensorFlow checkpoint; it cannot be read"):
+    with pytest.raises(
+        CheckpointError, match="m must be a whole TensorFlow checkpoint; it cannot be read"
+    ):
         read(path)
 
 

@@ -28,7 +28,9 @@ STORAGES = {
 
 
 class Storage:
-    def __init__(self, key: str, values: npt.NDArray[Any], count: int | None = None, view: Any = None) -> None:
+    def __init__(
+        self, key: str, values: npt.NDArray[Any], count: int | None = None, view: Any = None
+    ) -> None:
         self.key, self.values, self.view = key, values, view
         self.count = values.size if count is None else count
 
@@ -36,7 +38,9 @@ class Storage:
 class Tensor:
     """Pickles as PyTorch's tensors do."""
 
-    def __init__(self, storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    def __init__(
+        self, storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+    ) -> None:
         self.parts: tuple[Any, ...] = (storage, offset, shape, strides, False, OrderedDict())
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -73,8 +77,15 @@ def pickled(item: Any) -> bytes:
     return file.getvalue()
 
 
-def write_legacy(path: Path, contents: Any, storages: list[Storage], *, little_endian: bool = True) -> Path:
-    parts = [LEGACY_MAGIC, pickled(1001), pickled({"little_endian": little_endian}), pickled(contents)]
+def write_legacy(
+    path: Path, contents: Any, storages: list[Storage], *, little_endian: bool = True
+) -> Path:
+    parts = [
+        LEGACY_MAGIC,
+        pickled(1001),
+        pickled({"little_endian": little_endian}),
+        pickled(contents),
+    ]
     parts.append(pickled([storage.key for storage in storages]))
     for storage in storages:
         parts += [struct.pack("<q", storage.values.size), storage.values.tobytes()]
@@ -96,7 +107,9 @@ def test_the_installed_weights_are_read_whole() -> None:
     assert len(tensors) == 296
     assert tensors["_fc.weight"].shape == (1000, 1280)
     assert tensors["_bn0.num_batches_tracked"].dtype == np.int64
-    assert sum(tensor.size for tensor in tensors.values() if tensor.dtype == np.float32) == 4_694_024
+    assert (
+        sum(tensor.size for tensor in tensors.values() if tensor.dtype == np.float32) == 4_694_024
+    )
 
 
 @pytest.mark.parametrize("write", [write_legacy, write_zip])
@@ -104,12 +117,17 @@ def test_the_installed_weights_are_read_whole() -> None:
 def test_offset_strides_and_type_are_honoured(tmp_path: Path, write: Any, dtype: str) -> None:
     values = np.arange(30, dtype=dtype)
     storage = Storage("7", values)
-    tensors = {"transposed": Tensor(storage, 2, (3, 4), (1, 6)), "scalar": Tensor(storage, 29, (), ())}
+    tensors = {
+        "transposed": Tensor(storage, 2, (3, 4), (1, 6)),
+        "scalar": Tensor(storage, 29, (), ()),
+    }
 
     read = read_torch_file(write(tmp_path / "w.pth", OrderedDict(tensors), [storage]))
 
     assert read["transposed"].dtype == np.dtype(dtype)
-    np.testing.assert_array_equal(read["transposed"], [[2 + i + 6 * j for j in range(4)] for i in range(3)])
+    np.testing.assert_array_equal(
+        read["transposed"], [[2 + i + 6 * j for j in range(4)] for i in range(3)]
+    )
     assert read["transposed"].flags.c_contiguous
     assert read["scalar"] == 29
 
@@ -131,11 +149,15 @@ class Hostile:
 
 @pytest.mark.parametrize("write", [write_legacy, write_zip])
 @pytest.mark.parametrize("function", [os.system, eval, getattr, __import__, np.load, OSError])
-def test_a_pickle_that_asks_for_code_is_refused_and_not_run(tmp_path: Path, write: Any, function: Any) -> None:
+def test_a_pickle_that_asks_for_code_is_refused_and_not_run(
+    tmp_path: Path, write: Any, function: Any
+) -> None:
     trace = tmp_path / "ran"
     path = write(tmp_path / "w.pth", {"a": Hostile(function, f"touch {trace}")}, [])
 
-    with pytest.raises(CheckpointError, match=r"w\.pth: must hold tensors only; it asks for .*Do not use this file"):
+    with pytest.raises(
+        CheckpointError, match=r"w\.pth: must hold tensors only; it asks for .*Do not use this file"
+    ):
         read_torch_file(path)
     assert not trace.exists()
 
@@ -144,7 +166,9 @@ def test_a_pickle_cannot_alter_the_reader_for_the_next_file(tmp_path: Path) -> N
     # BUILD on the function that stands for _rebuild_tensor_v2 sets its attributes.
     body = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}U\x0c__defaults__)s\x86b."
     path = tmp_path / "w.pth"
-    path.write_bytes(LEGACY_MAGIC + pickled(1001) + pickled({"little_endian": True}) + body + pickled([]))
+    path.write_bytes(
+        LEGACY_MAGIC + pickled(1001) + pickled({"little_endian": True}) + body + pickled([])
+    )
     with pytest.raises(CheckpointError):
         read_torch_file(path)
 
@@ -153,13 +177,22 @@ def test_a_pickle_cannot_alter_the_reader_for_the_next_file(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("offset", "shape", "strides"),
-    [(0, (5,), (1,)), (1, (4,), (1,)), (-1, (2,), (1,)), (3, (2,), (-1,)), (0, (10**9,), (0,)), (0, (2, 2), (1,))],
+    [
+        (0, (5,), (1,)),
+        (1, (4,), (1,)),
+        (-1, (2,), (1,)),
+        (3, (2,), (-1,)),
+        (0, (10**9,), (0,)),
+        (0, (2, 2), (1,)),
+    ],
 )
 def test_a_tensor_outside_its_storage_is_refused(
     tmp_path: Path, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
 ) -> None:
     storage = Storage("0", np.zeros(4, "<f4"))
-    path = write_legacy(tmp_path / "w.pth", {"a": Tensor(storage, offset, shape, strides)}, [storage])
+    path = write_legacy(
+        tmp_path / "w.pth", {"a": Tensor(storage, offset, shape, strides)}, [storage]
+    )
 
     with pytest.raises(CheckpointError, match=r"w\.pth"):
         read_torch_file(path)
@@ -218,7 +251,9 @@ def test_a_damaged_zip_is_refused(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "w.pth", {"a": Tensor(storage, 0, (400,), (1,))}, [storage])
     path.write_bytes(path.read_bytes().replace(bytes(64), bytes(63) + b"x", 1))
 
-    with pytest.raises(CheckpointError, match=r"w\.pth must be a PyTorch state dict; it is damaged"):
+    with pytest.raises(
+        CheckpointError, match=r"w\.pth must be a PyTorch state dict; it is damaged"
+    ):
         read_torch_file(path)
 
 

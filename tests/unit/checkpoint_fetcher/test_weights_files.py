@@ -40,7 +40,9 @@ def test_contents_decide_and_names_do_not(tmp_path: Path) -> None:
 def test_files_of_a_v2_checkpoint_are_known_by_their_prefix(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("model.ckpt-5.data-00000-of-00001", "model.ckpt-5.index")]
 
-    assert find_weights(paths, tmp_path) == WeightsFile(kind="tensorflow", path=tmp_path / "model.ckpt-5")
+    assert find_weights(paths, tmp_path) == WeightsFile(
+        kind="tensorflow", path=tmp_path / "model.ckpt-5"
+    )
 
 
 def test_an_archive_gives_the_checkpoint_that_its_state_names(tmp_path: Path) -> None:
@@ -50,7 +52,9 @@ def test_an_archive_gives_the_checkpoint_that_its_state_names(tmp_path: Path) ->
         (folder / name).write_bytes(TABLE)
     (folder / "checkpoint").write_text('model_checkpoint_path: "/elsewhere/model.ckpt-2"\n')
 
-    found = find_weights([write_tar(tmp_path / "a.tar.gz", tmp_path / "packed")], tmp_path / "scratch")
+    found = find_weights(
+        [write_tar(tmp_path / "a.tar.gz", tmp_path / "packed")], tmp_path / "scratch"
+    )
 
     assert (found.kind, found.path.name) == ("tensorflow", "model.ckpt-2")
 
@@ -68,9 +72,14 @@ def test_an_archive_without_a_state_gives_its_only_weights(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [((), r"holds 0 \(files: notes\.txt\)"), (("a.ckpt", "b.ckpt"), r"holds 2 \(files: a\.ckpt, b\.ckpt\)")],
+    [
+        ((), r"holds 0 \(files: notes\.txt\)"),
+        (("a.ckpt", "b.ckpt"), r"holds 2 \(files: a\.ckpt, b\.ckpt\)"),
+    ],
 )
-def test_an_archive_must_hold_one_checkpoint(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
+def test_an_archive_must_hold_one_checkpoint(
+    tmp_path: Path, names: tuple[str, ...], message: str
+) -> None:
     folder = tmp_path / "packed"
     folder.mkdir()
     (folder / "notes.txt").write_text("hello")
@@ -89,10 +98,14 @@ def test_an_archive_must_hold_one_checkpoint(tmp_path: Path, names: tuple[str, .
         (b"0123456789" * 100, "it is none of these"),
     ],
 )
-def test_what_is_no_checkpoint_is_refused_with_the_choices(tmp_path: Path, data: bytes, message: str) -> None:
+def test_what_is_no_checkpoint_is_refused_with_the_choices(
+    tmp_path: Path, data: bytes, message: str
+) -> None:
     (tmp_path / "w.tar.gz").write_bytes(data)
 
-    with pytest.raises(CheckpointError, match=rf"w\.tar\.gz must be a tar or tar\.gz archive, .*; {message}"):
+    with pytest.raises(
+        CheckpointError, match=rf"w\.tar\.gz must be a tar or tar\.gz archive, .*; {message}"
+    ):
         find_weights([tmp_path / "w.tar.gz"], tmp_path)
 
 

@@ -64,7 +64,17 @@ def test_code_reads_as_the_text(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["@octocat", "see #12", "!7", "~label", "x/y#3", "%4", "http://evil.example", "WWW.evil.example"]
+    "text",
+    [
+        "@octocat",
+        "see #12",
+        "!7",
+        "~label",
+        "x/y#3",
+        "%4",
+        "http://evil.example",
+        "WWW.evil.example",
+    ],
 )
 def test_plain_refers_to_nobody_and_nothing(text: str) -> None:
     mark = next(mark for mark in ("@", "#", "!", "~", "%", "://", "WWW.") if mark in text)

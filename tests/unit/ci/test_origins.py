@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from repot import storage
-from repot_pipelines.ci.origin_section import origin_section
+from repot_pipelines.ci.comment import origin_section
 from repot_pipelines.ci.origins import Origin, Origins, differing_settings, read_origins
 
 ORIGIN: dict[str, Any] = {
@@ -53,8 +53,12 @@ def test_many_new_labels_are_counted(count: int, words: str) -> None:
     assert section.endswith(words)
 
 
-@pytest.mark.parametrize("facts", [{}, [], {"dataset_id": "d", "num_examples": 3, "labels": [], "settings": {}}])
-def test_training_facts_of_another_shape_are_a_problem_and_no_crash(tmp_path: Path, facts: object) -> None:
+@pytest.mark.parametrize(
+    "facts", [{}, [], {"dataset_id": "d", "num_examples": 3, "labels": [], "settings": {}}]
+)
+def test_training_facts_of_another_shape_are_a_problem_and_no_crash(
+    tmp_path: Path, facts: object
+) -> None:
     storage.write_json(str(tmp_path / "runs" / "v" / "training.json"), facts)
 
     origins = read_origins(str(tmp_path), version="v", champion_version="")

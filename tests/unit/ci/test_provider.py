@@ -19,7 +19,9 @@ def test_commit_is_that_of_the_folder_elsewhere(tmp_path: Path) -> None:
     subprocess.run([*git, "init", "--quiet"], check=True)
     assert read_commit({"COMMIT_SHA": ""}, tmp_path) == ""
     subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "x"], check=True)
-    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    head = subprocess.run(
+        [*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
     assert read_commit({}, tmp_path) == head
 

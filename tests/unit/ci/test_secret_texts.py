@@ -58,7 +58,13 @@ def test_known_values_come_from_names_and_files(tmp_path: Path) -> None:
 
     secrets = read_secrets(environment, [token, cookie, None, tmp_path / "missing"])
 
-    assert secrets == {"variable-token", "hunter2-hunter2", "file-token-1", "session=cookie-value", "cookie-value"}
+    assert secrets == {
+        "variable-token",
+        "hunter2-hunter2",
+        "file-token-1",
+        "session=cookie-value",
+        "cookie-value",
+    }
 
 
 def test_longer_secrets_go_first() -> None:

@@ -16,8 +16,8 @@ from repot_pipelines.ci.comment import MARKER
 from repot_pipelines.ci.provider import COMMIT_VARIABLES
 from repot_pipelines.cli import repot
 from repot_pipelines.compiled import find_compiled
-from repot_pipelines.kfp_server.parameters import read_parameter_file, read_parameters, read_pipeline
-from repot_pipelines.kfp_server.request import read_request
+from repot_pipelines.parameters import read_parameter_file, read_parameters, read_pipeline
+from repot_pipelines.run_request import read_request
 
 FOLDER = Path(__file__).parents[3] / "examples" / "ci"
 SCHEMAS = {
@@ -35,7 +35,9 @@ def scripts(name: str) -> list[str]:
     """Return every piece of shell in a workflow."""
     facts = facts_of(name)
     if name == "github-actions.yml":
-        return [step["run"] for job in facts["jobs"].values() for step in job["steps"] if "run" in step]
+        return [
+            step["run"] for job in facts["jobs"].values() for step in job["steps"] if "run" in step
+        ]
     if name == "gitlab-ci.yml":
         parts = ("before_script", "script", "after_script")
         jobs = [job for job in facts.values() if isinstance(job, dict) and "script" in job]
@@ -51,7 +53,14 @@ def repot_lines(name: str) -> list[list[str]]:
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_workflow_is_valid_for_its_ci_system(name: str) -> None:
     pytest.importorskip("check_jsonschema", reason="pip install check-jsonschema")
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", SCHEMAS[name], str(FOLDER / name)]
+    command = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        SCHEMAS[name],
+        str(FOLDER / name),
+    ]
 
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -72,7 +81,9 @@ def test_command_lines_are_taken(name: str) -> None:
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_shell_is_shell(name: str) -> None:
     for script in scripts(name):
-        done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["bash", "-n"], input=script, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, f"{script}\n{done.stderr}"
 
 
@@ -107,14 +118,24 @@ def test_cloud_build_writes_over_its_comment_of_before(tmp_path: Path) -> None:
     (tmp_path / "repot-comment.md").write_text(f"{MARKER}\nnew")
     curl = tmp_path / "bin" / "curl"
     curl.parent.mkdir()
-    told = [{"url": "https://c/1", "body": "of a person"}, {"url": "https://c/2", "body": f"{MARKER}\nold"}]
+    told = [
+        {"url": "https://c/1", "body": "of a person"},
+        {"url": "https://c/2", "body": f"{MARKER}\nold"},
+    ]
     for comments, expected in ((told, "PATCH"), (told[:1], "--data")):
         (tmp_path / "told.json").write_text(json.dumps(comments))
-        curl.write_text('#!/bin/sh\ncase "$*" in *per_page*) cat told.json;; *) echo "$*" > asked;; esac\n')
+        curl.write_text(
+            '#!/bin/sh\ncase "$*" in *per_page*) cat told.json;; *) echo "$*" > asked;; esac\n'
+        )
         curl.chmod(0o755)
 
         path = f"{curl.parent}:{Path(sys.executable).parent}:/usr/bin:/bin"
-        subprocess.run(["bash", "-c", comment], cwd=tmp_path, env={"PATH": path, "COMMENT_TOKEN": "t"}, check=True)
+        subprocess.run(
+            ["bash", "-c", comment],
+            cwd=tmp_path,
+            env={"PATH": path, "COMMENT_TOKEN": "t"},
+            check=True,
+        )
 
         asked = (tmp_path / "asked").read_text()
         assert expected in asked
@@ -122,8 +143,12 @@ def test_cloud_build_writes_over_its_comment_of_before(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "repot-comment.json").read_text()) == {"body": f"{MARKER}\nnew"}
 
 
-@pytest.mark.parametrize("provider", ["", "projects/1/locations/global/workloadIdentityPools/p/providers/x"])
-def test_gitlab_becomes_the_service_account_only_where_one_is_named(provider: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "provider", ["", "projects/1/locations/global/workloadIdentityPools/p/providers/x"]
+)
+def test_gitlab_becomes_the_service_account_only_where_one_is_named(
+    provider: str, tmp_path: Path
+) -> None:
     (_, become) = facts_of("gitlab-ci.yml")["retrain"]["before_script"]
     environment = {
         "PATH": "/usr/bin:/bin",
@@ -176,7 +201,9 @@ def test_cloud_build_ends_with_the_code_of_repot(tmp_path: Path) -> None:
     environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "NAMESPACE": "", "REBUILD": ""}
 
     codes = [
-        subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, check=False).returncode
+        subprocess.run(
+            ["bash", "-c", script], cwd=tmp_path, env=environment, check=False
+        ).returncode
         for script in (retrain, result)
     ]
 

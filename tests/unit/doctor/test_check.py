@@ -7,7 +7,11 @@ from repot_pipelines.doctor.check import OK, PROBLEM, Check, failed, guarded, ok
 @pytest.mark.parametrize(
     ("message", "finding", "fix"),
     [
-        ("gs://b cannot be read: no right. Grant it.", "gs://b cannot be read: no right.", "Grant it."),
+        (
+            "gs://b cannot be read: no right. Grant it.",
+            "gs://b cannot be read: no right.",
+            "Grant it.",
+        ),
         ("It is not there. Look at x.y. Is it on?", "It is not there. Look at x.y.", "Is it on?"),
         ("It is not there.", "It is not there.", "Do this."),
         ("It answered 500. It says: boom.", "It answered 500. It says: boom.", "Do this."),
@@ -20,7 +24,9 @@ def test_last_sentence_of_an_error_is_the_fix(message: str, finding: str, fix: s
 
 
 def test_error_of_several_lines_becomes_one() -> None:
-    found = failed("thing", UsageError(["One is wrong. Fix one.", "Two is wrong. Fix two."]), fix="")
+    found = failed(
+        "thing", UsageError(["One is wrong. Fix one.", "Two is wrong. Fix two."]), fix=""
+    )
 
     assert found.finding == "One is wrong. Fix one. Two is wrong."
     assert found.fix == "Fix two."

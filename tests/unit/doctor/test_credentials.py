@@ -3,12 +3,16 @@ from pathlib import Path
 
 import pytest
 
-from repot_pipelines.doctor.credentials import describe_credentials
+from repot_pipelines.doctor.storage_access import describe_credentials
 
 
 @pytest.fixture
 def key_file(tmp_path: Path) -> Path:
-    facts = {"type": "service_account", "client_email": "robot@p.iam.gserviceaccount.com", "private_key": "s3cret"}
+    facts = {
+        "type": "service_account",
+        "client_email": "robot@p.iam.gserviceaccount.com",
+        "private_key": "s3cret",
+    }
     path = tmp_path / "key.json"
     path.write_text(json.dumps(facts))
     return path
@@ -17,7 +21,9 @@ def key_file(tmp_path: Path) -> Path:
 def test_google_takes_the_first_that_is_there(tmp_path: Path, key_file: Path) -> None:
     login = tmp_path / ".config" / "gcloud" / "application_default_credentials.json"
     variables = {"REPOT_GOOGLE_KEY": "{}", "GOOGLE_APPLICATION_CREDENTIALS": str(key_file)}
-    told = [describe_credentials("gs", {"STORAGE_EMULATOR_HOST": "http://here", **variables}, tmp_path)]
+    told = [
+        describe_credentials("gs", {"STORAGE_EMULATOR_HOST": "http://here", **variables}, tmp_path)
+    ]
     told.append(describe_credentials("gs", variables, tmp_path))
     del variables["REPOT_GOOGLE_KEY"]
     told.append(describe_credentials("gs", variables, tmp_path))

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from repot_pipelines.doctor.deadline import within
+from repot_pipelines.doctor.check import within
 
 
 def test_work_in_time_is_returned() -> None:

@@ -9,7 +9,11 @@ from repot_pipelines.doctor.kubeconfig import Place, find_place
 
 def write(path: Path, *contexts: str, current: str = "") -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump({"contexts": [{"name": name} for name in contexts], "current-context": current}))
+    path.write_text(
+        yaml.safe_dump(
+            {"contexts": [{"name": name} for name in contexts], "current-context": current}
+        )
+    )
     return str(path)
 
 
@@ -48,7 +52,9 @@ def test_a_pod_takes_its_own_cluster_unless_a_context_is_named(tmp_path: Path) -
     assert named.title == "context a of kubeconfig"
 
 
-@pytest.mark.parametrize("text", ["contexts: [", "[]\n- x", "contexts: [{}]", "contexts: 7", "just text"])
+@pytest.mark.parametrize(
+    "text", ["contexts: [", "[]\n- x", "contexts: [{}]", "contexts: 7", "just text"]
+)
 def test_a_kubeconfig_that_cannot_be_read_is_told(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken"
     path.write_text(text)

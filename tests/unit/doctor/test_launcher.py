@@ -21,7 +21,9 @@ def test_root_and_secrets_are_read() -> None:
     assert check_launcher("kubeflow", found).state == OK
 
 
-@pytest.mark.parametrize("data", [{}, {"providers": ""}, {"defaultPipelineRoot": "gs://bucket/kfp"}])
+@pytest.mark.parametrize(
+    "data", [{}, {"providers": ""}, {"defaultPipelineRoot": "gs://bucket/kfp"}]
+)
 def test_an_empty_config_map_means_the_defaults(data: dict[str, str]) -> None:
     found = check_launcher("kubeflow", read_launcher(data))
 

@@ -6,7 +6,9 @@ from repot_pipelines.doctor import machine
 from repot_pipelines.doctor.check import OK, PROBLEM, WARNING
 
 
-@pytest.mark.parametrize(("supported", "state"), [(">=3.11,<3.14", OK), (">=4", PROBLEM), ("<3.11", PROBLEM)])
+@pytest.mark.parametrize(
+    ("supported", "state"), [(">=3.11,<3.14", OK), (">=4", PROBLEM), ("<3.11", PROBLEM)]
+)
 def test_python_is_compared_with_what_the_distribution_supports(supported: str, state: str) -> None:
     assert machine.check_python(supported).state == state
 
@@ -25,7 +27,8 @@ def test_memory_has_two_bounds(free_bytes: int, state: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("least_bytes", "good_bytes", "state"), [(0, 0, OK), (0, 1 << 62, WARNING), (1 << 62, 1 << 62, PROBLEM)]
+    ("least_bytes", "good_bytes", "state"),
+    [(0, 0, OK), (0, 1 << 62, WARNING), (1 << 62, 1 << 62, PROBLEM)],
 )
 def test_disk_has_two_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least_bytes: int, good_bytes: int, state: str
@@ -62,7 +65,9 @@ def test_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert unbounded > 3000
 
 
-def test_without_proc_the_whole_memory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_proc_the_whole_memory_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     free = machine._available_bytes()
     monkeypatch.setattr(machine, "_MEMORY_FACTS", tmp_path / "none")
 

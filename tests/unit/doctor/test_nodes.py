@@ -9,8 +9,16 @@ TAINT = {"key": GPU, "value": "present", "effect": "NoSchedule"}
 
 
 def node(**changes: Any) -> dict[str, Any]:
-    status = {"conditions": [{"type": "Ready", "status": "True"}], "allocatable": {GPU: "4", "cpu": "7910m"}}
-    return {"metadata": {"name": "n", "labels": {"a": "1"}}, "spec": {}, "status": status, **changes}
+    status = {
+        "conditions": [{"type": "Ready", "status": "True"}],
+        "allocatable": {GPU: "4", "cpu": "7910m"},
+    }
+    return {
+        "metadata": {"name": "n", "labels": {"a": "1"}},
+        "spec": {},
+        "status": status,
+        **changes,
+    }
 
 
 def test_a_node_is_read() -> None:
@@ -26,7 +34,9 @@ def test_a_node_is_read() -> None:
 
 def test_a_bare_node_is_not_ready() -> None:
     assert not read_node({"metadata": {"name": "n"}}).is_ready
-    assert not read_node(node(status={"conditions": [{"type": "Ready", "status": "Unknown"}]})).is_ready
+    assert not read_node(
+        node(status={"conditions": [{"type": "Ready", "status": "Unknown"}]})
+    ).is_ready
     assert not read_node(node(spec={"unschedulable": True})).is_ready
 
 
@@ -52,7 +62,9 @@ def test_only_taints_that_keep_pods_off_count() -> None:
         ({}, False),
     ],
 )
-def test_tolerations_cover_as_kubernetes_says(toleration: dict[str, str], is_tolerated: bool) -> None:
+def test_tolerations_cover_as_kubernetes_says(
+    toleration: dict[str, str], is_tolerated: bool
+) -> None:
     found = read_node(node(spec={"taints": [TAINT]}))
 
     assert found.repelled_by([toleration]) == ([] if is_tolerated else [TAINT])
@@ -63,7 +75,10 @@ def test_each_taint_needs_its_own_toleration() -> None:
     found = read_node(node(spec={"taints": [TAINT, second]}))
 
     assert found.repelled_by([{"key": GPU, "operator": "Exists"}]) == [second]
-    assert [spelled(taint) for taint in found.taints] == [f"{GPU}=present:NoSchedule", "b:NoExecute"]
+    assert [spelled(taint) for taint in found.taints] == [
+        f"{GPU}=present:NoSchedule",
+        "b:NoExecute",
+    ]
 
 
 def container(gpus: int, *, field: str = "requests", **more: str) -> dict[str, Any]:
@@ -77,10 +92,18 @@ def container(gpus: int, *, field: str = "requests", **more: str) -> dict[str, A
         ({"containers": [container(1), container(2)]}, 3),
         ({"containers": [container(2, field="limits")]}, 2),
         ({"containers": [container(1)], "initContainers": [container(4), container(2)]}, 4),
-        ({"containers": [container(3)], "initContainers": [container(2, restartPolicy="Always")]}, 5),
+        (
+            {
+                "containers": [container(3)],
+                "initContainers": [container(2, restartPolicy="Always")],
+            },
+            5,
+        ),
     ],
 )
-def test_a_pod_holds_its_containers_together_or_its_hungriest_start(spec: dict[str, Any], number: int) -> None:
+def test_a_pod_holds_its_containers_together_or_its_hungriest_start(
+    spec: dict[str, Any], number: int
+) -> None:
     assert requested({"spec": spec}, GPU) == number
 
 
@@ -92,4 +115,7 @@ def test_no_match_names_the_label_at_fault() -> None:
 
     assert explain_no_match(nodes, {"gpu": "a100"}) == "no node has gpu=a100; there is gpu=l4, t4"
     assert explain_no_match(nodes, {"gpu": "l4", "kind": "x"}) == "none of 2 nodes has a label kind"
-    assert explain_no_match(nodes, {"gpu": "l4", "zone": "b"}) == "each label is on some node, but no node has them all"
+    assert (
+        explain_no_match(nodes, {"gpu": "l4", "zone": "b"})
+        == "each label is on some node, but no node has them all"
+    )

@@ -3,10 +3,20 @@ import importlib.metadata
 import pytest
 
 from repot_pipelines.doctor.check import OK, PROBLEM
-from repot_pipelines.doctor.packages import check_packages, check_tensorflow, installed_versions, read_start
+from repot_pipelines.doctor.packages import (
+    check_packages,
+    check_tensorflow,
+    installed_versions,
+    read_start,
+)
 
 GOOD = {"kfp": "2.17.0", "kfp-kubernetes": "2.17.0", "tensorflow": "2.21.0"}
-NEEDED = ["kfp<2.18,>=2.17", "kfp-kubernetes<2.18,>=2.17", "tensorflow<2.22,>=2.21", "pytest; extra == 'test'"]
+NEEDED = [
+    "kfp<2.18,>=2.17",
+    "kfp-kubernetes<2.18,>=2.17",
+    "tensorflow<2.22,>=2.21",
+    "pytest; extra == 'test'",
+]
 
 
 def test_what_is_installed_here_fits() -> None:
@@ -21,10 +31,16 @@ def test_what_is_installed_here_fits() -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"kfp": "2.16.1"}, "kfp is 2.16.1 and must be <2.18,>=2.17; kfp and kfp-kubernetes are of different releases"),
+        (
+            {"kfp": "2.16.1"},
+            "kfp is 2.16.1 and must be <2.18,>=2.17; kfp and kfp-kubernetes are of different releases",
+        ),
         ({"kfp-kubernetes": None}, "kfp-kubernetes is missing"),
         ({"tensorflow": None}, "tensorflow is missing"),
-        ({"tensorflow": None, "tensorflow-cpu": "2.20.0"}, "tensorflow is 2.20.0 and must be <2.22,>=2.21"),
+        (
+            {"tensorflow": None, "tensorflow-cpu": "2.20.0"},
+            "tensorflow is 2.20.0 and must be <2.22,>=2.21",
+        ),
     ],
 )
 def test_every_misfit_is_told(change: dict[str, str | None], told: str) -> None:
@@ -37,7 +53,9 @@ def test_every_misfit_is_told(change: dict[str, str | None], told: str) -> None:
     assert "pip install" in found.fix
 
 
-@pytest.mark.parametrize("change", [{}, {"tensorflow": None, "tensorflow-cpu": "2.21.0"}, {"tensorflow": "2.21.0rc1"}])
+@pytest.mark.parametrize(
+    "change", [{}, {"tensorflow": None, "tensorflow-cpu": "2.21.0"}, {"tensorflow": "2.21.0rc1"}]
+)
 def test_a_stand_in_or_a_release_candidate_will_do(change: dict[str, str | None]) -> None:
     installed = {name: version for name, version in {**GOOD, **change}.items() if version}
 
@@ -45,7 +63,9 @@ def test_a_stand_in_or_a_release_candidate_will_do(change: dict[str, str | None]
 
 
 def test_pair_of_different_releases_is_a_misfit_even_where_each_would_do() -> None:
-    found = check_packages(["kfp>=2", "kfp-kubernetes>=2"], {"kfp": "2.17.0", "kfp-kubernetes": "2.16.0"})
+    found = check_packages(
+        ["kfp>=2", "kfp-kubernetes>=2"], {"kfp": "2.17.0", "kfp-kubernetes": "2.16.0"}
+    )
 
     assert "kfp and kfp-kubernetes are of different releases, 2.17.0 and 2.16.0" in found.finding
 

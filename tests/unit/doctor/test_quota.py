@@ -2,15 +2,19 @@ from typing import Any
 
 import pytest
 
+from repot_pipelines.doctor.accelerators import check_quotas
 from repot_pipelines.doctor.check import OK, PROBLEM, WARNING
-from repot_pipelines.doctor.quota import check_quotas
 
 GPU = "nvidia.com/gpu"
 
 
 def quota(hard: str, used: str | None) -> dict[str, Any]:
     status = {"used": {f"requests.{GPU}": used}} if used is not None else {}
-    return {"metadata": {"name": f"q{hard}"}, "spec": {"hard": {f"requests.{GPU}": hard}}, "status": status}
+    return {
+        "metadata": {"name": f"q{hard}"},
+        "spec": {"hard": {f"requests.{GPU}": hard}},
+        "status": status,
+    }
 
 
 @pytest.mark.parametrize(
@@ -30,4 +34,7 @@ def test_the_narrowest_quota_decides(quotas: list[dict[str, Any]], state: str) -
 
 
 def test_a_quota_of_another_accelerator_does_not_count() -> None:
-    assert check_quotas([quota("0", "0")], accelerator_type="amd.com/gpu", accelerator_count=2).state == OK
+    assert (
+        check_quotas([quota("0", "0")], accelerator_type="amd.com/gpu", accelerator_count=2).state
+        == OK
+    )

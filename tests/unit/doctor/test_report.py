@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from repot_pipelines.doctor.check import Check, not_checked, ok, problem, warning
-from repot_pipelines.doctor.examination import Section
+from repot_pipelines.doctor.checks import Section
 from repot_pipelines.doctor.report import is_ready, print_end, print_section, to_json
 
 GREEN, YELLOW = ok("one", "fine [/b]"), warning("two", "Half.", "Look [1].")
@@ -58,6 +58,12 @@ def test_json_has_every_result() -> None:
         "ready": False,
         "checks": [
             {"section": "part", "name": "one", "state": "ok", "finding": "fine [/b]", "fix": ""},
-            {"section": "part", "name": "three", "state": "problem", "finding": "Broken.", "fix": "Repair it."},
+            {
+                "section": "part",
+                "name": "three",
+                "state": "problem",
+                "finding": "Broken.",
+                "fix": "Repair it.",
+            },
         ],
     }

@@ -5,7 +5,7 @@ from pathlib import Path
 import yaml
 
 from repot_pipelines.doctor.accounts import RUNNER, WORKER
-from repot_pipelines.doctor.manifest_values import PLACEHOLDERS, has_placeholder
+from repot_pipelines.doctor.check import PLACEHOLDERS, has_placeholder
 from repot_pipelines.doctor.rights import JOB_RIGHTS, RUN_RIGHTS, Right
 
 MANIFESTS = Path(__file__).parents[3] / "manifests"
@@ -39,6 +39,8 @@ def test_placeholders_are_those_of_the_manifests() -> None:
     text = "".join(path.read_text() for path in MANIFESTS.glob("overlays/*/settings.yaml"))
 
     assert all(placeholder in text for placeholder in PLACEHOLDERS)
-    assert "your-" not in text.replace("your-bucket", "").replace("your-project", "").replace("your-domain", "")
+    assert "your-" not in text.replace("your-bucket", "").replace("your-project", "").replace(
+        "your-domain", ""
+    )
     assert has_placeholder("gs://your-bucket/kfp")
     assert not has_placeholder("gs://bucket/kfp")

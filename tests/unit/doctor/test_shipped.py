@@ -16,13 +16,18 @@ def test_compiled_pipeline_is_read_with_its_images_and_defaults() -> None:
     assert str(find_compiled()) in found.check.finding
     assert [title for title, _ in found.images] == ["cpu image", "trainer image"]
     assert all("/" in image and ":" in image for _, image in found.images)
-    assert {"accelerator_type", "accelerator_count", "trainer_node_selector", "trainer_tolerations"} <= set(
-        found.defaults
-    )
+    assert {
+        "accelerator_type",
+        "accelerator_count",
+        "trainer_node_selector",
+        "trainer_tolerations",
+    } <= set(found.defaults)
 
 
 @pytest.mark.parametrize("text", ["", "[", "just text", "root: {}", "pipelineInfo: {name: x}"])
-def test_damaged_pipeline_is_a_problem(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_pipeline_is_a_problem(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "finetune.yaml"
     path.write_text(text)
     monkeypatch.setattr(shipped, "find_compiled", lambda: path)
@@ -47,7 +52,9 @@ def test_packaged_weights_are_the_right_bytes() -> None:
     assert shipped.check_weights().state == OK
 
 
-def test_damaged_or_missing_weights_are_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_or_missing_weights_are_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "weights.pth"
     monkeypatch.setattr(checkpoints, "_installed_weights", lambda: str(path))
     missing = shipped.check_weights()

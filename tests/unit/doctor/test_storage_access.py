@@ -30,5 +30,9 @@ def test_a_file_in_place_of_a_folder_is_a_problem(tmp_path: Path) -> None:
 
 def test_credentials_are_told_for_pods_too(tmp_path: Path) -> None:
     assert check_credentials(str(tmp_path), {}).finding == "the rights of this user"
-    assert "service account" in check_credentials("gs://bucket/x", {"REPOT_GOOGLE_KEY": "x"}).finding
-    assert check_credentials("gs://bucket/x", {"CLOUDSDK_CONFIG": str(tmp_path)}).state == NOT_CHECKED
+    assert (
+        "service account" in check_credentials("gs://bucket/x", {"REPOT_GOOGLE_KEY": "x"}).finding
+    )
+    assert (
+        check_credentials("gs://bucket/x", {"CLOUDSDK_CONFIG": str(tmp_path)}).state == NOT_CHECKED
+    )

@@ -20,9 +20,16 @@ def outcome(i: int, label: str, guess: str) -> Outcome:
     )
 
 
-def report_facts(outcomes: list[Outcome], labels: list[str], *, training: bool = True) -> dict[str, Any]:
+def report_facts(
+    outcomes: list[Outcome], labels: list[str], *, training: bool = True
+) -> dict[str, Any]:
     """Return what report_data.json would hold."""
-    metrics = {**summarise(outcomes, labels), "dataset_id": "d1d1", "training_id": "t1t1", "subset": "validation"}
+    metrics = {
+        **summarise(outcomes, labels),
+        "dataset_id": "d1d1",
+        "training_id": "t1t1",
+        "subset": "validation",
+    }
     history = [
         {
             "phase": "head" if epoch < 2 else "fine_tune",
@@ -36,7 +43,13 @@ def report_facts(outcomes: list[Outcome], labels: list[str], *, training: bool =
     facts = {
         "training_id": "t1t1",
         "checkpoint_id": "c1c1/inception_v3-ema",
-        "settings": {"backbone": "inception_v3", "recipe": "fine_tune", "batch_size": 32, "image_size": 0, "seed": 7},
+        "settings": {
+            "backbone": "inception_v3",
+            "recipe": "fine_tune",
+            "batch_size": 32,
+            "image_size": 0,
+            "seed": 7,
+        },
         "num_parameters": 21_810_980,
         "epochs": 4,
         "seconds": 3725.0,
@@ -58,7 +71,12 @@ def report_facts(outcomes: list[Outcome], labels: list[str], *, training: bool =
                 "validation": {"num_examples": 200, "class_counts": dict.fromkeys(labels, 2)},
             },
             "rejected": [
-                {"reason": "truncated", "sentence": "it ends too early", "count": 3, "files": ["a/<i>|.jpg", "b.jpg"]}
+                {
+                    "reason": "truncated",
+                    "sentence": "it ends too early",
+                    "count": 3,
+                    "files": ["a/<i>|.jpg", "b.jpg"],
+                }
             ],
         },
         "mistakes": [

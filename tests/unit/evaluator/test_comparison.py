@@ -23,8 +23,14 @@ def outcomes(right: str) -> list[Outcome]:
     ]
 
 
-def judged(challenger: str, champion: str | None, min_precision: float = 0.0, **options: object) -> Verdict:
-    arguments = {"version": "new", "champion_version": "none" if champion is None else "old", **options}
+def judged(
+    challenger: str, champion: str | None, min_precision: float = 0.0, **options: object
+) -> Verdict:
+    arguments = {
+        "version": "new",
+        "champion_version": "none" if champion is None else "old",
+        **options,
+    }
     said = None if champion is None else outcomes(champion)
     return judge(outcomes(challenger), said, min_precision=min_precision, **arguments)  # type: ignore[arg-type]
 
@@ -40,7 +46,12 @@ def test_score_of_has_the_wilson_interval() -> None:
 def test_pair_counts_each_of_the_four_cases() -> None:
     pairing = pair(outcomes("1110010"), outcomes("1101101"))
 
-    counts = (pairing.both_right, pairing.only_champion, pairing.only_challenger, pairing.both_wrong)
+    counts = (
+        pairing.both_right,
+        pairing.only_champion,
+        pairing.only_challenger,
+        pairing.both_wrong,
+    )
     assert counts == (2, 2, 3, 0)
     assert pairing.difference == pytest.approx(1 / 7)
     assert pairing.p_value == 1.0
@@ -96,7 +107,11 @@ def test_first_reason_is_the_one_that_decides() -> None:
 @pytest.mark.parametrize(
     ("challenger", "champion", "sentence"),
     [
-        ("1" * 10 + "0", "0" * 11, "Chance alone would hardly make such a difference (exact McNemar p = 0.002)."),
+        (
+            "1" * 10 + "0",
+            "0" * 11,
+            "Chance alone would hardly make such a difference (exact McNemar p = 0.002).",
+        ),
         ("1110", "1100", "Chance alone could make such a difference (exact McNemar p = 1); more"),
         ("1100", "1100", "Nothing tells the two apart (exact McNemar p = 1)."),
     ],
@@ -107,7 +122,11 @@ def test_reasons_say_what_chance_could_do(challenger: str, champion: str, senten
 
 @pytest.mark.parametrize(
     ("labels", "words"),
-    [(["a"], "the label a:"), (list("abcde"), "the labels a, b, c, d, e:"), (list("abcdefg"), "d, e and 2 more:")],
+    [
+        (["a"], "the label a:"),
+        (list("abcde"), "the labels a, b, c, d, e:"),
+        (list("abcdefg"), "d, e and 2 more:"),
+    ],
 )
 def test_reasons_name_labels_that_the_champion_does_not_have(labels: list[str], words: str) -> None:
     verdict = judged("11", "10", unknown_labels=labels)
@@ -127,7 +146,10 @@ def test_verdict_survives_json() -> None:
 
 
 def test_headline_is_one_plain_sentence() -> None:
-    assert judged("1" * 9 + "0", None, 0.8).headline == "Promoted: 0.900 [0.596, 0.982] on 10 pictures; threshold 0.80"
+    assert (
+        judged("1" * 9 + "0", None, 0.8).headline
+        == "Promoted: 0.900 [0.596, 0.982] on 10 pictures; threshold 0.80"
+    )
     assert judged("1", "0").headline == (
         "Promoted: 1.000 [0.207, 1.000] on 1 picture; champion 0.000 [0.000, 0.793]; threshold 0.00"
     )

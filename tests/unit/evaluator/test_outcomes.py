@@ -23,13 +23,17 @@ def test_outcomes_are_matched_by_name_whatever_the_order_of_the_labels() -> None
 
 
 def test_label_that_the_model_does_not_have_is_never_right() -> None:
-    (one, *_) = outcomes_of(["a", "b", "c"], ["fox", "dog", "dog"], PROBABILITIES, ["dog", "cat", "cow"])
+    (one, *_) = outcomes_of(
+        ["a", "b", "c"], ["fox", "dog", "dog"], PROBABILITIES, ["dog", "cat", "cow"]
+    )
 
     assert (one.guess, one.label_rank, one.label_probability) == ("cat", 4, 0.0)
 
 
 def test_probability_that_was_rounded_to_zero_has_a_logarithm() -> None:
-    (*_, one) = outcomes_of(["a", "b", "c"], ["dog", "dog", "dog"], PROBABILITIES, ["dog", "cat", "cow"])
+    (*_, one) = outcomes_of(
+        ["a", "b", "c"], ["dog", "dog", "dog"], PROBABILITIES, ["dog", "cat", "cow"]
+    )
 
     assert one.label_probability > 0
 

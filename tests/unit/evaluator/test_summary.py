@@ -8,7 +8,9 @@ from repot.evaluator.outcomes import Outcome
 from repot.evaluator.summary import confusion_of, summarise
 
 
-def outcome(label: str, guess: str, probability: float, label_probability: float, rank: int) -> Outcome:
+def outcome(
+    label: str, guess: str, probability: float, label_probability: float, rank: int
+) -> Outcome:
     return Outcome(
         filename="x.jpg",
         label=label,

@@ -52,7 +52,12 @@ def test_flags_go_before_the_environment(secret: Path) -> None:
 
     access = read_access({**NOTHING, "host": "http://this", "token_file": secret}, environment)
 
-    assert (access.host, access.token_path, access.token, access.iap_client_id) == ("http://this", secret, "", "")
+    assert (access.host, access.token_path, access.token, access.iap_client_id) == (
+        "http://this",
+        secret,
+        "",
+        "",
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,7 +68,9 @@ def test_flags_go_before_the_environment(secret: Path) -> None:
         ("KF_PIPELINES_IAP_OAUTH2_CLIENT_ID", "id", "iap_client_id"),
     ],
 )
-def test_the_environment_offers_every_way_in_to_a_host(variable: str, value: str, field: str) -> None:
+def test_the_environment_offers_every_way_in_to_a_host(
+    variable: str, value: str, field: str
+) -> None:
     with_host = read_access({**NOTHING, "host": "http://this"}, {variable: value})
 
     assert str(getattr(with_host, field)) == value
@@ -94,20 +101,29 @@ def test_a_cookie_file_is_read(secret: Path) -> None:
 def test_in_a_pod_the_service_is_the_host() -> None:
     environment = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
 
-    assert read_access(NOTHING, environment).host == "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
-    assert read_access({**NOTHING, "kfp_namespace": "kfp"}, environment).host.startswith("http://ml-pipeline.kfp.svc")
+    assert (
+        read_access(NOTHING, environment).host
+        == "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
+    )
+    assert read_access({**NOTHING, "kfp_namespace": "kfp"}, environment).host.startswith(
+        "http://ml-pipeline.kfp.svc"
+    )
     assert read_access({**NOTHING, "kube_context": "kind"}, environment).host == ""
 
 
 def test_a_context_is_not_overruled_by_the_environment() -> None:
     environment = {"KF_PIPELINES_ENDPOINT": "https://production", "KF_PIPELINES_TOKEN": "t"}
 
-    assert read_access({**NOTHING, "kube_context": "staging"}, environment) == Access(kube_context="staging")
+    assert read_access({**NOTHING, "kube_context": "staging"}, environment) == Access(
+        kube_context="staging"
+    )
 
 
 @pytest.mark.parametrize("text", ['{\n  "private_key": "s3cret"\n}', "s3cret\nmore", "s3crét"])
 @pytest.mark.parametrize("option", ["token_file", "cookie_file"])
-def test_what_fits_in_no_header_is_refused_and_not_shown(option: str, text: str, tmp_path: Path) -> None:
+def test_what_fits_in_no_header_is_refused_and_not_shown(
+    option: str, text: str, tmp_path: Path
+) -> None:
     path = tmp_path / "key.json"
     path.write_text(text, encoding="utf-8")
 
@@ -141,4 +157,8 @@ def test_every_unreadable_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         read_access(given, {})
 
-    assert [problem.split()[0] for problem in caught.value.problems] == ["--token-file", "--cookie-file", "--ca-file"]
+    assert [problem.split()[0] for problem in caught.value.problems] == [
+        "--token-file",
+        "--cookie-file",
+        "--ca-file",
+    ]

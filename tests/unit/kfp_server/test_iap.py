@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 import pytest
 
+from repot_pipelines.kfp_server.errors import RefusedError
 from repot_pipelines.kfp_server.iap import IapCredentials
-from repot_pipelines.kfp_server.problems import RefusedError
 
 ACCOUNT = "ci@project.iam.gserviceaccount.com"
 
@@ -29,7 +29,9 @@ class Google(BaseHTTPRequestHandler):
             self.answer(400, {"error": "invalid_grant", "error_description": "unknown job"})
         elif self.path == "/v1/token":
             facts = {"access_token": "federated", "expires_in": 3600, "token_type": "Bearer"}
-            self.answer(200, {**facts, "issued_token_type": "urn:ietf:params:oauth:token-type:access_token"})
+            self.answer(
+                200, {**facts, "issued_token_type": "urn:ietf:params:oauth:token-type:access_token"}
+            )
         else:
             self.answer(200, {"token": jwt({"exp": int(time.time()) + 3600})})
 
@@ -47,13 +49,17 @@ class Google(BaseHTTPRequestHandler):
 
 def jwt(facts: dict[str, Any]) -> str:
     parts = [json.dumps(part).encode() for part in ({"alg": "none"}, facts)]
-    return ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in (*parts, b"signature"))
+    return ".".join(
+        base64.urlsafe_b64encode(part).decode().rstrip("=") for part in (*parts, b"signature")
+    )
 
 
 @pytest.fixture
 def google(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Google]]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Google)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    ).start()
     address = f"http://127.0.0.1:{server.server_address[1]}"
     Google.asked.clear()
     (tmp_path / "job-token").write_text("the job's own token")
@@ -99,7 +105,9 @@ def test_a_valid_token_is_used_again(google: type[Google]) -> None:
     assert len(google.asked) == 2
 
 
-def test_a_job_that_google_does_not_know_is_refused(google: type[Google], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_that_google_does_not_know_is_refused(
+    google: type[Google], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(google, "knows_the_job", False)
 
     with pytest.raises(RefusedError, match="unknown job"):

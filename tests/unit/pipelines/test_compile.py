@@ -20,7 +20,12 @@ WORDS = ["--cpu-image", IMAGES["cpu_image"], "--trainer-image", IMAGES["trainer_
 def test_images_of_a_release_are_all_that_its_yaml_changes(tmp_path: Path) -> None:
     path = tmp_path / "release" / "finetune.yaml"
 
-    CliRunner().invoke(compile_command, [*WORDS, "--output", str(path)], catch_exceptions=False, standalone_mode=False)
+    CliRunner().invoke(
+        compile_command,
+        [*WORDS, "--output", str(path)],
+        catch_exceptions=False,
+        standalone_mode=False,
+    )
 
     release, platform = yaml.safe_load_all(path.read_text("utf-8"))
     shipped, shipped_platform = yaml.safe_load_all(find_compiled().read_text("utf-8"))

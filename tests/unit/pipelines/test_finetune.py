@@ -49,20 +49,26 @@ def test_only_pictures_and_storage_are_required(documents: list[dict[str, Any]])
 
 def test_no_default_looks_forgotten_in_the_ui(documents: list[dict[str, Any]]) -> None:
     parameters = documents[0]["root"]["inputDefinitions"]["parameters"]
-    assert [name for name, each in parameters.items() if each.get("defaultValue", "text") in ("", None)] == []
+    assert [
+        name for name, each in parameters.items() if each.get("defaultValue", "text") in ("", None)
+    ] == []
 
 
 def test_caching_is_off_for_plan_gate_and_promote_only(documents: list[dict[str, Any]]) -> None:
     graphs = [documents[0]["root"]["dag"]]
     graphs += [each["dag"] for each in documents[0]["components"].values() if "dag" in each]
     tasks = {name: task for graph in graphs for name, task in graph["tasks"].items()}
-    cached = {name for name, task in tasks.items() if task.get("cachingOptions", {}).get("enableCache")}
+    cached = {
+        name for name, task in tasks.items() if task.get("cachingOptions", {}).get("enableCache")
+    }
     uncached = {name for name, task in tasks.items() if task.get("cachingOptions") == {}}
     assert cached == {"build-shards", "merge", "fetch-checkpoint", "train", "evaluate"}
     assert uncached == {"plan", "gate", "promote"}
 
 
-def test_cache_of_fetch_checkpoint_knows_a_replaced_checkpoint(documents: list[dict[str, Any]]) -> None:
+def test_cache_of_fetch_checkpoint_knows_a_replaced_checkpoint(
+    documents: list[dict[str, Any]],
+) -> None:
     inputs = documents[0]["root"]["dag"]["tasks"]["fetch-checkpoint"]["inputs"]["parameters"]
     assert inputs["checkpoint_version"]["taskOutputParameter"] == {
         "producerTask": "plan",
@@ -77,21 +83,32 @@ def test_accelerator_count_is_text(documents: list[dict[str, Any]]) -> None:
     assert "accelerator" in executor["resources"]
 
 
-def test_trainer_takes_selector_and_tolerations_at_run_time(documents: list[dict[str, Any]]) -> None:
+def test_trainer_takes_selector_and_tolerations_at_run_time(
+    documents: list[dict[str, Any]],
+) -> None:
     platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]
     assert {"nodeSelector", "tolerations", "emptyDirMounts"} <= set(platform)
 
 
-def test_plan_says_what_the_pod_of_the_trainer_task_asks_for(documents: list[dict[str, Any]]) -> None:
+def test_plan_says_what_the_pod_of_the_trainer_task_asks_for(
+    documents: list[dict[str, Any]],
+) -> None:
     platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]
     container = documents[0]["deploymentSpec"]["executors"]["exec-train"]["container"]
     resources = container["resources"]
     asked = [container["image"], resources["accelerator"]["resourceCount"]]
-    asked += [resources[name] for name in ("resourceCpuRequest", "resourceMemoryRequest", "resourceMemoryLimit")]
+    asked += [
+        resources[name]
+        for name in ("resourceCpuRequest", "resourceMemoryRequest", "resourceMemoryLimit")
+    ]
     asked += [platform["nodeSelector"], *platform["tolerations"]]
     assert all("trainer_pod_" in str(each) for each in asked)
     outputs = documents[0]["components"]["comp-plan"]["outputDefinitions"]["parameters"]
-    types = {name: each["parameterType"] for name, each in outputs.items() if name.startswith("trainer_pod_")}
+    types = {
+        name: each["parameterType"]
+        for name, each in outputs.items()
+        if name.startswith("trainer_pod_")
+    }
     assert set(types.values()) == {"STRING", "STRUCT", "LIST"}
     assert types["trainer_pod_accelerator_count"] == "STRING"
 
@@ -101,15 +118,21 @@ def test_components_fetch_nothing_at_start(documents: list[dict[str, Any]]) -> N
         assert "pip install" not in " ".join(executor["container"]["command"]), name
 
 
-def test_every_parameter_that_the_loop_uses_is_handed_into_it(documents: list[dict[str, Any]]) -> None:
+def test_every_parameter_that_the_loop_uses_is_handed_into_it(
+    documents: list[dict[str, Any]],
+) -> None:
     loop = documents[0]["components"]["comp-for-loop-1"]
-    platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-build-shards"]
+    platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"][
+        "exec-build-shards"
+    ]
     used = set(re.findall(r"pipelinechannel--[\w-]+", f"{loop['dag']['tasks']} {platform}"))
     assert {"pipelinechannel--builder_cpu", "pipelinechannel--s3_secret_name"} <= used
     assert used <= set(loop["inputDefinitions"]["parameters"])
 
 
-def test_every_task_may_reach_object_storage_with_or_without_a_secret(documents: list[dict[str, Any]]) -> None:
+def test_every_task_may_reach_object_storage_with_or_without_a_secret(
+    documents: list[dict[str, Any]],
+) -> None:
     platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert set(platform) == set(documents[0]["deploymentSpec"]["executors"])
     for name, executor in platform.items():

@@ -4,12 +4,10 @@ from pathlib import Path
 import pytest
 
 from repot import layout, storage
+from repot.dataset_plan import DatasetPlan, share_of
 from repot.errors import DataError, UsageError
 from repot.shard_builder.build import build_item, build_shards
-from repot.shard_builder.shares import share_of
-from repot.shard_builder.work import DatasetPlan
-
-from .conftest import Plan
+from tests.unit.conftest import Plan
 
 
 def _shards(plan: DatasetPlan) -> dict[str, bytes]:
@@ -17,7 +15,10 @@ def _shards(plan: DatasetPlan) -> dict[str, bytes]:
 
 
 def _receipts(plan: DatasetPlan) -> dict[str, bytes]:
-    return {name: storage.read_bytes(f"{plan.dataset_uri}/receipts/{name}.json") for name in plan.shard_names}
+    return {
+        name: storage.read_bytes(f"{plan.dataset_uri}/receipts/{name}.json")
+        for name in plan.shard_names
+    }
 
 
 def test_processes_and_shares_change_no_byte(plan: Plan, tmp_path: Path) -> None:
@@ -44,7 +45,9 @@ def test_finished_shards_are_left_alone(plan: Plan) -> None:
     assert len(_shards(made)) == 5
 
 
-def test_progress_counts_pictures_done_before(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_counts_pictures_done_before(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = plan(train_shards=4)
     build_shards(made.dataset_uri, made.shard_names[:2])
     monkeypatch.setenv("REPOT_EVENTS", str(tmp_path / "events"))
@@ -59,12 +62,14 @@ def test_progress_counts_pictures_done_before(plan: Plan, tmp_path: Path, monkey
 
 
 def test_item_builds_its_share_from_bucket_to_bucket(plan: Plan, pictures: Path, gcs: str) -> None:
-    from repot.shard_builder.listing import PictureRoots
+    from repot.planner.listing import PictureRoots
 
     local = plan(train_shards=3)
     build_shards(local.dataset_uri)
     storage.upload_folder(pictures, f"{gcs}/pictures")
-    remote = plan(roots=PictureRoots(pictures_uri=f"{gcs}/pictures"), storage_uri=f"{gcs}/out", train_shards=3)
+    remote = plan(
+        roots=PictureRoots(pictures_uri=f"{gcs}/pictures"), storage_uri=f"{gcs}/out", train_shards=3
+    )
     for index in range(2):
         build_item(f"{remote.dataset_id}:{index}/2", f"{gcs}/out")
     assert _shards(remote) == _shards(local)

@@ -7,12 +7,13 @@ from repot.errors import DataError
 from repot.manifest import Manifest
 from repot.shard_builder.build import build_shards
 from repot.shard_builder.merge import merge_dataset
-
-from .conftest import Plan
+from tests.unit.conftest import Plan
 
 
 def _versions(uri: str) -> dict[str, str]:
-    return {storage.relative_name(info.uri, uri): info.version for info in storage.list_objects(uri)}
+    return {
+        storage.relative_name(info.uri, uri): info.version for info in storage.list_objects(uri)
+    }
 
 
 def test_manifest_accounts_for_every_file(plan: Plan, pictures: Path) -> None:
@@ -24,7 +25,11 @@ def test_manifest_accounts_for_every_file(plan: Plan, pictures: Path) -> None:
     build_shards(made.dataset_uri)
     manifest = merge_dataset(made.dataset_uri, max_rejected_fraction=0.1)
     assert manifest.num_found == 32
-    assert manifest.num_accepted == 29 == manifest.num_examples("train") + manifest.num_examples("validation")
+    assert (
+        manifest.num_accepted
+        == 29
+        == manifest.num_examples("train") + manifest.num_examples("validation")
+    )
     assert [(item.path, item.reason) for item in manifest.rejected] == [
         ("a/000.jpg", "empty"),
         ("b/Thumbs.db", "system_file"),
@@ -108,7 +113,7 @@ def test_label_without_a_good_training_picture_is_named(plan: Plan, pictures: Pa
 
 def test_validation_without_a_good_picture_is_refused(plan: Plan, pictures: Path) -> None:
     made = plan(validation_fraction=0.0001)
-    from repot.shard_builder.work import read_work
+    from repot.dataset_plan import read_work
 
     for picture in read_work(made.dataset_uri, "validation-00000-of-00001"):
         Path(picture.uri).write_text("text")

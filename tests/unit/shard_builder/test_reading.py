@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from repot import storage
+from repot.dataset_plan import SourcePicture
 from repot.errors import DataError
-from repot.images import MAX_FILE_BYTES, Rejected
-from repot.shard_builder import reading
-from repot.shard_builder.reading import read_ahead, read_picture
-from repot.shard_builder.work import SourcePicture
+from repot.pictures import MAX_FILE_BYTES, RejectedPicture
+from repot.shard_builder import shard
+from repot.shard_builder.shard import read_ahead, read_picture
 
 
 def _picture(uri: str, data: bytes) -> SourcePicture:
@@ -71,21 +71,21 @@ def test_change_that_keeps_size_and_time_is_found(tmp_path: Path) -> None:
 def test_file_larger_than_any_picture_is_not_read(tmp_path: Path) -> None:
     picture = dataclasses.replace(_picture(f"{tmp_path}/1", b"x"), size_bytes=MAX_FILE_BYTES + 1)
     (tmp_path / "1").unlink()
-    with pytest.raises(Rejected) as caught:
+    with pytest.raises(RejectedPicture) as caught:
         read_picture(picture)
     assert caught.value.reason == "too_large"
 
 
 def test_what_is_read_ahead_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_MAX_BYTES", 1000)
+    monkeypatch.setattr(shard, "_MAX_BYTES", 1000)
     started: list[str] = []
-    original = reading.read_picture
+    original = shard.read_picture
 
     def read(picture: SourcePicture) -> bytes:
         started.append(picture.uri)
         return original(picture)
 
-    monkeypatch.setattr(reading, "read_picture", read)
+    monkeypatch.setattr(shard, "read_picture", read)
     small = [_picture(f"{tmp_path}/{number}", b"x" * 10) for number in range(50)]
     big = [_picture(f"{tmp_path}/big{number}", b"x" * 2000) for number in range(4)]
     for most, pictures in ((17, small), (2, big)):

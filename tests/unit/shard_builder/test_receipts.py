@@ -3,11 +3,10 @@ from pathlib import Path
 import pytest
 
 from repot import storage
+from repot.dataset_plan import DatasetPlan
 from repot.shard_builder.receipts import finished_shards
 from repot.shard_builder.shard import build_shard
-from repot.shard_builder.work import DatasetPlan
-
-from .conftest import Plan
+from tests.unit.conftest import Plan
 
 SHARD = "train-00001-of-00003"
 
@@ -39,15 +38,21 @@ def test_built_shards_are_finished(built: DatasetPlan) -> None:
         pytest.param(f"receipts/{SHARD}.json", '{"shard": 1}', id="receipt without its facts"),
     ],
 )
-def test_shard_without_a_valid_receipt_is_not_finished(built: DatasetPlan, name: str, text: str | None) -> None:
+def test_shard_without_a_valid_receipt_is_not_finished(
+    built: DatasetPlan, name: str, text: str | None
+) -> None:
     uri = f"{built.dataset_uri}/{name}"
     storage.delete(uri) if text is None else storage.write_text(uri, text)
     assert SHARD not in finished_shards(built, built.shard_names)
     assert len(finished_shards(built, built.shard_names)) == 3
 
 
-@pytest.mark.parametrize(("key", "value"), [("shard", "train-00000-of-00003"), ("num_records", 1), ("size_bytes", 1)])
-def test_receipt_that_does_not_fit_is_not_valid(built: DatasetPlan, key: str, value: object) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"), [("shard", "train-00000-of-00003"), ("num_records", 1), ("size_bytes", 1)]
+)
+def test_receipt_that_does_not_fit_is_not_valid(
+    built: DatasetPlan, key: str, value: object
+) -> None:
     uri = f"{built.dataset_uri}/receipts/{SHARD}.json"
     storage.write_json(uri, {**storage.read_json(uri), key: value})
     assert SHARD not in finished_shards(built, built.shard_names)

@@ -14,7 +14,9 @@ def test_crc32c_is_the_catalogue_s_check_value() -> None:
     assert storage.crc32c_hex(DIGITS) == "e3069283"
 
 
-@pytest.mark.parametrize("data", [b"", b"\0", DIGITS, bytes(checksums.BLOCK_BYTES), b"x" * (checksums.BLOCK_BYTES + 1)])
+@pytest.mark.parametrize(
+    "data", [b"", b"\0", DIGITS, bytes(checksums.BLOCK_BYTES), b"x" * (checksums.BLOCK_BYTES + 1)]
+)
 def test_crc32c_of_a_file_is_that_of_its_bytes(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(data)
     assert storage.file_crc32c_hex(tmp_path / "file") == storage.crc32c_hex(data)

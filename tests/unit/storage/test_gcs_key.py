@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from repot.errors import StorageError
-from repot.storage import gcs_client
+from repot.storage.gcs import client
 
 
 @pytest.fixture(autouse=True)
@@ -25,14 +25,17 @@ def test_key_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None
         "private_key": private_key.decode(),
         "token_uri": "https://oauth2.googleapis.com/token",
     }
-    monkeypatch.setenv(gcs_client.KEY_VARIABLE, json.dumps(key))
-    assert gcs_client.client()._credentials.service_account_email == "repot@example.iam.gserviceaccount.com"
-    gcs_client._process.clients.clear()
+    monkeypatch.setenv(client.KEY_VARIABLE, json.dumps(key))
+    assert (
+        client.client()._credentials.service_account_email
+        == "repot@example.iam.gserviceaccount.com"
+    )
+    client._process.clients.clear()
 
 
 def test_what_is_no_key_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    gcs_client._process.clients.clear()
-    monkeypatch.setenv(gcs_client.KEY_VARIABLE, "secret words")
+    client._process.clients.clear()
+    monkeypatch.setenv(client.KEY_VARIABLE, "secret words")
     with pytest.raises(StorageError, match="must hold a Google service account's key") as caught:
-        gcs_client.client()
+        client.client()
     assert "secret words" not in str(caught.value)

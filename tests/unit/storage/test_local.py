@@ -83,7 +83,9 @@ def test_listing_is_recursive_and_sorted_by_code_point(root: str) -> None:
     names = ["a/b", "a-b", "a/B", "a.b", "Z", "z/y/x", "é", "0"]
     for name in names:
         storage.write_bytes(f"{root}/{name}", b"")
-    assert [storage.relative_name(info.uri, root) for info in storage.list_objects(root)] == sorted(names)
+    assert [storage.relative_name(info.uri, root) for info in storage.list_objects(root)] == sorted(
+        names
+    )
 
 
 def test_listing_of_what_is_no_folder_is_empty(root: str) -> None:
@@ -157,7 +159,9 @@ def test_create_only_write_keeps_what_is_there(root: str) -> None:
     assert names_in(root) == ["x"]
 
 
-def test_create_only_write_on_a_disk_without_hard_links(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_create_only_write_on_a_disk_without_hard_links(
+    root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_paths: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
@@ -215,7 +219,10 @@ def test_missing_object_is_not_found(root: str, tmp_path: Path) -> None:
 
 def test_json_is_the_same_bytes_for_the_same_facts(root: str) -> None:
     storage.write_json(f"{root}/x", {"b": [1, 2.5], "a": "é"})
-    assert storage.read_bytes(f"{root}/x") == b'{\n  "a": "\\u00e9",\n  "b": [\n    1,\n    2.5\n  ]\n}\n'
+    assert (
+        storage.read_bytes(f"{root}/x")
+        == b'{\n  "a": "\\u00e9",\n  "b": [\n    1,\n    2.5\n  ]\n}\n'
+    )
     assert storage.read_json(f"{root}/x") == {"a": "é", "b": [1, 2.5]}
 
 
@@ -255,7 +262,9 @@ def test_check_writable_makes_the_folder_and_leaves_nothing(root: str) -> None:
 
 
 def test_check_writable_says_who_may_not(as_nobody: Path) -> None:
-    with pytest.raises(StorageError, match=rf"{as_nobody} cannot be written: permission is denied to user \d+"):
+    with pytest.raises(
+        StorageError, match=rf"{as_nobody} cannot be written: permission is denied to user \d+"
+    ):
         storage.check_writable(str(as_nobody))
     with pytest.raises(StorageError, match="permission is denied"):
         storage.write_bytes(f"{as_nobody}/a/x", b"")
@@ -266,7 +275,9 @@ def test_check_writable_says_who_may_not(as_nobody: Path) -> None:
 def test_file_in_the_path_is_said_to_be_one(root: str) -> None:
     storage.write_bytes(f"{root}/file", b"")
     for act in (storage.check_writable, lambda uri: storage.write_bytes(uri, b"")):
-        with pytest.raises(StorageError, match=f"{root}/file/x cannot be written: a part of its path is a file"):
+        with pytest.raises(
+            StorageError, match=f"{root}/file/x cannot be written: a part of its path is a file"
+        ):
             act(f"{root}/file/x")
 
 
@@ -288,8 +299,12 @@ try:
 except StorageError as err:
     print(err)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"{root}/x cannot be written: the file is too large for this disk")
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith(
+        f"{root}/x cannot be written: the file is too large for this disk"
+    )
     assert storage.read_bytes(f"{root}/x") == b"old"
     assert names_in(root) == ["x"]
 
@@ -298,7 +313,10 @@ def test_killed_write_leaves_no_object(root: str, tmp_path: Path) -> None:
     folder = tmp_path / "stored"
     os.mkfifo(tmp_path / "pipe")
     program = f"from repot import storage; storage.upload(storage.local_path({root!r}) / 'pipe', {f'{folder}/x'!r})"
-    with subprocess.Popen([sys.executable, "-c", program]) as writer, (tmp_path / "pipe").open("wb") as pipe:
+    with (
+        subprocess.Popen([sys.executable, "-c", program]) as writer,
+        (tmp_path / "pipe").open("wb") as pipe,
+    ):
         pipe.write(bytes(1 << 21))
         pipe.flush()
         assert [path.name.startswith(".repot-") for path in folder.iterdir()] == [True]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from repot.errors import AlreadyExistsError, NotFoundError, StorageError
-from repot.storage.local_errors import explained
+from repot.storage.local.errors import explained
 
 PATH = Path("/storage/x")
 
@@ -25,7 +25,9 @@ PATH = Path("/storage/x")
 )
 def test_system_error_becomes_one_sentence_and_advice(number: int, words: str) -> None:
     with (
-        pytest.raises(StorageError, match=rf"^/storage/x cannot be written: .*{words}.*\.$") as caught,
+        pytest.raises(
+            StorageError, match=rf"^/storage/x cannot be written: .*{words}.*\.$"
+        ) as caught,
         explained("written", PATH),
     ):
         raise OSError(number, os.strerror(number), str(PATH))
@@ -33,7 +35,10 @@ def test_system_error_becomes_one_sentence_and_advice(number: int, words: str) -
 
 
 def test_other_file_of_the_system_s_complaint_is_named() -> None:
-    with pytest.raises(StorageError, match=r"\(It failed at /storage\.\)$"), explained("written", PATH):
+    with (
+        pytest.raises(StorageError, match=r"\(It failed at /storage\.\)$"),
+        explained("written", PATH),
+    ):
         raise PermissionError(errno.EACCES, "Permission denied", "/storage")
 
 

@@ -33,7 +33,9 @@ def test_normalise_gives_one_spelling(given: str | Path, normal: str) -> None:
     assert storage.normalise(normal) == normal
 
 
-def test_normalise_expands_home_and_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_normalise_expands_home_and_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert storage.normalise("~/a") == storage.normalise("a") == f"{tmp_path}/a"
@@ -41,7 +43,17 @@ def test_normalise_expands_home_and_working_folder(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize(
     "given",
-    ["", " ", "gs://bucket/a ", "a\0b", "s3a://bucket/a", "http://host/a", "hdfs:/a", "file://host/a", "file:a"],
+    [
+        "",
+        " ",
+        "gs://bucket/a ",
+        "a\0b",
+        "s3a://bucket/a",
+        "http://host/a",
+        "hdfs:/a",
+        "file://host/a",
+        "file:a",
+    ],
 )
 def test_normalise_refuses_what_is_no_place(given: str) -> None:
     with pytest.raises(UsageError, match="must"):
@@ -89,7 +101,9 @@ def test_join_puts_one_slash_between_names(parts: tuple[str, ...], joined: str) 
     assert storage.join(*parts) == joined
 
 
-@pytest.mark.parametrize(("folder", "uri"), [("/a", "/a/b/c"), ("/", "/b/c"), ("gs://bucket", "gs://bucket/b/c")])
+@pytest.mark.parametrize(
+    ("folder", "uri"), [("/a", "/a/b/c"), ("/", "/b/c"), ("gs://bucket", "gs://bucket/b/c")]
+)
 def test_relative_name_undoes_join(folder: str, uri: str) -> None:
     assert storage.relative_name(uri, folder) == "b/c"
     assert storage.join(folder, "b/c") == uri

@@ -10,7 +10,9 @@ from repot.trainer.batches import FeatureTable, Pictures, feature_batches
 @pytest.fixture(scope="module")
 def pictures(sample_dataset_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Pictures:
     manifest = load_manifest(sample_dataset_uri)
-    shards = open_shards(sample_dataset_uri, manifest.split_shards("train"), tmp_path_factory.mktemp("scratch"))
+    shards = open_shards(
+        sample_dataset_uri, manifest.split_shards("train"), tmp_path_factory.mktemp("scratch")
+    )
     return Pictures(
         shards=tuple(shards),
         num_examples=manifest.num_examples("train"),
@@ -29,7 +31,10 @@ def collect(batches: Any) -> tuple[Any, Any, Any]:
 
 @pytest.mark.parametrize("first", [1, 2, 3, 4])
 def test_evaluation_from_a_later_batch_is_the_rest(pictures: Pictures, first: int) -> None:
-    every, rest = (list(batches.as_numpy_iterator()) for batches in (pictures.batches(), pictures.batches(first)))
+    every, rest = (
+        list(batches.as_numpy_iterator())
+        for batches in (pictures.batches(), pictures.batches(first))
+    )
 
     assert len(rest) == max(0, len(every) - first)
     for one, other in zip(every[first:], rest, strict=True):
@@ -37,7 +42,9 @@ def test_evaluation_from_a_later_batch_is_the_rest(pictures: Pictures, first: in
             np.testing.assert_array_equal(column, same)
 
 
-def test_evaluation_has_every_example_once_and_in_order(pictures: Pictures, sample_dataset_uri: str) -> None:
+def test_evaluation_has_every_example_once_and_in_order(
+    pictures: Pictures, sample_dataset_uri: str
+) -> None:
     inputs, labels, mask = collect(pictures.batches())
 
     counts = load_manifest(sample_dataset_uri).class_counts("train")
@@ -55,7 +62,9 @@ def test_training_has_every_example_once_an_epoch(pictures: Pictures) -> None:
 
     evaluated = collect(pictures.batches())
     assert mask.sum() == pictures.num_examples
-    np.testing.assert_array_equal(np.sort(labels[mask > 0]), np.sort(evaluated[1][evaluated[2] > 0]))
+    np.testing.assert_array_equal(
+        np.sort(labels[mask > 0]), np.sort(evaluated[1][evaluated[2] > 0])
+    )
 
 
 def test_epoch_alone_decides_its_batches(pictures: Pictures) -> None:
@@ -67,7 +76,9 @@ def test_epoch_alone_decides_its_batches(pictures: Pictures) -> None:
 
 
 def test_feature_batches_pad_the_last_one() -> None:
-    table = FeatureTable(features=np.arange(10, dtype=np.float32).reshape(5, 2), labels=np.arange(1, 6))
+    table = FeatureTable(
+        features=np.arange(10, dtype=np.float32).reshape(5, 2), labels=np.arange(1, 6)
+    )
 
     features, labels, mask = collect(feature_batches(table, 4, seed=None))
 
@@ -78,7 +89,9 @@ def test_feature_batches_pad_the_last_one() -> None:
 
 @pytest.mark.parametrize("num_examples", [3, 4, 5])
 def test_feature_batches_keep_features_and_labels_together_in_any_order(num_examples: int) -> None:
-    table = FeatureTable(features=np.arange(num_examples, dtype=np.float32)[:, None], labels=np.arange(num_examples))
+    table = FeatureTable(
+        features=np.arange(num_examples, dtype=np.float32)[:, None], labels=np.arange(num_examples)
+    )
 
     features, labels, mask = collect(feature_batches(table, 4, seed=1))
 

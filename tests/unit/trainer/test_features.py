@@ -38,7 +38,9 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def pictures(sample_dataset_uri: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pictures]:
+def pictures(
+    sample_dataset_uri: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Pictures]:
     manifest, scratch = load_manifest(sample_dataset_uri), tmp_path_factory.mktemp("scratch")
     return {
         split: Pictures(
@@ -80,7 +82,13 @@ def assert_equal(one: dict[str, FeatureTable], other: dict[str, FeatureTable]) -
     [(1, 0, 17), (2, 1, 15), (3, 1, 15), (12, 6, 5), (13, 6, 5), (16, 8, 1)],
 )
 def test_second_start_computes_only_what_no_part_holds(
-    pictures: dict[str, Pictures], extractor: Any, tmp_path: Path, *, num_batches: int, num_parts: int, num_left: int
+    pictures: dict[str, Pictures],
+    extractor: Any,
+    tmp_path: Path,
+    *,
+    num_batches: int,
+    num_parts: int,
+    num_left: int,
 ) -> None:
     whole = cached_features(extractor, pictures, state_of(tmp_path / "whole"), Count())
     with pytest.raises(StoppedError, match="computed features"):
@@ -95,7 +103,9 @@ def test_second_start_computes_only_what_no_part_holds(
     assert_equal(resumed, whole)
 
 
-def test_third_start_computes_nothing(pictures: dict[str, Pictures], extractor: Any, tmp_path: Path) -> None:
+def test_third_start_computes_nothing(
+    pictures: dict[str, Pictures], extractor: Any, tmp_path: Path
+) -> None:
     whole = cached_features(extractor, pictures, state_of(tmp_path), Count())
 
     assert_equal(cached_features(extractor, pictures, state_of(tmp_path), Count(0)), whole)
@@ -108,7 +118,10 @@ def test_size_of_the_parts_changes_no_bit(
     monkeypatch.setattr(features, "PART_PICTURES", 1024)
     at_once = cached_features(extractor, pictures, state_of(tmp_path / "at_once"), Count())
 
-    assert files(tmp_path / "at_once") == ["features-t-train-00000.npz", "features-t-validation-00000.npz"]
+    assert files(tmp_path / "at_once") == [
+        "features-t-train-00000.npz",
+        "features-t-validation-00000.npz",
+    ]
     assert_equal(in_parts, at_once)
     assert at_once["train"].features.shape == (92, 5)
 
@@ -124,7 +137,9 @@ def test_parts_of_another_training_are_left_alone(
     assert count.asked == 17
 
 
-def test_worker_that_is_no_writer_keeps_nothing(pictures: dict[str, Pictures], extractor: Any, tmp_path: Path) -> None:
+def test_worker_that_is_no_writer_keeps_nothing(
+    pictures: dict[str, Pictures], extractor: Any, tmp_path: Path
+) -> None:
     cached_features(extractor, pictures, state_of(tmp_path, is_writer=False), Count())
 
     assert files(tmp_path) == []

@@ -37,8 +37,13 @@ def test_events_hold_each_row_once_and_none_of_an_earlier_start(tmp_path: Path) 
     history.write_events()
 
     written = [_scalars(path) for path in (tmp_path / "events").iterdir()]
-    assert sorted(point for scalars in written for point in scalars["train_loss"]) == [(2, 0.25), (3, 0.375)]
-    assert [point for scalars in written for point in scalars.get("validation_loss", [])] == [(2, 0.5)]
+    assert sorted(point for scalars in written for point in scalars["train_loss"]) == [
+        (2, 0.25),
+        (3, 0.375),
+    ]
+    assert [point for scalars in written for point in scalars.get("validation_loss", [])] == [
+        (2, 0.5)
+    ]
 
 
 def test_speed_is_the_median_of_the_last_phase(tmp_path: Path) -> None:
@@ -50,6 +55,9 @@ def test_speed_is_the_median_of_the_last_phase(tmp_path: Path) -> None:
 def _scalars(path: Path) -> dict[str, list[tuple[int, float]]]:
     events = EventAccumulator(str(path)).Reload()
     return {
-        tag: [(event.step, float(tf.make_ndarray(event.tensor_proto))) for event in events.Tensors(tag)]
+        tag: [
+            (event.step, float(tf.make_ndarray(event.tensor_proto)))
+            for event in events.Tensors(tag)
+        ]
         for tag in events.Tags()["tensors"]
     }

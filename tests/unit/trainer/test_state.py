@@ -24,7 +24,14 @@ def set_all(model: Any, optimizer: Any, value: int) -> None:
 def save(state: TrainingState, phase: str, epoch: int) -> None:
     model, optimizer = make_model()
     set_all(model, optimizer, epoch)
-    state.save(phase=phase, epoch=epoch, model=model, optimizer=optimizer, history=[{"epoch": epoch}], seconds=1.5)
+    state.save(
+        phase=phase,
+        epoch=epoch,
+        model=model,
+        optimizer=optimizer,
+        history=[{"epoch": epoch}],
+        seconds=1.5,
+    )
 
 
 def files(run: Path) -> list[str]:
@@ -38,8 +45,15 @@ def test_saved_state_is_restored_with_the_slots_of_the_optimizer(tmp_path: Path)
     model, optimizer = make_model()
     state.restore("head", model, optimizer)
 
-    assert (state.phase, state.epoch, state.history, state.seconds_before) == ("head", 3, [{"epoch": 3}], 1.5)
-    assert all(np.all(variable.numpy() == 3) for variable in [*model.variables, *optimizer.variables])
+    assert (state.phase, state.epoch, state.history, state.seconds_before) == (
+        "head",
+        3,
+        [{"epoch": 3}],
+        1.5,
+    )
+    assert all(
+        np.all(variable.numpy() == 3) for variable in [*model.variables, *optimizer.variables]
+    )
 
 
 def test_state_of_another_phase_is_not_restored(tmp_path: Path) -> None:
@@ -57,10 +71,18 @@ def test_phases_that_are_past_are_told_from_those_to_come(tmp_path: Path) -> Non
     assert (state.is_past("head"), state.epochs_done("head")) == (False, 0)
 
     save(state, "head", 2)
-    assert (state.is_past("head"), state.epochs_done("head"), state.epochs_done("fine_tune")) == (False, 2, 0)
+    assert (state.is_past("head"), state.epochs_done("head"), state.epochs_done("fine_tune")) == (
+        False,
+        2,
+        0,
+    )
 
     save(state, "fine_tune", 1)
-    assert (state.is_past("head"), state.is_past("fine_tune"), state.epochs_done("fine_tune")) == (True, False, 1)
+    assert (state.is_past("head"), state.is_past("fine_tune"), state.epochs_done("fine_tune")) == (
+        True,
+        False,
+        1,
+    )
 
 
 def test_only_the_file_that_counts_is_kept(tmp_path: Path) -> None:
@@ -90,7 +112,9 @@ def test_latest_json_without_its_variables_begins_anew(tmp_path: Path) -> None:
 def test_state_of_another_training_is_refused(tmp_path: Path) -> None:
     save(TrainingState.load(str(tmp_path), "t"), "head", 3)
 
-    with pytest.raises(UsageError, match=r"state of t, with other data.* than u\. Choose another folder"):
+    with pytest.raises(
+        UsageError, match=r"state of t, with other data.* than u\. Choose another folder"
+    ):
         TrainingState.load(str(tmp_path), "u")
 
 

@@ -50,7 +50,9 @@ def test_step_follows_the_gradient_of_the_smoothed_loss() -> None:
 
     list(runner.train(batches([1, 3], [1, 1]), lambda: False))
 
-    np.testing.assert_allclose(model.weights[0].numpy(), kernel - 0.5 * inputs.T @ (scores - targets) / 2, atol=1e-6)
+    np.testing.assert_allclose(
+        model.weights[0].numpy(), kernel - 0.5 * inputs.T @ (scores - targets) / 2, atol=1e-6
+    )
 
 
 def test_sums_leave_the_background_class_out() -> None:

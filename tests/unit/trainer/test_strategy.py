@@ -21,10 +21,19 @@ def test_single_process_is_its_own_chief() -> None:
     ],
 )
 def test_one_worker_of_several_is_the_chief(
-    cluster: dict[str, list[str]], task_type: str, task_id: int, *, expected: bool, monkeypatch: pytest.MonkeyPatch
+    cluster: dict[str, list[str]],
+    task_type: str,
+    task_id: int,
+    *,
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": task_type, "index": task_id}}))
-    strategy = SimpleNamespace(cluster_resolver=tf.distribute.cluster_resolver.TFConfigClusterResolver())
+    monkeypatch.setenv(
+        "TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": task_type, "index": task_id}})
+    )
+    strategy = SimpleNamespace(
+        cluster_resolver=tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    )
 
     assert is_chief(strategy) == expected
 

@@ -24,14 +24,18 @@ print(facts["labels"], "tensorflow" in sys.modules)
 """
 
 
-def start(dataset_uri: str, weights_uri: str, run: Path, settings: TrainingSettings = SETTINGS) -> None:
+def start(
+    dataset_uri: str, weights_uri: str, run: Path, settings: TrainingSettings = SETTINGS
+) -> None:
     train(dataset_uri, weights_uri, str(run), training_id="t", checkpoint_id="c", settings=settings)
 
 
 def test_finished_training_is_only_read_without_tensorflow(tmp_path: Path) -> None:
     (tmp_path / "training.json").write_text(json.dumps({"training_id": "t", "labels": ["a"]}))
 
-    done = subprocess.run([sys.executable, "-c", FINISHED, str(tmp_path)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FINISHED, str(tmp_path)], capture_output=True, text=True, check=True
+    )
 
     assert done.stdout == "['a'] False\n"
 
@@ -48,7 +52,9 @@ def test_folder_without_a_data_set_is_refused(tmp_path: Path) -> None:
         start(str(tmp_path / "data"), "/nowhere", tmp_path / "run")
 
 
-def test_data_set_without_a_picture_to_train_on_is_refused(sample_dataset_uri: str, tmp_path: Path) -> None:
+def test_data_set_without_a_picture_to_train_on_is_refused(
+    sample_dataset_uri: str, tmp_path: Path
+) -> None:
     facts = load_manifest(sample_dataset_uri).to_json()
     facts["shards"] = [shard for shard in facts["shards"] if shard["split"] != "train"]
     storage.write_json(str(tmp_path / "manifest.json"), facts)
@@ -68,12 +74,16 @@ def test_weights_of_another_backbone_are_refused(
 
 def test_loss_that_is_no_number_says_what_to_do(sample_dataset_uri: str, tmp_path: Path) -> None:
     backbone = build_backbone("mobilenet_v2", image_size=32)
-    arrays = {name: weight.numpy() for name, weight in zip(stable_names(backbone), backbone.weights, strict=True)}
+    arrays = {
+        name: weight.numpy()
+        for name, weight in zip(stable_names(backbone), backbone.weights, strict=True)
+    }
     arrays["Conv1/kernel"] *= np.nan
     save_weights(tmp_path / "weights.h5", arrays)
 
     with pytest.raises(
-        TrainingError, match=r"must be finite.*phase head, epoch 1, step 1.*learning_rate=0\.003\. Try a"
+        TrainingError,
+        match=r"must be finite.*phase head, epoch 1, step 1.*learning_rate=0\.003\. Try a",
     ):
         start(sample_dataset_uri, str(tmp_path), tmp_path / "run")
 

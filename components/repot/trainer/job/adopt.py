@@ -41,11 +41,17 @@ def ensure_job(cluster: Cluster, job: Manifest, *, training_id: str, run_uri: st
         if found is not None and _is_alive(found):
             _ensure_service(cluster, found, training_id, run_uri)
             return found
-        if found is not None and end_of(found) is not None and "deletionTimestamp" not in found["metadata"]:
+        if (
+            found is not None
+            and end_of(found) is not None
+            and "deletionTimestamp" not in found["metadata"]
+        ):
             _log.info("Job %s of an earlier attempt has ended; it is replaced", name)
             cluster.delete_job(name)
         if time.monotonic() > deadline:
-            raise TrainingError(f"The Job {name} of an earlier attempt must go; it does not. Delete it, and its pods.")
+            raise TrainingError(
+                f"The Job {name} of an earlier attempt must go; it does not. Delete it, and its pods."
+            )
         if found is not None:
             time.sleep(_PAUSE_SECONDS)
 
@@ -79,9 +85,13 @@ def _ensure_service(cluster: Cluster, job: Manifest, training_id: str, run_uri: 
     deadline = time.monotonic() + GONE_SECONDS
     while cluster.create_service(service) is None:
         found = cluster.get_service(name)
-        if found is not None and [owner["uid"] for owner in found["metadata"].get("ownerReferences", [])] == [uid]:
+        if found is not None and [
+            owner["uid"] for owner in found["metadata"].get("ownerReferences", [])
+        ] == [uid]:
             return
         if time.monotonic() > deadline:
-            raise TrainingError(f"The Service {name} of an earlier attempt must go; it does not. Delete it.")
+            raise TrainingError(
+                f"The Service {name} of an earlier attempt must go; it does not. Delete it."
+            )
         cluster.delete_service(name)
         time.sleep(_PAUSE_SECONDS)

@@ -36,7 +36,9 @@ class Cluster:
         patience_seconds: How long failures that pass are waited out.
     """
 
-    def __init__(self, api: Any, namespace: str, patience_seconds: float = PATIENCE_SECONDS) -> None:
+    def __init__(
+        self, api: Any, namespace: str, patience_seconds: float = PATIENCE_SECONDS
+    ) -> None:
         self._api = api
         self.namespace = namespace
         self._patience_seconds = patience_seconds
@@ -68,25 +70,39 @@ class Cluster:
 
     def get_job(self, name: str) -> Manifest | None:
         """Return a Job, or None."""
-        return self._call("GET", f"/apis/batch/v1/namespaces/{self.namespace}/jobs/{name}", missing=404)
+        return self._call(
+            "GET", f"/apis/batch/v1/namespaces/{self.namespace}/jobs/{name}", missing=404
+        )
 
     def create_job(self, job: Manifest) -> Manifest | None:
         """Return the Job as the cluster made it, or None if there is one of that name."""
-        return self._call("POST", f"/apis/batch/v1/namespaces/{self.namespace}/jobs", body=job, missing=409)
+        return self._call(
+            "POST", f"/apis/batch/v1/namespaces/{self.namespace}/jobs", body=job, missing=409
+        )
 
     def delete_job(self, name: str, *, timeout_seconds: float = 10.0) -> None:
         """Delete a Job, and its pods after it; a missing one is fine."""
         path = f"/apis/batch/v1/namespaces/{self.namespace}/jobs/{name}"
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
-        self._call("DELETE", path, body=body, missing=404, timeout_seconds=(timeout_seconds, timeout_seconds))
+        self._call(
+            "DELETE",
+            path,
+            body=body,
+            missing=404,
+            timeout_seconds=(timeout_seconds, timeout_seconds),
+        )
 
     def get_service(self, name: str) -> Manifest | None:
         """Return a Service, or None."""
-        return self._call("GET", f"/api/v1/namespaces/{self.namespace}/services/{name}", missing=404)
+        return self._call(
+            "GET", f"/api/v1/namespaces/{self.namespace}/services/{name}", missing=404
+        )
 
     def create_service(self, service: Manifest) -> Manifest | None:
         """Return the Service as the cluster made it, or None if there is one of that name."""
-        return self._call("POST", f"/api/v1/namespaces/{self.namespace}/services", body=service, missing=409)
+        return self._call(
+            "POST", f"/api/v1/namespaces/{self.namespace}/services", body=service, missing=409
+        )
 
     def delete_service(self, name: str) -> None:
         """Delete a Service; a missing one is fine."""
@@ -101,7 +117,9 @@ class Cluster:
     def list_events(self, kind: str, name: str) -> list[Manifest]:
         """Return what the cluster reported of an object; nothing where that may not be read."""
         query = {"fieldSelector": f"involvedObject.kind={kind},involvedObject.name={name}"}
-        found = self._call("GET", f"/api/v1/namespaces/{self.namespace}/events", query=query, missing=403)
+        found = self._call(
+            "GET", f"/api/v1/namespaces/{self.namespace}/events", query=query, missing=403
+        )
         return list(found["items"]) if found else []
 
     def read_log(self, pod: str, num_lines: int) -> str:
@@ -127,7 +145,9 @@ class Cluster:
         query = {"follow": "true", "timestamps": "true"} | ({"sinceTime": since} if since else {})
         path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log"
         try:
-            answer = self._request("GET", path, query=query, is_stream=True, timeout_seconds=(5.0, _SILENT_LOG_SECONDS))
+            answer = self._request(
+                "GET", path, query=query, is_stream=True, timeout_seconds=(5.0, _SILENT_LOG_SECONDS)
+            )
             for line in answer:
                 yield line.decode(errors="replace").rstrip("\n")
         except (client.ApiException, urllib3.exceptions.HTTPError) as err:
@@ -168,7 +188,10 @@ class Cluster:
             path,
             method,
             query_params=list((query or {}).items()),
-            header_params={"Accept": "*/*" if is_stream else "application/json", "Content-Type": "application/json"},
+            header_params={
+                "Accept": "*/*" if is_stream else "application/json",
+                "Content-Type": "application/json",
+            },
             body=body,
             response_type="object",
             auth_settings=["BearerToken"],
@@ -193,8 +216,12 @@ def _explained(method: str, path: str, err: Any) -> TrainingError:
         "`repot doctor` checks them.",
     }
     hint = fixes.get(err.status, "")
-    return TrainingError(f"The cluster must accept {method} {path}; it answered: {said}. {hint}".strip())
+    return TrainingError(
+        f"The cluster must accept {method} {path}; it answered: {said}. {hint}".strip()
+    )
 
 
 def _unreachable(method: str, path: str, err: Exception) -> TrainingError:
-    return TrainingError(f"The Kubernetes API must be reachable; {method} {path} failed: {err}. Start the task again.")
+    return TrainingError(
+        f"The Kubernetes API must be reachable; {method} {path} failed: {err}. Start the task again."
+    )

@@ -3,10 +3,16 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from repot.trainer.job.exit_codes import START_AGAIN, WILL_NOT_HELP
+from repot.trainer.job.stop import START_AGAIN, WILL_NOT_HELP
 
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
-HOPELESS = {"CreateContainerConfigError", "ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff", "InvalidImageName"}
+HOPELESS = {
+    "CreateContainerConfigError",
+    "ErrImageNeverPull",
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+}
 """Reasons to wait that no waiting ends."""
 
 _SIGKILL_CODE = 137
@@ -18,7 +24,11 @@ Manifest = dict[str, Any]
 def end_of(job: Manifest) -> Manifest | None:
     """Return the condition that ended a Job, of type Complete or Failed, or None while it runs."""
     conditions = (job.get("status") or {}).get("conditions") or []
-    found = [each for each in conditions if each["type"] in ("Complete", "Failed") and each["status"] == "True"]
+    found = [
+        each
+        for each in conditions
+        if each["type"] in ("Complete", "Failed") and each["status"] == "True"
+    ]
     return found[0] if found else None
 
 
@@ -53,7 +63,11 @@ def why_waiting(job: Manifest, pods: Sequence[Manifest], events: Iterable[Manife
     spec = job["spec"]
     if spec.get("suspend"):
         queue = job["metadata"].get("labels", {}).get("kueue.x-k8s.io/queue-name")
-        return f"the Job is suspended; queue {queue} lets it go when there is room" if queue else "the Job is suspended"
+        return (
+            f"the Job is suspended; queue {queue} lets it go when there is room"
+            if queue
+            else "the Job is suspended"
+        )
     if len(pods) < spec["parallelism"]:
         warnings = _warnings(events)
         return f"not all pods exist yet: {warnings[-1]}" if warnings else "not all pods exist yet"
@@ -71,7 +85,9 @@ def failure_of(pod: Manifest) -> str:
         return ""
     ended = _terminated(pod)
     if ended is None:
-        return f"{worker_of(pod)} was ended: {status.get('reason', 'Failed')}: {status.get('message', '')}".rstrip(": ")
+        return f"{worker_of(pod)} was ended: {status.get('reason', 'Failed')}: {status.get('message', '')}".rstrip(
+            ": "
+        )
     code = ended.get("exitCode")
     text = f"{worker_of(pod)} ended with exit code {code}"
     if ended.get("reason") == "OOMKilled":

@@ -38,7 +38,10 @@ class Heartbeat:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._ended.set()
 
@@ -49,7 +52,11 @@ class Heartbeat:
             try:
                 storage.write_json(self._uri, {"writer": writer, "number": number})
             except StorageError as err:
-                _log.warning("no sign of life was written, the next follows in %.0f s: %s", self._seconds, err)
+                _log.warning(
+                    "no sign of life was written, the next follows in %.0f s: %s",
+                    self._seconds,
+                    err,
+                )
             if self._ended.wait(self._seconds):
                 return
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from repot.job_settings import JobSettings
-from repot.trainer.job.exit_codes import START_AGAIN, WILL_NOT_HELP
 from repot.trainer.job.pod_spec import CONTAINER_NAME, WORKER_PORT, job_name, make_pod_spec
+from repot.trainer.job.stop import START_AGAIN, WILL_NOT_HELP
 
 TRAINING_LABEL = "repot/training-id"
 RUN_ANNOTATION = "repot/run-uri"
@@ -18,7 +18,12 @@ Manifest = dict[str, Any]
 
 
 def make_job(
-    settings: JobSettings, *, training_id: str, run_uri: str, request_uri: str, environment: Mapping[str, str]
+    settings: JobSettings,
+    *,
+    training_id: str,
+    run_uri: str,
+    request_uri: str,
+    environment: Mapping[str, str],
 ) -> Manifest:
     """Return the Job.
 
@@ -43,7 +48,9 @@ def make_job(
         "ttlSecondsAfterFinished": _KEEP_SECONDS,
         "template": {
             "metadata": {"labels": _pod_labels(training_id), "annotations": _pod_annotations()},
-            "spec": make_pod_spec(settings, training_id=training_id, request_uri=request_uri, environment=environment),
+            "spec": make_pod_spec(
+                settings, training_id=training_id, request_uri=request_uri, environment=environment
+            ),
         },
     }
     metadata = _metadata(training_id, run_uri)
@@ -64,7 +71,12 @@ def make_service(training_id: str, run_uri: str, owner: Manifest) -> Manifest:
     """
     metadata = _metadata(training_id, run_uri)
     metadata["ownerReferences"] = [
-        {"apiVersion": "batch/v1", "kind": "Job", "name": owner["metadata"]["name"], "uid": owner["metadata"]["uid"]}
+        {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "name": owner["metadata"]["name"],
+            "uid": owner["metadata"]["uid"],
+        }
     ]
     spec = {
         "clusterIP": "None",

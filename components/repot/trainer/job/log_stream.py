@@ -30,7 +30,9 @@ class LogStream:
             return
         if self._thread is None or not self._thread.is_alive():
             name = pod["metadata"]["name"]
-            self._thread = threading.Thread(target=self._follow, args=[name], name="log", daemon=True)
+            self._thread = threading.Thread(
+                target=self._follow, args=[name], name="log", daemon=True
+            )
             self._thread.start()
 
     def drain(self, pods: list[dict[str, Any]], seconds: float) -> None:

@@ -46,7 +46,9 @@ def make_pod_spec(
             "runAsGroup": _USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(settings, request_uri, _variables(settings, training_id, environment))],
+        "containers": [
+            _container(settings, request_uri, _variables(settings, training_id, environment))
+        ],
         "volumes": [
             {"name": "scratch", "emptyDir": {}},
             {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
@@ -61,7 +63,9 @@ def make_pod_spec(
     return spec | {name: value for name, value in optional.items() if value}
 
 
-def _variables(settings: JobSettings, training_id: str, environment: Mapping[str, str]) -> list[Manifest]:
+def _variables(
+    settings: JobSettings, training_id: str, environment: Mapping[str, str]
+) -> list[Manifest]:
     values = {**environment, TERMINATION_LOG_VARIABLE: _TERMINATION_LOG}
     if settings.num_workers > 1:
         values[WORKERS_VARIABLE] = ",".join(worker_addresses(training_id, settings.num_workers))

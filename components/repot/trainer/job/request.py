@@ -33,7 +33,9 @@ class JobRequest:
 
     def write(self) -> None:
         """Store it."""
-        facts: dict[str, Any] = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        facts: dict[str, Any] = {
+            each.name: getattr(self, each.name) for each in dataclasses.fields(self)
+        }
         storage.write_json(self.uri, {**facts, "settings": self.settings.to_json()})
 
     @classmethod

@@ -10,7 +10,14 @@ from repot.errors import TrainingError
 from repot.job_settings import JobSettings
 from repot.trainer.job.adopt import ensure_job
 from repot.trainer.job.cluster import Cluster
-from repot.trainer.job.diagnosis import HOPELESS, end_of, failure_of, rank_of, waiting_reason, why_waiting
+from repot.trainer.job.diagnosis import (
+    HOPELESS,
+    end_of,
+    failure_of,
+    rank_of,
+    waiting_reason,
+    why_waiting,
+)
 from repot.trainer.job.heartbeat import Heartbeat
 from repot.trainer.job.job_spec import make_job
 from repot.trainer.job.log_stream import LogStream
@@ -35,7 +42,9 @@ class JobFailedError(TrainingError):
     """The Job ended without a model; it is left there to be looked at."""
 
 
-def train_in_job(settings: JobSettings, request: JobRequest, *, poll_seconds: float = POLL_SECONDS) -> dict[str, Any]:
+def train_in_job(
+    settings: JobSettings, request: JobRequest, *, poll_seconds: float = POLL_SECONDS
+) -> dict[str, Any]:
     """Train in a Job and wait for its end.
 
     A Job of this training that runs already is adopted, one that failed is replaced; a training that is finished is
@@ -62,7 +71,9 @@ def train_in_job(settings: JobSettings, request: JobRequest, *, poll_seconds: fl
         training_id=request.training_id,
         run_uri=request.run_uri,
         request_uri=request.uri,
-        environment={variable: os.environ[variable] for variable in _PASSED_ON if variable in os.environ},
+        environment={
+            variable: os.environ[variable] for variable in _PASSED_ON if variable in os.environ
+        },
     )
     with deleted_when_terminated(name, unless=JobFailedError), Heartbeat(request.heartbeat_uri):
         request.write()
@@ -70,7 +81,9 @@ def train_in_job(settings: JobSettings, request: JobRequest, *, poll_seconds: fl
         end = _Follower(cluster=cluster, name=name).follow(poll_seconds)
     facts = find_finished(request.run_uri, request.training_id)
     if facts is None:
-        raise JobFailedError(f"The Job {name} must leave a model; {end}. Its run folder is {request.run_uri}.")
+        raise JobFailedError(
+            f"The Job {name} must leave a model; {end}. Its run folder is {request.run_uri}."
+        )
     return facts
 
 
@@ -129,7 +142,11 @@ class _Follower:
     def _tell_waiting(self, job: Manifest, pods: list[Manifest]) -> None:
         """Log, ever more rarely, why not all workers run; give up where waiting is of no use."""
         now = time.monotonic()
-        alive = [pod for pod in pods if (pod.get("status") or {}).get("phase") not in ("Failed", "Succeeded")]
+        alive = [
+            pod
+            for pod in pods
+            if (pod.get("status") or {}).get("phase") not in ("Failed", "Succeeded")
+        ]
         done = len([pod for pod in pods if (pod.get("status") or {}).get("phase") == "Succeeded"])
         why = "" if done else why_waiting(job, alive, [])
         if not why:
@@ -139,7 +156,9 @@ class _Follower:
             self.waiting_since, self.told_at = now, now - PENDING_SECONDS / 2
         waited = now - self.waiting_since
         if waited >= HOPELESS_SECONDS and any(waiting_reason(pod)[0] in HOPELESS for pod in alive):
-            raise TrainingError(f"The training Job {self.name} must start; it does not: {why}. Correct that.")
+            raise TrainingError(
+                f"The training Job {self.name} must start; it does not: {why}. Correct that."
+            )
         if now - self.told_at >= max(PENDING_SECONDS, waited / 2):
             self.told_at = now
             if not alive:

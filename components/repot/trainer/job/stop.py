@@ -10,7 +10,6 @@ import signal
 import threading
 import time
 
-from repot.trainer.job.exit_codes import START_AGAIN, WILL_NOT_HELP
 from repot.trainer.job.heartbeat import SILENCE_SECONDS, HeartbeatWatch
 
 GRACE_SECONDS = 120
@@ -56,7 +55,9 @@ class Stop:
     def watch(self, heartbeat_uri: str, silence_seconds: float = SILENCE_SECONDS) -> None:
         """Ask to stop once the task's sign of life does not change any more."""
         watch = HeartbeatWatch(heartbeat_uri, time.monotonic())
-        threading.Thread(target=self._look, args=[watch, silence_seconds], name="watch", daemon=True).start()
+        threading.Thread(
+            target=self._look, args=[watch, silence_seconds], name="watch", daemon=True
+        ).start()
 
     def _wait_for_signal(self) -> None:
         signal.sigwait({signal.SIGTERM})
@@ -66,4 +67,17 @@ class Stop:
         pause = min(_LOOK_SECONDS, silence_seconds / 4)
         while not self._asked.wait(pause):
             if watch.silent_seconds(time.monotonic()) > silence_seconds:
-                self.ask(f"the task that waits for this Job is silent for {silence_seconds:.0f} s", WILL_NOT_HELP)
+                self.ask(
+                    f"the task that waits for this Job is silent for {silence_seconds:.0f} s",
+                    WILL_NOT_HELP,
+                )
+
+
+WILL_NOT_HELP = 2
+"""Starting again changes nothing: the Job fails."""
+
+START_AGAIN = 75
+"""Stopped from outside, or another worker is gone: the pod is replaced, however often. (75 is EX_TEMPFAIL.)"""
+
+FAILED = 1
+"""Everything else: replaced, but not more than a few times."""

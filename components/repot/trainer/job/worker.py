@@ -17,10 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from repot.errors import RepotError, StoppedError, StorageError
-from repot.trainer.job.exit_codes import FAILED, START_AGAIN, WILL_NOT_HELP
 from repot.trainer.job.heartbeat import SILENCE_SECONDS
 from repot.trainer.job.request import JobRequest
-from repot.trainer.job.stop import Stop
+from repot.trainer.job.stop import FAILED, START_AGAIN, WILL_NOT_HELP, Stop
 from repot.trainer.train import train
 
 TERMINATION_LOG_VARIABLE = "REPOT_TERMINATION_LOG"
@@ -62,7 +61,9 @@ def run_worker(request_uri: str, *, addresses: Sequence[str], index: int, stop: 
     except Exception as err:  # noqa: BLE001 - the exit code tells whether to start again
         traceback.print_exc()
         _leave_message(f"{type(err).__name__}: {str(err).partition(chr(10))[0]}")
-        return START_AGAIN if len(addresses) > 1 and type(err).__name__ in _OF_LOST_WORKERS else FAILED
+        return (
+            START_AGAIN if len(addresses) > 1 and type(err).__name__ in _OF_LOST_WORKERS else FAILED
+        )
     return 0
 
 
@@ -71,14 +72,18 @@ def make_tf_config(addresses: Sequence[str], index: int) -> str:
 
     Source: https://www.tensorflow.org/api_docs/python/tf/distribute/cluster_resolver/TFConfigClusterResolver
     """
-    return json.dumps({"cluster": {"worker": list(addresses)}, "task": {"type": "worker", "index": index}})
+    return json.dumps(
+        {"cluster": {"worker": list(addresses)}, "task": {"type": "worker", "index": index}}
+    )
 
 
 def main() -> None:
     """Run the worker of this pod."""
     stop = Stop()
     stop.listen()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
     addresses = [address for address in os.environ.get(WORKERS_VARIABLE, "").split(",") if address]
     index = int(os.environ.get("JOB_COMPLETION_INDEX", "0"))
     code = run_worker(sys.argv[1], addresses=addresses, index=index, stop=stop)
@@ -111,7 +116,9 @@ def _wait_for_names(addresses: Sequence[str], stop: Stop) -> None:
         is_told = False
         while not _is_known(host):
             if stop.is_asked():
-                raise StoppedError("The worker was asked to stop while it waited for the others. Start it again.")
+                raise StoppedError(
+                    "The worker was asked to stop while it waited for the others. Start it again."
+                )
             if not is_told:
                 _log.info("waiting for worker %s", host)
                 is_told = True

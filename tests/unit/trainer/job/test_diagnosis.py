@@ -2,24 +2,42 @@ from typing import Any
 
 import pytest
 
-from repot.trainer.job.diagnosis import end_of, failure_of, newest_of_worker, rank_of, waiting_reason, why_waiting
+from repot.trainer.job.diagnosis import (
+    end_of,
+    failure_of,
+    newest_of_worker,
+    rank_of,
+    waiting_reason,
+    why_waiting,
+)
 
 LABEL = "batch.kubernetes.io/job-completion-index"
 
 
-def make_pod(index: int = 0, created: str = "2026-01-01T00:00:00Z", **status: Any) -> dict[str, Any]:
+def make_pod(
+    index: int = 0, created: str = "2026-01-01T00:00:00Z", **status: Any
+) -> dict[str, Any]:
     return {
-        "metadata": {"name": f"p-{index}-{created}", "labels": {LABEL: str(index)}, "creationTimestamp": created},
+        "metadata": {
+            "name": f"p-{index}-{created}",
+            "labels": {LABEL: str(index)},
+            "creationTimestamp": created,
+        },
         "status": status,
     }
 
 
 def ended(code: int, **more: Any) -> dict[str, Any]:
-    return make_pod(phase="Failed", containerStatuses=[{"state": {"terminated": {"exitCode": code, **more}}}])
+    return make_pod(
+        phase="Failed", containerStatuses=[{"state": {"terminated": {"exitCode": code, **more}}}]
+    )
 
 
 def make_job(**spec: Any) -> dict[str, Any]:
-    return {"metadata": {"labels": {"kueue.x-k8s.io/queue-name": "q"}}, "spec": {"parallelism": 1, **spec}}
+    return {
+        "metadata": {"labels": {"kueue.x-k8s.io/queue-name": "q"}},
+        "spec": {"parallelism": 1, **spec},
+    }
 
 
 @pytest.mark.parametrize(
@@ -27,9 +45,15 @@ def make_job(**spec: Any) -> dict[str, Any]:
     [
         (ended(2, message="no data set\n"), "worker 0 ended with exit code 2: no data set"),
         (ended(137, message="a log line"), "worker 0 ended with exit code 137 (killed)"),
-        (ended(1, message="line\n" * 400 + "ValueError: x"), "worker 0 ended with exit code 1: ValueError: x"),
+        (
+            ended(1, message="line\n" * 400 + "ValueError: x"),
+            "worker 0 ended with exit code 1: ValueError: x",
+        ),
         (ended(137, reason="OOMKilled"), "took more memory than trainer_memory"),
-        (make_pod(phase="Failed", reason="Evicted", message="disk full"), "worker 0 was ended: Evicted: disk full"),
+        (
+            make_pod(phase="Failed", reason="Evicted", message="disk full"),
+            "worker 0 was ended: Evicted: disk full",
+        ),
         (make_pod(phase="Running"), ""),
         (make_pod(phase="Succeeded"), ""),
     ],
@@ -49,15 +73,24 @@ def test_error_that_lasts_explains_more_than_what_followed_it() -> None:
         (make_pod(phase="Pending"), "Pending"),
         (make_pod(), "Pending"),
         (
-            make_pod(phase="Pending", conditions=[{"type": "PodScheduled", "status": "False", "reason": "X"}]),
+            make_pod(
+                phase="Pending",
+                conditions=[{"type": "PodScheduled", "status": "False", "reason": "X"}],
+            ),
             "X",
         ),
         (
-            make_pod(phase="Pending", containerStatuses=[{"state": {"waiting": {"reason": "ErrImagePull"}}}]),
+            make_pod(
+                phase="Pending",
+                containerStatuses=[{"state": {"waiting": {"reason": "ErrImagePull"}}}],
+            ),
             "ErrImagePull",
         ),
         (
-            make_pod(phase="Pending", containerStatuses=[{"state": {"waiting": {"reason": "ContainerCreating"}}}]),
+            make_pod(
+                phase="Pending",
+                containerStatuses=[{"state": {"waiting": {"reason": "ContainerCreating"}}}],
+            ),
             "Pending",
         ),
     ],
@@ -67,12 +100,19 @@ def test_reason_to_wait(pod: dict[str, Any], reason: str) -> None:
 
 
 def test_job_that_waits_names_its_queue_its_quota_or_its_pod() -> None:
-    quota = {"type": "Warning", "reason": "FailedCreate", "message": "exceeded quota", "lastTimestamp": "2"}
+    quota = {
+        "type": "Warning",
+        "reason": "FailedCreate",
+        "message": "exceeded quota",
+        "lastTimestamp": "2",
+    }
     older = {"type": "Warning", "reason": "Old", "message": "", "lastTimestamp": "1"}
     normal = {"type": "Normal", "reason": "Created", "message": "", "lastTimestamp": "3"}
 
     assert "queue q lets it go" in why_waiting(make_job(suspend=True), [], [])
-    assert why_waiting(make_job(), [], [quota, older, normal]).endswith("FailedCreate: exceeded quota")
+    assert why_waiting(make_job(), [], [quota, older, normal]).endswith(
+        "FailedCreate: exceeded quota"
+    )
     assert why_waiting(make_job(), [make_pod(phase="Pending")], []).startswith("worker 0: Pending")
     assert why_waiting(make_job(), [make_pod(phase="Running")], []) == ""
 
@@ -82,12 +122,18 @@ def test_only_a_true_condition_ends_a_job() -> None:
     failed = {"type": "Failed", "status": "True"}
 
     assert end_of({}) is None
-    assert end_of({"status": {"conditions": [target, {"type": "Failed", "status": "False"}]}}) is None
+    assert (
+        end_of({"status": {"conditions": [target, {"type": "Failed", "status": "False"}]}}) is None
+    )
     assert end_of({"status": {"conditions": [target, failed]}}) == failed
 
 
 def test_newest_pod_of_a_worker() -> None:
-    old, new, other = make_pod(0, "2026-01-01"), make_pod(0, "2026-01-02"), make_pod(1, "2026-01-03")
+    old, new, other = (
+        make_pod(0, "2026-01-01"),
+        make_pod(0, "2026-01-02"),
+        make_pod(1, "2026-01-03"),
+    )
 
     assert newest_of_worker([new, old, other], 0) == new
     assert newest_of_worker([other], 0) is None

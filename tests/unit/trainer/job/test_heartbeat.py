@@ -24,7 +24,9 @@ def test_silence_counts_from_the_last_change_and_not_from_any_clock(tmp_path: Pa
     assert watch.silent_seconds(1200.0) == 0.0
 
 
-def test_storage_that_cannot_be_read_is_no_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_that_cannot_be_read_is_no_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     watch = HeartbeatWatch(str(tmp_path / "beat"), now=0.0)
 
     def fail(_: str) -> None:

@@ -5,9 +5,9 @@ import pytest
 import yaml
 
 from repot.job_settings import JobSettings
-from repot.trainer.job.exit_codes import START_AGAIN, WILL_NOT_HELP
 from repot.trainer.job.job_spec import make_job, make_service
 from repot.trainer.job.pod_spec import job_name, worker_addresses
+from repot.trainer.job.stop import START_AGAIN, WILL_NOT_HELP
 from repot.trainer.job.worker import make_tf_config
 from repot_pipelines.compiled import find_compiled
 
@@ -36,7 +36,13 @@ def container_of(job: dict[str, Any]) -> dict[str, Any]:
     [
         {},
         {"accelerator_count": 0},
-        {"num_workers": 4, "queue": "gpus", "node_selector": {"a": "b"}, "tolerations": SPOT, "priority_class": "low"},
+        {
+            "num_workers": 4,
+            "queue": "gpus",
+            "node_selector": {"a": "b"},
+            "tolerations": SPOT,
+            "priority_class": "low",
+        },
     ],
 )
 def test_job_and_service_are_valid(settings: dict[str, Any], version: str) -> None:
@@ -53,12 +59,23 @@ def test_lost_nodes_are_ignored_user_errors_end_the_job_and_the_rest_is_counted(
     assert spec["podFailurePolicy"]["rules"] == [
         {
             "action": "FailJob",
-            "onExitCodes": {"containerName": "trainer", "operator": "In", "values": [WILL_NOT_HELP]},
+            "onExitCodes": {
+                "containerName": "trainer",
+                "operator": "In",
+                "values": [WILL_NOT_HELP],
+            },
         },
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-        {"action": "Ignore", "onExitCodes": {"containerName": "trainer", "operator": "In", "values": [START_AGAIN]}},
+        {
+            "action": "Ignore",
+            "onExitCodes": {"containerName": "trainer", "operator": "In", "values": [START_AGAIN]},
+        },
     ]
-    assert (spec["backoffLimit"], spec["podReplacementPolicy"], spec["completionMode"]) == (6, "Failed", "Indexed")
+    assert (spec["backoffLimit"], spec["podReplacementPolicy"], spec["completionMode"]) == (
+        6,
+        "Failed",
+        "Indexed",
+    )
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
     assert "suspend" not in spec
 
@@ -83,13 +100,18 @@ def test_single_worker_has_no_peers_and_several_name_each_other() -> None:
     assert "subdomain" not in make()["spec"]["template"]["spec"]
 
     job = make(num_workers=2)
-    addresses = (f"repot-train-{ID}-0.repot-train-{ID}:2222", f"repot-train-{ID}-1.repot-train-{ID}:2222")
+    addresses = (
+        f"repot-train-{ID}-0.repot-train-{ID}:2222",
+        f"repot-train-{ID}-1.repot-train-{ID}:2222",
+    )
     assert worker_addresses(ID, 2) == addresses
     assert job["spec"]["template"]["spec"]["subdomain"] == job["metadata"]["name"]
     assert {"name": "REPOT_WORKERS", "value": ",".join(addresses)} in container_of(job)["env"]
     service = make_service(ID, "gs://b/runs/x", {"metadata": {"name": job_name(ID), "uid": "1-2"}})
     assert service["metadata"]["name"] == job["metadata"]["name"]
-    assert service["spec"]["selector"].items() <= job["spec"]["template"]["metadata"]["labels"].items()
+    assert (
+        service["spec"]["selector"].items() <= job["spec"]["template"]["metadata"]["labels"].items()
+    )
     assert make_tf_config(addresses, 1) == (
         f'{{"cluster": {{"worker": ["{addresses[0]}", "{addresses[1]}"]}}, "task": {{"type": "worker", "index": 1}}}}'
     )
@@ -99,8 +121,14 @@ def test_pods_reach_the_storage_as_every_other_task_does() -> None:
     _, platform = yaml.safe_load_all(find_compiled().read_text())
     task = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]
     expected = {
-        each["envVar"]: each["configMapKey"] for source in task["configMapAsEnv"] for each in source["keyToEnv"]
-    } | {each["envVar"]: each["secretKey"] for source in task["secretAsEnv"] for each in source["keyToEnv"]}
+        each["envVar"]: each["configMapKey"]
+        for source in task["configMapAsEnv"]
+        for each in source["keyToEnv"]
+    } | {
+        each["envVar"]: each["secretKey"]
+        for source in task["secretAsEnv"]
+        for each in source["keyToEnv"]
+    }
 
     references = {
         each["name"]: next(iter(each["valueFrom"].values()))

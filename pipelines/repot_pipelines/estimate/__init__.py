@@ -1,0 +1,1 @@
+"""What a run on a cluster costs, estimated before it starts."""

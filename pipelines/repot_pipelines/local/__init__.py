@@ -1,0 +1,1 @@
+"""`repot run`: the compiled pipeline on this machine."""

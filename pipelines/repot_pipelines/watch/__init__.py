@@ -1,0 +1,1 @@
+"""Follow a run on a Kubeflow Pipelines server: tasks, logs, the gate's verdict."""

@@ -1,0 +1,154 @@
+import dataclasses
+from typing import Any
+
+import pytest
+
+from repot.job_settings import JobSettings
+from repot_pipelines.cluster_rules import JOB_FIELDS, cluster_problems
+from repot_pipelines.compiled import find_compiled
+from repot_pipelines.parameters import read_parameters, read_pipeline, with_defaults
+
+VALUES = with_defaults(
+    {"pictures_uri": "gs://pictures/flowers", "storage_uri": "gs://repot/here"},
+    read_parameters(read_pipeline(find_compiled())),
+)
+
+
+def test_defaults_of_the_compiled_pipeline_are_right() -> None:
+    assert cluster_problems(VALUES) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("batch_size", 0, "batch_size must lie in 1..65536"),
+        ("recipe", "magic", "recipe must be one of"),
+        ("min_precision", 1.5, "min_precision must lie in 0..1"),
+        ("pictures_uri", "/home/me/pictures", "pictures_uri must be in an object store"),
+        ("storage_uri", "repot-storage", "storage_uri must be in an object store"),
+        ("labels_file_uri", "labels.txt", "labels_file_uri must be in an object store"),
+        ("storage_uri", "ftp://host/x", "storage_uri: "),
+        ("accelerator_count", "one", "accelerator_count must be a whole number as text"),
+        ("accelerator_count", "-1", "accelerator_count must be a whole number as text"),
+        ("accelerator_type", "nvidia-tesla-t4", "accelerator_type must be a resource name"),
+        ("accelerator_type", "", "accelerator_type must be a resource name"),
+        ("trainer_cpu", "", "trainer_cpu must be a Kubernetes quantity"),
+        ("trainer_cpu", "0", "trainer_cpu must be a Kubernetes quantity"),
+        ("builder_memory", "4GB", "builder_memory must be a Kubernetes quantity"),
+        ("trainer_node_selector", {"spot": True}, "trainer_node_selector must map labels to texts"),
+        ("trainer_tolerations", ["gpu"], "trainer_tolerations[0] must be an object of"),
+        (
+            "trainer_tolerations",
+            [{"key": "gpu"}, {"kye": "gpu"}],
+            "trainer_tolerations[1] must be an object of",
+        ),
+        ("trainer_tolerations", [{"key": 1}], "trainer_tolerations[0] must be an object of"),
+        ("trainer_tolerations", [{"value": "gpu"}], "trainer_tolerations[0] must be an object of"),
+        (
+            "trainer_tolerations",
+            [{"key": "a", "operator": "Exists", "value": "b"}],
+            "trainer_tolerations[0] must be an object of",
+        ),
+        (
+            "trainer_node_selector",
+            {"bad key!": "x"},
+            "trainer_node_selector must map labels of nodes",
+        ),
+        (
+            "trainer_node_selector",
+            {"pool": "a b"},
+            "trainer_node_selector must map labels of nodes",
+        ),
+        ("cpu_image", " ", "cpu_image must be given"),
+        ("trainer_image", "", "trainer_image must be given"),
+        ("trainer_mode", "jobs", "trainer_mode must be one of pod, job"),
+        ("num_workers", 2, "num_workers must be 1 with trainer_mode=pod"),
+        ("num_workers", 65, "num_workers must lie in 1..64"),
+        ("accelerator_count", "33", "batch_size must be at least one for each of the 33"),
+        ("accelerator_count", "65", "accelerator_count must lie in 0..64"),
+        ("job_deadline_hours", 0, "job_deadline_hours must lie in"),
+        ("job_queue", "Our Queue", "job_queue must be the name of a Kubernetes object"),
+        ("s3_secret_name", "", "s3_secret_name must be the name of a Kubernetes object"),
+        ("builder_pods", 0, "builder_pods must lie in 1..64"),
+        ("builder_pods", 65, "builder_pods must lie in 1..64"),
+        ("evaluator_memory", "lots", "evaluator_memory must be a Kubernetes quantity"),
+        ("builder_cpu", "0m", "builder_cpu must be a Kubernetes quantity"),
+        ("model_name", "our flowers", "model_name must be 1 to 63 letters"),
+        ("checkpoint", "inception-v3-2016", "checkpoint must be one of"),
+        ("checkpoint", "/home/me/weights.h5", "checkpoint must be in an object store"),
+        ("checkpoint_sha256", "abc", "checkpoint_sha256 must be 64 hex digits"),
+        ("checkpoint_values", "mean", "checkpoint_values must be one of"),
+    ],
+)
+def test_a_wrong_value_is_one_problem(name: str, value: Any, rule: str) -> None:
+    problems = cluster_problems({**VALUES, name: value})
+
+    assert len(problems) == 1
+    assert problems[0].startswith(rule)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("accelerator_type", "amd.com/gpu"),
+        ("accelerator_type", "cloud-tpus.google.com/v5e"),
+        ("trainer_cpu", "500m"),
+        ("trainer_cpu", "1.5"),
+        ("trainer_memory", "1Ti"),
+        (
+            "trainer_tolerations",
+            [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule", "tolerationSeconds": 3}],
+        ),
+        ("trainer_tolerations", [{"operator": "Exists"}, {"key": "pool", "value": "spot"}]),
+        ("trainer_node_selector", {"cloud.google.com/gke-spot": "true", "pool": ""}),
+        ("builder_pods", 64),
+        ("checkpoint", "s3://weights/inception.tar.gz"),
+        ("checkpoint", "https://example.com/weights.h5"),
+        ("checkpoint_sha256", "a" * 64),
+    ],
+)
+def test_a_right_value_is_no_problem(name: str, value: Any) -> None:
+    assert cluster_problems({**VALUES, name: value}) == []
+
+
+def test_without_accelerators_their_type_does_not_matter() -> None:
+    assert cluster_problems({**VALUES, "accelerator_count": "0", "accelerator_type": ""}) == []
+
+
+def test_a_job_may_have_several_workers() -> None:
+    assert (
+        cluster_problems(
+            {**VALUES, "trainer_mode": "job", "num_workers": 32.0, "job_deadline_hours": 1.0}
+        )
+        == []
+    )
+
+
+def test_what_is_not_given_is_not_checked() -> None:
+    assert cluster_problems({}) == []
+    assert cluster_problems({"accelerator_type": "nvidia.com/gpu", "accelerator_count": "2"}) == []
+
+
+def test_parameters_of_a_job_are_those_of_the_task_plan() -> None:
+    fields = {field.name for field in dataclasses.fields(JobSettings)}
+
+    assert set(JOB_FIELDS.values()) == fields
+    assert set(JOB_FIELDS) <= set(VALUES)
+
+
+def test_every_problem_is_told() -> None:
+    wrong = {
+        "batch_size": 0,
+        "pictures_uri": "/tmp",
+        "accelerator_count": "x",
+        "trainer_memory": "much",
+    }
+
+    assert len(cluster_problems({**VALUES, **wrong})) == 4
+    several = {
+        "trainer_mode": "jobs",
+        "accelerator_type": "l4",
+        "builder_pods": 65,
+        "checkpoint": "/x.h5",
+    }
+    assert len(cluster_problems({**VALUES, **several})) == 4

@@ -1,0 +1,91 @@
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from repot import storage
+from repot.errors import UsageError
+from repot.planner.listing import PictureRoots, list_files
+
+DECOMPOSED = unicodedata.normalize("NFD", "é")
+COMPOSED = unicodedata.normalize("NFC", "é")
+
+
+def _write(folder: Path, *paths: str) -> None:
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(path)
+
+
+def test_files_come_sorted_by_path_in_normal_form(tmp_path: Path) -> None:
+    _write(tmp_path, "b/2.jpg", f"{DECOMPOSED}/1.jpg", "b/1.jpg", "b/Z.jpg", "a.txt", "b/c/d.jpg")
+    files = list_files(PictureRoots(pictures_uri=str(tmp_path)))
+    assert [file.path for file in files] == [
+        "a.txt",
+        "b/1.jpg",
+        "b/2.jpg",
+        "b/Z.jpg",
+        "b/c/d.jpg",
+        f"{COMPOSED}/1.jpg",
+    ]
+    assert files[-1].uri == f"{tmp_path}/{DECOMPOSED}/1.jpg"
+    assert files[0].size_bytes == 5
+    assert files[0].crc32c == ""
+
+
+def test_two_roots_look_like_one_folder_of_both(tmp_path: Path) -> None:
+    _write(tmp_path, "train/a/1.jpg", "validation/a/2.jpg")
+    one = list_files(PictureRoots(pictures_uri=str(tmp_path)))
+    roots = PictureRoots(train_uri=f"{tmp_path}/train", validation_uri=f"{tmp_path}/validation")
+    assert list_files(roots) == one
+
+
+def test_files_in_a_bucket_come_with_checksum_and_generation(gcs: str) -> None:
+    storage.write_bytes(f"{gcs}/p/a/{DECOMPOSED}.jpg", b"123456789")
+    storage.write_bytes(f"{gcs}/pictures/a/1.jpg", b"")
+    (file,) = list_files(PictureRoots(pictures_uri=f"{gcs}/p"))
+    assert file.path == f"a/{COMPOSED}.jpg"
+    assert file.crc32c == "e3069283"  # The check value of CRC-32C (Castagnoli).
+    assert storage.read_bytes(file.uri, version=file.version) == b"123456789"
+
+
+def test_missing_and_empty_folders_are_all_named(tmp_path: Path, gcs: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    cases = {
+        f"{tmp_path}/none": "there is no",
+        f"{tmp_path}/empty": "is empty",
+        f"{tmp_path}/file": "is a file",
+        f"{gcs}/none": "nothing under",
+    }
+    for uri, words in cases.items():
+        with pytest.raises(UsageError, match=words) as caught:
+            list_files(PictureRoots(pictures_uri=uri))
+        assert uri in str(caught.value)
+    with pytest.raises(UsageError, match=r"must exist; .*there is no bucket gs://no-such-bucket"):
+        list_files(PictureRoots(pictures_uri="gs://no-such-bucket/pictures"))
+    with pytest.raises(UsageError) as caught:
+        list_files(PictureRoots(train_uri=f"{tmp_path}/none", validation_uri=f"{tmp_path}/empty"))
+    assert len(caught.value.problems) == 2
+
+
+@pytest.mark.usefixtures("s3")
+def test_missing_s3_bucket_is_wrong_usage_too() -> None:
+    with pytest.raises(UsageError, match=r"must exist; .*there is no bucket s3://no-such-bucket"):
+        list_files(PictureRoots(pictures_uri="s3://no-such-bucket/pictures"))
+
+
+@pytest.mark.parametrize(
+    "uris",
+    [
+        {},
+        {"train_uri": "/t"},
+        {"validation_uri": "/v"},
+        {"pictures_uri": "/p", "train_uri": "/t"},
+        {"pictures_uri": "/p", "train_uri": "/t", "validation_uri": "/v"},
+        {"train_uri": "/t", "validation_uri": "/t"},
+    ],
+)
+def test_roots_are_one_folder_or_one_a_split(uris: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="must"):
+        PictureRoots(**uris)

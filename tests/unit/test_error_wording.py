@@ -1,0 +1,11 @@
+import pytest
+
+from repot.errors import some
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [([], ""), (["a"], "a"), (["a", "b"], "a, b"), (["a", "b", "c"], "a, b and 1 more")],
+)
+def test_only_the_first_names_are_shown(names: list[str], text: str) -> None:
+    assert some(names, limit=2) == text

@@ -1,0 +1,288 @@
+import io
+import random
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from repot import jpeg_structure, pictures
+from repot.pictures import Picture, RejectedPicture, normalise_picture
+
+TESTS = Path(__file__).parents[1]
+GOLDEN = TESTS / "golden" / "build_image_data" / "data"
+DIRTY = TESTS / "golden" / "build_image_data_dirty" / "data" / "train"
+
+
+def _gradient(mode: str = "RGB", size: tuple[int, int] = (80, 60)) -> Image.Image:
+    bands = [
+        Image.linear_gradient("L"),
+        Image.radial_gradient("L"),
+        Image.linear_gradient("L").rotate(90),
+    ]
+    return Image.merge("RGB", bands).resize(size).convert(mode)
+
+
+def _bytes(image: Image.Image, file_format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def _exif(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def _pixels(jpeg: bytes) -> np.ndarray[Any, Any]:
+    with Image.open(io.BytesIO(jpeg)) as image:
+        return np.asarray(image).astype(int)
+
+
+def _reason(data: bytes) -> str:
+    with pytest.raises(RejectedPicture) as caught:
+        normalise_picture(data)
+    return caught.value.reason
+
+
+def _damaged(data: bytes, seed: int, count: int) -> Iterator[bytes]:
+    """Yield copies of a file that are cut off, near the end and anywhere, and copies with changed bytes."""
+    draw = random.Random(seed)
+    yield from (data[: len(data) - cut] for cut in range(1, 20))
+    for _ in range(count):
+        yield data[: draw.randrange(len(data))]
+        copy = bytearray(data)
+        for _ in range(draw.choice((1, 1, 3, 10))):
+            copy[draw.randrange(len(copy))] = draw.randrange(256)
+        yield bytes(copy)
+        # A marker in the middle of the entropy-coded data: what a decoder may stop at.
+        copy = bytearray(data)
+        copy[draw.randrange(len(copy))] = 0xFF
+        yield bytes(copy)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_upright_rgb_jpeg_keeps_its_bytes(progressive: bool) -> None:
+    data = _bytes(_gradient(), "JPEG", progressive=progressive, exif=_exif(1))
+    assert normalise_picture(data) == Picture(jpeg=data, height=60, width=80)
+
+
+def test_multi_picture_jpeg_keeps_its_bytes() -> None:
+    data = _bytes(_gradient(), "MPO", save_all=True, append_images=[_gradient(size=(40, 30))])
+    assert normalise_picture(data) == Picture(jpeg=data, height=60, width=80)
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4, 5, 6, 7, 8])
+def test_turned_jpeg_comes_out_upright(orientation: int) -> None:
+    upright = _gradient()
+    turns = {
+        2: 0,
+        3: 3,
+        4: 1,
+        5: 5,
+        6: 2,
+        7: 6,
+        8: 4,
+    }  # What turns the upright picture into the stored one.
+    stored = upright.transpose(Image.Transpose(turns[orientation]))
+    picture = normalise_picture(
+        _bytes(stored, "JPEG", quality=100, subsampling=0, exif=_exif(orientation))
+    )
+    assert (picture.height, picture.width) == (60, 80)
+    assert np.abs(_pixels(picture.jpeg) - np.asarray(upright)).max() <= 6
+    assert normalise_picture(picture.jpeg).jpeg == picture.jpeg
+
+
+def test_unknown_orientation_is_upright() -> None:
+    data = _bytes(_gradient(), "JPEG", exif=_exif(9))
+    assert normalise_picture(data).jpeg == data
+
+
+def test_damaged_exif_is_no_damage() -> None:
+    data = _bytes(_gradient(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    assert normalise_picture(data).jpeg == data
+
+
+@pytest.mark.parametrize(
+    ("mode", "file_format"),
+    [
+        ("L", "JPEG"),
+        ("CMYK", "JPEG"),
+        ("1", "PNG"),
+        ("L", "PNG"),
+        ("LA", "PNG"),
+        ("RGB", "PNG"),
+        ("RGBA", "PNG"),
+        ("RGB", "BMP"),
+        ("RGB", "TIFF"),
+        ("CMYK", "TIFF"),
+    ],
+)
+def test_other_picture_becomes_rgb_jpeg_of_the_same_look(mode: str, file_format: str) -> None:
+    image = _gradient(mode)
+    options = {"quality": 100} if file_format == "JPEG" else {}
+    picture = normalise_picture(_bytes(image, file_format, **options))
+    assert jpeg_structure.is_plain_rgb(picture.jpeg)
+    assert (picture.height, picture.width) == (60, 80)
+    difference = np.abs(_pixels(picture.jpeg) - np.asarray(image.convert("RGB")))
+    assert difference.mean() < 1.5
+
+
+@pytest.mark.parametrize(
+    ("file_format", "options"), [("WEBP", {"lossless": True}), ("GIF", {}), ("PNG", {})]
+)
+def test_animation_becomes_its_first_frame(file_format: str, options: dict[str, Any]) -> None:
+    first, second = (
+        Image.new("RGB", (20, 10), (200, 30, 30)),
+        Image.new("RGB", (20, 10), (30, 30, 200)),
+    )
+    picture = normalise_picture(
+        _bytes(first, file_format, save_all=True, append_images=[second], **options)
+    )
+    assert np.abs(_pixels(picture.jpeg) - (200, 30, 30)).max() <= 3
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP", "TIFF"])
+def test_transparent_pixels_become_white(file_format: str) -> None:
+    image = Image.new("RGBA", (32, 16), (10, 10, 10, 0))
+    image.paste((10, 200, 10, 255), (0, 0, 16, 16))
+    pixels = _pixels(normalise_picture(_bytes(image, file_format)).jpeg)
+    assert np.abs(pixels[:, 20:] - 255).max() <= 2
+    assert np.abs(pixels[:, :12] - (10, 200, 10)).max() <= 6
+
+
+def test_palette_with_transparency_becomes_white() -> None:
+    image = Image.new("P", (16, 16), 0)
+    image.putpalette([1, 2, 3, 200, 100, 50])
+    pixels = _pixels(normalise_picture(_bytes(image, "PNG", transparency=0)).jpeg)
+    assert pixels.min() >= 253
+
+
+def test_16_bit_samples_are_reduced_to_8() -> None:
+    samples = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(16, axis=0)
+    pixels = _pixels(normalise_picture(_bytes(Image.fromarray(samples), "PNG")).jpeg)
+    assert np.abs(pixels[..., 0] - samples / 257).max() <= 2
+
+
+def test_floating_point_tiff_is_rejected() -> None:
+    assert _reason(_bytes(Image.new("F", (8, 8), 0.5), "TIFF")) == "not_an_image"
+
+
+def test_encoding_depends_on_nothing_else() -> None:
+    plain = _bytes(_gradient(), "PNG")
+    with_comment = _bytes(_gradient(), "PNG", dpi=(300, 300), icc_profile=b"x" * 200)
+    assert normalise_picture(plain) == normalise_picture(plain) == normalise_picture(with_comment)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        pytest.param(b"", "empty", id="empty"),
+        pytest.param(b"not a picture", "not_an_image", id="text"),
+        pytest.param(b"%PDF-1.4\n" + b"x" * 100, "not_an_image", id="PDF"),
+        pytest.param(b"\xff\xd8\xff\xe0" + b"\0" * 100, "corrupt", id="JPEG without a header"),
+        pytest.param(_bytes(_gradient(), "JPEG")[:-100], "truncated", id="most of a JPEG"),
+        pytest.param(_bytes(_gradient(), "PNG")[:-100], "truncated", id="most of a PNG"),
+        pytest.param(_bytes(_gradient(), "BMP")[:-100], "truncated", id="most of a BMP"),
+        pytest.param(_bytes(_gradient("P"), "GIF")[:-100], "truncated", id="most of a GIF"),
+    ],
+)
+def test_useless_file_is_rejected_with_its_reason(data: bytes, reason: str) -> None:
+    assert _reason(data) == reason
+
+
+def test_damaged_png_is_corrupt() -> None:
+    data = bytearray(_bytes(_gradient(), "PNG"))
+    data[200] ^= 0xFF
+    assert _reason(bytes(data)) == "corrupt"
+
+
+def test_decompression_bomb_is_too_large_and_not_decoded() -> None:
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    png = _bytes(_gradient(), "PNG")
+    assert _reason(png[:12] + header + png[29:]) in ("too_large", "corrupt")
+    bomb = _bytes(Image.new("1", (30_000, 30_000)), "PNG")
+    assert len(bomb) < 200_000
+    assert _reason(bomb) == "too_large"
+
+
+@pytest.mark.parametrize(("size", "accepted"), [((65_500, 1), True), ((65_501, 1), False)])
+def test_side_is_limited_to_what_a_jpeg_can_have(size: tuple[int, int], accepted: bool) -> None:
+    data = _bytes(Image.new("L", size), "PNG")
+    if accepted:
+        assert normalise_picture(data).width == 65_500
+    else:
+        assert _reason(data) == "too_large"
+
+
+def test_dirty_golden_files_have_the_right_verdicts() -> None:
+    verdicts = {}
+    for path in sorted(DIRTY.rglob("*")):
+        if path.is_file():
+            data = path.read_bytes()
+            try:
+                verdicts[path.name] = "kept" if normalise_picture(data).jpeg == data else "encoded"
+            except RejectedPicture as rejected:
+                verdicts[path.name] = rejected.reason
+    kept = (
+        ".hidden.jpg",
+        "i0.jpg",
+        "i1.jpg",
+        "i2.jpg",
+        "i3.jpg",
+        "inner.jpg",
+        "really_jpeg.png",
+        "x.jpg",
+    )
+    encoded = ("UPPER.PNG", "anim.gif", "bitmap.bmp", "really_png.jpg", "w.webp")
+    assert verdicts == {
+        **dict.fromkeys(kept, "kept"),
+        **dict.fromkeys(encoded, "encoded"),
+        "Thumbs.db": "not_an_image",
+        "empty.jpg": "empty",
+        "trunc.jpg": "truncated",
+    }
+
+
+def test_whatever_is_accepted_tensorflow_decodes() -> None:
+    import tensorflow as tf
+
+    files = [
+        path
+        for folder in (GOLDEN, DIRTY)
+        for path in sorted(folder.rglob("*.*"))
+        if path.is_file() and path.stat().st_size
+    ]
+    num_accepted = num_rejected = 0
+    for seed, path in enumerate(files):
+        data = path.read_bytes()
+        for copy in [data, *_damaged(data, seed, count=25)]:
+            try:
+                picture = normalise_picture(copy)
+            except RejectedPicture:
+                num_rejected += 1
+                continue
+            num_accepted += 1
+            decoded = tf.io.decode_jpeg(picture.jpeg, channels=3)
+            assert decoded.shape == (picture.height, picture.width, 3)
+    assert num_accepted > 1000
+    assert num_rejected > 1000
+
+
+def test_every_rejection_has_a_known_reason() -> None:
+    for reason in pictures.REASONS:
+        assert str(RejectedPicture(reason, "why")) == f"{pictures.REASONS[reason]} (why)"
+    assert set(pictures.EXEMPT_REASONS) < set(pictures.REASONS)
+    with pytest.raises(KeyError):
+        RejectedPicture("no_such_reason")
+
+
+def test_import_is_free_of_tensorflow() -> None:
+    code = "import sys, repot.pictures, repot.records; sys.exit('tensorflow' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
