@@ -1,40 +1,49 @@
-"""Every error that repot raises on purpose, and the exit code that each one means.
+"""Every error that repot raises on purpose, the exit codes, and helpers to word messages.
 
     RepotError                 exit code 1: the work failed
-    ├── DataError              pictures, labels or shards are not usable
-    │   └── CorruptShardError  a shard's bytes are not those of its receipt
+    ├── DataError              pictures, labels or shards are unusable
+    │   └── CorruptShardError  the bytes of a shard differ from its receipt
     ├── CheckpointError        a checkpoint cannot be fetched, read or mapped
-    ├── TrainingError          a training cannot go on
-    │   └── StoppedError       a training was asked to stop; it goes on from there at the next start
-    ├── ModelError             a model folder or pointer is not one of ours
+    ├── TrainingError          a training cannot continue
+    │   └── StoppedError       a training was asked to stop; the next start resumes it
+    ├── ModelError             a model folder or pointer is invalid
     ├── StorageError           an object cannot be read, written or listed
-    │   ├── NotFoundError      there is no such object
-    │   ├── NoBucketError      there is no such bucket
-    │   ├── AlreadyExistsError a create-only write found the object there
-    │   └── ConflictError      a swap found another version than expected
-    └── UsageError             exit code 2: options or parameters are wrong; lists all problems at once
+    │   ├── NotFoundError      the object does not exist
+    │   ├── NoBucketError      the bucket does not exist
+    │   ├── AlreadyExistsError a create-only write found an existing object
+    │   └── ConflictError      a compare-and-swap found another version than expected
+    └── UsageError             exit code 2: options or parameters are wrong; lists every problem
 
-A message says what is wrong, where, and what to do.
+A message states what is wrong, where, and what to do:
+"<thing> must <rule>; got <name>=<value!r>. <What to do.>"
 """
 
 import contextlib
+import difflib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_GATE_REJECTED = 3
+"""The gate did not promote the model, and the caller asked to be told so."""
+EXIT_INTERRUPTED = 130
+"""Stopped by Ctrl-C or SIGTERM: 128 + SIGINT, as shells report it."""
+
 
 class RepotError(Exception):
-    """The work failed for a reason that the message explains to a user."""
+    """The work failed for a reason that the message explains to the user."""
 
-    exit_code = 1
+    exit_code = EXIT_FAILED
 
 
 class DataError(RepotError):
-    """Pictures, labels or shards are not usable."""
+    """Pictures, labels or shards are unusable."""
 
 
 class CorruptShardError(DataError):
-    """A shard's bytes are not those that its receipt promises."""
+    """The bytes of a shard differ from its receipt."""
 
 
 class CheckpointError(RepotError):
@@ -42,15 +51,15 @@ class CheckpointError(RepotError):
 
 
 class TrainingError(RepotError):
-    """A training cannot go on."""
+    """A training cannot continue."""
 
 
 class StoppedError(TrainingError):
-    """A training was asked to stop, and saved where it was; it goes on from there at the next start."""
+    """A training was asked to stop and saved its state; the next start resumes from there."""
 
 
 class ModelError(RepotError):
-    """A model folder or pointer is missing or not one of repot's."""
+    """A model folder or pointer is missing or invalid."""
 
 
 class StorageError(RepotError):
@@ -58,15 +67,15 @@ class StorageError(RepotError):
 
 
 class NotFoundError(StorageError):
-    """There is no object of that name."""
+    """The object does not exist."""
 
 
 class NoBucketError(StorageError):
-    """There is no bucket of that name."""
+    """The bucket does not exist."""
 
 
 class AlreadyExistsError(StorageError):
-    """A create-only write found that the object exists."""
+    """A create-only write found an existing object."""
 
 
 class ConflictError(StorageError):
@@ -77,10 +86,10 @@ class UsageError(RepotError):
     """Options or parameters are wrong.
 
     Args:
-        problems: One sentence for each problem; all of them, not the first.
+        problems: One message per problem; all of them, not only the first.
     """
 
-    exit_code = 2
+    exit_code = EXIT_USAGE
 
     def __init__(self, problems: str | Iterable[str]) -> None:
         self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
@@ -88,32 +97,46 @@ class UsageError(RepotError):
 
 
 def innermost_reason(err: BaseException) -> str:
-    """Return what a library's error began with: requests wraps what happened in layers of objects' names."""
+    """Return the message of the error at the root of a chain; libraries such as requests wrap it in layers."""
     while err.__cause__ or err.__context__:
         err = err.__cause__ or err.__context__ or err
     return str(err) or type(err).__name__
 
 
 @contextlib.contextmanager
-def room_in(folder: Path) -> Iterator[None]:
-    """Turn an operating system's error into one that names the temporary folder, and says what to do.
+def explain_disk_errors(folder: Path) -> Iterator[None]:
+    """Convert an OSError while writing to a temporary folder into a StorageError that says what to do.
 
     Raises:
-        StorageError: The folder cannot be written; most often its disk is full.
+        StorageError: The folder is not writable; most often its disk is full.
     """
     try:
         yield
     except OSError as err:
-        # What h5py says of a full disk is five lines long; the number in it says the same.
+        # h5py describes a full disk in five lines; the error number alone is clearer.
         reason = os.strerror(err.errno) if err.errno else str(err)
         raise StorageError(
-            f"The temporary folder {folder} must take what is being made; the system says: {reason}. "
-            "Free some space, or name a folder on another disk in the environment variable TMPDIR."
+            f"The temporary folder {folder} must be writable and have free space; the system reports: {reason}. "
+            "Free some space, or set the environment variable TMPDIR to a folder on another disk."
         ) from err
 
 
-def some(names: Iterable[str], limit: int = 10) -> str:
-    """Return the first `limit` names, and how many more there are."""
+def join_names(names: Iterable[str], limit: int = 10) -> str:
+    """Return the first `limit` names, separated by commas, and how many more there are."""
     every = list(names)
     shown = ", ".join(every[:limit])
     return shown if len(every) <= limit else f"{shown} and {len(every) - limit} more"
+
+
+def unknown_name(parameter: str, value: object, choices: Iterable[str]) -> str:
+    """Return the message for a value that is none of `choices`, with the nearest one if there is any.
+
+    Args:
+        parameter: Name of the option or parameter.
+        value: The value given.
+        choices: Every valid name.
+    """
+    names = list(choices)
+    near = difflib.get_close_matches(str(value).lower(), names, n=1, cutoff=0.6)
+    advice = f" Did you mean {near[0]}?" if near else ""
+    return f"{parameter} must be one of {', '.join(names)}; got {parameter}={value!r}.{advice}"

@@ -1,16 +1,16 @@
-"""Where everything lies under one storage URI, and how content ids are made.
+"""Where everything is stored under one storage URI: every file name, folder name and content id.
 
     <storage_uri>/
-      listings/<digest>.json          checksums of local pictures, remembered by path, size and mtime
+      listings/<digest>.json          CRC32C of local pictures, cached by path, size and mtime
       datasets/<dataset_id>/          plan.json, work/, shards, receipts/, labels.txt, manifest.json (last)
-      checkpoints/<checkpoint_id>/    weights.h5, checkpoint.json (last); checkpoint_id = <sha256>/<backbone>-<values>
+      checkpoints/<checkpoint_id>/    weights.h5, checkpoint.json (last); <sha256>/<backbone>-<values>
       runs/<training_id>/             state/, events/, history.csv, model/, training.json (last of training),
-                                      evaluation/ (metrics.json last), gate/<champion version>/
+                                      job/, evaluation/ (metrics.json last), gate/<champion version>/
       models/<name>/<version>/        model.keras, saved_model/, labels.txt, metrics.json, model_card.md,
                                       model.json (last)
       models/<name>/champion.json     the version in production
 
-What is written last makes its folder exist: without that file, the folder does not count.
+The file marked "last" makes its folder exist: without that file, the folder does not count.
 """
 
 import hashlib
@@ -21,29 +21,56 @@ from repot import storage
 
 ID_LENGTH = 16
 
-# Files and folders that one component writes and another one reads.
-MODEL_FOLDER = "model"
-KERAS_NAME = "model.keras"
+# datasets/<dataset_id>/
+PLAN_NAME = "plan.json"
+WORK_FOLDER = "work"
+RECEIPTS_FOLDER = "receipts"
+LABELS_NAME = "labels.txt"
+MANIFEST_NAME = "manifest.json"
+
+# checkpoints/<checkpoint_id>/
+WEIGHTS_NAME = "weights.h5"
+CHECKPOINT_NAME = "checkpoint.json"
+
+# runs/<training_id>/
+STATE_FOLDER = "state"
+STATE_NAME = "latest.json"
+EVENTS_FOLDER = "events"
 HISTORY_NAME = "history.csv"
 TRAINING_NAME = "training.json"
-METRICS_NAME = "metrics.json"
+JOB_FOLDER = "job"
+REQUEST_NAME = "request.json"
+HEARTBEAT_NAME = "heartbeat.json"
+EVALUATION_FOLDER = "evaluation"
+PREDICTIONS_NAME = "predictions.csv"
+REPORT_DATA_NAME = "report_data.json"
 REPORT_NAME = "report.html"
-MODEL_FACTS_NAME = "model.json"
+METRICS_NAME = "metrics.json"
+GATE_FOLDER = "gate"
+VERDICT_NAME = "verdict.json"
+
+# runs/<training_id>/model/ and models/<name>/<version>/
+MODEL_FOLDER = "model"
+KERAS_NAME = "model.keras"
+SAVED_MODEL_FOLDER = "saved_model"
+MODEL_CARD_NAME = "model_card.md"
+MODEL_RECORD_NAME = "model.json"
+CHAMPION_NAME = "champion.json"
 
 
-def content_id(facts: Any) -> str:
-    """Return the id of JSON-able facts: the first 16 hex digits of the SHA-256 of their canonical JSON."""
-    canonical = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+def content_id(value: Any) -> str:
+    """Return the id of a JSON-able value: the first 16 hex digits of the SHA-256 of its canonical JSON."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:ID_LENGTH]
 
 
 def listings_uri(storage_uri: str) -> str:
-    """Return the folder of remembered checksums."""
+    """Return the folder of cached checksums."""
     return _under(storage_uri, "listings")
 
 
 def dataset_uri(storage_uri: str, dataset_id: str) -> str:
-    """Return the folder of one data set."""
+    """Return the folder of one dataset."""
     return _under(storage_uri, "datasets", dataset_id)
 
 
@@ -69,7 +96,7 @@ def model_uri(storage_uri: str, model_name: str, version: str) -> str:
 
 def champion_uri(storage_uri: str, model_name: str) -> str:
     """Return the pointer to the version in production."""
-    return _under(storage_uri, "models", model_name, "champion.json")
+    return _under(storage_uri, "models", model_name, CHAMPION_NAME)
 
 
 def _under(storage_uri: str, *parts: str) -> str:

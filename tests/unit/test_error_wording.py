@@ -1,6 +1,6 @@
 import pytest
 
-from repot.errors import some
+from repot.errors import join_names
 
 
 @pytest.mark.parametrize(
@@ -8,4 +8,4 @@ from repot.errors import some
     [([], ""), (["a"], "a"), (["a", "b"], "a, b"), (["a", "b", "c"], "a, b and 1 more")],
 )
 def test_only_the_first_names_are_shown(names: list[str], text: str) -> None:
-    assert some(names, limit=2) == text
+    assert join_names(names, limit=2) == text

@@ -15,7 +15,7 @@ from repot import checkpoint_files, quiet_tensorflow, storage
 from repot.checkpoint_fetcher import stored
 from repot.checkpoint_fetcher.originals import Original, fetch_original
 from repot.checkpoints import Source, find_source, find_version
-from repot.errors import room_in
+from repot.errors import explain_disk_errors
 
 _log = logging.getLogger(__name__)
 
@@ -120,5 +120,5 @@ def _convert(
 @contextlib.contextmanager
 def _scratch_folder() -> Iterator[Path]:
     """Yield a temporary folder; a full disk is an error that says so."""
-    with tempfile.TemporaryDirectory(prefix="repot-") as folder, room_in(Path(folder)):
+    with tempfile.TemporaryDirectory(prefix="repot-") as folder, explain_disk_errors(Path(folder)):
         yield Path(folder)

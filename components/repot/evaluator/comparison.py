@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from repot.errors import DataError, some
+from repot.errors import DataError, join_names
 from repot.evaluator.outcomes import Outcome
 from repot.evaluator.verdict import Decision, Pairing, Score, Verdict
 from repot.metrics import mcnemar_p, paired_difference, wilson_interval
@@ -167,7 +167,7 @@ def _chance_reason(pairing: Pairing) -> str:
 
 
 def _unknown_reason(champion_version: str, labels: Sequence[str]) -> str:
-    named = f"label{'s' if len(labels) > 1 else ''} {some(labels, _LABELS_NAMED)}"
+    named = f"label{'s' if len(labels) > 1 else ''} {join_names(labels, _LABELS_NAMED)}"
     return f"The champion {champion_version} does not have the {named}: on those pictures it can never be right."
 
 

@@ -17,7 +17,7 @@ from repot.evaluator.publish import EVALUATION_FOLDER
 from repot.evaluator.report.data import REPORT_DATA_NAME
 from repot.evaluator.report.page import render_report
 from repot.evaluator.verdict import NO_CHAMPION, Verdict
-from repot.layout import MODEL_FACTS_NAME, REPORT_NAME
+from repot.layout import MODEL_RECORD_NAME, REPORT_NAME
 from repot.predictor import read_labels
 
 GATE_FOLDER = "gate"
@@ -96,7 +96,7 @@ def _find_champion(storage_uri: str, model_name: str) -> Champion | None:
     if champion is None:
         return None
     facts_uri = storage.join(
-        layout.model_uri(storage_uri, model_name, champion.version), MODEL_FACTS_NAME
+        layout.model_uri(storage_uri, model_name, champion.version), MODEL_RECORD_NAME
     )
     if not storage.exists(facts_uri):
         raise ModelError(

@@ -10,7 +10,7 @@ from repot import layout, storage
 from repot.champion import Champion, Pointer, read_champion
 from repot.errors import ConflictError, ModelError, UsageError
 from repot.evaluator.verdict import NO_CHAMPION
-from repot.layout import MODEL_FACTS_NAME
+from repot.layout import MODEL_RECORD_NAME
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def rollback(storage_uri: str, model_name: str, to_version: str = "") -> Champio
 def _new_champion(
     storage_uri: str, model_name: str, version: str, previous: str, rolled_back: tuple[str, ...]
 ) -> Champion:
-    facts_uri = storage.join(layout.model_uri(storage_uri, model_name, version), MODEL_FACTS_NAME)
+    facts_uri = storage.join(layout.model_uri(storage_uri, model_name, version), MODEL_RECORD_NAME)
     if not storage.exists(facts_uri):
         raise ModelError(
             f"A version must be published before it is promoted; there is no {facts_uri}. Evaluate first."

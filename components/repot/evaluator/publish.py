@@ -6,7 +6,7 @@ from typing import Any
 from repot import layout, storage
 from repot.evaluator.report.data import REPORT_DATA_NAME
 from repot.evaluator.report.model_card import render_model_card
-from repot.layout import METRICS_NAME, MODEL_FACTS_NAME, MODEL_FOLDER
+from repot.layout import METRICS_NAME, MODEL_FOLDER, MODEL_RECORD_NAME
 
 EVALUATION_FOLDER = "evaluation"
 MODEL_CARD_NAME = "model_card.md"
@@ -38,7 +38,7 @@ def publish(run_uri: str, storage_uri: str, *, model_name: str, version: str) ->
         NotFoundError: The run was not evaluated.
     """
     target_uri = layout.model_uri(storage_uri, model_name, version)
-    facts_uri = storage.join(target_uri, MODEL_FACTS_NAME)
+    facts_uri = storage.join(target_uri, MODEL_RECORD_NAME)
     if storage.exists(facts_uri):
         return target_uri
     evaluation_uri = storage.join(run_uri, EVALUATION_FOLDER)

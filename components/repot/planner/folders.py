@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import cast
 
-from repot.errors import some
+from repot.errors import join_names
 from repot.manifest import Rejection, Split
 from repot.planner.listing import FoundFile
 
@@ -126,13 +126,13 @@ def find_misplaced(contents: FolderContents) -> list[str]:
     ]
     if strays:
         problems.append(
-            f"Every picture must lie in a label's folder; {len(strays)} lie elsewhere: {some(strays, 3)}. "
+            f"Every picture must lie in a label's folder; {len(strays)} lie elsewhere: {join_names(strays, 3)}. "
             f"Move away what takes no part. {LAYOUT_HELP}"
         )
     if contents.hollow:
         first = next(iter(contents.hollow.values()))
         problems.append(
-            f"A label's folder must hold its pictures itself; {some(contents.hollow)} hold nothing but folders, "
+            f"A label's folder must hold its pictures itself; {join_names(contents.hollow)} hold nothing but folders, "
             f"such as {first}. {_how_to_fill(contents.hollow)}"
         )
     return problems

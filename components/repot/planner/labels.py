@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from repot import storage
-from repot.errors import DataError, NotFoundError, UsageError, some
+from repot.errors import DataError, NotFoundError, UsageError, join_names
 from repot.planner.folders import FolderContents
 from repot.planner.listing import PictureRoots
 
@@ -54,7 +54,7 @@ def find_line_problems(
         elif line not in folders:
             problems.append(
                 f"A listed label must have a folder of that name; {where} is {line!r}, and the folders are "
-                f"{some(sorted(folders))}. Correct the line."
+                f"{join_names(sorted(folders))}. Correct the line."
             )
         first_number.setdefault(line, number)
     return problems
@@ -67,7 +67,7 @@ def find_name_problems(labels: Collection[str]) -> list[str]:
         return []
     rule = "be UTF-8 text without control characters, and without blanks at its ends"
     return [
-        f"A label's name must {rule}; got {some(repr(label) for label in odd)}. Rename these folders."
+        f"A label's name must {rule}; got {join_names(repr(label) for label in odd)}. Rename these folders."
     ]
 
 
@@ -99,7 +99,7 @@ def find_label_problems(contents: FolderContents, labels: Collection[str]) -> li
     if lonely := sorted(label for label in labels if num_pictures[label] < 2):
         rule = "have two pictures or more, one to train on and one to validate"
         return [
-            f"A label must {rule}; these have fewer: {some(lonely)}. Add pictures, or remove the folders."
+            f"A label must {rule}; these have fewer: {join_names(lonely)}. Add pictures, or remove the folders."
         ]
     return []
 
@@ -131,7 +131,7 @@ def _find_split_problems(contents: FolderContents, labels: Collection[str]) -> l
     trained = {labelled.label for labelled in contents.files if labelled.split == "train"}
     if untrained := sorted(set(labels) - trained):
         problems.append(
-            f"Every label must have pictures in the training folder; these have none: {some(untrained)}. "
+            f"Every label must have pictures in the training folder; these have none: {join_names(untrained)}. "
             "Add pictures there, or remove the folders from validation."
         )
     if not any(labelled.split == "validation" for labelled in contents.files):

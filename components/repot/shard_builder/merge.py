@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from repot import storage
 from repot.dataset_plan import DatasetPlan, read_plan
-from repot.errors import DataError, NotFoundError, some
+from repot.errors import DataError, NotFoundError, join_names
 from repot.manifest import LABELS_NAME, MANIFEST_NAME, Manifest, Receipt, Rejection, count_reasons
 from repot.pictures import EXEMPT_REASONS, REASONS
 from repot.shard_builder.build import build_shards
@@ -61,12 +61,14 @@ def _account(dataset_uri: str) -> Manifest:
     plan = read_plan(dataset_uri)
     receipts = finished_shards(plan, plan.shard_names)
     if missing := [name for name in plan.shard_names if name not in receipts]:
-        _log.warning("%d shards are missing and are built now: %s", len(missing), some(missing))
+        _log.warning(
+            "%d shards are missing and are built now: %s", len(missing), join_names(missing)
+        )
         build_shards(dataset_uri, missing)
         receipts |= finished_shards(plan, missing)
     if missing := [name for name in plan.shard_names if name not in receipts]:
         raise DataError(
-            f"Every shard must have a receipt; {some(missing)} of {dataset_uri} have none. Run again."
+            f"Every shard must have a receipt; {join_names(missing)} of {dataset_uri} have none. Run again."
         )
     return _manifest(plan, receipts)
 
@@ -121,7 +123,7 @@ def _check_labels(manifest: Manifest) -> None:
     if untrained := [label for label, count in counts.items() if not count]:
         problems.append(
             "Every label must have a good picture to train on; all are rejected of "
-            f"{some(untrained)}. {_examples(manifest, untrained)} Add good pictures, or remove the folders."
+            f"{join_names(untrained)}. {_examples(manifest, untrained)} Add good pictures, or remove the folders."
         )
     if not manifest.num_examples("validation"):
         problems.append(
@@ -134,4 +136,4 @@ def _check_labels(manifest: Manifest) -> None:
 def _examples(manifest: Manifest, labels: Sequence[str]) -> str:
     """Return a sentence that says why, for the first few pictures of these labels."""
     lines = [_describe(rejection) for rejection in manifest.rejected if rejection.label in labels]
-    return f"They are: {some(lines, 3)}."
+    return f"They are: {join_names(lines, 3)}."

@@ -10,7 +10,7 @@ import google_crc32c
 
 from repot import records, storage
 from repot.dataset_plan import SourcePicture, read_work
-from repot.errors import DataError, NotFoundError, room_in
+from repot.errors import DataError, NotFoundError, explain_disk_errors
 from repot.manifest import Receipt, Rejection, shard_split
 from repot.pictures import MAX_FILE_BYTES, RejectedPicture, normalise_picture
 from repot.shard_builder.receipts import write_receipt
@@ -33,7 +33,7 @@ def build_shard(
     """
     path = scratch_path / shard
     try:
-        with room_in(scratch_path), path.open("wb") as file:
+        with explain_disk_errors(scratch_path), path.open("wb") as file:
             receipt = _write_records(read_work(dataset_uri, shard), shard, file, on_picture)
         storage.upload(path, storage.join(dataset_uri, shard))
     finally:

@@ -14,13 +14,13 @@ from rich.console import Console
 
 from repot import layout, storage
 from repot.errors import RepotError, StorageError, UsageError
-from repot.layout import METRICS_NAME, MODEL_FACTS_NAME, MODEL_FOLDER, REPORT_NAME
+from repot.layout import METRICS_NAME, MODEL_FOLDER, MODEL_RECORD_NAME, REPORT_NAME
 from repot_pipelines.compiled import find_compiled
 from repot_pipelines.local.docker import check_docker, pull_images
 from repot_pipelines.local.parent import LocalRun, run_locally
 from repot_pipelines.local.progress_view import make_view
 
-SAMPLE_FOLDER = Path(__file__).parent / "sample" / "pictures"
+SAMPLE_FOLDER = Path(__file__).parent.parent / "sample" / "pictures"
 LOG_NAME = "pipeline.log"
 
 
@@ -103,7 +103,7 @@ def _check_output(output_path: Path, pictures_uri: str) -> None:
     except StorageError as err:
         raise UsageError(f"The output folder must be writable; {err}") from err
     model = output_path / MODEL_FOLDER
-    if model.exists() and not (model / MODEL_FACTS_NAME).is_file():
+    if model.exists() and not (model / MODEL_RECORD_NAME).is_file():
         raise UsageError(
             f"{model} exists and is not a repot model. Choose another --output, or move it away."
         )

@@ -219,7 +219,7 @@ def test_a_disk_that_takes_no_more_says_so(web: Any, tmp_path: Path) -> None:
     try:
         with pytest.raises(
             StorageError,
-            match=r"temporary folder .*; the system says: File too large\. Free some space, .* TMPDIR",
+            match=r"temporary folder .*; the system reports: File too large\. Free some space, .* TMPDIR",
         ):
             fetched(url, tmp_path)
     finally:

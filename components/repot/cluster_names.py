@@ -1,0 +1,16 @@
+"""Names of Kubernetes objects that repot expects in a namespace, and the variables they provide.
+
+The pipeline's tasks and the pods of a training Job get object storage access the same way: optional
+keys of one ConfigMap and two Secrets become environment variables. `manifests/` creates the objects.
+"""
+
+RUNNER_ACCOUNT = "repot-runner"
+WORKER_ACCOUNT = "repot-worker"
+SETTINGS_CONFIG_MAP = "repot-settings"
+S3_SECRET = "repot-s3"
+GOOGLE_SECRET = "repot-google-key"
+
+# Environment variable by key of the object.
+CONFIG_MAP_VARIABLES = {"S3_ENDPOINT": "AWS_ENDPOINT_URL_S3", "S3_REGION": "AWS_REGION"}
+S3_SECRET_VARIABLES = {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"}
+GOOGLE_SECRET_VARIABLES = {"key.json": "REPOT_GOOGLE_KEY"}

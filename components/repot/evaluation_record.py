@@ -1,0 +1,74 @@
+"""metrics.json, the record of one evaluation: scores of a model on one split."""
+
+from dataclasses import dataclass
+
+from repot.json_record import JsonRecord
+from repot.metrics import CalibrationBin, Interval
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassRecord(JsonRecord):
+    """Scores of one label; precision, recall and f1 are None for 0/0.
+
+    Attributes:
+        label: The label.
+        num_examples: Scored examples of this label.
+        num_predicted: Examples that the model gave this label.
+        num_correct: Examples of this label that the model recognised.
+        precision, recall, f1: In [0, 1].
+    """
+
+    label: str
+    num_examples: int
+    num_predicted: int
+    num_correct: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrationRecord(JsonRecord):
+    """Expected calibration error, in [0, 1], and the confidence bins behind it."""
+
+    error: float
+    bins: tuple[CalibrationBin, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationRecord(JsonRecord):
+    """What metrics.json holds; the file is written last and makes an evaluation finished.
+
+    Attributes:
+        evaluation_id: Id of model, dataset, subset, number of examples and code version.
+        dataset_id: The scored dataset.
+        training_id: Training of the model, "" for a model without a training record.
+        subset: The scored split.
+        num_examples: Scored examples.
+        num_correct: Examples whose most probable label is the true one.
+        precision_at_1: num_correct / num_examples.
+        precision_at_1_interval: Its 95 % Wilson interval.
+        recall_at_5: Share of examples whose true label is among the first `recall_k` guesses.
+        recall_k: 5, or fewer for a model of few labels; None where recall@k says nothing.
+        loss: Mean cross-entropy in nats; None when a true label is unknown to the model.
+        labels: Every label that occurs, as truth or as guess, in class order.
+        per_class: One entry per label, in that order.
+        confusion_matrix: Non-zero counts by true label, then by guess.
+        calibration: Calibration of the most probable label's probability.
+    """
+
+    evaluation_id: str
+    dataset_id: str
+    training_id: str
+    subset: str
+    num_examples: int
+    num_correct: int
+    precision_at_1: float
+    precision_at_1_interval: Interval
+    recall_at_5: float | None
+    recall_k: int | None
+    loss: float | None
+    labels: tuple[str, ...]
+    per_class: tuple[ClassRecord, ...]
+    confusion_matrix: dict[str, dict[str, int]]
+    calibration: CalibrationRecord

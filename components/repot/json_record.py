@@ -1,0 +1,97 @@
+"""Typed JSON documents: frozen dataclasses that one stage writes and another reads.
+
+Every file that crosses a stage (manifest, plan, training record, evaluation, verdict, ...) is one
+dataclass that inherits from JsonRecord. Reading is strict: unknown keys, missing keys and wrong types
+are errors that name the field.
+"""
+
+import dataclasses
+import json
+from typing import Any, Self, TypeVar
+
+import dacite
+
+from repot import storage
+from repot.errors import DataError, RepotError
+
+_Record = TypeVar("_Record", bound="JsonRecord")
+
+
+class RecordError(ValueError):
+    """A JSON value does not have the fields or types of its record."""
+
+
+class JsonRecord:
+    """Conversion to and from JSON for a frozen dataclass; nested dataclasses and tuples included."""
+
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON-able values."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    def to_text(self) -> str:
+        """Return canonical JSON on one line: equal records give equal text."""
+        return json.dumps(self.to_json(), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        """Build the record from a parsed JSON value.
+
+        Raises:
+            RecordError: The value is not an object, a key is unknown or missing, or a type is wrong.
+        """
+        if not isinstance(value, dict):
+            raise RecordError(f"{cls.__name__} must be a JSON object; got {type(value).__name__}")
+        try:
+            return dacite.from_dict(cls, value, _STRICT)
+        except dacite.DaciteError as err:
+            raise RecordError(f"{cls.__name__}: {err}") from err
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Build the record from JSON text.
+
+        Raises:
+            RecordError: The text is not JSON, or see `from_json`.
+        """
+        try:
+            value = json.loads(text)
+        except ValueError as err:
+            raise RecordError(f"{cls.__name__} must be JSON; {err}") from err
+        return cls.from_json(value)
+
+
+def read_record(
+    uri: str, record: type[_Record], *, error: type[RepotError] = DataError, advice: str = ""
+) -> _Record:
+    """Read one record from storage.
+
+    Args:
+        uri: The JSON file.
+        record: Its class.
+        error: Raised when the file is not such a record.
+        advice: Last sentence of that error: what to do.
+
+    Raises:
+        NotFoundError: There is no such file.
+    """
+    text = storage.read_text(uri)
+    try:
+        return record.from_text(text)
+    except RecordError as err:
+        advice = advice or "Delete it and run again."
+        raise error(f"{uri} must be a valid {record.__name__}; got {err}. {advice}") from err
+
+
+def write_record(uri: str, record: JsonRecord) -> None:
+    """Write one record to storage as JSON."""
+    storage.write_json(uri, record.to_json())
+
+
+def _float(value: Any) -> Any:
+    """Accept a whole number where a float is declared: JSON and KFP write 1.0 as 1."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+_STRICT = dacite.Config(strict=True, cast=[tuple], type_hooks={float: _float})

@@ -1,0 +1,8 @@
+"""Defaults of the command line that are not parameters of the pipeline; each is defined here only."""
+
+STORAGE_FOLDER = "repot-storage"
+OUTPUT_FOLDER = "repot-output"
+EXPERIMENT = "repot"
+KFP_NAMESPACE = "kubeflow"
+POLL_SECONDS = 5.0
+"""Interval between two requests for the state of a run."""
