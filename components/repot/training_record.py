@@ -35,7 +35,7 @@ class TrainingRecord(JsonRecord):
     """What training.json holds; the file is written last and makes a training finished.
 
     Attributes:
-        training_id: Id of the training, see `repot.trainer.train.training_id`.
+        training_id: Id of the training, see `repot.trainer.request.training_id`.
         dataset_id: Dataset that it was trained on.
         checkpoint_id: Checkpoint that it started from.
         settings: The training settings as requested; zeros mean "choose for me".

@@ -175,7 +175,7 @@ def test_second_run_has_one_builder_trains_nothing_and_promotes_nothing(
 
     assert only(second, "plan").parameters["Output"] == [f"{dataset_id}:0/1"]
     assert only(second, "train").parameters == only(first, "train").parameters
-    assert "was finished before" in only(second, "train").log
+    assert "is already finished" in only(second, "train").log
     assert "head epoch" in only(first, "train").log
     assert "head epoch" not in only(second, "train").log
     version = only(first, "train").parameters["training_id"]

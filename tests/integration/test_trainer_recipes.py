@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from repot.settings import TrainingSettings
+from repot.trainer.request import TrainingRequest
 from repot.trainer.train import train
 
 # Two devices that every machine has; the dropout differs from device to device, so it is left out.
@@ -49,17 +50,21 @@ def test_head_recipe_tells_the_sample_apart(
 ) -> None:
     settings = TrainingSettings(backbone="efficientnet_lite0", recipe="head", seed=seed)
 
-    facts = train(
-        sample_dataset_uri,
-        lite0_weights_uri,
-        str(tmp_path),
-        training_id="t",
-        checkpoint_id="c",
-        settings=settings,
+    record = train(
+        TrainingRequest(
+            dataset_uri=sample_dataset_uri,
+            weights_uri=lite0_weights_uri,
+            run_uri=str(tmp_path),
+            training_id="t",
+            checkpoint_id="c",
+            settings=settings,
+        )
     )
 
-    assert facts["last_epoch"]["validation_precision_at_1"] >= 0.8
-    assert facts["last_epoch"]["train_precision_at_1"] >= 0.95
+    last = record.last_epoch
+    assert last.validation_precision_at_1 is not None
+    assert last.validation_precision_at_1 >= 0.8
+    assert last.train_precision_at_1 >= 0.95
 
 
 def test_two_devices_train_as_one() -> None:

@@ -18,22 +18,20 @@ import keras
 import numpy as np
 import pytest
 
+from repot.settings import TrainingSettings
+from repot.trainer.request import TrainingRequest
+
 STOP_SECONDS = 5.0
 WAIT_SECONDS = 120.0
 EVENTS_NAME = "progress.jsonl"
-SETTINGS: dict[str, Any] = {
-    "backbone": "efficientnet_lite0",
-    "recipe": "fine_tune",
-    "epochs": 3,
-    "image_size": 64,
-}
+SETTINGS = TrainingSettings(
+    backbone="efficientnet_lite0", recipe="fine_tune", epochs=3, image_size=64
+)
 TRAIN = """
-import json, sys
-from repot.settings import TrainingSettings
+import sys
+from repot.trainer.request import TrainingRequest
 from repot.trainer.train import train
-dataset_uri, weights_uri, run_uri, settings = sys.argv[1:]
-settings = TrainingSettings.from_json(json.loads(settings))
-train(dataset_uri, weights_uri, run_uri, training_id="t", checkpoint_id="c", settings=settings)
+train(TrainingRequest.from_text(sys.argv[1]))
 """
 
 Start = Callable[..., subprocess.Popen[bytes]]
@@ -44,17 +42,16 @@ def start(sample_dataset_uri: str, lite0_weights_uri: str) -> Start:
     """Return a function that starts a training process in a folder."""
 
     def start_in(run: Path, **environment: str) -> subprocess.Popen[bytes]:
-        command = [
-            sys.executable,
-            "-W",
-            "error",
-            "-c",
-            TRAIN,
-            sample_dataset_uri,
-            lite0_weights_uri,
-            str(run),
-        ]
-        return subprocess.Popen([*command, json.dumps(SETTINGS)], env={**os.environ, **environment})
+        request = TrainingRequest(
+            dataset_uri=sample_dataset_uri,
+            weights_uri=lite0_weights_uri,
+            run_uri=str(run),
+            training_id="t",
+            checkpoint_id="c",
+            settings=SETTINGS,
+        )
+        command = [sys.executable, "-W", "error", "-c", TRAIN, request.to_text()]
+        return subprocess.Popen(command, env={**os.environ, **environment})
 
     return start_in
 

@@ -15,27 +15,32 @@ from rich.console import Console
 
 from repot.errors import RepotError, TrainingError
 from repot.job_settings import JobSettings
+from repot.json_record import read_record, write_record
 from repot.settings import TrainingSettings
 from repot.trainer.job import run_job
 from repot.trainer.job.heartbeat import Heartbeat
 from repot.trainer.job.job_spec import make_job
-from repot.trainer.job.request import JobRequest
 from repot.trainer.job.run_job import train_in_job
+from repot.trainer.request import TrainingRequest
+from repot.training_record import TrainingRecord
 from repot_pipelines.local.run import SAMPLE_FOLDER, run_pipeline
 from repot_pipelines.presets import PRESETS
 from tests.integration.kubernetes_api.jobs import JobController
 from tests.integration.kubernetes_api.kubeconfig import write_kubeconfig
 from tests.integration.kubernetes_api.ready import NAMESPACE, RUNNER, prepare
 from tests.integration.kubernetes_api.server import KubernetesApi
+from tests.training_records import make_training_record
 
 WAIT_SECONDS = 120.0
 SETTINGS = TrainingSettings(backbone="efficientnet_lite0", recipe="head", epochs=20, image_size=64)
 TASK = """
 import sys
 from repot.job_settings import JobSettings
-from repot.trainer.job.request import JobRequest
+from repot.json_record import read_record
 from repot.trainer.job.run_job import train_in_job
-train_in_job(JobSettings.from_json(sys.argv[1]), JobRequest.read(sys.argv[2]), poll_seconds=0.1)
+from repot.trainer.request import TrainingRequest
+request = read_record(sys.argv[2], TrainingRequest)
+train_in_job(JobSettings.from_json(sys.argv[1]), request, poll_seconds=0.1)
 """
 TOKEN = "of-the-runner"
 
@@ -63,8 +68,8 @@ def jobs(api: KubernetesApi) -> Iterator[JobController]:
 @pytest.fixture
 def request_of(
     tmp_path: Path, sample_dataset_uri: str, lite0_weights_uri: str
-) -> Callable[..., JobRequest]:
-    def make(**changes: Any) -> JobRequest:
+) -> Callable[..., TrainingRequest]:
+    def make(**changes: Any) -> TrainingRequest:
         facts = {
             "dataset_uri": sample_dataset_uri,
             "weights_uri": lite0_weights_uri,
@@ -73,7 +78,7 @@ def request_of(
             "checkpoint_id": "c",
             "settings": SETTINGS,
         }
-        return JobRequest(**{**facts, **changes})
+        return TrainingRequest(**{**facts, **changes})
 
     return make
 
@@ -82,12 +87,12 @@ def settings(**changes: Any) -> JobSettings:
     return JobSettings(image="repot", accelerator_count=0, **changes)
 
 
-def train(request: JobRequest, **changes: Any) -> dict[str, Any]:
+def train(request: TrainingRequest, **changes: Any) -> TrainingRecord:
     return train_in_job(settings(**changes), request, poll_seconds=0.1)
 
 
-def start_task(request: JobRequest, **changes: Any) -> subprocess.Popen[bytes]:
-    request.write()
+def start_task(request: TrainingRequest, **changes: Any) -> subprocess.Popen[bytes]:
+    write_record(request.uri, request)
     command = [
         sys.executable,
         "-W",
@@ -108,14 +113,16 @@ def wait_until(is_so: Callable[[], Any], seconds: float = WAIT_SECONDS) -> None:
 
 
 def test_job_trains_and_its_log_is_the_tasks(
-    jobs: JobController, request_of: Callable[..., JobRequest], capfd: pytest.CaptureFixture[str]
+    jobs: JobController,
+    request_of: Callable[..., TrainingRequest],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     request = request_of()
 
-    facts = train(request)
+    record = train(request)
 
-    assert facts["training_id"] == request.training_id
-    assert json.loads((Path(request.run_uri) / "training.json").read_text()) == facts
+    assert record.training_id == request.training_id
+    assert read_record(f"{request.run_uri}/training.json", TrainingRecord) == record
     (pod,) = jobs.pods
     assert pod.phase == "Succeeded"
     lines = [line for line in pod.log.splitlines() if "head epoch" in line]
@@ -124,20 +131,19 @@ def test_job_trains_and_its_log_is_the_tasks(
 
 
 def test_finished_training_starts_no_job(
-    api: KubernetesApi, request_of: Callable[..., JobRequest]
+    api: KubernetesApi, request_of: Callable[..., TrainingRequest]
 ) -> None:
     request = request_of()
-    folder = Path(request.run_uri)
-    folder.mkdir()
-    (folder / "training.json").write_text(json.dumps({"training_id": request.training_id}))
+    record = make_training_record(training_id=request.training_id)
+    write_record(f"{request.run_uri}/training.json", record)
 
-    assert train(request) == {"training_id": request.training_id}
+    assert train(request) == record
 
     assert api.requests == []
 
 
 def test_error_of_the_worker_is_the_error_of_the_task(
-    jobs: JobController, request_of: Callable[..., JobRequest], tmp_path: Path
+    jobs: JobController, request_of: Callable[..., TrainingRequest], tmp_path: Path
 ) -> None:
     request = request_of(dataset_uri=str(tmp_path / "nothing"))
 
@@ -151,7 +157,7 @@ def test_error_of_the_worker_is_the_error_of_the_task(
 
 
 def test_failed_job_of_an_earlier_attempt_is_replaced(
-    jobs: JobController, request_of: Callable[..., JobRequest], tmp_path: Path
+    jobs: JobController, request_of: Callable[..., TrainingRequest], tmp_path: Path
 ) -> None:
     with pytest.raises(TrainingError):
         train(request_of(dataset_uri=str(tmp_path / "nothing")))
@@ -163,7 +169,7 @@ def test_failed_job_of_an_earlier_attempt_is_replaced(
 
 
 def test_sigterm_deletes_the_job_within_a_second(
-    jobs: JobController, request_of: Callable[..., JobRequest]
+    jobs: JobController, request_of: Callable[..., TrainingRequest]
 ) -> None:
     with start_task(request_of()) as task:
         wait_until(jobs.alive)
@@ -183,7 +189,7 @@ def test_sigterm_deletes_the_job_within_a_second(
 
 
 def test_second_task_adopts_the_running_job(
-    jobs: JobController, request_of: Callable[..., JobRequest]
+    jobs: JobController, request_of: Callable[..., TrainingRequest]
 ) -> None:
     with start_task(request_of()) as first:
         wait_until(jobs.alive)
@@ -199,7 +205,7 @@ def test_second_task_adopts_the_running_job(
 
 
 def test_evicted_worker_saves_its_state_and_another_pod_goes_on(
-    jobs: JobController, request_of: Callable[..., JobRequest], tmp_path: Path
+    jobs: JobController, request_of: Callable[..., TrainingRequest], tmp_path: Path
 ) -> None:
     request = request_of(settings=TrainingSettings(**{**SETTINGS.to_json(), "epochs": 400}))
     with start_task(request) as task:
@@ -216,7 +222,7 @@ def test_evicted_worker_saves_its_state_and_another_pod_goes_on(
 
 @pytest.mark.timeout(600)
 def test_two_workers_find_each_other_and_go_on_together_when_one_is_lost(
-    jobs: JobController, request_of: Callable[..., JobRequest]
+    jobs: JobController, request_of: Callable[..., TrainingRequest]
 ) -> None:
     request = request_of(settings=TrainingSettings(**{**SETTINGS.to_json(), "epochs": 60}))
     with start_task(request, num_workers=2) as task:
@@ -237,7 +243,7 @@ def test_two_workers_find_each_other_and_go_on_together_when_one_is_lost(
 
 
 def test_service_of_an_earlier_job_is_replaced(
-    jobs: JobController, request_of: Callable[..., JobRequest], tmp_path: Path
+    jobs: JobController, request_of: Callable[..., TrainingRequest], tmp_path: Path
 ) -> None:
     for _ in range(2):
         with pytest.raises(TrainingError, match="exit code 2"):
@@ -254,7 +260,7 @@ def test_service_of_an_earlier_job_is_replaced(
 
 def test_job_that_waits_says_why(
     jobs: JobController,
-    request_of: Callable[..., JobRequest],
+    request_of: Callable[..., TrainingRequest],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -273,7 +279,7 @@ def test_job_that_waits_says_why(
 
 
 def test_image_that_does_not_exist_ends_the_waiting_and_the_job(
-    jobs: JobController, request_of: Callable[..., JobRequest], monkeypatch: pytest.MonkeyPatch
+    jobs: JobController, request_of: Callable[..., TrainingRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_job, "HOPELESS_SECONDS", 0.3)
     waiting = {"reason": "ImagePullBackOff", "message": "Back-off pulling image repot"}
@@ -286,7 +292,9 @@ def test_image_that_does_not_exist_ends_the_waiting_and_the_job(
     assert jobs.jobs() == []
 
 
-def test_missing_right_is_named(api: KubernetesApi, request_of: Callable[..., JobRequest]) -> None:
+def test_missing_right_is_named(
+    api: KubernetesApi, request_of: Callable[..., TrainingRequest]
+) -> None:
     api.rules.grants.clear()
 
     with pytest.raises(TrainingError, match=r"cannot get resource .*jobs.*runner-role.yaml"):
@@ -294,7 +302,7 @@ def test_missing_right_is_named(api: KubernetesApi, request_of: Callable[..., Jo
 
 
 def test_job_of_another_storage_is_left_alone(
-    api: KubernetesApi, request_of: Callable[..., JobRequest], tmp_path: Path
+    api: KubernetesApi, request_of: Callable[..., TrainingRequest], tmp_path: Path
 ) -> None:
     other = str(tmp_path / "other")
     job = make_job(
@@ -328,7 +336,7 @@ def test_pipeline_trains_in_a_job_and_reaches_its_end(
 
 
 def test_no_cluster_is_said(
-    request_of: Callable[..., JobRequest], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    request_of: Callable[..., TrainingRequest], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nothing"))
 
@@ -336,9 +344,9 @@ def test_no_cluster_is_said(
         train(request_of())
 
 
-def test_worker_stops_when_the_task_is_silent(request_of: Callable[..., JobRequest]) -> None:
+def test_worker_stops_when_the_task_is_silent(request_of: Callable[..., TrainingRequest]) -> None:
     request = request_of(settings=TrainingSettings(**{**SETTINGS.to_json(), "epochs": 9000}))
-    request.write()
+    write_record(request.uri, request)
     environment = {**os.environ, "REPOT_SILENCE_SECONDS": "4"}
     command = [sys.executable, "-m", "repot.trainer.job.worker", request.uri]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as worker:

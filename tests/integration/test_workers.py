@@ -15,21 +15,22 @@ import keras
 import numpy as np
 import pytest
 
+from repot.json_record import write_record
 from repot.settings import TrainingSettings
 from repot.trainer.job.heartbeat import Heartbeat
-from repot.trainer.job.request import JobRequest
+from repot.trainer.request import TrainingRequest
 from tests.conftest import free_port
 
 WAIT_SECONDS = 200.0
 SETTINGS = TrainingSettings(backbone="efficientnet_lite0", epochs=3, image_size=64, batch_size=8)
 
-Make = Callable[[Path], JobRequest]
+Make = Callable[[Path], TrainingRequest]
 
 
 @pytest.fixture
 def make_request(sample_dataset_uri: str, lite0_weights_uri: str) -> Make:
-    def make(run: Path) -> JobRequest:
-        request = JobRequest(
+    def make(run: Path) -> TrainingRequest:
+        request = TrainingRequest(
             dataset_uri=sample_dataset_uri,
             weights_uri=lite0_weights_uri,
             run_uri=str(run),
@@ -37,13 +38,13 @@ def make_request(sample_dataset_uri: str, lite0_weights_uri: str) -> Make:
             checkpoint_id="c",
             settings=SETTINGS,
         )
-        request.write()
+        write_record(request.uri, request)
         return request
 
     return make
 
 
-def start(request: JobRequest, num_workers: int = 1) -> list[subprocess.Popen[bytes]]:
+def start(request: TrainingRequest, num_workers: int = 1) -> list[subprocess.Popen[bytes]]:
     addresses = [f"localhost:{free_port()}" for _ in range(num_workers)] if num_workers > 1 else []
     command = [sys.executable, "-m", "repot.trainer.job.worker", request.uri]
     return [
@@ -71,7 +72,7 @@ def finish(workers: list[subprocess.Popen[bytes]]) -> list[int]:
 
 
 def wait_for_step(
-    request: JobRequest, epoch: str, step: int, workers: list[subprocess.Popen[bytes]]
+    request: TrainingRequest, epoch: str, step: int, workers: list[subprocess.Popen[bytes]]
 ) -> None:
     """Wait until worker 0 has done a step of an epoch, e.g. `fine_tune epoch 2/3`."""
     events, deadline = Path(request.run_uri) / "events-0.jsonl", time.monotonic() + WAIT_SECONDS
@@ -85,12 +86,12 @@ def wait_for_step(
     pytest.fail(f"no step {step} of {epoch}")
 
 
-def weights(request: JobRequest) -> list[Any]:
+def weights(request: TrainingRequest) -> list[Any]:
     model = keras.models.load_model(f"{request.run_uri}/model/model.keras", compile=False)
     return [weight.numpy() for weight in model.weights]
 
 
-def history(request: JobRequest) -> list[dict[str, str]]:
+def history(request: TrainingRequest) -> list[dict[str, str]]:
     with (Path(request.run_uri) / "history.csv").open() as file:
         return [
             {name: value for name, value in row.items() if name != "seconds"}
@@ -98,14 +99,14 @@ def history(request: JobRequest) -> list[dict[str, str]]:
         ]
 
 
-def state_of(request: JobRequest) -> dict[str, Any]:
+def state_of(request: TrainingRequest) -> dict[str, Any]:
     facts: dict[str, Any] = json.loads(
         (Path(request.run_uri) / "state" / "latest.json").read_text()
     )
     return facts
 
 
-def assert_same(one: JobRequest, other: JobRequest) -> None:
+def assert_same(one: TrainingRequest, other: TrainingRequest) -> None:
     pairs = list(zip(weights(one), weights(other), strict=True))
     assert len(pairs) > 100
     for expected, found in pairs:
@@ -178,15 +179,7 @@ def test_long_epoch_is_saved_while_it_runs(
     monkeypatch.setattr(TrainingState, "save", note)
     request = make_request(tmp_path / "run")
     with pytest.raises(StoppedError, match="saved its state"):
-        train(
-            request.dataset_uri,
-            request.weights_uri,
-            request.run_uri,
-            training_id="t",
-            checkpoint_id="c",
-            settings=request.settings,
-            should_stop=lambda: len(saved) >= 20,
-        )
+        train(request, should_stop=lambda: len(saved) >= 20)
 
     steps = [step for _, epoch, step in saved if epoch == 0]
     assert steps[:12] == list(range(1, 13))

@@ -1,7 +1,5 @@
 """The KFP component that fine-tunes the backbone on a data set."""
 
-from typing import Any, Dict
-
 from kfp import dsl
 
 from repot.container_images import TRAINER_IMAGE
@@ -33,10 +31,11 @@ def train(
     import json
     from pathlib import Path
 
-    from repot import layout, progress
+    from repot import progress
     from repot.job_settings import JobSettings
     from repot.settings import TrainingSettings, given
-    from repot.trainer import train
+    from repot.trainer.request import TrainingRequest
+    from repot.trainer.train import train
 
     with progress.task("train"):
         settings = TrainingSettings(
@@ -49,27 +48,26 @@ def train(
             seed=seed,
             input_queue_memory_factor=input_queue_memory_factor,
         )
-        run_id = train.training_id(dataset_id, checkpoint_id, settings, given(rebuild))
-        uri = layout.run_uri(storage_uri, run_id)
-        request: Dict[str, Any] = {
-            "dataset_uri": layout.dataset_uri(storage_uri, dataset_id),
-            "weights_uri": layout.checkpoint_uri(storage_uri, checkpoint_id),
-            "run_uri": uri,
-            "training_id": run_id,
-            "checkpoint_id": checkpoint_id,
-            "settings": settings,
-        }
+        request = TrainingRequest.from_ids(
+            storage_uri,
+            dataset_id=dataset_id,
+            checkpoint_id=checkpoint_id,
+            settings=settings,
+            rebuild=given(rebuild),
+        )
         if json.loads(job) is None:
-            facts = train.train(**request)
+            record = train(request)
         else:
-            from repot.trainer.job.request import JobRequest
-            from repot.trainer.job.run_job import train_in_job
+            from repot.trainer.job.run_job import train_in_job  # needs the Kubernetes client
 
-            facts = train_in_job(JobSettings.from_json(job), JobRequest(**request))
-        progress.result(training_id=run_id)
-    for path, text in ((training_id, run_id), (model.path, uri + "\n")):
+            record = train_in_job(JobSettings.from_json(job), request)
+        progress.result(training_id=request.training_id)
+    for path, text in ((training_id, request.training_id), (model.path, request.run_uri + "\n")):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(text)
     model.metadata.update(
-        uri=uri, training_id=run_id, dataset_id=dataset_id, num_parameters=facts["num_parameters"]
+        uri=request.run_uri,
+        training_id=request.training_id,
+        dataset_id=dataset_id,
+        num_parameters=record.num_parameters,
     )

@@ -1,108 +1,70 @@
-"""Train once: a finished training is only looked up, an interrupted one goes on where its state was saved."""
+"""Train a request once: return the record of a finished training, or start or resume the training."""
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
-import repot
 from repot import layout, quiet_tensorflow, storage
 from repot.errors import UsageError
-from repot.settings import TrainingSettings
-
-TRAINING_NAME = layout.TRAINING_NAME
+from repot.json_record import read_record
+from repot.trainer.request import TrainingRequest
+from repot.training_record import TrainingRecord
 
 _log = logging.getLogger(__name__)
 
 
 def train(
-    dataset_uri: str,
-    weights_uri: str,
-    run_uri: str,
-    *,
-    training_id: str,
-    checkpoint_id: str,
-    settings: TrainingSettings,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> dict[str, Any]:
-    """Train a classifier and write model/, history.csv and events/, and training.json last.
+    request: TrainingRequest, *, should_stop: Callable[[], bool] = lambda: False
+) -> TrainingRecord:
+    """Train a classifier and write model/, history.csv and events/, then training.json.
 
-    The weights after the last epoch are kept: choosing an epoch by its validation score would flatter the score that
-    is reported on the same pictures. A process that is killed, by SIGTERM or SIGKILL, goes on after its last saved
-    epoch at the next start; on the same machine without a GPU the result is the same, bit by bit.
+    The model holds the weights after the last epoch. Choosing the epoch with the best validation
+    score would make the reported score too high, because it is computed on the same pictures.
+
+    A process killed by SIGTERM or SIGKILL resumes from its last saved position at the next start.
+    On the same machine without a GPU, the resulting weights are bit-identical to those of an
+    uninterrupted training.
 
     Args:
-        dataset_uri: The data set.
-        weights_uri: Folder of the converted checkpoint.
-        run_uri: Folder of this training; state/ in it is what a second start goes on from.
-        training_id: See `repot.trainer.train`.
-        checkpoint_id: Id of the checkpoint, for the record.
-        settings: How to train.
-        should_stop: Asked before every step; once it says True to any worker, all save the state and stop.
+        request: What to train.
+        should_stop: Called before every step. If it returns True on any worker, all workers stop
+            after that step and the state is saved.
 
     Returns:
-        What training.json holds.
+        The record in training.json.
 
     Raises:
-        UsageError: The folder holds another training.
-        DataError: There is no data set, or no picture to train on.
-        CorruptShardError: A shard's bytes are not those of its receipt.
+        UsageError: The run folder holds another training.
+        DataError: The dataset is missing or has no training picture.
+        CorruptShardError: The bytes of a shard differ from its receipt.
         CheckpointError: The weights do not fit the backbone.
         TrainingError: The loss is not finite.
-        StoppedError: It was asked to stop.
+        StoppedError: `should_stop` returned True.
     """
-    done = find_finished(run_uri, training_id)
-    if done is not None:
-        _log.info("training %s was finished before", training_id)
-        return done
+    finished = find_finished(request)
+    if finished is not None:
+        _log.info("training %s is already finished", request.training_id)
+        return finished
     quiet_tensorflow.import_tensorflow()
     from repot.trainer.training import run_training  # TensorFlow takes seconds to import
 
-    return run_training(
-        dataset_uri,
-        weights_uri,
-        run_uri,
-        training_id=training_id,
-        checkpoint_id=checkpoint_id,
-        settings=settings,
-        should_stop=should_stop,
-    )
+    return run_training(request, should_stop=should_stop)
 
 
-def find_finished(run_uri: str, training_id: str) -> dict[str, Any] | None:
-    """Return what training.json holds, or None while the training is not finished.
+def find_finished(request: TrainingRequest) -> TrainingRecord | None:
+    """Return the record of a finished training, or None while it is not finished.
 
     Raises:
-        UsageError: The folder holds another training.
+        UsageError: The run folder holds another training.
+        DataError: training.json is not a valid record.
     """
-    uri = storage.join(run_uri, TRAINING_NAME)
+    uri = storage.join(request.run_uri, layout.TRAINING_NAME)
     if not storage.exists(uri):
         return None
-    facts: dict[str, Any] = storage.read_json(uri)
-    if facts["training_id"] != training_id:
+    record = read_record(uri, TrainingRecord)
+    if record.training_id != request.training_id:
         raise UsageError(
-            f"A training folder must hold one training; {uri} is of {facts['training_id']}, with other data, another "
-            f"checkpoint or other settings than {training_id}. Choose another folder."
+            f"A training folder must hold one training; {uri} belongs to {record.training_id}, "
+            "which has another dataset, another checkpoint or other settings than "
+            f"{request.training_id}. Choose another folder."
         )
-    return facts
-
-
-def training_id(
-    dataset_id: str, checkpoint_id: str, settings: TrainingSettings, rebuild: str = ""
-) -> str:
-    """Return the id of a training: of its data, its checkpoint, its settings and the code's version.
-
-    Args:
-        dataset_id: Id of the data set.
-        checkpoint_id: Id of the converted checkpoint.
-        settings: How to train.
-        rebuild: Any text; another text is another training.
-    """
-    return layout.content_id(
-        {
-            "dataset": dataset_id,
-            "checkpoint": checkpoint_id,
-            "settings": settings.to_json(),
-            "version": repot.__version__,
-            "rebuild": rebuild,
-        }
-    )
+    return record

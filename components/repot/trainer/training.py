@@ -18,6 +18,7 @@ from repot.checkpoint_files import WEIGHTS_NAME
 from repot.classifier import build_classifier, split_classifier, training_logits
 from repot.dataset import load_manifest, open_shards
 from repot.errors import DataError, StoppedError
+from repot.json_record import write_record
 from repot.layout import KERAS_NAME, MODEL_FOLDER, TRAINING_NAME
 from repot.manifest import LABELS_NAME, SPLITS, Manifest
 from repot.recipes import RECIPES, Recipe
@@ -28,6 +29,7 @@ from repot.trainer.features import cached_features
 from repot.trainer.history import History
 from repot.trainer.loop import fit
 from repot.trainer.phase import Phase
+from repot.trainer.request import TrainingRequest
 from repot.trainer.state import TrainingState
 from repot.trainer.strategy import (
     check_same_start,
@@ -36,40 +38,33 @@ from repot.trainer.strategy import (
     make_repeatable,
     wait_for_all,
 )
+from repot.training_record import EpochRecord, TrainingRecord
 from repot.zoo import find_backbone
 
 HEAD_SAVE_INTERVAL = 10
 """Epochs of the head between two saves; they take milliseconds each."""
 
 
-def run_training(
-    dataset_uri: str,
-    weights_uri: str,
-    run_uri: str,
-    *,
-    training_id: str,
-    checkpoint_id: str,
-    settings: TrainingSettings,
-    should_stop: Callable[[], bool],
-) -> dict[str, Any]:
-    """Train and write everything, training.json last; of several workers the chief alone writes. Raises as `train`."""
+def run_training(request: TrainingRequest, *, should_stop: Callable[[], bool]) -> TrainingRecord:
+    """Train and write everything, training.json last; only the chief worker writes. Raises as `train`."""
     started = time.monotonic()
+    settings = request.settings
     strategy = choose_strategy()
     make_repeatable(settings.seed)
-    manifest = load_manifest(dataset_uri)
+    manifest = load_manifest(request.dataset_uri)
     if manifest.num_examples("train") == 0:
         raise DataError(
-            f"A data set must have a picture to train on; {dataset_uri} has none. Add pictures."
+            f"A data set must have a picture to train on; {request.dataset_uri} has none. Add pictures."
         )
     image_size = settings.image_size or find_backbone(settings.backbone).image_size
-    state = TrainingState.load(run_uri, training_id, is_writer=is_chief(strategy))
+    state = TrainingState.load(request.run_uri, request.training_id, is_writer=is_chief(strategy))
     check_same_start(strategy, state)
-    history = History(run_uri, state.history)
+    history = History(request.run_uri, state.history)
     with tempfile.TemporaryDirectory(prefix="repot-train-") as scratch:
-        pictures = _pictures(dataset_uri, manifest, image_size, settings, Path(scratch))
+        pictures = _pictures(request.dataset_uri, manifest, image_size, settings, Path(scratch))
         with (
             strategy.scope(),
-            storage.as_local_file(storage.join(weights_uri, WEIGHTS_NAME)) as weights_path,
+            storage.as_local_file(storage.join(request.weights_uri, WEIGHTS_NAME)) as weights_path,
         ):
             classifier = build_classifier(
                 settings.backbone,
@@ -90,30 +85,28 @@ def run_training(
         except StoppedError:
             wait_for_all(strategy)
             raise
-        facts = {
-            "training_id": training_id,
-            "dataset_id": manifest.dataset_id,
-            "checkpoint_id": checkpoint_id,
-            "settings": settings.to_json(),
-            "image_size": image_size,
-            "labels": list(manifest.labels),
-            "num_examples": {split: manifest.num_examples(split) for split in SPLITS},
-            "num_parameters": int(classifier.count_params()),
-            "epochs": len(history.rows),
-            "seconds": state.seconds_before,
-            "train_examples_per_second": history.examples_per_second(
-                manifest.num_examples("train")
-            ),
-            "last_epoch": history.rows[-1],
-            "versions": _versions(),
-        }
+        record = TrainingRecord(
+            training_id=request.training_id,
+            dataset_id=manifest.dataset_id,
+            checkpoint_id=request.checkpoint_id,
+            settings=settings,
+            image_size=image_size,
+            labels=tuple(manifest.labels),
+            num_examples={split: manifest.num_examples(split) for split in SPLITS},
+            num_parameters=int(classifier.count_params()),
+            epochs=len(history.rows),
+            seconds=state.seconds_before,
+            train_examples_per_second=history.examples_per_second(manifest.num_examples("train")),
+            last_epoch=EpochRecord.from_json(history.rows[-1]),
+            versions=_versions(),
+        )
         if state.is_writer:
-            write_model(classifier, manifest.labels, run_uri, Path(scratch))
+            write_model(classifier, manifest.labels, request.run_uri, Path(scratch))
             history.write_csv()
-            storage.write_json(storage.join(run_uri, TRAINING_NAME), facts)
+            write_record(storage.join(request.run_uri, TRAINING_NAME), record)
             state.delete()
         wait_for_all(strategy)
-    return facts
+    return record
 
 
 def _pictures(

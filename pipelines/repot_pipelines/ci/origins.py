@@ -6,7 +6,6 @@ from typing import Any
 
 from repot import layout, storage
 from repot.errors import ModelError, RepotError
-from repot.trainer.train import TRAINING_NAME
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +67,7 @@ def differing_settings(challenger: Origin, champion: Origin) -> Iterator[tuple[s
 
 
 def _read_origin(storage_uri: str, version: str) -> Origin:
-    uri = storage.join(layout.run_uri(storage_uri, version), TRAINING_NAME)
+    uri = storage.join(layout.run_uri(storage_uri, version), layout.TRAINING_NAME)
     facts = storage.read_json(uri)
     try:
         return Origin(

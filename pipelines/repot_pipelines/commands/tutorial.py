@@ -1,7 +1,6 @@
 """The four steps of the 2016 tutorial, one command each, with its flags in today's spelling."""
 
 import time
-from typing import Any
 
 import click
 
@@ -275,36 +274,37 @@ def build_in_folder(
 
 def train_in_folder(
     *, data_uri: str, train_uri: str, checkpoint: str, settings: TrainingSettings
-) -> dict[str, Any]:
-    """Train from a folder of shards into a training folder, and go on where an earlier start stopped.
+) -> None:
+    """Train from a folder of shards into a training folder, resuming where an earlier start stopped.
 
     Args:
         data_uri: Folder that `repot shards` made.
         train_uri: Folder for checkpoint/, state/, events/ and model/.
-        checkpoint: Folder that `repot checkpoint` made, or any checkpoint; that is converted to train_uri/checkpoint.
-        settings: How to train.
-
-    Returns:
-        What training.json holds.
+        checkpoint: Folder that `repot checkpoint` made, or any checkpoint, which is converted to
+            train_uri/checkpoint.
+        settings: Training settings.
 
     Raises:
         UsageError: The training folder holds another training.
     """
     quiet_tensorflow.import_tensorflow()
     from repot.dataset import load_manifest
-    from repot.trainer.train import train, training_id
+    from repot.trainer.request import TrainingRequest, training_id
+    from repot.trainer.train import train
 
     weights_uri = _converted(checkpoint, settings.backbone, storage.join(train_uri, "checkpoint"))
     facts = storage.read_json(storage.join(weights_uri, FACTS_NAME))
     checkpoint_id = f"{facts['sha256']}/{facts['backbone']}-{facts['values']}"
-    run_id = training_id(load_manifest(data_uri).dataset_id, checkpoint_id, settings, "")
-    return train(
-        data_uri,
-        weights_uri,
-        train_uri,
-        training_id=run_id,
-        checkpoint_id=checkpoint_id,
-        settings=settings,
+    dataset_id = load_manifest(data_uri).dataset_id
+    train(
+        TrainingRequest(
+            dataset_uri=data_uri,
+            weights_uri=weights_uri,
+            run_uri=train_uri,
+            training_id=training_id(dataset_id, checkpoint_id, settings),
+            checkpoint_id=checkpoint_id,
+            settings=settings,
+        )
     )
 
 

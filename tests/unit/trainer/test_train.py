@@ -1,4 +1,3 @@
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,38 +9,53 @@ from repot import storage
 from repot.backbone_weights import save_weights, stable_names
 from repot.dataset import load_manifest
 from repot.errors import CheckpointError, DataError, TrainingError, UsageError
+from repot.json_record import write_record
 from repot.settings import TrainingSettings
+from repot.trainer.request import TrainingRequest
 from repot.trainer.train import train
 from repot.zoo import build_backbone
+from tests.training_records import make_training_record
 
 SETTINGS = TrainingSettings(backbone="mobilenet_v2", recipe="head", epochs=2, image_size=32)
 FINISHED = """
 import sys
-from repot.settings import TrainingSettings
+from repot.trainer.request import TrainingRequest
 from repot.trainer.train import train
-facts = train("/nowhere", "/nowhere", sys.argv[1], training_id="t", checkpoint_id="c", settings=TrainingSettings())
-print(facts["labels"], "tensorflow" in sys.modules)
+print(train(TrainingRequest.from_text(sys.argv[1])).labels, "tensorflow" in sys.modules)
 """
 
 
-def start(
-    dataset_uri: str, weights_uri: str, run: Path, settings: TrainingSettings = SETTINGS
-) -> None:
-    train(dataset_uri, weights_uri, str(run), training_id="t", checkpoint_id="c", settings=settings)
+def make_request(dataset_uri: str, weights_uri: str, run: Path) -> TrainingRequest:
+    return TrainingRequest(
+        dataset_uri=dataset_uri,
+        weights_uri=weights_uri,
+        run_uri=str(run),
+        training_id="t",
+        checkpoint_id="c",
+        settings=SETTINGS,
+    )
+
+
+def start(dataset_uri: str, weights_uri: str, run: Path) -> None:
+    train(make_request(dataset_uri, weights_uri, run))
 
 
 def test_finished_training_is_only_read_without_tensorflow(tmp_path: Path) -> None:
-    (tmp_path / "training.json").write_text(json.dumps({"training_id": "t", "labels": ["a"]}))
+    write_record(f"{tmp_path}/training.json", make_training_record(labels=("a", "b")))
+    request = make_request("/nowhere", "/nowhere", tmp_path)
 
     done = subprocess.run(
-        [sys.executable, "-c", FINISHED, str(tmp_path)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", FINISHED, request.to_text()],
+        capture_output=True,
+        text=True,
+        check=True,
     )
 
-    assert done.stdout == "['a'] False\n"
+    assert done.stdout == "('a', 'b') False\n"
 
 
 def test_folder_of_another_training_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "training.json").write_text(json.dumps({"training_id": "other"}))
+    write_record(f"{tmp_path}/training.json", make_training_record(training_id="other"))
 
     with pytest.raises(UsageError, match=r"must hold one training.*Choose another folder"):
         start("/nowhere", "/nowhere", tmp_path)

@@ -6,7 +6,7 @@ import pytest
 
 import repot
 from repot.settings import TrainingSettings
-from repot.trainer.train import training_id
+from repot.trainer.request import training_id
 
 SETTINGS = TrainingSettings()
 ID = training_id("data", "weights", SETTINGS, "")
@@ -49,7 +49,7 @@ def test_new_version_of_the_code_has_another_id(monkeypatch: pytest.MonkeyPatch)
 
 def test_id_is_computed_without_tensorflow() -> None:
     program = (
-        "import sys, repot.trainer.train, repot.trainer.train; print('tensorflow' in sys.modules)"
+        "import sys, repot.trainer.request, repot.trainer.train; print('tensorflow' in sys.modules)"
     )
 
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "False\n"

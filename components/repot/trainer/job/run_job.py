@@ -8,6 +8,7 @@ from typing import Any
 
 from repot.errors import TrainingError
 from repot.job_settings import JobSettings
+from repot.json_record import write_record
 from repot.trainer.job.adopt import ensure_job
 from repot.trainer.job.cluster import Cluster
 from repot.trainer.job.diagnosis import (
@@ -22,9 +23,10 @@ from repot.trainer.job.heartbeat import Heartbeat
 from repot.trainer.job.job_spec import make_job
 from repot.trainer.job.log_stream import LogStream
 from repot.trainer.job.pod_spec import job_name
-from repot.trainer.job.request import JobRequest
 from repot.trainer.job.terminate import deleted_when_terminated
+from repot.trainer.request import TrainingRequest
 from repot.trainer.train import find_finished
+from repot.training_record import TrainingRecord
 
 POLL_SECONDS = 5.0
 PENDING_SECONDS = 120.0
@@ -43,8 +45,8 @@ class JobFailedError(TrainingError):
 
 
 def train_in_job(
-    settings: JobSettings, request: JobRequest, *, poll_seconds: float = POLL_SECONDS
-) -> dict[str, Any]:
+    settings: JobSettings, request: TrainingRequest, *, poll_seconds: float = POLL_SECONDS
+) -> TrainingRecord:
     """Train in a Job and wait for its end.
 
     A Job of this training that runs already is adopted, one that failed is replaced; a training that is finished is
@@ -56,15 +58,15 @@ def train_in_job(
         poll_seconds: Between two looks at the Job.
 
     Returns:
-        What training.json holds.
+        The record in training.json.
 
     Raises:
         TrainingError: The Job failed, with the reason that its pods, their logs and events give; or it cannot be made.
     """
-    done = find_finished(request.run_uri, request.training_id)
-    if done is not None:
-        _log.info("training %s was finished before", request.training_id)
-        return done
+    finished = find_finished(request)
+    if finished is not None:
+        _log.info("training %s is already finished", request.training_id)
+        return finished
     name, cluster = job_name(request.training_id), Cluster.connect()
     job = make_job(
         settings,
@@ -76,15 +78,15 @@ def train_in_job(
         },
     )
     with deleted_when_terminated(name, unless=JobFailedError), Heartbeat(request.heartbeat_uri):
-        request.write()
+        write_record(request.uri, request)
         ensure_job(cluster, job, training_id=request.training_id, run_uri=request.run_uri)
         end = _Follower(cluster=cluster, name=name).follow(poll_seconds)
-    facts = find_finished(request.run_uri, request.training_id)
-    if facts is None:
+    finished = find_finished(request)
+    if finished is None:
         raise JobFailedError(
             f"The Job {name} must leave a model; {end}. Its run folder is {request.run_uri}."
         )
-    return facts
+    return finished
 
 
 @dataclass(kw_only=True, slots=True)

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from repot.errors import RepotError, StoppedError, StorageError
+from repot.json_record import read_record
 from repot.trainer.job.heartbeat import SILENCE_SECONDS
-from repot.trainer.job.request import JobRequest
 from repot.trainer.job.stop import FAILED, START_AGAIN, WILL_NOT_HELP, Stop
+from repot.trainer.request import TrainingRequest
 from repot.trainer.train import train
 
 TERMINATION_LOG_VARIABLE = "REPOT_TERMINATION_LOG"
@@ -42,20 +43,12 @@ def run_worker(request_uri: str, *, addresses: Sequence[str], index: int, stop: 
         stop: Asked before every step.
     """
     try:
-        request = JobRequest.read(request_uri)
+        request = read_record(request_uri, TrainingRequest)
         stop.watch(request.heartbeat_uri, float(os.environ.get(SILENCE_VARIABLE, SILENCE_SECONDS)))
         if len(addresses) > 1:
             _wait_for_names(addresses, stop)
             os.environ["TF_CONFIG"] = make_tf_config(addresses, index)
-        train(
-            request.dataset_uri,
-            request.weights_uri,
-            request.run_uri,
-            training_id=request.training_id,
-            checkpoint_id=request.checkpoint_id,
-            settings=request.settings,
-            should_stop=stop.is_asked,
-        )
+        train(request, should_stop=stop.is_asked)
     except RepotError as err:
         return _report(err, stop)
     except Exception as err:  # noqa: BLE001 - the exit code tells whether to start again

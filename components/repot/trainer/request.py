@@ -1,0 +1,95 @@
+"""The training request: everything that defines one training, as one object.
+
+`repot.trainer.train.train` takes it; in job mode it travels to the Job's pods as a JSON file.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import repot
+from repot import layout, storage
+from repot.json_record import JsonRecord
+from repot.settings import TrainingSettings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingRequest(JsonRecord):
+    """One training: its inputs, its settings and the folder for its results.
+
+    Attributes:
+        dataset_uri: Folder of the dataset.
+        weights_uri: Folder of the converted checkpoint.
+        run_uri: Folder of the training. It holds the results, and until the training is finished
+            the state that the next start resumes from.
+        training_id: Id of the training, see `training_id`.
+        checkpoint_id: Id of the converted checkpoint, for the training record.
+        settings: Training settings.
+    """
+
+    dataset_uri: str
+    weights_uri: str
+    run_uri: str
+    training_id: str
+    checkpoint_id: str
+    settings: TrainingSettings
+
+    @classmethod
+    def from_ids(
+        cls,
+        storage_uri: str,
+        *,
+        dataset_id: str,
+        checkpoint_id: str,
+        settings: TrainingSettings,
+        rebuild: str = "",
+    ) -> Self:
+        """Build the request for a dataset and a checkpoint in the storage of a pipeline.
+
+        Args:
+            storage_uri: Root of the pipeline's storage.
+            dataset_id: Id of the dataset.
+            checkpoint_id: Id of the converted checkpoint.
+            settings: Training settings.
+            rebuild: See `training_id`.
+        """
+        run_id = training_id(dataset_id, checkpoint_id, settings, rebuild)
+        return cls(
+            dataset_uri=layout.dataset_uri(storage_uri, dataset_id),
+            weights_uri=layout.checkpoint_uri(storage_uri, checkpoint_id),
+            run_uri=layout.run_uri(storage_uri, run_id),
+            training_id=run_id,
+            checkpoint_id=checkpoint_id,
+            settings=settings,
+        )
+
+    @property
+    def uri(self) -> str:
+        """The file through which the Job's pods receive the request."""
+        return storage.join(self.run_uri, layout.JOB_FOLDER, layout.REQUEST_NAME)
+
+    @property
+    def heartbeat_uri(self) -> str:
+        """The file that the pipeline task rewrites for as long as it waits for its Job."""
+        return storage.join(self.run_uri, layout.JOB_FOLDER, layout.HEARTBEAT_NAME)
+
+
+def training_id(
+    dataset_id: str, checkpoint_id: str, settings: TrainingSettings, rebuild: str = ""
+) -> str:
+    """Return the content id of a training: equal inputs, settings and code version give equal ids.
+
+    Args:
+        dataset_id: Id of the dataset.
+        checkpoint_id: Id of the converted checkpoint.
+        settings: Training settings.
+        rebuild: Any text; a different text gives a different id and so forces a new training.
+    """
+    return layout.content_id(
+        {
+            "dataset": dataset_id,
+            "checkpoint": checkpoint_id,
+            "settings": settings.to_json(),
+            "version": repot.__version__,
+            "rebuild": rebuild,
+        }
+    )
