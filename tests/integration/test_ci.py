@@ -1,4 +1,4 @@
-"""`repot ci` against a server that speaks KFP's API over HTTP, and a real GCS server process for what changed."""
+"""`repot ci` against a fake KFP server over HTTP, and a GCS server process for the lineage."""
 
 import contextlib
 import os
@@ -13,11 +13,15 @@ from typing import Any
 
 import pytest
 
-from repot import __version__, storage
+from repot import __version__
+from repot.errors import EXIT_GATE_REJECTED, EXIT_INTERRUPTED
 from repot.evaluator.verdict import NO_CHAMPION, Decision, Pairing, Score, Verdict
-from repot_pipelines.ci import sample_check
+from repot.json_record import write_record
+from repot.settings import TrainingSettings
+from repot.training_record import EpochRecord, TrainingRecord
+from repot_pipelines.ci import job as ci_job
 from repot_pipelines.ci.comment import MARKER
-from repot_pipelines.ci.origins import read_origins
+from repot_pipelines.ci.lineage import read_lineage
 from tests.integration.kfp_api.answers import plain
 from tests.integration.kfp_api.command_line import Ended, run_repot
 from tests.integration.kfp_api.play import NOT_PROMOTED, PROMOTED, TRAINING, Stage, gate_log, play
@@ -52,7 +56,7 @@ VERDICT = Verdict(
 
 @dataclass(frozen=True)
 class Job:
-    """A CI job: its server, and the files that it writes."""
+    """A CI job: its KFP server, and the files that it writes."""
 
     api: KfpApi
     comment_path: Path
@@ -60,10 +64,10 @@ class Job:
     storage_uri: str = "gs://repot/here"
 
     def run(self, *arguments: str | Path) -> Ended:
-        return run_repot("ci", *self.words(*arguments))
+        return run_repot("ci", *self.arguments(*arguments))
 
-    def words(self, *arguments: str | Path) -> list[str]:
-        places = (
+    def arguments(self, *more: str | Path) -> list[str]:
+        locations = (
             "gs://pictures/flowers",
             "--storage-uri",
             self.storage_uri,
@@ -71,7 +75,7 @@ class Job:
             self.api.address,
         )
         fast = ("--skip-sample", "--poll-seconds", "0.05", "--comment-file", self.comment_path)
-        return [str(word) for word in (*places, *fast, *arguments)]
+        return [str(argument) for argument in (*locations, *fast, *more)]
 
     @property
     def comment(self) -> str:
@@ -84,54 +88,74 @@ def job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Job]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("GITHUB_SHA", COMMIT)
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
-    # Nobody waits for a metadata server that is not there.
+    # Do not wait for a metadata server that does not exist.
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     with KfpApi() as api:
         yield Job(api, tmp_path / "comment.md", tmp_path / "summary.md")
 
 
-def said(verdict: Decision, **changes: Any) -> tuple[tuple[str, str], ...]:
-    facts = replace(VERDICT, verdict=verdict, **changes).to_json()
-    return gate_log(facts.pop("verdict"), **facts)
+def verdict_log(verdict: Decision, **changes: Any) -> tuple[tuple[str, str], ...]:
+    values = replace(VERDICT, verdict=verdict, **changes).to_json()
+    return gate_log(values.pop("verdict"), **values)
 
 
 def write_training(storage_uri: str, version: str, **changes: Any) -> None:
-    facts = {
+    last_epoch = EpochRecord(
+        phase="fine_tune",
+        epoch=1,
+        learning_rate=0.0,
+        train_loss=0.5,
+        train_precision_at_1=0.9,
+        validation_loss=0.5,
+        validation_precision_at_1=0.9,
+        seconds=1.0,
+    )
+    values: dict[str, Any] = {
+        "training_id": version,
         "dataset_id": "d" * 16,
         "checkpoint_id": "c" * 64,
-        "settings": {"backbone": "inception_v3", "recipe": "fine_tune", "epochs": 1},
-        "labels": ["daisy", "roses"],
+        "settings": TrainingSettings(epochs=1),
+        "image_size": 299,
+        "labels": ("daisy", "roses"),
         "num_examples": {"train": 1000, "validation": 200},
+        "num_parameters": 22_000_000,
+        "epochs": 1,
+        "seconds": 1.0,
+        "train_examples_per_second": 1000.0,
+        "last_epoch": last_epoch,
         "versions": {"repot": "0.1.0"},
         **changes,
     }
-    storage.write_json(f"{storage_uri}/runs/{version}/training.json", facts)
+    write_record(f"{storage_uri}/runs/{version}/training.json", TrainingRecord(**values))
 
 
-def test_a_promotion_is_told_with_its_numbers_and_what_changed(job: Job, gcs: str) -> None:
+def test_promotion_comment_has_scores_and_what_changed(job: Job, gcs: str) -> None:
     write_training(gcs, CHAMPION)
     write_training(
         gcs,
         CHALLENGER,
         dataset_id="e" * 16,
-        labels=["daisy", "tul|ips"],
+        labels=("daisy", "tul|ips"),
         num_examples={"train": 1200, "validation": 210},
-        settings={"backbone": "inception_v3", "recipe": "fine_tune", "epochs": 2},
+        settings=TrainingSettings(epochs=2),
     )
-    play(job.api, [Stage("RUNNING", TRAINING), Stage("SUCCEEDED", PROMOTED, said("promote"))])
+    play(
+        job.api, [Stage("RUNNING", TRAINING), Stage("SUCCEEDED", PROMOTED, verdict_log("promote"))]
+    )
 
     ended = replace(job, storage_uri=gcs).run("--ui-host", "https://kfp.example")
 
     assert ended.exit_code == 0, ended.errors
     (run_id,) = job.api.store.runs
+    champion_score, challenger_score = "0.8500 \\[0.7100, 0.9300\\]", "0.9000 \\[0.7700, 0.9600\\]"
     for line in (
         MARKER,
         f"### repot: promoted `classifier` `{CHALLENGER}`",
-        "| precision@1, 95 % interval | 0.8500 \\[0.7100, 0.9300\\] | 0.9000 \\[0.7700, 0.9600\\] |",
-        "| pictures that only this one gets right | 1 | 3 |",
+        f"| precision@1, 95 % interval | {champion_score} | {challenger_score} |",
+        "| pictures that only this version classifies correctly | 1 | 3 |",
         "- It is right 2 pictures more than the champion.",
         "What changed: the data and the settings.",
-        f"| data set | `{'d' * 16}` | `{'e' * 16}` |",
+        f"| dataset | `{'d' * 16}` | `{'e' * 16}` |",
         "| pictures, training + validation | 1,000 + 200 | 1,200 + 210 |",
         "| epochs | `1` | `2` |",
         "Labels added: `tul\\|ips`",
@@ -140,25 +164,27 @@ def test_a_promotion_is_told_with_its_numbers_and_what_changed(job: Job, gcs: st
         assert line in job.comment.splitlines()
     assert "exact McNemar p = 0.62" in job.comment
     assert f"[run `{run_id}`](<https://kfp.example/#/runs/details/{run_id}>)" in job.comment
-    assert "https://storage.cloud.google.com/repot/here/runs/1/gate/none/report.html" in job.comment
+    report_url = "https://storage.cloud.google.com/repot/here/runs/1/gate/none/report.html"
+    assert report_url in job.comment
     assert f"`{VERSION_NAME}`" in job.comment
     assert "backbone" not in job.comment
     assert job.summary_path.read_text() == job.comment
 
 
-def test_no_from_the_gate_is_three(job: Job) -> None:
-    play(job.api, [Stage("SUCCEEDED", NOT_PROMOTED, said("reject"))])
+def test_gate_rejection_exits_with_3(job: Job) -> None:
+    play(job.api, [Stage("SUCCEEDED", NOT_PROMOTED, verdict_log("reject"))])
 
     ended = job.run()
 
-    assert ended.exit_code == 3, ended.errors
+    assert ended.exit_code == EXIT_GATE_REJECTED, ended.errors
     assert f"### repot: not promoted `classifier` `{CHALLENGER}`" in job.comment
-    assert "What changed is not known here" in job.comment
+    assert "What changed is unknown" in job.comment
 
 
-def test_unchanged_is_one_line_and_fine(job: Job) -> None:
+def test_unchanged_model_exits_with_0_and_a_one_line_comment(job: Job) -> None:
     play(
-        job.api, [Stage("SUCCEEDED", NOT_PROMOTED, said("unchanged", champion_version=CHALLENGER))]
+        job.api,
+        [Stage("SUCCEEDED", NOT_PROMOTED, verdict_log("unchanged", champion_version=CHALLENGER))],
     )
 
     ended = job.run()
@@ -168,9 +194,9 @@ def test_unchanged_is_one_line_and_fine(job: Job) -> None:
     assert line.startswith("**repot: unchanged.**")
 
 
-def test_first_version_has_no_champion_beside_it(job: Job, gcs: str) -> None:
+def test_first_version_is_commented_without_a_champion(job: Job, gcs: str) -> None:
     write_training(gcs, CHALLENGER)
-    logs = said("promote", champion_version=NO_CHAMPION, champion=None, pairing=None)
+    logs = verdict_log("promote", champion_version=NO_CHAMPION, champion=None, pairing=None)
     play(job.api, [Stage("SUCCEEDED", PROMOTED, logs)])
 
     assert replace(job, storage_uri=gcs).run().exit_code == 0
@@ -179,8 +205,10 @@ def test_first_version_has_no_champion_beside_it(job: Job, gcs: str) -> None:
     assert "| pictures, training + validation | 1,000 + 200 |" in job.comment
 
 
-@pytest.mark.parametrize(("phases", "exit_code"), [(PROMOTED, 0), (NOT_PROMOTED, 3)])
-def test_a_gate_without_log_is_told_without_numbers(
+@pytest.mark.parametrize(
+    ("phases", "exit_code"), [(PROMOTED, 0), (NOT_PROMOTED, EXIT_GATE_REJECTED)]
+)
+def test_comment_without_gate_log_has_no_scores(
     job: Job, phases: dict[str, str], exit_code: int
 ) -> None:
     job.api.has_logs = False
@@ -188,44 +216,44 @@ def test_a_gate_without_log_is_told_without_numbers(
 
     assert job.run().exit_code == exit_code
 
-    assert "The scores are not known here" in job.comment
+    assert "The scores are unknown" in job.comment
     assert ("### repot: promoted" in job.comment) == (exit_code == 0)
 
 
-def test_verdict_of_another_repot_is_told_in_its_own_words(job: Job) -> None:
+def test_verdict_of_another_version_is_quoted_without_its_numbers(job: Job) -> None:
     play(job.api, [Stage("SUCCEEDED", NOT_PROMOTED, gate_log("reject", novelty=1))])
 
-    assert job.run().exit_code == 3
+    assert job.run().exit_code == EXIT_GATE_REJECTED
 
     assert "Reject: 0.91 on 40 pictures" in job.comment
     assert "- Because." in job.comment
 
 
-def test_the_same_commit_uses_its_version_again(job: Job) -> None:
-    play(job.api, [Stage("SUCCEEDED", PROMOTED, said("promote"))])
+def test_same_commit_reuses_its_pipeline_version(job: Job) -> None:
+    play(job.api, [Stage("SUCCEEDED", PROMOTED, verdict_log("promote"))])
 
     first, second = job.run(), job.run()
 
     assert f"version  {VERSION_NAME} (uploaded)" in first.output
-    assert f"version  {VERSION_NAME} (there already)" in second.output
+    assert f"version  {VERSION_NAME} (already uploaded)" in second.output
     assert len(job.api.store.versions) == 1
     assert len(job.api.store.runs) == 2
 
 
-def test_a_job_that_is_started_again_follows_the_run_that_goes_on(job: Job) -> None:
-    play(job.api, [Stage("SUCCEEDED", PROMOTED, said("promote"))])
-    submitted = run_repot("submit", *job.words()[:5], "--version-name", VERSION_NAME)
+def test_restarted_job_follows_the_unfinished_run_of_the_same_commit(job: Job) -> None:
+    play(job.api, [Stage("SUCCEEDED", PROMOTED, verdict_log("promote"))])
+    submitted = run_repot("submit", *job.arguments()[:5], "--version-name", VERSION_NAME)
     assert submitted.exit_code == 0, submitted.errors
 
     same, other = job.run(), job.run("--seed", "7")
 
-    assert "going on since an earlier job" in same.output
-    assert "going on since" not in other.output
+    assert "started by an earlier job" in same.output
+    assert "started by an earlier job" not in other.output
     assert [other.exit_code, same.exit_code, len(job.api.store.runs)] == [0, 0, 2]
 
 
-def test_without_the_cache_there_is_no_version_and_a_new_run(job: Job) -> None:
-    play(job.api, [Stage("SUCCEEDED", PROMOTED, said("promote"))])
+def test_no_cache_starts_a_run_without_a_pipeline_version(job: Job) -> None:
+    play(job.api, [Stage("SUCCEEDED", PROMOTED, verdict_log("promote"))])
 
     assert job.run("--no-cache").exit_code == 0
 
@@ -233,15 +261,16 @@ def test_without_the_cache_there_is_no_version_and_a_new_run(job: Job) -> None:
     assert "pipeline version" not in job.comment
 
 
-def test_a_failed_task_is_in_the_comment_with_its_last_words_and_no_secret(
+def test_failure_comment_quotes_the_log_of_the_task_without_secrets(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KF_PIPELINES_COOKIE", f"authservice_session={SECRET}")
     job.api.cookie = f"authservice_session={SECRET}"
-    words = f"train: cannot read https://x/y?X-Goog-Signature=abcdef0123 ({SECRET})\n```\n@octocat # not a title\n"
+    error = f"train: cannot read https://x/y?X-Goog-Signature=abcdef0123 ({SECRET})"
+    log = f"{error}\n```\n@octocat # not a title\n"
     play(
         job.api,
-        [Stage("FAILED", {**TRAINING, "train": "Failed"}, (("root.train.executor", words),))],
+        [Stage("FAILED", {**TRAINING, "train": "Failed"}, (("root.train.executor", log),))],
     )
 
     ended = job.run("--logs")
@@ -251,13 +280,13 @@ def test_a_failed_task_is_in_the_comment_with_its_last_words_and_no_secret(
     assert "train: cannot read https://x/y?X-Goog-Signature=*** (***)" in job.comment
     assert "````text\n" in job.comment
     assert "X-Goog-Signature=***" in ended.errors
-    everything = ended.output + ended.errors + job.comment + job.summary_path.read_text()
-    assert SECRET not in everything
-    assert "abcdef0123" not in everything
+    shown = ended.output + ended.errors + job.comment + job.summary_path.read_text()
+    assert SECRET not in shown
+    assert "abcdef0123" not in shown
 
 
 @pytest.mark.parametrize("secret", ["se_cret*value~123456", "p$ss&word<123456>"])
-def test_a_secret_with_signs_of_markdown_is_masked_in_the_comment(
+def test_secret_with_markdown_characters_is_masked_in_the_comment(
     job: Job, monkeypatch: pytest.MonkeyPatch, secret: str
 ) -> None:
     monkeypatch.setenv("KF_PIPELINES_TOKEN", secret)
@@ -269,16 +298,16 @@ def test_a_secret_with_signs_of_markdown_is_masked_in_the_comment(
     assert secret not in job.comment.replace("\\", "").replace("\u200b", "")
 
 
-def test_a_password_in_the_address_is_masked_in_the_comment(job: Job) -> None:
-    words = job.words()
-    words[words.index("--host") + 1] = "http://user:hunter2secret@127.0.0.1:9"
+def test_password_in_the_host_url_is_masked_in_the_comment(job: Job) -> None:
+    arguments = job.arguments()
+    arguments[arguments.index("--host") + 1] = "http://user:hunter2secret@127.0.0.1:9"
 
-    assert run_repot("ci", *words).exit_code == 1
+    assert run_repot("ci", *arguments).exit_code == 1
 
     assert "hunter2secret" not in job.comment
 
 
-def test_a_traceback_has_no_secret_either(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_masked_in_a_traceback(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KF_PIPELINES_TOKEN", SECRET)
     job.api.answers = [("POST", "/runs", plain(f"who is {SECRET}?", status=400))]
 
@@ -291,7 +320,7 @@ def test_a_traceback_has_no_secret_either(job: Job, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("last", ["FAILED", "CANCELED"])
-def test_a_run_that_somebody_terminates_is_told(job: Job, last: str) -> None:
+def test_terminated_run_is_reported(job: Job, last: str) -> None:
     play(
         job.api,
         [
@@ -309,15 +338,15 @@ def test_a_run_that_somebody_terminates_is_told(job: Job, last: str) -> None:
     assert "was terminated before its end" in ended.errors
 
 
-def test_an_expired_token_is_told_and_nothing_runs(job: Job, tmp_path: Path) -> None:
+def test_expired_token_fails_before_the_sample_check(job: Job, tmp_path: Path) -> None:
     job.api.token = "the right one"
     (tmp_path / "token").write_text("an expired one")
     started = time.monotonic()
 
-    # With the sample: the server is asked first.
+    # Without --skip-sample: the server is contacted first.
     ended = run_repot(
         "ci",
-        *[word for word in job.words() if word != "--skip-sample"],
+        *[argument for argument in job.arguments() if argument != "--skip-sample"],
         "--token-file",
         tmp_path / "token",
     )
@@ -329,7 +358,7 @@ def test_an_expired_token_is_told_and_nothing_runs(job: Job, tmp_path: Path) -> 
     assert "an expired one" not in job.comment + ended.errors
 
 
-def test_a_token_that_expires_while_waiting_is_told_with_the_run(job: Job) -> None:
+def test_token_that_expires_during_the_run_is_reported_with_the_run(job: Job) -> None:
     play(job.api, [Stage("RUNNING", TRAINING)])
     played = job.api.before
 
@@ -348,18 +377,18 @@ def test_a_token_that_expires_while_waiting_is_told_with_the_run(job: Job) -> No
     assert f"run `{run_id}`" in job.comment
 
 
-def test_no_cluster_is_told_at_once(job: Job) -> None:
-    words = job.words()
-    words[words.index("--host") + 1] = "http://127.0.0.1:9"
+def test_unreachable_server_is_reported(job: Job) -> None:
+    arguments = job.arguments()
+    arguments[arguments.index("--host") + 1] = "http://127.0.0.1:9"
 
-    ended = run_repot("ci", *words)
+    ended = run_repot("ci", *arguments)
 
     assert ended.exit_code == 1
     assert "nothing listens at http://127.0.0.1:9" in job.comment.replace("\u200b", "")
     assert ended.errors.count("Error:") == 1
 
 
-def test_wrong_parameters_are_two_and_in_the_comment(job: Job) -> None:
+def test_invalid_parameters_exit_with_2_and_are_in_the_comment(job: Job) -> None:
     ended = job.run("-p", "epoch=3", "--batch-size", "0")
 
     assert ended.exit_code == 2
@@ -368,38 +397,38 @@ def test_wrong_parameters_are_two_and_in_the_comment(job: Job) -> None:
     assert job.api.requests == []
 
 
-@pytest.mark.parametrize("place", ["missing/comment.md", "."])
-def test_a_comment_file_that_cannot_be_is_two_and_nobody_is_contacted(
-    job: Job, tmp_path: Path, place: str
+@pytest.mark.parametrize("name", ["missing/comment.md", "."])
+def test_unwritable_comment_file_exits_with_2_before_any_request(
+    job: Job, tmp_path: Path, name: str
 ) -> None:
-    ended = replace(job, comment_path=tmp_path / place).run()
+    ended = replace(job, comment_path=tmp_path / name).run()
 
     assert ended.exit_code == 2
-    assert "--comment-file must name a file that can be written" in ended.errors
+    assert "--comment-file must name a writable file" in ended.errors
     assert job.api.requests == []
 
 
-def test_a_summary_that_cannot_be_written_is_told_and_the_comment_is_there(
+def test_unwritable_summary_is_reported_and_the_comment_is_written(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
-    play(job.api, [Stage("SUCCEEDED", NOT_PROMOTED, said("reject"))])
+    play(job.api, [Stage("SUCCEEDED", NOT_PROMOTED, verdict_log("reject"))])
 
     ended = job.run()
 
-    assert ended.exit_code == 3
+    assert ended.exit_code == EXIT_GATE_REJECTED
     assert f"The comment cannot be written to {tmp_path}" in ended.errors
     assert "not promoted" in job.comment
 
 
-def test_a_job_that_is_stopped_leaves_the_run_alone_and_says_so(job: Job) -> None:
+def test_stopped_job_leaves_its_run_running_and_exits_with_130(job: Job) -> None:
     play(job.api, [Stage("RUNNING", TRAINING)])
     command = [
         sys.executable,
         "-c",
         "from repot_pipelines import cli; cli.main()",
         "ci",
-        *job.words(),
+        *job.arguments(),
     ]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -414,13 +443,13 @@ def test_a_job_that_is_stopped_leaves_the_run_alone_and_says_so(job: Job) -> Non
         _, errors = process.communicate(timeout=30)
 
     (run_id,) = job.api.store.runs
-    assert process.returncode == 130
+    assert process.returncode == EXIT_INTERRUPTED
     assert f"repot submit --attach {run_id}" in errors
-    assert "The job was stopped while it waited; the run goes on." in job.comment
+    assert "The job was stopped while it waited; the run continues." in job.comment
     assert job.api.store.runs[run_id]["state"] == "RUNNING"
 
 
-def test_the_comment_of_an_earlier_job_is_gone_when_this_one_is_killed(job: Job) -> None:
+def test_killed_job_does_not_leave_the_comment_of_an_earlier_job(job: Job) -> None:
     job.comment_path.write_text("promoted!")
     play(job.api, [Stage("RUNNING", TRAINING)])
     command = [
@@ -428,7 +457,7 @@ def test_the_comment_of_an_earlier_job_is_gone_when_this_one_is_killed(job: Job)
         "-c",
         "from repot_pipelines import cli; cli.main()",
         "ci",
-        *job.words(),
+        *job.arguments(),
     ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60
@@ -439,35 +468,39 @@ def test_the_comment_of_an_earlier_job_is_gone_when_this_one_is_killed(job: Job)
     assert "no result" in job.comment
 
 
-def test_the_real_sample_passes_and_its_training_can_be_compared(
+def test_sample_check_passes_and_its_training_record_is_readable(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(
-        f"{sample_check.__name__}.tempfile.TemporaryDirectory",
+        f"{ci_job.__name__}.tempfile.TemporaryDirectory",
         lambda **_: contextlib.nullcontext(str(scratch)),
     )
-    play(job.api, [Stage("SUCCEEDED", PROMOTED, said("promote"))])
+    play(job.api, [Stage("SUCCEEDED", PROMOTED, verdict_log("promote"))])
 
-    ended = run_repot("ci", *[word for word in job.words() if word != "--skip-sample"])
+    ended = run_repot(
+        "ci", *[argument for argument in job.arguments() if argument != "--skip-sample"]
+    )
 
     assert ended.exit_code == 0, ended.errors
     assert "sample   precision@1 0." in ended.output
     (version,) = [path.parent.name for path in scratch.glob("storage/runs/*/training.json")]
-    origins = read_origins(str(scratch / "storage"), version=version, champion_version=version)
-    assert origins.challenger is not None
-    assert origins.challenger == origins.champion
-    assert origins.challenger.num_examples == {"train": 92, "validation": 40}
+    lineage = read_lineage(str(scratch / "storage"), version=version, champion_version=version)
+    assert lineage.challenger is not None
+    assert lineage.challenger == lineage.champion
+    assert lineage.challenger.num_examples == {"train": 92, "validation": 40}
 
 
-def test_a_sample_that_fails_stops_the_job_before_the_cluster(
+def test_failed_sample_check_ends_the_job_before_any_upload(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "pictures").mkdir()
-    monkeypatch.setattr(sample_check, "SAMPLE_FOLDER", tmp_path / "pictures")
+    monkeypatch.setattr(ci_job, "SAMPLE_FOLDER", tmp_path / "pictures")
 
-    ended = run_repot("ci", *[word for word in job.words() if word != "--skip-sample"])
+    ended = run_repot(
+        "ci", *[argument for argument in job.arguments() if argument != "--skip-sample"]
+    )
 
     assert ended.exit_code == 1
     assert (

@@ -1,4 +1,11 @@
-"""`repot ci`: check the code, retrain on the cluster, and say in Markdown what came out.
+"""`repot ci`: check the code, retrain on the cluster, and write a Markdown comment on the result.
 
-`ci` is the order of things, `comment` the Markdown; both take facts and touch neither environment nor command line.
+    job        the order of steps: sample check, run on the cluster, gate, comment
+    comment    the text of the comment
+    lineage    what champion and challenger were trained from, and how they differ
+    markdown   escaping of text that comes from outside
+    provider   the CI system: commit, comment file, job summary
+    masking    keeps secrets out of everything that is printed or written
+
+Only `commands.ci` reads the environment and the command line.
 """

@@ -1,12 +1,14 @@
-"""The order of things in a CI job: the sample, the run on the cluster, the gate, the comment."""
+"""A CI job from start to end: sample check, run on the cluster, gate, comment."""
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from repot.errors import RepotError
+from repot.errors import EXIT_GATE_REJECTED, EXIT_INTERRUPTED, RepotError
 from repot.evaluator.verdict import NO_CHAMPION
 from repot_pipelines.ci.comment import (
     StartedRun,
@@ -15,8 +17,8 @@ from repot_pipelines.ci.comment import (
     stopped_comment,
     verdict_comment,
 )
-from repot_pipelines.ci.origins import Origins, read_origins
-from repot_pipelines.ci.sample_check import check_sample
+from repot_pipelines.ci.lineage import Lineage, read_lineage
+from repot_pipelines.defaults import POLL_SECONDS
 from repot_pipelines.kfp_server.registry import Version, ensure_experiment
 from repot_pipelines.kfp_server.runs import (
     StartOptions,
@@ -25,56 +27,63 @@ from repot_pipelines.kfp_server.runs import (
     submit,
 )
 from repot_pipelines.kfp_server.server import Server
+from repot_pipelines.local.run import SAMPLE_FOLDER, run_pipeline
+from repot_pipelines.presets import PRESETS
 from repot_pipelines.run_request import Request
 from repot_pipelines.watch.follow import RunEnd, follow
 from repot_pipelines.watch.gate_result import GateVerdict
 from repot_pipelines.watch.run_report import print_end
 from repot_pipelines.watch.task_view import make_task_view
 
-GATE_SAID_NO = 3
+_NUM_LOG_LINES = 30
+
+
+class SampleCheckError(RepotError):
+    """The pipeline fails on the sample: the code is broken, or this machine cannot run it."""
 
 
 class JobStoppedError(RepotError):
-    """Ctrl-C or SIGTERM; what runs on the cluster goes on."""
+    """The job was stopped by Ctrl-C or SIGTERM; its run on the cluster continues."""
 
-    exit_code = 130
+    exit_code = EXIT_INTERRUPTED
 
     def __init__(self, run_id: str) -> None:
         super().__init__(
-            f"The job was stopped while it waited; the run goes on. Start the job again and it follows the same run, "
-            f"or look with `repot submit --attach {run_id}`."
+            "The job was stopped while it waited; the run continues. Start the job again to follow "
+            f"the same run, or follow it with `repot submit --attach {run_id}`."
             if run_id
-            else "The job was stopped before a run was started on the cluster."
+            else "The job was stopped before it started a run on the cluster."
         )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CiOptions:
-    """How a CI job goes.
+class CiSettings:
+    """Settings of a CI job.
 
     Attributes:
         start: How the run is started.
-        skip_sample: Whether the check on the sample pictures is left out.
-        poll_seconds: Time between two looks at the run.
-        show_logs: Whether what the pods log is printed.
-        clean: Takes secrets out of a text, before signs in it become Markdown's.
+        skip_sample: Whether to leave out the check on the sample pictures.
+        poll_seconds: Interval between two requests for the state of the run.
+        show_logs: Whether to print the pods' logs.
+        clean: Masks secrets in a text; applied before the text is escaped as Markdown.
     """
 
     start: StartOptions
     skip_sample: bool = False
-    poll_seconds: float = 5.0
+    poll_seconds: float = POLL_SECONDS
     show_logs: bool = False
     clean: Callable[[str], str] = str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CiEnd:
-    """How a CI job ended.
+class CiResult:
+    """Result of a CI job.
 
     Attributes:
-        exit_code: 0 promoted or unchanged, 1 failed, 2 wrong usage, 3 the gate said no, 130 stopped.
+        exit_code: 0 promoted or unchanged, 1 failed, 2 wrong usage, 3 rejected by the gate,
+            130 stopped.
         comment: The comment in Markdown.
-        error: What went wrong; None where nothing did.
+        error: What went wrong; None if nothing did.
     """
 
     exit_code: int
@@ -83,75 +92,113 @@ class CiEnd:
 
 
 def run_ci(
-    prepare: Callable[[], tuple[Request, Server]], options: CiOptions, console: Console
-) -> CiEnd:
-    """Check, retrain, judge; whatever happens there is a comment.
+    prepare: Callable[[], tuple[Request, Server]], settings: CiSettings, console: Console
+) -> CiResult:
+    """Run the whole job; the result has a comment even if a step fails.
 
     Args:
-        prepare: Checks the parameters and reaches the server: what is wrong there is told before anything runs.
-        options: How the job goes.
-        console: Where progress goes.
+        prepare: Checks the parameters and connects to the server. If it raises, nothing runs.
+        settings: Settings of the job.
+        console: Where progress is printed.
     """
     run: StartedRun | None = None
     try:
         request, server = prepare()
-        if not options.skip_sample:
-            _say(console, f"sample   {check_sample(console)}")
-        run = _start(console, server, request, options)
+        if not settings.skip_sample:
+            _print(console, f"sample   {check_sample(console)}")
+        run = _start(console, server, request, settings)
         with make_task_view(console) as view:
             end = follow(
                 server,
                 run.run_id,
                 view,
-                poll_seconds=options.poll_seconds,
-                show_logs=options.show_logs,
+                poll_seconds=settings.poll_seconds,
+                show_logs=settings.show_logs,
             )
         print_end(console, end)
-        return _judged(run, end, str(request.values["storage_uri"]), options.clean)
+        return _result(run, end, str(request.values["storage_uri"]), settings.clean)
     except RepotError as err:
-        return CiEnd(
+        return CiResult(
             exit_code=err.exit_code,
-            comment=failure_comment(options.clean(str(err)), run),
+            comment=failure_comment(settings.clean(str(err)), run),
             error=err,
         )
     except KeyboardInterrupt:
         stopped = JobStoppedError(run.run_id if run else "")
-        return CiEnd(exit_code=stopped.exit_code, comment=stopped_comment(run), error=stopped)
+        return CiResult(exit_code=stopped.exit_code, comment=stopped_comment(run), error=stopped)
 
 
-def _start(console: Console, server: Server, request: Request, options: CiOptions) -> StartedRun:
-    """Start the run, or take the one of an earlier job that is still going on."""
-    start = options.start
+def check_sample(console: Console) -> str:
+    """Run the whole pipeline on the built-in sample, on this machine, and return its score as text.
+
+    Everything is written to a temporary folder and deleted.
+
+    Args:
+        console: Where progress is printed.
+
+    Raises:
+        SampleCheckError: A task failed; the message ends with the log if no task gave a reason.
+    """
+    with tempfile.TemporaryDirectory(prefix="repot-ci-") as scratch:
+        output_path = Path(scratch) / "output"
+        arguments = {
+            **PRESETS["laptop"],
+            "pictures_uri": str(SAMPLE_FOLDER),
+            "storage_uri": str(Path(scratch) / "storage"),
+        }
+        try:
+            outcome = run_pipeline(
+                arguments, output_path=output_path, console=console, verbose=False
+            )
+        except RepotError as err:
+            raise SampleCheckError(_sample_failure(str(err), output_path / "pipeline.log")) from err
+    metrics = outcome.metrics
+    return f"precision@1 {metrics['precision_at_1']:.3f} on {metrics['num_examples']} pictures"
+
+
+def _sample_failure(reason: str, log_path: Path) -> str:
+    """Return the error message, with the end of the log if the reason refers to that file.
+
+    The log is deleted with the temporary folder.
+    """
+    lines = [
+        f"The check on the sample pictures failed, and nothing was sent to the cluster. {reason}"
+    ]
+    if str(log_path) in reason and log_path.is_file():
+        log = log_path.read_text(encoding="utf-8", errors="replace")
+        lines += log.splitlines()[-_NUM_LOG_LINES:]
+    return "\n".join(lines)
+
+
+def _start(console: Console, server: Server, request: Request, settings: CiSettings) -> StartedRun:
+    """Start the run, or take over the unfinished run of an earlier job."""
+    start = settings.start
     version = ensure_server_version(server, request, start) if start.use_cache else None
-    going_on = _earlier_run(server, version, request, start.experiment)
+    earlier = _find_earlier_run(server, version, request, start.experiment)
     if version is not None:
-        _say(
-            console,
-            f"version  {version.name} ({'uploaded' if version.is_new else 'there already'})",
-        )
-    if going_on is None:
+        state = "uploaded" if version.is_new else "already uploaded"
+        _print(console, f"version  {version.name} ({state})")
+    if earlier is None:
         submitted = submit(server, request, start)
         run_id, name = submitted.run_id, submitted.name
     else:
-        run_id, name = (
-            str(going_on.run_id),
-            f"{going_on.display_name} (going on since an earlier job)",
-        )
-    address = server.link("runs", run_id)
-    _say(console, f"run      {name}, {run_id}")
-    _say(console, f"look     {address}")
+        run_id = str(earlier.run_id)
+        name = f"{earlier.display_name} (started by an earlier job)"
+    url = server.link("runs", run_id)
+    _print(console, f"run      {name}, {run_id}")
+    _print(console, f"link     {url}")
     return StartedRun(
         run_id=run_id,
-        address=options.clean(address),
+        url=settings.clean(url),
         version_name=version.name if version else "",
         model_name=str(request.values["model_name"]),
     )
 
 
-def _earlier_run(
+def _find_earlier_run(
     server: Server, version: Version | None, request: Request, experiment: str
 ) -> Any | None:
-    """Return the run that an earlier job of the same commit started and that is still going on."""
+    """Return the unfinished run that an earlier job started for the same commit, or None."""
     if version is None or version.is_new:
         return None
     return find_open_run(
@@ -159,30 +206,30 @@ def _earlier_run(
     )
 
 
-def _judged(run: StartedRun, end: RunEnd, storage_uri: str, clean: Callable[[str], str]) -> CiEnd:
+def _result(
+    run: StartedRun, end: RunEnd, storage_uri: str, clean: Callable[[str], str]
+) -> CiResult:
     if end.verdict is None:
-        return CiEnd(exit_code=0, comment=no_gate_comment(run))
+        return CiResult(exit_code=0, comment=no_gate_comment(run))
     reasons = tuple(map(clean, end.verdict.reasons))
-    said = replace(end.verdict, headline=clean(end.verdict.headline), reasons=reasons)
-    return CiEnd(
-        exit_code=GATE_SAID_NO if said.said_no else 0,
-        comment=verdict_comment(run, said, _read_origins(storage_uri, said)),
+    verdict = replace(end.verdict, headline=clean(end.verdict.headline), reasons=reasons)
+    return CiResult(
+        exit_code=EXIT_GATE_REJECTED if verdict.said_no else 0,
+        comment=verdict_comment(run, verdict, _lineage(storage_uri, verdict)),
     )
 
 
-def _read_origins(storage_uri: str, said: GateVerdict) -> Origins:
-    version, champion_version = (
-        said.facts.get("version", ""),
-        said.facts.get("champion_version", NO_CHAMPION),
-    )
+def _lineage(storage_uri: str, verdict: GateVerdict) -> Lineage:
+    version = verdict.facts.get("version", "")
+    champion_version = verdict.facts.get("champion_version", NO_CHAMPION)
     if not version or version == champion_version:
-        return Origins()
-    return read_origins(
+        return Lineage()
+    return read_lineage(
         storage_uri,
         version=version,
         champion_version="" if champion_version == NO_CHAMPION else champion_version,
     )
 
 
-def _say(console: Console, text: str) -> None:
+def _print(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)

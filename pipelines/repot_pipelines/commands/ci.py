@@ -22,7 +22,7 @@ from repot_pipelines.presets import PRESETS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from repot_pipelines.ci.job import CiEnd, CiOptions
+    from repot_pipelines.ci.job import CiResult, CiSettings
     from repot_pipelines.kfp_server.server import Server
     from repot_pipelines.run_request import Request
 
@@ -87,10 +87,9 @@ def ci_command(
     from rich.console import Console
 
     from repot_pipelines.ci.comment import unfinished_comment
-    from repot_pipelines.ci.comment_files import CommentFiles
     from repot_pipelines.ci.job import run_ci
-    from repot_pipelines.ci.provider import summary_path
-    from repot_pipelines.ci.secret_texts import MaskedStream, mask, read_secrets
+    from repot_pipelines.ci.masking import MaskedStream, mask, read_secrets
+    from repot_pipelines.ci.provider import CommentFiles, summary_path
     from repot_pipelines.run_request import read_request
 
     secrets = read_secrets(os.environ, [given["token_file"], given["cookie_file"]])
@@ -117,8 +116,8 @@ def ci_command(
     return _finish(end, files.write(end.comment), secrets)
 
 
-def _take_options(given: dict[str, Any], environment: "Mapping[str, str]") -> "CiOptions":
-    from repot_pipelines.ci.job import CiOptions
+def _take_options(given: dict[str, Any], environment: "Mapping[str, str]") -> "CiSettings":
+    from repot_pipelines.ci.job import CiSettings
     from repot_pipelines.ci.provider import commit_version, read_commit
     from repot_pipelines.kfp_server.runs import StartOptions
 
@@ -132,7 +131,7 @@ def _take_options(given: dict[str, Any], environment: "Mapping[str, str]") -> "C
         pipeline_root=given.pop("pipeline_root"),
         use_cache=not given.pop("no_cache"),
     )
-    return CiOptions(
+    return CiSettings(
         start=start,
         skip_sample=given.pop("skip_sample"),
         poll_seconds=given.pop("poll_seconds"),
@@ -140,9 +139,9 @@ def _take_options(given: dict[str, Any], environment: "Mapping[str, str]") -> "C
     )
 
 
-def _finish(end: "CiEnd", problems: list[str], secrets: frozenset[str]) -> int:
+def _finish(end: "CiResult", problems: list[str], secrets: frozenset[str]) -> int:
     """Return the exit code, or raise what went wrong without its secrets."""
-    from repot_pipelines.ci.secret_texts import mask
+    from repot_pipelines.ci.masking import mask
 
     if end.error is None and not problems:
         return end.exit_code

@@ -1,4 +1,4 @@
-"""The ready workflows: valid for their CI systems, with command lines that `repot` takes."""
+"""The example workflows: valid for their CI systems, with command lines that `repot` accepts."""
 
 import json
 import re
@@ -27,22 +27,25 @@ SCHEMAS = {
 }
 
 
-def facts_of(name: str) -> Any:
+def read_yaml(name: str) -> Any:
     return yaml.safe_load((FOLDER / name).read_text(encoding="utf-8"))
 
 
 def scripts(name: str) -> list[str]:
-    """Return every piece of shell in a workflow."""
-    facts = facts_of(name)
+    """Return every shell script in a workflow."""
+    workflow = read_yaml(name)
     if name == "github-actions.yml":
         return [
-            step["run"] for job in facts["jobs"].values() for step in job["steps"] if "run" in step
+            step["run"]
+            for job in workflow["jobs"].values()
+            for step in job["steps"]
+            if "run" in step
         ]
     if name == "gitlab-ci.yml":
         parts = ("before_script", "script", "after_script")
-        jobs = [job for job in facts.values() if isinstance(job, dict) and "script" in job]
+        jobs = [job for job in workflow.values() if isinstance(job, dict) and "script" in job]
         return ["\n".join(line for part in parts for line in job.get(part, ())) for job in jobs]
-    return [step["args"][-1].replace("$$", "$") for step in facts["steps"]]
+    return [step["args"][-1].replace("$$", "$") for step in workflow["steps"]]
 
 
 def repot_lines(name: str) -> list[list[str]]:
@@ -68,18 +71,18 @@ def test_workflow_is_valid_for_its_ci_system(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_command_lines_are_taken(name: str) -> None:
+def test_command_lines_are_accepted(name: str) -> None:
     lines = repot_lines(name)
 
-    assert "ci" in [words[0] for words in lines]
-    for group_name, *words in lines:
-        command = repot.commands[group_name]
+    assert "ci" in [arguments[0] for arguments in lines]
+    for name_of_command, *arguments in lines:
+        command = repot.commands[name_of_command]
         assert isinstance(command, click.Command)
-        command.make_context(group_name, words)
+        command.make_context(name_of_command, arguments)
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_shell_is_shell(name: str) -> None:
+def test_scripts_are_valid_shell(name: str) -> None:
     for script in scripts(name):
         done = subprocess.run(
             ["bash", "-n"], input=script, capture_output=True, text=True, check=False
@@ -87,13 +90,13 @@ def test_shell_is_shell(name: str) -> None:
         assert done.returncode == 0, f"{script}\n{done.stderr}"
 
 
-@pytest.mark.parametrize("name", ["github-actions.yml"])
-def test_scripts_of_github_take_no_text_from_outside(name: str) -> None:
-    assert "${{" not in "".join(scripts(name))
+def test_github_scripts_do_not_interpolate_expressions() -> None:
+    # ${{ }} in a script would let a branch name or an input inject shell commands.
+    assert "${{" not in "".join(scripts("github-actions.yml"))
 
 
-def test_pull_requests_have_no_right_on_the_cluster() -> None:
-    jobs = facts_of("github-actions.yml")["jobs"]
+def test_pull_requests_have_no_access_to_the_cluster() -> None:
+    jobs = read_yaml("github-actions.yml")["jobs"]
 
     assert "permissions" not in jobs["sample"]
     assert "secrets." not in json.dumps(jobs["sample"])
@@ -101,7 +104,7 @@ def test_pull_requests_have_no_right_on_the_cluster() -> None:
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_the_comment_that_is_written_is_the_one_that_is_posted(name: str) -> None:
+def test_workflow_posts_the_comment_file(name: str) -> None:
     text = "\n".join(scripts(name))
 
     assert "--comment-file repot-comment.md" in text
@@ -109,23 +112,23 @@ def test_the_comment_that_is_written_is_the_one_that_is_posted(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["github-actions.yml", "cloudbuild.yaml"])
-def test_the_comment_of_before_is_found_by_its_marker(name: str) -> None:
+def test_earlier_comment_is_found_by_its_marker(name: str) -> None:
     assert f'startswith("{MARKER}")' in "".join(scripts(name))
 
 
-def test_cloud_build_writes_over_its_comment_of_before(tmp_path: Path) -> None:
+def test_cloud_build_overwrites_its_earlier_comment(tmp_path: Path) -> None:
     _, comment, _ = scripts("cloudbuild.yaml")
     (tmp_path / "repot-comment.md").write_text(f"{MARKER}\nnew")
     curl = tmp_path / "bin" / "curl"
     curl.parent.mkdir()
-    told = [
+    stored = [
         {"url": "https://c/1", "body": "of a person"},
         {"url": "https://c/2", "body": f"{MARKER}\nold"},
     ]
-    for comments, expected in ((told, "PATCH"), (told[:1], "--data")):
-        (tmp_path / "told.json").write_text(json.dumps(comments))
+    for comments, expected in ((stored, "PATCH"), (stored[:1], "--data")):
+        (tmp_path / "stored.json").write_text(json.dumps(comments))
         curl.write_text(
-            '#!/bin/sh\ncase "$*" in *per_page*) cat told.json;; *) echo "$*" > asked;; esac\n'
+            '#!/bin/sh\ncase "$*" in *per_page*) cat stored.json;; *) echo "$*" > sent;; esac\n'
         )
         curl.chmod(0o755)
 
@@ -137,19 +140,19 @@ def test_cloud_build_writes_over_its_comment_of_before(tmp_path: Path) -> None:
             check=True,
         )
 
-        asked = (tmp_path / "asked").read_text()
-        assert expected in asked
-        assert ("https://c/2" in asked) == (expected == "PATCH")
+        sent = (tmp_path / "sent").read_text()
+        assert expected in sent
+        assert ("https://c/2" in sent) == (expected == "PATCH")
     assert json.loads((tmp_path / "repot-comment.json").read_text()) == {"body": f"{MARKER}\nnew"}
 
 
 @pytest.mark.parametrize(
     "provider", ["", "projects/1/locations/global/workloadIdentityPools/p/providers/x"]
 )
-def test_gitlab_becomes_the_service_account_only_where_one_is_named(
+def test_gitlab_writes_google_credentials_only_with_a_provider(
     provider: str, tmp_path: Path
 ) -> None:
-    (_, become) = facts_of("gitlab-ci.yml")["retrain"]["before_script"]
+    (_, authenticate) = read_yaml("gitlab-ci.yml")["retrain"]["before_script"]
     environment = {
         "PATH": "/usr/bin:/bin",
         "CI_PROJECT_DIR": str(tmp_path),
@@ -159,7 +162,7 @@ def test_gitlab_becomes_the_service_account_only_where_one_is_named(
     }
 
     done = subprocess.run(
-        ["bash", "-c", f'{become}\necho "$GOOGLE_APPLICATION_CREDENTIALS"'],
+        ["bash", "-c", f'{authenticate}\necho "$GOOGLE_APPLICATION_CREDENTIALS"'],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -171,26 +174,26 @@ def test_gitlab_becomes_the_service_account_only_where_one_is_named(
     assert done.stdout.strip() == (str(path) if provider else "")
     assert path.exists() == bool(provider)
     if provider:
-        facts = json.loads(path.read_text())
-        assert facts["audience"] == f"//iam.googleapis.com/{provider}"
-        assert Path(facts["credential_source"]["file"]).read_text() == "t"
+        credentials = json.loads(path.read_text())
+        assert credentials["audience"] == f"//iam.googleapis.com/{provider}"
+        assert Path(credentials["credential_source"]["file"]).read_text() == "t"
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_runs_have_the_service_account_of_the_manifests(name: str) -> None:
+def test_runs_use_the_service_account_of_the_manifests(name: str) -> None:
     text = (FOLDER / name).read_text(encoding="utf-8")
 
     assert re.search(r"RUN_ACCOUNT.*repot-runner", text)
-    assert all("--service-account" in words for words in repot_lines(name) if words[0] == "ci")
+    assert all("--service-account" in line for line in repot_lines(name) if line[0] == "ci")
 
 
-def test_cloud_build_hands_the_commit_on() -> None:
-    (step,) = [step for step in facts_of("cloudbuild.yaml")["steps"] if step["id"] == "retrain"]
+def test_cloud_build_passes_the_commit_on() -> None:
+    (step,) = [step for step in read_yaml("cloudbuild.yaml")["steps"] if step["id"] == "retrain"]
 
     assert f"{COMMIT_VARIABLES[-1]}=$COMMIT_SHA" in step["env"]
 
 
-def test_cloud_build_ends_with_the_code_of_repot(tmp_path: Path) -> None:
+def test_cloud_build_ends_with_the_exit_code_of_repot(tmp_path: Path) -> None:
     retrain, comment, result = scripts("cloudbuild.yaml")
     assert "curl" in comment
     for name, code in (("make", 0), ("repot", 3)):
@@ -210,7 +213,7 @@ def test_cloud_build_ends_with_the_code_of_repot(tmp_path: Path) -> None:
     assert codes == [3, 3]
 
 
-def test_parameter_file_is_one_that_a_cluster_takes() -> None:
+def test_parameter_file_is_valid_for_a_cluster() -> None:
     path = FOLDER / "repot.yaml"
 
     request = read_request(preset="cluster", parameter_file=path, options={}, assignments=())

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from repot_pipelines.ci.secret_texts import MaskedStream, mask, read_secrets
+from repot_pipelines.ci.masking import MaskedStream, mask, read_secrets
 
 JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiIxMjMifQ.c2lnbmF0dXJl"
 
@@ -26,7 +26,7 @@ JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiIxMjMifQ.c2lnbmF0dXJl"
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIE", "***"),
     ],
 )
-def test_what_looks_like_a_credential_is_masked(text: str, masked: str) -> None:
+def test_credential_like_text_is_masked(text: str, masked: str) -> None:
     assert mask(text, frozenset()) == masked
 
 
@@ -40,11 +40,11 @@ def test_what_looks_like_a_credential_is_masked(text: str, masked: str) -> None:
         "the bearer of this",
     ],
 )
-def test_what_is_no_credential_stays(text: str) -> None:
+def test_other_text_is_kept(text: str) -> None:
     assert mask(text, frozenset()) == text
 
 
-def test_known_values_come_from_names_and_files(tmp_path: Path) -> None:
+def test_secrets_are_read_from_variables_and_files(tmp_path: Path) -> None:
     token, cookie = tmp_path / "token", tmp_path / "cookie"
     token.write_text("file-token-1\n")
     cookie.write_text("session=cookie-value\n")
@@ -67,11 +67,11 @@ def test_known_values_come_from_names_and_files(tmp_path: Path) -> None:
     }
 
 
-def test_longer_secrets_go_first() -> None:
+def test_longest_secret_is_masked_first() -> None:
     assert mask("abcdefgh-ijklmnop", frozenset({"abcdefgh", "abcdefgh-ijklmnop"})) == "***"
 
 
-def test_stream_masks_what_rich_prints() -> None:
+def test_stream_masks_output_of_rich() -> None:
     inner = io.StringIO()
     stream: Any = MaskedStream(inner, frozenset({"s3cret-value"}))
     console = Console(file=stream)
