@@ -1,23 +1,46 @@
 """THE pipeline: pictures -> plan -> build shards -> merge, fetch checkpoint -> train -> evaluate -> gate -> promote.
 
-Graph, placement, retries and caching; every piece of logic is in the components.
+Graph, placement, retries and caching; all logic is in the components.
 """
 
-from typing import Dict, List
+from collections.abc import Callable
+from typing import Any, Dict, List
 
 from kfp import dsl, kubernetes
 from kfp.dsl.pipeline_channel import extract_pipeline_channels_from_any
 
+from repot import cluster_names
 from repot.checkpoint_fetcher.component import fetch_checkpoint
-from repot.container_images import CPU_IMAGE, TRAINER_IMAGE
 from repot.evaluator.component import evaluate, gate, promote
 from repot.planner.component import plan
-from repot.settings import NONE
+from repot.settings import (
+    NONE,
+    PARAMETERS,
+    CheckpointSettings,
+    DatasetSettings,
+    GateSettings,
+    JobSettings,
+    RunSettings,
+    TaskSettings,
+    TrainingSettings,
+)
 from repot.shard_builder.component import build_shards, merge
 from repot.trainer.component import train
 
+# The defaults below come from the settings, where each is defined.
+_RUN = RunSettings(pictures_uri="", storage_uri="")
+_DATASET, _CHECKPOINT, _TRAINING = DatasetSettings(), CheckpointSettings(), TrainingSettings()
+_GATE, _TASK, _JOB = GateSettings(), TaskSettings(), JobSettings()
 
-def _place(
+
+def _describe_parameters(pipeline: Callable[..., Any]) -> Callable[..., Any]:
+    """Append an Args section with the help text of every setting; KFP copies it into the YAML."""
+    lines = [f"    {name}: {field.metadata['help']}" for name, field in sorted(PARAMETERS.items())]
+    pipeline.__doc__ = f"{pipeline.__doc__}\n\nArgs:\n" + "\n".join(lines)
+    return pipeline
+
+
+def _configure(
     task: dsl.PipelineTask,
     display_name: str,
     image: str,
@@ -26,49 +49,44 @@ def _place(
     memory: str = "2Gi",
     cached: bool = True,
 ) -> None:
-    """Give a task its name in the UI, image, resources and caching."""
+    """Set a task's name in the UI, its image, resources and caching."""
     task.set_display_name(display_name)
     task.set_container_image(image)
     task.set_cpu_request(cpu).set_memory_request(memory).set_memory_limit(memory)
-    # set_cpu_request and its like, unlike set_container_image, do not register their parameters: kfp 2.17 would not
-    # hand them into a loop.
+    # Unlike set_container_image, the resource setters of kfp 2.17 do not register their parameters,
+    # and a task in a loop would not receive them.
     task.register_pipeline_channels(extract_pipeline_channels_from_any([cpu, memory]))
     task.set_caching_options(enable_caching=cached)
 
 
-def _give_access(
+def _grant_storage_access(
     tasks: List[dsl.PipelineTask],
     settings_config_map: str,
     s3_secret_name: str,
     google_secret_name: str,
 ) -> None:
-    """Let tasks reach object storage; what is not there in the namespace is left out, as with workload identity."""
+    """Give tasks the variables that open object storage; objects missing in the namespace are skipped."""
     for task in tasks:
         kubernetes.use_config_map_as_env(
             task,
             config_map_name=settings_config_map,
-            config_map_key_to_env={"S3_ENDPOINT": "AWS_ENDPOINT_URL_S3", "S3_REGION": "AWS_REGION"},
+            config_map_key_to_env=cluster_names.CONFIG_MAP_VARIABLES,
             optional=True,
         )
         kubernetes.use_secret_as_env(
             task,
             secret_name=s3_secret_name,
-            secret_key_to_env={
-                "accesskey": "AWS_ACCESS_KEY_ID",
-                "secretkey": "AWS_SECRET_ACCESS_KEY",
-            },
+            secret_key_to_env=cluster_names.S3_SECRET_VARIABLES,
             optional=True,
         )
         kubernetes.use_secret_as_env(
             task,
             secret_name=google_secret_name,
-            secret_key_to_env={"key.json": "REPOT_GOOGLE_KEY"},
+            secret_key_to_env=cluster_names.GOOGLE_SECRET_VARIABLES,
             optional=True,
         )
-        names = extract_pipeline_channels_from_any(
-            [settings_config_map, s3_secret_name, google_secret_name]
-        )
-        task.register_pipeline_channels(names)
+        names = [settings_config_map, s3_secret_name, google_secret_name]
+        task.register_pipeline_channels(extract_pipeline_channels_from_any(names))
 
 
 @dsl.pipeline(
@@ -76,153 +94,70 @@ def _give_access(
     display_name="repot: fine-tune an image classifier",
     description="Pictures in folders to a fine-tuned, evaluated and promoted image classifier.",
 )
+@_describe_parameters
 def finetune(
     pictures_uri: str,
     storage_uri: str,
-    accelerator_count: str = "1",
-    accelerator_type: str = "nvidia.com/gpu",
-    backbone: str = "inception_v3",
-    batch_size: int = 32,
-    builder_cpu: str = "2",
-    builder_memory: str = "4Gi",
-    builder_pods: int = 8,
-    checkpoint: str = "default",
+    accelerator_count: str = str(_JOB.accelerator_count),
+    accelerator_type: str = _JOB.accelerator_type,
+    backbone: str = _TRAINING.backbone,
+    batch_size: int = _TRAINING.batch_size,
+    builder_cpu: str = _TASK.builder_cpu,
+    builder_memory: str = _TASK.builder_memory,
+    builder_pods: int = _RUN.builder_pods,
+    checkpoint: str = _CHECKPOINT.checkpoint,
     checkpoint_sha256: str = NONE,
-    checkpoint_values: str = "auto",
-    cpu_image: str = CPU_IMAGE,
-    epochs: int = 0,
-    evaluator_cpu: str = "2",
-    evaluator_memory: str = "8Gi",
-    google_secret_name: str = "repot-google-key",
-    image_size: int = 0,
-    input_queue_memory_factor: int = 1,
-    job_deadline_hours: int = 72,
+    checkpoint_values: str = _CHECKPOINT.checkpoint_values,
+    cpu_image: str = _TASK.cpu_image,
+    epochs: int = _TRAINING.epochs,
+    evaluator_cpu: str = _TASK.evaluator_cpu,
+    evaluator_memory: str = _TASK.evaluator_memory,
+    google_secret_name: str = _JOB.google_secret_name,
+    image_size: int = _TRAINING.image_size,
+    input_queue_memory_factor: int = _TRAINING.input_queue_memory_factor,
+    job_deadline_hours: int = _JOB.job_deadline_hours,
     job_priority_class: str = NONE,
     job_queue: str = NONE,
-    job_service_account: str = "repot-worker",
+    job_service_account: str = _JOB.job_service_account,
     labels_file_uri: str = NONE,
-    learning_rate: float = 0.0,
-    max_rejected_fraction: float = 0.05,
-    min_precision: float = 0.0,
-    model_name: str = "classifier",
-    num_threads: int = 1,
-    num_workers: int = 1,
+    learning_rate: float = _TRAINING.learning_rate,
+    max_rejected_fraction: float = _GATE.max_rejected_fraction,
+    min_precision: float = _GATE.min_precision,
+    model_name: str = _RUN.model_name,
+    num_threads: int = _DATASET.num_threads,
+    num_workers: int = _JOB.num_workers,
     rebuild: str = NONE,
-    recipe: str = "fine_tune",
-    s3_secret_name: str = "repot-s3",
-    seed: int = 0,
-    settings_config_map: str = "repot-settings",
-    train_shards: int = 0,
-    trainer_cpu: str = "4",
-    trainer_image: str = TRAINER_IMAGE,
-    trainer_memory: str = "16Gi",
-    trainer_mode: str = "pod",
+    recipe: str = _TRAINING.recipe,
+    s3_secret_name: str = _JOB.s3_secret_name,
+    seed: int = _TRAINING.seed,
+    settings_config_map: str = _JOB.settings_config_map,
+    train_shards: int = _DATASET.train_shards,
+    trainer_cpu: str = _JOB.trainer_cpu,
+    trainer_image: str = _JOB.trainer_image,
+    trainer_memory: str = _JOB.trainer_memory,
+    trainer_mode: str = _TASK.trainer_mode,
     trainer_node_selector: Dict[str, str] = {},  # noqa: B006 - KFP wants a literal default
     trainer_tolerations: List[Dict[str, str]] = [],  # noqa: B006 - KFP wants a literal default
-    validation_fraction: float = 0.2,
-    validation_shards: int = 0,
+    validation_fraction: float = _DATASET.validation_fraction,
+    validation_shards: int = _DATASET.validation_shards,
 ):
-    """Fine-tune an image classifier on folders of labelled pictures.
+    """Fine-tune an image classifier on folders of labelled pictures."""
+    parameters = locals()
 
-    Args:
-        pictures_uri: Folder of label folders, or of train/ and validation/ folders of label folders.
-        storage_uri: Folder that everything is written to: gs://bucket/prefix or s3://bucket/prefix, or a local folder.
-        accelerator_count: Accelerators of each trainer pod, as text; "0" for none.
-        accelerator_type: Resource name of the accelerator, e.g. nvidia.com/gpu.
-        backbone: Network to fine-tune, e.g. inception_v3.
-        batch_size: Examples a training step.
-        builder_cpu: CPUs of a shard builder pod.
-        builder_memory: Memory of a shard builder pod.
-        builder_pods: Shard builder pods, at most 64; each builds many shards.
-        checkpoint: Pre-trained weights: a known name, a path or a URI; "default" is the backbone's own.
-        checkpoint_sha256: SHA-256 that the checkpoint must have; none for no check.
-        checkpoint_values: Which values of a TensorFlow checkpoint: auto, ema or raw.
-        cpu_image: Image of every task but the trainer.
-        epochs: Epochs of the recipe's main phase; 0 takes the recipe's own.
-        evaluator_cpu: CPUs of the pods that score models: Evaluate and Gate.
-        evaluator_memory: Memory of the pods that score models.
-        google_secret_name: Secret whose key.json is a Google service account's key; not needed with workload identity.
-        image_size: Height and width in pixels; 0 takes the backbone's own.
-        input_queue_memory_factor: Shuffle buffer in units of 1024 records.
-        job_deadline_hours: After which Kubernetes ends the Job that trains; with trainer_mode=job.
-        job_priority_class: PriorityClass of the Job's pods; none for the cluster's default.
-        job_queue: Kueue queue that the Job waits in; none for no queue.
-        job_service_account: Service account of the Job's pods; it must reach the storage.
-        labels_file_uri: File with one label a line; none for the sorted folder names.
-        learning_rate: Peak learning rate; 0 takes the recipe's own.
-        max_rejected_fraction: Share of damaged pictures past which the run fails.
-        min_precision: Lowest precision@1 that is promoted.
-        model_name: Name that versions are published under.
-        num_threads: Thread count of the 2016 shard layout; not a number of processes.
-        num_workers: Pods that train together, each with its accelerators; more than one with trainer_mode=job.
-        rebuild: Any new text forces a new training; none for no wish.
-        recipe: How to train: fine_tune or head.
-        s3_secret_name: Secret whose accesskey and secretkey open the S3 store; not needed with a role.
-        seed: Seed of initialisation, shuffling and augmentation.
-        settings_config_map: ConfigMap whose S3_ENDPOINT and S3_REGION say where the S3 store is.
-        train_shards: Shards of the training split; 0 chooses about 1024 pictures a shard.
-        trainer_cpu: CPUs of a trainer pod.
-        trainer_image: Image of the trainer.
-        trainer_memory: Memory of a trainer pod.
-        trainer_mode: pod trains in the task's own pod; job in a Kubernetes Job, which survives spot nodes.
-        trainer_node_selector: Node labels that a trainer pod needs, as JSON.
-        trainer_tolerations: Tolerations of a trainer pod, as a JSON list.
-        validation_fraction: Share of the pictures for validation, where they are not split already.
-        validation_shards: Shards of the validation split; 0 chooses.
-    """
-    planned = plan(
-        pictures_uri=pictures_uri,
-        storage_uri=storage_uri,
-        labels_file_uri=labels_file_uri,
-        validation_fraction=validation_fraction,
-        train_shards=train_shards,
-        validation_shards=validation_shards,
-        num_threads=num_threads,
-        builder_pods=builder_pods,
-        max_rejected_fraction=max_rejected_fraction,
-        checkpoint=checkpoint,
-        checkpoint_sha256=checkpoint_sha256,
-        checkpoint_values=checkpoint_values,
-        backbone=backbone,
-        recipe=recipe,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        image_size=image_size,
-        seed=seed,
-        input_queue_memory_factor=input_queue_memory_factor,
-        min_precision=min_precision,
-        model_name=model_name,
-        trainer_mode=trainer_mode,
-        num_workers=num_workers,
-        trainer_image=trainer_image,
-        trainer_cpu=trainer_cpu,
-        trainer_memory=trainer_memory,
-        trainer_node_selector=trainer_node_selector,
-        trainer_tolerations=trainer_tolerations,
-        accelerator_type=accelerator_type,
-        accelerator_count=accelerator_count,
-        job_deadline_hours=job_deadline_hours,
-        job_priority_class=job_priority_class,
-        job_queue=job_queue,
-        job_service_account=job_service_account,
-        settings_config_map=settings_config_map,
-        s3_secret_name=s3_secret_name,
-        google_secret_name=google_secret_name,
-        cpu_image=cpu_image,
-    )
-    _place(planned, "Plan: check everything, list the pictures", cpu_image, cached=False)
+    # Plan takes and checks all of them; later tasks get what it computed.
+    planned = plan(**{name: parameters[name] for name in plan.component_spec.inputs})
+    _configure(planned, "Plan: check everything, list the pictures", cpu_image, cached=False)
 
     with dsl.ParallelFor(planned.outputs["Output"], name="build-shards") as item:
         built = build_shards(item=item, storage_uri=storage_uri)
-        _place(built, "Build shards", cpu_image, cpu=builder_cpu, memory=builder_memory)
+        _configure(built, "Build shards", cpu_image, cpu=builder_cpu, memory=builder_memory)
 
     merged = merge(
         dataset_id=planned.outputs["dataset_id"],
         storage_uri=storage_uri,
         max_rejected_fraction=max_rejected_fraction,
     ).after(built)
-    _place(
+    _configure(
         merged,
         "Merge: account for every picture",
         cpu_image,
@@ -238,25 +173,18 @@ def finetune(
         backbone=backbone,
         storage_uri=storage_uri,
     )
-    _place(fetched, "Fetch checkpoint", cpu_image, memory="4Gi")
+    _configure(fetched, "Fetch checkpoint", cpu_image, memory="4Gi")
 
     trained = train(
         dataset_id=planned.outputs["dataset_id"],
         checkpoint_id=fetched.outputs["checkpoint_id"],
         storage_uri=storage_uri,
-        backbone=backbone,
-        recipe=recipe,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        image_size=image_size,
-        seed=seed,
-        input_queue_memory_factor=input_queue_memory_factor,
+        settings=planned.outputs["training_settings"],
         rebuild=rebuild,
         job=planned.outputs["trainer_job"],
     ).after(merged)
     # Plan says what the task's own pod asks for: everything if it trains itself, little if it only follows a Job.
-    _place(
+    _configure(
         trained,
         "Train",
         planned.outputs["trainer_pod_image"],
@@ -284,7 +212,7 @@ def finetune(
         model_name=model_name,
         storage_uri=storage_uri,
     )
-    _place(evaluated, "Evaluate", cpu_image, cpu=evaluator_cpu, memory=evaluator_memory)
+    _configure(evaluated, "Evaluate", cpu_image, cpu=evaluator_cpu, memory=evaluator_memory)
 
     judged = gate(
         dataset_id=planned.outputs["dataset_id"],
@@ -293,7 +221,7 @@ def finetune(
         min_precision=min_precision,
         storage_uri=storage_uri,
     ).after(evaluated)
-    _place(
+    _configure(
         judged,
         "Gate: threshold and champion",
         cpu_image,
@@ -309,6 +237,6 @@ def finetune(
             champion_version=judged.outputs["champion_version"],
             storage_uri=storage_uri,
         )
-        _place(promoted, "Promote", cpu_image, cached=False)
+        _configure(promoted, "Promote", cpu_image, cached=False)
     tasks = [planned, built, merged, fetched, trained, evaluated, judged, promoted]
-    _give_access(tasks, settings_config_map, s3_secret_name, google_secret_name)
+    _grant_storage_access(tasks, settings_config_map, s3_secret_name, google_secret_name)

@@ -1,29 +1,22 @@
-"""The two sets of defaults: `cluster` is what the compiled pipeline holds, `laptop` what `repot run` starts from."""
+"""The two presets: `cluster` is what the compiled pipeline holds, `laptop` where `repot run` starts."""
 
 from typing import Any
 
-from repot.settings import NONE, DatasetSettings, GateSettings, TrainingSettings
+from repot.settings import PARAMETERS, parameter_default
 
-_COMMON: dict[str, Any] = {
-    "labels_file_uri": NONE,
-    **DatasetSettings().to_json(),
-    **TrainingSettings().to_json(),
-    **GateSettings().to_json(),
-    "checkpoint": "default",
-    "checkpoint_sha256": NONE,
-    "checkpoint_values": "auto",
-    "builder_pods": 8,
-    "model_name": "classifier",
-    "rebuild": NONE,
-    "trainer_mode": "pod",
-    "num_workers": 1,
-    "job_deadline_hours": 72,
-    "job_priority_class": NONE,
-    "job_queue": NONE,
-    "job_service_account": "repot-worker",
+DEFAULTS: dict[str, Any] = {
+    name: parameter_default(field)
+    for name, field in PARAMETERS.items()
+    if parameter_default(field) is not None
 }
+"""The default of every pipeline parameter that has one."""
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "cluster": _COMMON,
-    "laptop": {**_COMMON, "backbone": "efficientnet_lite0", "recipe": "head", "builder_pods": 1},
+    "cluster": DEFAULTS,
+    "laptop": {
+        **DEFAULTS,
+        "backbone": "efficientnet_lite0",
+        "recipe": "head",
+        "builder_pods": 1,
+    },
 }

@@ -14,9 +14,8 @@ import pytest
 from rich.console import Console
 
 from repot.errors import RepotError, TrainingError
-from repot.job_settings import JobSettings
 from repot.json_record import read_record, write_record
-from repot.settings import TrainingSettings
+from repot.settings import JobSettings, TrainingSettings
 from repot.trainer.job import run_job
 from repot.trainer.job.heartbeat import Heartbeat
 from repot.trainer.job.job_spec import make_job
@@ -35,12 +34,12 @@ WAIT_SECONDS = 120.0
 SETTINGS = TrainingSettings(backbone="efficientnet_lite0", recipe="head", epochs=20, image_size=64)
 TASK = """
 import sys
-from repot.job_settings import JobSettings
+from repot.settings import JobSettings
 from repot.json_record import read_record
 from repot.trainer.job.run_job import train_in_job
 from repot.trainer.request import TrainingRequest
 request = read_record(sys.argv[2], TrainingRequest)
-train_in_job(JobSettings.from_json(sys.argv[1]), request, poll_seconds=0.1)
+train_in_job(JobSettings.from_text(sys.argv[1]), request, poll_seconds=0.1)
 """
 TOKEN = "of-the-runner"
 
@@ -84,7 +83,7 @@ def request_of(
 
 
 def settings(**changes: Any) -> JobSettings:
-    return JobSettings(image="repot", accelerator_count=0, **changes)
+    return JobSettings(trainer_image="repot", accelerator_count=0, **changes)
 
 
 def train(request: TrainingRequest, **changes: Any) -> TrainingRecord:
@@ -99,7 +98,7 @@ def start_task(request: TrainingRequest, **changes: Any) -> subprocess.Popen[byt
         "error",
         "-c",
         TASK,
-        settings(**changes).to_json(),
+        settings(**changes).to_text(),
         request.uri,
     ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

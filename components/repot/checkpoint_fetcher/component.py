@@ -25,7 +25,7 @@ def fetch_checkpoint(
 
     from repot import layout, progress
     from repot.checkpoint_fetcher import fetch
-    from repot.settings import given
+    from repot.settings import empty_if_none
 
     with progress.task("fetch checkpoint"):
         fetched_id = fetch.fetch_checkpoint(
@@ -33,7 +33,7 @@ def fetch_checkpoint(
             backbone=backbone,
             values=checkpoint_values,
             checkpoints_uri=layout.checkpoints_uri(storage_uri),
-            sha256=given(checkpoint_sha256),
+            sha256=empty_if_none(checkpoint_sha256),
         )
     uri = layout.checkpoint_uri(storage_uri, fetched_id)
     for path, text in ((checkpoint_id, fetched_id), (weights.path, uri + "\n")):

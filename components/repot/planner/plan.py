@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from repot import layout, storage
+from repot import layout
 from repot.dataset_plan import DatasetPlan, Share, SourcePicture, format_item, write_unless_existing
 from repot.manifest import SPLITS, Rejection, Split, shard_name
 from repot.pictures import EXEMPT_REASONS
@@ -45,13 +45,15 @@ class PlannedWork:
 def plan_work(parameters: Parameters) -> PlannedWork:
     """Plan the data set of a pipeline run; one item if it exists already. Raises as `plan_dataset`."""
     plan = plan_dataset(
-        PictureRoots(pictures_uri=parameters.pictures_uri),
-        dataset_folder=lambda dataset_id: layout.dataset_uri(parameters.storage_uri, dataset_id),
-        listings_uri=storage.join(parameters.storage_uri, "listings"),
+        PictureRoots(pictures_uri=parameters.run.pictures_uri),
+        dataset_folder=lambda dataset_id: layout.dataset_uri(
+            parameters.run.storage_uri, dataset_id
+        ),
+        listings_uri=layout.listings_uri(parameters.run.storage_uri),
         settings=parameters.dataset,
-        labels_file_uri=parameters.labels_file_uri,
+        labels_file_uri=parameters.run.labels_file_uri,
     )
-    num_shares = 1 if plan.exists else min(parameters.builder_pods, len(plan.shard_names))
+    num_shares = 1 if plan.exists else min(parameters.run.builder_pods, len(plan.shard_names))
     shares = [
         Share(dataset_id=plan.dataset_id, share_index=index, num_shares=num_shares)
         for index in range(num_shares)

@@ -1,19 +1,19 @@
-"""Choose the image and resources of the trainer task's pod."""
+"""Choose what the pod of the Train task requests: image, resources, node selector and tolerations."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from repot.job_settings import JobSettings
+from repot.settings import JobSettings, TaskSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TaskPod:
-    """What the pod of the trainer task asks for.
+class TrainerPod:
+    """What the pod of the Train task requests.
 
     Attributes:
-        image: Of the task.
+        image: Container image.
         cpu, memory: Kubernetes quantities.
-        accelerator_count: As text: the Kubeflow server takes no number.
+        accelerator_count: As text, because KFP's server rejects a number.
         node_selector, tolerations: As in a pod's spec.
     """
 
@@ -25,25 +25,23 @@ class TaskPod:
     tolerations: list[dict[str, Any]]
 
 
-def choose_task_pod(mode: str, job: JobSettings, *, cpu_image: str) -> TaskPod:
-    """Return what the trainer task's pod asks for: all of it where it trains itself, else little and no spot node.
+def choose_trainer_pod(task: TaskSettings, job: JobSettings) -> TrainerPod:
+    """Return the requests of the Train task's pod.
 
-    Args:
-        mode: One of `MODES`, checked.
-        job: What training needs.
-        cpu_image: Image of the other tasks; enough to start a Job and follow it.
+    A pod that trains itself gets everything that training needs. A pod that only starts a Job and
+    follows it gets little, and no spot node.
     """
-    if mode == "pod":
-        return TaskPod(
-            image=job.image,
-            cpu=job.cpu,
-            memory=job.memory,
+    if task.trainer_mode == "pod":
+        return TrainerPod(
+            image=job.trainer_image,
+            cpu=job.trainer_cpu,
+            memory=job.trainer_memory,
             accelerator_count=str(job.accelerator_count),
-            node_selector=job.node_selector,
-            tolerations=job.tolerations,
+            node_selector=job.trainer_node_selector,
+            tolerations=job.trainer_tolerations,
         )
-    return TaskPod(
-        image=cpu_image,
+    return TrainerPod(
+        image=task.cpu_image,
         cpu="250m",
         memory="1Gi",
         accelerator_count="0",

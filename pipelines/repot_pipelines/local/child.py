@@ -66,7 +66,7 @@ def _defaults(text: str) -> dict[str, Any]:
 
 def _with_images(text: str, values: Mapping[str, Any]) -> str:
     """Return a compiled pipeline with the images that its parameters name; the local runner takes them literally."""
-    # Plan has not run yet, and says the same (`repot.job_settings.choose_task_pod`).
+    # Plan has not run yet, and says the same (`repot.planner.trainer_pod`).
     of_trainer = values["cpu_image" if values["trainer_mode"] == "job" else "trainer_image"]
     images = {**values, "plan-trainer_pod_image": of_trainer}
     return _IMAGE_PARAMETER.sub(lambda match: f"{match[1]}{json.dumps(images[match[2]])}", text)

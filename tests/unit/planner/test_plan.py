@@ -8,11 +8,17 @@ from repot import storage
 from repot.checkpoints import Source
 from repot.dataset_plan import DatasetPlan, read_plan, read_work
 from repot.errors import DataError, UsageError
-from repot.job_settings import JobSettings
 from repot.planner.listing import PictureRoots
 from repot.planner.plan import plan_work
 from repot.planner.preflight import Parameters
-from repot.settings import DatasetSettings, GateSettings, TrainingSettings
+from repot.settings import (
+    DatasetSettings,
+    GateSettings,
+    JobSettings,
+    RunSettings,
+    TaskSettings,
+    TrainingSettings,
+)
 from tests.unit.conftest import Plan, WritePictures
 
 
@@ -245,17 +251,15 @@ def test_unreadable_picture_is_rejected_and_counted(
 
 def _parameters(pictures: Path, storage_uri: str, builder_pods: int) -> Parameters:
     return Parameters(
-        pictures_uri=str(pictures),
-        storage_uri=storage_uri,
-        labels_file_uri="",
+        run=RunSettings(
+            pictures_uri=str(pictures), storage_uri=storage_uri, builder_pods=builder_pods
+        ),
         dataset=DatasetSettings(train_shards=5),
         training=TrainingSettings(),
         gate=GateSettings(),
         checkpoint=Source(name="w.h5", uri="/w.h5"),
-        trainer_mode="pod",
-        job=JobSettings(image="trainer"),
-        builder_pods=builder_pods,
-        model_name="m",
+        task=TaskSettings(),
+        job=JobSettings(),
     )
 
 

@@ -5,52 +5,40 @@ import pytest
 
 from repot.errors import UsageError
 from repot.planner.preflight import Parameters, check_parameters
+from repot_pipelines.presets import DEFAULTS
 
 
 def check(folder: Path, **changes: Any) -> Parameters:
     (folder / "1.jpg").touch()
-    job = {"image": "i", "accelerator_count": "0", "num_workers": 1}
-    job |= {
-        name: changes.pop(name)
-        for name in list(changes)
-        if name in ("accelerator_count", "num_workers", "cpu")
-    }
-    facts: dict[str, Any] = {
+    parameters = {
+        **DEFAULTS,
         "pictures_uri": str(folder),
         "storage_uri": str(folder / "storage"),
-        "labels_file_uri": "",
-        "dataset": {},
-        "training": {"backbone": "efficientnet_lite0", "batch_size": 8},
-        "gate": {},
-        "trainer_mode": "pod",
-        "job": job,
-        "checkpoint": {"source": "default", "sha256": "", "values": "auto"},
+        "backbone": "efficientnet_lite0",
+        "batch_size": 8,
+        "accelerator_count": "0",
         "builder_pods": 1,
         "model_name": "m",
     }
-    return check_parameters(**{**facts, **changes})
+    return check_parameters({**parameters, **changes})
 
 
-def test_job_settings_come_out_with_numbers(tmp_path: Path) -> None:
-    parameters = check(tmp_path, accelerator_count="2")
+def test_parameters_become_settings_by_subject(tmp_path: Path) -> None:
+    parameters = check(tmp_path, accelerator_count="2", batch_size=16.0)
 
-    assert (parameters.trainer_mode, parameters.job.accelerator_count) == ("pod", 2)
+    assert parameters.task.trainer_mode == "pod"
+    assert (parameters.job.accelerator_count, parameters.training.batch_size) == (2, 16)
+    assert parameters.run.storage_uri == str(tmp_path / "storage")
 
 
-@pytest.mark.parametrize("nothing", ["none", "", " "])
-def test_nothing_is_said_by_a_word_or_an_empty_field(nothing: str, tmp_path: Path) -> None:
-    checkpoint = {"source": "default", "sha256": nothing, "values": "auto"}
-    job = {
-        "image": "i",
-        "accelerator_count": "0",
-        "num_workers": 1,
-        "queue": nothing,
-        "priority_class": nothing,
-    }
+@pytest.mark.parametrize("empty", ["none", "", " "])
+def test_none_and_blank_text_mean_not_given(empty: str, tmp_path: Path) -> None:
+    names = ("checkpoint_sha256", "job_queue", "job_priority_class", "labels_file_uri")
 
-    parameters = check(tmp_path, labels_file_uri=nothing, checkpoint=checkpoint, job=job)
+    parameters = check(tmp_path, **dict.fromkeys(names, empty))
 
-    assert parameters.labels_file_uri == parameters.job.queue == parameters.job.priority_class == ""
+    job = parameters.job
+    assert parameters.run.labels_file_uri == job.job_queue == job.job_priority_class == ""
     assert len(parameters.checkpoint.sha256) == 64
 
 
@@ -64,11 +52,18 @@ def test_nothing_is_said_by_a_word_or_an_empty_field(nothing: str, tmp_path: Pat
         ),
         ({"accelerator_count": "two"}, "accelerator_count must be a whole number as text"),
         ({"accelerator_count": "9"}, "batch_size must be at least one for each of the 9"),
-        ({"cpu": "many"}, "trainer_cpu must be a Kubernetes quantity"),
+        ({"trainer_cpu": "many"}, "trainer_cpu must be a Kubernetes quantity"),
+        ({"builder_memory": "many"}, "builder_memory must be a Kubernetes quantity"),
         ({"trainer_mode": "job"}, "storage_uri must be in an object store with trainer_mode=job"),
+        ({"backbone": "effientnet_lite0"}, "Did you mean efficientnet_lite0?"),
+        ({"checkpoint_sha256": "abc"}, "checkpoint_sha256 must be 64 hex digits"),
+        ({"labels_file_uri": "/no/such/file"}, "The labels file must exist"),
+        ({"storage_uri": ""}, "storage_uri must be given"),
     ],
 )
-def test_bad_placement_is_refused(changes: dict[str, Any], problem: str, tmp_path: Path) -> None:
+def test_bad_parameter_is_one_problem(
+    changes: dict[str, Any], problem: str, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError) as caught:
         check(tmp_path, **changes)
 
@@ -76,21 +71,23 @@ def test_bad_placement_is_refused(changes: dict[str, Any], problem: str, tmp_pat
     assert problem in only
 
 
-def test_every_problem_is_said_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
+    wrong = {
+        "trainer_mode": "x",
+        "trainer_cpu": "many",
+        "builder_pods": 0,
+        "model_name": "",
+        "min_precision": 2,
+    }
+
     with pytest.raises(UsageError) as caught:
-        check(
-            tmp_path,
-            trainer_mode="x",
-            cpu="many",
-            builder_pods=0,
-            model_name="",
-            gate={"min_precision": 2},
-        )
+        check(tmp_path, **wrong)
 
-    assert len(caught.value.problems) == 5
+    named = {problem.split(" must ")[0] for problem in caught.value.problems}
+    assert named == set(wrong)
 
 
-def test_missing_pictures_are_said_together_with_bad_parameters(tmp_path: Path) -> None:
+def test_missing_pictures_are_reported_together_with_bad_parameters(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         check(tmp_path, model_name="", pictures_uri=str(tmp_path / "nowhere"))
 

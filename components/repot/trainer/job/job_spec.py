@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from repot.job_settings import JobSettings
+from repot.settings import JobSettings
 from repot.trainer.job.pod_spec import CONTAINER_NAME, WORKER_PORT, job_name, make_pod_spec
 from repot.trainer.job.stop import START_AGAIN, WILL_NOT_HELP
 
@@ -44,7 +44,7 @@ def make_job(
         "backoffLimit": _RETRIES_PER_WORKER * settings.num_workers,
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": {"rules": _failure_rules()},
-        "activeDeadlineSeconds": settings.deadline_hours * 3600,
+        "activeDeadlineSeconds": settings.job_deadline_hours * 3600,
         "ttlSecondsAfterFinished": _KEEP_SECONDS,
         "template": {
             "metadata": {"labels": _pod_labels(training_id), "annotations": _pod_annotations()},
@@ -54,9 +54,9 @@ def make_job(
         },
     }
     metadata = _metadata(training_id, run_uri)
-    if settings.queue:
+    if settings.job_queue:
         # Kueue starts the Job when there is room for all of its pods.
-        metadata["labels"][_QUEUE_LABEL] = settings.queue
+        metadata["labels"][_QUEUE_LABEL] = settings.job_queue
         spec["suspend"] = True
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
 

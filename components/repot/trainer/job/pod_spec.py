@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from repot.job_settings import JobSettings
+from repot.settings import JobSettings
 from repot.trainer.job.stop import GRACE_SECONDS
 from repot.trainer.job.worker import TERMINATION_LOG_VARIABLE, WORKERS_VARIABLE
 
@@ -38,7 +38,7 @@ def make_pod_spec(
     """Return the spec of the pods; arguments as `repot.trainer.job.job_spec.make_job` has them."""
     spec: Manifest = {
         "restartPolicy": "Never",
-        "serviceAccountName": settings.service_account,
+        "serviceAccountName": settings.job_service_account,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "securityContext": {
             "runAsNonRoot": True,
@@ -55,9 +55,9 @@ def make_pod_spec(
         ],
     }
     optional = {
-        "nodeSelector": settings.node_selector,
-        "tolerations": settings.tolerations,
-        "priorityClassName": settings.priority_class,
+        "nodeSelector": settings.trainer_node_selector,
+        "tolerations": settings.trainer_tolerations,
+        "priorityClassName": settings.job_priority_class,
         "subdomain": job_name(training_id) if settings.num_workers > 1 else "",
     }
     return spec | {name: value for name, value in optional.items() if value}
@@ -76,7 +76,7 @@ def _variables(
 def _container(settings: JobSettings, request_uri: str, variables: list[Manifest]) -> Manifest:
     return {
         "name": CONTAINER_NAME,
-        "image": settings.image,
+        "image": settings.trainer_image,
         "command": ["python3", "-m", "repot.trainer.job.worker", request_uri],
         "env": variables,
         "resources": _resources(settings),
@@ -113,8 +113,8 @@ def _storage_variables(settings: JobSettings) -> list[Manifest]:
 
 
 def _resources(settings: JobSettings) -> Manifest:
-    requests = {"cpu": settings.cpu, "memory": settings.memory}
-    limits = {"memory": settings.memory}
+    requests = {"cpu": settings.trainer_cpu, "memory": settings.trainer_memory}
+    limits = {"memory": settings.trainer_memory}
     if settings.accelerator_count:
         # What is no CPU and no memory must have a limit, and the same request.
         limits[settings.accelerator_type] = str(settings.accelerator_count)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from repot.errors import TrainingError
-from repot.job_settings import JobSettings
 from repot.json_record import write_record
+from repot.settings import JobSettings
 from repot.trainer.job.adopt import ensure_job
 from repot.trainer.job.cluster import Cluster
 from repot.trainer.job.diagnosis import (

@@ -4,7 +4,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from repot.job_settings import JobSettings
+from repot.settings import JobSettings
 from repot.trainer.job.job_spec import make_job, make_service
 from repot.trainer.job.pod_spec import job_name, worker_addresses
 from repot.trainer.job.stop import START_AGAIN, WILL_NOT_HELP
@@ -17,7 +17,7 @@ SPOT = [{"key": "spot", "operator": "Exists", "effect": "NoSchedule"}]
 
 def make(**settings: Any) -> dict[str, Any]:
     return make_job(
-        JobSettings(**{"image": "ghcr.io/repot/repot-trainer:1", **settings}),
+        JobSettings(**{"trainer_image": "ghcr.io/repot/repot-trainer:1", **settings}),
         training_id=ID,
         run_uri="gs://b/runs/x",
         request_uri="gs://b/runs/x/job/request.json",
@@ -38,10 +38,10 @@ def container_of(job: dict[str, Any]) -> dict[str, Any]:
         {"accelerator_count": 0},
         {
             "num_workers": 4,
-            "queue": "gpus",
-            "node_selector": {"a": "b"},
-            "tolerations": SPOT,
-            "priority_class": "low",
+            "job_queue": "gpus",
+            "trainer_node_selector": {"a": "b"},
+            "trainer_tolerations": SPOT,
+            "job_priority_class": "low",
         },
     ],
 )
@@ -81,7 +81,7 @@ def test_lost_nodes_are_ignored_user_errors_end_the_job_and_the_rest_is_counted(
 
 
 def test_queue_holds_the_job_back() -> None:
-    job = make(queue="gpus")
+    job = make(job_queue="gpus")
 
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
     assert job["spec"]["suspend"] is True

@@ -11,7 +11,7 @@ from repot.zoo import BACKBONES
 Settings = type[DatasetSettings] | type[TrainingSettings] | type[GateSettings]
 SETTINGS: list[Settings] = [DatasetSettings, TrainingSettings, GateSettings]
 
-# For each field: the outermost values that are right, and their neighbours that are wrong.
+# For each field: the outermost valid values, and their invalid neighbours.
 BOUNDARIES: list[tuple[Settings, str, list[Any], list[Any]]] = [
     (DatasetSettings, "validation_fraction", [1e-9, 1 - 1e-9], [0, 1, -0.1, float("nan")]),
     (DatasetSettings, "train_shards", [0, 1, 99_999], [-1, 100_000]),
@@ -31,14 +31,14 @@ BOUNDARIES: list[tuple[Settings, str, list[Any], list[Any]]] = [
 
 
 @pytest.mark.parametrize(
-    ("settings", "field", "right", "wrong"), BOUNDARIES, ids=[row[1] for row in BOUNDARIES]
+    ("settings", "field", "valid", "invalid"), BOUNDARIES, ids=[row[1] for row in BOUNDARIES]
 )
-def test_field_at_its_boundaries_is_taken_or_named(
-    settings: Settings, field: str, right: list[Any], wrong: list[Any]
+def test_boundaries_are_accepted_and_their_neighbours_rejected(
+    settings: Settings, field: str, valid: list[Any], invalid: list[Any]
 ) -> None:
-    for value in right:
+    for value in valid:
         assert getattr(settings(**{field: value}), field) == value
-    for value in wrong:
+    for value in invalid:
         with pytest.raises(UsageError) as caught:
             settings(**{field: value})
         (problem,) = caught.value.problems
@@ -52,7 +52,7 @@ def test_boundaries_cover_every_field() -> None:
     assert covered == {(settings, field) for settings in SETTINGS for field in settings().to_json()}
 
 
-def test_several_wrong_fields_are_said_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     with pytest.raises(UsageError) as caught:
         TrainingSettings(
             backbone="vgg16", recipe="none", epochs=-1, batch_size=0, learning_rate=-1, seed=-1
@@ -63,7 +63,7 @@ def test_several_wrong_fields_are_said_at_once() -> None:
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_image_size_goes_down_to_what_the_backbone_takes(name: str) -> None:
+def test_smallest_image_size_is_the_backbones(name: str) -> None:
     smallest = BACKBONES[name].min_image_size
 
     assert TrainingSettings(backbone=name, image_size=smallest).image_size == smallest
@@ -88,7 +88,7 @@ def test_shard_counts_must_be_multiples_of_num_threads(
     ]
 
 
-def test_num_threads_of_zero_is_one_problem_and_no_division_by_zero() -> None:
+def test_num_threads_of_zero_is_one_problem_without_division_by_zero() -> None:
     with pytest.raises(UsageError) as caught:
         DatasetSettings(train_shards=8, num_threads=0)
 
@@ -108,14 +108,14 @@ def test_num_threads_of_zero_is_one_problem_and_no_division_by_zero() -> None:
     ],
     ids=lambda settings: type(settings).__name__,
 )
-def test_to_json_and_from_json_give_the_settings_back(
+def test_json_round_trip(
     settings: DatasetSettings | TrainingSettings | GateSettings,
 ) -> None:
     assert type(settings).from_json(json.loads(json.dumps(settings.to_json()))) == settings
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: settings.__name__)
-def test_from_json_with_unknown_keys_names_them_and_the_known(settings: Settings) -> None:
+def test_from_json_reports_unknown_keys_and_lists_the_known_ones(settings: Settings) -> None:
     with pytest.raises(UsageError) as caught:
         settings.from_json({**settings().to_json(), "zeta": 1, "alpha": 2})
 
@@ -124,17 +124,17 @@ def test_from_json_with_unknown_keys_names_them_and_the_known(settings: Settings
     assert all(field in problem for field in settings().to_json())
 
 
-def test_from_json_checks_the_rules_too() -> None:
+def test_from_json_checks_the_rules() -> None:
     with pytest.raises(UsageError, match="batch_size must"):
         TrainingSettings.from_json({"batch_size": 0})
 
 
-def test_from_json_of_nothing_is_the_defaults() -> None:
+def test_from_json_of_an_empty_object_is_the_defaults() -> None:
     assert DatasetSettings.from_json({}) == DatasetSettings()
 
 
-def test_whole_number_for_a_rate_is_the_same_setting() -> None:
-    # KFP's server hands 0.0 on as 0; ids are made from the JSON.
+def test_whole_number_for_a_float_gives_the_same_json() -> None:
+    # KFP's server passes 0.0 on as 0, and ids are made from the JSON.
     assert json.dumps(TrainingSettings(learning_rate=0).to_json()) == json.dumps(
         TrainingSettings().to_json()
     )

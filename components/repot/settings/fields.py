@@ -1,0 +1,161 @@
+"""How a setting is declared: `setting()` for a field, checks for its rule, and the base class Settings."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Self
+
+from repot.errors import UsageError, unknown_name
+from repot.json_record import JsonRecord, RecordError
+
+NONE = "none"
+
+Check = Callable[[str, Any], str | None]
+"""Takes name and value of a setting; returns the error message for a bad value, None for a good one."""
+
+
+def empty_if_none(text: str) -> str:
+    """Return a text parameter, "" where it is NONE or blank."""
+    return "" if text.strip() in ("", NONE) else text
+
+
+def must(name: str, rule: str, value: object, advice: str = "") -> str:
+    """Return the message "<name> must <rule>; got <name>=<value>. <advice>"."""
+    return f"{name} must {rule}; got {name}={value!r}.{f' {advice}' if advice else ''}"
+
+
+def between(low: float, high: float, note: str = "") -> Check:
+    """Return a check that a number lies in [low, high]."""
+    rule = f"lie in {low}..{high}{f' ({note})' if note else ''}"
+    return lambda name, value: None if low <= value <= high else must(name, rule, value)
+
+
+def one_of(choices: tuple[str, ...]) -> Check:
+    """Return a check that a text is one of `choices`; the message suggests the nearest one."""
+    return lambda name, value: None if value in choices else unknown_name(name, value, choices)
+
+
+def matching(pattern: re.Pattern[str], rule: str) -> Check:
+    """Return a check that the whole text matches a pattern, described by `rule`."""
+    return lambda name, value: None if pattern.fullmatch(value) else must(name, rule, value)
+
+
+def not_blank(name: str, value: Any) -> str | None:
+    """Check that a text is not empty."""
+    return None if value.strip() else f"{name} must be given; got {name}={value!r}."
+
+
+def setting(
+    default: Any,
+    help_text: str,
+    *,
+    check: Check | None = None,
+    option: str | None = None,
+    is_text: bool = False,
+) -> Any:
+    """Declare a field of a settings class.
+
+    Args:
+        default: The default; None for a required setting, "" for a text that may be NONE.
+        help_text: One or two sentences for `--help`, the docs and the compiled pipeline.
+        check: Checks the value on its own; rules across fields go into `_problems`.
+        option: Option of `repot run`, `submit`, `schedule` and `ci`; None derives it from the name,
+            "" leaves the setting to `-p NAME=VALUE`, as only a cluster needs it.
+        is_text: Whether the pipeline parameter of a whole number is text, because KFP requires it.
+    """
+    metadata = {"help": help_text, "check": check, "option": option, "is_text": is_text}
+    if default is None:
+        return dataclasses.field(metadata=metadata)
+    if isinstance(default, dict | list):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class Settings(JsonRecord):
+    """Base of the settings classes: checks all fields at once and reads them by name."""
+
+    __slots__ = ()
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    def __post_init__(self) -> None:
+        """Check every rule.
+
+        Raises:
+            UsageError: Lists everything that is wrong.
+        """
+        problems = list(self._problems())
+        if problems:
+            raise UsageError(problems)
+
+    def _problems(self) -> Iterator[str]:
+        """Yield the message of every broken rule; subclasses add the rules across fields."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is float:
+                # KFP's server writes 0.0 as 0, and ids are made from the JSON of these settings.
+                value = float(value)
+                object.__setattr__(self, field.name, value)
+            check: Check | None = field.metadata["check"]
+            problem = check(field.name, value) if check else None
+            if problem:
+                yield problem
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        """Build from a JSON object.
+
+        Raises:
+            UsageError: A key is unknown, a type is wrong, or a value breaks a rule.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(value) - set(known)) if isinstance(value, dict) else []
+        if unknown:
+            raise UsageError(
+                f"{cls.__name__} must not have {', '.join(unknown)}; it has {', '.join(known)}."
+            )
+        try:
+            return super().from_json(value)
+        except RecordError as err:
+            raise UsageError(f"{err}.") from err
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
+        """Build from pipeline parameters, taking the fields of this class and ignoring the others.
+
+        Raises:
+            UsageError: As `from_json`.
+        """
+        fields = [field for field in dataclasses.fields(cls) if field.name in parameters]
+        problems = [
+            must(field.name, "be a whole number as text, '0' for none", parameters[field.name])
+            for field in fields
+            if field.metadata["is_text"] and not str(parameters[field.name]).isdecimal()
+        ]
+        values = {field.name: _from_parameter(field, parameters[field.name]) for field in fields}
+        try:
+            settings = cls.from_json(values)
+        except UsageError as err:
+            raise UsageError([*problems, *err.problems]) from err
+        if problems:
+            raise UsageError(problems)
+        return settings
+
+
+def _from_parameter(field: dataclasses.Field[Any], value: Any) -> Any:
+    """Return a setting from a pipeline parameter: NONE becomes "", a whole float becomes an int."""
+    if field.metadata["is_text"]:
+        return int(value) if str(value).isdecimal() else 0
+    if field.type is str and field.default == "" and isinstance(value, str):
+        return empty_if_none(value)
+    # Numbers in the compiled YAML and in KFP's JSON are all floats.
+    is_whole = field.type is int and isinstance(value, float) and value.is_integer()
+    return int(value) if is_whole else value
+
+
+def parameter_default(field: dataclasses.Field[Any]) -> Any:
+    """Return a setting's default as a pipeline parameter; None for a required one."""
+    if field.default == "":
+        return NONE
+    if field.default is not dataclasses.MISSING:
+        return str(field.default) if field.metadata["is_text"] else field.default
+    return field.default_factory() if callable(field.default_factory) else None

@@ -1,0 +1,157 @@
+"""Settings of the pods that a cluster starts: images, resources, node selection, the training Job."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from repot import cluster_names
+from repot.container_images import CPU_IMAGE, TRAINER_IMAGE
+from repot.kubernetes_rules import (
+    name_problems,
+    quantity_problems,
+    resource_problems,
+    selector_problems,
+    toleration_problems,
+)
+from repot.settings.fields import Settings, between, not_blank, one_of, setting
+
+MODES = ("pod", "job")
+MAX_WORKERS = 64
+MAX_ACCELERATORS = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskSettings(Settings):
+    """Where training runs, and what every task but the trainer needs from the cluster."""
+
+    trainer_mode: str = setting(
+        "pod",
+        "pod trains in the task's own pod; job in a Kubernetes Job, which survives spot nodes.",
+        check=one_of(MODES),
+        option="",
+    )
+    cpu_image: str = setting(
+        CPU_IMAGE, "Container image of every task except Train.", check=not_blank, option=""
+    )
+    builder_cpu: str = setting("2", "CPUs of a shard builder pod, and of Merge.", option="")
+    builder_memory: str = setting("4Gi", "Memory of a shard builder pod, and of Merge.", option="")
+    evaluator_cpu: str = setting(
+        "2", "CPUs of the pods that score models: Evaluate and Gate.", option=""
+    )
+    evaluator_memory: str = setting(
+        "8Gi", "Memory of the pods that score models: Evaluate and Gate.", option=""
+    )
+
+    def _problems(self) -> Iterator[str]:
+        yield from Settings._problems(self)
+        names = ("builder_cpu", "builder_memory", "evaluator_cpu", "evaluator_memory")
+        yield from quantity_problems({name: getattr(self, name) for name in names})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobSettings(Settings):
+    """What each training pod requests, how many there are, and how the training Job is run."""
+
+    trainer_image: str = setting(
+        TRAINER_IMAGE, "Container image of the trainer.", check=not_blank, option=""
+    )
+    trainer_cpu: str = setting("4", "CPUs of a training pod.", option="")
+    trainer_memory: str = setting("16Gi", "Memory of a training pod.", option="")
+    accelerator_type: str = setting(
+        "nvidia.com/gpu", "Resource name of the accelerator, e.g. nvidia.com/gpu.", option=""
+    )
+    accelerator_count: int = setting(
+        1,
+        "Accelerators of each training pod, as text; 0 for none.",
+        check=between(0, MAX_ACCELERATORS),
+        option="",
+        is_text=True,
+    )
+    trainer_node_selector: dict[str, Any] = setting(
+        {}, "Node labels that a training pod requires, as a JSON object.", option=""
+    )
+    trainer_tolerations: list[Any] = setting(
+        [], "Tolerations of a training pod, as a JSON list.", option=""
+    )
+    num_workers: int = setting(
+        1,
+        "Pods that train together, each with its accelerators; more than 1 requires "
+        "trainer_mode=job.",
+        check=between(1, MAX_WORKERS),
+        option="",
+    )
+    job_queue: str = setting("", "Kueue queue of the training Job; none for no queue.", option="")
+    job_service_account: str = setting(
+        cluster_names.WORKER_ACCOUNT,
+        "Service account of the training Job's pods; it needs access to the storage.",
+        option="",
+    )
+    job_priority_class: str = setting(
+        "",
+        "PriorityClass of the training Job's pods; none for the cluster's default.",
+        option="",
+    )
+    settings_config_map: str = setting(
+        cluster_names.SETTINGS_CONFIG_MAP,
+        "ConfigMap whose S3_ENDPOINT and S3_REGION locate the S3 store; optional.",
+        option="",
+    )
+    s3_secret_name: str = setting(
+        cluster_names.S3_SECRET,
+        "Secret whose accesskey and secretkey open the S3 store; optional.",
+        option="",
+    )
+    google_secret_name: str = setting(
+        cluster_names.GOOGLE_SECRET,
+        "Secret whose key.json is a Google service account key; optional.",
+        option="",
+    )
+    job_deadline_hours: int = setting(
+        72,
+        "Hours after which Kubernetes ends the training Job.",
+        check=between(1, 24 * 365),
+        option="",
+    )
+
+    def _problems(self) -> Iterator[str]:
+        yield from Settings._problems(self)
+        quantities = ("trainer_cpu", "trainer_memory")
+        yield from quantity_problems({name: getattr(self, name) for name in quantities})
+        yield from name_problems(
+            {
+                "job_queue": self.job_queue or "none",
+                "job_priority_class": self.job_priority_class or "none",
+                "job_service_account": self.job_service_account,
+                "settings_config_map": self.settings_config_map,
+                "s3_secret_name": self.s3_secret_name,
+                "google_secret_name": self.google_secret_name,
+            }
+        )
+        if self.accelerator_count:
+            yield from resource_problems("accelerator_type", self.accelerator_type)
+        yield from selector_problems("trainer_node_selector", self.trainer_node_selector)
+        yield from toleration_problems("trainer_tolerations", self.trainer_tolerations)
+
+
+def mode_problems(
+    mode: str, *, num_workers: int, accelerator_count: int, batch_size: int
+) -> list[str]:
+    """Return one error message per conflict between trainer mode, workers and batch size.
+
+    Values outside their own bounds are left to the classes that define the bounds.
+    """
+    if not (1 <= num_workers <= MAX_WORKERS and 0 <= accelerator_count <= MAX_ACCELERATORS):
+        return []
+    problems = []
+    if num_workers > 1 and mode == "pod":
+        problems.append(
+            f"num_workers must be 1 with trainer_mode=pod; got num_workers={num_workers!r}. "
+            "Use trainer_mode=job."
+        )
+    num_replicas = num_workers * max(1, accelerator_count)
+    if 0 < batch_size < num_replicas:
+        problems.append(
+            f"batch_size must be at least one for each of the {num_replicas} accelerators or "
+            f"workers; got batch_size={batch_size!r}."
+        )
+    return problems

@@ -1,0 +1,101 @@
+from typing import Any
+
+import pytest
+
+from repot.errors import UsageError
+from repot.settings import JobSettings, TaskSettings, mode_problems
+
+SPOT = [{"key": "spot", "operator": "Exists", "effect": "NoSchedule"}]
+
+
+def test_json_round_trip() -> None:
+    settings = JobSettings(
+        trainer_image="i",
+        trainer_node_selector={"a": "b"},
+        trainer_tolerations=SPOT,
+        num_workers=3,
+        job_queue="q",
+    )
+
+    assert JobSettings.from_text(settings.to_text()) == settings
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "name"),
+    [
+        ("num_workers", 0, "num_workers"),
+        ("num_workers", 65, "num_workers"),
+        ("accelerator_count", -1, "accelerator_count"),
+        ("job_deadline_hours", 0, "job_deadline_hours"),
+        ("trainer_cpu", "", "trainer_cpu"),
+        ("trainer_cpu", "four", "trainer_cpu"),
+        ("trainer_cpu", "0.0", "trainer_cpu"),
+        ("trainer_memory", "16 Gi", "trainer_memory"),
+        ("trainer_image", " ", "trainer_image"),
+        ("job_queue", "My Queue", "job_queue"),
+        ("job_service_account", "", "job_service_account"),
+        ("s3_secret_name", "", "s3_secret_name"),
+        ("accelerator_type", "nvidia-l4", "accelerator_type"),
+        ("trainer_node_selector", {"gpu": True}, "trainer_node_selector"),
+        ("trainer_tolerations", [{"effect": "NoScedule"}], r"trainer_tolerations\[0\]"),
+        ("trainer_tolerations", [{"kye": "spot"}], r"trainer_tolerations\[0\]"),
+        ("trainer_tolerations", ["spot"], r"trainer_tolerations\[0\]"),
+    ],
+)
+def test_bad_value_is_reported_by_its_name(field: str, value: Any, name: str) -> None:
+    with pytest.raises(UsageError, match=rf"{name} must|got {name}="):
+        JobSettings(**{"trainer_image": "i", field: value})
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    with pytest.raises(UsageError) as caught:
+        JobSettings(trainer_image="", trainer_cpu="x", num_workers=0, job_queue="Q")
+
+    assert len(caught.value.problems) == 4
+
+
+def test_bounds_are_allowed() -> None:
+    JobSettings(
+        trainer_image="i",
+        num_workers=64,
+        accelerator_count=0,
+        job_deadline_hours=1,
+        trainer_cpu="500m",
+        trainer_memory="1.5Gi",
+    )
+
+
+@pytest.mark.parametrize("name", ["builder_cpu", "evaluator_memory"])
+def test_task_resources_must_be_quantities(name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name} must be a Kubernetes quantity"):
+        TaskSettings(**{name: "lots"})
+
+
+@pytest.mark.parametrize("text", ["two", "-1", "", "1.5"])
+def test_accelerator_count_of_a_pipeline_is_a_whole_number_as_text(text: str) -> None:
+    with pytest.raises(UsageError, match="accelerator_count must be a whole number as text"):
+        JobSettings.from_parameters({"accelerator_count": text})
+
+    assert JobSettings.from_parameters({"accelerator_count": "2"}).accelerator_count == 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "num_workers", "accelerators", "batch_size", "problem"),
+    [
+        ("pod", 1, 8, 8, ""),
+        ("pod", 1, 8, 7, "batch_size must be at least one for each of the 8"),
+        ("pod", 2, 0, 32, "num_workers must be 1 with trainer_mode=pod"),
+        ("job", 4, 2, 8, ""),
+        ("job", 4, 2, 7, "batch_size must be at least one for each of the 8"),
+        ("job", 65, 2, 7, ""),  # reported by JobSettings
+    ],
+)
+def test_mode_workers_and_batch_size_must_fit(
+    mode: str, num_workers: int, accelerators: int, batch_size: int, problem: str
+) -> None:
+    problems = mode_problems(
+        mode, num_workers=num_workers, accelerator_count=accelerators, batch_size=batch_size
+    )
+
+    assert len(problems) == (1 if problem else 0)
+    assert problem in "".join(problems)
