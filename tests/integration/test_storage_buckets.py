@@ -149,7 +149,7 @@ def test_download_of_a_name_that_is_no_local_path_is_refused(
 ) -> None:
     storage.write_bytes(f"{bucket}/folder/{name}", b"")
     for copy in (storage.download_folder, lambda uri, path: storage.copy_folder(uri, str(path))):
-        with pytest.raises(StorageError, match="must have a name that a local file can have"):
+        with pytest.raises(StorageError, match="must have a name that is valid as a local path"):
             copy(f"{bucket}/folder", tmp_path / "down")
     assert list(tmp_path.iterdir()) == []
 

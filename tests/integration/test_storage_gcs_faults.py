@@ -161,7 +161,7 @@ def test_rule_of_the_bucket_s_owner_is_told_and_no_conflict(proxy: FaultyProxy, 
     proxy.faults["POST"] = [refuse(412, "Request violates constraint 'x/y'.")] * 2
     for if_absent in (False, True):
         with pytest.raises(
-            StorageError, match=r"answered 412 \(Request violates constraint 'x/y'\)"
+            StorageError, match=r"returned 412 \(Request violates constraint 'x/y'\)"
         ) as caught:
             storage.write_bytes(f"{gcs}/x", b"", if_absent=if_absent)
         assert not isinstance(caught.value, AlreadyExistsError)
@@ -169,7 +169,7 @@ def test_rule_of_the_bucket_s_owner_is_told_and_no_conflict(proxy: FaultyProxy, 
 
 def test_refused_request_is_not_repeated(proxy: FaultyProxy, gcs: str) -> None:
     proxy.faults["GET"] = [refuse(400, "No.")] * 2
-    with pytest.raises(StorageError, match=r"the service answered 400 \(No\)"):
+    with pytest.raises(StorageError, match=r"the service returned 400 \(No\)"):
         storage.read_bytes(f"{gcs}/x")
     assert len(proxy.requests) == 1
 
@@ -207,7 +207,7 @@ def test_secrets_in_a_url_are_not_told(
 
     proxy.faults["POST"] = [no_session]
     proxy.faults["PUT"] = [refuse(503), refuse(410, "")]
-    with pytest.raises(StorageError, match="answered 410") as caught:
+    with pytest.raises(StorageError, match="returned 410") as caught:
         storage.write_bytes(f"{gcs}/x", bytes((8 << 20) + 1))
     assert "SECRET" not in str(caught.value) + caplog.text
     assert "trying again" in caplog.text
@@ -218,7 +218,7 @@ def test_service_that_stays_away_is_given_up(
 ) -> None:
     monkeypatch.setattr(client, "DEADLINE_SECONDS", 1.0)
     proxy.faults["GET"] = [refuse(503, "Busy.")] * 20
-    with pytest.raises(StorageError, match=r"answered 503 \(Busy\)"):
+    with pytest.raises(StorageError, match=r"returned 503 \(Busy\)"):
         storage.read_bytes(f"{gcs}/x")
     assert 2 <= 20 - len(proxy.faults["GET"]) < 20
 
@@ -228,10 +228,8 @@ def run_without_cloud(environment: dict[str, str]) -> tuple[str, float]:
     program = """
 from repot import storage
 from repot.errors import StorageError
-from repot.storage import gcs_client
-from tests.conftest import free_port
-from tests.integration.faulty_proxy import Answer, Fault, FaultyProxy, cut, flip_a_bit, hang_up, lose_answer, proxy_of
-gcs_client.FIRST_READ_SECONDS = gcs_client.FIRST_DEADLINE_SECONDS = 2.0
+from repot.storage.gcs import client
+client.FIRST_READ_SECONDS = client.FIRST_DEADLINE_SECONDS = 2.0
 try:
     storage.check_writable("gs://bucket/folder")
 except StorageError as err:
@@ -304,7 +302,7 @@ def test_endpoint_that_does_not_answer_is_named_soon(is_silent: bool) -> None:
         endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
         words, seconds = run_without_cloud({"STORAGE_EMULATOR_HOST": endpoint})
     assert "gs://bucket/folder/.repot-" in words
-    assert f"{endpoint} does not answer" in words
+    assert f"{endpoint} does not respond" in words
     assert "Check the network" in words
     assert seconds < 15
     assert client.FIRST_DEADLINE_SECONDS + client.FIRST_READ_SECONDS <= 30

@@ -19,8 +19,8 @@ START = """
 import sys
 from repot import storage
 from repot.errors import AlreadyExistsError, ConflictError, StorageError
-from repot.storage import s3_conditions
-s3_conditions.SETTLE_SECONDS = 2.0
+from repot.storage.s3 import objects as s3_objects
+s3_objects.SETTLE_SECONDS = 2.0
 uri, name, num_swaps = sys.argv[1:]
 storage.exists(uri)
 print("ready", flush=True)

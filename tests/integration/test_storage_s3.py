@@ -100,11 +100,13 @@ def test_upload_that_fails_leaves_no_parts(
         raise KeyboardInterrupt(number)
 
     (tmp_path / "here").write_bytes(bytes(PART_BYTES + 1))
-    monkeypatch.setattr(transfer, "_send_part", fail)
+    monkeypatch.setattr(transfer, "_upload_part", fail)
     with pytest.raises(KeyboardInterrupt):
         storage.upload(tmp_path / "here", f"{s3}/x")
     bucket = s3.removeprefix("s3://")
-    assert "Uploads" not in client.ask(lambda client: client.list_multipart_uploads(Bucket=bucket))
+    assert "Uploads" not in client.call_with_retries(
+        lambda client: client.list_multipart_uploads(Bucket=bucket)
+    )
 
 
 def test_object_of_somebody_else_is_checked_by_what_the_service_tells(s3: str) -> None:

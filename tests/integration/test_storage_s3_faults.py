@@ -17,7 +17,7 @@ import pytest
 from repot import storage
 from repot.errors import AlreadyExistsError, ConflictError, NotFoundError, StorageError
 from repot.storage.checksums import crc32c_to_base64
-from repot.storage.s3 import client, conditions, transfer
+from repot.storage.s3 import client, objects, transfer
 from tests.conftest import free_port
 from tests.integration.faulty_proxy import (
     Answer,
@@ -39,7 +39,7 @@ def refuse(status: int, code: str = "Code", message: str = "Try again.") -> Faul
 
 @pytest.fixture
 def proxy(s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    monkeypatch.setattr(conditions, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(objects, "SETTLE_SECONDS", 0.0)
     with proxy_of(s3_endpoint) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.url)
         yield server
@@ -111,7 +111,7 @@ def test_swap_that_is_overwritten_by_a_service_that_ignores_conditions_is_told(
         return answer
 
     proxy.faults["PUT"] = [overwrite]
-    with pytest.raises(ConflictError, match="somebody else wrote it"):
+    with pytest.raises(ConflictError, match="another process wrote it"):
         storage.swap_bytes(f"{s3}/x", b"2", expected_version=first.version)
 
 
@@ -223,7 +223,7 @@ ACTS: list[Callable[[str], object]] = [
             "PermanentRedirect",
             r"another region \(Words\)\. Set AWS_DEFAULT_REGION to the region of {bucket}\.",
         ),
-        (400, "Code", r"the service answered 400 \(Words\)\. Look at the bucket"),
+        (400, "Code", r"the service returned 400 \(Words\)\. Check the bucket"),
     ],
 )
 def test_refusal_says_what_to_do(
@@ -268,7 +268,7 @@ def test_service_that_stays_away_is_given_up(
 ) -> None:
     monkeypatch.setattr(client, "DEADLINE_SECONDS", 1.0)
     proxy.faults["GET"] = [refuse(503, "SlowDown", "Busy.")] * 20
-    with pytest.raises(StorageError, match=r"answered 503 \(Busy\)"):
+    with pytest.raises(StorageError, match=r"returned 503 \(Busy\)"):
         storage.read_bytes(f"{s3}/x")
     assert 2 <= 20 - len(proxy.faults["GET"]) < 20
 
@@ -278,8 +278,8 @@ def run_without_cloud(**environment: str) -> tuple[str, float]:
     program = """
 from repot import storage
 from repot.errors import StorageError
-from repot.storage import s3_client
-s3_client.FIRST_READ_SECONDS = s3_client.FIRST_DEADLINE_SECONDS = 2.0
+from repot.storage.s3 import client
+client.FIRST_READ_SECONDS = client.FIRST_DEADLINE_SECONDS = 2.0
 try:
     storage.check_writable("s3://bucket/folder")
 except StorageError as err:
@@ -336,7 +336,7 @@ def test_endpoint_that_does_not_answer_is_named_soon(is_silent: bool) -> None:
         endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
         words, seconds = run_without_cloud(AWS_ENDPOINT_URL_S3=endpoint, **KEYS)
     assert "s3://bucket/folder/.repot-" in words
-    assert f"{endpoint} does not answer" in words
+    assert f"{endpoint} does not respond" in words
     assert "Check the network" in words
     assert seconds < 15
     assert client.FIRST_DEADLINE_SECONDS + client.FIRST_READ_SECONDS <= 30

@@ -1,25 +1,23 @@
-"""Everything that lasts is read and written here: `gs://bucket/path`, `s3://bucket/path` and local files alike.
+"""Read and write persistent objects on gs://bucket/path, s3://bucket/path and local disks alike.
 
-A URI (str) is gs://bucket/path, s3://bucket/path or an absolute local path, without a trailing slash: `normalise` makes
-one. Objects
-appear whole or not at all, create-only writes and swaps have one winner, and bytes are checked by CRC32C on the way.
-Every failure is a StorageError that says what, where and what to do. Safe in threads and processes.
+A URI (str) is gs://bucket/path, s3://bucket/path or an absolute local path, without a trailing
+slash; `normalise` makes one. Writes are atomic. Of racing create-only writes and swaps, exactly
+one succeeds. Transfers are verified by CRC32C. Every failure is a StorageError that states what
+failed, where, and what to do. All functions are safe to use from several threads and processes.
 """
 
 from repot.storage.backend import ObjectInfo
-from repot.storage.checksums import crc32c_hex, file_crc32c_hex
-from repot.storage.folders import (
-    check_writable,
-    copy_folder,
-    delete_folder,
-    download_folder,
-    upload_folder,
-)
-from repot.storage.objects import (
+from repot.storage.checksums import crc32c_hex
+from repot.storage.local.files import file_crc32c_hex
+from repot.storage.operations import (
     as_local_file,
+    check_writable,
     copy,
+    copy_folder,
     delete,
+    delete_folder,
     download,
+    download_folder,
     exists,
     list_objects,
     read_bytes,
@@ -29,6 +27,7 @@ from repot.storage.objects import (
     stat,
     swap_bytes,
     upload,
+    upload_folder,
     write_bytes,
     write_json,
     write_text,

@@ -1,28 +1,34 @@
-"""What every kind of storage offers, and what it says about an object.
+"""The contract of a storage backend: its functions, the object it describes, its common errors.
 
-A backend is a module with the functions of `Backend`; another kind of storage is one more module, one more scheme in
-`uris.SCHEMES` and one more line in `objects.BACKENDS`.
+A backend is a module that implements `Backend`. To add one, write the module, then add its scheme
+to `uris.SCHEMES` and the module to `operations.BACKENDS`.
 """
 
+import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-# Names of repot's own passing files (temporary files, locks, write checks) begin with it; no listing shows them.
+from repot.errors import AlreadyExistsError, ConflictError, NotFoundError, StorageError
+
+# repot's own short-lived files (temporary files, locks, write probes) have this prefix. Listings
+# leave them out.
 HIDDEN_PREFIX = ".repot-"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectInfo:
-    """One object as it was when it was looked at.
+    """The state of one object at one point in time.
 
     Attributes:
-        uri: Where it is.
-        size_bytes: Its size.
-        crc32c: CRC32C of its bytes, 8 lower-case hex digits; None if only reading it would tell: for a local file, for
-            all that is listed on s3://, and for what others wrote there.
-        version: Changes whenever the object does: a gs:// generation, an s3:// ETag, or "<size>-<mtime in ns>" of a
-            local file.
+        uri: The object.
+        size_bytes: Size of its content.
+        crc32c: CRC32C of its bytes, 8 lower-case hex digits. None if the content must be read to
+            compute it: for local files, in listings of s3://, and for objects on s3:// that were
+            stored by other programs without a CRC32C.
+        version: Changes whenever the object changes: the generation on gs://, the ETag on s3://,
+            "<size>-<mtime in ns>" for a local file.
     """
 
     uri: str
@@ -35,7 +41,7 @@ class Backend(Protocol):
     """The functions of one kind of storage; `repot.storage` documents each under the same name."""
 
     def stat(self, uri: str) -> ObjectInfo | None:
-        """Return what is known about an object, None if there is none."""
+        """Return the state of an object, or None if it does not exist."""
 
     def list_objects(self, folder_uri: str) -> list[ObjectInfo]:
         """Return every object below a folder, sorted by URI."""
@@ -59,10 +65,54 @@ class Backend(Protocol):
         """Copy an object within this kind of storage."""
 
     def delete(self, uri: str) -> None:
-        """Delete an object, if there is one."""
+        """Delete an object if it exists."""
 
     def delete_folder(self, uri: str) -> None:
         """Delete everything below a folder."""
 
     def check_writable(self, uri: str) -> None:
-        """Prove that objects can be written, read, listed and deleted below a folder."""
+        """Check that objects can be written, read, listed and deleted below a folder."""
+
+
+def new_hidden_name(suffix: str) -> str:
+    """Return a unique name for a short-lived file or object."""
+    return f"{HIDDEN_PREFIX}{secrets.token_hex(8)}.{suffix}"
+
+
+def select_visible(infos: Iterable[ObjectInfo]) -> list[ObjectInfo]:
+    """Return the objects sorted by URI, without folder placeholders and repot's hidden objects."""
+    hidden = f"/{HIDDEN_PREFIX}"
+    visible = (info for info in infos if not info.uri.endswith("/") and hidden not in info.uri)
+    return sorted(visible, key=lambda info: info.uri)
+
+
+def already_exists_error(uri: str) -> AlreadyExistsError:
+    """Return the error of a create-only write that found an existing object."""
+    return AlreadyExistsError(
+        f"{uri} must not exist yet, but it does. Delete it, or choose another name."
+    )
+
+
+def conflict_error(uri: str, expected_version: str | None) -> ConflictError:
+    """Return the error of a swap that found another version than the expected one."""
+    expected = "no object" if expected_version is None else f"version {expected_version}"
+    return ConflictError(
+        f"{uri} must not change while it is being replaced; expected {expected}, but another "
+        "process wrote it. Check its current content, and run again."
+    )
+
+
+def changed_error(uri: str) -> NotFoundError:
+    """Return the error of a read pinned to a version that no longer exists."""
+    return NotFoundError(
+        f"{uri} must not change after it was listed; it was changed or deleted since. "
+        "Run again to list it again."
+    )
+
+
+def damaged_error(uri: str, num_attempts: int) -> StorageError:
+    """Return the error of a download that failed its checksum in every attempt."""
+    return StorageError(
+        f"{uri} must arrive as it is stored; its CRC32C was wrong in {num_attempts} downloads. "
+        "Check the network and the proxy, and run again."
+    )

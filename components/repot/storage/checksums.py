@@ -1,12 +1,9 @@
-"""CRC32C (Castagnoli), the checksum that Google Cloud Storage and the receipts of shards have in common."""
+"""CRC32C (Castagnoli): the checksum of Google Cloud Storage, S3 and the shards' receipts."""
 
 import base64
-from pathlib import Path
 from typing import BinaryIO
 
 import google_crc32c
-
-from repot.storage.local.errors import explained
 
 BLOCK_BYTES = 1 << 20
 
@@ -16,19 +13,8 @@ def crc32c_hex(data: bytes) -> str:
     return f"{google_crc32c.value(data):08x}"
 
 
-def file_crc32c_hex(path: Path) -> str:
-    """Return the CRC32C of a local file's bytes as 8 lower-case hex digits.
-
-    Raises:
-        NotFoundError: There is no such file.
-        StorageError: It cannot be read.
-    """
-    with explained("read", path), path.open("rb") as file:
-        return stream_crc32c_hex(file)
-
-
 def stream_crc32c_hex(stream: BinaryIO) -> str:
-    """Return the CRC32C of everything in a seekable stream as 8 lower-case hex digits; go back to its start."""
+    """Return the CRC32C of a whole seekable stream as 8 lower-case hex digits, then rewind it."""
     crc = 0
     stream.seek(0)
     while block := stream.read(BLOCK_BYTES):
@@ -38,10 +24,10 @@ def stream_crc32c_hex(stream: BinaryIO) -> str:
 
 
 def crc32c_from_base64(digest: str) -> str:
-    """Return the 8 hex digits of a CRC32C in base64, most significant byte first (Google's spelling)."""
+    """Return a CRC32C in the base64 form of Google and Amazon (big-endian) as 8 hex digits."""
     return base64.b64decode(digest).hex()
 
 
 def crc32c_to_base64(digits: str) -> str:
-    """Return Google's base64 spelling of 8 hex digits."""
+    """Return a CRC32C of 8 hex digits in the base64 form of Google and Amazon (big-endian)."""
     return base64.b64encode(bytes.fromhex(digits)).decode()

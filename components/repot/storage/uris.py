@@ -1,6 +1,7 @@
-"""Where things are: `gs://bucket/path`, `s3://bucket/path` or an absolute local path; all without a trailing slash.
+"""URIs of objects and folders: gs://bucket/path, s3://bucket/path, or an absolute local path.
 
-A name is taken literally: `#`, `?`, `%` and blanks in it mean nothing, and Unicode is not normalised.
+URIs have no trailing slash. Names are literal: `#`, `?`, `%` and spaces have no special meaning,
+and Unicode is not normalised.
 """
 
 import os
@@ -12,7 +13,8 @@ from repot.errors import UsageError
 
 SCHEMES = ("gs", "s3")
 
-# A scheme with a slash behind it; gs:, s3: and file: without one are a slip, and any other name may hold a colon.
+# A scheme followed by a slash. gs:, s3: and file: without a slash are a typo; any other local name
+# may contain a colon.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/|(gs|s3|file):", re.IGNORECASE)
 # https://cloud.google.com/storage/docs/buckets#naming
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
@@ -20,18 +22,20 @@ _CHOICES = "Give gs://BUCKET/PATH, s3://BUCKET/PATH, or a local path."
 
 
 def normalise(uri_or_path: str | os.PathLike[str]) -> str:
-    """Return the one spelling of a place: gs://bucket/path, s3://bucket/path, or an absolute local path.
+    """Return the canonical URI: gs://bucket/path, s3://bucket/path, or an absolute local path.
 
     Args:
-        uri_or_path: A gs:// or s3:// URI, a file:// URI (percent-decoded) or a local path (`~` is expanded).
+        uri_or_path: A gs:// or s3:// URI, a file:// URI (percent-decoded), or a local path (`~` is
+            expanded).
 
     Raises:
-        UsageError: It is empty, its scheme is not known, or its bucket's name cannot be one.
+        UsageError: It is empty, its scheme is not supported, or its bucket name is not valid.
     """
     text = os.fspath(uri_or_path)
     if not text or text != text.strip() or "\0" in text:
         raise UsageError(
-            f"A place must be a name without blanks at its ends; got {text!r}. {_CHOICES}"
+            "A storage location must not be empty, or start or end with whitespace, or contain a "
+            f"NUL character; got {text!r}. {_CHOICES}"
         )
     match = _SCHEME.match(text)
     if match is None:
@@ -41,7 +45,9 @@ def normalise(uri_or_path: str | os.PathLike[str]) -> str:
         return _absolute(_file_path(text, rest))
     if scheme.lower() in SCHEMES and rest.startswith("//"):
         return _bucket_uri(scheme.lower(), rest[2:])
-    raise UsageError(f"A place must be on storage that repot knows; got {text!r}. {_CHOICES}")
+    raise UsageError(
+        f"A storage location must be a gs:// or s3:// URI or a local path; got {text!r}. {_CHOICES}"
+    )
 
 
 def join(uri: str, *parts: str) -> str:
@@ -51,13 +57,13 @@ def join(uri: str, *parts: str) -> str:
 
 
 def scheme_of(uri: str) -> str:
-    """Return "gs" or "s3", or "" for a local path."""
+    """Return "gs", "s3", or "" for a local path."""
     scheme, separator, _ = uri.partition("://")
     return scheme if separator and scheme in SCHEMES else ""
 
 
 def is_local(uri: str) -> bool:
-    """Return whether `uri` is a path on this machine."""
+    """Return whether `uri` is a local path."""
     return not scheme_of(uri)
 
 
@@ -68,12 +74,12 @@ def local_path(uri: str) -> Path:
         UsageError: It is not local.
     """
     if not is_local(uri):
-        raise UsageError(f"The place must be on this machine; got {uri!r}. Give a local path.")
+        raise UsageError(f"The storage location must be local; got {uri!r}. Give a local path.")
     return Path(uri)
 
 
 def split_bucket(uri: str) -> tuple[str, str]:
-    """Return the bucket and the object's name ("" for the bucket itself) of a URI with a scheme."""
+    """Return the bucket and the object name ("" for the bucket itself) of a URI with a scheme."""
     bucket, _, name = uri.partition("://")[2].partition("/")
     return bucket, name
 
@@ -91,7 +97,7 @@ def _file_path(uri: str, rest: str) -> str:
     """Return the path of file:/PATH, file:///PATH or file://localhost/PATH (RFC 8089)."""
     host, _, path = rest[2:].partition("/") if rest.startswith("//") else ("", "", rest)
     if host not in ("", "localhost"):
-        raise UsageError(f"A file URI must name this machine; got {uri!r}. Give file:///PATH.")
+        raise UsageError(f"A file URI must name no other host; got {uri!r}. Give file:///PATH.")
     return "/" + urllib.parse.unquote(path.lstrip("/"))
 
 
@@ -99,7 +105,7 @@ def _bucket_uri(scheme: str, rest: str) -> str:
     bucket, _, name = rest.rstrip("/").partition("/")
     if not _BUCKET.fullmatch(bucket):
         raise UsageError(
-            f"A bucket's name must be 3 or more lower-case letters, digits, '-', '_' and '.'; "
+            "A bucket name must be 3 or more lower-case letters, digits, '-', '_' and '.'; "
             f"got {bucket!r} in {scheme}://{rest}. Give {scheme}://BUCKET/PATH."
         )
     return f"{scheme}://{bucket}/{name}" if name else f"{scheme}://{bucket}"

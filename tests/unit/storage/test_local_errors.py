@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from repot.errors import AlreadyExistsError, NotFoundError, StorageError
-from repot.storage.local.errors import explained
+from repot.storage.local.errors import convert_os_errors
 
 PATH = Path("/storage/x")
 
@@ -16,7 +16,7 @@ PATH = Path("/storage/x")
         (errno.EACCES, "permission is denied"),
         (errno.EROFS, "read-only"),
         (errno.ENOSPC, "the disk is full. Free some space"),
-        (errno.EDQUOT, "share of the disk is used up"),
+        (errno.EDQUOT, "quota is used up"),
         (errno.ENOTDIR, "is a file and not a folder"),
         (errno.EIO, "Check the disk"),
         (errno.ESTALE, "Mount it again"),
@@ -28,7 +28,7 @@ def test_system_error_becomes_one_sentence_and_advice(number: int, words: str) -
         pytest.raises(
             StorageError, match=rf"^/storage/x cannot be written: .*{words}.*\.$"
         ) as caught,
-        explained("written", PATH),
+        convert_os_errors("written", PATH),
     ):
         raise OSError(number, os.strerror(number), str(PATH))
     assert isinstance(caught.value.__cause__, OSError)
@@ -37,7 +37,7 @@ def test_system_error_becomes_one_sentence_and_advice(number: int, words: str) -
 def test_other_file_of_the_system_s_complaint_is_named() -> None:
     with (
         pytest.raises(StorageError, match=r"\(It failed at /storage\.\)$"),
-        explained("written", PATH),
+        convert_os_errors("written", PATH),
     ):
         raise PermissionError(errno.EACCES, "Permission denied", "/storage")
 
@@ -45,11 +45,11 @@ def test_other_file_of_the_system_s_complaint_is_named() -> None:
 def test_missing_file_is_not_found() -> None:
     with (
         pytest.raises(NotFoundError, match="/storage/x cannot be read: there is no such file"),
-        explained("read", PATH),
+        convert_os_errors("read", PATH),
     ):
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(PATH))
 
 
 def test_errors_of_repot_pass_through() -> None:
-    with pytest.raises(AlreadyExistsError, match="there"), explained("written", PATH):
+    with pytest.raises(AlreadyExistsError, match="there"), convert_os_errors("written", PATH):
         raise AlreadyExistsError("there")

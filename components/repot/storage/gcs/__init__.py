@@ -1,1 +1,1 @@
-"""Objects in Google Cloud Storage."""
+"""The backend for Google Cloud Storage."""

@@ -1,7 +1,7 @@
-"""Objects in Google Cloud Storage.
+"""The backend functions for Google Cloud Storage.
 
-Every write that may come second carries a generation precondition, every byte is checked against the CRC32C that the
-service holds, and a read of a listed object is pinned to its generation.
+Create-only writes and swaps carry a generation precondition, all bytes are verified against the
+CRC32C of the service, and a read of a listed object is pinned to its generation.
 https://cloud.google.com/storage/docs/request-preconditions
 """
 
@@ -10,81 +10,90 @@ import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 from repot.errors import NotFoundError
-from repot.storage.backend import HIDDEN_PREFIX, ObjectInfo
-from repot.storage.gcs.client import blob_of, client, request_options
-from repot.storage.gcs.errors import PreconditionError, explained
-from repot.storage.gcs.transfer import fetch, info_of, look, send, send_if_absent
-from repot.storage.local import errors
-from repot.storage.local.files import hidden_name, write_file
-from repot.storage.problems import conflict
+from repot.storage.backend import (
+    ObjectInfo,
+    already_exists_error,
+    conflict_error,
+    new_hidden_name,
+    select_visible,
+)
+from repot.storage.gcs.client import blob_handle, client, request_options
+from repot.storage.gcs.errors import GenerationMismatchError, convert_gcs_errors
+from repot.storage.gcs.transfer import (
+    download_to_file,
+    find_object,
+    to_object_info,
+    upload_from_file,
+)
+from repot.storage.local.errors import convert_os_errors
+from repot.storage.local.files import write_atomically
 from repot.storage.uris import join, split_bucket
 
 _NUM_THREADS = 8
+# The client sends up to this much in one request, and more in a resumable upload of several.
+_SINGLE_REQUEST_BYTES = 8 << 20
 
 
 def stat(uri: str) -> ObjectInfo | None:
-    """Return what is known about an object; None if there is none."""
-    blob = look(uri)
-    return None if blob is None else info_of(uri, blob)
+    """Return the state of an object, or None if it does not exist."""
+    blob = find_object(uri)
+    return None if blob is None else to_object_info(uri, blob)
 
 
 def list_objects(folder_uri: str) -> list[ObjectInfo]:
-    """Return every object below a folder, sorted; neither folder placeholders nor repot's own passing objects."""
-    hidden = f"/{HIDDEN_PREFIX}"
-    shown = (
-        info for info in _list(folder_uri) if not info.uri.endswith("/") and hidden not in info.uri
-    )
-    return sorted(shown, key=lambda info: info.uri)
+    """Return every object below a folder, sorted, without placeholders and hidden objects."""
+    return select_visible(_list(folder_uri))
 
 
 def read_bytes(uri: str, *, version: str | None = None) -> bytes:
-    """Return an object's bytes as they are stored; NotFoundError if it changed since `version`."""
+    """Return an object's stored bytes; NotFoundError if it no longer has `version`."""
     buffer = io.BytesIO()
-    fetch(uri, buffer, version=version)
+    download_to_file(uri, buffer, version=version)
     return buffer.getvalue()
 
 
 def write_bytes(uri: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
     """Write a whole object."""
-    store = send_if_absent if if_absent else send
-    return store(uri, io.BytesIO(data))
+    write = _upload_if_absent if if_absent else upload_from_file
+    return write(uri, io.BytesIO(data))
 
 
 def swap_bytes(uri: str, data: bytes, *, expected_version: str | None) -> ObjectInfo:
-    """Write an object if it has the expected generation (None: if there is none)."""
+    """Write an object if it has the expected generation (None: if it does not exist)."""
     try:
-        return send(uri, io.BytesIO(data), generation=int(expected_version or 0))
-    except PreconditionError as err:
-        raise conflict(uri, expected_version) from err
+        return upload_from_file(uri, io.BytesIO(data), generation=int(expected_version or 0))
+    except GenerationMismatchError as err:
+        raise conflict_error(uri, expected_version) from err
 
 
 def download(uri: str, path: Path, *, version: str | None = None) -> None:
-    """Copy an object to a local file that appears whole; NotFoundError if it changed since `version`."""
-    write_file(path, lambda file: fetch(uri, file, version=version))
+    """Copy an object atomically to a local file; NotFoundError if it no longer has `version`."""
+    write_atomically(path, lambda file: download_to_file(uri, file, version=version))
 
 
 def upload(path: Path, uri: str, *, if_absent: bool = False) -> ObjectInfo:
     """Copy a local file to an object."""
-    with errors.explained("read", path), path.open("rb") as file:
-        store = send_if_absent if if_absent else send
-        return store(uri, file)
+    with convert_os_errors("read", path), path.open("rb") as file:
+        write = _upload_if_absent if if_absent else upload_from_file
+        return write(uri, file)
 
 
 def copy(source_uri: str, target_uri: str) -> None:
     """Copy an object inside the service."""
-    with explained("copied", source_uri):
-        source, target = blob_of(source_uri), blob_of(target_uri)
+    with convert_gcs_errors("copied", source_uri):
+        source, target = blob_handle(source_uri), blob_handle(target_uri)
         token, _, _ = target.rewrite(source, **request_options())
         while token is not None:
             token, _, _ = target.rewrite(source, token=token, **request_options())
 
 
 def delete(uri: str) -> None:
-    """Delete an object, if there is one."""
-    with contextlib.suppress(NotFoundError), explained("deleted", uri):
-        blob_of(uri).delete(**request_options())
+    """Delete an object if it exists."""
+    with contextlib.suppress(NotFoundError), convert_gcs_errors("deleted", uri):
+        blob_handle(uri).delete(**request_options())
 
 
 def delete_folder(uri: str) -> None:
@@ -94,12 +103,24 @@ def delete_folder(uri: str) -> None:
 
 
 def check_writable(uri: str) -> None:
-    """Prove that objects can be written, read, listed and deleted below a folder."""
-    probe = join(uri, hidden_name("check"))
-    write_bytes(probe, b"repot may write here\n")
-    read_bytes(probe)
+    """Check that objects can be written, read, listed and deleted below a folder."""
+    probe_uri = join(uri, new_hidden_name("check"))
+    write_bytes(probe_uri, b"repot may write here\n")
+    read_bytes(probe_uri)
     next(_list(uri), None)
-    delete(probe)
+    delete(probe_uri)
+
+
+def _upload_if_absent(uri: str, file: BinaryIO) -> ObjectInfo:
+    """Upload a whole seekable file to an object that must not exist yet."""
+    is_large = file.seek(0, io.SEEK_END) > _SINGLE_REQUEST_BYTES
+    try:
+        # The precondition is checked only at the end of a large upload.
+        if is_large and find_object(uri) is not None:
+            raise already_exists_error(uri)
+        return upload_from_file(uri, file, generation=0)
+    except GenerationMismatchError as err:
+        raise already_exists_error(uri) from err
 
 
 def _list(folder_uri: str) -> Iterator[ObjectInfo]:
@@ -107,6 +128,6 @@ def _list(folder_uri: str) -> Iterator[ObjectInfo]:
     bucket, name = split_bucket(folder_uri)
     prefix = f"{name}/" if name else ""
     fields = "items(name,size,crc32c,generation),nextPageToken"
-    with explained("listed", folder_uri):
+    with convert_gcs_errors("listed", folder_uri):
         for blob in client().list_blobs(bucket, prefix=prefix, fields=fields, **request_options()):
-            yield info_of(f"gs://{bucket}/{blob.name}", blob)
+            yield to_object_info(f"gs://{bucket}/{blob.name}", blob)

@@ -1,1 +1,1 @@
-"""Objects as files of this machine."""
+"""The backend for local files."""

@@ -1,4 +1,4 @@
-"""What the operating system's errors mean to the person who chose the folder."""
+"""Conversion of operating system errors into messages for the user who chose the folder."""
 
 import contextlib
 import errno
@@ -8,61 +8,59 @@ from pathlib import Path
 
 from repot.errors import NotFoundError, StorageError
 
-_PERMISSION = (
-    "permission is denied to user {user}. Allow that user to do it, or choose another place"
+_PERMISSION = "permission is denied for user {user}. Grant that user access, or choose another path"
+_FILE_IN_PATH = (
+    "a part of its path is a file and not a folder. Choose another path, or rename that file"
 )
-_FULL = "the disk is full. Free some space, or choose a place on another disk"
-_MEANINGS = {
+_REASONS = {
     errno.EACCES: _PERMISSION,
     errno.EPERM: _PERMISSION,
-    errno.EROFS: "the disk is read-only. Choose a place on another disk",
-    errno.ENOSPC: _FULL,
-    errno.EDQUOT: "the user's share of the disk is used up. Free some space, or choose a place on another disk",
-    errno.EFBIG: "the file is too large for this disk. Choose a place on another disk",
-    errno.ENOTDIR: "a part of its path is a file and not a folder. Choose another place, or rename that file",
-    errno.EEXIST: "a part of its path is a file and not a folder. Choose another place, or rename that file",
+    errno.EROFS: "the disk is read-only. Choose a path on another disk",
+    errno.ENOSPC: "the disk is full. Free some space, or choose a path on another disk",
+    errno.EDQUOT: "the disk quota is used up. Free some space, or choose a path on another disk",
+    errno.EFBIG: "the file is too large for this disk. Choose a path on another disk",
+    errno.ENOTDIR: _FILE_IN_PATH,
+    errno.EEXIST: _FILE_IN_PATH,
     errno.EISDIR: "it is a folder and not a file. Choose another name, or rename that folder",
     errno.ENAMETOOLONG: "its name is too long for this disk. Shorten it",
-    errno.ELOOP: "its links lead in a circle. Repair them",
-    errno.EIO: "the disk does not answer as it should. Check the disk",
+    errno.ELOOP: "its links form a circle. Repair them",
+    errno.EIO: "the disk reports an I/O error. Check the disk",
     errno.ESTALE: "the network disk was unmounted or replaced. Mount it again",
 }
 
 
 @contextlib.contextmanager
-def explained(done: str, path: Path) -> Iterator[None]:
-    """Turn an operating system's error into one sentence: what cannot be `done` to `path`, why, and what to do.
+def convert_os_errors(action: str, path: Path) -> Iterator[None]:
+    """Convert an operating system error into one message: what failed, why, and what to do.
+
+    Args:
+        action: What the block does with the file, as a past participle: "read", "written", ...
+        path: The file or folder.
 
     Raises:
-        NotFoundError: There is no such file.
+        NotFoundError: The file does not exist.
         StorageError: Any other failure.
     """
     try:
         yield
     except FileNotFoundError as err:
         raise NotFoundError(
-            f"{path} cannot be {done}: there is no such file. Check the name."
+            f"{path} cannot be {action}: there is no such file. Check the name."
         ) from err
     except (OSError, UnicodeEncodeError) as err:
-        raise StorageError(f"{path} cannot be {done}: {_meaning(err)}.{_where(err, path)}") from err
+        raise StorageError(
+            f"{path} cannot be {action}: {_reason(err)}.{_other_path(err, path)}"
+        ) from err
 
 
-def _meaning(err: OSError | UnicodeEncodeError) -> str:
+def _reason(err: OSError | UnicodeEncodeError) -> str:
     if isinstance(err, UnicodeEncodeError):
-        return "its name holds characters that this machine cannot write. Rename it"
-    text = _MEANINGS.get(err.errno or 0)
-    return (
-        text.format(user=_user())
-        if text
-        else f"{err.strerror or err}. Check the disk and its mount"
-    )
+        return "its name has characters that this machine cannot write. Rename it"
+    reason = _REASONS.get(err.errno or 0, f"{err.strerror or err}. Check the disk and its mount")
+    return reason.replace("{user}", f"{os.getuid()} (group {os.getgid()})")
 
 
-def _where(err: OSError | UnicodeEncodeError, path: Path) -> str:
-    """Name the file that the system complained about, where it is not the one asked for."""
+def _other_path(err: OSError | UnicodeEncodeError, path: Path) -> str:
+    """Return a sentence that names the path of the error, if it is not `path` itself."""
     name = getattr(err, "filename", None)
     return f" (It failed at {name}.)" if name and str(name) != str(path) else ""
-
-
-def _user() -> str:
-    return f"{os.getuid()} (group {os.getgid()})"

@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all, and a lock for those that are replaced with care.
+"""Local files: written atomically, locked, checksummed.
 
-A file is filled under a temporary name in its own folder and then renamed, or hard-linked when it must not exist yet,
-so that a process that dies leaves no half file: at worst a hidden one, which no listing shows.
+A file is written under a temporary name in its own folder and then renamed, or hard-linked if it
+must not exist yet. A process that is killed leaves no partial file, at worst a hidden one that no
+listing shows.
 """
 
 import contextlib
@@ -9,101 +10,112 @@ import errno
 import fcntl
 import hashlib
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from repot.storage.backend import HIDDEN_PREFIX
-from repot.storage.local.errors import explained
-from repot.storage.problems import already_exists
+from repot.storage.backend import HIDDEN_PREFIX, already_exists_error, new_hidden_name
+from repot.storage.checksums import stream_crc32c_hex
+from repot.storage.local.errors import convert_os_errors
 
-# Kernels stamp files with the time of their last tick (up to 10 ms old): two versions in one tick would look alike.
+# Kernels stamp files with the time of their last tick, which is up to 10 ms old. Two versions of
+# one size written within the same tick would otherwise be indistinguishable.
 _VERSION_STEP_NS = 1_000
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
-def hidden_name(ending: str) -> str:
-    """Return a new name for a passing file."""
-    return f"{HIDDEN_PREFIX}{secrets.token_hex(8)}.{ending}"
-
-
-def write_file(
-    path: Path, fill: Callable[[BinaryIO], object], *, if_absent: bool = False
-) -> os.stat_result:
-    """Let `fill` write a file, put it at `path`, safe on the disk, and return what the system knows about it.
-
-    Args:
-        path: Where the file goes; its folders are made.
-        fill: Gets the empty temporary file, open for reading and writing; if it fails, nothing happened to `path`.
-        if_absent: Whether `path` must not exist.
+def file_crc32c_hex(path: Path) -> str:
+    """Return the CRC32C of a local file's bytes as 8 lower-case hex digits.
 
     Raises:
-        AlreadyExistsError: `if_absent`, and it does.
-        StorageError: The system refused.
+        NotFoundError: The file does not exist.
+        StorageError: It cannot be read.
     """
-    temporary = path.with_name(hidden_name("tmp"))
-    with explained("written", path):
+    with convert_os_errors("read", path), path.open("rb") as file:
+        return stream_crc32c_hex(file)
+
+
+def write_atomically(
+    path: Path, write_content: Callable[[BinaryIO], object], *, if_absent: bool = False
+) -> os.stat_result:
+    """Write a file under a temporary name, sync it to disk, and move it to `path`.
+
+    Args:
+        path: Target; missing folders are created. write_content: Receives the empty temporary
+        file, open for reading and writing. If it raises,
+            `path` stays untouched.
+        if_absent: Fail if `path` already exists.
+
+    Returns:
+        The status of the new file.
+
+    Raises:
+        AlreadyExistsError: `if_absent`, and `path` exists.
+        StorageError: The operating system reports an error.
+    """
+    temporary = path.with_name(new_hidden_name("tmp"))
+    with convert_os_errors("written", path):
         if if_absent and path.exists():
-            raise already_exists(str(path))
+            raise already_exists_error(str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("x+b") as file:
-                fill(file)
+                write_content(file)
                 file.flush()
                 os.fsync(file.fileno())
-            facts = _place_new(temporary, path) if if_absent else _replace(temporary, path)
+            status = _link_new(temporary, path) if if_absent else _replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
         _sync_folder(path.parent)
-    return facts
+    return status
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of one file against threads and processes; the lock's own file is gone afterwards."""
+    """Hold an exclusive lock on a file name, across threads and processes."""
     digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-    lock = path.with_name(f"{HIDDEN_PREFIX}{digest}.lock")
-    with explained("locked", path):
-        descriptor = _acquire(lock)
+    lock_path = path.with_name(f"{HIDDEN_PREFIX}{digest}.lock")
+    with convert_os_errors("locked", path):
+        descriptor = _acquire(lock_path)
         try:
             yield
         finally:
-            # While it is still held: whoever waits for this file then finds it gone, and begins anew.
-            lock.unlink(missing_ok=True)
+            # Deleted while the lock is still held: waiting processes then notice that their file is
+            # gone, and open a new one.
+            lock_path.unlink(missing_ok=True)
             os.close(descriptor)
 
 
 def _replace(temporary: Path, path: Path) -> os.stat_result:
-    """Rename over `path`, and never with the version that it had."""
+    """Rename the temporary file over `path`, and make sure that the version differs."""
     with contextlib.suppress(FileNotFoundError):
         old, new = path.stat(), temporary.stat()
         if new.st_mtime_ns <= old.st_mtime_ns:
             os.utime(temporary, ns=(new.st_atime_ns, old.st_mtime_ns + _VERSION_STEP_NS))
-    facts = temporary.stat()
+    status = temporary.stat()
     temporary.replace(path)
-    return facts
+    return status
 
 
-def _place_new(temporary: Path, path: Path) -> os.stat_result:
-    """Link to `path`, which must not exist; on a disk without hard links, rename under the lock."""
-    facts = temporary.stat()
+def _link_new(temporary: Path, path: Path) -> os.stat_result:
+    """Hard-link to `path`, which must not exist; rename under a lock if the disk has no links."""
+    status = temporary.stat()
     try:
         path.hardlink_to(temporary)
     except FileExistsError as err:
-        raise already_exists(str(path)) from err
+        raise already_exists_error(str(path)) from err
     except OSError as err:
         if err.errno not in _NO_HARD_LINKS:
             raise
         with locked(path):
             if path.exists():
-                raise already_exists(str(path)) from err
+                raise already_exists_error(str(path)) from err
             temporary.replace(path)
-    return facts
+    return status
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename outlive a power failure, where the disk can."""
+    """Make a rename survive a power failure, on disks that support it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
@@ -112,13 +124,14 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _acquire(lock: Path) -> int:
-    """Return a descriptor that holds the lock of the file that is at `lock` now."""
+def _acquire(lock_path: Path) -> int:
+    """Return a file descriptor that locks the file that is currently at `lock_path`."""
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if os.path.samestat(lock.stat(), os.fstat(descriptor)):
+            # Another process may have deleted the file while this one waited for its lock.
+            if os.path.samestat(lock_path.stat(), os.fstat(descriptor)):
                 return descriptor
         except FileNotFoundError:
             pass

@@ -1,6 +1,7 @@
-"""Objects as files of this machine.
+"""The backend functions for local files.
 
-An object that is ever swapped is to be written by `swap_bytes` only: other writes do not take its lock.
+An object that is replaced by `swap_bytes` must never be written in another way: other writes do not
+take its lock.
 """
 
 import contextlib
@@ -12,84 +13,94 @@ from stat import S_ISDIR, S_ISLNK, S_ISREG
 from typing import BinaryIO
 
 from repot.errors import AlreadyExistsError
-from repot.storage.backend import HIDDEN_PREFIX, ObjectInfo
+from repot.storage.backend import (
+    HIDDEN_PREFIX,
+    ObjectInfo,
+    changed_error,
+    conflict_error,
+    new_hidden_name,
+)
 from repot.storage.checksums import BLOCK_BYTES
-from repot.storage.local.errors import explained
-from repot.storage.local.files import hidden_name, locked, write_file
-from repot.storage.problems import changed, conflict
+from repot.storage.local.errors import convert_os_errors
+from repot.storage.local.files import locked, write_atomically
 
 _Inode = tuple[int, int]
 
 
 def stat(uri: str) -> ObjectInfo | None:
-    """Return what is known about a file; None if there is none, or a folder."""
+    """Return the state of a file; None if it does not exist or is a folder."""
     path = Path(uri)
-    with explained("looked at", path):
+    with convert_os_errors("looked up", path):
         try:
-            facts = path.stat()
+            status = path.stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
-    return _info(uri, facts) if path.is_file() else None
+    return _to_object_info(uri, status) if path.is_file() else None
 
 
 def list_objects(folder_uri: str) -> list[ObjectInfo]:
-    """Return every regular file below a folder, sorted; links are followed, but never into a folder above."""
-    with explained("listed", Path(folder_uri)):
+    """Return every regular file below a folder, sorted.
+
+    Links are followed, except to a folder that contains the link: circles of links end.
+    """
+    with convert_os_errors("listed", Path(folder_uri)):
         infos = list(_walk(folder_uri.rstrip("/")))
     return sorted(infos, key=lambda info: info.uri)
 
 
 def read_bytes(uri: str, *, version: str | None = None) -> bytes:
-    """Return a file's bytes; NotFoundError if it changed since `version`."""
+    """Return a file's bytes; NotFoundError if it no longer has `version`."""
     path = Path(uri)
-    with explained("read", path), path.open("rb") as file:
+    with convert_os_errors("read", path), path.open("rb") as file:
         data = file.read()
         _check_version(uri, os.fstat(file.fileno()), version)
     return data
 
 
 def write_bytes(uri: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
-    """Write a whole file, making its folders."""
-    return _info(uri, write_file(Path(uri), lambda file: file.write(data), if_absent=if_absent))
+    """Write a whole file; missing folders are created."""
+    status = write_atomically(Path(uri), lambda file: file.write(data), if_absent=if_absent)
+    return _to_object_info(uri, status)
 
 
 def swap_bytes(uri: str, data: bytes, *, expected_version: str | None) -> ObjectInfo:
-    """Write a file if it has the expected version (None: if there is none)."""
+    """Write a file if it has the expected version (None: if it does not exist)."""
     if expected_version is None:
         try:
             return write_bytes(uri, data, if_absent=True)
         except AlreadyExistsError as err:
-            raise conflict(uri, expected_version) from err
+            raise conflict_error(uri, expected_version) from err
+    # The lock file needs the folder, which may not exist.
     if stat(uri) is None:
-        raise conflict(uri, expected_version)
+        raise conflict_error(uri, expected_version)
     with locked(Path(uri)):
         current = stat(uri)
         if current is None or current.version != expected_version:
-            raise conflict(uri, expected_version)
+            raise conflict_error(uri, expected_version)
         return write_bytes(uri, data)
 
 
 def download(uri: str, path: Path, *, version: str | None = None) -> None:
-    """Copy a file; NotFoundError if it changed since `version`."""
+    """Copy a file; NotFoundError if it no longer has `version`."""
     source = Path(uri)
 
     def copy_to(target: BinaryIO) -> None:
         shutil.copyfileobj(reader, target, BLOCK_BYTES)
         _check_version(uri, os.fstat(reader.fileno()), version)
 
-    with explained("read", source), source.open("rb") as reader:
-        write_file(path, copy_to)
+    with convert_os_errors("read", source), source.open("rb") as reader:
+        write_atomically(path, copy_to)
 
 
 def upload(path: Path, uri: str, *, if_absent: bool = False) -> ObjectInfo:
-    """Copy a file, making the target's folders."""
-    with explained("read", path), path.open("rb") as reader:
-        facts = write_file(
+    """Copy a file; missing folders of the target are created."""
+    with convert_os_errors("read", path), path.open("rb") as reader:
+        status = write_atomically(
             Path(uri),
             lambda file: shutil.copyfileobj(reader, file, BLOCK_BYTES),
             if_absent=if_absent,
         )
-    return _info(uri, facts)
+    return _to_object_info(uri, status)
 
 
 def copy(source_uri: str, target_uri: str) -> None:
@@ -98,16 +109,19 @@ def copy(source_uri: str, target_uri: str) -> None:
 
 
 def delete(uri: str) -> None:
-    """Delete a file, if there is one."""
+    """Delete a file if it exists."""
     path = Path(uri)
-    with explained("deleted", path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    with (
+        convert_os_errors("deleted", path),
+        contextlib.suppress(FileNotFoundError, NotADirectoryError),
+    ):
         path.unlink()
 
 
 def delete_folder(uri: str) -> None:
-    """Delete a folder and everything below it; of a link to a folder only the link."""
+    """Delete a folder and everything below it; of a link to a folder, only the link."""
     path = Path(uri)
-    with explained("deleted", path):
+    with convert_os_errors("deleted", path):
         if path.is_symlink():
             path.unlink()
         elif path.exists():
@@ -115,53 +129,56 @@ def delete_folder(uri: str) -> None:
 
 
 def check_writable(uri: str) -> None:
-    """Prove that files can be made, listed and deleted in a folder; it is made if need be."""
+    """Check that files can be created, listed and deleted in a folder; create it if needed."""
     folder = Path(uri)
-    probe = folder / hidden_name("check")
-    with explained("written", folder):
+    probe = folder / new_hidden_name("check")
+    with convert_os_errors("written", folder):
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"repot may write here\n")
         os.scandir(folder).close()
         probe.unlink()
 
 
-def _info(uri: str, facts: os.stat_result) -> ObjectInfo:
-    version = f"{facts.st_size}-{facts.st_mtime_ns}"
-    return ObjectInfo(uri=uri, size_bytes=facts.st_size, crc32c=None, version=version)
+def _to_object_info(uri: str, status: os.stat_result) -> ObjectInfo:
+    version = f"{status.st_size}-{status.st_mtime_ns}"
+    return ObjectInfo(uri=uri, size_bytes=status.st_size, crc32c=None, version=version)
 
 
-def _check_version(uri: str, facts: os.stat_result, version: str | None) -> None:
-    if version is not None and _info(uri, facts).version != version:
-        raise changed(uri)
+def _check_version(uri: str, status: os.stat_result, version: str | None) -> None:
+    if version is not None and _to_object_info(uri, status).version != version:
+        raise changed_error(uri)
 
 
 def _walk(root: str) -> Iterator[ObjectInfo]:
-    """Yield every file below `root`; a folder is entered once on each way down, so that circles of links end."""
+    """Yield every file below `root`; no path enters the same folder twice, so circles end."""
     try:
-        facts = Path(root or "/").stat()
+        status = Path(root or "/").stat()
     except (FileNotFoundError, NotADirectoryError):
         return
-    stack = [(root, _inode(facts), frozenset[_Inode]())] if S_ISDIR(facts.st_mode) else []
+    stack = [(root, _inode(status), frozenset[_Inode]())] if S_ISDIR(status.st_mode) else []
     while stack:
-        folder, inode, above = stack.pop()
-        for uri, found in _entries(folder):
-            if S_ISREG(found.st_mode) or S_ISLNK(found.st_mode):
-                yield _info(uri, found)
-            elif S_ISDIR(found.st_mode) and _inode(found) not in above | {inode}:
-                stack.append((uri, _inode(found), above | {inode}))
+        folder, inode, ancestors = stack.pop()
+        for uri, entry in _entries(folder):
+            if S_ISREG(entry.st_mode) or S_ISLNK(entry.st_mode):
+                yield _to_object_info(uri, entry)
+            elif S_ISDIR(entry.st_mode) and _inode(entry) not in ancestors | {inode}:
+                stack.append((uri, _inode(entry), ancestors | {inode}))
 
 
 def _entries(folder: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield each entry of a folder and what it is; skip repot's own files and what vanishes meanwhile."""
+    """Yield URI and status of each entry of a folder, except repot's own hidden files."""
     with os.scandir(folder or "/") as entries:
         for entry in entries:
-            found = None if entry.name.startswith(HIDDEN_PREFIX) else _look(entry)
-            if found is not None:
-                yield f"{folder}/{entry.name}", found
+            status = None if entry.name.startswith(HIDDEN_PREFIX) else _resolve_entry(entry)
+            if status is not None:
+                yield f"{folder}/{entry.name}", status
 
 
-def _look(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """Return what an entry is in the end, None if it vanished; a link to nothing stays a link: it is accounted for."""
+def _resolve_entry(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """Return the status of an entry's target, or None if the entry was deleted in the meantime.
+
+    A broken link gives the status of the link itself: it must be listed, so that it is reported.
+    """
     try:
         return entry.stat()
     except OSError:
@@ -170,5 +187,5 @@ def _look(entry: os.DirEntry[str]) -> os.stat_result | None:
     return None
 
 
-def _inode(facts: os.stat_result) -> _Inode:
-    return facts.st_dev, facts.st_ino
+def _inode(status: os.stat_result) -> _Inode:
+    return status.st_dev, status.st_ino

@@ -1,1 +1,1 @@
-"""Objects in Amazon S3 and compatible services."""
+"""The backend for Amazon S3 and compatible services."""

@@ -1,4 +1,4 @@
-"""What the errors of Amazon's client mean to the person who chose the bucket."""
+"""Classification of boto3's errors, and their conversion into messages for the bucket's user."""
 
 import contextlib
 import http.client
@@ -7,10 +7,19 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from repot.errors import NoBucketError, StorageError
-from repot.storage.problems import missing
+from repot.errors import NoBucketError, NotFoundError, StorageError
 
-_LOGIN_CODES = (
+# https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+_TRANSIENT_STATUSES = (408, 429, 500, 502, 503, 504)
+_TRANSIENT_CODES = (
+    "BadDigest",
+    "ConditionalRequestConflict",
+    "IncompleteBody",
+    "OperationAborted",
+    "RequestTimeout",
+    "XAmzContentSHA256Mismatch",
+)
+_CREDENTIALS_CODES = (
     "ExpiredToken",
     "InvalidAccessKeyId",
     "InvalidToken",
@@ -22,151 +31,92 @@ _REGION_CODES = (
     "IllegalLocationConstraintException",
     "PermanentRedirect",
 )
-_LOGIN = (
+_PERMISSIONS = (
+    "s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload and s3:ListBucket"
+)
+_LOGIN_ADVICE = (
     "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, run `aws configure` or `aws sso login`, "
     "or give the pod's service account a role"
 )
-_ENDPOINT = "Set AWS_ENDPOINT_URL_S3 to the service's address, http://HOST:PORT or https://HOST"
+_ENDPOINT_ADVICE = (
+    "Set AWS_ENDPOINT_URL_S3 to the service's address, http://HOST:PORT or https://HOST"
+)
+_MAX_MESSAGE_CHARS = 300
 
 
-class PreconditionError(StorageError):
-    """The object is not as a request wanted it to be."""
+class ETagMismatchError(StorageError):
+    """412: the object has another ETag than required, or must not exist."""
 
 
 class DamagedError(StorageError):
-    """Bytes arrived with another checksum than the service announced."""
+    """The checksum of a response differs from the one that the service announced."""
 
 
 class UnsupportedError(StorageError):
-    """The service does not know what a request asks of it."""
+    """501: the service does not implement a part of the request."""
 
 
 @contextlib.contextmanager
-def explained(done: str, uri: str) -> Iterator[None]:
-    """Turn an error of the client into one sentence: what cannot be `done` to `uri`, why, and what to do.
+def convert_s3_errors(action: str, uri: str) -> Iterator[None]:
+    """Convert an error of the client into one message: what failed, why, and what to do.
+
+    Args:
+        action: What the block does with the object, as a past participle: "read", "written", ...
+            "looked up" is a HEAD request for an object, "found" one for a bucket: their responses
+            have no body, so a 404 does not say which of the two is missing.
+        uri: The object, folder or bucket.
 
     Raises:
-        DamagedError: The client found another checksum.
-        PreconditionError: The service answered 412.
-        UnsupportedError: The service answered 501.
-        NotFoundError: There is no such object.
-        NoBucketError: There is no such bucket.
+        DamagedError: The client computed another checksum.
+        ETagMismatchError: The service returned 412.
+        UnsupportedError: The service returned 501.
+        NotFoundError: The object does not exist.
+        NoBucketError: The bucket does not exist.
         StorageError: Any other failure.
     """
-    expected: tuple[type[Exception], ...] = (*failures(), UnicodeEncodeError)
+    expected: tuple[type[Exception], ...] = (*client_errors(), UnicodeEncodeError)
     try:
         yield
     except expected as err:
-        if _lacks_object(err, done):
-            raise missing(uri) from err
-        raise _kind(err, done)(f"{uri} cannot be {done}: {_meaning(err, done, uri)}.") from err
+        if _is_object_missing(err, action):
+            raise NotFoundError(
+                f"{uri} cannot be {action}: there is no such object. Check the name."
+            ) from err
+        raise _error_type(err, action)(
+            f"{uri} cannot be {action}: {_reason(err, action, uri)}."
+        ) from err
 
 
-def endpoint() -> str:
-    """Return the address of the service, as the environment names it."""
-    named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return named or "https://s3.amazonaws.com"
+def endpoint_url() -> str:
+    """Return the address of the service from the environment."""
+    url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return url or "https://s3.amazonaws.com"
 
 
-def no_address(err: Exception) -> StorageError:
-    """Return the error of an endpoint or a region that gives no address."""
+def invalid_endpoint_error(err: Exception) -> StorageError:
+    """Return the error of an endpoint or region that does not form a valid address."""
     return StorageError(
-        f"s3:// needs the address of a service; got {endpoint()!r} ({words_of(err)}). {_ENDPOINT}."
+        f"s3:// needs the address of a service; got {endpoint_url()!r} ({_error_message(err)}). "
+        f"{_ENDPOINT_ADVICE}."
     )
 
 
-def no_service(uri: str) -> StorageError:
-    """Return the error of an answer that no S3 service gives."""
+def not_s3_service_error(uri: str) -> StorageError:
+    """Return the error of a response that does not come from an S3 service."""
     return StorageError(
-        f"{uri} cannot be reached: {endpoint()} does not answer as an S3 service. {_ENDPOINT}."
+        f"{uri} cannot be reached: {endpoint_url()} does not respond as an S3 service. "
+        f"{_ENDPOINT_ADVICE}."
     )
 
 
-def _kind(err: Exception, done: str) -> type[StorageError]:
-    from botocore.exceptions import FlexibleChecksumError
-
-    if isinstance(err, FlexibleChecksumError):
-        return DamagedError
-    if _lacks_bucket(err, done):
-        return NoBucketError
-    kinds: dict[int, type[StorageError]] = {
-        http.client.PRECONDITION_FAILED: PreconditionError,
-        http.client.NOT_IMPLEMENTED: UnsupportedError,
-    }
-    return kinds.get(status_of(err), StorageError)
-
-
-def _lacks_object(err: Exception, done: str) -> bool:
-    """Return whether a 404 is about the object; the answer to a look has no body that says so."""
-    code = code_of(err)
-    return (code.startswith("NoSuch") and code != "NoSuchBucket") or (
-        code == "404" and done == "looked at"
-    )
-
-
-def _lacks_bucket(err: Exception, done: str) -> bool:
-    """Return whether a 404 is about the bucket."""
-    code = code_of(err)
-    return code == "NoSuchBucket" or (code == "404" and done == "found")
-
-
-def _meaning(err: Exception, done: str, uri: str) -> str:
-    words = words_of(err)
-    if isinstance(err, UnicodeEncodeError):
-        return "its name is not UTF-8. Rename it"
-    if is_of_login(err):
-        return f"the S3 credentials are missing or not valid ({words}). {_LOGIN}"
-    if status_of(err):
-        return _refusal(err, done, "/".join(uri.split("/", 3)[:3]))
-    if is_of_network(err):
-        return f"{endpoint()} does not answer ({_network_reason(err)}). Check the network, and AWS_ENDPOINT_URL_S3"
-    return f"the S3 client refuses ({words}). Correct that, and run again"
-
-
-def _refusal(err: Exception, done: str, bucket: str) -> str:
-    """Return what an error that the service answered means."""
-    status, code, words = status_of(err), code_of(err), words_of(err)
-    if _lacks_bucket(err, done):
-        return f"there is no bucket {bucket} at {endpoint()}. Create it, or correct the name"
-    if code in _REGION_CODES:
-        return f"the bucket is in another region ({words}). Set AWS_DEFAULT_REGION to the region of {bucket}"
-    if code in _LOGIN_CODES or status == http.client.UNAUTHORIZED:
-        return f"the S3 credentials are missing or not valid ({words}). {_LOGIN}"
-    if status == http.client.FORBIDDEN:
-        rights = (
-            "s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload and s3:ListBucket"
-        )
-        return f"access is denied ({words}). Allow {rights} on {bucket}"
-    return f"the service answered {status} ({words}). Look at the bucket and at {endpoint()}, and run again"
-
-
-def _network_reason(err: BaseException) -> str:
-    """Return the name of the failure below the layers of the client, e.g. NameResolutionError."""
-    details = getattr(err, "kwargs", {})
-    inner = details.get("error") or getattr(err, "reason", None)
-    return _network_reason(inner) if isinstance(inner, BaseException) else type(err).__name__
-
-
-# https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
-_PASSING_STATUS = (408, 429, 500, 502, 503, 504)
-_PASSING_CODES = (
-    "BadDigest",
-    "ConditionalRequestConflict",
-    "IncompleteBody",
-    "OperationAborted",
-    "RequestTimeout",
-    "XAmzContentSHA256Mismatch",
-)
-
-
-def import_library() -> Any:
+def import_boto3() -> Any:
     """Return the package boto3.
 
     Raises:
         StorageError: It is not installed.
     """
     try:
-        # It warns of Python versions that it will not support for ever.
+        # boto3 warns about Python versions whose support ends soon.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import boto3
@@ -177,9 +127,9 @@ def import_library() -> Any:
     return boto3
 
 
-def failures() -> tuple[type[Exception], ...]:
-    """Return the errors that a request can end with."""
-    import_library()
+def client_errors() -> tuple[type[Exception], ...]:
+    """Return the types of the errors that a request may raise."""
+    import_boto3()
     import urllib3
     from botocore.exceptions import BotoCoreError, ClientError
     from botocore.parsers import ResponseParserError
@@ -193,54 +143,85 @@ def failures() -> tuple[type[Exception], ...]:
     )
 
 
-def status_of(err: Exception) -> int:
-    """Return the HTTP status that the service answered; 0 if it did not answer."""
-    return int(_answer(err).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+def http_status(err: Exception) -> int:
+    """Return the HTTP status of the service's response; 0 without a response."""
+    return int(_response(err).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def code_of(err: Exception) -> str:
-    """Return the service's name for an error; "" if it did not answer."""
-    return str(_answer(err).get("Error", {}).get("Code", ""))
+def is_s3_response(err: Exception) -> bool:
+    """Return whether the response comes from an S3 service, and not from some other web server."""
+    return http_status(err) > 0 and not _error_code(err).isdecimal()
 
 
-def is_of_service(err: Exception) -> bool:
-    """Return whether an S3 service answered, and not only some web server that happens to be at its address."""
-    return status_of(err) > 0 and not code_of(err).isdecimal()
-
-
-def words_of(err: Exception) -> str:
-    """Return what the service, or else the client, said about it."""
-    words = _answer(err).get("Error", {}).get("Message") or err
-    return " ".join(str(words)[:300].split()).strip(" .")
-
-
-def is_passing(err: Exception) -> bool:
-    """Return whether a request that failed so may well succeed a little later."""
+def is_transient(err: Exception) -> bool:
+    """Return whether the same request may succeed a little later."""
     from botocore.exceptions import SSLError
 
-    if status_of(err):
-        return status_of(err) in _PASSING_STATUS or code_of(err) in _PASSING_CODES
-    return is_of_network(err) and not isinstance(err, SSLError)
+    if http_status(err):
+        return http_status(err) in _TRANSIENT_STATUSES or _error_code(err) in _TRANSIENT_CODES
+    return _is_network_error(err) and not isinstance(err, SSLError)
 
 
-def is_of_network(err: Exception) -> bool:
-    """Return whether the service did not answer, or not to the end."""
+def _response(err: Exception) -> dict[str, Any]:
+    response = getattr(err, "response", None)
+    return response if isinstance(response, dict) else {}
+
+
+def _error_code(err: Exception) -> str:
+    """Return the service's error code, e.g. "NoSuchKey"; "" without a response."""
+    return str(_response(err).get("Error", {}).get("Code", ""))
+
+
+def _error_message(err: Exception) -> str:
+    """Return the error message of the service, or else of the client, on one line."""
+    message = _response(err).get("Error", {}).get("Message") or err
+    return " ".join(str(message)[:_MAX_MESSAGE_CHARS].split()).strip(" .")
+
+
+def _error_type(err: Exception, action: str) -> type[StorageError]:
+    from botocore.exceptions import FlexibleChecksumError
+
+    if isinstance(err, FlexibleChecksumError):
+        return DamagedError
+    if _is_bucket_missing(err, action):
+        return NoBucketError
+    types: dict[int, type[StorageError]] = {
+        http.client.PRECONDITION_FAILED: ETagMismatchError,
+        http.client.NOT_IMPLEMENTED: UnsupportedError,
+    }
+    return types.get(http_status(err), StorageError)
+
+
+def _is_object_missing(err: Exception, action: str) -> bool:
+    code = _error_code(err)
+    return (code.startswith("NoSuch") and code != "NoSuchBucket") or (
+        code == "404" and action == "looked up"
+    )
+
+
+def _is_bucket_missing(err: Exception, action: str) -> bool:
+    code = _error_code(err)
+    return code == "NoSuchBucket" or (code == "404" and action == "found")
+
+
+def _is_network_error(err: Exception) -> bool:
+    """Return whether the service did not respond, or not completely."""
     import urllib3
     from botocore import exceptions
 
-    of_client = (
+    client_network_errors = (
         exceptions.HTTPClientError,
         exceptions.ConnectionError,
         exceptions.IncompleteReadError,
     )
-    return isinstance(err, (*of_client, urllib3.exceptions.HTTPError, ConnectionError))
+    return isinstance(err, (*client_network_errors, urllib3.exceptions.HTTPError, ConnectionError))
 
 
-def is_of_login(err: Exception) -> bool:
-    """Return whether there are no credentials that could be sent."""
+def _is_credentials_error(err: Exception) -> bool:
+    """Return whether the client found no usable credentials."""
     from botocore import exceptions
 
-    of_login = (
+    credentials_errors = (
         exceptions.CredentialRetrievalError,
         exceptions.NoAuthTokenError,
         exceptions.NoCredentialsError,
@@ -249,9 +230,48 @@ def is_of_login(err: Exception) -> bool:
         exceptions.SSOError,
         exceptions.TokenRetrievalError,
     )
-    return isinstance(err, of_login)
+    return isinstance(err, credentials_errors)
 
 
-def _answer(err: Exception) -> dict[str, Any]:
-    answer = getattr(err, "response", None)
-    return answer if isinstance(answer, dict) else {}
+def _reason(err: Exception, action: str, uri: str) -> str:
+    """Return the reason and the advice, without the final full stop."""
+    message = _error_message(err)
+    if isinstance(err, UnicodeEncodeError):
+        return "its name is not UTF-8. Rename it"
+    if _is_credentials_error(err):
+        return f"the S3 credentials are missing or not valid ({message}). {_LOGIN_ADVICE}"
+    if http_status(err):
+        return _response_reason(err, action, "/".join(uri.split("/", 3)[:3]))
+    if _is_network_error(err):
+        return (
+            f"{endpoint_url()} does not respond ({_network_reason(err)}). "
+            "Check the network, and AWS_ENDPOINT_URL_S3"
+        )
+    return f"the S3 client rejects the request ({message}). Correct it, and run again"
+
+
+def _response_reason(err: Exception, action: str, bucket: str) -> str:
+    """Return the reason and the advice for an error response of the service."""
+    status, code, message = http_status(err), _error_code(err), _error_message(err)
+    if _is_bucket_missing(err, action):
+        return f"there is no bucket {bucket} at {endpoint_url()}. Create it, or correct the name"
+    if code in _REGION_CODES:
+        return (
+            f"the bucket is in another region ({message}). "
+            f"Set AWS_DEFAULT_REGION to the region of {bucket}"
+        )
+    if code in _CREDENTIALS_CODES or status == http.client.UNAUTHORIZED:
+        return f"the S3 credentials are missing or not valid ({message}). {_LOGIN_ADVICE}"
+    if status == http.client.FORBIDDEN:
+        return f"access is denied ({message}). Allow {_PERMISSIONS} on {bucket}"
+    return (
+        f"the service returned {status} ({message}). "
+        f"Check the bucket and {endpoint_url()}, and run again"
+    )
+
+
+def _network_reason(err: BaseException) -> str:
+    """Return the name of the error that the client wraps, e.g. NameResolutionError."""
+    details = getattr(err, "kwargs", {})
+    inner = details.get("error") or getattr(err, "reason", None)
+    return _network_reason(inner) if isinstance(inner, BaseException) else type(err).__name__

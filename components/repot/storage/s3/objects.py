@@ -1,92 +1,122 @@
-"""Objects in Amazon S3, and in every service that speaks its language (MinIO, SeaweedFS, Ceph, ...).
+"""The backend functions for Amazon S3 and compatible services (MinIO, SeaweedFS, Ceph, ...).
 
-An object's version is its ETag, which changes with its bytes: a read of a listed object is pinned to it, and swaps
-compare it. A listing tells no checksum, so `ObjectInfo.crc32c` is None there; `stat` tells that of what repot wrote.
+An object's version is its ETag, which changes with its bytes. Reads of listed objects are pinned
+to it, and swaps compare it. Listings have no checksums, so `ObjectInfo.crc32c` is None there;
+`stat` returns it for objects that repot wrote.
+
+Conditional writes (create-only writes and swaps) need care. Amazon's service compares and writes
+in one step. Other services do so only since a certain release (MinIO 2024, SeaweedFS 4.18 of March
+2026), compare first and write later (SeaweedFS 3.97), or ignore the condition (both, earlier). On
+all but Amazon's service, a conditional write is therefore verified after SETTLE_SECONDS. Each one
+stores a random id in the object's metadata, after the ids of the writes that it builds on. A
+writer that no longer finds its id there was overwritten, and reports a conflict. So of racing
+writes only the one that stays reports success, provided that each of them takes less than
+SETTLE_SECONDS.
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
 """
 
 import contextlib
 import io
 import logging
-from collections.abc import Iterator
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
 from repot.errors import NotFoundError
-from repot.storage.backend import HIDDEN_PREFIX, ObjectInfo
-from repot.storage.local import errors
-from repot.storage.local.files import hidden_name, write_file
-from repot.storage.problems import already_exists, conflict
-from repot.storage.s3.client import ask, is_amazon, place
-from repot.storage.s3.conditions import are_honoured, send_where
-from repot.storage.s3.errors import PreconditionError, endpoint, explained
-from repot.storage.s3.transfer import fetch, info_of, look, send
+from repot.storage.backend import (
+    ObjectInfo,
+    already_exists_error,
+    conflict_error,
+    new_hidden_name,
+    select_visible,
+)
+from repot.storage.local.errors import convert_os_errors
+from repot.storage.local.files import write_atomically
+from repot.storage.s3.client import bucket_and_key, call_with_retries, is_amazon
+from repot.storage.s3.errors import (
+    ETagMismatchError,
+    UnsupportedError,
+    convert_s3_errors,
+    endpoint_url,
+)
+from repot.storage.s3.transfer import (
+    Response,
+    download_to_file,
+    find_object,
+    to_object_info,
+    upload_from_file,
+    user_metadata,
+)
 from repot.storage.uris import join, split_bucket
 
+SETTLE_SECONDS = 1.0
+_WRITE_IDS = "repot-writes"
+# How many ids the metadata keeps: more than the number of writes that can follow within
+# SETTLE_SECONDS.
+_MAX_WRITE_IDS = 32
 _NUM_THREADS = 8
 
 _log = logging.getLogger(__name__)
 
 
 def stat(uri: str) -> ObjectInfo | None:
-    """Return what is known about an object; None if there is none."""
-    answer = look(uri)
-    return None if answer is None else info_of(uri, answer)
+    """Return the state of an object, or None if it does not exist."""
+    response = find_object(uri)
+    return None if response is None else to_object_info(uri, response)
 
 
 def list_objects(folder_uri: str) -> list[ObjectInfo]:
-    """Return every object below a folder, sorted; neither folder placeholders nor repot's own passing objects."""
-    hidden = f"/{HIDDEN_PREFIX}"
-    shown = (
-        info for info in _list(folder_uri) if not info.uri.endswith("/") and hidden not in info.uri
-    )
-    return sorted(shown, key=lambda info: info.uri)
+    """Return every object below a folder, sorted, without placeholders and hidden objects."""
+    return select_visible(_list(folder_uri))
 
 
 def read_bytes(uri: str, *, version: str | None = None) -> bytes:
-    """Return an object's bytes as they are stored; NotFoundError if it changed since `version`."""
+    """Return an object's stored bytes; NotFoundError if it no longer has `version`."""
     buffer = io.BytesIO()
-    fetch(uri, buffer, version=version)
+    download_to_file(uri, buffer, version=version)
     return buffer.getvalue()
 
 
 def write_bytes(uri: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
     """Write a whole object."""
-    store = _send_if_absent if if_absent else send
-    return store(uri, io.BytesIO(data))
+    write = _upload_if_absent if if_absent else upload_from_file
+    return write(uri, io.BytesIO(data))
 
 
 def swap_bytes(uri: str, data: bytes, *, expected_version: str | None) -> ObjectInfo:
-    """Write an object if it has the expected ETag (None: if there is none)."""
+    """Write an object if it has the expected ETag (None: if it does not exist)."""
     try:
-        return send_where(uri, io.BytesIO(data), version=expected_version)
-    except PreconditionError as err:
-        raise conflict(uri, expected_version) from err
+        return _upload_if_version(uri, io.BytesIO(data), version=expected_version)
+    except ETagMismatchError as err:
+        raise conflict_error(uri, expected_version) from err
 
 
 def download(uri: str, path: Path, *, version: str | None = None) -> None:
-    """Copy an object to a local file that appears whole; NotFoundError if it changed since `version`."""
-    write_file(path, lambda file: fetch(uri, file, version=version))
+    """Copy an object atomically to a local file; NotFoundError if it no longer has `version`."""
+    write_atomically(path, lambda file: download_to_file(uri, file, version=version))
 
 
 def upload(path: Path, uri: str, *, if_absent: bool = False) -> ObjectInfo:
     """Copy a local file to an object."""
-    with errors.explained("read", path), path.open("rb") as file:
-        store = _send_if_absent if if_absent else send
-        return store(uri, file)
+    with convert_os_errors("read", path), path.open("rb") as file:
+        write = _upload_if_absent if if_absent else upload_from_file
+        return write(uri, file)
 
 
 def copy(source_uri: str, target_uri: str) -> None:
-    """Copy an object inside the service, with what it says about itself."""
-    with explained("copied", source_uri):
-        target = place(target_uri)
-        ask(lambda client: client.copy_object(CopySource=place(source_uri), **target))
+    """Copy an object and its metadata inside the service."""
+    with convert_s3_errors("copied", source_uri):
+        source, target = bucket_and_key(source_uri), bucket_and_key(target_uri)
+        call_with_retries(lambda client: client.copy_object(CopySource=source, **target))
 
 
 def delete(uri: str) -> None:
-    """Delete an object, if there is one."""
-    with contextlib.suppress(NotFoundError), explained("deleted", uri):
-        ask(lambda client: client.delete_object(**place(uri)))
+    """Delete an object if it exists."""
+    with contextlib.suppress(NotFoundError), convert_s3_errors("deleted", uri):
+        call_with_retries(lambda client: client.delete_object(**bucket_and_key(uri)))
 
 
 def delete_folder(uri: str) -> None:
@@ -96,37 +126,100 @@ def delete_folder(uri: str) -> None:
 
 
 def check_writable(uri: str) -> None:
-    """Prove that objects can be written, read, listed and deleted below a folder; warn where swaps are not safe."""
-    probe = join(uri, hidden_name("check"))
-    write_bytes(probe, b"repot may write here\n")
-    read_bytes(probe)
+    """Check that objects can be written, read, listed and deleted; warn if swaps are not safe."""
+    probe_uri = join(uri, new_hidden_name("check"))
+    write_bytes(probe_uri, b"repot may write here\n")
+    read_bytes(probe_uri)
     next(_list(uri), None)
-    if not is_amazon() and not are_honoured(probe):
+    if not is_amazon() and not _supports_conditions(probe_uri):
         _log.warning(
-            "%s ignores conditions on writes: of two runs that promote a model within the same second, one is told "
-            "afterwards that it lost, and if it stalls meanwhile neither is. Use a newer release of that service.",
-            endpoint(),
+            "%s ignores conditions on writes: if two runs promote a model within the same second, "
+            "one learns only afterwards that it lost, and if it stalls in between, neither does. "
+            "Use a newer release of that service.",
+            endpoint_url(),
         )
-    delete(probe)
-
-
-def _send_if_absent(uri: str, file: BinaryIO) -> ObjectInfo:
-    try:
-        return send_where(uri, file, version=None)
-    except PreconditionError as err:
-        raise already_exists(uri) from err
+    delete(probe_uri)
 
 
 def _list(folder_uri: str) -> Iterator[ObjectInfo]:
     """Yield every object below a folder."""
     bucket, name = split_bucket(folder_uri)
-    wanted = {"Bucket": bucket, "Prefix": f"{name}/" if name else ""}
-    with explained("listed", folder_uri):
-        wanted["Prefix"].encode()
+    arguments = {"Bucket": bucket, "Prefix": f"{name}/" if name else ""}
+    with convert_s3_errors("listed", folder_uri):
+        arguments["Prefix"].encode()
         while True:
-            page = ask(lambda client: client.list_objects_v2(**wanted))
-            for facts in page.get("Contents", []):
-                yield info_of(f"s3://{bucket}/{facts['Key']}", facts)
+            page = call_with_retries(lambda client: client.list_objects_v2(**arguments))
+            for entry in page.get("Contents", []):
+                yield to_object_info(f"s3://{bucket}/{entry['Key']}", entry)
             if not page.get("IsTruncated"):
                 return
-            wanted["ContinuationToken"] = page["NextContinuationToken"]
+            arguments["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _upload_if_absent(uri: str, file: BinaryIO) -> ObjectInfo:
+    try:
+        return _upload_if_version(uri, file, version=None)
+    except ETagMismatchError as err:
+        raise already_exists_error(uri) from err
+
+
+def _upload_if_version(uri: str, file: BinaryIO, *, version: str | None) -> ObjectInfo:
+    """Upload a whole seekable file if the object has a version.
+
+    Args:
+        uri: The object.
+        file: Its new content.
+        version: The ETag that the object must have; None if it must not exist.
+
+    Raises:
+        ETagMismatchError: It has another version, or another write came first.
+        StorageError: It cannot be written.
+    """
+    before = find_object(uri)
+    if (None if before is None else to_object_info(uri, before).version) != version:
+        raise ETagMismatchError(f"{uri} has another version.")
+    write_id = secrets.token_hex(4)
+    write_ids = [*_write_ids(before), write_id][-_MAX_WRITE_IDS:]
+    condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": f'"{version}"'}
+    try:
+        info = _upload_with_condition(uri, file, write_ids, condition)
+    except (ETagMismatchError, NotFoundError) as err:
+        # The response to an earlier attempt may have been lost, and the object be this very write.
+        after = find_object(uri)
+        if after is None or write_id not in _write_ids(after):
+            raise ETagMismatchError(f"{uri} was written by another process.") from err
+        info = to_object_info(uri, after)
+    if not is_amazon():
+        time.sleep(SETTLE_SECONDS)
+        if write_id not in _write_ids(find_object(uri)):
+            raise ETagMismatchError(f"{uri} was overwritten by another process.")
+    return info
+
+
+def _upload_with_condition(
+    uri: str, file: BinaryIO, write_ids: Sequence[str], condition: Mapping[str, str]
+) -> ObjectInfo:
+    """Upload with a condition, or without it if the service, not Amazon's, rejects conditions."""
+    metadata = {_WRITE_IDS: " ".join(write_ids)}
+    try:
+        return upload_from_file(uri, file, metadata=metadata, condition=condition)
+    except UnsupportedError:
+        if is_amazon():
+            raise
+        return upload_from_file(uri, file, metadata=metadata)
+
+
+def _supports_conditions(existing_uri: str) -> bool:
+    """Return whether the service refuses a create-only write to an existing object."""
+    try:
+        upload_from_file(existing_uri, io.BytesIO(), condition={"IfNoneMatch": "*"})
+    except ETagMismatchError:
+        return True
+    except UnsupportedError:
+        return False
+    return False
+
+
+def _write_ids(response: Response | None) -> list[str]:
+    """Return the ids of the conditional writes that an object is built on."""
+    return [] if response is None else user_metadata(response).get(_WRITE_IDS, "").split()

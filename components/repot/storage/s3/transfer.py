@@ -1,8 +1,9 @@
-"""Bytes to and from an S3 service, checked by CRC32C in both directions.
+"""Downloads and uploads of an S3 service, verified by CRC32C in both directions.
 
-An object that repot writes carries its CRC32C twice: as the service's own checksum, which Amazon's service verifies
-before it stores anything, and in the object's metadata, where every service keeps it. Objects that somebody else wrote
-are checked by what the service tells: a CRC32C, a CRC32, a SHA, or else their length alone.
+An object that repot writes carries its CRC32C twice: as the service's own checksum, which Amazon's
+service verifies before it stores the object, and in the object's metadata, which every service
+keeps. Objects that other programs wrote are verified by what the service offers: a CRC32C, a
+CRC32, a SHA, or only the length.
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
 """
 
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 from repot.errors import NotFoundError
-from repot.storage.backend import ObjectInfo
+from repot.storage.backend import ObjectInfo, changed_error, damaged_error
 from repot.storage.checksums import (
     BLOCK_BYTES,
     crc32c_from_base64,
@@ -23,197 +24,211 @@ from repot.storage.checksums import (
     crc32c_to_base64,
     stream_crc32c_hex,
 )
-from repot.storage.problems import changed, damaged
-from repot.storage.s3.client import ask, place
+from repot.storage.s3.client import bucket_and_key, call_with_retries
 from repot.storage.s3.errors import (
     DamagedError,
-    PreconditionError,
-    endpoint,
-    explained,
-    failures,
-    no_service,
-    status_of,
+    ETagMismatchError,
+    client_errors,
+    convert_s3_errors,
+    endpoint_url,
+    http_status,
+    not_s3_service_error,
 )
 
-# Up to this much goes in one request, more in several parts.
+# An upload of up to this size is one request, a larger one is a multipart upload.
 SINGLE_REQUEST_BYTES = 64 << 20
-_NUM_FETCHES = 3
+PART_BYTES = 64 << 20
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
+_MAX_PARTS = 10_000
+_NUM_DOWNLOADS = 3
 _CRC32C = "repot-crc32c"
 
+Response = dict[str, Any]
+"""The parsed response of boto3 to a request."""
+Arguments = Mapping[str, Any]
+"""The arguments of a boto3 request."""
 
-def look(uri: str) -> dict[str, Any] | None:
-    """Return what the service says about an object without its bytes, or None if there is none."""
+
+def find_object(uri: str) -> Response | None:
+    """Return the service's metadata of an object, or None if it does not exist."""
     try:
-        with explained("looked at", uri):
-            answer: dict[str, Any] = ask(
-                lambda client: client.head_object(**place(uri), ChecksumMode="ENABLED")
+        with convert_s3_errors("looked up", uri):
+            response: Response = call_with_retries(
+                lambda client: client.head_object(**bucket_and_key(uri), ChecksumMode="ENABLED")
             )
     except NotFoundError:
-        _check_bucket(place(uri)["Bucket"], endpoint())
+        _check_bucket(bucket_and_key(uri)["Bucket"], endpoint_url())
         return None
-    return answer
+    return response
 
 
-def info_of(uri: str, answer: Mapping[str, Any]) -> ObjectInfo:
-    """Return what an answer about an object says; its version is the ETag."""
-    if "ETag" not in answer:
-        raise no_service(uri)
-    size_bytes = answer["Size"] if "Size" in answer else answer["ContentLength"]
+def to_object_info(uri: str, response: Response) -> ObjectInfo:
+    """Return the state of an object from a response or a listing entry."""
+    if "ETag" not in response:
+        raise not_s3_service_error(uri)
+    size_bytes = response["Size"] if "Size" in response else response["ContentLength"]
     return ObjectInfo(
-        uri=uri, size_bytes=size_bytes, crc32c=_crc32c(answer), version=answer["ETag"].strip('"')
+        uri=uri,
+        size_bytes=size_bytes,
+        crc32c=_crc32c(response),
+        version=response["ETag"].strip('"'),
     )
 
 
-def notes_of(answer: Mapping[str, Any]) -> dict[str, str]:
-    """Return an object's own metadata; some services change the case of their names."""
-    return {name.lower(): value for name, value in answer.get("Metadata", {}).items()}
+def user_metadata(response: Response) -> dict[str, str]:
+    """Return an object's user metadata with lower-case names; some services change their case."""
+    return {name.lower(): value for name, value in response.get("Metadata", {}).items()}
 
 
-def fetch(uri: str, file: BinaryIO, *, version: str | None) -> None:
-    """Fill an empty file with an object's bytes as they are stored; what got damaged on the way is fetched again.
+def download_to_file(uri: str, file: BinaryIO, *, version: str | None) -> None:
+    """Fill an empty file with an object's stored bytes; a damaged download is repeated.
 
     Raises:
-        NotFoundError: There is no such object, or no longer in that version.
-        StorageError: It cannot be read, or arrives damaged again and again.
+        NotFoundError: The object does not exist, or no longer has that version.
+        StorageError: It cannot be read, or every download is damaged.
     """
-    for _ in range(_NUM_FETCHES):
+    for _ in range(_NUM_DOWNLOADS):
         with contextlib.suppress(DamagedError):
-            info = info_of(uri, _download(uri, file, version))
+            info = to_object_info(uri, _download(uri, file, version))
+            # A service may ignore the condition of the request.
             if version is not None and info.version != version:
-                raise changed(uri)
+                raise changed_error(uri)
             if info.crc32c is None or stream_crc32c_hex(file) == info.crc32c:
                 return
-    raise damaged(uri, _NUM_FETCHES)
+    raise damaged_error(uri, _NUM_DOWNLOADS)
 
 
-def send(
+def upload_from_file(
     uri: str,
     file: BinaryIO,
     *,
-    notes: Mapping[str, str] | None = None,
+    metadata: Mapping[str, str] | None = None,
     condition: Mapping[str, str] | None = None,
 ) -> ObjectInfo:
-    """Upload a seekable file.
+    """Upload a whole seekable file.
 
     Args:
-        uri: Where.
-        file: What; from its start.
-        notes: Metadata to keep beside it.
-        condition: IfMatch or IfNoneMatch, as in the service's interface.
+        uri: The object.
+        file: Its new content.
+        metadata: User metadata to store with the object.
+        condition: The request's IfMatch or IfNoneMatch argument.
 
     Raises:
-        PreconditionError: The condition does not hold.
+        ETagMismatchError: The condition does not hold.
+        UnsupportedError: The service does not support conditions.
         StorageError: It cannot be written.
     """
     crc32c, size_bytes = stream_crc32c_hex(file), file.seek(0, io.SEEK_END)
-    with explained("written", uri):
-        facts = {
-            **place(uri),
+    condition = condition or {}
+    with convert_s3_errors("written", uri):
+        arguments = {
+            **bucket_and_key(uri),
             "ContentType": mimetypes.guess_type(uri)[0] or "application/octet-stream",
-            "Metadata": {_CRC32C: crc32c, **(notes or {})},
+            "Metadata": {_CRC32C: crc32c, **(metadata or {})},
             "ChecksumAlgorithm": "CRC32C",
         }
         if size_bytes > SINGLE_REQUEST_BYTES:
-            answer = send_parts(file, size_bytes, facts, condition or {})
+            response = _upload_parts(file, size_bytes, arguments, condition)
         else:
-            answer = _put(
-                file, facts | {"ChecksumCRC32C": crc32c_to_base64(crc32c), **(condition or {})}
-            )
-    return info_of(uri, {**answer, "Size": size_bytes, "Metadata": facts["Metadata"]})
+            checksum = {"ChecksumCRC32C": crc32c_to_base64(crc32c)}
+            response = _upload_once(file, {**arguments, **checksum, **condition})
+    return to_object_info(uri, {**response, "Size": size_bytes, "Metadata": arguments["Metadata"]})
 
 
-def _put(file: BinaryIO, facts: Mapping[str, Any]) -> dict[str, Any]:
-    def request(client: Any) -> dict[str, Any]:
-        file.seek(0)
-        answer: dict[str, Any] = client.put_object(Body=file, **facts)
-        return answer
+def _crc32c(response: Response) -> str | None:
+    """Return the CRC32C of an object's bytes, if the response has it.
 
-    return ask(request)
-
-
-def _download(uri: str, file: BinaryIO, version: str | None) -> dict[str, Any]:
-    condition = {} if version is None else {"IfMatch": f'"{version}"'}
-
-    def request(client: Any) -> dict[str, Any]:
-        file.seek(0)
-        file.truncate()
-        answer: dict[str, Any] = client.get_object(
-            **place(uri), ChecksumMode="ENABLED", **condition
-        )
-        with contextlib.closing(answer["Body"]) as body:
-            file.writelines(body.iter_chunks(BLOCK_BYTES))
-        return answer
-
-    try:
-        with explained("read", uri):
-            return ask(request)
-    except (NotFoundError, PreconditionError) as err:
-        if version is None:
-            raise
-        raise changed(uri) from err
-
-
-def _crc32c(answer: Mapping[str, Any]) -> str | None:
-    """Return the CRC32C of an object's bytes, if the service told it; of parts it may tell that of their CRC32Cs."""
-    is_whole = "-" not in answer["ETag"] or answer.get("ChecksumType") == "FULL_OBJECT"
-    own = answer.get("ChecksumCRC32C") if is_whole else None
-    return notes_of(answer).get(_CRC32C) or (crc32c_from_base64(own) if own else None)
+    For a multipart upload, the service's value may be the CRC32C of the parts' CRC32Cs instead.
+    """
+    is_of_object = "-" not in response["ETag"] or response.get("ChecksumType") == "FULL_OBJECT"
+    service_crc32c = response.get("ChecksumCRC32C") if is_of_object else None
+    own_crc32c = user_metadata(response).get(_CRC32C)
+    return own_crc32c or (crc32c_from_base64(service_crc32c) if service_crc32c else None)
 
 
 @functools.lru_cache
-def _check_bucket(bucket: str, _endpoint: str) -> None:
-    """Raise StorageError if there is no such bucket: that an object is not found does not tell."""
-    with explained("found", f"s3://{bucket}"):
+def _check_bucket(bucket: str, _endpoint_url: str) -> None:
+    """Raise NoBucketError if the bucket does not exist; a 404 for an object does not tell.
+
+    Cached, so that missing objects cost one request each.
+    """
+    with convert_s3_errors("found", f"s3://{bucket}"):
         try:
-            ask(lambda client: client.head_bucket(Bucket=bucket))
-        except failures() as err:
-            if status_of(err) != http.client.FORBIDDEN:
+            call_with_retries(lambda client: client.head_bucket(Bucket=bucket))
+        except client_errors() as err:
+            # Access to objects does not require access to the bucket itself.
+            if http_status(err) != http.client.FORBIDDEN:
                 raise
 
 
-PART_BYTES = 64 << 20
-_MAX_PARTS = 10_000
+def _download(uri: str, file: BinaryIO, version: str | None) -> Response:
+    condition = {} if version is None else {"IfMatch": f'"{version}"'}
+
+    def get_object(client: Any) -> Response:
+        file.seek(0)
+        file.truncate()
+        response: Response = client.get_object(
+            **bucket_and_key(uri), ChecksumMode="ENABLED", **condition
+        )
+        with contextlib.closing(response["Body"]) as body:
+            file.writelines(body.iter_chunks(BLOCK_BYTES))
+        return response
+
+    try:
+        with convert_s3_errors("read", uri):
+            return call_with_retries(get_object)
+    except (NotFoundError, ETagMismatchError) as err:
+        if version is None:
+            raise
+        raise changed_error(uri) from err
 
 
-def send_parts(
-    file: BinaryIO, size_bytes: int, facts: Mapping[str, Any], condition: Mapping[str, str]
-) -> dict[str, Any]:
-    """Upload a seekable file in parts, each with its CRC32C.
+def _upload_once(file: BinaryIO, arguments: Arguments) -> Response:
+    def put_object(client: Any) -> Response:
+        file.seek(0)
+        response: Response = client.put_object(Body=file, **arguments)
+        return response
+
+    return call_with_retries(put_object)
+
+
+def _upload_parts(
+    file: BinaryIO, size_bytes: int, arguments: Arguments, condition: Mapping[str, str]
+) -> Response:
+    """Upload a seekable file as a multipart upload, and abort the upload on failure.
 
     Args:
-        file: What; from its start.
+        file: The content.
         size_bytes: Its size.
-        facts: Arguments of the request that begins the upload; they name the object.
-        condition: IfMatch or IfNoneMatch, of the request that ends it.
+        arguments: Arguments of the first request; they include Bucket and Key.
+        condition: IfMatch or IfNoneMatch argument of the last request.
 
     Returns:
-        The service's answer to the last request.
+        The response to the last request.
     """
-    place = {name: facts[name] for name in ("Bucket", "Key")}
-    begun = ask(lambda client: client.create_multipart_upload(**facts))
-    upload = {**place, "UploadId": begun["UploadId"]}
-    try:
-        parts = _send_each(file, size_bytes, upload)
-        ending = {**upload, "MultipartUpload": {"Parts": parts}, **condition}
-        answer: dict[str, Any] = ask(lambda client: client.complete_multipart_upload(**ending))
-    except BaseException:
-        with contextlib.suppress(*failures()):
-            ask(lambda client: client.abort_multipart_upload(**upload))
-        raise
-    return answer
-
-
-def _send_each(file: BinaryIO, size_bytes: int, upload: Mapping[str, str]) -> list[dict[str, Any]]:
+    created = call_with_retries(lambda client: client.create_multipart_upload(**arguments))
+    upload = {"Bucket": arguments["Bucket"], "Key": arguments["Key"]}
+    upload["UploadId"] = created["UploadId"]
     part_bytes = max(PART_BYTES, -(-size_bytes // _MAX_PARTS))
-    file.seek(0)
-    sent: list[dict[str, Any]] = []
-    while data := file.read(part_bytes):
-        sent.append(_send_part(data, len(sent) + 1, upload))
-    return sent
+    try:
+        file.seek(0)
+        parts: list[Response] = []
+        while data := file.read(part_bytes):
+            parts.append(_upload_part(data, len(parts) + 1, upload))
+        last_arguments = {**upload, "MultipartUpload": {"Parts": parts}, **condition}
+        response: Response = call_with_retries(
+            lambda client: client.complete_multipart_upload(**last_arguments)
+        )
+    except BaseException:
+        with contextlib.suppress(*client_errors()):
+            call_with_retries(lambda client: client.abort_multipart_upload(**upload))
+        raise
+    return response
 
 
-def _send_part(data: bytes, number: int, upload: Mapping[str, str]) -> dict[str, Any]:
+def _upload_part(data: bytes, number: int, upload: Mapping[str, str]) -> Response:
+    """Upload one part, and return its entry in the list of parts of the last request."""
     checksum = {"ChecksumCRC32C": crc32c_to_base64(crc32c_hex(data))}
-    facts = {**upload, **checksum, "PartNumber": number, "ChecksumAlgorithm": "CRC32C"}
-    answer = ask(lambda client: client.upload_part(Body=data, **facts))
-    return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
+    arguments = {**upload, **checksum, "PartNumber": number, "ChecksumAlgorithm": "CRC32C"}
+    response = call_with_retries(lambda client: client.upload_part(Body=data, **arguments))
+    return {"PartNumber": number, "ETag": response["ETag"], **checksum}

@@ -43,7 +43,7 @@ def test_copy_leaves_what_is_only_in_the_target(tmp_path: Path) -> None:
 def test_folder_without_files_is_not_found(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name in ("empty", "none"):
-        with pytest.raises(NotFoundError, match=f"{tmp_path}/{name} must hold files"):
+        with pytest.raises(NotFoundError, match=f"{tmp_path}/{name} must contain files"):
             storage.copy_folder(f"{tmp_path}/{name}", f"{tmp_path}/there")
         with pytest.raises(NotFoundError):
             storage.upload_folder(tmp_path / name, f"{tmp_path}/there")
@@ -71,5 +71,5 @@ def test_delete_folder_deletes_links_and_not_what_they_lead_to(tmp_path: Path) -
 
 @pytest.mark.parametrize("uri", ["/", "gs://bucket"])
 def test_delete_folder_spares_whole_disks_and_buckets(uri: str) -> None:
-    with pytest.raises(StorageError, match="not the whole of it"):
+    with pytest.raises(StorageError, match="not the whole bucket or disk"):
         storage.delete_folder(uri)

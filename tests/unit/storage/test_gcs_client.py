@@ -30,11 +30,11 @@ def test_key_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None
         client.client()._credentials.service_account_email
         == "repot@example.iam.gserviceaccount.com"
     )
-    client._process.clients.clear()
+    client._state.clients.clear()
 
 
 def test_what_is_no_key_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    client._process.clients.clear()
+    client._state.clients.clear()
     monkeypatch.setenv(client.KEY_VARIABLE, "secret words")
     with pytest.raises(StorageError, match="must hold a Google service account's key") as caught:
         client.client()

@@ -112,7 +112,7 @@ def test_link_to_nothing_is_listed_and_cannot_be_read(tmp_path: Path) -> None:
     lost, itself = storage.list_objects(str(tmp_path))
     with pytest.raises(NotFoundError, match="lost"):
         storage.read_bytes(lost.uri, version=lost.version)
-    with pytest.raises(StorageError, match="in a circle"):
+    with pytest.raises(StorageError, match="form a circle"):
         storage.read_bytes(itself.uri)
 
 
@@ -263,7 +263,7 @@ def test_check_writable_makes_the_folder_and_leaves_nothing(root: str) -> None:
 
 def test_check_writable_says_who_may_not(as_nobody: Path) -> None:
     with pytest.raises(
-        StorageError, match=rf"{as_nobody} cannot be written: permission is denied to user \d+"
+        StorageError, match=rf"{as_nobody} cannot be written: permission is denied for user \d+"
     ):
         storage.check_writable(str(as_nobody))
     with pytest.raises(StorageError, match="permission is denied"):

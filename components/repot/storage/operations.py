@@ -1,0 +1,283 @@
+"""The operations of `repot.storage` on objects and folders, on any backend.
+
+Folder operations copy several objects in parallel. Each object is copied as a whole, and objects
+that exist only in the target folder are kept.
+"""
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from repot.errors import NotFoundError, StorageError
+from repot.storage.backend import Backend, ObjectInfo
+from repot.storage.checksums import crc32c_hex
+from repot.storage.gcs import objects as gcs_objects
+from repot.storage.local import objects as local_objects
+from repot.storage.local.files import file_crc32c_hex
+from repot.storage.s3 import objects as s3_objects
+from repot.storage.uris import is_local, relative_name, scheme_of, split_bucket
+
+BACKENDS: dict[str, Backend] = {"": local_objects, "gs": gcs_objects, "s3": s3_objects}
+"""The backend of each URI scheme; "" is a local path."""
+
+_NUM_THREADS = 8
+
+
+def stat(uri: str) -> ObjectInfo | None:
+    """Return the state of the object, or None if it does not exist."""
+    return _backend(uri).stat(uri)
+
+
+def exists(uri: str) -> bool:
+    """Return whether the object exists; a folder is not an object."""
+    return stat(uri) is not None
+
+
+def list_objects(folder_uri: str) -> list[ObjectInfo]:
+    """Return every object below a folder, at any depth, sorted by the code points of their names.
+
+    Links to folders are followed. Folder placeholders and repot's own hidden files are left out.
+
+    Returns:
+        The objects; empty for a folder that does not exist.
+
+    Raises:
+        StorageError: The folder cannot be listed.
+    """
+    return _backend(folder_uri).list_objects(folder_uri)
+
+
+def read_bytes(uri: str, *, version: str | None = None) -> bytes:
+    """Return the stored bytes of the object, verified against the CRC32C of the object store.
+
+    Args:
+        uri: The object.
+        version: The version to read, as listed; None for the current one.
+
+    Raises:
+        NotFoundError: The object does not exist, or no longer has that version.
+        StorageError: It cannot be read, or arrives damaged.
+    """
+    return _backend(uri).read_bytes(uri, version=version)
+
+
+def read_crc32c_hex(uri: str, *, version: str | None = None) -> str:
+    """Read the whole object to compute its CRC32C, 8 hex digits; otherwise as `read_bytes`.
+
+    For objects whose `ObjectInfo.crc32c` is None.
+    """
+    if is_local(uri) and version is None:
+        return file_crc32c_hex(Path(uri))
+    return crc32c_hex(read_bytes(uri, version=version))
+
+
+def read_text(uri: str) -> str:
+    """Return the object as text.
+
+    Raises:
+        StorageError: It is not UTF-8, or cannot be read.
+    """
+    try:
+        return read_bytes(uri).decode()
+    except UnicodeDecodeError as err:
+        raise StorageError(
+            f"{uri} must be UTF-8 text; byte {err.start} is not. Write it again in UTF-8."
+        ) from err
+
+
+def read_json(uri: str) -> Any:
+    """Return the JSON value in the object.
+
+    Raises:
+        StorageError: It is not JSON, or cannot be read.
+    """
+    try:
+        return json.loads(read_text(uri))
+    except json.JSONDecodeError as err:
+        raise StorageError(
+            f"{uri} must be JSON; got {err.msg} in line {err.lineno}, column {err.colno}. "
+            "Delete or repair it."
+        ) from err
+
+
+def write_bytes(uri: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
+    """Write the object atomically: readers see all of it or nothing.
+
+    Args:
+        uri: The object; the folders of a local file are created.
+        data: The whole content.
+        if_absent: Fail if the object already exists.
+
+    Raises:
+        AlreadyExistsError: `if_absent`, and the object exists.
+        StorageError: It cannot be written.
+    """
+    return _backend(uri).write_bytes(uri, data, if_absent=if_absent)
+
+
+def write_text(uri: str, text: str, *, if_absent: bool = False) -> ObjectInfo:
+    """Write text in UTF-8; otherwise as `write_bytes`."""
+    return write_bytes(uri, text.encode(), if_absent=if_absent)
+
+
+def write_json(uri: str, value: Any, *, if_absent: bool = False) -> ObjectInfo:
+    """Write JSON; equal values give equal bytes.
+
+    Keys are sorted, text is ASCII, indentation is two spaces, and the last line ends with a
+    newline.
+    """
+    text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
+    return write_text(uri, f"{text}\n", if_absent=if_absent)
+
+
+def swap_bytes(uri: str, data: bytes, *, expected_version: str | None) -> ObjectInfo:
+    """Replace the object if it still has `expected_version`; exactly one of racing swaps succeeds.
+
+    Args:
+        uri: The object. It must never be written except by swaps.
+        data: The whole new content.
+        expected_version: Its `ObjectInfo.version`; None if the object must not exist.
+
+    Raises:
+        ConflictError: The object has another version.
+        StorageError: It cannot be written.
+    """
+    return _backend(uri).swap_bytes(uri, data, expected_version=expected_version)
+
+
+def download(uri: str, path: Path, *, version: str | None = None) -> None:
+    """Copy the object atomically to a local file; verified as in `read_bytes`."""
+    _backend(uri).download(uri, path, version=version)
+
+
+def upload(path: Path, uri: str, *, if_absent: bool = False) -> ObjectInfo:
+    """Copy a local file to the object without loading it whole; otherwise as `write_bytes`."""
+    return _backend(uri).upload(path, uri, if_absent=if_absent)
+
+
+def copy(source_uri: str, target_uri: str) -> None:
+    """Copy one object to another; within one object store the data does not leave the service.
+
+    Raises:
+        NotFoundError: The source does not exist.
+        StorageError: An object cannot be read or written.
+    """
+    if scheme_of(source_uri) == scheme_of(target_uri):
+        _backend(source_uri).copy(source_uri, target_uri)
+        return
+    with as_local_file(source_uri) as path:
+        upload(path, target_uri)
+
+
+def delete(uri: str) -> None:
+    """Delete the object if it exists."""
+    _backend(uri).delete(uri)
+
+
+@contextlib.contextmanager
+def as_local_file(uri: str) -> Iterator[Path]:
+    """Yield a local path with the object's content.
+
+    It is the file itself if the object is local, otherwise a download that is deleted at the end.
+    """
+    if is_local(uri):
+        yield Path(uri)
+        return
+    with tempfile.TemporaryDirectory(prefix="repot-") as folder:
+        path = Path(folder, PurePosixPath(uri).name)
+        download(uri, path)
+        yield path
+
+
+def download_folder(uri: str, folder: Path) -> None:
+    """Copy every object below `uri` into the local `folder`, under its relative name.
+
+    Raises:
+        NotFoundError: There is no object below `uri`.
+        StorageError: An object cannot be copied, or its name is not valid as a local path.
+    """
+    _run_parallel(download, [(source, folder / name) for source, name in _list_files(uri)])
+
+
+def upload_folder(folder: Path, uri: str) -> None:
+    """Copy every file below the local `folder` to `uri`, under its relative name.
+
+    Raises:
+        NotFoundError: There is no file in `folder`.
+        StorageError: A file cannot be copied.
+    """
+    sources = _list_names(str(folder.absolute()))
+    _run_parallel(upload, [(Path(source), f"{uri}/{name}") for source, name in sources])
+
+
+def copy_folder(source_uri: str, target_uri: str) -> None:
+    """Copy every object below `source_uri` to `target_uri`, under its relative name.
+
+    Raises:
+        NotFoundError: There is no object below `source_uri`.
+        StorageError: An object cannot be copied, or its name is not valid as a local path.
+    """
+    sources = _list_files(source_uri) if is_local(target_uri) else _list_names(source_uri)
+    _run_parallel(copy, [(source, f"{target_uri}/{name}") for source, name in sources])
+
+
+def delete_folder(uri: str) -> None:
+    """Delete everything below a folder, if it exists.
+
+    Raises:
+        StorageError: It is a whole bucket or disk, or cannot be deleted.
+    """
+    is_folder = Path(uri) != Path("/") if is_local(uri) else bool(split_bucket(uri)[1])
+    if not is_folder:
+        raise StorageError(
+            f"{uri} must be a folder in a bucket or on a disk, not the whole bucket or disk. "
+            "Give a folder."
+        )
+    _backend(uri).delete_folder(uri)
+
+
+def check_writable(uri: str) -> None:
+    """Check that objects can be written, read, listed and deleted below a folder.
+
+    Raises:
+        StorageError: One of these fails; the message says why, and what to do.
+    """
+    _backend(uri).check_writable(uri)
+
+
+def _backend(uri: str) -> Backend:
+    return BACKENDS[scheme_of(uri)]
+
+
+def _list_names(folder_uri: str) -> list[tuple[str, str]]:
+    """Return URI and relative name of every object below a folder that must not be empty."""
+    infos = list_objects(folder_uri)
+    if not infos:
+        raise NotFoundError(f"{folder_uri} must contain files; found none. Check the name.")
+    return [(info.uri, relative_name(info.uri, folder_uri)) for info in infos]
+
+
+def _list_files(folder_uri: str) -> list[tuple[str, str]]:
+    """Return the same as `_list_names`, with names that are valid as paths in a local folder."""
+    sources = _list_names(folder_uri)
+    for uri, name in sources:
+        if {"", ".", ".."} & set(name.split("/")):
+            raise StorageError(
+                f"{uri} must have a name that is valid as a local path. Rename that object."
+            )
+    return sources
+
+
+def _run_parallel(transfer: Callable[..., object], arguments: Sequence[tuple[Any, Any]]) -> None:
+    """Call `transfer` with each pair in parallel; the first failure cancels the pending calls."""
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        futures = [pool.submit(transfer, *pair) for pair in arguments]
+        try:
+            for future in futures:
+                future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
