@@ -1,4 +1,4 @@
-"""`repot doctor` against real HTTP servers: Kubernetes through kubeconfig and the real client, and KFP behind it."""
+"""`repot doctor` with the real clients against HTTP servers that act as Kubernetes and KFP."""
 
 import json
 import os
@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 
-from repot_pipelines.doctor import cluster as cluster_module
-from repot_pipelines.doctor import kubeconfig as kubeconfig_module
-from repot_pipelines.doctor import packages, storage_access
-from repot_pipelines.doctor.check import ok
+from repot_pipelines.doctor import cluster_client, installation, kubeconfig, storage_access
+from repot_pipelines.doctor.results import ok
 from tests.integration.command_line import repot
 from tests.integration.kfp_api.answers import web_page
 from tests.integration.kfp_api.command_line import run_repot
@@ -40,13 +38,13 @@ TOLERATIONS = (
     "--tolerations",
     json.dumps([{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]),
 )
-PLACED = (*SELECTOR, *TOLERATIONS)
-CLIENT = "client.authentication.k8s.io/v1"
+FITTING = (*SELECTOR, *TOLERATIONS)
+EXEC_API = "client.authentication.k8s.io/v1"
 
 
 @dataclass(frozen=True)
-class Row:
-    """One result."""
+class Check:
+    """One result in the JSON report."""
 
     state: str
     finding: str
@@ -54,15 +52,15 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the command said."""
+class Report:
+    """Exit code and results of one command."""
 
     exit_code: int
-    rows: dict[str, Row]
+    checks: dict[str, Check]
 
-    def only_red(self) -> Row:
-        """Return the one red line: red comes with a fix, is one line, and takes the exit code with it."""
-        (found,) = [row for row in self.rows.values() if row.state == "problem"]
+    def only_problem(self) -> Check:
+        """Return the only problem: it has a one-line finding and fix, and makes the exit code 1."""
+        (found,) = [check for check in self.checks.values() if check.state == "problem"]
         assert self.exit_code == 1
         assert found.finding.count("\n") == found.fix.count("\n") == 0
         assert found.fix
@@ -70,8 +68,8 @@ class Told:
 
 
 @pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing of this machine's user count, and do not start TensorFlow each time."""
+def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide this machine's user settings, and do not import TensorFlow in every test."""
     for name in [
         name
         for name in os.environ
@@ -79,7 +77,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(packages, "check_tensorflow", lambda: ok("TensorFlow", "starts"))
+    monkeypatch.setattr(installation, "check_tensorflow", lambda: ok("TensorFlow", "works"))
 
 
 @pytest.fixture
@@ -97,15 +95,15 @@ def api(kfp: KfpApi) -> Iterator[KubernetesApi]:
 
 @pytest.fixture
 def use(api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return a function that makes a kubeconfig the current one; its arguments are those of write_kubeconfig."""
+    """Return a function that writes and selects a kubeconfig; arguments of write_kubeconfig."""
 
-    def make_current(address: str | None = None, **given: Any) -> None:
-        path = write_kubeconfig(tmp_path / "kubeconfig", address or api.address, **given)
+    def select(address: str | None = None, **fields: Any) -> None:
+        path = write_kubeconfig(tmp_path / "kubeconfig", address or api.address, **fields)
         monkeypatch.setenv("KUBECONFIG", str(path))
-        # The KFP client's Kubernetes client has read the variable when it was imported.
+        # The Kubernetes client of the KFP client read the variable when it was imported.
         monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
 
-    return make_current
+    return select
 
 
 @pytest.fixture
@@ -113,76 +111,76 @@ def admin(use: Callable[..., None]) -> None:
     use(token=ADMIN_TOKEN)
 
 
-def doctor(*arguments: str | Path) -> Told:
+def doctor(*arguments: str | Path) -> Report:
     ended = run_repot("doctor", "--format", "json", *arguments)
     assert ended.errors == ""
-    facts = json.loads(ended.output)
-    assert facts["ready"] == (ended.exit_code == 0)
-    names = [found["name"] for found in facts["checks"]]
+    content = json.loads(ended.output)
+    assert content["ready"] == (ended.exit_code == 0)
+    names = [found["name"] for found in content["checks"]]
     assert len(names) == len(set(names))
-    return Told(
+    return Report(
         ended.exit_code,
         {
-            found["name"]: Row(found["state"], found["finding"], found["fix"])
-            for found in facts["checks"]
+            found["name"]: Check(found["state"], found["finding"], found["fix"])
+            for found in content["checks"]
         },
     )
 
 
 @pytest.mark.usefixtures("admin")
-def test_a_cluster_that_is_ready_is_ready_and_stays_as_it_was(
+def test_ready_cluster_is_reported_ready_and_is_not_changed(
     api: KubernetesApi, kfp: KfpApi, tmp_path: Path
 ) -> None:
-    told = doctor(*PLACED, "--storage-uri", tmp_path / "storage")
+    report = doctor(*FITTING, "--storage-uri", tmp_path / "storage")
 
-    assert told.exit_code == 0
-    assert {name for name, row in told.rows.items() if row.state != "ok"} == {
-        "pods' storage",
+    assert report.exit_code == 0
+    assert {name for name, check in report.checks.items() if check.state != "ok"} == {
+        "pod storage",
         "secrets",
         "cpu image",
         "trainer image",
     }
-    assert told.rows["cluster"].finding.endswith(
+    assert report.checks["cluster"].finding.endswith(
         "context test of kubeconfig, Kubernetes v1.36.0, as kubernetes-admin"
     )
-    assert "2.17" in told.rows["server"].finding
+    assert "2.17" in report.checks["server"].finding
     assert (
-        told.rows["sign-in"].finding
-        == "may list the experiments, with the credentials of kubeconfig"
+        report.checks["sign-in"].finding
+        == "can list the experiments, with the credentials of kubeconfig"
     )
-    assert told.rows["service account"].finding.startswith(
+    assert report.checks["service account"].finding.startswith(
         "repot-runner, acting as repot@our-project"
     )
     assert (
-        "8 nvidia.com/gpu, 8 of them free, at most 4 on one node; 1 asked for"
-        in told.rows["trainer nodes"].finding
+        "8 nvidia.com/gpu, 8 of them free, at most 4 on one node; 1 requested"
+        in report.checks["trainer nodes"].finding
     )
     assert api.changes == []
     assert kfp.changes == []
     assert not (tmp_path / "storage").exists()
 
 
-def test_without_a_cluster_only_this_machine_is_looked_at() -> None:
-    told = doctor()
+def test_without_options_only_this_machine_is_checked() -> None:
+    report = doctor()
 
-    assert told.exit_code == 0
-    assert {name for name, row in told.rows.items() if row.state == "not checked"} == {
+    assert report.exit_code == 0
+    assert {name for name, check in report.checks.items() if check.state == "not checked"} == {
         "access",
         "server",
         "cluster",
     }
 
 
-def test_the_real_command_starts_tensorflow_too(tmp_path: Path) -> None:
+def test_command_in_its_own_process_imports_tensorflow(tmp_path: Path) -> None:
     ended = repot("doctor", cwd=tmp_path)
 
     assert ended.returncode == 0, ended.stdout
     assert ended.stderr == ""
-    assert "  ✓ TensorFlow        starts, and sees" in ended.stdout
+    assert "  ✓ TensorFlow        can be imported, and sees" in ended.stdout
     assert ended.stdout.splitlines()[-1].startswith("Ready")
 
 
-def test_the_table_is_for_people() -> None:
+def test_default_format_is_a_table_with_fixes() -> None:
     ended = run_repot("doctor", "--host", "http://127.0.0.1:9")
 
     lines = ended.output.splitlines()
@@ -193,7 +191,7 @@ def test_the_table_is_for_people() -> None:
     assert (ended.exit_code, ended.errors) == (1, "")
 
 
-def test_wrong_usage_is_told_at_once_and_nobody_is_asked(
+def test_wrong_options_are_all_reported_before_any_request(
     api: KubernetesApi, use: Callable[..., None]
 ) -> None:
     use(token=ADMIN_TOKEN)
@@ -209,77 +207,78 @@ def test_wrong_usage_is_told_at_once_and_nobody_is_asked(
 
     assert ended.exit_code == 2
     assert all(
-        word in ended.errors
-        for word in ("--node-selector", "--tolerations", "accelerator_type", "ftp", "file")
+        part in ended.errors
+        for part in ("--node-selector", "--tolerations", "accelerator_type", "ftp", "file")
     )
     assert run_repot("doctor", "--accelerator-count", "-1").exit_code == 2
     assert api.requests == []
 
 
-# The way to the cluster.
+# Connecting to the cluster.
 
 
-def test_options_about_a_cluster_want_one() -> None:
+def test_cluster_options_without_a_cluster_are_a_problem() -> None:
     for option in (
         ("--namespace", "x"),
         ("--accelerator-count", "1"),
         ("--service-account", "x"),
         SELECTOR,
     ):
-        assert "kubeconfig names none" in doctor(*option).only_red().finding
-    assert "There is no kubeconfig" in doctor("--context", "prod").only_red().finding
+        assert "kubeconfig selects none" in doctor(*option).only_problem().finding
+    assert "There is no kubeconfig" in doctor("--context", "prod").only_problem().finding
 
 
-def test_an_expired_token_is_one_line(use: Callable[..., None]) -> None:
+def test_expired_token_is_a_problem_and_is_not_printed(use: Callable[..., None]) -> None:
     use(token="expired-and-secret")
 
-    red = doctor().only_red()
+    problem = doctor().only_problem()
 
-    assert "does not accept the credentials of kubeconfig (401)" in red.finding
-    assert "Log in again" in red.fix
-    assert "secret" not in red.finding
+    assert "does not accept the credentials of kubeconfig (401)" in problem.finding
+    assert "Log in again" in problem.fix
+    assert "secret" not in problem.finding
 
 
-def test_no_token_at_all_is_one_line(use: Callable[..., None]) -> None:
+def test_missing_token_is_a_problem(use: Callable[..., None]) -> None:
     use(token="")
 
-    assert "missing or expired" in doctor().only_red().finding
+    assert "missing or expired" in doctor().only_problem().finding
 
 
-def test_a_plug_in_that_is_missing_fails_or_hangs_is_one_line(
+def test_missing_failing_or_hanging_credential_plugin_is_a_problem(
     use: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kubeconfig_module, "_LOGIN_SECONDS", 0.3)
+    monkeypatch.setattr(kubeconfig, "_LOGIN_SECONDS", 0.3)
     commands = {
-        "no-such-plug-in": [],
+        "no-such-plugin": [],
         "sh": ["-c", "echo please log in >&2; exit 1"],
         "sleep": ["3"],
     }
-    told = []
+    findings = []
     for command, arguments in commands.items():
         use(
             user={
                 "exec": {
-                    "apiVersion": CLIENT,
+                    "apiVersion": EXEC_API,
                     "command": command,
                     "args": arguments,
                     "interactiveMode": "Never",
                 }
             }
         )
-        told.append(doctor().only_red().finding)
+        findings.append(doctor().only_problem().finding)
 
-    assert "no-such-plug-in" in told[0]
-    assert "please log in" in told[1]
-    assert "does not end within 0.3 s" in told[2]
+    missing, failing, hanging = findings
+    assert "no-such-plugin" in missing
+    assert "please log in" in failing
+    assert "does not end within 0.3 s" in hanging
 
 
-def test_nobody_there_is_told_within_seconds(
+def test_unreachable_cluster_is_reported_within_seconds(
     use: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster_module, "_TIMEOUT_SECONDS", (0.3, 0.3))
+    monkeypatch.setattr(cluster_client, "_TIMEOUT_SECONDS", (0.3, 0.3))
     started = time.monotonic()
-    told = []
+    problems = []
     with socket.create_server(("127.0.0.1", 0)) as silent:
         for address in (
             "http://127.0.0.1:9",
@@ -287,138 +286,140 @@ def test_nobody_there_is_told_within_seconds(
             f"http://127.0.0.1:{silent.getsockname()[1]}",
         ):
             use(address, token="x")
-            told.append(doctor().only_red())
+            problems.append(doctor().only_problem())
 
-    assert [row.finding.partition(":")[2].strip().split(" ")[0] for row in told][:2] == [
-        "nothing",
-        "there",
-    ]
-    assert "KUBECONFIG=/dev/null" in told[0].fix
-    assert "does not answer in time" in told[2].finding
+    refused, unknown_host, timeout = problems
+    assert "nothing listens at" in refused.finding
+    assert "KUBECONFIG=/dev/null" in refused.fix
+    assert "cannot be resolved" in unknown_host.finding
+    assert "does not answer in time" in timeout.finding
     assert time.monotonic() - started < 20
 
 
-def test_a_pod_without_a_token_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pod_without_a_token_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "9")
 
-    told = doctor("--kfp-namespace", "here")
+    report = doctor("--kfp-namespace", "here")
 
-    assert "the cluster of this pod cannot be used" in told.rows["cluster"].finding
-    assert "automountServiceAccountToken" in told.rows["cluster"].fix
-    assert "ml-pipeline.here.svc" in told.rows["server"].finding
+    assert "the cluster of this pod cannot be used" in report.checks["cluster"].finding
+    assert "automountServiceAccountToken" in report.checks["cluster"].fix
+    assert "ml-pipeline.here.svc" in report.checks["server"].finding
 
 
-def test_http_in_place_of_https_is_one_line(api: KubernetesApi, use: Callable[..., None]) -> None:
+def test_https_address_of_an_http_server_is_a_problem(
+    api: KubernetesApi, use: Callable[..., None]
+) -> None:
     use(api.address.replace("http:", "https:"), token="x")
 
-    assert "the TLS connection to" in doctor().only_red().finding
+    assert "the TLS connection to" in doctor().only_problem().finding
 
 
-def test_a_server_that_is_no_cluster_is_one_line(kfp: KfpApi, use: Callable[..., None]) -> None:
+def test_server_that_is_not_kubernetes_is_a_problem(kfp: KfpApi, use: Callable[..., None]) -> None:
     use(kfp.address, token="x")
 
-    assert "not as a Kubernetes API" in doctor().only_red().finding
+    assert "not as a Kubernetes API" in doctor().only_problem().finding
 
 
 @pytest.mark.usefixtures("admin")
-def test_a_login_page_in_front_of_the_cluster_is_one_line(api: KubernetesApi) -> None:
+def test_login_page_in_front_of_the_cluster_is_a_problem(api: KubernetesApi) -> None:
     page = plain("<!doctype html><title>Log in</title>")
     api.answers = [("GET", "^/version", page)]
 
-    assert "not as a Kubernetes API" in doctor().only_red().finding
+    assert "not as a Kubernetes API" in doctor().only_problem().finding
 
 
 @pytest.mark.usefixtures("admin")
-def test_a_cluster_that_fails_in_the_middle_does_not_hide_the_rest(api: KubernetesApi) -> None:
+def test_failed_request_does_not_hide_the_other_results(api: KubernetesApi) -> None:
     api.answers = [("GET", "/configmaps/kfp-launcher", plain("etcd is away", status=500))]
 
-    told = doctor(*PLACED)
+    report = doctor(*FITTING)
 
-    assert "answered 500" in told.only_red().finding
-    assert told.rows["trainer nodes"].state == "ok"
+    assert "answered 500" in report.only_problem().finding
+    assert report.checks["trainer nodes"].state == "ok"
 
 
-def test_an_old_cluster_does_not_say_who_one_is(
+def test_user_is_omitted_on_a_cluster_too_old_to_report_it(
     api: KubernetesApi, use: Callable[..., None]
 ) -> None:
     use(token=ADMIN_TOKEN)
     api.answers = [("POST", "selfsubjectreviews", plain("404 page not found", status=404))]
 
-    assert doctor(*PLACED).rows["cluster"].finding.endswith("Kubernetes v1.36.0")
+    assert doctor(*FITTING).checks["cluster"].finding.endswith("Kubernetes v1.36.0")
 
 
 @pytest.mark.usefixtures("admin")
-def test_a_context_can_be_chosen(api: KubernetesApi) -> None:
-    assert doctor(*PLACED, "--context", "test").exit_code == 0
-    red = doctor(*PLACED, "--context", "prod").only_red()
-    assert red.fix == "Choose with --context among: test."
+def test_context_option_selects_the_context(api: KubernetesApi) -> None:
+    assert doctor(*FITTING, "--context", "test").exit_code == 0
+    problem = doctor(*FITTING, "--context", "prod").only_problem()
+    assert problem.fix == "Choose with --context among: test."
 
 
-# What the namespace holds.
-
-
-@pytest.mark.usefixtures("admin")
-def test_a_namespace_that_is_not_there_ends_what_is_in_it() -> None:
-    told = doctor(*PLACED, "--namespace", "nowhere")
-
-    assert told.only_red().finding == "The cluster has no namespace nowhere."
-    assert "service account" not in told.rows
-    assert told.rows["trainer nodes"].state == "ok"
+# Accounts, permissions and secrets in the namespace.
 
 
 @pytest.mark.usefixtures("admin")
-def test_service_accounts_that_are_missing_are_told(api: KubernetesApi) -> None:
+def test_missing_namespace_skips_the_checks_in_it() -> None:
+    report = doctor(*FITTING, "--namespace", "nowhere")
+
+    assert report.only_problem().finding == "The cluster has no namespace nowhere."
+    assert "service account" not in report.checks
+    assert report.checks["trainer nodes"].state == "ok"
+
+
+@pytest.mark.usefixtures("admin")
+def test_missing_service_accounts_are_reported(api: KubernetesApi) -> None:
     drop(api, "serviceaccounts")
 
-    told = doctor(*PLACED)
+    report = doctor(*FITTING)
 
-    assert "kubeflow has no repot-runner" in told.only_red().finding
-    assert told.rows["worker account"].state == "warning"
-    assert "kubectl apply -k manifests/overlays/" in told.rows["service account"].fix
-    assert "rights of a run" not in told.rows
+    assert "kubeflow has no repot-runner" in report.only_problem().finding
+    assert report.checks["worker account"].state == "warning"
+    assert "kubectl apply -k manifests/overlays/" in report.checks["service account"].fix
+    assert "run permissions" not in report.checks
 
 
 @pytest.mark.usefixtures("admin")
-def test_kfps_own_account_takes_the_place_of_a_missing_one(api: KubernetesApi) -> None:
+def test_kfp_account_is_the_fallback_for_a_missing_one(api: KubernetesApi) -> None:
     drop(api, "serviceaccounts")
     put(api, "ServiceAccount", "pipeline-runner")
     api.rules.grant(
-        f"system:serviceaccount:{NAMESPACE}:pipeline-runner", anything(), namespace=NAMESPACE
+        f"system:serviceaccount:{NAMESPACE}:pipeline-runner", all_permissions(), namespace=NAMESPACE
     )
 
-    told = doctor(*PLACED)
+    report = doctor(*FITTING)
 
-    assert told.exit_code == 0
-    assert "runs get KFP's own pipeline-runner" in told.rows["service account"].finding
-    assert told.rows["rights of a run"].finding.startswith("pipeline-runner may get")
+    assert report.exit_code == 0
+    assert "runs use KFP's own pipeline-runner" in report.checks["service account"].finding
+    assert report.checks["run permissions"].finding.startswith("pipeline-runner may get")
     assert (
         "no pipeline-walker"
-        in doctor(*PLACED, "--service-account", "pipeline-walker").only_red().finding
+        in doctor(*FITTING, "--service-account", "pipeline-walker").only_problem().finding
     )
 
 
 @pytest.mark.usefixtures("admin")
-def test_rights_that_the_account_lacks_are_named(api: KubernetesApi) -> None:
+def test_missing_permissions_are_listed(api: KubernetesApi) -> None:
     api.rules.grants.clear()
     api.rules.grant(RUNNER, role("get", "configmaps", "pods/log"), namespace=NAMESPACE)
     api.rules.grant(
         RUNNER, role("create get list watch", "jobs", group="batch"), namespace="elsewhere"
     )
 
-    told = doctor(*PLACED)
+    report = doctor(*FITTING)
 
-    assert told.exit_code == 1
-    assert told.rows["rights of a run"].finding == (
-        "repot-runner must also be allowed to get/list/watch pods, create/patch workflowtaskresults.argoproj.io."
+    assert report.exit_code == 1
+    assert report.checks["run permissions"].finding == (
+        "repot-runner also needs permission to get/list/watch pods, "
+        "create/patch workflowtaskresults.argoproj.io."
     )
-    assert told.rows["rights for a Job"].finding == (
-        "repot-runner must also be allowed to create/get/list/watch/delete jobs.batch, create/get/delete services, "
-        "list events."
+    assert report.checks["Job permissions"].finding == (
+        "repot-runner also needs permission to create/get/list/watch/delete jobs.batch, "
+        "create/get/delete services, list events."
     )
 
 
-def test_rights_are_asked_for_the_account_not_for_who_asks(
+def test_permissions_are_those_of_the_account_not_of_the_user(
     api: KubernetesApi, use: Callable[..., None]
 ) -> None:
     use(token="of-somebody")
@@ -431,230 +432,231 @@ def test_rights_are_asked_for_the_account_not_for_who_asks(
         ("impersonate", "serviceaccounts"),
     )
 
-    assert doctor(*PLACED).exit_code == 0
+    assert doctor(*FITTING).exit_code == 0
     api.rules.grants = [grant for grant in api.rules.grants if grant.user != RUNNER]
-    assert doctor(*PLACED).exit_code == 1
+    assert doctor(*FITTING).exit_code == 1
 
 
-def test_without_the_right_to_impersonate_it_says_who_can_tell(
+def test_missing_permission_to_impersonate_is_a_warning_with_a_command(
     api: KubernetesApi, use: Callable[..., None]
 ) -> None:
     use(token="of-somebody")
     let_in(api, "somebody", "of-somebody", ("get list", "*"), ("get", "services/proxy"))
 
-    told = doctor(*PLACED)
+    report = doctor(*FITTING)
 
-    assert told.exit_code == 0
-    assert told.rows["rights of a run"].state == "warning"
+    assert report.exit_code == 0
+    assert report.checks["run permissions"].state == "warning"
     assert (
         f"kubectl auth can-i get configmaps -n kubeflow --as {RUNNER}"
-        in told.rows["rights of a run"].fix
+        in report.checks["run permissions"].fix
     )
 
 
-def test_a_pod_that_runs_as_the_account_asks_for_itself(
+def test_pod_running_as_the_account_needs_no_impersonation(
     api: KubernetesApi, use: Callable[..., None]
 ) -> None:
     use(token="of-the-pod")
     let_in(api, RUNNER, "of-the-pod", ("get list", "*"), ("get", "services/proxy"))
 
-    assert doctor(*PLACED).rows["rights of a run"].state == "ok"
+    assert doctor(*FITTING).checks["run permissions"].state == "ok"
 
 
-def test_what_one_may_not_see_is_no_problem_of_the_cluster(
-    api: KubernetesApi, use: Callable[..., None]
-) -> None:
+def test_forbidden_requests_are_warnings(api: KubernetesApi, use: Callable[..., None]) -> None:
     use(token="of-somebody")
     let_in(api, "somebody", "of-somebody", ("get", "services/proxy"))
 
-    told = doctor(*PLACED)
+    report = doctor(*FITTING)
 
-    assert told.exit_code == 0
-    unseen = {
+    assert report.exit_code == 0
+    forbidden = {
         "namespace",
         "service account",
         "worker account",
-        "pods' storage",
+        "pod storage",
         "kfp-launcher",
         "secrets",
         "quota",
     }
-    assert {name for name, row in told.rows.items() if row.state == "warning"} == unseen | {
-        "trainer nodes"
-    }
-    assert 'User "somebody" cannot list resource "nodes"' in told.rows["trainer nodes"].finding
-    assert "Ask for the right to list nodes and pods" in told.rows["trainer nodes"].fix
+    assert {
+        name for name, check in report.checks.items() if check.state == "warning"
+    } == forbidden | {"trainer nodes"}
+    assert 'User "somebody" cannot list resource "nodes"' in report.checks["trainer nodes"].finding
+    assert "Ask for permission to list nodes and pods" in report.checks["trainer nodes"].fix
 
 
 @pytest.mark.usefixtures("admin")
-def test_kfp_launcher_and_its_secret_are_looked_at_without_reading_the_secret(
+def test_launcher_secret_must_exist_and_its_contents_are_not_read(
     api: KubernetesApi,
 ) -> None:
     providers = "s3: {default: {credentials: {secretRef: {secretName: keys}}}}"
     launcher = {"defaultPipelineRoot": "s3://bucket/kfp", "providers": providers}
     put(api, "ConfigMap", "kfp-launcher", data=launcher)
 
-    told = doctor(*PLACED)
-    assert told.rows["secrets"].finding == "kubeflow has no keys (named by kfp-launcher)."
-    # KFP's launcher reads it in the name of the run.
-    assert "get secrets keys" in told.rows["rights of a run"].finding
+    report = doctor(*FITTING)
+    assert report.checks["secrets"].finding == "kubeflow has no keys (used by kfp-launcher)."
+    # KFP's launcher reads it as the run's service account.
+    assert "get secrets keys" in report.checks["run permissions"].finding
 
     put(api, "Secret", "keys", stringData={"accesskey": "s3cret"})
-    told = doctor(*PLACED)
-    assert told.rows["secrets"].finding == "keys in kubeflow; what is in them was not read"
+    report = doctor(*FITTING)
+    assert report.checks["secrets"].finding == "keys in kubeflow; contents were not read"
     assert (
-        told.rows["kfp-launcher"].finding
+        report.checks["kfp-launcher"].finding
         == "artifacts go to s3://bucket/kfp, with the keys in keys"
     )
 
 
 @pytest.mark.usefixtures("admin")
-def test_a_secret_to_pull_images_with_must_be_there(api: KubernetesApi) -> None:
+def test_missing_image_pull_secret_is_a_problem(api: KubernetesApi) -> None:
     put(api, "ServiceAccount", "repot-runner", imagePullSecrets=[{"name": "registry"}])
 
-    assert doctor(*PLACED).only_red().finding == "kubeflow has no registry (named by repot-runner)."
+    assert (
+        doctor(*FITTING).only_problem().finding
+        == "kubeflow has no registry (used by repot-runner)."
+    )
 
 
 @pytest.mark.usefixtures("admin")
-def test_placeholders_of_the_manifests_are_told(api: KubernetesApi) -> None:
+def test_placeholders_of_the_manifests_are_problems(api: KubernetesApi) -> None:
     put(api, "ConfigMap", "kfp-launcher", data={"defaultPipelineRoot": "gs://your-bucket/kfp"})
     annotations = {"iam.gke.io/gcp-service-account": "repot@your-project.iam.gserviceaccount.com"}
     put(api, "ServiceAccount", "repot-runner", annotations=annotations)
 
-    told = doctor(*PLACED)
+    report = doctor(*FITTING)
 
-    assert told.exit_code == 1
-    assert [told.rows[name].state for name in ("kfp-launcher", "service account")] == [
+    assert report.exit_code == 1
+    assert [report.checks[name].state for name in ("kfp-launcher", "service account")] == [
         "problem",
         "problem",
     ]
-    assert "settings.yaml" in told.rows["kfp-launcher"].fix
+    assert "settings.yaml" in report.checks["kfp-launcher"].fix
 
 
-# How the pods get at the storage.
+# Storage, from this machine and from pods.
 
 
 @pytest.mark.usefixtures("admin")
-def test_pods_get_at_gcs_by_identity_or_by_secret(api: KubernetesApi, gcs: str) -> None:
-    by_identity = doctor(*PLACED, "--storage-uri", gcs)
+def test_pods_reach_gcs_by_identity_or_by_secret(api: KubernetesApi, gcs: str) -> None:
+    by_identity = doctor(*FITTING, "--storage-uri", gcs)
     put(api, "ServiceAccount", "repot-runner")
-    by_nothing = doctor(*PLACED, "--storage-uri", gcs)
+    by_nothing = doctor(*FITTING, "--storage-uri", gcs)
     put(api, "Secret", "repot-google-key", stringData={"key.json": "s3cret"})
-    by_secret = doctor(*PLACED, "--storage-uri", gcs)
+    by_secret = doctor(*FITTING, "--storage-uri", gcs)
 
-    assert by_identity.rows["access"].finding == f"{gcs} can be written, read and listed"
-    assert "STORAGE_EMULATOR_HOST" in by_identity.rows["credentials"].finding
-    assert by_identity.rows["pods' storage"].finding.startswith(
+    assert by_identity.checks["access"].finding == f"{gcs} can be written, read and listed"
+    assert "STORAGE_EMULATOR_HOST" in by_identity.checks["credentials"].finding
+    assert by_identity.checks["pod storage"].finding.startswith(
         "by workload identity, as repot@our-project"
     )
-    assert by_nothing.rows["pods' storage"].state == "warning"
-    assert "--from-file key.json" in by_nothing.rows["pods' storage"].fix
+    assert by_nothing.checks["pod storage"].state == "warning"
+    assert "--from-file key.json" in by_nothing.checks["pod storage"].fix
     assert (
-        by_secret.rows["pods' storage"].finding
+        by_secret.checks["pod storage"].finding
         == "with the key in the secret repot-google-key, which was not read"
     )
-    assert [told.exit_code for told in (by_identity, by_nothing, by_secret)] == [0, 0, 0]
+    assert [report.exit_code for report in (by_identity, by_nothing, by_secret)] == [0, 0, 0]
 
 
 @pytest.mark.usefixtures("gcs")
-def test_a_bucket_that_is_not_there_is_one_line() -> None:
-    red = doctor("--storage-uri", "gs://no-such-bucket/here").only_red()
+def test_missing_bucket_is_a_problem() -> None:
+    problem = doctor("--storage-uri", "gs://no-such-bucket/here").only_problem()
 
-    assert "there is no bucket gs://no-such-bucket" in red.finding
-    assert red.fix == "Create it, or correct the name."
+    assert "there is no bucket gs://no-such-bucket" in problem.finding
+    assert problem.fix == "Create it, or correct the name."
 
 
-def test_a_store_that_does_not_answer_is_one_line_within_seconds(
+def test_unreachable_storage_is_reported_within_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(storage_access, "_SECONDS", 0.5)
-    # What is left behind ends soon after.
+    monkeypatch.setattr(storage_access, "_ACCESS_SECONDS", 0.5)
+    # The abandoned thread ends soon after.
     monkeypatch.setattr("repot.storage.gcs.client.FIRST_DEADLINE_SECONDS", 0.6)
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
 
     assert (
-        "is not answered for within 0.5 s"
-        in doctor("--storage-uri", "gs://bucket/here").only_red().finding
+        "does not answer within 0.5 s"
+        in doctor("--storage-uri", "gs://bucket/here").only_problem().finding
     )
 
 
 # Kubeflow Pipelines.
 
 
-def test_a_server_is_asked_for_its_version_and_to_let_one_in(
+def test_server_requires_a_token_and_the_token_is_not_printed(
     kfp: KfpApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kfp.token = "s3cret"
-    refused = doctor("--host", kfp.address).only_red()
+    refused = doctor("--host", kfp.address).only_problem()
     monkeypatch.setenv("KF_PIPELINES_TOKEN", "s3cret")
-    let_in_told = doctor("--host", kfp.address)
+    accepted = doctor("--host", kfp.address)
 
     assert "(401)" in refused.finding
     assert "--token-file" in refused.fix
     assert (
-        let_in_told.rows["sign-in"].finding
-        == "may list the experiments, with the token in KF_PIPELINES_TOKEN"
+        accepted.checks["sign-in"].finding
+        == "can list the experiments, with the token in KF_PIPELINES_TOKEN"
     )
-    assert "s3cret" not in str(let_in_told)
+    assert "s3cret" not in str(accepted)
 
 
-def test_a_server_whose_health_is_public_and_whose_runs_are_not(kfp: KfpApi) -> None:
-    # From the first answer on, which is that to the question about health.
+def test_server_with_public_health_check_but_private_runs_fails_sign_in(kfp: KfpApi) -> None:
+    # The first request is the health check; from then on a token is required.
     kfp.before = lambda *_: setattr(kfp, "token", "s3cret")
 
-    told = doctor("--host", kfp.address)
+    report = doctor("--host", kfp.address)
 
-    assert told.rows["server"].state == "ok"
-    assert "(401)" in told.only_red().finding
+    assert report.checks["server"].state == "ok"
+    assert "(401)" in report.only_problem().finding
 
 
 @pytest.mark.parametrize(
     ("tag", "state"),
     [("2.13.9", "problem"), ("2.14.0", "ok"), ("v2.17.1", "ok"), ("unknown", "warning")],
 )
-def test_servers_before_2_14_are_red(kfp: KfpApi, tag: str, state: str) -> None:
+def test_servers_before_2_14_are_a_problem(kfp: KfpApi, tag: str, state: str) -> None:
     kfp.tag = tag
 
-    assert doctor("--host", kfp.address).rows["server"].state == state
+    assert doctor("--host", kfp.address).checks["server"].state == state
 
 
-def test_a_wrong_endpoint_is_one_line(kfp: KfpApi, api: KubernetesApi, tmp_path: Path) -> None:
+def test_wrong_host_is_a_problem(kfp: KfpApi, api: KubernetesApi, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(ADMIN_TOKEN)
     kfp.answers = [("GET", "/healthz", web_page())]
 
-    assert "answers with a web page" in doctor("--host", kfp.address).only_red().finding
+    assert "answers with a web page" in doctor("--host", kfp.address).only_problem().finding
     assert (
         "404"
-        in doctor("--host", api.address, "--token-file", tmp_path / "token").only_red().finding
+        in doctor("--host", api.address, "--token-file", tmp_path / "token").only_problem().finding
     )
 
 
-def test_several_users_want_a_namespace(kfp: KfpApi) -> None:
+def test_multi_user_server_needs_a_namespace(kfp: KfpApi) -> None:
     kfp.store.is_multi_user = True
 
-    assert doctor("--host", kfp.address).only_red().fix == "Give --namespace."
+    assert doctor("--host", kfp.address).only_problem().fix == "Give --namespace."
     kfp.denied = ("alice",)
-    told = doctor("--host", kfp.address, "--namespace", "alice")
-    assert "(403)" in told.rows["sign-in"].finding
+    report = doctor("--host", kfp.address, "--namespace", "alice")
+    assert "(403)" in report.checks["sign-in"].finding
 
 
 @pytest.mark.usefixtures("admin")
-def test_a_cluster_without_kubeflow_pipelines_is_one_line(api: KubernetesApi) -> None:
+def test_cluster_without_kubeflow_pipelines_is_a_problem(api: KubernetesApi) -> None:
     api.services.clear()
 
-    assert 'services "ml-pipeline" not found' in doctor(*PLACED).only_red().finding
+    assert 'services "ml-pipeline" not found' in doctor(*FITTING).only_problem().finding
 
 
-# The trainer's nodes.
+# Nodes for the trainer.
 
 
 @pytest.mark.usefixtures("admin")
 @pytest.mark.parametrize(
-    ("given", "finding", "fix"),
+    ("options", "finding", "fix"),
     [
         (
             ("--node-selector", '{"cloud.google.com/gke-accelerator": "nvidia-a100"}'),
-            "nvidia-a100; there is cloud.google.com/gke-accelerator=nvidia-l4",
+            "nvidia-a100; existing values: nvidia-l4",
             "Correct the selector",
         ),
         (
@@ -663,33 +665,33 @@ def test_a_cluster_without_kubeflow_pipelines_is_one_line(api: KubernetesApi) ->
             "kubectl get nodes --show-labels",
         ),
         (
-            (*PLACED, "--accelerator-type", "amd.com/gpu"),
-            "No node offers amd.com/gpu; what nodes offer of that sort: nvidia.com/gpu",
+            (*FITTING, "--accelerator-type", "amd.com/gpu"),
+            "No node offers amd.com/gpu; the accelerators offered are: nvidia.com/gpu",
             "--accelerator-count 0",
         ),
         (
             ("--node-selector", '{"kubernetes.io/hostname": "cpu-1"}'),
-            "The nodes that match kubernetes.io/hostname=cpu-1 have no nvidia.com/gpu; gpu-1, gpu-2 would",
+            "hostname=cpu-1 have no nvidia.com/gpu; these nodes do: gpu-1, gpu-2",
             "Correct the selector",
         ),
         (
-            (*PLACED, "--accelerator-count", "8"),
-            "No node has 8 nvidia.com/gpu; the largest of 2 that match has 4",
-            "Ask for 4 at most",
+            (*FITTING, "--accelerator-count", "8"),
+            "No node has 8 nvidia.com/gpu; the largest of 2 matching nodes has 4",
+            "Request 4 at most",
         ),
     ],
 )
-def test_a_trainer_that_fits_nowhere_is_one_line(
-    given: tuple[str, ...], finding: str, fix: str
+def test_trainer_that_fits_no_node_is_a_problem_with_a_fix(
+    options: tuple[str, ...], finding: str, fix: str
 ) -> None:
-    red = doctor(*given).only_red()
+    problem = doctor(*options).only_problem()
 
-    assert finding in red.finding
-    assert fix in red.fix
+    assert finding in problem.finding
+    assert fix in problem.fix
 
 
 @pytest.mark.usefixtures("admin")
-def test_where_nodes_come_and_go_it_may_fit_later(api: KubernetesApi) -> None:
+def test_no_matching_node_is_only_a_warning_with_an_autoscaler(api: KubernetesApi) -> None:
     put(
         api,
         "ConfigMap",
@@ -698,118 +700,123 @@ def test_where_nodes_come_and_go_it_may_fit_later(api: KubernetesApi) -> None:
         data={"status": "Healthy"},
     )
 
-    told = doctor("--node-selector", '{"gpu": "yes"}')
+    report = doctor("--node-selector", '{"gpu": "yes"}')
 
-    assert told.exit_code == 0
-    assert "at the moment" in told.rows["trainer nodes"].finding
-    assert "autoscaler" in told.rows["trainer nodes"].fix
+    assert report.exit_code == 0
+    assert "at the moment" in report.checks["trainer nodes"].finding
+    assert "autoscaler" in report.checks["trainer nodes"].fix
 
 
 @pytest.mark.usefixtures("admin")
-def test_taints_that_no_toleration_covers_are_told_with_the_toleration(api: KubernetesApi) -> None:
+def test_untolerated_taints_are_reported_with_the_needed_tolerations(api: KubernetesApi) -> None:
     spot = {"key": "spot", "value": "true", "effect": "NoSchedule"}
     for name in ("gpu-1", "gpu-2"):
         api.store.put(make_node(name, labels=L4, gpus=4, taints=[GPU_TAINT, spot]))
 
-    red = doctor(*PLACED).only_red()
-    assert "gpu-1 has spot=true:NoSchedule" in red.finding
-    given = red.fix.partition("trainer_tolerations=")[2].removesuffix(".")
-    assert doctor(*SELECTOR, "--tolerations", given).exit_code == 0
+    problem = doctor(*FITTING).only_problem()
+    assert "gpu-1 has spot=true:NoSchedule" in problem.finding
+    tolerations = problem.fix.partition("trainer_tolerations=")[2].removesuffix(".")
+    assert doctor(*SELECTOR, "--tolerations", tolerations).exit_code == 0
 
 
 @pytest.mark.usefixtures("admin")
-def test_the_accelerators_own_taint_is_a_warning() -> None:
-    told = doctor(*SELECTOR)
+def test_own_taint_of_the_accelerator_is_a_warning() -> None:
+    report = doctor(*SELECTOR)
 
-    assert told.exit_code == 0
+    assert report.exit_code == 0
     assert (
-        "nvidia.com/gpu=present:NoSchedule, which some clusters (GKE) tolerate"
-        in told.rows["trainer nodes"].finding
+        "the taint nvidia.com/gpu=present:NoSchedule, which some clusters (GKE) tolerate"
+        in report.checks["trainer nodes"].finding
     )
 
 
 @pytest.mark.usefixtures("admin")
-def test_what_pods_hold_is_not_free(api: KubernetesApi) -> None:
+def test_accelerators_of_running_pods_are_not_free(api: KubernetesApi) -> None:
     api.store.put(make_pod("busy", node="gpu-1", gpus=3))
     api.store.put(make_pod("done", node="gpu-2", gpus=4, phase="Succeeded"))
     api.store.put(make_pod("here", node="gpu-2", gpus=2, namespace=NAMESPACE))
 
-    enough = doctor(*PLACED, "--accelerator-count", "2").rows["trainer nodes"]
-    too_few = doctor(*PLACED, "--accelerator-count", "3").rows["trainer nodes"]
+    enough = doctor(*FITTING, "--accelerator-count", "2").checks["trainer nodes"]
+    too_few = doctor(*FITTING, "--accelerator-count", "3").checks["trainer nodes"]
 
-    assert "8 nvidia.com/gpu, 3 of them free, at most 2 on one node; 2 asked for" in enough.finding
+    assert "8 nvidia.com/gpu, 3 of them free, at most 2 on one node; 2 requested" in enough.finding
     assert (enough.state, too_few.state) == ("ok", "warning")
     assert "will wait" in too_few.fix
 
 
-def test_without_the_right_to_see_pods_what_is_free_is_not_known(
+def test_free_accelerators_are_unknown_without_permission_to_list_pods(
     api: KubernetesApi, use: Callable[..., None]
 ) -> None:
     use(token="of-somebody")
     let_in(api, "somebody", "of-somebody", ("get list", "nodes"), ("get", "services/proxy"))
 
-    found = doctor(*PLACED).rows["trainer nodes"]
+    found = doctor(*FITTING).checks["trainer nodes"]
 
     assert found.state == "warning"
-    assert "8 nvidia.com/gpu; how many are free is not known" in found.finding
+    assert "8 nvidia.com/gpu; how many are free is unknown" in found.finding
 
 
 @pytest.mark.usefixtures("admin")
-def test_nodes_that_take_no_pods_are_told(api: KubernetesApi) -> None:
+def test_unready_and_cordoned_nodes_are_reported(api: KubernetesApi) -> None:
     api.store.put(make_node("gpu-1", labels=L4, gpus=4, is_ready=False))
     api.store.put(make_node("gpu-2", labels=L4, gpus=4, is_cordoned=True))
 
-    assert "gpu-1, gpu-2 not ready or cordoned" in doctor(*PLACED).only_red().finding
+    assert "gpu-1, gpu-2 not ready or cordoned" in doctor(*FITTING).only_problem().finding
 
 
 @pytest.mark.usefixtures("admin")
-def test_no_accelerator_is_fine_too(api: KubernetesApi) -> None:
+def test_trainer_without_accelerators_fits_any_node(api: KubernetesApi) -> None:
     drop(api, "nodes")
     api.store.put(make_node("cpu-1"))
 
-    told = doctor("--accelerator-count", "0")
+    report = doctor("--accelerator-count", "0")
 
-    assert told.exit_code == 0
-    assert told.rows["trainer nodes"].finding == "1 can run the trainer; no accelerator asked for"
-    assert told.rows["quota"].state == "not checked"
+    assert report.exit_code == 0
+    assert (
+        report.checks["trainer nodes"].finding
+        == "1 node can run the trainer; no accelerator requested"
+    )
+    assert report.checks["quota"].state == "not checked"
     drop(api, "nodes")
-    assert doctor("--accelerator-count", "0").only_red().finding == "The cluster has no nodes."
+    assert doctor("--accelerator-count", "0").only_problem().finding == "The cluster has no nodes."
 
 
 @pytest.mark.usefixtures("admin")
-def test_a_large_cluster_is_read_page_after_page(
+def test_large_cluster_is_read_page_by_page(
     api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster_module, "_PAGE_SIZE", 2)
+    monkeypatch.setattr(cluster_client, "_PAGE_SIZE", 2)
     for index in range(7):
         api.store.put(make_pod(f"pod-{index}", node="gpu-2", gpus=0 if index % 2 else 1))
     api.store.put(make_node("gpu-3", labels=L4, gpus=4))
 
+    finding = doctor(*FITTING).checks["trainer nodes"].finding
+
     assert (
-        "3 for cloud.google.com/gke-accelerator=nvidia-l4 with 12 nvidia.com/gpu, 8 of them free"
-        in (doctor(*PLACED).rows["trainer nodes"].finding)
+        "3 nodes for cloud.google.com/gke-accelerator=nvidia-l4 with 12 nvidia.com/gpu" in finding
     )
+    assert "8 of them free" in finding
 
 
 @pytest.mark.usefixtures("admin")
-def test_a_quota_bounds_what_a_run_may_have() -> None:
+def test_quota_below_the_request_is_a_problem() -> None:
     for count, state in ((4, "ok"), (9, "problem")):
-        assert doctor(*PLACED, "--accelerator-count", str(count)).rows["quota"].state == state
+        assert doctor(*FITTING, "--accelerator-count", str(count)).checks["quota"].state == state
 
 
 @pytest.mark.usefixtures("admin")
-def test_images_that_lie_on_a_node_are_known(api: KubernetesApi) -> None:
-    unknown = doctor(*PLACED).rows["trainer image"]
+def test_container_images_already_on_a_node_are_reported(api: KubernetesApi) -> None:
+    unknown = doctor(*FITTING).checks["trainer image"]
     image = unknown.finding.partition(": ")[0]
     api.store.put(make_node("gpu-1", labels=L4, gpus=4, images=(image, "busybox:1")))
 
-    known = doctor(*PLACED).rows["trainer image"]
+    known = doctor(*FITTING).checks["trainer image"]
 
-    assert "whether nodes may pull it cannot be known" in unknown.finding
-    assert known.finding == f"{image} lies on 1 of 3 nodes already"
+    assert "whether nodes can pull it cannot be checked" in unknown.finding
+    assert known.finding == f"{image} is already on 1 of 3 nodes"
 
 
-def anything() -> dict[str, Any]:
+def all_permissions() -> dict[str, Any]:
     return {"rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]}
 
 
@@ -825,9 +832,9 @@ def put(
     *,
     namespace: str = NAMESPACE,
     annotations: dict[str, str] | None = None,
-    **facts: Any,
+    **fields: Any,
 ) -> None:
     metadata = {"name": name} | ({"annotations": annotations} if annotations else {})
     api.store.put(
-        {"apiVersion": "v1", "kind": kind, "metadata": metadata, **facts}, namespace=namespace
+        {"apiVersion": "v1", "kind": kind, "metadata": metadata, **fields}, namespace=namespace
     )

@@ -14,8 +14,8 @@ from repot_pipelines.commands.options import debug_option
 from repot_pipelines.commands.server_options import CONNECTION_NAMES, connection_options
 
 if TYPE_CHECKING:
-    from repot_pipelines.doctor.accelerators import Placement
-    from repot_pipelines.doctor.checks import Question
+    from repot_pipelines.doctor.checks import DoctorRequest
+    from repot_pipelines.doctor.scheduling import TrainerPod
 
 NOT_READY = 1
 _PARAMETERS = {
@@ -59,18 +59,18 @@ def doctor_command(*, output_format: str, **given: Any) -> int:
     """
     from rich.console import Console
 
-    from repot_pipelines.doctor.checks import examine
-    from repot_pipelines.doctor.report import is_ready, print_end, print_section, to_json
+    from repot_pipelines.doctor.checks import run_checks
+    from repot_pipelines.doctor.report import is_ready, print_section, print_summary, to_json
 
     console = Console()
     sections = []
     with _nothing_but_results():
-        for section in examine(_read_question(given), os.environ):
+        for section in run_checks(_read_request(given), os.environ):
             sections.append(section)
             if output_format == "table":
                 print_section(console, section)
     if output_format == "table":
-        print_end(console, sections)
+        print_summary(console, sections)
     else:
         click.echo(to_json(sections))
     return 0 if is_ready(sections) else NOT_READY
@@ -88,48 +88,48 @@ def _nothing_but_results() -> Iterator[None]:
         log.setLevel(before)
 
 
-def _read_question(given: dict[str, Any]) -> "Question":
+def _read_request(given: dict[str, Any]) -> "DoctorRequest":
     """Put the options together and check them.
 
     Raises:
         UsageError: Lists everything that is wrong.
     """
     from repot import storage
-    from repot_pipelines.doctor.checks import Question
-    from repot_pipelines.doctor.shipped import read_shipped
+    from repot_pipelines.doctor.checks import DoctorRequest
+    from repot_pipelines.doctor.installation import read_installed_pipeline
     from repot_pipelines.kfp_server.access import read_access
 
-    shipped = read_shipped()
+    pipeline = read_installed_pipeline()
     problems: list[str] = []
     connection = {name: given.pop(name) for name in CONNECTION_NAMES}
     access = _collected(problems, lambda: read_access(connection, os.environ))
     storage_uri = _collected(
         problems, lambda: storage.normalise(given["storage_uri"]) if given["storage_uri"] else ""
     )
-    placement = _collected(problems, lambda: _read_placement(given, shipped.defaults))
+    trainer_pod = _collected(problems, lambda: _read_trainer_pod(given, pipeline.defaults))
     if problems or access is None:
         raise UsageError(problems)
     is_placed = any(given[option] is not None for option in _PARAMETERS)
-    return Question(
+    return DoctorRequest(
         storage_uri=storage_uri or "",
         access=access,
         namespace=connection["namespace"],
         service_account=given["service_account"],
-        placement=placement,
-        is_about_cluster=is_placed
+        trainer_pod=trainer_pod,
+        needs_cluster=is_placed
         or any((given["service_account"], connection["namespace"], connection["kube_context"])),
-        shipped=shipped,
+        pipeline=pipeline,
     )
 
 
-def _read_placement(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> "Placement | None":
+def _read_trainer_pod(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> "TrainerPod | None":
     """Return what the trainer's pod asks for; None where an option is missing and the pipeline's default not known.
 
     Raises:
         UsageError: Lists everything that is wrong.
     """
     from repot_pipelines.cluster_rules import cluster_problems
-    from repot_pipelines.doctor.accelerators import Placement
+    from repot_pipelines.doctor.scheduling import TrainerPod
 
     problems: list[str] = []
     read = {
@@ -151,7 +151,7 @@ def _read_placement(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> "P
         raise UsageError(problems)
     if len(values) < len(_PARAMETERS):
         return None
-    return Placement(
+    return TrainerPod(
         accelerator_type=values["accelerator_type"],
         accelerator_count=int(values["accelerator_count"]),
         node_selector=values["trainer_node_selector"],

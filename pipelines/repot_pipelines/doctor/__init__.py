@@ -1,1 +1,1 @@
-"""What of this machine, the storage, Kubeflow Pipelines and the cluster is ready, and what to do about what is not."""
+"""`repot doctor`: check machine, storage, Kubeflow Pipelines and cluster, and suggest fixes."""

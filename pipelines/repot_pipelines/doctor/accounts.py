@@ -1,104 +1,261 @@
-"""The service accounts of a run and of a training Job."""
+"""Check the service accounts of runs and training Jobs: that they exist, and what they may do.
 
+Permissions are checked with a SelfSubjectAccessReview while impersonating the account, as in
+`kubectl auth can-i --as`, so the answer includes every authorizer of the cluster, not only roles.
+"""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from repot_pipelines.doctor.check import Check, has_placeholder, ok, problem, warning
-from repot_pipelines.doctor.cluster import Cluster, Facts
-from repot_pipelines.doctor.rights import APPLY
+from repot.cluster_names import RUNNER_ACCOUNT, WORKER_ACCOUNT
+from repot_pipelines.doctor.cluster_client import ClusterClient, KubernetesObject
+from repot_pipelines.doctor.cluster_errors import ForbiddenError
+from repot_pipelines.doctor.results import CheckResult, ok, problem, warning
 
-RUNNER, WORKER = "repot-runner", "repot-worker"
-"""The pods of a run, and the pods of the Job that trains, as manifests/base names them."""
-KFP_ACCOUNTS = ("pipeline-runner", "default-editor")
-"""What KFP takes by itself: on its own, and in a profile's namespace of a full Kubeflow."""
-_GOOGLE_ACCOUNT = "iam.gke.io/gcp-service-account"
+RUN_ACCOUNT_CHECK = "service account"
+JOB_ACCOUNT_CHECK = "worker account"
+
+APPLY_MANIFESTS = (
+    "kubectl apply -k manifests/overlays/OVERLAY, with the overlay that fits (manifests/README.md)."
+)
+PLACEHOLDERS = ("your-bucket", "your-project", "your-domain")
+"""Values in the settings.yaml of the overlays that users must replace."""
+
+_KFP_ACCOUNTS = ("pipeline-runner", "default-editor")
+"""The defaults of KFP: standalone, and in a profile's namespace of a full Kubeflow."""
+_GOOGLE_ANNOTATION = "iam.gke.io/gcp-service-account"
+_REVIEW_PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+_NUM_THREADS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Runner:
+class RunAccount:
     """The service account of the pods of a run.
 
     Attributes:
         name: Its name.
-        account: The account; None if there is none.
-        is_chosen: Whether it is the one that somebody named, or the manifests' own.
+        account: The API object; None if it does not exist.
+        is_fallback: Whether it is KFP's own account, used because that of the manifests is missing.
     """
 
     name: str
-    account: Facts | None
-    is_chosen: bool = True
+    account: KubernetesObject | None
+    is_fallback: bool = False
 
 
-def find_account(cluster: Cluster, namespace: str, name: str) -> Facts | None:
-    """Return a service account; None if there is none.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Permission:
+    """Operations on one kind of object in the account's namespace.
+
+    Attributes:
+        group: API group; "" for the core group.
+        resource: Plural, with a subresource after "/", e.g. pods/log.
+        verbs: The operations.
+        name: The only object concerned; "" for all.
+    """
+
+    group: str = ""
+    resource: str
+    verbs: tuple[str, ...]
+    name: str = ""
+
+    @property
+    def kubectl_resource(self) -> str:
+        """Return the resource in kubectl's notation, e.g. jobs.batch."""
+        return f"{self.resource}.{self.group}" if self.group else self.resource
+
+    def describe(self, verbs: tuple[str, ...]) -> str:
+        """Return these verbs on the resource, e.g. "get/list pods"."""
+        return f"{'/'.join(verbs)} {self.kubectl_resource}{f' {self.name}' if self.name else ''}"
+
+
+RUN_PERMISSIONS = (
+    Permission(resource="configmaps", verbs=("get",), name="kfp-launcher"),
+    Permission(resource="pods", verbs=("get", "list", "watch")),
+    Permission(group="argoproj.io", resource="workflowtaskresults", verbs=("create", "patch")),
+)
+"""What KFP's driver and launcher and Argo's executor need in the pods of a run."""
+JOB_PERMISSIONS = (
+    Permission(group="batch", resource="jobs", verbs=("create", "get", "list", "watch", "delete")),
+    Permission(resource="services", verbs=("create", "get", "delete")),
+    Permission(resource="pods/log", verbs=("get",)),
+    Permission(resource="events", verbs=("list",)),
+)
+"""What the trainer task needs if it trains in a Job."""
+
+
+def secret_permissions(names: Iterable[str]) -> tuple[Permission, ...]:
+    """Return what KFP's launcher needs to read the keys of its artifact store."""
+    return tuple(Permission(resource="secrets", verbs=("get",), name=name) for name in names)
+
+
+def find_account(client: ClusterClient, namespace: str, name: str) -> KubernetesObject | None:
+    """Return a service account; None if it does not exist.
 
     Raises:
-        ClusterError: One may not look.
+        ClusterError: The request failed.
     """
     path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}"
-    return cluster.find(f"look for the service account {name}", path)
+    return client.find(f"look up the service account {name}", path)
 
 
-def find_runner(cluster: Cluster, namespace: str, name: str) -> Runner:
-    """Return the account that a run's pods get.
+def find_run_account(client: ClusterClient, namespace: str, name: str) -> RunAccount:
+    """Find the service account that the pods of a run will use.
 
     Args:
-        cluster: The cluster.
+        client: Client of the cluster.
         namespace: Namespace of the runs.
-        name: The account that was named; "" for the manifests' own, or else the one that KFP takes by itself.
+        name: The requested account; "" for that of the manifests, or else KFP's default.
 
     Raises:
-        ClusterError: One may not look.
+        ClusterError: A request failed.
     """
-    if account := find_account(cluster, namespace, name or RUNNER):
-        return Runner(name=name or RUNNER, account=account)
-    for other in () if name else KFP_ACCOUNTS:
-        if account := find_account(cluster, namespace, other):
-            return Runner(name=other, account=account, is_chosen=False)
-    return Runner(name=name or RUNNER, account=None)
+    expected = name or RUNNER_ACCOUNT
+    if account := find_account(client, namespace, expected):
+        return RunAccount(name=expected, account=account)
+    for fallback in () if name else _KFP_ACCOUNTS:
+        if account := find_account(client, namespace, fallback):
+            return RunAccount(name=fallback, account=account, is_fallback=True)
+    return RunAccount(name=expected, account=None)
 
 
-def check_runner(namespace: str, runner: Runner) -> Check:
-    """Return whether the run's service account is there."""
-    title = "service account"
-    if runner.account is None:
-        fix = f"{APPLY} Or name another with --service-account."
-        return problem(title, f"{namespace} has no {runner.name} for the pods of a run.", fix)
-    if not runner.is_chosen:
-        finding = f"{namespace} has no {RUNNER}; runs get KFP's own {runner.name}, with more rights than they need."
-        return warning(title, finding, APPLY)
-    return _check_annotation(title, runner.name, runner.account)
+def check_run_account(namespace: str, found: RunAccount) -> CheckResult:
+    """Check that the service account of a run exists and is configured."""
+    if found.account is None:
+        return problem(
+            RUN_ACCOUNT_CHECK,
+            f"{namespace} has no {found.name} for the pods of a run.",
+            f"{APPLY_MANIFESTS} Or choose another with --service-account.",
+        )
+    if found.is_fallback:
+        finding = (
+            f"{namespace} has no {RUNNER_ACCOUNT}; runs use KFP's own {found.name}, which has "
+            "more permissions than they need."
+        )
+        return warning(RUN_ACCOUNT_CHECK, finding, APPLY_MANIFESTS)
+    return _check_annotation(RUN_ACCOUNT_CHECK, found.name, found.account)
 
 
-def check_worker(namespace: str, account: Facts | None) -> Check:
-    """Return whether the service account for the pods of a training Job is there.
+def check_job_account(namespace: str, account: KubernetesObject | None) -> CheckResult:
+    """Check that the service account of training Jobs exists and is configured.
 
     Args:
         namespace: Namespace of the runs.
-        account: The account; None if there is none.
+        account: The account; None if it does not exist.
     """
-    title = "worker account"
     if account is None:
-        return warning(
-            title, f"{namespace} has no {WORKER}, which the pods of a training Job run as.", APPLY
+        finding = f"{namespace} has no {WORKER_ACCOUNT}, which the pods of a training Job use."
+        return warning(JOB_ACCOUNT_CHECK, finding, APPLY_MANIFESTS)
+    return _check_annotation(JOB_ACCOUNT_CHECK, WORKER_ACCOUNT, account)
+
+
+def check_permissions(
+    client: ClusterClient,
+    namespace: str,
+    account: str,
+    permissions: tuple[Permission, ...],
+    *,
+    name: str,
+    user: str,
+) -> CheckResult:
+    """Check that a service account has all of these permissions in its namespace.
+
+    Args:
+        client: Client of the cluster.
+        namespace: Namespace of the account.
+        account: Name of the account.
+        permissions: What it needs.
+        name: Name of the result.
+        user: The authenticated user; no impersonation is needed if it is the account itself.
+
+    Raises:
+        ClusterError: A request failed.
+    """
+    account_user = f"system:serviceaccount:{namespace}:{account}"
+    as_user = "" if account_user == user else account_user
+    try:
+        missing = _missing_permissions(client, namespace, permissions, as_user=as_user)
+    except ForbiddenError:
+        first = permissions[0]
+        command = (
+            f"kubectl auth can-i {first.verbs[0]} {first.kubectl_resource} -n {namespace} "
+            f"--as {account_user}"
         )
-    return _check_annotation(title, WORKER, account)
+        return warning(
+            name,
+            f"The permissions of {account} cannot be checked: you may not impersonate it.",
+            f"Let someone with the role edit in {namespace} run `repot doctor`, or e.g. "
+            f"`{command}`.",
+        )
+    if missing:
+        finding = f"{account} also needs permission to {', '.join(missing)}."
+        return problem(name, finding, APPLY_MANIFESTS)
+    granted = ", ".join(permission.describe(permission.verbs) for permission in permissions)
+    return ok(name, f"{account} may {granted}")
 
 
-def google_account(account: Facts) -> str:
-    """Return the Google service account that an account's pods act as by workload identity; "" for none."""
-    return str((account["metadata"].get("annotations") or {}).get(_GOOGLE_ACCOUNT, ""))
+def google_account(account: KubernetesObject) -> str:
+    """Return the Google service account used through workload identity; "" for none."""
+    return str((account["metadata"].get("annotations") or {}).get(_GOOGLE_ANNOTATION, ""))
 
 
-def pull_secrets(account: Facts | None) -> list[str]:
-    """Return the names of the secrets that an account's pods pull images with."""
+def pull_secrets(account: KubernetesObject | None) -> list[str]:
+    """Return the names of the account's image pull secrets."""
     return [secret["name"] for secret in (account or {}).get("imagePullSecrets") or []]
 
 
-def _check_annotation(title: str, name: str, account: Facts) -> Check:
-    google = google_account(account)
-    if has_placeholder(google):
-        fix = "Put your project into manifests/overlays/gke/settings.yaml, and apply the overlay again."
+def has_placeholder(text: str) -> bool:
+    """Return whether a text contains a placeholder of the manifests."""
+    return any(placeholder in text for placeholder in PLACEHOLDERS)
+
+
+def _check_annotation(name: str, account_name: str, account: KubernetesObject) -> CheckResult:
+    identity = google_account(account)
+    if has_placeholder(identity):
         return problem(
-            title, f"{name} is to act as {google}, which is still the manifests' placeholder.", fix
+            name,
+            f"{account_name} acts as {identity}, which is still the placeholder of the manifests.",
+            "Set your project in manifests/overlays/gke/settings.yaml, and apply the overlay "
+            "again.",
         )
-    return ok(title, f"{name}{f', acting as {google}' if google else ''}")
+    return ok(name, f"{account_name}{f', acting as {identity}' if identity else ''}")
+
+
+def _missing_permissions(
+    client: ClusterClient, namespace: str, permissions: tuple[Permission, ...], *, as_user: str
+) -> list[str]:
+    requests = [(permission, verb) for permission in permissions for verb in permission.verbs]
+
+    def is_allowed(request: tuple[Permission, str]) -> bool:
+        return _is_allowed(client, namespace, *request, as_user=as_user)
+
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        allowed = list(pool.map(is_allowed, requests))
+    denied: dict[Permission, tuple[str, ...]] = {}
+    for (permission, verb), verb_is_allowed in zip(requests, allowed, strict=True):
+        if not verb_is_allowed:
+            denied[permission] = (*denied.get(permission, ()), verb)
+    return [permission.describe(verbs) for permission, verbs in denied.items()]
+
+
+def _is_allowed(
+    client: ClusterClient, namespace: str, permission: Permission, verb: str, *, as_user: str
+) -> bool:
+    resource, _, subresource = permission.resource.partition("/")
+    request = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SelfSubjectAccessReview",
+        "spec": {
+            "resourceAttributes": {
+                "namespace": namespace,
+                "verb": verb,
+                "group": permission.group,
+                "resource": resource,
+                "subresource": subresource,
+                "name": permission.name,
+            }
+        },
+    }
+    review = client.review("check permissions", _REVIEW_PATH, request, as_user=as_user)
+    return bool(review["status"]["allowed"])

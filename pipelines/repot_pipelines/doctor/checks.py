@@ -1,4 +1,4 @@
-"""All that `repot doctor` looks at, section by section, in the order in which a run needs it."""
+"""Everything that `repot doctor` checks, section by section, in the order a run needs it."""
 
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping
@@ -7,117 +7,297 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repot import storage
-from repot_pipelines.doctor import kfp_access, machine, packages, shipped, storage_access
-from repot_pipelines.doctor.accelerators import Placement
-from repot_pipelines.doctor.check import PROBLEM, Check, guarded, not_checked
-from repot_pipelines.doctor.cluster import Meeting, meet
-from repot_pipelines.doctor.cluster_section import Wanted, check_cluster
+from repot.cluster_names import WORKER_ACCOUNT
+from repot_pipelines.doctor import (
+    accounts,
+    installation,
+    kfp_connection,
+    machine,
+    nodes,
+    pod_storage,
+    scheduling,
+    storage_access,
+)
+from repot_pipelines.doctor.cluster_client import ClusterClient, ClusterConnection, connect
+from repot_pipelines.doctor.cluster_errors import ClusterError, ForbiddenError
+from repot_pipelines.doctor.results import (
+    PROBLEM,
+    CheckResult,
+    not_checked,
+    ok,
+    problem,
+    problem_from_crash,
+    problem_from_error,
+    run_check,
+    warning,
+)
 
 if TYPE_CHECKING:
     from repot_pipelines.kfp_server.access import Access
 
-MACHINE, STORAGE, SERVER, CLUSTER = "this machine", "storage", "Kubeflow Pipelines", "cluster"
+_CLUSTER = "cluster"
+_NAMESPACE = "namespace"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
-    """What is asked about.
+class DoctorRequest:
+    """What to check, and for which run.
 
     Attributes:
-        storage_uri: Folder that everything is to be written to, in normal form; "" for none.
-        access: Where Kubeflow Pipelines is, and with which right one comes.
-        namespace: Namespace of the runs; "" for that of Kubeflow Pipelines.
-        service_account: Service account of a run's pods; "" for the usual one.
-        placement: What the trainer's pod asks for; None where that is not known.
-        is_about_cluster: Whether an option is about the cluster.
-        shipped: The compiled pipeline.
+        storage_uri: Storage folder of the run, normalised; "" if not given.
+        access: Address and credentials of Kubeflow Pipelines.
+        namespace: Namespace of the run; "" for that of Kubeflow Pipelines.
+        service_account: Service account of the run's pods; "" for the default.
+        trainer_pod: What the trainer's pod requests; None if that is unknown.
+        needs_cluster: Whether an option refers to the cluster, so that a missing one is a problem.
+        pipeline: The compiled pipeline that is installed.
     """
 
     storage_uri: str
     access: "Access"
     namespace: str
     service_account: str
-    placement: Placement | None
-    is_about_cluster: bool
-    shipped: shipped.Shipped
+    trainer_pod: scheduling.TrainerPod | None
+    needs_cluster: bool
+    pipeline: installation.InstalledPipeline
+
+    @property
+    def pod_namespace(self) -> str:
+        """Return the namespace of the run's pods."""
+        return self.namespace or self.access.kfp_namespace
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
-    """What was found out about one part.
+    """The results for one part of the environment.
 
     Attributes:
-        title: The part.
-        checks: One result for each thing that was looked at.
+        title: The part, e.g. "storage".
+        checks: One result per check.
     """
 
     title: str
-    checks: tuple[Check, ...]
+    checks: tuple[CheckResult, ...]
 
 
-def examine(question: Question, environment: Mapping[str, str]) -> Iterator[Section]:
-    """Yield each section as soon as it is known.
+def run_checks(request: DoctorRequest, environment: Mapping[str, str]) -> Iterator[Section]:
+    """Run all checks, and yield each section as soon as it is complete.
 
     Args:
-        question: What is asked about.
-        environment: Variables by name.
+        request: What to check.
+        environment: Environment variables by name.
     """
-    yield _section(MACHINE, _check_machine(question))
-    yield _section(STORAGE, _check_storage(question, environment))
-    meeting = meet(
-        question.access.kube_context, environment, is_asked_for=question.is_about_cluster
-    )
-    yield _section(SERVER, guarded("server", lambda: _check_server(question, meeting)))
-    wanted = Wanted(
-        namespace=question.namespace or question.access.kfp_namespace,
-        account=question.service_account,
-        placement=question.placement,
-        storage_uri=question.storage_uri,
-        shipped=question.shipped,
-    )
-    yield _section(CLUSTER, check_cluster(meeting, wanted))
+    yield Section(title="this machine", checks=tuple(_check_machine(request)))
+    yield Section(title="storage", checks=tuple(_check_storage(request, environment)))
+    cluster, connection = _connect(request, environment)
+    server = run_check(kfp_connection.SERVER, lambda: _check_server(request, cluster, connection))
+    yield Section(title="Kubeflow Pipelines", checks=tuple(server))
+    in_cluster = _check_cluster(request, connection) if connection else []
+    yield Section(title="cluster", checks=(cluster, *in_cluster))
 
 
-def _section(title: str, checks: list[Check]) -> Section:
-    return Section(title=title, checks=tuple(checks))
-
-
-def _check_machine(question: Question) -> list[Check]:
-    facts = importlib.metadata.metadata(packages.DISTRIBUTION)
-    is_local = question.storage_uri and storage.is_local(question.storage_uri)
-    folder = Path(question.storage_uri) if is_local else Path.cwd()
-    looks: dict[str, Callable[[], Check]] = {
-        "Python": lambda: machine.check_python(facts["Requires-Python"]),
-        "packages": lambda: packages.check_packages(
-            facts.get_all("Requires-Dist") or [], packages.installed_versions()
+def _check_machine(request: DoctorRequest) -> list[CheckResult]:
+    metadata = importlib.metadata.metadata(installation.DISTRIBUTION)
+    requirements = metadata.get_all("Requires-Dist") or []
+    is_local = request.storage_uri and storage.is_local(request.storage_uri)
+    folder = Path(request.storage_uri) if is_local else Path.cwd()
+    checks: dict[str, Callable[[], CheckResult]] = {
+        "Python": lambda: installation.check_python(metadata["Requires-Python"]),
+        "packages": lambda: installation.check_packages(
+            requirements, installation.installed_versions()
         ),
-        "TensorFlow": packages.check_tensorflow,
+        "TensorFlow": installation.check_tensorflow,
         "memory": lambda: machine.check_memory(machine.free_memory_bytes()),
         "disk": lambda: machine.check_disk("disk", folder),
         "scratch": lambda: machine.check_disk("scratch", machine.scratch_folder()),
-        "pipeline": lambda: question.shipped.check,
-        "weights": shipped.check_weights,
+        "pipeline": lambda: request.pipeline.check,
+        "weights": installation.check_weights,
     }
-    return [check for name, look in looks.items() for check in guarded(name, look)]
+    return [result for name, check in checks.items() for result in run_check(name, check)]
 
 
-def _check_storage(question: Question, environment: Mapping[str, str]) -> list[Check]:
-    uri = question.storage_uri
+def _check_storage(request: DoctorRequest, environment: Mapping[str, str]) -> list[CheckResult]:
+    uri = request.storage_uri
     if not uri:
-        return [not_checked(storage_access.NAME, "no --storage-uri was given")]
+        return [not_checked(storage_access.STORAGE_ACCESS, "no --storage-uri was given")]
     return [
-        *guarded(storage_access.NAME, lambda: storage_access.check_access(uri)),
+        *run_check(storage_access.STORAGE_ACCESS, lambda: storage_access.check_access(uri)),
         storage_access.check_credentials(uri, environment),
     ]
 
 
-def _check_server(question: Question, meeting: Meeting) -> list[Check]:
-    if question.access.host or meeting.cluster is not None:
-        return kfp_access.check_server(question.access, namespace=question.namespace)
-    if meeting.check.state == PROBLEM:
-        return [
-            not_checked(
-                "server", "it would be reached through the cluster, and that cannot be used"
+def _connect(
+    request: DoctorRequest, environment: Mapping[str, str]
+) -> tuple[CheckResult, ClusterConnection | None]:
+    """Connect to the cluster; return the result of that, and the connection if there is one."""
+    try:
+        connection = connect(request.access.kube_context, environment, Path.home())
+    except ClusterError as err:
+        return problem_from_error(_CLUSTER, err, fix="Check kubeconfig."), None
+    except Exception as err:  # noqa: BLE001 - it must not hide the results of the other sections
+        return problem_from_crash(_CLUSTER, err), None
+    if connection is None:
+        return _no_cluster(request), None
+    user = f", as {connection.user}" if connection.user else ""
+    finding = (
+        f"{connection.client.address}, {connection.context}, Kubernetes {connection.version}{user}"
+    )
+    return ok(_CLUSTER, finding), connection
+
+
+def _no_cluster(request: DoctorRequest) -> CheckResult:
+    if not request.needs_cluster:
+        return not_checked(_CLUSTER, "neither an option nor kubeconfig selects one")
+    return problem(
+        _CLUSTER,
+        "Some options refer to a cluster, and kubeconfig selects none.",
+        "Give --context, or set KUBECONFIG to the file that the cluster's tools write.",
+    )
+
+
+def _check_server(
+    request: DoctorRequest, cluster: CheckResult, connection: ClusterConnection | None
+) -> list[CheckResult]:
+    """Check Kubeflow Pipelines; without --host it is reached through the cluster."""
+    if request.access.host or connection is not None:
+        return kfp_connection.check_server(request.access, namespace=request.namespace)
+    reason = (
+        "it would be reached through the cluster, which cannot be used"
+        if cluster.state == PROBLEM
+        else "neither --host nor kubeconfig selects one"
+    )
+    return [not_checked(kfp_connection.SERVER, reason)]
+
+
+def _check_cluster(request: DoctorRequest, connection: ClusterConnection) -> list[CheckResult]:
+    client, user, namespace = connection.client, connection.user, request.pod_namespace
+    fix_in_namespace = (
+        f"Ask for the role edit in {namespace}, or let someone who has it run `repot doctor`."
+    )
+    fix_in_cluster = (
+        "Ask for permission to list nodes and pods, or let an administrator run `repot doctor`."
+    )
+    results = _run_cluster_check(
+        _NAMESPACE, lambda: _check_namespace(client, namespace), fix_in_namespace
+    )
+    checks: dict[str, Callable[[], CheckResult | list[CheckResult]]] = {
+        accounts.RUN_ACCOUNT_CHECK: lambda: _check_run_account(client, request, user=user),
+        accounts.JOB_ACCOUNT_CHECK: lambda: accounts.check_job_account(
+            namespace, accounts.find_account(client, namespace, WORKER_ACCOUNT)
+        ),
+        pod_storage.POD_STORAGE: lambda: _check_pod_storage(client, request),
+        pod_storage.LAUNCHER_CONFIG_MAP: lambda: pod_storage.check_launcher_config(
+            namespace, pod_storage.find_launcher_config(client, namespace)
+        ),
+        pod_storage.SECRETS: lambda: _check_secrets(client, request),
+        scheduling.QUOTA: lambda: _check_quota(client, request),
+    }
+    if results[0].state != PROBLEM:
+        for name, check in checks.items():
+            results += _run_cluster_check(name, check, fix_in_namespace)
+    results += _run_cluster_check(
+        scheduling.TRAINER_NODES, lambda: _check_nodes(client, request), fix_in_cluster
+    )
+    return results
+
+
+def _run_cluster_check(
+    name: str, check: Callable[[], CheckResult | list[CheckResult]], fix: str
+) -> list[CheckResult]:
+    """Run a check; if the user lacks the permission for it, that is only a warning.
+
+    Args:
+        name: Name of the result if the check raises.
+        check: Returns one or several results.
+        fix: How to get the permission.
+    """
+
+    def check_if_permitted() -> CheckResult | list[CheckResult]:
+        try:
+            return check()
+        except ForbiddenError as err:
+            return warning(name, problem_from_error(name, err, fix=fix).finding, fix)
+
+    return run_check(name, check_if_permitted)
+
+
+def _check_namespace(client: ClusterClient, namespace: str) -> CheckResult:
+    if client.find("look up the namespace", f"/api/v1/namespaces/{namespace}"):
+        return ok(_NAMESPACE, namespace)
+    return problem(
+        _NAMESPACE,
+        f"The cluster has no namespace {namespace}.",
+        "Give another --namespace, or install Kubeflow Pipelines: "
+        f"kubectl create namespace {namespace}.",
+    )
+
+
+def _check_run_account(
+    client: ClusterClient, request: DoctorRequest, *, user: str
+) -> list[CheckResult]:
+    """Check the service account of a run and its permissions."""
+    namespace = request.pod_namespace
+    found = accounts.find_run_account(client, namespace, request.service_account)
+    result = accounts.check_run_account(namespace, found)
+    if found.account is None:
+        return [result]
+    launcher = pod_storage.find_launcher_config(client, namespace)
+    secrets = accounts.secret_permissions(launcher.secrets if launcher else ())
+    required = {
+        "run permissions": (*accounts.RUN_PERMISSIONS, *secrets),
+        "Job permissions": accounts.JOB_PERMISSIONS,
+    }
+    return [
+        result,
+        *(
+            accounts.check_permissions(
+                client, namespace, found.name, permissions, name=name, user=user
             )
-        ]
-    return [not_checked("server", "neither --host nor kubeconfig names one")]
+            for name, permissions in required.items()
+        ),
+    ]
+
+
+def _check_pod_storage(client: ClusterClient, request: DoctorRequest) -> CheckResult:
+    namespace = request.pod_namespace
+    account = accounts.find_run_account(client, namespace, request.service_account).account
+    if account is None:
+        return not_checked(pod_storage.POD_STORAGE, "the service account does not exist")
+    return pod_storage.check_pod_storage(
+        client,
+        namespace,
+        storage_uri=request.storage_uri,
+        defaults=request.pipeline.defaults,
+        account=account,
+    )
+
+
+def _check_secrets(client: ClusterClient, request: DoctorRequest) -> CheckResult:
+    """Check the Secrets that KFP's launcher and the service account refer to."""
+    namespace = request.pod_namespace
+    found = accounts.find_run_account(client, namespace, request.service_account)
+    launcher = pod_storage.find_launcher_config(client, namespace)
+    users = dict.fromkeys(launcher.secrets if launcher else (), pod_storage.LAUNCHER_CONFIG_MAP)
+    users |= dict.fromkeys(accounts.pull_secrets(found.account), found.name)
+    return pod_storage.check_secrets(client, namespace, users)
+
+
+def _check_quota(client: ClusterClient, request: DoctorRequest) -> CheckResult:
+    pod = request.trainer_pod
+    if pod is None or not pod.accelerator_count:
+        return not_checked(scheduling.QUOTA, "no accelerator is requested")
+    return scheduling.check_quotas(
+        scheduling.list_quotas(client, request.pod_namespace),
+        accelerator_type=pod.accelerator_type,
+        accelerator_count=pod.accelerator_count,
+    )
+
+
+def _check_nodes(client: ClusterClient, request: DoctorRequest) -> list[CheckResult]:
+    """Check the nodes for the trainer's pod, and the container images on all nodes."""
+    known = [nodes.read_node(node) for node in client.list_all("list nodes", "/api/v1/nodes")]
+    images = scheduling.check_container_images(request.pipeline.container_images, known)
+    if request.trainer_pod is None:
+        reason = "its defaults are unknown without the compiled pipeline"
+        return [not_checked(scheduling.TRAINER_NODES, reason), *images]
+    return [scheduling.check_nodes(client, known, request.trainer_pod), *images]

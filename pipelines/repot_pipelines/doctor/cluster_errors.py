@@ -1,47 +1,52 @@
-"""Every way in which a call of the Kubernetes API fails, as one sentence and what to do."""
+"""Convert failed Kubernetes API calls to errors that state the cause and what to do."""
 
 import contextlib
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from repot.errors import RepotError
 
 TRY_KUBECTL = "`kubectl get namespaces` with the same context must work first."
 
+# The user name of unauthenticated requests, where the cluster accepts those.
+_ANONYMOUS = "system:anonymous"
+
 
 class ClusterError(RepotError):
-    """The cluster cannot be reached, or did not answer what was asked."""
+    """The cluster is unreachable, or a request to it failed."""
 
 
-class RefusedError(ClusterError):
-    """The cluster does not know who asks (401)."""
+class UnauthenticatedError(ClusterError):
+    """The cluster does not accept the credentials (401)."""
 
 
 class ForbiddenError(ClusterError):
-    """Who asks may not (403)."""
+    """The user lacks the permission (403)."""
 
 
 class MissingError(ClusterError):
-    """There is no such object (404)."""
+    """The object does not exist (404)."""
 
 
-# Whom a cluster takes for someone without credentials, where it does not refuse him at the door.
-_ANONYMOUS = "system:anonymous"
-_KINDS: dict[int, type[ClusterError]] = {401: RefusedError, 403: ForbiddenError, 404: MissingError}
+_ERROR_BY_STATUS: dict[int, type[ClusterError]] = {
+    401: UnauthenticatedError,
+    403: ForbiddenError,
+    404: MissingError,
+}
 
 
 @contextlib.contextmanager
-def explained(action: str, address: str) -> Iterator[None]:
-    """Turn what the client raises meanwhile into a ClusterError.
+def convert_errors(action: str, address: str) -> Iterator[None]:
+    """Convert exceptions of the Kubernetes client in this block to ClusterError.
 
     Args:
-        action: What is being done, e.g. "list nodes".
-        address: The API server's address, for the message.
+        action: What the request does, e.g. "list nodes".
+        address: Address of the API server, for the message.
 
     Raises:
-        ClusterError: One of its subclasses, where the failure is of a known kind.
+        ClusterError: The request failed; UnauthenticatedError, ForbiddenError or MissingError for
+            those statuses.
     """
     import urllib3
     from kubernetes.client import ApiException
@@ -51,44 +56,43 @@ def explained(action: str, address: str) -> Iterator[None]:
     except ApiException as err:
         if not err.status:
             raise ClusterError(_tls_problem(action, address, err.reason)) from err
-        kind = _KINDS.get(err.status, ClusterError)
-        raise kind(
-            f"Cannot {action}: {_status_problem(err.status, _said(err.body), address)}"
-        ) from err
+        error_type = _ERROR_BY_STATUS.get(err.status, ClusterError)
+        reason = _status_problem(err.status, _status_message(err.body), address)
+        raise error_type(f"Cannot {action}: {reason}") from err
     except urllib3.exceptions.HTTPError as err:
         raise ClusterError(_connection_problem(action, address, err)) from err
 
 
-def no_kubernetes(action: str, address: str) -> ClusterError:
-    """Return what an answer without JSON means."""
+def not_kubernetes(action: str, address: str) -> ClusterError:
+    """Return the error for a response that is not JSON."""
     return ClusterError(
         f"Cannot {action}: {address} answers, but not as a Kubernetes API. "
-        "Check the server's address in kubeconfig, and the proxy in between."
+        "Check the server address in kubeconfig, and the proxy in between."
     )
 
 
-def _said(body: Any) -> str:
-    """Return the message of a Status; "" where the body is none."""
+def _status_message(body: bytes | str | None) -> str:
+    """Return the message of a Kubernetes Status object; "" if the body is something else."""
     text = body.decode(errors="replace") if isinstance(body, bytes) else body or ""
     try:
-        facts = json.loads(text)
+        status = json.loads(text)
     except ValueError:
         return ""
-    return str(facts.get("message") or "") if isinstance(facts, dict) else ""
+    return str(status.get("message") or "") if isinstance(status, dict) else ""
 
 
-def _status_problem(status: int, said: str, address: str) -> str:
-    if status == 401 or _ANONYMOUS in said:
+def _status_problem(status: int, message: str, address: str) -> str:
+    if status == 401 or _ANONYMOUS in message:
         return (
-            f"{address} does not accept the credentials of kubeconfig ({status}): they are missing or expired. "
-            f"Log in again; {TRY_KUBECTL}"
+            f"{address} does not accept the credentials of kubeconfig ({status}): they are "
+            f"missing or expired. Log in again; {TRY_KUBECTL}"
         )
-    told = f" ({said.rstrip('.')})" if said else ""
+    details = f" ({message.rstrip('.')})" if message else ""
     if status == 403:
-        return f"the cluster denies it{told}. Ask its administrator for that right."
+        return f"the cluster denies it{details}. Ask its administrator for that permission."
     if status == 404:
-        return f"there is no such thing at {address}{told}. Check its name, and --namespace."
-    return f"{address} answered {status}{told}. Try again later, or look at the cluster."
+        return f"the object does not exist at {address}{details}. Check its name, and --namespace."
+    return f"{address} answered {status}{details}. Try again later, or check the cluster."
 
 
 def _connection_problem(action: str, address: str, err: Exception) -> str:
@@ -98,24 +102,35 @@ def _connection_problem(action: str, address: str, err: Exception) -> str:
     if isinstance(reason, urllib3.exceptions.SSLError):
         return _tls_problem(action, address, str(reason))
     if isinstance(reason, urllib3.exceptions.NameResolutionError):
-        return f"Cannot {action}: there is no host of the name in {address}. Check kubeconfig, or the VPN."
+        return (
+            f"Cannot {action}: the host name in {address} cannot be resolved. "
+            "Check kubeconfig, or the VPN."
+        )
     if isinstance(reason, urllib3.exceptions.NewConnectionError) and "refused" in str(reason):
         return (
-            f"Cannot {action}: nothing listens at {address} (connection refused). Start the cluster, choose another "
-            "with --context, or leave clusters out with KUBECONFIG=/dev/null."
+            f"Cannot {action}: nothing listens at {address} (connection refused). "
+            "Start the cluster, choose another with --context, or skip the cluster checks with "
+            "KUBECONFIG=/dev/null."
         )
     if isinstance(reason, urllib3.exceptions.TimeoutError):
-        return f"Cannot {action}: {address} does not answer in time. Check the VPN and the firewall, or --context."
-    return f"Cannot {action}: the connection to {address} failed ({_short(reason)}). Check kubeconfig and the network."
+        return (
+            f"Cannot {action}: {address} does not answer in time. "
+            "Check the VPN and the firewall, or --context."
+        )
+    return (
+        f"Cannot {action}: the connection to {address} failed ({_shorten(reason)}). "
+        "Check kubeconfig and the network."
+    )
 
 
 def _tls_problem(action: str, address: str, reason: str) -> str:
     return (
-        f"Cannot {action}: the TLS connection to {address} failed ({_short(reason)}). "
+        f"Cannot {action}: the TLS connection to {address} failed ({_shorten(reason)}). "
         "Check the cluster's certificate and address in kubeconfig."
     )
 
 
-def _short(reason: object) -> str:
+def _shorten(reason: object) -> str:
+    """Return a urllib3 error in one line, without the leading repr of the connection object."""
     text = " ".join(str(reason).split())
     return re.sub(r"^<.*?>: |^\w+Connection\(.*?\): |^SSLError ", "", text)[:200]

@@ -1,4 +1,4 @@
-"""Which cluster is meant, and a client for it: the pod that one is in, or a context of kubeconfig."""
+"""Find the cluster to check, in kubeconfig or around this pod, and create an API client for it."""
 
 import contextlib
 import logging
@@ -8,69 +8,72 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repot_pipelines.doctor.check import within
 from repot_pipelines.doctor.cluster_errors import TRY_KUBECTL, ClusterError
+from repot_pipelines.doctor.results import call_with_timeout
 
 _LOGIN_SECONDS = 10
-"""For kubeconfig's plug-in that fetches a token; some wait for a person in a browser, for ever."""
+"""Time limit for a credential plugin; some wait indefinitely for a login in a browser."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """Where a cluster is.
+class ClusterContext:
+    """Which cluster to connect to.
 
     Attributes:
-        kubeconfig: Paths as in $KUBECONFIG; "" for the cluster that this pod is in.
-        context: Context of kubeconfig.
+        kubeconfig: Paths as in $KUBECONFIG; "" for the cluster that this pod runs in.
+        name: Context in kubeconfig; "" for the cluster that this pod runs in.
     """
 
     kubeconfig: str
-    context: str
+    name: str
 
     @property
     def title(self) -> str:
-        """Return what a person calls it."""
-        return (
-            f"context {self.context} of kubeconfig"
-            if self.kubeconfig
-            else "the cluster of this pod"
-        )
+        """Return the name to show in reports."""
+        if not self.kubeconfig:
+            return "the cluster of this pod"
+        return f"context {self.name} of kubeconfig"
 
 
-def find_place(context: str, environment: Mapping[str, str], home: Path) -> Place | None:
-    """Return which cluster is meant; None where nothing names one.
+def find_context(context: str, environment: Mapping[str, str], home: Path) -> ClusterContext | None:
+    """Find the cluster that the option, the environment or kubeconfig selects.
 
     Args:
         context: Context of kubeconfig; "" for the current one.
-        environment: Variables by name.
+        environment: Environment variables by name.
         home: The user's home folder.
 
+    Returns:
+        The context; None if nothing selects a cluster.
+
     Raises:
-        ClusterError: The kubeconfig that is named is not there or unreadable, or has no such context.
+        ClusterError: The selected kubeconfig is missing or unreadable, or has no such context.
     """
     if "KUBERNETES_SERVICE_HOST" in environment and not context:
-        return Place(kubeconfig="", context="")
-    named = environment.get("KUBECONFIG", "")
-    kubeconfig = named or str(home / ".kube" / "config")
+        return ClusterContext(kubeconfig="", name="")
+    configured = environment.get("KUBECONFIG", "")
+    kubeconfig = configured or str(home / ".kube" / "config")
     if not any(Path(path).exists() for path in kubeconfig.split(os.pathsep) if path):
-        if not named and not context:
+        if not configured and not context:
             return None
         raise ClusterError(
-            f"There is no kubeconfig at {kubeconfig}. Set KUBECONFIG, or have the cluster write one."
+            f"There is no kubeconfig at {kubeconfig}. Set KUBECONFIG to the file that the "
+            "cluster's tools write."
         )
     contexts, current = _read_contexts(kubeconfig)
-    if not context and not current:
+    name = context or current
+    if not name:
         return None
-    if (context or current) not in contexts:
+    if name not in contexts:
         raise ClusterError(
-            f"kubeconfig {kubeconfig} has no context {context or current}. "
+            f"kubeconfig {kubeconfig} has no context {name}. "
             f"Choose with --context among: {', '.join(contexts) or 'none'}."
         )
-    return Place(kubeconfig=kubeconfig, context=context or current)
+    return ClusterContext(kubeconfig=kubeconfig, name=name)
 
 
-def make_api(place: Place) -> Any:
-    """Return a kubernetes.client.ApiClient; nobody but kubeconfig's plug-in for credentials is contacted yet.
+def make_api_client(context: ClusterContext) -> Any:
+    """Return a kubernetes.client.ApiClient; this may run a credential plugin, but sends no request.
 
     Raises:
         ClusterError: The context cannot be used.
@@ -80,32 +83,36 @@ def make_api(place: Place) -> Any:
 
     configuration = client.Configuration()
     try:
-        with _kept_complaints() as complaints:
-            within(_LOGIN_SECONDS, lambda: _load(place, configuration))
+        with _collect_log_errors() as logged_errors:
+            call_with_timeout(_LOGIN_SECONDS, lambda: _load(context, configuration))
     except TimeoutError as err:
         raise ClusterError(
-            f"The plug-in for the credentials of {place.title} does not end within {_LOGIN_SECONDS} s. "
+            f"The credential plugin of {context.title} does not end within {_LOGIN_SECONDS} s. "
             f"Log in first: {TRY_KUBECTL}"
         ) from err
-    except Exception as err:  # kubeconfig fails in as many ways as its plug-ins
+    except Exception as err:  # kubeconfig and its plugins raise many types
         fix = (
             TRY_KUBECTL
-            if place.kubeconfig
-            else "Give the pod its token: automountServiceAccountToken, or --context."
+            if context.kubeconfig
+            else "Mount a token into the pod (automountServiceAccountToken), or give --context."
         )
-        raise ClusterError(f"{place.title} cannot be used: {_one_line(str(err))}. {fix}") from err
-    if complaints and not _has_credentials(configuration):
+        reason = _one_line(str(err))
+        raise ClusterError(f"{context.title} cannot be used: {reason}. {fix}") from err
+    if logged_errors and not _has_credentials(configuration):
         raise ClusterError(
-            f"{place.title} gets no credentials: {_one_line(complaints[-1])}. "
-            f"Install or repair that plug-in, or log in; {TRY_KUBECTL}"
+            f"{context.title} gets no credentials: {_one_line(logged_errors[-1])}. "
+            f"Install or repair the credential plugin, or log in; {TRY_KUBECTL}"
         )
-    # Who is not there is not asked three times more.
+    # The default would retry an unreachable server three times.
     configuration.retries = urllib3.Retry(connect=0, read=0, other=0, redirect=4)
     return client.ApiClient(configuration)
 
 
 def _read_contexts(kubeconfig: str) -> tuple[list[str], str]:
-    """Return the names of all contexts and of the current one; kubectl, too, takes an empty file for none."""
+    """Return the names of all contexts and of the current one.
+
+    An empty file counts as one without contexts, as in kubectl.
+    """
     import yaml
 
     names: list[str] = []
@@ -114,22 +121,25 @@ def _read_contexts(kubeconfig: str) -> tuple[list[str], str]:
         if not path or not Path(path).exists():
             continue
         try:
-            facts = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-            names += [context["name"] for context in facts.get("contexts") or []]
-            current = current or facts.get("current-context") or ""
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+            names += [context["name"] for context in content.get("contexts") or []]
+            current = current or content.get("current-context") or ""
         except (OSError, ValueError, yaml.YAMLError, AttributeError, KeyError, TypeError) as err:
             raise ClusterError(
-                f"kubeconfig {path} cannot be read: {_one_line(str(err))}. Repair it, or set KUBECONFIG."
+                f"kubeconfig {path} cannot be read: {_one_line(str(err))}. "
+                "Repair it, or set KUBECONFIG."
             ) from err
     return names, current
 
 
-def _load(place: Place, configuration: Any) -> None:
+def _load(context: ClusterContext, configuration: Any) -> None:
     from kubernetes import config
 
-    if place.kubeconfig:
+    if context.kubeconfig:
         config.load_kube_config(
-            config_file=place.kubeconfig, context=place.context, client_configuration=configuration
+            config_file=context.kubeconfig,
+            context=context.name,
+            client_configuration=configuration,
         )
     else:
         config.load_incluster_config(client_configuration=configuration)
@@ -140,15 +150,20 @@ def _has_credentials(configuration: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _kept_complaints() -> Iterator[list[str]]:
-    """Yield the messages that are logged meanwhile: the client only logs why a plug-in gave no credentials."""
-    kept: list[str] = []
+def _collect_log_errors() -> Iterator[list[str]]:
+    """Collect the error messages logged in this block.
+
+    The Kubernetes client does not raise when a credential plugin fails; it only logs the reason.
+    """
+    messages: list[str] = []
     handler = logging.Handler(logging.ERROR)
-    handler.emit = lambda record: kept.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: messages.append(  # type: ignore[method-assign]
+        record.getMessage()
+    )
     root = logging.getLogger()
     root.addHandler(handler)
     try:
-        yield kept
+        yield messages
     finally:
         root.removeHandler(handler)
 

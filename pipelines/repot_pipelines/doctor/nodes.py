@@ -1,14 +1,13 @@
-"""Nodes as the scheduler sees them: labels, taints, and what of a resource is free. Pure functions over API objects."""
+"""Nodes and resource requests as the scheduler sees them; pure functions over API objects."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from repot_pipelines.doctor.check import Check, not_checked, ok
-from repot_pipelines.doctor.cluster import Facts
+from repot_pipelines.doctor.cluster_client import KubernetesObject
 
-_REPELLING = ("NoSchedule", "NoExecute")
-# Put on by Kubernetes itself for what is_ready tells already.
-_OWN_TAINTS = "node.kubernetes.io/"
+_BLOCKING_EFFECTS = ("NoSchedule", "NoExecute")
+# Kubernetes sets these taints itself for the conditions that Node.is_ready covers.
+_CONDITION_TAINT_PREFIX = "node.kubernetes.io/"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,83 +17,105 @@ class Node:
     Attributes:
         name: Its name.
         labels: Its labels.
-        taints: Those that keep pods off, but for Kubernetes' own about its health.
-        is_ready: Whether new pods may come, for all that its health and `kubectl cordon` say.
-        allocatable: What pods may ask for in all, by resource, as quantities.
-        images: Names of images that lie there already.
+        taints: Taints that keep pods off, except those Kubernetes sets for node conditions.
+        is_ready: Whether it is healthy and not cordoned.
+        allocatable: Total quantity that pods can request, by resource.
+        container_images: Names of the container images already on the node.
     """
 
     name: str
     labels: Mapping[str, str]
-    taints: tuple[Facts, ...]
+    taints: tuple[KubernetesObject, ...]
     is_ready: bool
     allocatable: Mapping[str, str]
-    images: frozenset[str]
+    container_images: frozenset[str]
 
-    def offers(self, resource: str) -> int:
-        """Return how many of a resource there are in all."""
+    def capacity(self, resource: str) -> int:
+        """Return the total number of units of a resource, used or not."""
         return whole_number(self.allocatable.get(resource, 0))
 
     def matches(self, selector: Mapping[str, str]) -> bool:
-        """Return whether a node selector chooses this node."""
+        """Return whether a node selector selects this node."""
         return all(self.labels.get(key) == value for key, value in selector.items())
 
-    def repelled_by(self, tolerations: Sequence[Facts]) -> list[Facts]:
+    def untolerated_taints(self, tolerations: Sequence[KubernetesObject]) -> list[KubernetesObject]:
         """Return the taints that none of the tolerations covers."""
         return [
             taint
             for taint in self.taints
-            if not any(_tolerates(given, taint) for given in tolerations)
+            if not any(_tolerates(toleration, taint) for toleration in tolerations)
         ]
 
 
-def read_node(facts: Facts) -> Node:
-    """Return a node from what the API says."""
-    spec, status = facts.get("spec") or {}, facts.get("status") or {}
-    conditions = {found["type"]: found["status"] for found in status.get("conditions") or []}
-    taints = [taint for taint in spec.get("taints") or [] if taint["effect"] in _REPELLING]
+def read_node(node: KubernetesObject) -> Node:
+    """Convert an API object to a Node."""
+    metadata = node["metadata"]
+    spec, status = node.get("spec") or {}, node.get("status") or {}
+    conditions = {each["type"]: each["status"] for each in status.get("conditions") or []}
+    blocking = [taint for taint in spec.get("taints") or [] if taint["effect"] in _BLOCKING_EFFECTS]
     return Node(
-        name=facts["metadata"]["name"],
-        labels=facts["metadata"].get("labels") or {},
-        taints=tuple(taint for taint in taints if not taint["key"].startswith(_OWN_TAINTS)),
+        name=metadata["name"],
+        labels=metadata.get("labels") or {},
+        taints=tuple(
+            taint for taint in blocking if not taint["key"].startswith(_CONDITION_TAINT_PREFIX)
+        ),
         is_ready=conditions.get("Ready") == "True" and not spec.get("unschedulable"),
         allocatable=status.get("allocatable") or {},
-        images=frozenset(
+        container_images=frozenset(
             name for image in status.get("images") or [] for name in image.get("names") or []
         ),
     )
 
 
-def requested(pod: Facts, resource: str) -> int:
-    """Return how many of a resource a pod holds: its containers together, or its hungriest init container."""
+def requested_by_pod(pod: KubernetesObject, resource: str) -> int:
+    """Return how many units of a resource a pod occupies.
+
+    That is the sum over its containers, or the largest init container if that is more.
+    """
     spec = pod["spec"]
-    starting = spec.get("initContainers") or []
-    # An init container with restartPolicy Always runs beside the others (a sidecar).
-    beside = [container for container in starting if container.get("restartPolicy") == "Always"]
-    running = sum(_asked(container, resource) for container in [*spec["containers"], *beside])
-    return max([running, *(_asked(container, resource) for container in starting)])
+    init_containers = spec.get("initContainers") or []
+    # An init container with restartPolicy Always is a sidecar: it runs beside the containers.
+    sidecars = [each for each in init_containers if each.get("restartPolicy") == "Always"]
+    running = sum(
+        _requested_by_container(each, resource) for each in [*spec["containers"], *sidecars]
+    )
+    return max([running, *(_requested_by_container(each, resource) for each in init_containers)])
 
 
-def spelled(taint: Facts) -> str:
-    """Return a taint as kubectl spells it."""
+def format_taint(taint: KubernetesObject) -> str:
+    """Return a taint in kubectl's notation, e.g. nvidia.com/gpu=present:NoSchedule."""
     value = f"={taint['value']}" if taint.get("value") else ""
     return f"{taint['key']}{value}:{taint['effect']}"
 
 
-def explain_no_match(nodes: Iterable[Node], selector: Mapping[str, str]) -> str:
-    """Return which label of a selector no node has, and what values there are; nodes is not empty."""
-    known = list(nodes)
+def why_no_match(nodes: Sequence[Node], selector: Mapping[str, str]) -> str:
+    """Return which label of a selector no node has, and the values that exist.
+
+    Args:
+        nodes: All nodes; not empty.
+        selector: A node selector that matches none of them.
+    """
     for key, value in selector.items():
-        values = sorted({node.labels[key] for node in known if key in node.labels})
+        values = sorted({node.labels[key] for node in nodes if key in node.labels})
         if not values:
-            return f"none of {len(known)} nodes has a label {key}"
+            return f"none of {len(nodes)} nodes has a label {key}"
         if value not in values:
-            return f"no node has {key}={value}; there is {key}={', '.join(values)}"
-    return "each label is on some node, but no node has them all"
+            return f"no node has {key}={value}; existing values: {', '.join(values)}"
+    return "each label exists on some node, but no node has all of them"
 
 
-def _tolerates(toleration: Facts, taint: Facts) -> bool:
-    """Return whether a toleration covers a taint. Source: `ToleratesTaint` in k8s.io/api/core/v1/toleration.go."""
+def whole_number(quantity: str | int) -> int:
+    """Return a Kubernetes quantity as an integer, rounded down."""
+    from kubernetes.utils import parse_quantity
+
+    return int(parse_quantity(quantity))
+
+
+def _tolerates(toleration: KubernetesObject, taint: KubernetesObject) -> bool:
+    """Return whether a toleration covers a taint.
+
+    Source: `ToleratesTaint` in k8s.io/api/core/v1/toleration.go.
+    """
     if toleration.get("effect") not in (None, "", taint["effect"]):
         return False
     key = toleration.get("key")
@@ -105,44 +126,8 @@ def _tolerates(toleration: Facts, taint: Facts) -> bool:
     return bool(key) and (toleration.get("value") or "") == (taint.get("value") or "")
 
 
-def _asked(container: Facts, resource: str) -> int:
+def _requested_by_container(container: KubernetesObject, resource: str) -> int:
     resources = container.get("resources") or {}
-    # The API server fills requests from limits.
-    return whole_number(
-        (resources.get("requests") or resources.get("limits") or {}).get(resource, 0)
-    )
-
-
-def whole_number(quantity: str | int) -> int:
-    """Return a quantity rounded down."""
-    from kubernetes.utils import parse_quantity
-
-    return int(parse_quantity(quantity))
-
-
-_DEFAULT_REGISTRY = "docker.io/"
-
-
-def check_images(images: Iterable[tuple[str, str]], nodes: Sequence[Node]) -> list[Check]:
-    """Return one result an image.
-
-    Args:
-        images: What it is for, and its name.
-        nodes: All nodes.
-    """
-    return [_check_image(title, image, nodes) for title, image in images]
-
-
-def _check_image(title: str, image: str, nodes: Sequence[Node]) -> Check:
-    having = [
-        node.name
-        for node in nodes
-        if not node.images.isdisjoint({image, f"{_DEFAULT_REGISTRY}{image}"})
-    ]
-    if having:
-        return ok(title, f"{image} lies on {len(having)} of {len(nodes)} nodes already")
-    return not_checked(
-        title,
-        f"{image}: no node says that it has it, and whether nodes may pull it cannot be known from here; "
-        "a private registry needs a pull secret on the service account",
-    )
+    # The API server sets missing requests to the limits.
+    amounts = resources.get("requests") or resources.get("limits") or {}
+    return whole_number(amounts.get(resource, 0))

@@ -1,125 +1,241 @@
-"""How the pods of a run get at the storage: by an identity of their service account, or by the pipeline's secrets."""
+"""Check how the pods of a run reach object storage.
+
+KFP keeps its own artifacts where the ConfigMap kfp-launcher says. The tasks of repot reach the
+storage URI by the identity of their service account, or with the keys in the pipeline's Secrets.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from repot import storage
-from repot_pipelines.doctor.accounts import google_account
-from repot_pipelines.doctor.check import Check, has_placeholder, not_checked, ok, problem, warning
-from repot_pipelines.doctor.cluster import Cluster, Facts
+from repot_pipelines.doctor.accounts import APPLY_MANIFESTS, google_account, has_placeholder
+from repot_pipelines.doctor.cluster_client import ClusterClient, KubernetesObject
 from repot_pipelines.doctor.cluster_errors import ForbiddenError
+from repot_pipelines.doctor.results import CheckResult, not_checked, ok, problem, warning
 
-NAME = "pods' storage"
-_AMAZON_ROLE = "eks.amazonaws.com/role-arn"
+POD_STORAGE = "pod storage"
+LAUNCHER_CONFIG_MAP = "kfp-launcher"
+SECRETS = "secrets"
+
+_ARTIFACT_SCHEMES = ("gs", "s3", "minio")
+_AMAZON_ANNOTATION = "eks.amazonaws.com/role-arn"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LauncherConfig:
+    """The content of the ConfigMap kfp-launcher.
+
+    Attributes:
+        root: Folder of KFP's artifacts; "" for KFP's default.
+        secrets: Names of the Secrets with the keys of that store.
+        error: Why its providers cannot be read; "" if they can.
+    """
+
+    root: str
+    secrets: tuple[str, ...] = ()
+    error: str = ""
+
+
+def find_launcher_config(client: ClusterClient, namespace: str) -> LauncherConfig | None:
+    """Return the launcher configuration of a namespace; None if there is no such ConfigMap.
+
+    Raises:
+        ClusterError: The request failed.
+    """
+    found = _find_config_map(client, namespace, LAUNCHER_CONFIG_MAP)
+    return None if found is None else read_launcher_config(found.get("data") or {})
+
+
+def read_launcher_config(data: Mapping[str, str]) -> LauncherConfig:
+    """Parse the data of the ConfigMap."""
+    import yaml
+
+    root = data.get("defaultPipelineRoot", "")
+    try:
+        providers = yaml.safe_load(data.get("providers", "")) or {}
+        names = _secret_names(providers)
+    except (yaml.YAMLError, AttributeError, TypeError) as err:
+        return LauncherConfig(root=root, error=" ".join(str(err).split()))
+    return LauncherConfig(root=root, secrets=tuple(sorted(names)))
+
+
+def check_launcher_config(namespace: str, config: LauncherConfig | None) -> CheckResult:
+    """Check that KFP knows where to keep its artifacts.
+
+    Args:
+        namespace: Namespace of the runs.
+        config: Its launcher configuration; None if there is none.
+    """
+    name = LAUNCHER_CONFIG_MAP
+    if config is None:
+        finding = f"{namespace} has no ConfigMap {name}: KFP keeps artifacts in its default store."
+        return warning(name, finding, APPLY_MANIFESTS)
+    if config.error:
+        return problem(
+            name,
+            f"Its providers are not valid YAML: {config.error}.",
+            f"Correct it: kubectl edit configmap {name} -n {namespace}.",
+        )
+    if has_placeholder(config.root):
+        return problem(
+            name,
+            f"Its root is {config.root}, which is still the placeholder of the manifests.",
+            "Set your bucket in the overlay's settings.yaml, and apply the overlay again.",
+        )
+    if config.root and config.root.partition("://")[0] not in _ARTIFACT_SCHEMES:
+        schemes = ", ".join(f"{scheme}://" for scheme in _ARTIFACT_SCHEMES)
+        return problem(
+            name,
+            f"Its defaultPipelineRoot is {config.root!r}, which KFP does not support.",
+            f"Use one that begins with {schemes}.",
+        )
+    credentials = (
+        f"the keys in {', '.join(config.secrets)}"
+        if config.secrets
+        else "the credentials of the pods"
+    )
+    root = config.root or "the default store of KFP"
+    return ok(name, f"artifacts go to {root}, with {credentials}")
 
 
 def check_pod_storage(
-    cluster: Cluster,
+    client: ClusterClient,
     namespace: str,
     *,
     storage_uri: str,
     defaults: Mapping[str, Any],
-    account: Facts,
-) -> Check:
-    """Return how pods get at the storage.
+    account: KubernetesObject,
+) -> CheckResult:
+    """Check which credentials the pods of a run have for the storage.
 
     Args:
-        cluster: The cluster.
+        client: Client of the cluster.
         namespace: Namespace of the runs.
-        storage_uri: The storage; "" for none.
-        defaults: The pipeline's defaults: names of its secrets and of its ConfigMap.
+        storage_uri: The storage; "" if not given.
+        defaults: Defaults of the pipeline parameters, which name the Secrets and the ConfigMap.
         account: Service account of the pods.
 
     Raises:
-        ClusterError: One may not look.
+        ClusterError: A request failed.
     """
     if not storage_uri:
-        return not_checked(NAME, "no --storage-uri was given")
+        return not_checked(POD_STORAGE, "no --storage-uri was given")
     if storage.is_local(storage_uri):
-        return not_checked(NAME, f"{storage_uri} is on this machine, where no pod can see it")
+        return not_checked(POD_STORAGE, f"{storage_uri} is on this machine; pods cannot reach it")
     if storage_uri.startswith("gs://"):
-        return _google(
-            cluster, namespace, secret=defaults.get("google_secret_name", ""), account=account
+        secret = defaults.get("google_secret_name", "")
+        return _check_google(client, namespace, secret=secret, account=account)
+    return _check_s3(
+        client,
+        namespace,
+        secret=defaults.get("s3_secret_name", ""),
+        config_map=defaults.get("settings_config_map", ""),
+        account=account,
+    )
+
+
+def check_secrets(client: ClusterClient, namespace: str, users: Mapping[str, str]) -> CheckResult:
+    """Check that Secrets exist; their contents are not read.
+
+    Args:
+        client: Client of the cluster.
+        namespace: Namespace of the runs.
+        users: What refers to the Secret, by the Secret's name.
+
+    Raises:
+        ClusterError: A request failed.
+    """
+    names = ", ".join(users)
+    if not users:
+        return not_checked(SECRETS, "neither kfp-launcher nor the service account refers to one")
+    try:
+        missing = [name for name in users if not has_secret(client, namespace, name)]
+    except ForbiddenError:
+        command = f"kubectl get secret -n {namespace} {' '.join(users)}"
+        return warning(
+            SECRETS,
+            f"You may not check whether {namespace} has {names}.",
+            f"Let someone with that permission run `{command}`.",
         )
-    names = (defaults.get("s3_secret_name", ""), defaults.get("settings_config_map", ""))
-    return _s3(cluster, namespace, secret=names[0], settings=names[1], account=account)
+    if missing:
+        missing_names = ", ".join(f"{name} (used by {users[name]})" for name in missing)
+        return problem(
+            SECRETS,
+            f"{namespace} has no {missing_names}.",
+            f"Create it in the namespace {namespace}; see kubectl create secret --help and "
+            "manifests/README.md.",
+        )
+    return ok(SECRETS, f"{names} in {namespace}; contents were not read")
 
 
-def _google(cluster: Cluster, namespace: str, *, secret: str, account: Facts) -> Check:
-    if secret and has_secret(cluster, namespace, secret):
-        return ok(NAME, f"with the key in the secret {secret}, which was not read")
+def has_secret(client: ClusterClient, namespace: str, name: str) -> bool:
+    """Return whether a Secret exists, without requesting its contents.
+
+    Raises:
+        ClusterError: The request failed.
+    """
+    path = f"/api/v1/namespaces/{namespace}/secrets/{name}"
+    return client.find(f"look up the secret {name}", path, metadata_only=True) is not None
+
+
+def _check_google(
+    client: ClusterClient, namespace: str, *, secret: str, account: KubernetesObject
+) -> CheckResult:
+    if secret and has_secret(client, namespace, secret):
+        return ok(POD_STORAGE, f"with the key in the secret {secret}, which was not read")
     if identity := google_account(account):
-        return ok(
-            NAME, f"by workload identity, as {identity}; what that may do cannot be seen from here"
+        finding = (
+            f"by workload identity, as {identity}; its permissions cannot be checked from here"
         )
-    name = account["metadata"]["name"]
+        return ok(POD_STORAGE, finding)
     return warning(
-        NAME,
-        f"{namespace} has no secret {secret}, and {name} names no Google account to act as.",
-        "Apply the overlay gke (manifests/README.md), or make that secret: "
+        POD_STORAGE,
+        f"{namespace} has no secret {secret}, and {account['metadata']['name']} has no Google "
+        "account to act as.",
+        "Apply the overlay gke (manifests/README.md), or create that secret: "
         f"kubectl create secret generic {secret} -n {namespace} --from-file key.json.",
     )
 
 
-def _s3(cluster: Cluster, namespace: str, *, secret: str, settings: str, account: Facts) -> Check:
-    path = f"/api/v1/namespaces/{namespace}/configmaps/{settings}"
-    found = cluster.find(f"look for {settings}", path) if settings else None
+def _check_s3(
+    client: ClusterClient,
+    namespace: str,
+    *,
+    secret: str,
+    config_map: str,
+    account: KubernetesObject,
+) -> CheckResult:
+    found = _find_config_map(client, namespace, config_map) if config_map else None
     endpoint = ((found or {}).get("data") or {}).get("S3_ENDPOINT", "")
     if has_placeholder(endpoint):
-        fix = "Put your store's address into the overlay's settings.yaml, and apply the overlay again."
         return problem(
-            NAME, f"S3_ENDPOINT in {settings} is {endpoint}, still the manifests' placeholder.", fix
+            POD_STORAGE,
+            f"S3_ENDPOINT in {config_map} is {endpoint}, still the placeholder of the manifests.",
+            "Set your store's address in the overlay's settings.yaml, and apply the overlay again.",
         )
-    where = f"at {endpoint}" if endpoint else "at Amazon's own service"
-    if secret and has_secret(cluster, namespace, secret):
-        return ok(NAME, f"{where}, with the keys in the secret {secret}, which was not read")
-    role = (account["metadata"].get("annotations") or {}).get(_AMAZON_ROLE)
-    if role:
-        return ok(NAME, f"{where}, as {role}; what that may do cannot be seen from here")
+    where = f"at {endpoint}" if endpoint else "at Amazon S3"
+    if secret and has_secret(client, namespace, secret):
+        return ok(POD_STORAGE, f"{where}, with the keys in the secret {secret}, which was not read")
+    metadata = account["metadata"]
+    if role := (metadata.get("annotations") or {}).get(_AMAZON_ANNOTATION):
+        return ok(POD_STORAGE, f"{where}, as {role}; its permissions cannot be checked from here")
     return warning(
-        NAME,
-        f"{namespace} has no secret {secret}, and {account['metadata']['name']} names no role to act as.",
-        f"kubectl create secret generic {secret} -n {namespace} --from-env-file KEYS, with the lines accesskey=... and "
-        "secretkey=... in the file KEYS.",
+        POD_STORAGE,
+        f"{namespace} has no secret {secret}, and {metadata['name']} has no role to act as.",
+        f"kubectl create secret generic {secret} -n {namespace} --from-env-file KEYS, with the "
+        "lines accesskey=... and secretkey=... in the file KEYS.",
     )
 
 
-SECRETS_NAME = "secrets"
+def _find_config_map(client: ClusterClient, namespace: str, name: str) -> KubernetesObject | None:
+    path = f"/api/v1/namespaces/{namespace}/configmaps/{name}"
+    return client.find(f"look up {name}", path)
 
 
-def has_secret(cluster: Cluster, namespace: str, name: str) -> bool:
-    """Return whether a secret is there.
-
-    Raises:
-        ClusterError: One may not look.
-    """
-    path = f"/api/v1/namespaces/{namespace}/secrets/{name}"
-    return cluster.find(f"look for the secret {name}", path, metadata_only=True) is not None
-
-
-def check_secrets(cluster: Cluster, namespace: str, wanted: Mapping[str, str]) -> Check:
-    """Return whether these secrets are there.
-
-    Args:
-        cluster: The cluster.
-        namespace: Namespace of the runs.
-        wanted: Who names a secret, by the secret's name.
-
-    Raises:
-        ClusterError: The cluster did not answer.
-    """
-    if not wanted:
-        return not_checked(SECRETS_NAME, "neither kfp-launcher nor the service account names one")
-    try:
-        missing = [name for name in wanted if not has_secret(cluster, namespace, name)]
-    except ForbiddenError:
-        command = f"kubectl get secret -n {namespace} {' '.join(wanted)}"
-        fix = f"Let somebody who may look run `{command}`."
-        return warning(
-            SECRETS_NAME, f"You may not look whether {namespace} has {', '.join(wanted)}.", fix
-        )
-    if missing:
-        told = ", ".join(f"{name} (named by {wanted[name]})" for name in missing)
-        fix = f"Make it, see kubectl create secret --help and manifests/README.md; the namespace is {namespace}."
-        return problem(SECRETS_NAME, f"{namespace} has no {told}.", fix)
-    return ok(SECRETS_NAME, f"{', '.join(wanted)} in {namespace}; what is in them was not read")
+def _secret_names(value: Any) -> set[str]:
+    """Return every `secretName` in the providers, including overrides for single buckets."""
+    if isinstance(value, dict):
+        own = {value["secretName"]} if value.get("secretName") else set()
+        return own.union(*map(_secret_names, value.values()))
+    return set().union(*map(_secret_names, value)) if isinstance(value, list) else set()

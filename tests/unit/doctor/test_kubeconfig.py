@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from repot_pipelines.doctor.cluster_errors import ClusterError
-from repot_pipelines.doctor.kubeconfig import Place, find_place
+from repot_pipelines.doctor.kubeconfig import ClusterContext, find_context
 
 
 def write(path: Path, *contexts: str, current: str = "") -> str:
@@ -17,59 +17,61 @@ def write(path: Path, *contexts: str, current: str = "") -> str:
     return str(path)
 
 
-def test_nothing_names_a_cluster(tmp_path: Path) -> None:
-    assert find_place("", {}, tmp_path) is None
+def test_without_kubeconfig_or_current_context_there_is_no_cluster(tmp_path: Path) -> None:
+    assert find_context("", {}, tmp_path) is None
     write(tmp_path / ".kube" / "config", "a", "b")
-    assert find_place("", {}, tmp_path) is None
+    assert find_context("", {}, tmp_path) is None
     (tmp_path / ".kube" / "config").write_text("")
-    assert find_place("", {}, tmp_path) is None
-    assert find_place("", {"KUBECONFIG": "/dev/null"}, tmp_path) is None
+    assert find_context("", {}, tmp_path) is None
+    assert find_context("", {"KUBECONFIG": "/dev/null"}, tmp_path) is None
 
 
-def test_the_current_context_is_taken_unless_another_is_named(tmp_path: Path) -> None:
+def test_current_context_is_used_unless_another_is_given(tmp_path: Path) -> None:
     path = write(tmp_path / ".kube" / "config", "a", "b", current="a")
 
-    assert find_place("", {}, tmp_path) == Place(kubeconfig=path, context="a")
-    assert find_place("b", {}, tmp_path) == Place(kubeconfig=path, context="b")
+    assert find_context("", {}, tmp_path) == ClusterContext(kubeconfig=path, name="a")
+    assert find_context("b", {}, tmp_path) == ClusterContext(kubeconfig=path, name="b")
 
 
-def test_kubeconfig_may_be_several_files(tmp_path: Path) -> None:
-    paths = f"{write(tmp_path / 'one', 'a')}:{tmp_path / 'none'}:{write(tmp_path / 'two', 'b', current='b')}"
+def test_kubeconfig_may_list_several_files(tmp_path: Path) -> None:
+    one, two = write(tmp_path / "one", "a"), write(tmp_path / "two", "b", current="b")
+    paths = f"{one}:{tmp_path / 'none'}:{two}"
+    environment = {"KUBECONFIG": paths}
 
-    assert find_place("", {"KUBECONFIG": paths}, tmp_path) == Place(kubeconfig=paths, context="b")
-    assert find_place("a", {"KUBECONFIG": paths}, tmp_path) == Place(kubeconfig=paths, context="a")
+    assert find_context("", environment, tmp_path) == ClusterContext(kubeconfig=paths, name="b")
+    assert find_context("a", environment, tmp_path) == ClusterContext(kubeconfig=paths, name="a")
 
 
-def test_a_pod_takes_its_own_cluster_unless_a_context_is_named(tmp_path: Path) -> None:
+def test_pod_uses_its_own_cluster_unless_a_context_is_given(tmp_path: Path) -> None:
     pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
     write(tmp_path / ".kube" / "config", "a", current="a")
 
-    own, named = find_place("", pod, tmp_path), find_place("a", pod, tmp_path)
+    own, selected = find_context("", pod, tmp_path), find_context("a", pod, tmp_path)
 
     assert own is not None
     assert own.title == "the cluster of this pod"
-    assert named is not None
-    assert named.title == "context a of kubeconfig"
+    assert selected is not None
+    assert selected.title == "context a of kubeconfig"
 
 
 @pytest.mark.parametrize(
     "text", ["contexts: [", "[]\n- x", "contexts: [{}]", "contexts: 7", "just text"]
 )
-def test_a_kubeconfig_that_cannot_be_read_is_told(tmp_path: Path, text: str) -> None:
+def test_unreadable_kubeconfig_is_an_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken"
     path.write_text(text)
 
     with pytest.raises(ClusterError, match=r"cannot be read: .*Repair it"):
-        find_place("", {"KUBECONFIG": str(path)}, tmp_path)
+        find_context("", {"KUBECONFIG": str(path)}, tmp_path)
 
 
-def test_what_is_named_and_not_there_is_told(tmp_path: Path) -> None:
+def test_missing_kubeconfig_or_context_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match="There is no kubeconfig"):
-        find_place("", {"KUBECONFIG": str(tmp_path / "none")}, tmp_path)
+        find_context("", {"KUBECONFIG": str(tmp_path / "none")}, tmp_path)
     with pytest.raises(ClusterError, match="There is no kubeconfig"):
-        find_place("a", {}, tmp_path)
+        find_context("a", {}, tmp_path)
     path = write(tmp_path / "config", "a", "b", current="c")
     with pytest.raises(ClusterError, match=r"has no context c\. Choose with --context among: a, b"):
-        find_place("", {"KUBECONFIG": path}, tmp_path)
+        find_context("", {"KUBECONFIG": path}, tmp_path)
     with pytest.raises(ClusterError, match="has no context d"):
-        find_place("d", {"KUBECONFIG": path}, tmp_path)
+        find_context("d", {"KUBECONFIG": path}, tmp_path)

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from repot_pipelines.doctor.nodes import explain_no_match, read_node, requested, spelled
+from repot_pipelines.doctor.nodes import format_taint, read_node, requested_by_pod, why_no_match
 
 GPU = "nvidia.com/gpu"
 TAINT = {"key": GPU, "value": "present", "effect": "NoSchedule"}
@@ -21,18 +21,18 @@ def node(**changes: Any) -> dict[str, Any]:
     }
 
 
-def test_a_node_is_read() -> None:
+def test_node_is_read_from_its_api_object() -> None:
     found = read_node(node())
 
     assert found.is_ready
-    assert (found.offers(GPU), found.offers("cpu"), found.offers("amd.com/gpu")) == (4, 7, 0)
+    assert (found.capacity(GPU), found.capacity("cpu"), found.capacity("amd.com/gpu")) == (4, 7, 0)
     assert found.matches({"a": "1"})
     assert found.matches({})
     assert not found.matches({"a": "2"})
     assert not found.matches({"a": "1", "b": "1"})
 
 
-def test_a_bare_node_is_not_ready() -> None:
+def test_node_without_ready_condition_or_cordoned_is_not_ready() -> None:
     assert not read_node({"metadata": {"name": "n"}}).is_ready
     assert not read_node(
         node(status={"conditions": [{"type": "Ready", "status": "Unknown"}]})
@@ -40,7 +40,7 @@ def test_a_bare_node_is_not_ready() -> None:
     assert not read_node(node(spec={"unschedulable": True})).is_ready
 
 
-def test_only_taints_that_keep_pods_off_count() -> None:
+def test_only_blocking_taints_of_users_are_kept() -> None:
     soft = {"key": "x", "effect": "PreferNoSchedule"}
     own = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
 
@@ -62,20 +62,20 @@ def test_only_taints_that_keep_pods_off_count() -> None:
         ({}, False),
     ],
 )
-def test_tolerations_cover_as_kubernetes_says(
+def test_toleration_covers_a_taint_as_in_kubernetes(
     toleration: dict[str, str], is_tolerated: bool
 ) -> None:
     found = read_node(node(spec={"taints": [TAINT]}))
 
-    assert found.repelled_by([toleration]) == ([] if is_tolerated else [TAINT])
+    assert found.untolerated_taints([toleration]) == ([] if is_tolerated else [TAINT])
 
 
-def test_each_taint_needs_its_own_toleration() -> None:
+def test_every_taint_needs_a_toleration() -> None:
     second = {"key": "b", "effect": "NoExecute"}
     found = read_node(node(spec={"taints": [TAINT, second]}))
 
-    assert found.repelled_by([{"key": GPU, "operator": "Exists"}]) == [second]
-    assert [spelled(taint) for taint in found.taints] == [
+    assert found.untolerated_taints([{"key": GPU, "operator": "Exists"}]) == [second]
+    assert [format_taint(taint) for taint in found.taints] == [
         f"{GPU}=present:NoSchedule",
         "b:NoExecute",
     ]
@@ -101,21 +101,21 @@ def container(gpus: int, *, field: str = "requests", **more: str) -> dict[str, A
         ),
     ],
 )
-def test_a_pod_holds_its_containers_together_or_its_hungriest_start(
+def test_pod_requests_the_sum_of_its_containers_or_its_largest_init_container(
     spec: dict[str, Any], number: int
 ) -> None:
-    assert requested({"spec": spec}, GPU) == number
+    assert requested_by_pod({"spec": spec}, GPU) == number
 
 
-def test_no_match_names_the_label_at_fault() -> None:
+def test_reason_for_no_match_names_the_label() -> None:
     nodes = [
         read_node(node(metadata={"name": "n", "labels": {"gpu": "l4", "zone": "a"}})),
         read_node(node(metadata={"name": "m", "labels": {"gpu": "t4", "zone": "b"}})),
     ]
 
-    assert explain_no_match(nodes, {"gpu": "a100"}) == "no node has gpu=a100; there is gpu=l4, t4"
-    assert explain_no_match(nodes, {"gpu": "l4", "kind": "x"}) == "none of 2 nodes has a label kind"
+    assert why_no_match(nodes, {"gpu": "a100"}) == "no node has gpu=a100; existing values: l4, t4"
+    assert why_no_match(nodes, {"gpu": "l4", "kind": "x"}) == "none of 2 nodes has a label kind"
     assert (
-        explain_no_match(nodes, {"gpu": "l4", "zone": "b"})
-        == "each label is on some node, but no node has them all"
+        why_no_match(nodes, {"gpu": "l4", "zone": "b"})
+        == "each label exists on some node, but no node has all of them"
     )
