@@ -2,8 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from repot.errors import RepotError
+
+PipelineSpec = dict[str, Any]
+"""A pipeline in KFP's schema, as the compiler writes it and the server returns it."""
 
 FILE_NAME = "finetune.yaml"
 

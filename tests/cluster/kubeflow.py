@@ -4,18 +4,15 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from repot_pipelines.kfp_server.access import read_access
-from repot_pipelines.kfp_server.errors import MissingError, ServerError
+from repot_pipelines.kfp_server.access import ConnectionOptions, resolve_access
+from repot_pipelines.kfp_server.errors import MissingObjectError, ServerError
 from repot_pipelines.kfp_server.runs import FINAL_STATES, get_run
-from repot_pipelines.kfp_server.server import connect, named
+from repot_pipelines.kfp_server.server import connect, name_filter
 from repot_pipelines.schedules.lookup import list_schedules
 from tests.cluster.cluster_settings import ClusterSettings
 from tests.cluster.waiting import wait_for
 
 _END_SECONDS = 300.0
-_NO_FLAGS = dict.fromkeys(
-    ("ui_host", "token_file", "cookie_file", "iap_client_id", "kube_context", "ca_file")
-)
 
 
 class Kubeflow:
@@ -26,8 +23,8 @@ class Kubeflow:
     """
 
     def __init__(self, settings: ClusterSettings) -> None:
-        given = {**_NO_FLAGS, "host": settings.host, "kfp_namespace": settings.kfp_namespace}
-        self._server = connect(read_access(given, os.environ), namespace=settings.namespace)
+        options = ConnectionOptions(host=settings.host, kfp_namespace=settings.kfp_namespace)
+        self._server = connect(resolve_access(options, os.environ), namespace=settings.namespace)
         self._client = self._server.client
 
     def run(self, run_id: str) -> Any:
@@ -97,7 +94,7 @@ class Kubeflow:
     def _unless_over(self, run_id: str) -> None:
         try:
             self.terminate(run_id)
-        except MissingError:
+        except MissingObjectError:
             return
         except ServerError:
             if self.run(run_id).state not in FINAL_STATES:
@@ -140,5 +137,5 @@ class Kubeflow:
         return [str(each.pipeline_id) for each in found]
 
     def _list_named(self, name: str, method: Any, field: str) -> list[Any]:
-        query = {"filter": named(name), "namespace": self._server.namespace}
+        query = {"filter": name_filter(name), "namespace": self._server.namespace}
         return list(self._server.list_all(f"look for {field}", method, field, **query))

@@ -8,7 +8,7 @@ import yaml
 
 from repot import storage
 from repot_pipelines.compiled import find_compiled
-from repot_pipelines.watch.tasks import read_steps
+from repot_pipelines.watch.tasks import read_tasks
 from tests.cluster.cluster import TaskPod
 from tests.cluster.command_line import Ended
 from tests.cluster.site import NUM_BUILDERS, SMALL, Site
@@ -38,8 +38,8 @@ def test_first_run_is_promoted_and_its_report_is_there(site: Site, promoted: End
 def test_every_task_is_followed_under_its_own_name(promoted: Ended) -> None:
     pipeline = next(yaml.safe_load_all(find_compiled().read_text(encoding="utf-8")))
 
-    for step in read_steps(pipeline):
-        assert re.search(rf"^{re.escape(step.title)}: done", promoted.output, re.MULTILINE), (
+    for task in read_tasks(pipeline):
+        assert re.search(rf"^{re.escape(task.title)}: done", promoted.output, re.MULTILINE), (
             promoted
         )
 

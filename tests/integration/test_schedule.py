@@ -75,7 +75,7 @@ def test_a_new_schedule_is_what_was_asked_for(api: KfpApi) -> None:
     assert made["runtime_config"]["pipeline_root"] == "gs://root/x"
     assert made["runtime_config"]["parameters"]["epochs"] == 2
     assert made["pipeline_version_reference"]["pipeline_version_id"] in api.store.versions
-    assert ended.output.startswith("nightly: made\n")
+    assert ended.output.startswith("nightly: created\n")
     assert "UTC, unless its CRON_SCHEDULE_TIMEZONE says otherwise" in ended.output
     assert f"/#/recurringrun/details/{made['recurring_run_id']}" in ended.output
 
@@ -155,8 +155,8 @@ def test_following_the_latest_names_no_version(api: KfpApi) -> None:
 @pytest.mark.parametrize(
     ("cron", "words"),
     [
-        ("0 0 2 * * *", 'give "0 2 * * *"'),
-        ("0 0 2 * * ? 2030", 'give "0 2 * * ?"'),
+        ("0 0 2 * * *", 'use "0 2 * * *"'),
+        ("0 0 2 * * ? 2030", 'use "0 2 * * ?"'),
         ("nonsense", "must have five fields; got 1"),
         ("0 25 * * *", "The hour of a cron expression"),
     ],
@@ -251,7 +251,7 @@ def test_before_2_16_a_schedule_with_a_run_is_paused_and_not_deleted(api: KfpApi
     ended = schedule(api, "delete", "nightly")
 
     assert ended.exit_code == 1
-    assert f"paused, not deleted: its run {run_id} is in progress" in ended.errors
+    assert f"paused, not deleted: its run {run_id} is active" in ended.errors
     assert only(api)["status"] == "DISABLED"
     api.store.set_run(run_id, "FAILED")
     assert schedule(api, "delete", "nightly").exit_code == 0
@@ -297,7 +297,7 @@ def test_a_schedule_that_repot_did_not_make_is_left_alone(api: KfpApi) -> None:
     ended = apply(api, *WEEKLY)
 
     assert ended.exit_code == 2
-    assert "was not made by repot" in ended.errors
+    assert "was not created by repot" in ended.errors
     assert only(api)["trigger"]["cron_schedule"]["cron"] == "0 0 2 * * *"
 
 
@@ -312,14 +312,14 @@ def test_pause_and_resume(api: KfpApi) -> None:
 
 @pytest.mark.parametrize("command", ["pause", "resume", "delete", "run-now"])
 def test_an_unknown_name_lists_those_that_exist(api: KfpApi, command: str) -> None:
-    assert "There is none at all." in schedule(api, command, "nightly").errors
+    assert "No schedules exist." in schedule(api, command, "nightly").errors
     for name in ("weekly", "hourly"):
         assert apply(api, *NIGHTLY, name=name).exit_code == 0
 
     ended = schedule(api, command, "nightly")
 
     assert ended.exit_code == 2
-    assert "There is no schedule nightly. The names are: hourly, weekly." in ended.errors
+    assert "There is no schedule nightly. Existing schedules: hourly, weekly." in ended.errors
 
 
 def test_run_now_starts_what_the_schedule_would(api: KfpApi) -> None:
@@ -348,7 +348,7 @@ def test_run_now_waits_for_the_run_in_progress(api: KfpApi) -> None:
     ended = schedule(api, "run-now", "nightly")
 
     assert ended.exit_code == 1
-    assert f"runs now already: {run_id}" in ended.errors
+    assert f"is already running: {run_id}" in ended.errors
     api.store.set_run(run_id, "SUCCEEDED")
     assert schedule(api, "run-now", "nightly").exit_code == 0
 
@@ -362,7 +362,7 @@ def test_run_now_waits_for_what_it_started_itself(api: KfpApi, flags: tuple[str,
     ended = schedule(api, "run-now", "nightly")
 
     assert ended.exit_code == 1
-    assert f"runs now already: {run_id}" in ended.errors
+    assert f"is already running: {run_id}" in ended.errors
     assert set(api.store.runs) == {run_id}
 
 
@@ -388,7 +388,7 @@ def test_names_with_signs_are_found_again(api: KfpApi) -> None:
 
     assert apply(api, *NIGHTLY, name=name).exit_code == 0
     assert apply(api, *NIGHTLY, name=name).output.startswith(f"{name}: unchanged\n")
-    assert apply(api, *NIGHTLY, name=name.upper()).output.startswith(f"{name.upper()}: made\n")
+    assert apply(api, *NIGHTLY, name=name.upper()).output.startswith(f"{name.upper()}: created\n")
     assert schedule(api, "delete", name).exit_code == 0
 
 

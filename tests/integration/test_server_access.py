@@ -99,7 +99,7 @@ def test_a_token_that_expires_while_the_run_is_followed_says_that_the_run_goes_o
 
     assert ended.exit_code == 1
     assert "(401)" in ended.errors
-    assert "The run itself goes on; follow it again with `repot submit --attach" in ended.errors
+    assert "The run itself continues; follow it again with `repot submit --attach" in ended.errors
     assert "first" not in ended.errors
 
 
@@ -136,7 +136,7 @@ def test_missing_rights_are_one_message_and_nothing_is_made(api: KfpApi) -> None
     ended = submit(api.address, "--namespace", "alice")
 
     assert ended.exit_code == 1
-    assert "these credentials have no right to (403)" in ended.errors
+    assert "these credentials lack the permission (403)" in ended.errors
     assert api.store.pipelines == {}
 
 
@@ -213,12 +213,12 @@ def test_nobody_there_is_told_at_once() -> None:
 
     assert (refused.exit_code, unknown.exit_code) == (1, 1)
     assert "connection refused" in refused.errors
-    assert "there is no host of the name" in unknown.errors
+    assert "does not resolve" in unknown.errors
     assert time.monotonic() - started < 10
 
 
 def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "_FIRST_TIMEOUT_SECONDS", (0.2, 0.2))
+    monkeypatch.setattr(server_module, "_CONNECT_TIMEOUT_SECONDS", (0.2, 0.2))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         ended = submit(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
@@ -270,7 +270,7 @@ def test_no_host_and_no_kubeconfig_is_told(tmp_path: Path) -> None:
     other_context = run_elsewhere("schedule", "list", "--context", "prod", KUBECONFIG=str(path))
 
     assert (missing.returncode, other_context.returncode) == (1, 1)
-    assert "There is no --host" in missing.stderr
+    assert "--host is not set" in missing.stderr
     assert "prod" in other_context.stderr
     assert len(missing.stderr.splitlines()) == len(other_context.stderr.splitlines()) == 1
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from repot_pipelines.compiled import find_compiled
-from repot_pipelines.kfp_server.registry import version_name
+from repot_pipelines.kfp_server.registry import default_version_name
 from repot_pipelines.watch import follow
 from tests.integration.kfp_api.answers import json_answer, plain, upload_refusal
 from tests.integration.kfp_api.command_line import Ended, run_repot
@@ -52,7 +52,7 @@ def test_the_first_submit_makes_everything_and_the_second_a_run_only(api: KfpApi
     first = submit(api)
     assert first.exit_code == 0, first.errors
     assert changes(api) == ALL_CALLS
-    assert f"version  {version_name(find_compiled())} (uploaded)" in first.output
+    assert f"version  {default_version_name(find_compiled())} (uploaded)" in first.output
     assert f"/#/runs/details/{only_run(api)['run_id']}" in first.output
 
     second = submit(api)
@@ -165,10 +165,10 @@ def test_a_dry_run_shows_the_plan_and_contacts_nobody(api: KfpApi) -> None:
     assert ended.exit_code == 0
     assert api.requests == []
     for words in (
-        version_name(find_compiled()),
+        default_version_name(find_compiled()),
         "GPU hours",
         "USD",
-        "3670 pictures, as you say.",
+        "3670 pictures, from --num-pictures.",
         "One GPU model: nvidia-l4",
     ):
         assert words in ended.output
@@ -297,7 +297,7 @@ def test_a_verdict_that_cannot_be_read_is_a_no_and_says_so(api: KfpApi) -> None:
     ended = submit(api, *FOLLOWED)
 
     assert ended.exit_code == 3
-    assert "Why is not known" in ended.output
+    assert "reason unknown" in ended.output
 
 
 def test_a_promotion_is_seen_without_logs(api: KfpApi) -> None:
@@ -347,7 +347,7 @@ def test_a_failure_without_logs_says_where_to_look(api: KfpApi) -> None:
     ended = submit(api, *FOLLOWED)
 
     assert ended.exit_code == 1
-    assert "its log is not to be had here, see the UI" in ended.errors
+    assert "its log is not available here, see the UI" in ended.errors
 
 
 @pytest.mark.parametrize("last", ["FAILED", "CANCELED"])
@@ -405,11 +405,16 @@ def test_a_server_that_restarts_is_waited_for(api: KfpApi) -> None:
     ended = run_repot("submit", "--host", api.address, "--attach", run_id, "--poll-seconds", "0.05")
 
     assert ended.exit_code == 0, ended.errors
-    assert ended.output.count("answered 503. It says: upstream connect error. Trying again.") == 2
+    assert (
+        ended.output.count(
+            "answered 503. The server reports: upstream connect error. Trying again."
+        )
+        == 2
+    )
 
 
 def test_a_server_that_stays_away_is_given_up(api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follow, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(follow, "UNREACHABLE_TIMEOUT_SECONDS", 0.2)
     play(api, [Stage("RUNNING", TRAINING)])
     played = api.before
 
@@ -515,4 +520,4 @@ def test_an_answer_that_the_client_cannot_read_is_an_error(api: KfpApi) -> None:
     ended = submit(api)
 
     assert ended.exit_code == 1
-    assert "answered what kfp's client cannot read" in ended.errors
+    assert "kfp's client cannot read the answer of" in ended.errors

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from repot.evaluator.verdict import NO_CHAMPION, Score, Verdict
 from repot_pipelines.ci.lineage import Lineage, lineage_section
 from repot_pipelines.ci.markdown import code, code_block, escape, link, table
-from repot_pipelines.watch.gate_result import PROMOTED, UNCHANGED, GateVerdict
+from repot_pipelines.watch.gate_result import PROMOTED, UNCHANGED, GateResult
 
 MARKER = "<!-- repot ci -->"
 """First line of every comment; a workflow uses it to find and update its earlier comment."""
@@ -36,7 +36,7 @@ class StartedRun:
     model_name: str
 
 
-def verdict_comment(run: StartedRun, result: GateVerdict, lineage: Lineage) -> str:
+def verdict_comment(run: StartedRun, result: GateResult, lineage: Lineage) -> str:
     """Return the comment on a run that reached its end.
 
     Args:
@@ -109,10 +109,10 @@ def unfinished_comment() -> str:
     )
 
 
-def _read_verdict(result: GateVerdict) -> Verdict | None:
+def _read_verdict(result: GateResult) -> Verdict | None:
     """Return the gate's numbers; None if the log was deleted or another repot version wrote it."""
     try:
-        return Verdict.from_json(result.facts)
+        return Verdict.from_json(result.record)
     except (KeyError, TypeError, ValueError):
         return None
 

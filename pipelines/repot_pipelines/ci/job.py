@@ -19,20 +19,16 @@ from repot_pipelines.ci.comment import (
 )
 from repot_pipelines.ci.lineage import Lineage, read_lineage
 from repot_pipelines.defaults import POLL_SECONDS
-from repot_pipelines.kfp_server.registry import Version, ensure_experiment
-from repot_pipelines.kfp_server.runs import (
-    StartOptions,
-    ensure_server_version,
-    find_open_run,
-    submit,
-)
+from repot_pipelines.kfp_server.registry import PipelineVersion, ensure_experiment
+from repot_pipelines.kfp_server.runs import find_active_run
 from repot_pipelines.kfp_server.server import Server
+from repot_pipelines.kfp_server.submission import StartOptions, ensure_request_version, submit
 from repot_pipelines.local.run import SAMPLE_FOLDER, run_pipeline
 from repot_pipelines.presets import PRESETS
 from repot_pipelines.run_request import Request
-from repot_pipelines.watch.follow import RunEnd, follow
-from repot_pipelines.watch.gate_result import GateVerdict
-from repot_pipelines.watch.run_report import print_end
+from repot_pipelines.watch.follow import follow_run
+from repot_pipelines.watch.gate_result import GateResult
+from repot_pipelines.watch.run_result import RunResult, print_run_result
 from repot_pipelines.watch.task_view import make_task_view
 
 _NUM_LOG_LINES = 30
@@ -108,14 +104,14 @@ def run_ci(
             _print(console, f"sample   {check_sample(console)}")
         run = _start(console, server, request, settings)
         with make_task_view(console) as view:
-            end = follow(
+            end = follow_run(
                 server,
                 run.run_id,
                 view,
                 poll_seconds=settings.poll_seconds,
                 show_logs=settings.show_logs,
             )
-        print_end(console, end)
+        print_run_result(console, end)
         return _result(run, end, str(request.values["storage_uri"]), settings.clean)
     except RepotError as err:
         return CiResult(
@@ -173,7 +169,7 @@ def _sample_failure(reason: str, log_path: Path) -> str:
 def _start(console: Console, server: Server, request: Request, settings: CiSettings) -> StartedRun:
     """Start the run, or take over the unfinished run of an earlier job."""
     start = settings.start
-    version = ensure_server_version(server, request, start) if start.use_cache else None
+    version = ensure_request_version(server, request, start) if start.use_cache else None
     earlier = _find_earlier_run(server, version, request, start.experiment)
     if version is not None:
         state = "uploaded" if version.is_new else "already uploaded"
@@ -196,32 +192,32 @@ def _start(console: Console, server: Server, request: Request, settings: CiSetti
 
 
 def _find_earlier_run(
-    server: Server, version: Version | None, request: Request, experiment: str
+    server: Server, version: PipelineVersion | None, request: Request, experiment: str
 ) -> Any | None:
     """Return the unfinished run that an earlier job started for the same commit, or None."""
     if version is None or version.is_new:
         return None
-    return find_open_run(
+    return find_active_run(
         server, version, request.given, experiment_id=ensure_experiment(server, experiment)
     )
 
 
 def _result(
-    run: StartedRun, end: RunEnd, storage_uri: str, clean: Callable[[str], str]
+    run: StartedRun, end: RunResult, storage_uri: str, clean: Callable[[str], str]
 ) -> CiResult:
-    if end.verdict is None:
+    if end.gate is None:
         return CiResult(exit_code=0, comment=no_gate_comment(run))
-    reasons = tuple(map(clean, end.verdict.reasons))
-    verdict = replace(end.verdict, headline=clean(end.verdict.headline), reasons=reasons)
+    reasons = tuple(map(clean, end.gate.reasons))
+    verdict = replace(end.gate, headline=clean(end.gate.headline), reasons=reasons)
     return CiResult(
-        exit_code=EXIT_GATE_REJECTED if verdict.said_no else 0,
+        exit_code=EXIT_GATE_REJECTED if verdict.is_rejected else 0,
         comment=verdict_comment(run, verdict, _lineage(storage_uri, verdict)),
     )
 
 
-def _lineage(storage_uri: str, verdict: GateVerdict) -> Lineage:
-    version = verdict.facts.get("version", "")
-    champion_version = verdict.facts.get("champion_version", NO_CHAMPION)
+def _lineage(storage_uri: str, verdict: GateResult) -> Lineage:
+    version = verdict.record.get("version", "")
+    champion_version = verdict.record.get("champion_version", NO_CHAMPION)
     if not version or version == champion_version:
         return Lineage()
     return read_lineage(

@@ -119,7 +119,7 @@ def ci_command(
 def _take_options(given: dict[str, Any], environment: "Mapping[str, str]") -> "CiSettings":
     from repot_pipelines.ci.job import CiSettings
     from repot_pipelines.ci.provider import commit_version, read_commit
-    from repot_pipelines.kfp_server.runs import StartOptions
+    from repot_pipelines.kfp_server.submission import StartOptions
 
     start = StartOptions(
         experiment=given.pop("experiment"),

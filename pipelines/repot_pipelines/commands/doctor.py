@@ -97,12 +97,12 @@ def _read_request(given: dict[str, Any]) -> "DoctorRequest":
     from repot import storage
     from repot_pipelines.doctor.checks import DoctorRequest
     from repot_pipelines.doctor.installation import read_installed_pipeline
-    from repot_pipelines.kfp_server.access import read_access
+    from repot_pipelines.kfp_server.access import ConnectionOptions, resolve_access
 
     pipeline = read_installed_pipeline()
     problems: list[str] = []
-    connection = {name: given.pop(name) for name in CONNECTION_NAMES}
-    access = _collected(problems, lambda: read_access(connection, os.environ))
+    connection = ConnectionOptions(**{name: given.pop(name) for name in CONNECTION_NAMES})
+    access = _collected(problems, lambda: resolve_access(connection, os.environ))
     storage_uri = _collected(
         problems, lambda: storage.normalise(given["storage_uri"]) if given["storage_uri"] else ""
     )
@@ -113,11 +113,11 @@ def _read_request(given: dict[str, Any]) -> "DoctorRequest":
     return DoctorRequest(
         storage_uri=storage_uri or "",
         access=access,
-        namespace=connection["namespace"],
+        namespace=given["namespace"],
         service_account=given["service_account"],
         trainer_pod=trainer_pod,
         needs_cluster=is_placed
-        or any((given["service_account"], connection["namespace"], connection["kube_context"])),
+        or any((given["service_account"], given["namespace"], connection.kube_context)),
         pipeline=pipeline,
     )
 

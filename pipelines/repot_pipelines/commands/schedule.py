@@ -21,7 +21,7 @@ from repot_pipelines.presets import PRESETS
 if TYPE_CHECKING:
     from repot_pipelines.kfp_server.server import Server
     from repot_pipelines.run_request import Request
-    from repot_pipelines.schedules.apply import Applied, Wanted
+    from repot_pipelines.schedules.apply import ApplyResult, ScheduleSpec
     from repot_pipelines.schedules.cron import Cron
 
 _NUM_NEXT = 3
@@ -94,8 +94,8 @@ def apply_command(
         assignments=assignments,
     )
     server = connect_as_told(given)
-    wanted = _wanted(server, request, cron, name, follow_latest=follow_latest, given=given)
-    _print_applied(server, apply_schedule(server, wanted), wanted)
+    spec = _schedule_spec(server, request, cron, name, follow_latest=follow_latest, given=given)
+    _print_applied(server, apply_schedule(server, spec), spec)
 
 
 @schedule_group.command("list")
@@ -103,12 +103,12 @@ def apply_command(
 @debug_option
 def list_command(**given: Any) -> None:
     """List every schedule."""
-    from repot_pipelines.schedules.cron import from_kfp
-    from repot_pipelines.schedules.lookup import list_schedules, replaced_by
+    from repot_pipelines.schedules.cron import without_seconds
+    from repot_pipelines.schedules.lookup import list_schedules, replaced_ids
 
     server = connect_as_told(given)
     schedules = list_schedules(server)
-    replaced = {identifier for schedule in schedules for identifier in replaced_by(schedule)}
+    replaced = replaced_ids(schedules)
     rows = [("NAME", "STATE", "CRON", "VERSION", "ID")]
     for schedule in schedules:
         is_replaced = schedule.recurring_run_id in replaced
@@ -121,7 +121,7 @@ def list_command(**given: Any) -> None:
             (
                 schedule.display_name,
                 "replaced" if is_replaced else str(schedule.status).lower(),
-                from_kfp(cron) if cron else "not by cron",
+                without_seconds(cron) if cron else "not by cron",
                 _version_label(server, schedule.pipeline_version_reference),
                 schedule.recurring_run_id,
             )
@@ -169,17 +169,17 @@ def delete_command(*, name: str, schedule_id: str, **given: Any) -> None:
 @debug_option
 def run_now_command(*, name: str, schedule_id: str, **given: Any) -> None:
     """Start a run as the schedule NAME would, at once."""
-    from repot_pipelines.kfp_server.runs import run_name
+    from repot_pipelines.kfp_server.submission import timestamped_name
     from repot_pipelines.schedules.actions import run_now
     from repot_pipelines.schedules.lookup import find_schedule
 
     server = connect_as_told(given)
-    now = datetime.datetime.now().astimezone()
-    run_id = run_now(server, find_schedule(server, name, schedule_id), name=run_name(name, now))
+    schedule = find_schedule(server, name, schedule_id)
+    run_id = run_now(server, schedule, name=timestamped_name(name))
     click.echo(f"run   {run_id}\nlook  {server.link('runs', run_id)}")
 
 
-def _wanted(
+def _schedule_spec(
     server: "Server",
     request: "Request",
     cron: "Cron",
@@ -187,9 +187,13 @@ def _wanted(
     *,
     follow_latest: bool,
     given: dict[str, Any],
-) -> "Wanted":
-    from repot_pipelines.kfp_server.registry import Version, ensure_experiment, ensure_version
-    from repot_pipelines.schedules.apply import Wanted
+) -> "ScheduleSpec":
+    from repot_pipelines.kfp_server.registry import (
+        PipelineVersion,
+        ensure_experiment,
+        ensure_version,
+    )
+    from repot_pipelines.schedules.apply import ScheduleSpec
 
     version = ensure_version(
         server,
@@ -197,10 +201,10 @@ def _wanted(
         pipeline_name=given["pipeline_name"] or request.pipeline_name,
         name=given["version_name"],
     )
-    return Wanted(
+    return ScheduleSpec(
         name=name,
         cron=cron,
-        version=Version(pipeline_id=version.pipeline_id, version_id="", name="the latest")
+        version=PipelineVersion(pipeline_id=version.pipeline_id, version_id="", name="the latest")
         if follow_latest
         else version,
         values=request.given,
@@ -210,22 +214,20 @@ def _wanted(
     )
 
 
-def _print_applied(server: "Server", applied: "Applied", wanted: "Wanted") -> None:
+def _print_applied(server: "Server", applied: "ApplyResult", spec: "ScheduleSpec") -> None:
     from repot_pipelines.schedules.cron import next_times
 
     schedule = applied.schedule
     state = "" if schedule.mode == "ENABLE" else ", and it is paused"
-    click.echo(f"{wanted.name}: {applied.action}{state}")
-    click.echo(f"runs     {wanted.version.name}, at {wanted.cron.text}")
-    times = itertools.islice(
-        next_times(wanted.cron, datetime.datetime.now(datetime.UTC)), _NUM_NEXT
-    )
+    click.echo(f"{spec.name}: {applied.action}{state}")
+    click.echo(f"runs     {spec.version.name}, at {spec.cron.text}")
+    times = itertools.islice(next_times(spec.cron, datetime.datetime.now(datetime.UTC)), _NUM_NEXT)
     click.echo(f"next     {', '.join(f'{time:%a %Y-%m-%d %H:%M}' for time in times)}")
     click.echo(
         "         in the server's time zone: UTC, unless its CRON_SCHEDULE_TIMEZONE says otherwise"
     )
     click.echo(f"look     {server.link('recurringrun', schedule.recurring_run_id)}")
-    for older in applied.lingering:
+    for older in applied.not_deleted:
         click.echo(
             f"The schedule that it replaces, {older.recurring_run_id}, is paused until its run is over: "
             "apply again then, and it goes."

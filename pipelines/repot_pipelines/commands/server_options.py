@@ -74,7 +74,6 @@ _START_OPTIONS = (
 CONNECTION_NAMES = (
     "host",
     "ui_host",
-    "namespace",
     "token_file",
     "cookie_file",
     "iap_client_id",
@@ -100,8 +99,9 @@ def start_options(command: _Command) -> _Command:
 
 def connect_as_told(given: dict[str, Any]) -> "Server":
     """Return the server that the connection options name; takes them out of `given`."""
-    from repot_pipelines.kfp_server.access import read_access
+    from repot_pipelines.kfp_server.access import ConnectionOptions, resolve_access
     from repot_pipelines.kfp_server.server import connect
 
-    connection = {name: given.pop(name) for name in CONNECTION_NAMES}
-    return connect(read_access(connection, os.environ), namespace=connection["namespace"])
+    namespace = given.pop("namespace")
+    options = ConnectionOptions(**{name: given.pop(name) for name in CONNECTION_NAMES})
+    return connect(resolve_access(options, os.environ), namespace=namespace)

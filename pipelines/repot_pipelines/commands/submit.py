@@ -19,9 +19,9 @@ from repot_pipelines.presets import PRESETS
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from repot_pipelines.kfp_server.registry import Version
-    from repot_pipelines.kfp_server.runs import StartOptions
+    from repot_pipelines.kfp_server.registry import PipelineVersion
     from repot_pipelines.kfp_server.server import Server
+    from repot_pipelines.kfp_server.submission import StartOptions
     from repot_pipelines.run_request import Request
 
 STOPPED = 130
@@ -141,7 +141,7 @@ def submit_command(
 
 
 def _take_start_options(given: dict[str, Any], *, use_cache: bool) -> "StartOptions":
-    from repot_pipelines.kfp_server.runs import StartOptions
+    from repot_pipelines.kfp_server.submission import StartOptions
 
     return StartOptions(
         experiment=given.pop("experiment"),
@@ -157,7 +157,7 @@ def _take_start_options(given: dict[str, Any], *, use_cache: bool) -> "StartOpti
 def _start(
     console: "Console", server: "Server", request: "Request", options: "StartOptions"
 ) -> str:
-    from repot_pipelines.kfp_server.runs import submit
+    from repot_pipelines.kfp_server.submission import submit
 
     submitted = submit(server, request, options)
     for line in (
@@ -169,7 +169,7 @@ def _start(
     return submitted.run_id
 
 
-def _version_line(version: "Version | None") -> str:
+def _version_line(version: "PipelineVersion | None") -> str:
     if version is None:
         return "none: without the cache the run carries its pipeline with it"
     return f"{version.name} ({'uploaded' if version.is_new else 'there already'})"
@@ -183,29 +183,40 @@ def _show_plan(
     num_pictures: int,
     prices_file: Path | None,
 ) -> None:
-    from repot_pipelines.estimate.estimate import estimate_run
-    from repot_pipelines.estimate.prices import SHIPPED, read_prices
-    from repot_pipelines.watch.run_report import print_plan
+    from repot_pipelines.estimate.dry_run import print_dry_run
+    from repot_pipelines.estimate.prices import DEFAULT_PRICES_PATH, read_prices
+    from repot_pipelines.estimate.run_cost import estimate_run
+    from repot_pipelines.kfp_server.registry import default_version_name
 
-    prices = read_prices(prices_file or SHIPPED)
+    prices = read_prices(prices_file or DEFAULT_PRICES_PATH)
     estimate = estimate_run(request.pipeline, request.values, prices, num_pictures=num_pictures)
-    print_plan(console, request, options, estimate, prices)
+    print_dry_run(
+        console,
+        request,
+        estimate,
+        prices,
+        pipeline_name=options.pipeline_name or request.pipeline_name,
+        version_name=options.version_name or default_version_name(request.path),
+        experiment=options.experiment,
+    )
 
 
 def _follow(
     console: "Console", server: "Server", run_id: str, *, poll_seconds: float, show_logs: bool
 ) -> int:
-    from repot_pipelines.watch.follow import follow
-    from repot_pipelines.watch.run_report import print_end
+    from repot_pipelines.watch.follow import follow_run
+    from repot_pipelines.watch.run_result import print_run_result
     from repot_pipelines.watch.task_view import make_task_view
 
     try:
         with make_task_view(console) as view:
-            end = follow(server, run_id, view, poll_seconds=poll_seconds, show_logs=show_logs)
+            result = follow_run(
+                server, run_id, view, poll_seconds=poll_seconds, show_logs=show_logs
+            )
     except KeyboardInterrupt:
         click.echo(
             f"The run goes on. Follow it again with `repot submit --attach {run_id}`.", err=True
         )
         return STOPPED
-    print_end(console, end)
-    return GATE_SAID_NO if end.verdict is not None and end.verdict.said_no else 0
+    print_run_result(console, result)
+    return GATE_SAID_NO if result.gate is not None and result.gate.is_rejected else 0

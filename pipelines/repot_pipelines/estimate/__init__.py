@@ -1,1 +1,1 @@
-"""What a run on a cluster costs, estimated before it starts."""
+"""Estimate pods, time and cost of a cluster run before it starts, without contacting anything."""

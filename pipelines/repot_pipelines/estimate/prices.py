@@ -1,4 +1,4 @@
-"""The table of prices: what an hour of a CPU, of memory and of each GPU costs, and how fast each GPU trains."""
+"""The price table: cost of CPU, memory and GPUs per hour, and the training speed of each GPU."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,19 +8,19 @@ import yaml
 
 from repot.errors import UsageError
 
-SHIPPED = Path(__file__).parent / "prices.yaml"
+DEFAULT_PRICES_PATH = Path(__file__).parent / "prices.yaml"
 
 Range = tuple[float, float]
-"""(low, high), both possible."""
+"""(low, high), both inclusive."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Accelerator:
-    """One model of GPU.
+class GpuPrice:
+    """Price and speed of one GPU model.
 
     Attributes:
-        hour: Price of one for an hour.
-        images_per_second: Inception-v3 at 299 x 299, the whole network trained on one.
+        hour: Price of one GPU for one hour.
+        images_per_second: Training speed of one GPU: Inception-v3 at 299 x 299, all layers trained.
     """
 
     hour: float
@@ -29,54 +29,57 @@ class Accelerator:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prices:
-    """A table of prices.
+    """A price table.
 
     Attributes:
-        currency: Of every price.
-        source: Where they are from.
-        cpu_hour: One CPU for an hour.
-        memory_gib_hour: One GiB of memory for an hour.
-        accelerators: GPUs by the value of the node label that selects them.
+        currency: Currency of every price.
+        source: Where the prices come from.
+        cpu_hour: Price of one CPU for one hour.
+        memory_gib_hour: Price of one GiB of memory for one hour.
+        accelerators: GPU models by the value of the node label that selects them.
     """
 
     currency: str
     source: str
     cpu_hour: float
     memory_gib_hour: float
-    accelerators: dict[str, Accelerator]
+    accelerators: dict[str, GpuPrice]
 
 
-def read_prices(path: Path = SHIPPED) -> Prices:
-    """Read a table of prices.
+def read_prices(path: Path = DEFAULT_PRICES_PATH) -> Prices:
+    """Read a price table.
 
     Raises:
-        UsageError: The file cannot be read, or is not such a table.
+        UsageError: The file is unreadable or not a valid price table.
     """
     try:
-        facts = yaml.safe_load(path.read_text(encoding="utf-8"))
+        table = yaml.safe_load(path.read_text(encoding="utf-8"))
         return Prices(
-            currency=str(facts["currency"]),
-            source=str(facts["source"]),
-            cpu_hour=_price(facts["cpu_hour"]),
-            memory_gib_hour=_price(facts["memory_gib_hour"]),
+            currency=str(table["currency"]),
+            source=str(table["source"]),
+            cpu_hour=_price(table["cpu_hour"]),
+            memory_gib_hour=_price(table["memory_gib_hour"]),
             accelerators={
-                str(name): _accelerator(row) for name, row in facts["accelerators"].items()
+                str(name): _gpu_price(row) for name, row in table["accelerators"].items()
             },
         )
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
-        raise UsageError(f"The table of prices {path} must be readable YAML; {err}") from err
+        raise UsageError(f"The price table {path} must be readable YAML; {err}") from err
     except (AttributeError, KeyError, TypeError, ValueError) as err:
-        reason = f"it has no {err}" if isinstance(err, KeyError) else str(err)
-        raise UsageError(f"The table of prices {path} must look like {SHIPPED}; {reason}.") from err
+        reason = f"{err} is missing" if isinstance(err, KeyError) else str(err)
+        raise UsageError(
+            f"The price table {path} must have the format of {DEFAULT_PRICES_PATH}; {reason}."
+        ) from err
 
 
-def _accelerator(row: dict[str, Any]) -> Accelerator:
+def _gpu_price(row: dict[str, Any]) -> GpuPrice:
     low, high = (_price(number) for number in row["images_per_second"])
     if not 0 < low <= high:
         raise ValueError(
-            f"images_per_second must be [low, high], low above 0; got {row['images_per_second']}"
+            f"images_per_second must be [low, high] with low above 0; "
+            f"got {row['images_per_second']}"
         )
-    return Accelerator(hour=_price(row["hour"]), images_per_second=(low, high))
+    return GpuPrice(hour=_price(row["hour"]), images_per_second=(low, high))
 
 
 def _price(value: Any) -> float:

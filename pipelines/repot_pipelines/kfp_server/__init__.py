@@ -1,1 +1,1 @@
-"""What talks to a Kubeflow Pipelines server: connect, upload, start, follow, schedule; and what checks before that."""
+"""Client of a Kubeflow Pipelines server: connect, upload the pipeline, start runs, read their state."""

@@ -1,11 +1,19 @@
-"""Where the server is, and with which right one comes: flags, environment, the pod that one is in, kubeconfig."""
+"""Resolve the server address and credentials from options, environment, pod or kubeconfig.
+
+An option always wins over the environment:
+
+- address: --host, then KF_PIPELINES_ENDPOINT, then the service inside the cluster if this process
+  runs in a pod, then kubeconfig. --context selects kubeconfig and ignores the environment.
+- credentials: the options if any is set, else the environment. Both need an address; kubeconfig
+  carries its own credentials.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from repot.errors import UsageError
+from repot_pipelines import defaults
 
 HOST_VARIABLE = "KF_PIPELINES_ENDPOINT"
 UI_VARIABLE = "KF_PIPELINES_UI_ENDPOINT"
@@ -14,24 +22,52 @@ TOKEN_PATH_VARIABLE = "KF_PIPELINES_SA_TOKEN_PATH"
 COOKIE_VARIABLE = "KF_PIPELINES_COOKIE"
 IAP_VARIABLE = "KF_PIPELINES_IAP_OAUTH2_CLIENT_ID"
 
-# Where KFP's own SDK looks for the token that the kubelet renews.
+_POD_VARIABLE = "KUBERNETES_SERVICE_HOST"
+"""The kubelet sets it in every pod."""
+
 _POD_TOKEN_PATH = Path("/var/run/secrets/kubeflow/pipelines/token")
+"""Where KFP's SDK expects the projected service account token; the kubelet renews the file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConnectionOptions:
+    """The command line's options for the server; None or "" means that an option is not set.
+
+    Attributes:
+        host: Address of KFP's UI or API, with or without a scheme.
+        ui_host: Address to open in a browser.
+        token_file: File with a bearer token.
+        cookie_file: File with a session cookie, `name=value`.
+        iap_client_id: OAuth client id of Google's Identity-Aware Proxy.
+        kube_context: kubeconfig context.
+        kfp_namespace: Namespace in which KFP is installed.
+        ca_file: CA certificates that sign the server's certificate.
+    """
+
+    host: str | None = None
+    ui_host: str | None = None
+    token_file: Path | None = None
+    cookie_file: Path | None = None
+    iap_client_id: str | None = None
+    kube_context: str | None = None
+    kfp_namespace: str = defaults.KFP_NAMESPACE
+    ca_file: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Access:
-    """How to reach a server.
+    """The resolved server address and credentials.
 
     Attributes:
-        host: Address of KFP's UI or API; "" takes the cluster that this pod is in, or that of kubeconfig.
-        ui_host: Address that a person's browser opens; "" for `host`.
-        token_path: File with a bearer token, read again for every request; None for none.
-        token: A bearer token; "" for none.
-        cookie: A session, `name=value`; "" for none.
+        host: URL of KFP's UI or API; "" to find the server through kubeconfig.
+        ui_host: URL to open in a browser; "" for `host`.
+        token_path: File with a bearer token, read again for every request; None for no file.
+        token: Bearer token; "" for none.
+        cookie: Session cookie, `name=value`; "" for none.
         iap_client_id: OAuth client id of Google's Identity-Aware Proxy; "" for none.
         kfp_namespace: Namespace in which KFP is installed.
-        kube_context: Context of kubeconfig; "" for the current one.
-        ca_path: Certificates to check the server's with; None for the usual ones.
+        kube_context: kubeconfig context; "" for the current one.
+        ca_path: CA certificates that sign the server's certificate; None for the system's.
     """
 
     host: str = ""
@@ -40,124 +76,134 @@ class Access:
     token: str = field(default="", repr=False)
     cookie: str = field(default="", repr=False)
     iap_client_id: str = ""
-    kfp_namespace: str = "kubeflow"
+    kfp_namespace: str = defaults.KFP_NAMESPACE
     kube_context: str = ""
     ca_path: Path | None = None
 
 
-def read_access(given: Mapping[str, Any], environment: Mapping[str, str]) -> Access:
-    """Return what the flags say, and the environment where they say nothing.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Credentials:
+    """Credentials from one source, either the options or the environment."""
+
+    token_path: Path | None = None
+    token: str = field(default="", repr=False)
+    cookie: str = field(default="", repr=False)
+    iap_client_id: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.token_path or self.token or self.cookie or self.iap_client_id)
+
+
+def resolve_access(options: ConnectionOptions, environment: Mapping[str, str]) -> Access:
+    """Return the server address and credentials.
 
     Args:
-        given: The flags: host, ui_host, token_file, cookie_file, iap_client_id, kfp_namespace, kube_context, ca_file.
-        environment: Variables by name.
+        options: The command line's options.
+        environment: Environment variables by name.
 
     Raises:
-        UsageError: Lists every file that cannot be read or is empty, credentials that cannot be any, and credentials
-            without a host.
+        UsageError: Lists every file that is unreadable or empty, malformed credentials, and
+            credentials without an address.
     """
-    host = _with_scheme(given["host"] or _offered_host(given, environment))
-    credentials = _given_credentials(given) or (_offered_credentials(environment) if host else {})
-    _check(given, credentials, host)
+    host = _with_scheme(options.host or _host_from_environment(options, environment))
+    credentials = _Credentials()
+    if options.token_file or options.cookie_file or options.iap_client_id:
+        # Credentials in the environment must not compete with those that an option names.
+        credentials = _credentials_from_options(options)
+    elif host:
+        credentials = _credentials_from_environment(environment)
+    _check(options, credentials, host)
     return Access(
         host=host,
-        ui_host=_with_scheme(given["ui_host"] or environment.get(UI_VARIABLE, "")),
-        kfp_namespace=given["kfp_namespace"],
-        kube_context=given["kube_context"] or "",
-        ca_path=given["ca_file"],
-        **credentials,
+        ui_host=_with_scheme(options.ui_host or environment.get(UI_VARIABLE, "")),
+        token_path=credentials.token_path,
+        token=credentials.token,
+        cookie=credentials.cookie,
+        iap_client_id=credentials.iap_client_id,
+        kfp_namespace=options.kfp_namespace,
+        kube_context=options.kube_context or "",
+        ca_path=options.ca_file,
     )
 
 
-def _given_credentials(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the flags bring: the environment must not get in the way of the one way in that a flag names."""
-    credentials = {
-        "token_path": given["token_file"],
-        "cookie": _content(given["cookie_file"]) if given["cookie_file"] else "",
-        "iap_client_id": given["iap_client_id"] or "",
-    }
-    return (
-        credentials if given["token_file"] or given["cookie_file"] or given["iap_client_id"] else {}
+def _host_from_environment(options: ConnectionOptions, environment: Mapping[str, str]) -> str:
+    """Return the address in the environment, or the cluster-internal service if this is a pod."""
+    if options.kube_context:
+        return ""
+    if environment.get(HOST_VARIABLE) or _POD_VARIABLE not in environment:
+        return environment.get(HOST_VARIABLE, "")
+    return f"http://ml-pipeline.{options.kfp_namespace}.svc.cluster.local:8888"
+
+
+def _credentials_from_options(options: ConnectionOptions) -> _Credentials:
+    return _Credentials(
+        token_path=options.token_file,
+        cookie=_read(options.cookie_file) if options.cookie_file else "",
+        iap_client_id=options.iap_client_id or "",
     )
 
 
-def _offered_credentials(environment: Mapping[str, str]) -> dict[str, Any]:
+def _credentials_from_environment(environment: Mapping[str, str]) -> _Credentials:
     path = environment.get(TOKEN_PATH_VARIABLE)
-    return {
-        "token_path": Path(path) if path else _pod_token_path(environment),
-        "token": environment.get(TOKEN_VARIABLE, ""),
-        "cookie": environment.get(COOKIE_VARIABLE, ""),
-        "iap_client_id": environment.get(IAP_VARIABLE, ""),
-    }
+    return _Credentials(
+        token_path=Path(path) if path else _pod_token_path(environment),
+        token=environment.get(TOKEN_VARIABLE, ""),
+        cookie=environment.get(COOKIE_VARIABLE, ""),
+        iap_client_id=environment.get(IAP_VARIABLE, ""),
+    )
 
 
-def _check(given: Mapping[str, Any], credentials: Mapping[str, Any], host: str) -> None:
+def _pod_token_path(environment: Mapping[str, str]) -> Path | None:
+    is_pod = _POD_VARIABLE in environment
+    return _POD_TOKEN_PATH if is_pod and _POD_TOKEN_PATH.exists() else None
+
+
+def _check(options: ConnectionOptions, credentials: _Credentials, host: str) -> None:
     paths = {
-        f"--token-file (or {TOKEN_PATH_VARIABLE})": credentials.get("token_path"),
-        "--cookie-file": given["cookie_file"],
-        "--ca-file": given["ca_file"],
+        f"--token-file (or {TOKEN_PATH_VARIABLE})": credentials.token_path,
+        "--cookie-file": options.cookie_file,
+        "--ca-file": options.ca_file,
     }
     problems = [
-        f"{option} must name a file with something in it; got {path}."
+        f"{option} must name a readable file that is not empty; got {path}."
         for option, path in paths.items()
-        if path is not None and not _content(path)
+        if path is not None and not _read(path)
     ]
-    problems += _credential_problems(given, credentials)
-    if credentials and not host:
+    problems += _credential_problems(options, credentials)
+    if (credentials or options.token_file or options.cookie_file) and not host:
         problems.append(
-            f"Credentials must come with --host (or {HOST_VARIABLE}): without it kubeconfig says where to go, and "
-            "brings its own."
+            f"Credentials must come with --host (or {HOST_VARIABLE}): without it the address comes "
+            "from kubeconfig, which has its own credentials."
         )
     if problems:
         raise UsageError(problems)
 
 
-def _credential_problems(given: Mapping[str, Any], credentials: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for what cannot stand in a header, such as a key file in place of a token; quote none of it."""
-    token_path, is_cookie_given = credentials.get("token_path"), bool(given["cookie_file"])
+def _credential_problems(options: ConnectionOptions, credentials: _Credentials) -> list[str]:
+    """Return one message per credential that is no valid HTTP header; never quote its content."""
+    token_path = credentials.token_path
     contents = {
-        f"The token in {token_path}": _content(token_path) if token_path else "",
-        f"The token in {TOKEN_VARIABLE}": credentials.get("token", "").strip(),
-        f"The cookie in {given['cookie_file'] if is_cookie_given else COOKIE_VARIABLE}": credentials.get(
-            "cookie", ""
-        ),
+        f"The token in {token_path}": _read(token_path) if token_path else "",
+        f"The token in {TOKEN_VARIABLE}": credentials.token.strip(),
+        f"The cookie in {options.cookie_file or COOKIE_VARIABLE}": credentials.cookie,
     }
     return [
-        f"{what} must be one line of printable ASCII characters; it is not. Is it a key file, or several lines?"
-        for what, text in contents.items()
+        f"{source} must be one line of printable ASCII characters; it is not. "
+        "Does it hold a key file or several lines?"
+        for source, text in contents.items()
         if not (text.isascii() and text.isprintable())
     ]
-
-
-def _offered_host(given: Mapping[str, Any], environment: Mapping[str, str]) -> str:
-    """Return the address in the environment, or the service's where this process runs in a pod.
-
-    A context that a flag names is the way in: the environment leads nowhere else.
-    """
-    if given["kube_context"]:
-        return ""
-    if environment.get(HOST_VARIABLE) or "KUBERNETES_SERVICE_HOST" not in environment:
-        return environment.get(HOST_VARIABLE, "")
-    return f"http://ml-pipeline.{given['kfp_namespace']}.svc.cluster.local:8888"
-
-
-def _pod_token_path(environment: Mapping[str, str]) -> Path | None:
-    return (
-        _POD_TOKEN_PATH
-        if "KUBERNETES_SERVICE_HOST" in environment and _POD_TOKEN_PATH.exists()
-        else None
-    )
 
 
 def _with_scheme(host: str) -> str:
     host = host.strip().rstrip("/")
     if not host or "://" in host:
         return host
-    is_here = host.split(":")[0] in ("localhost", "127.0.0.1")
-    return f"{'http' if is_here else 'https'}://{host}"
+    is_local = host.split(":")[0] in ("localhost", "127.0.0.1")
+    return f"{'http' if is_local else 'https'}://{host}"
 
 
-def _content(path: Path) -> str:
+def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""The kfp.Client for an Access, without its waits and its words."""
+"""Build a kfp.Client that fails fast, prints nothing and reads no environment variables."""
 
 import contextlib
 import io
@@ -10,19 +10,24 @@ from typing import Any
 from repot_pipelines.kfp_server.access import HOST_VARIABLE, Access
 from repot_pipelines.kfp_server.errors import ServerError
 
+ApiObject = Any
+"""An object of the generated client, such as a run or a recurring run; kfp_server_api is untyped."""
+
 _NO_KUBECONFIG_HOST = "http://localhost"
-_VARIABLES = "KF_PIPELINES_"
+"""The address of the Kubernetes client without a kubeconfig."""
+
+_VARIABLE_PREFIX = "KF_PIPELINES_"
 
 
 def make_client(access: Access) -> Any:
-    """Return a kfp.Client; nobody is contacted yet.
+    """Return a kfp.Client without contacting the server.
 
     Raises:
-        ServerError: There is no way in: no address and no usable kubeconfig, or no identity.
+        ServerError: There is neither an address nor a usable kubeconfig, or no Google identity.
     """
-    client_class = _client_class()
+    client_class = _fast_client_class()
     with _hidden_variables(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        # It says at every start that it is not for servers before 2.0; we look at the server's version ourselves.
+        # kfp warns on every start that it does not support servers before 2.0; `connect` checks.
         warnings.simplefilter("ignore", FutureWarning)
         client = client_class(
             host=access.host or None,
@@ -34,21 +39,21 @@ def make_client(access: Access) -> Any:
             kube_context=access.kube_context or None,
             ssl_ca_cert=str(access.ca_path) if access.ca_path else None,
         )
-    if not access.host and address_of(client) == _NO_KUBECONFIG_HOST:
-        raise _no_kubeconfig(access)
+    if not access.host and client_address(client) == _NO_KUBECONFIG_HOST:
+        raise _no_kubeconfig_error(access)
     return client
 
 
-def address_of(client: Any) -> str:
-    """Return the address that the client calls."""
+def client_address(client: Any) -> str:
+    """Return the URL that a kfp.Client calls."""
     return str(client.runs.run_service_get_run.__self__.api_client.configuration.host)
 
 
 @contextlib.contextmanager
 def _hidden_variables() -> Iterator[None]:
-    """Hide what kfp.Client would read from the environment itself: an Access has read it, and weighed it with flags."""
+    """Hide KFP's environment variables from kfp.Client: `resolve_access` has read them already."""
     hidden = {
-        name: os.environ.pop(name) for name in list(os.environ) if name.startswith(_VARIABLES)
+        name: os.environ.pop(name) for name in list(os.environ) if name.startswith(_VARIABLE_PREFIX)
     }
     try:
         yield
@@ -56,15 +61,15 @@ def _hidden_variables() -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def _client_class() -> Any:
+def _fast_client_class() -> Any:
     import kfp
     import urllib3
 
-    class QuickClient(kfp.Client):  # type: ignore[misc]  # kfp has no types
-        """kfp.Client without its waits: a server that is not there is not asked five times over 20 seconds."""
+    class FastClient(kfp.Client):  # type: ignore[misc]  # kfp has no types
+        """kfp.Client without retries: the original tries a dead server five times in 20 seconds."""
 
         def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
-            """Answer for the server, which is asked later, once, and with a time limit."""
+            """Skip the health check of the constructor; `connect` sends it, with a time limit."""
             return type("Healthz", (), {"multi_user": False})
 
         def _load_config(self, *args: Any, **kwargs: Any) -> Any:
@@ -74,19 +79,20 @@ def _client_class() -> Any:
             config.retries = urllib3.Retry(connect=0, read=0, other=0, redirect=4)
             return config
 
-    return QuickClient
+    return FastClient
 
 
 def _keep_host(config: Any) -> None:
-    """Let no renewal of the token change the address: kubeconfig's puts the cluster's own back, without the proxy.
+    """Restore the address after every token renewal.
 
-    It puts itself back, too. Source: `_set_config` in kubernetes/config/kube_config.py, 30.1.
+    kubeconfig's renewal hook resets the address to the cluster's, without the path of the service
+    proxy, and reinstalls itself. Source: `_set_config` in kubernetes/config/kube_config.py, 30.1.
     """
     host, renew = config.host, config.refresh_api_key_hook
 
-    def renew_token(of: Any) -> None:
-        renew(of)
-        of.host, of.refresh_api_key_hook = host, renew_token
+    def renew_token(renewed: Any) -> None:
+        renew(renewed)
+        renewed.host, renewed.refresh_api_key_hook = host, renew_token
 
     if renew is not None:
         config.refresh_api_key_hook = renew_token
@@ -104,16 +110,17 @@ def _credentials(access: Access) -> Any:
     return None
 
 
-def _no_kubeconfig(access: Access) -> ServerError:
+def _no_kubeconfig_error(access: Access) -> ServerError:
     from kubernetes import config
 
     try:
         config.load_kube_config(context=access.kube_context or None)
-    except Exception as err:  # noqa: BLE001 - kubeconfig fails in as many ways as its plug-ins
+    except Exception as err:  # noqa: BLE001 - kubeconfig plug-ins raise any type
         reason = f"{err}".rstrip(".")
     else:
         reason = "it names no server"
     return ServerError(
-        f"There is no --host, this is not a pod of a cluster, and kubeconfig is of no use: {reason}. "
-        f"Give --host URL (or {HOST_VARIABLE}), or a kubeconfig that reaches the cluster."
+        "No server address: --host is not set, this is not a pod of a cluster, and kubeconfig "
+        f"cannot be used: {reason}. Set --host URL (or {HOST_VARIABLE}), or use a kubeconfig that "
+        "reaches the cluster."
     )

@@ -1,6 +1,10 @@
-"""Every way in which a call of the server fails, as one sentence that says what to do.
+"""Errors of calls to the server: every exception of the client becomes a ServerError with advice.
 
-Whatever the real client raises becomes a ServerError; its subclasses are what a caller may want to tell apart.
+ServerError              the server is unreachable, or a call failed
+├── UnreachableError     no answer, or a temporary one (429, 5xx): worth another try
+├── AccessDeniedError    unauthenticated (401) or forbidden (403)
+├── MissingObjectError   no such object (404)
+└── NameTakenError       the name is in use (409)
 """
 
 import contextlib
@@ -13,44 +17,49 @@ from repot.errors import RepotError
 
 
 class ServerError(RepotError):
-    """The server cannot be reached, or did not do what it was asked."""
+    """The server is unreachable, or a call failed."""
 
 
 class UnreachableError(ServerError):
-    """Nobody answered, or somebody in between said that the server is not there now; worth another try."""
+    """No answer, or a temporary one such as 503; worth another try."""
 
 
-class RefusedError(ServerError):
-    """The server does not know who asks (401), or that one may not (403)."""
+class AccessDeniedError(ServerError):
+    """Unauthenticated (401) or forbidden (403)."""
 
 
-class MissingError(ServerError):
-    """There is no such object (404)."""
+class MissingObjectError(ServerError):
+    """The object does not exist (404)."""
 
 
-class TakenError(ServerError):
+class NameTakenError(ServerError):
     """The name is in use (409)."""
 
 
-_RETRIED = {429, 500, 502, 503, 504}
-_KINDS: dict[int, type[ServerError]] = {
-    401: RefusedError,
-    403: RefusedError,
-    404: MissingError,
-    409: TakenError,
+_TEMPORARY_STATUSES = {429, 500, 502, 503, 504}
+_ERROR_BY_STATUS: dict[int, type[ServerError]] = {
+    **dict.fromkeys(_TEMPORARY_STATUSES, UnreachableError),
+    401: AccessDeniedError,
+    403: AccessDeniedError,
+    404: MissingObjectError,
+    409: NameTakenError,
 }
+_CREDENTIALS_ADVICE = (
+    "Give a fresh token with --token-file or KF_PIPELINES_TOKEN, a session with --cookie-file, or "
+    "--iap-client-id."
+)
 
 
 @contextlib.contextmanager
-def explained(action: str, address: str) -> Iterator[None]:
-    """Turn what the client raises meanwhile into a ServerError.
+def translate_errors(action: str, address: str) -> Iterator[None]:
+    """Turn exceptions of the generated client into a ServerError.
 
     Args:
-        action: What is being done, e.g. "start the run".
-        address: The server's address, for the message.
+        action: What the call does, for the message, e.g. "start the run".
+        address: The server's URL, for the message.
 
     Raises:
-        ServerError: One of its subclasses, where the failure is of a known kind.
+        ServerError: Or the subclass that fits the failure.
     """
     import kfp_server_api
     import urllib3
@@ -58,69 +67,79 @@ def explained(action: str, address: str) -> Iterator[None]:
     try:
         yield
     except kfp_server_api.ApiException as err:
-        raise _answer_problem(action, address, err) from err
+        raise _status_error(action, address, err) from err
     except urllib3.exceptions.HTTPError as err:
         raise UnreachableError(f"Cannot {action}: {_connection_problem(err, address)}") from err
     except (AttributeError, TypeError, ValueError) as err:
-        # The generated client checks what it reads, e.g. that a state is one that it knows.
+        # The generated client validates what it reads, e.g. that it knows the state of a run.
         raise ServerError(
-            f"Cannot {action}: {address} answered what kfp's client cannot read: {err}"
+            f"Cannot {action}: kfp's client cannot read the answer of {address}: {err}"
         ) from err
 
 
-def read_message(body: str) -> str:
-    """Return the sentence in an error's body: of KFP's API, its upload handlers, Kubernetes, or plain text."""
+def read_error_message(body: str) -> str:
+    """Return the message in an error body from KFP's API, its upload handlers or Kubernetes.
+
+    A body of plain text is the message itself; for a web page the result is "".
+    """
     try:
-        facts = json.loads(body)
+        answer = json.loads(body)
     except ValueError:
         return "" if _is_web_page(body) else body.strip()
-    if not isinstance(facts, dict):
+    if not isinstance(answer, dict):
         return body.strip()
-    inner = [
-        detail.get("message", "")
-        for detail in facts.get("details") or []
-        if isinstance(detail, dict)
+    details = [detail for detail in answer.get("details") or [] if isinstance(detail, dict)]
+    # For a 500 KFP puts the reason into the outer message only.
+    messages = [
+        message
+        for detail in details
+        if (message := detail.get("message")) not in (None, "", "Internal Server Error")
     ]
-    outer = str(facts.get("message") or facts.get("error_message") or facts.get("error") or "")
-    # KFP hides the reason of a 500 from the inner message and tells it in the outer one.
-    told = [text for text in inner if text and text != "Internal Server Error"]
-    return told[0] if told else outer
+    outer = str(answer.get("message") or answer.get("error_message") or answer.get("error") or "")
+    return str(messages[0]) if messages else outer
 
 
-def web_page_problem(address: str) -> str:
-    """Return what a web page in place of an answer means."""
+def web_page_message(address: str) -> str:
+    """Return the message for a web page in place of an API answer."""
     return (
-        f"{address} answers with a web page, not with the API of Kubeflow Pipelines. Either it is a login page (give a "
-        "token with --token-file, a session with --cookie-file or --iap-client-id), or the address is wrong: a full "
-        "Kubeflow has the API under HOST/pipeline."
+        f"{address} answers with a web page, not with the API of Kubeflow Pipelines. Either it is a "
+        "login page (give a token with --token-file, a session with --cookie-file, or "
+        "--iap-client-id), or the address is wrong: a full Kubeflow serves the API under "
+        "HOST/pipeline."
     )
 
 
-def _answer_problem(action: str, address: str, err: Any) -> ServerError:
+def _status_error(action: str, address: str, err: Any) -> ServerError:
     body = err.body.decode(errors="replace") if isinstance(err.body, bytes) else err.body or ""
-    said = read_message(body)
     if not err.status:
         return ServerError(
-            f"Cannot {action}: {address} answered what kfp's client cannot read: {err.reason}"
+            f"Cannot {action}: kfp's client cannot read the answer of {address}: {err.reason}"
         )
-    kind = _KINDS.get(err.status, UnreachableError if err.status in _RETRIED else ServerError)
-    return kind(f"Cannot {action}: {_status_problem(err.status, said, body, address)}")
+    error_class = _ERROR_BY_STATUS.get(err.status, ServerError)
+    return error_class(f"Cannot {action}: {_status_problem(err.status, body, address)}")
 
 
-def _status_problem(status: int, said: str, body: str, address: str) -> str:
-    told = f" It says: {said.rstrip('.')}." if said else ""
+def _status_problem(status: int, body: str, address: str) -> str:
+    message = read_error_message(body)
+    quote = f" The server reports: {message.rstrip('.')}." if message else ""
     if status == 401:
-        return f"{address} does not accept the credentials (401): they are missing or expired.{told} {_CREDENTIALS}"
+        return (
+            f"{address} does not accept the credentials (401): they are missing or expired."
+            f"{quote} {_CREDENTIALS_ADVICE}"
+        )
     if status == 403:
-        return f"these credentials have no right to (403).{told} Ask for it, or give another --namespace."
-    if status == 404 and (not said or _is_web_page(body)):
-        return f"there is no API of Kubeflow Pipelines at {address} (404). Check --host."
-    if status == 503 and "no endpoints available" in said:
-        return f"Kubeflow Pipelines is installed but not running (503).{told} Look at the pods of ml-pipeline."
-    return f"{address} answered {status}.{told}"
-
-
-_CREDENTIALS = "Give a fresh token with --token-file or KF_PIPELINES_TOKEN, a session with --cookie-file, or --iap-client-id."
+        return (
+            f"these credentials lack the permission (403).{quote} "
+            "Ask an administrator for it, or use another --namespace."
+        )
+    if status == 404 and (not message or _is_web_page(body)):
+        return f"{address} does not serve the API of Kubeflow Pipelines (404). Check --host."
+    if status == 503 and "no endpoints available" in message:
+        return (
+            f"Kubeflow Pipelines is installed but not running (503).{quote} "
+            "Check the ml-pipeline pods."
+        )
+    return f"{address} answered {status}.{quote}"
 
 
 def _connection_problem(err: Exception, address: str) -> str:
@@ -128,17 +147,24 @@ def _connection_problem(err: Exception, address: str) -> str:
 
     reason = getattr(err, "reason", None) or err
     if isinstance(reason, urllib3.exceptions.NameResolutionError):
-        return f"there is no host of the name in {address}. Check --host, or the VPN."
+        return f"the host name in {address} does not resolve. Check --host, or the VPN."
     if isinstance(reason, urllib3.exceptions.NewConnectionError) and "refused" in str(reason):
-        return f"nothing listens at {address} (connection refused). Check --host; is the port-forward still running?"
+        return (
+            f"nothing listens at {address} (connection refused). "
+            "Check --host; is the port-forward still running?"
+        )
     if isinstance(reason, urllib3.exceptions.TimeoutError):
         return f"{address} does not answer in time. Check --host, the firewall, or the VPN."
     if isinstance(reason, urllib3.exceptions.SSLError):
-        return f"the TLS connection to {address} failed ({_short(reason)}). Give --ca-file, or http:// in --host."
-    return f"the connection to {address} failed ({_short(reason)})."
+        return (
+            f"the TLS connection to {address} failed ({_without_object(reason)}). "
+            "Give --ca-file, or http:// in --host."
+        )
+    return f"the connection to {address} failed ({_without_object(reason)})."
 
 
-def _short(reason: object) -> str:
+def _without_object(reason: object) -> str:
+    """Return a urllib3 message without the representation of the connection in front of it."""
     return re.sub(r"^<.*?>: |^\w+Connection\(.*?\): ", "", str(reason))
 
 

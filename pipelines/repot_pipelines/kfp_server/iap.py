@@ -1,26 +1,27 @@
-"""Identity tokens for a server behind Google's Identity-Aware Proxy (IAP), renewed as they expire."""
+"""Identity tokens for a server behind Google's Identity-Aware Proxy (IAP), renewed on expiry."""
 
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-from repot_pipelines.kfp_server.errors import RefusedError
+from repot_pipelines.kfp_server.errors import AccessDeniedError
 
 _CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 
 
 class IapCredentials:
-    """Asks Google for an id token whose audience is the proxy's OAuth client; what kfp calls credentials.
+    """Credentials for kfp.Client: identity tokens whose audience is the proxy's OAuth client.
 
-    The token is that of a service account: a key file, an impersonated one (workload identity federation), or the
-    machine's own. Source: https://cloud.google.com/iap/docs/authentication-howto.
+    The token belongs to a service account: from a key file, impersonated through workload identity
+    federation, or attached to the machine.
+    Source: https://cloud.google.com/iap/docs/authentication-howto.
 
     Args:
-        client_id: The proxy's OAuth client id.
+        client_id: OAuth client id of the proxy.
 
     Raises:
-        RefusedError: There are no credentials here that can make an id token.
+        AccessDeniedError: No credentials are available that can create an identity token.
     """
 
     def __init__(self, client_id: str) -> None:
@@ -28,38 +29,40 @@ class IapCredentials:
         from google.auth.transport.requests import Request
         from google.oauth2 import id_token
 
-        self._failure = google.auth.exceptions.GoogleAuthError
+        self._google_error = google.auth.exceptions.GoogleAuthError
         self._request = Request()
         try:
-            self._credentials = _federated(client_id) or id_token.fetch_id_token_credentials(
-                client_id, self._request
-            )
-        except self._failure as err:
-            raise _no_token(err) from err
+            self._credentials = _federated_credentials(
+                client_id
+            ) or id_token.fetch_id_token_credentials(client_id, self._request)
+        except self._google_error as err:
+            raise _no_token_error(err) from err
 
     def refresh_api_key_hook(self, config: Any) -> None:
-        """Put a valid token into the client's configuration; the client calls this before every request."""
+        """Store a valid token in the client's configuration; kfp calls this before every request."""
         if not self._credentials.valid:
             try:
                 self._credentials.refresh(self._request)
-            except self._failure as err:
-                raise _no_token(err) from err
+            except self._google_error as err:
+                raise _no_token_error(err) from err
         config.api_key["authorization"] = self._credentials.token
 
 
-def _federated(client_id: str) -> Any | None:
-    """Return the credentials of a service account that a CI job's own token stands for; None where there is no such.
+def _federated_credentials(client_id: str) -> Any | None:
+    """Return credentials for workload identity federation, e.g. of a CI job; None without it.
 
-    google-auth makes id tokens of every kind of credentials but this one. The job's identity asks for the token
-    itself, as workload identity users may; the service account needs no right to impersonate itself.
+    google-auth creates identity tokens from every other kind of credentials. Here the federated
+    identity requests the token itself, which the role Workload Identity User permits; the service
+    account does not need the permission to impersonate itself.
     """
     from google.auth import identity_pool, impersonated_credentials
 
-    facts = _credentials_file()
-    url = facts.pop("service_account_impersonation_url", "")
-    if facts.get("type") != "external_account" or not url:
+    info = _read_credentials_file()
+    url = info.pop("service_account_impersonation_url", "")
+    if info.get("type") != "external_account" or not url:
         return None
-    source = identity_pool.Credentials.from_info(facts, scopes=[_CLOUD_PLATFORM])
+    source = identity_pool.Credentials.from_info(info, scopes=[_CLOUD_PLATFORM])
+    # .../serviceAccounts/ACCOUNT:generateAccessToken
     account = url.rpartition("/")[2].partition(":")[0]
     target = impersonated_credentials.Credentials(source, account, target_scopes=[_CLOUD_PLATFORM])
     return impersonated_credentials.IDTokenCredentials(
@@ -67,18 +70,18 @@ def _federated(client_id: str) -> Any | None:
     )
 
 
-def _credentials_file() -> dict[str, Any]:
+def _read_credentials_file() -> dict[str, Any]:
+    path = Path(os.environ.get("GOOGLE_APPLICATION_CREDENTIALS", ""))
     try:
-        facts = json.loads(
-            Path(os.environ.get("GOOGLE_APPLICATION_CREDENTIALS", "")).read_text(encoding="utf-8")
-        )
+        info = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}  # google-auth says what is wrong with it
-    return facts if isinstance(facts, dict) else {}
+        return {}  # google-auth reports what is wrong with the file
+    return info if isinstance(info, dict) else {}
 
 
-def _no_token(err: Exception) -> RefusedError:
-    return RefusedError(
-        f"Cannot get an identity token for the proxy: {err}. Point GOOGLE_APPLICATION_CREDENTIALS to the key of a "
-        "service account, or run where one is attached; the account needs the role IAP-secured Web App User."
+def _no_token_error(err: Exception) -> AccessDeniedError:
+    return AccessDeniedError(
+        f"Cannot get an identity token for the proxy: {err}. "
+        "Set GOOGLE_APPLICATION_CREDENTIALS to the key of a service account, or run where one is "
+        "attached; the account needs the role IAP-secured Web App User."
     )

@@ -1,4 +1,4 @@
-"""One server that answers: its version, its links, and its calls with time limits and readable errors."""
+"""A connected server: its version and links, and calls with time limits and readable errors."""
 
 import json
 import re
@@ -9,34 +9,40 @@ from typing import Any
 
 from repot.errors import UsageError
 from repot_pipelines.kfp_server.access import Access
-from repot_pipelines.kfp_server.client import address_of, make_client
-from repot_pipelines.kfp_server.errors import MissingError, ServerError, explained, web_page_problem
+from repot_pipelines.kfp_server.client import ApiObject, client_address, make_client
+from repot_pipelines.kfp_server.errors import (
+    MissingObjectError,
+    ServerError,
+    translate_errors,
+    web_page_message,
+)
 
 OLDEST_VERSION = (2, 14)
 _OLDEST = ".".join(map(str, OLDEST_VERSION))
-ORPHAN_VERSION = (2, 16)
-"""From here on a schedule can be deleted without its running run. Source: kubeflow/pipelines#12574."""
+
+_ORPHAN_VERSION = (2, 16)
+"""First version that can delete a schedule without its active run. Source: kubeflow/pipelines#12574."""
 
 _TIMEOUT_SECONDS = (5, 60)
-"""To connect, and for each answer."""
+"""To connect, and to wait for an answer."""
 
-_FIRST_TIMEOUT_SECONDS = (5, 10)
-"""The same for the question whether somebody is there."""
+_CONNECT_TIMEOUT_SECONDS = (5, 10)
+"""The same for the first call, which only checks that the server is there."""
 
 _PAGE_SIZE = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Server:
-    """A Kubeflow Pipelines server that has said that it is one.
+    """A Kubeflow Pipelines server that answered the health check.
 
     Attributes:
         client: The kfp.Client.
-        address: Where it is called.
-        ui_address: What a person opens in a browser; "" where there is none.
-        version: (major, minor), or None where the server does not say it.
-        namespace: The namespace of runs and schedules; "" for the server's only one.
-        kfp_namespace: Where KFP itself is installed.
+        address: URL that the client calls.
+        ui_address: URL of the UI; "" if there is none.
+        version: (major, minor); None if the server does not report it.
+        namespace: Namespace of runs and schedules; "" on a single-user server.
+        kfp_namespace: Namespace in which KFP is installed.
     """
 
     client: Any
@@ -47,38 +53,38 @@ class Server:
     kfp_namespace: str
 
     @property
-    def can_orphan(self) -> bool:
-        """Return whether deleting a schedule can spare its running run."""
-        return self.version is not None and self.version >= ORPHAN_VERSION
+    def can_orphan_runs(self) -> bool:
+        """Return whether the server can delete a schedule and keep its active run."""
+        return self.version is not None and self.version >= _ORPHAN_VERSION
 
-    def call(self, action: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def call(self, action: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> ApiObject:
         """Call a method of the generated API.
 
         Args:
-            action: What is being done, for the message when it fails.
+            action: What the call does, for error messages, e.g. "start the run".
             method: A bound method, e.g. `server.client.runs.run_service_get_run`.
-            *args: Its arguments.
-            **kwargs: Its arguments.
+            *args: Arguments of the method.
+            **kwargs: Keyword arguments of the method.
 
         Raises:
-            ServerError: It failed, or somebody answered with a web page.
+            ServerError: The call failed, or a web page came back.
         """
-        with explained(action, self.address):
+        with translate_errors(action, self.address):
             answer = method(*args, _request_timeout=_TIMEOUT_SECONDS, **kwargs)
-        # A login page counts as success: 200, no JSON in it, every field of the answer None.
+        # The client takes a login page for success: status 200, and every field None.
         if "json" not in (_api_client(method).last_response.getheader("content-type") or "json"):
-            raise ServerError(f"Cannot {action}: {web_page_problem(self.address)}")
+            raise ServerError(f"Cannot {action}: {web_page_message(self.address)}")
         return answer
 
     def list_all(
         self, action: str, method: Callable[..., Any], field: str, **query: Any
-    ) -> Iterator[Any]:
-        """Yield every object of a list, page after page.
+    ) -> Iterator[ApiObject]:
+        """Yield every object of a list, page by page.
 
         Args:
-            action: What is being done, for the message when it fails.
+            action: What the call does, for error messages.
             method: A bound list method.
-            field: The field of its answer that holds the objects.
+            field: Field of the answer that holds the objects.
             query: Arguments that are the same for every page.
         """
         token = ""
@@ -90,22 +96,22 @@ class Server:
                 return
 
     def get_pod_log(self, namespace: str, pod: str) -> str:
-        """Return a pod's log from the cluster, where kubeconfig leads to the server; "" where it does not."""
+        """Return a pod's log through the Kubernetes API; "" without kubeconfig access."""
         cluster, proxied, _ = self.address.partition("/api/v1/namespaces/")
         path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
         return self.get_text(path, {"container": "main"}, host=cluster) if proxied else ""
 
     def get_text(self, path: str, query: dict[str, str], *, host: str = "") -> str:
-        """Return the text at a path that is not part of the generated API; "" where there is none.
+        """Return the text at a path outside the generated API; "" if the request fails.
 
         Args:
-            path: Below the server's address.
-            query: Its query.
-            host: Another address than the server's.
+            path: Path below the server's address.
+            query: Query parameters.
+            host: URL to use instead of the server's address.
         """
         api = _api_client(self.client.runs.run_service_get_run)
         try:
-            with explained(f"read {path}", self.address):
+            with translate_errors(f"read {path}", self.address):
                 api.call_api(
                     path,
                     "GET",
@@ -117,17 +123,17 @@ class Server:
                 )
         except ServerError:
             return ""
-        kind = api.last_response.getheader("content-type") or ""
-        return "" if "html" in kind else str(api.last_response.data)
+        content_type = api.last_response.getheader("content-type") or ""
+        return "" if "html" in content_type else str(api.last_response.data)
 
-    def link(self, kind: str, identifier: str) -> str:
-        """Return where a person looks at an object.
+    def link(self, kind: str, object_id: str) -> str:
+        """Return the URL of an object's page in the UI, with the port-forward that it may need.
 
         Args:
             kind: "runs", "recurringrun" or "pipelines".
-            identifier: Its id.
+            object_id: Id of the object.
         """
-        page = f"/#/{kind}/details/{identifier}"
+        page = f"/#/{kind}/details/{object_id}"
         if self.ui_address:
             return f"{self.ui_address}{page}"
         forward = f"kubectl port-forward -n {self.kfp_namespace} svc/ml-pipeline-ui 8080:80"
@@ -135,29 +141,32 @@ class Server:
 
 
 def connect(access: Access, *, namespace: str = "") -> Server:
-    """Find the server and ask it who it is: one request, a few seconds at most.
+    """Check that the server is there and new enough: one request, a few seconds at most.
 
     Args:
-        access: Where it is, and with which right.
+        access: Server address and credentials.
         namespace: Namespace of runs and schedules, on a multi-user server.
 
     Raises:
-        ServerError: It cannot be reached, is none, or is too old.
-        UsageError: It has several users, and no namespace is given.
+        ServerError: The server is unreachable, is not Kubeflow Pipelines, or is too old.
+        UsageError: The server is multi-user and `namespace` is empty.
     """
     client = make_client(access)
-    address = address_of(client)
-    facts = _healthz(client, address)
-    # The UI and the API answer with different names; only the API's own has no page to open.
-    tag = facts.get("tag_name") or facts.get("apiServerTagName") or ""
-    is_ui = "apiServerReady" in facts or "frontendTagName" in facts
+    address = client_address(client)
+    health = _get_health(client, address)
+    # The UI's health answer has other field names than the API's.
+    is_ui = "apiServerReady" in health or "frontendTagName" in health
+    tag = health.get("tag_name") or health.get("apiServerTagName") or ""
     version = _parse_version(tag)
     if version is not None and version < OLDEST_VERSION:
         raise ServerError(
-            f"{address} is Kubeflow Pipelines {tag}; repot needs {_OLDEST} or later. Have the server upgraded."
+            f"{address} is Kubeflow Pipelines {tag}; repot needs {_OLDEST} or later. "
+            "Upgrade the server."
         )
-    if (facts.get("multi_user") or facts.get("apiServerMultiUser")) and not namespace:
-        raise UsageError(f"{address} has several users: say with --namespace whose runs are meant.")
+    if (health.get("multi_user") or health.get("apiServerMultiUser")) and not namespace:
+        raise UsageError(
+            f"{address} is a multi-user server: set --namespace to the namespace of the runs."
+        )
     return Server(
         client=client,
         address=address,
@@ -168,31 +177,33 @@ def connect(access: Access, *, namespace: str = "") -> Server:
     )
 
 
-def named(name: str) -> str:
-    """Return the list filter for one display name.
+def name_filter(name: str) -> str:
+    """Return the `filter` argument of a list method for objects with this display name.
 
-    It is quoted once more than HTTP wants: the server decodes a filter twice, and would read "+" as a blank.
+    It is URL-quoted once more than HTTP requires: the server decodes filters twice, and would read
+    a "+" as a blank.
     """
     predicate = {"operation": "EQUALS", "key": "display_name", "string_value": name}
     return urllib.parse.quote(json.dumps({"predicates": [predicate]}))
 
 
-def _healthz(client: Any, address: str) -> dict[str, Any]:
+def _get_health(client: Any, address: str) -> dict[str, Any]:
     action = "reach Kubeflow Pipelines"
     method = client.healthzs.healthz_service_get_healthz
     try:
-        with explained(action, address):
-            method(_request_timeout=_FIRST_TIMEOUT_SECONDS)
-    except MissingError as err:
-        raise MissingError(f"{err} repot needs Kubeflow Pipelines {_OLDEST} or later.") from err
+        with translate_errors(action, address):
+            method(_request_timeout=_CONNECT_TIMEOUT_SECONDS)
+    except MissingObjectError as err:
+        message = f"{err} repot needs Kubeflow Pipelines {_OLDEST} or later."
+        raise MissingObjectError(message) from err
     try:
-        # The generated answer leaves the version out: the text has it.
-        facts = json.loads(_api_client(method).last_response.data)
+        # The generated object lacks the version; the JSON text has it.
+        health = json.loads(_api_client(method).last_response.data)
     except ValueError:
-        facts = None
-    if not isinstance(facts, dict):
-        raise ServerError(f"Cannot {action}: {web_page_problem(address)}")
-    return facts
+        health = None
+    if not isinstance(health, dict):
+        raise ServerError(f"Cannot {action}: {web_page_message(address)}")
+    return health
 
 
 def _parse_version(tag: str) -> tuple[int, int] | None:

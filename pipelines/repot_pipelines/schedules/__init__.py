@@ -1,1 +1,1 @@
-"""Recurring runs on a Kubeflow Pipelines server."""
+"""Recurring runs on a Kubeflow Pipelines server, addressed by name."""

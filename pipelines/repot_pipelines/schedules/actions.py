@@ -1,23 +1,23 @@
-"""Schedules (KFP's recurring runs): pause, resume, delete, run at once.
+"""Pause, resume, delete and run schedules, which KFP calls recurring runs.
 
-Before KFP 2.16, deleting a schedule deletes its running run too. There it stays, paused, until its run is over and
-somebody applies or deletes again.
+Before KFP 2.16, deleting a schedule also deletes its active run. On such a server the schedule is
+paused instead, and deleted by the next apply or delete after the run has ended.
 """
 
 from collections.abc import Iterable
-from typing import Any
 
+from repot_pipelines.kfp_server.client import ApiObject
 from repot_pipelines.kfp_server.errors import ServerError
-from repot_pipelines.kfp_server.registry import Version
-from repot_pipelines.kfp_server.runs import find_open_run, open_runs, start_run
+from repot_pipelines.kfp_server.registry import PipelineVersion
+from repot_pipelines.kfp_server.runs import active_runs_of_schedule, find_active_run, start_run
 from repot_pipelines.kfp_server.server import Server
-from repot_pipelines.schedules.lookup import find_schedule, replaced_by, schedules_named
+from repot_pipelines.schedules.lookup import find_schedule, replaced_ids, schedules_named
 
 ENABLED = "ENABLED"
 
 
-def set_enabled(server: Server, schedule: Any, *, enabled: bool) -> None:
-    """Pause or resume a schedule; a run in progress goes on."""
+def set_enabled(server: Server, schedule: ApiObject, *, enabled: bool) -> None:
+    """Resume or pause a schedule; an active run continues."""
     api = server.client.recurring_runs
     method = (
         api.recurring_run_service_enable_recurring_run
@@ -32,53 +32,55 @@ def set_enabled(server: Server, schedule: Any, *, enabled: bool) -> None:
 
 
 def delete_schedule(server: Server, name: str, schedule_id: str = "") -> None:
-    """Delete a schedule, and the older ones that it replaced; a run in progress goes on.
+    """Delete a schedule and the ones that it replaced; an active run continues.
 
     Raises:
-        ServerError: A run is in progress and the server cannot spare it: the schedule is paused instead.
-        UsageError: There is none of the name, or there are several.
+        ServerError: A run is active and the server would delete it too; the schedule is paused.
+        UsageError: There is no such schedule, or there are several and `schedule_id` is not set.
     """
     current = find_schedule(server, name, schedule_id)
+    replaced = replaced_ids([current])
     older = [
         schedule
         for schedule in schedules_named(server, name)
-        if schedule.recurring_run_id in replaced_by(current)
+        if schedule.recurring_run_id in replaced
     ]
-    lingering = take_away(server, [*older, current])
-    if lingering:
+    not_deleted = retire_schedules(server, [*older, current])
+    if not_deleted:
         runs = ", ".join(
-            str(run.run_id) for schedule in lingering for run in open_runs(server, schedule)
+            str(run.run_id)
+            for schedule in not_deleted
+            for run in active_runs_of_schedule(server, schedule)
         )
         raise ServerError(
-            f"The schedule {name} is paused, not deleted: its run {runs} is in progress, and before KFP 2.16 the "
-            "server would delete that too. Delete the schedule again when the run is over."
+            f"The schedule {name} is paused, not deleted: its run {runs} is active, and a server "
+            "before KFP 2.16 would delete the run too. Delete the schedule again after the run."
         )
 
 
-def run_now(server: Server, schedule: Any, *, name: str) -> str:
-    """Start a run as the schedule would, and return its id.
+def run_now(server: Server, schedule: ApiObject, *, name: str) -> str:
+    """Start the run that the schedule would start, and return its id.
 
     Args:
         server: The server.
-        schedule: The server's recurring run.
-        name: The run's name, for people.
+        schedule: The recurring run.
+        name: Display name of the run.
 
     Raises:
-        ServerError: A run of the schedule, or one like it that was started by hand, is in progress: its concurrency
-            is one.
+        ServerError: A run of the schedule is active, or one like it that was started by hand.
     """
     reference, config = schedule.pipeline_version_reference, schedule.runtime_config
     values = (config and config.parameters) or {}
-    version = reference and Version(
+    version = reference and PipelineVersion(
         pipeline_id=reference.pipeline_id, version_id=reference.pipeline_version_id or "", name=""
     )
-    running = next(open_runs(server, schedule), None)
-    if running is None and version:
-        running = find_open_run(server, version, values, experiment_id=schedule.experiment_id)
-    if running is not None:
+    active = next(active_runs_of_schedule(server, schedule), None)
+    if active is None and version:
+        active = find_active_run(server, version, values, experiment_id=schedule.experiment_id)
+    if active is not None:
         raise ServerError(
-            f"The schedule {schedule.display_name} runs now already: {running.run_id}. "
-            f"Follow it with `repot submit --attach {running.run_id}`, or try again when it is over."
+            f"The schedule {schedule.display_name} is already running: {active.run_id}. "
+            f"Follow it with `repot submit --attach {active.run_id}`, or try again after it ends."
         )
     return start_run(
         server,
@@ -91,21 +93,21 @@ def run_now(server: Server, schedule: Any, *, name: str) -> str:
     )
 
 
-def take_away(server: Server, schedules: Iterable[Any]) -> tuple[Any, ...]:
-    """Pause schedules, then delete those whose deletion kills no run; return the others."""
-    lingering = []
+def retire_schedules(server: Server, schedules: Iterable[ApiObject]) -> tuple[ApiObject, ...]:
+    """Pause schedules, delete those whose deletion spares active runs, and return the others."""
+    not_deleted = []
     for schedule in schedules:
         if schedule.status == ENABLED:
             set_enabled(server, schedule, enabled=False)
-        if server.can_orphan or next(open_runs(server, schedule), None) is None:
+        if server.can_orphan_runs or next(active_runs_of_schedule(server, schedule), None) is None:
             _delete(server, schedule)
         else:
-            lingering.append(schedule)
-    return tuple(lingering)
+            not_deleted.append(schedule)
+    return tuple(not_deleted)
 
 
-def _delete(server: Server, schedule: Any) -> None:
-    orphan = {"propagation_policy": "ORPHAN"} if server.can_orphan else {}
+def _delete(server: Server, schedule: ApiObject) -> None:
+    orphan = {"propagation_policy": "ORPHAN"} if server.can_orphan_runs else {}
     server.call(
         f"delete the schedule {schedule.display_name}",
         server.client.recurring_runs.recurring_run_service_delete_recurring_run,

@@ -1,115 +1,134 @@
-"""Make the schedule of a name what it should be.
+"""Make the schedule with a given name match its spec.
 
-KFP has no update. So the new schedule is made first and the old one taken away after that: at no moment is there
-none, and an apply that was cut off is finished by the next one.
+KFP cannot update a schedule. So the new one is created first, and the old one is deleted after
+that: at every moment there is at least one, and the next apply completes an interrupted one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from repot.errors import UsageError
 from repot.layout import content_id
-from repot_pipelines.kfp_server.registry import Version
-from repot_pipelines.kfp_server.runs import version_reference
+from repot_pipelines.kfp_server.client import ApiObject
+from repot_pipelines.kfp_server.registry import PipelineVersion
 from repot_pipelines.kfp_server.server import Server
-from repot_pipelines.schedules.actions import ENABLED, take_away
+from repot_pipelines.schedules.actions import ENABLED, retire_schedules
 from repot_pipelines.schedules.cron import Cron
-from repot_pipelines.schedules.lookup import in_force, read_digest, schedules_named, write_note
+from repot_pipelines.schedules.lookup import (
+    current_schedule,
+    format_note,
+    read_digest,
+    schedules_named,
+)
 
-MADE, REPLACED, UNCHANGED = "made", "replaced", "unchanged"
+CREATED, REPLACED, UNCHANGED = "created", "replaced", "unchanged"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
-    """What a schedule should be.
+class ScheduleSpec:
+    """What a schedule runs, and when.
 
     Attributes:
-        name: Its name.
-        cron: When it fires.
+        name: Name of the schedule.
+        cron: When it starts a run.
         version: The pipeline version; without `version_id` the latest one at every start.
-        values: Parameters by name, in the pipeline's types.
-        experiment_id: The experiment of its runs.
-        pipeline_root: Where KFP's own small artifacts go; "" for the server's default.
+        values: Parameter values by name, in the pipeline's types.
+        experiment_id: Id of the experiment of its runs.
+        pipeline_root: URI for KFP's own small artifacts; "" for the server's default.
         service_account: Kubernetes service account of the pods; "" for the server's default.
     """
 
     name: str
     cron: Cron
-    version: Version
-    values: dict[str, Any]
+    version: PipelineVersion
+    values: Mapping[str, Any]
     experiment_id: str
     pipeline_root: str = ""
     service_account: str = ""
 
     @property
     def digest(self) -> str:
-        """Return the same text for the same schedule."""
-        facts = (self.cron.for_kfp, self.version.pipeline_id, self.version.version_id, self.values)
-        return content_id([*facts, self.experiment_id, self.pipeline_root, self.service_account])
+        """Return a digest of everything except the name; equal specs have equal digests."""
+        return content_id(
+            [
+                self.cron.kfp_expression,
+                self.version.pipeline_id,
+                self.version.version_id,
+                dict(self.values),
+                self.experiment_id,
+                self.pipeline_root,
+                self.service_account,
+            ]
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Applied:
-    """What `apply` did.
+class ApplyResult:
+    """What `apply_schedule` did.
 
     Attributes:
-        action: made, replaced or unchanged.
-        schedule: The server's recurring run that is in force.
-        lingering: Older ones that are paused and wait for their run to end.
+        action: CREATED, REPLACED or UNCHANGED.
+        schedule: The current schedule, a recurring run of the server.
+        not_deleted: Replaced schedules that are paused until their active run ends.
     """
 
     action: str
-    schedule: Any
-    lingering: tuple[Any, ...]
+    schedule: ApiObject
+    not_deleted: tuple[ApiObject, ...]
 
 
-def apply_schedule(server: Server, wanted: Wanted) -> Applied:
-    """Make the server's schedule of that name what it should be; nothing happens where it is so already.
+def apply_schedule(server: Server, spec: ScheduleSpec) -> ApplyResult:
+    """Create or replace the schedule; do nothing if it matches the spec already.
 
-    Args:
-        server: The server.
-        wanted: The schedule.
+    A new schedule that replaces a paused one is paused too.
 
     Raises:
-        UsageError: Two schedules have the name, or the one that has it was not made by repot.
-        ServerError: The server refused; the schedule that was there is still in force.
+        UsageError: Several schedules have the name, or the one that has it is not repot's.
+        ServerError: A call failed; the old schedule is still there.
     """
-    found = schedules_named(server, wanted.name)
-    current = in_force(found, wanted.name)
+    found = schedules_named(server, spec.name)
+    current = current_schedule(found, spec.name)
     if current is not None and not read_digest(current):
         raise UsageError(
-            f"The schedule {wanted.name} ({current.recurring_run_id}) was not made by repot. Take another name, or "
-            f"delete it first: `repot schedule delete {wanted.name}`."
+            f"The schedule {spec.name} ({current.recurring_run_id}) was not created by repot. "
+            f"Use another name, or delete it first: `repot schedule delete {spec.name}`."
         )
-    if current is not None and read_digest(current) == wanted.digest:
+    if current is not None and read_digest(current) == spec.digest:
         older = [schedule for schedule in found if schedule is not current]
-        return Applied(action=UNCHANGED, schedule=current, lingering=take_away(server, older))
-    made = _make(
-        server, wanted, replaced=found, enabled=current is None or current.status == ENABLED
+        return ApplyResult(
+            action=UNCHANGED, schedule=current, not_deleted=retire_schedules(server, older)
+        )
+    is_enabled = current is None or current.status == ENABLED
+    created = _create(server, spec, replaced=found, is_enabled=is_enabled)
+    return ApplyResult(
+        action=CREATED if current is None else REPLACED,
+        schedule=created,
+        not_deleted=retire_schedules(server, found),
     )
-    action = MADE if current is None else REPLACED
-    return Applied(action=action, schedule=made, lingering=take_away(server, found))
 
 
-def _make(server: Server, wanted: Wanted, *, replaced: Sequence[Any], enabled: bool) -> Any:
-    models, note = server.client.api_models, write_note(wanted.digest, replaced)
+def _create(
+    server: Server, spec: ScheduleSpec, *, replaced: Sequence[ApiObject], is_enabled: bool
+) -> ApiObject:
+    models = server.client.api_models
+    note = format_note(spec.digest, replaced)
     schedule = models.V2beta1RecurringRun(
-        display_name=wanted.name,
-        description=f"Made by `repot schedule apply {wanted.name}`: change it there. {note}",
-        experiment_id=wanted.experiment_id,
+        display_name=spec.name,
+        description=f"Created by `repot schedule apply {spec.name}`; change it there. {note}",
+        experiment_id=spec.experiment_id,
         namespace=server.namespace or None,
-        mode=models.RecurringRunMode.ENABLE if enabled else models.RecurringRunMode.DISABLE,
+        mode=models.RecurringRunMode.ENABLE if is_enabled else models.RecurringRunMode.DISABLE,
         trigger=models.V2beta1Trigger(
-            cron_schedule=models.V2beta1CronSchedule(cron=wanted.cron.for_kfp)
+            cron_schedule=models.V2beta1CronSchedule(cron=spec.cron.kfp_expression)
         ),
         no_catchup=True,
         max_concurrency="1",
-        pipeline_version_reference=version_reference(server, wanted.version),
+        pipeline_version_reference=spec.version.to_api(server),
         runtime_config=models.V2beta1RuntimeConfig(
-            parameters=wanted.values, pipeline_root=wanted.pipeline_root or None
+            parameters=dict(spec.values), pipeline_root=spec.pipeline_root or None
         ),
-        service_account=wanted.service_account or None,
+        service_account=spec.service_account or None,
     )
     create = server.client.recurring_runs.recurring_run_service_create_recurring_run
-    return server.call(f"make the schedule {wanted.name}", create, recurring_run=schedule)
+    return server.call(f"create the schedule {spec.name}", create, recurring_run=schedule)

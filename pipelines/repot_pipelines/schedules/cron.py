@@ -1,7 +1,8 @@
-"""Cron expressions: a person's five fields, checked, and turned into the six fields that KFP reads, seconds first.
+"""Cron expressions: parse the usual five fields and convert them to KFP's six, seconds first.
 
-KFP takes five fields too and then reads the first as seconds, so that `0 2 * * *` means every hour at two past.
-Its weekdays are 0..6; 7 for Sunday is turned into 0. Source: github.com/robfig/cron v1.2.0.
+KFP accepts five fields too, but reads the first one as seconds: `0 2 * * *` means two minutes past
+every hour. Its weekdays are 0 to 6, so 7 for Sunday becomes 0.
+Source: github.com/robfig/cron v1.2.0.
 """
 
 import datetime
@@ -11,8 +12,8 @@ from dataclasses import dataclass
 
 from repot.errors import UsageError
 
-_DAYS_AHEAD = 366 * 8
-"""Past this a schedule never fires: 29 February comes at least every eight years."""
+_MAX_DAYS_AHEAD = 366 * 8
+"""A schedule that does not fire within this never does: 29 February comes every eight years or less."""
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
@@ -25,13 +26,23 @@ _MACROS = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
-_FORM = 'Give five fields, minute hour day-of-month month day-of-week, e.g. "0 2 * * *" for every night at two.'
+_FORMAT_ADVICE = (
+    "Use five fields, minute hour day-of-month month day-of-week, "
+    'e.g. "0 2 * * *" for every night at two.'
+)
 _PART = re.compile(r"((?P<any>[*?])|(?P<low>\w+)(-(?P<high>\w+))?)(/(?P<step>\d+))?", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Field:
-    """One field: its values lie in [low, high], `names` are words for low, low + 1, ...; `*` ends at `last`."""
+    """One field of an expression.
+
+    Attributes:
+        name: Name of the field, for messages.
+        low, high: Range of valid values, both inclusive.
+        last: End of `*`; differs from `high` for weekdays, where 7 is another name for 0.
+        names: Names for the values low, low + 1, ...
+    """
 
     name: str
     low: int
@@ -51,12 +62,13 @@ _FIELDS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cron:
-    """A checked expression.
+    """A valid cron expression.
 
     Attributes:
-        text: Its five fields, as KFP's parser reads them after the seconds.
+        text: The five fields, in the form that KFP's parser accepts after the seconds.
         minutes, hours, days, months, weekdays: The values that match; Sunday is 0.
-        any_day, any_weekday: Whether the field is `*` or `?`: if neither is, one match of the two is enough.
+        any_day, any_weekday: Whether the field is `*` or `?`. If neither is, a date has to match
+            only one of the two.
     """
 
     text: str
@@ -69,16 +81,16 @@ class Cron:
     any_weekday: bool
 
     @property
-    def for_kfp(self) -> str:
-        """Return the six fields that KFP reads: second 0 first."""
+    def kfp_expression(self) -> str:
+        """Return the six fields that KFP reads; the first one is second 0."""
         return f"0 {self.text}"
 
 
 def parse_cron(expression: str) -> Cron:
-    """Read five fields, or a word such as @daily.
+    """Parse five fields or a macro such as @daily.
 
     Raises:
-        UsageError: It has another number of fields, a field has a wrong value, or no day ever matches.
+        UsageError: The number of fields is wrong, a field is invalid, or no date ever matches.
     """
     fields = _MACROS.get(expression.strip().lower(), expression).split()
     _check_count(expression, fields)
@@ -87,9 +99,9 @@ def parse_cron(expression: str) -> Cron:
         _read_field(field, text, problems) for field, text in zip(_FIELDS, fields, strict=True)
     ]
     if problems:
-        raise UsageError([*problems, _FORM])
+        raise UsageError([*problems, _FORMAT_ADVICE])
     cron = Cron(
-        text=" ".join([*fields[:4], _sunday_is_zero(fields[4], values[4])]),
+        text=" ".join([*fields[:4], _with_sunday_as_zero(fields[4], values[4])]),
         minutes=values[0],
         hours=values[1],
         days=values[2],
@@ -100,20 +112,21 @@ def parse_cron(expression: str) -> Cron:
     )
     if next(next_times(cron, datetime.datetime(2024, 1, 1)), None) is None:
         raise UsageError(
-            f"A schedule must fire some day; got {expression!r}, a day that no month has."
+            f"A schedule must match a date that exists; got {expression!r}. "
+            "Use a day that one of its months has."
         )
     return cron
 
 
-def from_kfp(expression: str) -> str:
-    """Return KFP's six fields as a person writes them: without the seconds where those are 0."""
+def without_seconds(expression: str) -> str:
+    """Return KFP's six fields in the usual five; unchanged if the seconds are not 0."""
     fields = expression.split()
     return " ".join(fields[1:]) if len(fields) == 6 and fields[0] == "0" else expression
 
 
 def next_times(cron: Cron, start: datetime.datetime) -> Iterator[datetime.datetime]:
-    """Yield the times after `start` at which the schedule fires, in `start`'s time zone, for eight years."""
-    for offset in range(_DAYS_AHEAD):
+    """Yield the times in the eight years after `start` that match, in the time zone of `start`."""
+    for offset in range(_MAX_DAYS_AHEAD):
         day = start.date() + datetime.timedelta(days=offset)
         if not _matches(cron, day):
             continue
@@ -127,9 +140,9 @@ def next_times(cron: Cron, start: datetime.datetime) -> Iterator[datetime.dateti
 
 
 def _matches(cron: Cron, day: datetime.date) -> bool:
-    is_day, is_weekday = day.day in cron.days, day.isoweekday() % 7 in cron.weekdays
     if day.month not in cron.months:
         return False
+    is_day, is_weekday = day.day in cron.days, day.isoweekday() % 7 in cron.weekdays
     return is_day and is_weekday if cron.any_day or cron.any_weekday else is_day or is_weekday
 
 
@@ -137,10 +150,12 @@ def _check_count(expression: str, fields: list[str]) -> None:
     count = len(fields)
     if count == 5:
         return
-    advice = _FORM
+    advice = _FORMAT_ADVICE
     if count in (6, 7):
-        without = " ".join(fields[1:6])
-        advice = f'KFP\'s own form has the seconds first, and repot adds them. If that is what you have, give "{without}".'
+        advice = (
+            "KFP's own format starts with the seconds, which repot adds. If this is KFP's format, "
+            f'use "{" ".join(fields[1:6])}".'
+        )
     raise UsageError(
         f"A cron expression must have five fields; got {count}: {expression!r}. {advice}"
     )
@@ -153,8 +168,8 @@ def _read_field(field: _Field, text: str, problems: list[str]) -> frozenset[int]
             values.update(_read_part(field, part))
         except ValueError:
             problems.append(
-                f"The {field.name} of a cron expression must be *, a value, a range or a list of "
-                f"{field.low}..{field.high}; got {part or text!r}."
+                f"The {field.name} of a cron expression must be *, a value, a range or a list "
+                f"within {field.low}..{field.high}; got {part or text!r}."
             )
     return frozenset(values)
 
@@ -168,7 +183,7 @@ def _read_part(field: _Field, part: str) -> range:
         low, high = field.low, field.last
     else:
         low = _number(field, match["low"])
-        # As KFP reads it, 5/10 is every tenth from 5 to the end.
+        # KFP reads 5/10 as every tenth value from 5 to the end.
         high = (
             _number(field, match["high"]) if match["high"] else field.last if match["step"] else low
         )
@@ -188,6 +203,6 @@ def _is_any(text: str) -> bool:
     return any(part[0] in "*?" for part in text.split(","))
 
 
-def _sunday_is_zero(text: str, weekdays: frozenset[int]) -> str:
-    """Return the field as it stands, or spelled out day by day where it uses 7, which KFP does not know."""
+def _with_sunday_as_zero(text: str, weekdays: frozenset[int]) -> str:
+    """Return the weekday field; as a list of days if it uses 7, which KFP does not accept."""
     return ",".join(map(str, sorted({day % 7 for day in weekdays}))) if 7 in weekdays else text

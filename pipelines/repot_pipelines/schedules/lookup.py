@@ -1,20 +1,21 @@
-"""The schedules of a server by name: which one is in force, and which ones it replaced.
+"""Find schedules by name, and tell the current one from those that it replaced.
 
-KFP's names are not unique. A note in the description tells what a schedule was made from, and which ones it replaces.
+KFP has no unique names for schedules. So repot writes a note into the description of every schedule
+that it creates: a digest of its spec, and the ids of the schedules that it replaces.
 """
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from repot.errors import UsageError
-from repot_pipelines.kfp_server.server import Server, named
+from repot_pipelines.kfp_server.client import ApiObject
+from repot_pipelines.kfp_server.server import Server, name_filter
 
 _NOTE = re.compile(r"\[repot digest=(?P<digest>\w+)(?: replaces=(?P<replaces>\S+))?\]")
 
 
-def list_schedules(server: Server) -> list[Any]:
-    """Return every schedule of the namespace, by name."""
+def list_schedules(server: Server) -> list[ApiObject]:
+    """Return every schedule of the namespace, sorted by name."""
     found = server.list_all(
         "list the schedules",
         server.client.recurring_runs.recurring_run_service_list_recurring_runs,
@@ -24,81 +25,84 @@ def list_schedules(server: Server) -> list[Any]:
     return sorted(found, key=lambda schedule: (schedule.display_name, schedule.created_at))
 
 
-def find_schedule(server: Server, name: str, schedule_id: str = "") -> Any:
-    """Return the schedule in force of a name.
-
-    Args:
-        server: The server.
-        name: Its name.
-        schedule_id: Which one, where several have the name.
-
-    Raises:
-        UsageError: There is none, or there are several and the id tells none of them.
-    """
-    found = schedules_named(server, name)
-    if schedule_id:
-        found = [schedule for schedule in found if schedule.recurring_run_id == schedule_id]
-    current = in_force(found, name)
-    if current is None:
-        names = ", ".join(
-            sorted({str(schedule.display_name) for schedule in list_schedules(server)})
-        )
-        which = f"{name} with the id {schedule_id}" if schedule_id else name
-        raise UsageError(
-            f"There is no schedule {which}. {f'The names are: {names}.' if names else 'There is none at all.'}"
-        )
-    return current
-
-
-def schedules_named(server: Server, name: str) -> list[Any]:
-    """Return every schedule of a name."""
+def schedules_named(server: Server, name: str) -> list[ApiObject]:
+    """Return every schedule with this name, replaced ones included."""
     found = server.list_all(
         "look for the schedule",
         server.client.recurring_runs.recurring_run_service_list_recurring_runs,
         "recurring_runs",
         namespace=server.namespace,
-        filter=named(name),
+        filter=name_filter(name),
     )
     return [schedule for schedule in found if schedule.display_name == name]
 
 
-def in_force(found: Sequence[Any], name: str) -> Any:
-    """Return the one schedule that no other one replaces; None where there is none.
+def find_schedule(server: Server, name: str, schedule_id: str = "") -> ApiObject:
+    """Return the current schedule with this name.
 
     Args:
-        found: Every schedule of a name.
-        name: The name.
+        server: The server.
+        name: Name of the schedule.
+        schedule_id: Id of the schedule, if several have the name.
+
+    Raises:
+        UsageError: There is no such schedule, or there are several and `schedule_id` is not set.
+    """
+    found = schedules_named(server, name)
+    if schedule_id:
+        found = [schedule for schedule in found if schedule.recurring_run_id == schedule_id]
+    current = current_schedule(found, name)
+    if current is None:
+        names = sorted({str(schedule.display_name) for schedule in list_schedules(server)})
+        which = f"{name} with the id {schedule_id}" if schedule_id else name
+        existing = f"Existing schedules: {', '.join(names)}." if names else "No schedules exist."
+        raise UsageError(f"There is no schedule {which}. {existing}")
+    return current
+
+
+def current_schedule(found: Sequence[ApiObject], name: str) -> ApiObject | None:
+    """Return the one schedule that no other schedule replaces, or None.
+
+    Args:
+        found: Every schedule with the name.
+        name: The name, for the message.
 
     Raises:
         UsageError: There are several.
     """
-    replaced = {identifier for schedule in found for identifier in replaced_by(schedule)}
+    replaced = replaced_ids(found)
     current = [schedule for schedule in found if schedule.recurring_run_id not in replaced]
     if len(current) > 1:
         ids = ", ".join(
-            f"{schedule.recurring_run_id} ({str(schedule.status).lower()}, made {schedule.created_at:%Y-%m-%d %H:%M})"
+            f"{schedule.recurring_run_id} ({str(schedule.status).lower()}, "
+            f"created {schedule.created_at:%Y-%m-%d %H:%M})"
             for schedule in current
         )
         raise UsageError(
-            f"A schedule's name must be its own; {len(current)} are called {name}: {ids}. "
+            f"A schedule's name must be unique; {len(current)} schedules are named {name}: {ids}. "
             f"Delete all but one: `repot schedule delete {name} --id ID`."
         )
     return current[0] if current else None
 
 
-def write_note(digest: str, replaced: Sequence[Any]) -> str:
-    """Return the note for a schedule that was made from what has this digest and replaces those."""
+def replaced_ids(schedules: Sequence[ApiObject]) -> set[str]:
+    """Return the ids of all schedules that these schedules replace."""
+    notes = [_NOTE.search(schedule.description or "") for schedule in schedules]
+    return {
+        schedule_id
+        for note in notes
+        if note and note["replaces"]
+        for schedule_id in note["replaces"].split(",")
+    }
+
+
+def format_note(digest: str, replaced: Sequence[ApiObject]) -> str:
+    """Return the note for a schedule with this spec digest that replaces other schedules."""
     ids = ",".join(str(schedule.recurring_run_id) for schedule in replaced)
     return f"[repot digest={digest} replaces={ids}]" if ids else f"[repot digest={digest}]"
 
 
-def read_digest(schedule: Any) -> str:
-    """Return the digest that a schedule was made from; "" where repot did not make it."""
+def read_digest(schedule: ApiObject) -> str:
+    """Return the spec digest in a schedule's note; "" if repot did not create the schedule."""
     note = _NOTE.search(schedule.description or "")
     return note["digest"] if note else ""
-
-
-def replaced_by(schedule: Any) -> list[str]:
-    """Return the ids of the schedules that this one replaces."""
-    note = _NOTE.search(schedule.description or "")
-    return note["replaces"].split(",") if note and note["replaces"] else []

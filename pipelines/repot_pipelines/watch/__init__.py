@@ -1,1 +1,1 @@
-"""Follow a run on a Kubeflow Pipelines server: tasks, logs, the gate's verdict."""
+"""Follow a run on a Kubeflow Pipelines server: its tasks, pod logs and gate verdict."""

@@ -1,7 +1,8 @@
-"""What the gate said in a run: promoted or not from the states of the tasks, the reasons from the gate's log.
+"""Result of a run's gate, from the states of its tasks and the log of the gate's pod.
 
-A server tells nobody the outputs of a task. That `promote` ran is seen from outside; whether a run that was not
-promoted was rejected or unchanged is only in what the gate's pod logged, and that can be gone.
+The KFP API does not return the outputs of a task. The state of the `promote` task shows whether the
+model was promoted; whether it was rejected or unchanged is only in the gate's log, which may be
+gone.
 """
 
 import json
@@ -10,74 +11,102 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich.console import Console
+
+from repot_pipelines.kfp_server.client import ApiObject
 from repot_pipelines.kfp_server.server import Server
-from repot_pipelines.watch.pod_log import read_log, task_pods
-from repot_pipelines.watch.tasks import DONE, TaskState
+from repot_pipelines.watch.pod_logs import read_pod_log
+from repot_pipelines.watch.pod_names import task_pods
+from repot_pipelines.watch.tasks import DONE, TaskStatus
 
 PROMOTED, REJECTED, UNCHANGED, UNKNOWN = "promote", "reject", "unchanged", "unknown"
-GATE, PROMOTION = "gate", "promote"
+_GATE_TASK, _PROMOTE_TASK = "gate", "promote"
 
-_RESULT = re.compile(r"result: (\{.*\})\s*$")
+_HEADLINES = {
+    PROMOTED: "Promoted.",
+    REJECTED: "Not promoted.",
+    UNCHANGED: "Unchanged: the model is the champion already.",
+    UNKNOWN: "Not promoted, reason unknown: the gate's log is gone, or the server does not return "
+    "logs. See the gate's report in the UI.",
+}
+"""Printed if the gate's own headline cannot be read."""
+
+_RESULT_LINE = re.compile(r"result: (\{.*\})\s*$")
+"""What `repot.progress.result` logs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GateVerdict:
-    """What the gate said.
+class GateResult:
+    """What the gate of a run decided.
 
     Attributes:
-        verdict: promote, reject, unchanged, or "unknown" where no gate ran or its log is gone.
-        headline: The scores in one line; "" where the log is gone.
-        reasons: Plain sentences.
-        report_uri: The report; "" where the log is gone.
-        facts: The whole of the gate's verdict as JSON, with its numbers; empty where the log is gone.
+        verdict: PROMOTED, REJECTED, UNCHANGED, or UNKNOWN if no gate ran or its log is gone.
+        headline: The scores in one line; "" if the log is gone.
+        reasons: The gate's reasons, one sentence each.
+        report_uri: URI of the gate's report; "" if the log is gone.
+        record: The gate's full verdict as JSON, as this or another version of repot wrote it;
+            empty if the log is gone.
     """
 
     verdict: str
     headline: str = ""
     reasons: tuple[str, ...] = ()
     report_uri: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def said_no(self) -> bool:
-        """Return whether the new version is not in production and the gate is not known to have been content."""
+    def is_rejected(self) -> bool:
+        """Return whether the model was not promoted, unless it is known to be unchanged."""
         return self.verdict in (REJECTED, UNKNOWN)
 
 
-def read_verdict(
-    server: Server, run_id: str, states: Sequence[TaskState], nodes: Sequence[Any]
-) -> GateVerdict | None:
-    """Return what the gate of a finished run said; None where the pipeline has no gate.
+def read_gate_result(
+    server: Server,
+    run_id: str,
+    statuses: Sequence[TaskStatus],
+    nodes: Sequence[ApiObject],
+) -> GateResult | None:
+    """Return the gate's result of a finished run; None if the pipeline has no gate.
 
     Args:
         server: The server.
-        run_id: The run.
-        states: The tasks' states at its end.
-        nodes: The `task_details` that they were read from.
+        run_id: Id of the run.
+        statuses: Final statuses of the tasks.
+        nodes: The run's `task_details`.
     """
-    ended = {state.step.key: state.state for state in states}
-    if GATE not in ended:
+    states = {status.task.key: status.state for status in statuses}
+    if _GATE_TASK not in states:
         return None
-    facts = _logged_results(server, run_id, nodes)
-    told = facts.get("verdict") or {}
-    was_promoted = ended.get(PROMOTION) == DONE
-    return GateVerdict(
-        verdict=PROMOTED if was_promoted else told.get("verdict", UNKNOWN),
-        headline=told.get("headline", ""),
-        reasons=tuple(told.get("reasons", ())),
-        report_uri=facts.get("report_uri", ""),
-        facts=told,
+    logged = _read_logged_result(server, run_id, nodes)
+    record = logged.get("verdict") or {}
+    was_promoted = states.get(_PROMOTE_TASK) == DONE
+    return GateResult(
+        verdict=PROMOTED if was_promoted else record.get("verdict", UNKNOWN),
+        headline=record.get("headline", ""),
+        reasons=tuple(record.get("reasons", ())),
+        report_uri=logged.get("report_uri", ""),
+        record=record,
     )
 
 
-def _logged_results(server: Server, run_id: str, nodes: Sequence[Any]) -> dict[str, Any]:
-    facts: dict[str, Any] = {}
-    for pod in task_pods(GATE, nodes):
-        for line in read_log(server, run_id, pod).splitlines():
-            match = _RESULT.search(line)
+def print_gate_result(console: Console, result: GateResult) -> None:
+    """Print headline, reasons and the report's URI."""
+    lines = [result.headline or _HEADLINES.get(result.verdict, result.verdict)]
+    lines += [f"  {reason}" for reason in result.reasons]
+    if result.report_uri:
+        lines.append(f"report  {result.report_uri}")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _read_logged_result(server: Server, run_id: str, nodes: Sequence[ApiObject]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for pod in task_pods(_GATE_TASK, nodes):
+        for line in read_pod_log(server, run_id, pod).splitlines():
+            match = _RESULT_LINE.search(line)
             if match is not None:
                 try:
-                    facts.update(json.loads(match[1]))
+                    result.update(json.loads(match[1]))
                 except ValueError:
                     continue
-    return facts
+    return result

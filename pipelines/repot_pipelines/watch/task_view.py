@@ -1,4 +1,4 @@
-"""Shows the tasks of a run to a person: a live table on a terminal, a line for each change anywhere else."""
+"""Show the tasks of a run: a live table on a terminal, otherwise one line per change."""
 
 import itertools
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from repot_pipelines.watch.tasks import (
     STARTING,
     STOPPED,
     WAITING,
-    TaskState,
+    TaskStatus,
 )
 
 _MARKS = {
@@ -32,26 +32,26 @@ _ENDED = (DONE, FAILED, STOPPED)
 
 
 class TaskView(Protocol):
-    """Draws the tasks from `__enter__` to `__exit__`."""
+    """Shows task statuses between `__enter__` and `__exit__`."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc_info: object) -> None: ...
 
-    def show(self, states: Sequence[TaskState]) -> None:
-        """Draw the states as they are now."""
+    def show(self, statuses: Sequence[TaskStatus]) -> None:
+        """Show the current statuses."""
 
-    def say(self, text: str) -> None:
-        """Print a line of another kind."""
+    def print_line(self, text: str) -> None:
+        """Print a line of other text."""
 
 
 def make_task_view(console: Console) -> TaskView:
     """Return the view that fits the console."""
-    return TableView(console) if console.is_terminal else LineView(console)
+    return TaskTable(console) if console.is_terminal else TaskLines(console)
 
 
-class TableView:
-    """One row a task, redrawn in place."""
+class TaskTable:
+    """A table with one row per task, redrawn in place."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -64,26 +64,30 @@ class TableView:
     def __exit__(self, *exc_info: object) -> None:
         self._live.stop()
 
-    def show(self, states: Sequence[TaskState]) -> None:
+    def show(self, statuses: Sequence[TaskStatus]) -> None:
         """Redraw the table."""
         table = Table.grid(padding=(0, 2))
-        for state in states:
+        for status in statuses:
             table.add_row(
-                _MARKS[state.state], state.step.title, state.state, state.amount, _duration(state)
+                _MARKS[status.state],
+                status.task.title,
+                status.state,
+                status.progress,
+                _duration_text(status.seconds),
             )
         self._live.update(table, refresh=True)
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Print a line above the table."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        _print(self._console, text)
 
 
-class LineView:
-    """One line for each change."""
+class TaskLines:
+    """One line per change of a task."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._lines: dict[str, str] = {}
+        self._shown: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -91,27 +95,32 @@ class LineView:
     def __exit__(self, *exc_info: object) -> None:
         return None
 
-    def show(self, states: Sequence[TaskState]) -> None:
-        """Print a line for each task whose state or number of pods is another than before."""
-        for state in states:
-            line = " ".join(filter(None, [state.state, state.amount]))
-            before = self._lines.get(state.step.key, WAITING)
-            self._lines[state.step.key] = line
-            if line != before:
-                seconds = f" in {_duration(state)}" if state.state in _ENDED else ""
-                self.say(f"{state.step.title}: {line}{seconds}")
+    def show(self, statuses: Sequence[TaskStatus]) -> None:
+        """Print a line for each task whose state or number of finished pods changed."""
+        for status in statuses:
+            text = " ".join(filter(None, [status.state, status.progress]))
+            previous = self._shown.get(status.task.key, WAITING)
+            self._shown[status.task.key] = text
+            if text != previous:
+                duration = _duration_text(status.seconds) if status.state in _ENDED else ""
+                suffix = f" in {duration}" if duration else ""
+                self.print_line(f"{status.task.title}: {text}{suffix}")
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Print a line."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        _print(self._console, text)
 
 
-def _duration(state: TaskState) -> str:
-    if not state.seconds:
+def _print(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _duration_text(seconds: float) -> str:
+    """Return a duration in its two largest units, e.g. "1 h 5 min"; "" for zero."""
+    if not seconds:
         return ""
-    minutes, seconds = divmod(round(state.seconds), 60)
+    minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     parts = ((hours, "h"), (minutes, "min"), (seconds, "s"))
-    # The largest unit that counts, and the one below it.
-    told = list(itertools.islice(itertools.dropwhile(lambda part: not part[0], parts), 2))
-    return " ".join(f"{number} {unit}" for number, unit in told) or "0 s"
+    largest = list(itertools.islice(itertools.dropwhile(lambda part: not part[0], parts), 2))
+    return " ".join(f"{number} {unit}" for number, unit in largest) or "0 s"

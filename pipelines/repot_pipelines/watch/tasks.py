@@ -1,99 +1,106 @@
-"""The tasks of a run as a person knows them, from the nodes that the server lists.
+"""States of a run's tasks, from the workflow nodes that the server lists.
 
-A server lists the nodes of the Argo workflow, flat and unordered: for a task `train` there are `train-driver` (which
-looks into the cache), `train` and an `executor` (the pod); a task in a loop has them once for each item. A task
-whose condition was false is SKIPPED. Where Argo retries, `train(0)` and `executor(0)` stand below.
+The server lists the nodes of the Argo workflow flat and unordered. A task `train` has a node
+`train-driver` (KFP's driver, which checks the cache), a node `train` and a node `executor` (the
+pod); a task in a loop has them once per item. A task whose condition is false is SKIPPED. If Argo
+retries, `train(0)` and `executor(0)` are below.
+
 Source: backend/src/v2/compiler/argocompiler of KFP 2.14 to 2.17.
 """
 
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from repot_pipelines.compiled import PipelineSpec
+from repot_pipelines.kfp_server.client import ApiObject
 
 WAITING, STARTING, RUNNING, DONE, SKIPPED = "waiting", "starting", "running", "done", "skipped"
 FAILED, STOPPED = "failed", "stopped"
 
-_ACTIVE = ("PENDING", "RUNNING", "PAUSED", "CANCELING")
-_FIRST_YEAR = 2000
-"""A time that was never set comes as year 1 or 1970."""
+_ACTIVE_NODE_STATES = ("PENDING", "RUNNING", "PAUSED", "CANCELING")
+_FIRST_REAL_YEAR = 2000
+"""The server sends unset times as year 1 or 1970."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
-    """One task of a pipeline, as the compiled YAML has it.
+class PipelineTask:
+    """One task of a compiled pipeline.
 
     Attributes:
-        key: Its name in the YAML.
-        title: Its name for people.
-        branch: Key of the loop or condition that it is in; "" for a task at the top.
+        key: Name in the YAML.
+        title: Display name.
+        parent: Key of the loop or condition around it; "" for a top-level task.
     """
 
     key: str
     title: str
-    branch: str
+    parent: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TaskState:
-    """How far one task is.
+class TaskStatus:
+    """State and progress of one task.
 
     Attributes:
-        step: The task.
-        state: waiting, starting, running, done, skipped, failed, or stopped with the whole run.
-        num_done, num_all: Of its pods; in a loop there are several.
+        task: The task.
+        state: WAITING, STARTING, RUNNING, DONE, SKIPPED, FAILED, or STOPPED with the whole run.
+        num_done: Finished pods.
+        num_pods: All pods so far; more than one for a task in a loop.
         seconds: From its first start to its last end, or to now.
     """
 
-    step: Step
+    task: PipelineTask
     state: str
     num_done: int
-    num_all: int
+    num_pods: int
     seconds: float
 
     @property
-    def amount(self) -> str:
-        """Return how many of a loop's pods are done, e.g. "3/8"; "" for a task with one pod."""
-        return f"{self.num_done}/{self.num_all}" if self.num_all > 1 else ""
+    def progress(self) -> str:
+        """Return the finished pods of a loop, e.g. "3/8"; "" for a task with one pod."""
+        return f"{self.num_done}/{self.num_pods}" if self.num_pods > 1 else ""
 
 
-def read_steps(pipeline: dict[str, Any]) -> tuple[Step, ...]:
-    """Return the tasks of a pipeline spec in the order in which they run, loops and conditions opened."""
-    return tuple(_steps(pipeline, pipeline["root"], branch=""))
+def read_tasks(pipeline: PipelineSpec) -> tuple[PipelineTask, ...]:
+    """Return the tasks of a pipeline in execution order, including those in loops and conditions."""
+    return tuple(_tasks_of(pipeline, pipeline["root"], parent=""))
 
 
-def read_states(
-    steps: Sequence[Step], nodes: Iterable[Any], *, now: datetime.datetime
-) -> tuple[TaskState, ...]:
-    """Return the state of every task.
+def read_statuses(
+    tasks: Sequence[PipelineTask], nodes: Iterable[ApiObject], *, now: datetime.datetime
+) -> tuple[TaskStatus, ...]:
+    """Return the status of every task.
 
     Args:
-        steps: What `read_steps` returned.
-        nodes: The `task_details` of the server's run.
-        now: The time, with a time zone.
+        tasks: The pipeline's tasks.
+        nodes: The run's `task_details`.
+        now: Current time, with a time zone.
     """
-    by_name: dict[str, list[Any]] = {}
+    nodes_by_name: dict[str, list[ApiObject]] = {}
     for node in nodes:
-        # What an earlier failure leaves out is listed too, without a state.
+        # Tasks that an earlier failure prevented are listed without a state.
         if node.state is not None:
-            by_name.setdefault(node.display_name or "", []).append(node)
-    return tuple(_read_state(step, by_name, now) for step in steps)
+            nodes_by_name.setdefault(node.display_name or "", []).append(node)
+    return tuple(_read_status(task, nodes_by_name, now) for task in tasks)
 
 
-def _steps(pipeline: dict[str, Any], component: dict[str, Any], *, branch: str) -> Iterable[Step]:
+def _tasks_of(
+    pipeline: PipelineSpec, component: dict[str, Any], *, parent: str
+) -> Iterator[PipelineTask]:
     tasks = component["dag"]["tasks"]
-    for key in _in_order(tasks):
+    for key in _topological_order(tasks):
         inner = pipeline["components"][tasks[key]["componentRef"]["name"]]
         if "dag" in inner:
-            yield from _steps(pipeline, inner, branch=key)
+            yield from _tasks_of(pipeline, inner, parent=key)
         else:
-            yield Step(
-                key=key, title=tasks[key].get("taskInfo", {}).get("name") or key, branch=branch
-            )
+            title = tasks[key].get("taskInfo", {}).get("name") or key
+            yield PipelineTask(key=key, title=title, parent=parent)
 
 
-def _in_order(tasks: dict[str, Any]) -> list[str]:
-    """Return the names so that each comes after those that it depends on, and alphabetically otherwise."""
+def _topological_order(tasks: dict[str, Any]) -> list[str]:
+    """Return the task names, dependencies first, otherwise in alphabetical order."""
     ordered: list[str] = []
     while len(ordered) < len(tasks):
         ready = [
@@ -105,22 +112,25 @@ def _in_order(tasks: dict[str, Any]) -> list[str]:
     return ordered
 
 
-def _read_state(step: Step, by_name: dict[str, list[Any]], now: datetime.datetime) -> TaskState:
-    nodes, drivers = by_name.get(step.key, []), by_name.get(f"{step.key}-driver", [])
-    branches = by_name.get(step.branch, []) if step.branch else []
+def _read_status(
+    task: PipelineTask, nodes_by_name: dict[str, list[ApiObject]], now: datetime.datetime
+) -> TaskStatus:
+    nodes = nodes_by_name.get(task.key, [])
+    drivers = nodes_by_name.get(f"{task.key}-driver", [])
+    parents = nodes_by_name.get(task.parent, []) if task.parent else []
     is_skipped = (
-        not nodes and bool(branches) and all(branch.state == "SKIPPED" for branch in branches)
+        not nodes and bool(parents) and all(parent.state == "SKIPPED" for parent in parents)
     )
-    return TaskState(
-        step=step,
-        state=SKIPPED if is_skipped else _join(nodes, drivers),
+    return TaskStatus(
+        task=task,
+        state=SKIPPED if is_skipped else _combined_state(nodes, drivers),
         num_done=sum(node.state == "SUCCEEDED" for node in nodes),
-        num_all=max(len(nodes), len(drivers)),
-        seconds=_seconds([*drivers, *nodes], now),
+        num_pods=max(len(nodes), len(drivers)),
+        seconds=_duration_seconds([*drivers, *nodes], now),
     )
 
 
-def _join(nodes: list[Any], drivers: list[Any]) -> str:
+def _combined_state(nodes: list[ApiObject], drivers: list[ApiObject]) -> str:
     states = [node.state for node in (*nodes, *drivers)]
     if "FAILED" in states or "CANCELED" in states:
         return FAILED
@@ -130,24 +140,18 @@ def _join(nodes: list[Any], drivers: list[Any]) -> str:
         return STARTING
     if all(node.state == "SKIPPED" for node in nodes):
         return SKIPPED
-    return (
-        RUNNING
-        if len(nodes) < len(drivers) or any(node.state in _ACTIVE for node in nodes)
-        else DONE
-    )
+    is_active = any(node.state in _ACTIVE_NODE_STATES for node in nodes)
+    return RUNNING if is_active or len(nodes) < len(drivers) else DONE
 
 
-def _seconds(nodes: list[Any], now: datetime.datetime) -> float:
-    starts = [node.start_time for node in nodes if _is_set(node.start_time)]
-    if not starts:
+def _duration_seconds(nodes: list[ApiObject], now: datetime.datetime) -> float:
+    started = [node for node in nodes if _is_set(node.start_time)]
+    if not started:
         return 0.0
-    ends = [
-        node.end_time if _is_set(node.end_time) else now
-        for node in nodes
-        if _is_set(node.start_time)
-    ]
-    return max(float((max(ends) - min(starts)).total_seconds()), 0.0)
+    first_start = min(node.start_time for node in started)
+    last_end = max(node.end_time if _is_set(node.end_time) else now for node in started)
+    return max(float((last_end - first_start).total_seconds()), 0.0)
 
 
 def _is_set(time: datetime.datetime | None) -> bool:
-    return time is not None and time.year >= _FIRST_YEAR
+    return time is not None and time.year >= _FIRST_REAL_YEAR

@@ -9,7 +9,7 @@ from typing import Any
 from tests.integration.kfp_api.answers import Refusal
 from tests.integration.kfp_api.lists import Query, page_of
 from tests.integration.kfp_api.rules import check_cron, check_parameters, inner_spec, read_pipeline
-from tests.integration.kfp_api.workflow import Progress, details, nodes_of, pods_of
+from tests.integration.kfp_api.workflow import Progress, make_nodes, pods_by_name, task_details
 
 Facts = dict[str, Any]
 
@@ -194,18 +194,20 @@ class Store:
         if progress is not None:
             spec = inner_spec(self._source(run, pin=True)[0])
             run["run_details"] = {
-                "task_details": details(
-                    nodes_of(spec, self.workflow(run_id), progress), self.workflow(run_id)
+                "task_details": task_details(
+                    make_nodes(spec, self.workflow(run_id), progress), self.workflow(run_id)
                 )
             }
 
     def set_log(self, run_id: str, path: str, text: str, progress: Progress) -> None:
         """Let the pod of the node at a path, e.g. `root.train.executor`, have logged this."""
         workflow = self.workflow(run_id)
-        nodes = nodes_of(
+        nodes = make_nodes(
             inner_spec(self._source(self.runs[run_id], pin=True)[0]), workflow, progress
         )
-        pods = {node.path.replace("(0)", ""): pod for pod, node in pods_of(nodes, workflow).items()}
+        pods = {
+            node.path.replace("(0)", ""): pod for pod, node in pods_by_name(nodes, workflow).items()
+        }
         pod = pods[f"{workflow}.{path}"]
         self.logs[pod] = text
 

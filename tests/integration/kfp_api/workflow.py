@@ -1,8 +1,9 @@
-"""The nodes of an Argo workflow, as the server lists them in a run's `task_details`.
+"""Nodes of an Argo workflow, as the server lists them in a run's `task_details`.
 
-A node's id is the workflow's name and the FNV-1a hash of its path; its pod has the template's name in between. The
-list has the ids of the nodes below each node, and not the pod of the node itself. In a stock KFP 2.17 Argo retries
-every template: between a node and what is below it there is one for the attempt, `gate(0)`.
+The id of a node is the workflow's name and the FNV-1a hash of the node's path; the name of its pod
+also has the template's name. The list has the ids of the nodes below each node, but not the pod of
+the node itself. KFP 2.17 makes Argo retry every template by default: between a node and its
+children is then one node per attempt, `gate(0)`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ EXECUTOR, DRIVER, DAG = "system-container-impl", "system-container-driver", ""
 
 @dataclass
 class Node:
-    """One node."""
+    """One node of a workflow."""
 
     path: str
     phase: str
@@ -29,8 +30,8 @@ class Node:
         return self.path.rpartition(".")[2]
 
     @property
-    def digits(self) -> int:
-        """Return the hash of the path."""
+    def hash(self) -> int:
+        """Return the FNV-1a hash of the path."""
         value = 2166136261
         for byte in self.path.encode():
             value ^= byte
@@ -40,7 +41,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: the phase of each task by its name in the YAML, and times."""
+    """Progress of a run: the phase of every task by its name in the YAML, and times."""
 
     phases: Mapping[str, str]
     num_items: int = 2
@@ -49,21 +50,21 @@ class Progress:
     is_retried: bool = True
 
 
-def nodes_of(spec: dict[str, Any], workflow: str, progress: Progress) -> list[Node]:
-    """Return every node that exists so far; a task without a phase has none."""
+def make_nodes(spec: dict[str, Any], workflow: str, progress: Progress) -> list[Node]:
+    """Return every node that exists so far; a task without a phase has no node."""
     root = Node(path=f"{workflow}.root", phase="Running")
     entry = Node(path=workflow, phase="Running", children=[root])
-    _fill(spec, spec["root"], root, progress)
-    return list(_flat(_with_attempts(entry) if progress.is_retried else entry))
+    _add_tasks(spec, spec["root"], root, progress)
+    return list(_flatten(_with_attempts(entry) if progress.is_retried else entry))
 
 
-def pods_of(nodes: list[Node], workflow: str) -> dict[str, Node]:
-    """Return the nodes that are pods, by the pod's name."""
-    return {f"{workflow}-{node.template}-{node.digits}": node for node in nodes if node.template}
+def pods_by_name(nodes: list[Node], workflow: str) -> dict[str, Node]:
+    """Return the nodes that are pods, by pod name."""
+    return {f"{workflow}-{node.template}-{node.hash}": node for node in nodes if node.template}
 
 
-def details(nodes: list[Node], workflow: str) -> list[dict[str, Any]]:
-    """Return the nodes as the API lists them."""
+def task_details(nodes: list[Node], workflow: str) -> list[dict[str, Any]]:
+    """Return the nodes as `task_details` of the API."""
     return [
         {
             "task_id": f"task-{index}",
@@ -72,20 +73,20 @@ def details(nodes: list[Node], workflow: str) -> list[dict[str, Any]]:
             "create_time": node.started or "0001-01-01T00:00:00Z",
             "start_time": node.started or "0001-01-01T00:00:00Z",
             "end_time": node.ended or "0001-01-01T00:00:00Z",
-            "child_tasks": [{"pod_name": f"{workflow}-{child.digits}"} for child in node.children],
+            "child_tasks": [{"pod_name": f"{workflow}-{child.hash}"} for child in node.children],
         }
-        for index, node in enumerate(sorted(nodes, key=lambda node: node.digits))
+        for index, node in enumerate(sorted(nodes, key=lambda node: node.hash))
     ]
 
 
-def _flat(node: Node) -> Iterator[Node]:
+def _flatten(node: Node) -> Iterator[Node]:
     yield node
     for child in node.children:
-        yield from _flat(child)
+        yield from _flatten(child)
 
 
 def _with_attempts(node: Node, parent: str = "") -> Node:
-    """Return a node as Argo has it with a retryStrategy on every template: over the node of its only attempt."""
+    """Return a node as with a retryStrategy on every template: the parent of its only attempt."""
     path = f"{parent}.{node.name}" if parent else node.path
     attempt = replace(
         node,
@@ -95,20 +96,20 @@ def _with_attempts(node: Node, parent: str = "") -> Node:
     return replace(node, path=path, template=DAG, children=[attempt])
 
 
-def _fill(
+def _add_tasks(
     spec: dict[str, Any], component: dict[str, Any], parent: Node, progress: Progress
 ) -> None:
     for key, task in sorted(component["dag"]["tasks"].items()):
         inner = spec["components"][task["componentRef"]["name"]]
         if "parameterIterator" in task:
-            _fill_loop(spec, key, inner, parent, progress)
+            _add_loop(spec, key, inner, parent, progress)
         elif "dag" in inner:
-            _fill_branch(spec, key, inner, parent, progress)
+            _add_condition(spec, key, inner, parent, progress)
         elif key in progress.phases:
-            _fill_task(key, parent, progress)
+            _add_task(key, parent, progress)
 
 
-def _fill_task(key: str, parent: Node, progress: Progress) -> None:
+def _add_task(key: str, parent: Node, progress: Progress) -> None:
     phase = progress.phases[key]
     driver_phase = "Failed" if phase == "DriverFailed" else "Succeeded"
     parent.children.append(
@@ -121,7 +122,7 @@ def _fill_task(key: str, parent: Node, progress: Progress) -> None:
     parent.children.append(task)
 
 
-def _fill_branch(
+def _add_condition(
     spec: dict[str, Any], key: str, inner: dict[str, Any], parent: Node, progress: Progress
 ) -> None:
     tasks = set(inner["dag"]["tasks"])
@@ -131,13 +132,13 @@ def _fill_branch(
     parent.children.append(
         _node(f"{parent.path}.{key}-driver", "Succeeded", progress, template=DRIVER)
     )
-    branch = _node(f"{parent.path}.{key}", phases.pop(), progress)
-    parent.children.append(branch)
-    if branch.phase != "Skipped":
-        _fill(spec, inner, branch, progress)
+    condition = _node(f"{parent.path}.{key}", phases.pop(), progress)
+    parent.children.append(condition)
+    if condition.phase != "Skipped":
+        _add_tasks(spec, inner, condition, progress)
 
 
-def _fill_loop(
+def _add_loop(
     spec: dict[str, Any], key: str, inner: dict[str, Any], parent: Node, progress: Progress
 ) -> None:
     phases = {progress.phases[name] for name in set(inner["dag"]["tasks"]) & set(progress.phases)}
@@ -158,15 +159,15 @@ def _fill_loop(
         )
         iteration.children += [driver, item]
         loop.children.append(iteration)
-        _fill(spec, inner, item, progress)
+        _add_tasks(spec, inner, item, progress)
 
 
 def _node(path: str, phase: str, progress: Progress, *, template: str = DAG) -> Node:
-    is_over = phase in ("Succeeded", "Failed", "Skipped")
+    has_ended = phase in ("Succeeded", "Failed", "Skipped")
     return Node(
         path=path,
         phase=phase,
         template=template,
         started=progress.started,
-        ended=progress.ended if is_over else "",
+        ended=progress.ended if has_ended else "",
     )

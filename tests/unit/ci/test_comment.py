@@ -8,7 +8,7 @@ from repot_pipelines.ci.comment import (
     verdict_comment,
 )
 from repot_pipelines.ci.lineage import Lineage
-from repot_pipelines.watch.gate_result import PROMOTED, REJECTED, UNCHANGED, UNKNOWN, GateVerdict
+from repot_pipelines.watch.gate_result import PROMOTED, REJECTED, UNCHANGED, UNKNOWN, GateResult
 
 RUN = StartedRun(
     run_id="r-1",
@@ -29,7 +29,7 @@ GITHUB_LIMIT = 65_536
     ],
 )
 def test_comment_starts_with_the_verdict(verdict: str, start: str) -> None:
-    comment = verdict_comment(RUN, GateVerdict(verdict=verdict), Lineage())
+    comment = verdict_comment(RUN, GateResult(verdict=verdict), Lineage())
 
     assert comment.startswith(f"{MARKER}\n{start}")
     assert comment.endswith("\n")
@@ -39,7 +39,7 @@ def test_comment_starts_with_the_verdict(verdict: str, start: str) -> None:
     "uri", ["/local/report.html", "s3://bucket/report.html", "gs://bucket/a b.html", "gs://b/<x>"]
 )
 def test_report_without_browser_url_is_not_linked(uri: str) -> None:
-    comment = verdict_comment(RUN, GateVerdict(verdict=PROMOTED, report_uri=uri), Lineage())
+    comment = verdict_comment(RUN, GateResult(verdict=PROMOTED, report_uri=uri), Lineage())
 
     assert f"report `{uri}`" in comment
 
@@ -63,7 +63,7 @@ def test_failure_shows_first_line_as_text_and_the_rest_as_code() -> None:
 
 
 def test_longest_comments_fit_the_limit_of_github() -> None:
-    result = GateVerdict(
+    result = GateResult(
         verdict=REJECTED,
         headline="|" * 10_000,
         reasons=("_" * 10_000,) * 5,
@@ -75,7 +75,7 @@ def test_longest_comments_fit_the_limit_of_github() -> None:
 
 
 def test_unknown_scores_are_reported() -> None:
-    comment = verdict_comment(RUN, GateVerdict(verdict=UNKNOWN), Lineage())
+    comment = verdict_comment(RUN, GateResult(verdict=UNKNOWN), Lineage())
 
     assert "The scores are unknown" in comment
 

@@ -1,36 +1,28 @@
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from repot.errors import UsageError
-from repot_pipelines.kfp_server.access import Access, read_access
+from repot_pipelines.kfp_server.access import Access, ConnectionOptions, resolve_access
 
-NOTHING: dict[str, Any] = {
-    "host": None,
-    "ui_host": None,
-    "token_file": None,
-    "cookie_file": None,
-    "iap_client_id": None,
-    "kfp_namespace": "kubeflow",
-    "kube_context": None,
-    "ca_file": None,
-}
+NO_OPTIONS = ConnectionOptions()
+WITH_HOST = ConnectionOptions(host="http://this")
 
 
 @pytest.fixture
-def secret(tmp_path: Path) -> Path:
+def secret_path(tmp_path: Path) -> Path:
     path = tmp_path / "secret"
     path.write_text("s3cret\n")
     return path
 
 
-def test_nothing_given_takes_kubeconfig() -> None:
-    assert read_access(NOTHING, {}) == Access()
+def test_no_options_and_no_environment_uses_kubeconfig() -> None:
+    assert resolve_access(NO_OPTIONS, {}) == Access()
 
 
 @pytest.mark.parametrize(
-    ("host", "address"),
+    ("host", "url"),
     [
         ("https://kfp.example.com/pipeline/", "https://kfp.example.com/pipeline"),
         ("kfp.example.com", "https://kfp.example.com"),
@@ -38,26 +30,21 @@ def test_nothing_given_takes_kubeconfig() -> None:
         ("127.0.0.1:8888", "http://127.0.0.1:8888"),
     ],
 )
-def test_a_host_gets_a_scheme_and_no_slash_at_its_end(host: str, address: str) -> None:
-    assert read_access({**NOTHING, "host": host}, {}).host == address
-    assert read_access(NOTHING, {"KF_PIPELINES_ENDPOINT": host}).host == address
+def test_host_gets_a_scheme_and_loses_the_trailing_slash(host: str, url: str) -> None:
+    assert resolve_access(ConnectionOptions(host=host), {}).host == url
+    assert resolve_access(NO_OPTIONS, {"KF_PIPELINES_ENDPOINT": host}).host == url
 
 
-def test_flags_go_before_the_environment(secret: Path) -> None:
+def test_options_override_the_environment(secret_path: Path) -> None:
     environment = {
         "KF_PIPELINES_ENDPOINT": "other",
         "KF_PIPELINES_TOKEN": "t",
         "KF_PIPELINES_IAP_OAUTH2_CLIENT_ID": "id",
     }
 
-    access = read_access({**NOTHING, "host": "http://this", "token_file": secret}, environment)
+    access = resolve_access(replace(WITH_HOST, token_file=secret_path), environment)
 
-    assert (access.host, access.token_path, access.token, access.iap_client_id) == (
-        "http://this",
-        secret,
-        "",
-        "",
-    )
+    assert access == Access(host="http://this", token_path=secret_path)
 
 
 @pytest.mark.parametrize(
@@ -68,67 +55,76 @@ def test_flags_go_before_the_environment(secret: Path) -> None:
         ("KF_PIPELINES_IAP_OAUTH2_CLIENT_ID", "id", "iap_client_id"),
     ],
 )
-def test_the_environment_offers_every_way_in_to_a_host(
+def test_environment_credentials_apply_only_with_a_host(
     variable: str, value: str, field: str
 ) -> None:
-    with_host = read_access({**NOTHING, "host": "http://this"}, {variable: value})
+    with_host = resolve_access(WITH_HOST, {variable: value})
 
     assert str(getattr(with_host, field)) == value
-    # Kubeconfig brings its own.
-    assert read_access(NOTHING, {variable: value}) == Access()
+    # kubeconfig has its own credentials.
+    assert resolve_access(NO_OPTIONS, {variable: value}) == Access()
 
 
-def test_the_environment_offers_the_file_of_a_token_to_a_host(secret: Path) -> None:
-    variables = {"KF_PIPELINES_SA_TOKEN_PATH": str(secret)}
+def test_token_path_variable_applies_only_with_a_host(secret_path: Path) -> None:
+    variables = {"KF_PIPELINES_SA_TOKEN_PATH": str(secret_path)}
 
-    assert read_access({**NOTHING, "host": "http://this"}, variables).token_path == secret
-    assert read_access(NOTHING, variables) == Access()
+    assert resolve_access(WITH_HOST, variables).token_path == secret_path
+    assert resolve_access(NO_OPTIONS, variables) == Access()
 
 
-def test_given_credentials_want_a_host(secret: Path) -> None:
-    for given in ({"token_file": secret}, {"cookie_file": secret}, {"iap_client_id": "id"}):
+def test_credential_options_require_a_host(secret_path: Path) -> None:
+    for options in (
+        ConnectionOptions(token_file=secret_path),
+        ConnectionOptions(cookie_file=secret_path),
+        ConnectionOptions(iap_client_id="id"),
+    ):
         with pytest.raises(UsageError, match="must come with --host"):
-            read_access({**NOTHING, **given}, {})
+            resolve_access(options, {})
 
 
-def test_a_cookie_file_is_read(secret: Path) -> None:
-    access = read_access({**NOTHING, "host": "http://this", "cookie_file": secret}, {})
+def test_cookie_is_read_from_its_file_and_hidden_in_repr(secret_path: Path) -> None:
+    access = resolve_access(replace(WITH_HOST, cookie_file=secret_path), {})
 
     assert access.cookie == "s3cret"
     assert "s3cret" not in repr(access)
 
 
-def test_in_a_pod_the_service_is_the_host() -> None:
+def test_host_in_a_pod_is_the_cluster_internal_service() -> None:
     environment = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
+    other_namespace = ConnectionOptions(kfp_namespace="kfp")
 
-    assert (
-        read_access(NOTHING, environment).host
-        == "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
-    )
-    assert read_access({**NOTHING, "kfp_namespace": "kfp"}, environment).host.startswith(
+    host = resolve_access(NO_OPTIONS, environment).host
+
+    assert host == "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
+    assert resolve_access(other_namespace, environment).host.startswith(
         "http://ml-pipeline.kfp.svc"
     )
-    assert read_access({**NOTHING, "kube_context": "kind"}, environment).host == ""
+    assert resolve_access(ConnectionOptions(kube_context="kind"), environment).host == ""
 
 
-def test_a_context_is_not_overruled_by_the_environment() -> None:
+def test_context_ignores_address_and_credentials_in_the_environment() -> None:
     environment = {"KF_PIPELINES_ENDPOINT": "https://production", "KF_PIPELINES_TOKEN": "t"}
 
-    assert read_access({**NOTHING, "kube_context": "staging"}, environment) == Access(
-        kube_context="staging"
-    )
+    access = resolve_access(ConnectionOptions(kube_context="staging"), environment)
+
+    assert access == Access(kube_context="staging")
 
 
 @pytest.mark.parametrize("text", ['{\n  "private_key": "s3cret"\n}', "s3cret\nmore", "s3crét"])
-@pytest.mark.parametrize("option", ["token_file", "cookie_file"])
-def test_what_fits_in_no_header_is_refused_and_not_shown(
-    option: str, text: str, tmp_path: Path
+@pytest.mark.parametrize("is_token", [True, False])
+def test_malformed_credential_file_is_rejected_without_quoting_it(
+    is_token: bool, text: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "key.json"
     path.write_text(text, encoding="utf-8")
 
     with pytest.raises(UsageError) as caught:
-        read_access({**NOTHING, "host": "http://this", option: path}, {})
+        resolve_access(
+            replace(WITH_HOST, token_file=path)
+            if is_token
+            else replace(WITH_HOST, cookie_file=path),
+            {},
+        )
 
     (problem,) = caught.value.problems
     assert str(path) in problem
@@ -137,28 +133,27 @@ def test_what_fits_in_no_header_is_refused_and_not_shown(
 
 
 @pytest.mark.parametrize("variable", ["KF_PIPELINES_TOKEN", "KF_PIPELINES_COOKIE"])
-def test_a_variable_that_fits_in_no_header_is_refused_and_not_shown(variable: str) -> None:
+def test_malformed_credential_variable_is_rejected_without_quoting_it(variable: str) -> None:
     with pytest.raises(UsageError, match=rf"{variable} must be one line") as caught:
-        read_access({**NOTHING, "host": "http://this"}, {variable: "s3cret\nmore"})
+        resolve_access(WITH_HOST, {variable: "s3cret\nmore"})
 
     assert "s3cret" not in str(caught.value)
 
 
-def test_every_unreadable_file_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("host", ["http://this", ""])
+def test_every_unreadable_file_is_listed(host: str, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    given = {
-        **NOTHING,
-        "host": "http://this",
-        "token_file": tmp_path / "none",
-        "cookie_file": tmp_path / "empty",
-        "ca_file": tmp_path,
-    }
+    options = ConnectionOptions(
+        host=host,
+        token_file=tmp_path / "none",
+        cookie_file=tmp_path / "empty",
+        ca_file=tmp_path,
+    )
 
     with pytest.raises(UsageError) as caught:
-        read_access(given, {})
+        resolve_access(options, {})
 
-    assert [problem.split()[0] for problem in caught.value.problems] == [
-        "--token-file",
-        "--cookie-file",
-        "--ca-file",
-    ]
+    names = ["--token-file", "--cookie-file", "--ca-file"]
+    assert [problem.split()[0] for problem in caught.value.problems] == (
+        names if host else [*names, "Credentials"]
+    )

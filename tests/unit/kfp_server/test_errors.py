@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from repot_pipelines.kfp_server.errors import read_message
+from repot_pipelines.kfp_server.errors import read_error_message
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,8 @@ from repot_pipelines.kfp_server.errors import read_message
         ({}, ""),
     ],
 )
-def test_read_message_of_every_kind_of_error(body: dict[str, object], message: str) -> None:
-    assert read_message(json.dumps(body)) == message
+def test_read_error_message_of_json_objects(body: dict[str, object], message: str) -> None:
+    assert read_error_message(json.dumps(body)) == message
 
 
 @pytest.mark.parametrize(
@@ -45,5 +45,5 @@ def test_read_message_of_every_kind_of_error(body: dict[str, object], message: s
         ("[1]", "[1]"),
     ],
 )
-def test_read_message_of_what_is_no_object(body: str, message: str) -> None:
-    assert read_message(body) == message
+def test_read_error_message_of_other_bodies(body: str, message: str) -> None:
+    assert read_error_message(body) == message

@@ -4,14 +4,14 @@ import itertools
 import pytest
 
 from repot.errors import UsageError
-from repot_pipelines.schedules.cron import from_kfp, next_times, parse_cron
+from repot_pipelines.schedules.cron import next_times, parse_cron, without_seconds
 from tests.integration.kfp_api.rules import check_cron
 
 NOON = datetime.datetime(2025, 11, 23, 12, tzinfo=datetime.UTC)  # a Sunday
 
 
 @pytest.mark.parametrize(
-    ("expression", "for_kfp"),
+    ("expression", "kfp_expression"),
     [
         ("0 2 * * *", "0 0 2 * * *"),
         ("  */15 9-17 * * mon-fri ", "0 */15 9-17 * * mon-fri"),
@@ -25,23 +25,25 @@ NOON = datetime.datetime(2025, 11, 23, 12, tzinfo=datetime.UTC)  # a Sunday
         ("0 0 29 2 *", "0 0 0 29 2 *"),
     ],
 )
-def test_parse_puts_the_seconds_first(expression: str, for_kfp: str) -> None:
-    assert parse_cron(expression).for_kfp == for_kfp
-    check_cron(for_kfp)
+def test_parsed_expression_for_kfp_starts_with_the_seconds(
+    expression: str, kfp_expression: str
+) -> None:
+    assert parse_cron(expression).kfp_expression == kfp_expression
+    check_cron(kfp_expression)
 
 
 @pytest.mark.parametrize(
     ("expression", "count", "advice"),
     [
-        ("", 0, "Give five fields"),
-        ("0 2 * *", 4, "Give five fields"),
-        ("0 0 2 * * *", 6, 'give "0 2 * * *"'),
-        ("0 0 2 * * ? 2030", 7, 'give "0 2 * * ?"'),
-        ("0 0 2 * * ? 2030 x", 8, "Give five fields"),
-        ("@every 5m", 2, "Give five fields"),
+        ("", 0, "Use five fields"),
+        ("0 2 * *", 4, "Use five fields"),
+        ("0 0 2 * * *", 6, 'use "0 2 * * *"'),
+        ("0 0 2 * * ? 2030", 7, 'use "0 2 * * ?"'),
+        ("0 0 2 * * ? 2030 x", 8, "Use five fields"),
+        ("@every 5m", 2, "Use five fields"),
     ],
 )
-def test_parse_another_number_of_fields_names_the_right_form(
+def test_wrong_number_of_fields_is_rejected_with_the_right_format(
     expression: str, count: int, advice: str
 ) -> None:
     with pytest.raises(UsageError, match=f"got {count}: ") as caught:
@@ -70,7 +72,9 @@ def test_parse_another_number_of_fields_names_the_right_form(
         ("nonsense 2 * * *", "minute", "nonsense"),
     ],
 )
-def test_parse_a_wrong_value_names_field_and_part(expression: str, field: str, part: str) -> None:
+def test_invalid_value_is_rejected_with_field_and_part(
+    expression: str, field: str, part: str
+) -> None:
     with pytest.raises(UsageError) as caught:
         parse_cron(expression)
 
@@ -78,15 +82,15 @@ def test_parse_a_wrong_value_names_field_and_part(expression: str, field: str, p
     assert f"got {part!r}" in caught.value.problems[0]
 
 
-def test_parse_names_all_wrong_fields_at_once() -> None:
+def test_all_invalid_fields_are_listed_at_once() -> None:
     with pytest.raises(UsageError) as caught:
         parse_cron("60 24 0 13 8")
 
-    assert len(caught.value.problems) == 5 + 1  # and the right form
+    assert len(caught.value.problems) == 5 + 1  # and the right format
 
 
-def test_parse_refuses_a_day_that_never_comes() -> None:
-    with pytest.raises(UsageError, match="a day that no month has"):
+def test_date_that_never_comes_is_rejected() -> None:
+    with pytest.raises(UsageError, match="must match a date that exists"):
         parse_cron("0 0 31 2,4 *")
 
 
@@ -98,17 +102,17 @@ def test_parse_refuses_a_day_that_never_comes() -> None:
         ("0 12 * * *", ["2025-11-24 12:00", "2025-11-25 12:00"]),
         ("0 0 * * sun", ["2025-11-30 00:00", "2025-12-07 00:00"]),
         ("0 0 29 2 *", ["2028-02-29 00:00", "2032-02-29 00:00"]),
-        # Where day and weekday are both given, one of them is enough.
+        # If day and weekday are both restricted, a match of one is enough.
         ("0 0 25 * mon", ["2025-11-24 00:00", "2025-11-25 00:00"]),
     ],
 )
-def test_next_times_are_when_it_fires(expression: str, times: list[str]) -> None:
+def test_next_times(expression: str, times: list[str]) -> None:
     found = itertools.islice(next_times(parse_cron(expression), NOON), 2)
 
     assert [f"{time:%Y-%m-%d %H:%M}" for time in found] == times
 
 
-def test_from_kfp_leaves_the_seconds_out_only_where_they_are_zero() -> None:
-    assert from_kfp("0 0 2 * * *") == "0 2 * * *"
-    assert from_kfp("30 0 2 * * *") == "30 0 2 * * *"
-    assert from_kfp("0 2 * * *") == "0 2 * * *"
+def test_without_seconds_keeps_seconds_other_than_zero() -> None:
+    assert without_seconds("0 0 2 * * *") == "0 2 * * *"
+    assert without_seconds("30 0 2 * * *") == "30 0 2 * * *"
+    assert without_seconds("0 2 * * *") == "0 2 * * *"

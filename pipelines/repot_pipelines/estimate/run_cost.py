@@ -1,0 +1,275 @@
+"""Estimate pods, hours and money of a run, as ranges, with the assumptions behind them.
+
+The ranges are wide because the speed of a pod is not known in advance. Nothing is measured: the
+estimate uses neither the server nor the storage.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from repot.recipes import RECIPES
+from repot_pipelines.compiled import PipelineSpec
+from repot_pipelines.estimate.prices import GpuPrice, Prices, Range
+
+DEFAULT_NUM_PICTURES = 10_000
+"""Assumed if the number of pictures is not known."""
+
+_RELATIVE_SPEED = {  # whole network, relative to Inception-v3 at 299 x 299
+    "inception_v3": 1.0,
+    "resnet50_v2": 1.5,
+    "xception": 0.7,
+    "convnext_tiny": 1.0,
+    "inception_resnet_v2": 0.45,
+}
+_SMALL_RELATIVE_SPEED = 3.0  # all other backbones are small
+_FORWARD_SPEED = 3.0  # a forward pass, relative to a training step
+
+# Pictures per second per CPU, Inception-v3.
+_CPU_TRAINING: Range = (1.0, 4.0)
+_CPU_SCORING: Range = (3.0, 12.0)
+_CPU_BUILDING: Range = (30.0, 120.0)
+
+# Seconds.
+_START: Range = (20.0, 180.0)  # from the pod's creation to its first log line; node and image exist
+_GPU_START: Range = (60.0, 480.0)  # the same if a GPU node has to boot and pull a large image
+_HEAD: Range = (20.0, 240.0)  # the head's epochs on cached features
+_IDLE: Range = (0.0, 600.0)  # until the autoscaler removes an empty GPU node
+
+_UNIT_BYTES = {
+    "k": 1e3,
+    "Ki": 2**10,
+    "M": 1e6,
+    "Mi": 2**20,
+    "G": 1e9,
+    "Gi": 2**30,
+    "T": 1e12,
+    "Ti": 2**40,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PodCount:
+    """Pods of a run in which nothing is cached and every condition is true.
+
+    Attributes:
+        tasks: Pods of repot's tasks.
+        drivers: Short pods that KFP adds.
+    """
+
+    tasks: int
+    drivers: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """Estimated pods, time and cost of a run.
+
+    Attributes:
+        pods: Pods if nothing is cached, promotion included.
+        hours: From start to end.
+        accelerator_hours: Sum over all GPUs.
+        money: In the currency of the prices.
+        assumptions: What the estimate assumes, one sentence each.
+    """
+
+    pods: PodCount
+    hours: Range
+    accelerator_hours: Range
+    money: Range
+    assumptions: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Stage:
+    """One task: `num_pods` parallel pods, each busy for `seconds`."""
+
+    seconds: Range
+    cpu: float
+    memory_gib: float
+    num_pods: int = 1
+
+
+def estimate_run(
+    pipeline: PipelineSpec, values: Mapping[str, Any], prices: Prices, *, num_pictures: int = 0
+) -> Estimate:
+    """Estimate a run in which nothing is cached.
+
+    Args:
+        pipeline: The pipeline spec.
+        values: Every parameter value by name, defaults included.
+        prices: The price table.
+        num_pictures: Pictures of both splits together; 0 if unknown.
+    """
+    pictures = num_pictures or DEFAULT_NUM_PICTURES
+    gpus = _possible_gpus(values, prices)
+    num_workers = int(values["num_workers"])
+    num_gpus = int(values["accelerator_count"]) * num_workers
+    training = _training_seconds(values, gpus, pictures)
+    cpu_stages = list(_cpu_stages(values, pictures))
+    trainer = _Stage(
+        seconds=training,
+        cpu=_cpus(values["trainer_cpu"]),
+        memory_gib=_gib(values["trainer_memory"]),
+        num_pods=num_workers,
+    )
+    gpu_hours = _scale(_add(training, _IDLE), num_gpus / 3600)
+    gpu_money = (
+        gpu_hours[0] * min((gpu.hour for gpu in gpus.values()), default=0.0),
+        gpu_hours[1] * max((gpu.hour for gpu in gpus.values()), default=0.0),
+    )
+    return Estimate(
+        pods=count_pods(pipeline, num_items=int(values["builder_pods"])),
+        hours=_scale(_add(training, *(stage.seconds for stage in cpu_stages)), 1 / 3600),
+        accelerator_hours=gpu_hours,
+        money=_add(gpu_money, *(_cost(stage, prices) for stage in (*cpu_stages, trainer))),
+        assumptions=tuple(_assumptions(values, prices, gpus, num_pictures)),
+    )
+
+
+def count_pods(pipeline: PipelineSpec, *, num_items: int) -> PodCount:
+    """Return the pods of a pipeline whose loops all have `num_items` items."""
+    inner = _count_pods(pipeline, pipeline["root"], num_items)
+    return PodCount(tasks=inner.tasks, drivers=inner.drivers + 1)
+
+
+def _count_pods(pipeline: PipelineSpec, component: dict[str, Any], num_items: int) -> PodCount:
+    """Return the pods of a component that is a graph: a driver per task, and one more per loop."""
+    tasks = drivers = 0
+    for task in component["dag"]["tasks"].values():
+        component_inside = pipeline["components"][task["componentRef"]["name"]]
+        is_loop = "parameterIterator" in task or "artifactIterator" in task
+        times = num_items if is_loop else 1
+        inner = (
+            _count_pods(pipeline, component_inside, num_items)
+            if "dag" in component_inside
+            else PodCount(tasks=1, drivers=0)
+        )
+        tasks += times * inner.tasks
+        drivers += times * (inner.drivers + 1) + is_loop
+    return PodCount(tasks=tasks, drivers=drivers)
+
+
+def _possible_gpus(values: Mapping[str, Any], prices: Prices) -> dict[str, GpuPrice]:
+    """Return the GPU models that the node selector allows; the whole table if it names none."""
+    if not int(values["accelerator_count"]):
+        return {}
+    selected = set(values["trainer_node_selector"].values()) & set(prices.accelerators)
+    return {
+        name: gpu for name, gpu in prices.accelerators.items() if not selected or name in selected
+    }
+
+
+def _training_seconds(
+    values: Mapping[str, Any], gpus: Mapping[str, GpuPrice], pictures: int
+) -> Range:
+    recipe = RECIPES[values["recipe"]]
+    epochs = (int(values["epochs"]) or recipe.epochs) if recipe.fine_tune else 0
+    train_pictures = pictures * (1 - values["validation_fraction"])
+    # The head's phase runs every picture forward once and caches the features.
+    num_steps = train_pictures * (epochs + 1 / _FORWARD_SPEED)
+    slow, fast = _pictures_per_second(values, gpus)
+    start = _GPU_START if gpus else _START
+    return _add((num_steps / fast, num_steps / slow), _HEAD, start)
+
+
+def _pictures_per_second(values: Mapping[str, Any], gpus: Mapping[str, GpuPrice]) -> Range:
+    """Return the training speed of all workers together."""
+    num_workers = int(values["num_workers"])
+    if gpus:
+        num_gpus = int(values["accelerator_count"]) * num_workers
+        # Scaling to several GPUs is 70 % efficient at worst, but not slower than one GPU.
+        slow = min(gpu.images_per_second[0] for gpu in gpus.values()) * max(num_gpus * 0.7, 1)
+        fast = max(gpu.images_per_second[1] for gpu in gpus.values()) * num_gpus
+    else:
+        slow, fast = _scale(_CPU_TRAINING, _cpus(values["trainer_cpu"]) * num_workers)
+    return _scale((slow, fast), _relative_speed(values))
+
+
+def _cpu_stages(values: Mapping[str, Any], pictures: int) -> Iterator[_Stage]:
+    """Yield the stages without a GPU; fetching the checkpoint is shorter than building shards."""
+    num_builders = int(values["builder_pods"])
+    builder_cpu, builder_gib = _cpus(values["builder_cpu"]), _gib(values["builder_memory"])
+    validation = pictures * values["validation_fraction"]
+    slow, fast = _scale(_CPU_BUILDING, num_builders * builder_cpu)
+    score_slow, score_fast = _scale(_CPU_SCORING, _relative_speed(values))
+    plan_seconds = _add(_START, (pictures / 10_000, pictures / 1000))
+    yield _Stage(seconds=plan_seconds, cpu=1, memory_gib=2)
+    yield _Stage(  # build the shards
+        seconds=_add(_START, (pictures / fast, pictures / slow)),
+        cpu=builder_cpu,
+        memory_gib=builder_gib,
+        num_pods=num_builders,
+    )
+    yield _Stage(seconds=_START, cpu=builder_cpu, memory_gib=builder_gib)  # merge
+    for _ in ("evaluate", "gate"):
+        yield _Stage(
+            seconds=_add(_START, (validation / score_fast, validation / score_slow)),
+            cpu=_cpus(values["evaluator_cpu"]),
+            memory_gib=_gib(values["evaluator_memory"]),
+        )
+    yield _Stage(seconds=_START, cpu=1, memory_gib=2)  # promote
+
+
+def _cost(stage: _Stage, prices: Prices) -> Range:
+    hourly = stage.num_pods * (
+        stage.cpu * prices.cpu_hour + stage.memory_gib * prices.memory_gib_hour
+    )
+    return _scale(stage.seconds, hourly / 3600)
+
+
+def _assumptions(
+    values: Mapping[str, Any], prices: Prices, gpus: Mapping[str, GpuPrice], num_pictures: int
+) -> Iterator[str]:
+    yield (
+        f"{num_pictures} pictures, from --num-pictures."
+        if num_pictures
+        else f"{DEFAULT_NUM_PICTURES} pictures; set --num-pictures to the real number."
+    )
+    if len(gpus) == 1:
+        yield f"One GPU model: {next(iter(gpus))}, {values['accelerator_count']} of it."
+    elif gpus:
+        names = sorted(gpus, key=lambda name: gpus[name].hour)
+        yield (
+            f"Any GPU from {names[0]} to {names[-1]}: "
+            "the node selector names none of the price table."
+        )
+    else:
+        yield "No GPU: the trainer uses its CPUs."
+    yield (
+        "Nothing is cached. With the pictures and settings of an earlier run it takes minutes, "
+        "without a trainer pod."
+    )
+    if gpus:
+        yield (
+            "A GPU node boots for the trainer and is billed until it is removed, "
+            "at most ten minutes after it becomes idle."
+        )
+    yield (
+        f"Prices: {prices.source} ({prices.currency}). "
+        "Storage, network and the cluster itself are not included."
+    )
+
+
+def _relative_speed(values: Mapping[str, Any]) -> float:
+    return _RELATIVE_SPEED.get(values["backbone"], _SMALL_RELATIVE_SPEED)
+
+
+def _cpus(quantity: str) -> float:
+    """Return the CPUs of a Kubernetes quantity, e.g. 0.5 for "500m"."""
+    return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
+
+
+def _gib(quantity: str) -> float:
+    """Return the GiB of a Kubernetes quantity that was validated before, e.g. 16 for "16Gi"."""
+    number, unit = re.fullmatch(r"([0-9.]+)(\w*)", quantity).groups()  # type: ignore[union-attr]
+    return float(number) * _UNIT_BYTES.get(unit, 1) / 2**30
+
+
+def _add(*ranges: Range) -> Range:
+    return sum(low for low, _ in ranges), sum(high for _, high in ranges)
+
+
+def _scale(range_: Range, factor: float) -> Range:
+    return range_[0] * factor, range_[1] * factor

@@ -1,0 +1,127 @@
+"""Result of a finished run: its failed tasks with the ends of their logs, or the gate's verdict."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from repot_pipelines.kfp_server.client import ApiObject
+from repot_pipelines.kfp_server.errors import ServerError
+from repot_pipelines.kfp_server.runs import CANCELED, CANCELING, SUCCEEDED
+from repot_pipelines.kfp_server.server import Server
+from repot_pipelines.watch.gate_result import GateResult, print_gate_result, read_gate_result
+from repot_pipelines.watch.pod_logs import log_tail, read_pod_log
+from repot_pipelines.watch.pod_names import failed_pods
+from repot_pipelines.watch.tasks import FAILED, TaskStatus
+
+_KILLED_ADVICE = (
+    "The process was killed, most likely for lack of memory: "
+    "raise trainer_memory, builder_memory or evaluator_memory."
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskFailure:
+    """One failed task.
+
+    Attributes:
+        title: Display name of the task.
+        log_tail: Last lines of its pod's log; "" if the log cannot be read.
+    """
+
+    title: str
+    log_tail: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunResult:
+    """How a run ended.
+
+    Attributes:
+        run_id: Id of the run.
+        state: SUCCEEDED, FAILED, CANCELED (terminated by a user) or SKIPPED.
+        failures: The failed tasks.
+        gate: Result of the gate; None if the run did not succeed or its pipeline has no gate.
+    """
+
+    run_id: str
+    state: str
+    failures: tuple[TaskFailure, ...]
+    gate: GateResult | None
+
+
+def read_run_result(
+    server: Server, run: ApiObject, statuses: Sequence[TaskStatus], nodes: Sequence[ApiObject]
+) -> RunResult:
+    """Return the result of a finished run.
+
+    Args:
+        server: The server.
+        run: The run in its final state.
+        statuses: Final statuses of its tasks.
+        nodes: The run's `task_details`.
+    """
+    failures = [
+        TaskFailure(
+            title=status.task.title,
+            log_tail=_failure_log_tail(server, run.run_id, status, nodes),
+        )
+        for status in statuses
+        if status.state == FAILED
+    ]
+    is_success = run.state == SUCCEEDED
+    return RunResult(
+        run_id=run.run_id,
+        state=CANCELED if not is_success and was_terminated(run) else run.state,
+        failures=tuple(failures),
+        gate=read_gate_result(server, run.run_id, statuses, nodes) if is_success else None,
+    )
+
+
+def was_terminated(run: ApiObject) -> bool:
+    """Return whether a user terminated the run.
+
+    The final state alone does not show it: Argo reports a terminated workflow as failed.
+    """
+    return run.state == CANCELED or any(
+        entry.state in (CANCELED, CANCELING) for entry in run.state_history or ()
+    )
+
+
+def print_run_result(console: Console, result: RunResult) -> None:
+    """Print the gate's verdict of a run that succeeded.
+
+    Raises:
+        ServerError: The run did not succeed; the message has the failed tasks and their log tails.
+    """
+    if result.state != SUCCEEDED:
+        raise ServerError(_failure_message(result))
+    console.print("The run succeeded.", markup=False, highlight=False, soft_wrap=True)
+    if result.gate is not None:
+        print_gate_result(console, result.gate)
+
+
+def _failure_log_tail(
+    server: Server, run_id: str, status: TaskStatus, nodes: Sequence[ApiObject]
+) -> str:
+    for pod in failed_pods(status.task.key, nodes):
+        tail = log_tail(read_pod_log(server, run_id, pod))
+        if tail:
+            return f"{tail}\n{_KILLED_ADVICE}" if tail.endswith("Killed") else tail
+    return ""
+
+
+def _failure_message(result: RunResult) -> str:
+    if result.state == CANCELED:
+        return f"The run {result.run_id} was terminated before its end."
+    if not result.failures:
+        return (
+            f"The run {result.run_id} failed, and the server does not report which task failed. "
+            "Check the run in the UI."
+        )
+    lines = [f"The run {result.run_id} failed."]
+    for failure in result.failures:
+        no_log = "" if failure.log_tail else " failed; its log is not available here, see the UI."
+        lines.append(f"{failure.title}:{no_log}")
+        lines += [f"  {line}" for line in failure.log_tail.splitlines()]
+    return "\n".join(line.rstrip() for line in lines)

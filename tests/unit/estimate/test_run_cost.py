@@ -1,0 +1,102 @@
+from typing import Any
+
+import pytest
+
+from repot_pipelines.compiled import find_compiled
+from repot_pipelines.estimate.prices import read_prices
+from repot_pipelines.estimate.run_cost import (
+    DEFAULT_NUM_PICTURES,
+    Estimate,
+    PodCount,
+    count_pods,
+    estimate_run,
+)
+from repot_pipelines.parameters import read_parameters, read_pipeline, with_defaults
+
+PIPELINE = read_pipeline(find_compiled())
+PRICES = read_prices()
+L4 = {"cloud.google.com/gke-accelerator": "nvidia-l4"}
+H100 = {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}
+
+
+def estimate(num_pictures: int = 0, **values: Any) -> Estimate:
+    sent = {"pictures_uri": "gs://p/x", "storage_uri": "gs://s/x", **values}
+    all_values = with_defaults(sent, read_parameters(PIPELINE))
+    return estimate_run(PIPELINE, all_values, PRICES, num_pictures=num_pictures)
+
+
+def test_count_pods_of_a_task_a_condition_and_a_loop() -> None:
+    components = {
+        "comp-a": {"executorLabel": "a"},
+        "comp-loop": {"dag": {"tasks": {"a": {"componentRef": {"name": "comp-a"}}}}},
+    }
+    tasks: dict[str, Any] = {
+        "a": {"componentRef": {"name": "comp-a"}},
+        "condition-1": {"componentRef": {"name": "comp-loop"}},
+        "for-loop-2": {"componentRef": {"name": "comp-loop"}, "parameterIterator": {}},
+    }
+    pipeline = {"components": components, "root": {"dag": {"tasks": tasks}}}
+
+    # Drivers: root, task, condition and its task, loop, and for both items the item and its task.
+    assert count_pods(pipeline, num_items=2) == PodCount(
+        tasks=1 + 1 + 2, drivers=1 + 1 + 2 + 1 + 2 * 2
+    )
+
+
+def test_ranges_are_ordered() -> None:
+    for values in ({}, {"accelerator_count": "0"}, {"recipe": "head"}, {"accelerator_count": "8"}):
+        found = estimate(1000, **values)
+        for low, high in (found.hours, found.accelerator_hours, found.money):
+            assert 0 <= low <= high
+
+
+def test_more_pictures_take_more_time_and_money() -> None:
+    few = estimate(1_000, trainer_node_selector=L4)
+    many = estimate(100_000, trainer_node_selector=L4)
+
+    assert many.accelerator_hours > few.accelerator_hours
+    assert many.money > few.money
+
+
+def test_accelerator_hours_follow_from_pictures_epochs_and_speed() -> None:
+    low, high = estimate(1_000_000, trainer_node_selector=L4, epochs=10).accelerator_hours
+
+    # 800,000 training pictures, 10 epochs and a third for the head, 120 to 450 per second.
+    assert low == pytest.approx(800_000 * (10 + 1 / 3) / 450 / 3600, rel=0.02)
+    assert high == pytest.approx(800_000 * (10 + 1 / 3) / 120 / 3600, rel=0.02)
+
+
+def test_recipe_head_takes_less_than_the_whole_network() -> None:
+    assert estimate(100_000, recipe="head").accelerator_hours < estimate(100_000).accelerator_hours
+
+
+def test_no_accelerator_means_no_accelerator_hours() -> None:
+    found = estimate(1_000, accelerator_count="0")
+
+    assert found.accelerator_hours == (0.0, 0.0)
+    assert any("No GPU" in sentence for sentence in found.assumptions)
+
+
+def test_node_selector_chooses_the_gpu() -> None:
+    assert any(
+        "nvidia-l4" in sentence for sentence in estimate(trainer_node_selector=L4).assumptions
+    )
+    fast = estimate(10**6, trainer_node_selector=H100)
+    slow = estimate(10**6, trainer_node_selector=L4)
+    assert fast.accelerator_hours < slow.accelerator_hours
+    any_gpu = estimate(10**6).accelerator_hours
+    assert any_gpu[0] <= fast.accelerator_hours[0]
+    assert any_gpu[1] >= slow.accelerator_hours[1]
+
+
+def test_unknown_number_of_pictures_is_an_assumption() -> None:
+    assert any(str(DEFAULT_NUM_PICTURES) in sentence for sentence in estimate().assumptions)
+    assert estimate().money == estimate(DEFAULT_NUM_PICTURES).money
+
+
+def test_more_builders_need_more_pods_and_less_time() -> None:
+    few, many = estimate(10**6, builder_pods=1), estimate(10**6, builder_pods=64)
+
+    assert many.pods.tasks == few.pods.tasks + 63
+    assert many.pods.drivers == few.pods.drivers + 2 * 63
+    assert many.hours < few.hours
