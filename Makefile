@@ -20,7 +20,7 @@ LOCK = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo test test-unit test-cluster lint lint-images format compile images lock clean
+.PHONY: help venv install demo test test-unit test-cluster lint lint-images format compile docs images lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,8 +64,11 @@ format: $(STAMP)-dev ## mend what ruff can mend
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-compile: $(STAMP) ## write the compiled pipeline again
+compile: $(STAMP) docs ## write the compiled pipeline and the generated tables of the docs
 	$(BIN)/repot compile --output $(COMPILED)
+
+docs: $(STAMP) ## write the tables of README.md and docs/ that are derived from the code
+	$(BIN)/python docs/reference.py
 
 images: $(IMAGES:%=image-%) ## build the container images with docker or buildah; BUILD_FLAGS adds flags
 

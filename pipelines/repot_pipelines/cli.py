@@ -1,8 +1,10 @@
-"""The console command `repot`: its commands, and how every error becomes a message and an exit code.
+"""The console command `repot`: its commands, and how an error becomes a message and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the gate said no (where the caller asked for it), 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 rejected by the gate (where the caller asked for it),
+130 interrupted by Ctrl-C or SIGTERM. They are defined in `repot.errors`.
 """
 
+import difflib
 import signal
 import sys
 import traceback
@@ -10,7 +12,7 @@ import traceback
 import click
 
 from repot import __version__
-from repot.errors import RepotError
+from repot.errors import EXIT_INTERRUPTED, RepotError
 from repot_pipelines.commands.ci import ci_command
 from repot_pipelines.commands.compile import compile_command
 from repot_pipelines.commands.doctor import doctor_command
@@ -27,15 +29,32 @@ from repot_pipelines.commands.tutorial import (
     train_command,
 )
 
-STOPPED = 130
+
+class SuggestingGroup(click.Group):
+    """A group that suggests the nearest command for a misspelt one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the first argument names."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            near = difflib.get_close_matches(name, self.commands, n=1)
+            advice = f"Did you mean {near[0]}?" if near else "See `repot --help`."
+            ctx.fail(f"There is no command {name!r}. {advice}")
+        return super().resolve_command(ctx, args)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=SuggestingGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="repot")
 def repot() -> None:
     """Fine-tune an image classifier on your own pictures.
 
-    `repot run PICTURES` does it all on this machine; `repot run --sample` needs no pictures.
+    `repot run PICTURES` runs the whole pipeline on this machine; `repot run --sample` needs no
+    pictures.
     """
 
 
@@ -72,9 +91,9 @@ def main() -> None:
         sys.exit(RepotError.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo(
-            "Stopped. Nothing finished is lost: run the same command again to go on.", err=True
+            "Interrupted. Finished work is kept: run the same command again to continue.", err=True
         )
-        sys.exit(STOPPED)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def _show(err: RepotError) -> None:

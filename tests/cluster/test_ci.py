@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from repot import __version__
+from repot.errors import EXIT_GATE_REJECTED
 from repot_pipelines.ci.comment import MARKER
-from repot_pipelines.commands.run import GATE_SAID_NO
 from tests.cluster.command_line import Ended
 from tests.cluster.site import Site
 from tests.cluster.waiting import TEST_SECONDS
@@ -57,7 +57,7 @@ def test_comment_has_the_scores_of_what_was_promoted_and_of_what_was_not(
     assert f"{champion['precision_at_1']:.4f}" in comment
 
     worse = site.request("ci", epochs=1, seed=1, min_precision=1.0)
-    run_ci(site, commit, comment_path, *worse).expect(GATE_SAID_NO)
+    run_ci(site, commit, comment_path, *worse).expect(EXIT_GATE_REJECTED)
 
     comment = comment_path.read_text(encoding="utf-8")
     assert "### repot: not promoted `ci`" in comment

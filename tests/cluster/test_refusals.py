@@ -2,7 +2,7 @@
 
 import pytest
 
-from repot_pipelines.commands.run import GATE_SAID_NO
+from repot.errors import EXIT_GATE_REJECTED
 from tests.cluster.command_line import Ended
 from tests.cluster.site import Site
 from tests.cluster.waiting import TEST_SECONDS
@@ -17,7 +17,7 @@ def test_model_below_the_threshold_is_not_promoted_and_the_exit_code_says_so(
     before = site.champion("first")
 
     # One epoch of four classes gets some picture wrong.
-    rejected = site.submit("first", epochs=1, seed=1, min_precision=1.0).expect(GATE_SAID_NO)
+    rejected = site.submit("first", epochs=1, seed=1, min_precision=1.0).expect(EXIT_GATE_REJECTED)
 
     assert "Not promoted" in rejected.output
     assert site.champion("first") == before

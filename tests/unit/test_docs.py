@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,14 @@ def test_every_page_is_in_the_index() -> None:
     linked = re.findall(r"(?m)^\| \[([a-z-]+\.md)\]\(\1\) \|", text_of("README.md"))
 
     assert sorted([*linked, "README.md"]) == PAGES
+
+
+def test_generated_tables_are_up_to_date() -> None:
+    check = [sys.executable, str(DOCS / "reference.py"), "--check"]
+
+    result = subprocess.run(check, capture_output=True, text=True, check=False)
+
+    assert (result.stdout, result.returncode) == ("", 0)
 
 
 def test_parameter_table_holds_the_parameters_of_the_pipeline_and_their_defaults() -> None:

@@ -3,8 +3,8 @@
 A field's name is the name of the pipeline parameter. Command-line options, presets, the defaults of
 the compiled pipeline, validation and the table in docs/kubeflow-ui.md are derived from the fields.
 
-Zero means "choose for me" wherever a count or a rate allows it, because a number field in the Kubeflow
-UI cannot be empty. NONE means the same for text: an empty field there looks forgotten.
+Zero means "choose for me" wherever a count or a rate allows it, because a number field in the
+Kubeflow UI cannot be empty. NONE means the same for text: an empty field there looks forgotten.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from repot.settings.fields import (
     NONE,
     Settings,
     empty_if_none,
+    option_name,
     parameter_default,
 )
 from repot.settings.pods import MODES, JobSettings, TaskSettings, mode_problems
@@ -53,5 +54,6 @@ __all__ = [
     "TrainingSettings",
     "empty_if_none",
     "mode_problems",
+    "option_name",
     "parameter_default",
 ]

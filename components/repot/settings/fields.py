@@ -1,8 +1,9 @@
-"""How a setting is declared: `setting()` for a field, checks for its rule, and the base class Settings."""
+"""How a setting is declared: `setting()` for a field, a Rule for its values, and the base class."""
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from repot.errors import UsageError, unknown_name
@@ -10,47 +11,68 @@ from repot.json_record import JsonRecord, RecordError
 
 NONE = "none"
 
-Check = Callable[[str, Any], str | None]
-"""Takes name and value of a setting; returns the error message for a bad value, None for a good one."""
-
 
 def empty_if_none(text: str) -> str:
     """Return a text parameter, "" where it is NONE or blank."""
     return "" if text.strip() in ("", NONE) else text
 
 
-def must(name: str, rule: str, value: object, advice: str = "") -> str:
-    """Return the message "<name> must <rule>; got <name>=<value>. <advice>"."""
-    return f"{name} must {rule}; got {name}={value!r}.{f' {advice}' if advice else ''}"
+def must(name: str, rule: str, value: object) -> str:
+    """Return the message "<name> must <rule>; got <name>=<value>."."""
+    return f"{name} must {rule}; got {name}={value!r}."
 
 
-def between(low: float, high: float, note: str = "") -> Check:
-    """Return a check that a number lies in [low, high]."""
-    rule = f"lie in {low}..{high}{f' ({note})' if note else ''}"
-    return lambda name, value: None if low <= value <= high else must(name, rule, value)
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What the value of one setting must satisfy on its own.
+
+    Attributes:
+        text: Completes the sentence "<name> must ...".
+        accepts: Whether a value satisfies the rule.
+        choices: Every valid value, where they can be listed; an error then suggests the nearest.
+    """
+
+    text: str
+    accepts: Callable[[Any], bool]
+    choices: tuple[str, ...] = ()
+
+    def problem(self, name: str, value: object) -> str | None:
+        """Return the error message for a value, or None if it is valid."""
+        if self.accepts(value):
+            return None
+        if self.choices:
+            return unknown_name(name, value, self.choices)
+        return must(name, self.text, value)
 
 
-def one_of(choices: tuple[str, ...]) -> Check:
-    """Return a check that a text is one of `choices`; the message suggests the nearest one."""
-    return lambda name, value: None if value in choices else unknown_name(name, value, choices)
+def between(low: float, high: float, note: str = "") -> Rule:
+    """Return the rule that a number lies in [low, high]."""
+    note = f" ({note})" if note else ""
+    return Rule(f"lie in {low}..{high}{note}", lambda value: bool(low <= value <= high))
 
 
-def matching(pattern: re.Pattern[str], rule: str) -> Check:
-    """Return a check that the whole text matches a pattern, described by `rule`."""
-    return lambda name, value: None if pattern.fullmatch(value) else must(name, rule, value)
+def one_of(choices: Iterable[str]) -> Rule:
+    """Return the rule that a text is one of `choices`."""
+    names = tuple(choices)
+    return Rule(f"be one of {', '.join(names)}", lambda value: value in names, names)
 
 
-def not_blank(name: str, value: Any) -> str | None:
-    """Check that a text is not empty."""
-    return None if value.strip() else f"{name} must be given; got {name}={value!r}."
+def matching(pattern: re.Pattern[str], text: str) -> Rule:
+    """Return the rule that the whole value matches a pattern, described by `text`."""
+    return Rule(text, lambda value: pattern.fullmatch(value) is not None)
+
+
+NOT_BLANK = Rule("be given", lambda value: bool(value.strip()))
 
 
 def setting(
     default: Any,
     help_text: str,
     *,
-    check: Check | None = None,
-    option: str | None = None,
+    rule: Rule | None = None,
+    change_when: str = "",
+    option: str = "",
+    cluster_only: bool = False,
     is_text: bool = False,
 ) -> Any:
     """Declare a field of a settings class.
@@ -58,12 +80,21 @@ def setting(
     Args:
         default: The default; None for a required setting, "" for a text that may be NONE.
         help_text: One or two sentences for `--help`, the docs and the compiled pipeline.
-        check: Checks the value on its own; rules across fields go into `_problems`.
-        option: Option of `repot run`, `submit`, `schedule` and `ci`; None derives it from the name,
-            "" leaves the setting to `-p NAME=VALUE`, as only a cluster needs it.
+        rule: What the value must satisfy on its own; rules across fields go into `_problems`.
+        change_when: For the docs: when a user should change the default.
+        option: Command-line option, "" for the name with hyphens.
+        cluster_only: Whether only runs on a cluster use the setting; it then has no option of its
+            own, and `-p NAME=VALUE` sets it.
         is_text: Whether the pipeline parameter of a whole number is text, because KFP requires it.
     """
-    metadata = {"help": help_text, "check": check, "option": option, "is_text": is_text}
+    metadata = {
+        "help": help_text,
+        "rule": rule,
+        "change_when": change_when,
+        "option": option,
+        "cluster_only": cluster_only,
+        "is_text": is_text,
+    }
     if default is None:
         return dataclasses.field(metadata=metadata)
     if isinstance(default, dict | list):
@@ -95,8 +126,8 @@ class Settings(JsonRecord):
                 # KFP's server writes 0.0 as 0, and ids are made from the JSON of these settings.
                 value = float(value)
                 object.__setattr__(self, field.name, value)
-            check: Check | None = field.metadata["check"]
-            problem = check(field.name, value) if check else None
+            rule: Rule | None = field.metadata["rule"]
+            problem = rule.problem(field.name, value) if rule else None
             if problem:
                 yield problem
 
@@ -159,3 +190,10 @@ def parameter_default(field: dataclasses.Field[Any]) -> Any:
     if field.default is not dataclasses.MISSING:
         return str(field.default) if field.metadata["is_text"] else field.default
     return field.default_factory() if callable(field.default_factory) else None
+
+
+def option_name(field: dataclasses.Field[Any]) -> str:
+    """Return the command-line option of a setting, e.g. --batch-size; "" for cluster-only settings."""
+    if field.metadata["cluster_only"]:
+        return ""
+    return field.metadata["option"] or f"--{field.name.replace('_', '-')}"

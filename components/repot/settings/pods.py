@@ -1,4 +1,4 @@
-"""Settings of the pods that a cluster starts: images, resources, node selection, the training Job."""
+"""Settings of the pods on a cluster: images, resources, node selection, the training Job."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from repot.kubernetes_rules import (
     selector_problems,
     toleration_problems,
 )
-from repot.settings.fields import Settings, between, not_blank, one_of, setting
+from repot.settings.fields import NOT_BLANK, Settings, between, one_of, setting
 
 MODES = ("pod", "job")
 MAX_WORKERS = 64
@@ -27,19 +27,41 @@ class TaskSettings(Settings):
     trainer_mode: str = setting(
         "pod",
         "pod trains in the task's own pod; job in a Kubernetes Job, which survives spot nodes.",
-        check=one_of(MODES),
-        option="",
+        rule=one_of(MODES),
+        change_when="you use [spot nodes](spot-gpus.md) or [several nodes](several-nodes.md)",
+        cluster_only=True,
     )
     cpu_image: str = setting(
-        CPU_IMAGE, "Container image of every task except Train.", check=not_blank, option=""
+        CPU_IMAGE,
+        "Container image of every task except Train.",
+        rule=NOT_BLANK,
+        change_when="always until images are published; for each release, best with a digest",
+        cluster_only=True,
     )
-    builder_cpu: str = setting("2", "CPUs of a shard builder pod, and of Merge.", option="")
-    builder_memory: str = setting("4Gi", "Memory of a shard builder pod, and of Merge.", option="")
+    builder_cpu: str = setting(
+        "2",
+        "CPUs of a shard builder pod, and of Merge.",
+        change_when="nodes are smaller or larger",
+        cluster_only=True,
+    )
+    builder_memory: str = setting(
+        "4Gi",
+        "Memory of a shard builder pod, and of Merge.",
+        change_when="a pod ends with OOMKilled",
+        cluster_only=True,
+    )
     evaluator_cpu: str = setting(
-        "2", "CPUs of the pods that score models: Evaluate and Gate.", option=""
+        "2",
+        "CPUs of the pods that score models: Evaluate and Gate.",
+        change_when="nodes are smaller or larger",
+        cluster_only=True,
     )
     evaluator_memory: str = setting(
-        "8Gi", "Memory of the pods that score models: Evaluate and Gate.", option=""
+        "8Gi",
+        "Memory of the pods that score models: Evaluate and Gate; 2Gi is enough for a small "
+        "backbone.",
+        change_when="nodes are smaller, or a pod ends with OOMKilled",
+        cluster_only=True,
     )
 
     def _problems(self) -> Iterator[str]:
@@ -53,64 +75,105 @@ class JobSettings(Settings):
     """What each training pod requests, how many there are, and how the training Job is run."""
 
     trainer_image: str = setting(
-        TRAINER_IMAGE, "Container image of the trainer.", check=not_blank, option=""
+        TRAINER_IMAGE,
+        "Container image of the trainer; without accelerators the CPU image works too.",
+        rule=NOT_BLANK,
+        change_when="always until images are published; for each release, best with a digest",
+        cluster_only=True,
     )
-    trainer_cpu: str = setting("4", "CPUs of a training pod.", option="")
-    trainer_memory: str = setting("16Gi", "Memory of a training pod.", option="")
+    trainer_cpu: str = setting(
+        "4",
+        "CPUs of a training pod.",
+        change_when="the GPU waits for pictures, or the node is smaller",
+        cluster_only=True,
+    )
+    trainer_memory: str = setting(
+        "16Gi",
+        "Memory of a training pod, shared memory included.",
+        change_when="a pod ends with OOMKilled, or the node is smaller",
+        cluster_only=True,
+    )
     accelerator_type: str = setting(
-        "nvidia.com/gpu", "Resource name of the accelerator, e.g. nvidia.com/gpu.", option=""
+        "nvidia.com/gpu",
+        "Resource name of the accelerator, as nodes list it; the GPU's model goes into "
+        "trainer_node_selector.",
+        change_when="you use devices of another vendor",
+        cluster_only=True,
     )
     accelerator_count: int = setting(
         1,
         "Accelerators of each training pod, as text; 0 for none.",
-        check=between(0, MAX_ACCELERATORS),
-        option="",
+        rule=between(0, MAX_ACCELERATORS),
+        change_when="you train without a GPU, or on several GPUs of one node",
+        cluster_only=True,
         is_text=True,
     )
     trainer_node_selector: dict[str, Any] = setting(
-        {}, "Node labels that a training pod requires, as a JSON object.", option=""
+        {},
+        "Node labels that a training pod requires, as a JSON object of texts: "
+        '{"cloud.google.com/gke-accelerator": "nvidia-l4"}.',
+        change_when="training must run on certain nodes",
+        cluster_only=True,
     )
     trainer_tolerations: list[Any] = setting(
-        [], "Tolerations of a training pod, as a JSON list.", option=""
+        [],
+        'Tolerations of a training pod, as a JSON list: [{"key": "nvidia.com/gpu", '
+        '"operator": "Exists", "effect": "NoSchedule"}].',
+        change_when="GPU nodes are tainted",
+        cluster_only=True,
     )
     num_workers: int = setting(
         1,
         "Pods that train together, each with its accelerators; more than 1 requires "
         "trainer_mode=job.",
-        check=between(1, MAX_WORKERS),
-        option="",
+        rule=between(1, MAX_WORKERS),
+        change_when="[one node is not enough](several-nodes.md)",
+        cluster_only=True,
     )
-    job_queue: str = setting("", "Kueue queue of the training Job; none for no queue.", option="")
+    job_queue: str = setting(
+        "",
+        "Kueue queue of the training Job; none for no queue.",
+        change_when="the cluster shares its GPUs through Kueue",
+        cluster_only=True,
+    )
     job_service_account: str = setting(
         cluster_names.WORKER_ACCOUNT,
-        "Service account of the training Job's pods; it needs access to the storage.",
-        option="",
+        "Service account of the training Job's pods; it needs access to the storage, and no "
+        "rights in the cluster.",
+        change_when="the manifests were renamed",
+        cluster_only=True,
     )
     job_priority_class: str = setting(
         "",
-        "PriorityClass of the training Job's pods; none for the cluster's default.",
-        option="",
+        "PriorityClass of the training Job's pods; none for the cluster's default. The "
+        "manifests create `repot-training`.",
+        change_when="training must yield to other work",
+        cluster_only=True,
     )
     settings_config_map: str = setting(
         cluster_names.SETTINGS_CONFIG_MAP,
-        "ConfigMap whose S3_ENDPOINT and S3_REGION locate the S3 store; optional.",
-        option="",
+        "ConfigMap whose S3_ENDPOINT and S3_REGION locate the S3 store; it may be absent.",
+        change_when="the overlay was renamed",
+        cluster_only=True,
     )
     s3_secret_name: str = setting(
         cluster_names.S3_SECRET,
-        "Secret whose accesskey and secretkey open the S3 store; optional.",
-        option="",
+        "Secret whose accesskey and secretkey open the S3 store; it may be absent.",
+        change_when="you use s3:// and the Secret has another name",
+        cluster_only=True,
     )
     google_secret_name: str = setting(
         cluster_names.GOOGLE_SECRET,
-        "Secret whose key.json is a Google service account key; optional.",
-        option="",
+        "Secret whose key.json is a Google service account key; it may be absent.",
+        change_when="there is no workload identity and the Secret has another name",
+        cluster_only=True,
     )
     job_deadline_hours: int = setting(
         72,
         "Hours after which Kubernetes ends the training Job.",
-        check=between(1, 24 * 365),
-        option="",
+        rule=between(1, 24 * 365),
+        change_when="a training takes longer, or must not",
+        cluster_only=True,
     )
 
     def _problems(self) -> Iterator[str]:

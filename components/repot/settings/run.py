@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from repot.recipes import RECIPES
-from repot.settings.fields import Settings, between, matching, must, one_of, setting
+from repot.settings.fields import Rule, Settings, between, matching, must, one_of, setting
 from repot.zoo import BACKBONES
 
 CHECKPOINT_VALUES = ("auto", "ema", "raw")
@@ -21,34 +21,44 @@ class RunSettings(Settings):
 
     pictures_uri: str = setting(
         None,
-        "Folder of label folders, or of train/ and validation/ folders of label folders.",
-        option="",
+        "Folder of label folders, or of train/ and validation/ (val/, valid/) folders of label "
+        "folders; a test/ folder beside them is ignored.",
+        change_when="always",
+        cluster_only=True,
     )
     storage_uri: str = setting(
         None,
-        "Folder that everything is written to: gs://BUCKET/PREFIX or s3://BUCKET/PREFIX, "
-        "or a local folder.",
-        option="",
+        "Folder that everything is written to: gs://BUCKET/FOLDER or s3://BUCKET/FOLDER, or "
+        "a local folder; not inside the pictures, and the same in every run.",
+        change_when="always",
+        cluster_only=True,
     )
     labels_file_uri: str = setting(
         "",
         "File with one label per line; the sorted folder names if not given.",
+        change_when="class ids must match another system",
         option="--labels-file",
     )
     model_name: str = setting(
         "classifier",
         "Name that versions are published under.",
-        check=matching(
+        rule=matching(
             _MODEL_NAME,
             "be 1 to 63 letters, digits, '.', '_' or '-', starting with a letter or digit",
         ),
+        change_when="one storage_uri serves several models",
     )
-    rebuild: str = setting("", "Any new text forces a new training.")
+    rebuild: str = setting(
+        "",
+        "Any new text forces a new training.",
+        change_when="a finished training must be repeated",
+    )
     builder_pods: int = setting(
         8,
         "Shard builder pods; each builds many shards.",
-        check=between(1, MAX_BUILDER_PODS),
-        option="",
+        rule=between(1, MAX_BUILDER_PODS),
+        change_when="there are hundreds of thousands of pictures",
+        cluster_only=True,
     )
 
 
@@ -59,25 +69,27 @@ class DatasetSettings(Settings):
     validation_fraction: float = setting(
         0.2,
         "Share of the pictures held out for validation; ignored if the pictures are already split.",
-        check=lambda name, value: (
-            None if 0 < value < 1 else must(name, "lie between 0 and 1", value)
-        ),
+        rule=Rule("lie between 0 and 1", lambda value: 0 < value < 1),
+        change_when="few pictures: larger; very many: smaller",
     )
     train_shards: int = setting(
         0,
         "Shards of the training split; 0 chooses about 1024 pictures per shard.",
-        check=between(0, 99_999, "0 chooses"),
+        rule=between(0, 99_999, "0 chooses"),
+        change_when="the layout must equal another one",
     )
     validation_shards: int = setting(
         0,
         "Shards of the validation split; 0 chooses.",
-        check=between(0, 99_999, "0 chooses"),
+        rule=between(0, 99_999, "0 chooses"),
+        change_when="the layout must equal another one",
     )
     num_threads: int = setting(
         1,
-        "Thread count of the 2016 shard layout: decides which picture is in which shard, not the "
-        "number of processes. Must divide both shard counts.",
-        check=between(1, 1024),
+        "Thread count of the 2016 shard layout: decides which picture is in which shard, "
+        "not the speed. Must divide both shard counts.",
+        rule=between(1, 1024),
+        change_when="shards must equal those of the 2016 program",
     )
 
     def _problems(self) -> Iterator[str]:
@@ -95,16 +107,19 @@ class CheckpointSettings(Settings):
     checkpoint: str = setting(
         "default",
         "Pre-trained weights: a known name, a path or a URI; `default` is the backbone's own.",
+        change_when="nodes have no internet access, or you have your own weights",
     )
     checkpoint_sha256: str = setting(
         "",
         "SHA-256 that the checkpoint must have; not checked if not given.",
-        check=matching(_SHA256, "be 64 hex digits"),
+        rule=matching(_SHA256, "be 64 hex digits"),
+        change_when="the file comes from a source that you do not control",
     )
     checkpoint_values: str = setting(
         "auto",
         "Values of a TensorFlow checkpoint: auto, ema (moving averages) or raw.",
-        check=one_of(CHECKPOINT_VALUES),
+        rule=one_of(CHECKPOINT_VALUES),
+        change_when="you want the averages, or the raw values, explicitly",
     )
 
 
@@ -113,34 +128,51 @@ class TrainingSettings(Settings):
     """How a model is trained; all of it is part of the training id."""
 
     backbone: str = setting(
-        "inception_v3", f"Network: {', '.join(BACKBONES)}.", check=one_of(tuple(BACKBONES))
+        "inception_v3",
+        f"Network: {', '.join(BACKBONES)}.",
+        rule=one_of(BACKBONES),
+        change_when="you want a smaller or newer network",
     )
     recipe: str = setting(
-        "fine_tune", f"How to train: {', '.join(RECIPES)}.", check=one_of(tuple(RECIPES))
+        "fine_tune",
+        f"How to train: {', '.join(RECIPES)}.",
+        rule=one_of(RECIPES),
+        change_when="there are few pictures, or no GPU",
     )
     epochs: int = setting(
         0,
         "Epochs of the recipe's main phase; 0 uses the recipe's own.",
-        check=between(0, 10_000, "0 uses the recipe's own"),
+        rule=between(0, 10_000, "0 uses the recipe's own"),
+        change_when="the history shows that training stops too early or too late",
     )
     batch_size: int = setting(
         32,
         "Examples per training step, over all GPUs and workers together.",
-        check=between(1, 65_536),
+        rule=between(1, 65_536),
+        change_when="the GPU runs out of memory, or is idle",
     )
     learning_rate: float = setting(
         0.0,
         "Peak learning rate of the recipe's main phase; 0 uses the recipe's own.",
-        check=between(0, 100, "0 uses the recipe's own"),
+        rule=between(0, 100, "0 uses the recipe's own"),
+        change_when="the loss is not finite, or hardly falls",
     )
     image_size: int = setting(
-        0, "Height and width of the model's input in pixels; 0 uses the backbone's own."
+        0,
+        "Height and width of the model's input in pixels; 0 uses the backbone's own.",
+        change_when="small details matter, or speed does",
     )
     seed: int = setting(
-        0, "Seed of initialisation, shuffling and augmentation.", check=between(0, 2**31 - 1)
+        0,
+        "Seed of initialisation, shuffling and augmentation.",
+        rule=between(0, 2**31 - 1),
+        change_when="you want to see how much of a difference is chance",
     )
     input_queue_memory_factor: int = setting(
-        1, "Shuffle buffer in units of 1024 records.", check=between(1, 1024)
+        1,
+        "Shuffle buffer in units of 1024 records.",
+        rule=between(1, 1024),
+        change_when="there is much memory, or very little",
     )
 
     def _problems(self) -> Iterator[str]:
@@ -155,9 +187,15 @@ class TrainingSettings(Settings):
 class GateSettings(Settings):
     """When a model may be promoted, and how many rejected pictures a run accepts."""
 
-    min_precision: float = setting(0.0, "Lowest precision@1 that is promoted.", check=between(0, 1))
+    min_precision: float = setting(
+        0.0,
+        "Lowest precision@1 that is promoted.",
+        rule=between(0, 1),
+        change_when="a poor first model must not become the champion",
+    )
     max_rejected_fraction: float = setting(
         0.05,
         "Share of damaged pictures above which the run fails.",
-        check=between(0, 1),
+        rule=between(0, 1),
+        change_when="the pictures come from an unreliable source",
     )

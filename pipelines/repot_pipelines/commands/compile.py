@@ -1,4 +1,4 @@
-"""`repot compile`: write the pipeline as one YAML."""
+"""`repot compile`: write the pipeline as one YAML file."""
 
 from pathlib import Path
 
@@ -28,7 +28,8 @@ def compile_command(
     defaults = {name: image for name, image in images.items() if image}
     if defaults and output is None:
         raise UsageError(
-            "--output must be given with an image: the YAML that ships has the images that ship."
+            "--output must be given with an image; the committed YAML keeps its default images. "
+            "Add --output FILE."
         )
     path = output or checkout_target()
     compile_pipeline(path, defaults=defaults)

@@ -1,4 +1,4 @@
-"""`repot doctor`: what of this machine, the storage, Kubeflow Pipelines and the cluster is ready."""
+"""`repot doctor`: check whether this machine, the storage, the server and the cluster are ready."""
 
 import contextlib
 import json
@@ -9,29 +9,29 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from repot.errors import UsageError
-from repot_pipelines.commands.options import debug_option
-from repot_pipelines.commands.server_options import CONNECTION_NAMES, connection_options
+from repot import storage
+from repot.errors import EXIT_FAILED, UsageError
+from repot_pipelines.commands.options import NameChoice, connection_options, debug_option
+from repot_pipelines.kfp_server.access import ConnectionOptions, resolve_access
 
 if TYPE_CHECKING:
-    from repot_pipelines.doctor.checks import DoctorRequest
     from repot_pipelines.doctor.scheduling import TrainerPod
 
-NOT_READY = 1
-_PARAMETERS = {
-    "accelerator_type": "accelerator_type",
-    "accelerator_count": "accelerator_count",
-    "node_selector": "trainer_node_selector",
-    "tolerations": "trainer_tolerations",
-}
-"""The pipeline's parameter of the same meaning, by option."""
+_POD_PARAMETERS = (
+    "accelerator_type",
+    "accelerator_count",
+    "trainer_node_selector",
+    "trainer_tolerations",
+)
 
 _T = TypeVar("_T")
 
 
 @click.command("doctor")
 @click.option(
-    "--storage-uri", default="", help="Where everything is to be kept: a folder, gs:// or s3://."
+    "--storage-uri",
+    default="",
+    help="Where everything will be stored: a folder, gs:// or s3://.",
 )
 @click.option(
     "--service-account", default="", help="Kubernetes service account of the pods of a run."
@@ -39,33 +39,78 @@ _T = TypeVar("_T")
 @click.option(
     "--accelerator-type", help="Resource name of the trainer's accelerator, e.g. nvidia.com/gpu."
 )
-@click.option("--accelerator-count", type=click.IntRange(min=0), help="How many; 0 for none.")
-@click.option("--node-selector", metavar="JSON", help="Node labels that the trainer's pod needs.")
+@click.option("--accelerator-count", type=click.IntRange(min=0), help="Accelerators; 0 for none.")
+@click.option(
+    "--node-selector", metavar="JSON", help="Node labels that the trainer's pod requires."
+)
 @click.option("--tolerations", metavar="JSON", help="Tolerations of the trainer's pod.")
 @connection_options
 @click.option(
     "--format",
     "output_format",
-    type=click.Choice(["table", "json"]),
+    type=NameChoice(["table", "json"]),
     default="table",
     show_default=True,
+    help="Output format.",
 )
 @debug_option
-def doctor_command(*, output_format: str, **given: Any) -> int:
-    """Say what is ready for a run, with the fix beside all that is not.
+def doctor_command(
+    *,
+    storage_uri: str,
+    service_account: str,
+    accelerator_type: str | None,
+    accelerator_count: int | None,
+    node_selector: str | None,
+    tolerations: str | None,
+    connection: ConnectionOptions,
+    output_format: str,
+) -> int:
+    """Report what is ready for a run, with a fix for everything that is not.
 
-    Nothing is changed anywhere. What no option, variable or kubeconfig names is not checked. Without options about the
-    trainer's pod the pipeline's own defaults hold. Exit code 0 when nothing is red, 1 otherwise.
+    Nothing is changed anywhere. What neither an option, nor a variable, nor kubeconfig names is not
+    checked. Without options about the trainer's pod, the pipeline's defaults are used. The exit code
+    is 0 if there is no problem, 1 otherwise.
     """
     from rich.console import Console
 
-    from repot_pipelines.doctor.checks import run_checks
+    from repot_pipelines.doctor.checks import DoctorRequest, run_checks
+    from repot_pipelines.doctor.installation import read_installed_pipeline
     from repot_pipelines.doctor.report import is_ready, print_section, print_summary, to_json
 
+    pipeline = read_installed_pipeline()
+    problems: list[str] = []
+    access = _collect(problems, lambda: resolve_access(connection, os.environ))
+    uri = _collect(problems, lambda: storage.normalise(storage_uri) if storage_uri else "")
+    selector = _collect(problems, lambda: _read_json("--node-selector", node_selector, dict))
+    toleration_list = _collect(problems, lambda: _read_json("--tolerations", tolerations, list))
+    pod_options = {
+        "accelerator_type": accelerator_type,
+        "accelerator_count": None if accelerator_count is None else str(accelerator_count),
+        "trainer_node_selector": selector,
+        "trainer_tolerations": toleration_list,
+    }
+    trainer_pod = _collect(problems, lambda: _trainer_pod(pod_options, pipeline.defaults))
+    if problems or access is None:
+        raise UsageError(problems)
+    about_cluster = (
+        *(value is not None for value in pod_options.values()),
+        service_account,
+        connection.namespace,
+        connection.kube_context,
+    )
+    request = DoctorRequest(
+        storage_uri=uri or "",
+        access=access,
+        namespace=connection.namespace,
+        service_account=service_account,
+        trainer_pod=trainer_pod,
+        needs_cluster=any(about_cluster),
+        pipeline=pipeline,
+    )
     console = Console()
     sections = []
-    with _nothing_but_results():
-        for section in run_checks(_read_request(given), os.environ):
+    with _without_retry_warnings():
+        for section in run_checks(request, os.environ):
             sections.append(section)
             if output_format == "table":
                 print_section(console, section)
@@ -73,12 +118,12 @@ def doctor_command(*, output_format: str, **given: Any) -> int:
         print_summary(console, sections)
     else:
         click.echo(to_json(sections))
-    return 0 if is_ready(sections) else NOT_READY
+    return 0 if is_ready(sections) else EXIT_FAILED
 
 
 @contextlib.contextmanager
-def _nothing_but_results() -> Iterator[None]:
-    """Keep back that storage tries again: the result says what came of it."""
+def _without_retry_warnings() -> Iterator[None]:
+    """Suppress the storage's warnings about retries: the check reports the result."""
     log = logging.getLogger("repot.storage")
     before = log.level
     log.setLevel(logging.ERROR)
@@ -88,42 +133,8 @@ def _nothing_but_results() -> Iterator[None]:
         log.setLevel(before)
 
 
-def _read_request(given: dict[str, Any]) -> "DoctorRequest":
-    """Put the options together and check them.
-
-    Raises:
-        UsageError: Lists everything that is wrong.
-    """
-    from repot import storage
-    from repot_pipelines.doctor.checks import DoctorRequest
-    from repot_pipelines.doctor.installation import read_installed_pipeline
-    from repot_pipelines.kfp_server.access import ConnectionOptions, resolve_access
-
-    pipeline = read_installed_pipeline()
-    problems: list[str] = []
-    connection = ConnectionOptions(**{name: given.pop(name) for name in CONNECTION_NAMES})
-    access = _collected(problems, lambda: resolve_access(connection, os.environ))
-    storage_uri = _collected(
-        problems, lambda: storage.normalise(given["storage_uri"]) if given["storage_uri"] else ""
-    )
-    trainer_pod = _collected(problems, lambda: _read_trainer_pod(given, pipeline.defaults))
-    if problems or access is None:
-        raise UsageError(problems)
-    is_placed = any(given[option] is not None for option in _PARAMETERS)
-    return DoctorRequest(
-        storage_uri=storage_uri or "",
-        access=access,
-        namespace=given["namespace"],
-        service_account=given["service_account"],
-        trainer_pod=trainer_pod,
-        needs_cluster=is_placed
-        or any((given["service_account"], given["namespace"], connection.kube_context)),
-        pipeline=pipeline,
-    )
-
-
-def _read_trainer_pod(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> "TrainerPod | None":
-    """Return what the trainer's pod asks for; None where an option is missing and the pipeline's default not known.
+def _trainer_pod(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> "TrainerPod | None":
+    """Return what the trainer's pod requests; None if a value is neither given nor a known default.
 
     Raises:
         UsageError: Lists everything that is wrong.
@@ -131,25 +142,12 @@ def _read_trainer_pod(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
     from repot_pipelines.cluster_rules import cluster_problems
     from repot_pipelines.doctor.scheduling import TrainerPod
 
-    problems: list[str] = []
-    read = {
-        "accelerator_type": given["accelerator_type"],
-        "accelerator_count": None
-        if given["accelerator_count"] is None
-        else str(given["accelerator_count"]),
-        "node_selector": _collected(
-            problems, lambda: _read_json("--node-selector", given["node_selector"], dict)
-        ),
-        "tolerations": _collected(
-            problems, lambda: _read_json("--tolerations", given["tolerations"], list)
-        ),
-    }
-    told = {_PARAMETERS[option]: value for option, value in read.items() if value is not None}
-    values = {name: defaults[name] for name in _PARAMETERS.values() if name in defaults} | told
-    problems += cluster_problems(values)
+    values = {name: defaults[name] for name in _POD_PARAMETERS if name in defaults}
+    values |= {name: value for name, value in options.items() if value is not None}
+    problems = cluster_problems(values)
     if problems:
         raise UsageError(problems)
-    if len(values) < len(_PARAMETERS):
+    if len(values) < len(_POD_PARAMETERS):
         return None
     return TrainerPod(
         accelerator_type=values["accelerator_type"],
@@ -172,7 +170,8 @@ def _read_json(option: str, text: str | None, kind: type) -> Any:
     return value
 
 
-def _collected(problems: list[str], read: Callable[[], _T]) -> _T | None:
+def _collect(problems: list[str], read: Callable[[], _T]) -> _T | None:
+    """Return the result, or None after collecting what is wrong."""
     try:
         return read()
     except UsageError as err:

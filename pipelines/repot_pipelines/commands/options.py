@@ -1,31 +1,284 @@
-"""Options that several commands share."""
+"""Options that several commands share, and how a command gets them: as one typed argument per group.
+
+`@pipeline_options` adds an option for every setting that has one (see `repot.settings`);
+`@request_options` adds what names a pipeline run on a server; `@start_options` and
+`@connection_options` how it is started and where the server is.
+"""
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+import functools
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from repot.errors import unknown_name
+from repot.settings import PARAMETERS, option_name
+from repot_pipelines.defaults import EXPERIMENT, KFP_NAMESPACE, POLL_SECONDS, STORAGE_FOLDER
+from repot_pipelines.kfp_server.access import ConnectionOptions, resolve_access
+from repot_pipelines.presets import PRESETS
+
+if TYPE_CHECKING:
+    from repot_pipelines.kfp_server.server import Server
+    from repot_pipelines.kfp_server.submission import StartOptions
+    from repot_pipelines.run_request import Request
 
 DEBUG_OPTION = "--debug"
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+_Decorator = Callable[[_Command], _Command]
+_CLICK_TYPES = {int: click.INT, float: click.FLOAT, str: click.STRING}
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+class NameChoice(click.Choice):  # type: ignore[type-arg]
+    """A choice whose error message suggests the nearest name."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value if it is one of the choices."""
+        if value not in self.choices:
+            name = param.opts[0] if param else "value"
+            self.fail(unknown_name(name, value, map(str, self.choices)), param, ctx)
+        return value
 
 
 def debug_option(command: _Command) -> _Command:
-    """Add --debug; the entry point reads it, the command does not."""
-    return click.option(
+    """Add --debug, which the entry point reads, not the command."""
+    option = click.option(
         DEBUG_OPTION, is_flag=True, expose_value=False, help="Show the traceback of an error."
-    )(command)
+    )
+    return option(command)
 
 
-def directory_option(name: str, *, help: str) -> Callable[[_Command], _Command]:  # noqa: A002 - click's own word
-    """Add a required option that takes a folder, or a gs:// or s3:// prefix."""
+def directory_option(name: str, *, help: str) -> _Decorator:  # type: ignore[type-arg]  # noqa: A002
+    """Return a required option that takes a folder, or a gs:// or s3:// prefix."""
     return click.option(name, required=True, metavar="DIRECTORY", help=help)
+
+
+def preset_option(default: str) -> _Decorator:  # type: ignore[type-arg]
+    """Return --preset."""
+    return click.option(
+        "--preset",
+        type=NameChoice(list(PRESETS)),
+        default=default,
+        show_default=True,
+        help="Set of defaults.",
+    )
+
+
+def local_storage_option(command: _Command) -> _Command:
+    """Add --storage-uri for commands that work on this machine."""
+    option = click.option(
+        "--storage-uri",
+        default=STORAGE_FOLDER,
+        show_default=True,
+        help="Where everything is stored: a folder, gs:// or s3://.",
+    )
+    return option(command)
+
+
+def poll_option(command: _Command) -> _Command:
+    """Add --poll-seconds."""
+    option = click.option(
+        "--poll-seconds",
+        type=click.FloatRange(min=0.05),
+        default=POLL_SECONDS,
+        show_default=True,
+        help="Interval between two requests for the state of the run.",
+    )
+    return option(command)
+
+
+def setting_option(setting: str, name: str = "", *, with_default: bool = False) -> _Decorator:  # type: ignore[type-arg]
+    """Return the option of a setting, with the setting's type and help text.
+
+    Args:
+        setting: Name of a setting.
+        name: The option, where a command calls it differently.
+        with_default: Whether the setting's default is the option's; otherwise an option that is not
+            given is None, and the preset's value is used.
+    """
+    field = PARAMETERS[setting]
+    help_text: str = field.metadata["help"]
+    return click.option(
+        name or option_name(field),
+        setting,
+        type=_CLICK_TYPES[field.type],  # type: ignore[index]
+        callback=_reject_infinite if field.type is float else None,
+        help=help_text,
+        default=field.default if with_default else None,
+        show_default=with_default and field.default != "",
+    )
+
+
+def pipeline_options(command: _Command) -> _Command:
+    """Add an option per setting; the command gets those given as `parameters`, a dict by name."""
+    names = [name for name, field in PARAMETERS.items() if option_name(field)]
+    return _as_group(command, "parameters", [setting_option(name) for name in names], names, _given)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestOptions:
+    """What a command line says about the pipeline run to submit.
+
+    Attributes:
+        preset: Name of the set of defaults.
+        parameter_file: YAML or JSON with parameters; None without one.
+        assignments: Texts NAME=VALUE.
+        parameters: Parameters given as options, by name.
+    """
+
+    preset: str
+    parameter_file: Path | None
+    assignments: tuple[str, ...]
+    parameters: Mapping[str, Any]
+
+    def read(self) -> "Request":
+        """Return the checked request.
+
+        Raises:
+            UsageError: Lists every problem.
+        """
+        from repot_pipelines.run_request import read_request
+
+        return read_request(
+            preset=self.preset,
+            parameter_file=self.parameter_file,
+            options=self.parameters,
+            assignments=self.assignments,
+        )
+
+
+def request_options(command: _Command) -> _Command:
+    """Add PICTURES_URI and the options that set parameters; the command gets a RequestOptions."""
+    options = [
+        click.argument("pictures_uri", required=False),
+        click.option(
+            "--storage-uri", help="Where everything is stored: gs:// or s3://BUCKET/PATH."
+        ),
+        preset_option("cluster"),
+        pipeline_options,
+        click.option(
+            "-p",
+            "assignments",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Any parameter of the pipeline; may be repeated.",
+        ),
+        click.option(
+            "--params",
+            "parameter_file",
+            type=_FILE,
+            help="YAML or JSON file with parameters.",
+        ),
+    ]
+    names = ["pictures_uri", "storage_uri", "preset", "parameters", "assignments", "parameter_file"]
+
+    def build(values: dict[str, Any]) -> RequestOptions:
+        uris = _given({name: values.pop(name) for name in ("pictures_uri", "storage_uri")})
+        return RequestOptions(**{**values, "parameters": {**values["parameters"], **uris}})
+
+    return _as_group(command, "request_options", options, names, build)
+
+
+def start_options(command: _Command) -> _Command:
+    """Add the options that say how a run is started; the command gets a StartOptions, `start`."""
+    options = [
+        click.option(
+            "--experiment",
+            default=EXPERIMENT,
+            show_default=True,
+            help="Experiment of the runs; created if missing.",
+        ),
+        click.option(
+            "--service-account", default="", help="Kubernetes service account of the pods."
+        ),
+        click.option(
+            "--pipeline-root", default="", help="Where KFP keeps its own small artifacts."
+        ),
+        click.option(
+            "--pipeline-name",
+            default="",
+            help="Name of the pipeline on the server; default: its own.",
+        ),
+        click.option(
+            "--version-name",
+            default="",
+            help="Name of the pipeline version; default: repot's version and the YAML's digest.",
+        ),
+    ]
+    names = ["experiment", "service_account", "pipeline_root", "pipeline_name", "version_name"]
+
+    def build(values: dict[str, Any]) -> "StartOptions":
+        from repot_pipelines.kfp_server.submission import StartOptions
+
+        return StartOptions(**values)
+
+    return _as_group(command, "start", options, names, build)
+
+
+def connect_to_server(connection: ConnectionOptions) -> "Server":
+    """Return the server that options, environment or kubeconfig name, in this order.
+
+    Raises:
+        UsageError: Lists everything that is wrong with the options.
+        ServerError: The server does not answer.
+    """
+    from repot_pipelines.kfp_server.server import connect
+
+    access = resolve_access(connection, os.environ)
+    return connect(access, namespace=connection.namespace)
+
+
+def connection_options(command: _Command) -> _Command:
+    """Add server address and credentials; the command gets a ConnectionOptions, `connection`."""
+    options = [
+        click.option(
+            "--host",
+            help="Address of Kubeflow Pipelines; default: $KF_PIPELINES_ENDPOINT, this pod's "
+            "cluster, kubeconfig.",
+        ),
+        click.option(
+            "--ui-host", help="Address for links, if different; default: $KF_PIPELINES_UI_ENDPOINT."
+        ),
+        click.option(
+            "--namespace", default="", help="Namespace of the runs, on a multi-user server."
+        ),
+        click.option(
+            "--token-file",
+            type=_FILE,
+            help="Bearer token, read again when it changes; default: $KF_PIPELINES_TOKEN.",
+        ),
+        click.option(
+            "--cookie-file",
+            type=_FILE,
+            help="Session cookie, name=value; default: $KF_PIPELINES_COOKIE.",
+        ),
+        click.option("--iap-client-id", help="OAuth client id of Google's Identity-Aware Proxy."),
+        click.option(
+            "--context", "kube_context", help="Context of kubeconfig, for a server without --host."
+        ),
+        click.option(
+            "--kfp-namespace",
+            default=KFP_NAMESPACE,
+            show_default=True,
+            help="Namespace in which Kubeflow Pipelines is installed.",
+        ),
+        click.option("--ca-file", type=_FILE, help="CA certificates to verify the server with."),
+    ]
+    names = [field.name for field in fields(ConnectionOptions)]
+    return _as_group(
+        command, "connection", options, names, lambda values: ConnectionOptions(**values)
+    )
 
 
 @contextlib.contextmanager
 def shown_progress() -> Iterator[None]:
-    """Draw the progress of the work that is done meanwhile in this process."""
+    """Draw the progress of work that runs in this process."""
     from rich.console import Console
 
     from repot_pipelines.local.events import watch
@@ -33,3 +286,43 @@ def shown_progress() -> Iterator[None]:
 
     with make_view(Console(stderr=True)) as view, watch(view.show):
         yield
+
+
+def _as_group(
+    command: _Command,
+    argument: str,
+    options: Sequence[Callable[[Any], Any]],
+    names: Sequence[str],
+    build: Callable[[dict[str, Any]], Any],
+) -> _Command:
+    """Add options to a command and hand their values over as one argument.
+
+    Args:
+        command: The command's function.
+        argument: Its argument that gets what `build` returns.
+        options: Click decorators, in the order of the help text.
+        names: Names of the values that belong to the group.
+        build: Makes the argument from the values by name.
+    """
+
+    @functools.wraps(command)
+    def grouped(*args: Any, **values: Any) -> Any:
+        group = {name: values.pop(name) for name in names}
+        return command(*args, **values, **{argument: build(group)})
+
+    for option in reversed(options):
+        grouped = option(grouped)
+    return grouped  # type: ignore[return-value]
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _reject_infinite(
+    _context: click.Context, _option: click.Parameter, value: float | None
+) -> float | None:
+    """Reject nan and inf, which KFP cannot serialise."""
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"it must be a finite number; got {value}.")
+    return value

@@ -1,8 +1,8 @@
-"""`repot predict`: name pictures with a trained model."""
+"""`repot predict`: classify pictures with a trained model."""
 
 import click
 
-from repot_pipelines.commands.options import debug_option
+from repot_pipelines.commands.options import NameChoice, debug_option
 
 
 @click.command("predict")
@@ -11,23 +11,24 @@ from repot_pipelines.commands.options import debug_option
 @click.option(
     "--format",
     "output_format",
-    type=click.Choice(["table", "csv", "jsonl"]),
+    type=NameChoice(["table", "csv", "jsonl"]),
     default="table",
     show_default=True,
+    help="Output format.",
 )
 @click.option(
     "--top",
     default=1,
     show_default=True,
     type=click.IntRange(min=1),
-    help="Names a picture, best first.",
+    help="Labels per picture, most probable first.",
 )
 @debug_option
 def predict_command(*, model: str, pictures: tuple[str, ...], output_format: str, top: int) -> int:
-    """Name PICTURES with MODEL.
+    """Classify PICTURES with MODEL.
 
-    MODEL is a champion.json, the folder of a version, or the output folder of `repot run`. A picture that cannot be
-    read is reported and the others are still named; the exit code is then 1.
+    MODEL is a champion.json, the folder of a version, or the output folder of `repot run`. A picture
+    that cannot be read is reported, and the others are still classified; the exit code is then 1.
     """
     from repot import predictor
 

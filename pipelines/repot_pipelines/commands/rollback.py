@@ -2,31 +2,26 @@
 
 import click
 
-from repot_pipelines.commands.options import debug_option
-from repot_pipelines.presets import PRESETS
+from repot_pipelines.commands.options import debug_option, local_storage_option
+from repot_pipelines.presets import DEFAULTS
 
 
 @click.command("rollback")
+@local_storage_option
 @click.option(
-    "--storage-uri",
-    default="repot-storage",
-    show_default=True,
-    help="Where everything is kept: a folder, gs:// or s3://.",
-)
-@click.option(
-    "--model-name", default=PRESETS["laptop"]["model_name"], show_default=True, help="The model."
+    "--model-name", default=DEFAULTS["model_name"], show_default=True, help="Name of the model."
 )
 @click.option(
     "--to",
     "to_version",
     default="",
-    help="A published version; the one before the champion if not given.",
+    help="A published version; default: the version before the champion.",
 )
 @debug_option
 def rollback_command(*, storage_uri: str, model_name: str, to_version: str) -> None:
     """Put an earlier version back into production.
 
-    The version that is taken out is remembered: no later run promotes it again by itself.
+    The version that it replaces is recorded, and no later run promotes that version automatically.
     """
     from repot.evaluator.promote import rollback
 

@@ -1,20 +1,27 @@
 """`repot run`: the whole pipeline on this machine."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
 
-from repot.errors import UsageError
+from repot import storage
+from repot.errors import EXIT_GATE_REJECTED, UsageError
 from repot.layout import MODEL_FOLDER, REPORT_NAME
-from repot_pipelines.commands.options import debug_option
-from repot_pipelines.commands.pipeline_options import pipeline_options
-from repot_pipelines.local.run import RunOutcome
+from repot_pipelines.commands.options import (
+    NameChoice,
+    debug_option,
+    local_storage_option,
+    pipeline_options,
+    preset_option,
+)
+from repot_pipelines.defaults import OUTPUT_FOLDER
 from repot_pipelines.presets import PRESETS
 
-GATE_SAID_NO = 3
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from repot_pipelines.local.run import RunOutcome
 
 
 @click.command("run")
@@ -22,40 +29,32 @@ GATE_SAID_NO = 3
 @click.option(
     "--sample", is_flag=True, help="Use the built-in sample of 132 drawings instead of PICTURES."
 )
-@click.option(
-    "--preset",
-    type=click.Choice(list(PRESETS)),
-    default="laptop",
-    show_default=True,
-    help="Set of defaults.",
-)
-@click.option(
-    "--storage-uri",
-    default="repot-storage",
-    show_default=True,
-    help="Where everything is kept: a folder, gs:// or s3://.",
-)
+@preset_option("laptop")
+@local_storage_option
 @click.option(
     "--output",
+    "output_path",
     type=click.Path(file_okay=False, path_type=Path),
-    default="repot-output",
+    default=OUTPUT_FOLDER,
     show_default=True,
     help="Folder for report.html, metrics.json and model/.",
 )
 @pipeline_options
 @click.option(
     "--runner",
-    type=click.Choice(["subprocess", "docker"]),
+    type=NameChoice(["subprocess", "docker"]),
     default="subprocess",
     show_default=True,
-    help="What runs the tasks: this Python, or containers of the images.",
+    help="What runs the tasks: this Python, or the container images.",
 )
-@click.option("--cpu-image", help="Image of every task but the trainer, for --runner docker.")
+@click.option("--cpu-image", help="Image of every task except Train, for --runner docker.")
 @click.option("--trainer-image", help="Image of the trainer, for --runner docker.")
 @click.option(
-    "--require-promotion", is_flag=True, help=f"Exit with {GATE_SAID_NO} when the gate says no."
+    "--require-promotion",
+    is_flag=True,
+    help=f"Exit with {EXIT_GATE_REJECTED} if the gate rejects the model.",
 )
-@click.option("--verbose", is_flag=True, help="Show all that Kubeflow and the tasks print.")
+@click.option("--verbose", is_flag=True, help="Show everything that Kubeflow and the tasks print.")
 @debug_option
 def run_command(
     *,
@@ -63,41 +62,46 @@ def run_command(
     sample: bool,
     preset: str,
     storage_uri: str,
-    output: Path,
+    output_path: Path,
+    parameters: dict[str, Any],
     runner: str,
+    cpu_image: str | None,
+    trainer_image: str | None,
     require_promotion: bool,
     verbose: bool,
-    **given: Any,
 ) -> int:
     """Turn PICTURES into a fine-tuned, evaluated classifier and a report.
 
-    PICTURES is a folder (or gs:// or s3:// prefix) of label/picture folders, or one that holds train/label/... and
-    validation/label/.... The command runs the same compiled pipeline as a cluster. Run it again with the same
-    --storage-uri and it goes on where it was; with nothing changed it does nothing.
+    PICTURES is a folder (or a gs:// or s3:// prefix) of label/picture folders, or one that holds
+    train/label/... and validation/label/.... The command runs the same compiled pipeline as a
+    cluster. Run it again with the same --storage-uri to resume; if nothing changed, nothing is
+    computed again.
     """
     from rich.console import Console
 
-    from repot import storage
     from repot_pipelines.local.run import SAMPLE_FOLDER, run_pipeline
 
     if sample == (pictures is not None):
         raise UsageError("Give either PICTURES, a folder of label folders, or --sample.")
+    images = {"cpu_image": cpu_image, "trainer_image": trainer_image}
     arguments = {
         **PRESETS[preset],
-        **{name: value for name, value in given.items() if value is not None},
+        **parameters,
+        **{name: image for name, image in images.items() if image is not None},
         "pictures_uri": str(SAMPLE_FOLDER) if sample else storage.normalise(str(pictures)),
         "storage_uri": storage.normalise(storage_uri),
     }
     console = Console()
-    print_inputs(console, arguments, output.absolute())
+    output_path = output_path.absolute()
+    _print_inputs(console, arguments, output_path)
     outcome = run_pipeline(
-        arguments, output_path=output.absolute(), console=console, verbose=verbose, runner=runner
+        arguments, output_path=output_path, console=console, verbose=verbose, runner=runner
     )
-    print_outcome(console, outcome)
-    return GATE_SAID_NO if require_promotion and not outcome.metrics["promoted"] else 0
+    _print_outcome(console, outcome)
+    return EXIT_GATE_REJECTED if require_promotion and not outcome.metrics["promoted"] else 0
 
 
-def print_inputs(console: Console, arguments: dict[str, Any], output_path: Path) -> None:
+def _print_inputs(console: "Console", arguments: dict[str, Any], output_path: Path) -> None:
     """Print where the pictures come from and where everything goes."""
     _print_rows(
         console,
@@ -110,15 +114,15 @@ def print_inputs(console: Console, arguments: dict[str, Any], output_path: Path)
     )
 
 
-def print_outcome(console: Console, outcome: RunOutcome) -> None:
-    """Print the scores with their 95 % intervals, the verdict and the paths to look at."""
+def _print_outcome(console: "Console", outcome: "RunOutcome") -> None:
+    """Print the scores with their 95 % intervals, the verdict, and the paths of the results."""
     metrics = outcome.metrics
     low, high = metrics["precision_at_1_interval"]
     _print_rows(
         console,
         {
-            "precision@1": f"{metrics['precision_at_1']:.3f}  (95 % interval {low:.3f} to {high:.3f}, "
-            f"{metrics['num_examples']} validation pictures)",
+            "precision@1": f"{metrics['precision_at_1']:.3f}  (95 % interval {low:.3f} to "
+            f"{high:.3f}, {metrics['num_examples']} validation pictures)",
             f"recall@{metrics['recall_k']}": f"{metrics['recall_at_5']:.3f}",
             "verdict": f"{outcome.verdict['verdict']}: {' '.join(outcome.verdict['reasons'])}",
             "model": str(outcome.output_path / MODEL_FOLDER),
@@ -127,7 +131,9 @@ def print_outcome(console: Console, outcome: RunOutcome) -> None:
     )
 
 
-def _print_rows(console: Console, rows: dict[str, str]) -> None:
+def _print_rows(console: "Console", rows: dict[str, str]) -> None:
+    from rich.markup import escape
+
     width = max(map(len, rows)) + 2
     for name, value in rows.items():
         console.print(

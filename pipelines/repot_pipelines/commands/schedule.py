@@ -1,33 +1,34 @@
-"""`repot schedule`: runs at fixed times on a Kubeflow Pipelines server, kept by name."""
+"""`repot schedule`: recurring runs on a Kubeflow Pipelines server, each known by its name."""
 
 import datetime
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from repot.errors import UsageError
-from repot_pipelines.commands.options import debug_option
-from repot_pipelines.commands.pipeline_options import pipeline_options
-from repot_pipelines.commands.server_options import (
-    connect_as_told,
+from repot_pipelines.commands.options import (
+    RequestOptions,
+    connect_to_server,
     connection_options,
+    debug_option,
+    request_options,
     start_options,
 )
-from repot_pipelines.presets import PRESETS
+from repot_pipelines.kfp_server.access import ConnectionOptions
 
 if TYPE_CHECKING:
     from repot_pipelines.kfp_server.server import Server
+    from repot_pipelines.kfp_server.submission import StartOptions
     from repot_pipelines.run_request import Request
     from repot_pipelines.schedules.apply import ApplyResult, ScheduleSpec
     from repot_pipelines.schedules.cron import Cron
 
-_NUM_NEXT = 3
+_NUM_NEXT_TIMES = 3
 
 _id_option = click.option(
-    "--id", "schedule_id", default="", help="Which one, where several have the name."
+    "--id", "schedule_id", default="", help="Id of the schedule, if several have the name."
 )
 
 
@@ -38,75 +39,56 @@ def schedule_group() -> None:
 
 @schedule_group.command("apply")
 @click.argument("name")
-@click.argument("pictures_uri", required=False)
 @click.option(
     "--cron",
     "cron_text",
     required=True,
-    help='Five fields, "0 2 * * *" for every night at two, or @daily.',
+    help='Five fields, such as "0 2 * * *" for every night at two, or @daily.',
 )
-@click.option("--storage-uri", help="Where everything is kept: gs:// or s3://BUCKET/PATH.")
 @click.option(
     "--follow-latest",
     is_flag=True,
-    help="Run the latest version of the pipeline each time, not this one.",
+    help="Always run the latest version of the pipeline, not the current one.",
 )
-@click.option(
-    "--preset",
-    type=click.Choice(list(PRESETS)),
-    default="cluster",
-    show_default=True,
-    help="Set of defaults.",
-)
-@pipeline_options
+@request_options
 @start_options
 @connection_options
 @debug_option
 def apply_command(
     *,
     name: str,
-    pictures_uri: str | None,
     cron_text: str,
-    storage_uri: str | None,
     follow_latest: bool,
-    preset: str,
-    assignments: tuple[str, ...],
-    parameter_file: Path | None,
-    **given: Any,
+    request_options: RequestOptions,
+    start: "StartOptions",
+    connection: ConnectionOptions,
 ) -> None:
-    """Make the schedule NAME what the options say; applied twice it is one schedule.
+    """Create or update the schedule NAME; applying it twice changes nothing.
 
-    A changed schedule takes the place of the old one, and a run in progress goes on. One run at a time, and times
-    that were missed are not made up for. A schedule that is paused stays paused.
+    A changed schedule replaces the old one; a run in progress continues. Runs do not overlap, and
+    missed times are not made up for. A paused schedule stays paused.
     """
-    from repot_pipelines.run_request import read_request
     from repot_pipelines.schedules.apply import apply_schedule
     from repot_pipelines.schedules.cron import parse_cron
 
     if not name.strip():
-        raise UsageError(f"A schedule's name must have something in it; got {name!r}.")
+        raise UsageError(f"A schedule's name must not be empty; got {name!r}.")
     cron = parse_cron(cron_text)
-    parameters = {option: given.pop(option) for option in list(given) if option in PRESETS[preset]}
-    request = read_request(
-        preset=preset,
-        parameter_file=parameter_file,
-        options={**parameters, "pictures_uri": pictures_uri, "storage_uri": storage_uri},
-        assignments=assignments,
-    )
-    server = connect_as_told(given)
-    spec = _schedule_spec(server, request, cron, name, follow_latest=follow_latest, given=given)
+    request = request_options.read()
+    server = connect_to_server(connection)
+    spec = _schedule_spec(server, request, cron, name, start=start, follow_latest=follow_latest)
     _print_applied(server, apply_schedule(server, spec), spec)
 
 
 @schedule_group.command("list")
 @connection_options
 @debug_option
-def list_command(**given: Any) -> None:
+def list_command(*, connection: ConnectionOptions) -> None:
     """List every schedule."""
     from repot_pipelines.schedules.cron import without_seconds
     from repot_pipelines.schedules.lookup import list_schedules, replaced_ids
 
-    server = connect_as_told(given)
+    server = connect_to_server(connection)
     schedules = list_schedules(server)
     replaced = replaced_ids(schedules)
     rows = [("NAME", "STATE", "CRON", "VERSION", "ID")]
@@ -121,7 +103,7 @@ def list_command(**given: Any) -> None:
             (
                 schedule.display_name,
                 "replaced" if is_replaced else str(schedule.status).lower(),
-                without_seconds(cron) if cron else "not by cron",
+                without_seconds(cron) if cron else "no cron",
                 _version_label(server, schedule.pipeline_version_reference),
                 schedule.recurring_run_id,
             )
@@ -134,9 +116,9 @@ def list_command(**given: Any) -> None:
 @_id_option
 @connection_options
 @debug_option
-def pause_command(*, name: str, schedule_id: str, **given: Any) -> None:
-    """Start no more runs of the schedule NAME; one in progress goes on."""
-    _set_enabled(name, schedule_id, given, enabled=False)
+def pause_command(*, name: str, schedule_id: str, connection: ConnectionOptions) -> None:
+    """Stop starting runs of the schedule NAME; a run in progress continues."""
+    _set_enabled(name, schedule_id, connection, enabled=False)
 
 
 @schedule_group.command("resume")
@@ -144,9 +126,9 @@ def pause_command(*, name: str, schedule_id: str, **given: Any) -> None:
 @_id_option
 @connection_options
 @debug_option
-def resume_command(*, name: str, schedule_id: str, **given: Any) -> None:
-    """Let the schedule NAME start runs again; times that were missed are not made up for."""
-    _set_enabled(name, schedule_id, given, enabled=True)
+def resume_command(*, name: str, schedule_id: str, connection: ConnectionOptions) -> None:
+    """Resume the schedule NAME; missed times are not made up for."""
+    _set_enabled(name, schedule_id, connection, enabled=True)
 
 
 @schedule_group.command("delete")
@@ -154,11 +136,11 @@ def resume_command(*, name: str, schedule_id: str, **given: Any) -> None:
 @_id_option
 @connection_options
 @debug_option
-def delete_command(*, name: str, schedule_id: str, **given: Any) -> None:
-    """Delete the schedule NAME; a run in progress goes on."""
+def delete_command(*, name: str, schedule_id: str, connection: ConnectionOptions) -> None:
+    """Delete the schedule NAME; a run in progress continues."""
     from repot_pipelines.schedules.actions import delete_schedule
 
-    delete_schedule(connect_as_told(given), name, schedule_id)
+    delete_schedule(connect_to_server(connection), name, schedule_id)
     click.echo(f"{name}: deleted")
 
 
@@ -167,13 +149,13 @@ def delete_command(*, name: str, schedule_id: str, **given: Any) -> None:
 @_id_option
 @connection_options
 @debug_option
-def run_now_command(*, name: str, schedule_id: str, **given: Any) -> None:
-    """Start a run as the schedule NAME would, at once."""
+def run_now_command(*, name: str, schedule_id: str, connection: ConnectionOptions) -> None:
+    """Start a run of the schedule NAME immediately."""
     from repot_pipelines.kfp_server.submission import timestamped_name
     from repot_pipelines.schedules.actions import run_now
     from repot_pipelines.schedules.lookup import find_schedule
 
-    server = connect_as_told(given)
+    server = connect_to_server(connection)
     schedule = find_schedule(server, name, schedule_id)
     run_id = run_now(server, schedule, name=timestamped_name(name))
     click.echo(f"run   {run_id}\nlook  {server.link('runs', run_id)}")
@@ -185,8 +167,8 @@ def _schedule_spec(
     cron: "Cron",
     name: str,
     *,
+    start: "StartOptions",
     follow_latest: bool,
-    given: dict[str, Any],
 ) -> "ScheduleSpec":
     from repot_pipelines.kfp_server.registry import (
         PipelineVersion,
@@ -198,19 +180,19 @@ def _schedule_spec(
     version = ensure_version(
         server,
         request.path,
-        pipeline_name=given["pipeline_name"] or request.pipeline_name,
-        name=given["version_name"],
+        pipeline_name=start.pipeline_name or request.pipeline_name,
+        name=start.version_name,
     )
     return ScheduleSpec(
         name=name,
         cron=cron,
-        version=PipelineVersion(pipeline_id=version.pipeline_id, version_id="", name="the latest")
+        version=PipelineVersion(pipeline_id=version.pipeline_id, version_id="", name="latest")
         if follow_latest
         else version,
         values=request.given,
-        experiment_id=ensure_experiment(server, given["experiment"]),
-        pipeline_root=given["pipeline_root"],
-        service_account=given["service_account"],
+        experiment_id=ensure_experiment(server, start.experiment),
+        pipeline_root=start.pipeline_root,
+        service_account=start.service_account,
     )
 
 
@@ -218,27 +200,31 @@ def _print_applied(server: "Server", applied: "ApplyResult", spec: "ScheduleSpec
     from repot_pipelines.schedules.cron import next_times
 
     schedule = applied.schedule
-    state = "" if schedule.mode == "ENABLE" else ", and it is paused"
+    state = "" if schedule.mode == "ENABLE" else ", paused"
     click.echo(f"{spec.name}: {applied.action}{state}")
     click.echo(f"runs     {spec.version.name}, at {spec.cron.text}")
-    times = itertools.islice(next_times(spec.cron, datetime.datetime.now(datetime.UTC)), _NUM_NEXT)
+    times = itertools.islice(
+        next_times(spec.cron, datetime.datetime.now(datetime.UTC)), _NUM_NEXT_TIMES
+    )
     click.echo(f"next     {', '.join(f'{time:%a %Y-%m-%d %H:%M}' for time in times)}")
     click.echo(
-        "         in the server's time zone: UTC, unless its CRON_SCHEDULE_TIMEZONE says otherwise"
+        "         in the server's time zone: UTC, unless CRON_SCHEDULE_TIMEZONE is set there"
     )
     click.echo(f"look     {server.link('recurringrun', schedule.recurring_run_id)}")
     for older in applied.not_deleted:
         click.echo(
-            f"The schedule that it replaces, {older.recurring_run_id}, is paused until its run is over: "
-            "apply again then, and it goes."
+            f"The replaced schedule {older.recurring_run_id} is paused while its run is in progress. "
+            "Apply again after that run to delete it."
         )
 
 
-def _set_enabled(name: str, schedule_id: str, given: dict[str, Any], *, enabled: bool) -> None:
+def _set_enabled(
+    name: str, schedule_id: str, connection: ConnectionOptions, *, enabled: bool
+) -> None:
     from repot_pipelines.schedules.actions import set_enabled
     from repot_pipelines.schedules.lookup import find_schedule
 
-    server = connect_as_told(given)
+    server = connect_to_server(connection)
     set_enabled(server, find_schedule(server, name, schedule_id), enabled=enabled)
     click.echo(f"{name}: {'resumed' if enabled else 'paused'}")
 
@@ -247,9 +233,9 @@ def _version_label(server: "Server", reference: Any) -> str:
     from repot_pipelines.kfp_server.registry import version_label
 
     if reference is None:
-        return "its own"
+        return "inline"
     if not reference.pipeline_version_id:
-        return "the latest"
+        return "latest"
     return version_label(server, reference.pipeline_id, reference.pipeline_version_id)
 
 

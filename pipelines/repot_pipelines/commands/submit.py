@@ -1,20 +1,22 @@
-"""`repot submit`: start the pipeline on a Kubeflow Pipelines server, and follow it if asked."""
+"""`repot submit`: start the pipeline on a Kubeflow Pipelines server, and follow the run if asked."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from repot.errors import UsageError
-from repot_pipelines.commands.options import debug_option
-from repot_pipelines.commands.pipeline_options import pipeline_options
-from repot_pipelines.commands.run import GATE_SAID_NO
-from repot_pipelines.commands.server_options import (
-    connect_as_told,
+from repot.errors import EXIT_GATE_REJECTED, EXIT_INTERRUPTED, UsageError
+from repot_pipelines.commands.options import (
+    RequestOptions,
+    connect_to_server,
     connection_options,
+    debug_option,
+    poll_option,
+    request_options,
     start_options,
 )
-from repot_pipelines.presets import PRESETS
+from repot_pipelines.kfp_server.access import ConnectionOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,54 +26,36 @@ if TYPE_CHECKING:
     from repot_pipelines.kfp_server.submission import StartOptions
     from repot_pipelines.run_request import Request
 
-STOPPED = 130
-
 
 @click.command("submit")
-@click.argument("pictures_uri", required=False)
-@click.option("--storage-uri", help="Where everything is kept: gs:// or s3://BUCKET/PATH.")
-@click.option(
-    "--preset",
-    type=click.Choice(list(PRESETS)),
-    default="cluster",
-    show_default=True,
-    help="Set of defaults.",
-)
-@pipeline_options
+@request_options
 @start_options
 @click.option(
-    "--run-name", default="", help="Name of the run; the model's name and the time, if not given."
+    "--run-name", default="", help="Name of the run; default: the model's name and the time."
 )
-@click.option("--no-cache", is_flag=True, help="Do every task again.")
+@click.option("--no-cache", is_flag=True, help="Run every task again.")
 @click.option(
     "--wait",
     is_flag=True,
-    help=f"Follow the run to its end; exit 1 when it fails, {GATE_SAID_NO} when the gate says no.",
+    help="Follow the run to its end; exit with 1 if it fails, with "
+    f"{EXIT_GATE_REJECTED} if the gate rejects the model.",
 )
-@click.option(
-    "--attach", metavar="RUN_ID", help="Follow a run that is there already; starts nothing."
-)
+@click.option("--attach", metavar="RUN_ID", help="Follow an existing run; starts nothing.")
 @click.option(
     "--logs",
     "show_logs",
     is_flag=True,
-    help="With --wait or --attach: show what the pods log, too.",
+    help="With --wait or --attach: also show the logs of the pods.",
 )
+@poll_option
 @click.option(
-    "--poll-seconds",
-    type=click.FloatRange(min=0.05),
-    default=5.0,
-    show_default=True,
-    help="Between two looks at the run.",
-)
-@click.option(
-    "--dry-run", is_flag=True, help="Show what would run, and what it would take; contacts nobody."
+    "--dry-run", is_flag=True, help="Show what would run and what it would cost; sends nothing."
 )
 @click.option(
     "--num-pictures",
     type=click.IntRange(min=0),
     default=0,
-    help="Pictures, for the estimate of --dry-run.",
+    help="Number of pictures, for the estimate of --dry-run.",
 )
 @click.option(
     "--prices",
@@ -83,11 +67,9 @@ STOPPED = 130
 @debug_option
 def submit_command(
     *,
-    pictures_uri: str | None,
-    storage_uri: str | None,
-    preset: str,
-    assignments: tuple[str, ...],
-    parameter_file: Path | None,
+    request_options: RequestOptions,
+    start: "StartOptions",
+    run_name: str,
     no_cache: bool,
     wait: bool,
     attach: str | None,
@@ -96,70 +78,46 @@ def submit_command(
     dry_run: bool,
     num_pictures: int,
     prices_file: Path | None,
-    **given: Any,
+    connection: ConnectionOptions,
 ) -> int:
-    """Fine-tune on the pictures at PICTURES_URI, on the cluster behind a Kubeflow Pipelines server.
+    """Fine-tune on the pictures at PICTURES_URI, on a cluster with Kubeflow Pipelines.
 
-    All parameters are checked before anybody is contacted. The compiled pipeline is uploaded once for each version.
-    Ctrl-C while --wait follows the run leaves the run alone.
+    All parameters are checked before anything is sent. The compiled pipeline is uploaded once per
+    version. Ctrl-C during --wait does not stop the run.
     """
     from rich.console import Console
 
-    from repot_pipelines.run_request import read_request
-
     console = Console()
     if attach is not None:
-        if not attach.strip():
-            raise UsageError(
-                "--attach must name a run; got nothing. `repot submit` without --attach starts one."
-            )
-        if pictures_uri:
-            raise UsageError(
-                "--attach follows a run that is there already: leave PICTURES_URI out."
-            )
-        return _follow(
-            console, connect_as_told(given), attach, poll_seconds=poll_seconds, show_logs=show_logs
-        )
-    options = _take_start_options(given, use_cache=not no_cache)
-    parameters = {name: given.pop(name) for name in list(given) if name in PRESETS[preset]}
-    request = read_request(
-        preset=preset,
-        parameter_file=parameter_file,
-        options={**parameters, "pictures_uri": pictures_uri, "storage_uri": storage_uri},
-        assignments=assignments,
-    )
+        _check_attach(attach, request_options)
+        server = connect_to_server(connection)
+        return _follow(console, server, attach, poll_seconds=poll_seconds, show_logs=show_logs)
+    start = replace(start, run_name=run_name, use_cache=not no_cache)
+    request = request_options.read()
     if dry_run:
-        _show_plan(console, request, options, num_pictures=num_pictures, prices_file=prices_file)
+        _print_dry_run(console, request, start, num_pictures=num_pictures, prices_file=prices_file)
         return 0
-    server = connect_as_told(given)
-    run_id = _start(console, server, request, options)
-    return (
-        _follow(console, server, run_id, poll_seconds=poll_seconds, show_logs=show_logs)
-        if wait
-        else 0
-    )
+    server = connect_to_server(connection)
+    run_id = _start(console, server, request, start)
+    if not wait:
+        return 0
+    return _follow(console, server, run_id, poll_seconds=poll_seconds, show_logs=show_logs)
 
 
-def _take_start_options(given: dict[str, Any], *, use_cache: bool) -> "StartOptions":
-    from repot_pipelines.kfp_server.submission import StartOptions
-
-    return StartOptions(
-        experiment=given.pop("experiment"),
-        run_name=given.pop("run_name"),
-        pipeline_name=given.pop("pipeline_name") or "",
-        version_name=given.pop("version_name"),
-        service_account=given.pop("service_account"),
-        pipeline_root=given.pop("pipeline_root"),
-        use_cache=use_cache,
-    )
+def _check_attach(attach: str, request: RequestOptions) -> None:
+    if not attach.strip():
+        raise UsageError(
+            "--attach must name a run; got an empty name. Without --attach, `repot submit` starts "
+            "a run."
+        )
+    if "pictures_uri" in request.parameters:
+        raise UsageError("--attach follows an existing run: leave PICTURES_URI out.")
 
 
-def _start(
-    console: "Console", server: "Server", request: "Request", options: "StartOptions"
-) -> str:
+def _start(console: "Console", server: "Server", request: "Request", start: "StartOptions") -> str:
     from repot_pipelines.kfp_server.submission import submit
 
-    submitted = submit(server, request, options)
+    submitted = submit(server, request, start)
     for line in (
         f"version  {_version_line(submitted.version)}",
         f"run      {submitted.name}, {submitted.run_id}",
@@ -171,14 +129,14 @@ def _start(
 
 def _version_line(version: "PipelineVersion | None") -> str:
     if version is None:
-        return "none: without the cache the run carries its pipeline with it"
-    return f"{version.name} ({'uploaded' if version.is_new else 'there already'})"
+        return "none: without the cache, the run carries its own copy of the pipeline"
+    return f"{version.name} ({'uploaded' if version.is_new else 'already there'})"
 
 
-def _show_plan(
+def _print_dry_run(
     console: "Console",
     request: "Request",
-    options: "StartOptions",
+    start: "StartOptions",
     *,
     num_pictures: int,
     prices_file: Path | None,
@@ -195,9 +153,9 @@ def _show_plan(
         request,
         estimate,
         prices,
-        pipeline_name=options.pipeline_name or request.pipeline_name,
-        version_name=options.version_name or default_version_name(request.path),
-        experiment=options.experiment,
+        pipeline_name=start.pipeline_name or request.pipeline_name,
+        version_name=start.version_name or default_version_name(request.path),
+        experiment=start.experiment,
     )
 
 
@@ -215,8 +173,9 @@ def _follow(
             )
     except KeyboardInterrupt:
         click.echo(
-            f"The run goes on. Follow it again with `repot submit --attach {run_id}`.", err=True
+            f"The run continues. Follow it again with `repot submit --attach {run_id}`.", err=True
         )
-        return STOPPED
+        return EXIT_INTERRUPTED
     print_run_result(console, result)
-    return GATE_SAID_NO if result.gate is not None and result.gate.is_rejected else 0
+    is_rejected = result.gate is not None and result.gate.is_rejected
+    return EXIT_GATE_REJECTED if is_rejected else 0

@@ -1,6 +1,10 @@
-"""The four steps of the 2016 tutorial, one command each, with its flags in today's spelling."""
+"""The four steps of the 2016 tutorial, one command each, on plain folders instead of a storage URI.
+
+The options are the tutorial's. Its own spelling works too: `--train_directory=DIR`, `--fine_tune=True`.
+"""
 
 import time
+from collections.abc import Iterator
 
 import click
 
@@ -8,89 +12,110 @@ from repot import quiet_tensorflow, storage
 from repot.checkpoint_files import FACTS_NAME
 from repot.errors import UsageError
 from repot.manifest import Manifest
-from repot.recipes import RECIPES
-from repot.settings import DatasetSettings, GateSettings, TrainingSettings
-from repot.zoo import BACKBONES
-from repot_pipelines.commands.options import debug_option, directory_option, shown_progress
-
-_DATASET, _TRAINING, _GATE = DatasetSettings(), TrainingSettings(), GateSettings()
-
-
-@click.command("shards")
-@directory_option("--train-directory", help="Training pictures: one folder a label.")
-@directory_option("--validation-directory", help="Validation pictures: one folder a label.")
-@directory_option("--output-directory", help="Where the shards, labels.txt and manifest.json go.")
-@click.option(
-    "--labels-file", default="", help="One label a line; the folder names, sorted, if not given."
+from repot.settings import (
+    CHECKPOINT_VALUES,
+    DatasetSettings,
+    GateSettings,
+    TrainingSettings,
 )
-@click.option("--train-shards", default=_DATASET.train_shards, show_default=True, help="0 chooses.")
-@click.option(
-    "--validation-shards", default=_DATASET.validation_shards, show_default=True, help="0 chooses."
+from repot.training_record import TrainingRecord
+from repot_pipelines.commands.options import (
+    NameChoice,
+    debug_option,
+    directory_option,
+    setting_option,
+    shown_progress,
 )
-@click.option(
-    "--num-threads",
-    default=_DATASET.num_threads,
-    show_default=True,
-    help="Of the 2016 shard layout.",
-)
-@click.option("--max-rejected-fraction", default=_GATE.max_rejected_fraction, show_default=True)
+
+_TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+class TutorialCommand(click.Command):
+    """A command that accepts the tutorial's spelling: `--name_with_underscores`, `--flag=True`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments after rewriting them to the hyphenated spelling."""
+        return super().parse_args(ctx, list(self._rewrite(args)))
+
+    def _rewrite(self, args: list[str]) -> Iterator[str]:
+        flags = {
+            name
+            for option in self.params
+            if isinstance(option, click.Option) and option.is_flag
+            for name in option.opts
+        }
+        for arg in args:
+            if not arg.startswith("--"):
+                yield arg
+                continue
+            name, equals, value = arg.partition("=")
+            name = name.replace("_", "-")
+            if not equals or name not in flags:
+                yield name + equals + value
+            elif value.lower() not in _TRUTH:
+                raise UsageError(f"{name} must be True or False; got {arg}.")
+            elif _TRUTH[value.lower()]:
+                yield name
+
+
+@click.command("shards", cls=TutorialCommand)
+@directory_option("--train-directory", help="Training pictures: one folder per label.")
+@directory_option("--validation-directory", help="Validation pictures: one folder per label.")
+@directory_option("--output-directory", help="Where to write shards, labels.txt, manifest.json.")
+@setting_option("labels_file_uri", with_default=True)
+@setting_option("train_shards", with_default=True)
+@setting_option("validation_shards", with_default=True)
+@setting_option("num_threads", with_default=True)
+@setting_option("max_rejected_fraction", with_default=True)
 @debug_option
 def shards_command(
     *,
     train_directory: str,
     validation_directory: str,
     output_directory: str,
-    labels_file: str,
+    labels_file_uri: str,
     train_shards: int,
     validation_shards: int,
     num_threads: int,
     max_rejected_fraction: float,
 ) -> None:
-    """Step 1: turn labelled pictures into sharded TFRecords."""
-    from repot import storage
-
+    """Step 1: convert labelled pictures to sharded TFRecords."""
     settings = DatasetSettings(
         train_shards=train_shards, validation_shards=validation_shards, num_threads=num_threads
     )
+    gate = GateSettings(max_rejected_fraction=max_rejected_fraction)
     with shown_progress():
-        manifest = build_in_folder(
+        manifest = _build_dataset(
             train_uri=storage.normalise(train_directory),
             validation_uri=storage.normalise(validation_directory),
             output_uri=storage.normalise(output_directory),
-            labels_file_uri=storage.normalise(labels_file) if labels_file else "",
+            labels_file_uri=storage.normalise(labels_file_uri) if labels_file_uri else "",
             settings=settings,
-            max_rejected_fraction=GateSettings(
-                max_rejected_fraction=max_rejected_fraction
-            ).max_rejected_fraction,
+            max_rejected_fraction=gate.max_rejected_fraction,
         )
     click.echo(
-        f"{manifest.num_accepted} of {manifest.num_found} pictures in {len(manifest.shards)} shards, "
-        f"{len(manifest.labels)} labels: {output_directory}"
+        f"{manifest.num_accepted} of {manifest.num_found} pictures in {len(manifest.shards)} "
+        f"shards, {len(manifest.labels)} labels: {output_directory}"
     )
 
 
-@click.command("checkpoint")
+@click.command("checkpoint", cls=TutorialCommand)
 @click.argument("uri")
-@directory_option("--output-directory", help="Where the converted weights go.")
-@click.option(
-    "--backbone",
-    default=_TRAINING.backbone,
-    show_default=True,
-    help=f"One of {', '.join(BACKBONES)}.",
-)
+@directory_option("--output-directory", help="Where to write the converted weights.")
+@setting_option("backbone", with_default=True)
 @click.option(
     "--values",
+    type=NameChoice(CHECKPOINT_VALUES),
     default="auto",
     show_default=True,
-    help="Of a TensorFlow checkpoint: auto, ema or raw.",
+    help="Values of a TensorFlow checkpoint to use.",
 )
 @click.option("--sha256", default="", help="SHA-256 that the checkpoint must have.")
 @debug_option
 def checkpoint_command(
     *, uri: str, output_directory: str, backbone: str, values: str, sha256: str
 ) -> None:
-    """Step 2: fetch the pre-trained checkpoint URI, a known name, a path or a web address, and convert it."""
-    from repot import storage
+    """Step 2: fetch the pre-trained checkpoint URI (a known name, a path or a URI) and convert it."""
     from repot.checkpoint_fetcher.fetch import convert_to_folder
 
     folder_uri = storage.normalise(output_directory)
@@ -101,106 +126,96 @@ def checkpoint_command(
     click.echo(f"Weights of {backbone}: {folder_uri}")
 
 
-@click.command("train")
-@directory_option("--data-dir", help="Folder that `repot shards` made.")
-@directory_option(
-    "--train-dir", help="Where state, events and the model go; a second start goes on from there."
-)
+@click.command("train", cls=TutorialCommand)
+@directory_option("--data-dir", help="Folder that `repot shards` wrote.")
+@directory_option("--train-dir", help="Where to write state, events and model; reruns resume.")
 @click.option(
     "--pretrained-model-checkpoint-path",
+    "checkpoint",
     required=True,
-    help="Folder of `repot checkpoint`, or any checkpoint.",
+    help="Folder that `repot checkpoint` wrote, or any checkpoint.",
 )
-@click.option(
-    "--fine-tune",
-    is_flag=True,
-    help="Train the whole network after the head; without it the head alone.",
-)
-@click.option("--recipe", help=f"Overrides --fine-tune: {', '.join(RECIPES)}.")
-@click.option(
-    "--backbone",
-    default=_TRAINING.backbone,
-    show_default=True,
-    help=f"One of {', '.join(BACKBONES)}.",
-)
-@click.option(
-    "--initial-learning-rate",
-    default=_TRAINING.learning_rate,
-    show_default=True,
-    help="0: the recipe's own.",
-)
-@click.option(
-    "--num-epochs", default=_TRAINING.epochs, show_default=True, help="0: the recipe's own."
-)
-@click.option(
-    "--batch-size", default=_TRAINING.batch_size, show_default=True, help="Examples a step."
-)
-@click.option(
-    "--image-size",
-    default=_TRAINING.image_size,
-    show_default=True,
-    help="Pixels; 0: the backbone's own.",
-)
-@click.option("--seed", default=_TRAINING.seed, show_default=True)
-@click.option(
-    "--input-queue-memory-factor",
-    default=_TRAINING.input_queue_memory_factor,
-    show_default=True,
-    help="Shuffle buffer in units of 1024 records.",
-)
+@click.option("--fine-tune", is_flag=True, help="After the head, train the whole network too.")
+@setting_option("recipe")
+@setting_option("backbone", with_default=True)
+@setting_option("learning_rate", "--initial-learning-rate", with_default=True)
+@setting_option("epochs", "--num-epochs", with_default=True)
+@setting_option("batch_size", with_default=True)
+@setting_option("image_size", with_default=True)
+@setting_option("seed", with_default=True)
+@setting_option("input_queue_memory_factor", with_default=True)
 @debug_option
 def train_command(
     *,
     data_dir: str,
     train_dir: str,
-    pretrained_model_checkpoint_path: str,
+    checkpoint: str,
     fine_tune: bool,
     recipe: str | None,
     backbone: str,
-    initial_learning_rate: float,
-    num_epochs: int,
+    learning_rate: float,
+    epochs: int,
     batch_size: int,
     image_size: int,
     seed: int,
     input_queue_memory_factor: int,
 ) -> None:
-    """Step 3: retrain on the shards of step 1 from the checkpoint of step 2."""
-    from repot import storage
+    """Step 3: retrain on the shards of step 1 from the checkpoint of step 2.
 
+    --recipe overrides --fine-tune.
+    """
     settings = TrainingSettings(
         backbone=backbone,
         recipe=recipe or ("fine_tune" if fine_tune else "head"),
-        epochs=num_epochs,
+        epochs=epochs,
         batch_size=batch_size,
-        learning_rate=initial_learning_rate,
+        learning_rate=learning_rate,
         image_size=image_size,
         seed=seed,
         input_queue_memory_factor=input_queue_memory_factor,
     )
     with shown_progress():
-        train_in_folder(
+        _train(
             data_uri=storage.normalise(data_dir),
             train_uri=storage.normalise(train_dir),
-            checkpoint=pretrained_model_checkpoint_path,
+            checkpoint=checkpoint,
             settings=settings,
         )
     click.echo(f"Model: {train_dir}/model")
 
 
-@click.command("evaluate")
+@click.command("evaluate", cls=TutorialCommand)
 @directory_option("--checkpoint-dir", help="The --train-dir of `repot train`, or a model folder.")
-@directory_option("--data-dir", help="Folder that `repot shards` made.")
-@directory_option("--eval-dir", help="Where metrics.json, report.html and events go.")
+@directory_option("--data-dir", help="Folder that `repot shards` wrote.")
+@directory_option("--eval-dir", help="Where to write metrics.json, report.html and events.")
 @click.option(
-    "--subset", type=click.Choice(["train", "validation"]), default="validation", show_default=True
+    "--subset",
+    type=NameChoice(["train", "validation"]),
+    default="validation",
+    show_default=True,
+    help="Split to score.",
 )
 @click.option(
-    "--num-examples", default=0, show_default=True, type=click.IntRange(min=0), help="0: all."
+    "--num-examples",
+    default=0,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="Examples to score; 0 for all.",
+)
+@click.option("--run-once", is_flag=True, help="Score once, instead of again after each interval.")
+@click.option(
+    "--eval-interval-secs",
+    default=300,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Seconds between two evaluations without --run-once.",
 )
 @click.option(
-    "--run-once", is_flag=True, help="Score once; without it again after each interval, for ever."
+    "--input-queue-memory-factor",
+    type=int,
+    expose_value=False,
+    help="Accepted for the tutorial's command line; evaluation reads in order and needs no buffer.",
 )
-@click.option("--eval-interval-secs", default=300, show_default=True, type=click.IntRange(min=1))
 @debug_option
 def evaluate_command(
     *,
@@ -213,7 +228,6 @@ def evaluate_command(
     eval_interval_secs: int,
 ) -> None:
     """Step 4: score the model of step 3 on held-out shards."""
-    from repot import storage
     from repot.evaluator.evaluate import evaluate_folder
 
     while True:
@@ -234,7 +248,7 @@ def evaluate_command(
         time.sleep(eval_interval_secs)
 
 
-def build_in_folder(
+def _build_dataset(
     *,
     train_uri: str,
     validation_uri: str,
@@ -243,14 +257,14 @@ def build_in_folder(
     settings: DatasetSettings,
     max_rejected_fraction: float,
 ) -> Manifest:
-    """Build a data set from a folder of label folders for each split, and go on where an earlier start stopped.
+    """Build a dataset from one folder of label folders per split; a rerun resumes.
 
     Args:
         train_uri, validation_uri: The pictures.
-        output_uri: Folder of the data set.
-        labels_file_uri: One label a line; "" takes the names of the folders, sorted.
+        output_uri: Folder of the dataset.
+        labels_file_uri: File with one label per line; "" uses the sorted folder names.
         settings: How pictures become shards.
-        max_rejected_fraction: Largest share of damaged pictures.
+        max_rejected_fraction: Share of damaged pictures above which the build fails, in [0, 1].
 
     Raises:
         RepotError: As `plan_dataset`, `build_shards` and `merge_dataset`.
@@ -272,17 +286,17 @@ def build_in_folder(
     return merge_dataset(plan.dataset_uri, max_rejected_fraction=max_rejected_fraction)
 
 
-def train_in_folder(
+def _train(
     *, data_uri: str, train_uri: str, checkpoint: str, settings: TrainingSettings
-) -> None:
-    """Train from a folder of shards into a training folder, resuming where an earlier start stopped.
+) -> TrainingRecord:
+    """Train on a folder of shards; a rerun resumes.
 
     Args:
-        data_uri: Folder that `repot shards` made.
+        data_uri: Folder that `repot shards` wrote.
         train_uri: Folder for checkpoint/, state/, events/ and model/.
-        checkpoint: Folder that `repot checkpoint` made, or any checkpoint, which is converted to
-            train_uri/checkpoint.
-        settings: Training settings.
+        checkpoint: Folder that `repot checkpoint` wrote, or any checkpoint, which is then converted
+            to train_uri/checkpoint.
+        settings: How to train.
 
     Raises:
         UsageError: The training folder holds another training.
@@ -292,11 +306,13 @@ def train_in_folder(
     from repot.trainer.request import TrainingRequest, training_id
     from repot.trainer.train import train
 
-    weights_uri = _converted(checkpoint, settings.backbone, storage.join(train_uri, "checkpoint"))
+    weights_uri = _convert_checkpoint(
+        checkpoint, settings.backbone, storage.join(train_uri, "checkpoint")
+    )
     facts = storage.read_json(storage.join(weights_uri, FACTS_NAME))
     checkpoint_id = f"{facts['sha256']}/{facts['backbone']}-{facts['values']}"
     dataset_id = load_manifest(data_uri).dataset_id
-    train(
+    return train(
         TrainingRequest(
             dataset_uri=data_uri,
             weights_uri=weights_uri,
@@ -308,24 +324,25 @@ def train_in_folder(
     )
 
 
-def _converted(checkpoint: str, backbone: str, folder_uri: str) -> str:
-    """Return a folder of converted weights: the given one, or one made from the given checkpoint."""
+def _convert_checkpoint(checkpoint: str, backbone: str, folder_uri: str) -> str:
+    """Return a folder of converted weights: `checkpoint` itself, or one converted from it.
+
+    Raises:
+        UsageError: The weights were converted for another backbone.
+    """
     from repot.checkpoint_fetcher.fetch import convert_to_folder
 
     if "://" not in checkpoint or checkpoint.startswith(("gs://", "s3://")):
-        given_uri = storage.normalise(checkpoint)
-        facts_uri = storage.join(given_uri, FACTS_NAME)
+        weights_uri = storage.normalise(checkpoint)
+        facts_uri = storage.join(weights_uri, FACTS_NAME)
         if storage.exists(facts_uri):
-            _check_backbone(facts_uri, backbone)
-            return given_uri
+            converted_for = storage.read_json(facts_uri)["backbone"]
+            if converted_for != backbone:
+                raise UsageError(
+                    f"The checkpoint must be converted for backbone={backbone}; {facts_uri} is for "
+                    f"{converted_for}. Use --backbone {converted_for}, or convert it again with "
+                    f"`repot checkpoint --backbone {backbone}`."
+                )
+            return weights_uri
     convert_to_folder(checkpoint, backbone=backbone, values="auto", folder_uri=folder_uri)
     return folder_uri
-
-
-def _check_backbone(facts_uri: str, backbone: str) -> None:
-    converted_for = storage.read_json(facts_uri)["backbone"]
-    if converted_for != backbone:
-        raise UsageError(
-            f"The checkpoint must be converted for backbone={backbone}; {facts_uri} is for {converted_for}. "
-            f"Give --backbone {converted_for}, or convert it again with `repot checkpoint --backbone {backbone}`."
-        )

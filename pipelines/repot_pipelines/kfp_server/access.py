@@ -40,6 +40,7 @@ class ConnectionOptions:
         cookie_file: File with a session cookie, `name=value`.
         iap_client_id: OAuth client id of Google's Identity-Aware Proxy.
         kube_context: kubeconfig context.
+        namespace: Namespace of the runs, on a multi-user server.
         kfp_namespace: Namespace in which KFP is installed.
         ca_file: CA certificates that sign the server's certificate.
     """
@@ -50,6 +51,7 @@ class ConnectionOptions:
     cookie_file: Path | None = None
     iap_client_id: str | None = None
     kube_context: str | None = None
+    namespace: str = ""
     kfp_namespace: str = defaults.KFP_NAMESPACE
     ca_file: Path | None = None
 

@@ -1,0 +1,156 @@
+"""Write the tables that are derived from the code into the documentation.
+
+    python docs/reference.py          rewrite README.md and docs/kubeflow-ui.md
+    python docs/reference.py --check  exit with 1 if one of them is out of date
+
+A table stands between `<!-- NAME: written by make docs -->` and `<!-- end -->`.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import click
+
+from repot.settings import ALL_SETTINGS, PARAMETERS, option_name, parameter_default
+from repot_pipelines.cli import repot
+from repot_pipelines.commands.schedule import pause_command
+from repot_pipelines.commands.submit import submit_command
+
+ROOT = Path(__file__).resolve().parent.parent
+IMAGE_OPTIONS = ("--cpu-image", "--trainer-image")
+
+
+def parameter_table() -> str:
+    """Return one row per pipeline parameter: default, meaning, and when to change it."""
+    rows = ["| parameter | default | meaning | change it when |", "|---|---|---|---|"]
+    required_first = sorted(PARAMETERS, key=lambda name: (_default(name) != "*required*", name))
+    for name in required_first:
+        field = PARAMETERS[name]
+        rule = field.metadata["rule"]
+        meaning = field.metadata["help"]
+        if rule and not rule.choices:
+            meaning += f" Must {rule.text}."
+        elif rule and name not in ("backbone", "recipe"):
+            meaning += f" One of {', '.join(f'`{choice}`' for choice in rule.choices)}."
+        cells = (f"`{name}`", _default(name), meaning, field.metadata["change_when"])
+        rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(rows)
+
+
+def option_table() -> str:
+    """Return one row per command, then one per group of options that several commands share."""
+    groups = option_groups()
+    rows = ["| command | what it does | options |", "|---|---|---|"]
+    for name, command in _commands(repot):
+        arguments = " ".join(
+            parameter.make_metavar(click.Context(command))
+            for parameter in command.params
+            if isinstance(parameter, click.Argument)
+        )
+        options = _options(command)
+        shared = [group for group, members in groups.items() if members.keys() <= set(options)]
+        own = [name for name in options if not any(name in groups[group] for group in shared)]
+        texts = [" ".join(f"`{option}`" for option in own), *shared]
+        what = command.get_short_help_str(200).rstrip(".")
+        call = f"{name} {arguments}".strip()
+        rows.append(f"| `{call}` | {what} | {', '.join(text for text in texts if text)} |")
+    for settings in ALL_SETTINGS:
+        members = [option_name(PARAMETERS[name]) for name in settings.__dataclass_fields__]
+        if any(members):
+            subject = settings.__name__.removesuffix("Settings").lower()
+            rows.append(f"| pipeline options | {subject} | {_code(filter(None, members))} |")
+    rows.append(f"| image options | container images | {_code(IMAGE_OPTIONS)} |")
+    rows.append(f"| start options | how a run is started | {_code(groups['start options'])} |")
+    rows.append(
+        f"| server options | server address and credentials | {_code(groups['server options'])} |"
+    )
+    return "\n".join(rows)
+
+
+def option_groups() -> dict[str, dict[str, None]]:
+    """Return the options that several commands share, in order, by the group's name."""
+    pipeline = dict.fromkeys(filter(None, map(option_name, PARAMETERS.values())))
+    server = dict.fromkeys(name for name in _options(pause_command) if name != "--id")
+    own = {"--run-name", "--no-cache", "--wait", "--attach", "--logs", "--poll-seconds"}
+    own |= {"--dry-run", "--num-pictures", "--prices", "--storage-uri", "--preset"}
+    start = [name for name in _options(submit_command) if name not in {*pipeline, *server, *own}]
+    return {
+        "pipeline options": pipeline,
+        "image options": dict.fromkeys(IMAGE_OPTIONS),
+        "start options": dict.fromkeys(start),
+        "server options": server,
+    }
+
+
+TABLES = {
+    "README.md": {"options": option_table},
+    "docs/kubeflow-ui.md": {"parameters": parameter_table},
+}
+
+
+def with_tables(text: str, tables: Mapping[str, str]) -> str:
+    """Return a document with its generated tables replaced."""
+    for name, table in tables.items():
+        start, end = f"<!-- {name}: written by make docs -->\n", "\n<!-- end -->"
+        before, found_start, rest = text.partition(start)
+        _, found_end, after = rest.partition(end)
+        if not (found_start and found_end):
+            raise ValueError(f"The document must have a table between {start!r} and {end!r}.")
+        text = before + start + table + end + after
+    return text
+
+
+def outdated_documents(*, write: bool) -> Iterator[str]:
+    """Yield the documents whose tables differ from the code; rewrite them if asked to."""
+    for name, makers in TABLES.items():
+        path = ROOT / name
+        before = path.read_text(encoding="utf-8")
+        after = with_tables(before, {table: make() for table, make in makers.items()})
+        if after != before:
+            yield name
+            if write:
+                path.write_text(after, encoding="utf-8")
+
+
+def main() -> int:
+    """Rewrite or check the documents."""
+    is_check = "--check" in sys.argv[1:]
+    outdated = list(outdated_documents(write=not is_check))
+    for name in outdated:
+        print(f"{name} is out of date: run `make docs`." if is_check else f"{name}: rewritten")
+    return 1 if is_check and outdated else 0
+
+
+def _commands(group: click.Group, prefix: str = "repot") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from _commands(command, f"{prefix} {name}")
+        else:
+            yield f"{prefix} {name}", command
+
+
+def _options(command: click.Command) -> list[str]:
+    return [
+        parameter.opts[0]
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and parameter.opts[0] != "--debug"
+    ]
+
+
+def _code(names: object) -> str:
+    return " ".join(f"`{name}`" for name in names)  # type: ignore[attr-defined]
+
+
+def _default(name: str) -> str:
+    """Return a parameter's default as the form of the UI shows it."""
+    default = parameter_default(PARAMETERS[name])
+    if default is None:
+        return "*required*"
+    if isinstance(default, int | float) and not isinstance(default, bool):
+        return f"`{default:g}`"
+    return f"`{default}`"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

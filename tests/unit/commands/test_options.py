@@ -1,0 +1,131 @@
+"""Groups of options: what a command gets, and that every setting has its option."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from repot.settings import PARAMETERS, option_name
+from repot_pipelines.cli import repot
+from repot_pipelines.commands.options import (
+    NameChoice,
+    RequestOptions,
+    connection_options,
+    pipeline_options,
+    request_options,
+    setting_option,
+    start_options,
+)
+from repot_pipelines.kfp_server.access import ConnectionOptions
+from repot_pipelines.kfp_server.submission import StartOptions
+
+
+def values_of(decorate: Any, *args: str) -> dict[str, Any]:
+    """Return what a command with these options gets."""
+    received: dict[str, Any] = {}
+
+    @click.command()
+    @decorate  # type: ignore[untyped-decorator]
+    def command(**values: Any) -> None:
+        received.update(values)
+
+    CliRunner().invoke(command, args, catch_exceptions=False, standalone_mode=False)
+    return received
+
+
+def invoke(*args: str) -> Result:
+    return CliRunner().invoke(repot, args)
+
+
+def test_only_given_parameters_reach_the_command() -> None:
+    assert values_of(pipeline_options) == {"parameters": {}}
+    assert values_of(pipeline_options, "--batch-size", "8", "--labels-file", "l.txt") == {
+        "parameters": {"batch_size": 8, "labels_file_uri": "l.txt"}
+    }
+
+
+@pytest.mark.parametrize("name", [name for name, field in PARAMETERS.items() if option_name(field)])
+def test_every_setting_has_its_option_with_the_help_of_the_field(name: str) -> None:
+    option, field = option_name(PARAMETERS[name]), PARAMETERS[name]
+    (found,) = [each for each in repot.commands["run"].params if option in each.opts]
+
+    assert isinstance(found, click.Option)
+    assert found.help == field.metadata["help"]
+    assert found.type.name == {int: "integer", float: "float", str: "text"}[field.type]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, field in PARAMETERS.items() if not option_name(field)]
+)
+def test_cluster_only_settings_have_no_option_of_their_own(name: str) -> None:
+    assert f"--{name.replace('_', '-')}" not in [
+        option for parameter in repot.commands["schedule"].params for option in parameter.opts
+    ]
+
+
+def test_request_options_collect_preset_file_assignments_and_parameters() -> None:
+    values = values_of(
+        request_options,
+        *("gs://b/pictures", "--storage-uri", "gs://b/repot", "--seed", "3"),
+        *("-p", "num_workers=2", "-p", "trainer_mode=job", "--params", "run.yaml"),
+    )
+
+    assert values == {
+        "request_options": RequestOptions(
+            preset="cluster",
+            parameter_file=Path("run.yaml"),
+            assignments=("num_workers=2", "trainer_mode=job"),
+            parameters={
+                "seed": 3,
+                "pictures_uri": "gs://b/pictures",
+                "storage_uri": "gs://b/repot",
+            },
+        )
+    }
+
+
+def test_start_and_connection_options_become_objects() -> None:
+    assert values_of(start_options, "--experiment", "e") == {"start": StartOptions(experiment="e")}
+    assert values_of(connection_options, "--host", "h", "--context", "c") == {
+        "connection": ConnectionOptions(host="h", kube_context="c")
+    }
+
+
+def test_setting_option_can_have_another_name_and_the_default_of_the_setting() -> None:
+    option = setting_option("learning_rate", "--initial-learning-rate", with_default=True)
+
+    assert values_of(option) == {"learning_rate": 0.0}
+    assert values_of(option, "--initial-learning-rate", "0.1") == {"learning_rate": 0.1}
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_infinite_numbers_are_rejected(value: str) -> None:
+    result = invoke("run", "--sample", "--learning-rate", value)
+
+    assert result.exit_code == 2
+    assert "must be a finite number" in result.output
+
+
+def test_name_choice_suggests_the_nearest_name() -> None:
+    option = click.option("--preset", type=NameChoice(["cluster", "laptop"]))
+
+    with pytest.raises(click.BadParameter, match=r"Did you mean laptop\?"):
+        values_of(option, "--preset", "laptpo")
+
+
+@pytest.mark.parametrize(
+    ("args", "suggestion"),
+    [
+        (("trian",), "Did you mean train?"),
+        (("zzz",), "See `repot --help`."),
+        (("run", "--sample", "--preset", "clutser"), "Did you mean cluster?"),
+        (("run", "--sampel"), "--sample"),
+    ],
+)
+def test_typo_is_a_usage_error_with_a_suggestion(args: tuple[str, ...], suggestion: str) -> None:
+    result = invoke(*args)
+
+    assert result.exit_code == 2
+    assert suggestion in result.output
