@@ -23,7 +23,7 @@ from repot_pipelines.ci import job as ci_job
 from repot_pipelines.ci.comment import MARKER
 from repot_pipelines.ci.lineage import read_lineage
 from tests.integration.kfp_api.answers import plain
-from tests.integration.kfp_api.command_line import Ended, run_repot
+from tests.integration.kfp_api.command_line import CommandResult, run_repot
 from tests.integration.kfp_api.play import NOT_PROMOTED, PROMOTED, TRAINING, Stage, gate_log, play
 from tests.integration.kfp_api.server import KfpApi
 
@@ -63,7 +63,7 @@ class Job:
     summary_path: Path
     storage_uri: str = "gs://repot/here"
 
-    def run(self, *arguments: str | Path) -> Ended:
+    def run(self, *arguments: str | Path) -> CommandResult:
         return run_repot("ci", *self.arguments(*arguments))
 
     def arguments(self, *more: str | Path) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.integration.kfp_api.answers import plain
-from tests.integration.kfp_api.command_line import Ended, run_repot
+from tests.integration.kfp_api.command_line import CommandResult, run_repot
 from tests.integration.kfp_api.server import KfpApi
 
 PLACES = ("gs://pictures/flowers", "--storage-uri", "gs://repot/here")
@@ -28,11 +28,11 @@ def use_version(api: KfpApi, minor: int) -> None:
     api.tag, api.store.minor = f"2.{minor}.0", minor
 
 
-def apply(api: KfpApi, *arguments: str | Path, name: str = "nightly") -> Ended:
+def apply(api: KfpApi, *arguments: str | Path, name: str = "nightly") -> CommandResult:
     return run_repot("schedule", "apply", name, *PLACES, "--host", api.address, *arguments)
 
 
-def schedule(api: KfpApi, *arguments: str) -> Ended:
+def schedule(api: KfpApi, *arguments: str) -> CommandResult:
     command, *rest = arguments
     return run_repot("schedule", command, *rest, "--host", api.address)
 

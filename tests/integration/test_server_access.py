@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from repot_pipelines.kfp_server import server as server_module
 from tests.integration.kfp_api.answers import plain, web_page
-from tests.integration.kfp_api.command_line import Ended, run_repot
+from tests.integration.kfp_api.command_line import CommandResult, run_repot
 from tests.integration.kfp_api.play import PROMOTED, TRAINING, Stage, play
 from tests.integration.kfp_api.server import KfpApi
 
@@ -37,7 +37,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpApi]:
         yield server
 
 
-def submit(host: str, *arguments: str | Path) -> Ended:
+def submit(host: str, *arguments: str | Path) -> CommandResult:
     return run_repot("submit", *PLACES, "--host", host, *arguments)
 
 

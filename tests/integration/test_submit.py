@@ -15,8 +15,8 @@ import pytest
 from repot_pipelines.compiled import find_compiled
 from repot_pipelines.kfp_server.registry import default_version_name
 from repot_pipelines.watch import follow
-from tests.integration.kfp_api.answers import json_answer, plain, upload_refusal
-from tests.integration.kfp_api.command_line import Ended, run_repot
+from tests.integration.kfp_api.answers import json_answer, plain, upload_error
+from tests.integration.kfp_api.command_line import CommandResult, run_repot
 from tests.integration.kfp_api.play import NOT_PROMOTED, PROMOTED, TRAINING, Stage, gate_log, play
 from tests.integration.kfp_api.server import KfpApi
 
@@ -33,7 +33,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpApi]:
         yield server
 
 
-def submit(api: KfpApi, *arguments: str | Path) -> Ended:
+def submit(api: KfpApi, *arguments: str | Path) -> CommandResult:
     return run_repot("submit", *PLACES, "--host", api.address, *arguments)
 
 
@@ -217,7 +217,7 @@ def test_a_refused_upload_leaves_no_empty_pipeline(api: KfpApi) -> None:
         (
             "POST",
             "upload_version",
-            upload_refusal("Failed to create a pipeline version", status=400),
+            upload_error("Failed to create a pipeline version", status=400),
         )
     ]
 

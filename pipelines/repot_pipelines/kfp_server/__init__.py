@@ -1,1 +1,1 @@
-"""Client of a Kubeflow Pipelines server: connect, upload the pipeline, start runs, read their state."""
+"""Client of a Kubeflow Pipelines server: connect, upload pipelines, start and read runs."""

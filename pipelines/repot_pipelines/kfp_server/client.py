@@ -11,7 +11,7 @@ from repot_pipelines.kfp_server.access import HOST_VARIABLE, Access
 from repot_pipelines.kfp_server.errors import ServerError
 
 ApiObject = Any
-"""An object of the generated client, such as a run or a recurring run; kfp_server_api is untyped."""
+"""An object of the generated client, e.g. a run or recurring run; kfp_server_api is untyped."""
 
 _NO_KUBECONFIG_HOST = "http://localhost"
 """The address of the Kubernetes client without a kubeconfig."""

@@ -102,8 +102,8 @@ def read_error_message(body: str) -> str:
 def web_page_message(address: str) -> str:
     """Return the message for a web page in place of an API answer."""
     return (
-        f"{address} answers with a web page, not with the API of Kubeflow Pipelines. Either it is a "
-        "login page (give a token with --token-file, a session with --cookie-file, or "
+        f"{address} answers with a web page, not with the API of Kubeflow Pipelines. Either it is "
+        "a login page (give a token with --token-file, a session with --cookie-file, or "
         "--iap-client-id), or the address is wrong: a full Kubeflow serves the API under "
         "HOST/pipeline."
     )

@@ -39,7 +39,7 @@ class IapCredentials:
             raise _no_token_error(err) from err
 
     def refresh_api_key_hook(self, config: Any) -> None:
-        """Store a valid token in the client's configuration; kfp calls this before every request."""
+        """Store a valid token in the client's configuration; called before every request."""
         if not self._credentials.valid:
             try:
                 self._credentials.refresh(self._request)

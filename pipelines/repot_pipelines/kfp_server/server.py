@@ -21,7 +21,7 @@ OLDEST_VERSION = (2, 14)
 _OLDEST = ".".join(map(str, OLDEST_VERSION))
 
 _ORPHAN_VERSION = (2, 16)
-"""First version that can delete a schedule without its active run. Source: kubeflow/pipelines#12574."""
+"""First version that can delete a schedule and keep its run. Source: kubeflow/pipelines#12574."""
 
 _TIMEOUT_SECONDS = (5, 60)
 """To connect, and to wait for an answer."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from repot.errors import UsageError
 
 _MAX_DAYS_AHEAD = 366 * 8
-"""A schedule that does not fire within this never does: 29 February comes every eight years or less."""
+"""29 February, the rarest date, comes at least once in this time."""
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")

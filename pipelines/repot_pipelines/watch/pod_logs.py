@@ -86,5 +86,5 @@ class PodLogFollower:
 
 
 def _unless_error(text: str) -> str:
-    """Return a log, but "" for an error: KFP's API sends status 200 before it finds the log missing."""
+    """Return a log, or "" for an error: KFP's API sends status 200 before it looks for the log."""
     return "" if re.match(r'\s*\{"error_(message|details)"', text) else text

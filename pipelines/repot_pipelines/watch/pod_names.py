@@ -69,7 +69,7 @@ class _NodeTree:
 
     @classmethod
     def build(cls, nodes: list[ApiObject]) -> Self:
-        """Rebuild the paths: extend known paths by every name and keep those whose hash is listed."""
+        """Rebuild the paths: extend known paths by every name, keep those whose hash is listed."""
         ids = [str(child.pod_name or "") for node in nodes for child in node.child_tasks or ()]
         workflow = ids[0].rpartition("-")[0] if ids else ""
         hashes = {_hash_of(node_id) for node_id in ids}

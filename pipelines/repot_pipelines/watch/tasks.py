@@ -64,7 +64,7 @@ class TaskStatus:
 
 
 def read_tasks(pipeline: PipelineSpec) -> tuple[PipelineTask, ...]:
-    """Return the tasks of a pipeline in execution order, including those in loops and conditions."""
+    """Return the tasks of a pipeline in execution order, also those in loops and conditions."""
     return tuple(_tasks_of(pipeline, pipeline["root"], parent=""))
 
 

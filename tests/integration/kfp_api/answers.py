@@ -1,30 +1,35 @@
-"""What the server answers: JSON, or one of the errors of its gRPC gateway, its upload handlers, or a proxy."""
+"""HTTP answers of the server: JSON, text, and errors of its gateway, upload handlers and proxy."""
 
 import json
 from dataclasses import dataclass
 from typing import Any
 
-_CODES = {
+_CODES = {  # gRPC code and HTTP status
     "invalid": (3, 400),
     "missing": (5, 404),
     "taken": (6, 409),
     "denied": (7, 403),
     "internal": (13, 500),
+    "unauthenticated": (16, 401),
 }
-_CODES["unauthenticated"] = (16, 401)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A status, a body and what the body is."""
+    """An HTTP answer; `kind` is its content type."""
 
     status: int
     body: bytes
     kind: str = "application/json"
 
 
-class Refusal(Exception):  # noqa: N818 - it is an answer
-    """An error as gRPC has it; the gateway turns it into HTTP."""
+class ApiError(Exception):
+    """A gRPC error, which the gateway converts to HTTP.
+
+    Args:
+        kind: A key of _CODES.
+        message: The error message.
+    """
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -32,36 +37,33 @@ class Refusal(Exception):  # noqa: N818 - it is an answer
         self.message = message
 
     def answer(self) -> Answer:
-        """Return what the gateway makes of it: a 500 hides its reason from the inner message."""
-        told = "Internal Server Error" if self.status == 500 else self.message
+        """Return the gateway's answer; for a 500 the inner message hides the reason."""
         detail = {
             "@type": "type.googleapis.com/google.rpc.Status",
             "code": self.code,
-            "message": told,
+            "message": "Internal Server Error" if self.status == 500 else self.message,
         }
-        facts = {
+        content = {
             "code": self.code,
             "message": f"Failed to do it: {self.message}",
             "details": [detail],
         }
-        return json_answer(facts, status=self.status)
+        return json_answer(content, status=self.status)
 
 
-def json_answer(facts: Any, *, status: int = 200) -> Answer:
-    """Return JSON; members that are None, "" or empty are left out, as protobuf does."""
-    return Answer(status=status, body=json.dumps(_pruned(facts)).encode())
+def json_answer(content: Any, *, status: int = 200) -> Answer:
+    """Return JSON; fields that are None or "" are left out, as protobuf does."""
+    return Answer(status=status, body=json.dumps(_without_empty_fields(content)).encode())
 
 
-def upload_refusal(message: str, *, status: int) -> Answer:
-    """Return an error of the upload handlers, which are no gRPC."""
-    return Answer(
-        status=status,
-        body=json.dumps({"error_message": message, "error_details": message}).encode(),
-    )
+def upload_error(message: str, *, status: int) -> Answer:
+    """Return an error of the upload handlers, which do not use gRPC."""
+    content = {"error_message": message, "error_details": message}
+    return Answer(status=status, body=json.dumps(content).encode())
 
 
 def web_page() -> Answer:
-    """Return what a login page in front of the server answers: 200."""
+    """Return the answer of a login page in front of the server, status 200."""
     return Answer(
         status=200,
         body=b"<!DOCTYPE html><html><title>Log in</title></html>",
@@ -70,11 +72,17 @@ def web_page() -> Answer:
 
 
 def plain(text: str, *, status: int = 200) -> Answer:
-    """Return text."""
+    """Return plain text."""
     return Answer(status=status, body=text.encode(), kind="text/plain")
 
 
-def _pruned(facts: Any) -> Any:
-    if isinstance(facts, dict):
-        return {name: _pruned(value) for name, value in facts.items() if value not in (None, "")}
-    return [_pruned(value) for value in facts] if isinstance(facts, list) else facts
+def _without_empty_fields(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {
+            name: _without_empty_fields(value)
+            for name, value in content.items()
+            if value not in (None, "")
+        }
+    return (
+        [_without_empty_fields(item) for item in content] if isinstance(content, list) else content
+    )

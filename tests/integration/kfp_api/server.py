@@ -1,4 +1,4 @@
-"""The HTTP side: addresses, who may come in, and the ways in which it can be told to fail."""
+"""The HTTP server: routes, authentication, and failures that a test can inject."""
 
 import json
 import re
@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 
 from tests.integration.kfp_api.answers import (
     Answer,
-    Refusal,
+    ApiError,
     json_answer,
     plain,
-    upload_refusal,
+    upload_error,
     web_page,
 )
 from tests.integration.kfp_api.lists import Query
@@ -65,19 +65,22 @@ _ROUTES: list[tuple[str, str, _Handler]] = [
 
 
 class KfpApi:
-    """A server at `address` from `with` to its end.
+    """A server that runs at `address` while its `with` block does.
 
     Attributes:
-        store: Its state.
-        tag: The version that it says it is.
-        token, cookie: What one must bring; "" for nothing.
-        denied: Namespaces that nobody may write to.
-        is_ui: Whether it is the UI in front of the API: another health answer, and logs at another address.
-        has_logs: Whether it hands logs out.
-        prefix: What every path begins with, e.g. that of the Kubernetes API's service proxy.
-        answers: Answers to give instead, by method and a pattern of the path; each is given once.
-        before: Called with the number of the request, the method and the path, when it is let in and not yet answered.
-        requests: Method and path of everything that was asked.
+        store: The server's state.
+        tag: The version that the server reports.
+        token, cookie: Credentials that it requires; "" for none.
+        denied: Namespaces that are forbidden to everyone.
+        is_ui: Whether this is the UI in front of the API: it has another health answer, and logs
+            at another path.
+        has_logs: Whether it returns logs.
+        prefix: Prefix of every path, e.g. that of the Kubernetes API's service proxy.
+        answers: Answers to give instead of the real ones: method, pattern of the path, answer.
+            Each is used once.
+        before: Called for every accepted request, before it is answered, with the number of the
+            request, its method and its path.
+        requests: Method and path of every request so far.
     """
 
     def __init__(self) -> None:
@@ -101,12 +104,12 @@ class KfpApi:
 
     @property
     def address(self) -> str:
-        """Return its address."""
+        """Return the URL of the server."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @property
     def changes(self) -> list[tuple[str, str]]:
-        """Return the requests that change something."""
+        """Return the requests that are not GET."""
         return [(method, path) for method, path in self.requests if method != "GET"]
 
     def __enter__(self) -> "KfpApi":
@@ -127,28 +130,28 @@ class KfpApi:
         path = path.removeprefix(self.prefix)
         with self._lock:
             self.requests.append((method, path))
-            for index, (wanted, pattern, instead) in enumerate(self.answers):
-                if wanted == method and re.search(pattern, path):
+            for index, (injected_method, pattern, injected) in enumerate(self.answers):
+                if injected_method == method and re.search(pattern, path):
                     del self.answers[index]
-                    return instead
+                    return injected
             try:
-                self._admit(headers, query, body)
+                self._authorize(headers, query, body)
                 self.before(len(self.requests), method, path)
                 return self._route(method, path, query, headers, body)
-            except Refusal as err:
+            except ApiError as err:
                 return err.answer()
 
-    def _admit(self, headers: Any, query: Query, body: bytes) -> None:
+    def _authorize(self, headers: Any, query: Query, body: bytes) -> None:
         if self.cookie and headers.get("Cookie") != self.cookie:
             raise _LoginPageError
         if self.token and headers.get("Authorization") != f"Bearer {self.token}":
-            raise Refusal(
+            raise ApiError(
                 "unauthenticated", "Request header error: there is no user identity header."
             )
         is_json = body and "json" in headers.get("Content-Type", "")
         namespace = query.get("namespace") or (json.loads(body).get("namespace") if is_json else "")
         if namespace in self.denied:
-            raise Refusal(
+            raise ApiError(
                 "denied", f"User 'somebody' is not authorized with reason: (namespace {namespace})"
             )
 
@@ -159,36 +162,36 @@ class KfpApi:
             return self._upload(query, headers, body)
         if "/log" in path:
             return self._log(path, query)
-        for wanted, pattern, handler in _ROUTES:
+        for route_method, pattern, handler in _ROUTES:
             at = re.fullmatch(API + pattern, path)
-            if wanted == method and at:
-                facts = json.loads(body) if body else {}
-                return json_answer(handler(self.store, at, query, facts))
+            if route_method == method and at:
+                content = json.loads(body) if body else {}
+                return json_answer(handler(self.store, at, query, content))
         return plain("404 page not found", status=404)
 
     def _healthz(self) -> Answer:
         store = self.store
         if self.is_ui:
-            facts = {
+            health = {
                 "apiServerReady": True,
                 "apiServerTagName": self.tag,
                 "apiServerMultiUser": store.is_multi_user,
             }
         else:
-            facts = {"commit_sha": "abc", "tag_name": self.tag, "multi_user": store.is_multi_user}
-        return json_answer(facts)
+            health = {"commit_sha": "abc", "tag_name": self.tag, "multi_user": store.is_multi_user}
+        return json_answer(health)
 
     def _upload(self, query: Query, headers: Any, body: bytes) -> Answer:
         text = _uploaded_file(headers.get("Content-Type", ""), body)
         if text is None or "pipelineid" not in query:
-            return upload_refusal("Failed to create a pipeline version", status=400)
+            return upload_error("Failed to create a pipeline version", status=400)
         try:
             version = self.store.upload_version(
                 query["pipelineid"], query.get("name", ""), query.get("description", ""), text
             )
-        except Refusal as err:
+        except ApiError as err:
             status = err.status if err.status in (400, 409) else 400
-            return upload_refusal(str(err), status=status)
+            return upload_error(str(err), status=status)
         return json_answer(version)
 
     def _log(self, path: str, query: Query) -> Answer:
@@ -202,7 +205,7 @@ class KfpApi:
             return web_page()
         if self.has_logs and at[2] in self.store.logs:
             return plain(self.store.logs[at[2]])
-        # The real one has sent its 200 before it looks for the pod.
+        # The real server sends status 200 before it looks for the pod.
         return Answer(
             status=200,
             body=json.dumps(
@@ -212,12 +215,12 @@ class KfpApi:
 
 
 class _LoginPageError(Exception):
-    """The proxy in front of the server sends to its login page."""
+    """The proxy in front of the server redirects to its login page."""
 
 
 class _HttpHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # one packet for head and body: two would wait for each other
+    wbufsize = -1  # one packet for header and body; two would wait for each other
     disable_nagle_algorithm = True
     api: ClassVar[KfpApi]
 
@@ -231,7 +234,7 @@ class _HttpHandler(BaseHTTPRequestHandler):
         self._answer()
 
     def log_message(self, *_: Any) -> None:
-        """Keep quiet."""
+        """Log nothing."""
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -247,7 +250,7 @@ class _HttpHandler(BaseHTTPRequestHandler):
 
 
 def _uploaded_file(kind: str, body: bytes) -> str | None:
-    """Return the text of the file in a multipart form; None where there is none of the right name."""
+    """Return the text of the file `uploadfile` in a multipart form, or None."""
     message = BytesParser(EmailMessage, policy=HTTP).parsebytes(
         f"Content-Type: {kind}\r\n\r\n".encode() + body
     )

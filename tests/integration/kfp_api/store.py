@@ -1,4 +1,4 @@
-"""The server's state, and what each method of the API does to it."""
+"""The server's state, and the effect of every API method on it."""
 
 import datetime
 import itertools
@@ -6,59 +6,65 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.integration.kfp_api.answers import Refusal
+from tests.integration.kfp_api.answers import ApiError
 from tests.integration.kfp_api.lists import Query, page_of
-from tests.integration.kfp_api.rules import check_cron, check_parameters, inner_spec, read_pipeline
+from tests.integration.kfp_api.validation import (
+    check_cron,
+    check_parameters,
+    inner_spec,
+    read_pipeline,
+)
 from tests.integration.kfp_api.workflow import Progress, make_nodes, pods_by_name, task_details
 
-Facts = dict[str, Any]
+Object = dict[str, Any]
 
-OPEN = ("PENDING", "RUNNING", "PAUSED", "CANCELING")
+ACTIVE_STATES = ("PENDING", "RUNNING", "PAUSED", "CANCELING")
 NEVER = "1970-01-01T00:00:00Z"
 _START = datetime.datetime(2026, 3, 1, 2, tzinfo=datetime.UTC)
 
 
 @dataclass
 class Store:
-    """Everything that the server knows. `minor` is its version, 2.<minor>."""
+    """The server's state; its version is 2.<minor>."""
 
     minor: int = 17
     is_multi_user: bool = False
-    pipelines: dict[str, Facts] = field(default_factory=dict)
-    versions: dict[str, Facts] = field(default_factory=dict)
-    experiments: dict[str, Facts] = field(default_factory=dict)
-    runs: dict[str, Facts] = field(default_factory=dict)
-    schedules: dict[str, Facts] = field(default_factory=dict)
+    pipelines: dict[str, Object] = field(default_factory=dict)
+    versions: dict[str, Object] = field(default_factory=dict)
+    experiments: dict[str, Object] = field(default_factory=dict)
+    runs: dict[str, Object] = field(default_factory=dict)
+    schedules: dict[str, Object] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)
     killed_runs: list[str] = field(default_factory=list)
     _seconds: "itertools.count[int]" = field(default_factory=itertools.count)
 
-    def list_pipelines(self, query: Query) -> Facts:
-        """List those of a namespace; "" is the shared one."""
-        mine = [
+    def list_pipelines(self, query: Query) -> Object:
+        """List the pipelines of a namespace; "" is the shared one."""
+        found = [
             pipeline
             for pipeline in self.pipelines.values()
             if pipeline["namespace"] == self._namespace(query)
         ]
         return page_of(
-            mine,
+            found,
             query,
             field="pipelines",
             keys=("pipeline_id", "name", "display_name", "created_at"),
         )
 
-    def create_pipeline(self, body: Facts) -> Facts:
-        """Make a pipeline without a version."""
+    def create_pipeline(self, body: Object) -> Object:
+        """Create a pipeline without a version."""
         name, namespace = body.get("name", ""), self._namespace(body)
         if not name:
-            raise Refusal("invalid", "name is required")
+            raise ApiError("invalid", "name is required")
         if any(
-            known["name"] == name and known["namespace"] == namespace
-            for known in self.pipelines.values()
+            each["name"] == name and each["namespace"] == namespace
+            for each in self.pipelines.values()
         ):
-            raise Refusal(
+            raise ApiError(
                 "taken",
-                f"Failed to create a new pipeline. The name {name} already exists. Please specify a new name",
+                f"Failed to create a new pipeline. The name {name} already exists. "
+                "Please specify a new name",
             )
         pipeline = {
             **body,
@@ -70,26 +76,26 @@ class Store:
         self.pipelines[pipeline["pipeline_id"]] = pipeline
         return pipeline
 
-    def delete_pipeline(self, pipeline_id: str) -> Facts:
+    def delete_pipeline(self, pipeline_id: str) -> Object:
         """Delete a pipeline that has no version."""
         self._get(self.pipelines, "Pipeline", pipeline_id)
         if any(version["pipeline_id"] == pipeline_id for version in self.versions.values()):
-            raise Refusal(
+            raise ApiError(
                 "invalid", f"Failed to delete pipeline {pipeline_id}: it has pipeline versions"
             )
         del self.pipelines[pipeline_id]
         return {}
 
-    def upload_version(self, pipeline_id: str, name: str, description: str, text: str) -> Facts:
-        """Make a version from a YAML."""
+    def upload_version(self, pipeline_id: str, name: str, description: str, text: str) -> Object:
+        """Create a version from a YAML file."""
         self._get(self.pipelines, "Pipeline", pipeline_id)
         spec = read_pipeline(text)
         if any(
-            known["pipeline_id"] == pipeline_id and known["name"] == name
-            for known in self.versions.values()
+            each["pipeline_id"] == pipeline_id and each["name"] == name
+            for each in self.versions.values()
         ):
-            raise Refusal("taken", "Failed to create a pipeline version")
-        version: Facts = {
+            raise ApiError("taken", "Failed to create a pipeline version")
+        version: Object = {
             "pipeline_id": pipeline_id,
             "pipeline_version_id": self._id(),
             "name": name,
@@ -101,38 +107,39 @@ class Store:
         self.versions[version["pipeline_version_id"]] = version
         return version
 
-    def list_versions(self, pipeline_id: str, query: Query) -> Facts:
+    def list_versions(self, pipeline_id: str, query: Query) -> Object:
         """List the versions of a pipeline."""
         self._get(self.pipelines, "Pipeline", pipeline_id)
-        mine = [
+        found = [
             version for version in self.versions.values() if version["pipeline_id"] == pipeline_id
         ]
         keys = ("pipeline_version_id", "name", "display_name", "created_at")
-        return page_of(mine, query, field="pipeline_versions", keys=keys)
+        return page_of(found, query, field="pipeline_versions", keys=keys)
 
-    def get_version(self, version_id: str) -> Facts:
+    def get_version(self, version_id: str) -> Object:
         """Return a version."""
         return self._get(self.versions, "PipelineVersion", version_id)
 
-    def list_experiments(self, query: Query) -> Facts:
-        """List those of a namespace."""
-        mine = [
-            known
-            for known in self.experiments.values()
-            if known["namespace"] == self._namespace(query)
+    def list_experiments(self, query: Query) -> Object:
+        """List the experiments of a namespace."""
+        found = [
+            each
+            for each in self.experiments.values()
+            if each["namespace"] == self._namespace(query)
         ]
         return page_of(
-            mine, query, field="experiments", keys=("experiment_id", "display_name", "created_at")
+            found, query, field="experiments", keys=("experiment_id", "display_name", "created_at")
         )
 
-    def create_experiment(self, body: Facts) -> Facts:
-        """Make an experiment; the data base compares names without case."""
+    def create_experiment(self, body: Object) -> Object:
+        """Create an experiment; the database compares names without case."""
         name, namespace = body.get("display_name", ""), self._namespace(body)
-        for known in self.experiments.values():
-            if known["namespace"] == namespace and known["display_name"].lower() == name.lower():
-                raise Refusal(
+        for each in self.experiments.values():
+            if each["namespace"] == namespace and each["display_name"].lower() == name.lower():
+                raise ApiError(
                     "taken",
-                    f"Failed to create a new experiment. The name {name} already exists. Please specify a new name",
+                    f"Failed to create a new experiment. The name {name} already exists. "
+                    "Please specify a new name",
                 )
         experiment = {
             **body,
@@ -143,15 +150,15 @@ class Store:
         self.experiments[experiment["experiment_id"]] = experiment
         return experiment
 
-    def create_run(self, body: Facts) -> Facts:
-        """Start a run; it is PENDING and has no tasks."""
+    def create_run(self, body: Object) -> Object:
+        """Start a run; it is PENDING and has no tasks yet."""
         if not body.get("display_name"):
-            raise Refusal("internal", "Run name cannot be empty")
+            raise ApiError("internal", "Run name cannot be empty")
         self._get(self.experiments, "Experiment", body.get("experiment_id", ""))
         try:
             spec, reference = self._source(body, pin=True)
-        except Refusal as err:
-            raise Refusal(
+        except ApiError as err:
+            raise ApiError(
                 "internal", f"Failed to create a run due to error fetching manifest: {err}"
             ) from err
         check_parameters(spec, body.get("runtime_config", {}).get("parameters", {}))
@@ -168,26 +175,26 @@ class Store:
         }
         return self.runs[run_id]
 
-    def get_run(self, run_id: str) -> Facts:
+    def get_run(self, run_id: str) -> Object:
         """Return a run."""
         return self._get(self.runs, "Run", run_id)
 
-    def list_runs(self, query: Query) -> Facts:
-        """List those of an experiment."""
-        mine = [
+    def list_runs(self, query: Query) -> Object:
+        """List the runs of an experiment."""
+        found = [
             run
             for run in self.runs.values()
             if run["experiment_id"] == query.get("experiment_id", run["experiment_id"])
         ]
         return page_of(
-            mine,
+            found,
             query,
             field="runs",
             keys=("run_id", "display_name", "created_at", "state", "experiment_id"),
         )
 
     def set_run(self, run_id: str, state: str, progress: Progress | None = None) -> None:
-        """Let the cluster get on: the state of a run, and the phases of its tasks."""
+        """Advance a run: set its state and the phases of its tasks."""
         run = self.runs[run_id]
         run["state"] = state
         run["state_history"] = [*run["state_history"], {"state": state}]
@@ -200,7 +207,7 @@ class Store:
             }
 
     def set_log(self, run_id: str, path: str, text: str, progress: Progress) -> None:
-        """Let the pod of the node at a path, e.g. `root.train.executor`, have logged this."""
+        """Set the log of the pod of the node at a path, e.g. `root.train.executor`."""
         workflow = self.workflow(run_id)
         nodes = make_nodes(
             inner_spec(self._source(self.runs[run_id], pin=True)[0]), workflow, progress
@@ -215,12 +222,12 @@ class Store:
         """Return the name of a run's Argo workflow."""
         return f"repot-finetune-{run_id[:5]}"
 
-    def create_schedule(self, body: Facts) -> Facts:
-        """Make a recurring run; names need not be unique."""
+    def create_schedule(self, body: Object) -> Object:
+        """Create a recurring run; names need not be unique."""
         if not body.get("display_name"):
-            raise Refusal("internal", "Recurring run's name cannot be empty")
+            raise ApiError("internal", "Recurring run's name cannot be empty")
         if not 1 <= int(body.get("max_concurrency", 0)) <= 10:
-            raise Refusal(
+            raise ApiError(
                 "invalid", "Max concurrency of a recurring run must be at least 1 and at most 10."
             )
         check_cron(body.get("trigger", {}).get("cron_schedule", {}).get("cron", ""))
@@ -240,32 +247,32 @@ class Store:
         }
         return self.schedules[schedule_id]
 
-    def list_schedules(self, query: Query) -> Facts:
+    def list_schedules(self, query: Query) -> Object:
         """List every recurring run."""
         keys = ("recurring_run_id", "display_name", "created_at")
         return page_of(list(self.schedules.values()), query, field="recurringRuns", keys=keys)
 
-    def set_schedule(self, schedule_id: str, *, enabled: bool) -> Facts:
-        """Pause or resume."""
+    def set_schedule(self, schedule_id: str, *, enabled: bool) -> Object:
+        """Pause or resume a recurring run."""
         schedule = self._get(self.schedules, "Job", schedule_id)
         schedule["status"], schedule["mode"] = (
             ("ENABLED", "ENABLE") if enabled else ("DISABLED", "DISABLE")
         )
         return {}
 
-    def delete_schedule(self, schedule_id: str, query: Query) -> Facts:
-        """Delete a recurring run, and its open runs too: only from 2.16 on can it be told to orphan them."""
+    def delete_schedule(self, schedule_id: str, query: Query) -> Object:
+        """Delete a recurring run and its active runs; since 2.16 the caller can orphan the runs."""
         self._get(self.schedules, "Job", schedule_id)
         if self.minor < 16 or query.get("propagation_policy") != "ORPHAN":
             for run in list(self.runs.values()):
-                if run.get("recurring_run_id") == schedule_id and run["state"] in OPEN:
+                if run.get("recurring_run_id") == schedule_id and run["state"] in ACTIVE_STATES:
                     self.killed_runs.append(run["run_id"])
                     run["state"] = "FAILED"
         del self.schedules[schedule_id]
         return {}
 
     def fire(self, schedule_id: str) -> str:
-        """Let a schedule start a run, and return the run's id."""
+        """Start the next run of a schedule and return the run's id."""
         schedule = self.schedules[schedule_id]
         reference = {"pipeline_version_reference": schedule["pipeline_version_reference"]}
         body = {
@@ -277,33 +284,35 @@ class Store:
         run["recurring_run_id"] = schedule_id
         return str(run["run_id"])
 
-    def _source(self, body: Facts, *, pin: bool) -> tuple[Facts, Facts]:
-        """Return the spec that a run or a schedule refers to, and the reference as it is kept."""
+    def _source(self, body: Object, *, pin: bool) -> tuple[Object, Object]:
+        """Return the spec of a run or schedule, and the version reference to store."""
         reference = dict(body.get("pipeline_version_reference") or {})
         if body.get("pipeline_spec"):
             return body["pipeline_spec"], reference
         if reference.get("pipeline_version_id"):
             version = self._get(self.versions, "PipelineVersion", reference["pipeline_version_id"])
             return version["pipeline_spec"], reference
-        mine = [
-            known
-            for known in self.versions.values()
-            if known["pipeline_id"] == reference.get("pipeline_id")
+        found = [
+            each
+            for each in self.versions.values()
+            if each["pipeline_id"] == reference.get("pipeline_id")
         ]
-        if not mine:
-            raise Refusal("missing", f"PipelineVersion of {reference.get('pipeline_id')} not found")
-        latest = max(mine, key=lambda version: version["created_at"])
+        if not found:
+            raise ApiError(
+                "missing", f"PipelineVersion of {reference.get('pipeline_id')} not found"
+            )
+        latest = max(found, key=lambda version: version["created_at"])
         pinned = {**reference, "pipeline_version_id": latest["pipeline_version_id"]}
         return latest["pipeline_spec"], pinned if pin else reference
 
-    def _get(self, things: dict[str, Facts], kind: str, identifier: str) -> Facts:
-        if identifier not in things:
-            raise Refusal("missing", f"{kind} {identifier} not found")
-        return things[identifier]
+    def _get(self, objects: dict[str, Object], kind: str, identifier: str) -> Object:
+        if identifier not in objects:
+            raise ApiError("missing", f"{kind} {identifier} not found")
+        return objects[identifier]
 
-    def _namespace(self, facts: Facts | Query) -> str:
-        """Return the namespace that is meant; a server for one user knows none."""
-        return str(facts.get("namespace") or "") if self.is_multi_user else ""
+    def _namespace(self, request: Object | Query) -> str:
+        """Return the namespace of a request; a single-user server ignores it."""
+        return str(request.get("namespace") or "") if self.is_multi_user else ""
 
     def _id(self) -> str:
         return str(uuid.uuid4())

@@ -5,7 +5,7 @@ import pytest
 
 from repot.errors import UsageError
 from repot_pipelines.schedules.cron import next_times, parse_cron, without_seconds
-from tests.integration.kfp_api.rules import check_cron
+from tests.integration.kfp_api.validation import check_cron
 
 NOON = datetime.datetime(2025, 11, 23, 12, tzinfo=datetime.UTC)  # a Sunday
 

@@ -1,11 +1,11 @@
-"""What the server checks of a pipeline, a run's parameters and a schedule's cron."""
+"""The server's checks of pipelines, run parameters and cron expressions."""
 
 import re
 from typing import Any
 
 import yaml
 
-from tests.integration.kfp_api.answers import Refusal
+from tests.integration.kfp_api.answers import ApiError
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "STRING": (str,),
@@ -27,50 +27,51 @@ _NAMES = {
 
 
 def read_pipeline(text: str) -> dict[str, Any]:
-    """Return a version's `pipeline_spec`: the spec, or spec and platform where the YAML has two documents."""
+    """Return a version's `pipeline_spec`; spec and platform if the YAML has two documents."""
     documents = list(yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
     if not documents or "root" not in (documents[0] or {}) or "pipelineInfo" not in documents[0]:
-        raise Refusal("invalid", "unknown template format")
+        raise ApiError("invalid", "unknown template format")
     if len(documents) == 1:
         return dict(documents[0])
     return {"pipeline_spec": documents[0], "platform_spec": documents[1]}
 
 
 def inner_spec(spec: dict[str, Any]) -> dict[str, Any]:
-    """Return the pipeline itself, whichever form it has."""
+    """Return the pipeline spec from either form of `pipeline_spec`."""
     return dict(spec.get("pipeline_spec", spec))
 
 
-def check_parameters(spec: dict[str, Any], given: dict[str, Any]) -> None:
-    """Refuse missing, mistyped and unknown parameters."""
+def check_parameters(spec: dict[str, Any], values: dict[str, Any]) -> None:
+    """Reject missing, mistyped and unknown parameters."""
     inputs = inner_spec(spec)["root"].get("inputDefinitions", {}).get("parameters", {})
-    for name, facts in inputs.items():
-        if name not in given:
-            if not facts.get("isOptional") and "defaultValue" not in facts:
-                raise Refusal(
+    for name, definition in inputs.items():
+        if name not in values:
+            if not definition.get("isOptional") and "defaultValue" not in definition:
+                raise ApiError(
                     "invalid",
-                    f"parameter {name} is not optional, yet has neither default value nor user provided value",
+                    f"parameter {name} is not optional, yet has neither default value "
+                    "nor user provided value",
                 )
-        elif not isinstance(given[name], _KINDS[facts["parameterType"]]) or (
-            isinstance(given[name], bool) and facts["parameterType"] != "BOOLEAN"
+        elif not isinstance(values[name], _KINDS[definition["parameterType"]]) or (
+            isinstance(values[name], bool) and definition["parameterType"] != "BOOLEAN"
         ):
-            raise Refusal(
-                "invalid", f"input parameter {name} requires type {facts['parameterType']}"
+            raise ApiError(
+                "invalid", f"input parameter {name} requires type {definition['parameterType']}"
             )
-    extra = sorted(set(given) - set(inputs))
+    extra = sorted(set(values) - set(inputs))
     if extra:
-        raise Refusal(
+        raise ApiError(
             "invalid", f"parameter(s) provided are not required by pipeline: {', '.join(extra)}"
         )
 
 
 def check_cron(expression: str) -> None:
-    """Refuse what robfig/cron v1.2 cannot read: second minute hour day month [weekday]."""
+    """Reject what robfig/cron v1.2 cannot read: second minute hour day month [weekday]."""
     if re.fullmatch(r"@(yearly|annually|monthly|weekly|daily|midnight|hourly)", expression):
         return
     fields = expression.split()
     if len(fields) not in (5, 6):
-        raise _no_cron(f"Expected 5 to 6 fields, found {len(fields)}: {expression}")
+        raise _cron_error(f"Expected 5 to 6 fields, found {len(fields)}: {expression}")
     for position, field in enumerate(fields):
         for part in field.lower().split(","):
             _check_part(part, position)
@@ -79,19 +80,20 @@ def check_cron(expression: str) -> None:
 def _check_part(part: str, position: int) -> None:
     span, _, step = part.partition("/")
     if (step and not step.isdecimal()) or (span not in ("*", "?") and len(span.split("-")) > 2):
-        raise _no_cron(f"Failed to parse {part}")
+        raise _cron_error(f"Failed to parse {part}")
     if span in ("*", "?"):
         return
     low, high = _LIMITS[position]
     numbers = [_NAMES.get(position, {}).get(text, text) for text in span.split("-")]
     if not all(str(number).isdecimal() and low <= int(number) <= high for number in numbers):
-        raise _no_cron(f"{part} is not in {low}..{high}")
+        raise _cron_error(f"{part} is not in {low}..{high}")
     if int(numbers[0]) > int(numbers[-1]):
-        raise _no_cron(f"Beginning of range beyond end of range: {part}")
+        raise _cron_error(f"Beginning of range beyond end of range: {part}")
 
 
-def _no_cron(reason: str) -> Refusal:
-    return Refusal(
+def _cron_error(reason: str) -> ApiError:
+    return ApiError(
         "invalid",
-        f"Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron). Error: {reason}",
+        "Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron). "
+        f"Error: {reason}",
     )
