@@ -13,8 +13,8 @@ class ClassRecord(JsonRecord):
     Attributes:
         label: The label.
         num_examples: Scored examples of this label.
-        num_predicted: Examples that the model gave this label.
-        num_correct: Examples of this label that the model recognised.
+        num_predicted: Examples for which the model predicted this label.
+        num_correct: Examples of this label for which the model predicted it.
         precision, recall, f1: In [0, 1].
     """
 
@@ -44,16 +44,16 @@ class EvaluationRecord(JsonRecord):
         dataset_id: The scored dataset.
         training_id: Training of the model, "" for a model without a training record.
         subset: The scored split.
-        num_examples: Scored examples.
+        num_examples: Scored examples, at least one.
         num_correct: Examples whose most probable label is the true one.
         precision_at_1: num_correct / num_examples.
         precision_at_1_interval: Its 95 % Wilson interval.
-        recall_at_5: Share of examples whose true label is among the first `recall_k` guesses.
-        recall_k: 5, or fewer for a model of few labels; None where recall@k says nothing.
+        recall_at_5: Share of examples whose true label is among the `recall_k` most probable ones.
+        recall_k: 5, or the number of labels where there are fewer.
         loss: Mean cross-entropy in nats; None when a true label is unknown to the model.
-        labels: Every label that occurs, as truth or as guess, in class order.
+        labels: Every true or predicted label, in class order.
         per_class: One entry per label, in that order.
-        confusion_matrix: Non-zero counts by true label, then by guess.
+        confusion_matrix: Non-zero counts by true label, then by predicted label.
         calibration: Calibration of the most probable label's probability.
     """
 
@@ -65,8 +65,8 @@ class EvaluationRecord(JsonRecord):
     num_correct: int
     precision_at_1: float
     precision_at_1_interval: Interval
-    recall_at_5: float | None
-    recall_k: int | None
+    recall_at_5: float
+    recall_k: int
     loss: float | None
     labels: tuple[str, ...]
     per_class: tuple[ClassRecord, ...]

@@ -1,7 +1,7 @@
-"""Scores of a classifier, and how sure they are; numpy only.
+"""Classification scores and their uncertainty, in numpy only.
 
-Throughout: `probabilities` is float [num_examples, num_labels] without the background, `labels` and `guesses` are int
-[num_examples] in [0, num_labels). A quotient 0/0 is None, never NaN.
+Throughout, `probabilities` is float [num_examples, num_labels] without the background class;
+`labels` and `predicted` are int [num_examples] in [0, num_labels). A quotient 0/0 is None, not NaN.
 """
 
 import math
@@ -18,14 +18,14 @@ FloatArray = NDArray[np.floating]
 
 
 class Recall(NamedTuple):
-    """recall@k, and the k that was really counted."""
+    """recall@k and the k that was counted, which is smaller for a model with few labels."""
 
     value: float
     k: int
 
 
 class Difference(NamedTuple):
-    """A difference of two proportions on the same examples, and its interval."""
+    """A difference of two proportions on the same examples, with its confidence interval."""
 
     value: float
     interval: Interval
@@ -33,38 +33,38 @@ class Difference(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelScore:
-    """How one label is told from the others.
+    """Counts and scores of one label.
 
     Attributes:
-        num_examples: Examples that have this label.
-        num_guessed: Examples that were given this label.
-        num_correct: Examples that have it and were given it.
+        num_examples: Examples with this true label.
+        num_predicted: Examples with this predicted label.
+        num_correct: Examples for which this is both the true and the predicted label.
     """
 
     num_examples: int
-    num_guessed: int
+    num_predicted: int
     num_correct: int
 
     @property
     def precision(self) -> float | None:
-        """Return the share of the guesses of this label that are right, or None without a guess."""
-        return self.num_correct / self.num_guessed if self.num_guessed else None
+        """Return the share of this label's predictions that are correct, or None for 0/0."""
+        return self.num_correct / self.num_predicted if self.num_predicted else None
 
     @property
     def recall(self) -> float | None:
-        """Return the share of the label's examples that were found, or None without an example."""
+        """Return the share of this label's examples predicted correctly, or None for 0/0."""
         return self.num_correct / self.num_examples if self.num_examples else None
 
     @property
     def f1(self) -> float | None:
-        """Return the harmonic mean of precision and recall, or None with neither example nor guess."""
-        total = self.num_examples + self.num_guessed
+        """Return the harmonic mean of precision and recall, or None for 0/0."""
+        total = self.num_examples + self.num_predicted
         return 2 * self.num_correct / total if total else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationBin:
-    """The examples whose top probability lies in (low, high]; the first bin holds 0 too."""
+    """The examples whose top probability lies in (low, high]; the first bin includes 0."""
 
     low: float
     high: float
@@ -74,10 +74,11 @@ class CalibrationBin:
 
 
 def label_ranks(probabilities: FloatArray, labels: IntArray) -> IntArray:
-    """Return the rank of every example's own label: int64 [num_examples], 1 for the most probable.
+    """Return the rank of each example's true label: int64 [num_examples], 1 is the most probable.
 
-    Among equal probabilities the lower class comes first, as in argmax: a model that says the same of every label is
-    right by luck only. (TensorFlow's in_top_k calls all of a tie correct; 2016's scores were taken so.)
+    Ties go to the lower class, as in argmax, so a model with equal probabilities for all labels is
+    correct by chance only. (TensorFlow's in_top_k, behind the 2016 scores, counts every tied label
+    as correct.)
     """
     own = np.take_along_axis(probabilities, labels[:, None], axis=1)
     # ahead: [num_examples, num_labels]
@@ -87,14 +88,14 @@ def label_ranks(probabilities: FloatArray, labels: IntArray) -> IntArray:
 
 
 def precision_at_1(ranks: IntArray) -> float | None:
-    """Return the share of examples whose label ranks first, or None without an example."""
+    """Return the share of examples whose label ranks first, or None without examples."""
     return int(np.sum(ranks == 1)) / len(ranks) if len(ranks) else None
 
 
 def recall_at_k(ranks: IntArray, k: int, num_labels: int) -> Recall | None:
-    """Return the share of examples whose label ranks among the first k, or None without an example.
+    """Return the share of examples whose label is among the first k, or None without examples.
 
-    With fewer than k labels that is 1.0 whatever the model says; the `k` of the result is then `num_labels`.
+    With k labels or fewer the share is always 1.0; the result's `k` is then `num_labels`.
     """
     if not len(ranks):
         return None
@@ -102,10 +103,11 @@ def recall_at_k(ranks: IntArray, k: int, num_labels: int) -> Recall | None:
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Interval:
-    """Return the score interval of a proportion, (0, 1) when n is 0.
+    """Return the Wilson score interval of a proportion; (0, 1) when n is 0.
 
-    Unlike the textbook's p +- 1.96 s it holds for few examples and near 0 and 1. Source: Wilson, "Probable inference,
-    the law of succession, and statistical inference", JASA 22 (1927), equation without continuity correction.
+    Unlike p +- 1.96 s, it stays valid for few examples and near 0 and 1. Source: Wilson, "Probable
+    inference, the law of succession, and statistical inference", JASA 22 (1927), the equation
+    without continuity correction.
     """
     if n == 0:
         return 0.0, 1.0
@@ -119,37 +121,38 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Interva
     return low, high
 
 
-def confusion_matrix(labels: IntArray, guesses: IntArray, num_labels: int) -> NDArray[np.int64]:
-    """Count examples: int64 [num_labels, num_labels], row = true label, column = guess."""
-    cells = np.bincount(labels * num_labels + guesses, minlength=num_labels * num_labels)
+def confusion_matrix(labels: IntArray, predicted: IntArray, num_labels: int) -> NDArray[np.int64]:
+    """Count examples: int64 [num_labels, num_labels], row = true, column = predicted label."""
+    cells = np.bincount(labels * num_labels + predicted, minlength=num_labels * num_labels)
     return cells.reshape(num_labels, num_labels).astype(np.int64)
 
 
 def label_scores(confusion: NDArray[np.int64]) -> list[LabelScore]:
-    """Return one score for each label of a confusion matrix."""
+    """Return the scores of each label of a confusion matrix."""
     rows, columns, diagonal = confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
     return [
-        LabelScore(num_examples=int(row), num_guessed=int(column), num_correct=int(correct))
+        LabelScore(num_examples=int(row), num_predicted=int(column), num_correct=int(correct))
         for row, column, correct in zip(rows, columns, diagonal, strict=True)
     ]
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:
-    """Return the exact two-sided p of McNemar's test: could chance alone make two models differ so much?
+    """Return the exact two-sided p-value of McNemar's test that two models are equally good.
 
     Args:
         only_first: Examples that only the first model gets right.
         only_second: Examples that only the second model gets right.
 
-    Source: McNemar, Psychometrika 12 (1947), with the binomial distribution in place of chi-squared: under "equally
-    good" the discordant examples fall to either side like a fair coin. Integers throughout, so exact for any count.
+    Source: McNemar, Psychometrika 12 (1947), with the binomial distribution instead of chi-squared:
+    for equally good models, each discordant example goes to either side with probability 1/2.
+    Integer arithmetic keeps it exact for any count.
     """
     n, fewer = only_first + only_second, min(only_first, only_second)
     term = tail = 1
     for i in range(fewer):
         term = term * (n - i) // (i + 1)
         tail += term
-    # int / int stays exact where 2**n is past the range of float.
+    # int / int is exact even where 2**n exceeds the range of float.
     p: float = 2 * tail / 2**n
     return min(1.0, p)
 
@@ -157,10 +160,11 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
 def paired_difference(
     only_first: int, only_second: int, n: int, confidence: float = 0.95
 ) -> Difference:
-    """Return how much more often the second model is right than the first on the same n examples.
+    """Return the accuracy of the second model minus that of the first on the same n examples.
 
-    Source of the interval: Bonett and Price, "Adjusted Wald confidence intervals for a difference of binomial
-    proportions based on paired data", JEBS 37 (2012): one example is added to either discordant count.
+    Source of the interval: Bonett and Price, "Adjusted Wald confidence intervals for a difference
+    of binomial proportions based on paired data", JEBS 37 (2012): add one example to each
+    discordant count.
     """
     if n == 0:
         return Difference(0.0, (-1.0, 1.0))
@@ -175,7 +179,13 @@ def paired_difference(
 def calibration(
     confidences: FloatArray, correct: NDArray[np.bool_], num_bins: int = 10
 ) -> list[CalibrationBin]:
-    """Sort examples into bins of equal width by the probability of their guess; empty bins are left out."""
+    """Bin examples by the probability of the predicted label; omit empty bins.
+
+    Args:
+        confidences: Probability of the predicted label: float [num_examples].
+        correct: Whether the prediction is correct: bool [num_examples].
+        num_bins: Number of bins of equal width over [0, 1].
+    """
     bins = np.clip(np.ceil(confidences * num_bins).astype(int) - 1, 0, num_bins - 1)
     return [
         CalibrationBin(
@@ -191,10 +201,10 @@ def calibration(
 
 
 def calibration_error(bins: list[CalibrationBin]) -> float | None:
-    """Return the expected calibration error, in [0, 1], or None without an example.
+    """Return the expected calibration error, in [0, 1], or None without examples.
 
-    The mean over examples of |share right - mean probability| of their bin. Source: Guo et al., "On calibration of
-    modern neural networks", ICML 2017, equation 3.
+    It is the mean over examples of |share correct - mean probability| of their bin. Source: Guo et
+    al., "On calibration of modern neural networks", ICML 2017, equation 3.
     """
     n = sum(each.num_examples for each in bins)
     gaps = (abs(each.num_correct - each.num_examples * each.mean_probability) for each in bins)

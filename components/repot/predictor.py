@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from repot import quiet_tensorflow, storage
-from repot.champion import CHAMPION_NAME, read_champion
 from repot.errors import ModelError, StorageError, UsageError
-from repot.layout import KERAS_NAME, MODEL_FOLDER
+from repot.layout import CHAMPION_NAME, KERAS_NAME, MODEL_FOLDER
 from repot.manifest import LABELS_NAME
 from repot.metrics import FloatArray
+from repot.model_registry import read_champion
 from repot.pictures import RejectedPicture, normalise_picture
 from repot.predictions import FORMATS, NamedProbability, Prediction
 

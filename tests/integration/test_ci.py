@@ -15,7 +15,7 @@ import pytest
 
 from repot import __version__
 from repot.errors import EXIT_GATE_REJECTED, EXIT_INTERRUPTED
-from repot.evaluator.verdict import NO_CHAMPION, Decision, Pairing, Score, Verdict
+from repot.evaluator.verdict import NO_CHAMPION, Decision, PairedComparison, Score, Verdict
 from repot.json_record import write_record
 from repot.settings import TrainingSettings
 from repot.training_record import EpochRecord, TrainingRecord
@@ -32,7 +32,7 @@ VERSION_NAME = f"{__version__}-{COMMIT[:12]}"
 SECRET = "s3cret-session-of-mine"
 CHALLENGER, CHAMPION = "b" * 16, "a" * 16
 VERDICT = Verdict(
-    verdict="promote",
+    decision="promote",
     reasons=(
         "It is right 2 pictures more than the champion.",
         "precision@1 of 0.9000 reaches the threshold of 0.8.",
@@ -42,7 +42,7 @@ VERDICT = Verdict(
     min_precision=0.8,
     challenger=Score(precision_at_1=0.9, interval=(0.77, 0.96), num_examples=40),
     champion=Score(precision_at_1=0.85, interval=(0.71, 0.93), num_examples=40),
-    pairing=Pairing(
+    comparison=PairedComparison(
         both_right=33,
         only_champion=1,
         only_challenger=3,
@@ -95,8 +95,8 @@ def job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Job]:
 
 
 def verdict_log(verdict: Decision, **changes: Any) -> tuple[tuple[str, str], ...]:
-    values = replace(VERDICT, verdict=verdict, **changes).to_json()
-    return gate_log(values.pop("verdict"), **values)
+    values = replace(VERDICT, decision=verdict, **changes).to_json()
+    return gate_log(values.pop("decision"), **values)
 
 
 def write_training(storage_uri: str, version: str, **changes: Any) -> None:
@@ -196,7 +196,7 @@ def test_unchanged_model_exits_with_0_and_a_one_line_comment(job: Job) -> None:
 
 def test_first_version_is_commented_without_a_champion(job: Job, gcs: str) -> None:
     write_training(gcs, CHALLENGER)
-    logs = verdict_log("promote", champion_version=NO_CHAMPION, champion=None, pairing=None)
+    logs = verdict_log("promote", champion_version=NO_CHAMPION, champion=None, comparison=None)
     play(job.api, [Stage("SUCCEEDED", PROMOTED, logs)])
 
     assert replace(job, storage_uri=gcs).run().exit_code == 0

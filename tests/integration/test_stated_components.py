@@ -164,7 +164,7 @@ def test_gate_hands_its_verdict_to_whoever_reads_its_log(first: list[EndedTask])
     lines = [re.search(r"result: (\{.*\})$", line) for line in only(first, "gate").log.splitlines()]
 
     (facts,) = [json.loads(line[1]) for line in lines if line]
-    assert facts["verdict"]["verdict"] == "promote"
+    assert facts["verdict"]["decision"] == "promote"
     assert storage.exists(facts["report_uri"])
 
 

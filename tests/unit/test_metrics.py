@@ -1,4 +1,4 @@
-"""Scores against values worked out by hand, or printed in the papers that the formulas come from."""
+"""Scores, compared with values computed by hand or published with the formulas."""
 
 import math
 
@@ -7,34 +7,36 @@ import pytest
 
 from repot import metrics
 
-# Three labels; the own label ranks 1, 2, 3 and 1.
+# Three labels; the true labels rank 1, 2, 3 and 1.
 PROBABILITIES = np.array(
     [[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.1, 0.6, 0.3], [0.2, 0.3, 0.5]], dtype=np.float32
 )
 LABELS = np.array([0, 1, 0, 2])
 
 
-def test_label_ranks_counts_the_labels_ahead() -> None:
+def test_label_ranks_counts_more_probable_labels() -> None:
     assert metrics.label_ranks(PROBABILITIES, LABELS).tolist() == [1, 2, 3, 1]
 
 
-def test_label_ranks_gives_a_tie_to_the_lower_class_as_argmax_does() -> None:
+def test_label_ranks_breaks_ties_like_argmax() -> None:
     equal = np.full((3, 3), 1 / 3, dtype=np.float32)
 
     assert metrics.label_ranks(equal, np.array([0, 1, 2])).tolist() == [1, 2, 3]
 
 
-def test_precision_at_1_is_the_share_that_ranks_first() -> None:
+def test_precision_at_1_is_the_share_of_rank_1() -> None:
     assert metrics.precision_at_1(np.array([1, 2, 3, 1])) == 0.5
 
 
 @pytest.mark.parametrize(("k", "value"), [(1, 0.5), (2, 0.75), (3, 1.0)])
-def test_recall_at_k_counts_up_to_and_including_k(k: int, value: float) -> None:
+def test_recall_at_k_includes_rank_k(k: int, value: float) -> None:
     assert metrics.recall_at_k(np.array([1, 2, 3, 1]), k, num_labels=3) == (value, k)
 
 
 @pytest.mark.parametrize(("num_labels", "k"), [(4, 4), (5, 5), (6, 5)])
-def test_recall_at_5_says_how_many_labels_it_could_count(num_labels: int, k: int) -> None:
+def test_recall_at_5_returns_the_number_of_labels_if_there_are_fewer(
+    num_labels: int, k: int
+) -> None:
     recall = metrics.recall_at_k(np.array([1, num_labels]), 5, num_labels)
 
     assert recall is not None
@@ -42,11 +44,11 @@ def test_recall_at_5_says_how_many_labels_it_could_count(num_labels: int, k: int
     assert recall.value == (1.0 if num_labels <= 5 else 0.5)
 
 
-def test_scores_without_an_example_are_none() -> None:
-    nothing = np.array([], dtype=np.int64)
+def test_scores_without_examples_are_none() -> None:
+    empty = np.array([], dtype=np.int64)
 
-    assert metrics.precision_at_1(nothing) is None
-    assert metrics.recall_at_k(nothing, 5, 3) is None
+    assert metrics.precision_at_1(empty) is None
+    assert metrics.recall_at_k(empty, 5, 3) is None
     assert metrics.calibration_error([]) is None
 
 
@@ -66,7 +68,7 @@ def test_wilson_interval_agrees_with_newcombe(
     assert metrics.wilson_interval(successes, n) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_wilson_interval_is_symmetric_and_closed_at_its_ends() -> None:
+def test_wilson_interval_is_symmetric_and_exact_at_0_and_1() -> None:
     low, high = metrics.wilson_interval(29, 29)
 
     assert high == 1.0
@@ -74,19 +76,19 @@ def test_wilson_interval_is_symmetric_and_closed_at_its_ends() -> None:
     assert metrics.wilson_interval(0, 0) == (0.0, 1.0)
 
 
-def test_wilson_interval_widens_with_confidence() -> None:
+def test_wilson_interval_is_wider_for_higher_confidence() -> None:
     narrow, wide = metrics.wilson_interval(7, 10, 0.5), metrics.wilson_interval(7, 10, 0.99)
 
     assert wide[0] < narrow[0] < 0.7 < narrow[1] < wide[1]
 
 
-def test_confusion_matrix_has_a_row_for_each_true_label() -> None:
+def test_confusion_matrix_has_true_labels_as_rows() -> None:
     matrix = metrics.confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), 3)
 
     assert matrix.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
 
 
-def test_label_scores_of_each_label() -> None:
+def test_label_scores_by_hand() -> None:
     first, second, third = metrics.label_scores(np.array([[1, 1, 0], [0, 1, 0], [1, 0, 0]]))
 
     assert (first.precision, first.recall, first.f1) == (1 / 2, 1 / 2, 1 / 2)
@@ -94,10 +96,10 @@ def test_label_scores_of_each_label() -> None:
     assert (third.precision, third.recall, third.f1) == (None, 0.0, 0.0)
 
 
-def test_label_score_of_a_label_that_never_occurs_is_none() -> None:
-    (never, _) = metrics.label_scores(np.array([[0, 0], [0, 3]]))
+def test_scores_of_a_label_that_never_occurs_are_none() -> None:
+    (unused, _) = metrics.label_scores(np.array([[0, 0], [0, 3]]))
 
-    assert (never.precision, never.recall, never.f1) == (None, None, None)
+    assert (unused.precision, unused.recall, unused.f1) == (None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ def test_paired_difference_stays_within_one() -> None:
     assert metrics.paired_difference(0, 0, 0) == (0.0, (-1.0, 1.0))
 
 
-def test_calibration_puts_a_bound_into_the_lower_bin() -> None:
+def test_calibration_puts_a_bin_edge_into_the_lower_bin() -> None:
     confidences = np.array([0.0, 0.5, 0.500001, 1.0])
 
     bins = metrics.calibration(confidences, np.array([False, True, True, True]), num_bins=2)
@@ -154,7 +156,7 @@ def test_calibration_puts_a_bound_into_the_lower_bin() -> None:
     assert bins[0].mean_probability == 0.25
 
 
-def test_calibration_leaves_out_empty_bins() -> None:
+def test_calibration_omits_empty_bins() -> None:
     bins = metrics.calibration(np.array([0.95, 0.99]), np.array([True, False]))
 
     assert [(each.low, each.high) for each in bins] == [(0.9, 1.0)]

@@ -1,1 +1,1 @@
-"""The evaluator: a trained model scored, published as a version, compared with the champion, and promoted."""
+"""Evaluate a trained model, decide whether it replaces the champion, and promote it."""

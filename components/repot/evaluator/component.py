@@ -1,4 +1,4 @@
-"""The KFP components that judge a trained model: evaluate, gate, promote."""
+"""The KFP components after training: evaluate, gate, promote."""
 
 from kfp import dsl
 
@@ -15,23 +15,24 @@ def evaluate(
     confusion_matrix: dsl.Output[dsl.ClassificationMetrics],
     report: dsl.Output[dsl.HTML],
 ):
-    """Score the model on every validation example once, and publish it as a version of `model_name`."""
+    """Score the model on every validation example and publish it as a version of `model_name`."""
     from pathlib import Path
 
     from repot import progress
     from repot.evaluator.evaluate import evaluate_run
 
     with progress.task("evaluate"):
-        scores = evaluate_run(
+        run = evaluate_run(
             storage_uri=storage_uri,
             dataset_id=dataset_id,
             training_id=training_id,
             model_name=model_name,
         )
-    for name in ("precision_at_1", "recall_at_5", "num_examples"):
-        metrics.log_metric(name, scores.metrics[name])
-    confusion_matrix.log_confusion_matrix(*scores.confusion_matrix(max_labels=100))
-    Path(report.path).write_text(scores.report_html, encoding="utf-8")
+    metrics.log_metric("precision_at_1", run.evaluation.precision_at_1)
+    metrics.log_metric("recall_at_5", run.evaluation.recall_at_5)
+    metrics.log_metric("num_examples", run.evaluation.num_examples)
+    confusion_matrix.log_confusion_matrix(*run.confusion_matrix(max_labels=100))
+    Path(report.path).write_text(run.report_html, encoding="utf-8")
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
@@ -44,25 +45,28 @@ def gate(
     champion_version: dsl.OutputPath(str),
     report: dsl.Output[dsl.HTML],
 ) -> str:
-    """Return `promote`, `reject` or `unchanged`: the new version against the threshold and the champion."""
+    """Decide whether the new version replaces the champion: `promote`, `reject` or `unchanged`."""
     from pathlib import Path
 
     from repot import progress
-    from repot.evaluator.evaluate import judge_run
+    from repot.evaluator.gate import decide
 
     with progress.task("gate"):
-        judged = judge_run(
+        result = decide(
             storage_uri=storage_uri,
             dataset_id=dataset_id,
             training_id=training_id,
             model_name=model_name,
             min_precision=min_precision,
         )
-        progress.result(verdict=judged.verdict.to_json(), report_uri=judged.report_uri)
+        verdict = result.verdict
+        progress.result(
+            verdict=verdict.to_json(), headline=verdict.headline, report_uri=result.report_uri
+        )
     Path(champion_version).parent.mkdir(parents=True, exist_ok=True)
-    Path(champion_version).write_text(judged.verdict.champion_version)
-    Path(report.path).write_text(judged.report_html, encoding="utf-8")
-    return judged.verdict.verdict
+    Path(champion_version).write_text(verdict.champion_version)
+    Path(report.path).write_text(result.report_html, encoding="utf-8")
+    return verdict.decision
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
@@ -73,11 +77,11 @@ def promote(
     storage_uri: str,
     model: dsl.Output[dsl.Model],
 ):
-    """Point champion.json at the new version, if the champion is still the one that the gate compared with."""
+    """Make the new version the champion, unless the champion changed since the comparison."""
     from pathlib import Path
 
     from repot import layout, progress
-    from repot.evaluator.promote import promote
+    from repot.evaluator.versions import promote
 
     with progress.task("promote"):
         promote(storage_uri, model_name, training_id, expected_champion=champion_version)

@@ -1,7 +1,7 @@
-"""What a model said of every picture: one row a picture, in predictions.csv, in the order of the shards.
+"""predictions.csv: the predicted and the true label of every picture of a split, in shard order.
 
-Every score of an evaluation can be computed again from this table alone, and two tables of the same data set are
-compared row by row.
+Every score of an evaluation can be recomputed from this table, and two models are compared row by
+row.
 """
 
 import csv
@@ -15,44 +15,45 @@ import numpy as np
 from repot import metrics, storage
 from repot.errors import DataError
 
-PREDICTIONS_NAME = "predictions.csv"
-# A probability that float32 rounded to 0; its logarithm is finite.
+# Replaces a probability that float32 rounded to 0, so that its logarithm is finite.
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What a model said of one picture.
+    """The prediction for one picture, compared with its true label.
 
     Attributes:
-        filename: The picture's file name as the shard has it.
-        label: The picture's true label.
-        guess: The label that the model finds most probable.
-        probability: The probability of the guess.
-        label_probability: The probability of the true label; 0 if and only if the model has no such label.
-        label_rank: 1 when the guess is right, 2 when the true label came second, and so on; one more than the number
-            of the model's labels when the model has no such label.
+        filename: File name of the picture, as stored in the shard.
+        label: The true label.
+        predicted: The most probable label.
+        probability: Probability of the predicted label.
+        label_probability: Probability of the true label; 0 if and only if the model does not have
+            that label.
+        label_rank: Rank of the true label: 1 for a correct prediction, 2 if it is the second most
+            probable, and so on; one more than the number of the model's labels if the model does
+            not have that label.
     """
 
     filename: str
     label: str
-    guess: str
+    predicted: str
     probability: float
     label_probability: float
     label_rank: int
 
     @property
     def correct(self) -> bool:
-        """Return whether the guess is the true label."""
+        """Return whether the predicted label is the true label."""
         return self.label_rank == 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mistake:
-    """A picture that got a wrong label.
+    """A picture with a wrong prediction.
 
     Attributes:
-        outcome: What the model said.
+        outcome: The prediction.
         jpeg: The picture.
     """
 
@@ -63,34 +64,35 @@ class Mistake:
 _COLUMNS = tuple(field.name for field in dataclasses.fields(Outcome))
 
 
-def outcomes_of(
+def make_outcomes(
     filenames: Sequence[str],
     true_labels: Sequence[str],
     probabilities: metrics.FloatArray,
     model_labels: Sequence[str],
 ) -> list[Outcome]:
-    """Compare what a model said with the truth, by label name.
+    """Compare predictions with the true labels, by label name.
 
     Args:
-        filenames: One a picture.
-        true_labels: One a picture.
+        filenames: One per picture.
+        true_labels: One per picture.
         probabilities: float [num_pictures, num_model_labels].
-        model_labels: The names of the columns; a true label that is not among them is never right.
+        model_labels: Names of the columns; a true label that is not among them is a mistake.
     """
     position = {label: i for i, label in enumerate(model_labels)}
-    known = np.array([label in position for label in true_labels], dtype=bool)
+    is_known = np.array([label in position for label in true_labels], dtype=bool)
     labels = np.array([position.get(label, 0) for label in true_labels], dtype=np.int64)
-    ranks = np.where(known, metrics.label_ranks(probabilities, labels), len(model_labels) + 1)
-    guesses = probabilities.argmax(axis=1)
-    own = np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0]
-    own = np.where(known, np.maximum(own, _SMALLEST), 0.0)
+    ranks = np.where(is_known, metrics.label_ranks(probabilities, labels), len(model_labels) + 1)
+    predicted = probabilities.argmax(axis=1)
+    # label_probabilities: float [num_pictures]
+    label_probabilities = np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0]
+    label_probabilities = np.where(is_known, np.maximum(label_probabilities, _SMALLEST), 0.0)
     return [
         Outcome(
             filename=filename,
             label=true_labels[i],
-            guess=model_labels[int(guesses[i])],
-            probability=float(probabilities[i, guesses[i]]),
-            label_probability=float(own[i]),
+            predicted=model_labels[int(predicted[i])],
+            probability=float(probabilities[i, predicted[i]]),
+            label_probability=float(label_probabilities[i]),
             label_rank=int(ranks[i]),
         )
         for i, filename in enumerate(filenames)
@@ -98,9 +100,9 @@ def outcomes_of(
 
 
 def write_outcomes(uri: str, outcomes: Sequence[Outcome]) -> None:
-    """Write the table as CSV."""
+    """Write the outcomes as CSV."""
     text = io.StringIO()
-    # Every text is quoted: a file name may hold a carriage return, which Python 3.11 does not quote by itself.
+    # Quote every text: a file name may contain a carriage return, which Python 3.11 does not quote.
     writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(_COLUMNS)
     writer.writerows(dataclasses.astuple(outcome) for outcome in outcomes)
@@ -108,25 +110,26 @@ def write_outcomes(uri: str, outcomes: Sequence[Outcome]) -> None:
 
 
 def read_outcomes(uri: str) -> list[Outcome]:
-    """Read the table.
+    """Read the outcomes from CSV.
 
     Raises:
-        DataError: The file is not a table of outcomes.
+        DataError: The file has other columns.
     """
     rows = csv.reader(io.StringIO(storage.read_text(uri), newline=""))
     header = tuple(next(rows, ()))
     if header != _COLUMNS:
         raise DataError(
-            f"{uri} must have the columns {', '.join(_COLUMNS)}; got {', '.join(header)!r}. Evaluate again."
+            f"{uri} must have the columns {', '.join(_COLUMNS)}; got {', '.join(header)!r}. "
+            "Delete the folder that contains it and run again."
         )
     return [
         Outcome(
             filename=filename,
             label=label,
-            guess=guess,
+            predicted=predicted,
             probability=float(probability),
             label_probability=float(label_probability),
             label_rank=int(label_rank),
         )
-        for filename, label, guess, probability, label_probability, label_rank in rows
+        for filename, label, predicted, probability, label_probability, label_rank in rows
     ]

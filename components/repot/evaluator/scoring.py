@@ -1,4 +1,4 @@
-"""Asks a model about every example of a split, once each."""
+"""Run a model once on every example of a split."""
 
 import heapq
 import tempfile
@@ -13,7 +13,7 @@ import tensorflow as tf
 from repot import progress
 from repot.dataset import load_manifest, open_shards, read_examples
 from repot.errors import DataError, ModelError
-from repot.evaluator.outcomes import Mistake, Outcome, outcomes_of
+from repot.evaluator.outcomes import Mistake, Outcome, make_outcomes
 from repot.predictor import Model, load_model
 
 BATCH_SIZE = 32
@@ -21,13 +21,13 @@ MAX_MISTAKES = 24
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scored:
-    """What a model said of a split.
+class ScoredSplit:
+    """The predictions of a model for a split.
 
     Attributes:
-        outcomes: One for each example, in the order of the shards.
-        mistakes: The surest wrong guesses, the surest first; at most MAX_MISTAKES.
-        labels: Every label of the data set, then those that only the model has.
+        outcomes: One per example, in the order of the shards.
+        mistakes: The most confident mistakes, most confident first; at most MAX_MISTAKES.
+        labels: Every label of the dataset, followed by those that only the model has.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -35,72 +35,70 @@ class Scored:
     labels: tuple[str, ...]
 
 
-def score(
+def score_split(
     model_uri: str, dataset_uri: str, *, subset: str, num_examples: int = 0, task: str = "evaluate"
-) -> Scored:
-    """Ask a model about the first `num_examples` examples of a split, 0 for all; labels are matched by name.
+) -> ScoredSplit:
+    """Predict the first examples of a split; labels are matched by name.
 
     Args:
         model_uri: Folder with model.keras and labels.txt.
-        dataset_uri: The data set.
+        dataset_uri: Folder of the dataset.
         subset: The split.
-        num_examples: At most so many; never more than there are.
-        task: The task that progress is reported for.
+        num_examples: Maximum number of examples; 0 for all.
+        task: Task name for progress reports.
 
     Raises:
-        DataError: There is no data set, or the split is empty.
-        CorruptShardError: A shard's bytes are not those of its receipt.
-        ModelError: The model cannot be loaded, or does not answer with numbers.
+        DataError: The dataset does not exist, or the split is empty.
+        CorruptShardError: A shard's bytes differ from its receipt.
+        ModelError: The model cannot be loaded, or its output is not finite.
     """
     manifest, model = load_manifest(dataset_uri), load_model(model_uri)
     total = min(num_examples or manifest.num_examples(subset), manifest.num_examples(subset))
     if total == 0:
         raise DataError(
-            f"A data set must have a {subset} example to be scored on; {dataset_uri} has none. Add pictures."
+            f"A dataset must have at least one {subset} example to be evaluated; {dataset_uri} has "
+            "none. Add pictures."
         )
     outcomes: list[Outcome] = []
-    mistakes: list[tuple[float, int, Mistake]] = []
+    worst: list[tuple[float, int, Mistake]] = []  # heap, the least confident mistake first
     with tempfile.TemporaryDirectory(prefix="repot-evaluate-") as scratch:
         shards = open_shards(dataset_uri, manifest.split_shards(subset), Path(scratch))
-        for said, jpegs in _batches(model, shards, manifest.labels, total):
-            wrong = ((one, jpeg) for one, jpeg in zip(said, jpegs, strict=True) if not one.correct)
-            for i, (one, jpeg) in enumerate(wrong, start=len(outcomes)):
-                _keep_worst(mistakes, (one.probability, -i, Mistake(outcome=one, jpeg=jpeg)))
-            outcomes += said
+        for batch, jpegs in _predict_batches(model, shards, manifest.labels, total):
+            for i, (outcome, jpeg) in enumerate(zip(batch, jpegs, strict=True), len(outcomes)):
+                if not outcome.correct:
+                    # -i: among equally confident mistakes, earlier examples are kept.
+                    item = (outcome.probability, -i, Mistake(outcome=outcome, jpeg=jpeg))
+                    (heapq.heappush if len(worst) < MAX_MISTAKES else heapq.heappushpop)(
+                        worst, item
+                    )
+            outcomes += batch
             progress.report(task, len(outcomes), total, unit="pictures")
-    return Scored(
+    return ScoredSplit(
         outcomes=tuple(outcomes),
-        mistakes=tuple(mistake for _, _, mistake in sorted(mistakes, reverse=True)),
+        mistakes=tuple(mistake for _, _, mistake in sorted(worst, reverse=True)),
         labels=tuple(dict.fromkeys((*manifest.labels, *model.labels))),
     )
 
 
-def _batches(
+def _predict_batches(
     model: Model, shards: Sequence[Path], labels: Sequence[str], total: int
 ) -> Iterator[tuple[list[Outcome], list[bytes]]]:
-    """Yield the outcomes and the pictures of each batch; the last batch is as short as it is."""
+    """Yield the outcomes and the JPEG bytes of each batch; the last batch may be smaller."""
 
-    def prepared(example: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def prepare(example: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return model.prepare(example["encoded"]), example
 
-    examples = read_examples(shards).take(total).map(prepared, num_parallel_calls=tf.data.AUTOTUNE)
-    for pictures, facts in examples.batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE):
-        filenames = [name.decode(errors="replace") for name in facts["filename"].numpy()]
-        truth = [labels[class_id - 1] for class_id in facts["label"].numpy()]
-        scores = model.call(pictures).numpy()
-        if not np.all(np.isfinite(scores)):
-            first = filenames[int(np.argmin(np.all(np.isfinite(scores), axis=1)))]
+    examples = read_examples(shards).take(total).map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+    for pictures, batch in examples.batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE):
+        filenames = [name.decode(errors="replace") for name in batch["filename"].numpy()]
+        true_labels = [labels[class_id - 1] for class_id in batch["label"].numpy()]
+        # probabilities: float32 [batch, num_model_labels]
+        probabilities = model.call(pictures).numpy()
+        is_finite = np.all(np.isfinite(probabilities), axis=1)
+        if not np.all(is_finite):
             raise ModelError(
-                f"A model must answer with numbers; for the picture {first} it does not. Train again."
+                "A model must predict finite probabilities; it does not for the picture "
+                f"{filenames[int(np.argmin(is_finite))]}. Train again."
             )
-        yield outcomes_of(filenames, truth, scores, model.labels), list(facts["encoded"].numpy())
-
-
-def _keep_worst(
-    mistakes: list[tuple[float, int, Mistake]], item: tuple[float, int, Mistake]
-) -> None:
-    """Add to a heap of the surest mistakes; among equally sure ones the earlier picture counts as worse."""
-    if len(mistakes) < MAX_MISTAKES:
-        heapq.heappush(mistakes, item)
-    else:
-        heapq.heappushpop(mistakes, item)
+        outcomes = make_outcomes(filenames, true_labels, probabilities, model.labels)
+        yield outcomes, list(batch["encoded"].numpy())

@@ -1,93 +1,96 @@
-"""The scores of one evaluation, from its table of outcomes: what metrics.json says."""
+"""Compute the scores of an evaluation, the content of metrics.json, from its outcomes."""
 
-import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from repot import metrics
+from repot.evaluation_record import CalibrationRecord, ClassRecord, EvaluationRecord
 from repot.evaluator.outcomes import Outcome
 
 RECALL_K = 5
 
 
-def summarise(outcomes: Sequence[Outcome], labels: Sequence[str]) -> dict[str, Any]:
-    """Return every score of at least one outcome as JSON-able facts.
+def summarise(
+    outcomes: Sequence[Outcome],
+    labels: Sequence[str],
+    *,
+    evaluation_id: str,
+    dataset_id: str,
+    training_id: str,
+    subset: str,
+) -> EvaluationRecord:
+    """Compute every score of at least one outcome.
 
     Args:
-        outcomes: What the model said of each picture.
-        labels: Every label that occurs, as truth or as guess, in the order of the classes.
+        outcomes: The scored pictures.
+        labels: Every true or predicted label, in class order.
+        evaluation_id, dataset_id, training_id, subset: See `EvaluationRecord`.
     """
     ranks = np.array([outcome.label_rank for outcome in outcomes])
-    num_correct = int(np.sum(ranks == 1))
+    precision = metrics.precision_at_1(ranks)
     recall = metrics.recall_at_k(ranks, RECALL_K, len(labels))
-    matrix = _matrix(outcomes, labels)
-    return {
-        "num_examples": len(outcomes),
-        "num_correct": num_correct,
-        "precision_at_1": metrics.precision_at_1(ranks),
-        "precision_at_1_interval": list(metrics.wilson_interval(num_correct, len(outcomes))),
-        "recall_at_5": recall.value if recall else None,
-        "recall_k": recall.k if recall else None,
-        "loss": _loss(outcomes),
-        "labels": list(labels),
-        "per_class": [
-            {
-                "label": label,
-                **dataclasses.asdict(score),
-                "precision": score.precision,
-                "recall": score.recall,
-                "f1": score.f1,
-            }
-            for label, score in zip(labels, metrics.label_scores(matrix), strict=True)
-        ],
-        "confusion_matrix": _named_counts(outcomes),
-        "calibration": _calibration(outcomes),
-    }
-
-
-def confusion_of(facts: Mapping[str, Any]) -> NDArray[np.int64]:
-    """Return the confusion matrix of a metrics.json: int64 [num_labels, num_labels], row = true label."""
-    position = {label: i for i, label in enumerate(facts["labels"])}
-    matrix = np.zeros((len(position), len(position)), dtype=np.int64)
-    for label, guesses in facts["confusion_matrix"].items():
-        for guess, count in guesses.items():
-            matrix[position[label], position[guess]] = count
-    return matrix
-
-
-def _matrix(outcomes: Sequence[Outcome], labels: Sequence[str]) -> NDArray[np.int64]:
-    position = {label: i for i, label in enumerate(labels)}
-    truth = np.array([position[outcome.label] for outcome in outcomes])
-    guesses = np.array([position[outcome.guess] for outcome in outcomes])
-    return metrics.confusion_matrix(truth, guesses, len(labels))
-
-
-def _named_counts(outcomes: Sequence[Outcome]) -> dict[str, dict[str, int]]:
-    """Return counts by true label and guess; a matrix of a thousand labels is nearly all zeros."""
-    counts: dict[str, dict[str, int]] = {}
-    for (label, guess), count in Counter(
-        (outcome.label, outcome.guess) for outcome in outcomes
-    ).items():
-        counts.setdefault(label, {})[guess] = count
-    return counts
+    bins = _calibration_bins(outcomes)
+    calibration_error = metrics.calibration_error(bins)
+    if precision is None or recall is None or calibration_error is None:
+        raise ValueError("summarise must get at least one outcome; got none.")
+    num_correct = int(np.sum(ranks == 1))
+    return EvaluationRecord(
+        evaluation_id=evaluation_id,
+        dataset_id=dataset_id,
+        training_id=training_id,
+        subset=subset,
+        num_examples=len(outcomes),
+        num_correct=num_correct,
+        precision_at_1=precision,
+        precision_at_1_interval=metrics.wilson_interval(num_correct, len(outcomes)),
+        recall_at_5=recall.value,
+        recall_k=recall.k,
+        loss=_loss(outcomes),
+        labels=tuple(labels),
+        per_class=_class_records(outcomes, labels),
+        confusion_matrix=_confusion_counts(outcomes),
+        calibration=CalibrationRecord(error=calibration_error, bins=tuple(bins)),
+    )
 
 
 def _loss(outcomes: Sequence[Outcome]) -> float | None:
-    """Return the mean cross-entropy in nats, or None when a true label is none of the model's."""
+    """Return the mean cross-entropy in nats, or None if the model lacks one of the true labels."""
     if any(outcome.label_probability == 0 for outcome in outcomes):
         return None
     return -math.fsum(math.log(outcome.label_probability) for outcome in outcomes) / len(outcomes)
 
 
-def _calibration(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _class_records(outcomes: Sequence[Outcome], labels: Sequence[str]) -> tuple[ClassRecord, ...]:
+    position = {label: i for i, label in enumerate(labels)}
+    true = np.array([position[outcome.label] for outcome in outcomes])
+    predicted = np.array([position[outcome.predicted] for outcome in outcomes])
+    scores = metrics.label_scores(metrics.confusion_matrix(true, predicted, len(labels)))
+    return tuple(
+        ClassRecord(
+            label=label,
+            num_examples=score.num_examples,
+            num_predicted=score.num_predicted,
+            num_correct=score.num_correct,
+            precision=score.precision,
+            recall=score.recall,
+            f1=score.f1,
+        )
+        for label, score in zip(labels, scores, strict=True)
+    )
+
+
+def _confusion_counts(outcomes: Sequence[Outcome]) -> dict[str, dict[str, int]]:
+    """Return the non-zero counts only: a matrix of a thousand labels is almost all zeros."""
+    counts: dict[str, dict[str, int]] = {}
+    pairs = Counter((outcome.label, outcome.predicted) for outcome in outcomes)
+    for (label, predicted), count in pairs.items():
+        counts.setdefault(label, {})[predicted] = count
+    return counts
+
+
+def _calibration_bins(outcomes: Sequence[Outcome]) -> list[metrics.CalibrationBin]:
     confidences = np.array([outcome.probability for outcome in outcomes])
-    bins = metrics.calibration(confidences, np.array([outcome.correct for outcome in outcomes]))
-    return {
-        "error": metrics.calibration_error(bins),
-        "bins": [dataclasses.asdict(each) for each in bins],
-    }
+    return metrics.calibration(confidences, np.array([outcome.correct for outcome in outcomes]))

@@ -1,19 +1,23 @@
-"""The gate's verdict: what it decided, on which numbers, and why in plain sentences."""
+"""verdict.json, the gate's decision on one version, with its reasons and scores."""
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Literal
 
+from repot.json_record import JsonRecord
 from repot.metrics import Interval
 
 Decision = Literal["promote", "reject", "unchanged"]
 NO_CHAMPION = "none"
 
-_WORDS: dict[str, str] = {"promote": "Promoted", "reject": "Not promoted", "unchanged": "Unchanged"}
+_TITLES: dict[Decision, str] = {
+    "promote": "Promoted",
+    "reject": "Not promoted",
+    "unchanged": "Unchanged",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Score:
+class Score(JsonRecord):
     """precision@1 of one version, with its 95 % interval."""
 
     precision_at_1: float
@@ -24,16 +28,22 @@ class Score:
         low, high = self.interval
         return f"{self.precision_at_1:.3f} [{low:.3f}, {high:.3f}]"
 
+    @property
+    def text(self) -> str:
+        """Return the score and its basis, e.g. "0.910 [0.790, 0.970] on 40 pictures"."""
+        return f"{self} on {self.num_examples:,} picture{'' if self.num_examples == 1 else 's'}"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pairing:
-    """Both versions on the same pictures.
+class PairedComparison(JsonRecord):
+    """Two versions compared on the same pictures.
 
     Attributes:
-        both_right, only_champion, only_challenger, both_wrong: Counts of pictures; they sum to all of them.
+        both_right, only_champion, only_challenger, both_wrong: Numbers of pictures; they add up to
+            all pictures.
         difference: precision@1 of the challenger minus that of the champion.
         interval: Its 95 % interval.
-        p_value: Exact McNemar p of "they are equally good", two-sided.
+        p_value: Exact two-sided McNemar p-value of "both versions are equally good".
     """
 
     both_right: int
@@ -46,67 +56,43 @@ class Pairing:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
-    """What the gate says about one version.
+class Verdict(JsonRecord):
+    """The gate's decision on one version.
 
     Attributes:
-        verdict: "promote", "reject", or "unchanged" when the version is the champion itself.
-        reasons: Plain sentences, the decisive one first.
-        version: The version that is judged.
+        decision: "promote", "reject", or "unchanged" if the version is already the champion.
+        reasons: Sentences, the decisive one first.
+        version: The version that was judged.
         champion_version: The version that it was compared with, or "none".
-        min_precision: The threshold.
-        challenger, champion: Scores on the same pictures; champion is None where nothing was compared.
-        pairing: The comparison picture by picture, or None.
-        unknown_labels: Every label of the data set that the champion does not have; the reasons name the first few.
+        min_precision: Threshold on precision@1.
+        challenger, champion: Scores on the same pictures; champion is None if nothing was compared.
+        comparison: The paired comparison, or None if nothing was compared.
+        unknown_labels: Every label of the dataset that the champion does not have; the reasons name
+            only the first few.
     """
 
-    verdict: Decision
+    decision: Decision
     reasons: tuple[str, ...]
     version: str
     champion_version: str
     min_precision: float
     challenger: Score
     champion: Score | None = None
-    pairing: Pairing | None = None
+    comparison: PairedComparison | None = None
     unknown_labels: tuple[str, ...] = ()
 
     @property
-    def word(self) -> str:
-        """Return the verdict as a headline begins."""
-        return _WORDS[self.verdict]
+    def title(self) -> str:
+        """Return the decision for people, e.g. "Promoted"."""
+        return _TITLES[self.decision]
+
+    @property
+    def reference_text(self) -> str:
+        """Return what the score was compared with, e.g. "threshold 0.80"."""
+        champion = "" if self.champion is None else f"champion {self.champion}; "
+        return f"{champion}threshold {self.min_precision:.2f}"
 
     @property
     def headline(self) -> str:
-        """Return the verdict in one line, e.g. "Promoted: 0.910 [0.790, 0.970] on 40 pictures; threshold 0.80"."""
-        n = self.challenger.num_examples
-        line = f"{self.word}: {self.challenger} on {n:,} picture{'' if n == 1 else 's'}"
-        if self.champion is not None:
-            line += f"; champion {self.champion}"
-        return f"{line}; threshold {self.min_precision:.2f}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-able dict."""
-        return {**dataclasses.asdict(self), "headline": self.headline}
-
-    @classmethod
-    def from_json(cls, facts: dict[str, Any]) -> Self:
-        """Build from what `to_json` returned."""
-        known = {name: value for name, value in facts.items() if name != "headline"}
-        return cls(
-            **{
-                **known,
-                "reasons": tuple(facts["reasons"]),
-                "challenger": _score(facts["challenger"]),
-                "champion": _score(facts["champion"]),
-                "pairing": _pairing(facts["pairing"]),
-                "unknown_labels": tuple(facts.get("unknown_labels", ())),
-            }
-        )
-
-
-def _score(facts: dict[str, Any] | None) -> Score | None:
-    return None if facts is None else Score(**{**facts, "interval": tuple(facts["interval"])})
-
-
-def _pairing(facts: dict[str, Any] | None) -> Pairing | None:
-    return None if facts is None else Pairing(**{**facts, "interval": tuple(facts["interval"])})
+        """Return the verdict in one line: title, score and reference."""
+        return f"{self.title}: {self.challenger.text}; {self.reference_text}"

@@ -6,6 +6,7 @@ Everything that comes from a run (labels, URIs, pod logs) is escaped by `markdow
 from dataclasses import dataclass
 
 from repot.evaluator.verdict import NO_CHAMPION, Score, Verdict
+from repot.json_record import RecordError
 from repot_pipelines.ci.lineage import Lineage, lineage_section
 from repot_pipelines.ci.markdown import code, code_block, escape, link, table
 from repot_pipelines.watch.gate_result import PROMOTED, UNCHANGED, GateResult
@@ -113,19 +114,19 @@ def _read_verdict(result: GateResult) -> Verdict | None:
     """Return the gate's numbers; None if the log was deleted or another repot version wrote it."""
     try:
         return Verdict.from_json(result.record)
-    except (KeyError, TypeError, ValueError):
+    except RecordError:
         return None
 
 
 def _score_table(verdict: Verdict) -> str:
-    challenger, champion, pairing = verdict.challenger, verdict.champion, verdict.pairing
+    challenger, champion, comparison = verdict.challenger, verdict.champion, verdict.comparison
     challenger_head = f"challenger {code(verdict.version)}"
     score_name = "precision@1, 95 % interval"
     if champion is None:
         return table(["", challenger_head], [[score_name, _score(challenger)]])
     rows = [[score_name, _score(champion), _score(challenger)]]
-    if pairing is not None:
-        wins = (str(pairing.only_champion), str(pairing.only_challenger))
+    if comparison is not None:
+        wins = (str(comparison.only_champion), str(comparison.only_challenger))
         rows.append(["pictures that only this version classifies correctly", *wins])
     return table(["", f"champion {code(verdict.champion_version)}", challenger_head], rows)
 
@@ -136,18 +137,18 @@ def _score(score: Score) -> str:
 
 
 def _comparison(verdict: Verdict) -> str:
-    num_pictures, pairing = verdict.challenger.num_examples, verdict.pairing
+    num_pictures, comparison = verdict.challenger.num_examples, verdict.comparison
     threshold = f"the threshold is {verdict.min_precision:.4f}"
-    if pairing is None:
+    if comparison is None:
         has_champion = verdict.champion_version != NO_CHAMPION
         reason = "Nothing was compared" if has_champion else "There is no champion yet"
         return f"{reason}; scored on {num_pictures:,} validation pictures, {threshold}."
-    low, high = pairing.interval
+    low, high = comparison.interval
     return (
         f"On the same {num_pictures:,} validation pictures, both versions are right on "
-        f"{pairing.both_right:,} and both are wrong on {pairing.both_wrong:,}. "
-        f"Challenger minus champion: {pairing.difference:+.4f} \\[{low:+.4f}, {high:+.4f}\\], "
-        f"exact McNemar p = {pairing.p_value:.2g}; {threshold}."
+        f"{comparison.both_right:,} and both are wrong on {comparison.both_wrong:,}. "
+        f"Challenger minus champion: {comparison.difference:+.4f} \\[{low:+.4f}, {high:+.4f}\\], "
+        f"exact McNemar p = {comparison.p_value:.2g}; {threshold}."
     )
 
 

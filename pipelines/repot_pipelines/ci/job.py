@@ -148,8 +148,8 @@ def check_sample(console: Console) -> str:
             )
         except RepotError as err:
             raise SampleCheckError(_sample_failure(str(err), output_path / "pipeline.log")) from err
-    metrics = outcome.metrics
-    return f"precision@1 {metrics['precision_at_1']:.3f} on {metrics['num_examples']} pictures"
+    evaluation = outcome.evaluation
+    return f"precision@1 {evaluation.precision_at_1:.3f} on {evaluation.num_examples} pictures"
 
 
 def _sample_failure(reason: str, log_path: Path) -> str:

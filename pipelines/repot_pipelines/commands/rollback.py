@@ -23,7 +23,7 @@ def rollback_command(*, storage_uri: str, model_name: str, to_version: str) -> N
 
     The version that it replaces is recorded, and no later run promotes that version automatically.
     """
-    from repot.evaluator.promote import rollback
+    from repot.evaluator.versions import rollback
 
     champion = rollback(storage_uri, model_name, to_version)
     click.echo(

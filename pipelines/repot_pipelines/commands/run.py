@@ -98,7 +98,7 @@ def run_command(
         arguments, output_path=output_path, console=console, verbose=verbose, runner=runner
     )
     _print_outcome(console, outcome)
-    return EXIT_GATE_REJECTED if require_promotion and not outcome.metrics["promoted"] else 0
+    return EXIT_GATE_REJECTED if require_promotion and not outcome.is_promoted else 0
 
 
 def _print_inputs(console: "Console", arguments: dict[str, Any], output_path: Path) -> None:
@@ -116,15 +116,15 @@ def _print_inputs(console: "Console", arguments: dict[str, Any], output_path: Pa
 
 def _print_outcome(console: "Console", outcome: "RunOutcome") -> None:
     """Print the scores with their 95 % intervals, the verdict, and the paths of the results."""
-    metrics = outcome.metrics
-    low, high = metrics["precision_at_1_interval"]
+    evaluation, verdict = outcome.evaluation, outcome.verdict
+    low, high = evaluation.precision_at_1_interval
     _print_rows(
         console,
         {
-            "precision@1": f"{metrics['precision_at_1']:.3f}  (95 % interval {low:.3f} to "
-            f"{high:.3f}, {metrics['num_examples']} validation pictures)",
-            f"recall@{metrics['recall_k']}": f"{metrics['recall_at_5']:.3f}",
-            "verdict": f"{outcome.verdict['verdict']}: {' '.join(outcome.verdict['reasons'])}",
+            "precision@1": f"{evaluation.precision_at_1:.3f}  (95 % interval {low:.3f} to "
+            f"{high:.3f}, {evaluation.num_examples} validation pictures)",
+            f"recall@{evaluation.recall_k}": f"{evaluation.recall_at_5:.3f}",
+            "verdict": f"{verdict.decision}: {' '.join(verdict.reasons)}",
             "model": str(outcome.output_path / MODEL_FOLDER),
             "report": str(outcome.output_path / REPORT_NAME),
         },

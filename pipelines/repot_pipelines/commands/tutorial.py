@@ -232,7 +232,7 @@ def evaluate_command(
 
     while True:
         with shown_progress():
-            metrics = evaluate_folder(
+            evaluation = evaluate_folder(
                 storage.normalise(checkpoint_dir),
                 storage.normalise(data_dir),
                 storage.normalise(eval_dir),
@@ -240,8 +240,8 @@ def evaluate_command(
                 num_examples=num_examples,
             )
         click.echo(
-            f"precision @ 1 = {metrics['precision_at_1']:.4f} recall @ {metrics['recall_k']} = "
-            f"{metrics['recall_at_5']:.4f} [{metrics['num_examples']} examples]"
+            f"precision @ 1 = {evaluation.precision_at_1:.4f} recall @ {evaluation.recall_k} = "
+            f"{evaluation.recall_at_5:.4f} [{evaluation.num_examples} examples]"
         )
         if run_once:
             return

@@ -14,6 +14,9 @@ from rich.console import Console
 
 from repot import layout, storage
 from repot.errors import RepotError, StorageError, UsageError
+from repot.evaluation_record import EvaluationRecord
+from repot.evaluator.verdict import Verdict
+from repot.json_record import read_record
 from repot.layout import METRICS_NAME, MODEL_FOLDER, MODEL_RECORD_NAME, REPORT_NAME
 from repot_pipelines.compiled import find_compiled
 from repot_pipelines.local.docker import check_docker, pull_images
@@ -38,16 +41,30 @@ class RunOutcome:
     """What a finished run left behind.
 
     Attributes:
-        metrics: What metrics.json of the output folder holds.
-        verdict: The gate's verdict as JSON.
+        evaluation: Scores of the version.
+        verdict: The gate's verdict.
         output_path: The output folder: report.html, metrics.json, model/.
         version_uri: The published version under the storage URI.
     """
 
-    metrics: dict[str, Any]
-    verdict: dict[str, Any]
+    evaluation: EvaluationRecord
+    verdict: Verdict
     output_path: Path
     version_uri: str
+
+    @property
+    def is_promoted(self) -> bool:
+        """Return whether the version is in production now."""
+        return self.verdict.decision in ("promote", "unchanged")
+
+    def metrics_text(self) -> str:
+        """Return the output folder's metrics.json: the scores and the gate's decision."""
+        metrics = {
+            **self.evaluation.to_json(),
+            "promoted": self.is_promoted,
+            "verdict": self.verdict.decision,
+        }
+        return json.dumps(metrics, indent=2, sort_keys=True) + "\n"
 
 
 def run_pipeline(
@@ -147,21 +164,19 @@ def _last_line(log_path: Path) -> str:
 
 
 def _collect(run: LocalRun, arguments: dict[str, Any], output_path: Path) -> RunOutcome:
-    verdict, version = run.results["verdict"], run.results["training_id"]
-    version_uri = layout.model_uri(arguments["storage_uri"], arguments["model_name"], version)
-    metrics = {
-        **storage.read_json(storage.join(version_uri, METRICS_NAME)),
-        "promoted": verdict["verdict"] in ("promote", "unchanged"),
-        "verdict": verdict["verdict"],
-    }
+    version_uri = layout.model_uri(
+        arguments["storage_uri"], arguments["model_name"], run.results["training_id"]
+    )
+    outcome = RunOutcome(
+        evaluation=read_record(storage.join(version_uri, METRICS_NAME), EvaluationRecord),
+        verdict=Verdict.from_json(run.results["verdict"]),
+        output_path=output_path,
+        version_uri=version_uri,
+    )
     _replace_folder(output_path / MODEL_FOLDER, version_uri)
     (output_path / REPORT_NAME).write_bytes(storage.read_bytes(run.results["report_uri"]))
-    (output_path / METRICS_NAME).write_text(
-        json.dumps(metrics, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-    )
-    return RunOutcome(
-        metrics=metrics, verdict=verdict, output_path=output_path, version_uri=version_uri
-    )
+    (output_path / METRICS_NAME).write_text(outcome.metrics_text(), encoding="utf-8")
+    return outcome
 
 
 def _replace_folder(folder: Path, source_uri: str) -> None:

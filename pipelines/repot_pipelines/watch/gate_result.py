@@ -81,8 +81,8 @@ def read_gate_result(
     record = logged.get("verdict") or {}
     was_promoted = states.get(_PROMOTE_TASK) == DONE
     return GateResult(
-        verdict=PROMOTED if was_promoted else record.get("verdict", UNKNOWN),
-        headline=record.get("headline", ""),
+        verdict=PROMOTED if was_promoted else record.get("decision", UNKNOWN),
+        headline=logged.get("headline", ""),
         reasons=tuple(record.get("reasons", ())),
         report_uri=logged.get("report_uri", ""),
         record=record,

@@ -1,4 +1,4 @@
-"""Pictures of plain colours, and classifiers that name colours by hand-made weights: every score is known."""
+"""Pictures of plain colours, and classifiers with hand-made weights, so that every score is known."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from PIL import Image
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 IMAGE_SIZE = 32
-# What each label's folder really holds: one picture of label red is blue.
+# Colours of the pictures in each label's folder: one picture labelled red is blue.
 VALIDATION = {"red": ["red"] * 4 + ["blue"], "green": ["green"] * 4, "blue": ["blue"] * 3}
 NUM_VALIDATION = 12
 
@@ -21,10 +21,10 @@ def save_picture(path: Path, colour: str, size: tuple[int, int] = (48, 40)) -> N
 
 
 def save_model(folder: Path, labels: Sequence[str], colours: Sequence[str]) -> None:
-    """Save a classifier that gives labels[i] to the colour colours[i]; its background logit is always the highest.
+    """Save a classifier that predicts labels[i] for colours[i].
 
-    The logits of a picture of colours[i] are 8 for label i and 0 for the others, so that the probabilities are
-    e^8 / (e^8 + N - 1) and 1 / (e^8 + N - 1).
+    Its background logit is always the highest. The logits of a picture of colours[i] are 8 for label
+    i and 0 for the others, so the probabilities are e^8 / (e^8 + N - 1) and 1 / (e^8 + N - 1).
     """
     import keras
     import numpy as np

@@ -1,4 +1,4 @@
-"""A data set of plain colours, and finished trainings of classifiers that name them."""
+"""A dataset of plain colours, and finished trainings of classifiers for them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,14 +6,17 @@ from pathlib import Path
 import pytest
 
 from repot import layout, storage
+from repot.json_record import write_record
 from repot.planner.listing import PictureRoots
 from repot.planner.plan import plan_dataset
-from repot.settings import DatasetSettings
+from repot.settings import DatasetSettings, TrainingSettings
 from repot.shard_builder.build import build_shards
 from repot.shard_builder.merge import merge_dataset
+from repot.training_record import EpochRecord, TrainingRecord
 from tests.integration.evaluator.colours import (
     COLOURS,
     IMAGE_SIZE,
+    NUM_VALIDATION,
     VALIDATION,
     MakeRun,
     save_model,
@@ -23,7 +26,7 @@ from tests.integration.evaluator.colours import (
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of pictures with train/ and validation/, and a damaged one."""
+    """Return a folder of pictures with train/ and validation/; one picture is truncated."""
     folder = tmp_path_factory.mktemp("pictures")
     for label, colours in VALIDATION.items():
         for i in range(2):
@@ -40,7 +43,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def dataset(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the pictures as a data set of three validation shards."""
+    """Return a dataset of the pictures with three validation shards."""
     folder = tmp_path_factory.mktemp("dataset")
     plan = plan_dataset(
         PictureRoots(
@@ -57,7 +60,7 @@ def dataset(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def storage_uri(dataset: Path, tmp_path: Path) -> str:
-    """Return a storage folder that holds the data set as datasets/colours."""
+    """Return a storage folder that contains the dataset as datasets/colours."""
     uri = str(tmp_path / "storage")
     storage.copy_folder(str(dataset), layout.dataset_uri(uri, "colours"))
     return uri
@@ -65,7 +68,7 @@ def storage_uri(dataset: Path, tmp_path: Path) -> str:
 
 @pytest.fixture
 def make_run(storage_uri: str, tmp_path: Path) -> MakeRun:
-    """Return a function that puts a finished training into the storage and returns its folder."""
+    """Return a function that writes a finished training to the storage and returns its folder."""
 
     def make(
         training_id: str,
@@ -77,29 +80,35 @@ def make_run(storage_uri: str, tmp_path: Path) -> MakeRun:
         storage.copy_folder(str(tmp_path / training_id), storage.join(run_uri, "model"))
         storage.write_text(
             storage.join(run_uri, "history.csv"),
-            "phase,epoch,learning_rate,train_loss,train_precision_at_1,validation_loss,validation_precision_at_1,seconds\n"
+            "phase,epoch,learning_rate,train_loss,train_precision_at_1,validation_loss,"
+            "validation_precision_at_1,seconds\n"
             "head,1,0.003,1.5,0.5,1.4,,0.1\nhead,2,0.003,1.0,0.75,0.9,0.7,0.1\n",
         )
-        facts = {
-            "training_id": training_id,
-            "dataset_id": "colours",
-            "checkpoint_id": "0" * 64 + "/mobilenet_v2-raw",
-            "settings": {
-                "backbone": "mobilenet_v2",
-                "recipe": "head",
-                "batch_size": 32,
-                "seed": 0,
-                "learning_rate": 0.0,
-            },
-            "image_size": IMAGE_SIZE,
-            "labels": list(labels),
-            "num_parameters": 16,
-            "epochs": 2,
-            "seconds": 0.2,
-            "train_examples_per_second": 30.0,
-            "versions": {"keras": "3"},
-        }
-        storage.write_json(storage.join(run_uri, "training.json"), facts)
+        training = TrainingRecord(
+            training_id=training_id,
+            dataset_id="colours",
+            checkpoint_id="0" * 64 + "/mobilenet_v2-raw",
+            settings=TrainingSettings(backbone="mobilenet_v2", recipe="head"),
+            image_size=IMAGE_SIZE,
+            labels=tuple(labels),
+            num_examples={"train": 6, "validation": NUM_VALIDATION},
+            num_parameters=16,
+            epochs=2,
+            seconds=0.2,
+            train_examples_per_second=30.0,
+            last_epoch=EpochRecord(
+                phase="head",
+                epoch=2,
+                learning_rate=0.003,
+                train_loss=1.0,
+                train_precision_at_1=0.75,
+                validation_loss=0.9,
+                validation_precision_at_1=0.7,
+                seconds=0.1,
+            ),
+            versions={"keras": "3"},
+        )
+        write_record(storage.join(run_uri, "training.json"), training)
         return run_uri
 
     return make

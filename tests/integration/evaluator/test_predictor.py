@@ -14,7 +14,7 @@ from repot import layout, storage
 from repot.errors import ModelError
 from repot.evaluator.evaluate import evaluate_run
 from repot.evaluator.outcomes import read_outcomes
-from repot.evaluator.promote import promote
+from repot.evaluator.versions import promote
 from repot.predictor import find_model, load_model, predict_files
 from tests.integration.evaluator.colours import COLOURS, MakeRun, save_model, save_picture
 
@@ -157,7 +157,7 @@ def test_prediction_sees_what_evaluation_sees(
     _, lines = predicted(run_uri, *paths)
 
     said = [json.loads(line)["names"][0] for line in lines]
-    assert [one["label"] for one in said] == [row.guess for row in rows]
+    assert [one["label"] for one in said] == [row.predicted for row in rows]
     np.testing.assert_allclose(
         [one["probability"] for one in said], [row.probability for row in rows], rtol=1e-6
     )

@@ -47,14 +47,12 @@ def play(api: KfpApi, stages: Sequence[Stage]) -> None:
 
 def gate_log(verdict: str, **facts: Any) -> tuple[tuple[str, str], ...]:
     """Return what the gate's pod logs."""
-    told = {
-        "verdict": verdict,
-        "headline": f"{verdict.capitalize()}: 0.91 on 40 pictures",
-        "reasons": ["Because."],
-        **facts,
-    }
     result = json.dumps(
-        {"report_uri": "gs://repot/here/runs/1/gate/none/report.html", "verdict": told}
+        {
+            "verdict": {"decision": verdict, "reasons": ["Because."], **facts},
+            "headline": f"{verdict.capitalize()}: 0.91 on 40 pictures",
+            "report_uri": "gs://repot/here/runs/1/gate/none/report.html",
+        }
     )
     prefix = "[KFP Executor 2026-03-01 INFO]"
     return (

@@ -1,29 +1,29 @@
-"""The gate's decision and its words, on outcomes made by hand."""
+"""The gate's decision and its reasons, on hand-made outcomes."""
 
 import pytest
 
 from repot.errors import DataError
-from repot.evaluator.comparison import judge, pair, score_of
+from repot.evaluator.comparison import compare_outcomes, judge, score_of
 from repot.evaluator.outcomes import Outcome
 from repot.evaluator.verdict import Verdict
 
 
-def outcomes(right: str) -> list[Outcome]:
-    """Return an outcome a character: "1" for a right guess, "0" for a wrong one."""
+def make_outcomes(correct: str) -> list[Outcome]:
+    """Return one outcome per character: "1" for a correct prediction, "0" for a mistake."""
     return [
         Outcome(
             filename=f"{i}.jpg",
             label="cat",
-            guess="cat" if mark == "1" else "dog",
+            predicted="cat" if mark == "1" else "dog",
             probability=0.9,
             label_probability=0.9 if mark == "1" else 0.1,
             label_rank=1 if mark == "1" else 2,
         )
-        for i, mark in enumerate(right)
+        for i, mark in enumerate(correct)
     ]
 
 
-def judged(
+def make_verdict(
     challenger: str, champion: str | None, min_precision: float = 0.0, **options: object
 ) -> Verdict:
     arguments = {
@@ -31,42 +31,42 @@ def judged(
         "champion_version": "none" if champion is None else "old",
         **options,
     }
-    said = None if champion is None else outcomes(champion)
-    return judge(outcomes(challenger), said, min_precision=min_precision, **arguments)  # type: ignore[arg-type]
+    champion_outcomes = None if champion is None else make_outcomes(champion)
+    return judge(
+        make_outcomes(challenger),
+        champion_outcomes,
+        min_precision=min_precision,
+        **arguments,  # type: ignore[arg-type]
+    )
 
 
 def test_score_of_has_the_wilson_interval() -> None:
-    score = score_of(outcomes("1" * 37 + "000"))
+    score = score_of(make_outcomes("1" * 37 + "000"))
 
     assert score.precision_at_1 == 0.925
     assert str(score) == "0.925 [0.801, 0.974]"
     assert score.num_examples == 40
 
 
-def test_pair_counts_each_of_the_four_cases() -> None:
-    pairing = pair(outcomes("1110010"), outcomes("1101101"))
+def test_compare_outcomes_counts_the_four_cases() -> None:
+    comparison = compare_outcomes(make_outcomes("1110010"), make_outcomes("1101101"))
 
-    counts = (
-        pairing.both_right,
-        pairing.only_champion,
-        pairing.only_challenger,
-        pairing.both_wrong,
-    )
-    assert counts == (2, 2, 3, 0)
-    assert pairing.difference == pytest.approx(1 / 7)
-    assert pairing.p_value == 1.0
+    assert (comparison.both_right, comparison.both_wrong) == (2, 0)
+    assert (comparison.only_champion, comparison.only_challenger) == (2, 3)
+    assert comparison.difference == pytest.approx(1 / 7)
+    assert comparison.p_value == 1.0
 
 
-def test_pair_of_other_pictures_is_an_error() -> None:
-    other = [*outcomes("1"), *outcomes("11")[1:]]
+def test_compare_outcomes_of_different_pictures_raises_an_error() -> None:
+    other = [*make_outcomes("1"), *make_outcomes("11")[1:]]
 
-    assert pair(other, outcomes("11")).both_right == 2
+    assert compare_outcomes(other, make_outcomes("11")).both_right == 2
     with pytest.raises(DataError, match="same pictures"):
-        pair(outcomes("111"), outcomes("11"))
+        compare_outcomes(make_outcomes("111"), make_outcomes("11"))
 
 
 @pytest.mark.parametrize(
-    ("challenger", "champion", "min_precision", "verdict"),
+    ("challenger", "champion", "min_precision", "decision"),
     [
         ("1110", None, 0.0, "promote"),
         ("1110", None, 0.75, "promote"),
@@ -79,79 +79,105 @@ def test_pair_of_other_pictures_is_an_error() -> None:
         ("0000", None, 0.0, "promote"),
     ],
 )
-def test_judge_promotes_what_reaches_the_threshold_and_is_not_worse(
-    challenger: str, champion: str | None, min_precision: float, verdict: str
+def test_version_is_promoted_if_it_reaches_the_threshold_and_is_not_worse(
+    challenger: str, champion: str | None, min_precision: float, decision: str
 ) -> None:
-    assert judged(challenger, champion, min_precision).verdict == verdict
+    assert make_verdict(challenger, champion, min_precision).decision == decision
 
 
-def test_judge_of_the_champion_itself_changes_nothing() -> None:
-    verdict = judged("10", None, 0.9, champion_version="new")
+def test_champion_itself_is_unchanged() -> None:
+    verdict = make_verdict("10", None, 0.9, champion_version="new")
 
-    assert verdict.verdict == "unchanged"
-    assert "is the champion itself" in verdict.reasons[0]
+    assert verdict.decision == "unchanged"
+    assert "is already the champion" in verdict.reasons[0]
     assert verdict.champion is None
 
 
-def test_first_reason_is_the_one_that_decides() -> None:
-    below = judged("1100", "1110", 0.8)
-    worse = judged("1100", "1110", 0.5)
+@pytest.mark.parametrize(
+    ("option", "reason"), [("was_rolled_back", "was rolled back"), ("is_another_task", "none of")]
+)
+def test_rolled_back_version_or_another_task_is_rejected(option: str, reason: str) -> None:
+    verdict = make_verdict("11", "10", **{option: True})
+
+    assert verdict.decision == "reject"
+    assert reason in verdict.reasons[0]
+
+
+def test_first_reason_is_the_decisive_one() -> None:
+    below = make_verdict("1100", "1110", 0.8)
+    worse = make_verdict("1100", "1110", 0.5)
 
     assert below.reasons[0] == "precision@1 of 0.5000 is below the threshold of 0.8000."
     assert worse.reasons[0] == (
-        "On the same pictures it is right 1 picture fewer than the champion old: "
+        "On the same pictures, this version gets 1 fewer right than the champion old: "
         "0 that only this version gets right, 1 that only the champion gets right."
     )
 
 
 @pytest.mark.parametrize(
-    ("challenger", "champion", "sentence"),
+    ("challenger", "champion", "relation"),
+    [("111", "100", "2 more right than"), ("10", "01", "as many right as")],
+)
+def test_reasons_compare_the_numbers_of_pictures(
+    challenger: str, champion: str, relation: str
+) -> None:
+    reason = make_verdict(challenger, champion).reasons[1]
+
+    assert reason.startswith(f"On the same pictures, this version gets {relation} the champion old")
+
+
+@pytest.mark.parametrize(
+    ("challenger", "champion", "reason"),
     [
         (
             "1" * 10 + "0",
             "0" * 11,
-            "Chance alone would hardly make such a difference (exact McNemar p = 0.002).",
+            "The difference is statistically significant (exact McNemar p = 0.002).",
         ),
-        ("1110", "1100", "Chance alone could make such a difference (exact McNemar p = 1); more"),
-        ("1100", "1100", "Nothing tells the two apart (exact McNemar p = 1)."),
+        (
+            "1110",
+            "1100",
+            "The difference is not statistically significant (exact McNemar p = 1); more",
+        ),
+        ("1100", "1100", "The two versions are tied (exact McNemar p = 1)."),
     ],
 )
-def test_reasons_say_what_chance_could_do(challenger: str, champion: str, sentence: str) -> None:
-    assert any(reason.startswith(sentence) for reason in judged(challenger, champion).reasons)
+def test_reasons_state_the_significance(challenger: str, champion: str, reason: str) -> None:
+    assert any(each.startswith(reason) for each in make_verdict(challenger, champion).reasons)
 
 
 @pytest.mark.parametrize(
-    ("labels", "words"),
+    ("labels", "names"),
     [
-        (["a"], "the label a:"),
-        (list("abcde"), "the labels a, b, c, d, e:"),
-        (list("abcdefg"), "d, e and 2 more:"),
+        (["a"], "the label a,"),
+        (list("abcde"), "the labels a, b, c, d, e,"),
+        (list("abcdefg"), "d, e and 2 more,"),
     ],
 )
-def test_reasons_name_labels_that_the_champion_does_not_have(labels: list[str], words: str) -> None:
-    verdict = judged("11", "10", unknown_labels=labels)
+def test_reasons_name_labels_that_the_champion_lacks(labels: list[str], names: str) -> None:
+    verdict = make_verdict("11", "10", unknown_labels=labels)
 
-    assert words in verdict.reasons[-1]
+    assert names in verdict.reasons[-1]
     assert verdict.unknown_labels == tuple(labels)
-    assert judged("11", "10").reasons[-1] != verdict.reasons[-1]
+    assert make_verdict("11", "10").reasons[-1] != verdict.reasons[-1]
 
 
-def test_verdict_survives_json() -> None:
+def test_verdict_round_trips_through_json() -> None:
     for verdict in (
-        judged("110", "100", 0.5, unknown_labels=["a", "b"]),
-        judged("1", None),
-        judged("1", None, champion_version="new"),
+        make_verdict("110", "100", 0.5, unknown_labels=["a", "b"]),
+        make_verdict("1", None),
+        make_verdict("1", None, champion_version="new"),
     ):
-        assert Verdict.from_json(verdict.to_json()) == verdict
+        assert Verdict.from_text(verdict.to_text()) == verdict
 
 
-def test_headline_is_one_plain_sentence() -> None:
+def test_headline_has_decision_scores_and_threshold() -> None:
     assert (
-        judged("1" * 9 + "0", None, 0.8).headline
+        make_verdict("1" * 9 + "0", None, 0.8).headline
         == "Promoted: 0.900 [0.596, 0.982] on 10 pictures; threshold 0.80"
     )
-    assert judged("1", "0").headline == (
+    assert make_verdict("1", "0").headline == (
         "Promoted: 1.000 [0.207, 1.000] on 1 picture; champion 0.000 [0.000, 0.793]; threshold 0.00"
     )
-    assert judged("0", None, 0.5).headline.startswith("Not promoted: ")
-    assert judged("0", None, champion_version="new").headline.startswith("Unchanged: ")
+    assert make_verdict("0", None, 0.5).headline.startswith("Not promoted: ")
+    assert make_verdict("0", None, champion_version="new").headline.startswith("Unchanged: ")

@@ -1,4 +1,4 @@
-"""The table of outcomes: comparison by label name, and CSV that comes back as it was."""
+"""predictions.csv: comparison by label name, and CSV that round-trips."""
 
 from pathlib import Path
 
@@ -6,44 +6,41 @@ import numpy as np
 import pytest
 
 from repot.errors import DataError
-from repot.evaluator.outcomes import Outcome, outcomes_of, read_outcomes, write_outcomes
+from repot.evaluator.outcomes import Outcome, make_outcomes, read_outcomes, write_outcomes
 
 PROBABILITIES = np.array([[0.1, 0.7, 0.2], [0.5, 0.3, 0.2], [0.0, 0.0, 1.0]], dtype=np.float32)
+MODEL_LABELS = ["dog", "cat", "cow"]
 
 
-def test_outcomes_are_matched_by_name_whatever_the_order_of_the_labels() -> None:
-    said = outcomes_of(["a", "b", "c"], ["cat", "dog", "dog"], PROBABILITIES, ["dog", "cat", "cow"])
+def test_labels_are_matched_by_name_in_any_order() -> None:
+    outcomes = make_outcomes(["a", "b", "c"], ["cat", "dog", "dog"], PROBABILITIES, MODEL_LABELS)
 
-    assert [(one.guess, one.label_rank, one.correct) for one in said] == [
+    assert [(each.predicted, each.label_rank, each.correct) for each in outcomes] == [
         ("cat", 1, True),
         ("dog", 1, True),
         ("cow", 2, False),
     ]
-    assert said[0].probability == said[0].label_probability == pytest.approx(0.7)
+    assert outcomes[0].probability == outcomes[0].label_probability == pytest.approx(0.7)
 
 
-def test_label_that_the_model_does_not_have_is_never_right() -> None:
-    (one, *_) = outcomes_of(
-        ["a", "b", "c"], ["fox", "dog", "dog"], PROBABILITIES, ["dog", "cat", "cow"]
-    )
+def test_label_unknown_to_the_model_is_a_mistake() -> None:
+    (first, *_) = make_outcomes(["a", "b", "c"], ["fox", "dog", "dog"], PROBABILITIES, MODEL_LABELS)
 
-    assert (one.guess, one.label_rank, one.label_probability) == ("cat", 4, 0.0)
+    assert (first.predicted, first.label_rank, first.label_probability) == ("cat", 4, 0.0)
 
 
-def test_probability_that_was_rounded_to_zero_has_a_logarithm() -> None:
-    (*_, one) = outcomes_of(
-        ["a", "b", "c"], ["dog", "dog", "dog"], PROBABILITIES, ["dog", "cat", "cow"]
-    )
+def test_probability_rounded_to_zero_stays_positive() -> None:
+    (*_, last) = make_outcomes(["a", "b", "c"], ["dog", "dog", "dog"], PROBABILITIES, MODEL_LABELS)
 
-    assert one.label_probability > 0
+    assert last.label_probability > 0
 
 
-def test_outcomes_come_back_from_csv_as_they_were(tmp_path: Path) -> None:
+def test_outcomes_round_trip_through_csv(tmp_path: Path) -> None:
     outcomes = [
         Outcome(
             filename=name,
             label='a "quoted", label',
-            guess="é花",
+            predicted="é花",
             probability=1 / 3,
             label_probability=1e-38,
             label_rank=2,
@@ -56,7 +53,7 @@ def test_outcomes_come_back_from_csv_as_they_were(tmp_path: Path) -> None:
     assert read_outcomes(str(tmp_path / "predictions.csv")) == outcomes
 
 
-def test_csv_with_other_columns_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+def test_csv_with_other_columns_raises_an_error_with_the_file(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("x,y\n1,2\n")
 
     with pytest.raises(DataError, match=r"other\.csv must have the columns filename, label"):

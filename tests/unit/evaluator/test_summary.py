@@ -1,20 +1,23 @@
-"""Scores from outcomes: each worked out by hand."""
+"""Scores of an evaluation, compared with values computed by hand."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 
+from repot.evaluation_record import ClassRecord, EvaluationRecord
 from repot.evaluator.outcomes import Outcome
-from repot.evaluator.summary import confusion_of, summarise
+from repot.evaluator.summary import summarise
+from repot.json_record import RecordError
 
 
-def outcome(
-    label: str, guess: str, probability: float, label_probability: float, rank: int
+def make_outcome(
+    label: str, predicted: str, probability: float, label_probability: float, rank: int
 ) -> Outcome:
     return Outcome(
         filename="x.jpg",
         label=label,
-        guess=guess,
+        predicted=predicted,
         probability=probability,
         label_probability=label_probability,
         label_rank=rank,
@@ -22,56 +25,75 @@ def outcome(
 
 
 OUTCOMES = [
-    outcome("a", "a", 0.8, 0.8, 1),
-    outcome("a", "b", 0.6, 0.3, 2),
-    outcome("b", "b", 0.9, 0.9, 1),
-    outcome("c", "a", 0.5, 0.1, 6),
+    make_outcome("a", "a", 0.8, 0.8, 1),
+    make_outcome("a", "b", 0.6, 0.3, 2),
+    make_outcome("b", "b", 0.9, 0.9, 1),
+    make_outcome("c", "a", 0.5, 0.1, 6),
 ]
-LABELS = list("abcdef")
+LABELS = tuple("abcdef")
 
 
-def test_summarise_by_hand() -> None:
-    facts = summarise(OUTCOMES, LABELS)
-
-    assert facts["num_examples"] == 4
-    assert facts["num_correct"] == 2
-    assert facts["precision_at_1"] == 0.5
-    assert facts["precision_at_1_interval"] == pytest.approx([0.15004, 0.84996], abs=1e-5)
-    assert (facts["recall_at_5"], facts["recall_k"]) == (0.75, 5)
-    assert facts["loss"] == pytest.approx(-math.log(0.8 * 0.3 * 0.9 * 0.1) / 4)
-    assert facts["labels"] == LABELS
+def make_record(
+    outcomes: Sequence[Outcome] = OUTCOMES, labels: Sequence[str] = LABELS
+) -> EvaluationRecord:
+    return summarise(
+        outcomes, labels, evaluation_id="e", dataset_id="d", training_id="t", subset="validation"
+    )
 
 
-def test_summarise_scores_every_label_by_name() -> None:
-    by_label = {row["label"]: row for row in summarise(OUTCOMES, LABELS)["per_class"]}
+def test_summarise_computes_the_scores() -> None:
+    record = make_record()
 
-    assert by_label["a"] == {
-        "label": "a",
-        "num_examples": 2,
-        "num_guessed": 2,
-        "num_correct": 1,
-        "precision": 0.5,
-        "recall": 0.5,
-        "f1": 0.5,
-    }
-    assert by_label["c"]["precision"] is None
-    assert by_label["f"]["f1"] is None
+    assert (record.evaluation_id, record.dataset_id) == ("e", "d")
+    assert (record.training_id, record.subset) == ("t", "validation")
+    assert record.num_examples == 4
+    assert record.num_correct == 2
+    assert record.precision_at_1 == 0.5
+    assert record.precision_at_1_interval == pytest.approx((0.15004, 0.84996), abs=1e-5)
+    assert (record.recall_at_5, record.recall_k) == (0.75, 5)
+    assert record.loss == pytest.approx(-math.log(0.8 * 0.3 * 0.9 * 0.1) / 4)
+    assert record.labels == LABELS
 
 
-def test_confusion_of_gives_back_the_matrix() -> None:
-    facts = summarise(OUTCOMES, ["a", "b", "c"])
+def test_summarise_scores_each_label() -> None:
+    by_label = {scores.label: scores for scores in make_record().per_class}
 
-    assert facts["confusion_matrix"] == {"a": {"a": 1, "b": 1}, "b": {"b": 1}, "c": {"a": 1}}
-    assert confusion_of(facts).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+    assert by_label["a"] == ClassRecord(
+        label="a", num_examples=2, num_predicted=2, num_correct=1, precision=0.5, recall=0.5, f1=0.5
+    )
+    assert by_label["c"].precision is None
+    assert by_label["f"].f1 is None
 
 
-def test_loss_is_none_when_a_label_is_none_of_the_models() -> None:
-    assert summarise([*OUTCOMES, outcome("x", "a", 0.5, 0.0, 7)], [*LABELS, "x"])["loss"] is None
+def test_confusion_matrix_has_non_zero_counts_only() -> None:
+    record = make_record(labels=["a", "b", "c"])
+
+    assert record.confusion_matrix == {"a": {"a": 1, "b": 1}, "b": {"b": 1}, "c": {"a": 1}}
 
 
-def test_calibration_is_summed_up() -> None:
-    calibration = summarise(OUTCOMES, LABELS)["calibration"]
+def test_loss_is_none_if_the_model_lacks_a_label() -> None:
+    unknown = make_outcome("x", "a", 0.5, 0.0, 7)
+
+    assert make_record([*OUTCOMES, unknown], [*LABELS, "x"]).loss is None
+
+
+def test_calibration_has_bins_and_error() -> None:
+    calibration = make_record().calibration
 
     # Bins (0.4, 0.5], (0.5, 0.6], (0.7, 0.8], (0.8, 0.9] with one example each.
-    assert [each["num_examples"] for each in calibration["bins"]] == [1, 1, 1, 1]
-    assert calibration["error"] == pytest.approx((0.5 + 0.6 + 0.2 + 0.1) / 4)
+    assert [each.num_examples for each in calibration.bins] == [1, 1, 1, 1]
+    assert calibration.error == pytest.approx((0.5 + 0.6 + 0.2 + 0.1) / 4)
+
+
+def test_summarise_needs_an_outcome() -> None:
+    with pytest.raises(ValueError, match="at least one outcome"):
+        make_record([])
+
+
+def test_record_round_trips_through_json() -> None:
+    assert EvaluationRecord.from_text(make_record().to_text()) == make_record()
+
+
+def test_record_rejects_unknown_keys() -> None:
+    with pytest.raises(RecordError, match="num_guessed"):
+        EvaluationRecord.from_json({**make_record().to_json(), "num_guessed": 1})

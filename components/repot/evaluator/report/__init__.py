@@ -1,1 +1,1 @@
-"""The evaluation report: one HTML page, its data, charts and tables, and the model card."""
+"""The evaluation report, a single HTML page, and the model card."""

@@ -1,120 +1,206 @@
-"""report_data.json: everything that report and model card say of a model, before the gate's verdict.
-
-metrics    what metrics.json says
-training   what training.json says, or null
-history    one object an epoch, as in history.csv; numbers, or null
-data       where the pictures came from, how many, which were left out and why
-mistakes   the surest wrong guesses, with small pictures
-"""
+"""report_data.json: everything that report and model card show, except the gate's verdict."""
 
 import base64
 import csv
-import dataclasses
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from PIL import Image
 
 from repot import storage
-from repot.evaluator.outcomes import Mistake
+from repot.errors import ModelError
+from repot.evaluation_record import EvaluationRecord
+from repot.evaluator.outcomes import Mistake, Outcome
+from repot.json_record import JsonRecord, read_record
 from repot.layout import HISTORY_NAME, TRAINING_NAME
 from repot.manifest import SPLITS, Manifest, count_reasons
 from repot.pictures import REASONS
+from repot.training_record import EpochRecord, TrainingRecord
 
-REPORT_DATA_NAME = "report_data.json"
 MAX_FILES_NAMED = 20
+MAX_THUMBNAIL_SIDE = 160
+_THUMBNAIL_QUALITY = 82
 
 
-def report_data(
-    *, metrics: Mapping[str, Any], manifest: Manifest, mistakes: Sequence[Mistake], run_uri: str
-) -> dict[str, Any]:
-    """Return the facts of a report.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitSummary(JsonRecord):
+    """Number of examples of one split, in total and by label."""
+
+    num_examples: int
+    class_counts: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RejectionSummary(JsonRecord):
+    """Files that were rejected for one reason.
+
+    Attributes:
+        reason: A key of `repot.pictures.REASONS`.
+        explanation: The reason for people.
+        num_files: Number of rejected files.
+        files: Paths of the first MAX_FILES_NAMED of them.
+    """
+
+    reason: str
+    explanation: str
+    num_files: int
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetSummary(JsonRecord):
+    """Where the pictures came from, how many there are, and which were rejected.
+
+    Attributes:
+        dataset_id: The dataset.
+        pictures_uri: The pictures' folder.
+        num_found: Files found.
+        num_accepted: Pictures in a shard.
+        splits: Examples by split.
+        rejected: One entry per reason, most frequent first.
+    """
+
+    dataset_id: str
+    pictures_uri: str
+    num_found: int
+    num_accepted: int
+    splits: dict[str, SplitSummary]
+    rejected: tuple[RejectionSummary, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MistakeRecord(JsonRecord):
+    """A wrong prediction and the picture as a data URI."""
+
+    outcome: Outcome
+    thumbnail: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportData(JsonRecord):
+    """What report_data.json holds.
+
+    Attributes:
+        evaluation: The scores.
+        training: The training of the model; None if unknown.
+        history: Scores by epoch; empty if unknown.
+        dataset: The dataset.
+        mistakes: The most confident mistakes, most confident first.
+    """
+
+    evaluation: EvaluationRecord
+    training: TrainingRecord | None
+    history: tuple[EpochRecord, ...]
+    dataset: DatasetSummary
+    mistakes: tuple[MistakeRecord, ...]
+
+
+def build_report_data(
+    evaluation: EvaluationRecord,
+    *,
+    manifest: Manifest,
+    mistakes: Sequence[Mistake],
+    training: TrainingRecord | None,
+    run_uri: str,
+) -> ReportData:
+    """Collect the data of a report.
 
     Args:
-        metrics: The scores.
-        manifest: The data set.
-        mistakes: The worst mistakes.
-        run_uri: Folder of the training, or "" when it is not known.
+        evaluation: The scores.
+        manifest: The dataset's manifest.
+        mistakes: The mistakes to show.
+        training: The training of the model; None if unknown.
+        run_uri: Folder of the training, with its history.csv; "" if unknown.
     """
-    return {
-        "metrics": dict(metrics),
-        "training": read_training(run_uri),
-        "history": _read_history(run_uri),
-        "data": _data_facts(manifest),
-        "mistakes": [_mistake_facts(mistake) for mistake in mistakes],
-    }
+    return ReportData(
+        evaluation=evaluation,
+        training=training,
+        history=_read_history(run_uri),
+        dataset=_summarise_dataset(manifest),
+        mistakes=tuple(
+            MistakeRecord(outcome=mistake.outcome, thumbnail=thumbnail(mistake.jpeg))
+            for mistake in mistakes
+        ),
+    )
 
 
-def read_training(run_uri: str) -> dict[str, Any] | None:
-    """Return what training.json says, or None when there is none."""
+def read_training(run_uri: str) -> TrainingRecord | None:
+    """Return the training record of a run, or None if there is none.
+
+    Args:
+        run_uri: Folder of the training; "" if unknown.
+
+    Raises:
+        ModelError: The file is not a valid training.json.
+    """
     uri = storage.join(run_uri, TRAINING_NAME)
     if not run_uri or not storage.exists(uri):
         return None
-    facts: dict[str, Any] = storage.read_json(uri)
-    return facts
-
-
-def _read_history(run_uri: str) -> list[dict[str, Any]]:
-    uri = storage.join(run_uri, HISTORY_NAME)
-    if not run_uri or not storage.exists(uri):
-        return []
-    rows = csv.DictReader(io.StringIO(storage.read_text(uri)))
-    return [
-        {name: value if name == "phase" else _number(value) for name, value in row.items()}
-        for row in rows
-    ]
-
-
-def _number(text: str) -> float | None:
-    return float(text) if text else None
-
-
-def _data_facts(manifest: Manifest) -> dict[str, Any]:
-    return {
-        "dataset_id": manifest.dataset_id,
-        "pictures_uri": manifest.pictures_uri,
-        "num_found": manifest.num_found,
-        "num_accepted": manifest.num_accepted,
-        "splits": {
-            split: {
-                "num_examples": manifest.num_examples(split),
-                "class_counts": manifest.class_counts(split),
-            }
-            for split in SPLITS
-        },
-        "rejected": [
-            {
-                "reason": reason,
-                "sentence": REASONS.get(reason, reason),
-                "count": count,
-                "files": _files(manifest, reason),
-            }
-            for reason, count in count_reasons(manifest.rejected).items()
-        ],
-    }
-
-
-def _files(manifest: Manifest, reason: str) -> list[str]:
-    return [rejection.path for rejection in manifest.rejected if rejection.reason == reason][
-        :MAX_FILES_NAMED
-    ]
-
-
-def _mistake_facts(mistake: Mistake) -> dict[str, Any]:
-    return {**dataclasses.asdict(mistake.outcome), "picture": thumbnail(mistake.jpeg)}
-
-
-MAX_SIDE = 160
-_QUALITY = 82
+    return read_record(uri, TrainingRecord, error=ModelError)
 
 
 def thumbnail(jpeg: bytes) -> str:
-    """Return a picture as a data URI: a JPEG of at most 160 x 160 pixels, its aspect kept."""
-    with Image.open(io.BytesIO(jpeg)) as image:
-        image.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))
-        small = image.convert("RGB")
-    small.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    """Return a picture as a data URI: a JPEG of at most 160 x 160 pixels, aspect ratio kept."""
+    side = MAX_THUMBNAIL_SIDE
+    with Image.open(io.BytesIO(jpeg)) as picture:
+        picture.draft("RGB", (2 * side, 2 * side))
+        small = picture.convert("RGB")
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
     encoded = io.BytesIO()
-    small.save(encoded, "JPEG", quality=_QUALITY)
+    small.save(encoded, "JPEG", quality=_THUMBNAIL_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
+
+
+def _read_history(run_uri: str) -> tuple[EpochRecord, ...]:
+    uri = storage.join(run_uri, HISTORY_NAME)
+    if not run_uri or not storage.exists(uri):
+        return ()
+    rows = csv.DictReader(io.StringIO(storage.read_text(uri)))
+    return tuple(
+        EpochRecord(
+            phase=row["phase"],
+            epoch=int(row["epoch"]),
+            learning_rate=float(row["learning_rate"]),
+            train_loss=float(row["train_loss"]),
+            train_precision_at_1=float(row["train_precision_at_1"]),
+            validation_loss=_optional_float(row["validation_loss"]),
+            validation_precision_at_1=_optional_float(row["validation_precision_at_1"]),
+            seconds=float(row["seconds"]),
+        )
+        for row in rows
+    )
+
+
+def _optional_float(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def _summarise_dataset(manifest: Manifest) -> DatasetSummary:
+    return DatasetSummary(
+        dataset_id=manifest.dataset_id,
+        pictures_uri=manifest.pictures_uri,
+        num_found=manifest.num_found,
+        num_accepted=manifest.num_accepted,
+        splits={
+            split: SplitSummary(
+                num_examples=manifest.num_examples(split),
+                class_counts=manifest.class_counts(split),
+            )
+            for split in SPLITS
+        },
+        rejected=tuple(
+            RejectionSummary(
+                reason=reason,
+                explanation=REASONS.get(reason, reason),
+                num_files=count,
+                files=_rejected_files(manifest, reason),
+            )
+            for reason, count in count_reasons(manifest.rejected).items()
+        ),
+    )
+
+
+def _rejected_files(manifest: Manifest, reason: str) -> tuple[str, ...]:
+    paths = [rejection.path for rejection in manifest.rejected if rejection.reason == reason]
+    return tuple(paths[:MAX_FILES_NAMED])

@@ -1,42 +1,37 @@
-"""model_card.md: what a person should know before using a version, as Markdown.
+"""model_card.md: what to know about a version before using it, in Markdown.
 
-The headings follow Mitchell et al., "Model cards for model reporting", FAT* 2019.
+The sections follow Mitchell et al., "Model cards for model reporting", FAT* 2019.
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
-from repot.evaluator.report.page import label_rows
+from repot.evaluator.report.data import ReportData
+from repot.evaluator.report.tables import label_rows, training_rows
 from repot.evaluator.report.templates import environment
-from repot.evaluator.report.training_summary import training_facts
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 
-def render_model_card(data: Mapping[str, Any], *, model_name: str, version: str) -> str:
+def render_model_card(data: ReportData, *, model_name: str, version: str) -> str:
     """Return the model card.
 
     Args:
-        data: What report_data.json holds.
+        data: The report's data.
         model_name: The model.
         version: The version.
     """
-    return (
-        environment()
-        .get_template("model_card.md.j2")
-        .render(
-            model_name=model_name,
-            version=version,
-            metrics=data["metrics"],
-            data=data["data"],
-            facts=training_facts(data["training"]),
-            rows=label_rows(data["metrics"], data["data"]),
-            plain=escape_markdown,
-        )
+    template = environment().get_template("model_card.md.j2")
+    return template.render(
+        model_name=model_name,
+        version=version,
+        evaluation=data.evaluation,
+        dataset=data.dataset,
+        training_rows=training_rows(data.training) if data.training else [],
+        label_rows=label_rows(data.evaluation, data.dataset),
+        escape=escape_markdown,
     )
 
 
 def escape_markdown(text: object) -> str:
-    """Return text that Markdown shows as it is, on one line."""
+    """Return text on one line, escaped so that Markdown shows it unchanged."""
     return _MARKDOWN.sub(r"\\\1", " ".join(str(text).split()))

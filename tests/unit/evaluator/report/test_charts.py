@@ -1,21 +1,78 @@
-"""Where the marks of the charts stand."""
-
-from typing import Any
+"""Positions in the charts."""
 
 import pytest
 
-from repot.evaluator.report.charts import Axis, bin_marks, curve_chart, strip
+from repot.evaluator.report.charts import (
+    Axis,
+    CurveChart,
+    calibration_marks,
+    curve_chart,
+    epoch_axis,
+    round_axis,
+    score_axis,
+    score_row,
+)
 from repot.metrics import CalibrationBin
 
-COLUMNS = {"train": "train_loss", "validation": "validation_loss"}
+
+def loss_chart(*losses: float | None) -> CurveChart | None:
+    series = {"train": losses, "validation": [None] * len(losses)}
+    return curve_chart("loss", ["head"] * len(losses), series)
 
 
-def history(*losses: float | None, phase: str = "head") -> list[dict[str, Any]]:
-    return [{"phase": phase, "train_loss": loss, "validation_loss": None} for loss in losses]
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [
+        ([0.0, 1.0], ["0.00", "0.25", "0.50", "0.75", "1.00"]),
+        ([0.0, 1.7], ["0.0", "0.5", "1.0", "1.5", "2.0"]),
+        ([0.0, 30.0], ["0", "10", "20", "30"]),
+        ([0.0, 0.0], ["0.00", "0.25"]),
+        ([0.0, 3e-4], ["0.0000", "0.0001", "0.0002", "0.0003"]),
+    ],
+)
+def test_round_axis_has_round_ticks_that_cover_the_values(
+    values: list[float], ticks: list[str]
+) -> None:
+    assert [text for _, text in round_axis(values).ticks()] == ticks
 
 
-def test_strip_stands_where_its_value_and_interval_are() -> None:
-    row = strip(
+@pytest.mark.parametrize(
+    ("lowest", "start"), [(0.0, 0.0), (0.05, 0.0), (0.51, 0.4), (0.739, 0.7), (0.99, 0.9)]
+)
+def test_score_axis_starts_below_the_lowest_value_and_ends_at_one(
+    lowest: float, start: float
+) -> None:
+    axis = score_axis([lowest])
+
+    assert axis.low == pytest.approx(start)
+    assert axis.high == pytest.approx(1.0)
+    assert axis.low <= lowest
+
+
+@pytest.mark.parametrize(
+    ("num_epochs", "ticks"),
+    [
+        (0, ["0", "1"]),
+        (1, ["0", "1"]),
+        (7, ["0", "2", "4", "6"]),
+        (30, ["0", "5", "10", "15", "20", "25", "30"]),
+    ],
+)
+def test_epoch_axis_has_ticks_at_whole_epochs(num_epochs: int, ticks: list[str]) -> None:
+    axis = epoch_axis(num_epochs)
+
+    assert [text for _, text in axis.ticks()] == ticks
+    assert axis.high == max(1, num_epochs)
+
+
+def test_percent_clips_values_outside_the_axis() -> None:
+    axis = Axis(low=0.5, high=1.0, step=0.1)
+
+    assert [axis.percent(value) for value in (0.4, 0.5, 0.75, 1.0, 1.1)] == [0, 0, 50, 100, 100]
+
+
+def test_score_row_has_the_positions_of_value_and_interval() -> None:
+    row = score_row(
         Axis(low=0.5, high=1.0, step=0.1),
         name="x",
         kind="champion",
@@ -27,8 +84,8 @@ def test_strip_stands_where_its_value_and_interval_are() -> None:
     assert row.value == "0.750 [0.600, 0.900]"
 
 
-def test_curve_chart_runs_down_as_the_loss_falls() -> None:
-    chart = curve_chart("loss", history(2.0, 1.0), COLUMNS)
+def test_curve_chart_goes_down_as_the_loss_decreases() -> None:
+    chart = loss_chart(2.0, 1.0)
 
     assert chart is not None
     (line,) = chart.lines
@@ -38,19 +95,19 @@ def test_curve_chart_runs_down_as_the_loss_falls() -> None:
 
 
 def test_curve_chart_of_one_epoch_is_a_dot() -> None:
-    chart = curve_chart("loss", history(1.0), COLUMNS)
+    chart = loss_chart(1.0)
 
     assert chart is not None
     assert chart.lines[0].points == "100,0 100,0"
 
 
-@pytest.mark.parametrize("rows", [[], history(None, None), history(float("nan"), float("inf"))])
-def test_curve_chart_without_a_number_is_none(rows: list[dict[str, Any]]) -> None:
-    assert curve_chart("loss", rows, COLUMNS) is None
+@pytest.mark.parametrize("losses", [[], [None, None], [float("nan"), float("inf")]])
+def test_curve_chart_without_finite_values_is_none(losses: list[float | None]) -> None:
+    assert loss_chart(*losses) is None
 
 
-def test_curve_chart_marks_the_phases() -> None:
-    chart = curve_chart("loss", history(3, 2, 1) + history(0.5, phase="fine_tune"), COLUMNS)
+def test_curve_chart_has_a_band_per_phase() -> None:
+    chart = curve_chart("loss", ["head"] * 3 + ["fine_tune"], {"train": [3, 2, 1, 0.5]})
 
     assert chart is not None
     assert [(phase.name, phase.start, phase.end) for phase in chart.phases] == [
@@ -59,24 +116,37 @@ def test_curve_chart_marks_the_phases() -> None:
     ]
 
 
-@pytest.mark.parametrize("losses", [(0.0, 0.0), (2.0, 2.0), (1.0, 1.01)])
-def test_names_at_the_ends_of_lines_do_not_overlap(losses: tuple[float, float]) -> None:
-    rows = [{"phase": "head", "train_loss": 2.0, "validation_loss": 2.0}]
-    rows += [{"phase": "head", "train_loss": losses[0], "validation_loss": losses[1]}]
-
-    chart = curve_chart("loss", rows, COLUMNS)
-
-    assert chart is not None
-    tops = [line.name_y for line in chart.lines]
-    assert abs(tops[0] - tops[1]) >= 16
-    assert all(0 <= top <= 100 for top in tops)
-
-
-def test_bin_marks_stand_at_sureness_and_share() -> None:
-    (mark,) = bin_marks(
-        [CalibrationBin(low=0.7, high=0.8, num_examples=4, num_correct=3, mean_probability=0.78)]
+@pytest.mark.parametrize("last", [(0.0, 0.0), (2.0, 2.0), (1.0, 1.01)])
+def test_names_of_lines_do_not_overlap(last: tuple[float, float]) -> None:
+    chart = curve_chart(
+        "loss", ["head", "head"], {"train": [2.0, last[0]], "validation": [2.0, last[1]]}
     )
 
-    assert (mark.x, mark.y) == (78, 25)
-    assert mark.high < mark.y < mark.low
-    assert mark.text == "says 0.78, is right 0.75 of the time (4 pictures)"
+    assert chart is not None
+    positions = [line.name_y for line in chart.lines]
+    assert abs(positions[0] - positions[1]) >= 16
+    assert all(0 <= position <= 100 for position in positions)
+
+
+@pytest.mark.parametrize(
+    ("num_examples", "num_correct", "y", "text"),
+    [
+        (4, 3, 25, "mean probability 0.78, correct 0.75 (4 pictures)"),
+        (1, 1, 0, "mean probability 0.78, correct 1.00 (1 picture)"),
+    ],
+)
+def test_calibration_mark_shows_probability_and_share_of_correct_predictions(
+    num_examples: int, num_correct: int, y: float, text: str
+) -> None:
+    each = CalibrationBin(
+        low=0.7,
+        high=0.8,
+        num_examples=num_examples,
+        num_correct=num_correct,
+        mean_probability=0.78,
+    )
+
+    (mark,) = calibration_marks([each])
+
+    assert (mark.x, mark.y, mark.text) == (78, y, text)
+    assert mark.high <= mark.y < mark.low

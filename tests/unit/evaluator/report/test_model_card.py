@@ -1,16 +1,20 @@
-"""The model card: Markdown with the facts, and nothing that a label could break."""
+"""The model card: its content, and Markdown that labels cannot break."""
 
 import pytest
 
 from repot.evaluator.report.model_card import escape_markdown, render_model_card
-from tests.unit.evaluator.facts import outcome, report_facts
+from tests.unit.evaluator.samples import make_outcome, make_report_data
 
-OUTCOMES = [outcome(0, "cat", "cat"), outcome(1, "cat", "a|b"), outcome(2, "a|b", "a|b")]
+OUTCOMES = [
+    make_outcome(0, "cat", "cat"),
+    make_outcome(1, "cat", "a|b"),
+    make_outcome(2, "a|b", "a|b"),
+]
 
 
-def test_model_card_has_scores_data_training_and_limits() -> None:
+def test_model_card_has_scores_data_training_and_limitations() -> None:
     card = render_model_card(
-        report_facts(OUTCOMES, ["cat", "a|b"]), model_name="pets", version="t1t1"
+        make_report_data(OUTCOMES, ["cat", "a|b"]), model_name="pets", version="t1t1"
     )
 
     assert card.startswith("# pets, version t1t1\n")
@@ -20,18 +24,21 @@ def test_model_card_has_scores_data_training_and_limits() -> None:
         "## Intended use",
         "## Data",
         "## How it was trained",
-        "## Limits",
+        "## Limitations",
     ]
     assert "| precision@1 | 0.6667 | 0.2077 to 0.9385 |" in card
-    assert "recall@2 is 1 whatever the model says: there are only 2 labels." in card
+    assert "recall@2 is always 1 because there are only 2 labels." in card
     assert "| cat | 0.50 | 0.09 to 0.91 | 1.00 | 2 | 10 |" in card
+    assert "1,203 files found, 1,200 accepted: 1,000 for training, 200 for validation." in card
     assert "| it ends too early | 3 | a/\\<i\\>\\|.jpg |" in card
     assert "- parameters: 21,810,980" in card
     assert "EXIF orientation" in card
 
 
-def test_table_rows_are_not_broken_by_labels() -> None:
-    card = render_model_card(report_facts(OUTCOMES, ["cat", "a|b"]), model_name="m", version="v")
+def test_labels_do_not_break_table_rows() -> None:
+    card = render_model_card(
+        make_report_data(OUTCOMES, ["cat", "a|b"]), model_name="m", version="v"
+    )
 
     rows = [
         line

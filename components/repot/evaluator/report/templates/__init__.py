@@ -1,4 +1,4 @@
-"""The pages that the evaluator writes, as Jinja templates."""
+"""The Jinja templates of the report and the model card."""
 
 import functools
 import importlib.resources
@@ -10,7 +10,7 @@ MISSING = "–"
 
 @functools.cache
 def environment() -> jinja2.Environment:
-    """Return the templates of this package; what is put into HTML is escaped, what is put into Markdown is not."""
+    """Return the templates of this package; values are escaped in HTML, not in Markdown."""
     folder = importlib.resources.files(__package__ or __name__)
     env = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
@@ -20,17 +20,17 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    env.filters.update(share=share, count=count, plural=plural)
+    env.filters.update(decimal=decimal, count=count, plural=plural)
     return env
 
 
-def share(value: float | None, digits: int = 2) -> str:
-    """Return a number with fixed decimals, or a dash for None."""
+def decimal(value: float | None, digits: int = 2) -> str:
+    """Return a number with a fixed number of decimals, or a dash for None."""
     return MISSING if value is None else f"{value:.{digits}f}"
 
 
 def count(value: int) -> str:
-    """Return a whole number with its thousands apart."""
+    """Return a whole number with thousands separators."""
     return f"{value:,}"
 
 

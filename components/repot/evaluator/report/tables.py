@@ -1,0 +1,94 @@
+"""Rows of the tables that the report and the model card have in common: labels, training."""
+
+from dataclasses import dataclass
+
+from repot.evaluation_record import ClassRecord, EvaluationRecord
+from repot.evaluator.report.data import DatasetSummary
+from repot.metrics import wilson_interval
+from repot.recipes import RECIPES
+from repot.settings import TrainingSettings
+from repot.training_record import TrainingRecord
+from repot.zoo import BACKBONES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelRow:
+    """Scores of one label.
+
+    Attributes:
+        num_train: Training pictures of this label.
+        num_examples: Scored pictures of this label.
+        num_correct: Scored pictures of this label that were predicted correctly.
+        low, high: 95 % interval of recall, in [0, 1]; None without a scored picture.
+        recall, precision, f1: In [0, 1]; None for 0/0.
+    """
+
+    label: str
+    num_train: int
+    num_examples: int
+    num_correct: int
+    low: float | None
+    high: float | None
+    recall: float | None
+    precision: float | None
+    f1: float | None
+
+
+def label_rows(evaluation: EvaluationRecord, dataset: DatasetSummary) -> list[LabelRow]:
+    """Return one row per label: lowest recall first, labels without a scored picture last."""
+    num_train = dataset.splits["train"].class_counts
+    rows = [_label_row(scores, num_train.get(scores.label, 0)) for scores in evaluation.per_class]
+    return sorted(
+        rows, key=lambda row: (row.recall is None, row.recall, -row.num_examples, row.label)
+    )
+
+
+def training_rows(training: TrainingRecord) -> list[tuple[str, str]]:
+    """Return how a model was trained, as pairs of a name and a text."""
+    settings, side = training.settings, training.image_size
+    return [
+        ("backbone", f"{settings.backbone}: {BACKBONES[settings.backbone].summary}"),
+        ("recipe", f"{settings.recipe}: {RECIPES[settings.recipe].summary}"),
+        ("checkpoint", training.checkpoint_id),
+        ("image size", f"{side} x {side} pixels"),
+        ("batch size", str(settings.batch_size)),
+        ("peak learning rate", f"{_peak_learning_rate(settings):g}"),
+        ("seed", str(settings.seed)),
+        ("epochs", str(training.epochs)),
+        ("parameters", f"{training.num_parameters:,}"),
+        ("training time", duration_text(training.seconds)),
+        ("training speed", f"{training.train_examples_per_second:,.0f} pictures per second"),
+        ("training id", training.training_id),
+        *sorted(training.versions.items()),
+    ]
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration in hours, minutes or seconds."""
+    minutes, whole_seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole_seconds} s" if minutes else f"{seconds:.1f} s"
+
+
+def _label_row(scores: ClassRecord, num_train: int) -> LabelRow:
+    n = scores.num_examples
+    low, high = wilson_interval(scores.num_correct, n) if n else (None, None)
+    return LabelRow(
+        label=scores.label,
+        num_train=num_train,
+        num_examples=n,
+        num_correct=scores.num_correct,
+        low=low,
+        high=high,
+        recall=scores.recall,
+        precision=scores.precision,
+        f1=scores.f1,
+    )
+
+
+def _peak_learning_rate(settings: TrainingSettings) -> float:
+    """Return the rate of the recipe's main phase; a setting of 0 means the recipe's default."""
+    recipe = RECIPES[settings.recipe]
+    return settings.learning_rate or recipe.learning_rate or recipe.head_learning_rate

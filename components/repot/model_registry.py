@@ -1,0 +1,100 @@
+"""The model registry: models/<name>/<version>/model.json and models/<name>/champion.json."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from repot import storage
+from repot.errors import ModelError
+from repot.json_record import JsonRecord
+from repot.metrics import Interval
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelScores(JsonRecord):
+    """The main scores of a version, see `repot.evaluation_record.EvaluationRecord`."""
+
+    precision_at_1: float
+    precision_at_1_interval: Interval
+    recall_at_5: float
+    recall_k: int
+    loss: float | None
+    num_examples: int
+    subset: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelRecord(JsonRecord):
+    """What model.json holds; the file is written last and makes a version published.
+
+    Attributes:
+        name: The model.
+        version: The version: the id of its training.
+        labels: Label names; labels[i] has class_id i + 1.
+        backbone: A name of `repot.zoo.BACKBONES`.
+        image_size: Height and width of the model's input, in pixels.
+        dataset_id: The dataset that it was trained and evaluated on.
+        training_id: Its training.
+        metrics: Its scores on the validation split.
+    """
+
+    name: str
+    version: str
+    labels: tuple[str, ...]
+    backbone: str
+    image_size: int
+    dataset_id: str
+    training_id: str
+    metrics: ModelScores
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Champion(JsonRecord):
+    """What champion.json holds: the version in production.
+
+    Attributes:
+        model_name: The model.
+        version: The version in production.
+        dataset_id: The dataset that it was trained and evaluated on.
+        precision_at_1: Its score on that dataset, in [0, 1].
+        previous: The version that was in production before, or "".
+        rolled_back: Versions that were rolled back; the gate does not promote them again.
+    """
+
+    model_name: str
+    version: str
+    dataset_id: str
+    precision_at_1: float
+    previous: str = ""
+    rolled_back: tuple[str, ...] = ()
+
+    def to_bytes(self) -> bytes:
+        """Return the file's content."""
+        return (json.dumps(self.to_json(), indent=2, sort_keys=True) + "\n").encode()
+
+
+class Pointer(NamedTuple):
+    """A champion and the object version of its file; both None when the file does not exist."""
+
+    champion: Champion | None
+    object_version: str | None
+
+
+def read_champion(uri: str) -> Pointer:
+    """Read a champion.json.
+
+    Raises:
+        ModelError: The file exists but is not a valid champion.json.
+    """
+    info = storage.stat(uri)
+    if info is None:
+        return Pointer(None, None)
+    try:
+        champion = Champion.from_text(storage.read_bytes(uri, version=info.version).decode())
+    except ValueError as err:
+        names = ", ".join(field.name for field in dataclasses.fields(Champion))
+        raise ModelError(
+            f"{uri} must be a JSON object of {names}; got {err}. Repair or delete it."
+        ) from err
+    return Pointer(champion, info.version)

@@ -1,0 +1,178 @@
+"""The report page: complete, escaped, without scripts or external resources."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from repot.evaluator.comparison import judge
+from repot.evaluator.outcomes import Outcome
+from repot.evaluator.report.page import MAX_HEAT_MAP_LABELS, MAX_OPEN_LABELS, render_report
+from repot.evaluator.verdict import Verdict
+from tests.unit.evaluator.samples import PIXEL, make_outcome, make_report_data
+
+LABELS = ["cat", "<script>alert(1)</script>"]
+OUTCOMES = [
+    make_outcome(0, "cat", "cat"),
+    make_outcome(1, "cat", LABELS[1]),
+    make_outcome(2, LABELS[1], LABELS[1]),
+]
+VOID = {"meta", "img", "br", "rect", "line", "path", "circle", "polyline"}
+
+
+class PageParser(HTMLParser):
+    """Collects tags, attributes and text; fails if tags do not match."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str]] = []
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.texts.append(data)
+
+
+def parse(html: str) -> PageParser:
+    parser = PageParser()
+    parser.feed(html)
+    parser.close()
+    assert parser.open == []
+    return parser
+
+
+def text_of(html: str) -> str:
+    return " ".join("".join(parse(html).texts).split())
+
+
+def make_verdict(outcomes: list[Outcome], champion: list[Outcome] | None) -> Verdict:
+    return judge(
+        outcomes,
+        champion,
+        version="t1t1",
+        champion_version="none" if champion is None else "c0c0",
+        min_precision=0.5,
+    )
+
+
+def test_report_is_self_contained_and_has_no_scripts() -> None:
+    html = render_report(make_report_data(OUTCOMES, LABELS), make_verdict(OUTCOMES, OUTCOMES))
+
+    page = parse(html)
+    assert page.tags.isdisjoint({"script", "link", "iframe", "object", "a", "form"})
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert {value for name, value in page.attributes if name in ("src", "href")} == {PIXEL}
+    assert not re.search(r"url\(|@import|https?://", html)
+
+
+def test_report_escapes_labels_and_file_names() -> None:
+    html = render_report(make_report_data(OUTCOMES, LABELS), make_verdict(OUTCOMES, None))
+
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert "picture 1 &lt;b&gt;.jpg" in html
+    assert "a/&lt;i&gt;|.jpg" in html
+
+
+def test_heading_is_the_headline_of_the_verdict() -> None:
+    verdict = make_verdict(OUTCOMES, OUTCOMES)
+    html = render_report(make_report_data(OUTCOMES, LABELS), verdict)
+
+    heading = re.sub(r"<[^>]*>", "", html.partition("<h1>")[2].partition("</h1>")[0])
+    assert heading == verdict.headline
+    assert heading == (
+        "Promoted: 0.667 [0.208, 0.939] on 3 pictures; champion 0.667 [0.208, 0.939]; "
+        "threshold 0.50"
+    )
+    assert all(reason in text_of(html) for reason in verdict.reasons)
+
+
+def test_report_without_a_verdict_shows_the_score_only() -> None:
+    text = text_of(render_report(make_report_data(OUTCOMES, LABELS)))
+
+    assert "Evaluated: 0.667 [0.208, 0.939] on 3 pictures" in text
+    assert "champion" not in text
+
+
+def test_report_has_every_section() -> None:
+    html = render_report(make_report_data(OUTCOMES, LABELS), make_verdict(OUTCOMES, OUTCOMES))
+
+    assert re.findall("<h2>(.*?)</h2>", html) == [
+        "Comparison with the champion",
+        "Scores by label",
+        "Confusion matrix",
+        "Most confident mistakes",
+        "Training curves",
+        "Calibration",
+        "Dataset",
+        "How it was trained",
+    ]
+    text = text_of(html)
+    assert "1,203 files found, 1,200 accepted, 3 rejected." in text
+    assert "and 1 more" in text
+    assert "1 h 2 min" in text
+    assert "there are only 2 labels" in text
+
+
+def test_every_chart_has_a_text_for_screen_readers() -> None:
+    html = render_report(make_report_data(OUTCOMES, LABELS), make_verdict(OUTCOMES, OUTCOMES))
+
+    for tag in re.findall(r"<svg[^>]*>", html):
+        assert "aria-label=" in tag or "aria-hidden=" in tag or 'overflow="visible"' in tag
+    assert "loss over 4 epochs: train from 1 to 0.25; validation from 1.5 to 0.375." in html
+    assert 'alt="cat predicted as &lt;script&gt;' in html
+
+
+def test_report_without_mistakes_shows_the_lower_end_of_the_interval() -> None:
+    perfect = [make_outcome(i, "cat", "cat") for i in range(40)]
+
+    html = render_report(make_report_data(perfect, ["cat", "dog"]), make_verdict(perfect, None))
+
+    text = text_of(html)
+    assert "No mistakes on 40 pictures." in text
+    assert "the 95 % interval of precision@1 starts at 0.91" in text
+    assert "All pictures of all labels are predicted correctly." in text
+    assert PIXEL not in html
+    assert "Most frequent confusions" not in html
+
+
+def test_report_without_training_says_that_it_is_unknown() -> None:
+    html = render_report(make_report_data(OUTCOMES, LABELS, has_training=False))
+
+    assert "<h2>Training curves</h2>" not in html
+    assert "the model's folder has no training record" in text_of(html)
+
+
+@pytest.mark.parametrize(
+    "num_labels", [MAX_OPEN_LABELS, MAX_OPEN_LABELS + 1, MAX_HEAT_MAP_LABELS + 1]
+)
+def test_report_of_many_labels_folds_the_rows_past_the_limit(num_labels: int) -> None:
+    labels = [f"label {i}" for i in range(num_labels)]
+    outcomes = [make_outcome(i, label, labels[i // 2]) for i, label in enumerate(labels)]
+
+    html = render_report(make_report_data(outcomes, labels))
+
+    assert html.count('<th scope="row" title="label') == min(num_labels, MAX_HEAT_MAP_LABELS)
+    assert (f"Showing the {MAX_HEAT_MAP_LABELS} labels with the most mistakes" in html) == (
+        num_labels > MAX_HEAT_MAP_LABELS
+    )
+    assert ("<details>" in html) == (num_labels > MAX_OPEN_LABELS)
+    assert all(f'<th scope="row">{label}</th>' in html for label in labels)
+
+
+def test_rendering_is_deterministic() -> None:
+    data = make_report_data(OUTCOMES, LABELS)
+
+    assert render_report(data) == render_report(data)

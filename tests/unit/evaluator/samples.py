@@ -1,0 +1,110 @@
+"""Hand-made outcomes and report data."""
+
+from collections.abc import Sequence
+
+from repot.evaluator.outcomes import Outcome
+from repot.evaluator.report.data import (
+    DatasetSummary,
+    MistakeRecord,
+    RejectionSummary,
+    ReportData,
+    SplitSummary,
+)
+from repot.evaluator.summary import summarise
+from repot.settings import TrainingSettings
+from repot.training_record import EpochRecord, TrainingRecord
+
+PIXEL = "data:image/jpeg;base64,AAAA"
+
+
+def make_outcome(i: int, label: str, predicted: str) -> Outcome:
+    """Return the outcome of picture i."""
+    return Outcome(
+        filename=f"picture {i} <b>.jpg",
+        label=label,
+        predicted=predicted,
+        probability=0.875,
+        label_probability=0.875 if label == predicted else 0.0625,
+        label_rank=1 if label == predicted else 2,
+    )
+
+
+def make_history() -> tuple[EpochRecord, ...]:
+    """Return four epochs, two of each phase."""
+    return tuple(
+        EpochRecord(
+            phase="head" if epoch < 2 else "fine_tune",
+            epoch=epoch % 2 + 1,
+            learning_rate=0.003,
+            train_loss=1 / (1 + epoch),
+            train_precision_at_1=0.9,
+            validation_loss=1.5 / (1 + epoch),
+            validation_precision_at_1=0.8,
+            seconds=1.0,
+        )
+        for epoch in range(4)
+    )
+
+
+def make_training(
+    *, versions: dict[str, str] | None = None, settings: TrainingSettings | None = None
+) -> TrainingRecord:
+    """Return a training record."""
+    return TrainingRecord(
+        training_id="t1t1",
+        dataset_id="d1d1",
+        checkpoint_id="c1c1/inception_v3-ema",
+        settings=settings or TrainingSettings(seed=7),
+        image_size=299,
+        labels=("cat", "dog"),
+        num_examples={"train": 1000, "validation": 200},
+        num_parameters=21_810_980,
+        epochs=4,
+        seconds=3725.0,
+        train_examples_per_second=1834.2,
+        last_epoch=make_history()[-1],
+        versions=versions or {"tensorflow": "2.21.0"},
+    )
+
+
+def make_report_data(
+    outcomes: Sequence[Outcome], labels: Sequence[str], *, has_training: bool = True
+) -> ReportData:
+    """Return the data of a report on some outcomes."""
+    evaluation = summarise(
+        outcomes,
+        labels,
+        evaluation_id="e1e1",
+        dataset_id="d1d1",
+        training_id="t1t1",
+        subset="validation",
+    )
+    dataset = DatasetSummary(
+        dataset_id="d1d1",
+        pictures_uri="gs://bucket/pictures & more",
+        num_found=1203,
+        num_accepted=1200,
+        splits={
+            "train": SplitSummary(num_examples=1000, class_counts=dict.fromkeys(labels, 10)),
+            "validation": SplitSummary(num_examples=200, class_counts=dict.fromkeys(labels, 2)),
+        },
+        rejected=(
+            RejectionSummary(
+                reason="truncated",
+                explanation="it ends too early",
+                num_files=3,
+                files=("a/<i>|.jpg", "b.jpg"),
+            ),
+        ),
+    )
+    return ReportData(
+        evaluation=evaluation,
+        training=make_training() if has_training else None,
+        history=make_history() if has_training else (),
+        dataset=dataset,
+        mistakes=tuple(
+            MistakeRecord(outcome=outcome, thumbnail=PIXEL)
+            for outcome in outcomes
+            if not outcome.correct
+        ),
+    )
