@@ -1,5 +1,6 @@
-"""How `repot` gets in to a Kubeflow Pipelines server, and what it says when it does not."""
+"""Server address and credentials of every command, and the errors when a connection fails."""
 
+import base64
 import http.server
 import json
 import os
@@ -24,7 +25,7 @@ from tests.integration.kfp_api.command_line import CommandResult, run_repot
 from tests.integration.kfp_api.play import PROMOTED, TRAINING, Stage, play
 from tests.integration.kfp_api.server import KfpApi
 
-PLACES = ("gs://pictures/flowers", "--storage-uri", "gs://repot/here")
+LOCATIONS = ("gs://pictures/flowers", "--storage-uri", "gs://repot/here")
 PROXY = "/api/v1/namespaces/kubeflow/services/ml-pipeline:http/proxy"
 ROOT = Path(__file__).parents[2]
 
@@ -38,10 +39,10 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpApi]:
 
 
 def submit(host: str, *arguments: str | Path) -> CommandResult:
-    return run_repot("submit", *PLACES, "--host", host, *arguments)
+    return run_repot("submit", *LOCATIONS, "--host", host, *arguments)
 
 
-def test_a_token_gets_in_from_file_and_environment(
+def test_token_from_file_or_environment_is_accepted(
     api: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api.token = "s3cret"
@@ -56,9 +57,7 @@ def test_a_token_gets_in_from_file_and_environment(
     assert submit(api.address).exit_code == 0
 
 
-def test_a_token_that_is_renewed_while_the_run_is_followed_is_read_again(
-    api: KfpApi, tmp_path: Path
-) -> None:
+def test_renewed_token_file_is_read_again_while_following(api: KfpApi, tmp_path: Path) -> None:
     path = tmp_path / "token"
     path.write_text("first")
     api.token = "first"
@@ -75,12 +74,12 @@ def test_a_token_that_is_renewed_while_the_run_is_followed_is_read_again(
 
     api.before = renew
 
-    ended = submit(api.address, "--token-file", path, "--wait", "--poll-seconds", "0.05")
+    result = submit(api.address, "--token-file", path, "--wait", "--poll-seconds", "0.05")
 
-    assert ended.exit_code == 0, ended.errors
+    assert result.exit_code == 0, result.errors
 
 
-def test_a_token_that_expires_while_the_run_is_followed_says_that_the_run_goes_on(
+def test_expired_token_while_following_reports_that_the_run_continues(
     api: KfpApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KF_PIPELINES_TOKEN", "first")
@@ -95,15 +94,15 @@ def test_a_token_that_expires_while_the_run_is_followed_says_that_the_run_goes_o
 
     api.before = expire
 
-    ended = submit(api.address, "--wait", "--poll-seconds", "0.05")
+    result = submit(api.address, "--wait", "--poll-seconds", "0.05")
 
-    assert ended.exit_code == 1
-    assert "(401)" in ended.errors
-    assert "The run itself continues; follow it again with `repot submit --attach" in ended.errors
-    assert "first" not in ended.errors
+    assert result.exit_code == 1
+    assert "(401)" in result.errors
+    assert "The run itself continues; follow it again with `repot submit --attach" in result.errors
+    assert "first" not in result.errors
 
 
-def test_a_session_cookie_gets_in(
+def test_session_cookie_is_accepted(
     api: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api.cookie = "authservice_session=abc"
@@ -111,36 +110,38 @@ def test_a_session_cookie_gets_in(
 
     assert submit(api.address, "--cookie-file", tmp_path / "cookie").exit_code == 0
     monkeypatch.setenv("KF_PIPELINES_COOKIE", "authservice_session=old")
-    ended = submit(api.address)
-    assert ended.exit_code == 1
-    assert "login page" in ended.errors
+    result = submit(api.address)
+    assert result.exit_code == 1
+    assert "login page" in result.errors
 
 
-def test_an_expired_token_is_one_message(api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejected_token_is_one_line_of_error_without_the_token(
+    api: KfpApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
     api.token = "fresh"
     monkeypatch.setenv("KF_PIPELINES_TOKEN", "stale-and-secret")
 
-    ended = submit(api.address)
+    result = submit(api.address)
 
-    assert ended.exit_code == 1
-    assert len(ended.errors.splitlines()) == 1
-    assert "does not accept the credentials (401)" in ended.errors
-    assert "stale" not in ended.errors
+    assert result.exit_code == 1
+    assert len(result.errors.splitlines()) == 1
+    assert "does not accept the credentials (401)" in result.errors
+    assert "stale" not in result.errors
     assert api.changes == []
 
 
-def test_missing_rights_are_one_message_and_nothing_is_made(api: KfpApi) -> None:
+def test_missing_permission_is_reported_and_nothing_is_created(api: KfpApi) -> None:
     api.store.is_multi_user = True
     api.denied = ("alice",)
 
-    ended = submit(api.address, "--namespace", "alice")
+    result = submit(api.address, "--namespace", "alice")
 
-    assert ended.exit_code == 1
-    assert "these credentials lack the permission (403)" in ended.errors
+    assert result.exit_code == 1
+    assert "these credentials lack the permission (403)" in result.errors
     assert api.store.pipelines == {}
 
 
-def test_a_server_with_several_users_wants_a_namespace(api: KfpApi) -> None:
+def test_multi_user_server_requires_a_namespace(api: KfpApi) -> None:
     api.store.is_multi_user = True
 
     assert submit(api.address).exit_code == 2
@@ -151,7 +152,7 @@ def test_a_server_with_several_users_wants_a_namespace(api: KfpApi) -> None:
 
 
 @pytest.mark.parametrize("is_ui", [False, True])
-def test_links_lead_to_the_ui(api: KfpApi, is_ui: bool) -> None:
+def test_link_refers_to_the_ui_or_a_port_forward(api: KfpApi, is_ui: bool) -> None:
     api.is_ui = is_ui
 
     output = submit(api.address).output
@@ -164,22 +165,22 @@ def test_links_lead_to_the_ui(api: KfpApi, is_ui: bool) -> None:
     )
 
 
-def test_a_web_page_is_no_api(api: KfpApi) -> None:
+def test_web_page_as_health_answer_is_reported(api: KfpApi) -> None:
     api.answers = [("GET", "/healthz", web_page())]
 
-    ended = submit(api.address)
+    result = submit(api.address)
 
-    assert ended.exit_code == 1
-    assert "answers with a web page" in ended.errors
+    assert result.exit_code == 1
+    assert "answers with a web page" in result.errors
 
 
-def test_a_login_page_in_the_middle_makes_nothing(api: KfpApi) -> None:
+def test_login_page_in_the_middle_is_reported_and_nothing_is_created(api: KfpApi) -> None:
     api.answers = [("GET", "/pipelines", web_page())]
 
-    ended = submit(api.address)
+    result = submit(api.address)
 
-    assert ended.exit_code == 1
-    assert "Cannot look for the pipeline" in ended.errors
+    assert result.exit_code == 1
+    assert "Cannot look for the pipeline" in result.errors
     assert api.changes == []
 
 
@@ -187,26 +188,26 @@ def test_a_login_page_in_the_middle_makes_nothing(api: KfpApi) -> None:
     ("tag", "is_old"),
     [("2.13.9", True), ("1.8.22", True), ("2.14.0", False), ("v2.16.1", False), ("unknown", False)],
 )
-def test_servers_before_2_14_are_refused(api: KfpApi, tag: str, is_old: bool) -> None:
+def test_servers_before_2_14_are_rejected(api: KfpApi, tag: str, is_old: bool) -> None:
     api.tag = tag
 
-    ended = submit(api.address)
+    result = submit(api.address)
 
-    assert ended.exit_code == int(is_old), ended.errors
-    assert (f"is Kubeflow Pipelines {tag}; repot needs 2.14 or later" in ended.errors) == is_old
+    assert result.exit_code == int(is_old), result.errors
+    assert (f"is Kubeflow Pipelines {tag}; repot needs 2.14 or later" in result.errors) == is_old
 
 
-def test_a_server_without_the_api_is_told(api: KfpApi) -> None:
+def test_server_without_the_api_is_reported(api: KfpApi) -> None:
     api.answers = [("GET", "/healthz", plain("404 page not found", status=404))]
 
-    ended = submit(api.address)
+    result = submit(api.address)
 
-    assert ended.exit_code == 1
-    assert "answered 404" in ended.errors
-    assert "repot needs Kubeflow Pipelines 2.14 or later" in ended.errors
+    assert result.exit_code == 1
+    assert "answered 404" in result.errors
+    assert "repot needs Kubeflow Pipelines 2.14 or later" in result.errors
 
 
-def test_nobody_there_is_told_at_once() -> None:
+def test_unreachable_server_is_reported_quickly() -> None:
     started = time.monotonic()
 
     refused, unknown = submit("http://127.0.0.1:9"), submit("http://no-such-host.invalid")
@@ -217,36 +218,34 @@ def test_nobody_there_is_told_at_once() -> None:
     assert time.monotonic() - started < 10
 
 
-def test_a_server_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_server_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "_CONNECT_TIMEOUT_SECONDS", (0.2, 0.2))
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        ended = submit(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        result = submit(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
-    assert ended.exit_code == 1
-    assert "does not answer in time" in ended.errors
-
-
-def test_http_in_place_of_https_is_told(api: KfpApi) -> None:
-    ended = submit(api.address.replace("http://", "https://"))
-
-    assert ended.exit_code == 1
-    assert "the TLS connection to" in ended.errors
+    assert result.exit_code == 1
+    assert "does not answer in time" in result.errors
 
 
-def test_without_a_host_kubeconfig_leads_through_the_kubernetes_api(
-    api: KfpApi, tmp_path: Path
-) -> None:
-    api.prefix, api.token = PROXY, "of-kubeconfig"
-    path = write_kubeconfig(tmp_path, api.address, token="of-kubeconfig")
+def test_https_to_an_http_server_is_a_tls_error(api: KfpApi) -> None:
+    result = submit(api.address.replace("http://", "https://"))
 
-    ended = run_elsewhere("schedule", "list", KUBECONFIG=str(path))
+    assert result.exit_code == 1
+    assert "the TLS connection to" in result.errors
 
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.startswith("NAME")
+
+def test_without_a_host_requests_go_through_the_kubernetes_api(api: KfpApi, tmp_path: Path) -> None:
+    api.prefix, api.token = PROXY, "kubeconfig-token"
+    path = write_kubeconfig(tmp_path, api.address, token="kubeconfig-token")
+
+    result = run_in_subprocess("schedule", "list", KUBECONFIG=str(path))
+
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("NAME")
     assert all(target.startswith("/apis/v2beta1/") for _, target in api.requests)
 
 
-def test_a_cluster_without_kubeflow_pipelines_is_told(api: KfpApi, tmp_path: Path) -> None:
+def test_cluster_without_kubeflow_pipelines_is_reported(api: KfpApi, tmp_path: Path) -> None:
     status = {
         "kind": "Status",
         "message": 'services "ml-pipeline" not found',
@@ -256,18 +255,18 @@ def test_a_cluster_without_kubeflow_pipelines_is_told(api: KfpApi, tmp_path: Pat
     api.prefix = PROXY
     api.answers = [("GET", "/healthz", plain(json.dumps(status), status=404))]
 
-    ended = run_elsewhere(
+    result = run_in_subprocess(
         "schedule", "list", KUBECONFIG=str(write_kubeconfig(tmp_path, api.address, token="x"))
     )
 
-    assert ended.returncode == 1
-    assert 'services "ml-pipeline" not found' in ended.stderr
+    assert result.returncode == 1
+    assert 'services "ml-pipeline" not found' in result.stderr
 
 
-def test_no_host_and_no_kubeconfig_is_told(tmp_path: Path) -> None:
-    missing = run_elsewhere("schedule", "list", KUBECONFIG=str(tmp_path / "none"))
+def test_no_host_and_no_kubeconfig_is_reported(tmp_path: Path) -> None:
+    missing = run_in_subprocess("schedule", "list", KUBECONFIG=str(tmp_path / "none"))
     path = write_kubeconfig(tmp_path, "http://127.0.0.1:9", token="x")
-    other_context = run_elsewhere("schedule", "list", "--context", "prod", KUBECONFIG=str(path))
+    other_context = run_in_subprocess("schedule", "list", "--context", "prod", KUBECONFIG=str(path))
 
     assert (missing.returncode, other_context.returncode) == (1, 1)
     assert "--host is not set" in missing.stderr
@@ -275,7 +274,7 @@ def test_no_host_and_no_kubeconfig_is_told(tmp_path: Path) -> None:
     assert len(missing.stderr.splitlines()) == len(other_context.stderr.splitlines()) == 1
 
 
-def test_an_identity_token_gets_through_googles_proxy(
+def test_iap_client_id_option_gets_an_identity_token(
     api: KfpApi, token_endpoint: "TokenEndpoint", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api.token = token_endpoint.token
@@ -284,51 +283,51 @@ def test_an_identity_token_gets_through_googles_proxy(
         str(write_service_account(tmp_path, token_endpoint.address)),
     )
 
-    ended = submit(api.address, "--iap-client-id", "client.apps.googleusercontent.com")
+    result = submit(api.address, "--iap-client-id", "client.apps.googleusercontent.com")
 
-    assert ended.exit_code == 0, ended.errors
+    assert result.exit_code == 0, result.errors
     assert token_endpoint.audiences == ["client.apps.googleusercontent.com"]
 
 
-def test_an_identity_token_gets_through_googles_proxy_by_the_environment_too(
+def test_iap_client_id_from_the_environment_gets_an_identity_token(
     api: KfpApi, token_endpoint: "TokenEndpoint", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # kfp.Client reads the variable itself, and would take only a key file, without ever renewing the token.
+    # kfp.Client itself reads the variable too, but supports only key files and never renews tokens.
     api.token = token_endpoint.token
     monkeypatch.setenv(
         "GOOGLE_APPLICATION_CREDENTIALS",
         str(write_service_account(tmp_path, token_endpoint.address)),
     )
-    monkeypatch.setenv("KF_PIPELINES_IAP_OAUTH2_CLIENT_ID", "of-the-environment")
+    monkeypatch.setenv("KF_PIPELINES_IAP_OAUTH2_CLIENT_ID", "client-of-environment")
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", api.address)
 
-    ended = run_repot("schedule", "list")
+    result = run_repot("schedule", "list")
 
-    assert ended.exit_code == 0, ended.errors
-    assert token_endpoint.audiences == ["of-the-environment"]
-    assert os.environ["KF_PIPELINES_IAP_OAUTH2_CLIENT_ID"] == "of-the-environment"
+    assert result.exit_code == 0, result.errors
+    assert token_endpoint.audiences == ["client-of-environment"]
+    assert os.environ["KF_PIPELINES_IAP_OAUTH2_CLIENT_ID"] == "client-of-environment"
 
 
-def test_a_token_file_goes_before_the_proxy_of_the_environment(
+def test_token_file_overrides_the_iap_client_id_in_the_environment(
     api: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api.token = "s3cret"
     (tmp_path / "token").write_text("s3cret\n")
-    monkeypatch.setenv("KF_PIPELINES_IAP_OAUTH2_CLIENT_ID", "of-the-environment")
+    monkeypatch.setenv("KF_PIPELINES_IAP_OAUTH2_CLIENT_ID", "client-of-environment")
 
-    ended = run_repot("schedule", "list", "--host", api.address, "--token-file", tmp_path / "token")
+    result = run_repot(
+        "schedule", "list", "--host", api.address, "--token-file", tmp_path / "token"
+    )
 
-    assert ended.exit_code == 0, ended.errors
+    assert result.exit_code == 0, result.errors
 
 
-def test_a_context_leads_away_from_the_address_in_the_environment(
-    api: KfpApi, tmp_path: Path
-) -> None:
-    api.prefix, api.token = PROXY, "of-kubeconfig"
-    path = write_kubeconfig(tmp_path, api.address, token="of-kubeconfig")
+def test_context_overrides_the_address_in_the_environment(api: KfpApi, tmp_path: Path) -> None:
+    api.prefix, api.token = PROXY, "kubeconfig-token"
+    path = write_kubeconfig(tmp_path, api.address, token="kubeconfig-token")
     (context,) = [each["name"] for each in yaml.safe_load(path.read_text())["contexts"]]
 
-    ended = run_elsewhere(
+    result = run_in_subprocess(
         "schedule",
         "list",
         "--context",
@@ -337,23 +336,23 @@ def test_a_context_leads_away_from_the_address_in_the_environment(
         KF_PIPELINES_ENDPOINT="http://127.0.0.1:9",
     )
 
-    assert ended.returncode == 0, ended.stderr
+    assert result.returncode == 0, result.stderr
 
 
-def test_no_google_credentials_are_told(
+def test_missing_google_credentials_are_reported(
     api: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
 
-    ended = submit(api.address, "--iap-client-id", "client")
+    result = submit(api.address, "--iap-client-id", "client")
 
-    assert ended.exit_code == 1
-    assert "Cannot get an identity token for the proxy" in ended.errors
+    assert result.exit_code == 1
+    assert "Cannot get an identity token for the proxy" in result.errors
     assert api.requests == []
 
 
 class TokenEndpoint:
-    """Google's token endpoint, as far as an id token for a service account goes."""
+    """A fake of Google's token endpoint that issues identity tokens for service accounts."""
 
     def __init__(self) -> None:
         endpoint = self
@@ -397,7 +396,7 @@ def write_service_account(folder: Path, token_uri: str) -> Path:
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    facts = {
+    account = {
         "type": "service_account",
         "client_email": "robot@project.iam.gserviceaccount.com",
         "private_key_id": "1",
@@ -405,12 +404,12 @@ def write_service_account(folder: Path, token_uri: str) -> Path:
         "token_uri": token_uri,
     }
     path = folder / "robot.json"
-    path.write_text(json.dumps(facts))
+    path.write_text(json.dumps(account))
     return path
 
 
 def write_kubeconfig(folder: Path, address: str, *, token: str) -> Path:
-    facts = {
+    config = {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "kind",
@@ -419,13 +418,17 @@ def write_kubeconfig(folder: Path, address: str, *, token: str) -> Path:
         "contexts": [{"name": "kind", "context": {"cluster": "kind", "user": "me"}}],
     }
     path = folder / "kubeconfig"
-    path.write_text(yaml.safe_dump(facts))
+    path.write_text(yaml.safe_dump(config))
     return path
 
 
-def run_elsewhere(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `repot` in a process of its own: the Kubernetes client reads KUBECONFIG when it is imported."""
-    program = "from tests.integration.kfp_api import command_line; from repot_pipelines import cli; cli.main()"
+def run_in_subprocess(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `repot` in another process: the Kubernetes client reads KUBECONFIG on import."""
+    program = (
+        "from tests.integration.kfp_api import command_line\n"
+        "from repot_pipelines import cli\n"
+        "cli.main()"
+    )
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("KF_")}
     return subprocess.run(
         [sys.executable, "-c", program, *arguments],
@@ -439,8 +442,6 @@ def run_elsewhere(*arguments: str, **environment: str) -> subprocess.CompletedPr
 
 
 def _claims(assertion: str) -> dict[str, Any]:
-    import base64
-
     payload = assertion.split(".")[1]
     claims: dict[str, Any] = json.loads(
         base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))

@@ -1,4 +1,4 @@
-"""`repot submit` against a server that speaks KFP's API over HTTP, through the real kfp.Client."""
+"""`repot submit` against a fake KFP API over HTTP, through the real kfp.Client."""
 
 import json
 import os
@@ -20,8 +20,8 @@ from tests.integration.kfp_api.command_line import CommandResult, run_repot
 from tests.integration.kfp_api.play import NOT_PROMOTED, PROMOTED, TRAINING, Stage, gate_log, play
 from tests.integration.kfp_api.server import KfpApi
 
-PLACES = ("gs://pictures/flowers", "--storage-uri", "gs://repot/here")
-FOLLOWED = ("--wait", "--poll-seconds", "0.05")
+LOCATIONS = ("gs://pictures/flowers", "--storage-uri", "gs://repot/here")
+WAIT = ("--wait", "--poll-seconds", "0.05")
 ALL_CALLS = ["pipelines", "pipelines/upload_version", "experiments", "runs"]
 
 
@@ -34,13 +34,14 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpApi]:
 
 
 def submit(api: KfpApi, *arguments: str | Path) -> CommandResult:
-    return run_repot("submit", *PLACES, "--host", api.address, *arguments)
+    return run_repot("submit", *LOCATIONS, "--host", api.address, *arguments)
 
 
-def changes(api: KfpApi) -> list[str]:
-    made = [path.removeprefix("/apis/v2beta1/") for _, path in api.changes]
+def take_writes(api: KfpApi) -> list[str]:
+    """Return the paths of all requests that are not GET, and forget them."""
+    paths = [path.removeprefix("/apis/v2beta1/") for _, path in api.changes]
     api.requests.clear()
-    return made
+    return paths
 
 
 def only_run(api: KfpApi) -> dict[str, Any]:
@@ -48,54 +49,36 @@ def only_run(api: KfpApi) -> dict[str, Any]:
     return run
 
 
-def test_the_first_submit_makes_everything_and_the_second_a_run_only(api: KfpApi) -> None:
+def test_first_submit_creates_everything_and_second_only_a_run(api: KfpApi) -> None:
     first = submit(api)
     assert first.exit_code == 0, first.errors
-    assert changes(api) == ALL_CALLS
+    assert take_writes(api) == ALL_CALLS
     assert f"version  {default_version_name(find_compiled())} (uploaded)" in first.output
     assert f"/#/runs/details/{only_run(api)['run_id']}" in first.output
 
     second = submit(api)
 
     assert second.exit_code == 0
-    assert changes(api) == ["runs"]
+    assert take_writes(api) == ["runs"]
     assert "(there already)" in second.output
     assert (
         len({json.dumps(run["pipeline_version_reference"]) for run in api.store.runs.values()}) == 1
     )
 
 
-def test_the_run_has_what_was_given_and_nothing_else(api: KfpApi, tmp_path: Path) -> None:
+def test_run_gets_exactly_the_parameters_and_options_that_were_set(
+    api: KfpApi, tmp_path: Path
+) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("epochs: 1\nseed: 1\ntrainer_node_selector: {gpu: l4}\n")
 
-    ended = submit(
-        api,
-        *(
-            "--params",
-            file,
-            "--epochs",
-            "2",
-            "-p",
-            "seed=3",
-            "-p",
-            "learning_rate=0.1",
-            "--labels-file",
-            "gs://labels/l.txt",
-        ),
-        *(
-            "--service-account",
-            "robot",
-            "--pipeline-root",
-            "gs://root/x",
-            "--experiment",
-            "flowers",
-            "--run-name",
-            "one",
-        ),
+    parameters = "--epochs 2 -p seed=3 -p learning_rate=0.1 --labels-file gs://labels/l.txt"
+    options = (
+        "--service-account robot --pipeline-root gs://root/x --experiment flowers --run-name one"
     )
+    result = submit(api, "--params", file, *parameters.split(), *options.split())
 
-    assert ended.exit_code == 0, ended.errors
+    assert result.exit_code == 0, result.errors
     run = only_run(api)
     assert run["runtime_config"] == {
         "parameters": {
@@ -113,7 +96,7 @@ def test_the_run_has_what_was_given_and_nothing_else(api: KfpApi, tmp_path: Path
     assert api.store.experiments[run["experiment_id"]]["display_name"] == "flowers"
 
 
-def test_the_laptop_preset_is_sent_in_full(api: KfpApi) -> None:
+def test_preset_laptop_is_sent_in_full(api: KfpApi) -> None:
     assert submit(api, "--preset", "laptop").exit_code == 0
 
     parameters = only_run(api)["runtime_config"]["parameters"]
@@ -124,23 +107,13 @@ def test_the_laptop_preset_is_sent_in_full(api: KfpApi) -> None:
     )
 
 
-def test_wrong_parameters_are_told_together_and_nobody_is_contacted(api: KfpApi) -> None:
-    ended = run_repot(
-        *(
-            "submit",
-            "/tmp/pictures",
-            "--host",
-            api.address,
-            "-p",
-            "epoch=3",
-            "-p",
-            "builder_pods=x",
-        ),
-        *("--batch-size", "0", "-p", "accelerator_type=nvidia-l4"),
-    )
+def test_all_wrong_parameters_are_reported_before_any_request(api: KfpApi) -> None:
+    wrong = "-p epoch=3 -p builder_pods=x --batch-size 0 -p accelerator_type=nvidia-l4"
 
-    assert ended.exit_code == 2
-    assert "Did you mean epochs?" in ended.errors
+    result = run_repot("submit", "/tmp/pictures", "--host", api.address, *wrong.split())
+
+    assert result.exit_code == 2
+    assert "Did you mean epochs?" in result.errors
     for problem in (
         "storage_uri must be given",
         "builder_pods must be a whole number",
@@ -148,33 +121,28 @@ def test_wrong_parameters_are_told_together_and_nobody_is_contacted(api: KfpApi)
         "pictures_uri must be in",
         "accelerator_type must be",
     ):
-        assert problem in ended.errors
+        assert problem in result.errors
     assert api.requests == []
 
 
-def test_a_dry_run_shows_the_plan_and_contacts_nobody(api: KfpApi) -> None:
-    ended = submit(
-        api,
-        "--dry-run",
-        "--num-pictures",
-        "3670",
-        "-p",
-        'trainer_node_selector={"gpu": "nvidia-l4"}',
-    )
+def test_dry_run_prints_run_and_estimate_without_any_request(api: KfpApi) -> None:
+    node_selector = 'trainer_node_selector={"gpu": "nvidia-l4"}'
 
-    assert ended.exit_code == 0
+    result = submit(api, "--dry-run", "--num-pictures", "3670", "-p", node_selector)
+
+    assert result.exit_code == 0
     assert api.requests == []
-    for words in (
+    for text in (
         default_version_name(find_compiled()),
         "GPU hours",
         "USD",
         "3670 pictures, from --num-pictures.",
         "One GPU model: nvidia-l4",
     ):
-        assert words in ended.output
+        assert text in result.output
 
 
-def test_a_dry_run_takes_another_table_of_prices(api: KfpApi, tmp_path: Path) -> None:
+def test_dry_run_reads_another_price_table(api: KfpApi, tmp_path: Path) -> None:
     prices = tmp_path / "ours.yaml"
     prices.write_text(
         "{currency: EUR, source: our contract, cpu_hour: 0, memory_gib_hour: 0, "
@@ -185,7 +153,7 @@ def test_a_dry_run_takes_another_table_of_prices(api: KfpApi, tmp_path: Path) ->
     assert submit(api, "--dry-run", "--prices", tmp_path / "none.yaml").exit_code == 2
 
 
-def test_names_are_found_behind_the_first_page_and_with_signs_in_them(api: KfpApi) -> None:
+def test_names_with_special_characters_are_found_on_later_pages(api: KfpApi) -> None:
     for number in range(130):
         api.store.create_experiment({"display_name": f"other {number}"})
         api.store.create_pipeline({"name": f"other-{number}"})
@@ -199,20 +167,20 @@ def test_names_are_found_behind_the_first_page_and_with_signs_in_them(api: KfpAp
     assert len(api.store.pipelines) == 131
 
 
-def test_a_version_name_of_another_yaml_is_refused(api: KfpApi) -> None:
+def test_version_name_of_another_yaml_is_rejected(api: KfpApi) -> None:
     assert submit(api, "--version-name", "v1").exit_code == 0
     (version,) = api.store.versions.values()
     version["description"] = "another one"
-    changes(api)
+    take_writes(api)
 
-    ended = submit(api, "--version-name", "v1")
+    result = submit(api, "--version-name", "v1")
 
-    assert ended.exit_code == 1
-    assert "v1 exists and was made from another YAML" in ended.errors
-    assert changes(api) == []
+    assert result.exit_code == 1
+    assert "v1 exists and was made from another YAML" in result.errors
+    assert take_writes(api) == []
 
 
-def test_a_refused_upload_leaves_no_empty_pipeline(api: KfpApi) -> None:
+def test_failed_upload_leaves_no_empty_pipeline(api: KfpApi) -> None:
     api.answers = [
         (
             "POST",
@@ -221,27 +189,27 @@ def test_a_refused_upload_leaves_no_empty_pipeline(api: KfpApi) -> None:
         )
     ]
 
-    ended = submit(api)
+    result = submit(api)
 
-    assert ended.exit_code == 1
-    assert "Cannot upload the pipeline version" in ended.errors
+    assert result.exit_code == 1
+    assert "Cannot upload the pipeline version" in result.errors
     assert api.store.pipelines == api.store.runs == api.store.experiments == {}
 
 
-def test_somebody_who_is_faster_is_no_problem(api: KfpApi) -> None:
-    def be_faster(_: int, method: str, path: str) -> None:
+def test_objects_that_another_client_creates_first_are_used(api: KfpApi) -> None:
+    def create_first(_: int, method: str, path: str) -> None:
         if method == "POST" and path.endswith("/pipelines"):
             api.store.create_pipeline({"name": "repot-finetune"})
         if method == "POST" and path.endswith("/experiments"):
             api.store.create_experiment({"display_name": "repot"})
 
-    api.before = be_faster
+    api.before = create_first
 
     assert submit(api).exit_code == 0
     assert len(api.store.pipelines) == len(api.store.experiments) == 1
 
 
-def test_without_the_cache_the_run_carries_its_pipeline(api: KfpApi) -> None:
+def test_no_cache_run_carries_its_pipeline_without_caching(api: KfpApi) -> None:
     assert submit(api, "--no-cache").exit_code == 0
 
     run = only_run(api)
@@ -250,7 +218,7 @@ def test_without_the_cache_the_run_carries_its_pipeline(api: KfpApi) -> None:
     assert api.store.versions == {}
 
 
-def test_waiting_for_a_promotion_prints_the_verdict(api: KfpApi) -> None:
+def test_wait_prints_task_changes_and_the_verdict(api: KfpApi) -> None:
     play(
         api,
         [
@@ -260,9 +228,9 @@ def test_waiting_for_a_promotion_prints_the_verdict(api: KfpApi) -> None:
         ],
     )
 
-    ended = submit(api, *FOLLOWED)
+    result = submit(api, *WAIT)
 
-    assert ended.exit_code == 0, ended.errors
+    assert result.exit_code == 0, result.errors
     for line in (
         "Plan: check everything, list the pictures: running",
         "Build shards: done 2/2 in 1 min 30 s",
@@ -272,46 +240,50 @@ def test_waiting_for_a_promotion_prints_the_verdict(api: KfpApi) -> None:
         "  Because.",
         "report  gs://repot/here/runs/1/gate/none/report.html",
     ):
-        assert line in ended.output.splitlines()
+        assert line in result.output.splitlines()
 
 
 @pytest.mark.parametrize(("verdict", "exit_code"), [("reject", 3), ("unchanged", 0)])
 @pytest.mark.parametrize("is_ui", [False, True])
-def test_what_the_gate_said_is_the_exit_code(
+def test_exit_code_with_wait_is_the_verdict(
     api: KfpApi, verdict: str, exit_code: int, is_ui: bool
 ) -> None:
     api.is_ui = is_ui
     play(api, [Stage("RUNNING", TRAINING), Stage("SUCCEEDED", NOT_PROMOTED, gate_log(verdict))])
 
-    ended = submit(api, *FOLLOWED)
+    result = submit(api, *WAIT)
 
-    assert ended.exit_code == exit_code, ended.errors
-    assert "Promote: skipped" in ended.output
-    assert f"{verdict.capitalize()}: 0.91 on 40 pictures" in ended.output
+    assert result.exit_code == exit_code, result.errors
+    assert "Promote: skipped" in result.output
+    assert f"{verdict.capitalize()}: 0.91 on 40 pictures" in result.output
 
 
-def test_a_verdict_that_cannot_be_read_is_a_no_and_says_so(api: KfpApi) -> None:
+def test_unreadable_verdict_exits_with_3(api: KfpApi) -> None:
     api.has_logs = False
     play(api, [Stage("SUCCEEDED", NOT_PROMOTED, gate_log("unchanged"))])
 
-    ended = submit(api, *FOLLOWED)
+    result = submit(api, *WAIT)
 
-    assert ended.exit_code == 3
-    assert "reason unknown" in ended.output
+    assert result.exit_code == 3
+    assert "reason unknown" in result.output
 
 
-def test_a_promotion_is_seen_without_logs(api: KfpApi) -> None:
+def test_promotion_is_recognised_without_logs(api: KfpApi) -> None:
     api.has_logs = False
     play(api, [Stage("SUCCEEDED", PROMOTED)])
 
-    ended = submit(api, *FOLLOWED)
+    result = submit(api, *WAIT)
 
-    assert ended.exit_code == 0
-    assert "Promoted." in ended.output
+    assert result.exit_code == 0
+    assert "Promoted." in result.output
 
 
-def test_a_failed_task_is_named_with_its_last_words(api: KfpApi) -> None:
-    log = "I0301 launcher\ntrain: 3 of 10 pictures are damaged. Mend them.\nF0301 failed to execute: exit status 1\n"
+def test_failed_task_is_reported_with_its_log_tail(api: KfpApi) -> None:
+    log = (
+        "I0301 launcher\n"
+        "train: 3 of 10 pictures are damaged. Replace them.\n"
+        "F0301 failed to execute: exit status 1\n"
+    )
     play(
         api,
         [
@@ -320,38 +292,38 @@ def test_a_failed_task_is_named_with_its_last_words(api: KfpApi) -> None:
         ],
     )
 
-    ended = submit(api, *FOLLOWED)
+    result = submit(api, *WAIT)
 
-    assert ended.exit_code == 1
-    assert "Train: failed" in ended.output
-    assert ended.errors.splitlines()[-2:] == [
+    assert result.exit_code == 1
+    assert "Train: failed" in result.output
+    assert result.errors.splitlines()[-2:] == [
         "  Train:",
-        "    train: 3 of 10 pictures are damaged. Mend them.",
+        "    train: 3 of 10 pictures are damaged. Replace them.",
     ]
 
 
-def test_a_failed_driver_is_named_with_its_last_words(api: KfpApi) -> None:
+def test_failed_driver_is_reported_with_its_log_tail(api: KfpApi) -> None:
     logs = (("root.plan-driver", "quantities must match the regular expression\n"),)
     play(api, [Stage("FAILED", {"plan": "DriverFailed"}, logs)])
 
-    ended = submit(api, *FOLLOWED)
+    result = submit(api, *WAIT)
 
-    assert ended.exit_code == 1
-    assert "quantities must match the regular expression" in ended.errors
+    assert result.exit_code == 1
+    assert "quantities must match the regular expression" in result.errors
 
 
-def test_a_failure_without_logs_says_where_to_look(api: KfpApi) -> None:
+def test_failure_without_logs_refers_to_the_ui(api: KfpApi) -> None:
     api.has_logs = False
     play(api, [Stage("FAILED", {"plan": "Failed"})])
 
-    ended = submit(api, *FOLLOWED)
+    result = submit(api, *WAIT)
 
-    assert ended.exit_code == 1
-    assert "its log is not available here, see the UI" in ended.errors
+    assert result.exit_code == 1
+    assert "its log is not available here, see the UI" in result.errors
 
 
 @pytest.mark.parametrize("last", ["FAILED", "CANCELED"])
-def test_a_terminated_run_is_told_from_a_failed_one(api: KfpApi, last: str) -> None:
+def test_terminated_run_is_not_reported_as_failed(api: KfpApi, last: str) -> None:
     play(
         api,
         [
@@ -361,13 +333,13 @@ def test_a_terminated_run_is_told_from_a_failed_one(api: KfpApi, last: str) -> N
         ],
     )
 
-    ended = submit(api, *FOLLOWED)
+    result = submit(api, *WAIT)
 
-    assert ended.exit_code == 1
-    assert "was terminated before its end" in ended.errors
+    assert result.exit_code == 1
+    assert "was terminated before its end" in result.errors
 
 
-def test_a_run_that_is_deleted_meanwhile_is_told(api: KfpApi) -> None:
+def test_run_that_is_deleted_while_followed_is_reported(api: KfpApi) -> None:
     play(api, [Stage("RUNNING", TRAINING)])
     play_stages = api.before
 
@@ -378,13 +350,13 @@ def test_a_run_that_is_deleted_meanwhile_is_told(api: KfpApi) -> None:
 
     api.before = delete_later
 
-    ended = submit(api, *FOLLOWED)
+    result = submit(api, *WAIT)
 
-    assert ended.exit_code == 1
-    assert "was deleted while it was followed" in ended.errors
+    assert result.exit_code == 1
+    assert "was deleted while it was followed" in result.errors
 
 
-def test_a_server_that_restarts_is_waited_for(api: KfpApi) -> None:
+def test_following_continues_after_a_server_restart(api: KfpApi) -> None:
     api.answers = [
         ("GET", "/runs/.", plain("upstream connect error", status=503)) for _ in range(2)
     ]
@@ -402,18 +374,22 @@ def test_a_server_that_restarts_is_waited_for(api: KfpApi) -> None:
     played, api.before = api.before, fail_later
     api.requests.clear()
 
-    ended = run_repot("submit", "--host", api.address, "--attach", run_id, "--poll-seconds", "0.05")
+    result = run_repot(
+        "submit", "--host", api.address, "--attach", run_id, "--poll-seconds", "0.05"
+    )
 
-    assert ended.exit_code == 0, ended.errors
+    assert result.exit_code == 0, result.errors
     assert (
-        ended.output.count(
+        result.output.count(
             "answered 503. The server reports: upstream connect error. Trying again."
         )
         == 2
     )
 
 
-def test_a_server_that_stays_away_is_given_up(api: KfpApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_following_stops_when_the_server_stays_unreachable(
+    api: KfpApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(follow, "UNREACHABLE_TIMEOUT_SECONDS", 0.2)
     play(api, [Stage("RUNNING", TRAINING)])
     played = api.before
@@ -425,13 +401,13 @@ def test_a_server_that_stays_away_is_given_up(api: KfpApi, monkeypatch: pytest.M
 
     api.before = go_away
 
-    ended = submit(api, *FOLLOWED)
+    result = submit(api, *WAIT)
 
-    assert ended.exit_code == 1
-    assert "follow it again with `repot submit --attach" in ended.errors
+    assert result.exit_code == 1
+    assert "follow it again with `repot submit --attach" in result.errors
 
 
-def test_logs_are_shown_once_as_they_come(api: KfpApi) -> None:
+def test_log_lines_are_shown_once_and_only_when_complete(api: KfpApi) -> None:
     grown = (("root.train.executor", "epoch 1\nepo"),)
     whole = (("root.train.executor", "epoch 1\nepoch 2\n"),)
     stages = [
@@ -441,37 +417,41 @@ def test_logs_are_shown_once_as_they_come(api: KfpApi) -> None:
     ]
     play(api, stages)
 
-    ended = submit(api, *FOLLOWED, "--logs")
+    result = submit(api, *WAIT, "--logs")
 
-    assert [line for line in ended.output.splitlines() if line.startswith("train: ")] == [
+    assert [line for line in result.output.splitlines() if line.startswith("train: ")] == [
         "train: epoch 1",
         "train: epoch 2",
     ]
 
 
-def test_attach_follows_a_run_that_is_there(api: KfpApi) -> None:
+def test_attach_follows_an_existing_run_and_starts_none(api: KfpApi) -> None:
     assert submit(api).exit_code == 0
     (run_id,) = api.store.runs
     play(api, [Stage("SUCCEEDED", NOT_PROMOTED, gate_log("reject"))])
-    changes(api)
+    take_writes(api)
 
-    ended = run_repot("submit", "--host", api.address, "--attach", run_id)
+    result = run_repot("submit", "--host", api.address, "--attach", run_id)
 
-    assert ended.exit_code == 3
-    assert changes(api) == []
+    assert result.exit_code == 3
+    assert take_writes(api) == []
     missing = run_repot("submit", "--host", api.address, "--attach", "no-such-run")
     assert missing.exit_code == 1
     assert "Run no-such-run not found" in missing.errors
-    assert run_repot("submit", *PLACES, "--host", api.address, "--attach", run_id).exit_code == 2
-    # As of a variable that is not set.
-    assert run_repot("submit", *PLACES, "--host", api.address, "--attach", "").exit_code == 2
+    assert run_repot("submit", *LOCATIONS, "--host", api.address, "--attach", run_id).exit_code == 2
+    # An unset shell variable.
+    assert run_repot("submit", *LOCATIONS, "--host", api.address, "--attach", "").exit_code == 2
     assert set(api.store.runs) == {run_id}
 
 
-def test_ctrl_c_while_waiting_leaves_the_run_alone(api: KfpApi) -> None:
+def test_ctrl_c_while_waiting_does_not_stop_the_run(api: KfpApi) -> None:
     play(api, [Stage("RUNNING", TRAINING)])
-    program = "from tests.integration.kfp_api import command_line; from repot_pipelines import cli; cli.main()"
-    command = [sys.executable, "-c", program, "submit", *PLACES, "--host", api.address, *FOLLOWED]
+    program = (
+        "from tests.integration.kfp_api import command_line\n"
+        "from repot_pipelines import cli\n"
+        "cli.main()"
+    )
+    command = [sys.executable, "-c", program, "submit", *LOCATIONS, "--host", api.address, *WAIT]
     root = Path(__file__).parents[2]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root
@@ -491,17 +471,20 @@ def test_ctrl_c_while_waiting_leaves_the_run_alone(api: KfpApi) -> None:
         errors.strip() == f"The run goes on. Follow it again with `repot submit --attach {run_id}`."
     )
     assert only_run(api)["state"] == "RUNNING"
-    assert all("terminate" not in path for path in changes(api))
+    assert all("terminate" not in path for path in take_writes(api))
 
 
-def test_help_is_fast_because_kfp_stays_out() -> None:
+def test_help_does_not_import_kfp_or_tensorflow() -> None:
     program = (
-        "import sys; from tests.integration.kfp_api import command_line; from repot_pipelines import cli\n"
+        "import sys\n"
+        "from tests.integration.kfp_api import command_line\n"
+        "from repot_pipelines import cli\n"
         "sys.argv = ['repot', 'submit', '--help']\n"
+        "slow = ('kfp', 'kfp_server_api', 'tensorflow')\n"
         "try: cli.main()\n"
-        "finally: print([name for name in ('kfp', 'kfp_server_api', 'tensorflow') if name in sys.modules])"
+        "finally: print([name for name in slow if name in sys.modules])"
     )
-    ended = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
         text=True,
@@ -509,15 +492,15 @@ def test_help_is_fast_because_kfp_stays_out() -> None:
         cwd=Path(__file__).parents[2],
     )
 
-    assert ended.stdout.splitlines()[-1] == "[]"
+    assert result.stdout.splitlines()[-1] == "[]"
 
 
-def test_an_answer_that_the_client_cannot_read_is_an_error(api: KfpApi) -> None:
+def test_answer_that_the_client_cannot_parse_is_an_error(api: KfpApi) -> None:
     api.answers = [
         ("GET", "/pipelines", json_answer({"pipelines": [{"created_at": "yesterday?"}]}))
     ]
 
-    ended = submit(api)
+    result = submit(api)
 
-    assert ended.exit_code == 1
-    assert "kfp's client cannot read the answer of" in ended.errors
+    assert result.exit_code == 1
+    assert "kfp's client cannot read the answer of" in result.errors
