@@ -1,7 +1,7 @@
-"""Reads a data set: its manifest, its shards checked against their receipts, and its examples as tf.data.
+"""Reading a dataset: its manifest, its shards verified against their receipts, and its examples.
 
-An example is a dict of scalars: `encoded` string, the JPEG bytes; `label` int64, the class id in 1..N; `filename`
-string, the base name of the picture.
+An example is a dict of scalar tensors: `encoded` string, the JPEG bytes; `label` int64, the class id
+in 1..N; `filename` string, the base name of the picture file.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,9 @@ import tensorflow as tf
 
 from repot import storage
 from repot.errors import CorruptShardError, DataError, NotFoundError
-from repot.manifest import MANIFEST_NAME, RECEIPTS_FOLDER, Manifest, Receipt
+from repot.json_record import read_record
+from repot.layout import MANIFEST_NAME, RECEIPTS_FOLDER
+from repot.manifest import Manifest, Receipt
 
 _FEATURES = {
     "image/encoded": tf.io.FixedLenFeature([], tf.string),
@@ -26,37 +28,40 @@ _NUM_THREADS = 8
 
 
 def load_manifest(dataset_uri: str) -> Manifest:
-    """Return the manifest of a data set.
+    """Read the manifest of a dataset.
 
     Raises:
-        DataError: There is no data set at `dataset_uri`.
+        DataError: There is no dataset at `dataset_uri`, or its manifest is invalid.
     """
     try:
-        return Manifest.from_json(storage.read_json(storage.join(dataset_uri, MANIFEST_NAME)))
+        return read_record(storage.join(dataset_uri, MANIFEST_NAME), Manifest)
     except NotFoundError as err:
         raise DataError(
-            f"A data set must have a {MANIFEST_NAME}; there is none in {dataset_uri}. Build the shards first."
+            f"A dataset must have a {MANIFEST_NAME}; {dataset_uri} has none. "
+            "Build the shards first."
         ) from err
 
 
 def open_shards(dataset_uri: str, receipts: Iterable[Receipt], scratch: Path) -> list[Path]:
-    """Return local, verified files of shards: the shards themselves where they are local, copies in `scratch` if not.
+    """Return verified local files of shards: local shards themselves, copies of remote ones.
 
     Args:
-        dataset_uri: The data set.
-        receipts: The shards to open.
-        scratch: An existing folder for copies; a shard that was copied there before is not fetched again.
+        dataset_uri: Folder of the dataset.
+        receipts: Receipts of the shards to open.
+        scratch: An existing folder for copies. A shard that is already there is not downloaded
+            again.
 
     Raises:
-        CorruptShardError: A shard's bytes are not those of its receipt.
-        NotFoundError: A shard is missing.
+        CorruptShardError: A shard's size or checksum differs from its receipt, or a local shard is
+            missing.
+        NotFoundError: A remote shard is missing.
     """
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
         return list(pool.map(lambda receipt: _open_shard(dataset_uri, receipt, scratch), receipts))
 
 
 def read_examples(shards: Sequence[Path]) -> Any:
-    """Return a tf.data.Dataset of the examples of local shards, in order."""
+    """Return a tf.data.Dataset of the examples in local shards, in order."""
     records = tf.data.TFRecordDataset(
         [str(shard) for shard in shards], buffer_size=_READ_BUFFER_BYTES
     )
@@ -64,7 +69,7 @@ def read_examples(shards: Sequence[Path]) -> Any:
 
 
 def parse_example(record: Any) -> dict[str, Any]:
-    """Return the example of one serialised tf.train.Example, string []."""
+    """Return the example in a serialized tf.train.Example, string []."""
     features = tf.io.parse_single_example(record, _FEATURES)
     return {
         "encoded": features["image/encoded"],
@@ -87,7 +92,7 @@ def _open_shard(dataset_uri: str, receipt: Receipt, scratch: Path) -> Path:
 
 def _verify(uri: str, path: Path, receipt: Receipt) -> None:
     if not path.is_file():
-        raise CorruptShardError(f"{uri} must exist; it does not. {_how_to_rebuild(receipt)}")
+        raise CorruptShardError(f"{uri} must exist; it is missing. {_how_to_rebuild(receipt)}")
     size_bytes, crc32c = path.stat().st_size, storage.file_crc32c_hex(path)
     if size_bytes != receipt.size_bytes or crc32c != receipt.crc32c:
         raise CorruptShardError(
@@ -98,6 +103,6 @@ def _verify(uri: str, path: Path, receipt: Receipt) -> None:
 
 def _how_to_rebuild(receipt: Receipt) -> str:
     return (
-        f"Delete it, {RECEIPTS_FOLDER}/{receipt.shard}.json and {MANIFEST_NAME} from the data set's folder and run "
-        "again: only this shard is rebuilt."
+        f"Delete it, {RECEIPTS_FOLDER}/{receipt.shard}.json and {MANIFEST_NAME} from the dataset "
+        "folder and run again: only this shard is rebuilt."
     )

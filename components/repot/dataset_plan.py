@@ -1,7 +1,9 @@
-"""The plan of a data set on storage: what every builder works from.
+"""The plan of a dataset: written by the planner, read by every shard builder.
 
-<data set>/work/<shard>.json   the pictures of one shard, in the order of its records
-<data set>/plan.json           written after them: labels, settings, the shards and their numbers of pictures
+    <dataset>/work/<shard>.json   the pictures of one shard, in the order of its records
+    <dataset>/plan.json           written after the work lists: labels, settings and shard sizes
+
+Each builder pod gets one share of the plan, as a work item.
 """
 
 import dataclasses
@@ -9,30 +11,31 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Self
 
 from repot import storage
 from repot.errors import DataError, NotFoundError, UsageError
-from repot.manifest import MANIFEST_NAME, RECEIPTS_FOLDER, Rejection
-
-PLAN_NAME = "plan.json"
-WORK_FOLDER = "work"
+from repot.json_record import JsonRecord, read_record, write_record
+from repot.layout import MANIFEST_NAME, PLAN_NAME, RECEIPTS_FOLDER, WORK_FOLDER
+from repot.manifest import Rejection
+from repot.settings import DatasetSettings
 
 _NUM_WRITERS = 16
+_ITEM = re.compile(r"([0-9a-f]{16}):(\d{1,5})/(\d{1,5})")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourcePicture:
-    """A file that is to become a record.
+    """A picture file that becomes one record.
 
     Attributes:
-        uri: Where it is.
-        path: Its path relative to PICTURES.
-        label: The name of its class.
-        class_id: The number of its class, in 1..N.
-        size_bytes: Its size when it was listed.
+        uri: Location of the file.
+        path: Path relative to PICTURES.
+        label: Name of its class.
+        class_id: Number of its class, in 1..N.
+        size_bytes: Size when the file was listed.
         crc32c: CRC32C of its bytes, 8 hex digits.
-        version: Its version when it was listed, see `repot.storage.ObjectInfo`.
+        version: Version when the file was listed, see `repot.storage.ObjectInfo`.
     """
 
     uri: str
@@ -45,30 +48,27 @@ class SourcePicture:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DatasetPlan:
-    """What a data set is going to be.
+class DatasetPlan(JsonRecord):
+    """What a dataset will contain.
 
     Attributes:
-        dataset_uri: Its folder.
-        dataset_id: Its content id.
-        pictures_uri: Where the pictures are.
+        dataset_id: The dataset's content id.
+        pictures_uri: The folder or folders of the pictures.
         labels: Label names; labels[i] has class id i + 1.
-        settings: The DatasetSettings as JSON, shard counts resolved.
-        num_pictures: Pictures by shard, rejected ones included.
-        num_found: Files found.
-        rejected: Files that are no pictures by their path, or cannot be read.
-        exists: Whether the data set is there already; then nothing was written.
+        settings: The settings of the dataset, shard counts resolved.
+        num_pictures: Number of pictures per shard, before any is rejected.
+        num_found: Number of files found.
+        rejected: Files that cannot be read, or whose path shows that they are not pictures of a
+            label.
     """
 
-    dataset_uri: str
     dataset_id: str
     pictures_uri: str
     labels: tuple[str, ...]
-    settings: dict[str, Any]
+    settings: DatasetSettings
     num_pictures: dict[str, int]
     num_found: int
     rejected: tuple[Rejection, ...]
-    exists: bool = False
 
     @property
     def shard_names(self) -> list[str]:
@@ -76,92 +76,132 @@ class DatasetPlan:
         return sorted(self.num_pictures)
 
 
-def write_unless_existing(
-    plan: DatasetPlan, shards: Mapping[str, Sequence[SourcePicture]]
-) -> DatasetPlan:
-    """Write the work lists and the plan, and return it; if the data set exists, only say so.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """The part of a dataset that one pod builds: part `share_index` in [0, num_shares)."""
+
+    dataset_id: str
+    share_index: int
+    num_shares: int
+
+    def to_item(self) -> str:
+        """Return the work item `<dataset_id>:<share_index>/<num_shares>`."""
+        return f"{self.dataset_id}:{self.share_index}/{self.num_shares}"
+
+    @classmethod
+    def from_item(cls, item: str) -> Self:
+        """Parse a work item.
+
+        Raises:
+            UsageError: The text is not a work item.
+        """
+        match = _ITEM.fullmatch(item)
+        if not match or not int(match[2]) < int(match[3]):
+            raise UsageError(
+                "A work item must be <dataset_id>:<share_index>/<num_shares>, with the index below "
+                f"the number of shares; got item={item!r}. Use the items that `plan` returned."
+            )
+        return cls(dataset_id=match[1], share_index=int(match[2]), num_shares=int(match[3]))
+
+    def select(self, shard_names: Sequence[str]) -> list[str]:
+        """Return the shards of this share; shards are assigned to shares round-robin."""
+        return list(shard_names[self.share_index :: self.num_shares])
+
+
+def write_plan(
+    dataset_uri: str, plan: DatasetPlan, shards: Mapping[str, Sequence[SourcePicture]]
+) -> bool:
+    """Write the work lists and the plan, unless the dataset is already built.
+
+    Args:
+        dataset_uri: Folder of the dataset.
+        plan: The plan.
+        shards: The pictures of every shard of the plan.
+
+    Returns:
+        Whether the plan was written: False if the folder already contains this dataset.
 
     Raises:
-        UsageError: The folder holds another data set.
+        UsageError: The folder contains another dataset.
     """
-    manifest_uri = storage.join(plan.dataset_uri, MANIFEST_NAME)
-    existing = storage.read_json(manifest_uri) if storage.exists(manifest_uri) else None
-    existing_id = (
-        existing.get("dataset_id", "something else")
-        if isinstance(existing, dict)
-        else "something else"
-    )
-    if existing_id == plan.dataset_id:
-        return dataclasses.replace(plan, exists=True)
-    if existing is not None:
-        raise UsageError(
-            f"The output folder must be empty or hold this very data set, {plan.dataset_id}; {plan.dataset_uri} holds "
-            f"{existing_id}, of other pictures or settings. Choose another folder, or delete that data set."
-        )
-    _clear_unfinished(plan.dataset_uri, plan.dataset_id)
-    _write(plan, shards)
-    return plan
+    manifest_uri = storage.join(dataset_uri, MANIFEST_NAME)
+    if storage.exists(manifest_uri):
+        _check_same_dataset(manifest_uri, dataset_uri, plan)
+        return False
+    _clear_unfinished(dataset_uri, plan.dataset_id)
+
+    def write_work_list(shard: str) -> None:
+        pictures = [dataclasses.asdict(picture) for picture in shards[shard]]
+        storage.write_json(_work_uri(dataset_uri, shard), {"shard": shard, "pictures": pictures})
+
+    with ThreadPoolExecutor(_NUM_WRITERS) as writers:
+        list(writers.map(write_work_list, plan.shard_names))
+    write_record(storage.join(dataset_uri, PLAN_NAME), plan)
+    return True
 
 
 def read_plan(dataset_uri: str) -> DatasetPlan:
-    """Return the plan of a data set.
+    """Read the plan of a dataset.
 
     Raises:
-        DataError: There is none.
+        DataError: The dataset has no plan, or the plan is invalid.
     """
     try:
-        facts = storage.read_json(storage.join(dataset_uri, PLAN_NAME))
+        return read_record(storage.join(dataset_uri, PLAN_NAME), DatasetPlan)
     except NotFoundError as err:
         raise DataError(
-            f"A data set must be planned before it is built; {dataset_uri} has no {PLAN_NAME}."
+            f"A dataset must be planned before it is built; {dataset_uri} has no {PLAN_NAME}."
         ) from err
-    rejected = tuple(Rejection(**item) for item in facts["rejected"])
-    return DatasetPlan(
-        **{
-            **facts,
-            "dataset_uri": dataset_uri,
-            "labels": tuple(facts["labels"]),
-            "rejected": rejected,
-        }
-    )
 
 
-def read_work(dataset_uri: str, shard: str) -> list[SourcePicture]:
-    """Return the pictures of one shard.
+def read_work_list(dataset_uri: str, shard: str) -> list[SourcePicture]:
+    """Read the pictures of one shard, in the order of its records.
 
     Raises:
-        DataError: The shard is not in the plan.
+        DataError: The shard is not in the plan, or its work list is invalid.
     """
+    uri = _work_uri(dataset_uri, shard)
     try:
-        facts = storage.read_json(_work_uri(dataset_uri, shard))
+        work_list = storage.read_json(uri)
     except NotFoundError as err:
         raise DataError(
             f"A shard must be in the plan; {dataset_uri} has no work list for {shard}."
         ) from err
-    return [SourcePicture(**item) for item in facts["pictures"]]
+    try:
+        # Built directly: checking the types of a million pictures would take half a minute.
+        return [SourcePicture(**picture) for picture in work_list["pictures"]]
+    except (TypeError, KeyError) as err:
+        raise DataError(
+            f"{uri} must be a valid work list; got {err}. Delete it and {PLAN_NAME}, and run again."
+        ) from err
 
 
-def _write(plan: DatasetPlan, shards: Mapping[str, Sequence[SourcePicture]]) -> None:
-    """Write the work list of every shard, then the plan."""
-
-    def write_list(name: str) -> None:
-        pictures = [dataclasses.asdict(picture) for picture in shards[name]]
-        storage.write_json(_work_uri(plan.dataset_uri, name), {"shard": name, "pictures": pictures})
-
-    with ThreadPoolExecutor(_NUM_WRITERS) as writers:
-        list(writers.map(write_list, plan.shard_names))
-    facts = dataclasses.asdict(plan)
-    del facts["dataset_uri"], facts["exists"]
-    storage.write_json(storage.join(plan.dataset_uri, PLAN_NAME), facts)
+def _check_same_dataset(manifest_uri: str, dataset_uri: str, plan: DatasetPlan) -> None:
+    """Raise unless the folder's manifest, possibly that of another program, has the plan's id."""
+    manifest = storage.read_json(manifest_uri)
+    existing_id = manifest.get("dataset_id") if isinstance(manifest, dict) else None
+    if existing_id != plan.dataset_id:
+        content = (
+            f"dataset {existing_id}, made from other pictures or settings"
+            if existing_id
+            else f"a {MANIFEST_NAME} that is not from a dataset"
+        )
+        raise UsageError(
+            f"The output folder must be empty or contain dataset {plan.dataset_id}; {dataset_uri} "
+            f"contains {content}. Choose another folder, or delete its content."
+        )
 
 
 def _clear_unfinished(dataset_uri: str, dataset_id: str) -> None:
-    """Delete what an unfinished data set of another id left in the folder, and nothing else."""
+    """Delete the files of an unfinished dataset with another id; keep all other files."""
     plan_uri = storage.join(dataset_uri, PLAN_NAME)
-    if not storage.exists(plan_uri) or storage.read_json(plan_uri)["dataset_id"] == dataset_id:
+    if not storage.exists(plan_uri):
+        return
+    unfinished = read_plan(dataset_uri)
+    if unfinished.dataset_id == dataset_id:
         return
     storage.delete_folder(storage.join(dataset_uri, RECEIPTS_FOLDER))
-    for shard in read_plan(dataset_uri).shard_names:
+    for shard in unfinished.shard_names:
         storage.delete(storage.join(dataset_uri, shard))
     storage.delete_folder(storage.join(dataset_uri, WORK_FOLDER))
     storage.delete(plan_uri)
@@ -169,40 +209,3 @@ def _clear_unfinished(dataset_uri: str, dataset_id: str) -> None:
 
 def _work_uri(dataset_uri: str, shard: str) -> str:
     return storage.join(dataset_uri, WORK_FOLDER, f"{shard}.json")
-
-
-_ITEM = re.compile(r"([0-9a-f]{16}):(\d{1,5})/(\d{1,5})")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Share:
-    """One pod's part of a data set: part `share_index` in [0, num_shares)."""
-
-    dataset_id: str
-    share_index: int
-    num_shares: int
-
-
-def format_item(share: Share) -> str:
-    """Return the loop item `<dataset_id>:<share_index>/<num_shares>`."""
-    return f"{share.dataset_id}:{share.share_index}/{share.num_shares}"
-
-
-def parse_item(item: str) -> Share:
-    """Return the share that a loop item names.
-
-    Raises:
-        UsageError: It is not a loop item.
-    """
-    match = _ITEM.fullmatch(item)
-    if not match or not int(match[2]) < int(match[3]):
-        raise UsageError(
-            f"A work item must look like <dataset_id>:<share_index>/<num_shares>, the index below the number; "
-            f"got item={item!r}. Take the items from `plan`."
-        )
-    return Share(dataset_id=match[1], share_index=int(match[2]), num_shares=int(match[3]))
-
-
-def share_of(shard_names: Sequence[str], share_index: int, num_shares: int) -> list[str]:
-    """Return the shards of one share, dealt round-robin (share_index in [0, num_shares))."""
-    return list(shard_names[share_index::num_shares])

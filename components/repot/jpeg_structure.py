@@ -1,8 +1,8 @@
-"""The outer structure of a JPEG: its markers, without decoding a pixel.
+"""Check the marker structure of a JPEG without decoding pixels.
 
-Decoders differ in what they forgive. One that stops reading after the last row never sees that the end is missing;
-TensorFlow's reads on to the end marker and refuses the picture. A picture whose markers are all in order is safe with
-both.
+Decoders tolerate different kinds of damage. Pillow stops after the last row and does not notice a
+missing end marker; TensorFlow reads up to the end marker and rejects the picture. A JPEG whose
+markers are all in place is accepted by both.
 
 Source: ITU-T T.81, annex B; https://www.w3.org/Graphics/JPEG/itu-t81.pdf
 """
@@ -12,20 +12,22 @@ import re
 _START = b"\xff\xd8"
 _START_OF_SCAN = 0xDA
 _END = 0xD9
-# Baseline, extended sequential and progressive, all with Huffman codes; the other kinds are arithmetic or lossless.
+# Baseline, extended sequential and progressive with Huffman coding. The others are arithmetic-coded
+# or lossless.
 _HUFFMAN_FRAMES = (0xC0, 0xC1, 0xC2)
 _OTHER_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
 _PROGRESSIVE = 0xC2
-# What may stand between two scans: tables (DHT, DQT, DRI), a comment, the next scan.
+# Markers allowed between two scans: tables (DHT, DQT, DRI), a comment, the next scan.
 _BETWEEN_SCANS = (0xC4, 0xDB, 0xDD, 0xFE, _START_OF_SCAN)
-# Entropy-coded data: 0xFF is followed by 0x00 (a stuffed byte), a restart marker or another 0xFF (fill).
+# In entropy-coded data, 0xFF is followed by 0x00 (a stuffed byte), a restart marker or another 0xFF
+# (a fill byte).
 _MARKER_AFTER_SCAN = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 
 
 def is_plain_rgb(data: bytes) -> bool:
-    """Return whether `data` is a whole Huffman-coded JPEG of three 8-bit components, every marker in its place.
+    """Return whether the data is a complete Huffman-coded JPEG with three 8-bit components.
 
-    Bytes behind the end marker are allowed (multi-picture files, padding).
+    Bytes after the end marker are allowed (multi-picture files, padding).
     """
     if not data.startswith(_START):
         return False
@@ -37,14 +39,14 @@ def is_plain_rgb(data: bytes) -> bool:
         if marker in _HUFFMAN_FRAMES:
             frame = bytes([marker]) + body
         if marker == _START_OF_SCAN:
-            return _is_three_bytes_a_pixel(frame) and _ends_well(
+            return _has_three_8_bit_components(frame) and _has_end_marker(
                 data, position, _has_one_scan(frame, body)
             )
     return False
 
 
 def _segment(data: bytes, position: int) -> tuple[int, bytes, int] | None:
-    """Return the marker at `position`, its parameters and where they end; None if there is no whole segment."""
+    """Return the marker at `position`, its parameters and their end; None if it is incomplete."""
     if data[position : position + 1] != b"\xff":
         return None
     while data[position + 1 : position + 2] == b"\xff":
@@ -56,8 +58,8 @@ def _segment(data: bytes, position: int) -> tuple[int, bytes, int] | None:
     return data[position + 1], data[position + 4 : end], end
 
 
-def _is_three_bytes_a_pixel(frame: bytes) -> bool:
-    """Return whether a frame (its marker, then its parameters) has 8-bit samples and three components."""
+def _has_three_8_bit_components(frame: bytes) -> bool:
+    """Return whether a frame (marker and parameters) has three components of 8-bit samples."""
     return len(frame) >= 7 and frame[1] == 8 and frame[6] == 3
 
 
@@ -65,8 +67,8 @@ def _has_one_scan(frame: bytes, scan: bytes) -> bool:
     return frame[:1] != bytes([_PROGRESSIVE]) and scan[:1] == b"\x03"
 
 
-def _ends_well(data: bytes, position: int, is_only_scan: bool) -> bool:
-    """Return whether the end marker follows the entropy-coded data at `position`, or that of the scans after it."""
+def _has_end_marker(data: bytes, position: int, is_only_scan: bool) -> bool:
+    """Return whether the scan data at `position`, and any further scans, lead to the end marker."""
     while match := _MARKER_AFTER_SCAN.search(data, position):
         position = match.end() - 2
         if data[position + 1] == _END:

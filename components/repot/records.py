@@ -1,14 +1,16 @@
-"""The records of a shard: TFRecord framing and tf.train.Example, read and written without TensorFlow.
+"""The records in a shard: TFRecord frames and tf.train.Example, read and written without TensorFlow.
 
-A shard is a sequence of frames (https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details):
+A shard is a sequence of frames
+(https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details):
 
     uint64 little-endian   length of the data
     uint32 little-endian   masked CRC32C of the 8 length bytes
     length bytes           the data, one serialized tf.train.Example
     uint32 little-endian   masked CRC32C of the data
 
-The messages are declared here, field by field as in tensorflow/core/example/{example,feature}.proto, in a descriptor
-pool of their own: TensorFlow may be loaded in the same process and declare them too.
+The protobuf messages are declared here, field by field as in
+tensorflow/core/example/{example,feature}.proto. They live in their own descriptor pool, because
+TensorFlow may be loaded in the same process and declares them too.
 """
 
 import contextlib
@@ -34,15 +36,15 @@ _FIELD = descriptor_pb2.FieldDescriptorProto
 def picture_features(
     *, jpeg: bytes, height: int, width: int, class_id: int, label: str, filename: str
 ) -> dict[str, list[Value]]:
-    """Return the nine features of a picture's record, named and typed as in 2016.
+    """Return the nine features of one picture, with the names and types of 2016.
 
     Args:
         jpeg: The picture as an RGB JPEG.
-        height: Its height in pixels.
-        width: Its width in pixels.
+        height: Height in pixels.
+        width: Width in pixels.
         class_id: In 1..N; 0 is the background.
-        label: The name of the class.
-        filename: The base name of the file that the picture came from.
+        label: Name of the class.
+        filename: Base name of the source file.
 
     Source: research/inception/inception/data/build_image_data.py of tensorflow/models.
     """
@@ -54,18 +56,18 @@ def picture_features(
         "image/format": [b"JPEG"],
         "image/class/label": [class_id],
         "image/class/text": [label.encode()],
-        # A name that is not UTF-8 keeps the bytes that it has on the disk.
+        # A file name that is not UTF-8 keeps its bytes from the disk.
         "image/filename": [filename.encode(errors="surrogateescape")],
         "image/encoded": [jpeg],
     }
 
 
 def encode_example(features: Mapping[str, Sequence[Value]]) -> bytes:
-    """Return the serialized tf.train.Example of `features`; the same features give the same bytes.
+    """Serialize features to a tf.train.Example; equal features give equal bytes.
 
     Args:
-        features: Values by name, all of one name of one type: bytes, int (int64) or float (float32). A name without
-            values gets a feature without a kind.
+        features: Values by feature name. All values of a feature have the same type: bytes,
+            int (int64) or float (float32). A feature without values has no kind.
     """
     example = _Example()
     for name, values in features.items():
@@ -77,7 +79,7 @@ def encode_example(features: Mapping[str, Sequence[Value]]) -> bytes:
 
 
 def decode_example(serialized: bytes) -> dict[str, list[Value]]:
-    """Return the values by name of a serialized tf.train.Example."""
+    """Return the values by feature name of a serialized tf.train.Example."""
     example = _Example.FromString(serialized)
     features = {}
     for name, feature in example.features.feature.items():
@@ -87,19 +89,20 @@ def decode_example(serialized: bytes) -> dict[str, list[Value]]:
 
 
 def frame_record(data: bytes) -> bytes:
-    """Return `data` in its frame, as it stands in a shard."""
+    """Return the data as a TFRecord frame."""
     length = _LENGTH.pack(len(data))
     return b"".join((length, _CRC.pack(_masked_crc(length)), data, _CRC.pack(_masked_crc(data))))
 
 
 def read_records(source: bytes | Path) -> Iterator[bytes]:
-    """Yield the data of every record of a shard, each checked against its checksums.
+    """Yield the data of every record in a shard, after verifying its checksums.
 
     Args:
-        source: The shard's bytes, or the local file that holds them.
+        source: The shard's bytes, or a local file.
 
     Raises:
-        CorruptShardError: A frame is cut off or a checksum is wrong; the message names file, record and offset.
+        CorruptShardError: A frame is incomplete or a checksum does not match. The message names
+            file, record index and offset.
     """
     name = str(source) if isinstance(source, Path) else f"{len(source)} bytes"
     opened = (
@@ -116,29 +119,30 @@ def read_records(source: bytes | Path) -> Iterator[bytes]:
 
 
 def _read_data(file: BinaryIO, header: bytes, where: str) -> bytes:
-    """Return the data behind a frame's first 12 bytes."""
+    """Return the data of the frame that starts with these 12 bytes."""
     if len(header) < _LENGTH.size + _CRC.size:
-        raise _corrupt(where, f"its header has {len(header)} bytes instead of 12")
+        raise _corrupt(where, f"the header must have 12 bytes; got {len(header)}")
     length = header[: _LENGTH.size]
     if _CRC.unpack_from(header, _LENGTH.size)[0] != _masked_crc(length):
-        raise _corrupt(where, "the checksum of its length is wrong")
+        raise _corrupt(where, "the checksum of the length does not match")
     (size_bytes,) = _LENGTH.unpack(length)
     data, crc = file.read(size_bytes), file.read(_CRC.size)
     if len(data) < size_bytes or len(crc) < _CRC.size:
-        raise _corrupt(where, f"it ends before its {size_bytes} bytes do")
+        raise _corrupt(where, f"the file ends before the record's {size_bytes} bytes")
     if _CRC.unpack(crc)[0] != _masked_crc(data):
-        raise _corrupt(where, "the checksum of its data is wrong")
+        raise _corrupt(where, "the checksum of the data does not match")
     return data
 
 
 def _corrupt(where: str, problem: str) -> CorruptShardError:
     return CorruptShardError(
-        f"A shard must hold whole records; {where}: {problem}. Delete the shard and build it anew."
+        f"A shard must contain complete records; got {where}: {problem}. "
+        "Delete the shard and build it again."
     )
 
 
 def _masked_crc(data: bytes) -> int:
-    """Return TFRecord's checksum: the CRC32C rotated right by 15 bits, plus a constant, modulo 2**32."""
+    """Return TFRecord's checksum: CRC32C rotated right by 15 bits plus a constant, modulo 2**32."""
     crc: int = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
 
@@ -150,7 +154,7 @@ def _kind(value: Value) -> str:
 
 
 def _example_class() -> Any:
-    """Return the message class that is tf.train.Example on the wire."""
+    """Return a message class that is wire-compatible with tf.train.Example."""
     file = descriptor_pb2.FileDescriptorProto(
         name="repot/example.proto", package="repot", syntax="proto3"
     )

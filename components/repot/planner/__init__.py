@@ -1,1 +1,1 @@
-"""Planner: check every parameter, list and split the pictures, deal them to shards, choose the trainer's pod."""
+"""Planner: check parameters, split the pictures, plan the shards, choose the trainer's pod."""

@@ -1,10 +1,11 @@
-"""Which files are pictures of which label: what a file's path alone says.
+"""Assign a label to every file, or a reason to reject it, from its path alone.
 
-    PICTURES/<label>/<picture>                                             to be split, or
-    PICTURES/train/<label>/<picture>, PICTURES/validation/<label>/<picture>   split already
+    PICTURES/<label>/<picture>              not split yet, or
+    PICTURES/train/<label>/<picture>        already split
+    PICTURES/validation/<label>/<picture>
 
-val/ and valid/ are other names of validation/. Everything else gets a reason why it is no picture, and so has what
-lies in a test/ beside the two.
+val/ and valid/ are accepted as names of validation/. All other files are rejected; those in a test/
+folder next to train/ and validation/ have a reason of their own.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -23,22 +24,14 @@ LAYOUT_HELP = (
 
 _VALIDATION_FOLDERS = ("validation", "val", "valid")
 _TEST_FOLDER = "test"
-_LIKE_SPLITS = frozenset({"train", "training", *_VALIDATION_FOLDERS, "test", "testing", "dev"})
-_PICTURE_ENDINGS = frozenset(
+_SPLIT_LIKE_NAMES = frozenset({"train", "training", *_VALIDATION_FOLDERS, "test", "testing", "dev"})
+_PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 )
 _SYSTEM_NAMES = frozenset(
     {"thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "icon\r"}
-    | {
-        ".ds_store",
-        ".directory",
-        ".localized",
-        ".nomedia",
-        ".picasa.ini",
-        ".gitignore",
-        ".gitkeep",
-        ".gitattributes",
-    }
+    | {".ds_store", ".directory", ".localized", ".nomedia", ".picasa.ini"}
+    | {".gitignore", ".gitkeep", ".gitattributes"}
 )
 _SYSTEM_FOLDERS = frozenset(
     {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
@@ -46,13 +39,13 @@ _SYSTEM_FOLDERS = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LabelledFile:
-    """A file in a label's folder.
+class CandidatePicture:
+    """A file in a label folder; its content has not been checked yet.
 
     Attributes:
         file: The file.
-        label: The name of the folder.
-        split: The split whose folder holds it; None where pictures are yet to be split.
+        label: Name of the label folder.
+        split: The split whose folder contains it; None if the pictures are not split yet.
     """
 
     file: FoundFile
@@ -61,108 +54,115 @@ class LabelledFile:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FolderContents:
-    """Every file found, as a picture of a label or with a reason why not.
+class Inventory:
+    """Every file found, either as a candidate or with the reason for its rejection.
 
     Attributes:
-        is_split: Whether the pictures lie in train/ and validation/.
-        files: The files in label folders, sorted by path.
-        rejected: The other files, sorted by path.
+        is_split: Whether the pictures are in train/ and validation/ folders.
+        candidates: The files in label folders, sorted by path.
+        rejected: All other files, sorted by path.
     """
 
     is_split: bool
-    files: tuple[LabelledFile, ...]
+    candidates: tuple[CandidatePicture, ...]
     rejected: tuple[Rejection, ...]
 
     @property
     def labels(self) -> set[str]:
-        """Return the names of the folders that hold files themselves."""
-        return {labelled.label for labelled in self.files}
+        """Return the names of the label folders that directly contain files."""
+        return {candidate.label for candidate in self.candidates}
 
     @property
-    def hollow(self) -> dict[str, str]:
-        """Return a file in each of the folders, by name, that hold nothing but folders."""
+    def folders_without_files(self) -> dict[str, str]:
+        """Return the label folders that contain only subfolders, each with one file in them."""
         nested = {
-            item.label: item.path
-            for item in reversed(self.rejected)
-            if item.reason == "nested_folder"
+            rejection.label: rejection.path
+            for rejection in reversed(self.rejected)
+            if rejection.reason == "nested_folder"
         }
         return {label: nested[label] for label in sorted(set(nested) - self.labels)}
 
 
-def sort_files(
+def assign_labels(
     files: Sequence[FoundFile], *, listed_labels: Collection[str] | None
-) -> FolderContents:
-    """Return what each file is.
+) -> Inventory:
+    """Return the label or the reason for rejection of each file.
 
     Args:
         files: Every file found, sorted by path.
-        listed_labels: The labels that are wanted; None for all.
+        listed_labels: The labels to use; None uses all label folders.
     """
-    split_folders = _split_folders(files)
+    split_folders = _find_split_folders(files)
     is_split = bool(split_folders)
-    labelled, rejected = [], []
+    candidates, rejected = [], []
     for file in files:
-        split, inner_path = _split_off(file.path, split_folders) if is_split else ("", file.path)
+        split, inner_path = (
+            _separate_split(file.path, split_folders) if is_split else ("", file.path)
+        )
         folder = inner_path.rpartition("/")[0]
         label = folder.partition("/")[0]
-        if reason := _why_not(file.path, folder, listed_labels):
+        if reason := _rejection_reason(file.path, folder, listed_labels):
             rejected.append(Rejection(path=file.path, label=label, split=split, reason=reason))
         else:
-            labelled.append(
-                LabelledFile(file=file, label=label, split=cast(Split, split) if is_split else None)
+            candidates.append(
+                CandidatePicture(
+                    file=file, label=label, split=cast(Split, split) if is_split else None
+                )
             )
-    return FolderContents(is_split=is_split, files=tuple(labelled), rejected=tuple(rejected))
+    return Inventory(is_split=is_split, candidates=tuple(candidates), rejected=tuple(rejected))
 
 
-def find_misplaced(contents: FolderContents) -> list[str]:
-    """Return what is wrong with where the files lie, a sentence each."""
+def find_layout_problems(inventory: Inventory) -> list[str]:
+    """Return one error message per problem with the folder layout."""
     problems = []
-    strays = [
+    outside = [
         rejection.path
-        for rejection in contents.rejected
+        for rejection in inventory.rejected
         if rejection.reason == "outside_labels"
-        and PurePosixPath(rejection.path).suffix.lower() in _PICTURE_ENDINGS
+        and PurePosixPath(rejection.path).suffix.lower() in _PICTURE_SUFFIXES
     ]
-    if strays:
+    if outside:
         problems.append(
-            f"Every picture must lie in a label's folder; {len(strays)} lie elsewhere: {join_names(strays, 3)}. "
-            f"Move away what takes no part. {LAYOUT_HELP}"
+            f"Every picture must be in a label folder; {len(outside)} are not: "
+            f"{join_names(outside, 3)}. Remove the files that are not for training. {LAYOUT_HELP}"
         )
-    if contents.hollow:
-        first = next(iter(contents.hollow.values()))
+    folders = inventory.folders_without_files
+    if folders:
         problems.append(
-            f"A label's folder must hold its pictures itself; {join_names(contents.hollow)} hold nothing but folders, "
-            f"such as {first}. {_how_to_fill(contents.hollow)}"
+            f"A label folder must directly contain pictures; {join_names(folders)} contain only "
+            f"folders, such as {next(iter(folders.values()))}. {_nested_folders_advice(folders)}"
         )
     return problems
 
 
-def _how_to_fill(hollow: Collection[str]) -> str:
-    """Return what to do about folders that hold nothing but folders."""
-    if any(folder.lower() in _LIKE_SPLITS for folder in hollow):
-        return "If these are splits, call them train and validation; or give one of them alone, to have it split."
-    return "Move the pictures up, or give the folder whose folders are the labels."
+def _nested_folders_advice(folders: Collection[str]) -> str:
+    """Return what to do about label folders that contain only subfolders."""
+    if any(folder.lower() in _SPLIT_LIKE_NAMES for folder in folders):
+        return (
+            "If these are splits, rename them to train and validation, "
+            "or pass only one of them to have it split."
+        )
+    return "Move the pictures up, or pass the folder whose subfolders are the labels."
 
 
-def _split_folders(files: Sequence[FoundFile]) -> dict[str, Split]:
-    """Return the split by the name of its folder; nothing where pictures are yet to be split."""
+def _find_split_folders(files: Sequence[FoundFile]) -> dict[str, Split]:
+    """Return the split of each split folder, by name; empty if the pictures are not split yet."""
     folders = {file.path.partition("/")[0] for file in files if "/" in file.path}
     validation = next((name for name in _VALIDATION_FOLDERS if name in folders), "")
     return {"train": "train", validation: "validation"} if "train" in folders and validation else {}
 
 
-def _split_off(path: str, split_folders: Mapping[str, Split]) -> tuple[str, str]:
-    """Return the split and the path in it; of a path outside the splits' folders no split and its name alone."""
+def _separate_split(path: str, split_folders: Mapping[str, Split]) -> tuple[str, str]:
+    """Return a path's split and the rest of the path; outside split folders, "" and the file name."""
     folder, _, inner_path = path.partition("/")
     if folder in split_folders and inner_path:
         return split_folders[folder], inner_path
     return "", path.rpartition("/")[2]
 
 
-def _why_not(path: str, folder: str, listed_labels: Collection[str] | None) -> str:
-    """Return the reason why a file is no picture, or ""; `folder` is where it lies, relative to the label folders."""
-    if _is_of_the_system(path):
+def _rejection_reason(path: str, folder: str, listed_labels: Collection[str] | None) -> str:
+    """Return why a file is rejected, or ""; `folder` is relative to the parent of the label folders."""
+    if _is_system_file(path):
         return "system_file"
     if not folder:
         return "test_folder" if path.startswith(f"{_TEST_FOLDER}/") else "outside_labels"
@@ -172,7 +172,7 @@ def _why_not(path: str, folder: str, listed_labels: Collection[str] | None) -> s
     return "nested_folder" if inner_folders else ""
 
 
-def _is_of_the_system(path: str) -> bool:
+def _is_system_file(path: str) -> bool:
     *folders, name = path.lower().split("/")
     return (
         name in _SYSTEM_NAMES

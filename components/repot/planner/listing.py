@@ -1,7 +1,8 @@
-"""What lies in the pictures' folders, wherever they are: every file, by its path relative to PICTURES.
+"""List every file in the pictures folders, by its path relative to PICTURES.
 
-Paths are in Unicode's normal form C with `/`, so that a disk which spells é in another way is no other data set. Two
-folders given one for each split look like one that holds train/ and validation/.
+Paths are in Unicode normal form C with `/`, so that a disk that stores é decomposed gives the same
+dataset. Separate folders for training and validation look like one folder with train/ and
+validation/.
 """
 
 import unicodedata
@@ -14,11 +15,12 @@ from repot.manifest import SPLITS
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PictureRoots:
-    """Where the pictures lie: in one folder, or in one for each split.
+    """The location of the pictures: one folder, or one folder per split.
 
     Attributes:
-        pictures_uri: The one folder; label folders lie in it, or train/ and validation/ with label folders in them.
-        train_uri, validation_uri: The two folders; label folders lie in each.
+        pictures_uri: The one folder, which contains label folders, or train/ and validation/ with
+            label folders in them.
+        train_uri, validation_uri: The two folders, each of which contains label folders.
     """
 
     pictures_uri: str = ""
@@ -26,21 +28,22 @@ class PictureRoots:
     validation_uri: str = ""
 
     def __post_init__(self) -> None:
-        given = (bool(self.pictures_uri), bool(self.train_uri), bool(self.validation_uri))
-        if given not in ((True, False, False), (False, True, True)):
+        is_set = (bool(self.pictures_uri), bool(self.train_uri), bool(self.validation_uri))
+        if is_set not in ((True, False, False), (False, True, True)):
             raise UsageError(
-                "The pictures must lie in one folder, or in one for training and one for validation; got "
-                f"pictures={self.pictures_uri!r}, train={self.train_uri!r}, validation={self.validation_uri!r}."
+                "The pictures must be in one folder, or in one folder for training and one for "
+                f"validation; got pictures={self.pictures_uri!r}, train={self.train_uri!r}, "
+                f"validation={self.validation_uri!r}."
             )
         if self.train_uri and self.train_uri == self.validation_uri:
             raise UsageError(
-                f"Training and validation must have folders of their own; got {self.train_uri!r} for both. "
-                "Give one folder alone to have it split."
+                "Training and validation must have separate folders; "
+                f"got {self.train_uri!r} for both. Pass only one folder to have it split."
             )
 
     @property
     def folders(self) -> dict[str, str]:
-        """Return the folder URIs by the prefix that paths in them get."""
+        """Return the folder URIs by the prefix of the paths in them."""
         if self.pictures_uri:
             return {"": self.pictures_uri}
         return {
@@ -50,19 +53,19 @@ class PictureRoots:
 
     @property
     def description(self) -> str:
-        """Return the folders in one line."""
+        """Return the folder URIs, separated by commas."""
         return ", ".join(self.folders.values())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoundFile:
-    """One file as it was listed.
+    """One listed file.
 
     Attributes:
-        uri: Where it is.
-        path: Its path relative to PICTURES, in normal form C.
-        size_bytes: Its size.
-        crc32c: CRC32C of its bytes, 8 hex digits; "" for a local file that was not read yet.
+        uri: Location of the file.
+        path: Path relative to PICTURES, in Unicode normal form C.
+        size_bytes: Size of the file.
+        crc32c: CRC32C of its bytes, 8 hex digits; "" if the listing has no checksum.
         version: See `repot.storage.ObjectInfo`.
     """
 
@@ -77,13 +80,14 @@ def list_files(roots: PictureRoots) -> list[FoundFile]:
     """Return every file below the roots, sorted by path.
 
     Raises:
-        UsageError: A folder is missing, is a file, or holds nothing; all such folders are listed.
+        UsageError: A folder is missing, empty or a file; all such folders are named.
+        StorageError: A folder cannot be listed.
     """
     files: list[FoundFile] = []
     problems: list[str] = []
     for prefix, uri in roots.folders.items():
         try:
-            files += [_found(info, prefix, uri) for info in list_folder(uri)]
+            files += [_to_found_file(info, prefix, uri) for info in list_folder(uri)]
         except UsageError as err:
             problems += err.problems
     if problems:
@@ -91,7 +95,36 @@ def list_files(roots: PictureRoots) -> list[FoundFile]:
     return sorted(files, key=lambda file: (file.path, file.uri))
 
 
-def _found(info: storage.ObjectInfo, prefix: str, root_uri: str) -> FoundFile:
+def list_folder(uri: str) -> list[storage.ObjectInfo]:
+    """Return every file below a folder, at least one, sorted by URI.
+
+    Raises:
+        UsageError: The folder or its bucket is missing, or the folder is empty or a file.
+        StorageError: The folder cannot be listed.
+    """
+    try:
+        infos = storage.list_objects(uri)
+    except NoBucketError as err:
+        raise UsageError(f"The pictures folder must exist; {err}") from err
+    if not infos:
+        raise UsageError(_explain_no_files(uri))
+    return infos
+
+
+def find_overlap(roots: PictureRoots, dataset_uri: str) -> list[str]:
+    """Return an error message if the dataset would be inside a pictures folder.
+
+    The next run would take the dataset's files for pictures.
+    """
+    return [
+        f"The dataset must not be inside the pictures folder; got {dataset_uri} in {uri}. "
+        "Choose another folder."
+        for uri in roots.folders.values()
+        if f"{dataset_uri}/".startswith(f"{uri}/")
+    ]
+
+
+def _to_found_file(info: storage.ObjectInfo, prefix: str, root_uri: str) -> FoundFile:
     path = unicodedata.normalize("NFC", prefix + storage.relative_name(info.uri, root_uri))
     return FoundFile(
         uri=info.uri,
@@ -102,28 +135,21 @@ def _found(info: storage.ObjectInfo, prefix: str, root_uri: str) -> FoundFile:
     )
 
 
-def list_folder(uri: str) -> list[storage.ObjectInfo]:
-    """Return every file below the folder, sorted; there is at least one.
-
-    Raises:
-        UsageError: The folder or its bucket is missing, or it is a file, or it holds nothing.
-        StorageError: It cannot be listed now.
-    """
-    try:
-        infos = storage.list_objects(uri)
-    except NoBucketError as err:
-        raise UsageError(f"The pictures' folder must exist; {err}") from err
-    if not infos:
-        raise UsageError(_why_nothing(uri))
-    return infos
-
-
-def _why_nothing(uri: str) -> str:
+def _explain_no_files(uri: str) -> str:
     if not storage.is_local(uri):
-        return f"The pictures' folder must hold pictures; there is nothing under {uri}/. Check the name."
+        return (
+            f"The pictures folder must contain pictures; there is nothing under {uri}/. "
+            "Check the name."
+        )
     path = storage.local_path(uri)
     if path.is_dir():
-        return f"The pictures' folder must hold pictures; {uri} is empty. Put a folder for each label into it."
+        return (
+            f"The pictures folder must contain pictures; {uri} is empty. "
+            "Put one folder per label into it."
+        )
     if path.exists():
-        return f"The pictures must lie in a folder; {uri} is a file. Give the folder that holds the label folders."
-    return f"The pictures' folder must exist; there is no {uri}. Check the name."
+        return (
+            f"The pictures must be in a folder; {uri} is a file. "
+            "Pass the folder that contains the label folders."
+        )
+    return f"The pictures folder must exist; there is no {uri}. Check the name."

@@ -1,4 +1,4 @@
-"""What a data set is going to be: labels, split, shards and its id; everything that is wrong is said here, at once."""
+"""Plan a dataset: its labels, splits, shards and id. All problems are reported at once."""
 
 import dataclasses
 import logging
@@ -6,59 +6,85 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from repot import layout
-from repot.dataset_plan import DatasetPlan, Share, SourcePicture, format_item, write_unless_existing
+from repot.dataset_plan import DatasetPlan, Share, SourcePicture, write_plan
+from repot.errors import DataError, UsageError
 from repot.manifest import SPLITS, Rejection, Split, shard_name
 from repot.pictures import EXEMPT_REASONS
 from repot.planner import sharding
 from repot.planner.checksums import add_checksums
-from repot.planner.folders import FolderContents, LabelledFile, find_misplaced, sort_files
+from repot.planner.folders import (
+    CandidatePicture,
+    Inventory,
+    assign_labels,
+    find_layout_problems,
+)
 from repot.planner.labels import (
-    find_label_problems,
-    find_line_problems,
-    find_name_problems,
-    find_overlap,
-    find_too_few_labels,
-    raise_problems,
+    find_label_count_problems,
+    find_label_name_problems,
+    find_labels_file_problems,
+    find_picture_count_problems,
     read_labels,
 )
-from repot.planner.listing import PictureRoots, list_files
+from repot.planner.listing import PictureRoots, find_overlap, list_files
 from repot.planner.preflight import Parameters
 from repot.planner.split import split_pictures
 from repot.settings import DatasetSettings
 
-# Part of every data set's id: to be raised when the same pictures would give other shards.
 FORMAT_VERSION = 1
+"""Part of every dataset id. Increase it when the same pictures would give different shards."""
+
+_PicturesBySplit = dict[Split, list[SourcePicture]]
 
 _log = logging.getLogger(__name__)
 
-PicturesBySplit = dict[Split, list[SourcePicture]]
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedDataset:
+    """A planned dataset and its folder.
+
+    Attributes:
+        dataset_uri: Folder of the dataset.
+        plan: The plan.
+        exists: Whether the dataset was already built; then nothing was written.
+    """
+
+    dataset_uri: str
+    plan: DatasetPlan
+    exists: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedWork:
-    """A data set's id, and one loop item for each builder pod."""
+    """A dataset's id, and one work item for each builder pod."""
 
     dataset_id: str
     items: tuple[str, ...]
 
 
 def plan_work(parameters: Parameters) -> PlannedWork:
-    """Plan the data set of a pipeline run; one item if it exists already. Raises as `plan_dataset`."""
-    plan = plan_dataset(
-        PictureRoots(pictures_uri=parameters.run.pictures_uri),
-        dataset_folder=lambda dataset_id: layout.dataset_uri(
-            parameters.run.storage_uri, dataset_id
-        ),
-        listings_uri=layout.listings_uri(parameters.run.storage_uri),
+    """Plan the dataset of a pipeline run and divide it among builder pods.
+
+    Returns:
+        The work; a single item if the dataset exists.
+
+    Raises:
+        RepotError: As `plan_dataset`.
+    """
+    run = parameters.run
+    planned = plan_dataset(
+        PictureRoots(pictures_uri=run.pictures_uri),
+        dataset_folder=lambda dataset_id: layout.dataset_uri(run.storage_uri, dataset_id),
+        listings_uri=layout.listings_uri(run.storage_uri),
         settings=parameters.dataset,
-        labels_file_uri=parameters.run.labels_file_uri,
+        labels_file_uri=run.labels_file_uri,
     )
-    num_shares = 1 if plan.exists else min(parameters.run.builder_pods, len(plan.shard_names))
-    shares = [
-        Share(dataset_id=plan.dataset_id, share_index=index, num_shares=num_shares)
+    dataset_id, num_shards = planned.plan.dataset_id, len(planned.plan.shard_names)
+    num_shares = 1 if planned.exists else min(run.builder_pods, num_shards)
+    items = tuple(
+        Share(dataset_id=dataset_id, share_index=index, num_shares=num_shares).to_item()
         for index in range(num_shares)
-    ]
-    return PlannedWork(dataset_id=plan.dataset_id, items=tuple(map(format_item, shares)))
+    )
+    return PlannedWork(dataset_id=dataset_id, items=items)
 
 
 def plan_dataset(
@@ -68,111 +94,127 @@ def plan_dataset(
     listings_uri: str | None,
     settings: DatasetSettings,
     labels_file_uri: str = "",
-) -> DatasetPlan:
-    """List the pictures and write what is to be done, unless the data set exists.
+) -> PlannedDataset:
+    """List the pictures and write the plan of their dataset, unless the dataset exists.
+
+    The dataset id depends on the paths, bytes, labels and splits of the pictures and on the shard
+    layout. It does not depend on the location of the pictures, nor on files that are rejected for
+    one of `EXEMPT_REASONS`.
 
     Args:
-        roots: Where the pictures are.
-        dataset_folder: Gives the folder of a data set from its id.
-        listings_uri: Folder that remembers checksums of local pictures; None remembers nothing.
+        roots: Location of the pictures.
+        dataset_folder: Returns the folder of the dataset with a given id.
+        listings_uri: Folder of cached checksums; None disables the cache.
         settings: How pictures become shards.
-        labels_file_uri: One label a line, in the order of their ids; "" takes the names of the folders, sorted.
-
-    Returns:
-        The plan; its id depends on the pictures' paths, bytes, labels and splits and on the shards' layout, and not on
-        where the pictures lie nor on files that are no pictures anyway (`EXEMPT_REASONS`).
+        labels_file_uri: File with one label per line, in the order of their ids; "" uses the folder
+            names, sorted.
 
     Raises:
-        UsageError: A folder, the labels file or the target is wrong; every problem is listed.
-        DataError: The pictures cannot make a data set; every problem is listed.
+        UsageError: A folder, the labels file or the target is wrong; all problems are listed.
+        DataError: The pictures do not make a usable dataset; all problems are listed.
+        StorageError: Reading or writing failed.
     """
     raise_problems(usage=find_overlap(roots, dataset_folder("")))
     files = list_files(roots)
     lines = read_labels(labels_file_uri) if labels_file_uri else None
-    contents = sort_files(files, listed_labels=lines)
-    labels = tuple(sorted(contents.labels) if lines is None else lines)
+    inventory = assign_labels(files, listed_labels=lines)
+    labels = tuple(sorted(inventory.labels) if lines is None else lines)
     raise_problems(
-        usage=find_line_problems(lines, contents.labels, labels_file_uri)
+        usage=find_labels_file_problems(lines, inventory.labels, labels_file_uri)
         if lines is not None
         else (),
         data=[
-            *find_misplaced(contents),
-            *find_name_problems(contents.labels),
-            *find_too_few_labels({*labels, *contents.hollow}),
-            *find_label_problems(contents, contents.labels),
+            *find_layout_problems(inventory),
+            *find_label_name_problems(inventory.labels),
+            *find_label_count_problems({*labels, *inventory.folders_without_files}),
+            *find_picture_count_problems(inventory, inventory.labels),
         ],
     )
-    contents = _with_checksums(contents, roots, listings_uri)
-    raise_problems(data=find_label_problems(contents, labels))
-    pictures = _pictures_by_split(contents, labels, settings.validation_fraction)
+    inventory = _with_checksums(inventory, roots, listings_uri)
+    raise_problems(data=find_picture_count_problems(inventory, labels))
+    pictures = _split(inventory, labels, settings.validation_fraction)
     settings = _with_num_shards(settings, pictures)
-    dataset_id = _dataset_id(pictures, labels, settings, contents.rejected)
-    shards = _deal_all(pictures, settings)
+    shards = _assign_to_shards(pictures, settings)
     plan = DatasetPlan(
-        dataset_uri=dataset_folder(dataset_id),
-        dataset_id=dataset_id,
+        dataset_id=_dataset_id(pictures, labels, settings, inventory.rejected),
         pictures_uri=roots.description,
         labels=labels,
-        settings=settings.to_json(),
+        settings=settings,
         num_pictures={name: len(shard) for name, shard in shards.items()},
         num_found=len(files),
-        rejected=contents.rejected,
+        rejected=inventory.rejected,
     )
-    return write_unless_existing(plan, shards)
+    dataset_uri = dataset_folder(plan.dataset_id)
+    was_written = write_plan(dataset_uri, plan, shards)
+    return PlannedDataset(dataset_uri=dataset_uri, plan=plan, exists=not was_written)
+
+
+def raise_problems(*, usage: Sequence[str] = (), data: Sequence[str] = ()) -> None:
+    """Raise all problems as one error, if there are any.
+
+    Raises:
+        UsageError: Some problems concern options.
+        DataError: All problems concern the pictures.
+    """
+    if usage:
+        raise UsageError([*usage, *data])
+    if data:
+        raise DataError("\n".join(data))
 
 
 def _with_checksums(
-    contents: FolderContents, roots: PictureRoots, listings_uri: str | None
-) -> FolderContents:
-    """Return the contents with every picture's checksum; what cannot be read is rejected."""
+    inventory: Inventory, roots: PictureRoots, listings_uri: str | None
+) -> Inventory:
+    """Add the checksum of every candidate; reject files that cannot be read."""
     files, unreadable = add_checksums(
-        [labelled.file for labelled in contents.files], roots, listings_uri
+        [candidate.file for candidate in inventory.candidates], roots, listings_uri
     )
     by_uri = {file.uri: file for file in files}
-    rejected = [*contents.rejected]
-    labelled_files = []
-    for labelled in contents.files:
-        if labelled.file.uri in by_uri:
-            labelled_files.append(dataclasses.replace(labelled, file=by_uri[labelled.file.uri]))
+    candidates = []
+    rejected = [*inventory.rejected]
+    for candidate in inventory.candidates:
+        if candidate.file.uri in by_uri:
+            candidates.append(dataclasses.replace(candidate, file=by_uri[candidate.file.uri]))
         else:
-            rejected.append(_unreadable(labelled, unreadable[labelled.file.path]))
+            rejected.append(_reject_unreadable(candidate, unreadable[candidate.file.path]))
     rejected.sort(key=lambda rejection: rejection.path)
-    return dataclasses.replace(contents, files=tuple(labelled_files), rejected=tuple(rejected))
+    return dataclasses.replace(inventory, candidates=tuple(candidates), rejected=tuple(rejected))
 
 
-def _unreadable(labelled: LabelledFile, words: str) -> Rejection:
+def _reject_unreadable(candidate: CandidatePicture, detail: str) -> Rejection:
     return Rejection(
-        path=labelled.file.path,
-        label=labelled.label,
-        split=labelled.split or "",
+        path=candidate.file.path,
+        label=candidate.label,
+        split=candidate.split or "",
         reason="unreadable",
-        detail=words,
+        detail=detail,
     )
 
 
-def _pictures_by_split(
-    contents: FolderContents, labels: Sequence[str], validation_fraction: float
-) -> PicturesBySplit:
-    """Return the pictures of each split, by class id and then by path."""
+def _split(
+    inventory: Inventory, labels: Sequence[str], validation_fraction: float
+) -> _PicturesBySplit:
+    """Return the pictures of each split, sorted by class id, then by path."""
     class_ids = {label: class_id for class_id, label in enumerate(labels, start=1)}
     splits = split_pictures(
-        ((labelled.file.path, labelled.label) for labelled in contents.files), validation_fraction
+        ((candidate.file.path, candidate.label) for candidate in inventory.candidates),
+        validation_fraction,
     )
-    pictures: PicturesBySplit = {split: [] for split in SPLITS}
-    for labelled in sorted(contents.files, key=lambda labelled: class_ids[labelled.label]):
+    pictures: _PicturesBySplit = {split: [] for split in SPLITS}
+    for candidate in sorted(inventory.candidates, key=lambda item: class_ids[item.label]):
         picture = SourcePicture(
-            label=labelled.label,
-            class_id=class_ids[labelled.label],
-            **dataclasses.asdict(labelled.file),
+            label=candidate.label,
+            class_id=class_ids[candidate.label],
+            **dataclasses.asdict(candidate.file),
         )
-        pictures[labelled.split or splits[labelled.file.path]].append(picture)
+        pictures[candidate.split or splits[candidate.file.path]].append(picture)
     return pictures
 
 
-def _with_num_shards(settings: DatasetSettings, pictures: PicturesBySplit) -> DatasetSettings:
-    """Return the settings with the numbers of shards that were left to us."""
+def _with_num_shards(settings: DatasetSettings, pictures: _PicturesBySplit) -> DatasetSettings:
+    """Return the settings with shard counts of 0 replaced by the chosen number."""
 
-    def resolved(requested: int, split: Split) -> int:
+    def resolve(requested: int, split: Split) -> int:
         num_pictures = len(pictures[split])
         num_shards = requested or sharding.choose_num_shards(num_pictures, settings.num_threads)
         if num_shards > num_pictures:
@@ -183,8 +225,8 @@ def _with_num_shards(settings: DatasetSettings, pictures: PicturesBySplit) -> Da
 
     return dataclasses.replace(
         settings,
-        train_shards=resolved(settings.train_shards, "train"),
-        validation_shards=resolved(settings.validation_shards, "validation"),
+        train_shards=resolve(settings.train_shards, "train"),
+        validation_shards=resolve(settings.validation_shards, "validation"),
     )
 
 
@@ -192,8 +234,23 @@ def _num_shards(settings: DatasetSettings) -> dict[Split, int]:
     return {"train": settings.train_shards, "validation": settings.validation_shards}
 
 
+def _assign_to_shards(
+    pictures: _PicturesBySplit, settings: DatasetSettings
+) -> dict[str, list[SourcePicture]]:
+    """Return the pictures of every shard of both splits, by shard name."""
+    return {
+        shard_name(split, index, num_shards): shard
+        for split, num_shards in _num_shards(settings).items()
+        for index, shard in enumerate(
+            sharding.assign_to_shards(
+                pictures[split], num_shards=num_shards, num_threads=settings.num_threads
+            )
+        )
+    }
+
+
 def _dataset_id(
-    pictures: PicturesBySplit,
+    pictures: _PicturesBySplit,
     labels: Sequence[str],
     settings: DatasetSettings,
     rejected: Sequence[Rejection],
@@ -203,7 +260,7 @@ def _dataset_id(
         for split in SPLITS
         for picture in pictures[split]
     ]
-    facts = {
+    content = {
         "format": FORMAT_VERSION,
         "labels": labels,
         "num_shards": _num_shards(settings),
@@ -213,17 +270,4 @@ def _dataset_id(
             (item.path, item.reason) for item in rejected if item.reason not in EXEMPT_REASONS
         ],
     }
-    return layout.content_id(facts)
-
-
-def _deal_all(
-    pictures: PicturesBySplit, settings: DatasetSettings
-) -> dict[str, list[SourcePicture]]:
-    """Return the pictures of every shard of both splits, by the shard's name."""
-    return {
-        shard_name(split, index, num_shards): shard
-        for split, num_shards in _num_shards(settings).items()
-        for index, shard in enumerate(
-            sharding.deal(pictures[split], num_shards=num_shards, num_threads=settings.num_threads)
-        )
-    }
+    return layout.content_id(content)

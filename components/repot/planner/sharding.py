@@ -1,9 +1,10 @@
-"""Which picture is in which shard, exactly as in 2016.
+"""Assign the pictures of a split to shards, exactly as in 2016.
 
-The pictures of a split are shuffled with a fixed seed, dealt to threads and then to shards in equal runs. "Threads" are
-a part of the layout, not of how the work is done.
+The pictures are shuffled with a fixed seed, cut into one range per thread, and each range is cut
+into shards. "Threads" are only part of this layout; they do not affect how many processes work.
 
-Source: research/inception/inception/data/build_image_data.py of tensorflow/models, with the listing sorted.
+Source: research/inception/inception/data/build_image_data.py of tensorflow/models, but with a sorted
+file listing.
 """
 
 import itertools
@@ -20,30 +21,33 @@ _T = TypeVar("_T")
 
 
 def choose_num_shards(num_pictures: int, num_threads: int) -> int:
-    """Return how many shards of about 1024 pictures there are to be, a multiple of `num_threads`."""
+    """Return a number of shards of about 1024 pictures each, a multiple of `num_threads`."""
     num_shards = max(1, -(-num_pictures // PICTURES_PER_SHARD))
     return -(-num_shards // num_threads) * num_threads
 
 
-def deal(pictures: Sequence[_T], *, num_shards: int, num_threads: int) -> list[list[_T]]:
-    """Return the pictures of every shard of a split, in their order.
+def assign_to_shards(
+    pictures: Sequence[_T], *, num_shards: int, num_threads: int
+) -> list[list[_T]]:
+    """Return the pictures of each shard of a split, in the order of their records.
 
     Args:
-        pictures: The pictures of the split, by class id and then by path.
-        num_shards: A multiple of `num_threads`; some shards are empty where there are more than pictures.
-        num_threads: Into how many runs the pictures go first.
+        pictures: The pictures of the split, sorted by class id, then by path.
+        num_shards: A multiple of `num_threads`. If there are more shards than pictures, some shards
+            are empty.
+        num_threads: Number of ranges that the pictures are cut into first.
     """
     order = list(range(len(pictures)))
     random.Random(SHUFFLE_SEED).shuffle(order)  # noqa: S311
     shards = []
-    for start, stop in _runs(0, len(pictures), num_threads):
-        for first, last in _runs(start, stop, num_shards // num_threads):
+    for start, stop in _cut_range(0, len(pictures), num_threads):
+        for first, last in _cut_range(start, stop, num_shards // num_threads):
             shards.append([pictures[index] for index in order[first:last]])
     return shards
 
 
-def _runs(start: int, stop: int, num_runs: int) -> list[tuple[int, int]]:
-    """Return the half-open runs that cut [start, stop) at evenly spaced places, rounded down."""
-    # borders: int64 [num_runs + 1]
-    borders = np.linspace(start, stop, num_runs + 1).astype(np.int64).tolist()
+def _cut_range(start: int, stop: int, num_parts: int) -> list[tuple[int, int]]:
+    """Cut [start, stop) into half-open ranges at evenly spaced borders, rounded down."""
+    # borders: int64 [num_parts + 1]
+    borders = np.linspace(start, stop, num_parts + 1).astype(np.int64).tolist()
     return list(itertools.pairwise(borders))

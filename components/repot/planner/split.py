@@ -1,8 +1,9 @@
-"""Which pictures train and which validate: decided by each picture's path alone.
+"""Assign each picture to training or validation by its path alone.
 
-A picture validates if the hash of its path lies below the threshold, so it stays where it is when others come or go.
-Only where that would leave a label without a training or a validation picture, the picture nearest to the threshold's
-other side is moved; such a picture goes back when others come.
+A picture belongs to validation if the hash of its path is below a threshold, so its split does not
+change when other pictures are added or removed. There is one exception: if a label would have no
+training picture or no validation picture, the picture closest to the threshold is moved. It moves
+back once more pictures are added.
 """
 
 import hashlib
@@ -18,11 +19,11 @@ def split_pictures(
     """Return the split of every picture.
 
     Args:
-        pictures: Path (relative to PICTURES, normal form C) and label of each.
-        validation_fraction: Expected share of validation, in (0, 1).
+        pictures: Path (relative to PICTURES, Unicode normal form C) and label of each picture.
+        validation_fraction: Expected fraction of validation pictures, in (0, 1).
 
     Returns:
-        Splits by path; every label of two or more pictures has one of each.
+        Split by path. Every label with at least two pictures has pictures in both splits.
     """
     paths_by_label: dict[str, list[str]] = defaultdict(list)
     for path, label in pictures:
@@ -34,7 +35,7 @@ def split_pictures(
 
 
 def path_fraction(path: str) -> float:
-    """Return a number in [0, 1) that depends on nothing but the path: its SHA-256, the first 8 bytes."""
+    """Return a number in [0, 1) that depends only on the path: the first 8 bytes of its SHA-256."""
     digest = hashlib.sha256(path.encode(errors="surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 

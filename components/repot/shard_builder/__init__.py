@@ -1,1 +1,1 @@
-"""Pictures in folders become TFRecord shards: plan, build, merge."""
+"""Shard builder: write the planned TFRecord shards, then merge them into a dataset."""

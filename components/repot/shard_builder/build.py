@@ -1,60 +1,66 @@
-"""Planned shards become files, as many at a time as there are cores; what is done already is left alone."""
+"""Build the planned shards that are not finished yet, in one process per core."""
 
 import logging
 from collections.abc import Sequence
 
 from repot import layout, storage
-from repot.dataset_plan import parse_item, read_plan, share_of
-from repot.manifest import MANIFEST_NAME
-from repot.progress import Meter
+from repot.dataset_plan import Share, read_plan
+from repot.progress import ProgressCounter
 from repot.shard_builder.receipts import finished_shards
-from repot.shard_builder.worker_pool import build_together, num_cores
+from repot.shard_builder.worker_pool import build_in_processes, num_cores
 
 _log = logging.getLogger(__name__)
 
 
 def build_item(item: str, storage_uri: str) -> None:
-    """Build the shards of one loop item, unless its data set exists. Raises as `build_shards`, and for a bad item.
+    """Build the shards of one work item, unless its dataset exists.
 
     Args:
         item: `<dataset_id>:<share_index>/<num_shares>`.
-        storage_uri: Where the pipeline keeps everything.
+        storage_uri: Storage root of the pipeline.
+
+    Raises:
+        UsageError: `item` is not a work item.
+        RepotError: As `build_shards`.
     """
-    share = parse_item(item)
+    share = Share.from_item(item)
     dataset_uri = layout.dataset_uri(storage_uri, share.dataset_id)
-    if storage.exists(storage.join(dataset_uri, MANIFEST_NAME)):
-        _log.info("data set %s exists, nothing to build", share.dataset_id)
+    if storage.exists(storage.join(dataset_uri, layout.MANIFEST_NAME)):
+        _log.info("dataset %s exists, nothing to build", share.dataset_id)
         return
-    shard_names = read_plan(dataset_uri).shard_names
-    build_shards(dataset_uri, share_of(shard_names, share.share_index, share.num_shares))
+    build_shards(dataset_uri, share.select(read_plan(dataset_uri).shard_names))
 
 
 def build_shards(
     dataset_uri: str, shard_names: Sequence[str] | None = None, *, num_processes: int = 0
 ) -> None:
-    """Build those shards that have no valid receipt yet; which ones, when and by how many changes no byte of them.
+    """Build the shards that have no valid receipt yet.
+
+    The bytes of a shard depend on the plan only, not on which process builds it, nor when.
 
     Args:
-        dataset_uri: A planned data set.
-        shard_names: The shards; None for all.
-        num_processes: Shards built at a time; 0 for one a core.
+        dataset_uri: Folder of a planned dataset.
+        shard_names: The shards to build; None builds all.
+        num_processes: Number of shards to build at the same time; 0 uses one process per core.
 
     Raises:
-        DataError: There is no plan, or a picture was changed or deleted since it was listed.
-        StorageError: Something cannot be read or written, retries included.
-        RepotError: A process died.
+        DataError: There is no plan, or a picture was changed or deleted after it was listed.
+        StorageError: Reading or writing failed, retries included.
+        RepotError: A worker process died.
     """
     plan = read_plan(dataset_uri)
     names = plan.shard_names if shard_names is None else list(shard_names)
-    finished = finished_shards(plan, names)
+    finished = finished_shards(dataset_uri, plan, names)
     missing = [name for name in names if name not in finished]
-    meter = Meter(
+    counter = ProgressCounter(
         "build shards",
         sum(plan.num_pictures[name] for name in names),
         unit="pictures",
         done=sum(plan.num_pictures[name] for name in finished),
     )
-    _log.info("%d of %d shards to build, %d done before", len(missing), len(names), len(finished))
+    _log.info(
+        "%d of %d shards to build, %d already finished", len(missing), len(names), len(finished)
+    )
     if missing:
         num_processes = min(num_processes or num_cores(), len(missing))
-        build_together(dataset_uri, missing, num_processes=num_processes, meter=meter)
+        build_in_processes(dataset_uri, missing, num_processes=num_processes, counter=counter)

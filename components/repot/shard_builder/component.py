@@ -1,4 +1,4 @@
-"""The KFP components that turn pictures into a data set: plan, build shards, merge."""
+"""The KFP components that build a dataset from its plan: build shards, merge."""
 
 from kfp import dsl
 
@@ -7,7 +7,7 @@ from repot.container_images import CPU_IMAGE
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
 def build_shards(item: str, storage_uri: str):
-    """Build the shards of one work item `<dataset_id>:<share>/<shares>`; shards with a receipt are left alone."""
+    """Build the shards of one work item `<dataset_id>:<share>/<shares>`; skip finished shards."""
     from repot import progress
     from repot.shard_builder.build import build_item
 
@@ -22,7 +22,7 @@ def merge(
     max_rejected_fraction: float,
     dataset: dsl.Output[dsl.Dataset],
 ):
-    """Account for every picture and write the manifest that makes the data set exist."""
+    """Account for every picture and write the manifest that completes the dataset."""
     from pathlib import Path
 
     from repot import layout, progress

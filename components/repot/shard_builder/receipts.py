@@ -1,54 +1,63 @@
-"""Which shards of a planned data set are done: those with a receipt that fits the shard and the plan."""
+"""Which shards of a planned dataset are finished: those with a receipt that matches.
 
-import json
+A receipt is written after its shard is stored, so a shard with a receipt is complete.
+"""
+
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from repot import storage
 from repot.dataset_plan import DatasetPlan
-from repot.manifest import RECEIPTS_FOLDER, Receipt
+from repot.json_record import RecordError, write_record
+from repot.layout import RECEIPTS_FOLDER
+from repot.manifest import Receipt
 
 _NUM_READERS = 16
 
 
 def write_receipt(dataset_uri: str, receipt: Receipt) -> None:
-    """Write a shard's receipt; the shard itself must be there."""
-    storage.write_json(
-        storage.join(dataset_uri, RECEIPTS_FOLDER, f"{receipt.shard}.json"), receipt.to_json()
-    )
+    """Write the receipt of a shard that is already stored."""
+    write_record(storage.join(dataset_uri, _receipt_name(receipt.shard)), receipt)
 
 
-def finished_shards(plan: DatasetPlan, shard_names: Iterable[str]) -> dict[str, Receipt]:
-    """Return the receipts, by shard, of those of `shard_names` that are done."""
+def finished_shards(
+    dataset_uri: str, plan: DatasetPlan, shard_names: Iterable[str]
+) -> dict[str, Receipt]:
+    """Return the receipts, by shard, of those of `shard_names` that are finished.
+
+    A shard is finished if its file and its receipt exist, and the receipt matches the size of the
+    file and the number of pictures in the plan.
+    """
     sizes = {
-        storage.relative_name(info.uri, plan.dataset_uri): info.size_bytes
-        for info in storage.list_objects(plan.dataset_uri)
+        storage.relative_name(info.uri, dataset_uri): info.size_bytes
+        for info in storage.list_objects(dataset_uri)
     }
-    candidates = [
-        name for name in shard_names if name in sizes and f"{RECEIPTS_FOLDER}/{name}.json" in sizes
-    ]
+    stored = [name for name in shard_names if name in sizes and _receipt_name(name) in sizes]
     with ThreadPoolExecutor(_NUM_READERS) as readers:
-        receipts = list(readers.map(lambda name: _read_receipt(plan.dataset_uri, name), candidates))
+        receipts = list(readers.map(lambda name: _read_receipt(dataset_uri, name), stored))
     return {
         name: receipt
-        for name, receipt in zip(candidates, receipts, strict=True)
-        if receipt and _fits(receipt, name, sizes[name], plan)
+        for name, receipt in zip(stored, receipts, strict=True)
+        if receipt and _matches(receipt, name, sizes[name], plan)
     }
 
 
-def _read_receipt(dataset_uri: str, name: str) -> Receipt | None:
-    """Return the receipt of a shard; None if it is not one, and the shard has to be built again."""
-    text = storage.read_text(storage.join(dataset_uri, RECEIPTS_FOLDER, f"{name}.json"))
+def _receipt_name(shard: str) -> str:
+    return f"{RECEIPTS_FOLDER}/{shard}.json"
+
+
+def _read_receipt(dataset_uri: str, shard: str) -> Receipt | None:
+    """Return a shard's receipt; None if it is invalid, so that the shard is built again."""
+    text = storage.read_text(storage.join(dataset_uri, _receipt_name(shard)))
     try:
-        return Receipt.from_json(json.loads(text))
-    except (ValueError, TypeError, AttributeError):
+        return Receipt.from_text(text)
+    except RecordError:
         return None
 
 
-def _fits(receipt: Receipt, name: str, size_bytes: int, plan: DatasetPlan) -> bool:
-    num_pictures = receipt.num_records + len(receipt.rejected)
-    return (receipt.shard, receipt.size_bytes, num_pictures) == (
-        name,
-        size_bytes,
-        plan.num_pictures[name],
+def _matches(receipt: Receipt, name: str, size_bytes: int, plan: DatasetPlan) -> bool:
+    return (
+        receipt.shard == name
+        and receipt.size_bytes == size_bytes
+        and receipt.num_records + len(receipt.rejected) == plan.num_pictures[name]
     )

@@ -1,4 +1,4 @@
-"""One shard: its pictures made into records, in order, then its receipt."""
+"""Build one shard: read its pictures ahead, write their records in order, then write its receipt."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
@@ -9,32 +9,37 @@ from typing import BinaryIO
 import google_crc32c
 
 from repot import records, storage
-from repot.dataset_plan import SourcePicture, read_work
+from repot.dataset_plan import SourcePicture, read_work_list
 from repot.errors import DataError, NotFoundError, explain_disk_errors
 from repot.manifest import Receipt, Rejection, shard_split
 from repot.pictures import MAX_FILE_BYTES, RejectedPicture, normalise_picture
 from repot.shard_builder.receipts import write_receipt
 
+_NUM_READERS = 8
+# Limits of reading ahead, in pictures and bytes. A single picture may exceed the limit of bytes.
+_MAX_PICTURES_AHEAD = 16
+_MAX_BYTES_AHEAD = 64 << 20
+
 
 def build_shard(
     dataset_uri: str, shard: str, *, scratch_path: Path, on_picture: Callable[[], None]
 ) -> Receipt:
-    """Build a shard, write it, then its receipt, and return that.
+    """Build and upload a shard, then write and return its receipt.
 
     Args:
-        dataset_uri: The data set, planned.
-        shard: The shard's name.
-        scratch_path: Local folder that has room for a shard.
+        dataset_uri: Folder of a planned dataset.
+        shard: Name of the shard.
+        scratch_path: Local folder with room for one shard.
         on_picture: Called after every picture.
 
     Raises:
-        DataError: A picture was changed or deleted since it was listed.
-        StorageError: Something cannot be read or written, or the scratch folder has no room.
+        DataError: A picture was changed or deleted after it was listed.
+        StorageError: Reading or writing failed, or the scratch folder is full.
     """
     path = scratch_path / shard
     try:
         with explain_disk_errors(scratch_path), path.open("wb") as file:
-            receipt = _write_records(read_work(dataset_uri, shard), shard, file, on_picture)
+            receipt = _write_records(read_work_list(dataset_uri, shard), shard, file, on_picture)
         storage.upload(path, storage.join(dataset_uri, shard))
     finally:
         path.unlink(missing_ok=True)
@@ -42,8 +47,67 @@ def build_shard(
     return receipt
 
 
+def read_ahead(
+    pictures: Sequence[SourcePicture],
+) -> Generator[tuple[SourcePicture, Future[bytes]]]:
+    """Yield every picture with a future of its bytes, in order, reading the next ones in threads.
+
+    `result()` of a future raises as `read_picture`.
+    """
+    readers = ThreadPoolExecutor(_NUM_READERS)
+    pending: deque[tuple[SourcePicture, Future[bytes]]] = deque()
+    pending_bytes = 0
+    try:
+        for picture in pictures:
+            while pending and (
+                len(pending) >= _MAX_PICTURES_AHEAD
+                or pending_bytes + picture.size_bytes > _MAX_BYTES_AHEAD
+            ):
+                pending_bytes -= pending[0][0].size_bytes
+                yield pending.popleft()
+            pending.append((picture, readers.submit(read_picture, picture)))
+            pending_bytes += picture.size_bytes
+        yield from pending
+    finally:
+        readers.shutdown(wait=True, cancel_futures=True)
+
+
+def read_picture(picture: SourcePicture) -> bytes:
+    """Return the bytes of a picture, verified against the checksum from when it was listed.
+
+    Raises:
+        RejectedPicture: The file is larger than any accepted picture; it is not read.
+        DataError: The file was changed or deleted after it was listed.
+        StorageError: The file cannot be read.
+    """
+    if picture.size_bytes > MAX_FILE_BYTES:
+        raise RejectedPicture("too_large", f"{picture.size_bytes} bytes")
+    try:
+        data = storage.read_bytes(picture.uri, version=picture.version)
+    except NotFoundError:
+        data = _read_current_version(picture)
+    if storage.crc32c_hex(data) != picture.crc32c:
+        raise _changed(picture)
+    return data
+
+
+def _read_current_version(picture: SourcePicture) -> bytes:
+    """Return the current bytes: the same bytes uploaded again are a new version but no change."""
+    try:
+        return storage.read_bytes(picture.uri)
+    except NotFoundError as err:
+        raise _changed(picture) from err
+
+
+def _changed(picture: SourcePicture) -> DataError:
+    return DataError(
+        "A picture must not change after it is listed; "
+        f"{picture.uri} was changed or deleted since. Run again to list the pictures again."
+    )
+
+
 def _write_records(
-    pictures: list[SourcePicture], shard: str, file: BinaryIO, on_picture: Callable[[], None]
+    pictures: Sequence[SourcePicture], shard: str, file: BinaryIO, on_picture: Callable[[], None]
 ) -> Receipt:
     split = shard_split(shard)
     class_counts: Counter[str] = Counter()
@@ -51,15 +115,15 @@ def _write_records(
     crc = 0
     for picture, data in read_ahead(pictures):
         try:
-            record = records.frame_record(_example(picture, data.result()))
-        except RejectedPicture as verdict:
+            record = records.frame_record(_to_example(picture, data.result()))
+        except RejectedPicture as rejection:
             rejected.append(
                 Rejection(
                     path=picture.path,
                     label=picture.label,
                     split=split,
-                    reason=verdict.reason,
-                    detail=verdict.detail,
+                    reason=rejection.reason,
+                    detail=rejection.detail,
                 )
             )
         else:
@@ -78,8 +142,8 @@ def _write_records(
     )
 
 
-def _example(picture: SourcePicture, data: bytes) -> bytes:
-    """Return the serialized record of a picture; RejectedPicture if it is none."""
+def _to_example(picture: SourcePicture, data: bytes) -> bytes:
+    """Return a picture's serialized tf.train.Example; raises RejectedPicture."""
     normal = normalise_picture(data)
     features = records.picture_features(
         jpeg=normal.jpeg,
@@ -90,62 +154,3 @@ def _example(picture: SourcePicture, data: bytes) -> bytes:
         filename=picture.path.rpartition("/")[2],
     )
     return records.encode_example(features)
-
-
-_NUM_READERS = 8
-# Read ahead: up to so many pictures and bytes, but always one.
-_MAX_PICTURES = 16
-_MAX_BYTES = 64 << 20
-
-
-def read_ahead(pictures: Sequence[SourcePicture]) -> Generator[tuple[SourcePicture, Future[bytes]]]:
-    """Yield every picture with its bytes, in order.
-
-    The future's result raises:
-        RejectedPicture: The file is larger than a picture may be; it is not read.
-        DataError: The file was changed or deleted since it was listed.
-        StorageError: It cannot be read.
-    """
-    readers = ThreadPoolExecutor(_NUM_READERS)
-    waiting: deque[tuple[SourcePicture, Future[bytes]]] = deque()
-    waiting_bytes = 0
-    try:
-        for picture in pictures:
-            while waiting and (
-                len(waiting) >= _MAX_PICTURES or waiting_bytes + picture.size_bytes > _MAX_BYTES
-            ):
-                waiting_bytes -= waiting[0][0].size_bytes
-                yield waiting.popleft()
-            waiting.append((picture, readers.submit(read_picture, picture)))
-            waiting_bytes += picture.size_bytes
-        yield from waiting
-    finally:
-        readers.shutdown(wait=True, cancel_futures=True)
-
-
-def read_picture(picture: SourcePicture) -> bytes:
-    """Return the bytes of a picture; raises as the futures of `read_ahead`."""
-    if picture.size_bytes > MAX_FILE_BYTES:
-        raise RejectedPicture("too_large", f"{picture.size_bytes} bytes")
-    try:
-        data = storage.read_bytes(picture.uri, version=picture.version)
-    except NotFoundError:
-        data = _read_any_version(picture)
-    if storage.crc32c_hex(data) != picture.crc32c:
-        raise _changed(picture)
-    return data
-
-
-def _read_any_version(picture: SourcePicture) -> bytes:
-    """Return the bytes as they are now: a new version of equal bytes is no change."""
-    try:
-        return storage.read_bytes(picture.uri)
-    except NotFoundError as err:
-        raise _changed(picture) from err
-
-
-def _changed(picture: SourcePicture) -> DataError:
-    return DataError(
-        f"A picture must stay as it was when it was listed; {picture.uri} was changed or deleted since. "
-        "Run again, to list the pictures anew."
-    )

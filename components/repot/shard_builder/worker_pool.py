@@ -1,7 +1,7 @@
-"""Processes that build shards side by side, and end when this one does, however it ends.
+"""A pool of worker processes that build shards in parallel, and that end when this process ends.
 
-Each is a fresh interpreter (`repot.shard_builder.worker`), whatever program this one is: nothing is forked, and no main
-module is imported a second time.
+Each worker is a new interpreter running `repot.shard_builder.worker`. Nothing is forked, and the
+main module of this process is not imported again, so any program can use the pool.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from repot import errors
-from repot.progress import Meter
+from repot.progress import ProgressCounter
 
 # cgroup v2: "<quota in us> <period in us>", or "max <period>".
 _CPU_LIMIT_PATH = Path("/sys/fs/cgroup/cpu.max")
@@ -32,11 +32,11 @@ _log = logging.getLogger(__name__)
 class _Worker:
     process: subprocess.Popen[str]
     names: IO[str]
-    answers: IO[str]
+    replies: IO[str]
 
 
 def num_cores() -> int:
-    """Return how many cores this process may use: those it may run on, within the limit of its container."""
+    """Return the number of cores this process may use, within its affinity and container limit."""
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
@@ -47,81 +47,87 @@ def num_cores() -> int:
         return cores
 
 
-def build_together(
-    dataset_uri: str, shards: Sequence[str], *, num_processes: int, meter: Meter
+def build_in_processes(
+    dataset_uri: str, shards: Sequence[str], *, num_processes: int, counter: ProgressCounter
 ) -> None:
-    """Build shards in `num_processes` processes, each one shard at a time; the first error ends all.
+    """Build shards in worker processes, one shard at a time in each; the first error stops all.
+
+    Args:
+        dataset_uri: Folder of a planned dataset.
+        shards: Names of the shards.
+        num_processes: Number of worker processes.
+        counter: Counts the finished pictures.
 
     Raises:
-        DataError: A picture was changed or deleted since it was listed.
-        StorageError: Something cannot be read or written.
-        RepotError: A process died.
+        DataError: A picture was changed or deleted after it was listed.
+        StorageError: Reading or writing failed.
+        RepotError: A worker process died.
     """
     waiting = deque(shards)
     with (
         tempfile.TemporaryDirectory(prefix="repot-shards-") as scratch,
         ThreadPoolExecutor(num_processes) as drivers,
-        # Left first: the processes are gone before their drivers, who wait for their answers, are joined.
+        # Closed first: drivers wait for replies of workers, so workers must end before drivers are
+        # joined.
         contextlib.ExitStack() as stack,
     ):
         workers = [stack.enter_context(_worker(dataset_uri, scratch)) for _ in range(num_processes)]
-        for driven in as_completed(
-            [drivers.submit(_drive, worker, waiting, meter) for worker in workers]
-        ):
-            driven.result()
+        futures = [drivers.submit(_drive, worker, waiting, counter) for worker in workers]
+        for future in as_completed(futures):
+            future.result()
 
 
 @contextlib.contextmanager
 def _worker(dataset_uri: str, scratch: str) -> Iterator[_Worker]:
-    """Start a process, and kill it at the end."""
+    """Start a worker process; kill it at the end."""
     command = [sys.executable, "-P", "-m", "repot.shard_builder.worker", dataset_uri, scratch]
-    # A group of its own: what the terminal sends on Ctrl-C goes to this process, which then ends the others.
+    # In its own process group: Ctrl-C in the terminal goes to this process, which ends the workers.
     process = subprocess.Popen(  # noqa: S603
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
     )
-    names, answers = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
+    names, replies = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
     try:
-        yield _Worker(process=process, names=names, answers=answers)
+        yield _Worker(process=process, names=names, replies=replies)
     finally:
         process.kill()
         process.wait()
         with contextlib.suppress(BrokenPipeError):
             names.close()
-        answers.close()
+        replies.close()
 
 
-def _drive(worker: _Worker, waiting: deque[str], meter: Meter) -> None:
-    """Give a process one shard after the other until none is left."""
+def _drive(worker: _Worker, waiting: deque[str], counter: ProgressCounter) -> None:
+    """Have a worker build one waiting shard after another until none is left."""
     while True:
         try:
             shard = waiting.popleft()
         except IndexError:
             return
-        _build(worker, shard, meter)
+        _build(worker, shard, counter)
 
 
-def _build(worker: _Worker, shard: str, meter: Meter) -> None:
+def _build(worker: _Worker, shard: str, counter: ProgressCounter) -> None:
     started = time.monotonic()
     with contextlib.suppress(BrokenPipeError):
         worker.names.write(f"{shard}\n")
         worker.names.flush()
-    for line in worker.answers:
-        answer = json.loads(line)
-        if "error" in answer:
-            raise getattr(errors, answer["error"])(answer["message"])
-        if "num_records" in answer:
-            seconds = time.monotonic() - started
+    for line in worker.replies:
+        reply = json.loads(line)
+        if "error" in reply:
+            raise getattr(errors, reply["error"])(reply["message"])
+        if "num_records" in reply:
             _log.info(
                 "%s: %d records, %d bytes in %.1f s",
                 shard,
-                answer["num_records"],
-                answer["size_bytes"],
-                seconds,
+                reply["num_records"],
+                reply["size_bytes"],
+                time.monotonic() - started,
             )
             return
-        meter.add(answer["pictures"])
+        counter.add(reply["pictures"])
     status = worker.process.wait()
     raise errors.RepotError(
-        f"A building process must live until its work is done; the one for {shard} ended with status {status}. "
-        "Look at its last words above; if it was killed (-9), give it more memory, or use fewer processes."
+        "A worker process must run until its shards are built; "
+        f"the one for {shard} exited with status {status}. See its last log lines above. "
+        "If it was killed (-9), give it more memory or use fewer processes."
     )
