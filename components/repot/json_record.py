@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 import dacite
 
 from repot import storage
-from repot.errors import DataError, RepotError
+from repot.errors import DataError, RepotError, UsageError
 
 _Record = TypeVar("_Record", bound="JsonRecord")
 
@@ -45,7 +45,8 @@ class JsonRecord:
             raise RecordError(f"{cls.__name__} must be a JSON object; got {type(value).__name__}")
         try:
             return dacite.from_dict(cls, value, _STRICT)
-        except dacite.DaciteError as err:
+        except (dacite.DaciteError, TypeError, ValueError) as err:
+            # The conversion of a wrong value to a tuple raises TypeError or ValueError.
             raise RecordError(f"{cls.__name__}: {err}") from err
 
     @classmethod
@@ -79,7 +80,7 @@ def read_record(
     text = storage.read_text(uri)
     try:
         return record.from_text(text)
-    except RecordError as err:
+    except (RecordError, UsageError) as err:  # Settings in a record check themselves.
         advice = advice or "Delete it and run again."
         raise error(f"{uri} must be a valid {record.__name__}; got {err}. {advice}") from err
 

@@ -13,8 +13,7 @@ import numpy as np
 
 from repot import quiet_tensorflow, storage
 from repot.errors import ModelError, StorageError, UsageError
-from repot.layout import CHAMPION_NAME, KERAS_NAME, MODEL_FOLDER
-from repot.manifest import LABELS_NAME
+from repot.layout import CHAMPION_NAME, KERAS_NAME, LABELS_NAME, MODEL_FOLDER
 from repot.metrics import FloatArray
 from repot.model_registry import read_champion
 from repot.pictures import RejectedPicture, normalise_picture

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from repot import storage
-from repot.dataset_plan import DatasetPlan, read_work
+from repot.dataset_plan import DatasetPlan, read_work_list
 from repot.planner.listing import PictureRoots
 from repot.planner.plan import plan_dataset
 from repot.settings import DatasetSettings
@@ -67,7 +67,7 @@ def test_stopped_builder_leaves_no_process_and_the_next_one_goes_on(
     build_shards(whole.dataset_uri, num_processes=1)
     plan = _plan(pictures, tmp_path / "stopped")
     # A pipe in the place of one picture of the last training shard: whoever reads it waits.
-    held = Path(read_work(plan.dataset_uri, plan.shard_names[-2])[-1].uri)
+    held = Path(read_work_list(plan.dataset_uri, plan.shard_names[-2])[-1].uri)
     held.rename(tmp_path / "held")
     os.mkfifo(held)
     scratch = tmp_path / "scratch"

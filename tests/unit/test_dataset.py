@@ -12,13 +12,13 @@ SHARD = "train-00001-of-00002"
 
 @pytest.fixture
 def dataset_copy(sample_dataset_uri: str, tmp_path: Path) -> str:
-    """Return a data set that a test may damage."""
+    """Return a copy of the dataset that a test can damage."""
     uri = str(tmp_path / "dataset")
     storage.copy_folder(sample_dataset_uri, uri)
     return uri
 
 
-def test_examples_are_those_of_the_receipts(sample_dataset_uri: str, tmp_path: Path) -> None:
+def test_examples_match_the_receipts(sample_dataset_uri: str, tmp_path: Path) -> None:
     manifest = load_manifest(sample_dataset_uri)
 
     for receipt in manifest.shards:
@@ -28,7 +28,7 @@ def test_examples_are_those_of_the_receipts(sample_dataset_uri: str, tmp_path: P
         assert all(example["encoded"].numpy().startswith(b"\xff\xd8\xff") for example in examples)
 
 
-def test_examples_of_a_split_come_once_each_and_in_order(
+def test_examples_of_a_split_are_read_once_and_in_order(
     sample_dataset_uri: str, tmp_path: Path
 ) -> None:
     shards = open_shards(
@@ -43,17 +43,15 @@ def test_examples_of_a_split_come_once_each_and_in_order(
     ]
 
 
-def test_no_manifest_is_no_data_set(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=rf"must have a manifest\.json; there is none in {tmp_path}"
-    ):
+def test_folder_without_manifest_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"must have a manifest\.json; {tmp_path} has none"):
         load_manifest(str(tmp_path))
 
 
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:-1], lambda data: data[:-1] + bytes([data[-1] ^ 1])]
 )
-def test_damaged_shard_is_named_with_what_was_expected_and_what_to_do(
+def test_error_for_damaged_shard_has_both_checksums_and_advice(
     damage: Callable[[bytes], bytes], dataset_copy: str, tmp_path: Path
 ) -> None:
     path, (_, receipt) = (
@@ -73,21 +71,21 @@ def test_damaged_shard_is_named_with_what_was_expected_and_what_to_do(
     assert f"Delete it, receipts/{SHARD}.json and manifest.json" in str(caught.value)
 
 
-def test_missing_shard_is_named(dataset_copy: str, tmp_path: Path) -> None:
+def test_missing_shard_is_an_error(dataset_copy: str, tmp_path: Path) -> None:
     Path(dataset_copy, SHARD).unlink()
 
-    with pytest.raises(CorruptShardError, match=rf"{SHARD} must exist; it does not\. Delete"):
+    with pytest.raises(CorruptShardError, match=rf"{SHARD} must exist; it is missing\. Delete"):
         open_shards(dataset_copy, load_manifest(dataset_copy).split_shards("train"), tmp_path)
 
 
-def test_shards_in_a_bucket_are_fetched_once(
+def test_shards_in_a_bucket_are_downloaded_once(
     sample_dataset_uri: str, gcs: str, tmp_path: Path
 ) -> None:
     storage.copy_folder(sample_dataset_uri, f"{gcs}/dataset")
     receipts = load_manifest(f"{gcs}/dataset").split_shards("train")
 
-    fetched = open_shards(f"{gcs}/dataset", receipts, tmp_path)
+    downloaded = open_shards(f"{gcs}/dataset", receipts, tmp_path)
     storage.delete_folder(f"{gcs}/dataset")
 
-    assert [path.name for path in fetched] == [receipt.shard for receipt in receipts]
-    assert open_shards(f"{gcs}/dataset", receipts, tmp_path) == fetched
+    assert [path.name for path in downloaded] == [receipt.shard for receipt in receipts]
+    assert open_shards(f"{gcs}/dataset", receipts, tmp_path) == downloaded

@@ -6,25 +6,27 @@ import pytest
 from repot import storage
 from repot.dataset_plan import (
     DatasetPlan,
+    Share,
     SourcePicture,
     read_plan,
-    read_work,
-    write_unless_existing,
+    read_work_list,
+    write_plan,
 )
 from repot.errors import DataError, UsageError
+from repot.manifest import Rejection
+from repot.settings import DatasetSettings
 
-
-def _plan(uri: str, dataset_id: str = "1" * 16) -> DatasetPlan:
-    return DatasetPlan(
-        dataset_uri=uri,
-        dataset_id=dataset_id,
-        pictures_uri="/pictures",
-        labels=("a", "b"),
-        settings={"num_threads": 1},
-        num_pictures={"train-00000-of-00001": 1, "validation-00000-of-00001": 0},
-        num_found=1,
-        rejected=(),
-    )
+DATASET_ID = "0123456789abcdef"
+OTHER_ID = "2" * 16
+PLAN = DatasetPlan(
+    dataset_id=DATASET_ID,
+    pictures_uri="/pictures",
+    labels=("a", "b"),
+    settings=DatasetSettings(train_shards=1, validation_shards=1),
+    num_pictures={"train-00000-of-00001": 1, "validation-00000-of-00001": 0},
+    num_found=2,
+    rejected=(Rejection(path="b/\udce9.db", label="b", split="", reason="system_file"),),
+)
 
 
 def _shards(plan: DatasetPlan) -> dict[str, list[SourcePicture]]:
@@ -40,68 +42,114 @@ def _shards(plan: DatasetPlan) -> dict[str, list[SourcePicture]]:
     return {name: [picture] * count for name, count in plan.num_pictures.items()}
 
 
-def test_plan_and_work_lists_come_back(tmp_path: Path) -> None:
-    plan = _plan(str(tmp_path))
-    shards = _shards(plan)
-    assert write_unless_existing(plan, shards) == plan
-    assert read_plan(str(tmp_path)) == plan
-    assert {name: read_work(str(tmp_path), name) for name in plan.shard_names} == shards
+def test_plan_and_work_lists_can_be_read_back(tmp_path: Path) -> None:
+    shards = _shards(PLAN)
+    assert write_plan(str(tmp_path), PLAN, shards)
+    assert read_plan(str(tmp_path)) == PLAN
+    assert {name: read_work_list(str(tmp_path), name) for name in PLAN.shard_names} == shards
 
 
-def test_plan_on_object_storage_comes_back(gcs: str) -> None:
-    plan = _plan(f"{gcs}/d")
-    write_unless_existing(plan, _shards(plan))
-    assert read_plan(f"{gcs}/d") == plan
+def test_plan_in_a_bucket_can_be_read_back(gcs: str) -> None:
+    write_plan(f"{gcs}/d", PLAN, _shards(PLAN))
+    assert read_plan(f"{gcs}/d") == PLAN
 
 
-def test_missing_plan_and_work_are_said(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="planned before it is built"):
+def test_missing_plan_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"planned before it is built; {tmp_path} has no plan"):
         read_plan(str(tmp_path))
+
+
+def test_missing_work_list_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no work list for train-00007-of-00008"):
-        read_work(str(tmp_path), "train-00007-of-00008")
+        read_work_list(str(tmp_path), "train-00007-of-00008")
 
 
-def test_existing_data_set_is_left_alone(tmp_path: Path) -> None:
-    plan = _plan(str(tmp_path))
-    storage.write_json(f"{tmp_path}/manifest.json", {"dataset_id": plan.dataset_id})
-    assert write_unless_existing(plan, _shards(plan)) == dataclasses.replace(plan, exists=True)
+@pytest.mark.parametrize(
+    "change", [{"num_found": "2"}, {"colour": "blue"}, {"settings": {"num_threads": 0}}]
+)
+def test_invalid_plan_is_an_error(tmp_path: Path, change: dict[str, object]) -> None:
+    storage.write_json(f"{tmp_path}/plan.json", {**PLAN.to_json(), **change})
+    with pytest.raises(DataError, match=rf"plan\.json must be .*{next(iter(change))[:3]}"):
+        read_plan(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [[], {}, {"pictures": [{"uri": "/a"}]}, {"pictures": [1]}])
+def test_invalid_work_list_is_an_error(tmp_path: Path, content: object) -> None:
+    storage.write_json(f"{tmp_path}/work/train-00000-of-00001.json", content)
+    with pytest.raises(DataError, match=r"00001\.json must be a valid work list"):
+        read_work_list(str(tmp_path), "train-00000-of-00001")
+
+
+def test_existing_dataset_is_not_written_again(tmp_path: Path) -> None:
+    storage.write_json(f"{tmp_path}/manifest.json", {"dataset_id": DATASET_ID})
+    assert not write_plan(str(tmp_path), PLAN, _shards(PLAN))
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
-def test_other_data_set_is_never_overwritten(tmp_path: Path) -> None:
-    storage.write_json(f"{tmp_path}/manifest.json", {"dataset_id": "2" * 16})
-    plan = _plan(str(tmp_path))
-    with pytest.raises(UsageError, match="holds 2222222222222222"):
-        write_unless_existing(plan, _shards(plan))
+def test_other_dataset_is_not_overwritten(tmp_path: Path) -> None:
+    storage.write_json(f"{tmp_path}/manifest.json", {"dataset_id": OTHER_ID})
+    with pytest.raises(UsageError, match=f"contains dataset {OTHER_ID}"):
+        write_plan(str(tmp_path), PLAN, _shards(PLAN))
 
 
-@pytest.mark.parametrize("facts", [{"name": "a web app"}, ["a list"]])
-def test_manifest_of_another_program_is_never_overwritten(tmp_path: Path, facts: object) -> None:
-    storage.write_json(f"{tmp_path}/manifest.json", facts)
-    plan = _plan(str(tmp_path))
-    with pytest.raises(UsageError, match="holds something else"):
-        write_unless_existing(plan, _shards(plan))
+@pytest.mark.parametrize("content", [{"name": "a web app"}, ["a list"], None])
+def test_manifest_of_another_program_is_not_overwritten(tmp_path: Path, content: object) -> None:
+    storage.write_json(f"{tmp_path}/manifest.json", content)
+    with pytest.raises(UsageError, match="that is not from a dataset"):
+        write_plan(str(tmp_path), PLAN, _shards(PLAN))
 
 
-def test_unfinished_other_data_set_makes_room_and_nothing_else_does(tmp_path: Path) -> None:
+def test_unfinished_other_dataset_is_deleted_and_other_files_are_kept(tmp_path: Path) -> None:
     uri = str(tmp_path)
-    old = dataclasses.replace(_plan(uri, "2" * 16), num_pictures={"train-00000-of-00009": 1})
-    write_unless_existing(old, _shards(old))
+    old = dataclasses.replace(PLAN, dataset_id=OTHER_ID, num_pictures={"train-00000-of-00009": 1})
+    write_plan(uri, old, _shards(old))
     for name in ("train-00000-of-00009", "receipts/train-00000-of-00009.json", "my notes.txt"):
         storage.write_text(f"{uri}/{name}", "old")
-    new = _plan(uri)
-    write_unless_existing(new, _shards(new))
+    write_plan(uri, PLAN, _shards(PLAN))
     names = {storage.relative_name(info.uri, uri) for info in storage.list_objects(uri)}
     assert names == {
         "my notes.txt",
         "plan.json",
-        *(f"work/{name}.json" for name in new.shard_names),
+        *(f"work/{name}.json" for name in PLAN.shard_names),
     }
 
 
-def test_finished_shards_of_the_same_plan_stay(tmp_path: Path) -> None:
-    plan = _plan(str(tmp_path))
+def test_finished_shards_of_the_same_plan_are_kept(tmp_path: Path) -> None:
     for _ in range(2):
-        write_unless_existing(plan, _shards(plan))
+        write_plan(str(tmp_path), PLAN, _shards(PLAN))
         storage.write_text(f"{tmp_path}/receipts/train-00000-of-00001.json", "receipt")
     assert storage.exists(f"{tmp_path}/receipts/train-00000-of-00001.json")
+
+
+def test_share_can_be_read_back_from_its_item() -> None:
+    share = Share(dataset_id=DATASET_ID, share_index=3, num_shares=64)
+    assert share.to_item() == f"{DATASET_ID}:3/64"
+    assert Share.from_item(share.to_item()) == share
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "",
+        DATASET_ID,
+        f"{DATASET_ID}:1/1",
+        f"{DATASET_ID}:0/0",
+        f"{DATASET_ID}:-1/2",
+        f"{DATASET_ID}:0/2 ",
+        "abc:0/2",
+    ],
+)
+def test_invalid_item_is_an_error(item: str) -> None:
+    with pytest.raises(UsageError, match="work item"):
+        Share.from_item(item)
+
+
+@pytest.mark.parametrize("num_shares", [1, 2, 3, 7, 9])
+def test_shares_are_even_and_complete(num_shares: int) -> None:
+    names = [f"train-{index:05}-of-00007" for index in range(7)]
+    shares = [
+        Share(dataset_id=DATASET_ID, share_index=index, num_shares=num_shares).select(names)
+        for index in range(num_shares)
+    ]
+    assert sorted(name for share in shares for name in share) == names
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1

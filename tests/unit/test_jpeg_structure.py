@@ -25,50 +25,50 @@ PLAIN = _jpeg()
         pytest.param(PLAIN, id="baseline"),
         pytest.param(_jpeg(progressive=True), id="progressive"),
         pytest.param(_jpeg(restart_rows=1), id="restart markers"),
-        pytest.param(PLAIN + b"\0" * 9, id="padding behind the end"),
+        pytest.param(PLAIN + b"\0" * 9, id="padding after the end"),
         pytest.param(PLAIN + PLAIN, id="two pictures in one file"),
         pytest.param(PLAIN[:-2] + b"\xff\xff\xff\xd9", id="fill bytes before a marker"),
         pytest.param(b"\xff\xd8\xff\xff\xff" + PLAIN[3:], id="fill bytes before a segment"),
     ],
 )
-def test_whole_rgb_jpeg_is_plain(data: bytes) -> None:
+def test_complete_rgb_jpeg_is_plain(data: bytes) -> None:
     assert is_plain_rgb(data)
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        pytest.param(b"", id="nothing"),
+        pytest.param(b"", id="empty"),
         pytest.param(b"\x89PNG\r\n\x1a\n" + PLAIN, id="another format"),
         pytest.param(_jpeg("L"), id="one component"),
         pytest.param(_jpeg("CMYK"), id="four components"),
         pytest.param(
-            PLAIN.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c"), id="12 bits a sample"
+            PLAIN.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c"), id="12-bit samples"
         ),
-        pytest.param(PLAIN.replace(b"\xff\xc0", b"\xff\xc9"), id="arithmetic codes"),
+        pytest.param(PLAIN.replace(b"\xff\xc0", b"\xff\xc9"), id="arithmetic coding"),
         pytest.param(PLAIN.replace(b"\xff\xc0", b"\xff\xc3"), id="lossless"),
-        pytest.param(PLAIN[:-1], id="half an end marker"),
+        pytest.param(PLAIN[:-1], id="half of the end marker"),
         pytest.param(PLAIN[:-2], id="no end marker"),
         pytest.param(
             PLAIN[:-2] + b"\xff\xe1\x00\x04ab\xff\xd9", id="a segment inside the only scan"
         ),
-        pytest.param(PLAIN[:100], id="header alone"),
-        pytest.param(b"\xff\xd8\xff\xd9", id="start and end alone"),
+        pytest.param(PLAIN[:100], id="only a header"),
+        pytest.param(b"\xff\xd8\xff\xd9", id="only start and end"),
         pytest.param(
             b"\xff\xd8\xff\xe0\x00\x01" + PLAIN[4:], id="segment shorter than its own length"
         ),
     ],
 )
-def test_anything_else_is_not_plain(data: bytes) -> None:
+def test_other_data_is_not_plain(data: bytes) -> None:
     assert not is_plain_rgb(data)
 
 
-def test_no_cut_of_a_jpeg_is_plain() -> None:
+def test_truncated_jpeg_is_not_plain() -> None:
     for data in (PLAIN, _jpeg(progressive=True)):
         assert not any(is_plain_rgb(data[:length]) for length in range(len(data)))
 
 
-def test_golden_pictures_are_plain_except_those_of_another_kind() -> None:
+def test_golden_rgb_jpegs_are_plain() -> None:
     others = {
         path.name
         for path in GOLDEN.rglob("*.*")

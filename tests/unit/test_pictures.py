@@ -52,7 +52,7 @@ def _reason(data: bytes) -> str:
 
 
 def _damaged(data: bytes, seed: int, count: int) -> Iterator[bytes]:
-    """Yield copies of a file that are cut off, near the end and anywhere, and copies with changed bytes."""
+    """Yield truncated copies of a file, cut near the end and anywhere, and copies with changed bytes."""
     draw = random.Random(seed)
     yield from (data[: len(data) - cut] for cut in range(1, 20))
     for _ in range(count):
@@ -61,7 +61,7 @@ def _damaged(data: bytes, seed: int, count: int) -> Iterator[bytes]:
         for _ in range(draw.choice((1, 1, 3, 10))):
             copy[draw.randrange(len(copy))] = draw.randrange(256)
         yield bytes(copy)
-        # A marker in the middle of the entropy-coded data: what a decoder may stop at.
+        # A marker inside the entropy-coded data, where a decoder may stop.
         copy = bytearray(data)
         copy[draw.randrange(len(copy))] = 0xFF
         yield bytes(copy)
@@ -79,7 +79,7 @@ def test_multi_picture_jpeg_keeps_its_bytes() -> None:
 
 
 @pytest.mark.parametrize("orientation", [2, 3, 4, 5, 6, 7, 8])
-def test_turned_jpeg_comes_out_upright(orientation: int) -> None:
+def test_rotated_jpeg_becomes_upright(orientation: int) -> None:
     upright = _gradient()
     turns = {
         2: 0,
@@ -89,7 +89,7 @@ def test_turned_jpeg_comes_out_upright(orientation: int) -> None:
         6: 2,
         7: 6,
         8: 4,
-    }  # What turns the upright picture into the stored one.
+    }  # The operation that turns the upright picture into the stored one.
     stored = upright.transpose(Image.Transpose(turns[orientation]))
     picture = normalise_picture(
         _bytes(stored, "JPEG", quality=100, subsampling=0, exif=_exif(orientation))
@@ -99,12 +99,12 @@ def test_turned_jpeg_comes_out_upright(orientation: int) -> None:
     assert normalise_picture(picture.jpeg).jpeg == picture.jpeg
 
 
-def test_unknown_orientation_is_upright() -> None:
+def test_unknown_orientation_is_ignored() -> None:
     data = _bytes(_gradient(), "JPEG", exif=_exif(9))
     assert normalise_picture(data).jpeg == data
 
 
-def test_damaged_exif_is_no_damage() -> None:
+def test_damaged_exif_is_ignored() -> None:
     data = _bytes(_gradient(), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert normalise_picture(data).jpeg == data
 
@@ -124,7 +124,7 @@ def test_damaged_exif_is_no_damage() -> None:
         ("CMYK", "TIFF"),
     ],
 )
-def test_other_picture_becomes_rgb_jpeg_of_the_same_look(mode: str, file_format: str) -> None:
+def test_other_formats_become_similar_rgb_jpegs(mode: str, file_format: str) -> None:
     image = _gradient(mode)
     options = {"quality": 100} if file_format == "JPEG" else {}
     picture = normalise_picture(_bytes(image, file_format, **options))
@@ -157,7 +157,7 @@ def test_transparent_pixels_become_white(file_format: str) -> None:
     assert np.abs(pixels[:, :12] - (10, 200, 10)).max() <= 6
 
 
-def test_palette_with_transparency_becomes_white() -> None:
+def test_transparent_palette_colour_becomes_white() -> None:
     image = Image.new("P", (16, 16), 0)
     image.putpalette([1, 2, 3, 200, 100, 50])
     pixels = _pixels(normalise_picture(_bytes(image, "PNG", transparency=0)).jpeg)
@@ -174,7 +174,7 @@ def test_floating_point_tiff_is_rejected() -> None:
     assert _reason(_bytes(Image.new("F", (8, 8), 0.5), "TIFF")) == "not_an_image"
 
 
-def test_encoding_depends_on_nothing_else() -> None:
+def test_encoding_does_not_depend_on_metadata() -> None:
     plain = _bytes(_gradient(), "PNG")
     with_comment = _bytes(_gradient(), "PNG", dpi=(300, 300), icc_profile=b"x" * 200)
     assert normalise_picture(plain) == normalise_picture(plain) == normalise_picture(with_comment)
@@ -187,13 +187,13 @@ def test_encoding_depends_on_nothing_else() -> None:
         pytest.param(b"not a picture", "not_an_image", id="text"),
         pytest.param(b"%PDF-1.4\n" + b"x" * 100, "not_an_image", id="PDF"),
         pytest.param(b"\xff\xd8\xff\xe0" + b"\0" * 100, "corrupt", id="JPEG without a header"),
-        pytest.param(_bytes(_gradient(), "JPEG")[:-100], "truncated", id="most of a JPEG"),
-        pytest.param(_bytes(_gradient(), "PNG")[:-100], "truncated", id="most of a PNG"),
-        pytest.param(_bytes(_gradient(), "BMP")[:-100], "truncated", id="most of a BMP"),
-        pytest.param(_bytes(_gradient("P"), "GIF")[:-100], "truncated", id="most of a GIF"),
+        pytest.param(_bytes(_gradient(), "JPEG")[:-100], "truncated", id="truncated JPEG"),
+        pytest.param(_bytes(_gradient(), "PNG")[:-100], "truncated", id="truncated PNG"),
+        pytest.param(_bytes(_gradient(), "BMP")[:-100], "truncated", id="truncated BMP"),
+        pytest.param(_bytes(_gradient("P"), "GIF")[:-100], "truncated", id="truncated GIF"),
     ],
 )
-def test_useless_file_is_rejected_with_its_reason(data: bytes, reason: str) -> None:
+def test_unusable_file_is_rejected_with_a_reason(data: bytes, reason: str) -> None:
     assert _reason(data) == reason
 
 
@@ -213,7 +213,7 @@ def test_decompression_bomb_is_too_large_and_not_decoded() -> None:
 
 
 @pytest.mark.parametrize(("size", "accepted"), [((65_500, 1), True), ((65_501, 1), False)])
-def test_side_is_limited_to_what_a_jpeg_can_have(size: tuple[int, int], accepted: bool) -> None:
+def test_side_is_limited_to_the_maximum_of_jpeg(size: tuple[int, int], accepted: bool) -> None:
     data = _bytes(Image.new("L", size), "PNG")
     if accepted:
         assert normalise_picture(data).width == 65_500
@@ -221,15 +221,15 @@ def test_side_is_limited_to_what_a_jpeg_can_have(size: tuple[int, int], accepted
         assert _reason(data) == "too_large"
 
 
-def test_dirty_golden_files_have_the_right_verdicts() -> None:
-    verdicts = {}
+def test_results_for_dirty_golden_files() -> None:
+    results = {}
     for path in sorted(DIRTY.rglob("*")):
         if path.is_file():
             data = path.read_bytes()
             try:
-                verdicts[path.name] = "kept" if normalise_picture(data).jpeg == data else "encoded"
-            except RejectedPicture as rejected:
-                verdicts[path.name] = rejected.reason
+                results[path.name] = "kept" if normalise_picture(data).jpeg == data else "encoded"
+            except RejectedPicture as rejection:
+                results[path.name] = rejection.reason
     kept = (
         ".hidden.jpg",
         "i0.jpg",
@@ -241,7 +241,7 @@ def test_dirty_golden_files_have_the_right_verdicts() -> None:
         "x.jpg",
     )
     encoded = ("UPPER.PNG", "anim.gif", "bitmap.bmp", "really_png.jpg", "w.webp")
-    assert verdicts == {
+    assert results == {
         **dict.fromkeys(kept, "kept"),
         **dict.fromkeys(encoded, "encoded"),
         "Thumbs.db": "not_an_image",
@@ -250,7 +250,7 @@ def test_dirty_golden_files_have_the_right_verdicts() -> None:
     }
 
 
-def test_whatever_is_accepted_tensorflow_decodes() -> None:
+def test_tensorflow_decodes_every_accepted_picture() -> None:
     import tensorflow as tf
 
     files = [
@@ -275,7 +275,7 @@ def test_whatever_is_accepted_tensorflow_decodes() -> None:
     assert num_rejected > 1000
 
 
-def test_every_rejection_has_a_known_reason() -> None:
+def test_rejection_needs_a_known_reason() -> None:
     for reason in pictures.REASONS:
         assert str(RejectedPicture(reason, "why")) == f"{pictures.REASONS[reason]} (why)"
     assert set(pictures.EXEMPT_REASONS) < set(pictures.REASONS)
@@ -283,6 +283,6 @@ def test_every_rejection_has_a_known_reason() -> None:
         RejectedPicture("no_such_reason")
 
 
-def test_import_is_free_of_tensorflow() -> None:
+def test_import_does_not_load_tensorflow() -> None:
     code = "import sys, repot.pictures, repot.records; sys.exit('tensorflow' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

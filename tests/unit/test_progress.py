@@ -8,6 +8,7 @@ import pytest
 
 from repot import progress
 from repot.errors import DataError, UsageError
+from repot.progress import ProgressCounter
 
 NUM_PROCESSES = 4
 NUM_EVENTS = 200
@@ -30,7 +31,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_report_without_the_variable_writes_nothing(
+def test_report_without_the_variable_writes_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(progress.EVENTS_VARIABLE, raising=False)
@@ -41,7 +42,7 @@ def test_report_without_the_variable_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_report_appends_one_line_an_event(events_path: Path) -> None:
+def test_each_event_is_one_line(events_path: Path) -> None:
     progress.report(
         "build shards", 3, 10, unit="pictures", note="train-00000-of-00001\nsecond line é"
     )
@@ -61,7 +62,7 @@ def test_report_appends_one_line_an_event(events_path: Path) -> None:
     ]
 
 
-def test_report_from_several_processes_never_tears_a_line(events_path: Path) -> None:
+def test_lines_of_several_processes_are_not_mixed(events_path: Path) -> None:
     processes = [
         subprocess.Popen([sys.executable, "-c", REPORT_MANY, str(number)])
         for number in range(NUM_PROCESSES)
@@ -76,7 +77,7 @@ def test_report_from_several_processes_never_tears_a_line(events_path: Path) -> 
         )
 
 
-def test_task_that_succeeds_is_started_and_finished(events_path: Path) -> None:
+def test_successful_task_reports_start_and_end(events_path: Path) -> None:
     with progress.task("merge"):
         pass
 
@@ -89,7 +90,7 @@ def test_task_that_succeeds_is_started_and_finished(events_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "exit_code"), [(DataError("a.jpg is empty."), 1), (UsageError(["x.", "y."]), 2)]
 )
-def test_task_that_fails_on_purpose_exits_with_the_message(
+def test_task_with_an_expected_error_exits_with_its_message(
     events_path: Path, error: DataError | UsageError, exit_code: int
 ) -> None:
     with pytest.raises(SystemExit) as caught, progress.task("plan"):
@@ -105,7 +106,7 @@ def test_task_that_fails_on_purpose_exits_with_the_message(
     assert type(error).__name__ in failed["traceback"]
 
 
-def test_task_that_fails_by_accident_keeps_its_exception(events_path: Path) -> None:
+def test_task_with_an_unexpected_error_raises_it(events_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), progress.task("train"):
         _ = 1 / 0
 
@@ -114,8 +115,36 @@ def test_task_that_fails_by_accident_keeps_its_exception(events_path: Path) -> N
     assert failed["message"] == "ZeroDivisionError: division by zero"
 
 
-def test_task_that_is_interrupted_reports_no_failure(events_path: Path) -> None:
+def test_interrupted_task_reports_no_failure(events_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), progress.task("train"):
         raise KeyboardInterrupt
 
     assert [event["event"] for event in read_events(events_path)] == ["started"]
+
+
+def test_counter_reports_start_and_end_and_few_steps_between(events_path: Path) -> None:
+    counter = ProgressCounter("build shards", 1000, unit="pictures", done=100)
+    for _ in range(900):
+        counter.add()
+    events = read_events(events_path)
+    assert events[0] == {
+        "event": "progress",
+        "process": progress.PROCESS,
+        "task": "build shards",
+        "done": 100,
+        "total": 1000,
+        "unit": "pictures",
+        "note": "",
+    }
+    assert events[-1]["done"] == 1000
+    assert len(events) < 20
+
+
+def test_counter_reports_again_after_the_interval(
+    events_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "REPORT_INTERVAL_SECONDS", 0.0)
+    counter = ProgressCounter("t", 5, unit="files")
+    counter.add(2)
+    counter.add()
+    assert [event["done"] for event in read_events(events_path)] == [0, 2, 3]

@@ -17,7 +17,7 @@ def _features() -> dict[str, list[records.Value]]:
     )
 
 
-def test_picture_features_have_the_names_and_types_of_2016() -> None:
+def test_picture_features_have_the_2016_names_and_types() -> None:
     original = records.decode_example(next(records.read_records(GOLDEN / "train-00000-of-00004")))
     features = _features()
     assert sorted(features) == sorted(original)
@@ -32,20 +32,20 @@ def test_filename_that_is_not_utf8_keeps_its_bytes() -> None:
     assert _features()["image/filename"] == [b"a\xe9.jpg"]
 
 
-def test_example_comes_back_as_it_went_in() -> None:
+def test_example_can_be_decoded() -> None:
     features = _features()
     features |= {"floats": [0.5, -2.0], "negative": [-1, 2**63 - 1], "none": []}
     assert records.decode_example(records.encode_example(features)) == features
 
 
-def test_same_features_in_another_order_give_same_bytes() -> None:
+def test_order_of_features_does_not_change_the_bytes() -> None:
     features = _features()
     assert records.encode_example(features) == records.encode_example(
         dict(reversed(features.items()))
     )
 
 
-def test_golden_records_survive_decoding_and_encoding() -> None:
+def test_golden_records_can_be_decoded_and_encoded() -> None:
     for shard in sorted(GOLDEN.iterdir()):
         for record in records.read_records(shard):
             features = records.decode_example(record)
@@ -54,14 +54,14 @@ def test_golden_records_survive_decoding_and_encoding() -> None:
             assert records.decode_example(encoded) == features
 
 
-def test_golden_shards_are_framed_the_same() -> None:
+def test_frames_equal_those_of_golden_shards() -> None:
     for shard in sorted(GOLDEN.iterdir()):
         assert (
             b"".join(map(records.frame_record, records.read_records(shard))) == shard.read_bytes()
         )
 
 
-def test_tensorflow_reads_the_records_back(tmp_path: Path) -> None:
+def test_tensorflow_can_read_the_records(tmp_path: Path) -> None:
     import tensorflow as tf
 
     path = tmp_path / "shard"
@@ -80,18 +80,18 @@ def test_tensorflow_reads_the_records_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("order", ["tensorflow, repot.records", "repot.records, tensorflow"])
-def test_records_and_tensorflow_live_in_one_process(order: str) -> None:
+def test_records_and_tensorflow_can_be_imported_in_one_process(order: str) -> None:
     code = f"import {order}; repot.records.encode_example({{'a': [1]}}); tensorflow.train.Example()"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_read_records_takes_bytes_and_nothing() -> None:
+def test_read_records_accepts_bytes_and_empty_shards() -> None:
     framed = records.frame_record(b"one") + records.frame_record(b"")
     assert list(records.read_records(framed)) == [b"one", b""]
     assert list(records.read_records(b"")) == []
 
 
-def test_every_single_changed_byte_is_found() -> None:
+def test_every_changed_byte_is_detected() -> None:
     framed = records.frame_record(b"first") + records.frame_record(b"second")
     for position in range(len(framed)):
         damaged = bytearray(framed)
@@ -100,7 +100,7 @@ def test_every_single_changed_byte_is_found() -> None:
             list(records.read_records(bytes(damaged)))
 
 
-def test_every_cut_inside_a_record_is_found(tmp_path: Path) -> None:
+def test_every_truncation_is_detected(tmp_path: Path) -> None:
     first, second = records.frame_record(b"first"), records.frame_record(b"second")
     path = tmp_path / "train-00000-of-00001"
     for length in range(len(first) + 1, len(first + second)):
@@ -109,6 +109,6 @@ def test_every_cut_inside_a_record_is_found(tmp_path: Path) -> None:
             list(records.read_records(path))
 
 
-def test_huge_length_with_wrong_checksum_is_not_believed() -> None:
-    with pytest.raises(CorruptShardError, match="checksum of its length"):
+def test_huge_length_with_wrong_checksum_is_rejected() -> None:
+    with pytest.raises(CorruptShardError, match="checksum of the length"):
         list(records.read_records(struct.pack("<QI", 2**62, 0)))

@@ -70,9 +70,11 @@ def find_label_name_problems(labels: Collection[str]) -> list[str]:
     if not invalid:
         return []
     return [
-        "A label name must be UTF-8 text without control characters and without leading or "
-        f"trailing spaces; got {join_names(repr(label) for label in invalid)}. "
-        "Rename these folders."
+        (
+            "A label name must be UTF-8 text without control characters and without leading or "
+            f"trailing spaces; got {join_names(repr(label) for label in invalid)}. "
+            "Rename these folders."
+        )
     ]
 
 
@@ -82,8 +84,10 @@ def find_label_count_problems(labels: Collection[str]) -> list[str]:
         return []
     got = ", ".join(labels) or "none"
     return [
-        f"There must be at least two labels; got {got}. "
-        "Pass the folder that contains one folder per label."
+        (
+            f"There must be at least two labels; got {got}. "
+            "Pass the folder that contains one folder per label."
+        )
     ]
 
 
@@ -94,17 +98,17 @@ def find_picture_count_problems(inventory: Inventory, labels: Collection[str]) -
     num_pictures = Counter(candidate.label for candidate in inventory.candidates)
     if too_few := sorted(label for label in labels if num_pictures[label] < 2):
         return [
-            "A label must have at least two pictures, one for training and one for validation; "
-            f"these have fewer: {join_names(too_few)}. Add pictures, or remove the folders."
+            (
+                "A label must have at least two pictures, one for training and one for validation; "
+                f"these have fewer: {join_names(too_few)}. Add pictures, or remove the folders."
+            )
         ]
     return []
 
 
 def _find_split_problems(inventory: Inventory, labels: Collection[str]) -> list[str]:
     problems = []
-    trained = {
-        candidate.label for candidate in inventory.candidates if candidate.split == "train"
-    }
+    trained = {candidate.label for candidate in inventory.candidates if candidate.split == "train"}
     if untrained := sorted(set(labels) - trained):
         problems.append(
             "Every label must have pictures in the training folder; these have none: "

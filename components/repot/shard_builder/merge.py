@@ -105,16 +105,20 @@ def _check_rejected_fraction(manifest: Manifest, max_rejected_fraction: float) -
         return
     shown = counted[:_MAX_FILES_NAMED]
     lines = (
-        f"At most {max_rejected_fraction:.1%} of the files may be rejected; "
-        f"{len(counted)} of {num_files} are:",
+        (
+            f"At most {max_rejected_fraction:.1%} of the files may be rejected; "
+            f"{len(counted)} of {num_files} are:"
+        ),
         *(
             f"  {count} x {reason}: {REASONS[reason]}"
             for reason, count in count_reasons(counted).items()
         ),
         f"The first {len(shown)} are:",
         *(f"  {_describe(rejection)}" for rejection in shown),
-        f"Repair or remove them in {manifest.pictures_uri}, or use a larger "
-        "--max-rejected-fraction.",
+        (
+            f"Repair or remove them in {manifest.pictures_uri}, or use a larger "
+            "--max-rejected-fraction."
+        ),
     )
     raise DataError("\n".join(lines))
 

@@ -19,8 +19,8 @@ from repot.classifier import build_classifier, split_classifier, training_logits
 from repot.dataset import load_manifest, open_shards
 from repot.errors import DataError, StoppedError
 from repot.json_record import write_record
-from repot.layout import KERAS_NAME, MODEL_FOLDER, TRAINING_NAME
-from repot.manifest import LABELS_NAME, SPLITS, Manifest
+from repot.layout import KERAS_NAME, LABELS_NAME, MODEL_FOLDER, TRAINING_NAME
+from repot.manifest import SPLITS, Manifest
 from repot.recipes import RECIPES, Recipe
 from repot.saved_model import export_saved_model
 from repot.settings import TrainingSettings

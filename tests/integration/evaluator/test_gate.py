@@ -298,7 +298,7 @@ def test_version_is_complete_and_published_only_once(make_run: MakeRun, storage_
     assert record.metrics.precision_at_1 == 11 / 12
     card = (folder / "model_card.md").read_text()
     assert "| precision@1 | 0.9167 | 0.6461 to 0.9851 |" in card
-    assert "| the picture ends too early | 1 | train/red/torn.jpg |" in card
+    assert "| the file ends before the picture is complete | 1 | train/red/torn.jpg |" in card
 
 
 def test_rolled_back_version_is_not_promoted_again(

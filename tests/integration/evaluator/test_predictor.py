@@ -178,7 +178,7 @@ def test_damaged_picture_is_reported_and_the_others_are_named(model: str, tmp_pa
         str(missing),
         str(good),
     ]
-    assert "ends too early" in answers[0]["problem"]
+    assert "the file ends before the picture is complete" in answers[0]["problem"]
     assert answers[1]["names"][0]["label"] == answers[3]["names"][0]["label"] == "red"
     assert str(missing) in answers[2]["problem"]
 

@@ -5,7 +5,7 @@ import pytest
 
 from repot import storage
 from repot.errors import UsageError
-from repot.planner.listing import PictureRoots, list_files
+from repot.planner.listing import PictureRoots, find_overlap, list_files
 
 DECOMPOSED = unicodedata.normalize("NFD", "é")
 COMPOSED = unicodedata.normalize("NFC", "é")
@@ -17,7 +17,7 @@ def _write(folder: Path, *paths: str) -> None:
         (folder / path).write_text(path)
 
 
-def test_files_come_sorted_by_path_in_normal_form(tmp_path: Path) -> None:
+def test_files_are_sorted_by_normalised_path(tmp_path: Path) -> None:
     _write(tmp_path, "b/2.jpg", f"{DECOMPOSED}/1.jpg", "b/1.jpg", "b/Z.jpg", "a.txt", "b/c/d.jpg")
     files = list_files(PictureRoots(pictures_uri=str(tmp_path)))
     assert [file.path for file in files] == [
@@ -33,14 +33,14 @@ def test_files_come_sorted_by_path_in_normal_form(tmp_path: Path) -> None:
     assert files[0].crc32c == ""
 
 
-def test_two_roots_look_like_one_folder_of_both(tmp_path: Path) -> None:
+def test_two_roots_list_the_same_files_as_their_parent(tmp_path: Path) -> None:
     _write(tmp_path, "train/a/1.jpg", "validation/a/2.jpg")
     one = list_files(PictureRoots(pictures_uri=str(tmp_path)))
     roots = PictureRoots(train_uri=f"{tmp_path}/train", validation_uri=f"{tmp_path}/validation")
     assert list_files(roots) == one
 
 
-def test_files_in_a_bucket_come_with_checksum_and_generation(gcs: str) -> None:
+def test_gcs_files_have_checksum_and_generation(gcs: str) -> None:
     storage.write_bytes(f"{gcs}/p/a/{DECOMPOSED}.jpg", b"123456789")
     storage.write_bytes(f"{gcs}/pictures/a/1.jpg", b"")
     (file,) = list_files(PictureRoots(pictures_uri=f"{gcs}/p"))
@@ -49,7 +49,7 @@ def test_files_in_a_bucket_come_with_checksum_and_generation(gcs: str) -> None:
     assert storage.read_bytes(file.uri, version=file.version) == b"123456789"
 
 
-def test_missing_and_empty_folders_are_all_named(tmp_path: Path, gcs: str) -> None:
+def test_missing_and_empty_folders_are_named(tmp_path: Path, gcs: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     cases = {
@@ -58,21 +58,21 @@ def test_missing_and_empty_folders_are_all_named(tmp_path: Path, gcs: str) -> No
         f"{tmp_path}/file": "is a file",
         f"{gcs}/none": "nothing under",
     }
-    for uri, words in cases.items():
-        with pytest.raises(UsageError, match=words) as caught:
+    for uri, message in cases.items():
+        with pytest.raises(UsageError, match=message) as caught:
             list_files(PictureRoots(pictures_uri=uri))
         assert uri in str(caught.value)
-    with pytest.raises(UsageError, match=r"must exist; .*there is no bucket gs://no-such-bucket"):
-        list_files(PictureRoots(pictures_uri="gs://no-such-bucket/pictures"))
     with pytest.raises(UsageError) as caught:
         list_files(PictureRoots(train_uri=f"{tmp_path}/none", validation_uri=f"{tmp_path}/empty"))
     assert len(caught.value.problems) == 2
 
 
-@pytest.mark.usefixtures("s3")
-def test_missing_s3_bucket_is_wrong_usage_too() -> None:
-    with pytest.raises(UsageError, match=r"must exist; .*there is no bucket s3://no-such-bucket"):
-        list_files(PictureRoots(pictures_uri="s3://no-such-bucket/pictures"))
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_missing_bucket_is_a_usage_error(scheme: str, request: pytest.FixtureRequest) -> None:
+    request.getfixturevalue("gcs" if scheme == "gs" else "s3")
+    bucket = f"{scheme}://no-such-bucket"
+    with pytest.raises(UsageError, match=rf"must exist; .*there is no bucket {bucket}"):
+        list_files(PictureRoots(pictures_uri=f"{bucket}/pictures"))
 
 
 @pytest.mark.parametrize(
@@ -86,6 +86,17 @@ def test_missing_s3_bucket_is_wrong_usage_too() -> None:
         {"train_uri": "/t", "validation_uri": "/t"},
     ],
 )
-def test_roots_are_one_folder_or_one_a_split(uris: dict[str, str]) -> None:
+def test_roots_must_be_one_folder_or_one_per_split(uris: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="must"):
         PictureRoots(**uris)
+
+
+@pytest.mark.parametrize(
+    ("dataset_uri", "is_inside"),
+    [("/p", True), ("/p/out/", True), ("/pictures", False), ("/", False), ("gs://p/out", False)],
+)
+def test_dataset_inside_a_pictures_folder_is_found(dataset_uri: str, is_inside: bool) -> None:
+    one = PictureRoots(pictures_uri="/p")
+    two = PictureRoots(train_uri="/t", validation_uri="/p")
+    assert bool(find_overlap(one, dataset_uri)) is is_inside
+    assert bool(find_overlap(two, dataset_uri)) is is_inside

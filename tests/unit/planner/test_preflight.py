@@ -93,5 +93,5 @@ def test_missing_pictures_are_reported_together_with_bad_parameters(tmp_path: Pa
 
     assert [problem.split(" must ")[0] for problem in caught.value.problems] == [
         "model_name",
-        "The pictures' folder",
+        "The pictures folder",
     ]

@@ -1,6 +1,6 @@
 import pytest
 
-from repot.planner.sharding import choose_num_shards, deal
+from repot.planner.sharding import assign_to_shards, choose_num_shards
 
 
 @pytest.mark.parametrize(
@@ -16,14 +16,14 @@ from repot.planner.sharding import choose_num_shards, deal
         (8193, 8, 16),
     ],
 )
-def test_number_of_shards_is_about_one_for_1024_pictures(
+def test_one_shard_is_chosen_per_1024_pictures(
     num_pictures: int, num_threads: int, num_shards: int
 ) -> None:
     assert choose_num_shards(num_pictures, num_threads) == num_shards
 
 
-def test_37_pictures_are_dealt_as_in_2016() -> None:
-    shards = deal(range(37), num_shards=4, num_threads=2)
+def test_37_pictures_are_assigned_as_in_2016() -> None:
+    shards = assign_to_shards(range(37), num_shards=4, num_threads=2)
     assert [len(shard) for shard in shards] == [9, 9, 9, 10]
     # random.seed(12345); random.shuffle of 0..36 in Python 3.
     assert shards[0][:5] == [4, 14, 7, 6, 15]
@@ -31,29 +31,18 @@ def test_37_pictures_are_dealt_as_in_2016() -> None:
 
 @pytest.mark.parametrize("num_pictures", [0, 1, 5, 6, 7, 1000])
 @pytest.mark.parametrize(("num_shards", "num_threads"), [(1, 1), (6, 1), (6, 2), (6, 6)])
-def test_every_picture_is_in_one_shard(
+def test_every_picture_is_in_exactly_one_shard(
     num_pictures: int, num_shards: int, num_threads: int
 ) -> None:
-    shards = deal(range(num_pictures), num_shards=num_shards, num_threads=num_threads)
+    shards = assign_to_shards(range(num_pictures), num_shards=num_shards, num_threads=num_threads)
     assert len(shards) == num_shards
     assert sorted(picture for shard in shards for picture in shard) == list(range(num_pictures))
     assert max(map(len, shards)) - min(map(len, shards)) <= 2
 
 
-def test_layout_depends_on_threads() -> None:
-    assert [len(shard) for shard in deal(range(9), num_shards=6, num_threads=1)] == [
-        1,
-        2,
-        1,
-        2,
-        1,
-        2,
-    ]
-    assert [len(shard) for shard in deal(range(9), num_shards=6, num_threads=2)] == [
-        1,
-        1,
-        2,
-        1,
-        2,
-        2,
-    ]
+@pytest.mark.parametrize(
+    ("num_threads", "sizes"), [(1, [1, 2, 1, 2, 1, 2]), (2, [1, 1, 2, 1, 2, 2])]
+)
+def test_layout_depends_on_threads(num_threads: int, sizes: list[int]) -> None:
+    shards = assign_to_shards(range(9), num_shards=6, num_threads=num_threads)
+    assert [len(shard) for shard in shards] == sizes

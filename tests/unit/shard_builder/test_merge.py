@@ -3,11 +3,13 @@ from pathlib import Path
 import pytest
 
 from repot import storage
+from repot.dataset_plan import read_work_list
 from repot.errors import DataError
 from repot.manifest import Manifest
+from repot.settings import DatasetSettings
 from repot.shard_builder.build import build_shards
 from repot.shard_builder.merge import merge_dataset
-from tests.unit.conftest import Plan
+from tests.unit.conftest import MakePlan
 
 
 def _versions(uri: str) -> dict[str, str]:
@@ -16,14 +18,14 @@ def _versions(uri: str) -> dict[str, str]:
     }
 
 
-def test_manifest_accounts_for_every_file(plan: Plan, pictures: Path) -> None:
+def test_manifest_accounts_for_every_file(make_plan: MakePlan, pictures: Path) -> None:
     (pictures / "a" / "000.jpg").write_bytes(b"")
     (pictures / "b" / "Thumbs.db").write_bytes(b"x")
     (pictures / "c" / "sub").mkdir()
     (pictures / "c" / "sub" / "1.jpg").write_bytes(b"x")
-    made = plan(train_shards=2)
-    build_shards(made.dataset_uri)
-    manifest = merge_dataset(made.dataset_uri, max_rejected_fraction=0.1)
+    planned = make_plan(train_shards=2)
+    build_shards(planned.dataset_uri)
+    manifest = merge_dataset(planned.dataset_uri, max_rejected_fraction=0.1)
     assert manifest.num_found == 32
     assert (
         manifest.num_accepted
@@ -35,93 +37,99 @@ def test_manifest_accounts_for_every_file(plan: Plan, pictures: Path) -> None:
         ("b/Thumbs.db", "system_file"),
         ("c/sub/1.jpg", "nested_folder"),
     ]
-    assert [shard.shard for shard in manifest.shards] == made.shard_names
+    assert [shard.shard for shard in manifest.shards] == planned.plan.shard_names
     assert all(shard.rejected == () for shard in manifest.shards)
-    assert manifest.settings == {
-        "validation_fraction": 0.2,
-        "train_shards": 2,
-        "validation_shards": 1,
-        "num_threads": 1,
-    }
-    assert storage.read_text(f"{made.dataset_uri}/labels.txt") == "a\nb\nc\n"
-    assert Manifest.from_json(storage.read_json(f"{made.dataset_uri}/manifest.json")) == manifest
+    assert manifest.settings == DatasetSettings(
+        validation_fraction=0.2, train_shards=2, validation_shards=1, num_threads=1
+    )
+    assert storage.read_text(f"{planned.dataset_uri}/labels.txt") == "a\nb\nc\n"
+    stored = storage.read_json(f"{planned.dataset_uri}/manifest.json")
+    assert Manifest.from_json(stored) == manifest
 
 
-def test_missing_shards_are_built(plan: Plan) -> None:
-    made = plan(train_shards=4)
-    build_shards(made.dataset_uri, made.shard_names[1:3])
-    before = _versions(made.dataset_uri)
-    manifest = merge_dataset(made.dataset_uri, max_rejected_fraction=0)
+def test_missing_shards_are_built(make_plan: MakePlan) -> None:
+    planned = make_plan(train_shards=4)
+    build_shards(planned.dataset_uri, planned.plan.shard_names[1:3])
+    before = _versions(planned.dataset_uri)
+    manifest = merge_dataset(planned.dataset_uri, max_rejected_fraction=0)
     assert manifest.num_accepted == 30
-    assert before.items() < _versions(made.dataset_uri).items()
+    assert before.items() < _versions(planned.dataset_uri).items()
 
 
-def test_merging_again_changes_nothing(plan: Plan) -> None:
-    made = plan()
-    first = merge_dataset(made.dataset_uri, max_rejected_fraction=0)
-    before = _versions(made.dataset_uri)
-    assert merge_dataset(made.dataset_uri, max_rejected_fraction=0) == first
-    assert _versions(made.dataset_uri) == before
-    assert plan().exists
+def test_merging_again_changes_nothing(make_plan: MakePlan) -> None:
+    planned = make_plan()
+    first = merge_dataset(planned.dataset_uri, max_rejected_fraction=0)
+    before = _versions(planned.dataset_uri)
+    assert merge_dataset(planned.dataset_uri, max_rejected_fraction=0) == first
+    assert _versions(planned.dataset_uri) == before
+    assert make_plan().exists
 
 
-def test_too_many_rejections_stop_until_more_are_allowed(plan: Plan, pictures: Path) -> None:
+def test_too_many_rejected_files_are_an_error_until_more_are_allowed(
+    make_plan: MakePlan, pictures: Path
+) -> None:
     for number in range(5):
         (pictures / "a" / f"{number:03}.jpg").write_bytes(b"")
     (pictures / "b" / "000.jpg").write_text("text")
     (pictures / "b" / ".DS_Store").write_text("text")
-    made = plan()
-    build_shards(made.dataset_uri)
-    before = _versions(made.dataset_uri)
+    planned = make_plan()
+    build_shards(planned.dataset_uri)
+    before = _versions(planned.dataset_uri)
     with pytest.raises(DataError) as caught:
-        merge_dataset(made.dataset_uri, max_rejected_fraction=0.19)
+        merge_dataset(planned.dataset_uri, max_rejected_fraction=0.19)
     assert str(caught.value).splitlines() == [
         "At most 19.0% of the files may be rejected; 6 of 30 are:",
         "  5 x empty: the file is empty",
-        "  1 x not_an_image: it is not a JPEG, PNG, GIF, BMP, WebP or TIFF picture",
+        "  1 x not_an_image: the file is not a JPEG, PNG, GIF, BMP, WebP or TIFF picture",
         "The first 6 are:",
         *(f"  a/{number:03}.jpg (label a): empty" for number in range(5)),
         "  b/000.jpg (label b): not_an_image",
-        f"Repair or remove them in {pictures}, or give a larger --max-rejected-fraction.",
+        f"Repair or remove them in {pictures}, or use a larger --max-rejected-fraction.",
     ]
-    assert _versions(made.dataset_uri) == before
-    manifest = merge_dataset(made.dataset_uri, max_rejected_fraction=0.2)
+    assert _versions(planned.dataset_uri) == before
+    manifest = merge_dataset(planned.dataset_uri, max_rejected_fraction=0.2)
     assert manifest.num_accepted == 24
-    assert before.items() < _versions(made.dataset_uri).items()
+    assert before.items() < _versions(planned.dataset_uri).items()
     with pytest.raises(DataError, match="6 of 30 are"):
-        merge_dataset(made.dataset_uri, max_rejected_fraction=0.19)
+        merge_dataset(planned.dataset_uri, max_rejected_fraction=0.19)
 
 
-def test_only_ten_files_are_named(plan: Plan, pictures: Path) -> None:
+def test_at_most_ten_rejected_files_are_named(make_plan: MakePlan, pictures: Path) -> None:
     for path in sorted(pictures.glob("[ab]/*"))[:-3]:
         path.write_bytes(b"")
-    made = plan()
+    planned = make_plan()
     with pytest.raises(DataError, match="19 of 30 are") as caught:
-        merge_dataset(made.dataset_uri, max_rejected_fraction=0.5)
+        merge_dataset(planned.dataset_uri, max_rejected_fraction=0.5)
     assert str(caught.value).count("): empty") == 10
 
 
-def test_label_without_a_good_training_picture_is_named(plan: Plan, pictures: Path) -> None:
+def test_label_without_a_usable_training_picture_is_named(
+    make_plan: MakePlan, pictures: Path
+) -> None:
     for path in (pictures / "b").iterdir():
         path.write_text("text")
-    made = plan()
-    with pytest.raises(DataError, match=r"all are rejected of b\. They are: b/000\.jpg") as caught:
-        merge_dataset(made.dataset_uri, max_rejected_fraction=1)
+    planned = make_plan()
+    with pytest.raises(DataError, match=r"rejected for b\. Rejected: b/000\.jpg") as caught:
+        merge_dataset(planned.dataset_uri, max_rejected_fraction=1)
     assert "and 7 more" in str(caught.value)
-    assert not storage.exists(f"{made.dataset_uri}/manifest.json")
+    assert not storage.exists(f"{planned.dataset_uri}/manifest.json")
 
 
-def test_validation_without_a_good_picture_is_refused(plan: Plan, pictures: Path) -> None:
-    made = plan(validation_fraction=0.0001)
-    from repot.dataset_plan import read_work
-
-    for picture in read_work(made.dataset_uri, "validation-00000-of-00001"):
+def test_validation_without_a_usable_picture_is_an_error(make_plan: MakePlan) -> None:
+    planned = make_plan(validation_fraction=0.0001)
+    for picture in read_work_list(planned.dataset_uri, "validation-00000-of-00001"):
         Path(picture.uri).write_text("text")
-    made = plan(validation_fraction=0.0001)
-    with pytest.raises(DataError, match="good picture to validate"):
-        merge_dataset(made.dataset_uri, max_rejected_fraction=1)
+    planned = make_plan(validation_fraction=0.0001)
+    with pytest.raises(DataError, match="validation split must have a usable picture"):
+        merge_dataset(planned.dataset_uri, max_rejected_fraction=1)
 
 
-def test_merge_without_a_plan_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="planned before"):
+def test_merge_without_a_plan_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="must be planned before"):
+        merge_dataset(str(tmp_path), max_rejected_fraction=0)
+
+
+def test_invalid_manifest_is_an_error(tmp_path: Path) -> None:
+    storage.write_json(f"{tmp_path}/manifest.json", {"name": "a web app"})
+    with pytest.raises(DataError, match=r"manifest\.json must be a valid Manifest"):
         merge_dataset(str(tmp_path), max_rejected_fraction=0)

@@ -8,19 +8,25 @@ from pathlib import Path
 import pytest
 
 from repot.errors import DataError, RepotError
-from repot.progress import Meter
+from repot.planner.plan import PlannedDataset
+from repot.progress import ProgressCounter
 from repot.shard_builder import worker_pool
 from repot.shard_builder.receipts import finished_shards
-from repot.shard_builder.worker_pool import build_together, num_cores
-from tests.unit.conftest import Plan
+from repot.shard_builder.worker_pool import build_in_processes, num_cores
+from tests.unit.conftest import MakePlan
 
 
-def _meter() -> Meter:
-    return Meter("t", 0, unit="pictures")
+def _build(planned: PlannedDataset, *, num_processes: int) -> None:
+    build_in_processes(
+        planned.dataset_uri,
+        planned.plan.shard_names,
+        num_processes=num_processes,
+        counter=ProgressCounter("t", 0, unit="pictures"),
+    )
 
 
 def _workers(dataset_uri: str) -> list[int]:
-    """Return the processes that build shards of a data set."""
+    """Return the ids of the worker processes of a dataset."""
     listing = subprocess.run(
         ["ps", "-ewwo", "pid,args"], check=True, capture_output=True, text=True
     ).stdout
@@ -45,36 +51,37 @@ def test_cores_are_limited_by_the_container(
     assert num_cores() == cores
 
 
-def test_shards_are_built_and_the_processes_are_gone(plan: Plan) -> None:
-    made = plan(train_shards=4)
-    build_together(made.dataset_uri, made.shard_names, num_processes=3, meter=_meter())
-    assert list(finished_shards(made, made.shard_names)) == made.shard_names
-    assert _workers(made.dataset_uri) == []
+def test_all_shards_are_built_and_all_workers_end(make_plan: MakePlan) -> None:
+    planned = make_plan(train_shards=4)
+    _build(planned, num_processes=3)
+    names = planned.plan.shard_names
+    assert list(finished_shards(planned.dataset_uri, planned.plan, names)) == names
+    assert _workers(planned.dataset_uri) == []
 
 
-def test_error_of_a_process_is_raised_here_with_its_words(plan: Plan, pictures: Path) -> None:
-    made = plan(train_shards=4)
+def test_error_of_a_worker_is_raised_with_its_message(make_plan: MakePlan, pictures: Path) -> None:
+    planned = make_plan(train_shards=4)
     (pictures / "a" / "000.jpg").unlink()
     with pytest.raises(DataError, match=r"a/000\.jpg was changed or deleted since"):
-        build_together(made.dataset_uri, made.shard_names, num_processes=2, meter=_meter())
-    assert _workers(made.dataset_uri) == []
+        _build(planned, num_processes=2)
+    assert _workers(planned.dataset_uri) == []
 
 
-def test_killed_process_is_said_and_the_others_end(plan: Plan, pictures: Path) -> None:
-    # A pipe in the place of a picture: whoever reads it waits.
-    made = plan(train_shards=2)
+def test_killed_worker_is_an_error_and_the_others_end(make_plan: MakePlan, pictures: Path) -> None:
+    planned = make_plan(train_shards=2)
+    # Replace the pictures by named pipes, so that the workers block.
     for path in pictures.glob("*/*.jpg"):
         path.unlink()
         os.mkfifo(path)
 
     def kill_one() -> None:
-        while not (workers := _workers(made.dataset_uri)):
+        while not (workers := _workers(planned.dataset_uri)):
             time.sleep(0.05)
         os.kill(workers[0], signal.SIGKILL)
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    with pytest.raises(RepotError, match=r"ended with status -9"):
-        build_together(made.dataset_uri, made.shard_names, num_processes=2, meter=_meter())
+    with pytest.raises(RepotError, match=r"exited with status -9"):
+        _build(planned, num_processes=2)
     killer.join()
-    assert _workers(made.dataset_uri) == []
+    assert _workers(planned.dataset_uri) == []
