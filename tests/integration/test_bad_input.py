@@ -11,7 +11,7 @@ from tests.integration.command_line import repot
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of picture folders, each wrong in its own way, and of a good one."""
+    """Return a folder of pictures folders: several invalid ones and a good one."""
     root = tmp_path_factory.mktemp("bad")
     fruit, mammals = (
         sorted((SAMPLE_FOLDER / "train" / label).iterdir()) for label in ("fruit", "mammals")
@@ -36,9 +36,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(4):
         (root / f"damaged/a/truncated{i}.jpg").write_bytes(fruit[0].read_bytes()[:900])
         (root / f"damaged/b/empty{i}.jpg").touch()
-        (root / f"no_good_picture/b/text{i}.jpg").write_text("no picture")
+        (root / f"no_good_picture/b/text{i}.jpg").write_text("not a picture")
     (root / "labels.txt").write_text("a\n\nb\nb\nzebra\n")
-    (root / "corrupt.h5").write_bytes(b"\x89HDF\r\n\x1a\n and then nothing of use")
+    (root / "corrupt.h5").write_bytes(b"\x89HDF\r\n\x1a\n and no valid content")
     return root
 
 
@@ -50,15 +50,15 @@ CASES = {
         ["nowhere", "must exist", "epochs=-1"],
     ),
     "empty folder": (["empty"], 2, ["is empty"]),
-    "one label": (["one_label"], 1, ["two labels or more"]),
-    "label with one picture": (["single"], 1, ["two pictures or more", ": b."]),
+    "one label": (["one_label"], 1, ["at least two labels"]),
+    "label with one picture": (["single"], 1, ["at least two pictures", ": b."]),
     "no label folders": (["flat"], 1, ["PICTURES/<label>/<picture>"]),
     "labels file": (["good", "--labels-file", "labels.txt"], 2, ["line 2", "line 4", "zebra"]),
     "too many damaged": (["damaged"], 1, ["4 x truncated", "4 x empty", "--max-rejected-fraction"]),
     "no good picture": (
         ["no_good_picture", "--max-rejected-fraction", "1"],
         1,
-        ["good picture", "text0.jpg"],
+        ["usable picture", "text0.jpg"],
     ),
     "no such checkpoint": (["good", "--checkpoint", "gone/weights.h5"], 2, ["gone/weights.h5"]),
     "corrupt checkpoint": (["good", "--checkpoint", "corrupt.h5"], 1, ["corrupt.h5"]),
@@ -104,23 +104,25 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_run_with_bad_input_says_so(name: str, folder: Path, tmp_path: Path) -> None:
-    arguments, exit_code, words = CASES[name]
+def test_run_with_bad_input_reports_the_problem(name: str, folder: Path, tmp_path: Path) -> None:
+    arguments, exit_code, parts = CASES[name]
     done = repot("run", "--output", str(tmp_path / "out"), *arguments, cwd=folder)
     assert done.returncode == exit_code, done.stderr
     assert "Error:" in done.stderr
     assert "Traceback" not in done.stderr
-    for word in words:
-        assert word in done.stderr
+    for part in parts:
+        assert part in done.stderr
 
 
-def test_debug_shows_the_traceback(folder: Path, tmp_path: Path) -> None:
+def test_debug_option_shows_the_traceback(folder: Path, tmp_path: Path) -> None:
     done = repot("run", "nowhere", "--output", str(tmp_path / "out"), "--debug", cwd=folder)
     assert done.returncode == 2
     assert "Traceback" in done.stderr
 
 
-def test_output_with_a_foreign_model_folder_is_left_alone(folder: Path, tmp_path: Path) -> None:
+def test_output_folder_with_an_unknown_model_folder_is_not_changed(
+    folder: Path, tmp_path: Path
+) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.txt").write_text("mine")
     done = repot("run", "good", "--output", str(tmp_path), cwd=folder)
@@ -129,14 +131,14 @@ def test_output_with_a_foreign_model_folder_is_left_alone(folder: Path, tmp_path
     assert (tmp_path / "model" / "mine.txt").read_text() == "mine"
 
 
-def test_predict_without_a_model_says_what_was_looked_for(folder: Path) -> None:
+def test_predict_without_a_model_names_the_missing_file(folder: Path) -> None:
     done = repot("predict", "good", "good/a/apple.jpg", cwd=folder)
     assert done.returncode in (1, 2)
     assert "model.keras" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_file_that_cannot_be_written_is_no_traceback(folder: Path) -> None:
+def test_unwritable_output_file_is_an_error_without_traceback(folder: Path) -> None:
     done = repot("compile", "--output", "labels.txt/finetune.yaml", cwd=folder)
     assert done.returncode == 1
     assert done.stderr.startswith("Error:")

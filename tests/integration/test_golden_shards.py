@@ -1,4 +1,4 @@
-"""Our shards against those of the original program, record by record."""
+"""Compare repot's shards with those of the original program, record by record."""
 
 import hashlib
 import json
@@ -19,9 +19,9 @@ from repot.shard_builder.merge import merge_dataset
 GOLDEN = Path(__file__).parents[1] / "golden"
 CLEAN, DIRTY = GOLDEN / "build_image_data", GOLDEN / "build_image_data_dirty"
 
-# What we encode on purpose where the original stored the file, or encoded it differently.
+# Pictures that repot encodes on purpose, where the original stored or encoded them differently.
 NORMALISED = {
-    "exif_rot6.jpg": "turned upright",
+    "exif_rot6.jpg": "rotated upright",
     "cmyk.jpg": "CMYK",
     "gray.jpg": "gray",
     "gray.png": "PNG, another encoder",
@@ -46,13 +46,13 @@ def _build(
 
 
 def _read(folder: Path, shard: str) -> list[dict[str, Any]]:
-    """Return the records of a shard in the words of records.json."""
-    facts = []
+    """Return the records of a shard in the form of records.json."""
+    rows = []
     for record in records.read_records(folder / shard):
         features = records.decode_example(record)
         single: dict[str, Any] = {name: value for name, (value,) in features.items()}
         encoded = single["image/encoded"]
-        facts.append(
+        rows.append(
             {
                 "filename": single["image/filename"].decode(),
                 "label": single["image/class/label"],
@@ -68,14 +68,14 @@ def _read(folder: Path, shard: str) -> list[dict[str, Any]]:
                 "keys": sorted(features),
             }
         )
-    return facts
+    return rows
 
 
 @pytest.fixture(scope="module")
 def clean(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Manifest, dict[str, list[dict[str, Any]]]]:
-    """Return our manifest and records of the pictures that the original was run on, with the same flags."""
+    """Return manifest and records of the pictures and flags that the original was run with."""
     folder = tmp_path_factory.mktemp("clean")
     roots = PictureRoots(
         train_uri=str(CLEAN / "data/train"), validation_uri=str(CLEAN / "data/validation")
@@ -85,7 +85,7 @@ def clean(
     return manifest, {shard.shard: _read(folder, shard.shard) for shard in manifest.shards}
 
 
-def test_shards_and_the_order_of_their_records_are_the_original_ones(
+def test_records_are_in_the_same_shards_and_order_as_in_the_original(
     clean: tuple[Manifest, dict[str, list[dict[str, Any]]]],
 ) -> None:
     original = json.loads((CLEAN / "records.json").read_text())
@@ -98,17 +98,17 @@ def test_shards_and_the_order_of_their_records_are_the_original_ones(
     }
 
 
-def test_fields_are_the_original_ones_except_where_pictures_are_normalised(
+def test_record_fields_equal_the_original_except_for_normalised_pictures(
     clean: tuple[Manifest, dict[str, list[dict[str, Any]]]],
 ) -> None:
     original = json.loads((CLEAN / "records.json").read_text())
     _, ours = clean
-    encoded_anew = set()
+    reencoded = set()
     for shard, expected_records in original.items():
         for record, expected in zip(ours[shard], expected_records, strict=True):
             del expected["same_bytes_as_source"]
             if record["encoded_sha256"] != expected["encoded_sha256"]:
-                encoded_anew.add(record["filename"])
+                reencoded.add(record["filename"])
                 expected |= {
                     name: record[name] for name in ("encoded_len", "encoded_sha256", "magic")
                 }
@@ -116,7 +116,7 @@ def test_fields_are_the_original_ones_except_where_pictures_are_normalised(
                 expected |= {"height": expected["width"], "width": expected["height"]}
             assert record == expected
             assert record["magic"].startswith("ffd8ff")
-    assert encoded_anew == set(NORMALISED)
+    assert reencoded == set(NORMALISED)
 
 
 def test_all_clean_pictures_are_accepted(
@@ -158,7 +158,7 @@ def test_every_dirty_file_is_accounted_for(tmp_path: Path) -> None:
     assert manifest.num_found == len(accepted) + len(manifest.rejected) == 20
 
 
-def test_labels_file_of_the_dirty_set_is_refused_with_its_lines(tmp_path: Path) -> None:
+def test_invalid_lines_of_the_dirty_labels_file_are_reported(tmp_path: Path) -> None:
     roots = PictureRoots(pictures_uri=str(DIRTY / "data" / "train"))
     with pytest.raises(UsageError) as caught:
         _build(roots, tmp_path / "data", DIRTY / "labels.txt", DatasetSettings())
