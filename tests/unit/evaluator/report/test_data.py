@@ -18,6 +18,7 @@ from repot.evaluator.report.data import (
     thumbnail,
 )
 from repot.manifest import Manifest, Receipt, Rejection, Split
+from repot.settings import DatasetSettings
 from tests.unit.evaluator.samples import make_outcome, make_report_data, make_training
 
 HISTORY = (
@@ -50,7 +51,7 @@ def make_manifest(num_rejected: int) -> Manifest:
         dataset_id="d1d1",
         pictures_uri="/pictures",
         labels=("cat", "dog"),
-        settings={},
+        settings=DatasetSettings(),
         shards=(make_receipt("train", 5), make_receipt("validation", 2)),
         num_found=7 + num_rejected + 1,
         num_accepted=7,
