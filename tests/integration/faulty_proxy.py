@@ -1,4 +1,4 @@
-"""A proxy before a real server that makes things go wrong between it and repot."""
+"""A proxy in front of a real object store that injects faults between it and repot."""
 
 import contextlib
 import http.client
@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
-Answer = tuple[int, list[tuple[str, str]], bytes]
-# Gets the function that asks the real server; None closes the connection without an answer.
-Fault = Callable[[Callable[[], Answer]], Answer | None]
+Response = tuple[int, list[tuple[str, str]], bytes]
+"""Status, headers and body."""
+Fault = Callable[[Callable[[], Response]], Response | None]
+"""Receives the function that forwards the request; None closes the connection."""
 
-_OF_THE_CONNECTION = ("content-length", "transfer-encoding", "connection", "x-length")
+_CONNECTION_HEADERS = ("content-length", "transfer-encoding", "connection", "x-length")
 
 
 class Request(NamedTuple):
-    """A request that came by."""
+    """A request that the proxy received."""
 
     method: str
     path: str
@@ -24,19 +25,19 @@ class Request(NamedTuple):
 
 
 class FaultyProxy(ThreadingHTTPServer):
-    """Forwards requests without the headers in `dropped`, keeps them, and spoils the next answers to a method.
+    """Forwards and records requests, and applies the next fault of each method.
 
     Attributes:
-        dropped: Names of headers, in lower case.
-        faults: What happens to the next requests of each method.
-        requests: What came by.
+        dropped_headers: Lower-case names of headers that are not forwarded.
+        faults: The faults of the next requests, by method.
+        requests: All requests so far.
     """
 
     daemon_threads = True
 
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint.removeprefix("http://")
-        self.dropped: set[str] = set()
+        self.dropped_headers: set[str] = set()
         self.faults: dict[str, list[Fault]] = {}
         self.requests: list[Request] = []
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -45,24 +46,24 @@ class FaultyProxy(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def answer(self, request: Request) -> Answer | None:
+    def respond(self, request: Request) -> Response | None:
         self.requests.append(request)
         headers = {
             name: value
             for name, value in request.headers.items()
-            if name.lower() not in self.dropped
+            if name.lower() not in self.dropped_headers
         }
 
-        def ask() -> Answer:
+        def forward() -> Response:
             connection = http.client.HTTPConnection(self.endpoint)
             connection.request(request.method, request.path, request.body, headers)
-            answer = connection.getresponse()
-            whole: Answer = (answer.status, answer.getheaders(), answer.read())
+            response = connection.getresponse()
+            whole: Response = (response.status, response.getheaders(), response.read())
             connection.close()
             return whole
 
         faults = self.faults.get(request.method)
-        return faults.pop(0)(ask) if faults else ask()
+        return faults.pop(0)(forward) if faults else forward()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -71,32 +72,32 @@ class _Handler(BaseHTTPRequestHandler):
 
     def handle_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        answer = self.server.answer(Request(self.command, self.path, dict(self.headers), body))
-        if answer is None:
+        response = self.server.respond(Request(self.command, self.path, dict(self.headers), body))
+        if response is None:
             self.close_connection = True
             return
-        status, headers, data = answer
-        named = {name.lower(): value for name, value in headers}
-        of_head = named.get("content-length", "0") if self.command == "HEAD" else None
-        length = of_head or named.get("x-length", str(len(data)))
+        status, headers, data = response
+        values = {name.lower(): value for name, value in headers}
+        head_length = values.get("content-length", "0") if self.command == "HEAD" else None
+        length = head_length or values.get("x-length", str(len(data)))
         self.send_response(status)
         for name, value in headers:
-            if name.lower() not in _OF_THE_CONNECTION:
+            if name.lower() not in _CONNECTION_HEADERS:
                 self.send_header(name, value)
         self.send_header("Content-Length", length)
         self.end_headers()
         self.wfile.write(data)
-        self.close_connection = of_head is None and length != str(len(data))
+        self.close_connection = head_length is None and length != str(len(data))
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_any
 
     def log_message(self, *_args: Any) -> None:
-        """Say nothing."""
+        """Do not log."""
 
 
 @contextlib.contextmanager
-def proxy_of(endpoint: str) -> Iterator[FaultyProxy]:
-    """Run a proxy before a server for as long as the block takes."""
+def run_proxy(endpoint: str) -> Iterator[FaultyProxy]:
+    """Run a proxy in front of a server for the duration of the block."""
     with FaultyProxy(endpoint) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -105,28 +106,28 @@ def proxy_of(endpoint: str) -> Iterator[FaultyProxy]:
         thread.join()
 
 
-def lose_answer(refusal: Fault) -> Fault:
-    """Return the fault that the service does what it is asked, and answers with a refusal."""
+def lose_response(replacement: Fault) -> Fault:
+    """Return the fault that forwards the request but replaces the response by another fault's."""
 
-    def fault(ask: Callable[[], Answer]) -> Answer | None:
-        ask()
-        return refusal(ask)
+    def fault(forward: Callable[[], Response]) -> Response | None:
+        forward()
+        return replacement(forward)
 
     return fault
 
 
-def hang_up(ask: Callable[[], Answer]) -> None:
-    """Close the connection without an answer, after the service did what it was asked."""
-    ask()
+def drop_connection(forward: Callable[[], Response]) -> None:
+    """Forward the request, then close the connection without a response."""
+    forward()
 
 
-def flip_a_bit(ask: Callable[[], Answer]) -> Answer:
-    """Damage the first byte of an answer."""
-    status, headers, data = ask()
+def flip_bit(forward: Callable[[], Response]) -> Response:
+    """Flip one bit in the first byte of the response."""
+    status, headers, data = forward()
     return status, headers, bytes([data[0] ^ 1]) + data[1:]
 
 
-def cut(ask: Callable[[], Answer]) -> Answer:
-    """Close the connection in the middle of an answer."""
-    status, headers, data = ask()
+def truncate(forward: Callable[[], Response]) -> Response:
+    """Close the connection after half of the response."""
+    status, headers, data = forward()
     return status, [*headers, ("X-Length", str(len(data)))], data[: len(data) // 2]

@@ -1,4 +1,4 @@
-"""Objects in buckets, against real server processes that speak the API of Google Cloud Storage and of Amazon S3."""
+"""Objects in buckets, on real server processes that emulate Google Cloud Storage and Amazon S3."""
 
 import dataclasses
 import unicodedata
@@ -31,12 +31,12 @@ def bucket(request: pytest.FixtureRequest) -> str:
 
 
 def as_listed(info: storage.ObjectInfo) -> storage.ObjectInfo:
-    """Return what a listing tells: on s3:// no checksums."""
+    """Return the object as a listing shows it: on s3:// without a checksum."""
     return dataclasses.replace(info, crc32c=None) if info.uri.startswith("s3:") else info
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_object_of_any_name_is_found_again(name: str, bucket: str) -> None:
+def test_object_of_any_name_can_be_listed_and_read(name: str, bucket: str) -> None:
     info = storage.write_bytes(f"{bucket}/{name}", b"123456789")
     assert info.uri == f"{bucket}/{name}"
     assert (info.size_bytes, info.crc32c) == (9, "e3069283")  # The check value of CRC-32C.
@@ -53,12 +53,12 @@ def test_names_in_two_normal_forms_are_two_objects(bucket: str) -> None:
     assert [storage.read_text(info.uri) for info in storage.list_objects(bucket)] == ["NFD", "NFC"]
 
 
-def test_name_that_is_not_utf8_is_refused(bucket: str) -> None:
+def test_name_that_is_not_utf8_is_rejected(bucket: str) -> None:
     with pytest.raises(StorageError, match=r"its name is not UTF-8\. Rename it\."):
         storage.write_bytes(f"{bucket}/\udcff", b"")
 
 
-def test_listing_is_of_the_folder_only_and_sorted(bucket: str) -> None:
+def test_listing_has_only_the_folder_and_is_sorted(bucket: str) -> None:
     names = ["a/b", "a/B", "a/c/d", "a/é", "a-b", "ab", "a"]
     for name in names:
         storage.write_bytes(f"{bucket}/{name}", b"")
@@ -71,14 +71,14 @@ def test_listing_is_of_the_folder_only_and_sorted(bucket: str) -> None:
     assert storage.list_objects(f"{bucket}/none") == []
 
 
-def test_create_only_write_keeps_what_is_there(bucket: str) -> None:
+def test_create_only_write_keeps_an_existing_object(bucket: str) -> None:
     storage.write_bytes(f"{bucket}/x", b"first", if_absent=True)
     with pytest.raises(AlreadyExistsError, match=f"{bucket}/x must not exist yet"):
         storage.write_bytes(f"{bucket}/x", b"second", if_absent=True)
     assert storage.read_bytes(f"{bucket}/x") == b"first"
 
 
-def test_swap_needs_the_version_that_is_there(bucket: str) -> None:
+def test_swap_requires_the_current_version(bucket: str) -> None:
     first = storage.swap_bytes(f"{bucket}/x", b"1", expected_version=None)
     second = storage.swap_bytes(f"{bucket}/x", b"2", expected_version=first.version)
     for version in (None, first.version):
@@ -88,7 +88,7 @@ def test_swap_needs_the_version_that_is_there(bucket: str) -> None:
     assert storage.read_bytes(f"{bucket}/x") == b"2"
 
 
-def test_read_pinned_to_a_version_that_is_gone_says_so(bucket: str, tmp_path: Path) -> None:
+def test_read_of_an_outdated_version_fails(bucket: str, tmp_path: Path) -> None:
     info = storage.write_bytes(f"{bucket}/x", b"1")
     storage.write_bytes(f"{bucket}/x", b"2")
     with pytest.raises(NotFoundError, match="changed or deleted since"):
@@ -98,7 +98,7 @@ def test_read_pinned_to_a_version_that_is_gone_says_so(bucket: str, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_object_is_not_found(bucket: str, tmp_path: Path) -> None:
+def test_missing_object_raises_not_found_error(bucket: str, tmp_path: Path) -> None:
     assert storage.stat(f"{bucket}/x") is None
     assert not storage.exists(f"{bucket}/x")
     with pytest.raises(NotFoundError, match=f"{bucket}/x cannot be read: there is no such object"):
@@ -114,7 +114,7 @@ def test_missing_object_is_not_found(bucket: str, tmp_path: Path) -> None:
 
 
 def test_missing_bucket_is_named(bucket: str) -> None:
-    for act in (
+    for operation in (
         storage.check_writable,
         storage.list_objects,
         lambda uri: storage.write_bytes(uri, b""),
@@ -122,29 +122,29 @@ def test_missing_bucket_is_named(bucket: str) -> None:
         with pytest.raises(
             StorageError, match=rf"there is no bucket {bucket}-missing.*\. Create"
         ) as caught:
-            act(f"{bucket}-missing/folder/x")
+            operation(f"{bucket}-missing/folder/x")
         assert not isinstance(caught.value, NotFoundError)
         assert "\n" not in str(caught.value)
 
 
-def test_folder_goes_up_across_and_down_unchanged(bucket: str, tmp_path: Path) -> None:
+def test_folder_is_unchanged_after_upload_copy_and_download(bucket: str, tmp_path: Path) -> None:
     files = {"a.txt": b"a", "b/c d.txt": b"c", "b/e/é.txt": b""}
     for name, data in files.items():
-        storage.write_bytes(f"{tmp_path}/here/{name}", data)
-    storage.upload_folder(tmp_path / "here", f"{bucket}/up")
-    storage.copy_folder(f"{bucket}/up", f"{bucket}/across")
-    storage.copy_folder(f"{bucket}/across", f"{tmp_path}/there")
-    storage.download_folder(f"{bucket}/across", tmp_path / "there too")
-    for folder in (f"{bucket}/across", f"{tmp_path}/there", f"{tmp_path}/there too"):
-        found = {
+        storage.write_bytes(f"{tmp_path}/source/{name}", data)
+    storage.upload_folder(tmp_path / "source", f"{bucket}/uploaded")
+    storage.copy_folder(f"{bucket}/uploaded", f"{bucket}/copied")
+    storage.copy_folder(f"{bucket}/copied", f"{tmp_path}/target")
+    storage.download_folder(f"{bucket}/copied", tmp_path / "downloaded")
+    for folder in (f"{bucket}/copied", f"{tmp_path}/target", f"{tmp_path}/downloaded"):
+        uris = {
             storage.relative_name(info.uri, folder): info.uri
             for info in storage.list_objects(folder)
         }
-        assert {name: storage.read_bytes(uri) for name, uri in found.items()} == files
+        assert {name: storage.read_bytes(uri) for name, uri in uris.items()} == files
 
 
 @pytest.mark.parametrize("name", ["../escaped", "a/../../escaped", "a//b", "./a"])
-def test_download_of_a_name_that_is_no_local_path_is_refused(
+def test_download_rejects_names_that_are_not_valid_local_paths(
     name: str, bucket: str, tmp_path: Path
 ) -> None:
     storage.write_bytes(f"{bucket}/folder/{name}", b"")
@@ -154,7 +154,7 @@ def test_download_of_a_name_that_is_no_local_path_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_object_as_a_local_file_is_gone_afterwards(bucket: str) -> None:
+def test_as_local_file_deletes_the_download_afterwards(bucket: str) -> None:
     storage.write_bytes(f"{bucket}/a/x.txt", b"1")
     with storage.as_local_file(f"{bucket}/a/x.txt") as path:
         assert path.name == "x.txt"

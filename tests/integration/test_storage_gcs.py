@@ -1,4 +1,4 @@
-"""What is special about objects in Google Cloud Storage, against a real server process that speaks its API."""
+"""Behaviour specific to Google Cloud Storage, on a real server process that emulates its API."""
 
 import gzip
 import os
@@ -12,12 +12,10 @@ from repot import storage
 from repot.errors import AlreadyExistsError
 from repot.storage.gcs import client
 
-LARGE_BYTES = (8 << 20) + 1  # More than one request may carry.
+LARGE_BYTES = (8 << 20) + 1  # One more than the client sends in a single request.
 
 
-def test_listing_leaves_out_folder_placeholders_and_passing_objects(
-    gcs: str, gcs_endpoint: str
-) -> None:
+def test_listing_skips_folder_placeholders_and_hidden_objects(gcs: str, gcs_endpoint: str) -> None:
     for name in ("a/", "a/b/", "a/.repot-0.check", ".repot-0.check"):
         put_object(gcs_endpoint, gcs, name)
     info = storage.write_bytes(f"{gcs}/a/.repo", b"")
@@ -28,52 +26,58 @@ def test_listing_leaves_out_folder_placeholders_and_passing_objects(
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, LARGE_BYTES - 1, LARGE_BYTES, (16 << 20) + 1])
-def test_file_goes_up_and_down_unchanged(size_bytes: int, gcs: str, tmp_path: Path) -> None:
-    (tmp_path / "here").write_bytes(os.urandom(size_bytes))
-    info = storage.upload(tmp_path / "here", f"{gcs}/x")
+def test_file_is_unchanged_after_upload_and_download(
+    size_bytes: int, gcs: str, tmp_path: Path
+) -> None:
+    (tmp_path / "source").write_bytes(os.urandom(size_bytes))
+    info = storage.upload(tmp_path / "source", f"{gcs}/x")
     assert (info.size_bytes, info.crc32c) == (
         size_bytes,
-        storage.file_crc32c_hex(tmp_path / "here"),
+        storage.file_crc32c_hex(tmp_path / "source"),
     )
     assert storage.stat(f"{gcs}/x") == info
-    storage.download(f"{gcs}/x", tmp_path / "a" / "there", version=info.version)
-    assert (tmp_path / "a" / "there").read_bytes() == (tmp_path / "here").read_bytes()
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["there"]
+    storage.download(f"{gcs}/x", tmp_path / "a" / "target", version=info.version)
+    assert (tmp_path / "a" / "target").read_bytes() == (tmp_path / "source").read_bytes()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["target"]
 
 
 @pytest.mark.parametrize("size_bytes", [LARGE_BYTES - 1, LARGE_BYTES])
-def test_create_only_upload_keeps_what_is_there(size_bytes: int, gcs: str, tmp_path: Path) -> None:
-    (tmp_path / "here").write_bytes(bytes(size_bytes))
-    storage.upload(tmp_path / "here", f"{gcs}/x", if_absent=True)
-    (tmp_path / "here").write_bytes(b"1" * size_bytes)
+def test_create_only_upload_keeps_an_existing_object(
+    size_bytes: int, gcs: str, tmp_path: Path
+) -> None:
+    (tmp_path / "source").write_bytes(bytes(size_bytes))
+    storage.upload(tmp_path / "source", f"{gcs}/x", if_absent=True)
+    (tmp_path / "source").write_bytes(b"1" * size_bytes)
     with pytest.raises(AlreadyExistsError):
-        storage.upload(tmp_path / "here", f"{gcs}/x", if_absent=True)
+        storage.upload(tmp_path / "source", f"{gcs}/x", if_absent=True)
     assert storage.read_bytes(f"{gcs}/x") == bytes(size_bytes)
 
 
-def test_check_writable_leaves_nothing(gcs: str, gcs_endpoint: str) -> None:
+def test_check_writable_leaves_no_object(gcs: str, gcs_endpoint: str) -> None:
     storage.check_writable(f"{gcs}/a/b")
     with urllib.request.urlopen(
         f"{gcs_endpoint}/storage/v1/b/{gcs.removeprefix('gs://')}/o"
-    ) as answer:
-        assert b".repot-" not in answer.read()
+    ) as response:
+        assert b".repot-" not in response.read()
 
 
 def test_forked_child_and_parent_do_not_share_a_connection(gcs: str) -> None:
     for name in ("child", "parent"):
         storage.write_text(f"{gcs}/{name}", name)
-    parents_client = client.client()
+    parent_client = client.client()
     child = os.fork()
     name = "parent" if child else "child"
-    answers = {storage.read_text(f"{gcs}/{name}") for _ in range(20)}
+    texts = {storage.read_text(f"{gcs}/{name}") for _ in range(20)}
     if child == 0:
-        os._exit(0 if answers == {name} and client.client() is not parents_client else 1)
-    assert client.client() is parents_client
-    assert answers == {name}
+        os._exit(0 if texts == {name} and client.client() is not parent_client else 1)
+    assert client.client() is parent_client
+    assert texts == {name}
     assert os.waitpid(child, 0)[1] == 0
 
 
-def test_object_with_a_content_encoding_comes_as_it_is_stored(gcs: str, gcs_endpoint: str) -> None:
+def test_object_with_a_content_encoding_is_read_as_it_is_stored(
+    gcs: str, gcs_endpoint: str
+) -> None:
     data = gzip.compress(b"data")
     put_object(gcs_endpoint, gcs, "x", data, contentEncoding="gzip")
     (info,) = storage.list_objects(gcs)
@@ -84,11 +88,11 @@ def test_object_with_a_content_encoding_comes_as_it_is_stored(gcs: str, gcs_endp
 def put_object(
     endpoint: str, bucket_uri: str, name: str, data: bytes = b"", **parameters: str
 ) -> None:
-    """Make an object without repot, as the console's "create folder" does."""
+    """Create an object without repot, as the console's "create folder" does."""
     bucket = bucket_uri.removeprefix("gs://")
     query = urllib.parse.urlencode({"uploadType": "media", "name": name, **parameters})
     request = urllib.request.Request(
         f"{endpoint}/upload/storage/v1/b/{bucket}/o?{query}", data=data, method="POST"
     )
-    with urllib.request.urlopen(request) as answer:
-        assert answer.status == 200
+    with urllib.request.urlopen(request) as response:
+        assert response.status == 200

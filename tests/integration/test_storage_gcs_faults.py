@@ -1,4 +1,4 @@
-"""What goes wrong between repot and Google Cloud Storage: a proxy before a real server makes it go wrong."""
+"""Faults between repot and Google Cloud Storage, injected by a proxy."""
 
 import gc
 import json
@@ -20,38 +20,38 @@ from repot.errors import AlreadyExistsError, ConflictError, StorageError
 from repot.storage.gcs import client
 from tests.conftest import free_port
 from tests.integration.faulty_proxy import (
-    Answer,
     Fault,
     FaultyProxy,
-    cut,
-    flip_a_bit,
-    hang_up,
-    lose_answer,
-    proxy_of,
+    Response,
+    drop_connection,
+    flip_bit,
+    lose_response,
+    run_proxy,
+    truncate,
 )
 
 
 def refuse(status: int, message: str = "Try again.") -> Fault:
-    """Return the fault that the service does nothing, and answers with an error."""
+    """Return the fault that the service does nothing and returns an error."""
     body = json.dumps({"error": {"code": status, "message": message}}).encode()
-    return lambda _ask: (status, [("Content-Type", "application/json")], body)
+    return lambda _forward: (status, [("Content-Type", "application/json")], body)
 
 
-def flip_and_cut(ask: Callable[[], Answer]) -> Answer:
-    return cut(lambda: flip_a_bit(ask))
+def flip_bit_and_truncate(forward: Callable[[], Response]) -> Response:
+    return truncate(lambda: flip_bit(forward))
 
 
 @pytest.fixture
 def proxy(gcs: str, gcs_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    with proxy_of(gcs_endpoint) as server:
+    with run_proxy(gcs_endpoint) as server:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
         yield server
 
 
 @pytest.mark.parametrize(
-    "fault", [refuse(503), refuse(500), refuse(429), lose_answer(refuse(503)), hang_up]
+    "fault", [refuse(503), refuse(500), refuse(429), lose_response(refuse(503)), drop_connection]
 )
-def test_passing_failure_is_tried_again(fault: Fault, proxy: FaultyProxy, gcs: str) -> None:
+def test_transient_error_is_retried(fault: Fault, proxy: FaultyProxy, gcs: str) -> None:
     proxy.faults = {method: [fault] for method in ("GET", "POST", "DELETE")}
     info = storage.write_bytes(f"{gcs}/x", b"data")
     assert storage.read_bytes(f"{gcs}/x") == b"data"
@@ -60,8 +60,8 @@ def test_passing_failure_is_tried_again(fault: Fault, proxy: FaultyProxy, gcs: s
     assert not any(proxy.faults.values())
 
 
-@pytest.mark.parametrize("fault", [lose_answer(refuse(503)), hang_up])
-def test_own_write_whose_answer_got_lost_is_no_conflict(
+@pytest.mark.parametrize("fault", [lose_response(refuse(503)), drop_connection])
+def test_own_write_with_a_lost_response_is_not_a_conflict(
     fault: Fault, proxy: FaultyProxy, gcs: str
 ) -> None:
     proxy.faults["POST"] = [fault]
@@ -72,7 +72,7 @@ def test_own_write_whose_answer_got_lost_is_no_conflict(
     assert [request.method for request in proxy.requests].count("POST") == 4
 
 
-def test_equal_write_of_somebody_else_is_a_conflict(proxy: FaultyProxy, gcs: str) -> None:
+def test_equal_write_of_another_process_is_a_conflict(proxy: FaultyProxy, gcs: str) -> None:
     first = storage.write_bytes(f"{gcs}/x", b"1", if_absent=True)
     storage.swap_bytes(f"{gcs}/x", b"2", expected_version=first.version)
     proxy.faults["POST"] = [refuse(503)]
@@ -83,8 +83,8 @@ def test_equal_write_of_somebody_else_is_a_conflict(proxy: FaultyProxy, gcs: str
 
 
 @pytest.mark.parametrize("size_bytes", [1000, 3 << 20])
-@pytest.mark.parametrize("fault", [flip_a_bit, cut])
-def test_damaged_download_is_fetched_again(
+@pytest.mark.parametrize("fault", [flip_bit, truncate])
+def test_damaged_download_is_repeated(
     fault: Fault, size_bytes: int, proxy: FaultyProxy, gcs: str
 ) -> None:
     data = os.urandom(size_bytes)
@@ -94,11 +94,11 @@ def test_damaged_download_is_fetched_again(
     assert proxy.faults["GET"] == []
 
 
-def test_download_that_is_always_damaged_is_refused(
+def test_download_that_is_damaged_every_time_fails(
     proxy: FaultyProxy, gcs: str, tmp_path: Path
 ) -> None:
     storage.write_bytes(f"{gcs}/x", b"data")
-    proxy.faults["GET"] = [flip_a_bit] * 6
+    proxy.faults["GET"] = [flip_bit] * 6
     with pytest.raises(StorageError, match=f"{gcs}/x must arrive as it is stored"):
         storage.read_bytes(f"{gcs}/x")
     with pytest.raises(StorageError, match=f"{gcs}/x must arrive as it is stored"):
@@ -106,10 +106,10 @@ def test_download_that_is_always_damaged_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_resumed_download_is_checked_as_a_whole(proxy: FaultyProxy, gcs: str) -> None:
+def test_resumed_download_is_verified_as_a_whole(proxy: FaultyProxy, gcs: str) -> None:
     data = os.urandom(3 << 20)
     storage.write_bytes(f"{gcs}/x", data)
-    proxy.faults["GET"] = [flip_and_cut]
+    proxy.faults["GET"] = [flip_bit_and_truncate]
     assert storage.read_bytes(f"{gcs}/x") == data
 
 
@@ -128,36 +128,38 @@ def test_upload_sends_checksum_and_precondition(
     assert f'"crc32c": "{crc32c_to_base64(storage.crc32c_hex(data))}"'.encode() in body
 
 
-def test_upload_that_is_stored_otherwise_is_deleted_and_refused(
-    proxy: FaultyProxy, gcs: str
-) -> None:
-    def lie(ask: Callable[[], Answer]) -> Answer:
-        status, headers, data = ask()
+def test_upload_that_is_stored_damaged_is_deleted_and_fails(proxy: FaultyProxy, gcs: str) -> None:
+    def change_checksum(forward: Callable[[], Response]) -> Response:
+        status, headers, data = forward()
         return status, headers, json.dumps(json.loads(data) | {"crc32c": "AAAAAA=="}).encode()
 
-    proxy.faults["POST"] = [lie]
+    proxy.faults["POST"] = [change_checksum]
     with pytest.raises(StorageError, match=f"{gcs}/x must be stored as it was sent"):
         storage.write_bytes(f"{gcs}/x", b"data")
     assert storage.stat(f"{gcs}/x") is None
 
 
 def test_denied_access_names_the_account_and_the_role(proxy: FaultyProxy, gcs: str) -> None:
-    words = "robot@project.iam.gserviceaccount.com does not have storage.objects.create access to the object."
-    proxy.faults = {"GET": [refuse(403, words)] * 2, "POST": [refuse(403, words)] * 2}
-    for act in (
+    message = (
+        "robot@project.iam.gserviceaccount.com does not have storage.objects.create access "
+        "to the object."
+    )
+    proxy.faults = {"GET": [refuse(403, message)] * 2, "POST": [refuse(403, message)] * 2}
+    for operation in (
         storage.check_writable,
         lambda uri: storage.write_bytes(uri, b""),
         storage.read_bytes,
         storage.list_objects,
     ):
-        print(act, proxy.requests[-3:], proxy.faults)
-        with pytest.raises(StorageError, match=rf"access is denied \({words[:-1]}\)") as caught:
-            act(f"{gcs}/folder")
+        with pytest.raises(StorageError, match=rf"access is denied \({message[:-1]}\)") as caught:
+            operation(f"{gcs}/folder")
         assert f"Storage Object User (roles/storage.objectUser) on {gcs}." in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
-def test_rule_of_the_bucket_s_owner_is_told_and_no_conflict(proxy: FaultyProxy, gcs: str) -> None:
+def test_violated_bucket_policy_is_reported_and_not_a_conflict(
+    proxy: FaultyProxy, gcs: str
+) -> None:
     proxy.faults["POST"] = [refuse(412, "Request violates constraint 'x/y'.")] * 2
     for if_absent in (False, True):
         with pytest.raises(
@@ -167,24 +169,26 @@ def test_rule_of_the_bucket_s_owner_is_told_and_no_conflict(proxy: FaultyProxy, 
         assert not isinstance(caught.value, AlreadyExistsError)
 
 
-def test_refused_request_is_not_repeated(proxy: FaultyProxy, gcs: str) -> None:
+def test_permanent_error_is_not_retried(proxy: FaultyProxy, gcs: str) -> None:
     proxy.faults["GET"] = [refuse(400, "No.")] * 2
     with pytest.raises(StorageError, match=r"the service returned 400 \(No\)"):
         storage.read_bytes(f"{gcs}/x")
     assert len(proxy.requests) == 1
 
 
-def test_repeated_download_leaves_no_connection_open(proxy: FaultyProxy, gcs: str) -> None:
+def test_retried_download_leaves_no_connection_open(proxy: FaultyProxy, gcs: str) -> None:
     storage.write_bytes(f"{gcs}/x", b"data")
     proxy.faults["GET"] = [refuse(503)]
-    with warnings.catch_warnings(record=True) as seen:
+    with warnings.catch_warnings(record=True) as recorded:
         warnings.simplefilter("always")
         storage.read_bytes(f"{gcs}/x")
         gc.collect()
-    assert [str(warning.message) for warning in seen if warning.category is ResourceWarning] == []
+    assert [
+        str(warning.message) for warning in recorded if warning.category is ResourceWarning
+    ] == []
 
 
-def test_nothing_but_the_object_is_asked_for(proxy: FaultyProxy, gcs: str) -> None:
+def test_only_the_object_itself_is_requested(proxy: FaultyProxy, gcs: str) -> None:
     storage.write_bytes(f"{gcs}/x", b"")
     storage.exists(f"{gcs}/y")
     paths = [request.path for request in proxy.requests]
@@ -192,17 +196,17 @@ def test_nothing_but_the_object_is_asked_for(proxy: FaultyProxy, gcs: str) -> No
     assert all("/o" in path for path in paths)
 
 
-def test_missing_bucket_of_a_read_is_named(proxy: FaultyProxy, gcs: str) -> None:
+def test_read_from_a_missing_bucket_names_the_bucket(proxy: FaultyProxy, gcs: str) -> None:
     proxy.faults["GET"] = [refuse(404, "The specified bucket does not exist.")] * 2
-    for act in (storage.stat, storage.read_bytes):
+    for operation in (storage.stat, storage.read_bytes):
         with pytest.raises(StorageError, match=f"there is no bucket {gcs}"):
-            act(f"{gcs}/x")
+            operation(f"{gcs}/x")
 
 
-def test_secrets_in_a_url_are_not_told(
+def test_secrets_in_a_url_are_not_shown(
     proxy: FaultyProxy, gcs: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def no_session(_ask: Callable[[], Answer]) -> Answer:
+    def no_session(_forward: Callable[[], Response]) -> Response:
         return 200, [("Location", f"{proxy.url}/nowhere?upload_id=SECRET")], b""
 
     proxy.faults["POST"] = [no_session]
@@ -213,7 +217,7 @@ def test_secrets_in_a_url_are_not_told(
     assert "trying again" in caplog.text
 
 
-def test_service_that_stays_away_is_given_up(
+def test_retries_end_at_the_deadline(
     proxy: FaultyProxy, gcs: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "DEADLINE_SECONDS", 1.0)
@@ -224,7 +228,7 @@ def test_service_that_stays_away_is_given_up(
 
 
 def run_without_cloud(environment: dict[str, str]) -> tuple[str, float]:
-    """Write to a bucket in a new process where no cloud is; return its last words and its seconds."""
+    """Write to a bucket in a new process without a cloud; return its output and seconds."""
     program = """
 from repot import storage
 from repot.errors import StorageError
@@ -249,61 +253,60 @@ except StorageError as err:
     return done.stdout, time.monotonic() - started
 
 
-def test_missing_credentials_say_how_to_get_some() -> None:
-    # A port that nobody listens at is a metadata server that is not there.
-    words, seconds = run_without_cloud({"GCE_METADATA_HOST": f"127.0.0.1:{free_port()}"})
-    assert "the Google credentials are missing or no longer valid. Run `gcloud auth" in words
-    assert words.count("\n") == 1
+def test_missing_credentials_say_how_to_log_in() -> None:
+    # A port that nothing listens on stands for a missing metadata server.
+    output, seconds = run_without_cloud({"GCE_METADATA_HOST": f"127.0.0.1:{free_port()}"})
+    assert "the Google credentials are missing or no longer valid. Run `gcloud auth" in output
+    assert output.count("\n") == 1
     assert seconds < 30
 
 
-def test_credentials_that_are_refused_say_how_to_get_new_ones(tmp_path: Path) -> None:
-    class Refuse(BaseHTTPRequestHandler):
+def test_rejected_credentials_say_how_to_log_in(tmp_path: Path) -> None:
+    class RejectingServer(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             self.send_response(400)
             self.end_headers()
-            self.wfile.write(
-                b'{"error": "invalid_grant", "error_description": "Token has been expired or revoked."}'
-            )
+            error = {"error": "invalid_grant", "error_description": "Token has been revoked."}
+            self.wfile.write(json.dumps(error).encode())
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Refuse) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), RejectingServer) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        facts = {
+        key = {
             "type": "service_account",
             "client_email": "robot@project.iam.gserviceaccount.com",
             "private_key": private_key(),
             "token_uri": f"http://127.0.0.1:{server.server_port}/token",
         }
-        (tmp_path / "key.json").write_text(json.dumps(facts))
-        words, seconds = run_without_cloud(
+        (tmp_path / "key.json").write_text(json.dumps(key))
+        output, seconds = run_without_cloud(
             {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "key.json")}
         )
         server.shutdown()
-    assert "the Google credentials are missing or no longer valid. Run `gcloud auth" in words
-    assert "PRIVATE" not in words
+    assert "the Google credentials are missing or no longer valid. Run `gcloud auth" in output
+    assert "PRIVATE" not in output
     assert seconds < 30
 
 
-def test_missing_key_file_says_how_to_get_one(tmp_path: Path) -> None:
-    words, seconds = run_without_cloud(
+def test_missing_key_file_says_how_to_log_in(tmp_path: Path) -> None:
+    output, seconds = run_without_cloud(
         {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "none.json")}
     )
-    assert "the Google credentials are missing" in words
+    assert "the Google credentials are missing" in output
     assert seconds < 10
 
 
 @pytest.mark.parametrize("is_silent", [False, True])
-def test_endpoint_that_does_not_answer_is_named_soon(is_silent: bool) -> None:
+def test_unresponsive_endpoint_is_named_within_seconds(is_silent: bool) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         if is_silent:
             listener.listen(100)
         endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        words, seconds = run_without_cloud({"STORAGE_EMULATOR_HOST": endpoint})
-    assert "gs://bucket/folder/.repot-" in words
-    assert f"{endpoint} does not respond" in words
-    assert "Check the network" in words
+        output, seconds = run_without_cloud({"STORAGE_EMULATOR_HOST": endpoint})
+    assert "gs://bucket/folder/.repot-" in output
+    assert f"{endpoint} does not respond" in output
+    assert "Check the network" in output
     assert seconds < 15
     assert client.FIRST_DEADLINE_SECONDS + client.FIRST_READ_SECONDS <= 30
 

@@ -1,4 +1,4 @@
-"""Processes that write the same object at once, on every kind of storage."""
+"""Processes that write the same object at the same time, on every backend."""
 
 import subprocess
 import sys
@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from repot import storage
-from tests.integration.faulty_proxy import proxy_of
+from tests.integration.faulty_proxy import run_proxy
 
 NUM_PROCESSES = 8
-# On s3:// a swap takes its time, here 2 s: whoever is slower than that on this machine may not be noticed.
+# On s3:// each swap takes the settle time, here 2 s; a process slower than that may go unnoticed.
 NUM_SWAPS = {"local": 10, "gs": 10, "s3": 2, "s3 that ignores conditions": 1}
 
-# Each waits for the line that starts them all, so that the imports are over.
+# Each process finishes its imports, then waits for the line that starts all of them.
 START = """
 import sys
 from repot import storage
@@ -63,14 +63,14 @@ def folder_uri(
     if "ignores" not in kind:
         yield uri
         return
-    with proxy_of(request.getfixturevalue("s3_endpoint")) as proxy:
-        proxy.dropped = {"if-match", "if-none-match"}
+    with run_proxy(request.getfixturevalue("s3_endpoint")) as proxy:
+        proxy.dropped_headers = {"if-match", "if-none-match"}
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         yield uri
 
 
 def race(program: str, uri: str, kind: str) -> list[str]:
-    """Run the program in several processes at once, and return what each printed last."""
+    """Run the program in several processes at once, and return the output of each."""
     pipe = subprocess.PIPE
     racers = [
         subprocess.Popen(
@@ -88,21 +88,21 @@ def race(program: str, uri: str, kind: str) -> list[str]:
         assert racer.stdin is not None
         racer.stdin.write("go\n")
         racer.stdin.flush()
-    answers = [racer.communicate()[0].strip() for racer in racers]
+    outputs = [racer.communicate()[0].strip() for racer in racers]
     assert [racer.returncode for racer in racers] == [0] * NUM_PROCESSES
-    return answers
+    return outputs
 
 
-def test_of_racing_create_only_writes_one_wins(kind: str, folder_uri: str) -> None:
+def test_one_of_racing_create_only_writes_wins(kind: str, folder_uri: str) -> None:
     uri = f"{folder_uri}/x"
-    answers = race(CREATE, uri, kind)
-    assert sorted(answers) == ["lost"] * (NUM_PROCESSES - 1) + ["won"]
-    assert storage.read_bytes(uri) == str(answers.index("won")).encode() * 100_000
+    outputs = race(CREATE, uri, kind)
+    assert sorted(outputs) == ["lost"] * (NUM_PROCESSES - 1) + ["won"]
+    assert storage.read_bytes(uri) == str(outputs.index("won")).encode() * 100_000
 
 
 def test_racing_swaps_lose_no_update(kind: str, folder_uri: str) -> None:
     uri = f"{folder_uri}/counter"
-    # As many digits from the first to the last, so that a version is told by its time alone.
+    # Every value has the same size, so that local versions differ by their time alone.
     storage.write_bytes(uri, b"000000")
     race(COUNT, uri, kind)
     assert int(storage.read_bytes(uri)) == NUM_PROCESSES * NUM_SWAPS[kind]

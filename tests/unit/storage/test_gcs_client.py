@@ -1,4 +1,4 @@
-"""A service account's key from the environment: what an optional Secret of the pipeline gives a pod."""
+"""Credentials from the service account key that an optional Secret of the pipeline gives a pod."""
 
 import json
 
@@ -15,7 +15,7 @@ def _no_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
 
 
-def test_key_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_in_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     private_key = rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
@@ -33,7 +33,7 @@ def test_key_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None
     client._state.clients.clear()
 
 
-def test_what_is_no_key_is_refused_without_showing_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_key_is_rejected_without_showing_it(monkeypatch: pytest.MonkeyPatch) -> None:
     client._state.clients.clear()
     monkeypatch.setenv(client.KEY_VARIABLE, "secret words")
     with pytest.raises(StorageError, match="must hold a Google service account's key") as caught:

@@ -11,7 +11,7 @@ PATH = Path("/storage/x")
 
 
 @pytest.mark.parametrize(
-    ("number", "words"),
+    ("number", "reason"),
     [
         (errno.EACCES, "permission is denied"),
         (errno.EROFS, "read-only"),
@@ -23,18 +23,17 @@ PATH = Path("/storage/x")
         (errno.EBUSY, "Device or resource busy"),
     ],
 )
-def test_system_error_becomes_one_sentence_and_advice(number: int, words: str) -> None:
+def test_os_error_becomes_one_message_with_reason_and_advice(number: int, reason: str) -> None:
+    message = rf"^/storage/x cannot be written: .*{reason}.*\.$"
     with (
-        pytest.raises(
-            StorageError, match=rf"^/storage/x cannot be written: .*{words}.*\.$"
-        ) as caught,
+        pytest.raises(StorageError, match=message) as caught,
         convert_os_errors("written", PATH),
     ):
         raise OSError(number, os.strerror(number), str(PATH))
     assert isinstance(caught.value.__cause__, OSError)
 
 
-def test_other_file_of_the_system_s_complaint_is_named() -> None:
+def test_path_of_the_os_error_is_named_if_it_differs() -> None:
     with (
         pytest.raises(StorageError, match=r"\(It failed at /storage\.\)$"),
         convert_os_errors("written", PATH),
@@ -42,7 +41,7 @@ def test_other_file_of_the_system_s_complaint_is_named() -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "/storage")
 
 
-def test_missing_file_is_not_found() -> None:
+def test_missing_file_raises_not_found_error() -> None:
     with (
         pytest.raises(NotFoundError, match="/storage/x cannot be read: there is no such file"),
         convert_os_errors("read", PATH),
@@ -50,6 +49,6 @@ def test_missing_file_is_not_found() -> None:
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(PATH))
 
 
-def test_errors_of_repot_pass_through() -> None:
+def test_repot_errors_are_not_converted() -> None:
     with pytest.raises(AlreadyExistsError, match="there"), convert_os_errors("written", PATH):
         raise AlreadyExistsError("there")

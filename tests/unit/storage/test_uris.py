@@ -7,7 +7,7 @@ from repot.errors import UsageError
 
 
 @pytest.mark.parametrize(
-    ("given", "normal"),
+    ("text", "uri"),
     [
         ("gs://bucket/a/b", "gs://bucket/a/b"),
         ("gs://bucket/a/b/", "gs://bucket/a/b"),
@@ -28,12 +28,12 @@ from repot.errors import UsageError
         (Path("/a"), "/a"),
     ],
 )
-def test_normalise_gives_one_spelling(given: str | Path, normal: str) -> None:
-    assert storage.normalise(given) == normal
-    assert storage.normalise(normal) == normal
+def test_normalise_returns_the_canonical_uri(text: str | Path, uri: str) -> None:
+    assert storage.normalise(text) == uri
+    assert storage.normalise(uri) == uri
 
 
-def test_normalise_expands_home_and_working_folder(
+def test_normalise_expands_home_and_relative_paths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -42,7 +42,7 @@ def test_normalise_expands_home_and_working_folder(
 
 
 @pytest.mark.parametrize(
-    "given",
+    "text",
     [
         "",
         " ",
@@ -55,13 +55,13 @@ def test_normalise_expands_home_and_working_folder(
         "file:a",
     ],
 )
-def test_normalise_refuses_what_is_no_place(given: str) -> None:
+def test_normalise_rejects_invalid_locations(text: str) -> None:
     with pytest.raises(UsageError, match="must"):
-        storage.normalise(given)
+        storage.normalise(text)
 
 
 @pytest.mark.parametrize(
-    "given",
+    "text",
     [
         "gs://",
         "gs:///a",
@@ -76,12 +76,12 @@ def test_normalise_refuses_what_is_no_place(given: str) -> None:
         "s3:bucket",
     ],
 )
-def test_normalise_refuses_what_is_no_bucket(given: str) -> None:
+def test_normalise_rejects_invalid_buckets(text: str) -> None:
     with pytest.raises(UsageError, match=r"://BUCKET/PATH"):
-        storage.normalise(given)
+        storage.normalise(text)
 
 
-def test_normalise_of_a_path_made_from_a_uri_says_so() -> None:
+def test_normalise_of_a_path_made_from_a_uri_names_it() -> None:
     with pytest.raises(UsageError, match="gs:/bucket/a"):
         storage.normalise(Path("gs://bucket/a"))
 
@@ -97,19 +97,19 @@ def test_normalise_of_a_path_made_from_a_uri_says_so() -> None:
         (("/",), "/"),
     ],
 )
-def test_join_puts_one_slash_between_names(parts: tuple[str, ...], joined: str) -> None:
+def test_join_separates_names_by_one_slash(parts: tuple[str, ...], joined: str) -> None:
     assert storage.join(*parts) == joined
 
 
 @pytest.mark.parametrize(
     ("folder", "uri"), [("/a", "/a/b/c"), ("/", "/b/c"), ("gs://bucket", "gs://bucket/b/c")]
 )
-def test_relative_name_undoes_join(folder: str, uri: str) -> None:
+def test_relative_name_reverses_join(folder: str, uri: str) -> None:
     assert storage.relative_name(uri, folder) == "b/c"
     assert storage.join(folder, "b/c") == uri
 
 
-def test_local_path_is_for_local_places_only() -> None:
+def test_local_path_rejects_bucket_uris() -> None:
     assert storage.local_path("/a") == Path("/a")
     assert storage.is_local("/a")
     assert not storage.is_local("gs://bucket/a")

@@ -115,7 +115,7 @@ def _upload_if_absent(uri: str, file: BinaryIO) -> ObjectInfo:
     """Upload a whole seekable file to an object that must not exist yet."""
     is_large = file.seek(0, io.SEEK_END) > _SINGLE_REQUEST_BYTES
     try:
-        # The precondition is checked only at the end of a large upload.
+        # Do not send a large file that the precondition would reject.
         if is_large and find_object(uri) is not None:
             raise already_exists_error(uri)
         return upload_from_file(uri, file, generation=0)

@@ -70,7 +70,7 @@ def swap_bytes(uri: str, data: bytes, *, expected_version: str | None) -> Object
             return write_bytes(uri, data, if_absent=True)
         except AlreadyExistsError as err:
             raise conflict_error(uri, expected_version) from err
-    # The lock file needs the folder, which may not exist.
+    # The lock file needs an existing folder.
     if stat(uri) is None:
         raise conflict_error(uri, expected_version)
     with locked(Path(uri)):
