@@ -1,25 +1,30 @@
-"""Which files a checkpoint consists of, given a path or a URI.
+"""The files of a checkpoint at a path or URI, and a version that changes when they change.
 
-    a file                itself: an archive, weights, or a TensorFlow checkpoint of the first format (V1)
-    P, P.index, P.data-*  all files P.* of a TensorFlow checkpoint of the second format (V2)
-    a folder              the newest checkpoint of its `checkpoint` file, or the weights that repot put there
-Only names are looked at, not contents.
+    a file                the file itself: an archive, weights, or a TensorFlow V1 checkpoint
+    P, P.index, P.data-*  all files P.* of a TensorFlow V2 checkpoint
+    a folder              the newest checkpoint in its `checkpoint` file, or the weights of repot
+Only names are examined, not contents.
 """
 
+import http
+import logging
 import posixpath
 import re
 import urllib.parse
 from dataclasses import dataclass
 
-from repot import storage
-from repot.errors import CheckpointError
+import requests
 
-# The two files of a converted checkpoint; the second one is written last.
-WEIGHTS_NAME = "weights.h5"
-FACTS_NAME = "checkpoint.json"
+from repot import storage
+from repot.errors import CheckpointError, innermost_reason
+from repot.layout import WEIGHTS_NAME
 
 _V2_PART = re.compile(r"\.(index|data-\d{5}-of-\d{5})$")
 _STATE_LINE = re.compile(r'^model_checkpoint_path: *"([^"]+)"', re.MULTILINE)
+# Connect, read. A version is a convenience: an unreachable server must not delay a run for long.
+_HEAD_TIMEOUT_SECONDS = (3, 5)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,8 +32,8 @@ class CheckpointFiles:
     """The files of one checkpoint.
 
     Attributes:
-        uris: Sorted; one for most kinds, several for a V2 checkpoint.
-        version: Changes whenever one of the files does; "" on the web, where nothing is looked up.
+        uris: Sorted; several for a V2 checkpoint, one for every other kind.
+        version: Changes when one of the files changes; "" for a file on the web.
     """
 
     uris: tuple[str, ...]
@@ -36,37 +41,72 @@ class CheckpointFiles:
 
 
 def is_web(uri: str) -> bool:
-    """Return whether `uri` is downloaded by http."""
+    """Return whether `uri` is an http(s) URL."""
     return uri.lower().startswith(("http://", "https://"))
 
 
-def without_secrets(url: str) -> str:
-    """Return a URL without user name, password and query, which may be a signature; anything else as it is."""
+def redact_url(url: str) -> str:
+    """Return a URL without credentials, query and fragment; a query can hold a signature.
+
+    Paths are returned unchanged.
+    """
     if "://" not in url:
         return url
     parts = urllib.parse.urlsplit(url)
-    return urllib.parse.urlunsplit(
-        (parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")
-    )
+    host = parts.netloc.rpartition("@")[2]
+    return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
 def find_files(uri: str) -> CheckpointFiles:
-    """Return the files of a checkpoint; on the web nothing is looked up.
+    """Find the files of a checkpoint; a web server is not contacted.
 
     Raises:
         CheckpointError: There is no such file, prefix or folder.
     """
     if is_web(uri):
         return CheckpointFiles(uris=(uri,))
-    for look in (_single_file, _v2_files, _folder_files):
-        found = look(uri)
+    for find in (_single_file, _v2_files, _folder_files):
+        found = find(uri)
         if found:
             version = " ".join(info.version for info in found)
             return CheckpointFiles(uris=tuple(info.uri for info in found), version=version)
     raise CheckpointError(
-        f"A checkpoint must be a file, the prefix of a TensorFlow checkpoint, or a folder with a `checkpoint` file or "
-        f"{WEIGHTS_NAME}; there is none at {uri}. Check the name."
+        "A checkpoint must be a file, the prefix of a TensorFlow checkpoint, or a folder with a "
+        f"`checkpoint` file or {WEIGHTS_NAME}; there is none at {uri}. Check the name."
     )
+
+
+def find_version(uri: str) -> str | None:
+    """Return a text that changes whenever the files of a checkpoint change.
+
+    Returns:
+        For the web, the server's ETag or Last-Modified header, or "" if it sends neither. None if the
+        server is unreachable or does not answer HEAD with 200.
+
+    Raises:
+        CheckpointError: There is no such file, prefix or folder.
+    """
+    return _web_version(uri) if is_web(uri) else find_files(uri).version
+
+
+def _web_version(url: str) -> str | None:
+    try:
+        reply = requests.head(url, timeout=_HEAD_TIMEOUT_SECONDS, allow_redirects=True)
+    except requests.RequestException as err:
+        _log.warning(
+            "%s: the HEAD request failed (%s); cannot tell whether the file changed",
+            redact_url(url),
+            innermost_reason(err),
+        )
+        return None
+    if reply.status_code != http.HTTPStatus.OK:
+        _log.warning(
+            "%s: the server answered %d to a HEAD request; cannot tell whether the file changed",
+            redact_url(url),
+            reply.status_code,
+        )
+        return None
+    return reply.headers.get("ETag") or reply.headers.get("Last-Modified", "")
 
 
 def _single_file(uri: str) -> list[storage.ObjectInfo]:
@@ -75,7 +115,7 @@ def _single_file(uri: str) -> list[storage.ObjectInfo]:
 
 
 def _v2_files(uri: str) -> list[storage.ObjectInfo]:
-    """Return the index and data files of a V2 checkpoint, given its prefix or one of them."""
+    """Return the index and data files of a V2 checkpoint, from its prefix or any one of them."""
     prefix = _V2_PART.sub("", uri)
     index = storage.stat(f"{prefix}.index")
     if index is None:
@@ -91,7 +131,11 @@ def _v2_files(uri: str) -> list[storage.ObjectInfo]:
 
 
 def _folder_files(uri: str) -> list[storage.ObjectInfo]:
-    """Return the files that a folder's `checkpoint` file names, without believing its folder, or repot's weights."""
+    """Return the files that a folder's `checkpoint` file names, or the weights of repot.
+
+    The `checkpoint` file may hold an absolute path from before the folder was moved, so only the
+    last part of the path counts.
+    """
     state_uri = storage.join(uri, "checkpoint")
     if not storage.exists(state_uri):
         return _single_file(storage.join(uri, WEIGHTS_NAME))
@@ -104,6 +148,6 @@ def _folder_files(uri: str) -> list[storage.ObjectInfo]:
     found = _v2_files(newest) or _single_file(newest)
     if not found:
         raise CheckpointError(
-            f"{state_uri} must name a checkpoint beside it; there is no {newest}."
+            f"{state_uri} must name a checkpoint in its own folder; there is no {newest}."
         )
     return found

@@ -1,10 +1,11 @@
-"""The classifier: rescaling to the network's range, backbone, dropout, and one logit a class.
+"""The image classifier: how it is built, split for training, and exported.
 
-It takes float32 [batch, image_size, image_size, 3], RGB in [0, 1], and returns float32 [batch, N + 1] logits, where
-index 0 is the background class of 2016: no picture has it, and no score, report or exported model shows it.
+It rescales pictures to the backbone's value range, and applies backbone, dropout and one dense layer:
+float32 [batch, image_size, image_size, 3], RGB in [0, 1] -> float32 [batch, N + 1] logits. Index 0
+is the background class of 2016: no picture has it, and no score, report or exported model shows it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,14 @@ import keras
 import tensorflow as tf
 
 from repot.backbone_weights import load_weights
+from repot.preprocessing import central_crop, decode_picture
 from repot.zoo import build_backbone, find_backbone
 
 DROPOUT = 0.2
-"""Share of the features that training drops before the logits. Source: research/inception, slim/inception_model.py."""
+"""Share of the features that training drops before the logits.
+
+Source: research/inception, slim/inception_model.py.
+"""
 
 HEAD_NAME = "logits"
 
@@ -23,35 +28,35 @@ HEAD_NAME = "logits"
 def build_classifier(
     backbone: str, *, num_classes: int, image_size: int, weights_path: Path | None = None
 ) -> Any:
-    """Return a keras.Model of a backbone with a fresh head.
+    """Return a keras.Model of a backbone with a new head.
 
     Args:
-        backbone: A name of `repot.zoo.BACKBONES`.
-        num_classes: Number of logits, the background's included.
+        backbone: A key of `repot.zoo.BACKBONES`.
+        num_classes: Number of logits, background class included.
         image_size: Height and width in pixels.
-        weights_path: Weights of the backbone; None leaves it random.
+        weights_path: Weights of the backbone, see `repot.backbone_weights`; None leaves it random.
 
     Raises:
-        CheckpointError: The weights do not fit.
+        CheckpointError: The weights do not fit the backbone.
     """
-    facts = find_backbone(backbone)
+    spec = find_backbone(backbone)
     network = build_backbone(backbone, image_size=image_size)
     if weights_path is not None:
         load_weights(network, weights_path)
     pictures = keras.Input([image_size, image_size, 3], name="pictures")
-    scaled = keras.layers.Rescaling(facts.scale, facts.offset, name="rescale")(pictures)
-    features = network(scaled)
-    kept = keras.layers.Dropout(DROPOUT, name="dropout")(features)
-    # Zeros, as in Kolesnikov et al. 2020 (BiT): no class is favoured at first, whatever the seed.
+    rescaled = keras.layers.Rescaling(spec.scale, spec.offset, name="rescale")(pictures)
+    features = network(rescaled)
+    dropped_out = keras.layers.Dropout(DROPOUT, name="dropout")(features)
+    # Zeros, as in Kolesnikov et al. 2020 (BiT): no class has an advantage at first, for any seed.
     head = keras.layers.Dense(
         num_classes, kernel_initializer="zeros", name=HEAD_NAME, dtype="float32"
     )
-    logits = head(kept)
+    logits = head(dropped_out)
     return keras.Model(pictures, logits, name=f"{backbone}_classifier")
 
 
 def split_classifier(classifier: Any) -> tuple[Any, Any]:
-    """Return two models that share the classifier's layers: pictures to features, and features to logits."""
+    """Return two models that share the classifier's layers: pictures to features, features to logits."""
     dropout, head = classifier.get_layer("dropout"), classifier.get_layer(HEAD_NAME)
     extractor = keras.Model(classifier.input, dropout.input, name="features")
     features = keras.Input(dropout.input.shape[1:], name="features")
@@ -59,11 +64,12 @@ def split_classifier(classifier: Any) -> tuple[Any, Any]:
 
 
 def training_logits(classifier: Any) -> Callable[[Any, bool], Any]:
-    """Return the function (pictures, training) -> logits to train a whole classifier with.
+    """Return the function (pictures, training) -> logits that fine-tuning differentiates.
 
-    Only the dropout before the logits ever runs in training mode. BatchNorm keeps its statistics, for those of a small
-    set are worse: MobileNetV2 fell from .83 to .68 on 330 photos. Calling the classifier itself with training=True
-    would switch every layer, a `training=False` inside its graph notwithstanding (Keras 3, Functional.call).
+    Only the dropout before the logits runs in training mode. BatchNorm keeps its pre-trained
+    statistics because those of a small dataset are worse: MobileNetV2 fell from .83 to .68 on 330
+    photos. Calling the classifier itself with training=True would put every layer in training mode,
+    even layers called with `training=False` in its graph (Keras 3, Functional.call).
     """
     extractor, head = split_classifier(classifier)
     return lambda pictures, training: head(extractor(pictures, training=False), training=training)
@@ -72,3 +78,40 @@ def training_logits(classifier: Any) -> Callable[[Any, bool], Any]:
 def probabilities(logits: Any) -> Any:
     """Return float32 [batch, N] probabilities of classes 1..N from float32 [batch, N + 1] logits."""
     return tf.nn.softmax(logits[:, 1:], axis=-1)
+
+
+def export_saved_model(classifier: Any, labels: Sequence[str], folder: Path) -> None:
+    """Export a classifier as a SavedModel that takes encoded pictures and needs neither Keras nor repot.
+
+    The default signature takes `image_bytes`, string [batch]: JPEG, PNG, GIF or BMP files. It returns
+    `probabilities`, float32 [batch, N], and `class_names`, string [batch, N]: in every row the labels
+    in class order. TensorFlow ignores EXIF orientation and decodes no WebP or TIFF; `repot predict`
+    supports both.
+
+    Args:
+        classifier: A model built by `build_classifier`.
+        labels: N label names; labels[i] has class_id i + 1.
+        folder: Folder to write.
+    """
+    module = _ServedClassifier(classifier, labels)
+    tf.saved_model.save(module, str(folder), signatures=module.serve)
+
+
+class _ServedClassifier(tf.Module):  # type: ignore[misc]
+    def __init__(self, classifier: Any, labels: Sequence[str]) -> None:
+        super().__init__()
+        self._classifier = classifier
+        self._labels = tf.constant(list(labels))
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])  # type: ignore[untyped-decorator]
+    def serve(self, image_bytes: Any) -> dict[str, Any]:
+        image_size = self._classifier.input_shape[1]
+        # float32 [batch, image_size, image_size, 3]
+        pictures = tf.map_fn(
+            lambda encoded: central_crop(decode_picture(encoded), image_size),
+            image_bytes,
+            fn_output_signature=tf.TensorSpec([image_size, image_size, 3], tf.float32),
+        )
+        scores = probabilities(self._classifier(pictures, training=False))
+        names = tf.broadcast_to(self._labels[None, :], tf.shape(scores))
+        return {"class_names": names, "probabilities": scores}

@@ -1,4 +1,4 @@
-"""The container images that the pipeline names; a release replaces them by digests."""
+"""The container images of the pipeline's tasks; a release replaces the tags by digests."""
 
 from repot import __version__
 

@@ -1,6 +1,7 @@
-"""EfficientNet-Lite0 in Keras: EfficientNet-B0 without squeeze-and-excite, with ReLU6 instead of swish.
+"""EfficientNet-Lite0 in Keras: EfficientNet-B0 without squeeze-and-excite, and with ReLU6 for swish.
 
-Layer names say where a layer stands (`block3_depthwise_conv`), so that stored weights find it by name.
+Every layer has a name that depends only on its position (`block3_depthwise_conv`), so stored weights
+can be matched by name.
 
 Source: Tan and Le, EfficientNet, ICML 2019, table 1; the Lite changes: tensorflow/tpu,
 models/official/efficientnet/lite/README.md (2020).
@@ -12,14 +13,14 @@ from typing import Any
 import keras
 from keras import layers
 
-# As trained by its authors; momentum matters only when the statistics are updated.
+# The authors' values; momentum matters only when the statistics are updated.
 _BN_EPSILON = 1e-3
 _BN_MOMENTUM = 0.99
 
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """A row of table 1: `repeats` blocks, of which only the first has the stage's stride."""
+    """A row of table 1: `repeats` blocks, where only the first has the stage's stride."""
 
     repeats: int
     kernel_size: int
@@ -42,13 +43,13 @@ _STAGES = (
 
 
 def build_efficientnet_lite0(input_shape: tuple[int, int, int]) -> keras.Model:
-    """Build the network up to its global average pool, with fresh random weights.
+    """Build the network up to its global average pool, with random weights.
 
     Args:
         input_shape: (height, width, 3) in pixels.
 
     Returns:
-        A model, float32 [batch, height, width, 3] as (pixel - 127) / 128 -> float32 [batch, 1280].
+        A model: float32 [batch, height, width, 3], (pixel - 127) / 128 -> float32 [batch, 1280].
     """
     inputs = keras.Input(input_shape)
     x = _convolution(inputs, "stem", filters=_STEM_FILTERS, kernel_size=3, stride=2)
@@ -63,7 +64,7 @@ def build_efficientnet_lite0(input_shape: tuple[int, int, int]) -> keras.Model:
 
 
 def _block(inputs: Any, name: str, stage: _Stage, *, stride: int) -> Any:
-    """Apply one inverted residual block: expand, filter each channel, project without an activation."""
+    """Apply an inverted residual block: expand, depthwise convolution, project without activation."""
     num_channels = inputs.shape[-1]
     x = inputs
     if stage.expansion != 1:

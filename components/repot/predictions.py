@@ -1,4 +1,7 @@
-"""What a model says of pictures, as lines of text: a table for people, CSV and JSON Lines for programs."""
+"""Predictions of `repot predict`: the labels of pictures, written as a table, CSV or JSON Lines.
+
+A picture that cannot be used gets a prediction with a problem, and the others are still predicted.
+"""
 
 import csv
 import io
@@ -7,11 +10,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
+from repot import storage
+from repot.errors import EXIT_FAILED, StorageError, UsageError
+from repot.metrics import FloatArray
+from repot.pictures import RejectedPicture, normalise_picture
+from repot.predictor import BATCH_SIZE, Model, find_model, load_model
+
 _CSV_COLUMNS = ("picture", "rank", "label", "probability", "problem")
 
 
-class NamedProbability(NamedTuple):
-    """A label and how probable it is, in [0, 1]."""
+class LabelProbability(NamedTuple):
+    """A label and its probability in [0, 1]."""
 
     label: str
     probability: float
@@ -19,60 +30,134 @@ class NamedProbability(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """What a model says of one picture.
+    """The most probable labels of one picture.
 
     Attributes:
-        picture: The picture as the user named it.
-        names: The most probable labels, best first; empty when there is a problem.
-        problem: Why the picture could not be used, or "".
+        picture: Path or URI as the user wrote it.
+        labels: The most probable labels, best first; empty if there is a problem.
+        problem: Why the picture cannot be used, or "".
     """
 
     picture: str
-    names: tuple[NamedProbability, ...] = ()
+    labels: tuple[LabelProbability, ...] = ()
     problem: str = ""
 
 
-def table_lines(predictions: Iterable[Prediction], pictures: Sequence[str]) -> Iterator[str]:
-    """Yield a line a picture: its name, then each label with its probability.
+def predict_files(
+    model: str,
+    pictures: Sequence[str],
+    *,
+    output_format: str,
+    top: int,
+    write: Callable[[str], object],
+) -> int:
+    """Predict the labels of pictures and write them as lines of text.
 
     Args:
-        predictions: One for each picture.
-        pictures: All of them: the longest name makes the width of the column.
+        model: Location of the model, see `repot.predictor.find_model`.
+        pictures: Local paths or URIs.
+        output_format: A key of FORMATS.
+        top: Number of labels per picture.
+        write: Called with each line.
+
+    Returns:
+        The exit code: EXIT_FAILED if a picture cannot be used, else 0.
+
+    Raises:
+        ModelError: There is no model, or it cannot be loaded.
+    """
+    loaded = load_model(find_model(storage.normalise(model)))
+    exit_code = 0
+
+    def predictions() -> Iterator[Prediction]:
+        nonlocal exit_code
+        for prediction in predict_pictures(loaded, pictures, top=top):
+            if prediction.problem:
+                exit_code = EXIT_FAILED
+            yield prediction
+
+    for line in FORMATS[output_format](predictions(), pictures):
+        write(line)
+    return exit_code
+
+
+def predict_pictures(model: Model, pictures: Sequence[str], *, top: int) -> Iterator[Prediction]:
+    """Yield the prediction of each picture, in order.
+
+    Args:
+        model: The model.
+        pictures: Local paths or URIs of pictures in any format that training accepts.
+        top: Number of labels per picture.
+    """
+    for start in range(0, len(pictures), BATCH_SIZE):
+        batch = pictures[start : start + BATCH_SIZE]
+        jpegs, problems = {}, {}
+        for picture in dict.fromkeys(batch):
+            try:
+                jpegs[picture] = normalise_picture(_read(picture)).jpeg
+            except (RejectedPicture, StorageError, UsageError) as err:
+                problems[picture] = str(err)
+        scores = dict(zip(jpegs, model.predict(list(jpegs.values())), strict=True))
+        for picture in batch:
+            if picture in problems:
+                yield Prediction(picture=picture, problem=problems[picture])
+            else:
+                labels = _top_labels(model.labels, scores[picture], top)
+                yield Prediction(picture=picture, labels=labels)
+
+
+def table_lines(predictions: Iterable[Prediction], pictures: Sequence[str]) -> Iterator[str]:
+    """Yield one line per picture: its name, then each label after its probability.
+
+    Args:
+        predictions: One per picture.
+        pictures: Names of all pictures; the longest sets the width of the first column.
     """
     width = max(map(len, pictures), default=0)
     for prediction in predictions:
-        names = "  ".join(f"{name.probability:.3f} {name.label}" for name in prediction.names)
-        yield f"{prediction.picture:<{width}}  {names or f'not named: {prediction.problem}'}"
+        labels = "  ".join(f"{label.probability:.3f} {label.label}" for label in prediction.labels)
+        yield f"{prediction.picture:<{width}}  {labels or f'not used: {prediction.problem}'}"
 
 
 def csv_lines(predictions: Iterable[Prediction], _pictures: Sequence[str]) -> Iterator[str]:
-    """Yield a header, then a line a name; a picture that could not be used has one line with its problem."""
+    """Yield a header, then one line per label; a picture with a problem has one line."""
     yield ",".join(_CSV_COLUMNS)
     for prediction in predictions:
-        for rank, name in enumerate(prediction.names, start=1):
-            yield _csv_line(prediction.picture, rank, name.label, f"{name.probability:.6f}", "")
+        for rank, label in enumerate(prediction.labels, start=1):
+            yield _csv_line(prediction.picture, rank, label.label, f"{label.probability:.6f}", "")
         if prediction.problem:
             yield _csv_line(prediction.picture, "", "", "", prediction.problem)
 
 
 def json_lines(predictions: Iterable[Prediction], _pictures: Sequence[str]) -> Iterator[str]:
-    """Yield a JSON object a picture, with `names` or with `problem`."""
+    """Yield one JSON object per picture, with either `names` or `problem`."""
     for prediction in predictions:
+        line: dict[str, object] = {"picture": prediction.picture}
         if prediction.problem:
-            facts: dict[str, object] = {
-                "picture": prediction.picture,
-                "problem": prediction.problem,
-            }
+            line["problem"] = prediction.problem
         else:
-            facts = {
-                "picture": prediction.picture,
-                "names": [name._asdict() for name in prediction.names],
-            }
-        yield json.dumps(facts, ensure_ascii=False)
+            line["names"] = [label._asdict() for label in prediction.labels]
+        yield json.dumps(line, ensure_ascii=False)
 
 
-Lines = Callable[[Iterable[Prediction], Sequence[str]], Iterator[str]]
-FORMATS: dict[str, Lines] = {"table": table_lines, "csv": csv_lines, "jsonl": json_lines}
+_Format = Callable[[Iterable[Prediction], Sequence[str]], Iterator[str]]
+FORMATS: dict[str, _Format] = {"table": table_lines, "csv": csv_lines, "jsonl": json_lines}
+
+
+def _read(picture: str) -> bytes:
+    uri = storage.normalise(picture)
+    if storage.is_local(uri) and storage.local_path(uri).is_dir():
+        raise UsageError(
+            f"{picture} is a folder. Name the pictures in it, such as {picture.rstrip('/')}/*.jpg."
+        )
+    return storage.read_bytes(uri)
+
+
+def _top_labels(
+    labels: Sequence[str], scores: FloatArray, top: int
+) -> tuple[LabelProbability, ...]:
+    order = np.argsort(-scores, kind="stable")[:top]
+    return tuple(LabelProbability(labels[i], float(scores[i])) for i in order)
 
 
 def _csv_line(*values: object) -> str:

@@ -1,16 +1,17 @@
-"""Pictures as tensors: float32 [height, width, 3], RGB, in [0, 1].
+"""Decode, crop and distort pictures: float32 [height, width, 3], RGB, in [0, 1].
 
-What each function does is what the 2016 programs did, value for value where no chance is involved:
-research/inception/inception/image_processing.py of tensorflow/models. Chance comes from a seed that the caller gives,
-so that the same picture in the same epoch is distorted alike in every run. The network's own range is the first layer
-of the classifier.
+Every function computes what the 2016 programs computed, value for value except for randomness.
+Random numbers come from a seed argument, so a picture is distorted in the same way in every run. The
+classifier's first layer rescales pictures to the backbone's value range.
+
+Source: tensorflow/models, research/inception/inception/image_processing.py.
 """
 
 from typing import Any
 
 import tensorflow as tf
 
-# Share of height and of width that evaluation keeps.
+# Share of height and width that evaluation keeps.
 _CENTRAL_FRACTION = 0.875
 _MAX_BRIGHTNESS_DELTA = 32 / 255
 _MAX_HUE_DELTA = 0.2
@@ -22,7 +23,7 @@ def decode_jpeg(data: Any) -> Any:
     """Decode one JPEG.
 
     Args:
-        data: string [], the bytes of a JPEG (PNG and single GIF pictures are decoded too).
+        data: string [], a JPEG file; PNG files and single-frame GIF files work too.
 
     Returns:
         float32 [height, width, 3], RGB, in [0, 1].
@@ -31,7 +32,7 @@ def decode_jpeg(data: Any) -> Any:
 
 
 def decode_picture(data: Any) -> Any:
-    """Decode one JPEG, PNG, GIF (first frame) or BMP; otherwise as `decode_jpeg`."""
+    """Decode one JPEG, PNG, GIF (first frame) or BMP; otherwise like `decode_jpeg`."""
     pixels = tf.io.decode_image(data, channels=3, expand_animations=False)
     return to_unit_range(tf.ensure_shape(pixels, (None, None, 3)))
 
@@ -41,63 +42,63 @@ def to_unit_range(pixels: Any) -> Any:
     return tf.image.convert_image_dtype(pixels, tf.float32)
 
 
-def eval_image(image: Any, image_size: int) -> Any:
-    """Return the centre of a picture at the network's size: what evaluation and prediction see.
+def central_crop(picture: Any, image_size: int) -> Any:
+    """Return the resized centre of a picture: the model's input in evaluation and prediction.
 
     Args:
-        image: float32 [height, width, 3].
+        picture: float32 [height, width, 3].
         image_size: Height and width of the result in pixels.
 
     Returns:
-        float32 [image_size, image_size, 3]: 0.875 of each side, resized with the sampling of TensorFlow 1 (no
-        half-pixel centres), as the 2016 weights were evaluated.
+        float32 [image_size, image_size, 3]: the central 0.875 of each side, resized with the sampling
+        of TensorFlow 1 (no half-pixel centres), as the 2016 weights were evaluated.
     """
-    centre = tf.image.central_crop(image, _CENTRAL_FRACTION)
+    centre = tf.image.central_crop(picture, _CENTRAL_FRACTION)
     return _resize(tf.raw_ops.ResizeBilinear, centre, image_size)
 
 
-def distort_image(image: Any, image_size: int, seed: Any) -> Any:
-    """Return a random crop of a picture, flipped and with its colours changed: what training sees.
+def distort_picture(picture: Any, image_size: int, seed: Any) -> Any:
+    """Return a random crop of a picture, randomly flipped and recoloured: the input in training.
 
-    A quarter of the pictures each is resized and coloured in one of the four ways that the 2016 program's
-    preprocessing threads had.
+    The 2016 program had four preprocessing threads with different resizing methods and orders of
+    colour operations; here each of the four variants is chosen with equal probability.
 
     Args:
-        image: float32 [height, width, 3].
+        picture: float32 [height, width, 3].
         image_size: Height and width of the result in pixels.
-        seed: int32 or int64 [2]; the same seed gives the same result.
+        seed: int32 or int64 [2]; equal seeds give equal results.
 
     Returns:
         float32 [image_size, image_size, 3], in [0, 1].
     """
-    crop_seed, flip_seed, way_seed, colour_seed = tf.unstack(tf.random.split(seed, 4))
-    crop = _random_crop(image, crop_seed)
-    way = tf.random.stateless_uniform((), way_seed, maxval=4, dtype=tf.int32)
+    crop_seed, flip_seed, variant_seed, colour_seed = tf.unstack(tf.random.split(seed, 4))
+    crop = _random_crop(picture, crop_seed)
+    variant = tf.random.stateless_uniform((), variant_seed, maxval=4, dtype=tf.int32)
     branches = (
-        lambda: _colour(
+        lambda: _distort_colours(
             _resize(tf.raw_ops.ResizeBilinear, crop, image_size), colour_seed, contrast_last=True
         ),
-        lambda: _colour(
+        lambda: _distort_colours(
             _resize(tf.raw_ops.ResizeNearestNeighbor, crop, image_size),
             colour_seed,
             contrast_last=False,
         ),
-        lambda: _colour(
+        lambda: _distort_colours(
             _resize(tf.raw_ops.ResizeBicubic, crop, image_size), colour_seed, contrast_last=True
         ),
-        lambda: _colour(
+        lambda: _distort_colours(
             _resize(tf.raw_ops.ResizeArea, crop, image_size), colour_seed, contrast_last=False
         ),
     )
-    coloured = tf.switch_case(way, branches)
+    recoloured = tf.switch_case(variant, branches)
     return tf.clip_by_value(
-        tf.image.stateless_random_flip_left_right(coloured, flip_seed), 0.0, 1.0
+        tf.image.stateless_random_flip_left_right(recoloured, flip_seed), 0.0, 1.0
     )
 
 
-def _random_crop(image: Any, seed: Any) -> Any:
+def _random_crop(picture: Any, seed: Any) -> Any:
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-        tf.shape(image),
+        tf.shape(picture),
         bounding_boxes=tf.constant([_WHOLE_PICTURE]),
         seed=seed,
         min_object_covered=0.1,
@@ -106,23 +107,23 @@ def _random_crop(image: Any, seed: Any) -> Any:
         max_attempts=100,
         use_image_if_no_bounding_boxes=True,
     )
-    return tf.ensure_shape(tf.slice(image, begin, size), (None, None, 3))
+    return tf.ensure_shape(tf.slice(picture, begin, size), (None, None, 3))
 
 
-def _resize(operation: Any, image: Any, image_size: int) -> Any:
-    """Resize to a square with the sampling of TensorFlow 1, whatever the aspect."""
+def _resize(operation: Any, picture: Any, image_size: int) -> Any:
+    """Resize to a square with the sampling of TensorFlow 1; the aspect ratio is not kept."""
     size = (image_size, image_size)
-    return operation(images=image[tf.newaxis], size=size, align_corners=False)[0]
+    return operation(images=picture[tf.newaxis], size=size, align_corners=False)[0]
 
 
-def _colour(image: Any, seed: Any, *, contrast_last: bool) -> Any:
-    """Change brightness, saturation, hue and contrast: contrast last, or second."""
+def _distort_colours(picture: Any, seed: Any, *, contrast_last: bool) -> Any:
+    """Change brightness, saturation, hue and contrast; contrast comes last, or after brightness."""
     brightness_seed, saturation_seed, hue_seed, contrast_seed = tf.unstack(tf.random.split(seed, 4))
-    image = tf.image.stateless_random_brightness(image, _MAX_BRIGHTNESS_DELTA, brightness_seed)
+    picture = tf.image.stateless_random_brightness(picture, _MAX_BRIGHTNESS_DELTA, brightness_seed)
     if not contrast_last:
-        image = tf.image.stateless_random_contrast(image, *_FACTOR_RANGE, contrast_seed)
-    image = tf.image.stateless_random_saturation(image, *_FACTOR_RANGE, saturation_seed)
-    image = tf.image.stateless_random_hue(image, _MAX_HUE_DELTA, hue_seed)
+        picture = tf.image.stateless_random_contrast(picture, *_FACTOR_RANGE, contrast_seed)
+    picture = tf.image.stateless_random_saturation(picture, *_FACTOR_RANGE, saturation_seed)
+    picture = tf.image.stateless_random_hue(picture, _MAX_HUE_DELTA, hue_seed)
     if contrast_last:
-        image = tf.image.stateless_random_contrast(image, *_FACTOR_RANGE, contrast_seed)
-    return image
+        picture = tf.image.stateless_random_contrast(picture, *_FACTOR_RANGE, contrast_seed)
+    return picture

@@ -1,4 +1,18 @@
-"""Training recipes: what is trained, for how long and how fast; plain numbers, no TensorFlow."""
+"""Training recipes: which layers to train, for how many epochs, and at which learning rate.
+
+Expected precision@1 with efficientnet_lite0 on the built-in sample (132 drawings, 36 of them for
+validation, so one picture counts .03):
+
+    command                                        seed 0  seed 1  seed 2
+    repot run --sample --recipe head --seed S         .92     .92     .92
+    repot run --sample --recipe fine_tune --seed S    .92     .89     .86
+
+On so few pictures fine-tuning does not help. The split matters more than the seed: over 24 random
+splits of the sample a head reaches .86 on average, with a standard deviation of .05. Learning rates
+and epochs were tuned on these same pictures, so expect other scores on other data.
+
+Importing this module does not import TensorFlow.
+"""
 
 from dataclasses import dataclass
 
@@ -9,11 +23,11 @@ class Recipe:
 
     Attributes:
         summary: One line for help texts and reports.
-        fine_tune: Whether the backbone is trained too, after the head.
-        head_epochs: Epochs of the head alone, on cached features.
+        fine_tune: Whether the whole network is trained after the head.
+        head_epochs: Epochs of the head phase, which trains the head on cached features.
         head_learning_rate: Peak learning rate of the head phase.
-        epochs: Epochs of the whole network (0 for a recipe that trains the head alone).
-        learning_rate: Peak learning rate of the whole network.
+        epochs: Epochs of the fine_tune phase; 0 without one.
+        learning_rate: Peak learning rate of the fine_tune phase; 0 without one.
     """
 
     summary: str
@@ -24,13 +38,9 @@ class Recipe:
     learning_rate: float
 
 
-# Measured with efficientnet_lite0 on 132 drawings of the sample, 36 of them for validation, so that one picture is .03.
-# Seeds 0, 1 and 2: head .92, .92, .92; fine_tune .92, .89, .86, so that so small a set gains nothing by it.
-# Over 24 random splits a head like this one reaches .86 on average, with a standard deviation of .05. Learning rate and
-# number of epochs were chosen on these same pictures: expect other numbers on others.
 RECIPES = {
     "head": Recipe(
-        summary="backbone frozen, features computed once, only the head trained",
+        summary="train a new head on the features of the frozen backbone, computed once",
         fine_tune=False,
         head_epochs=30,
         head_learning_rate=3e-3,
@@ -38,7 +48,7 @@ RECIPES = {
         learning_rate=0.0,
     ),
     "fine_tune": Recipe(
-        summary="the head first, then the whole network with BatchNorm in inference mode",
+        summary="train the head, then the whole network with BatchNorm statistics frozen",
         fine_tune=True,
         head_epochs=20,
         head_learning_rate=3e-3,

@@ -1,7 +1,9 @@
-"""The backbones that repot fine-tunes: one table, and how to build one.
+"""The backbones that repot fine-tunes, one row each, and the function that builds one.
 
-A backbone takes float32 [batch, height, width, 3], RGB, in its own range, and returns float32 [batch, features],
-the global average of its last feature map. Its own range follows from pictures in [0, 1] as `scale * x + offset`.
+To add a network of `keras.applications`, add one row to the table: settings, help texts, reports, the
+checkpoint "imagenet" and the cost estimate all read it, and tests/unit/test_zoo.py checks every row.
+A network that Keras does not have also needs a builder, such as `repot.efficientnet_lite`, and a
+default checkpoint in `repot.checkpoints`.
 
 Importing this module does not import TensorFlow.
 """
@@ -9,33 +11,40 @@ Importing this module does not import TensorFlow.
 from dataclasses import dataclass
 from typing import Any
 
-from repot.errors import UsageError
+from repot.errors import UsageError, unknown_name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Backbone:
-    """One network without its classification head.
+    """A network without its classification head.
+
+    It maps float32 [batch, height, width, 3], RGB, in the network's own value range, to float32
+    [batch, features]: the global average of its last feature map.
 
     Attributes:
-        name: What a user types.
-        summary: One line for help texts and reports.
-        image_size: Height and width in pixels that it was trained with.
+        name: Value of the parameter `backbone`.
+        summary: One line for reports: name, parameters without the head, strength.
+        image_size: Height and width in pixels that it was pre-trained with.
         min_image_size: Smallest height and width that it can be built for.
-        num_features: Length of its feature vector.
+        keras_name: Its function in `keras.applications`; "" for a network that repot defines.
+        imagenet_path: Path of its ImageNet weights on the server of `keras.applications`; "" if
+            Keras does not publish any.
+        default_checkpoint: Checkpoint that it starts from by default, see `repot.checkpoints`.
         scale, offset: Its input is `scale * x + offset` for pictures x in [0, 1].
-        default_checkpoint: Name of the checkpoint that it starts from, see `repot.checkpoints`.
-        keras_name: Its name in `keras.applications`; "" for an architecture of repot's own.
+        training_speed: Pictures per second when the whole network is trained at `image_size`,
+            relative to inception_v3; a rough figure for cost estimates.
     """
 
     name: str
     summary: str
     image_size: int
     min_image_size: int
-    num_features: int
+    keras_name: str = ""
+    imagenet_path: str = ""
+    default_checkpoint: str = "imagenet"
     scale: float = 2.0
     offset: float = -1.0
-    default_checkpoint: str = "imagenet"
-    keras_name: str = ""
+    training_speed: float = 3.0
 
 
 _TABLE = (
@@ -44,92 +53,98 @@ _TABLE = (
         summary="Inception-v3, 22 M parameters: the 2016 tutorial's network",
         image_size=299,
         min_image_size=75,
-        num_features=2048,
-        default_checkpoint="inception-v3-2016-03-01",
         keras_name="InceptionV3",
+        imagenet_path="inception_v3/inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        default_checkpoint="inception-v3-2016-03-01",
+        training_speed=1.0,
     ),
     Backbone(
         name="efficientnet_lite0",
-        summary="EfficientNet-Lite0, 3.4 M parameters: fast on a CPU, its weights come with the installation",
+        summary="EfficientNet-Lite0, 3.4 M parameters: fast on a CPU, weights installed with repot",
         image_size=224,
         min_image_size=32,
-        num_features=1280,
-        # (pixel - 127) / 128 for pixels in 0..255, as its authors trained it.
+        default_checkpoint="efficientnet-lite0",
+        # (pixel - 127) / 128 for pixels in 0..255. Source: the README of the Lite models.
         scale=255 / 128,
         offset=-127 / 128,
-        default_checkpoint="efficientnet-lite0",
     ),
     Backbone(
         name="mobilenet_v2",
         summary="MobileNetV2, 2.3 M parameters: small and fast",
         image_size=224,
         min_image_size=32,
-        num_features=1280,
         keras_name="MobileNetV2",
+        imagenet_path="mobilenet_v2/"
+        "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5",
     ),
     Backbone(
         name="mobilenet_v3_small",
         summary="MobileNetV3 small, 0.9 M parameters: the smallest",
         image_size=224,
         min_image_size=32,
-        num_features=576,
+        keras_name="MobileNetV3Small",
+        imagenet_path="mobilenet_v3/weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5",
         scale=255.0,
         offset=0.0,
-        keras_name="MobileNetV3Small",
     ),
     Backbone(
         name="mobilenet_v3_large",
         summary="MobileNetV3 large, 3.0 M parameters: small and fast",
         image_size=224,
         min_image_size=32,
-        num_features=960,
+        keras_name="MobileNetV3Large",
+        imagenet_path="mobilenet_v3/weights_mobilenet_v3_large_224_1.0_float_no_top_v2.h5",
         scale=255.0,
         offset=0.0,
-        keras_name="MobileNetV3Large",
     ),
     Backbone(
         name="efficientnet_v2_b0",
         summary="EfficientNetV2-B0, 5.9 M parameters: accurate for its size",
         image_size=224,
         min_image_size=32,
-        num_features=1280,
+        keras_name="EfficientNetV2B0",
+        imagenet_path="efficientnet_v2/efficientnetv2-b0_notop.h5",
         scale=255.0,
         offset=0.0,
-        keras_name="EfficientNetV2B0",
     ),
     Backbone(
         name="resnet50_v2",
         summary="ResNet50-V2, 24 M parameters",
         image_size=224,
         min_image_size=32,
-        num_features=2048,
         keras_name="ResNet50V2",
+        imagenet_path="resnet/resnet50v2_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        training_speed=1.5,
     ),
     Backbone(
         name="convnext_tiny",
-        summary="ConvNeXt-Tiny, 28 M parameters: accurate, wants a GPU",
+        summary="ConvNeXt-Tiny, 28 M parameters: accurate, slow without a GPU",
         image_size=224,
         min_image_size=32,
-        num_features=768,
+        keras_name="ConvNeXtTiny",
+        imagenet_path="convnext/convnext_tiny_notop.h5",
         scale=255.0,
         offset=0.0,
-        keras_name="ConvNeXtTiny",
+        training_speed=1.0,
     ),
     Backbone(
         name="xception",
         summary="Xception, 21 M parameters",
         image_size=299,
         min_image_size=71,
-        num_features=2048,
         keras_name="Xception",
+        imagenet_path="xception/xception_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        training_speed=0.7,
     ),
     Backbone(
         name="inception_resnet_v2",
         summary="Inception-ResNet-v2, 54 M parameters: the largest",
         image_size=299,
         min_image_size=75,
-        num_features=1536,
         keras_name="InceptionResNetV2",
+        imagenet_path="inception_resnet_v2/"
+        "inception_resnet_v2_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        training_speed=0.45,
     ),
 )
 
@@ -140,26 +155,26 @@ def find_backbone(name: str) -> Backbone:
     """Return the backbone called `name`.
 
     Raises:
-        UsageError: There is none of that name.
+        UsageError: The name is unknown.
     """
     if name not in BACKBONES:
-        raise UsageError(f"backbone must be one of {', '.join(BACKBONES)}; got backbone={name!r}.")
+        raise UsageError(unknown_name("backbone", name, BACKBONES))
     return BACKBONES[name]
 
 
 def build_backbone(name: str, *, image_size: int) -> Any:
-    """Build a backbone with fresh random weights.
+    """Build a backbone with random weights.
 
     Args:
         name: A key of BACKBONES.
         image_size: Height and width of its input in pixels.
 
     Returns:
-        A keras.Model, float32 [batch, image_size, image_size, 3] in the network's own range -> float32
-        [batch, num_features].
+        A keras.Model, float32 [batch, image_size, image_size, 3] in the network's own value range ->
+        float32 [batch, features].
 
     Raises:
-        UsageError: There is no such backbone, or the image size is too small for it.
+        UsageError: The name is unknown, or the image size is too small for the network.
     """
     backbone = find_backbone(name)
     if image_size < backbone.min_image_size:

@@ -5,7 +5,7 @@ from typing import Any
 
 from repot import storage
 from repot.checkpoint_files import is_web
-from repot.checkpoints import DEFAULT, KNOWN_CHECKPOINTS, find_source
+from repot.checkpoints import DEFAULT, KNOWN_CHECKPOINTS, resolve_source
 from repot.errors import UsageError
 from repot.settings import (
     ALL_SETTINGS,
@@ -63,7 +63,7 @@ def _checkpoint_problems(parameters: Mapping[str, Any]) -> Iterator[str]:
     if backbone not in BACKBONES:  # absent, or reported already
         return
     try:
-        found = find_source(source, backbone=backbone)
+        found = resolve_source(source, backbone=backbone)
     except UsageError as err:
         yield from err.problems
         return

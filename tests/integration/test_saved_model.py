@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from repot.classifier import build_classifier, probabilities
-from repot.preprocessing import decode_picture, eval_image
-from repot.saved_model import export_saved_model
+from repot.classifier import build_classifier, export_saved_model, probabilities
+from repot.preprocessing import central_crop, decode_picture
 
 DATA = Path(__file__).parent.parent / "golden"
 PICTURES = [
@@ -64,7 +63,9 @@ def test_saved_model_returns_every_name_beside_its_probability(said: Any) -> Non
 
 
 def test_saved_model_says_what_the_classifier_says(said: Any, classifier: Any) -> None:
-    pictures = np.stack([eval_image(decode_picture(path.read_bytes()), SIZE) for path in PICTURES])
+    pictures = np.stack(
+        [central_crop(decode_picture(path.read_bytes()), SIZE) for path in PICTURES]
+    )
     expected = np.asarray(probabilities(classifier(pictures, training=False)))
 
     assert np.ptp(expected, axis=0).max() > 0.1

@@ -9,7 +9,7 @@ import pytest
 from repot import zoo
 from repot.backbone_weights import (
     check_shapes,
-    data_sets,
+    find_datasets,
     load_weights,
     renumber,
     save_weights,
@@ -20,9 +20,7 @@ from repot.zoo import BACKBONES
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_weights_find_their_place_in_another_model_of_the_process(
-    name: str, tmp_path: Path
-) -> None:
+def test_weights_can_be_loaded_into_another_model_of_the_process(name: str, tmp_path: Path) -> None:
     first, second = (
         zoo.build_backbone(name, image_size=BACKBONES[name].min_image_size) for _ in range(2)
     )
@@ -36,7 +34,7 @@ def test_weights_find_their_place_in_another_model_of_the_process(
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_weights_of_a_third_model_are_named_as_in_a_fresh_process() -> None:
+def test_stable_names_of_a_third_model_are_those_of_a_fresh_process() -> None:
     for _ in range(2):
         zoo.build_backbone("inception_v3", image_size=75)
     names = stable_names(zoo.build_backbone("inception_v3", image_size=75))
@@ -45,9 +43,10 @@ def test_weights_of_a_third_model_are_named_as_in_a_fresh_process() -> None:
     assert {"conv2d_93/kernel", "batch_normalization_93/moving_variance"} < set(names)
 
 
-def test_the_same_arrays_give_the_same_bytes_in_any_process(tmp_path: Path) -> None:
+def test_equal_arrays_give_identical_files_in_any_process(tmp_path: Path) -> None:
     code = (
-        "import sys, numpy as np; from pathlib import Path; from repot.backbone_weights import save_weights\n"
+        "import sys, numpy as np; from pathlib import Path\n"
+        "from repot.backbone_weights import save_weights\n"
         "save_weights(Path(sys.argv[1]), {'b/kernel': np.ones((2, 3)), 'a/beta': np.arange(4.0)})"
     )
     paths = [tmp_path / name for name in ("one.h5", "two.h5")]
@@ -57,7 +56,9 @@ def test_the_same_arrays_give_the_same_bytes_in_any_process(tmp_path: Path) -> N
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
-def test_weights_of_another_backbone_are_refused_with_the_first_differences(tmp_path: Path) -> None:
+def test_weights_of_another_backbone_are_rejected_and_differences_are_listed(
+    tmp_path: Path,
+) -> None:
     save_weights(tmp_path / "weights.h5", {"stem_conv/kernel": np.zeros((3, 3, 3, 16))})
     model = zoo.build_backbone("efficientnet_lite0", image_size=32)
 
@@ -67,23 +68,24 @@ def test_weights_of_another_backbone_are_refused_with_the_first_differences(tmp_
     message = str(caught.value)
     assert "245 of 245 arrays do not" in message
     assert (
-        "stem_conv/kernel has shape 3x3x3x16, wanted 3x3x3x32; stem_bn/gamma 32 is missing"
+        "stem_conv/kernel has shape 3x3x3x16, expected 3x3x3x32; stem_bn/gamma 32 is missing"
         in message
     )
     assert "and 242 more" in message
 
 
-def test_a_damaged_file_is_refused_by_name(tmp_path: Path) -> None:
+def test_damaged_weights_file_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "weights.h5").write_bytes(b"not HDF5")
     model = zoo.build_backbone("efficientnet_lite0", image_size=32)
 
     with pytest.raises(
-        CheckpointError, match=r"weights\.h5 must be a weights file of repot; it cannot be read"
+        CheckpointError,
+        match=r"weights\.h5 must be a weights file written by repot; it cannot be read",
     ):
         load_weights(model, tmp_path / "weights.h5")
 
 
-def test_renumber_counts_automatic_names_and_leaves_others_out() -> None:
+def test_renumber_ranks_automatic_names_and_leaves_out_others() -> None:
     names = ["conv2d_94", "conv2d_104", "conv2d_99", "Conv_1", "conv2d_94", "stem_conv2d_7", "add"]
 
     assert renumber(names, bases={"conv2d", "add"}) == {
@@ -94,11 +96,11 @@ def test_renumber_counts_automatic_names_and_leaves_others_out() -> None:
     }
 
 
-def test_check_shapes_ignores_what_nobody_wants() -> None:
+def test_check_shapes_ignores_unexpected_arrays() -> None:
     check_shapes({"a": (1, 2), "head": (9,)}, {"a": (1, 2)}, source="file")
 
 
-def test_arrays_in_other_files_are_not_followed(tmp_path: Path) -> None:
+def test_arrays_in_other_files_are_not_read(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "secret.h5", "w") as file:
         file["a"] = np.ones(3)
     with h5py.File(tmp_path / "hostile.h5", "w") as file:
@@ -108,4 +110,4 @@ def test_arrays_in_other_files_are_not_followed(tmp_path: Path) -> None:
         )
         file["own"] = np.ones(3)
 
-        assert list(data_sets(file)) == ["own"]
+        assert list(find_datasets(file)) == ["own"]

@@ -1,10 +1,19 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from repot import storage
-from repot.checkpoint_files import find_files, is_web, without_secrets
+from repot.checkpoint_files import find_files, find_version, is_web, redact_url
 from repot.errors import CheckpointError
+from tests.conftest import free_port
+from tests.web_server import WebServer, running_web_server
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    with running_web_server() as server:
+        yield server
 
 
 def names(uri: str | Path) -> list[str]:
@@ -17,19 +26,14 @@ def touch(folder: Path, *file_names: str) -> None:
         (folder / name).write_bytes(name.encode())
 
 
-def test_a_file_is_a_checkpoint_whose_version_follows_its_bytes(tmp_path: Path) -> None:
+def test_single_file_is_a_checkpoint(tmp_path: Path) -> None:
     touch(tmp_path, "weights.keras")
-    before = find_files(str(tmp_path / "weights.keras"))
-    (tmp_path / "weights.keras").write_bytes(b"other")
 
-    assert before.uris == (str(tmp_path / "weights.keras"),)
-    assert find_files(str(tmp_path / "weights.keras")).version != before.version
+    assert find_files(str(tmp_path / "weights.keras")).uris == (str(tmp_path / "weights.keras"),)
 
 
-@pytest.mark.parametrize("given", ["m-1", "m-1.index", "m-1.data-00000-of-00002"])
-def test_a_prefix_or_any_part_means_all_files_of_a_v2_checkpoint(
-    tmp_path: Path, given: str
-) -> None:
+@pytest.mark.parametrize("name", ["m-1", "m-1.index", "m-1.data-00000-of-00002"])
+def test_prefix_or_part_of_a_v2_checkpoint_finds_all_its_files(tmp_path: Path, name: str) -> None:
     touch(
         tmp_path,
         "m-1.index",
@@ -39,14 +43,14 @@ def test_a_prefix_or_any_part_means_all_files_of_a_v2_checkpoint(
         "m-10.index",
     )
 
-    assert names(tmp_path / given) == [
+    assert names(tmp_path / name) == [
         "m-1.data-00000-of-00002",
         "m-1.data-00001-of-00002",
         "m-1.index",
     ]
 
 
-def test_a_folder_means_the_checkpoint_that_its_state_names_wherever_it_once_was(
+def test_checkpoint_file_with_an_outdated_absolute_path_finds_the_newest_checkpoint(
     tmp_path: Path,
 ) -> None:
     touch(tmp_path, "m-1", "m-2.index", "m-2.data-00000-of-00001")
@@ -57,7 +61,7 @@ def test_a_folder_means_the_checkpoint_that_its_state_names_wherever_it_once_was
     assert names(tmp_path) == ["m-2.data-00000-of-00001", "m-2.index"]
 
 
-def test_a_folder_of_repot_means_its_weights(tmp_path: Path) -> None:
+def test_folder_written_by_repot_is_its_weights(tmp_path: Path) -> None:
     touch(tmp_path, "weights.h5", "checkpoint.json")
 
     assert names(tmp_path) == ["weights.h5"]
@@ -70,7 +74,7 @@ def test_a_folder_of_repot_means_its_weights(tmp_path: Path) -> None:
         ('model_checkpoint_path: "/a/m-3"', "there is no .*/m-3"),
     ],
 )
-def test_a_state_file_that_names_nothing_is_refused(
+def test_checkpoint_file_without_an_existing_checkpoint_is_an_error(
     tmp_path: Path, state: str, message: str
 ) -> None:
     (tmp_path / "checkpoint").write_text(state)
@@ -79,7 +83,7 @@ def test_a_state_file_that_names_nothing_is_refused(
         find_files(str(tmp_path))
 
 
-def test_the_same_files_are_found_in_a_bucket(gcs: str) -> None:
+def test_checkpoint_in_a_bucket_is_found_by_folder_and_by_prefix(gcs: str) -> None:
     for name in ("m-1.index", "m-1.data-00000-of-00001"):
         storage.write_bytes(f"{gcs}/train/{name}", b"x")
     storage.write_text(f"{gcs}/train/checkpoint", 'model_checkpoint_path: "m-1"')
@@ -91,11 +95,55 @@ def test_the_same_files_are_found_in_a_bucket(gcs: str) -> None:
     )
 
 
-def test_the_web_is_not_asked() -> None:
+def test_find_files_does_not_contact_web_servers() -> None:
     assert find_files("HTTPS://nowhere.invalid/w.h5").uris == ("HTTPS://nowhere.invalid/w.h5",)
 
 
-def test_is_web_means_http_only() -> None:
+def test_version_of_a_file_changes_with_its_content(tmp_path: Path) -> None:
+    weights = tmp_path / "w.h5"
+    storage.write_bytes(str(weights), b"one")
+    first = find_version(str(weights))
+    assert first
+    assert find_version(str(weights)) == first
+
+    storage.write_bytes(str(weights), b"two")
+
+    assert find_version(str(weights)) not in ("", None, first)
+
+
+def test_version_of_a_v2_checkpoint_changes_with_any_of_its_objects(gcs: str) -> None:
+    storage.write_bytes(f"{gcs}/m/model.ckpt.index", b"i")
+    storage.write_bytes(f"{gcs}/m/model.ckpt.data-00000-of-00001", b"one")
+    first = find_version(f"{gcs}/m/model.ckpt")
+
+    storage.write_bytes(f"{gcs}/m/model.ckpt.data-00000-of-00001", b"two")
+
+    assert first
+    assert find_version(f"{gcs}/m/model.ckpt") not in ("", None, first)
+
+
+def test_version_of_a_missing_file_is_an_error() -> None:
+    with pytest.raises(CheckpointError, match="there is none at /nowhere/w"):
+        find_version("/nowhere/w.h5")
+
+
+@pytest.mark.parametrize(("etag", "expected"), [('"3-abc"', '"3-abc"'), ("", ""), (None, None)])
+def test_version_on_the_web_is_the_etag(
+    web: WebServer, etag: str | None, expected: str | None
+) -> None:
+    url = web.serve("/w.h5", b"abc")
+    if etag is not None:
+        web.etags["/w.h5"] = etag
+
+    assert find_version(url) == expected
+    assert not web.requests
+
+
+def test_version_on_an_unreachable_server_is_unknown() -> None:
+    assert find_version(f"http://127.0.0.1:{free_port()}/w.h5") is None
+
+
+def test_is_web_accepts_http_and_https_only() -> None:
     assert [is_web(uri) for uri in ("http://h/x", "https://h/x", "gs://b/x", "/x")] == [
         True,
         True,
@@ -104,6 +152,6 @@ def test_is_web_means_http_only() -> None:
     ]
 
 
-def test_without_secrets_leaves_paths_alone() -> None:
-    assert without_secrets("/a?b@c") == "/a?b@c"
-    assert without_secrets("https://u:p@h:8/a?sig=1#f") == "https://h:8/a"
+def test_redact_url_removes_credentials_and_query_and_keeps_paths() -> None:
+    assert redact_url("/a?b@c") == "/a?b@c"
+    assert redact_url("https://u:p@h:8/a?sig=1#f") == "https://h:8/a"

@@ -13,7 +13,10 @@ from repot.errors import CheckpointError
 from repot.zoo import build_backbone
 
 SIZE = 64
-LOAD = "import sys, keras, numpy as np; np.save(sys.argv[3], keras.models.load_model(sys.argv[1])(np.load(sys.argv[2])))"
+LOAD = (
+    "import sys, keras, numpy as np; model = keras.models.load_model(sys.argv[1]);"
+    " np.save(sys.argv[3], model(np.load(sys.argv[2])))"
+)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,7 @@ def with_random_head(classifier: Any, features_scale: float = 1.0) -> Any:
     return classifier
 
 
-def test_pictures_reach_the_backbone_in_its_own_range(classifier: Any, pictures: Any) -> None:
+def test_pictures_are_rescaled_to_the_range_of_the_backbone(classifier: Any, pictures: Any) -> None:
     extractor, _ = split_classifier(classifier)
     backbone = next(layer for layer in classifier.layers if isinstance(layer, keras.Model))
 
@@ -42,7 +45,7 @@ def test_pictures_reach_the_backbone_in_its_own_range(classifier: Any, pictures:
     )
 
 
-def test_new_head_favours_no_class() -> None:
+def test_new_head_gives_all_classes_equal_logits() -> None:
     _, head = split_classifier(build_classifier("mobilenet_v2", num_classes=4, image_size=SIZE))
 
     np.testing.assert_array_equal(
@@ -50,7 +53,7 @@ def test_new_head_favours_no_class() -> None:
     )
 
 
-def test_split_classifier_is_the_classifier_in_two_parts(classifier: Any, pictures: Any) -> None:
+def test_split_models_in_sequence_equal_the_classifier(classifier: Any, pictures: Any) -> None:
     extractor, head = split_classifier(with_random_head(classifier))
 
     np.testing.assert_allclose(head(extractor(pictures)), classifier(pictures), atol=1e-4)
@@ -61,9 +64,7 @@ def test_split_classifier_is_the_classifier_in_two_parts(classifier: Any, pictur
     ]
 
 
-def test_training_keeps_the_statistics_of_batch_normalisation(
-    classifier: Any, pictures: Any
-) -> None:
+def test_training_does_not_update_batch_norm_statistics(classifier: Any, pictures: Any) -> None:
     statistics = [weight for weight in classifier.weights if "moving_" in weight.path]
     before = [weight.numpy() for weight in statistics]
 
@@ -74,7 +75,7 @@ def test_training_keeps_the_statistics_of_batch_normalisation(
         np.testing.assert_array_equal(old, weight.numpy())
 
 
-def test_training_drops_features_and_scoring_does_not(classifier: Any, pictures: Any) -> None:
+def test_dropout_is_active_in_training_only(classifier: Any, pictures: Any) -> None:
     logits = training_logits(with_random_head(classifier))
 
     np.testing.assert_allclose(
@@ -83,13 +84,13 @@ def test_training_drops_features_and_scoring_does_not(classifier: Any, pictures:
     assert np.abs(logits(pictures, True) - logits(pictures, True)).max() > 0.1
 
 
-def test_probabilities_leave_the_background_out() -> None:
+def test_probabilities_exclude_the_background_class() -> None:
     scores = np.asarray(probabilities(np.array([[50.0, 1.0, 2.0, 3.0]], np.float32)))
 
     np.testing.assert_allclose(scores, [np.exp([1, 2, 3]) / np.exp([1, 2, 3]).sum()], rtol=1e-6)
 
 
-def test_weights_are_those_of_the_file_and_other_weights_do_not_fit(tmp_path: Path) -> None:
+def test_weights_are_loaded_from_the_file_and_must_fit_the_backbone(tmp_path: Path) -> None:
     backbone = build_backbone("mobilenet_v2", image_size=SIZE)
     arrays = {
         name: weight.numpy() + 0.5
@@ -109,13 +110,11 @@ def test_weights_are_those_of_the_file_and_other_weights_do_not_fit(tmp_path: Pa
 
 
 @pytest.mark.parametrize("backbone", ["mobilenet_v2", "efficientnet_lite0", "convnext_tiny"])
-def test_saved_classifier_loads_in_a_process_that_knows_only_keras(
-    backbone: str, tmp_path: Path
-) -> None:
+def test_saved_classifier_loads_in_a_process_without_repot(backbone: str, tmp_path: Path) -> None:
     classifier = build_classifier(backbone, num_classes=3, image_size=SIZE)
     pictures = np.random.default_rng(0).random((2, SIZE, SIZE, 3), np.float32)
     features = split_classifier(classifier)[0](pictures)
-    # Random networks have features near 0: the head makes up for it, so that the logits have something to say.
+    # Features of a random network are near 0; scale the head so that logits differ.
     with_random_head(classifier, features_scale=float(np.std(features)))
     np.save(tmp_path / "pictures.npy", pictures)
     classifier.save(tmp_path / "model.keras")

@@ -1,27 +1,25 @@
-"""Predictions as lines of text."""
-
 import json
 from collections.abc import Iterator
 
-from repot.predictions import FORMATS, NamedProbability, Prediction, table_lines
+from repot.predictions import FORMATS, LabelProbability, Prediction, table_lines
 
 PREDICTIONS = [
     Prediction(
-        picture="a.jpg", names=(NamedProbability("cat", 0.75), NamedProbability("dog", 0.25))
+        picture="a.jpg", labels=(LabelProbability("cat", 0.75), LabelProbability("dog", 0.25))
     ),
     Prediction(picture="long name.jpg", problem="the file is empty"),
 ]
 PICTURES = ["a.jpg", "long name.jpg"]
 
 
-def test_table_pads_names_to_the_longest() -> None:
+def test_table_pads_pictures_to_the_longest_name() -> None:
     assert list(FORMATS["table"](PREDICTIONS, PICTURES)) == [
         "a.jpg          0.750 cat  0.250 dog",
-        "long name.jpg  not named: the file is empty",
+        "long name.jpg  not used: the file is empty",
     ]
 
 
-def test_csv_has_a_header_and_a_line_a_name() -> None:
+def test_csv_has_a_header_and_one_line_per_label() -> None:
     assert list(FORMATS["csv"](PREDICTIONS, PICTURES)) == [
         "picture,rank,label,probability,problem",
         "a.jpg,1,cat,0.750000,",
@@ -30,7 +28,7 @@ def test_csv_has_a_header_and_a_line_a_name() -> None:
     ]
 
 
-def test_json_lines_have_names_or_a_problem() -> None:
+def test_json_lines_have_either_names_or_a_problem() -> None:
     first, second = map(json.loads, FORMATS["jsonl"](PREDICTIONS, PICTURES))
 
     assert first["names"] == [
@@ -40,7 +38,7 @@ def test_json_lines_have_names_or_a_problem() -> None:
     assert second == {"picture": "long name.jpg", "problem": "the file is empty"}
 
 
-def test_lines_come_one_by_one() -> None:
+def test_lines_are_written_as_predictions_arrive() -> None:
     def endless() -> Iterator[Prediction]:
         while True:
             yield PREDICTIONS[0]

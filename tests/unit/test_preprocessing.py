@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from repot.preprocessing import decode_jpeg, decode_picture, distort_image, eval_image
+from repot.preprocessing import central_crop, decode_jpeg, decode_picture, distort_picture
 from repot.records import decode_example, read_records
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -15,7 +15,7 @@ SEEDS = range(40)
 
 @pytest.fixture(scope="module")
 def jpegs() -> dict[str, bytes]:
-    """Return the pictures of the 2016 shards by file name, as the 2016 program stored them."""
+    """Return the JPEGs in the shards of the 2016 program by label and file name."""
     found = {}
     for shard in sorted((GOLDEN / "build_image_data" / "shards").iterdir()):
         for record in read_records(shard):
@@ -31,8 +31,8 @@ def picture(jpegs: dict[str, bytes]) -> Any:
 
 
 @pytest.mark.parametrize("name", EVALUATED.files)
-def test_eval_image_gives_the_pixels_of_2016(name: str, jpegs: dict[str, bytes]) -> None:
-    pixels = eval_image(decode_jpeg(jpegs[name]), 299).numpy()
+def test_central_crop_equals_the_pixels_of_2016(name: str, jpegs: dict[str, bytes]) -> None:
+    pixels = central_crop(decode_jpeg(jpegs[name]), 299).numpy()
 
     np.testing.assert_array_equal((pixels * 2 - 1).astype(np.float16), EVALUATED[name])
 
@@ -41,37 +41,37 @@ def test_eval_image_gives_the_pixels_of_2016(name: str, jpegs: dict[str, bytes])
     ("length", "kept"),
     [(60, 54), (64, 56), (70, 62), (77, 69), (90, 80), (101, 89), (299, 263), (500, 438)],
 )
-def test_eval_image_keeps_as_many_pixels_as_2016(length: int, kept: int) -> None:
+def test_central_crop_keeps_as_many_rows_as_2016(length: int, kept: int) -> None:
     ramp = tf.tile(tf.range(length, dtype=tf.float32)[:, tf.newaxis, tf.newaxis], [1, length, 3])
 
-    rows = eval_image(ramp, kept).numpy()[:, 0, 0]
+    rows = central_crop(ramp, kept).numpy()[:, 0, 0]
 
     np.testing.assert_array_equal(rows, np.arange(kept) + (length - kept) // 2)
 
 
-def test_distort_image_with_the_same_seed_is_the_same(picture: Any) -> None:
+def test_distort_picture_depends_only_on_its_seed(picture: Any) -> None:
     first, second, other = (
-        distort_image(picture, 64, seed).numpy() for seed in ([1, 2], [1, 2], [1, 3])
+        distort_picture(picture, 64, seed).numpy() for seed in ([1, 2], [1, 2], [1, 3])
     )
 
     np.testing.assert_array_equal(first, second)
     assert np.abs(first - other).max() > 0.01
 
 
-def test_distort_image_stays_in_range_and_shape_whatever_the_seed(picture: Any) -> None:
+def test_distort_picture_keeps_range_and_shape_for_every_seed(picture: Any) -> None:
     for seed in SEEDS:
-        distorted = distort_image(picture, 48, [7, seed])
+        distorted = distort_picture(picture, 48, [7, seed])
 
         assert distorted.shape == (48, 48, 3)
         assert 0 <= float(tf.reduce_min(distorted)) <= float(tf.reduce_max(distorted)) <= 1
 
 
-def test_distort_image_resizes_a_quarter_to_the_nearest_neighbour() -> None:
+def test_distort_picture_resizes_a_quarter_by_nearest_neighbour() -> None:
     black_and_white = tf.cast(
         tf.random.stateless_uniform((40, 40, 1), [1, 1]) < 0.5, tf.float32
     ) * tf.ones((1, 1, 3))
 
-    # The colours are changed point by point, so that two stay two where no neighbours were mixed.
+    # Colours change pixel by pixel, so two colours stay two unless resizing mixes neighbours.
     num_colours = [
         len(np.unique(pixels[:, :, 0])) for pixels in _distorted(0.3 + 0.3 * black_and_white)
     ]
@@ -79,7 +79,7 @@ def test_distort_image_resizes_a_quarter_to_the_nearest_neighbour() -> None:
     assert 0.1 < np.mean([number <= 2 for number in num_colours]) < 0.4
 
 
-def test_distort_image_flips_about_half_of_the_pictures() -> None:
+def test_distort_picture_flips_about_half_of_the_pictures() -> None:
     left_is_dark = tf.tile(tf.linspace(0.2, 0.6, 80)[tf.newaxis, :, tf.newaxis], [80, 1, 3])
 
     flipped = [
@@ -89,24 +89,24 @@ def test_distort_image_flips_about_half_of_the_pictures() -> None:
     assert 0.25 < np.mean(flipped) < 0.75
 
 
-def test_distort_image_of_one_pixel_is_a_picture() -> None:
-    assert distort_image(tf.fill((1, 1, 3), 0.5), 32, [0, 0]).shape == (32, 32, 3)
+def test_distort_picture_accepts_a_picture_of_one_pixel() -> None:
+    assert distort_picture(tf.fill((1, 1, 3), 0.5), 32, [0, 0]).shape == (32, 32, 3)
 
 
-def test_distort_image_is_the_same_in_a_parallel_pipeline(picture: Any) -> None:
+def test_distort_picture_gives_equal_results_in_a_parallel_pipeline(picture: Any) -> None:
     indices = tf.data.Dataset.range(8)
     distorted = indices.map(
-        lambda i: distort_image(picture, 32, tf.stack([tf.constant(5, tf.int64), i])), 4
+        lambda i: distort_picture(picture, 32, tf.stack([tf.constant(5, tf.int64), i])), 4
     )
 
     for index, pixels in enumerate(distorted):
         np.testing.assert_array_equal(
-            pixels.numpy(), distort_image(picture, 32, tf.constant([5, index], tf.int64)).numpy()
+            pixels.numpy(), distort_picture(picture, 32, tf.constant([5, index], tf.int64)).numpy()
         )
 
 
 @pytest.mark.parametrize("name", ["anim.gif", "bitmap.bmp", "i0.jpg"])
-def test_decode_picture_reads_every_format_that_a_model_is_asked_for(name: str) -> None:
+def test_decode_picture_decodes_every_format_of_the_exported_model(name: str) -> None:
     pixels = decode_picture(
         (GOLDEN / "build_image_data_dirty" / "data" / "train" / "b" / name).read_bytes()
     )
@@ -116,11 +116,11 @@ def test_decode_picture_reads_every_format_that_a_model_is_asked_for(name: str) 
     assert 0 <= float(tf.reduce_min(pixels)) < float(tf.reduce_max(pixels)) <= 1
 
 
-def test_decode_picture_of_a_jpeg_is_decode_jpeg(jpegs: dict[str, bytes], picture: Any) -> None:
+def test_decode_picture_of_a_jpeg_equals_decode_jpeg(jpegs: dict[str, bytes], picture: Any) -> None:
     np.testing.assert_array_equal(
         decode_picture(jpegs["daisy/img_02.JPEG"]).numpy(), picture.numpy()
     )
 
 
 def _distorted(picture: Any) -> list[Any]:
-    return [distort_image(picture, 32, [11, seed]) for seed in SEEDS]
+    return [distort_picture(picture, 32, [11, seed]) for seed in SEEDS]

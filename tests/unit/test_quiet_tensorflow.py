@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from repot.quiet_tensorflow import _without_chatter
+from repot.quiet_tensorflow import _filter_stderr
 
 LOG_LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 START = "from repot.quiet_tensorflow import import_tensorflow; import_tensorflow()"
@@ -21,7 +21,7 @@ def run(program: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_start_of_tensorflow_says_nothing_and_leaves_devices_to_be_chosen() -> None:
+def test_import_prints_nothing_and_leaves_devices_configurable() -> None:
     done = run(
         f"{START}\nimport tensorflow as tf, keras\n"
         "cpu = tf.config.list_physical_devices('CPU')[0]\n"
@@ -32,8 +32,8 @@ def test_start_of_tensorflow_says_nothing_and_leaves_devices_to_be_chosen() -> N
     assert (done.stdout, done.stderr) == ("2 tensorflow\n", "")
 
 
-def test_message_that_is_no_chatter_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
-    with _without_chatter():
+def test_error_message_is_not_filtered(capfd: pytest.CaptureFixture[str]) -> None:
+    with _filter_stderr():
         os.write(
             2,
             b"I0000 00:00:1 9 a.cc:1] hello\nE0000 00:00:1 9 b.cc:1] disk on fire\nW0000 00:00 c.cc] hm\n",
@@ -42,9 +42,9 @@ def test_message_that_is_no_chatter_is_passed_on(capfd: pytest.CaptureFixture[st
     assert capfd.readouterr().err == "E0000 00:00:1 9 b.cc:1] disk on fire\n"
 
 
-def test_message_before_an_error_is_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
+def test_message_before_an_exception_is_not_lost(capfd: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
-        with _without_chatter():
+        with _filter_stderr():
             os.write(2, b"why it failed\n")
             raise ImportError
 

@@ -5,7 +5,7 @@ from repot.settings import TrainingSettings
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipe_trains_the_whole_network_exactly_when_it_fine_tunes(name: str) -> None:
+def test_recipe_has_a_fine_tune_phase_if_and_only_if_it_fine_tunes(name: str) -> None:
     recipe = RECIPES[name]
 
     assert recipe.fine_tune == (recipe.epochs > 0) == (recipe.learning_rate > 0)
@@ -13,7 +13,7 @@ def test_recipe_trains_the_whole_network_exactly_when_it_fine_tunes(name: str) -
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipe_numbers_are_values_that_a_user_may_give(name: str) -> None:
+def test_recipe_values_are_valid_settings(name: str) -> None:
     recipe = RECIPES[name]
 
     TrainingSettings(recipe=name, epochs=recipe.epochs, learning_rate=recipe.learning_rate)
@@ -23,5 +23,5 @@ def test_recipe_numbers_are_values_that_a_user_may_give(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipe_moves_pretrained_weights_slower_than_the_new_head(name: str) -> None:
+def test_recipe_trains_pretrained_weights_at_a_lower_rate_than_the_head(name: str) -> None:
     assert RECIPES[name].learning_rate < RECIPES[name].head_learning_rate

@@ -16,10 +16,11 @@ def fetch_checkpoint(
     checkpoint_id: dsl.OutputPath(str),
     weights: dsl.Output[dsl.Model],
 ):
-    """Fetch a checkpoint once, verify it, and store the backbone's weights under their checksum.
+    """Fetch a checkpoint once, verify it, and store the backbone's weights under its checksum.
 
     Args:
-        checkpoint_version: What plan saw of it; read by nobody but KFP's cache, which so knows a replaced file.
+        checkpoint_version: Version of the checkpoint's files that the task plan saw. Not used here;
+            as part of KFP's cache key it makes a replaced file be fetched again.
     """
     from pathlib import Path
 

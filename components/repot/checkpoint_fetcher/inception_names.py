@@ -1,20 +1,23 @@
-"""Inception-v3's variables as the two releases of 2016 name them, and as Keras does.
+"""Names of Inception-v3's variables in the two releases of 2016, and in Keras.
 
-The rule: the i-th convolution in the order in which the networks were built, auxiliary head left out, is the i-th
-Conv2D and the i-th BatchNormalization of keras.applications.InceptionV3. Kernels have the same layout (height, width,
-in, out). Neither release scales in its BatchNorm, nor does Keras.
+The i-th convolution in the order in which a release builds its network, auxiliary head left out, is
+the i-th Conv2D and the i-th BatchNormalization of keras.applications.InceptionV3. Kernels have the
+same layout (height, width, in, out) in all three. None of them scales in its BatchNorm (no gamma).
 
-    release     convolution 7                                   its BatchNorm
-    2016-03-01  mixed_35x35x256a/branch5x5/Conv_1/weights       mixed_35x35x256a/branch5x5/Conv_1/BatchNorm/beta
-    2016_08_28  InceptionV3/Mixed_5b/Branch_1/Conv2d_0b_5x5/weights   .../Conv2d_0b_5x5/BatchNorm/beta
-    Keras       conv2d_7/kernel                                 batch_normalization_7/beta
+    convolution 7  2016-03-01  mixed_35x35x256a/branch5x5/Conv_1/weights
+                   2016_08_28  InceptionV3/Mixed_5b/Branch_1/Conv2d_0b_5x5/weights
+                   Keras       conv2d_7/kernel
+    its BatchNorm  2016-03-01  mixed_35x35x256a/branch5x5/Conv_1/BatchNorm/beta
+                   2016_08_28  InceptionV3/Mixed_5b/Branch_1/Conv2d_0b_5x5/BatchNorm/beta
+                   Keras       batch_normalization_7/beta
 
-Source: tensorflow/models, research/inception/inception/slim/inception_model.py and research/slim/nets/inception_v3.py.
+Source: tensorflow/models, research/inception/inception/slim/inception_model.py and
+research/slim/nets/inception_v3.py.
 """
 
 EMA_SUFFIX = "/ExponentialMovingAverage"
 
-# Branches of a block: the 2016-03-01 scope, then one 2016_08_28 name for each of its convolutions.
+# For each branch of a block: its 2016-03-01 scope, and the 2016_08_28 names of its convolutions.
 _Branches = tuple[tuple[str, str], ...]
 
 _SMALL: _Branches = (
@@ -63,7 +66,7 @@ _BLOCKS: tuple[tuple[str, str, _Branches], ...] = (
     ("mixed_8x8x2048a", "Mixed_7b", _WIDE),
     ("mixed_8x8x2048b", "Mixed_7c", _WIDE),
 )
-# Slips of the pen in the release, kept because its files have them.
+# Names in the files of 2016_08_28 that do not follow the pattern.
 _IRREGULAR = {
     "Mixed_5c/Branch_1/Conv2d_0a_1x1": "Mixed_5c/Branch_1/Conv2d_0b_1x1",
     "Mixed_5c/Branch_1/Conv2d_0b_5x5": "Mixed_5c/Branch_1/Conv_1_0c_5x5",
@@ -71,14 +74,14 @@ _IRREGULAR = {
 }
 
 
-def keras_names(release_names: list[str]) -> dict[str, str]:
-    """Return the stable Keras name of each variable of a release, by its plain name (not the moving average's).
+def keras_names(scopes: list[str]) -> dict[str, str]:
+    """Return the stable Keras name by plain variable name, without EMA_SUFFIX.
 
     Args:
-        release_names: `names_2016_03_01()` or `names_2016_08_28()`.
+        scopes: `scopes_2016_03_01()` or `scopes_2016_08_28()`.
     """
     names = {}
-    for rank, scope in enumerate(release_names):
+    for rank, scope in enumerate(scopes):
         number = f"_{rank}" if rank else ""
         names[f"{scope}/weights"] = f"conv2d{number}/kernel"
         for variable in ("beta", "moving_mean", "moving_variance"):
@@ -86,19 +89,17 @@ def keras_names(release_names: list[str]) -> dict[str, str]:
     return names
 
 
-def names_2016_03_01() -> list[str]:
+def scopes_2016_03_01() -> list[str]:
     """Return the scopes of the 94 convolutions of research/inception, in creation order."""
     scopes = [scope for scope, _ in _STEM]
     for block, _, branches in _BLOCKS:
         for branch, convolutions in branches:
-            count = len(convolutions.split())
-            scopes += [
-                f"{block}/{branch}/Conv" + (f"_{index}" if index else "") for index in range(count)
-            ]
+            numbers = range(len(convolutions.split()))
+            scopes += [f"{block}/{branch}/Conv" + (f"_{n}" if n else "") for n in numbers]
     return scopes
 
 
-def names_2016_08_28() -> list[str]:
+def scopes_2016_08_28() -> list[str]:
     """Return the scopes of the 94 convolutions of TF-slim, in the same order."""
     scopes = [scope for _, scope in _STEM]
     for _, block, branches in _BLOCKS:

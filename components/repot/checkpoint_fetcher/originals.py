@@ -1,17 +1,37 @@
-"""A checkpoint's original files on this machine's disk, and their checksum.
+"""Fetch the original files of a checkpoint to the local disk, and compute their checksum.
 
-A checkpoint of one file has that file's SHA-256. One of several files has the SHA-256 of what
-`sha256sum FILE...` prints for them in the order of their names.
+The checksum of a single file is its SHA-256. The checksum of several files is the SHA-256 of the
+lines that `sha256sum FILE...` prints for them, in the order of their names.
 """
 
 import hashlib
-from collections.abc import Sequence
+import http
+import logging
+import time
+import urllib.parse
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from repot import checkpoint_files, storage
-from repot.checkpoint_fetcher import downloads
-from repot.errors import CheckpointError
+import requests
+
+from repot import progress, storage
+from repot.checkpoint_files import find_files, is_web, redact_url
+from repot.errors import CheckpointError, innermost_reason
+
+RETRY_PAUSES_SECONDS = (1.0, 2.0, 4.0)
+"""Pause before each retry of a failed download."""
+
+_TIMEOUT_SECONDS = (10, 60)
+_CHUNK_BYTES = 1 << 20
+_REPORT_BYTES = 4 << 20
+_BUSY_STATUSES = (
+    http.HTTPStatus.REQUEST_TIMEOUT,
+    http.HTTPStatus.TOO_EARLY,
+    http.HTTPStatus.TOO_MANY_REQUESTS,
+)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,44 +39,76 @@ class Original:
     """A checkpoint as it was published.
 
     Attributes:
-        paths: Its files, by name; local ones where they lie.
-        sha256: Their checksum.
+        paths: Its files, sorted by name; files that are local already stay in their folder.
+        sha256: Their checksum, see the module's docstring.
     """
 
     paths: tuple[Path, ...]
     sha256: str
 
 
+class _RetryableError(Exception):
+    """The server or the network failed; another attempt may succeed."""
+
+
 def fetch_original(uri: str, folder: Path, *, sha256: str = "") -> Original:
-    """Bring a checkpoint's files onto this machine.
+    """Fetch the files of a checkpoint to the local disk.
 
     Args:
-        uri: http(s)://, gs://, s3:// or a local path.
-        folder: Where files go that are not local.
-        sha256: What they must hash to, "" for no check.
+        uri: http(s)://, gs:// or s3:// URI, or local path.
+        folder: Local folder for files that are not local.
+        sha256: Expected checksum; "" to skip the check.
 
     Raises:
-        CheckpointError: They cannot be fetched, or hash to something else.
+        CheckpointError: The files cannot be fetched, or have another checksum.
     """
-    original = read_original(checkpoint_files.find_files(uri).uris, folder)
+    original = read_original(find_files(uri).uris, folder)
     if sha256 and original.sha256 != sha256:
         raise CheckpointError(
-            f"{checkpoint_files.without_secrets(uri)} must have SHA-256 {sha256}; it has {original.sha256}. "
+            f"{redact_url(uri)} must have SHA-256 {sha256}; it has {original.sha256}. "
             "It is damaged or another file: fetch it again, or correct checkpoint_sha256."
         )
     return original
 
 
 def read_original(uris: Sequence[str], folder: Path) -> Original:
-    """Bring files onto this machine and hash them."""
-    paths = tuple(sorted((_on_disk(uri, folder) for uri in uris), key=lambda path: path.name))
-    return Original(paths=paths, sha256=_digest(paths))
+    """Fetch files to the local disk, and compute their checksum.
 
-
-def _on_disk(uri: str, folder: Path) -> Path:
+    Raises:
+        CheckpointError: A file cannot be downloaded from the web.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    if checkpoint_files.is_web(uri):
-        return downloads.download(uri, folder)
+    paths = sorted((_fetch_file(uri, folder) for uri in uris), key=lambda path: path.name)
+    return Original(paths=tuple(paths), sha256=_checksum(paths))
+
+
+def download(url: str, folder: Path) -> Path:
+    """Download a file from the web into a folder, under the last part of the URL's path.
+
+    Server errors (5xx) and broken connections are retried after each of RETRY_PAUSES_SECONDS.
+
+    Raises:
+        CheckpointError: The server is unreachable, refuses, or sends fewer bytes than it announced.
+    """
+    name = PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name
+    path = folder / (name or "download")
+    for pause in (*RETRY_PAUSES_SECONDS, None):
+        try:
+            _download_once(url, path)
+        except _RetryableError as err:
+            if pause is None:
+                advice = "Check the address and the network, or give the path of a copy."
+                raise _download_error(url, f"{err}. {advice}") from err
+            _log.warning("%s: %s; retrying in %.0f s", redact_url(url), err, pause)
+            time.sleep(pause)
+        else:
+            break
+    return path
+
+
+def _fetch_file(uri: str, folder: Path) -> Path:
+    if is_web(uri):
+        return download(uri, folder)
     if storage.is_local(uri):
         return storage.local_path(uri)
     path = folder / PurePosixPath(uri).name
@@ -64,14 +116,57 @@ def _on_disk(uri: str, folder: Path) -> Path:
     return path
 
 
-def _digest(paths: Sequence[Path]) -> str:
-    digests = [_file_digest(path) for path in paths]
+def _checksum(paths: Sequence[Path]) -> str:
+    digests = []
+    for path in paths:
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
     if len(digests) == 1:
         return digests[0]
     lines = (f"{digest}  {path.name}\n" for digest, path in zip(digests, paths, strict=True))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _download_once(url: str, path: Path) -> None:
+    # Without compression in transit, the number of bytes is the announced Content-Length.
+    headers = {"Accept-Encoding": "identity"}
+    try:
+        with requests.get(url, stream=True, timeout=_TIMEOUT_SECONDS, headers=headers) as reply:
+            _check_status(url, reply.status_code)
+            total = int(reply.headers.get("Content-Length", 0))
+            with path.open("wb") as file:
+                for chunk in _report_progress(reply.iter_content(_CHUNK_BYTES), total):
+                    file.write(chunk)
+    except (
+        requests.ConnectionError,
+        requests.Timeout,
+        requests.exceptions.ChunkedEncodingError,
+    ) as err:
+        raise _RetryableError(f"the request failed ({innermost_reason(err)})") from err
+    except requests.RequestException as err:
+        reason = f"the request failed ({innermost_reason(err)}). Check the address."
+        raise _download_error(url, reason) from err
+    size = path.stat().st_size
+    if total and size != total:
+        raise _RetryableError(f"the server sent {size} of {total} bytes")
+
+
+def _check_status(url: str, status: int) -> None:
+    if status >= http.HTTPStatus.INTERNAL_SERVER_ERROR or status in _BUSY_STATUSES:
+        raise _RetryableError(f"the server answered {status}")
+    if status != http.HTTPStatus.OK:
+        raise _download_error(url, f"the server answered {status}. Check the address.")
+
+
+def _report_progress(chunks: Iterator[bytes], total: int) -> Iterator[bytes]:
+    done = reported = 0
+    for chunk in chunks:
+        yield chunk
+        done += len(chunk)
+        if done - reported >= _REPORT_BYTES or done == total:
+            progress.report("fetch checkpoint", done, total, unit="bytes")
+            reported = done
+
+
+def _download_error(url: str, reason: str) -> CheckpointError:
+    return CheckpointError(f"{redact_url(url)} must be downloaded; {reason}")

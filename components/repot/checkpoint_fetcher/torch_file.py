@@ -1,13 +1,12 @@
-"""Read the tensors of a PyTorch `.pth` file without PyTorch, and without trusting it.
+"""Read the tensors of a PyTorch `.pth` file without PyTorch, and without running code from the file.
 
-A `.pth` file is a pickle, and a pickle can run any code when it is loaded. The unpickler here knows four things:
-an OrderedDict, a tensor, a parameter and the storage types; a file that asks for anything else is refused.
+A `.pth` file is a pickle, and loading a pickle can run arbitrary code. The unpickler here accepts an
+OrderedDict, a tensor, a parameter and the storage types; it rejects a file with any other global.
 
-Layouts:
-    legacy (torch < 1.6)  pickles of magic number, protocol 1001, system facts, object, storage keys; then for each
-                          key an int64 count and that many values
-    zip (torch >= 1.6)    `<name>/data.pkl` and one `<name>/data/<key>` a storage
-Both are little-endian.
+Layouts, both little-endian:
+    legacy (torch < 1.6)  pickles of magic number, protocol 1001, system info, object, storage keys;
+                          then, for each key, an int64 count and that many values
+    zip (torch >= 1.6)    `<name>/data.pkl`, and one `<name>/data/<key>` per storage
 """
 
 import collections
@@ -45,7 +44,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class _Storage:
-    """A flat run of values that tensors look into."""
+    """A flat array of values that tensors are views of."""
 
     key: str
     dtype: str
@@ -53,7 +52,7 @@ class _Storage:
 
     @property
     def size_bytes(self) -> int:
-        """Number of bytes that hold the values."""
+        """Size of the values."""
         return self.num_values * np.dtype(self.dtype).itemsize
 
 
@@ -71,20 +70,23 @@ def read_torch_file(path: Path) -> Arrays:
     """Return the tensors of a state dict by name, in the file's order.
 
     Args:
-        path: A state dict, or a dict that holds one under `state_dict`, `model_state_dict` or `model`.
+        path: A state dict, or a dict with one under `state_dict`, `model_state_dict` or `model`.
 
     Raises:
-        CheckpointError: The file is damaged, asks for anything but tensors, or holds no state dict.
+        CheckpointError: The file is damaged, holds anything but tensors, or has no state dict.
     """
     try:
         with path.open("rb") as file:
             is_zip = file.read(2) == b"PK"
             file.seek(0)
             contents, values = _read_zip(path) if is_zip else _read_legacy(file)
-        return {name: _view(name, tensor, values) for name, tensor in _state_dict(contents).items()}
+        return {
+            name: _copy_tensor(name, tensor, values)
+            for name, tensor in _named_tensors(contents).items()
+        }
     except CheckpointError as err:
         raise CheckpointError(f"{path.name}: {err}") from err
-    # A damaged pickle can fail in any of these ways.
+    # Loading a damaged pickle can raise any of these.
     except (
         pickle.UnpicklingError,
         zipfile.BadZipFile,
@@ -103,10 +105,10 @@ def read_torch_file(path: Path) -> Arrays:
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Builds dicts, lists, numbers, strings and tensor descriptions; nothing else.
+    """Builds only dicts, lists, numbers, strings and tensor descriptions.
 
     Attributes:
-        storages: Every storage that the pickle mentions, by key.
+        storages: Every storage that the pickle refers to, by key.
     """
 
     def __init__(self, file: Any) -> None:
@@ -114,7 +116,10 @@ class _TensorUnpickler(pickle.Unpickler):
         self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the stand-in for a global of the pickle; a new one each time, so that no pickle can alter it."""
+        """Return the substitute for a global of the pickle.
+
+        It is a new object every time: a pickle could set attributes of a shared one.
+        """
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -126,7 +131,7 @@ class _TensorUnpickler(pickle.Unpickler):
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
         raise CheckpointError(
-            f"must hold tensors only; it asks for {module}.{name}. Do not use this file."
+            f"must hold tensors only; it refers to {module}.{name}. Do not use this file."
         )
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -146,7 +151,7 @@ class _TensorUnpickler(pickle.Unpickler):
 
 def _read_legacy(file: BinaryIO) -> tuple[Any, Mapping[str, npt.NDArray[Any]]]:
     if file.read(len(LEGACY_MAGIC)) != LEGACY_MAGIC or _TensorUnpickler(file).load() != _PROTOCOL:
-        raise CheckpointError("must be a PyTorch file; it does not begin like one.")
+        raise CheckpointError("must be a PyTorch file; its header is different.")
     if not _TensorUnpickler(file).load()["little_endian"]:
         raise CheckpointError("must be little-endian; it was written on a big-endian machine.")
     unpickler = _TensorUnpickler(file)
@@ -156,12 +161,11 @@ def _read_legacy(file: BinaryIO) -> tuple[Any, Mapping[str, npt.NDArray[Any]]]:
         storage = unpickler.storages[key]
         if int.from_bytes(file.read(8), "little") != storage.num_values:
             raise CheckpointError(
-                f"storage {key} must hold {storage.num_values} values; it holds another number."
+                f"storage {key} must hold {storage.num_values} values; its header has another count."
             )
-        # min: a false number must not reserve memory.
-        values[key] = _values(
-            storage, file.read(min(storage.size_bytes, os.fstat(file.fileno()).st_size))
-        )
+        # A forged count must not allocate more memory than the file has bytes.
+        max_bytes = os.fstat(file.fileno()).st_size
+        values[key] = _to_array(storage, file.read(min(storage.size_bytes, max_bytes)))
     return contents, values
 
 
@@ -175,13 +179,13 @@ def _read_zip(path: Path) -> tuple[Any, Mapping[str, npt.NDArray[Any]]]:
         values = {}
         for key, storage in unpickler.storages.items():
             with archive.open(f"{folder}/data/{key}") as file:
-                # One byte more, to see that there is none.
-                values[key] = _values(storage, file.read(storage.size_bytes + 1))
+                # One extra byte, to detect a member that is too long.
+                values[key] = _to_array(storage, file.read(storage.size_bytes + 1))
         return contents, values
 
 
-def _state_dict(contents: Any) -> dict[str, _Tensor]:
-    """Return the named tensors of a file's object; other entries (epoch, optimizer) are left out."""
+def _named_tensors(contents: Any) -> dict[str, _Tensor]:
+    """Return the named tensors of a file's object; ignore other entries, such as the epoch."""
     for key in _STATE_KEYS:
         if isinstance(contents, dict) and isinstance(contents.get(key), dict):
             contents = contents[key]
@@ -191,11 +195,11 @@ def _state_dict(contents: Any) -> dict[str, _Tensor]:
             str(name): value for name, value in contents.items() if isinstance(value, _Tensor)
         }
     if not tensors:
-        raise CheckpointError("must hold a state dict (tensors by name); it holds none.")
+        raise CheckpointError("must hold a state dict (tensors by name); it has no tensors.")
     return tensors
 
 
-def _values(storage: _Storage, data: bytes) -> npt.NDArray[Any]:
+def _to_array(storage: _Storage, data: bytes) -> npt.NDArray[Any]:
     if len(data) != storage.size_bytes:
         raise CheckpointError(
             f"storage {storage.key} must hold {storage.size_bytes} bytes; got {len(data)}."
@@ -203,8 +207,10 @@ def _values(storage: _Storage, data: bytes) -> npt.NDArray[Any]:
     return np.frombuffer(data, storage.dtype)
 
 
-def _view(name: str, tensor: _Tensor, values: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """Return a contiguous copy of a tensor; refuses one that reaches outside its storage."""
+def _copy_tensor(
+    name: str, tensor: _Tensor, values: Mapping[str, npt.NDArray[Any]]
+) -> npt.NDArray[Any]:
+    """Return a contiguous copy of a tensor; reject one that reaches outside its storage."""
     flat = values[tensor.storage.key]
     last = tensor.offset + sum(
         (size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True)

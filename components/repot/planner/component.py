@@ -72,20 +72,21 @@ def plan(
     from pathlib import Path
 
     from repot import progress
-    from repot.checkpoints import find_version
+    from repot.checkpoint_files import find_version
     from repot.planner.plan import plan_work
     from repot.planner.preflight import check_parameters
     from repot.planner.trainer_pod import choose_trainer_pod
 
     with progress.task("plan"):
         parameters = check_parameters(arguments)
-        version = find_version(parameters.checkpoint)
+        source = parameters.checkpoint
+        version = source.sha256 or find_version(source.uri) or "unknown"
         work = plan_work(parameters)
         pod = choose_trainer_pod(parameters.task, parameters.job)
     is_job = parameters.task.trainer_mode == "job"
     outputs = {
         dataset_id: work.dataset_id,
-        checkpoint_version: parameters.checkpoint.sha256 or version or "unknown",
+        checkpoint_version: version,
         training_settings: parameters.training.to_text(),
         trainer_job: parameters.job.to_text() if is_job else "null",
         trainer_pod_image: pod.image,

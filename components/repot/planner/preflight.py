@@ -38,7 +38,7 @@ class Parameters:
     gate: GateSettings
     task: TaskSettings
     job: JobSettings
-    checkpoint: checkpoints.Source
+    checkpoint: checkpoints.CheckpointSource
 
 
 def check_parameters(parameters: Mapping[str, Any]) -> Parameters:
@@ -125,10 +125,10 @@ class _Problems:
         return self.collect(lambda: settings.from_parameters(parameters))
 
 
-def _check_checkpoint(settings: CheckpointSettings, backbone: str) -> checkpoints.Source:
+def _check_checkpoint(settings: CheckpointSettings, backbone: str) -> checkpoints.CheckpointSource:
     return checkpoints.check_source(
+        settings.checkpoint,
         backbone=backbone,
-        source=settings.checkpoint,
         sha256=settings.checkpoint_sha256,
         values=settings.checkpoint_values,
     )

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from repot.dataset import read_examples
-from repot.preprocessing import decode_jpeg, distort_image, eval_image
+from repot.preprocessing import central_crop, decode_jpeg, distort_picture
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +68,7 @@ class Pictures:
 
         def distorted(index: Any, example: dict[str, Any]) -> tuple[Any, Any]:
             seed = tf.stack([tf.constant(distortion_seed, tf.int64), index])
-            return distort_image(decode_jpeg(example["encoded"]), self.image_size, seed), example[
+            return distort_picture(decode_jpeg(example["encoded"]), self.image_size, seed), example[
                 "label"
             ]
 
@@ -76,7 +76,7 @@ class Pictures:
         return _batched(rest.map(distorted, num_parallel_calls=tf.data.AUTOTUNE), self.batch_size)
 
     def _evaluated(self, example: dict[str, Any]) -> tuple[Any, Any]:
-        return eval_image(decode_jpeg(example["encoded"]), self.image_size), example["label"]
+        return central_crop(decode_jpeg(example["encoded"]), self.image_size), example["label"]
 
 
 def feature_batches(table: FeatureTable, batch_size: int, seed: int | None, first: int = 0) -> Any:

@@ -14,15 +14,18 @@ import tensorflow as tf
 
 import repot
 from repot import storage
-from repot.checkpoint_files import WEIGHTS_NAME
-from repot.classifier import build_classifier, split_classifier, training_logits
+from repot.classifier import (
+    build_classifier,
+    export_saved_model,
+    split_classifier,
+    training_logits,
+)
 from repot.dataset import load_manifest, open_shards
 from repot.errors import DataError, StoppedError
 from repot.json_record import write_record
-from repot.layout import KERAS_NAME, LABELS_NAME, MODEL_FOLDER, TRAINING_NAME
+from repot.layout import KERAS_NAME, LABELS_NAME, MODEL_FOLDER, TRAINING_NAME, WEIGHTS_NAME
 from repot.manifest import SPLITS, Manifest
 from repot.recipes import RECIPES, Recipe
-from repot.saved_model import export_saved_model
 from repot.settings import TrainingSettings
 from repot.trainer.batches import Pictures, feature_batches
 from repot.trainer.features import cached_features

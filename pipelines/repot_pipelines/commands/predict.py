@@ -30,8 +30,8 @@ def predict_command(*, model: str, pictures: tuple[str, ...], output_format: str
     MODEL is a champion.json, the folder of a version, or the output folder of `repot run`. A picture
     that cannot be read is reported, and the others are still classified; the exit code is then 1.
     """
-    from repot import predictor
+    from repot import predictions
 
-    return predictor.predict_files(
+    return predictions.predict_files(
         model, pictures, output_format=output_format, top=top, write=click.echo
     )

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 import click
 
 from repot import quiet_tensorflow, storage
-from repot.checkpoint_files import FACTS_NAME
-from repot.errors import UsageError
+from repot.checkpoint_record import CheckpointRecord
+from repot.errors import CheckpointError, UsageError
+from repot.json_record import read_record
+from repot.layout import CHECKPOINT_NAME
 from repot.manifest import Manifest
 from repot.settings import (
     CHECKPOINT_VALUES,
@@ -309,8 +311,7 @@ def _train(
     weights_uri = _convert_checkpoint(
         checkpoint, settings.backbone, storage.join(train_uri, "checkpoint")
     )
-    facts = storage.read_json(storage.join(weights_uri, FACTS_NAME))
-    checkpoint_id = f"{facts['sha256']}/{facts['backbone']}-{facts['values']}"
+    checkpoint_id = _read_checkpoint_record(weights_uri).checkpoint_id
     dataset_id = load_manifest(data_uri).dataset_id
     return train(
         TrainingRequest(
@@ -334,15 +335,20 @@ def _convert_checkpoint(checkpoint: str, backbone: str, folder_uri: str) -> str:
 
     if "://" not in checkpoint or checkpoint.startswith(("gs://", "s3://")):
         weights_uri = storage.normalise(checkpoint)
-        facts_uri = storage.join(weights_uri, FACTS_NAME)
-        if storage.exists(facts_uri):
-            converted_for = storage.read_json(facts_uri)["backbone"]
+        record_uri = storage.join(weights_uri, CHECKPOINT_NAME)
+        if storage.exists(record_uri):
+            converted_for = _read_checkpoint_record(weights_uri).backbone
             if converted_for != backbone:
                 raise UsageError(
-                    f"The checkpoint must be converted for backbone={backbone}; {facts_uri} is for "
+                    f"The checkpoint must be converted for backbone={backbone}; {record_uri} is for "
                     f"{converted_for}. Use --backbone {converted_for}, or convert it again with "
                     f"`repot checkpoint --backbone {backbone}`."
                 )
             return weights_uri
     convert_to_folder(checkpoint, backbone=backbone, values="auto", folder_uri=folder_uri)
     return folder_uri
+
+
+def _read_checkpoint_record(weights_uri: str) -> CheckpointRecord:
+    uri = storage.join(weights_uri, CHECKPOINT_NAME)
+    return read_record(uri, CheckpointRecord, error=CheckpointError)

@@ -191,7 +191,7 @@ def check_weights() -> CheckResult:
     """Check that the weights `repot run` starts from are installed and have the right checksum."""
     backbone = PRESETS["laptop"]["backbone"]
     try:
-        source = checkpoints.find_source(checkpoints.DEFAULT, backbone=backbone)
+        source = checkpoints.resolve_source(checkpoints.DEFAULT, backbone=backbone)
         data = Path(source.uri).read_bytes()
     except (ImportError, OSError, UsageError) as err:
         return problem(

@@ -10,20 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from repot.recipes import RECIPES
+from repot.zoo import BACKBONES
 from repot_pipelines.compiled import PipelineSpec
 from repot_pipelines.estimate.prices import GpuPrice, Prices, Range
 
 DEFAULT_NUM_PICTURES = 10_000
 """Assumed if the number of pictures is not known."""
 
-_RELATIVE_SPEED = {  # whole network, relative to Inception-v3 at 299 x 299
-    "inception_v3": 1.0,
-    "resnet50_v2": 1.5,
-    "xception": 0.7,
-    "convnext_tiny": 1.0,
-    "inception_resnet_v2": 0.45,
-}
-_SMALL_RELATIVE_SPEED = 3.0  # all other backbones are small
 _FORWARD_SPEED = 3.0  # a forward pass, relative to a training step
 
 # Pictures per second per CPU, Inception-v3.
@@ -253,7 +246,7 @@ def _assumptions(
 
 
 def _relative_speed(values: Mapping[str, Any]) -> float:
-    return _RELATIVE_SPEED.get(values["backbone"], _SMALL_RELATIVE_SPEED)
+    return BACKBONES[values["backbone"]].training_speed
 
 
 def _cpus(quantity: str) -> float:

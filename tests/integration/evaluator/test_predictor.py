@@ -15,7 +15,8 @@ from repot.errors import ModelError
 from repot.evaluator.evaluate import evaluate_run
 from repot.evaluator.outcomes import read_outcomes
 from repot.evaluator.versions import promote
-from repot.predictor import find_model, load_model, predict_files
+from repot.predictions import predict_files
+from repot.predictor import find_model, load_model
 from tests.integration.evaluator.colours import COLOURS, MakeRun, save_model, save_picture
 
 RIGHT = math.exp(8) / (math.exp(8) + 2)

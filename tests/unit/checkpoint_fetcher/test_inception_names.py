@@ -1,20 +1,24 @@
 import json
 from pathlib import Path
 
-from repot.checkpoint_fetcher.inception_names import keras_names, names_2016_03_01, names_2016_08_28
+from repot.checkpoint_fetcher.inception_names import (
+    keras_names,
+    scopes_2016_03_01,
+    scopes_2016_08_28,
+)
 
 GOLDEN = Path(__file__).parent.parent.parent / "golden" / "checkpoint"
-# Without the auxiliary head and the classifier, which a backbone does not have.
+# The first 94 rows; the auxiliary head and the classifier follow.
 ROWS = json.loads((GOLDEN / "name_map.json").read_text())[:94]
 
 
-def test_both_releases_are_named_as_the_original_programs_do() -> None:
-    assert names_2016_03_01() == [row["old"] for row in ROWS]
-    assert names_2016_08_28() == [row["slim"] for row in ROWS]
+def test_scopes_of_both_releases_match_the_original_programs() -> None:
+    assert scopes_2016_03_01() == [row["old"] for row in ROWS]
+    assert scopes_2016_08_28() == [row["slim"] for row in ROWS]
 
 
-def test_keras_layers_follow_by_rank() -> None:
-    names = keras_names(names_2016_03_01())
+def test_convolution_i_is_the_keras_layer_of_rank_i() -> None:
+    names = keras_names(scopes_2016_03_01())
 
     assert len(names) == 376
     for row in ROWS:
@@ -24,9 +28,9 @@ def test_keras_layers_follow_by_rank() -> None:
         )
 
 
-def test_every_name_is_a_variable_of_the_published_files() -> None:
+def test_every_name_is_a_variable_in_the_published_files() -> None:
     old = set(json.loads((GOLDEN / "variables.json").read_text()))
     slim = {name for name, _ in json.loads((GOLDEN / "slim_2016_08_28_variables.json").read_text())}
 
-    assert set(keras_names(names_2016_03_01())) < old
-    assert set(keras_names(names_2016_08_28())) < slim
+    assert set(keras_names(scopes_2016_03_01())) < old
+    assert set(keras_names(scopes_2016_08_28())) < slim

@@ -17,7 +17,7 @@ BACKBONE, SIZE = "mobilenet_v3_small", 32
 
 
 def build(name: str = BACKBONE, size: int = SIZE, seed: int = 1) -> Any:
-    """Return a backbone in which every array differs from any other."""
+    """Return a backbone with random weights, so all arrays differ."""
     model = zoo.build_backbone(name, image_size=size)
     rng = np.random.default_rng(seed)
     model.set_weights([rng.random(weight.shape, np.float32) for weight in model.weights])
@@ -48,7 +48,7 @@ def read(path: Path, scratch: Path, name: str = BACKBONE, size: int = SIZE) -> d
 
 @pytest.mark.parametrize("shape", [plain, with_head, wrapped])
 @pytest.mark.parametrize("file_name", ["model.weights.h5", "model.h5", "model.keras"])
-def test_the_backbone_is_found_in_any_file_of_keras(
+def test_backbone_is_found_in_every_kind_of_keras_file(
     tmp_path: Path, file_name: str, shape: Callable[[Any], Any]
 ) -> None:
     backbone = build()
@@ -63,7 +63,7 @@ def test_the_backbone_is_found_in_any_file_of_keras(
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_weights_of_repot_itself_are_read_by_name(tmp_path: Path) -> None:
+def test_weights_file_of_repot_is_read_by_name(tmp_path: Path) -> None:
     backbone = build()
     save_weights(
         tmp_path / "weights.h5",
@@ -79,7 +79,7 @@ def test_weights_of_repot_itself_are_read_by_name(tmp_path: Path) -> None:
 def write_legacy(
     path: Path, layers: list[tuple[str, list[tuple[str, Any]]]], *, chunked: bool = False
 ) -> None:
-    """Write the layout of Keras 1 and 2, as in the files of keras.applications."""
+    """Write the layout of Keras 1 and 2, which keras.applications publishes."""
     with h5py.File(path, "w") as file:
         names = [name.encode() for name, _ in layers]
         if chunked:
@@ -106,7 +106,7 @@ def legacy_layers(
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_layers_with_other_names_are_matched_by_order(tmp_path: Path, chunked: bool) -> None:
+def test_layers_with_other_names_match_by_order(tmp_path: Path, chunked: bool) -> None:
     backbone = build()
     layers = legacy_layers(backbone, lambda name: f"old_{name}")
     before, after = (
@@ -121,12 +121,12 @@ def test_layers_with_other_names_are_matched_by_order(tmp_path: Path, chunked: b
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_unnamed_layers_are_matched_by_rank_whatever_their_numbers(tmp_path: Path) -> None:
+def test_automatically_named_layers_match_by_rank(tmp_path: Path) -> None:
     for _ in range(2):
         backbone = build("xception", 71)
     first, *_ = [layer.name for layer in backbone.layers if layer.name.startswith("conv2d")]
     assert first != "conv2d"
-    # Keras 1 and 2 counted from 1.
+    # Keras 1 and 2 count from 1.
     write_legacy(tmp_path / "w.h5", legacy_layers(backbone, lambda name: name))
 
     arrays = read(tmp_path / "w.h5", tmp_path, "xception", 71)
@@ -135,8 +135,8 @@ def test_unnamed_layers_are_matched_by_rank_whatever_their_numbers(tmp_path: Pat
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_layers_out_of_order_are_matched_by_name(tmp_path: Path) -> None:
-    """A partly frozen model in a model, as Keras 2 stores it: what is trainable comes first."""
+def test_layers_out_of_order_match_by_name(tmp_path: Path) -> None:
+    """Keras 2 stores a partly frozen nested model with its trainable weights first."""
     backbone = build()
     layers = legacy_layers(backbone, lambda name: name)
     weights = [weight for _, weights in [*layers[100:], *layers[:100]] for weight in weights]
@@ -151,7 +151,7 @@ def test_layers_out_of_order_are_matched_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file_name", ["model.weights.h5", "model.h5", "model.keras"])
-def test_another_architecture_is_refused_with_the_first_differences(
+def test_another_architecture_is_rejected_and_differences_are_listed(
     tmp_path: Path, file_name: str
 ) -> None:
     model = build("mobilenet_v3_large")
@@ -166,7 +166,7 @@ def test_another_architecture_is_refused_with_the_first_differences(
         read(tmp_path / file_name, tmp_path)
 
 
-def test_an_array_of_another_size_is_named_with_both_shapes(tmp_path: Path) -> None:
+def test_array_with_another_shape_is_reported_with_both_shapes(tmp_path: Path) -> None:
     backbone = build()
     layers = legacy_layers(backbone, lambda name: name)
     layers[2][1][0] = ("conv/kernel:0", np.zeros((3, 3, 3, 8)))
@@ -174,24 +174,24 @@ def test_an_array_of_another_size_is_named_with_both_shapes(tmp_path: Path) -> N
 
     with pytest.raises(
         CheckpointError,
-        match=r"1 of 206 arrays do not: conv/kernel has shape 3x3x3x8, wanted 3x3x3x16",
+        match=r"1 of 206 arrays do not: conv/kernel has shape 3x3x3x8, expected 3x3x3x16",
     ):
         read(tmp_path / "w.h5", tmp_path)
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.9])
-def test_a_truncated_file_is_refused(tmp_path: Path, fraction: float) -> None:
+def test_truncated_file_is_rejected(tmp_path: Path, fraction: float) -> None:
     build().save_weights(tmp_path / "w.weights.h5")
     data = (tmp_path / "w.weights.h5").read_bytes()
     (tmp_path / "w.weights.h5").write_bytes(data[: int(len(data) * fraction)])
 
     with pytest.raises(
-        CheckpointError, match=r"w\.weights\.h5 must be a whole Keras file; it cannot be read"
+        CheckpointError, match=r"w\.weights\.h5 must be an intact Keras file; it cannot be read"
     ):
         read(tmp_path / "w.weights.h5", tmp_path)
 
 
-def test_a_root_in_another_file_is_not_followed(tmp_path: Path) -> None:
+def test_external_link_to_the_root_group_is_not_followed(tmp_path: Path) -> None:
     backbone = build()
     write_legacy(tmp_path / "secret.h5", legacy_layers(backbone, lambda name: name))
     with h5py.File(tmp_path / "w.h5", "w") as file:

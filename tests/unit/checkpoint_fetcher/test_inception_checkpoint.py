@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from repot.checkpoint_fetcher.inception_checkpoint import InceptionWeights, read_inception
 from repot.checkpoint_fetcher.inception_names import (
     EMA_SUFFIX,
     keras_names,
-    names_2016_03_01,
-    names_2016_08_28,
+    scopes_2016_03_01,
+    scopes_2016_08_28,
 )
-from repot.checkpoint_fetcher.tensorflow_checkpoint import InceptionWeights, read_inception
 from repot.errors import CheckpointError
 
-MARCH, AUGUST = keras_names(names_2016_03_01()), keras_names(names_2016_08_28())
+MARCH, AUGUST = keras_names(scopes_2016_03_01()), keras_names(scopes_2016_08_28())
 SHAPES = dict.fromkeys(MARCH.values(), (1,))
 
 
@@ -43,14 +43,14 @@ def read(path: Path, values: str = "auto", *, is_averaged: bool = False) -> Ince
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a V1 checkpoint with raw values 0..375, averaged values 1000..1375, and others."""
+    """Return a V1 checkpoint: raw values 0..375, averages 1000..1375, and other variables."""
     arrays = numbered(MARCH) | numbered(MARCH, EMA_SUFFIX, 1000)
     arrays |= {"conv0/weights/RMSProp": np.zeros(1), "global_step": np.asarray(7.0, np.float32)}
     return write(tmp_path_factory.mktemp("both") / "model.ckpt-157585", arrays)
 
 
 @pytest.mark.parametrize(("values", "start"), [("raw", 0), ("ema", 1000), ("auto", 1000)])
-def test_the_values_that_are_asked_for_are_read(both: Path, values: str, start: int) -> None:
+def test_requested_values_are_read(both: Path, values: str, start: int) -> None:
     weights = read(both, values)
 
     assert {name: float(array[0]) for name, array in weights.arrays.items()} == {
@@ -62,7 +62,9 @@ def test_the_values_that_are_asked_for_are_read(both: Path, values: str, start: 
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_without_averages_auto_means_raw_and_ema_is_refused(tmp_path: Path, version: int) -> None:
+def test_without_averages_auto_reads_raw_values_and_ema_is_an_error(
+    tmp_path: Path, version: int
+) -> None:
     path = write(tmp_path / "model.ckpt-12", numbered(MARCH), version)
 
     weights = read(path)
@@ -73,7 +75,7 @@ def test_without_averages_auto_means_raw_and_ema_is_refused(tmp_path: Path, vers
         read(path, "ema")
 
 
-def test_the_release_of_august_is_averaged_only_when_it_is_known_to_be(tmp_path: Path) -> None:
+def test_plain_names_of_2016_08_28_are_averages_only_if_is_averaged(tmp_path: Path) -> None:
     path = write(tmp_path / "inception_v3.ckpt", numbered(AUGUST))
 
     known, unknown = read(path, is_averaged=True), read(path)
@@ -84,7 +86,7 @@ def test_the_release_of_august_is_averaged_only_when_it_is_known_to_be(tmp_path:
         read(path, "raw", is_averaged=True)
 
 
-def test_missing_and_misshapen_variables_are_named(tmp_path: Path) -> None:
+def test_missing_and_misshapen_variables_are_listed(tmp_path: Path) -> None:
     arrays = numbered(MARCH)
     del arrays["conv0/BatchNorm/beta"]
     arrays["conv1/weights"] = np.zeros((2, 3))
@@ -94,10 +96,10 @@ def test_missing_and_misshapen_variables_are_named(tmp_path: Path) -> None:
 
     message = str(caught.value)
     assert "2 of 376 arrays do not" in message
-    assert "conv0/BatchNorm/beta 1 is missing; conv1/weights has shape 2x3, wanted 1" in message
+    assert "conv0/BatchNorm/beta 1 is missing; conv1/weights has shape 2x3, expected 1" in message
 
 
-def test_another_network_is_refused_with_what_is_there(tmp_path: Path) -> None:
+def test_another_network_is_rejected_and_its_variables_are_listed(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"must hold an Inception-v3 of 2016 .*; it holds resnet/conv"
     ):
@@ -106,7 +108,7 @@ def test_another_network_is_refused_with_what_is_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("position", [0.3, 0.6])
-def test_damaged_bytes_are_refused(tmp_path: Path, version: int, position: float) -> None:
+def test_damaged_checkpoint_is_rejected(tmp_path: Path, version: int, position: float) -> None:
     path = write(tmp_path / "m", numbered(MARCH), version)
     file_path = path if version == 1 else path.with_suffix(".index")
     data = bytearray(file_path.read_bytes())
@@ -115,14 +117,14 @@ def test_damaged_bytes_are_refused(tmp_path: Path, version: int, position: float
     file_path.write_bytes(data)
 
     with pytest.raises(
-        CheckpointError, match="m must be a whole TensorFlow checkpoint; it cannot be read"
+        CheckpointError, match="m must be an intact TensorFlow checkpoint; it cannot be read"
     ):
         read(path)
 
 
-def test_missing_data_of_a_v2_checkpoint_are_refused(tmp_path: Path) -> None:
+def test_v2_checkpoint_without_its_data_file_is_rejected(tmp_path: Path) -> None:
     path = write(tmp_path / "m", numbered(MARCH), 2)
     (tmp_path / "m.data-00000-of-00001").unlink()
 
-    with pytest.raises(CheckpointError, match="m must be a whole TensorFlow checkpoint"):
+    with pytest.raises(CheckpointError, match="m must be an intact TensorFlow checkpoint"):
         read(path)

@@ -1,4 +1,8 @@
-"""Read Inception-v3 from a TensorFlow checkpoint, as the 2016 programs wrote it: V1 or V2, raw or averaged values."""
+"""Read Inception-v3 from the TensorFlow checkpoints that the 2016 programs wrote, V1 or V2.
+
+A checkpoint holds raw values, moving averages (EMA) of them, or both. Variables that the backbone
+does not need, such as optimizer slots and the auxiliary head, are ignored.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,8 +16,8 @@ from repot.backbone_weights import Array, check_shapes
 from repot.checkpoint_fetcher.inception_names import (
     EMA_SUFFIX,
     keras_names,
-    names_2016_03_01,
-    names_2016_08_28,
+    scopes_2016_03_01,
+    scopes_2016_08_28,
 )
 from repot.errors import CheckpointError
 
@@ -23,13 +27,13 @@ _STEP_IN_NAME = re.compile(r"-(\d+)$")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InceptionWeights:
-    """The weights of one training step.
+    """The backbone's weights at one training step.
 
     Attributes:
-        arrays: By stable Keras name.
+        arrays: Arrays by stable Keras name.
         values: "ema" or "raw".
-        available_values: All that the checkpoint has.
-        step: The training step, None if it is not known.
+        available_values: Every kind of values in the checkpoint.
+        step: The training step; None if it is unknown.
     """
 
     arrays: dict[str, Array]
@@ -41,68 +45,72 @@ class InceptionWeights:
 def read_inception(
     path: Path, *, values: str, is_averaged: bool, shapes: Mapping[str, Sequence[int]]
 ) -> InceptionWeights:
-    """Return the backbone's part of an Inception-v3 checkpoint; variables that nobody wants are ignored.
+    """Return the backbone's weights.
 
     Args:
         path: The file of a V1 checkpoint, or the prefix of a V2 checkpoint.
-        values: "ema", "raw", or "auto" for the averaged ones where there are any.
-        is_averaged: Whether the plain names hold averaged values.
-        shapes: Wanted shapes by stable Keras name.
+        values: "ema", "raw", or "auto" for averages if the checkpoint has them.
+        is_averaged: Whether variables under their plain names are averages.
+        shapes: Expected shapes by stable Keras name.
 
     Raises:
-        CheckpointError: It cannot be read, is not an Inception-v3, or lacks the values.
+        CheckpointError: The checkpoint is damaged, is not an Inception-v3, or lacks the values.
     """
     try:
         reader = tf.train.load_checkpoint(str(path))
         found: dict[str, Sequence[int]] = reader.get_variable_to_shape_map()
         names = _release_names(path, found)
-        suffixes = _suffixes(names, found, is_averaged=is_averaged)
-        chosen = _chosen(path, values, suffixes)
-        wanted = {f"{name}{suffixes[chosen]}": keras_name for name, keras_name in names.items()}
+        suffixes = _available_suffixes(names, found, is_averaged=is_averaged)
+        chosen = _choose_values(path, values, suffixes)
+        keras_by_variable = {f"{name}{suffixes[chosen]}": keras for name, keras in names.items()}
         check_shapes(
             found,
-            {name: shapes[keras_name] for name, keras_name in wanted.items()},
+            {variable: shapes[keras] for variable, keras in keras_by_variable.items()},
             source=path.name,
             backbone="inception_v3",
         )
         return InceptionWeights(
-            arrays={keras_name: reader.get_tensor(name) for name, keras_name in wanted.items()},
+            arrays={
+                keras: reader.get_tensor(variable) for variable, keras in keras_by_variable.items()
+            },
             values=chosen,
             available_values=tuple(sorted(suffixes)),
-            step=_step(reader, found, path),
+            step=_read_step(reader, found, path),
         )
     except (tf.errors.OpError, IndexError, RuntimeError, ValueError) as err:
         reason = str(err).splitlines()[0] if str(err) else type(err).__name__
         raise CheckpointError(
-            f"{path.name} must be a whole TensorFlow checkpoint; it cannot be read: {reason}. Copy or fetch it again."
+            f"{path.name} must be an intact TensorFlow checkpoint; it cannot be read: {reason}. "
+            "Copy or fetch it again."
         ) from err
 
 
 def _release_names(path: Path, found: Mapping[str, Any]) -> dict[str, str]:
-    """Return the Keras name by the plain name of the release that the checkpoint is of."""
-    for scopes in (names_2016_03_01(), names_2016_08_28()):
+    """Return the Keras name by plain variable name, for the release that wrote the checkpoint."""
+    for scopes in (scopes_2016_03_01(), scopes_2016_08_28()):
         names = keras_names(scopes)
         if any(name in found for name in names):
             return names
     raise CheckpointError(
-        f"{path.name} must hold an Inception-v3 of 2016 (conv0/weights or InceptionV3/Conv2d_1a_3x3/weights); "
+        f"{path.name} must hold an Inception-v3 of 2016 "
+        "(conv0/weights or InceptionV3/Conv2d_1a_3x3/weights); "
         f"it holds {', '.join(sorted(found)[:3]) or 'nothing'}. Use a Keras file for other networks."
     )
 
 
-def _suffixes(
+def _available_suffixes(
     names: Mapping[str, str], found: Mapping[str, Any], *, is_averaged: bool
 ) -> dict[str, str]:
-    """Return what follows the plain names, for each kind of values that the checkpoint has at all."""
-    present = {
+    """Return the suffix after plain names, by kind of values that the checkpoint has."""
+    available = {
         kind: suffix
         for kind, suffix in (("ema", EMA_SUFFIX), ("raw", ""))
         if any(f"{name}{suffix}" in found for name in names)
     }
-    return {"ema": ""} if is_averaged and "ema" not in present else present
+    return {"ema": ""} if is_averaged and "ema" not in available else available
 
 
-def _chosen(path: Path, values: str, suffixes: Mapping[str, str]) -> str:
+def _choose_values(path: Path, values: str, suffixes: Mapping[str, str]) -> str:
     if values == "auto":
         return "ema" if "ema" in suffixes else "raw"
     if values not in suffixes:
@@ -113,7 +121,8 @@ def _chosen(path: Path, values: str, suffixes: Mapping[str, str]) -> str:
     return values
 
 
-def _step(reader: Any, found: Mapping[str, Any], path: Path) -> int | None:
+def _read_step(reader: Any, found: Mapping[str, Any], path: Path) -> int | None:
+    """Return the scalar global_step, or else the number at the end of the file name."""
     if _GLOBAL_STEP in found and not found[_GLOBAL_STEP]:
         return int(reader.get_tensor(_GLOBAL_STEP))
     match = _STEP_IN_NAME.search(path.name)
