@@ -1,11 +1,15 @@
-"""What Kubernetes takes as a quantity, a name, a node selector and a toleration; each problem is one sentence.
+"""Kubernetes' rules for quantities, names, node selectors and tolerations.
 
-A server that gets something else refuses the pod, or makes one that never finds a node.
+A cluster rejects a pod that breaks them, or creates one that never fits a node. Every function
+returns one error message per problem.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+KubernetesObject = dict[str, Any]
+"""An object of the Kubernetes API, or a part of one, as parsed JSON."""
 
 # https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
 _QUANTITY = re.compile(r"(\d+(\.\d+)?)(m|[kMGTPE]|[KMGTPE]i)?", re.ASCII)
@@ -23,7 +27,7 @@ _EFFECTS = ("", "NoSchedule", "PreferNoSchedule", "NoExecute")
 
 
 def quantity_problems(quantities: Mapping[str, str]) -> list[str]:
-    """Return a sentence for every value, by its parameter, that is no quantity above zero."""
+    """Check that every value, by its parameter's name, is a positive Kubernetes quantity."""
     return [
         f"{name} must be a Kubernetes quantity such as 4, 500m or 16Gi; got {name}={value!r}."
         for name, value in quantities.items()
@@ -32,7 +36,7 @@ def quantity_problems(quantities: Mapping[str, str]) -> list[str]:
 
 
 def name_problems(names: Mapping[str, str]) -> list[str]:
-    """Return a sentence for every value, by its parameter, that no object can be called."""
+    """Check that every value, by its parameter's name, is a valid name of a Kubernetes object."""
     return [
         f"{name} must be the name of a Kubernetes object: lower-case letters, digits, '-' and '.'; "
         f"got {name}={value!r}."
@@ -42,36 +46,39 @@ def name_problems(names: Mapping[str, str]) -> list[str]:
 
 
 def resource_problems(name: str, resource: str) -> list[str]:
-    """Return a sentence if a parameter is no extended resource, as accelerators are."""
+    """Check that a parameter is the name of an extended resource, as accelerators are."""
     if _RESOURCE_NAME.fullmatch(resource):
         return []
     problem = (
-        f"{name} must be a resource name such as nvidia.com/gpu; got {name}={resource!r}. The model of the GPU is a "
-        'node label and goes into trainer_node_selector, e.g. {"cloud.google.com/gke-accelerator": "nvidia-l4"}.'
+        f"{name} must be a resource name such as nvidia.com/gpu; got {name}={resource!r}. A GPU "
+        "model is a node label and belongs in trainer_node_selector, e.g. "
+        '{"cloud.google.com/gke-accelerator": "nvidia-l4"}.'
     )
     return [problem]
 
 
 def selector_problems(name: str, selector: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for what is no label of a node, and for values that are no texts, such as JSON's true."""
-    wrong = sorted(label for label, text in selector.items() if not isinstance(text, str))
-    problems = [
-        f"{name} must map labels to texts; got other values for {', '.join(wrong)}. Put them in quotes."
-    ]
-    return (problems if wrong else []) + [
-        f"{name} must map labels of nodes to their values, e.g. cloud.google.com/gke-accelerator to nvidia-l4; "
-        f"got {label!r}: {text!r}."
-        for label, text in selector.items()
-        if isinstance(text, str)
-        and not (_LABEL_KEY.fullmatch(label) and _LABEL_VALUE.fullmatch(text))
+    """Check that a parameter maps valid node labels to strings, which JSON's true is not."""
+    not_strings = sorted(label for label, value in selector.items() if not isinstance(value, str))
+    problem = (
+        f"{name} must map labels to strings; got other values for {', '.join(not_strings)}. Put "
+        "them in quotes."
+    )
+    return ([problem] if not_strings else []) + [
+        f"{name} must map node labels to their values, e.g. cloud.google.com/gke-accelerator to "
+        f"nvidia-l4; got {label!r}: {value!r}."
+        for label, value in selector.items()
+        if isinstance(value, str)
+        and not (_LABEL_KEY.fullmatch(label) and _LABEL_VALUE.fullmatch(value))
     ]
 
 
 def toleration_problems(name: str, tolerations: Sequence[Any]) -> list[str]:
-    """Return a sentence for every toleration that is none."""
+    """Check that every item of a parameter is a valid toleration."""
     return [
-        f"{name}[{index}] must be an object of {', '.join(_TOLERATION_KEYS)}, with texts but for the last, an operator "
-        f"Equal or Exists (without a value), and an effect of {', '.join(_EFFECTS[1:])} or none; got {toleration!r}."
+        f"{name}[{index}] must be an object with the keys {', '.join(_TOLERATION_KEYS)}: strings "
+        "except for the last, operator Equal or Exists (without a value), effect "
+        f"{', '.join(_EFFECTS[1:])} or none; got {toleration!r}."
         for index, toleration in enumerate(tolerations)
         if not _is_toleration(toleration)
     ]
@@ -83,9 +90,9 @@ def _is_toleration(value: Any) -> bool:
     if not all(isinstance(value.get(name, ""), str) for name in _TOLERATION_KEYS[:-1]):
         return False
     operator = value.get("operator", "Equal")
-    is_matched = (
+    is_matching = (
         bool(value.get("key"))
         if operator == "Equal"
         else operator == "Exists" and not value.get("value")
     )
-    return is_matched and value.get("effect", "") in _EFFECTS
+    return is_matching and value.get("effect", "") in _EFFECTS

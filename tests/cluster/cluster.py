@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repot.trainer.job.job_spec import RUN_ANNOTATION
+from repot.trainer.job.spec import RUN_ANNOTATION
 
 Facts = dict[str, Any]
 

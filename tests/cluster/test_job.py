@@ -6,7 +6,7 @@ import io
 import pytest
 
 from repot import storage
-from repot.trainer.job.diagnosis import end_of
+from repot.trainer.job.diagnosis import end_condition
 from tests.cluster.cluster import Facts
 from tests.cluster.command_line import Ended
 from tests.cluster.site import FOLLOWED, Site
@@ -25,7 +25,7 @@ def wait_for_worker(site: Site, model_name: str, line: str) -> tuple[str, Facts]
     def look() -> tuple[str, Facts] | None:
         for job in site.cluster.jobs_below(site.storage_uri):
             for pod in (
-                site.cluster.job_pods(job["metadata"]["name"]) if end_of(job) is None else []
+                site.cluster.job_pods(job["metadata"]["name"]) if end_condition(job) is None else []
             ):
                 if line in site.cluster.log(pod["metadata"]["name"]):
                     return job["metadata"]["name"], pod
@@ -75,7 +75,7 @@ def test_lost_pod_is_replaced_and_the_training_ends_as_if_nothing_had_been(
         for each in site.cluster.jobs_below(site.storage_uri)
         if each["metadata"]["name"] == job
     ]
-    assert (end_of(ended) or {})["type"] == "Complete"
+    assert (end_condition(ended) or {})["type"] == "Complete"
 
     site.submit("undisturbed", **IN_JOB, epochs=NUM_EPOCHS, rebuild="undisturbed").expect(0)
 

@@ -1,4 +1,4 @@
-"""Training in a Kubernetes Job, with the real client over HTTP: the pods are real worker processes."""
+"""Training in a Kubernetes Job: the real client over HTTP, and real worker processes as pods."""
 
 import json
 import os
@@ -18,8 +18,9 @@ from repot.json_record import read_record, write_record
 from repot.settings import JobSettings, TrainingSettings
 from repot.trainer.job import run_job
 from repot.trainer.job.heartbeat import Heartbeat
-from repot.trainer.job.job_spec import make_job
 from repot.trainer.job.run_job import train_in_job
+from repot.trainer.job.spec import make_job
+from repot.trainer.job.termination import EXIT_PERMANENT, EXIT_RESTART
 from repot.trainer.request import TrainingRequest
 from repot.training_record import TrainingRecord
 from repot_pipelines.local.run import SAMPLE_FOLDER, run_pipeline
@@ -46,7 +47,7 @@ TOKEN = "of-the-runner"
 
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesApi]:
-    """A cluster where the run's service account may do what the manifests give it, and no more."""
+    """A cluster where the run's service account has exactly the permissions of the manifests."""
     with KubernetesApi() as api:
         prepare(api)
         api.users[TOKEN] = RUNNER
@@ -69,7 +70,7 @@ def request_of(
     tmp_path: Path, sample_dataset_uri: str, lite0_weights_uri: str
 ) -> Callable[..., TrainingRequest]:
     def make(**changes: Any) -> TrainingRequest:
-        facts = {
+        values = {
             "dataset_uri": sample_dataset_uri,
             "weights_uri": lite0_weights_uri,
             "run_uri": str(tmp_path / "run"),
@@ -77,7 +78,7 @@ def request_of(
             "checkpoint_id": "c",
             "settings": SETTINGS,
         }
-        return TrainingRequest(**{**facts, **changes})
+        return TrainingRequest(**{**values, **changes})
 
     return make
 
@@ -104,14 +105,14 @@ def start_task(request: TrainingRequest, **changes: Any) -> subprocess.Popen[byt
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def wait_until(is_so: Callable[[], Any], seconds: float = WAIT_SECONDS) -> None:
+def wait_until(condition: Callable[[], Any], seconds: float = WAIT_SECONDS) -> None:
     deadline = time.monotonic() + seconds
-    while not is_so():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def test_job_trains_and_its_log_is_the_tasks(
+def test_task_returns_the_record_and_prints_the_log_of_the_worker(
     jobs: JobController,
     request_of: Callable[..., TrainingRequest],
     capfd: pytest.CaptureFixture[str],
@@ -129,7 +130,7 @@ def test_job_trains_and_its_log_is_the_tasks(
     assert [line for line in capfd.readouterr().out.splitlines() if "head epoch" in line] == lines
 
 
-def test_finished_training_starts_no_job(
+def test_finished_training_creates_no_job(
     api: KubernetesApi, request_of: Callable[..., TrainingRequest]
 ) -> None:
     request = request_of()
@@ -141,18 +142,18 @@ def test_finished_training_starts_no_job(
     assert api.requests == []
 
 
-def test_error_of_the_worker_is_the_error_of_the_task(
+def test_permanent_error_of_a_worker_is_quoted_by_the_task(
     jobs: JobController, request_of: Callable[..., TrainingRequest], tmp_path: Path
 ) -> None:
     request = request_of(dataset_uri=str(tmp_path / "nothing"))
 
     with pytest.raises(
-        TrainingError, match=r"PodFailurePolicy.*worker 0 ended with exit code 2: .*nothing"
+        TrainingError, match=r"PodFailurePolicy.*worker 0 exited with code 2: .*nothing"
     ):
         train(request)
 
     assert len(jobs.pods) == 1
-    assert jobs.jobs(), "a failed Job stays, to be looked at"
+    assert jobs.jobs(), "a failed Job is kept for inspection"
 
 
 def test_failed_job_of_an_earlier_attempt_is_replaced(
@@ -203,7 +204,7 @@ def test_second_task_adopts_the_running_job(
     assert len(created) == 1
 
 
-def test_evicted_worker_saves_its_state_and_another_pod_goes_on(
+def test_evicted_worker_saves_its_state_and_a_new_pod_resumes(
     jobs: JobController, request_of: Callable[..., TrainingRequest], tmp_path: Path
 ) -> None:
     request = request_of(settings=TrainingSettings(**{**SETTINGS.to_json(), "epochs": 400}))
@@ -214,13 +215,13 @@ def test_evicted_worker_saves_its_state_and_another_pod_goes_on(
         state = json.loads((tmp_path / "run" / "state" / "latest.json").read_text())
         assert task.wait(WAIT_SECONDS) == 0
 
-    assert jobs.pods[0].exit_code == 75
+    assert jobs.pods[0].exit_code == EXIT_RESTART
     assert (state["phase"], state["epoch"] >= 14) == ("head", True)
     assert f"going on after epoch {state['epoch']}" in jobs.pods[1].log
 
 
 @pytest.mark.timeout(600)
-def test_two_workers_find_each_other_and_go_on_together_when_one_is_lost(
+def test_two_workers_resume_together_after_one_is_lost(
     jobs: JobController, request_of: Callable[..., TrainingRequest]
 ) -> None:
     request = request_of(settings=TrainingSettings(**{**SETTINGS.to_json(), "epochs": 60}))
@@ -231,12 +232,12 @@ def test_two_workers_find_each_other_and_go_on_together_when_one_is_lost(
         output = task.stdout.read().decode() if task.stdout else ""
 
     ends = sorted((pod.index, pod.exit_code) for pod in jobs.pods)
-    assert ends == [(0, 0), (0, 75), (1, 0), (1, 137)]
-    assert "worker 1 ended with exit code 137 (killed)" in output
+    assert ends == [(0, 0), (0, EXIT_RESTART), (1, 0), (1, 137)]
+    assert "worker 1 exited with code 137 (killed)" in output
     assert output.count("head epoch 60 of 60") == 1
     assert json.loads((Path(request.run_uri) / "training.json").read_text())["epochs"] == 60
     (service,) = [
-        facts for (title, _, _), facts in jobs.api.store.objects.items() if title == "services"
+        stored for (title, _, _), stored in jobs.api.store.objects.items() if title == "services"
     ]
     assert service["metadata"]["ownerReferences"][0]["uid"] == jobs.jobs()[0]["metadata"]["uid"]
 
@@ -245,25 +246,25 @@ def test_service_of_an_earlier_job_is_replaced(
     jobs: JobController, request_of: Callable[..., TrainingRequest], tmp_path: Path
 ) -> None:
     for _ in range(2):
-        with pytest.raises(TrainingError, match="exit code 2"):
+        with pytest.raises(TrainingError, match="exited with code 2"):
             train(
                 request_of(dataset_uri=str(tmp_path / "nothing"), run_uri=str(tmp_path / "run")),
                 num_workers=2,
             )
 
     (service,) = [
-        facts for (title, _, _), facts in jobs.api.store.objects.items() if title == "services"
+        stored for (title, _, _), stored in jobs.api.store.objects.items() if title == "services"
     ]
     assert service["metadata"]["ownerReferences"][0]["uid"] == jobs.jobs()[0]["metadata"]["uid"]
 
 
-def test_job_that_waits_says_why(
+def test_reason_why_the_job_waits_is_logged(
     jobs: JobController,
     request_of: Callable[..., TrainingRequest],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(run_job, "PENDING_SECONDS", 0.2)
+    monkeypatch.setattr(run_job, "WAITING_LOG_SECONDS", 0.2)
     reason = {
         "type": "PodScheduled",
         "status": "False",
@@ -277,10 +278,10 @@ def test_job_that_waits_says_why(
     assert "worker 0: Unschedulable: 0/3 nodes: no GPU" in caplog.text
 
 
-def test_image_that_does_not_exist_ends_the_waiting_and_the_job(
+def test_job_whose_image_cannot_be_pulled_fails_and_is_deleted(
     jobs: JobController, request_of: Callable[..., TrainingRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_job, "HOPELESS_SECONDS", 0.3)
+    monkeypatch.setattr(run_job, "STUCK_SECONDS", 0.3)
     waiting = {"reason": "ImagePullBackOff", "message": "Back-off pulling image repot"}
     status = {"name": "trainer", "image": "repot", "imageID": "", "ready": False, "restartCount": 0}
     jobs.hold = lambda _: {"containerStatuses": [{**status, "state": {"waiting": waiting}}]}
@@ -291,7 +292,7 @@ def test_image_that_does_not_exist_ends_the_waiting_and_the_job(
     assert jobs.jobs() == []
 
 
-def test_missing_right_is_named(
+def test_missing_permission_is_reported(
     api: KubernetesApi, request_of: Callable[..., TrainingRequest]
 ) -> None:
     api.rules.grants.clear()
@@ -300,7 +301,7 @@ def test_missing_right_is_named(
         train(request_of())
 
 
-def test_job_of_another_storage_is_left_alone(
+def test_job_that_writes_to_another_storage_is_not_adopted(
     api: KubernetesApi, request_of: Callable[..., TrainingRequest], tmp_path: Path
 ) -> None:
     other = str(tmp_path / "other")
@@ -313,7 +314,7 @@ def test_job_of_another_storage_is_left_alone(
         train(request_of())
 
 
-def test_pipeline_trains_in_a_job_and_reaches_its_end(
+def test_pipeline_trains_in_a_job_and_promotes_the_model(
     jobs: JobController, gcs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = {
@@ -334,7 +335,7 @@ def test_pipeline_trains_in_a_job_and_reaches_its_end(
     assert json.loads((tmp_path / "output" / "metrics.json").read_text())["promoted"] is True
 
 
-def test_no_cluster_is_said(
+def test_missing_cluster_is_reported(
     request_of: Callable[..., TrainingRequest], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nothing"))
@@ -343,7 +344,9 @@ def test_no_cluster_is_said(
         train(request_of())
 
 
-def test_worker_stops_when_the_task_is_silent(request_of: Callable[..., TrainingRequest]) -> None:
+def test_worker_stops_when_the_heartbeat_of_the_task_stops(
+    request_of: Callable[..., TrainingRequest],
+) -> None:
     request = request_of(settings=TrainingSettings(**{**SETTINGS.to_json(), "epochs": 9000}))
     write_record(request.uri, request)
     environment = {**os.environ, "REPOT_SILENCE_SECONDS": "4"}
@@ -355,6 +358,6 @@ def test_worker_stops_when_the_task_is_silent(request_of: Callable[..., Training
             assert worker.poll() is None
         _, log = worker.communicate(timeout=60)
 
-    assert worker.returncode == 2
-    assert "is silent for 4 s" in log
+    assert worker.returncode == EXIT_PERMANENT
+    assert "sent no heartbeat for 4 s" in log
     assert "saved its state" in log

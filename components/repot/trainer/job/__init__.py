@@ -1,1 +1,19 @@
-"""Training as a Kubernetes Job: what the task does that starts and follows it, and what the Job's pods do."""
+"""Training as a Kubernetes Job.
+
+In the pipeline task that waits for the Job:
+
+    run_job      create or adopt the Job, follow it, and return the training record or the reason
+    adopt        one Job per training: create, adopt or replace it
+    spec         the Job and Service objects
+    diagnosis    why a Job waits or failed
+    api          the few calls of the Kubernetes API
+
+In the Job's pods:
+
+    worker       the program that a pod runs
+
+In both:
+
+    heartbeat    how workers notice that the task is gone
+    termination  what SIGTERM does, and the exit codes of workers
+"""

@@ -1,7 +1,9 @@
-"""The sign of life of the task that waits for a Job: a file that it rewrites, and the workers watch.
+"""A file that the waiting task rewrites and the workers watch, so that no Job outlives its task.
 
-Kubeflow gives a terminated task about a second. Should it not manage to delete its Job, the workers stop by themselves.
-Only the changes of the file count, by the watcher's own clock: no two clocks are compared.
+Kubeflow gives a terminated task about a second. If the task does not manage to delete its Job in
+that time, the workers notice that the heartbeat has stopped and stop by themselves. The watcher
+measures with its own clock when the file last changed: the clocks of two machines are never
+compared.
 """
 
 import logging
@@ -15,23 +17,24 @@ from repot.errors import StorageError
 
 BEAT_SECONDS = 15.0
 SILENCE_SECONDS = 120.0
+"""A task without a heartbeat for this long is considered gone."""
 
 _log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """Rewrites a file from `with` to its end, in a thread.
+    """Rewrites a file in a thread for as long as the `with` block runs.
 
     Args:
         uri: The file.
-        seconds: Between two writes.
+        seconds: Interval between two writes.
     """
 
     def __init__(self, uri: str, seconds: float = BEAT_SECONDS) -> None:
         self._uri = uri
         self._seconds = seconds
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -45,7 +48,7 @@ class Heartbeat:
     ) -> None:
         self._ended.set()
 
-    def _beat(self) -> None:
+    def _run(self) -> None:
         writer, number = uuid.uuid4().hex, 0
         while True:
             number += 1
@@ -53,20 +56,18 @@ class Heartbeat:
                 storage.write_json(self._uri, {"writer": writer, "number": number})
             except StorageError as err:
                 _log.warning(
-                    "no sign of life was written, the next follows in %.0f s: %s",
-                    self._seconds,
-                    err,
+                    "cannot write the heartbeat, trying again in %.0f s: %s", self._seconds, err
                 )
             if self._ended.wait(self._seconds):
                 return
 
 
 class HeartbeatWatch:
-    """Tells how long a heartbeat has been silent.
+    """Measures for how long a heartbeat has not changed.
 
     Args:
         uri: The file.
-        now: Seconds on any clock that only goes forward, as at every later call.
+        now: Current time in seconds, on the same monotonic clock as in later calls.
     """
 
     def __init__(self, uri: str, now: float) -> None:
@@ -75,11 +76,11 @@ class HeartbeatWatch:
         self._changed_at = now
 
     def silent_seconds(self, now: float) -> float:
-        """Look once, and return the seconds since the last change; 0 while the storage cannot be read."""
+        """Check the file and return the seconds since it changed; 0 if storage is unreadable."""
         try:
             found = storage.stat(self._uri)
         except StorageError as err:
-            _log.warning("the sign of life cannot be read: %s", err)
+            _log.warning("cannot read the heartbeat: %s", err)
             self._changed_at = now
             return 0.0
         version = found.version if found else None

@@ -1,47 +1,50 @@
-"""Trains in a Kubernetes Job: creates it or adopts the one that is there, follows it, and judges its end."""
+"""Train in a Kubernetes Job: create or adopt it, follow it, and return the training record."""
 
 import logging
 import os
+import sys
+import threading
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 from repot.errors import TrainingError
 from repot.json_record import write_record
+from repot.kubernetes_rules import KubernetesObject
 from repot.settings import JobSettings
 from repot.trainer.job.adopt import ensure_job
-from repot.trainer.job.cluster import Cluster
+from repot.trainer.job.api import JobApi
 from repot.trainer.job.diagnosis import (
-    HOPELESS,
-    end_of,
-    failure_of,
-    rank_of,
-    waiting_reason,
-    why_waiting,
+    STUCK_REASONS,
+    end_condition,
+    failure_rank,
+    job_waiting_reason,
+    newest_pod,
+    pod_failure,
+    pod_phase,
+    pod_waiting_reason,
 )
 from repot.trainer.job.heartbeat import Heartbeat
-from repot.trainer.job.job_spec import make_job
-from repot.trainer.job.log_stream import LogStream
-from repot.trainer.job.pod_spec import job_name
-from repot.trainer.job.terminate import deleted_when_terminated
+from repot.trainer.job.spec import job_name, make_job
+from repot.trainer.job.termination import delete_job_on_sigterm
 from repot.trainer.request import TrainingRequest
 from repot.trainer.train import find_finished
 from repot.training_record import TrainingRecord
 
 POLL_SECONDS = 5.0
-PENDING_SECONDS = 120.0
-HOPELESS_SECONDS = 600.0
+WAITING_LOG_SECONDS = 120.0
+"""Interval between the first log lines about a Job that waits; it grows with the time waited."""
+STUCK_SECONDS = 600.0
+"""A Job whose pods cannot start for a reason in STUCK_REASONS fails after this time."""
+
 _NUM_LOG_LINES = 20
-_DRAIN_SECONDS = 10.0
-_PASSED_ON = ("STORAGE_EMULATOR_HOST", "AWS_ENDPOINT_URL")
+_LOG_END_SECONDS = 10.0
+_FORWARDED_VARIABLES = ("STORAGE_EMULATOR_HOST", "AWS_ENDPOINT_URL")
 
 _log = logging.getLogger(__name__)
 
-Manifest = dict[str, Any]
-
 
 class JobFailedError(TrainingError):
-    """The Job ended without a model; it is left there to be looked at."""
+    """The Job ended without a model; it is kept for inspection."""
 
 
 def train_in_job(
@@ -49,120 +52,177 @@ def train_in_job(
 ) -> TrainingRecord:
     """Train in a Job and wait for its end.
 
-    A Job of this training that runs already is adopted, one that failed is replaced; a training that is finished is
-    only looked up. The Job is deleted when this process is asked to end.
+    A finished training returns at once. A running Job of the same training is adopted, a failed one
+    is replaced. If this process is terminated, the Job is deleted.
 
     Args:
-        settings: The Job.
-        request: What its workers do.
-        poll_seconds: Between two looks at the Job.
+        settings: Settings of the Job.
+        request: The training that its workers run.
+        poll_seconds: Interval between two requests for the state of the Job.
 
     Returns:
         The record in training.json.
 
     Raises:
-        TrainingError: The Job failed, with the reason that its pods, their logs and events give; or it cannot be made.
+        TrainingError: The Job cannot be created, or it failed; the message quotes the reason from
+            its pods, logs and events.
     """
     finished = find_finished(request)
     if finished is not None:
         _log.info("training %s is already finished", request.training_id)
         return finished
-    name, cluster = job_name(request.training_id), Cluster.connect()
+    name, api = job_name(request.training_id), JobApi.connect()
     job = make_job(
         settings,
         training_id=request.training_id,
         run_uri=request.run_uri,
         request_uri=request.uri,
         environment={
-            variable: os.environ[variable] for variable in _PASSED_ON if variable in os.environ
+            variable: os.environ[variable]
+            for variable in _FORWARDED_VARIABLES
+            if variable in os.environ
         },
     )
-    with deleted_when_terminated(name, unless=JobFailedError), Heartbeat(request.heartbeat_uri):
+    with (
+        delete_job_on_sigterm(JobApi.connect(retry_seconds=0), name, keep=JobFailedError),
+        Heartbeat(request.heartbeat_uri),
+    ):
         write_record(request.uri, request)
-        ensure_job(cluster, job, training_id=request.training_id, run_uri=request.run_uri)
-        end = _Follower(cluster=cluster, name=name).follow(poll_seconds)
+        ensure_job(api, job, training_id=request.training_id, run_uri=request.run_uri)
+        outcome = _JobFollower(api=api, name=name).follow(poll_seconds)
     finished = find_finished(request)
     if finished is None:
         raise JobFailedError(
-            f"The Job {name} must leave a model; {end}. Its run folder is {request.run_uri}."
+            f"The Job {name} must leave a model; {outcome}. Its run folder is {request.run_uri}."
         )
     return finished
 
 
 @dataclass(kw_only=True, slots=True)
-class _Follower:
-    """What was seen of a Job so far: its failed pods may be gone when it ends."""
+class _JobFollower:
+    """Follows a Job and remembers its failed pods, which may be deleted before the Job ends.
 
-    cluster: Cluster
+    Attributes:
+        api: Access to the namespace.
+        name: Name of the Job.
+        failures: Rank and message by name of the failed pod, in the order in which they were seen.
+        waiting_since: Monotonic time since which not all workers are running; None if they are.
+        logged_at: Monotonic time of the last log line about it.
+    """
+
+    api: JobApi
     name: str
     failures: dict[str, tuple[int, str]] = field(default_factory=dict)
     waiting_since: float | None = None
-    told_at: float = 0.0
+    logged_at: float = 0.0
 
     def follow(self, poll_seconds: float) -> str:
-        """Return how the Job ended, if it did so well or was deleted.
+        """Return how the Job ended if it did not fail: it succeeded, or somebody deleted it.
 
         Raises:
-            TrainingError: It failed, or waits for what will never be.
+            TrainingError: The Job failed, or its pods can never start.
         """
-        logs = LogStream(self.cluster)
+        worker_log = _WorkerLog(self.api)
         while True:
-            job = self.cluster.get_job(self.name)
+            job = self.api.get_job(self.name)
             if job is None:
                 return "somebody deleted it"
-            pods = self.cluster.list_pods(self.name)
-            self._note_failures(pods)
-            logs.look(pods)
-            end = end_of(job)
+            pods = self.api.list_pods(self.name)
+            self._record_failures(pods)
+            worker_log.follow(pods)
+            end = end_condition(job)
             if end is not None:
-                logs.drain(pods, _DRAIN_SECONDS)
+                worker_log.finish(pods, _LOG_END_SECONDS)
                 if end["type"] == "Failed":
-                    raise self._failed(end)
+                    raise self._failure(end)
                 return "it is complete, but training.json is missing"
-            self._tell_waiting(job, pods)
+            self._check_waiting(job, pods)
             time.sleep(poll_seconds)
 
-    def _note_failures(self, pods: list[Manifest]) -> None:
+    def _record_failures(self, pods: list[KubernetesObject]) -> None:
         for pod in pods:
-            name, text = pod["metadata"]["name"], failure_of(pod)
-            if text and name not in self.failures:
-                self.failures[name] = rank_of(pod), text
-                _log.warning("%s", text)
+            name, message = pod["metadata"]["name"], pod_failure(pod)
+            if message and name not in self.failures:
+                self.failures[name] = failure_rank(pod), message
+                _log.warning("%s", message)
 
-    def _failed(self, end: Manifest) -> JobFailedError:
-        why = f"{end.get('reason', 'Failed')}: {end.get('message', '')}".rstrip(": ")
-        parts = [f"The training Job {self.name} must finish; it failed ({why})."]
+    def _failure(self, end: KubernetesObject) -> JobFailedError:
+        reason = f"{end.get('reason', 'Failed')}: {end.get('message', '')}".rstrip(": ")
+        parts = [f"The training Job {self.name} must succeed; it failed ({reason})."]
         if self.failures:
-            # The last one of the highest rank: dicts keep the order in which they were seen.
-            pod, (_, text) = max(reversed(self.failures.items()), key=lambda item: item[1][0])
-            parts.append(f"{text.rstrip('.')}.")
-            log = self.cluster.read_log(pod, _NUM_LOG_LINES).strip()
+            # The last failure of the highest rank: max returns the first of equal ones.
+            pod, (_, message) = max(reversed(self.failures.items()), key=lambda item: item[1][0])
+            parts.append(f"{message.rstrip('.')}.")
+            log = self.api.read_log(pod, _NUM_LOG_LINES).strip()
             if log:
                 parts.append(f"The last lines of {pod}:\n{log}")
         return JobFailedError(" ".join(parts))
 
-    def _tell_waiting(self, job: Manifest, pods: list[Manifest]) -> None:
-        """Log, ever more rarely, why not all workers run; give up where waiting is of no use."""
+    def _check_waiting(self, job: KubernetesObject, pods: list[KubernetesObject]) -> None:
+        """Log, at increasing intervals, why workers are pending; fail if they can never start."""
         now = time.monotonic()
-        alive = [
-            pod
-            for pod in pods
-            if (pod.get("status") or {}).get("phase") not in ("Failed", "Succeeded")
-        ]
-        done = len([pod for pod in pods if (pod.get("status") or {}).get("phase") == "Succeeded"])
-        why = "" if done else why_waiting(job, alive, [])
-        if not why:
+        active = [pod for pod in pods if pod_phase(pod) not in ("Failed", "Succeeded")]
+        # Fewer pods than workers are normal once one has succeeded.
+        has_succeeded = any(pod_phase(pod) == "Succeeded" for pod in pods)
+        reason = "" if has_succeeded else job_waiting_reason(job, active, [])
+        if not reason:
             self.waiting_since = None
             return
         if self.waiting_since is None:
-            self.waiting_since, self.told_at = now, now - PENDING_SECONDS / 2
-        waited = now - self.waiting_since
-        if waited >= HOPELESS_SECONDS and any(waiting_reason(pod)[0] in HOPELESS for pod in alive):
+            # The first line comes after half the interval.
+            self.waiting_since, self.logged_at = now, now - WAITING_LOG_SECONDS / 2
+        waited_seconds = now - self.waiting_since
+        is_stuck = any(pod_waiting_reason(pod)[0] in STUCK_REASONS for pod in active)
+        if is_stuck and waited_seconds >= STUCK_SECONDS:
             raise TrainingError(
-                f"The training Job {self.name} must start; it does not: {why}. Correct that."
+                f"The training Job {self.name} must start; it cannot: {reason}. Fix the cause and "
+                "run again."
             )
-        if now - self.told_at >= max(PENDING_SECONDS, waited / 2):
-            self.told_at = now
-            if not alive:
-                why = why_waiting(job, alive, self.cluster.list_events("Job", self.name))
-            _log.warning("Job %s has been waiting for %.0f min: %s", self.name, waited / 60, why)
+        if now - self.logged_at >= max(WAITING_LOG_SECONDS, waited_seconds / 2):
+            self.logged_at = now
+            if not active:
+                events = self.api.list_events("Job", self.name)
+                reason = job_waiting_reason(job, active, events)
+            minutes = waited_seconds / 60
+            _log.warning("Job %s has been waiting for %.0f min: %s", self.name, minutes, reason)
+
+
+class _WorkerLog:
+    """Copies the log of worker 0 to stdout: every line once, across all pods of that worker."""
+
+    def __init__(self, api: JobApi) -> None:
+        self._api = api
+        self._thread: threading.Thread | None = None
+        self._last_timestamp: dict[str, str] = {}
+
+    def follow(self, pods: list[KubernetesObject]) -> None:
+        """Start to follow the newest pod of worker 0 if it runs and no pod is being followed."""
+        pod = newest_pod(pods, 0)
+        if pod is None or pod_phase(pod) == "Pending":
+            return
+        if self._thread is None or not self._thread.is_alive():
+            name = pod["metadata"]["name"]
+            self._thread = threading.Thread(target=self._copy, args=[name], name="log", daemon=True)
+            self._thread.start()
+
+    def finish(self, pods: list[KubernetesObject], seconds: float) -> None:
+        """Wait for the rest of the log after the Job has ended."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+        # The connection may have broken early: read again from the last line.
+        self.follow(pods)
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def _copy(self, pod: str) -> None:
+        last = self._last_timestamp.get(pod, "")
+        try:
+            for line in self._api.follow_log(pod, since=last):
+                timestamp, _, text = line.partition(" ")
+                # The server compares whole seconds and so repeats lines.
+                if timestamp > last:
+                    sys.stdout.write(f"{text}\n")
+                    sys.stdout.flush()
+                    last = self._last_timestamp[pod] = timestamp
+        except OSError as err:
+            _log.debug("the log of %s broke off: %s", pod, err)

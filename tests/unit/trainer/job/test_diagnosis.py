@@ -3,12 +3,12 @@ from typing import Any
 import pytest
 
 from repot.trainer.job.diagnosis import (
-    end_of,
-    failure_of,
-    newest_of_worker,
-    rank_of,
-    waiting_reason,
-    why_waiting,
+    end_condition,
+    failure_rank,
+    job_waiting_reason,
+    newest_pod,
+    pod_failure,
+    pod_waiting_reason,
 )
 
 LABEL = "batch.kubernetes.io/job-completion-index"
@@ -27,7 +27,7 @@ def make_pod(
     }
 
 
-def ended(code: int, **more: Any) -> dict[str, Any]:
+def failed(code: int, **more: Any) -> dict[str, Any]:
     return make_pod(
         phase="Failed", containerStatuses=[{"state": {"terminated": {"exitCode": code, **more}}}]
     )
@@ -43,27 +43,32 @@ def make_job(**spec: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("pod", "text"),
     [
-        (ended(2, message="no data set\n"), "worker 0 ended with exit code 2: no data set"),
-        (ended(137, message="a log line"), "worker 0 ended with exit code 137 (killed)"),
+        (failed(2, message="no dataset\n"), "worker 0 exited with code 2: no dataset"),
+        (failed(137, message="a log line"), "worker 0 exited with code 137 (killed)"),
         (
-            ended(1, message="line\n" * 400 + "ValueError: x"),
-            "worker 0 ended with exit code 1: ValueError: x",
+            failed(1, message="line\n" * 400 + "ValueError: x"),
+            "worker 0 exited with code 1: ValueError: x",
         ),
-        (ended(137, reason="OOMKilled"), "took more memory than trainer_memory"),
+        (failed(137, reason="OOMKilled"), "used more memory than trainer_memory"),
         (
             make_pod(phase="Failed", reason="Evicted", message="disk full"),
-            "worker 0 was ended: Evicted: disk full",
+            "worker 0 was terminated: Evicted: disk full",
         ),
         (make_pod(phase="Running"), ""),
         (make_pod(phase="Succeeded"), ""),
     ],
 )
-def test_failure_of_a_pod(pod: dict[str, Any], text: str) -> None:
-    assert text in failure_of(pod) if text else failure_of(pod) == ""
+def test_pod_failure_quotes_the_best_reason(pod: dict[str, Any], text: str) -> None:
+    assert text in pod_failure(pod) if text else pod_failure(pod) == ""
 
 
-def test_error_that_lasts_explains_more_than_what_followed_it() -> None:
-    assert rank_of(ended(2)) > rank_of(ended(1)) == rank_of(ended(137)) > rank_of(ended(75))
+def test_permanent_error_ranks_above_errors_that_may_follow_from_it() -> None:
+    assert (
+        failure_rank(failed(2))
+        > failure_rank(failed(1))
+        == failure_rank(failed(137))
+        > failure_rank(failed(75))
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,11 +100,11 @@ def test_error_that_lasts_explains_more_than_what_followed_it() -> None:
         ),
     ],
 )
-def test_reason_to_wait(pod: dict[str, Any], reason: str) -> None:
-    assert waiting_reason(pod)[0] == reason
+def test_pod_waiting_reason_is_that_of_kubernetes(pod: dict[str, Any], reason: str) -> None:
+    assert pod_waiting_reason(pod)[0] == reason
 
 
-def test_job_that_waits_names_its_queue_its_quota_or_its_pod() -> None:
+def test_job_waiting_reason_names_queue_quota_or_pod() -> None:
     quota = {
         "type": "Warning",
         "reason": "FailedCreate",
@@ -109,31 +114,34 @@ def test_job_that_waits_names_its_queue_its_quota_or_its_pod() -> None:
     older = {"type": "Warning", "reason": "Old", "message": "", "lastTimestamp": "1"}
     normal = {"type": "Normal", "reason": "Created", "message": "", "lastTimestamp": "3"}
 
-    assert "queue q lets it go" in why_waiting(make_job(suspend=True), [], [])
-    assert why_waiting(make_job(), [], [quota, older, normal]).endswith(
+    assert "queue q starts it" in job_waiting_reason(make_job(suspend=True), [], [])
+    assert job_waiting_reason(make_job(), [], [quota, older, normal]).endswith(
         "FailedCreate: exceeded quota"
     )
-    assert why_waiting(make_job(), [make_pod(phase="Pending")], []).startswith("worker 0: Pending")
-    assert why_waiting(make_job(), [make_pod(phase="Running")], []) == ""
-
-
-def test_only_a_true_condition_ends_a_job() -> None:
-    target = {"type": "FailureTarget", "status": "True"}
-    failed = {"type": "Failed", "status": "True"}
-
-    assert end_of({}) is None
-    assert (
-        end_of({"status": {"conditions": [target, {"type": "Failed", "status": "False"}]}}) is None
+    assert job_waiting_reason(make_job(), [make_pod(phase="Pending")], []).startswith(
+        "worker 0: Pending"
     )
-    assert end_of({"status": {"conditions": [target, failed]}}) == failed
+    assert job_waiting_reason(make_job(), [make_pod(phase="Running")], []) == ""
 
 
-def test_newest_pod_of_a_worker() -> None:
+def test_end_condition_must_have_status_true() -> None:
+    target = {"type": "FailureTarget", "status": "True"}
+    failure = {"type": "Failed", "status": "True"}
+
+    assert end_condition({}) is None
+    assert (
+        end_condition({"status": {"conditions": [target, {"type": "Failed", "status": "False"}]}})
+        is None
+    )
+    assert end_condition({"status": {"conditions": [target, failure]}}) == failure
+
+
+def test_newest_pod_is_that_of_the_worker() -> None:
     old, new, other = (
         make_pod(0, "2026-01-01"),
         make_pod(0, "2026-01-02"),
         make_pod(1, "2026-01-03"),
     )
 
-    assert newest_of_worker([new, old, other], 0) == new
-    assert newest_of_worker([other], 0) is None
+    assert newest_pod([new, old, other], 0) == new
+    assert newest_pod([other], 0) is None

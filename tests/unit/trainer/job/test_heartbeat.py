@@ -1,5 +1,4 @@
 import shutil
-import threading
 import time
 from pathlib import Path
 
@@ -8,10 +7,9 @@ import pytest
 from repot import storage
 from repot.errors import StorageError
 from repot.trainer.job.heartbeat import Heartbeat, HeartbeatWatch
-from repot.trainer.job.stop import Stop
 
 
-def test_silence_counts_from_the_last_change_and_not_from_any_clock(tmp_path: Path) -> None:
+def test_silence_is_measured_from_the_last_change(tmp_path: Path) -> None:
     uri = str(tmp_path / "beat")
     watch = HeartbeatWatch(uri, now=1000.0)
     assert watch.silent_seconds(1050.0) == 50.0
@@ -24,7 +22,7 @@ def test_silence_counts_from_the_last_change_and_not_from_any_clock(tmp_path: Pa
     assert watch.silent_seconds(1200.0) == 0.0
 
 
-def test_storage_that_cannot_be_read_is_no_silence(
+def test_unreadable_storage_does_not_count_as_silence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = HeartbeatWatch(str(tmp_path / "beat"), now=0.0)
@@ -38,7 +36,7 @@ def test_storage_that_cannot_be_read_is_no_silence(
     assert watch.silent_seconds(510.0) == 10.0
 
 
-def test_heart_beats_until_the_block_ends_and_outlives_an_outage(tmp_path: Path) -> None:
+def test_heartbeat_continues_after_an_outage_until_the_block_ends(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     uri = str(folder / "beat")
     with Heartbeat(uri, seconds=0.02):
@@ -56,7 +54,7 @@ def test_heart_beats_until_the_block_ends_and_outlives_an_outage(tmp_path: Path)
     assert before["number"] > 2
 
 
-def test_two_tasks_at_one_file_both_change_it(tmp_path: Path) -> None:
+def test_two_writers_write_different_content(tmp_path: Path) -> None:
     uri, contents = str(tmp_path / "beat"), set()
     for _ in range(2):
         with Heartbeat(uri, seconds=60):
@@ -67,27 +65,8 @@ def test_two_tasks_at_one_file_both_change_it(tmp_path: Path) -> None:
     assert len(contents) == 2
 
 
-def test_silent_task_stops_the_worker(tmp_path: Path) -> None:
-    stop = Stop()
-    stop.watch(str(tmp_path / "beat"), silence_seconds=0.2)
-
-    assert not stop.is_asked()
-    stop.pause(5.0)
-
-    assert stop.is_asked()
-    assert stop.exit_code == 2
-    _cancel_timers()
-
-
 def _wait_for(path: Path) -> None:
     deadline = time.monotonic() + 5
     while not path.exists():
         assert time.monotonic() < deadline
         time.sleep(0.005)
-
-
-def _cancel_timers() -> None:
-    """Stop the timer that would end this process."""
-    for thread in threading.enumerate():
-        if isinstance(thread, threading.Timer):
-            thread.cancel()

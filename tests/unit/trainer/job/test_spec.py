@@ -5,10 +5,8 @@ import pytest
 import yaml
 
 from repot.settings import JobSettings
-from repot.trainer.job.job_spec import make_job, make_service
-from repot.trainer.job.pod_spec import job_name, worker_addresses
-from repot.trainer.job.stop import START_AGAIN, WILL_NOT_HELP
-from repot.trainer.job.worker import make_tf_config
+from repot.trainer.job.spec import job_name, make_job, make_service, worker_addresses
+from repot.trainer.job.termination import EXIT_PERMANENT, EXIT_RESTART
 from repot_pipelines.compiled import find_compiled
 
 ID = "0123456789abcdef"
@@ -53,7 +51,7 @@ def test_job_and_service_are_valid(settings: dict[str, Any], version: str) -> No
     kubernetes_validate.validate(service, version, strict=True)
 
 
-def test_lost_nodes_are_ignored_user_errors_end_the_job_and_the_rest_is_counted() -> None:
+def test_failure_rules_ignore_lost_pods_and_end_the_job_on_permanent_errors() -> None:
     spec = make(num_workers=2)["spec"]
 
     assert spec["podFailurePolicy"]["rules"] == [
@@ -62,13 +60,13 @@ def test_lost_nodes_are_ignored_user_errors_end_the_job_and_the_rest_is_counted(
             "onExitCodes": {
                 "containerName": "trainer",
                 "operator": "In",
-                "values": [WILL_NOT_HELP],
+                "values": [EXIT_PERMANENT],
             },
         },
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         {
             "action": "Ignore",
-            "onExitCodes": {"containerName": "trainer", "operator": "In", "values": [START_AGAIN]},
+            "onExitCodes": {"containerName": "trainer", "operator": "In", "values": [EXIT_RESTART]},
         },
     ]
     assert (spec["backoffLimit"], spec["podReplacementPolicy"], spec["completionMode"]) == (
@@ -80,14 +78,14 @@ def test_lost_nodes_are_ignored_user_errors_end_the_job_and_the_rest_is_counted(
     assert "suspend" not in spec
 
 
-def test_queue_holds_the_job_back() -> None:
+def test_queued_job_is_created_suspended() -> None:
     job = make(job_queue="gpus")
 
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
     assert job["spec"]["suspend"] is True
 
 
-def test_accelerators_are_limits_and_none_are_not_mentioned() -> None:
+def test_accelerators_are_limits_and_absent_for_count_0() -> None:
     assert container_of(make(accelerator_count=2))["resources"] == {
         "requests": {"cpu": "4", "memory": "16Gi"},
         "limits": {"memory": "16Gi", "nvidia.com/gpu": "2"},
@@ -95,7 +93,7 @@ def test_accelerators_are_limits_and_none_are_not_mentioned() -> None:
     assert "nvidia.com/gpu" not in str(make(accelerator_count=0))
 
 
-def test_single_worker_has_no_peers_and_several_name_each_other() -> None:
+def test_workers_have_addresses_only_if_there_are_several() -> None:
     assert worker_addresses(ID, 1) == ()
     assert "subdomain" not in make()["spec"]["template"]["spec"]
 
@@ -112,12 +110,9 @@ def test_single_worker_has_no_peers_and_several_name_each_other() -> None:
     assert (
         service["spec"]["selector"].items() <= job["spec"]["template"]["metadata"]["labels"].items()
     )
-    assert make_tf_config(addresses, 1) == (
-        f'{{"cluster": {{"worker": ["{addresses[0]}", "{addresses[1]}"]}}, "task": {{"type": "worker", "index": 1}}}}'
-    )
 
 
-def test_pods_reach_the_storage_as_every_other_task_does() -> None:
+def test_pods_get_the_same_storage_variables_as_pipeline_tasks() -> None:
     _, platform = yaml.safe_load_all(find_compiled().read_text())
     task = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]
     expected = {
@@ -139,7 +134,7 @@ def test_pods_reach_the_storage_as_every_other_task_does() -> None:
     assert all(reference["optional"] for reference in references.values())
 
 
-def test_pod_runs_without_rights() -> None:
+def test_pod_runs_unprivileged() -> None:
     pod = make()["spec"]["template"]["spec"]
 
     assert pod["securityContext"]["runAsNonRoot"] is True

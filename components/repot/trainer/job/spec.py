@@ -1,0 +1,226 @@
+"""The Kubernetes objects of a training: an Indexed Job, and a headless Service for its workers."""
+
+from collections.abc import Mapping
+
+from repot.cluster_names import (
+    CONFIG_MAP_VARIABLES,
+    GOOGLE_SECRET_VARIABLES,
+    S3_SECRET_VARIABLES,
+)
+from repot.kubernetes_rules import KubernetesObject
+from repot.settings import JobSettings
+from repot.trainer.job.termination import EXIT_PERMANENT, EXIT_RESTART, GRACE_SECONDS
+from repot.trainer.job.worker import TERMINATION_LOG_VARIABLE, WORKERS_VARIABLE
+
+TRAINING_LABEL = "repot/training-id"
+RUN_ANNOTATION = "repot/run-uri"
+CONTAINER_NAME = "trainer"
+WORKER_PORT = 2222
+
+_QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+_RETRIES_PER_WORKER = 3
+_KEEP_SECONDS = 24 * 3600
+_USER = 65532  # as in images/
+_TERMINATION_LOG = "/dev/termination-log"
+
+
+def job_name(training_id: str) -> str:
+    """Return the name of a training's Job and Service."""
+    return f"repot-train-{training_id}"
+
+
+def worker_addresses(training_id: str, num_workers: int) -> tuple[str, ...]:
+    """Return host:port of every worker, by index; empty for a single worker, which has no peers.
+
+    Source: https://kubernetes.io/docs/tasks/job/job-with-pod-to-pod-communication/
+    """
+    name = job_name(training_id)
+    if num_workers == 1:
+        return ()
+    return tuple(f"{name}-{index}.{name}:{WORKER_PORT}" for index in range(num_workers))
+
+
+def make_job(
+    settings: JobSettings,
+    *,
+    training_id: str,
+    run_uri: str,
+    request_uri: str,
+    environment: Mapping[str, str],
+) -> KubernetesObject:
+    """Return the Job.
+
+    A pod that is evicted, preempted or lost with its node is always replaced. A pod with a
+    permanent error ends the Job. A pod that fails for another reason is replaced a few times.
+
+    Args:
+        settings: Number and resources of the pods.
+        training_id: Id of the training; the Job's name contains it.
+        run_uri: Folder of the training.
+        request_uri: File of the training request.
+        environment: Variables of the pods; must not contain secrets.
+    """
+    spec: KubernetesObject = {
+        "completionMode": "Indexed",
+        "completions": settings.num_workers,
+        "parallelism": settings.num_workers,
+        "backoffLimit": _RETRIES_PER_WORKER * settings.num_workers,
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {"rules": _failure_rules()},
+        "activeDeadlineSeconds": settings.job_deadline_hours * 3600,
+        "ttlSecondsAfterFinished": _KEEP_SECONDS,
+        "template": {
+            "metadata": {
+                # A service mesh's sidecar would outlive the worker: the Job would never complete.
+                "labels": {**_labels(training_id), "sidecar.istio.io/inject": "false"},
+                # The autoscaler must not evict a training to remove a node.
+                "annotations": {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"},
+            },
+            "spec": _pod_spec(settings, training_id, request_uri, environment),
+        },
+    }
+    metadata = _metadata(training_id, run_uri)
+    if settings.job_queue:
+        # Kueue starts the Job when there is room for all of its pods.
+        metadata["labels"][_QUEUE_LABEL] = settings.job_queue
+        spec["suspend"] = True
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
+
+
+def make_service(training_id: str, run_uri: str, owner: KubernetesObject) -> KubernetesObject:
+    """Return the headless Service that gives every worker a host name; deleted with the Job.
+
+    Args:
+        training_id: Id of the training; the Service has the same name as the Job.
+        run_uri: Folder of the training.
+        owner: The Job, as returned by the cluster.
+    """
+    metadata = _metadata(training_id, run_uri)
+    metadata["ownerReferences"] = [
+        {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "name": owner["metadata"]["name"],
+            "uid": owner["metadata"]["uid"],
+        }
+    ]
+    spec = {
+        "clusterIP": "None",
+        # Workers connect to each other before all of them are ready.
+        "publishNotReadyAddresses": True,
+        "selector": {TRAINING_LABEL: training_id},
+        "ports": [{"name": "grpc", "port": WORKER_PORT}],
+    }
+    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
+
+
+def _failure_rules() -> list[KubernetesObject]:
+    """Return the rules for failed pods; the first match decides, and no match counts as a failure.
+
+    Source: https://kubernetes.io/docs/concepts/workloads/controllers/job/#pod-failure-policy
+    """
+    codes: KubernetesObject = {"containerName": CONTAINER_NAME, "operator": "In"}
+    return [
+        {"action": "FailJob", "onExitCodes": {**codes, "values": [EXIT_PERMANENT]}},
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        {"action": "Ignore", "onExitCodes": {**codes, "values": [EXIT_RESTART]}},
+    ]
+
+
+def _metadata(training_id: str, run_uri: str) -> KubernetesObject:
+    return {
+        "name": job_name(training_id),
+        "labels": _labels(training_id),
+        "annotations": {RUN_ANNOTATION: run_uri},
+    }
+
+
+def _labels(training_id: str) -> dict[str, str]:
+    return {
+        "app.kubernetes.io/name": "repot",
+        "app.kubernetes.io/component": "worker",
+        "app.kubernetes.io/part-of": "repot",
+        "app.kubernetes.io/managed-by": "repot",
+        TRAINING_LABEL: training_id,
+    }
+
+
+def _pod_spec(
+    settings: JobSettings, training_id: str, request_uri: str, environment: Mapping[str, str]
+) -> KubernetesObject:
+    """Return the spec of a worker's pod, with as few permissions as possible."""
+    spec: KubernetesObject = {
+        "restartPolicy": "Never",
+        "serviceAccountName": settings.job_service_account,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _USER,
+            "runAsGroup": _USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(settings, training_id, request_uri, environment)],
+        "volumes": [
+            {"name": "scratch", "emptyDir": {}},
+            {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
+        ],
+    }
+    optional = {
+        "nodeSelector": settings.trainer_node_selector,
+        "tolerations": settings.trainer_tolerations,
+        "priorityClassName": settings.job_priority_class,
+        "subdomain": job_name(training_id) if settings.num_workers > 1 else "",
+    }
+    return spec | {name: value for name, value in optional.items() if value}
+
+
+def _container(
+    settings: JobSettings, training_id: str, request_uri: str, environment: Mapping[str, str]
+) -> KubernetesObject:
+    variables = {**environment, TERMINATION_LOG_VARIABLE: _TERMINATION_LOG}
+    if settings.num_workers > 1:
+        variables[WORKERS_VARIABLE] = ",".join(worker_addresses(training_id, settings.num_workers))
+    return {
+        "name": CONTAINER_NAME,
+        "image": settings.trainer_image,
+        "command": ["python3", "-m", "repot.trainer.job.worker", request_uri],
+        "env": [
+            *({"name": name, "value": variables[name]} for name in sorted(variables)),
+            *_storage_variables(settings),
+        ],
+        "resources": _resources(settings),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        "terminationMessagePath": _TERMINATION_LOG,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108 - a volume of this pod only
+            {"name": "shared-memory", "mountPath": "/dev/shm"},  # noqa: S108
+        ],
+    }
+
+
+def _storage_variables(settings: JobSettings) -> list[KubernetesObject]:
+    """Return the variables for storage access, the same as in every other task of the pipeline."""
+    sources = (
+        ("configMapKeyRef", settings.settings_config_map, CONFIG_MAP_VARIABLES),
+        ("secretKeyRef", settings.s3_secret_name, S3_SECRET_VARIABLES),
+        ("secretKeyRef", settings.google_secret_name, GOOGLE_SECRET_VARIABLES),
+    )
+    return [
+        {"name": variable, "valueFrom": {kind: {"name": name, "key": key, "optional": True}}}
+        for kind, name, variables in sources
+        for key, variable in variables.items()
+    ]
+
+
+def _resources(settings: JobSettings) -> KubernetesObject:
+    requests = {"cpu": settings.trainer_cpu, "memory": settings.trainer_memory}
+    limits = {"memory": settings.trainer_memory}
+    if settings.accelerator_count:
+        # Extended resources need a limit; the request defaults to the same value.
+        limits[settings.accelerator_type] = str(settings.accelerator_count)
+    return {"requests": requests, "limits": limits}
