@@ -1,7 +1,7 @@
 """Names of Kubernetes objects that repot expects in a namespace, and the variables they provide.
 
-The pipeline's tasks and the pods of a training Job get object storage access the same way: optional
-keys of one ConfigMap and two Secrets become environment variables. `manifests/` creates the objects.
+The pipeline's tasks and the pods of a training Job access object storage in the same way: optional
+keys of one ConfigMap and two Secrets become environment variables. `manifests/` has the objects.
 """
 
 RUNNER_ACCOUNT = "repot-runner"

@@ -97,7 +97,7 @@ class UsageError(RepotError):
 
 
 def innermost_reason(err: BaseException) -> str:
-    """Return the message of the error at the root of a chain; libraries such as requests wrap it in layers."""
+    """Return the message at the root of a chain of errors, which requests wraps in layers."""
     while err.__cause__ or err.__context__:
         err = err.__cause__ or err.__context__ or err
     return str(err) or type(err).__name__
@@ -105,7 +105,7 @@ def innermost_reason(err: BaseException) -> str:
 
 @contextlib.contextmanager
 def explain_disk_errors(folder: Path) -> Iterator[None]:
-    """Convert an OSError while writing to a temporary folder into a StorageError that says what to do.
+    """Convert an OSError from writing to a temporary folder into an error that says what to do.
 
     Raises:
         StorageError: The folder is not writable; most often its disk is full.
@@ -116,8 +116,9 @@ def explain_disk_errors(folder: Path) -> Iterator[None]:
         # h5py describes a full disk in five lines; the error number alone is clearer.
         reason = os.strerror(err.errno) if err.errno else str(err)
         raise StorageError(
-            f"The temporary folder {folder} must be writable and have free space; the system reports: {reason}. "
-            "Free some space, or set the environment variable TMPDIR to a folder on another disk."
+            f"The temporary folder {folder} must be writable and have free space; "
+            f"the system reports: {reason}. Free some space, or set the environment variable "
+            "TMPDIR to a folder on another disk."
         ) from err
 
 
@@ -128,8 +129,13 @@ def join_names(names: Iterable[str], limit: int = 10) -> str:
     return shown if len(every) <= limit else f"{shown} and {len(every) - limit} more"
 
 
+def nearest_names(name: str, choices: Iterable[str], limit: int = 1) -> list[str]:
+    """Return the `choices` most similar to a misspelt name, best first; empty if none is close."""
+    return difflib.get_close_matches(name.lower(), list(choices), n=limit, cutoff=0.6)
+
+
 def unknown_name(parameter: str, value: object, choices: Iterable[str]) -> str:
-    """Return the message for a value that is none of `choices`, with the nearest one if there is any.
+    """Return the message for a value that is not in `choices`; it suggests the nearest one.
 
     Args:
         parameter: Name of the option or parameter.
@@ -137,6 +143,6 @@ def unknown_name(parameter: str, value: object, choices: Iterable[str]) -> str:
         choices: Every valid name.
     """
     names = list(choices)
-    near = difflib.get_close_matches(str(value).lower(), names, n=1, cutoff=0.6)
+    near = nearest_names(str(value), names)
     advice = f" Did you mean {near[0]}?" if near else ""
     return f"{parameter} must be one of {', '.join(names)}; got {parameter}={value!r}.{advice}"

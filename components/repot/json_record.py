@@ -1,8 +1,8 @@
 """Typed JSON documents: frozen dataclasses that one stage writes and another reads.
 
 Every file that crosses a stage (manifest, plan, training record, evaluation, verdict, ...) is one
-dataclass that inherits from JsonRecord. Reading is strict: unknown keys, missing keys and wrong types
-are errors that name the field.
+dataclass that inherits from JsonRecord. Reading is strict: unknown keys, missing keys and wrong
+types are errors that name the field.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ class RecordError(ValueError):
 
 
 class JsonRecord:
-    """Conversion to and from JSON for a frozen dataclass; nested dataclasses and tuples included."""
+    """Converts a frozen dataclass, with nested dataclasses and tuples, to and from JSON."""
 
     __slots__ = ()
 
@@ -39,7 +39,7 @@ class JsonRecord:
         """Build the record from a parsed JSON value.
 
         Raises:
-            RecordError: The value is not an object, a key is unknown or missing, or a type is wrong.
+            RecordError: It is not an object, a key is unknown or missing, or a type is wrong.
         """
         if not isinstance(value, dict):
             raise RecordError(f"{cls.__name__} must be a JSON object; got {type(value).__name__}")

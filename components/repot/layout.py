@@ -1,14 +1,17 @@
 """Where everything is stored under one storage URI: every file name, folder name and content id.
 
     <storage_uri>/
-      listings/<digest>.json          CRC32C of local pictures, cached by path, size and mtime
-      datasets/<dataset_id>/          plan.json, work/, shards, receipts/, labels.txt, manifest.json (last)
-      checkpoints/<checkpoint_id>/    weights.h5, checkpoint.json (last); <sha256>/<backbone>-<values>
-      runs/<training_id>/             state/, events/, history.csv, model/, training.json (last of training),
-                                      job/, evaluation/ (metrics.json last), gate/<champion version>/
-      models/<name>/<version>/        model.keras, saved_model/, labels.txt, metrics.json, model_card.md,
-                                      model.json (last)
-      models/<name>/champion.json     the version in production
+      listings/<digest>.json       CRC32C of local pictures, cached by path, size and mtime
+      datasets/<dataset_id>/       plan.json, work/, shards, receipts/, labels.txt,
+                                   manifest.json (last)
+      checkpoints/<checkpoint_id>/ weights.h5, checkpoint.json (last);
+                                   checkpoint_id = <sha256>/<backbone>-<values>
+      runs/<training_id>/          state/, events/, history.csv, model/,
+                                   training.json (last of training), job/,
+                                   evaluation/ (metrics.json last), gate/<champion version>/
+      models/<name>/<version>/     model.keras, saved_model/, labels.txt, metrics.json,
+                                   model_card.md, model.json (last)
+      models/<name>/champion.json  the version in production
 
 The file marked "last" makes its folder exist: without that file, the folder does not count.
 """
@@ -59,7 +62,7 @@ CHAMPION_NAME = "champion.json"
 
 
 def content_id(value: Any) -> str:
-    """Return the id of a JSON-able value: the first 16 hex digits of the SHA-256 of its canonical JSON."""
+    """Return the first 16 hex digits of the SHA-256 of a value's canonical JSON."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:ID_LENGTH]
 

@@ -1,1 +1,1 @@
-"""repot_pipelines: the pipeline, and what starts it: on this machine, or on a Kubeflow Pipelines server."""
+"""The pipeline, and what starts it: this machine, or a Kubeflow Pipelines server."""

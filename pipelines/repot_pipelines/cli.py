@@ -4,7 +4,6 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 rejected by the gate (where the c
 130 interrupted by Ctrl-C or SIGTERM. They are defined in `repot.errors`.
 """
 
-import difflib
 import signal
 import sys
 import traceback
@@ -12,7 +11,7 @@ import traceback
 import click
 
 from repot import __version__
-from repot.errors import EXIT_INTERRUPTED, RepotError
+from repot.errors import EXIT_INTERRUPTED, RepotError, nearest_names
 from repot_pipelines.commands.ci import ci_command
 from repot_pipelines.commands.compile import compile_command
 from repot_pipelines.commands.doctor import doctor_command
@@ -39,7 +38,7 @@ class SuggestingGroup(click.Group):
         """Return the command that the first argument names."""
         name = args[0]
         if self.get_command(ctx, name) is None and not name.startswith("-"):
-            near = difflib.get_close_matches(name, self.commands, n=1)
+            near = nearest_names(name, self.commands)
             advice = f"Did you mean {near[0]}?" if near else "See `repot --help`."
             ctx.fail(f"There is no command {name!r}. {advice}")
         return super().resolve_command(ctx, args)

@@ -1,4 +1,4 @@
-"""Check parameters for a run on a cluster before anything is sent: the rules of Plan, and what a pod can reach."""
+"""Check parameters of a cluster run before anything is sent: Plan's rules, and reachable URIs."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,7 +22,8 @@ def cluster_problems(parameters: Mapping[str, Any]) -> list[str]:
     """Return one message per value that a cluster would reject, or accept and silently ignore.
 
     Args:
-        parameters: Pipeline parameters by name, in the pipeline's types; absent ones are not checked.
+        parameters: Pipeline parameters by name, in the pipeline's types. Absent ones are not
+            checked.
     """
     problems: list[str] = []
     for settings in ALL_SETTINGS:

@@ -1,4 +1,4 @@
-"""The compiled pipeline: where it lies, and how it is made."""
+"""The compiled pipeline: where the YAML file is, how to read it, and how to compile it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +13,9 @@ FILE_NAME = "finetune.yaml"
 
 
 def find_compiled() -> Path:
-    """Return the path of the compiled pipeline that ships.
+    """Return the path of the compiled pipeline that ships with repot.
 
-    In a wheel it lies inside this package, in a checkout beside it: an editable install copies nothing.
+    A wheel has it inside this package, a checkout beside it: an editable install copies nothing.
 
     Raises:
         RepotError: It is in neither place.
@@ -29,12 +29,22 @@ def find_compiled() -> Path:
     )
 
 
+def read_pipeline(path: Path) -> PipelineSpec:
+    """Return the pipeline spec of a compiled YAML; its second document, platform settings, is skipped."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    with path.open(encoding="utf-8") as file:
+        pipeline: PipelineSpec = next(yaml.load_all(file, loader))
+    return pipeline
+
+
 def compile_pipeline(path: Path, *, defaults: Mapping[str, str] | None = None) -> None:
     """Compile the pipeline to one YAML file.
 
     Args:
         path: The file.
-        defaults: Other defaults of parameters by name, e.g. the images of a release with their digests.
+        defaults: Replaces defaults of parameters by name, e.g. a release's images with digests.
     """
     from kfp import compiler
 
@@ -47,6 +57,6 @@ def compile_pipeline(path: Path, *, defaults: Mapping[str, str] | None = None) -
 
 
 def checkout_target() -> Path:
-    """Return where `repot compile` writes without --output: the checkout's file, else one in the current folder."""
+    """Return where `repot compile` writes without --output: the checkout's file, or a local one."""
     beside = Path(__file__).parent.parent / "compiled"
     return beside / FILE_NAME if beside.is_dir() else Path(FILE_NAME)

@@ -1,4 +1,4 @@
-"""Defaults of the command line that are not parameters of the pipeline; each is defined here only."""
+"""Defaults of the command line that are not pipeline parameters; each is defined here only."""
 
 STORAGE_FOLDER = "repot-storage"
 OUTPUT_FOLDER = "repot-output"

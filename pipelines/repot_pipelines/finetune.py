@@ -1,6 +1,7 @@
-"""THE pipeline: pictures -> plan -> build shards -> merge, fetch checkpoint -> train -> evaluate -> gate -> promote.
+"""The pipeline: its graph, resources, retries and caching; all logic is in the components.
 
-Graph, placement, retries and caching; all logic is in the components.
+plan -+-> build shards (N pods) -> merge -+-> train -> evaluate -> gate -> promote
+      +-> fetch checkpoint ---------------+
 """
 
 from collections.abc import Callable
@@ -65,7 +66,7 @@ def _grant_storage_access(
     s3_secret_name: str,
     google_secret_name: str,
 ) -> None:
-    """Give tasks the variables that open object storage; objects missing in the namespace are skipped."""
+    """Give tasks the variables that open object storage; missing objects are skipped."""
     for task in tasks:
         kubernetes.use_config_map_as_env(
             task,
@@ -183,7 +184,7 @@ def finetune(
         rebuild=rebuild,
         job=planned.outputs["trainer_job"],
     ).after(merged)
-    # Plan says what the task's own pod asks for: everything if it trains itself, little if it only follows a Job.
+    # Plan decides what the pod requests: everything if it trains, little if it follows a Job.
     _configure(
         trained,
         "Train",

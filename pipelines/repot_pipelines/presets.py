@@ -1,4 +1,4 @@
-"""The two presets: `cluster` is what the compiled pipeline holds, `laptop` where `repot run` starts."""
+"""The presets: `cluster` has the compiled pipeline's defaults, `laptop` those of `repot run`."""
 
 from typing import Any
 

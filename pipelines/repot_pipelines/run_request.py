@@ -1,4 +1,4 @@
-"""What a person asks a server to run: the compiled pipeline and its parameters, checked before anybody is contacted."""
+"""A request to run the pipeline on a server: built from options and files, checked before sending."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -7,19 +7,18 @@ from typing import Any
 
 from repot.errors import UsageError
 from repot_pipelines.cluster_rules import cluster_problems
-from repot_pipelines.compiled import find_compiled
+from repot_pipelines.compiled import PipelineSpec, find_compiled, read_pipeline
 from repot_pipelines.parameters import (
     convert_parameters,
     read_assignments,
     read_parameter_file,
     read_parameters,
-    read_pipeline,
     with_defaults,
 )
 from repot_pipelines.presets import PRESETS
 
 CLUSTER_PRESET = "cluster"
-"""Its values are the pipeline's own defaults: nothing of it is sent."""
+"""Its values are the pipeline's own defaults, so none of them is sent."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,13 +28,13 @@ class Request:
     Attributes:
         path: The compiled YAML.
         pipeline: The pipeline spec in it.
-        given: The parameters that are sent, in the pipeline's types.
-        values: Those, and the pipeline's defaults for the rest.
+        sent: The parameters that are sent, in the pipeline's types.
+        values: All parameters: those that are sent, and the pipeline's defaults.
     """
 
     path: Path
-    pipeline: dict[str, Any]
-    given: dict[str, Any]
+    pipeline: PipelineSpec
+    sent: dict[str, Any]
     values: dict[str, Any]
 
     @property
@@ -51,29 +50,29 @@ def read_request(
     options: Mapping[str, Any],
     assignments: Iterable[str],
 ) -> Request:
-    """Put the parameters together and check them.
+    """Combine the parameters from all sources and check them.
 
     Args:
         preset: A name of PRESETS.
         parameter_file: YAML or JSON; overrides the preset.
-        options: Parameters by name, None for those that are not given; override the file.
-        assignments: Texts NAME=VALUE; override all.
+        options: Parameters by name; None means not given. Override the file.
+        assignments: Texts NAME=VALUE; override everything else.
 
     Raises:
-        UsageError: Lists every problem: names, types, missing values, and what a cluster would not run.
+        UsageError: Lists every problem: names, types, missing values, and what a cluster rejects.
     """
     path = find_compiled()
     pipeline = read_pipeline(path)
     known = read_parameters(pipeline)
-    given = {
+    raw = {
         **(PRESETS[preset] if preset != CLUSTER_PRESET else {}),
         **(read_parameter_file(parameter_file) if parameter_file else {}),
         **{name: value for name, value in options.items() if value is not None},
         **read_assignments(assignments),
     }
-    converted, problems = convert_parameters(given, known)
-    values = with_defaults(converted, known)
+    sent, problems = convert_parameters(raw, known)
+    values = with_defaults(sent, known)
     problems += cluster_problems(values)
     if problems:
         raise UsageError(problems)
-    return Request(path=path, pipeline=pipeline, given=converted, values=values)
+    return Request(path=path, pipeline=pipeline, sent=sent, values=values)

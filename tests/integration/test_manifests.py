@@ -17,8 +17,8 @@ from repot import __version__, storage
 from repot.container_images import CPU_IMAGE, TRAINER_IMAGE
 from repot.errors import UsageError
 from repot_pipelines.commands.submit import submit_command
-from repot_pipelines.compiled import find_compiled
-from repot_pipelines.parameters import read_parameters, read_pipeline
+from repot_pipelines.compiled import find_compiled, read_pipeline
+from repot_pipelines.parameters import read_parameters
 
 ROOT = Path(__file__).parent.parent.parent
 MANIFESTS = ROOT / "manifests"

@@ -1,4 +1,4 @@
-"""The KFP component that plans a run: checks parameters, lists pictures, deals work to builder pods."""
+"""The KFP component that plans a run: check parameters, list pictures, assign work to pods."""
 
 from typing import Dict, List
 
@@ -64,7 +64,7 @@ def plan(
     trainer_pod_node_selector: dsl.OutputPath(dict),
     trainer_pod_tolerations: dsl.OutputPath(list),
 ) -> List[str]:
-    """Check every parameter, list and split the pictures, and return one work item per builder pod."""
+    """Check every parameter, list and split the pictures, and return one item per builder pod."""
     # Every parameter has the name of its setting; KFP only insists on seeing all of them above.
     arguments = dict(locals())
 

@@ -1,4 +1,4 @@
-"""Preflight: check every parameter and every access right of a run, and report all problems at once."""
+"""Preflight: check every parameter and access right of a run, and report all problems at once."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

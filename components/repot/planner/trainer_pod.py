@@ -1,4 +1,4 @@
-"""Choose what the pod of the Train task requests: image, resources, node selector and tolerations."""
+"""Choose what the pod of the Train task requests: image, resources, node selector, tolerations."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -193,7 +193,7 @@ def parameter_default(field: dataclasses.Field[Any]) -> Any:
 
 
 def option_name(field: dataclasses.Field[Any]) -> str:
-    """Return the command-line option of a setting, e.g. --batch-size; "" for cluster-only settings."""
+    """Return the command-line option of a setting, e.g. --batch-size; "" if cluster-only."""
     if field.metadata["cluster_only"]:
         return ""
     return field.metadata["option"] or f"--{field.name.replace('_', '-')}"

@@ -198,7 +198,7 @@ def _find_earlier_run(
     if version is None or version.is_new:
         return None
     return find_active_run(
-        server, version, request.given, experiment_id=ensure_experiment(server, experiment)
+        server, version, request.sent, experiment_id=ensure_experiment(server, experiment)
     )
 
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how a command gets them: as one typed argument per group.
+"""Options that several commands share; a command gets each group as one typed argument.
 
 `@pipeline_options` adds an option for every setting that has one (see `repot.settings`);
 `@request_options` adds what names a pipeline run on a server; `@start_options` and

@@ -27,8 +27,9 @@ from repot_pipelines.commands.options import NameChoice, debug_option
 def predict_command(*, model: str, pictures: tuple[str, ...], output_format: str, top: int) -> int:
     """Classify PICTURES with MODEL.
 
-    MODEL is a champion.json, the folder of a version, or the output folder of `repot run`. A picture
-    that cannot be read is reported, and the others are still classified; the exit code is then 1.
+    MODEL is a champion.json, the folder of a version, or the output folder of `repot run`. A
+    picture that cannot be read is reported, and the others are still classified; the exit code is
+    then 1.
     """
     from repot import predictions
 

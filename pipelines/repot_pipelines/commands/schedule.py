@@ -189,7 +189,7 @@ def _schedule_spec(
         version=PipelineVersion(pipeline_id=version.pipeline_id, version_id="", name="latest")
         if follow_latest
         else version,
-        values=request.given,
+        values=request.sent,
         experiment_id=ensure_experiment(server, start.experiment),
         pipeline_root=start.pipeline_root,
         service_account=start.service_account,
@@ -207,9 +207,7 @@ def _print_applied(server: "Server", applied: "ApplyResult", spec: "ScheduleSpec
         next_times(spec.cron, datetime.datetime.now(datetime.UTC)), _NUM_NEXT_TIMES
     )
     click.echo(f"next     {', '.join(f'{time:%a %Y-%m-%d %H:%M}' for time in times)}")
-    click.echo(
-        "         in the server's time zone: UTC, unless CRON_SCHEDULE_TIMEZONE is set there"
-    )
+    click.echo("         in the server's time zone: UTC, unless it sets CRON_SCHEDULE_TIMEZONE")
     click.echo(f"look     {server.link('recurringrun', schedule.recurring_run_id)}")
     for older in applied.not_deleted:
         click.echo(

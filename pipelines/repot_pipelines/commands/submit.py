@@ -1,4 +1,4 @@
-"""`repot submit`: start the pipeline on a Kubeflow Pipelines server, and follow the run if asked."""
+"""`repot submit`: start the pipeline on a Kubeflow Pipelines server, and follow the run."""
 
 from dataclasses import replace
 from pathlib import Path

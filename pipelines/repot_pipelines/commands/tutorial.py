@@ -1,6 +1,6 @@
 """The four steps of the 2016 tutorial, one command each, on plain folders instead of a storage URI.
 
-The options are the tutorial's. Its own spelling works too: `--train_directory=DIR`, `--fine_tune=True`.
+The options are the tutorial's. Its spelling works too: `--train_directory=DIR`, `--fine_tune=True`.
 """
 
 import time
@@ -117,7 +117,7 @@ def shards_command(
 def checkpoint_command(
     *, uri: str, output_directory: str, backbone: str, values: str, sha256: str
 ) -> None:
-    """Step 2: fetch the pre-trained checkpoint URI (a known name, a path or a URI) and convert it."""
+    """Step 2: fetch and convert the pre-trained checkpoint URI, a known name, a path or a URI."""
     from repot.checkpoint_fetcher.fetch import convert_to_folder
 
     folder_uri = storage.normalise(output_directory)

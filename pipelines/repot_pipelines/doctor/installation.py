@@ -12,7 +12,7 @@ from typing import Any
 
 from repot import checkpoints
 from repot.errors import RepotError, UsageError
-from repot_pipelines.compiled import find_compiled
+from repot_pipelines.compiled import find_compiled, read_pipeline
 from repot_pipelines.doctor.results import CheckResult, ok, problem, problem_from_error, warning
 from repot_pipelines.presets import PRESETS
 
@@ -165,7 +165,7 @@ def read_installed_pipeline() -> InstalledPipeline:
     """Read the compiled pipeline that `repot submit` uploads."""
     import yaml
 
-    from repot_pipelines.parameters import read_parameters, read_pipeline
+    from repot_pipelines.parameters import read_parameters
 
     try:
         path = find_compiled()

@@ -30,7 +30,7 @@ def print_dry_run(
     """
     values = request.values
     gpus = f"{values['accelerator_count']} x {values['accelerator_type']}"
-    parameters = [f"{name}={value}" for name, value in sorted(request.given.items())]
+    parameters = [f"{name}={value}" for name, value in sorted(request.sent.items())]
     rows = {
         "pipeline": f"{pipeline_name}, version {version_name} ({request.path})",
         "experiment": experiment,

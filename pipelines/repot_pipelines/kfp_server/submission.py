@@ -64,7 +64,7 @@ def submit(server: Server, request: Request, options: StartOptions) -> Submitted
     run_id = start_run(
         server,
         version or _uncached_spec(request.path),
-        request.given,
+        request.sent,
         name=name,
         experiment_id=experiment_id,
         pipeline_root=options.pipeline_root,

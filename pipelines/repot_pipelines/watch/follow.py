@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from repot_pipelines import defaults
-from repot_pipelines.compiled import find_compiled
+from repot_pipelines.compiled import find_compiled, read_pipeline
 from repot_pipelines.kfp_server.client import ApiObject
 from repot_pipelines.kfp_server.errors import (
     AccessDeniedError,
@@ -16,7 +16,6 @@ from repot_pipelines.kfp_server.errors import (
 )
 from repot_pipelines.kfp_server.runs import FINAL_STATES, get_pipeline_spec, get_run
 from repot_pipelines.kfp_server.server import Server
-from repot_pipelines.parameters import read_pipeline
 from repot_pipelines.watch.pod_logs import PodLogFollower
 from repot_pipelines.watch.run_result import RunResult, read_run_result, was_terminated
 from repot_pipelines.watch.task_view import TaskView

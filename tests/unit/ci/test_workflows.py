@@ -15,8 +15,8 @@ import yaml
 from repot_pipelines.ci.comment import MARKER
 from repot_pipelines.ci.provider import COMMIT_VARIABLES
 from repot_pipelines.cli import repot
-from repot_pipelines.compiled import find_compiled
-from repot_pipelines.parameters import read_parameter_file, read_parameters, read_pipeline
+from repot_pipelines.compiled import find_compiled, read_pipeline
+from repot_pipelines.parameters import read_parameter_file, read_parameters
 from repot_pipelines.run_request import read_request
 
 FOLDER = Path(__file__).parents[3] / "examples" / "ci"
@@ -219,4 +219,4 @@ def test_parameter_file_is_valid_for_a_cluster() -> None:
     request = read_request(preset="cluster", parameter_file=path, options={}, assignments=())
 
     assert set(read_parameter_file(path)) <= set(read_parameters(read_pipeline(find_compiled())))
-    assert request.given["min_precision"] == 0.8
+    assert request.sent["min_precision"] == 0.8

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from repot_pipelines.compiled import find_compiled
+from repot_pipelines.compiled import find_compiled, read_pipeline
 from repot_pipelines.estimate.prices import read_prices
 from repot_pipelines.estimate.run_cost import (
     DEFAULT_NUM_PICTURES,
@@ -11,7 +11,7 @@ from repot_pipelines.estimate.run_cost import (
     count_pods,
     estimate_run,
 )
-from repot_pipelines.parameters import read_parameters, read_pipeline, with_defaults
+from repot_pipelines.parameters import read_parameters, with_defaults
 
 PIPELINE = read_pipeline(find_compiled())
 PRICES = read_prices()

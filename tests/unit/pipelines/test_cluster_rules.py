@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from repot_pipelines.cluster_rules import cluster_problems
-from repot_pipelines.compiled import find_compiled
-from repot_pipelines.parameters import read_parameters, read_pipeline, with_defaults
+from repot_pipelines.compiled import find_compiled, read_pipeline
+from repot_pipelines.parameters import read_parameters, with_defaults
 
 VALUES = with_defaults(
     {"pictures_uri": "gs://pictures/flowers", "storage_uri": "gs://repot/here"},

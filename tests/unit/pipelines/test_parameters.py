@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from repot.errors import UsageError
-from repot_pipelines.compiled import find_compiled
+from repot_pipelines.compiled import find_compiled, read_pipeline
 from repot_pipelines.parameters import (
     MAX_PARAMETER_BYTES,
     Parameter,
@@ -14,7 +14,6 @@ from repot_pipelines.parameters import (
     read_assignments,
     read_parameter_file,
     read_parameters,
-    read_pipeline,
     with_defaults,
 )
 

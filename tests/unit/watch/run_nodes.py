@@ -6,8 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from repot_pipelines.compiled import find_compiled
-from repot_pipelines.parameters import read_pipeline
+from repot_pipelines.compiled import find_compiled, read_pipeline
 from tests.integration.kfp_api.workflow import Node, Progress, make_nodes, task_details
 
 PIPELINE = read_pipeline(find_compiled())
