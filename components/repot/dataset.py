@@ -1,4 +1,4 @@
-"""Reading a dataset: its manifest, its shards verified against their receipts, and its examples.
+"""Reading the examples of a dataset from its shards, verified against their receipts.
 
 An example is a dict of scalar tensors: `encoded` string, the JPEG bytes; `label` int64, the class id
 in 1..N; `filename` string, the base name of the picture file.
@@ -12,10 +12,9 @@ from typing import Any
 import tensorflow as tf
 
 from repot import storage
-from repot.errors import CorruptShardError, DataError, NotFoundError
-from repot.json_record import read_record
+from repot.errors import CorruptShardError
 from repot.layout import MANIFEST_NAME, RECEIPTS_FOLDER
-from repot.manifest import Manifest, Receipt
+from repot.manifest import Receipt
 
 _FEATURES = {
     "image/encoded": tf.io.FixedLenFeature([], tf.string),
@@ -25,21 +24,6 @@ _FEATURES = {
 
 _READ_BUFFER_BYTES = 256 * 1024
 _NUM_THREADS = 8
-
-
-def load_manifest(dataset_uri: str) -> Manifest:
-    """Read the manifest of a dataset.
-
-    Raises:
-        DataError: There is no dataset at `dataset_uri`, or its manifest is invalid.
-    """
-    try:
-        return read_record(storage.join(dataset_uri, MANIFEST_NAME), Manifest)
-    except NotFoundError as err:
-        raise DataError(
-            f"A dataset must have a {MANIFEST_NAME}; {dataset_uri} has none. "
-            "Build the shards first."
-        ) from err
 
 
 def open_shards(dataset_uri: str, receipts: Iterable[Receipt], scratch: Path) -> list[Path]:

@@ -14,7 +14,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from repot.json_record import JsonRecord
+from repot import storage
+from repot.errors import DataError, NotFoundError
+from repot.json_record import JsonRecord, read_record
+from repot.layout import MANIFEST_NAME
 from repot.settings import DatasetSettings
 
 Split = Literal["train", "validation"]
@@ -105,6 +108,21 @@ class Manifest(JsonRecord):
             label: sum(shard.class_counts.get(label, 0) for shard in self.split_shards(split))
             for label in self.labels
         }
+
+
+def load_manifest(dataset_uri: str) -> Manifest:
+    """Read the manifest of a dataset.
+
+    Raises:
+        DataError: There is no dataset at `dataset_uri`, or its manifest is invalid.
+    """
+    try:
+        return read_record(storage.join(dataset_uri, MANIFEST_NAME), Manifest)
+    except NotFoundError as err:
+        raise DataError(
+            f"A dataset must have a {MANIFEST_NAME}; {dataset_uri} has none. "
+            "Build the shards first."
+        ) from err
 
 
 def shard_name(split: str, shard_index: int, shard_count: int) -> str:

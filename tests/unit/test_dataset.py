@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from repot import storage
-from repot.dataset import load_manifest, open_shards, read_examples
+from repot.dataset import open_shards, read_examples
 from repot.errors import CorruptShardError, DataError
+from repot.manifest import load_manifest
 
 SHARD = "train-00001-of-00002"
 

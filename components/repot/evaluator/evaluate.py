@@ -11,7 +11,7 @@ from pathlib import Path
 
 import repot
 from repot import layout, quiet_tensorflow, storage
-from repot.errors import DataError, ModelError, UsageError
+from repot.errors import ModelError, UsageError
 from repot.evaluation_record import EvaluationRecord
 from repot.evaluator.outcomes import write_outcomes
 from repot.evaluator.report.confusions import confusion_counts, heat_map
@@ -24,7 +24,6 @@ from repot.layout import (
     EVALUATION_FOLDER,
     EVENTS_FOLDER,
     KERAS_NAME,
-    MANIFEST_NAME,
     METRICS_NAME,
     MODEL_FOLDER,
     PREDICTIONS_NAME,
@@ -32,7 +31,7 @@ from repot.layout import (
     REPORT_NAME,
     TRAINING_NAME,
 )
-from repot.manifest import SPLITS, Manifest
+from repot.manifest import SPLITS, load_manifest
 from repot.predictor import find_model
 
 _log = logging.getLogger(__name__)
@@ -183,16 +182,10 @@ def _check_request(subset: str, num_examples: int) -> None:
 
 def _evaluation_id(model_uri: str, dataset_uri: str, subset: str, num_examples: int) -> str:
     """Return the id of everything that an evaluation depends on; does not need TensorFlow."""
-    manifest_uri = storage.join(dataset_uri, MANIFEST_NAME)
-    if not storage.exists(manifest_uri):
-        raise DataError(
-            f"A dataset must have a {MANIFEST_NAME}; {manifest_uri} does not exist. "
-            "Build the shards first."
-        )
     return layout.content_id(
         {
             "model": _model_checksum(model_uri),
-            "dataset": Manifest.from_json(storage.read_json(manifest_uri)).dataset_id,
+            "dataset": load_manifest(dataset_uri).dataset_id,
             "subset": subset,
             "num_examples": num_examples,
             "version": repot.__version__,
@@ -233,7 +226,6 @@ def _evaluate(
     num_examples: int,
 ) -> EvaluationRecord:
     quiet_tensorflow.import_tensorflow()
-    from repot.dataset import load_manifest
     from repot.evaluator.scoring import score_split
 
     manifest, training = load_manifest(dataset_uri), read_training(run_uri)

@@ -11,9 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from repot import progress
-from repot.dataset import load_manifest, open_shards, read_examples
+from repot.dataset import open_shards, read_examples
 from repot.errors import DataError, ModelError
 from repot.evaluator.outcomes import Mistake, Outcome, make_outcomes
+from repot.manifest import load_manifest
 from repot.predictor import Model, load_model
 
 BATCH_SIZE = 32
@@ -67,10 +68,10 @@ def score_split(
             for i, (outcome, jpeg) in enumerate(zip(batch, jpegs, strict=True), len(outcomes)):
                 if not outcome.correct:
                     # -i: among equally confident mistakes, earlier examples are kept.
-                    item = (outcome.probability, -i, Mistake(outcome=outcome, jpeg=jpeg))
-                    (heapq.heappush if len(worst) < MAX_MISTAKES else heapq.heappushpop)(
-                        worst, item
-                    )
+                    mistake = Mistake(outcome=outcome, jpeg=jpeg)
+                    heapq.heappush(worst, (outcome.probability, -i, mistake))
+                    if len(worst) > MAX_MISTAKES:
+                        heapq.heappop(worst)
             outcomes += batch
             progress.report(task, len(outcomes), total, unit="pictures")
     return ScoredSplit(

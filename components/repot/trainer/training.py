@@ -20,11 +20,11 @@ from repot.classifier import (
     split_classifier,
     training_logits,
 )
-from repot.dataset import load_manifest, open_shards
+from repot.dataset import open_shards
 from repot.errors import DataError, StoppedError
 from repot.json_record import write_record
 from repot.layout import KERAS_NAME, LABELS_NAME, MODEL_FOLDER, TRAINING_NAME, WEIGHTS_NAME
-from repot.manifest import SPLITS, Manifest
+from repot.manifest import SPLITS, Manifest, load_manifest
 from repot.recipes import RECIPES, Recipe
 from repot.settings import TrainingSettings
 from repot.trainer.batches import Pictures, feature_batches

@@ -304,7 +304,7 @@ def _train(
         UsageError: The training folder holds another training.
     """
     quiet_tensorflow.import_tensorflow()
-    from repot.dataset import load_manifest
+    from repot.manifest import load_manifest
     from repot.trainer.request import TrainingRequest, training_id
     from repot.trainer.train import train
 

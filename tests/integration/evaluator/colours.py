@@ -1,4 +1,4 @@
-"""Pictures of plain colours, and classifiers with hand-made weights, so that every score is known."""
+"""Pictures of plain colours, and classifiers with hand-made weights: every score is known."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,8 +23,9 @@ def save_picture(path: Path, colour: str, size: tuple[int, int] = (48, 40)) -> N
 def save_model(folder: Path, labels: Sequence[str], colours: Sequence[str]) -> None:
     """Save a classifier that predicts labels[i] for colours[i].
 
-    Its background logit is always the highest. The logits of a picture of colours[i] are 8 for label
-    i and 0 for the others, so the probabilities are e^8 / (e^8 + N - 1) and 1 / (e^8 + N - 1).
+    Its background logit is always the highest. The logits of a picture of colours[i] are 8 for
+    label i and 0 for the others, so the probabilities are e^8 / (e^8 + N - 1) and
+    1 / (e^8 + N - 1).
     """
     import keras
     import numpy as np

@@ -3,7 +3,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from repot.dataset import load_manifest, open_shards
+from repot.dataset import open_shards
+from repot.manifest import load_manifest
 from repot.trainer.batches import FeatureTable, Pictures, feature_batches
 
 

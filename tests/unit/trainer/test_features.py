@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import pytest
 
-from repot.dataset import load_manifest, open_shards
+from repot.dataset import open_shards
 from repot.errors import StoppedError
-from repot.manifest import SPLITS
+from repot.manifest import SPLITS, load_manifest
 from repot.trainer import features
 from repot.trainer.batches import FeatureTable, Pictures
 from repot.trainer.features import cached_features

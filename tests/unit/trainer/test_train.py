@@ -7,9 +7,9 @@ import pytest
 
 from repot import storage
 from repot.backbone_weights import save_weights, stable_names
-from repot.dataset import load_manifest
 from repot.errors import CheckpointError, DataError, TrainingError, UsageError
 from repot.json_record import write_record
+from repot.manifest import load_manifest
 from repot.settings import TrainingSettings
 from repot.trainer.request import TrainingRequest
 from repot.trainer.train import train
