@@ -1,4 +1,4 @@
-"""Every overlay builds, holds only valid Kubernetes objects, and agrees with itself, the pipeline and the README."""
+"""Every overlay builds valid objects that are consistent with the pipeline and the README."""
 
 import functools
 import re
@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from repot import __version__, storage
 from repot.container_images import CPU_IMAGE, TRAINER_IMAGE
 from repot.errors import UsageError
+from repot.kubernetes_rules import KubernetesObject
 from repot_pipelines.commands.submit import submit_command
 from repot_pipelines.compiled import find_compiled, read_pipeline
 from repot_pipelines.parameters import read_parameters
@@ -29,17 +30,15 @@ KUBERNETES_VERSIONS = ["1.27", "1.29", "1.31", "1.33", "1.35", "1.36"]
 WITHOUT_NAMESPACE = {"PriorityClass"}
 LABELS = {"name", "instance", "version", "component", "part-of", "managed-by"}
 
-Facts = dict[str, Any]
-
 
 @functools.cache
-def built(folder: str) -> list[Facts]:
+def built(folder: str) -> list[KubernetesObject]:
     command = [f"{sysconfig.get_path('scripts')}/kubectl", "kustomize", str(MANIFESTS / folder)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return list(yaml.safe_load_all(text))
 
 
-def objects(overlay: str, kind: str) -> dict[str, Facts]:
+def objects(overlay: str, kind: str) -> dict[str, KubernetesObject]:
     return {
         found["metadata"]["name"]: found
         for found in built(f"overlays/{overlay}")
@@ -47,7 +46,7 @@ def objects(overlay: str, kind: str) -> dict[str, Facts]:
     }
 
 
-def rights(overlay: str, role: str) -> set[tuple[str, str, str]]:
+def permissions(overlay: str, role: str) -> set[tuple[str, str, str]]:
     rules = objects(overlay, "Role")[role]["rules"]
     return {
         ("/".join(filter(None, [group, resource])), verb, name)
@@ -61,7 +60,7 @@ def rights(overlay: str, role: str) -> set[tuple[str, str, str]]:
 
 def settings(overlay: str) -> dict[str, str]:
     maps = objects(overlay, "ConfigMap")
-    schedule: Facts = maps.get("repot-schedule", {"data": {}})
+    schedule: KubernetesObject = maps.get("repot-schedule", {"data": {}})
     return {**maps["repot-settings"]["data"], **schedule["data"]}
 
 
@@ -71,13 +70,13 @@ def defaults() -> dict[str, Any]:
 
 
 def s3_secret() -> str:
-    """Return the name of the Secret that a run takes the store's keys from, if nothing else is said."""
+    """Return the default name of the Secret with the store's keys."""
     return str(defaults()["s3_secret_name"])
 
 
 def texts(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
-        # A variable that is read from a setting has the setting's name.
+        # A variable read from a ConfigMap may have the name of its setting.
         for inner in value.values() if "valueFrom" not in value else ():
             yield from texts(inner)
     elif isinstance(value, list):
@@ -87,24 +86,24 @@ def texts(value: Any) -> Iterator[str]:
         yield value
 
 
-def submit_container(overlay: str) -> tuple[Facts, Facts]:
+def submit_container(overlay: str) -> tuple[KubernetesObject, KubernetesObject]:
     (cron_job,) = objects(overlay, "CronJob").values()
     pod = cron_job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     return pod, container
 
 
-def submitted_words(overlay: str, folder: Path) -> list[str]:
-    """Return the CronJob's command as it is in the container, whose mounted files are in `folder` instead."""
+def submit_command_line(overlay: str, folder: Path) -> list[str]:
+    """Return the command of the CronJob's container; its mounted files are written to `folder`."""
     pod, container = submit_container(overlay)
-    (maps,) = container["envFrom"]
+    (source,) = container["envFrom"]
     config = objects(overlay, "ConfigMap")
     sources = {
         found["name"]: found["valueFrom"]["configMapKeyRef"]
         for found in container["env"]
         if "valueFrom" in found
     }
-    variables = dict(config[maps["configMapRef"]["name"]]["data"])
+    variables = dict(config[source["configMapRef"]["name"]]["data"])
     variables |= {
         name: config[source["name"]]["data"][source["key"]] for name, source in sources.items()
     }
@@ -115,10 +114,10 @@ def submitted_words(overlay: str, folder: Path) -> list[str]:
     for item in volume["configMap"]["items"]:
         (folder / item["path"]).write_text(config[volume["configMap"]["name"]]["data"][item["key"]])
     return [
-        re.sub(r"\$\((\w+)\)", lambda name: variables[name.group(1)], word).replace(
+        re.sub(r"\$\((\w+)\)", lambda name: variables[name.group(1)], argument).replace(
             mount, str(folder)
         )
-        for word in container["command"]
+        for argument in container["command"]
     ]
 
 
@@ -140,7 +139,7 @@ def test_every_object_has_the_recommended_labels(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_object_is_in_the_one_namespace(overlay: str) -> None:
+def test_every_object_is_in_one_namespace(overlay: str) -> None:
     for found in built(f"overlays/{overlay}"):
         expected = None if found["kind"] in WITHOUT_NAMESPACE else "kubeflow"
         assert found["metadata"].get("namespace") == expected
@@ -148,7 +147,7 @@ def test_every_object_is_in_the_one_namespace(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_role_bindings_lead_to_what_the_overlay_holds(overlay: str) -> None:
+def test_role_bindings_refer_to_objects_of_the_overlay(overlay: str) -> None:
     for binding in objects(overlay, "RoleBinding").values():
         assert binding["roleRef"]["name"] in objects(overlay, "Role")
         assert {subject["name"] for subject in binding["subjects"]} <= set(
@@ -157,13 +156,13 @@ def test_role_bindings_lead_to_what_the_overlay_holds(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_rights_hold_no_wildcard(overlay: str) -> None:
+def test_permissions_contain_no_wildcard(overlay: str) -> None:
     for role in objects(overlay, "Role"):
-        assert "*" not in "".join(word for right in rights(overlay, role) for word in right)
+        assert "*" not in "".join(map("".join, permissions(overlay, role)))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_runner_may_do_what_kfp_argo_and_the_training_job_need_and_no_more(overlay: str) -> None:
+def test_runner_has_exactly_the_permissions_for_kfp_argo_and_the_training_job(overlay: str) -> None:
     needed = {
         ("configmaps", "get", "kfp-launcher"),
         ("argoproj.io/workflowtaskresults", "create", ""),
@@ -175,11 +174,11 @@ def test_runner_may_do_what_kfp_argo_and_the_training_job_need_and_no_more(overl
         *(("batch/jobs", verb, "") for verb in ("create", "get", "list", "watch", "delete")),
     }
 
-    assert rights(overlay, "repot-runner") == needed
+    assert permissions(overlay, "repot-runner") == needed
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_worker_has_no_rights_and_no_token(overlay: str) -> None:
+def test_worker_has_no_permissions_and_no_token(overlay: str) -> None:
     bound = {
         subject["name"]
         for binding in objects(overlay, "RoleBinding").values()
@@ -193,8 +192,8 @@ def test_worker_has_no_rights_and_no_token(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_no_secret_is_in_the_manifests(overlay: str) -> None:
-    # The store of KFP on a local cluster has keys that KFP itself publishes.
+def test_manifests_contain_no_secret_values(overlay: str) -> None:
+    # The keys of the store on a local cluster are published by KFP itself.
     published = {"accesskey": "minio", "secretkey": "minio123"} if overlay == "kind" else None
     assert [found["stringData"] for found in objects(overlay, "Secret").values()] == (
         [published] if published else []
@@ -203,10 +202,10 @@ def test_no_secret_is_in_the_manifests(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_setting_arrived_where_it_is_used(overlay: str) -> None:
+def test_every_placeholder_is_replaced_by_its_setting(overlay: str) -> None:
     names = settings(overlay).keys()
     assert "STORAGE_URI" in names
-    left = [
+    remaining = [
         text
         for found in built(f"overlays/{overlay}")
         for text in texts(found)
@@ -214,19 +213,19 @@ def test_every_setting_arrived_where_it_is_used(overlay: str) -> None:
         if word in names
     ]
 
-    assert left == []
+    assert remaining == []
 
 
 @pytest.mark.parametrize("overlay", WITH_S3)
-def test_kfp_launcher_reaches_the_s3_store_of_the_settings(overlay: str) -> None:
+def test_kfp_launcher_uses_the_s3_store_of_the_settings(overlay: str) -> None:
     launcher = objects(overlay, "ConfigMap")["kfp-launcher"]["data"]
-    given = settings(overlay)
+    expected = settings(overlay)
 
-    assert launcher["defaultPipelineRoot"] == given["PIPELINE_ROOT"]
+    assert launcher["defaultPipelineRoot"] == expected["PIPELINE_ROOT"]
     assert yaml.safe_load(launcher["providers"])["s3"]["default"] == {
-        "endpoint": given["S3_ENDPOINT"],
-        "region": given["S3_REGION"],
-        "disableSSL": given["S3_ENDPOINT"].startswith("http:"),
+        "endpoint": expected["S3_ENDPOINT"],
+        "region": expected["S3_REGION"],
+        "disableSSL": expected["S3_ENDPOINT"].startswith("http:"),
         "forcePathStyle": True,
         "credentials": {
             "fromEnv": False,
@@ -237,15 +236,15 @@ def test_kfp_launcher_reaches_the_s3_store_of_the_settings(overlay: str) -> None
             },
         },
     }
-    assert rights(overlay, "repot-store-credentials") == {("secrets", "get", s3_secret())}
+    assert permissions(overlay, "repot-store-credentials") == {("secrets", "get", s3_secret())}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_run_with_the_defaults_finds_its_settings_and_its_keys(overlay: str) -> None:
+def test_default_parameters_name_existing_config_maps_and_secrets(overlay: str) -> None:
     assert defaults()["settings_config_map"] in objects(overlay, "ConfigMap")
     assert {"S3_ENDPOINT", "S3_REGION"} <= set(settings(overlay)) or overlay not in WITH_S3
-    made = set(objects(overlay, "Secret"))
-    assert made == ({s3_secret()} if overlay == "kind" else set())
+    secrets = set(objects(overlay, "Secret"))
+    assert secrets == ({s3_secret()} if overlay == "kind" else set())
     for page in ("manifests/README.md", "docs/cluster.md"):
         text = (ROOT / page).read_text("utf-8")
         assert set(re.findall(r"kubectl create secret generic (\S+) .*store-keys", text)) == {
@@ -254,28 +253,28 @@ def test_run_with_the_defaults_finds_its_settings_and_its_keys(overlay: str) -> 
 
 
 @pytest.mark.parametrize("overlay", ["gke", "gke-scheduled"])
-def test_gke_needs_no_secret_for_storage(overlay: str) -> None:
+def test_gke_accesses_storage_without_a_secret(overlay: str) -> None:
     launcher = objects(overlay, "ConfigMap")["kfp-launcher"]["data"]
-    given = settings(overlay)
+    expected = settings(overlay)
 
-    assert launcher["defaultPipelineRoot"] == given["PIPELINE_ROOT"]
+    assert launcher["defaultPipelineRoot"] == expected["PIPELINE_ROOT"]
     assert yaml.safe_load(launcher["providers"]) == {
         "gs": {"default": {"credentials": {"fromEnv": True}}}
     }
     for account in ("repot-runner", "repot-worker"):
         annotations = objects(overlay, "ServiceAccount")[account]["metadata"]["annotations"]
-        assert annotations == {"iam.gke.io/gcp-service-account": given["GOOGLE_SERVICE_ACCOUNT"]}
+        assert annotations == {"iam.gke.io/gcp-service-account": expected["GOOGLE_SERVICE_ACCOUNT"]}
 
 
 @pytest.mark.parametrize("overlay", [overlay for overlay in OVERLAYS if overlay != "kind"])
-def test_gpu_quota_counts_gpus_only(overlay: str) -> None:
+def test_quota_limits_only_gpus(overlay: str) -> None:
     (quota,) = objects(overlay, "ResourceQuota").values()
 
     assert quota["spec"] == {"hard": {"requests.nvidia.com/gpu": settings(overlay)["GPU_QUOTA"]}}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_training_gives_way_but_still_gets_nodes_from_the_autoscaler(overlay: str) -> None:
+def test_training_priority_is_low_but_high_enough_for_the_autoscaler(overlay: str) -> None:
     (priority,) = objects(overlay, "PriorityClass").values()
 
     assert -10 <= priority["value"] < 0
@@ -283,24 +282,24 @@ def test_training_gives_way_but_still_gets_nodes_from_the_autoscaler(overlay: st
 
 
 @pytest.mark.parametrize("overlay", SCHEDULED)
-def test_cron_job_submits_what_repot_accepts(overlay: str, tmp_path: Path) -> None:
-    program, name, *words = submitted_words(overlay, tmp_path)
+def test_cron_job_command_is_accepted_by_repot(overlay: str, tmp_path: Path) -> None:
+    program, name, *arguments = submit_command_line(overlay, tmp_path)
     assert (program, name) == ("repot", "submit")
     try:
         storage.normalise(settings(overlay)["STORAGE_URI"])
     except UsageError:
         pytest.skip("this version of repot does not know the overlay's storage")
 
-    shown = CliRunner().invoke(
-        submit_command, [*words, "--dry-run"], catch_exceptions=False, standalone_mode=False
+    result = CliRunner().invoke(
+        submit_command, [*arguments, "--dry-run"], catch_exceptions=False, standalone_mode=False
     )
 
-    given = yaml.safe_load((tmp_path / "parameters.yaml").read_text("utf-8"))
-    assert given["pictures_uri"] in shown.output
-    assert settings(overlay)["STORAGE_URI"] in shown.output
+    parameters = yaml.safe_load((tmp_path / "parameters.yaml").read_text("utf-8"))
+    assert parameters["pictures_uri"] in result.output
+    assert settings(overlay)["STORAGE_URI"] in result.output
     for name in ("CPU_IMAGE", "TRAINER_IMAGE"):
-        assert f"{name.lower()}={settings(overlay)[name]}" in shown.output
-    assert given.keys() >= {
+        assert f"{name.lower()}={settings(overlay)[name]}" in result.output
+    assert parameters.keys() >= {
         "model_name",
         "accelerator_count",
         "trainer_node_selector",
@@ -309,7 +308,7 @@ def test_cron_job_submits_what_repot_accepts(overlay: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("overlay", SCHEDULED)
-def test_cron_job_runs_the_pipeline_as_the_runner_and_itself_as_the_submitter(overlay: str) -> None:
+def test_cron_job_runs_as_submitter_and_starts_the_run_as_runner(overlay: str) -> None:
     pod, container = submit_container(overlay)
 
     assert "--service-account=repot-runner" in container["command"]
@@ -323,7 +322,7 @@ def test_cron_job_runs_the_pipeline_as_the_runner_and_itself_as_the_submitter(ov
 
 
 @pytest.mark.parametrize("overlay", SCHEDULED)
-def test_cron_job_finds_the_token_that_kfp_accepts(overlay: str) -> None:
+def test_cron_job_mounts_a_token_for_kfp(overlay: str) -> None:
     pod, container = submit_container(overlay)
     (token,) = [volume for volume in pod["volumes"] if "projected" in volume]
     (source,) = token["projected"]["sources"]
@@ -338,7 +337,7 @@ def test_cron_job_finds_the_token_that_kfp_accepts(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", SCHEDULED)
-def test_cron_job_follows_the_schedule_and_catches_nothing_up(overlay: str) -> None:
+def test_cron_job_follows_the_schedule_without_catching_up(overlay: str) -> None:
     (cron_job,) = objects(overlay, "CronJob").values()
 
     assert cron_job["spec"]["schedule"] == settings(overlay)["SCHEDULE"]
@@ -349,13 +348,13 @@ def test_cron_job_follows_the_schedule_and_catches_nothing_up(overlay: str) -> N
 
 
 @pytest.mark.parametrize("overlay", SCHEDULED)
-def test_scheduled_overlay_holds_all_of_the_overlay_that_it_is_named_after(overlay: str) -> None:
+def test_scheduled_overlay_contains_its_base_overlay(overlay: str) -> None:
     base = built(f"overlays/{overlay.removesuffix('-scheduled')}")
 
     assert [found for found in base if found not in built(f"overlays/{overlay}")] == []
 
 
-def test_argo_starts_lost_pods_again_and_no_failed_program() -> None:
+def test_argo_retries_lost_pods_but_not_failed_programs() -> None:
     (config,) = built("argo-retry")
     assert config["data"].keys() == {"workflowDefaults"}
     retry = yaml.safe_load(config["data"]["workflowDefaults"])["spec"]["templateDefaults"][
@@ -392,7 +391,7 @@ def test_readme_describes_every_folder_and_setting() -> None:
     assert set(re.findall(r"`([A-Z][A-Z0-9_]+)`", readme)) <= names
 
 
-def test_readme_names_only_paths_and_objects_that_exist() -> None:
+def test_readme_names_only_existing_paths_and_objects() -> None:
     readme = (MANIFESTS / "README.md").read_text("utf-8")
     existing = {
         found["metadata"]["name"] for overlay in OVERLAYS for found in built(f"overlays/{overlay}")
