@@ -10,7 +10,7 @@ from repot import storage
 from tests.cluster.cluster_settings import ClusterSettings
 from tests.cluster.site import SMALL, open_site
 from tests.integration.kfp_api.answers import json_answer
-from tests.integration.kfp_api.play import PROMOTED, TRAINING, Stage, gate_log, play
+from tests.integration.kfp_api.scripted_runs import PROMOTED, TRAINING, Stage, gate_log, script_runs
 from tests.integration.kfp_api.server import KfpApi
 from tests.integration.kubernetes_api.kubeconfig import write_kubeconfig
 from tests.integration.kubernetes_api.server import ADMIN_TOKEN, KubernetesApi
@@ -47,7 +47,9 @@ def settings(kfp: KfpApi, s3: str, tmp_path: Path) -> Iterator[ClusterSettings]:
 def test_run_and_schedule_of_a_site_are_gone_with_it(
     kfp: KfpApi, settings: ClusterSettings, tmp_path: Path
 ) -> None:
-    play(kfp, [Stage("RUNNING", TRAINING), Stage("SUCCEEDED", PROMOTED, gate_log("promote"))])
+    script_runs(
+        kfp, [Stage("RUNNING", TRAINING), Stage("SUCCEEDED", PROMOTED, gate_log("promote"))]
+    )
 
     with open_site(settings, NAME, tmp_path) as site:
         assert len(storage.list_objects(f"{site.folder_uri}/pictures")) == 132

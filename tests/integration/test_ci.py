@@ -24,7 +24,14 @@ from repot_pipelines.ci.comment import MARKER
 from repot_pipelines.ci.lineage import read_lineage
 from tests.integration.kfp_api.answers import plain
 from tests.integration.kfp_api.command_line import CommandResult, run_repot
-from tests.integration.kfp_api.play import NOT_PROMOTED, PROMOTED, TRAINING, Stage, gate_log, play
+from tests.integration.kfp_api.scripted_runs import (
+    NOT_PROMOTED,
+    PROMOTED,
+    TRAINING,
+    Stage,
+    gate_log,
+    script_runs,
+)
 from tests.integration.kfp_api.server import KfpApi
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -139,7 +146,7 @@ def test_promotion_comment_has_scores_and_what_changed(job: Job, gcs: str) -> No
         num_examples={"train": 1200, "validation": 210},
         settings=TrainingSettings(epochs=2),
     )
-    play(
+    script_runs(
         job.api, [Stage("RUNNING", TRAINING), Stage("SUCCEEDED", PROMOTED, verdict_log("promote"))]
     )
 
@@ -172,7 +179,7 @@ def test_promotion_comment_has_scores_and_what_changed(job: Job, gcs: str) -> No
 
 
 def test_gate_rejection_exits_with_3(job: Job) -> None:
-    play(job.api, [Stage("SUCCEEDED", NOT_PROMOTED, verdict_log("reject"))])
+    script_runs(job.api, [Stage("SUCCEEDED", NOT_PROMOTED, verdict_log("reject"))])
 
     ended = job.run()
 
@@ -182,7 +189,7 @@ def test_gate_rejection_exits_with_3(job: Job) -> None:
 
 
 def test_unchanged_model_exits_with_0_and_a_one_line_comment(job: Job) -> None:
-    play(
+    script_runs(
         job.api,
         [Stage("SUCCEEDED", NOT_PROMOTED, verdict_log("unchanged", champion_version=CHALLENGER))],
     )
@@ -197,7 +204,7 @@ def test_unchanged_model_exits_with_0_and_a_one_line_comment(job: Job) -> None:
 def test_first_version_is_commented_without_a_champion(job: Job, gcs: str) -> None:
     write_training(gcs, CHALLENGER)
     logs = verdict_log("promote", champion_version=NO_CHAMPION, champion=None, comparison=None)
-    play(job.api, [Stage("SUCCEEDED", PROMOTED, logs)])
+    script_runs(job.api, [Stage("SUCCEEDED", PROMOTED, logs)])
 
     assert replace(job, storage_uri=gcs).run().exit_code == 0
 
@@ -212,7 +219,7 @@ def test_comment_without_gate_log_has_no_scores(
     job: Job, phases: dict[str, str], exit_code: int
 ) -> None:
     job.api.has_logs = False
-    play(job.api, [Stage("SUCCEEDED", phases)])
+    script_runs(job.api, [Stage("SUCCEEDED", phases)])
 
     assert job.run().exit_code == exit_code
 
@@ -221,7 +228,7 @@ def test_comment_without_gate_log_has_no_scores(
 
 
 def test_verdict_of_another_version_is_quoted_without_its_numbers(job: Job) -> None:
-    play(job.api, [Stage("SUCCEEDED", NOT_PROMOTED, gate_log("reject", novelty=1))])
+    script_runs(job.api, [Stage("SUCCEEDED", NOT_PROMOTED, gate_log("reject", novelty=1))])
 
     assert job.run().exit_code == EXIT_GATE_REJECTED
 
@@ -230,7 +237,7 @@ def test_verdict_of_another_version_is_quoted_without_its_numbers(job: Job) -> N
 
 
 def test_same_commit_reuses_its_pipeline_version(job: Job) -> None:
-    play(job.api, [Stage("SUCCEEDED", PROMOTED, verdict_log("promote"))])
+    script_runs(job.api, [Stage("SUCCEEDED", PROMOTED, verdict_log("promote"))])
 
     first, second = job.run(), job.run()
 
@@ -241,7 +248,7 @@ def test_same_commit_reuses_its_pipeline_version(job: Job) -> None:
 
 
 def test_restarted_job_follows_the_unfinished_run_of_the_same_commit(job: Job) -> None:
-    play(job.api, [Stage("SUCCEEDED", PROMOTED, verdict_log("promote"))])
+    script_runs(job.api, [Stage("SUCCEEDED", PROMOTED, verdict_log("promote"))])
     submitted = run_repot("submit", *job.arguments()[:5], "--version-name", VERSION_NAME)
     assert submitted.exit_code == 0, submitted.errors
 
@@ -253,7 +260,7 @@ def test_restarted_job_follows_the_unfinished_run_of_the_same_commit(job: Job) -
 
 
 def test_no_cache_starts_a_run_without_a_pipeline_version(job: Job) -> None:
-    play(job.api, [Stage("SUCCEEDED", PROMOTED, verdict_log("promote"))])
+    script_runs(job.api, [Stage("SUCCEEDED", PROMOTED, verdict_log("promote"))])
 
     assert job.run("--no-cache").exit_code == 0
 
@@ -268,7 +275,7 @@ def test_failure_comment_quotes_the_log_of_the_task_without_secrets(
     job.api.cookie = f"authservice_session={SECRET}"
     error = f"train: cannot read https://x/y?X-Goog-Signature=abcdef0123 ({SECRET})"
     log = f"{error}\n```\n@octocat # not a title\n"
-    play(
+    script_runs(
         job.api,
         [Stage("FAILED", {**TRAINING, "train": "Failed"}, (("root.train.executor", log),))],
     )
@@ -321,7 +328,7 @@ def test_secrets_are_masked_in_a_traceback(job: Job, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("last", ["FAILED", "CANCELED"])
 def test_terminated_run_is_reported(job: Job, last: str) -> None:
-    play(
+    script_runs(
         job.api,
         [
             Stage("RUNNING", TRAINING),
@@ -359,11 +366,11 @@ def test_expired_token_fails_before_the_sample_check(job: Job, tmp_path: Path) -
 
 
 def test_token_that_expires_during_the_run_is_reported_with_the_run(job: Job) -> None:
-    play(job.api, [Stage("RUNNING", TRAINING)])
-    played = job.api.before
+    script_runs(job.api, [Stage("RUNNING", TRAINING)])
+    advance = job.api.before
 
     def expire(number: int, method: str, path: str) -> None:
-        played(number, method, path)
+        advance(number, method, path)
         if sum("/runs/" in seen for _, seen in job.api.requests) == 2:
             job.api.token = "a newer one"
 
@@ -412,7 +419,7 @@ def test_unwritable_summary_is_reported_and_the_comment_is_written(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
-    play(job.api, [Stage("SUCCEEDED", NOT_PROMOTED, verdict_log("reject"))])
+    script_runs(job.api, [Stage("SUCCEEDED", NOT_PROMOTED, verdict_log("reject"))])
 
     ended = job.run()
 
@@ -422,7 +429,7 @@ def test_unwritable_summary_is_reported_and_the_comment_is_written(
 
 
 def test_stopped_job_leaves_its_run_running_and_exits_with_130(job: Job) -> None:
-    play(job.api, [Stage("RUNNING", TRAINING)])
+    script_runs(job.api, [Stage("RUNNING", TRAINING)])
     command = [
         sys.executable,
         "-c",
@@ -451,7 +458,7 @@ def test_stopped_job_leaves_its_run_running_and_exits_with_130(job: Job) -> None
 
 def test_killed_job_does_not_leave_the_comment_of_an_earlier_job(job: Job) -> None:
     job.comment_path.write_text("promoted!")
-    play(job.api, [Stage("RUNNING", TRAINING)])
+    script_runs(job.api, [Stage("RUNNING", TRAINING)])
     command = [
         sys.executable,
         "-c",
@@ -477,7 +484,7 @@ def test_sample_check_passes_and_its_training_record_is_readable(
         f"{ci_job.__name__}.tempfile.TemporaryDirectory",
         lambda **_: contextlib.nullcontext(str(scratch)),
     )
-    play(job.api, [Stage("SUCCEEDED", PROMOTED, verdict_log("promote"))])
+    script_runs(job.api, [Stage("SUCCEEDED", PROMOTED, verdict_log("promote"))])
 
     ended = run_repot(
         "ci", *[argument for argument in job.arguments() if argument != "--skip-sample"]

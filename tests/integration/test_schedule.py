@@ -53,7 +53,7 @@ def test_empty_name_is_rejected_before_any_request(api: KfpApi) -> None:
     result = apply(api, *NIGHTLY, name=" ")
 
     assert (result.exit_code, api.requests) == (2, [])
-    assert "name must have something in it" in result.errors
+    assert "name must not be empty" in result.errors
 
 
 def test_new_schedule_has_all_options(api: KfpApi) -> None:
@@ -70,7 +70,7 @@ def test_new_schedule_has_all_options(api: KfpApi) -> None:
     assert made["runtime_config"]["parameters"]["epochs"] == 2
     assert made["pipeline_version_reference"]["pipeline_version_id"] in api.store.versions
     assert result.output.startswith("nightly: created\n")
-    assert "UTC, unless its CRON_SCHEDULE_TIMEZONE says otherwise" in result.output
+    assert "UTC, unless CRON_SCHEDULE_TIMEZONE is set there" in result.output
     assert f"/#/recurringrun/details/{made['recurring_run_id']}" in result.output
 
 
@@ -123,15 +123,15 @@ def test_paused_schedule_stays_paused(api: KfpApi) -> None:
 
     unchanged, replaced = apply(api, *NIGHTLY), apply(api, *WEEKLY)
 
-    assert unchanged.output.startswith("nightly: unchanged, and it is paused\n")
-    assert replaced.output.startswith("nightly: replaced, and it is paused\n")
+    assert unchanged.output.startswith("nightly: unchanged, paused\n")
+    assert replaced.output.startswith("nightly: replaced, paused\n")
     assert only_schedule(api)["status"] == "DISABLED"
 
 
 def test_follow_latest_refers_to_no_version(api: KfpApi) -> None:
     assert apply(api, *NIGHTLY, "--follow-latest").exit_code == 0
     assert set(only_schedule(api)["pipeline_version_reference"]) == {"pipeline_id"}
-    assert "the latest" in schedule(api, "list").output
+    assert "latest" in schedule(api, "list").output
 
     assert apply(api, *NIGHTLY, "--follow-latest", "--version-name", "v2").output.startswith(
         "nightly: unchanged\n"
@@ -217,7 +217,7 @@ def test_before_2_16_the_replaced_schedule_is_deleted_after_its_run(api: KfpApi)
     result = apply(api, *WEEKLY)
 
     assert result.exit_code == 0
-    assert f"{old}, is paused until its run is over" in result.output
+    assert f"{old} is paused while its run is in progress" in result.output
     assert api.store.schedules[old]["status"] == "DISABLED"
     assert "replaced" in schedule(api, "list").output
     # The name refers to the new schedule, also after more changes to it.

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from repot_pipelines.kfp_server import server as server_module
 from tests.integration.kfp_api.answers import plain, web_page
 from tests.integration.kfp_api.command_line import CommandResult, run_repot
-from tests.integration.kfp_api.play import PROMOTED, TRAINING, Stage, play
+from tests.integration.kfp_api.scripted_runs import PROMOTED, TRAINING, Stage, script_runs
 from tests.integration.kfp_api.server import KfpApi
 
 LOCATIONS = ("gs://pictures/flowers", "--storage-uri", "gs://repot/here")
@@ -61,13 +61,13 @@ def test_renewed_token_file_is_read_again_while_following(api: KfpApi, tmp_path:
     path = tmp_path / "token"
     path.write_text("first")
     api.token = "first"
-    play(
+    script_runs(
         api, [Stage("RUNNING", TRAINING), Stage("RUNNING", TRAINING), Stage("SUCCEEDED", PROMOTED)]
     )
-    played = api.before
+    advance = api.before
 
     def renew(number: int, method: str, target: str) -> None:
-        played(number, method, target)
+        advance(number, method, target)
         if sum("/runs/" in seen for _, seen in api.requests) == 2:
             path.write_text("second")
             api.token = "second"
@@ -84,11 +84,11 @@ def test_expired_token_while_following_reports_that_the_run_continues(
 ) -> None:
     monkeypatch.setenv("KF_PIPELINES_TOKEN", "first")
     api.token = "first"
-    play(api, [Stage("RUNNING", TRAINING)])
-    played = api.before
+    script_runs(api, [Stage("RUNNING", TRAINING)])
+    advance = api.before
 
     def expire(number: int, method: str, target: str) -> None:
-        played(number, method, target)
+        advance(number, method, target)
         if sum("/runs/" in seen for _, seen in api.requests) > 1:
             api.token = "second"
 

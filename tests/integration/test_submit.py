@@ -17,7 +17,14 @@ from repot_pipelines.kfp_server.registry import default_version_name
 from repot_pipelines.watch import follow
 from tests.integration.kfp_api.answers import json_answer, plain, upload_error
 from tests.integration.kfp_api.command_line import CommandResult, run_repot
-from tests.integration.kfp_api.play import NOT_PROMOTED, PROMOTED, TRAINING, Stage, gate_log, play
+from tests.integration.kfp_api.scripted_runs import (
+    NOT_PROMOTED,
+    PROMOTED,
+    TRAINING,
+    Stage,
+    gate_log,
+    script_runs,
+)
 from tests.integration.kfp_api.server import KfpApi
 
 LOCATIONS = ("gs://pictures/flowers", "--storage-uri", "gs://repot/here")
@@ -60,7 +67,7 @@ def test_first_submit_creates_everything_and_second_only_a_run(api: KfpApi) -> N
 
     assert second.exit_code == 0
     assert take_writes(api) == ["runs"]
-    assert "(there already)" in second.output
+    assert "(already there)" in second.output
     assert (
         len({json.dumps(run["pipeline_version_reference"]) for run in api.store.runs.values()}) == 1
     )
@@ -219,7 +226,7 @@ def test_no_cache_run_carries_its_pipeline_without_caching(api: KfpApi) -> None:
 
 
 def test_wait_prints_task_changes_and_the_verdict(api: KfpApi) -> None:
-    play(
+    script_runs(
         api,
         [
             Stage("RUNNING", {"plan": "Running"}),
@@ -249,7 +256,9 @@ def test_exit_code_with_wait_is_the_verdict(
     api: KfpApi, verdict: str, exit_code: int, is_ui: bool
 ) -> None:
     api.is_ui = is_ui
-    play(api, [Stage("RUNNING", TRAINING), Stage("SUCCEEDED", NOT_PROMOTED, gate_log(verdict))])
+    script_runs(
+        api, [Stage("RUNNING", TRAINING), Stage("SUCCEEDED", NOT_PROMOTED, gate_log(verdict))]
+    )
 
     result = submit(api, *WAIT)
 
@@ -260,7 +269,7 @@ def test_exit_code_with_wait_is_the_verdict(
 
 def test_unreadable_verdict_exits_with_3(api: KfpApi) -> None:
     api.has_logs = False
-    play(api, [Stage("SUCCEEDED", NOT_PROMOTED, gate_log("unchanged"))])
+    script_runs(api, [Stage("SUCCEEDED", NOT_PROMOTED, gate_log("unchanged"))])
 
     result = submit(api, *WAIT)
 
@@ -270,7 +279,7 @@ def test_unreadable_verdict_exits_with_3(api: KfpApi) -> None:
 
 def test_promotion_is_recognised_without_logs(api: KfpApi) -> None:
     api.has_logs = False
-    play(api, [Stage("SUCCEEDED", PROMOTED)])
+    script_runs(api, [Stage("SUCCEEDED", PROMOTED)])
 
     result = submit(api, *WAIT)
 
@@ -284,7 +293,7 @@ def test_failed_task_is_reported_with_its_log_tail(api: KfpApi) -> None:
         "train: 3 of 10 pictures are damaged. Replace them.\n"
         "F0301 failed to execute: exit status 1\n"
     )
-    play(
+    script_runs(
         api,
         [
             Stage("RUNNING", TRAINING),
@@ -304,7 +313,7 @@ def test_failed_task_is_reported_with_its_log_tail(api: KfpApi) -> None:
 
 def test_failed_driver_is_reported_with_its_log_tail(api: KfpApi) -> None:
     logs = (("root.plan-driver", "quantities must match the regular expression\n"),)
-    play(api, [Stage("FAILED", {"plan": "DriverFailed"}, logs)])
+    script_runs(api, [Stage("FAILED", {"plan": "DriverFailed"}, logs)])
 
     result = submit(api, *WAIT)
 
@@ -314,7 +323,7 @@ def test_failed_driver_is_reported_with_its_log_tail(api: KfpApi) -> None:
 
 def test_failure_without_logs_refers_to_the_ui(api: KfpApi) -> None:
     api.has_logs = False
-    play(api, [Stage("FAILED", {"plan": "Failed"})])
+    script_runs(api, [Stage("FAILED", {"plan": "Failed"})])
 
     result = submit(api, *WAIT)
 
@@ -324,7 +333,7 @@ def test_failure_without_logs_refers_to_the_ui(api: KfpApi) -> None:
 
 @pytest.mark.parametrize("last", ["FAILED", "CANCELED"])
 def test_terminated_run_is_not_reported_as_failed(api: KfpApi, last: str) -> None:
-    play(
+    script_runs(
         api,
         [
             Stage("RUNNING", TRAINING),
@@ -340,11 +349,11 @@ def test_terminated_run_is_not_reported_as_failed(api: KfpApi, last: str) -> Non
 
 
 def test_run_that_is_deleted_while_followed_is_reported(api: KfpApi) -> None:
-    play(api, [Stage("RUNNING", TRAINING)])
-    play_stages = api.before
+    script_runs(api, [Stage("RUNNING", TRAINING)])
+    advance = api.before
 
     def delete_later(number: int, method: str, path: str) -> None:
-        play_stages(number, method, path)
+        advance(number, method, path)
         if sum("/runs/" in seen for _, seen in api.requests) == 3:
             api.store.runs.clear()
 
@@ -363,15 +372,15 @@ def test_following_continues_after_a_server_restart(api: KfpApi) -> None:
     stages = [Stage("RUNNING", TRAINING), Stage("SUCCEEDED", PROMOTED)]
     assert submit(api).exit_code == 0
     (run_id,) = api.store.runs
-    play(api, [stages[0], *stages])
+    script_runs(api, [stages[0], *stages])
     api.answers, later = [], api.answers
 
     def fail_later(number: int, method: str, path: str) -> None:
-        played(number, method, path)
+        advance(number, method, path)
         if sum("/runs/" in seen for _, seen in api.requests) == 2:
             api.answers = list(later)
 
-    played, api.before = api.before, fail_later
+    advance, api.before = api.before, fail_later
     api.requests.clear()
 
     result = run_repot(
@@ -391,11 +400,11 @@ def test_following_stops_when_the_server_stays_unreachable(
     api: KfpApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(follow, "UNREACHABLE_TIMEOUT_SECONDS", 0.2)
-    play(api, [Stage("RUNNING", TRAINING)])
-    played = api.before
+    script_runs(api, [Stage("RUNNING", TRAINING)])
+    advance = api.before
 
     def go_away(number: int, method: str, path: str) -> None:
-        played(number, method, path)
+        advance(number, method, path)
         if sum("/runs/" in seen for _, seen in api.requests) > 1:
             api.answers = [("GET", "/runs/.", plain("bad gateway", status=502))] * 1000
 
@@ -415,7 +424,7 @@ def test_log_lines_are_shown_once_and_only_when_complete(api: KfpApi) -> None:
         Stage("RUNNING", TRAINING, grown),
         Stage("SUCCEEDED", PROMOTED, whole),
     ]
-    play(api, stages)
+    script_runs(api, stages)
 
     result = submit(api, *WAIT, "--logs")
 
@@ -428,7 +437,7 @@ def test_log_lines_are_shown_once_and_only_when_complete(api: KfpApi) -> None:
 def test_attach_follows_an_existing_run_and_starts_none(api: KfpApi) -> None:
     assert submit(api).exit_code == 0
     (run_id,) = api.store.runs
-    play(api, [Stage("SUCCEEDED", NOT_PROMOTED, gate_log("reject"))])
+    script_runs(api, [Stage("SUCCEEDED", NOT_PROMOTED, gate_log("reject"))])
     take_writes(api)
 
     result = run_repot("submit", "--host", api.address, "--attach", run_id)
@@ -445,7 +454,7 @@ def test_attach_follows_an_existing_run_and_starts_none(api: KfpApi) -> None:
 
 
 def test_ctrl_c_while_waiting_does_not_stop_the_run(api: KfpApi) -> None:
-    play(api, [Stage("RUNNING", TRAINING)])
+    script_runs(api, [Stage("RUNNING", TRAINING)])
     program = (
         "from tests.integration.kfp_api import command_line\n"
         "from repot_pipelines import cli\n"
@@ -468,7 +477,8 @@ def test_ctrl_c_while_waiting_does_not_stop_the_run(api: KfpApi) -> None:
     (run_id,) = api.store.runs
     assert process.returncode == 130
     assert (
-        errors.strip() == f"The run goes on. Follow it again with `repot submit --attach {run_id}`."
+        errors.strip()
+        == f"The run continues. Follow it again with `repot submit --attach {run_id}`."
     )
     assert only_run(api)["state"] == "RUNNING"
     assert all("terminate" not in path for path in take_writes(api))

@@ -6,7 +6,6 @@ Everything that comes from a run (labels, URIs, pod logs) is escaped by `markdow
 from dataclasses import dataclass
 
 from repot.evaluator.verdict import NO_CHAMPION, Score, Verdict
-from repot.json_record import RecordError
 from repot_pipelines.ci.lineage import Lineage, lineage_section
 from repot_pipelines.ci.markdown import code, code_block, escape, link, table
 from repot_pipelines.watch.gate_result import PROMOTED, UNCHANGED, GateResult
@@ -45,7 +44,7 @@ def verdict_comment(run: StartedRun, result: GateResult, lineage: Lineage) -> st
         result: The gate's result; unknown numbers are left out.
         lineage: What both versions were trained from.
     """
-    verdict = _read_verdict(result)
+    verdict = result.record
     if result.verdict == UNCHANGED:
         version = f" {code(verdict.version)}" if verdict else ""
         return _join(
@@ -108,14 +107,6 @@ def unfinished_comment() -> str:
     return _join(
         "**repot: no result.** The job ended before it had a result; its log shows how far it got."
     )
-
-
-def _read_verdict(result: GateResult) -> Verdict | None:
-    """Return the gate's numbers; None if the log was deleted or another repot version wrote it."""
-    try:
-        return Verdict.from_json(result.record)
-    except RecordError:
-        return None
 
 
 def _score_table(verdict: Verdict) -> str:

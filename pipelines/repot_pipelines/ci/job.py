@@ -208,22 +208,21 @@ def _result(
     if end.gate is None:
         return CiResult(exit_code=0, comment=no_gate_comment(run))
     reasons = tuple(map(clean, end.gate.reasons))
-    verdict = replace(end.gate, headline=clean(end.gate.headline), reasons=reasons)
+    gate = replace(end.gate, headline=clean(end.gate.headline), reasons=reasons)
     return CiResult(
-        exit_code=EXIT_GATE_REJECTED if verdict.is_rejected else 0,
-        comment=verdict_comment(run, verdict, _lineage(storage_uri, verdict)),
+        exit_code=EXIT_GATE_REJECTED if gate.is_rejected else 0,
+        comment=verdict_comment(run, gate, _lineage(storage_uri, gate)),
     )
 
 
-def _lineage(storage_uri: str, verdict: GateResult) -> Lineage:
-    version = verdict.record.get("version", "")
-    champion_version = verdict.record.get("champion_version", NO_CHAMPION)
-    if not version or version == champion_version:
+def _lineage(storage_uri: str, gate: GateResult) -> Lineage:
+    record = gate.record
+    if record is None or record.version == record.champion_version:
         return Lineage()
     return read_lineage(
         storage_uri,
-        version=version,
-        champion_version="" if champion_version == NO_CHAMPION else champion_version,
+        version=record.version,
+        champion_version="" if record.champion_version == NO_CHAMPION else record.champion_version,
     )
 
 

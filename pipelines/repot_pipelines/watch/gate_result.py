@@ -8,11 +8,13 @@ gone.
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 
+from repot.evaluator.verdict import Verdict
+from repot.json_record import RecordError
 from repot_pipelines.kfp_server.client import ApiObject
 from repot_pipelines.kfp_server.server import Server
 from repot_pipelines.watch.pod_logs import read_pod_log
@@ -44,15 +46,15 @@ class GateResult:
         headline: The scores in one line; "" if the log is gone.
         reasons: The gate's reasons, one sentence each.
         report_uri: URI of the gate's report; "" if the log is gone.
-        record: The gate's full verdict as JSON, as this or another version of repot wrote it;
-            empty if the log is gone.
+        record: The gate's full verdict; None if the log is gone or another version of repot with
+            other fields wrote it.
     """
 
     verdict: str
     headline: str = ""
     reasons: tuple[str, ...] = ()
     report_uri: str = ""
-    record: dict[str, Any] = field(default_factory=dict)
+    record: Verdict | None = None
 
     @property
     def is_rejected(self) -> bool:
@@ -78,14 +80,14 @@ def read_gate_result(
     if _GATE_TASK not in states:
         return None
     logged = _read_logged_result(server, run_id, nodes)
-    record = logged.get("verdict") or {}
+    verdict = logged.get("verdict") or {}
     was_promoted = states.get(_PROMOTE_TASK) == DONE
     return GateResult(
-        verdict=PROMOTED if was_promoted else record.get("decision", UNKNOWN),
+        verdict=PROMOTED if was_promoted else verdict.get("decision", UNKNOWN),
         headline=logged.get("headline", ""),
-        reasons=tuple(record.get("reasons", ())),
+        reasons=tuple(verdict.get("reasons", ())),
         report_uri=logged.get("report_uri", ""),
-        record=record,
+        record=_parse_record(verdict),
     )
 
 
@@ -97,6 +99,13 @@ def print_gate_result(console: Console, result: GateResult) -> None:
         lines.append(f"report  {result.report_uri}")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _parse_record(verdict: object) -> Verdict | None:
+    try:
+        return Verdict.from_json(verdict)
+    except RecordError:
+        return None
 
 
 def _read_logged_result(server: Server, run_id: str, nodes: Sequence[ApiObject]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Lets a run of repot's pipeline get on, one stage for each look at it."""
+"""Runs that advance by one scripted stage for each request for their state."""
 
 import json
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ TRAINING = {**dict.fromkeys(_BEFORE_TRAINING, "Succeeded"), "train": "Running"}
 
 @dataclass(frozen=True)
 class Stage:
-    """What one look at the run finds.
+    """One stage of a run.
 
     Attributes:
-        state: The run's state.
-        phases: The phases of its tasks.
-        logs: What the pods at these paths, e.g. root.train.executor, have logged.
+        state: State of the run.
+        phases: Phases of its tasks.
+        logs: Logs of pods as (path, text), with paths such as root.train.executor.
     """
 
     state: str
@@ -30,37 +30,38 @@ class Stage:
     logs: tuple[tuple[str, str], ...] = ()
 
 
-def play(api: KfpApi, stages: Sequence[Stage]) -> None:
-    """Let every run go through these stages, the first at the first look; the last one stays."""
-    num_looks: dict[str, int] = {}
+def script_runs(api: KfpApi, stages: Sequence[Stage]) -> None:
+    """Let every run go through these stages, one per request for it; the last one stays."""
+    num_requests: dict[str, int] = {}
 
-    def before(_: int, method: str, path: str) -> None:
+    def advance(_: int, method: str, path: str) -> None:
         run_id = path.removeprefix(f"{API}/runs/")
         if method == "GET" and run_id in api.store.runs:
-            index = num_looks.get(run_id, 0)
-            num_looks[run_id] = index + 1
+            index = num_requests.get(run_id, 0)
+            num_requests[run_id] = index + 1
             if index < len(stages):
                 _enter(api, run_id, stages[index])
 
-    api.before = before
+    api.before = advance
 
 
-def gate_log(verdict: str, **facts: Any) -> tuple[tuple[str, str], ...]:
-    """Return what the gate's pod logs."""
+def gate_log(decision: str, **fields: Any) -> tuple[tuple[str, str], ...]:
+    """Return the logs of a stage in which the gate has decided.
+
+    Args:
+        decision: The gate's decision.
+        **fields: Other fields of its verdict.
+    """
     result = json.dumps(
         {
-            "verdict": {"decision": verdict, "reasons": ["Because."], **facts},
-            "headline": f"{verdict.capitalize()}: 0.91 on 40 pictures",
+            "verdict": {"decision": decision, "reasons": ["Because."], **fields},
+            "headline": f"{decision.capitalize()}: 0.91 on 40 pictures",
             "report_uri": "gs://repot/here/runs/1/gate/none/report.html",
         }
     )
     prefix = "[KFP Executor 2026-03-01 INFO]"
-    return (
-        (
-            "root.gate.executor",
-            f"I0301 launcher\n{prefix}: gate: started\n{prefix}: result: {result}\n",
-        ),
-    )
+    log = f"I0301 launcher\n{prefix}: gate: started\n{prefix}: result: {result}\n"
+    return (("root.gate.executor", log),)
 
 
 def _enter(api: KfpApi, run_id: str, stage: Stage) -> None:
