@@ -1,8 +1,16 @@
-"""training.json, the record of a finished training, and the rows of its history.csv."""
+"""What a finished training leaves: training.json, its record, and history.csv, its epochs."""
 
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from repot import storage
+from repot.errors import DataError
 from repot.json_record import JsonRecord
+from repot.layout import HISTORY_NAME
 from repot.settings import TrainingSettings
 
 
@@ -63,3 +71,52 @@ class TrainingRecord(JsonRecord):
     train_examples_per_second: float
     last_epoch: EpochRecord
     versions: dict[str, str]
+
+
+_COLUMNS = tuple(field.name for field in dataclasses.fields(EpochRecord))
+
+
+def write_history(run_uri: str, history: Sequence[EpochRecord]) -> None:
+    """Write history.csv: one row per epoch; None becomes an empty field.
+
+    Args:
+        run_uri: Folder of the training.
+        history: All epochs, in order.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(epoch.to_json() for epoch in history)
+    storage.write_text(storage.join(run_uri, HISTORY_NAME), text.getvalue())
+
+
+def read_history(run_uri: str) -> tuple[EpochRecord, ...]:
+    """Read history.csv.
+
+    Args:
+        run_uri: Folder of the training.
+
+    Raises:
+        NotFoundError: The file does not exist.
+        DataError: A row has other columns, or a field that is not a number.
+    """
+    uri = storage.join(run_uri, HISTORY_NAME)
+    rows = csv.DictReader(io.StringIO(storage.read_text(uri)))
+    try:
+        return tuple(_epoch_record(row) for row in rows)
+    except (TypeError, ValueError) as err:
+        raise DataError(
+            f"{uri} must have the columns {', '.join(_COLUMNS)}; line {rows.line_num} does not: "
+            f"{err}. Delete it and run again."
+        ) from err
+
+
+def _epoch_record(row: dict[str, str]) -> EpochRecord:
+    values: dict[str, Any] = {
+        name: float(text) if text else None
+        for name, text in row.items()
+        if name not in ("phase", "epoch")
+    }
+    return EpochRecord.from_json(
+        {**values, "phase": row.get("phase"), "epoch": int(row.get("epoch", ""))}
+    )

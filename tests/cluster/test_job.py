@@ -69,7 +69,7 @@ def test_lost_pod_is_replaced_and_the_training_ends_as_if_nothing_had_been(
 
     last = site.cluster.job_pods(job)[-1]
     assert last["metadata"]["uid"] != pod["metadata"]["uid"]
-    assert "going on after epoch" in site.cluster.log(last["metadata"]["name"])
+    assert "resuming after epoch" in site.cluster.log(last["metadata"]["name"])
     (ended,) = [
         each
         for each in site.cluster.jobs_below(site.storage_uri)

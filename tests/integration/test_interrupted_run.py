@@ -136,7 +136,7 @@ def test_run_goes_on_after_ctrl_c_in_training(prepared: list[str], tmp_path: Pat
         assert process.wait(timeout=STOP_SECONDS) == 130
     state = new_file("state/latest.json")
     assert state is not None
-    saved = json.loads(state.read_text())["epoch"]
+    saved = json.loads(state.read_text())["position"]["epoch"]
     assert 0 < saved < 150
     again = repot(*options, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
@@ -144,5 +144,5 @@ def test_run_goes_on_after_ctrl_c_in_training(prepared: list[str], tmp_path: Pat
     assert history is not None
     assert len(history.read_text().splitlines()) == 151
     assert (
-        f"going on after epoch {saved} " in (tmp_path / "repot-output" / "pipeline.log").read_text()
+        f"resuming after epoch {saved} " in (tmp_path / "repot-output" / "pipeline.log").read_text()
     )

@@ -1,9 +1,9 @@
-"""A training that is killed at any moment goes on, and ends with the very weights of one that was not.
+"""A training that is killed at any time resumes and ends like an uninterrupted one, bit by bit.
 
-"The very weights" means bit by bit: without a GPU the trainer's steps are deterministic on one machine.
+That holds without a GPU, where the trainer's steps are deterministic on one machine.
 """
 
-import csv
+import dataclasses
 import json
 import os
 import signal
@@ -18,8 +18,12 @@ import keras
 import numpy as np
 import pytest
 
+from repot.json_record import read_record
 from repot.settings import TrainingSettings
+from repot.trainer.position import PHASES
 from repot.trainer.request import TrainingRequest
+from repot.trainer.state import SavedState
+from repot.training_record import EpochRecord, TrainingRecord, read_history
 
 STOP_SECONDS = 5.0
 WAIT_SECONDS = 120.0
@@ -64,12 +68,12 @@ def uninterrupted(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def kill_when(
-    run: Path, is_time: Callable[[], bool], start: Start, signal_number: int = signal.SIGKILL
+    run: Path, is_due: Callable[[], bool], start: Start, signal_number: int = signal.SIGKILL
 ) -> float:
-    """Kill a training as soon as it is time, and return the seconds that it took to end."""
+    """Start a training, kill it as soon as it is due, and return the seconds it took to end."""
     process, deadline = start(run), time.monotonic() + WAIT_SECONDS
-    while not is_time():
-        assert process.poll() is None, "the training ended before it was to be killed"
+    while not is_due():
+        assert process.poll() is None, "the training ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
     sent = time.monotonic()
@@ -79,14 +83,15 @@ def kill_when(
 
 
 def has_saved(run: Path, phase: str, epoch: int) -> bool:
-    latest, order = run / "state" / "latest.json", ("head", "fine_tune")
+    """Return whether a position at or after the end of an epoch was saved."""
+    latest = run / "state" / "latest.json"
     if not latest.exists():
         return False
-    state = json.loads(latest.read_text())
-    return (order.index(state["phase"]), state["epoch"]) >= (order.index(phase), epoch)
+    position = read_record(str(latest), SavedState).position
+    return (PHASES.index(position.phase), position.epoch) >= (PHASES.index(phase), epoch)
 
 
-def test_killed_training_ends_with_the_same_weights_bit_by_bit(
+def test_killed_training_ends_with_bit_identical_weights(
     start: Start, uninterrupted: Path, tmp_path: Path
 ) -> None:
     kill_when(tmp_path, (tmp_path / "state" / "features-t-train-00000.npz").exists, start)
@@ -96,9 +101,9 @@ def test_killed_training_ends_with_the_same_weights_bit_by_bit(
 
     expected, resumed = weights(uninterrupted), weights(tmp_path)
     assert len(expected) == len(resumed) > 100
-    for one, other in zip(expected, resumed, strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert without_seconds(tmp_path) == without_seconds(uninterrupted)
+    for weight, same in zip(expected, resumed, strict=True):
+        np.testing.assert_array_equal(same, weight)
+    assert history(tmp_path) == history(uninterrupted)
 
 
 def test_terminated_training_stops_within_seconds_and_keeps_its_last_epoch(
@@ -110,13 +115,13 @@ def test_terminated_training_stops_within_seconds_and_keeps_its_last_epoch(
 
     assert seconds < STOP_SECONDS
 
-    state = json.loads((tmp_path / "state" / "latest.json").read_text())
-    assert (tmp_path / "state" / state["file_name"]).exists()
+    state = read_record(f"{tmp_path}/state/latest.json", SavedState)
+    assert (tmp_path / "state" / state.file_name).exists()
     assert not (tmp_path / "training.json").exists()
 
 
 def test_finished_training_leaves_its_results_and_no_state(uninterrupted: Path) -> None:
-    facts = json.loads((uninterrupted / "training.json").read_text())
+    record = read_record(f"{uninterrupted}/training.json", TrainingRecord)
 
     assert not (uninterrupted / "state").exists()
     assert sorted(path.name for path in (uninterrupted / "model").iterdir()) == [
@@ -124,11 +129,12 @@ def test_finished_training_leaves_its_results_and_no_state(uninterrupted: Path) 
         "model.keras",
         "saved_model",
     ]
-    assert (uninterrupted / "model" / "labels.txt").read_text().splitlines() == facts["labels"]
-    assert facts["epochs"] == len(without_seconds(uninterrupted)) == 23
-    assert facts["settings"]["recipe"] == "fine_tune"
-    assert facts["seconds"] > 0
-    assert facts["train_examples_per_second"] > 0
+    assert (uninterrupted / "model" / "labels.txt").read_text().splitlines() == list(record.labels)
+    assert record.epochs == len(history(uninterrupted)) == 23
+    assert record.last_epoch == read_history(str(uninterrupted))[-1]
+    assert record.settings == SETTINGS
+    assert record.seconds > 0
+    assert record.train_examples_per_second > 0
     assert list((uninterrupted / "events").iterdir())
 
 
@@ -147,9 +153,6 @@ def weights(run: Path) -> list[Any]:
     return [weight.numpy() for weight in model.weights]
 
 
-def without_seconds(run: Path) -> list[dict[str, str]]:
-    with (run / "history.csv").open(newline="") as file:
-        return [
-            {name: value for name, value in row.items() if name != "seconds"}
-            for row in csv.DictReader(file)
-        ]
+def history(run: Path) -> list[EpochRecord]:
+    """Return the epochs without their durations."""
+    return [dataclasses.replace(epoch, seconds=0.0) for epoch in read_history(str(run))]

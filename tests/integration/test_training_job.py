@@ -22,6 +22,7 @@ from repot.trainer.job.run_job import train_in_job
 from repot.trainer.job.spec import make_job
 from repot.trainer.job.termination import EXIT_PERMANENT, EXIT_RESTART
 from repot.trainer.request import TrainingRequest
+from repot.trainer.state import SavedState
 from repot.training_record import TrainingRecord
 from repot_pipelines.local.run import SAMPLE_FOLDER, run_pipeline
 from repot_pipelines.presets import PRESETS
@@ -212,12 +213,13 @@ def test_evicted_worker_saves_its_state_and_a_new_pod_resumes(
         wait_until(lambda: jobs.pods and "head epoch 15 " in jobs.pods[0].log)
         jobs.pods[0].evict()
         wait_until(lambda: len(jobs.pods) == 2)
-        state = json.loads((tmp_path / "run" / "state" / "latest.json").read_text())
+        state = read_record(f"{tmp_path}/run/state/latest.json", SavedState)
         assert task.wait(WAIT_SECONDS) == 0
 
     assert jobs.pods[0].exit_code == EXIT_RESTART
-    assert (state["phase"], state["epoch"] >= 14) == ("head", True)
-    assert f"going on after epoch {state['epoch']}" in jobs.pods[1].log
+    assert state.position.phase == "head"
+    assert state.position.epoch >= 14
+    assert f"resuming after epoch {state.position.epoch}" in jobs.pods[1].log
 
 
 @pytest.mark.timeout(600)

@@ -1,6 +1,6 @@
-"""Worker processes that are stopped or killed in the middle of an epoch, one alone and two together."""
+"""Worker processes that are stopped or killed within an epoch, one alone and two together."""
 
-import csv
+import dataclasses
 import json
 import os
 import signal
@@ -15,10 +15,16 @@ import keras
 import numpy as np
 import pytest
 
-from repot.json_record import write_record
+from repot.errors import StoppedError
+from repot.json_record import read_record, write_record
 from repot.settings import TrainingSettings
+from repot.trainer import loop
 from repot.trainer.job.heartbeat import Heartbeat
+from repot.trainer.position import TrainingPosition
 from repot.trainer.request import TrainingRequest
+from repot.trainer.state import SavedState, StateStore
+from repot.trainer.train import train
+from repot.training_record import EpochRecord, read_history
 from tests.conftest import free_port
 
 WAIT_SECONDS = 200.0
@@ -74,7 +80,7 @@ def finish(workers: list[subprocess.Popen[bytes]]) -> list[int]:
 def wait_for_step(
     request: TrainingRequest, epoch: str, step: int, workers: list[subprocess.Popen[bytes]]
 ) -> None:
-    """Wait until worker 0 has done a step of an epoch, e.g. `fine_tune epoch 2/3`."""
+    """Wait until worker 0 has finished a step of an epoch, e.g. `fine_tune epoch 2/3`."""
     events, deadline = Path(request.run_uri) / "events-0.jsonl", time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
         assert all(worker.poll() is None for worker in workers)
@@ -91,30 +97,25 @@ def weights(request: TrainingRequest) -> list[Any]:
     return [weight.numpy() for weight in model.weights]
 
 
-def history(request: TrainingRequest) -> list[dict[str, str]]:
-    with (Path(request.run_uri) / "history.csv").open() as file:
-        return [
-            {name: value for name, value in row.items() if name != "seconds"}
-            for row in csv.DictReader(file)
-        ]
+def history(request: TrainingRequest) -> list[EpochRecord]:
+    """Return the epochs without their durations."""
+    epochs = read_history(request.run_uri)
+    return [dataclasses.replace(epoch, seconds=0.0) for epoch in epochs]
 
 
-def state_of(request: TrainingRequest) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads(
-        (Path(request.run_uri) / "state" / "latest.json").read_text()
-    )
-    return facts
+def saved_position(request: TrainingRequest) -> TrainingPosition:
+    return read_record(f"{request.run_uri}/state/latest.json", SavedState).position
 
 
-def assert_same(one: TrainingRequest, other: TrainingRequest) -> None:
-    pairs = list(zip(weights(one), weights(other), strict=True))
+def assert_same_results(whole: TrainingRequest, resumed: TrainingRequest) -> None:
+    pairs = list(zip(weights(whole), weights(resumed), strict=True))
     assert len(pairs) > 100
     for expected, found in pairs:
         np.testing.assert_array_equal(found, expected)
-    assert history(other) == history(one)
+    assert history(resumed) == history(whole)
 
 
-def test_worker_that_is_terminated_in_an_epoch_goes_on_at_the_very_step(
+def test_worker_terminated_within_an_epoch_resumes_at_the_same_step(
     make_request: Make, tmp_path: Path
 ) -> None:
     whole, stopped = make_request(tmp_path / "whole"), make_request(tmp_path / "stopped")
@@ -126,16 +127,16 @@ def test_worker_that_is_terminated_in_an_epoch_goes_on_at_the_very_step(
         workers[0].send_signal(signal.SIGTERM)
         assert finish(workers) == [75]
         assert time.monotonic() - sent < 10
-        state = state_of(stopped)
-        assert (state["phase"], state["epoch"]) == ("fine_tune", 1)
-        assert 3 <= state["step"] <= 12
+        position = saved_position(stopped)
+        assert (position.phase, position.epoch) == ("fine_tune", 1)
+        assert 3 <= position.num_steps <= 12
         assert finish(start(stopped)) == [0]
 
-    assert_same(whole, stopped)
+    assert_same_results(whole, stopped)
 
 
 @pytest.mark.timeout(600)
-def test_two_workers_of_which_one_is_killed_and_then_one_terminated_end_as_two_that_are_not(
+def test_two_workers_with_one_killed_and_one_terminated_end_like_two_uninterrupted_ones(
     make_request: Make, tmp_path: Path
 ) -> None:
     whole, stopped = make_request(tmp_path / "whole"), make_request(tmp_path / "stopped")
@@ -146,43 +147,42 @@ def test_two_workers_of_which_one_is_killed_and_then_one_terminated_end_as_two_t
         wait_for_step(stopped, "fine_tune epoch 2/3", 3, workers)
         workers[0].kill()
         assert finish(workers) == [-signal.SIGKILL, 75]
-        assert (state_of(stopped)["epoch"], state_of(stopped)["step"]) == (1, 0)
+        position = saved_position(stopped)
+        assert (position.epoch, position.num_steps) == (1, 0)
 
         workers = start(stopped, 2)
         wait_for_step(stopped, "fine_tune epoch 3/3", 3, workers)
         workers[1].send_signal(signal.SIGTERM)
         assert finish(workers) == [75, 75]
-        assert state_of(stopped)["epoch"] == 2
-        assert state_of(stopped)["step"] >= 3
+        position = saved_position(stopped)
+        assert position.epoch == 2
+        assert position.num_steps >= 3
 
         assert finish(start(stopped, 2)) == [0, 0]
 
-    assert_same(whole, stopped)
+    assert_same_results(whole, stopped)
 
 
 def test_long_epoch_is_saved_while_it_runs(
     make_request: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from repot.errors import StoppedError
-    from repot.trainer import loop
-    from repot.trainer.state import TrainingState
-    from repot.trainer.train import train
-
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     saved: list[tuple[str, int, int]] = []
-    save = TrainingState.save
+    save = StateStore.save
 
-    def note(state: TrainingState, **moment: Any) -> None:
-        save(state, **moment)
-        saved.append((state.phase, state.epoch, state.step))
+    def save_and_note(
+        store: StateStore, position: TrainingPosition, model: Any, optimizer: Any
+    ) -> None:
+        save(store, position, model, optimizer)
+        saved.append((position.phase, position.epoch, position.num_steps))
 
-    monkeypatch.setattr(TrainingState, "save", note)
+    monkeypatch.setattr(StateStore, "save", save_and_note)
     request = make_request(tmp_path / "run")
     with pytest.raises(StoppedError, match="saved its state"):
         train(request, should_stop=lambda: len(saved) >= 20)
 
     steps = [step for _, epoch, step in saved if epoch == 0]
     assert steps[:12] == list(range(1, 13))
-    assert state_of(request)["step"] == saved[-1][2]
-    # Only the file that counts is kept.
+    assert saved_position(request).num_steps == saved[-1][2]
+    # Only the variables of the last save are kept.
     assert len(list((Path(request.run_uri) / "state").glob("head-*.npz"))) == 1

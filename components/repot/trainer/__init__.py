@@ -1,1 +1,1 @@
-"""The trainer: a data set and a checkpoint to a fine-tuned classifier, resumable after every saved epoch."""
+"""The trainer: fine-tunes a classifier from a dataset and a checkpoint, resumable at any step."""

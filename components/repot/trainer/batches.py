@@ -1,8 +1,10 @@
-"""Batches for training and scoring: (inputs, labels, mask).
+"""Batches for training and scoring, as tf.data.Datasets of (inputs, labels, mask).
 
-inputs: float32 [batch, image_size, image_size, 3] pictures in [0, 1], or float32 [batch, features].
-labels: int64 [batch], class ids in 1..N.   mask: float32 [batch], 1 for an example, 0 for padding.
-Every batch has the full batch size, so that each replica of a strategy always has a share of it.
+inputs: float32 [batch, image_size, image_size, 3] pictures in [0, 1], or float32 [batch, features]
+labels: int64 [batch], class ids in 1..N, 0 for padding
+mask: float32 [batch], 1 for an example, 0 for padding
+
+Every batch has the full batch size, so that each replica of a strategy always gets a share of it.
 """
 
 from dataclasses import dataclass
@@ -17,24 +19,16 @@ from repot.preprocessing import central_crop, decode_jpeg, distort_picture
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FeatureTable:
-    """The features of one split: float32 [num_examples, features], and their class ids: int64 [num_examples]."""
-
-    features: Any
-    labels: Any
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Pictures:
-    """One split's pictures as batches.
+    """The pictures of one split.
 
     Attributes:
         shards: Local, verified shards.
-        num_examples: Records in them.
-        image_size: Height and width of the batches, in pixels.
-        batch_size: Examples a batch.
-        shuffle_buffer: Records that are shuffled among each other.
-        seed: Of the order and of the distortion.
+        num_examples: Number of records in the shards.
+        image_size: Height and width of the inputs, in pixels.
+        batch_size: Examples per batch.
+        shuffle_buffer: Size of the shuffle buffer, in records.
+        seed: Seed of the order and the distortions.
     """
 
     shards: tuple[Path, ...]
@@ -44,19 +38,23 @@ class Pictures:
     shuffle_buffer: int
     seed: int
 
-    def batches(self, first: int = 0) -> Any:
-        """Return every example once, in order, as evaluation sees it, without the first batches."""
-        rest = read_examples(self.shards).skip(first * self.batch_size)
-        return _batched(
-            rest.map(self._evaluated, num_parallel_calls=tf.data.AUTOTUNE), self.batch_size
-        )
-
-    def distorted_batches(self, epoch: int, first: int = 0) -> Any:
-        """Return every example once, shuffled and distorted; the epoch alone decides how.
+    def batches(self, skip: int = 0) -> Any:
+        """Return every example once, in order, preprocessed as for evaluation.
 
         Args:
-            epoch: In [0, epochs).
-            first: Batches to leave out at the start.
+            skip: Batches to leave out at the start.
+        """
+        examples = read_examples(self.shards).skip(skip * self.batch_size)
+        return _batch(
+            examples.map(self._preprocess, num_parallel_calls=tf.data.AUTOTUNE), self.batch_size
+        )
+
+    def distorted_batches(self, epoch: int, skip: int = 0) -> Any:
+        """Return every example once, shuffled and distorted; equal epochs give equal batches.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            skip: Batches to leave out at the start.
         """
         rng = np.random.default_rng([self.seed, epoch])
         shards = [self.shards[i] for i in rng.permutation(len(self.shards))]
@@ -66,40 +64,64 @@ class Pictures:
             buffer, seed=order_seed, reshuffle_each_iteration=False
         )
 
-        def distorted(index: Any, example: dict[str, Any]) -> tuple[Any, Any]:
+        def distort(index: Any, example: dict[str, Any]) -> tuple[Any, Any]:
+            # The seed depends on the example's place in the epoch, not on the thread that maps it.
             seed = tf.stack([tf.constant(distortion_seed, tf.int64), index])
-            return distort_picture(decode_jpeg(example["encoded"]), self.image_size, seed), example[
-                "label"
-            ]
+            picture = distort_picture(decode_jpeg(example["encoded"]), self.image_size, seed)
+            return picture, example["label"]
 
-        rest = examples.enumerate().skip(first * self.batch_size)
-        return _batched(rest.map(distorted, num_parallel_calls=tf.data.AUTOTUNE), self.batch_size)
+        numbered = examples.enumerate().skip(skip * self.batch_size)
+        return _batch(numbered.map(distort, num_parallel_calls=tf.data.AUTOTUNE), self.batch_size)
 
-    def _evaluated(self, example: dict[str, Any]) -> tuple[Any, Any]:
+    def _preprocess(self, example: dict[str, Any]) -> tuple[Any, Any]:
         return central_crop(decode_jpeg(example["encoded"]), self.image_size), example["label"]
 
 
-def feature_batches(table: FeatureTable, batch_size: int, seed: int | None, first: int = 0) -> Any:
-    """Return every row of a table once, shuffled with `seed` or, if it is None, in order; without the first batches."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeatureTable:
+    """The backbone's features of some pictures, in order.
+
+    Attributes:
+        features: float32 [num_examples, features].
+        labels: int64 [num_examples], class ids.
+    """
+
+    features: Any
+    labels: Any
+
+
+def feature_batches(
+    table: FeatureTable, batch_size: int, *, seed: int | None = None, skip: int = 0
+) -> Any:
+    """Return every row of a table once.
+
+    Args:
+        table: The rows.
+        batch_size: Rows per batch.
+        seed: Seed of the order; None keeps the rows in order.
+        skip: Batches to leave out at the start.
+    """
     order = np.arange(len(table.labels))
     if seed is not None:
         np.random.default_rng(seed).shuffle(order)
-    order = order[first * batch_size :]
+    order = order[skip * batch_size :]
     rows = tf.data.Dataset.from_tensor_slices((table.features[order], table.labels[order]))
-    return _batched(rows, batch_size)
+    return _batch(rows, batch_size)
 
 
-def _batched(examples: Any, batch_size: int) -> Any:
-    # Every worker reads everything and keeps its share of each batch: how many there are changes no batch.
+def _batch(examples: Any, batch_size: int) -> Any:
+    # DATA: every worker reads all examples and keeps its share of each batch, so that the batches
+    # do not depend on the number of workers.
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     batches = examples.batch(batch_size).map(
-        lambda inputs, labels: _padded(inputs, labels, batch_size)
+        lambda inputs, labels: _pad(inputs, labels, batch_size)
     )
     return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
-def _padded(inputs: Any, labels: Any, batch_size: int) -> tuple[Any, Any, Any]:
+def _pad(inputs: Any, labels: Any, batch_size: int) -> tuple[Any, Any, Any]:
+    """Return a batch of static shape with its mask; padding is zeros at the end."""
     missing = batch_size - tf.shape(labels)[0]
     mask = tf.pad(tf.ones_like(labels, tf.float32), [[0, missing]])
     padding = [[0, missing]] + [[0, 0]] * (inputs.shape.rank - 1)

@@ -1,4 +1,4 @@
-"""The KFP component that fine-tunes the backbone on a data set."""
+"""The KFP component that trains a classifier on a dataset."""
 
 from kfp import dsl
 
@@ -16,11 +16,17 @@ def train(
     training_id: dsl.OutputPath(str),
     model: dsl.Output[dsl.Model],
 ):
-    """Train, resuming where an earlier pod stopped; a training that was finished before is not repeated.
+    """Train a classifier, or resume an interrupted training; a finished one is not repeated.
 
     Args:
+        dataset_id: Dataset to train on.
+        checkpoint_id: Converted checkpoint to start from.
+        storage_uri: Root of the pipeline's storage.
         settings: JSON of the TrainingSettings, checked by plan.
-        job: JSON of the JobSettings of the Kubernetes Job that trains; null to train in this pod.
+        rebuild: Any text; a different text forces a new training.
+        job: JSON of the JobSettings of the Kubernetes Job that trains; null trains in this pod.
+        training_id: Output: id of the training.
+        model: Output: URI of the run folder, with the number of parameters as metadata.
     """
     import json
     from pathlib import Path

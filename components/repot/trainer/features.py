@@ -1,9 +1,10 @@
-"""The frozen backbone's features of every picture, computed once and kept beside the training state.
+"""The frozen backbone's features of every picture, computed once and kept beside the state.
 
-<run>/state/features-<training_id>-<split>-<part>.npz   features and labels of up to PART_PICTURES pictures, in order
+    <run>/state/features-<training_id>-<split>-<part>.npz
 
-A part is written when it is whole, after the parts before it: a training that is killed meanwhile goes on with the
-first part that is missing, and has the very same features in the end.
+A part holds the features and labels of up to PART_PICTURES pictures. Parts are written in order,
+each once it is complete. A resumed training computes only the missing parts and ends up with
+bit-identical features.
 """
 
 import io
@@ -17,107 +18,105 @@ import tensorflow as tf
 from repot import progress
 from repot.errors import StoppedError
 from repot.trainer.batches import FeatureTable, Pictures
-from repot.trainer.state import TrainingState
+from repot.trainer.state import StateStore
 
 PART_PICTURES = 1024
-"""Pictures a part, in whole batches: 8 MB of 2048 features each, seconds on a GPU, a minute or so without one."""
+"""Pictures per part, rounded down to whole batches.
 
-_Extract = Callable[[tuple[Any, Any, Any]], FeatureTable]
+With 2048 features a part has 8 MB; it takes seconds on a GPU and about a minute on a CPU.
+"""
 
 
 def cached_features(
     extractor: Any,
     pictures: Mapping[str, Pictures],
-    state: TrainingState,
+    store: StateStore,
     should_stop: Callable[[], bool],
 ) -> dict[str, FeatureTable]:
-    """Return the features of each split, from the training state or computed and put there.
+    """Return the features of each split; computes and stores those that are not stored yet.
 
     Args:
         extractor: keras.Model from pictures to features.
-        pictures: The splits by name.
-        state: Where features are kept for a second start.
-        should_stop: Asked before every batch.
+        pictures: The pictures of each split.
+        store: Keeps the parts.
+        should_stop: Called before every batch.
 
     Raises:
-        StoppedError: It was asked to stop; the parts that are whole are kept.
+        StoppedError: `should_stop` returned True; complete parts are kept.
     """
-    infer = tf.function(lambda batch: extractor(batch, training=False), reduce_retracing=True)
+    infer = tf.function(lambda inputs: extractor(inputs, training=False), reduce_retracing=True)
     total = sum(split.num_examples for split in pictures.values())
-    done = 0
+    num_done = 0
 
-    def count(table: FeatureTable) -> FeatureTable:
-        nonlocal done
-        done += len(table.labels)
-        progress.report(
-            "train", done, total, unit="pictures", note="features of the frozen backbone"
-        )
-        return table
+    def report(table: FeatureTable) -> None:
+        nonlocal num_done
+        num_done += len(table.labels)
+        note = "features of the frozen backbone"
+        progress.report("train", num_done, total, unit="pictures", note=note)
 
     def extract(batch: tuple[Any, Any, Any]) -> FeatureTable:
         if should_stop():
             raise StoppedError(
-                "The training was asked to stop while it computed features. Start it again."
+                "The training was asked to stop while it computed features. Start it again to "
+                "resume from the last complete part."
             )
         inputs, labels, mask = batch
-        real = mask.numpy() > 0
-        return count(
-            FeatureTable(features=infer(inputs).numpy()[real], labels=labels.numpy()[real])
+        is_example = mask.numpy() > 0
+        table = FeatureTable(
+            features=infer(inputs).numpy()[is_example], labels=labels.numpy()[is_example]
         )
+        report(table)
+        return table
 
     tables = {}
     for name, split in pictures.items():
-        prefix = f"features-{state.training_id}-{name}"
-        stored = [count(part) for part in _stored_parts(prefix, state)]
-        computed = _computed_parts(prefix, split, state, extract, first=len(stored))
-        tables[name] = _joined([_no_features(extractor), *stored, *computed])
+        prefix = f"features-{store.training_id}-{name}"
+        parts = [_empty_table(extractor)]  # a split may have no pictures
+        for part in _stored_parts(prefix, store):
+            report(part)
+            parts.append(part)
+        num_batches = max(1, PART_PICTURES // split.batch_size)
+        first = len(parts) - 1
+        batches = map(extract, split.batches(skip=first * num_batches))
+        for index in itertools.count(first):
+            computed = list(itertools.islice(batches, num_batches))
+            if not computed:
+                break
+            part = _concatenate(computed)
+            store.write_file(_file_name(prefix, index), _pack(part))
+            parts.append(part)
+        tables[name] = _concatenate(parts)
     return tables
 
 
-def _stored_parts(prefix: str, state: TrainingState) -> Iterator[FeatureTable]:
+def _stored_parts(prefix: str, store: StateStore) -> Iterator[FeatureTable]:
     for index in itertools.count():
-        data = state.read_file(_file_name(prefix, index))
+        data = store.read_file(_file_name(prefix, index))
         if data is None:
             return
         with np.load(io.BytesIO(data)) as arrays:
             yield FeatureTable(features=arrays["features"], labels=arrays["labels"])
 
 
-def _computed_parts(
-    prefix: str, split: Pictures, state: TrainingState, extract: _Extract, *, first: int
-) -> Iterator[FeatureTable]:
-    """Yield the parts from `first` on, each after it is stored."""
-    num_batches = max(1, PART_PICTURES // split.batch_size)
-    batches = map(extract, split.batches(first * num_batches))
-    for index in itertools.count(first):
-        part = list(itertools.islice(batches, num_batches))
-        if not part:
-            return
-        table = _joined(part)
-        state.write_file(_file_name(prefix, index), _packed(table))
-        yield table
-
-
 def _file_name(prefix: str, index: int) -> str:
     return f"{prefix}-{index:05d}.npz"
 
 
-def _no_features(extractor: Any) -> FeatureTable:
-    """Return the table of no picture: a split may be empty."""
+def _empty_table(extractor: Any) -> FeatureTable:
     return FeatureTable(
         features=np.zeros([0, extractor.output.shape[-1]], np.float32),
         labels=np.zeros([0], np.int64),
     )
 
 
-def _joined(tables: Sequence[FeatureTable]) -> FeatureTable:
+def _concatenate(tables: Sequence[FeatureTable]) -> FeatureTable:
     return FeatureTable(
         features=np.concatenate([table.features for table in tables]),
         labels=np.concatenate([table.labels for table in tables]),
     )
 
 
-def _packed(table: FeatureTable) -> bytes:
+def _pack(table: FeatureTable) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, features=table.features, labels=table.labels)
     return buffer.getvalue()

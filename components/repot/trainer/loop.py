@@ -1,204 +1,132 @@
-"""Runs the phases of a training epoch by epoch, from wherever the state says."""
+"""The training loop: every step of every phase, from the current position to the end."""
 
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from repot import progress
 from repot.errors import StoppedError, TrainingError
-from repot.trainer.history import History
-from repot.trainer.phase import Phase, make_optimizer
-from repot.trainer.state import TrainingState
-from repot.trainer.step import StepRunner, Sums
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Meter:
-    """Tells how many steps of the whole training are done; `done` before the phase began."""
-
-    done: int
-    total: int
-
-    def report(self, phase: Phase, epoch: int, step: int, note: str) -> None:
-        """Report so many steps of an epoch."""
-        done = self.done + epoch * phase.steps_per_epoch + step
-        note = f"{phase.name} epoch {epoch + 1}/{phase.epochs}, {note}"
-        progress.report("train", done, self.total, unit="steps", note=note)
-
-
-@dataclass(slots=True)
-class Steps:
-    """The steps of one epoch that are done.
-
-    Attributes:
-        sums: The Sums of each.
-        seconds: What they took.
-    """
-
-    sums: list[Sums] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def run(
-        self,
-        phase: Phase,
-        runner: StepRunner,
-        epoch: int,
-        meter: Meter,
-        should_stop: Callable[[], bool],
-    ) -> Iterator[bool]:
-        """Do the rest of the epoch; yield after every step whether training is to stop there.
-
-        Raises:
-            TrainingError: The loss is not finite.
-        """
-        started = time.monotonic() - self.seconds
-        batches = phase.train_batches(epoch, len(self.sums))
-        for sums, is_stopping in runner.train(batches, should_stop):
-            self.sums.append(sums)
-            self.seconds = time.monotonic() - started
-            if not math.isfinite(sums.loss):
-                raise _not_finite(phase, epoch, len(self.sums))
-            if phase.save_interval == 1:
-                meter.report(
-                    phase, epoch, len(self.sums), f"loss {sums.loss / sums.num_examples:.2f}"
-                )
-            yield is_stopping
-
-    def row(self, phase: Phase, epoch: int, validation: Sums) -> dict[str, Any]:
-        """Return the row of the history for a whole epoch, without the learning rate."""
-        train, count = (
-            Sums(*(math.fsum(column) for column in zip(*self.sums, strict=True))),
-            validation.num_examples,
-        )
-        return {
-            "phase": phase.name,
-            "epoch": epoch + 1,
-            "train_loss": train.loss / train.num_examples,
-            "train_precision_at_1": train.correct / train.num_examples,
-            "validation_loss": validation.loss / count if count else None,
-            "validation_precision_at_1": validation.correct / count if count else None,
-            "seconds": self.seconds,
-        }
-
+from repot.trainer.optimizer import make_optimizer
+from repot.trainer.phases import TrainingPhase
+from repot.trainer.position import TrainingPosition
+from repot.trainer.state import StateStore
+from repot.trainer.step import StepRunner
+from repot.training_record import EpochRecord
 
 SAVE_SECONDS = 600.0
-"""Between two saves within an epoch: what is lost at most when a machine is gone without a word."""
+"""Seconds between two saves within an epoch: the most that a killed machine loses."""
 
 _log = logging.getLogger(__name__)
 
 
 def fit(
-    phases: Sequence[Phase],
+    phases: Sequence[TrainingPhase],
     *,
     strategy: Any,
-    state: TrainingState,
-    history: History,
+    position: TrainingPosition,
+    store: StateStore,
     started: float,
     should_stop: Callable[[], bool],
 ) -> None:
-    """Run what is left of the phases; afterwards the state holds the last epoch of the last one, or the last step.
+    """Run the phases from the current position to the end.
 
     Args:
-        phases: All phases, those that are past included.
+        phases: All phases, finished ones included.
         strategy: tf.distribute.Strategy under which the models were built.
-        state: What was saved last; is saved on from there.
-        history: Rows up to there; gets a row an epoch.
-        started: What time.monotonic() was, or would have been without an interruption, when the training began.
-        should_stop: Asked before every step.
+        position: Where to start; advanced to the end of the last phase.
+        store: Saves the position; also holds the variables if the position was loaded.
+        started: time.monotonic() at which an uninterrupted training would have started.
+        should_stop: Called before every step.
 
     Raises:
-        StoppedError: It was asked to stop, and the state holds the last step.
+        StoppedError: `should_stop` returned True on a worker; the position is saved.
         TrainingError: The loss is not finite.
     """
-    num_steps = sum(phase.epochs * phase.steps_per_epoch for phase in phases)
+    total_steps = sum(phase.num_steps for phase in phases)
     steps_before = 0
     for phase in phases:
-        meter = Meter(done=steps_before, total=num_steps)
-        steps_before += phase.epochs * phase.steps_per_epoch
-        if state.is_past(phase.name):
+        if position.is_past(phase.name):
+            steps_before += phase.num_steps
             continue
         with strategy.scope():
-            optimizer = make_optimizer(phase)
+            optimizer = make_optimizer(
+                phase.learning_rate,
+                num_steps=phase.num_steps,
+                steps_per_epoch=phase.steps_per_epoch,
+            )
             optimizer.build(phase.model.trainable_variables)
-        state.restore(phase.name, phase.model, optimizer)
+        if position.phase == phase.name:
+            store.restore(phase.model, optimizer)
+        else:
+            position.start_phase(phase.name)
         runner = StepRunner(phase.logits, phase.model.trainable_variables, optimizer, strategy)
-        saver = _Saver(
-            phase=phase, optimizer=optimizer, state=state, history=history, started=started
-        )
-        for epoch in range(state.epochs_done(phase.name), phase.epochs):
-            steps = Steps(*state.steps_done(phase.name, epoch))
-            for is_stopping in steps.run(phase, runner, epoch, meter, should_stop):
-                if is_stopping or saver.is_due():
-                    saver.save(epoch, steps)
+        saved_at = time.monotonic()
+
+        while position.epoch < phase.epochs:
+            steps_before_epoch = steps_before + position.epoch * phase.steps_per_epoch
+            epoch_name = f"{phase.name} epoch {position.epoch + 1}/{phase.epochs}"
+            epoch_started = time.monotonic() - position.epoch_seconds
+            batches = phase.train_batches(position.epoch, position.num_steps)
+            for batch in runner.distribute(batches):
+                sums, is_stopping = runner.train_step(batch, stop=should_stop())
+                position.finish_step(sums, epoch_seconds=time.monotonic() - epoch_started)
+                _check_finite(sums.loss, phase, position)
+                if phase.reports_steps:
+                    note = f"{epoch_name}, loss {sums.loss / sums.num_examples:.2f}"
+                    done = steps_before_epoch + position.num_steps
+                    progress.report("train", done, total_steps, unit="steps", note=note)
+                if is_stopping or time.monotonic() - saved_at >= SAVE_SECONDS:
+                    position.seconds = time.monotonic() - started
+                    store.save(position, phase.model, optimizer)
+                    saved_at = time.monotonic()
                 if is_stopping:
-                    raise _stopped(phase, epoch, len(steps.sums))
-            row = steps.row(phase, epoch, runner.score(phase.validation_batches()))
-            note = _note(row)
-            meter.report(phase, epoch, phase.steps_per_epoch, note)
+                    raise _stopped(phase, position)
+
+            record = position.finish_epoch(
+                runner.score(phase.validation_batches()),
+                learning_rate=float(optimizer.learning_rate),
+            )
+            note = f"{epoch_name}, {_scores(record)}"
+            done = steps_before_epoch + phase.steps_per_epoch
+            progress.report("train", done, total_steps, unit="steps", note=note)
             _log.info(
                 "%s epoch %d of %d: %s, %.2f s",
                 phase.name,
-                epoch + 1,
+                record.epoch,
                 phase.epochs,
-                note,
-                steps.seconds,
+                _scores(record),
+                record.seconds,
             )
-            history.append({**row, "learning_rate": float(optimizer.learning_rate)})
-            if (epoch + 1) % phase.save_interval == 0 or epoch + 1 == phase.epochs:
-                saver.save(epoch + 1, Steps())
+            if position.epoch % phase.save_interval == 0 or position.epoch == phase.epochs:
+                position.seconds = time.monotonic() - started
+                store.save(position, phase.model, optimizer)
+                saved_at = time.monotonic()
+        steps_before += phase.num_steps
 
 
-@dataclass(kw_only=True, slots=True)
-class _Saver:
-    """Saves the moments of one phase, and knows when it last did."""
-
-    phase: Phase
-    optimizer: Any
-    state: TrainingState
-    history: History
-    started: float
-    saved_at: float = field(default_factory=time.monotonic)
-
-    def is_due(self) -> bool:
-        return time.monotonic() - self.saved_at >= SAVE_SECONDS
-
-    def save(self, epoch: int, steps: Steps) -> None:
-        """Save the moment after so many epochs and, of the next one, the steps."""
-        if self.state.is_writer:
-            self.history.write_events()
-        self.state.save(
-            phase=self.phase.name,
-            epoch=epoch,
-            sums=steps.sums,
-            epoch_seconds=steps.seconds,
-            model=self.phase.model,
-            optimizer=self.optimizer,
-            history=self.history.rows,
-            seconds=time.monotonic() - self.started,
-        )
-        self.saved_at = time.monotonic()
+def _scores(record: EpochRecord) -> str:
+    scores = f"loss {record.train_loss:.2f}"
+    if record.validation_precision_at_1 is not None:
+        scores += f", precision@1 {record.validation_precision_at_1:.3f}"
+    return scores
 
 
-def _note(row: dict[str, Any]) -> str:
-    note = f"loss {row['train_loss']:.2f}"
-    if row["validation_precision_at_1"] is not None:
-        note += f", precision@1 {row['validation_precision_at_1']:.3f}"
-    return note
-
-
-def _stopped(phase: Phase, epoch: int, step: int) -> StoppedError:
+def _stopped(phase: TrainingPhase, position: TrainingPosition) -> StoppedError:
     return StoppedError(
-        f"The training was asked to stop; it did so in phase {phase.name}, epoch {epoch + 1}, after step {step} of "
-        f"{phase.steps_per_epoch}, and saved its state. Start it again to go on from there."
+        f"The training was asked to stop. It stopped in phase {phase.name}, epoch "
+        f"{position.epoch + 1}, after step {position.num_steps} of {phase.steps_per_epoch}, and "
+        "saved its state. Start it again to resume from there."
     )
 
 
-def _not_finite(phase: Phase, epoch: int, step: int) -> TrainingError:
-    return TrainingError(
-        f"The loss must be finite; it is not in phase {phase.name}, epoch {epoch + 1}, step {step}, with "
-        f"learning_rate={phase.learning_rate}. Try a tenth of the learning rate; if it happens in the very first step, "
-        "the checkpoint's weights are not finite: try another checkpoint."
-    )
+def _check_finite(loss: float, phase: TrainingPhase, position: TrainingPosition) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"The loss must be finite; it is not in phase {phase.name}, epoch "
+            f"{position.epoch + 1}, step {position.num_steps}, with "
+            f"learning_rate={phase.learning_rate}. Try a tenth of the learning rate. If it happens "
+            "in the very first step, the checkpoint's weights are not finite: try another "
+            "checkpoint."
+        )

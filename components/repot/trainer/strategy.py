@@ -1,4 +1,4 @@
-"""Which devices and workers train together, and which worker writes the results."""
+"""The tf.distribute strategy of a training, and what its workers agree on."""
 
 import json
 import os
@@ -9,14 +9,13 @@ import keras
 import tensorflow as tf
 
 from repot.errors import StoppedError
-from repot.trainer.state import TrainingState
 
 
 def choose_strategy() -> Any:
-    """Return the tf.distribute.Strategy for what there is; to be called before anything else is done with TensorFlow.
+    """Return the tf.distribute.Strategy for the available devices.
 
-    Several workers where TF_CONFIG names them, each with all of its GPUs; else every GPU of this machine; else the
-    default strategy.
+    That is all GPUs of all workers if TF_CONFIG lists several workers, else all GPUs of this
+    machine, else the default strategy. Call it before any other TensorFlow operation.
     """
     cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
     if sum(map(len, cluster.values())) > 1:
@@ -25,8 +24,19 @@ def choose_strategy() -> Any:
     return tf.distribute.MirroredStrategy() if num_gpus > 1 else tf.distribute.get_strategy()
 
 
+def make_repeatable(seed: int) -> None:
+    """Seed all random generators, and on a CPU make equal steps give bit-identical results.
+
+    On a GPU, some gradients have no deterministic kernel, and TensorFlow would refuse to run them
+    (`tf.config.experimental.enable_op_determinism`).
+    """
+    keras.utils.set_random_seed(seed)
+    if not tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.enable_op_determinism()
+
+
 def is_chief(strategy: Any) -> bool:
-    """Return whether this process is the one that writes: the first worker, or the only one."""
+    """Return whether this process writes the results: the only worker, or the first of several."""
     resolver = strategy.cluster_resolver
     if resolver is None or not resolver.task_type:
         return True
@@ -34,28 +44,35 @@ def is_chief(strategy: Any) -> bool:
     return bool(resolver.task_type == "chief" or (not has_chief and resolver.task_id == 0))
 
 
+def check_same_state(strategy: Any, file_name: str) -> None:
+    """Check that all workers start from the same saved state; no later step would notice.
+
+    Args:
+        strategy: tf.distribute.Strategy of the training.
+        file_name: File of the state that this worker loaded; "" if there was none.
+
+    Raises:
+        StoppedError: Another worker loaded a different state: one read it while it was written.
+    """
+    if not _has_several_workers(strategy):
+        return
+    # 12 bits, because the sum is float32, which is exact for integers only up to 2^24.
+    checksum = zlib.crc32(file_name.encode()) % 2**12
+    if _sum_over_replicas(strategy, checksum) != strategy.num_replicas_in_sync * checksum:
+        raise StoppedError(
+            "All workers must begin with the same state; this one loaded "
+            f"{file_name or 'none'!r}, another one a different state. Start all of them again."
+        )
+
+
 def wait_for_all(strategy: Any) -> None:
-    """Return when every worker has called this: the first to leave would take the others with it."""
-    if _has_workers(strategy):
+    """Return once every worker has called this; a worker that exits early would stop the others."""
+    if _has_several_workers(strategy):
         _sum_over_replicas(strategy, 1)
 
 
-def check_same_start(strategy: Any, state: TrainingState) -> None:
-    """Refuse to begin where the workers have not all read the same state: nothing else would notice.
-
-    Raises:
-        StoppedError: Another worker begins elsewhere: the state was still being written when one of them read it.
-    """
-    if not _has_workers(strategy):
-        return
-    here = (
-        zlib.crc32(state.file_name.encode()) % 2**12
-    )  # float32 adds whole numbers exactly up to 2^24
-    if _sum_over_replicas(strategy, here) != strategy.num_replicas_in_sync * here:
-        raise StoppedError(
-            f"All workers must begin with the same state; this one read {state.file_name or 'none'!r}, another one "
-            "something else. Start all of them again."
-        )
+def _has_several_workers(strategy: Any) -> bool:
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
 def _sum_over_replicas(strategy: Any, number: int) -> float:
@@ -65,18 +82,3 @@ def _sum_over_replicas(strategy: Any, number: int) -> float:
         )
     )
     return float(total(tf.constant(float(number))))
-
-
-def _has_workers(strategy: Any) -> bool:
-    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-
-
-def make_repeatable(seed: int) -> None:
-    """Seed everything random; on a CPU also see to it that the same steps give the same bits.
-
-    A GPU is left alone: some of its gradients have no deterministic kernel, and TensorFlow then refuses to run them
-    (`tf.config.experimental.enable_op_determinism`).
-    """
-    keras.utils.set_random_seed(seed)
-    if not tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.enable_op_determinism()

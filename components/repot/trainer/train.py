@@ -1,4 +1,4 @@
-"""Train a request once: return the record of a finished training, or start or resume the training."""
+"""Train once: start or resume a training, or return the record of a finished one."""
 
 import logging
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def train(
         _log.info("training %s is already finished", request.training_id)
         return finished
     quiet_tensorflow.import_tensorflow()
-    from repot.trainer.training import run_training  # TensorFlow takes seconds to import
+    from repot.trainer.run_training import run_training  # TensorFlow takes seconds to import
 
     return run_training(request, should_stop=should_stop)
 

@@ -25,63 +25,64 @@ def pictures(sample_dataset_uri: str, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def collect(batches: Any) -> tuple[Any, Any, Any]:
+    """Return the inputs, labels and masks of all batches, each as one array."""
     columns = zip(*batches.as_numpy_iterator(), strict=True)
     inputs, labels, mask = (np.concatenate(column) for column in columns)
     return inputs, labels, mask
 
 
-@pytest.mark.parametrize("first", [1, 2, 3, 4])
-def test_evaluation_from_a_later_batch_is_the_rest(pictures: Pictures, first: int) -> None:
-    every, rest = (
-        list(batches.as_numpy_iterator())
-        for batches in (pictures.batches(), pictures.batches(first))
-    )
-
-    assert len(rest) == max(0, len(every) - first)
-    for one, other in zip(every[first:], rest, strict=True):
-        for column, same in zip(one, other, strict=True):
-            np.testing.assert_array_equal(column, same)
+def assert_rest(every: Any, rest: Any, skip: int) -> None:
+    """Check that the batches `rest` are those of `every` without the first `skip`."""
+    expected, found = list(every.as_numpy_iterator())[skip:], list(rest.as_numpy_iterator())
+    assert len(found) == len(expected)
+    for batch, same in zip(expected, found, strict=True):
+        for column, same_column in zip(batch, same, strict=True):
+            np.testing.assert_array_equal(column, same_column)
 
 
-def test_evaluation_has_every_example_once_and_in_order(
+@pytest.mark.parametrize("skip", [1, 2, 3, 4])
+def test_skipped_batches_leave_the_other_batches_unchanged(pictures: Pictures, skip: int) -> None:
+    assert_rest(pictures.batches(), pictures.batches(skip), skip)
+    assert_rest(pictures.distorted_batches(1), pictures.distorted_batches(1, skip), skip)
+
+
+def test_evaluation_batches_have_every_example_once_and_in_order(
     pictures: Pictures, sample_dataset_uri: str
 ) -> None:
     inputs, labels, mask = collect(pictures.batches())
 
     counts = load_manifest(sample_dataset_uri).class_counts("train")
-    real = mask > 0
+    is_example = mask > 0
     assert len(labels) % pictures.batch_size == 0
     assert len(labels) - pictures.num_examples < pictures.batch_size
-    assert real.sum() == pictures.num_examples
-    assert real[: pictures.num_examples].all()
-    assert np.bincount(labels[real])[1:].tolist() == list(counts.values())
+    assert is_example.sum() == pictures.num_examples
+    assert is_example[: pictures.num_examples].all()
+    assert np.bincount(labels[is_example])[1:].tolist() == list(counts.values())
     np.testing.assert_array_equal(inputs, collect(pictures.batches())[0])
 
 
-def test_training_has_every_example_once_an_epoch(pictures: Pictures) -> None:
+def test_training_batches_have_every_example_once(pictures: Pictures) -> None:
     _, labels, mask = collect(pictures.distorted_batches(0))
 
-    evaluated = collect(pictures.batches())
+    _, expected, expected_mask = collect(pictures.batches())
     assert mask.sum() == pictures.num_examples
-    np.testing.assert_array_equal(
-        np.sort(labels[mask > 0]), np.sort(evaluated[1][evaluated[2] > 0])
-    )
+    np.testing.assert_array_equal(np.sort(labels[mask > 0]), np.sort(expected[expected_mask > 0]))
 
 
-def test_epoch_alone_decides_its_batches(pictures: Pictures) -> None:
-    first, again, next_epoch = (collect(pictures.distorted_batches(epoch)) for epoch in (3, 3, 4))
+def test_training_batches_depend_on_the_epoch_only(pictures: Pictures) -> None:
+    first, same, next_epoch = (collect(pictures.distorted_batches(epoch)) for epoch in (3, 3, 4))
 
-    for one, other in zip(first, again, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for column, same_column in zip(first, same, strict=True):
+        np.testing.assert_array_equal(column, same_column)
     assert not np.array_equal(first[1], next_epoch[1])
 
 
-def test_feature_batches_pad_the_last_one() -> None:
+def test_last_feature_batch_is_padded() -> None:
     table = FeatureTable(
         features=np.arange(10, dtype=np.float32).reshape(5, 2), labels=np.arange(1, 6)
     )
 
-    features, labels, mask = collect(feature_batches(table, 4, seed=None))
+    features, labels, mask = collect(feature_batches(table, 4))
 
     assert labels.tolist() == [1, 2, 3, 4, 5, 0, 0, 0]
     assert mask.tolist() == [1, 1, 1, 1, 1, 0, 0, 0]
@@ -89,7 +90,7 @@ def test_feature_batches_pad_the_last_one() -> None:
 
 
 @pytest.mark.parametrize("num_examples", [3, 4, 5])
-def test_feature_batches_keep_features_and_labels_together_in_any_order(num_examples: int) -> None:
+def test_shuffled_features_stay_with_their_labels(num_examples: int) -> None:
     table = FeatureTable(
         features=np.arange(num_examples, dtype=np.float32)[:, None], labels=np.arange(num_examples)
     )
@@ -98,3 +99,12 @@ def test_feature_batches_keep_features_and_labels_together_in_any_order(num_exam
 
     np.testing.assert_array_equal(features[mask > 0][:, 0], labels[mask > 0])
     assert sorted(labels[mask > 0]) == list(range(num_examples))
+
+
+@pytest.mark.parametrize("skip", [1, 2])
+def test_skipped_feature_batches_leave_the_other_batches_unchanged(skip: int) -> None:
+    table = FeatureTable(features=np.arange(5, dtype=np.float32)[:, None], labels=np.arange(5))
+
+    assert_rest(
+        feature_batches(table, 4, seed=1), feature_batches(table, 4, seed=1, skip=skip), skip
+    )

@@ -1,4 +1,4 @@
-"""Features in parts: a killed training computes again what no part holds, and nothing else."""
+"""Features are stored in parts; a resumed training computes only the missing parts."""
 
 from pathlib import Path
 from typing import Any
@@ -13,23 +13,23 @@ from repot.manifest import SPLITS, load_manifest
 from repot.trainer import features
 from repot.trainer.batches import FeatureTable, Pictures
 from repot.trainer.features import cached_features
-from repot.trainer.state import TrainingState
+from repot.trainer.state import StateStore
 
-# 92 training and 40 validation pictures: parts of 16, the last one of each split with 12 and with 8.
+# 92 training and 40 validation pictures in parts of 16; the last parts have 12 and 8.
 PART_FILES = [f"features-t-train-{i:05}.npz" for i in range(6)] + [
     f"features-t-validation-{i:05}.npz" for i in range(3)
 ]
 
 
-class Count:
-    """Says stop when it was asked more than `limit` times."""
+class StopAfter:
+    """A should_stop that returns True from its call number `limit` + 1 on."""
 
     def __init__(self, limit: int = 1000) -> None:
-        self.asked, self.limit = 0, limit
+        self.num_calls, self.limit = 0, limit
 
     def __call__(self) -> bool:
-        self.asked += 1
-        return self.asked > self.limit
+        self.num_calls += 1
+        return self.num_calls > self.limit
 
 
 @pytest.fixture(autouse=True)
@@ -63,25 +63,25 @@ def extractor() -> Any:
     return keras.Model(pictures, features)
 
 
-def state_of(run: Path, training_id: str = "t", *, is_writer: bool = True) -> TrainingState:
-    return TrainingState.load(str(run), training_id, is_writer=is_writer)
+def store_in(run: Path, training_id: str = "t", *, is_writer: bool = True) -> StateStore:
+    return StateStore(str(run), training_id, is_writer=is_writer)
 
 
 def files(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "state").glob("*"))
 
 
-def assert_equal(one: dict[str, FeatureTable], other: dict[str, FeatureTable]) -> None:
+def assert_equal(found: dict[str, FeatureTable], expected: dict[str, FeatureTable]) -> None:
     for split in SPLITS:
-        np.testing.assert_array_equal(one[split].features, other[split].features)
-        np.testing.assert_array_equal(one[split].labels, other[split].labels)
+        np.testing.assert_array_equal(found[split].features, expected[split].features)
+        np.testing.assert_array_equal(found[split].labels, expected[split].labels)
 
 
 @pytest.mark.parametrize(
     ("num_batches", "num_parts", "num_left"),
     [(1, 0, 17), (2, 1, 15), (3, 1, 15), (12, 6, 5), (13, 6, 5), (16, 8, 1)],
 )
-def test_second_start_computes_only_what_no_part_holds(
+def test_second_start_computes_only_the_missing_parts(
     pictures: dict[str, Pictures],
     extractor: Any,
     tmp_path: Path,
@@ -90,33 +90,33 @@ def test_second_start_computes_only_what_no_part_holds(
     num_parts: int,
     num_left: int,
 ) -> None:
-    whole = cached_features(extractor, pictures, state_of(tmp_path / "whole"), Count())
+    whole = cached_features(extractor, pictures, store_in(tmp_path / "whole"), StopAfter())
     with pytest.raises(StoppedError, match="computed features"):
-        cached_features(extractor, pictures, state_of(tmp_path), Count(num_batches))
+        cached_features(extractor, pictures, store_in(tmp_path), StopAfter(num_batches))
     assert files(tmp_path) == PART_FILES[:num_parts]
 
-    count = Count()
-    resumed = cached_features(extractor, pictures, state_of(tmp_path), count)
+    should_stop = StopAfter()
+    resumed = cached_features(extractor, pictures, store_in(tmp_path), should_stop)
 
-    assert count.asked == num_left
+    assert should_stop.num_calls == num_left
     assert files(tmp_path) == files(tmp_path / "whole") == PART_FILES
     assert_equal(resumed, whole)
 
 
-def test_third_start_computes_nothing(
+def test_start_with_all_parts_computes_nothing(
     pictures: dict[str, Pictures], extractor: Any, tmp_path: Path
 ) -> None:
-    whole = cached_features(extractor, pictures, state_of(tmp_path), Count())
+    whole = cached_features(extractor, pictures, store_in(tmp_path), StopAfter())
 
-    assert_equal(cached_features(extractor, pictures, state_of(tmp_path), Count(0)), whole)
+    assert_equal(cached_features(extractor, pictures, store_in(tmp_path), StopAfter(0)), whole)
 
 
-def test_size_of_the_parts_changes_no_bit(
+def test_part_size_does_not_change_the_features(
     pictures: dict[str, Pictures], extractor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_parts = cached_features(extractor, pictures, state_of(tmp_path / "parts"), Count())
+    in_parts = cached_features(extractor, pictures, store_in(tmp_path / "parts"), StopAfter())
     monkeypatch.setattr(features, "PART_PICTURES", 1024)
-    at_once = cached_features(extractor, pictures, state_of(tmp_path / "at_once"), Count())
+    at_once = cached_features(extractor, pictures, store_in(tmp_path / "at_once"), StopAfter())
 
     assert files(tmp_path / "at_once") == [
         "features-t-train-00000.npz",
@@ -126,20 +126,20 @@ def test_size_of_the_parts_changes_no_bit(
     assert at_once["train"].features.shape == (92, 5)
 
 
-def test_parts_of_another_training_are_left_alone(
+def test_parts_of_another_training_are_not_used(
     pictures: dict[str, Pictures], extractor: Any, tmp_path: Path
 ) -> None:
-    cached_features(extractor, pictures, state_of(tmp_path), Count())
-    count = Count()
+    cached_features(extractor, pictures, store_in(tmp_path), StopAfter())
+    should_stop = StopAfter()
 
-    cached_features(extractor, pictures, state_of(tmp_path, "u"), count)
+    cached_features(extractor, pictures, store_in(tmp_path, "u"), should_stop)
 
-    assert count.asked == 17
+    assert should_stop.num_calls == 17
 
 
-def test_worker_that_is_no_writer_keeps_nothing(
+def test_worker_that_does_not_write_stores_no_part(
     pictures: dict[str, Pictures], extractor: Any, tmp_path: Path
 ) -> None:
-    cached_features(extractor, pictures, state_of(tmp_path, is_writer=False), Count())
+    cached_features(extractor, pictures, store_in(tmp_path, is_writer=False), StopAfter())
 
     assert files(tmp_path) == []

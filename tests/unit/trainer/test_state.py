@@ -4,9 +4,13 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from repot.errors import UsageError
-from repot.trainer.state import TrainingState
+from repot.errors import DataError, UsageError
+from repot.trainer.position import Sums, TrainingPosition
+from repot.trainer.state import StateStore
+from tests.training_records import make_epoch_record
 
 
 def make_model() -> tuple[Any, Any]:
@@ -21,119 +25,153 @@ def set_all(model: Any, optimizer: Any, value: int) -> None:
         variable.assign(np.full(variable.shape, value))
 
 
-def save(state: TrainingState, phase: str, epoch: int) -> None:
+def save(store: StateStore, position: TrainingPosition) -> None:
+    """Save a position with variables that all hold the number of its epoch."""
     model, optimizer = make_model()
-    set_all(model, optimizer, epoch)
-    state.save(
-        phase=phase,
-        epoch=epoch,
-        model=model,
-        optimizer=optimizer,
-        history=[{"epoch": epoch}],
-        seconds=1.5,
-    )
+    set_all(model, optimizer, position.epoch)
+    store.save(position, model, optimizer)
 
 
 def files(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "state").iterdir())
 
 
-def test_saved_state_is_restored_with_the_slots_of_the_optimizer(tmp_path: Path) -> None:
-    save(TrainingState.load(str(tmp_path), "t"), "head", 3)
+def test_run_without_state_starts_at_the_beginning(tmp_path: Path) -> None:
+    store = StateStore(str(tmp_path), "t")
 
-    state = TrainingState.load(str(tmp_path), "t")
+    assert store.load() == TrainingPosition()
+    assert store.file_name == ""
+
+
+def test_position_is_loaded_as_saved(tmp_path: Path) -> None:
+    position = TrainingPosition(
+        phase="fine_tune",
+        epoch=1,
+        step_sums=[Sums(0.1 + 0.2, 1.0, 2.0), Sums(1 / 3, 0.0, 2.0)],
+        epoch_seconds=0.7,
+        history=[make_epoch_record(), make_epoch_record(phase="fine_tune", validation_loss=None)],
+        seconds=1.5,
+    )
+    save(StateStore(str(tmp_path), "t"), position)
+
+    store = StateStore(str(tmp_path), "t")
+
+    assert store.load() == position
+    assert store.file_name == "fine_tune-00001-000002.npz"
+
+
+def test_variables_of_model_and_optimizer_are_restored(tmp_path: Path) -> None:
+    save(StateStore(str(tmp_path), "t"), TrainingPosition(phase="head", epoch=3))
+    store = StateStore(str(tmp_path), "t")
+    store.load()
     model, optimizer = make_model()
-    state.restore("head", model, optimizer)
 
-    assert (state.phase, state.epoch, state.history, state.seconds_before) == (
-        "head",
-        3,
-        [{"epoch": 3}],
-        1.5,
-    )
-    assert all(
-        np.all(variable.numpy() == 3) for variable in [*model.variables, *optimizer.variables]
-    )
+    store.restore(model, optimizer)
+
+    for variable in [*model.variables, *optimizer.variables]:
+        assert np.all(variable.numpy() == 3)
 
 
-def test_state_of_another_phase_is_not_restored(tmp_path: Path) -> None:
-    save(TrainingState.load(str(tmp_path), "t"), "head", 3)
-    model, optimizer = make_model()
-    set_all(model, optimizer, 7)
-
-    TrainingState.load(str(tmp_path), "t").restore("fine_tune", model, optimizer)
-
-    assert np.all(model.variables[0].numpy() == 7)
-
-
-def test_phases_that_are_past_are_told_from_those_to_come(tmp_path: Path) -> None:
-    state = TrainingState.load(str(tmp_path), "t")
-    assert (state.is_past("head"), state.epochs_done("head")) == (False, 0)
-
-    save(state, "head", 2)
-    assert (state.is_past("head"), state.epochs_done("head"), state.epochs_done("fine_tune")) == (
-        False,
-        2,
-        0,
-    )
-
-    save(state, "fine_tune", 1)
-    assert (state.is_past("head"), state.is_past("fine_tune"), state.epochs_done("fine_tune")) == (
-        True,
-        False,
-        1,
-    )
-
-
-def test_only_the_file_that_counts_is_kept(tmp_path: Path) -> None:
-    state = TrainingState.load(str(tmp_path), "t")
+def test_only_the_last_saved_variables_are_kept(tmp_path: Path) -> None:
+    store = StateStore(str(tmp_path), "t")
     for epoch in (1, 2, 3):
-        save(state, "head", epoch)
+        save(store, TrainingPosition(phase="head", epoch=epoch))
 
     assert files(tmp_path) == ["head-00003.npz", "latest.json"]
 
 
 def test_variables_without_latest_json_do_not_count(tmp_path: Path) -> None:
-    save(TrainingState.load(str(tmp_path), "t"), "head", 3)
+    save(StateStore(str(tmp_path), "t"), TrainingPosition(phase="head", epoch=3))
     (tmp_path / "state" / "latest.json").unlink()
 
-    assert TrainingState.load(str(tmp_path), "t").phase == ""
+    assert StateStore(str(tmp_path), "t").load() == TrainingPosition()
 
 
-def test_latest_json_without_its_variables_begins_anew(tmp_path: Path) -> None:
-    save(TrainingState.load(str(tmp_path), "t"), "head", 3)
+def test_latest_json_without_its_variables_starts_from_the_beginning(tmp_path: Path) -> None:
+    save(StateStore(str(tmp_path), "t"), TrainingPosition(phase="head", epoch=3))
     (tmp_path / "state" / "head-00003.npz").unlink()
+    store = StateStore(str(tmp_path), "t")
 
-    state = TrainingState.load(str(tmp_path), "t")
-
-    assert (state.phase, state.epoch, state.history) == ("", 0, [])
+    assert store.load() == TrainingPosition()
+    assert store.file_name == ""
 
 
 def test_state_of_another_training_is_refused(tmp_path: Path) -> None:
-    save(TrainingState.load(str(tmp_path), "t"), "head", 3)
+    save(StateStore(str(tmp_path), "t"), TrainingPosition(phase="head", epoch=3))
 
     with pytest.raises(
-        UsageError, match=r"state of t, with other data.* than u\. Choose another folder"
+        UsageError, match=r"state of t, which has another.* than u\. Choose another folder"
     ):
-        TrainingState.load(str(tmp_path), "u")
+        StateStore(str(tmp_path), "u").load()
 
 
-def test_worker_that_is_no_writer_reads_and_writes_nothing(tmp_path: Path) -> None:
-    save(TrainingState.load(str(tmp_path), "t"), "head", 3)
-    before = files(tmp_path)
+def test_damaged_latest_json_is_refused(tmp_path: Path) -> None:
+    save(StateStore(str(tmp_path), "t"), TrainingPosition(phase="head", epoch=3))
+    (tmp_path / "state" / "latest.json").write_text('{"training_id": "t"}')
 
-    worker = TrainingState.load(str(tmp_path), "t", is_writer=False)
-    save(worker, "head", 4)
+    with pytest.raises(DataError, match=r"latest\.json must be a valid SavedState"):
+        StateStore(str(tmp_path), "t").load()
+
+
+def test_worker_that_does_not_write_only_reads(tmp_path: Path) -> None:
+    position = TrainingPosition(phase="head", epoch=3, history=[make_epoch_record()])
+    save(StateStore(str(tmp_path), "t"), position)
+    before = sorted(tmp_path.rglob("*"))
+    worker = StateStore(str(tmp_path), "t", is_writer=False)
+    assert worker.load() == position
+
+    position.history.append(make_epoch_record(epoch=2))
+    save(worker, position)
     worker.write_file("features.npz", b"x")
 
-    assert files(tmp_path) == before
-    assert worker.epoch == 4
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_deleted_state_leaves_nothing(tmp_path: Path) -> None:
-    state = TrainingState.load(str(tmp_path), "t")
-    save(state, "head", 1)
+    store = StateStore(str(tmp_path), "t")
+    save(store, TrainingPosition(phase="head", epoch=1))
 
-    state.delete()
+    store.delete()
 
     assert not (tmp_path / "state").exists()
+
+
+def test_each_epoch_is_written_to_tensorboard_once_over_all_starts(tmp_path: Path) -> None:
+    position = TrainingPosition(phase="head", epoch=1, history=[make_epoch_record(train_loss=1.0)])
+    save(StateStore(str(tmp_path), "t"), position)
+    store = StateStore(str(tmp_path), "t")
+    position = store.load()
+    position.history.append(make_epoch_record(train_loss=2.0))
+    save(store, position)
+    position.history.append(make_epoch_record(train_loss=3.0, validation_loss=None))
+    save(store, position)
+    save(store, position)
+
+    written = [_scalars(path) for path in (tmp_path / "events").iterdir()]
+
+    assert sorted(point for scalars in written for point in scalars["train_loss"]) == [
+        (1, 1.0),
+        (2, 2.0),
+        (3, 3.0),
+    ]
+    validation = [point for scalars in written for point in scalars.get("validation_loss", [])]
+    assert sorted(validation) == [(1, 0.625), (2, 0.625)]
+    assert {name for scalars in written for name in scalars} == {
+        "learning_rate",
+        "train_loss",
+        "train_precision_at_1",
+        "validation_loss",
+        "validation_precision_at_1",
+        "seconds",
+    }
+
+
+def _scalars(path: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(path)).Reload()
+    return {
+        tag: [
+            (event.step, float(tf.make_ndarray(event.tensor_proto)))
+            for event in events.Tensors(tag)
+        ]
+        for tag in events.Tags()["tensors"]
+    }

@@ -4,10 +4,15 @@ from types import SimpleNamespace
 import pytest
 import tensorflow as tf
 
-from repot.trainer.strategy import choose_strategy, is_chief
+from repot.trainer.strategy import (
+    check_same_state,
+    choose_strategy,
+    is_chief,
+    wait_for_all,
+)
 
 
-def test_single_process_is_its_own_chief() -> None:
+def test_single_process_is_the_chief() -> None:
     assert is_chief(tf.distribute.get_strategy())
 
 
@@ -20,7 +25,7 @@ def test_single_process_is_its_own_chief() -> None:
         ({"chief": ["c:1"], "worker": ["a:1"]}, "worker", 0, False),
     ],
 )
-def test_one_worker_of_several_is_the_chief(
+def test_exactly_one_of_several_workers_is_the_chief(
     cluster: dict[str, list[str]],
     task_type: str,
     task_id: int,
@@ -39,7 +44,16 @@ def test_one_worker_of_several_is_the_chief(
 
 
 @pytest.mark.parametrize("cluster", ["", "{}", '{"cluster": {"worker": ["a:1"]}}'])
-def test_one_worker_needs_no_cluster(cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_worker_gets_no_multi_worker_strategy(
+    cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TF_CONFIG", cluster)
 
     assert not isinstance(choose_strategy(), tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def test_single_process_agrees_with_itself_and_waits_for_nobody() -> None:
+    strategy = tf.distribute.get_strategy()
+
+    check_same_state(strategy, "head-00003.npz")
+    wait_for_all(strategy)

@@ -40,7 +40,7 @@ def start(dataset_uri: str, weights_uri: str, run: Path) -> None:
     train(make_request(dataset_uri, weights_uri, run))
 
 
-def test_finished_training_is_only_read_without_tensorflow(tmp_path: Path) -> None:
+def test_finished_training_is_returned_without_importing_tensorflow(tmp_path: Path) -> None:
     write_record(f"{tmp_path}/training.json", make_training_record(labels=("a", "b")))
     request = make_request("/nowhere", "/nowhere", tmp_path)
 
@@ -61,12 +61,12 @@ def test_folder_of_another_training_is_refused(tmp_path: Path) -> None:
         start("/nowhere", "/nowhere", tmp_path)
 
 
-def test_folder_without_a_data_set_is_refused(tmp_path: Path) -> None:
+def test_missing_dataset_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"must have a manifest\.json"):
         start(str(tmp_path / "data"), "/nowhere", tmp_path / "run")
 
 
-def test_data_set_without_a_picture_to_train_on_is_refused(
+def test_dataset_without_training_pictures_is_refused(
     sample_dataset_uri: str, tmp_path: Path
 ) -> None:
     facts = load_manifest(sample_dataset_uri).to_json()
@@ -86,7 +86,9 @@ def test_weights_of_another_backbone_are_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_loss_that_is_no_number_says_what_to_do(sample_dataset_uri: str, tmp_path: Path) -> None:
+def test_loss_that_is_not_finite_names_the_step_and_the_learning_rate(
+    sample_dataset_uri: str, tmp_path: Path
+) -> None:
     backbone = build_backbone("mobilenet_v2", image_size=32)
     arrays = {
         name: weight.numpy()

@@ -1,7 +1,6 @@
 """report_data.json: everything that report and model card show, except the gate's verdict."""
 
 import base64
-import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from repot.json_record import JsonRecord, read_record
 from repot.layout import HISTORY_NAME, TRAINING_NAME
 from repot.manifest import SPLITS, Manifest, count_reasons
 from repot.pictures import REASONS
-from repot.training_record import EpochRecord, TrainingRecord
+from repot.training_record import EpochRecord, TrainingRecord, read_history
 
 MAX_FILES_NAMED = 20
 MAX_THUMBNAIL_SIDE = 160
@@ -153,27 +152,9 @@ def thumbnail(jpeg: bytes) -> str:
 
 
 def _read_history(run_uri: str) -> tuple[EpochRecord, ...]:
-    uri = storage.join(run_uri, HISTORY_NAME)
-    if not run_uri or not storage.exists(uri):
+    if not run_uri or not storage.exists(storage.join(run_uri, HISTORY_NAME)):
         return ()
-    rows = csv.DictReader(io.StringIO(storage.read_text(uri)))
-    return tuple(
-        EpochRecord(
-            phase=row["phase"],
-            epoch=int(row["epoch"]),
-            learning_rate=float(row["learning_rate"]),
-            train_loss=float(row["train_loss"]),
-            train_precision_at_1=float(row["train_precision_at_1"]),
-            validation_loss=_optional_float(row["validation_loss"]),
-            validation_precision_at_1=_optional_float(row["validation_precision_at_1"]),
-            seconds=float(row["seconds"]),
-        )
-        for row in rows
-    )
-
-
-def _optional_float(text: str) -> float | None:
-    return float(text) if text else None
+    return read_history(run_uri)
 
 
 def _summarise_dataset(manifest: Manifest) -> DatasetSummary:

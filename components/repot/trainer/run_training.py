@@ -1,0 +1,162 @@
+"""One training from start to end: open the data, build the classifier, train, write results."""
+
+import platform
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+import repot
+from repot import storage
+from repot.classifier import build_classifier, export_saved_model
+from repot.dataset import open_shards
+from repot.errors import DataError, StoppedError
+from repot.json_record import write_record
+from repot.layout import (
+    KERAS_NAME,
+    LABELS_NAME,
+    MODEL_FOLDER,
+    SAVED_MODEL_FOLDER,
+    TRAINING_NAME,
+    WEIGHTS_NAME,
+)
+from repot.manifest import SPLITS, Manifest, load_manifest
+from repot.trainer.batches import Pictures
+from repot.trainer.loop import fit
+from repot.trainer.phases import make_phases
+from repot.trainer.request import TrainingRequest
+from repot.trainer.state import StateStore
+from repot.trainer.strategy import (
+    check_same_state,
+    choose_strategy,
+    is_chief,
+    make_repeatable,
+    wait_for_all,
+)
+from repot.training_record import TrainingRecord, write_history
+from repot.zoo import find_backbone
+
+
+def run_training(request: TrainingRequest, *, should_stop: Callable[[], bool]) -> TrainingRecord:
+    """Train and write the results, training.json last; of several workers only the chief writes.
+
+    `repot.trainer.train.train` documents the arguments and the errors.
+    """
+    started = time.monotonic()
+    settings = request.settings
+    strategy = choose_strategy()
+    make_repeatable(settings.seed)
+    manifest = load_manifest(request.dataset_uri)
+    if manifest.num_examples("train") == 0:
+        raise DataError(
+            f"A dataset must have a picture to train on; {request.dataset_uri} has none. "
+            "Add pictures."
+        )
+    image_size = settings.image_size or find_backbone(settings.backbone).image_size
+    store = StateStore(request.run_uri, request.training_id, is_writer=is_chief(strategy))
+    position = store.load()
+    check_same_state(strategy, store.file_name)
+    with tempfile.TemporaryDirectory(prefix="repot-train-") as scratch:
+        pictures = _open_pictures(request, manifest, image_size, Path(scratch))
+        classifier = _build_classifier(request, manifest.num_classes, image_size, strategy)
+        phases = make_phases(
+            classifier,
+            pictures,
+            settings,
+            position=position,
+            store=store,
+            should_stop=should_stop,
+        )
+        try:
+            fit(
+                phases,
+                strategy=strategy,
+                position=position,
+                store=store,
+                started=started - position.seconds,
+                should_stop=should_stop,
+            )
+        except StoppedError:
+            wait_for_all(strategy)
+            raise
+        record = TrainingRecord(
+            training_id=request.training_id,
+            dataset_id=manifest.dataset_id,
+            checkpoint_id=request.checkpoint_id,
+            settings=settings,
+            image_size=image_size,
+            labels=manifest.labels,
+            num_examples={split: manifest.num_examples(split) for split in SPLITS},
+            num_parameters=int(classifier.count_params()),
+            epochs=len(position.history),
+            seconds=position.seconds,
+            train_examples_per_second=position.examples_per_second(manifest.num_examples("train")),
+            last_epoch=position.history[-1],
+            versions=_versions(),
+        )
+        if store.is_writer:
+            _write_model(classifier, manifest.labels, request.run_uri, Path(scratch))
+            write_history(request.run_uri, position.history)
+            write_record(storage.join(request.run_uri, TRAINING_NAME), record)
+            store.delete()
+        wait_for_all(strategy)
+    return record
+
+
+def _open_pictures(
+    request: TrainingRequest, manifest: Manifest, image_size: int, scratch: Path
+) -> dict[str, Pictures]:
+    settings = request.settings
+    return {
+        split: Pictures(
+            shards=tuple(open_shards(request.dataset_uri, manifest.split_shards(split), scratch)),
+            num_examples=manifest.num_examples(split),
+            image_size=image_size,
+            batch_size=settings.batch_size,
+            shuffle_buffer=1024 * settings.input_queue_memory_factor,
+            seed=settings.seed,
+        )
+        for split in SPLITS
+    }
+
+
+def _build_classifier(
+    request: TrainingRequest, num_classes: int, image_size: int, strategy: Any
+) -> Any:
+    weights_uri = storage.join(request.weights_uri, WEIGHTS_NAME)
+    with strategy.scope(), storage.as_local_file(weights_uri) as weights_path:
+        return build_classifier(
+            request.settings.backbone,
+            num_classes=num_classes,
+            image_size=image_size,
+            weights_path=weights_path,
+        )
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "repot": repot.__version__,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _write_model(classifier: Any, labels: Sequence[str], run_uri: str, scratch: Path) -> None:
+    """Write model.keras, saved_model/ and labels.txt, whose line n names class_id n."""
+    folder = scratch / MODEL_FOLDER
+    folder.mkdir()
+    with warnings.catch_warnings():
+        # Keras 3.15 passes TensorFlow variables to NumPy in a way that NumPy 2 deprecates.
+        warnings.filterwarnings(
+            "ignore", message="__array__ implementation", category=DeprecationWarning
+        )
+        classifier.save(folder / KERAS_NAME)
+    export_saved_model(classifier, labels, folder / SAVED_MODEL_FOLDER)
+    (folder / LABELS_NAME).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+    storage.upload_folder(folder, storage.join(run_uri, MODEL_FOLDER))
