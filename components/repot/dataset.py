@@ -1,7 +1,7 @@
 """Reading the examples of a dataset from its shards, verified against their receipts.
 
-An example is a dict of scalar tensors: `encoded` string, the JPEG bytes; `label` int64, the class id
-in 1..N; `filename` string, the base name of the picture file.
+An example is a dict of scalar tensors: `encoded` string, the JPEG bytes; `label` int64, the class
+id in 1..N; `filename` string, the base name of the picture file.
 """
 
 from collections.abc import Iterable, Sequence

@@ -168,7 +168,7 @@ def read_work_list(dataset_uri: str, shard: str) -> list[SourcePicture]:
             f"A shard must be in the plan; {dataset_uri} has no work list for {shard}."
         ) from err
     try:
-        # Built directly: checking the types of a million pictures would take half a minute.
+        # Without JsonRecord, whose type checks would take 45 s per million pictures.
         return [SourcePicture(**picture) for picture in work_list["pictures"]]
     except (TypeError, KeyError) as err:
         raise DataError(

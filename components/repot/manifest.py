@@ -1,10 +1,10 @@
 """The records of a finished dataset: one receipt per shard, and the manifest that completes it.
 
 A dataset folder contains
-    <split>-<index, 5 digits>-of-<count, 5 digits>   TFRecord shards
-    receipts/<shard>.json                            written after the shard
-    labels.txt                                       line n is the label of class n; class 0 is the background
-    manifest.json                                    written last: without it the dataset does not exist
+    <split>-<index>-of-<count>   TFRecord shards; index and count have 5 digits
+    receipts/<shard>.json        written after the shard
+    labels.txt                   line n is the label of class n; class 0 is the background
+    manifest.json                written last: without it the dataset does not exist
 
 Every file found is either in a shard or listed as rejected:
 num_found = num_accepted + len(rejected).
@@ -126,7 +126,7 @@ def load_manifest(dataset_uri: str) -> Manifest:
 
 
 def shard_name(split: str, shard_index: int, shard_count: int) -> str:
-    """Return a shard's name as in 2016: train-00000-of-00128; shard_index is in [0, shard_count)."""
+    """Return the 2016 name of shard `shard_index` in [0, shard_count): train-00000-of-00128."""
     return f"{split}-{shard_index:05d}-of-{shard_count:05d}"
 
 

@@ -82,9 +82,9 @@ class RejectedPicture(Exception):  # noqa: N818 (an expected result for one file
 def normalise_picture(data: bytes) -> Picture:
     """Return the picture in a file, of any of `FORMATS`, as an upright RGB JPEG.
 
-    An upright JPEG or MPO with three components keeps its bytes. Everything else is encoded as a JPEG
-    of quality 100 without chroma subsampling: turned upright by its EXIF orientation, transparent
-    pixels on white, only the first frame or page.
+    An upright JPEG or MPO with three components keeps its bytes. Everything else is encoded as a
+    JPEG of quality 100 without chroma subsampling: turned upright by its EXIF orientation,
+    transparent pixels on white, only the first frame or page.
 
     Raises:
         RejectedPicture: The file is empty, not a picture, truncated, corrupt or too large.
@@ -98,7 +98,7 @@ def normalise_picture(data: bytes) -> Picture:
         except (RejectedPicture, MemoryError):
             raise
         except Exception as err:
-            # Pillow's plug-ins raise many types on damaged data: SyntaxError, struct.error, IndexError.
+            # On damaged data, Pillow raises many types: SyntaxError, struct.error, IndexError.
             raise _rejection(data, err) from err
 
 

@@ -1,8 +1,8 @@
 """Progress events of a running task, for the program that displays them: one JSON object per line.
 
-`repot run` names a file in the environment variable REPOT_EVENTS and reads it. Every task, and every
-process that a task starts, appends events to that file. If the variable is not set, as in a pod,
-results go to the log only.
+`repot run` names a file in the environment variable REPOT_EVENTS and reads it. Every task, and
+every process that a task starts, appends events to that file. If the variable is not set, as in a
+pod, results go to the log only.
 
 Every event has `process`, because several processes can work on one task. Events, by `event`:
     started   task

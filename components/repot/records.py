@@ -1,4 +1,4 @@
-"""The records in a shard: TFRecord frames and tf.train.Example, read and written without TensorFlow.
+"""TFRecord frames and tf.train.Example messages, read and written without TensorFlow.
 
 A shard is a sequence of frames
 (https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details):

@@ -1,4 +1,4 @@
-"""Wrong input to `repot run` and `repot predict`: one clear message, exit code 1 or 2, no traceback."""
+"""Bad input to `repot run` and `repot predict`: a clear message, exit code 1 or 2, no traceback."""
 
 import shutil
 from pathlib import Path

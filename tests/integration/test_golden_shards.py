@@ -34,15 +34,15 @@ NORMALISED = {
 def _build(
     roots: PictureRoots, folder: Path, labels_file: Path, settings: DatasetSettings
 ) -> Manifest:
-    plan = plan_dataset(
+    planned = plan_dataset(
         roots,
         dataset_folder=lambda _: str(folder),
         listings_uri=None,
         settings=settings,
         labels_file_uri=str(labels_file),
     )
-    build_shards(plan.dataset_uri, num_processes=2)
-    return merge_dataset(plan.dataset_uri, max_rejected_fraction=1)
+    build_shards(planned.dataset_uri, num_processes=2)
+    return merge_dataset(planned.dataset_uri, max_rejected_fraction=1)
 
 
 def _read(folder: Path, shard: str) -> list[dict[str, Any]]:

@@ -49,6 +49,12 @@ def test_folder_without_manifest_is_an_error(tmp_path: Path) -> None:
         load_manifest(str(tmp_path))
 
 
+def test_invalid_manifest_is_an_error(tmp_path: Path) -> None:
+    storage.write_json(f"{tmp_path}/manifest.json", {"dataset_id": 1})
+    with pytest.raises(DataError, match=rf"{tmp_path}/manifest\.json must be a valid Manifest"):
+        load_manifest(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:-1], lambda data: data[:-1] + bytes([data[-1] ^ 1])]
 )

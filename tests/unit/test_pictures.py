@@ -52,7 +52,7 @@ def _reason(data: bytes) -> str:
 
 
 def _damaged(data: bytes, seed: int, count: int) -> Iterator[bytes]:
-    """Yield truncated copies of a file, cut near the end and anywhere, and copies with changed bytes."""
+    """Yield copies of a file: cut near the end, cut anywhere, and with changed bytes."""
     draw = random.Random(seed)
     yield from (data[: len(data) - cut] for cut in range(1, 20))
     for _ in range(count):

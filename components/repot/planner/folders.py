@@ -153,7 +153,7 @@ def _find_split_folders(files: Sequence[FoundFile]) -> dict[str, Split]:
 
 
 def _separate_split(path: str, split_folders: Mapping[str, Split]) -> tuple[str, str]:
-    """Return a path's split and the rest of the path; outside split folders, "" and the file name."""
+    """Return a path's split and the rest of the path; "" and the file name if it has no split."""
     folder, _, inner_path = path.partition("/")
     if folder in split_folders and inner_path:
         return split_folders[folder], inner_path
@@ -161,7 +161,7 @@ def _separate_split(path: str, split_folders: Mapping[str, Split]) -> tuple[str,
 
 
 def _rejection_reason(path: str, folder: str, listed_labels: Collection[str] | None) -> str:
-    """Return why a file is rejected, or ""; `folder` is relative to the parent of the label folders."""
+    """Return why a file is rejected, or ""; `folder` is relative to PICTURES or the split folder."""
     if _is_system_file(path):
         return "system_file"
     if not folder:

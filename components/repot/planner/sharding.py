@@ -3,8 +3,8 @@
 The pictures are shuffled with a fixed seed, cut into one range per thread, and each range is cut
 into shards. "Threads" are only part of this layout; they do not affect how many processes work.
 
-Source: research/inception/inception/data/build_image_data.py of tensorflow/models, but with a sorted
-file listing.
+Source: research/inception/inception/data/build_image_data.py of tensorflow/models, but with a
+sorted file listing.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""Build one shard: read its pictures ahead, write their records in order, then write its receipt."""
+"""Build one shard: read its pictures ahead, write their records in order, then its receipt."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
