@@ -110,7 +110,7 @@ class Manifest(JsonRecord):
         }
 
 
-def load_manifest(dataset_uri: str) -> Manifest:
+def read_manifest(dataset_uri: str) -> Manifest:
     """Read the manifest of a dataset.
 
     Raises:

@@ -5,8 +5,8 @@ import pytest
 
 from repot import storage
 from repot.dataset import open_shards, read_examples
-from repot.errors import CorruptShardError, DataError
-from repot.manifest import load_manifest
+from repot.errors import CorruptShardError
+from repot.manifest import read_manifest
 
 SHARD = "train-00001-of-00002"
 
@@ -20,7 +20,7 @@ def dataset_copy(sample_dataset_uri: str, tmp_path: Path) -> str:
 
 
 def test_examples_match_the_receipts(sample_dataset_uri: str, tmp_path: Path) -> None:
-    manifest = load_manifest(sample_dataset_uri)
+    manifest = read_manifest(sample_dataset_uri)
 
     for receipt in manifest.shards:
         examples = list(read_examples(open_shards(sample_dataset_uri, [receipt], tmp_path)))
@@ -33,7 +33,7 @@ def test_examples_of_a_split_are_read_once_and_in_order(
     sample_dataset_uri: str, tmp_path: Path
 ) -> None:
     shards = open_shards(
-        sample_dataset_uri, load_manifest(sample_dataset_uri).split_shards("train"), tmp_path
+        sample_dataset_uri, read_manifest(sample_dataset_uri).split_shards("train"), tmp_path
     )
 
     filenames = [example["filename"].numpy() for example in read_examples(shards)]
@@ -44,17 +44,6 @@ def test_examples_of_a_split_are_read_once_and_in_order(
     ]
 
 
-def test_folder_without_manifest_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=rf"must have a manifest\.json; {tmp_path} has none"):
-        load_manifest(str(tmp_path))
-
-
-def test_invalid_manifest_is_an_error(tmp_path: Path) -> None:
-    storage.write_json(f"{tmp_path}/manifest.json", {"dataset_id": 1})
-    with pytest.raises(DataError, match=rf"{tmp_path}/manifest\.json must be a valid Manifest"):
-        load_manifest(str(tmp_path))
-
-
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:-1], lambda data: data[:-1] + bytes([data[-1] ^ 1])]
 )
@@ -63,7 +52,7 @@ def test_error_for_damaged_shard_has_both_checksums_and_advice(
 ) -> None:
     path, (_, receipt) = (
         Path(dataset_copy, SHARD),
-        load_manifest(dataset_copy).split_shards("train"),
+        read_manifest(dataset_copy).split_shards("train"),
     )
     path.write_bytes(damage(path.read_bytes()))
 
@@ -82,14 +71,14 @@ def test_missing_shard_is_an_error(dataset_copy: str, tmp_path: Path) -> None:
     Path(dataset_copy, SHARD).unlink()
 
     with pytest.raises(CorruptShardError, match=rf"{SHARD} must exist; it is missing\. Delete"):
-        open_shards(dataset_copy, load_manifest(dataset_copy).split_shards("train"), tmp_path)
+        open_shards(dataset_copy, read_manifest(dataset_copy).split_shards("train"), tmp_path)
 
 
 def test_shards_in_a_bucket_are_downloaded_once(
     sample_dataset_uri: str, gcs: str, tmp_path: Path
 ) -> None:
     storage.copy_folder(sample_dataset_uri, f"{gcs}/dataset")
-    receipts = load_manifest(f"{gcs}/dataset").split_shards("train")
+    receipts = read_manifest(f"{gcs}/dataset").split_shards("train")
 
     downloaded = open_shards(f"{gcs}/dataset", receipts, tmp_path)
     storage.delete_folder(f"{gcs}/dataset")

@@ -1,9 +1,11 @@
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from repot.errors import UsageError
+from repot import storage
+from repot.errors import DataError, UsageError
 from repot.json_record import RecordError
 from repot.manifest import (
     SPLITS,
@@ -12,6 +14,7 @@ from repot.manifest import (
     Rejection,
     Split,
     count_reasons,
+    read_manifest,
     shard_name,
     shard_split,
 )
@@ -130,6 +133,17 @@ def test_receipt_without_rejected_key_has_no_rejections() -> None:
 def test_invalid_manifest_is_an_error(manifest: Manifest, change: dict[str, Any]) -> None:
     with pytest.raises((RecordError, UsageError)):
         Manifest.from_json({**_through_json(manifest.to_json()), **change})
+
+
+def test_missing_manifest_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"must have a manifest\.json; {tmp_path} has none"):
+        read_manifest(str(tmp_path))
+
+
+def test_invalid_manifest_file_is_an_error(tmp_path: Path) -> None:
+    storage.write_json(f"{tmp_path}/manifest.json", {"dataset_id": 1})
+    with pytest.raises(DataError, match=rf"{tmp_path}/manifest\.json must be a valid Manifest"):
+        read_manifest(str(tmp_path))
 
 
 @pytest.mark.parametrize("change", [{"colour": "blue"}, {"split": "test"}, {"class_counts": [1]}])

@@ -31,7 +31,7 @@ from repot.layout import (
     REPORT_NAME,
     TRAINING_NAME,
 )
-from repot.manifest import SPLITS, load_manifest
+from repot.manifest import SPLITS, read_manifest
 from repot.predictor import find_model
 
 _log = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ def _evaluation_id(model_uri: str, dataset_uri: str, subset: str, num_examples: 
     return layout.content_id(
         {
             "model": _model_checksum(model_uri),
-            "dataset": load_manifest(dataset_uri).dataset_id,
+            "dataset": read_manifest(dataset_uri).dataset_id,
             "subset": subset,
             "num_examples": num_examples,
             "version": repot.__version__,
@@ -228,7 +228,7 @@ def _evaluate(
     quiet_tensorflow.import_tensorflow()
     from repot.evaluator.scoring import score_split
 
-    manifest, training = load_manifest(dataset_uri), read_training(run_uri)
+    manifest, training = read_manifest(dataset_uri), read_training(run_uri)
     scored = score_split(model_uri, dataset_uri, subset=subset, num_examples=num_examples)
     record = summarise(
         scored.outcomes,

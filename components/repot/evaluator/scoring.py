@@ -14,7 +14,7 @@ from repot import progress
 from repot.dataset import open_shards, read_examples
 from repot.errors import DataError, ModelError
 from repot.evaluator.outcomes import Mistake, Outcome, make_outcomes
-from repot.manifest import load_manifest
+from repot.manifest import read_manifest
 from repot.predictor import Model, load_model
 
 BATCH_SIZE = 32
@@ -53,7 +53,7 @@ def score_split(
         CorruptShardError: A shard's bytes differ from its receipt.
         ModelError: The model cannot be loaded, or its output is not finite.
     """
-    manifest, model = load_manifest(dataset_uri), load_model(model_uri)
+    manifest, model = read_manifest(dataset_uri), load_model(model_uri)
     total = min(num_examples or manifest.num_examples(subset), manifest.num_examples(subset))
     if total == 0:
         raise DataError(

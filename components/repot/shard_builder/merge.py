@@ -35,7 +35,7 @@ def merge_dataset(dataset_uri: str, *, max_rejected_fraction: float) -> Manifest
         DataError: Too many files are rejected, or a label has no usable picture to train on.
         StorageError: Reading or writing failed.
     """
-    existing = _read_manifest(dataset_uri)
+    existing = _read_existing_manifest(dataset_uri)
     manifest = existing or _account_for_files(dataset_uri)
     _check_rejected_fraction(manifest, max_rejected_fraction)
     _check_labels(manifest)
@@ -55,7 +55,7 @@ def merge_dataset(dataset_uri: str, *, max_rejected_fraction: float) -> Manifest
     return manifest
 
 
-def _read_manifest(dataset_uri: str) -> Manifest | None:
+def _read_existing_manifest(dataset_uri: str) -> Manifest | None:
     try:
         return read_record(storage.join(dataset_uri, MANIFEST_NAME), Manifest)
     except NotFoundError:

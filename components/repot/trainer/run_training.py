@@ -25,7 +25,7 @@ from repot.layout import (
     TRAINING_NAME,
     WEIGHTS_NAME,
 )
-from repot.manifest import SPLITS, Manifest, load_manifest
+from repot.manifest import SPLITS, Manifest, read_manifest
 from repot.trainer.batches import Pictures
 from repot.trainer.loop import fit
 from repot.trainer.phases import make_phases
@@ -51,7 +51,7 @@ def run_training(request: TrainingRequest, *, should_stop: Callable[[], bool]) -
     settings = request.settings
     strategy = choose_strategy()
     make_repeatable(settings.seed)
-    manifest = load_manifest(request.dataset_uri)
+    manifest = read_manifest(request.dataset_uri)
     if manifest.num_examples("train") == 0:
         raise DataError(
             f"A dataset must have a picture to train on; {request.dataset_uri} has none. "

@@ -304,7 +304,7 @@ def _train(
         UsageError: The training folder holds another training.
     """
     quiet_tensorflow.import_tensorflow()
-    from repot.manifest import load_manifest
+    from repot.manifest import read_manifest
     from repot.trainer.request import TrainingRequest, training_id
     from repot.trainer.train import train
 
@@ -312,7 +312,7 @@ def _train(
         checkpoint, settings.backbone, storage.join(train_uri, "checkpoint")
     )
     checkpoint_id = _read_checkpoint_record(weights_uri).checkpoint_id
-    dataset_id = load_manifest(data_uri).dataset_id
+    dataset_id = read_manifest(data_uri).dataset_id
     return train(
         TrainingRequest(
             dataset_uri=data_uri,

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from repot.dataset import open_shards
-from repot.manifest import load_manifest
+from repot.manifest import read_manifest
 from repot.trainer.batches import FeatureTable, Pictures, feature_batches
 
 
 @pytest.fixture(scope="module")
 def pictures(sample_dataset_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Pictures:
-    manifest = load_manifest(sample_dataset_uri)
+    manifest = read_manifest(sample_dataset_uri)
     shards = open_shards(
         sample_dataset_uri, manifest.split_shards("train"), tmp_path_factory.mktemp("scratch")
     )
@@ -51,7 +51,7 @@ def test_evaluation_batches_have_every_example_once_and_in_order(
 ) -> None:
     inputs, labels, mask = collect(pictures.batches())
 
-    counts = load_manifest(sample_dataset_uri).class_counts("train")
+    counts = read_manifest(sample_dataset_uri).class_counts("train")
     is_example = mask > 0
     assert len(labels) % pictures.batch_size == 0
     assert len(labels) - pictures.num_examples < pictures.batch_size

@@ -9,7 +9,7 @@ import pytest
 
 from repot.dataset import open_shards
 from repot.errors import StoppedError
-from repot.manifest import SPLITS, load_manifest
+from repot.manifest import SPLITS, read_manifest
 from repot.trainer import features
 from repot.trainer.batches import FeatureTable, Pictures
 from repot.trainer.features import cached_features
@@ -41,7 +41,7 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 def pictures(
     sample_dataset_uri: str, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Pictures]:
-    manifest, scratch = load_manifest(sample_dataset_uri), tmp_path_factory.mktemp("scratch")
+    manifest, scratch = read_manifest(sample_dataset_uri), tmp_path_factory.mktemp("scratch")
     return {
         split: Pictures(
             shards=tuple(open_shards(sample_dataset_uri, manifest.split_shards(split), scratch)),

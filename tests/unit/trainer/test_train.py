@@ -9,7 +9,7 @@ from repot import storage
 from repot.backbone_weights import save_weights, stable_names
 from repot.errors import CheckpointError, DataError, TrainingError, UsageError
 from repot.json_record import write_record
-from repot.manifest import load_manifest
+from repot.manifest import read_manifest
 from repot.settings import TrainingSettings
 from repot.trainer.request import TrainingRequest
 from repot.trainer.train import train
@@ -69,7 +69,7 @@ def test_missing_dataset_is_refused(tmp_path: Path) -> None:
 def test_dataset_without_training_pictures_is_refused(
     sample_dataset_uri: str, tmp_path: Path
 ) -> None:
-    facts = load_manifest(sample_dataset_uri).to_json()
+    facts = read_manifest(sample_dataset_uri).to_json()
     facts["shards"] = [shard for shard in facts["shards"] if shard["split"] != "train"]
     storage.write_json(str(tmp_path / "manifest.json"), facts)
 
