@@ -1,9 +1,9 @@
 """Weights of a backbone in a file: one HDF5 dataset per array, under a stable name.
 
 Keras numbers unnamed layers throughout a process: the first convolution of the second model can be
-`conv2d_94`. A stable name has the number that a fresh process would use, so weights can be loaded in
-any process: `conv2d_17/kernel`, `batch_normalization_17/beta`, `block_3_expand/kernel`. Equal arrays
-give identical files.
+`conv2d_94`. A stable name has the number that a fresh process would use, so weights can be loaded
+in any process: `conv2d_17/kernel`, `batch_normalization_17/beta`, `block_3_expand/kernel`. Equal
+arrays give identical files.
 """
 
 import re
@@ -153,6 +153,6 @@ def _shape_text(shape: Sequence[int]) -> str:
 
 
 def _snake_case(name: str) -> str:
-    """Return the base of Keras's automatic layer names: BatchNormalization -> batch_normalization."""
+    """Return the automatic layer name of a class: BatchNormalization -> batch_normalization."""
     words = re.sub(r"(.)([A-Z][a-z0-9]+)", r"\1_\2", re.sub(r"\W+", "", name))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", words).lower()

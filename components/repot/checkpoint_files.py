@@ -80,8 +80,8 @@ def find_version(uri: str) -> str | None:
     """Return a text that changes whenever the files of a checkpoint change.
 
     Returns:
-        For the web, the server's ETag or Last-Modified header, or "" if it sends neither. None if the
-        server is unreachable or does not answer HEAD with 200.
+        For the web, the server's ETag or Last-Modified header, or "" if it sends neither; None if
+        the server is unreachable or does not answer a HEAD request with 200.
 
     Raises:
         CheckpointError: There is no such file, prefix or folder.

@@ -1,10 +1,10 @@
 """Resolve the checkpoint that a user names, and check that it suits the backbone.
 
 A checkpoint is named by one of
-    default         the backbone's own, see `repot.zoo`
-    a known name    one of KNOWN_CHECKPOINTS; "imagenet" means the ImageNet weights that Keras publishes
-    a location      a local path, or a gs://, s3:// or http(s):// URI, of
-        an archive               tar or tar.gz, with a TensorFlow checkpoint or a weights file inside
+    default       the backbone's own, see `repot.zoo`
+    a known name  one of KNOWN_CHECKPOINTS; "imagenet" are the weights that Keras publishes
+    a location    a local path, or a gs://, s3:// or http(s):// URI, of
+        an archive               tar or tar.gz, with one of the following inside
         a TensorFlow checkpoint  the file (V1), the prefix of its files (V2), or a folder with a
                                  `checkpoint` file
         a Keras file             .weights.h5, .h5 or .keras

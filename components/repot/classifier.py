@@ -1,6 +1,6 @@
 """The image classifier: how it is built, split for training, and exported.
 
-It rescales pictures to the backbone's value range, and applies backbone, dropout and one dense layer:
+It rescales pictures to the backbone's value range and applies backbone, dropout and a dense layer:
 float32 [batch, image_size, image_size, 3], RGB in [0, 1] -> float32 [batch, N + 1] logits. Index 0
 is the background class of 2016: no picture has it, and no score, report or exported model shows it.
 """
@@ -56,7 +56,11 @@ def build_classifier(
 
 
 def split_classifier(classifier: Any) -> tuple[Any, Any]:
-    """Return two models that share the classifier's layers: pictures to features, features to logits."""
+    """Return two models that share the classifier's layers.
+
+    Returns:
+        The extractor from pictures to features, and the head from features to logits.
+    """
     dropout, head = classifier.get_layer("dropout"), classifier.get_layer(HEAD_NAME)
     extractor = keras.Model(classifier.input, dropout.input, name="features")
     features = keras.Input(dropout.input.shape[1:], name="features")
@@ -76,17 +80,21 @@ def training_logits(classifier: Any) -> Callable[[Any, bool], Any]:
 
 
 def probabilities(logits: Any) -> Any:
-    """Return float32 [batch, N] probabilities of classes 1..N from float32 [batch, N + 1] logits."""
+    """Return the probabilities of classes 1..N, float32 [batch, N].
+
+    Args:
+        logits: float32 [batch, N + 1]; column 0 is the background class.
+    """
     return tf.nn.softmax(logits[:, 1:], axis=-1)
 
 
 def export_saved_model(classifier: Any, labels: Sequence[str], folder: Path) -> None:
-    """Export a classifier as a SavedModel that takes encoded pictures and needs neither Keras nor repot.
+    """Export a classifier as a SavedModel that takes encoded pictures, without Keras or repot.
 
-    The default signature takes `image_bytes`, string [batch]: JPEG, PNG, GIF or BMP files. It returns
-    `probabilities`, float32 [batch, N], and `class_names`, string [batch, N]: in every row the labels
-    in class order. TensorFlow ignores EXIF orientation and decodes no WebP or TIFF; `repot predict`
-    supports both.
+    The default signature takes `image_bytes`, string [batch]: JPEG, PNG, GIF or BMP files. It
+    returns `probabilities`, float32 [batch, N], and `class_names`, string [batch, N], where every
+    row holds the labels in class order. TensorFlow ignores EXIF orientation and cannot decode WebP
+    or TIFF; `repot predict` supports all three.
 
     Args:
         classifier: A model built by `build_classifier`.

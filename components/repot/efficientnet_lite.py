@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0 in Keras: EfficientNet-B0 without squeeze-and-excite, and with ReLU6 for swish.
+"""EfficientNet-Lite0 in Keras: EfficientNet-B0 with ReLU6 for swish, without squeeze-and-excite.
 
-Every layer has a name that depends only on its position (`block3_depthwise_conv`), so stored weights
-can be matched by name.
+Every layer has a name that depends only on its position (`block3_depthwise_conv`), so stored
+weights can be matched by name.
 
 Source: Tan and Le, EfficientNet, ICML 2019, table 1; the Lite changes: tensorflow/tpu,
 models/official/efficientnet/lite/README.md (2020).
@@ -64,7 +64,7 @@ def build_efficientnet_lite0(input_shape: tuple[int, int, int]) -> keras.Model:
 
 
 def _block(inputs: Any, name: str, stage: _Stage, *, stride: int) -> Any:
-    """Apply an inverted residual block: expand, depthwise convolution, project without activation."""
+    """Apply an inverted residual block: expand, depthwise convolution, linear projection."""
     num_channels = inputs.shape[-1]
     x = inputs
     if stage.expansion != 1:

@@ -79,8 +79,8 @@ def find_model(uri: str) -> str:
             return candidate
     if folder == uri and storage.exists(uri):
         raise ModelError(
-            f"A model must be a folder, a {CHAMPION_NAME} or a {KERAS_NAME}; {uri} is another file. "
-            "Give the model before the pictures: `repot predict MODEL PICTURE...`."
+            f"A model must be a folder, a {CHAMPION_NAME} or a {KERAS_NAME}; {uri} is another "
+            "file. Give the model before the pictures: `repot predict MODEL PICTURE...`."
         )
     checked = " and ".join(storage.join(candidate, KERAS_NAME) for candidate in candidates)
     raise ModelError(

@@ -1,7 +1,7 @@
 """Decode, crop and distort pictures: float32 [height, width, 3], RGB, in [0, 1].
 
-Every function computes what the 2016 programs computed, value for value except for randomness.
-Random numbers come from a seed argument, so a picture is distorted in the same way in every run. The
+Except for randomness, every function computes the values that the 2016 programs computed. Random
+numbers come from a seed argument, so a picture is distorted in the same way in every run. The
 classifier's first layer rescales pictures to the backbone's value range.
 
 Source: tensorflow/models, research/inception/inception/image_processing.py.
@@ -50,8 +50,8 @@ def central_crop(picture: Any, image_size: int) -> Any:
         image_size: Height and width of the result in pixels.
 
     Returns:
-        float32 [image_size, image_size, 3]: the central 0.875 of each side, resized with the sampling
-        of TensorFlow 1 (no half-pixel centres), as the 2016 weights were evaluated.
+        float32 [image_size, image_size, 3]: the central 0.875 of each side, resized with the
+        sampling of TensorFlow 1 (no half-pixel centres), as the 2016 weights were evaluated.
     """
     centre = tf.image.central_crop(picture, _CENTRAL_FRACTION)
     return _resize(tf.raw_ops.ResizeBilinear, centre, image_size)

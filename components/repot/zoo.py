@@ -1,9 +1,9 @@
 """The backbones that repot fine-tunes, one row each, and the function that builds one.
 
-To add a network of `keras.applications`, add one row to the table: settings, help texts, reports, the
-checkpoint "imagenet" and the cost estimate all read it, and tests/unit/test_zoo.py checks every row.
-A network that Keras does not have also needs a builder, such as `repot.efficientnet_lite`, and a
-default checkpoint in `repot.checkpoints`.
+To add a network of `keras.applications`, add one row to the table. Settings, help texts, reports,
+the checkpoint "imagenet" and the cost estimate read the table; tests/unit/test_zoo.py checks every
+row, and needs the length of the new feature vector. A network that Keras does not have also needs a
+builder, such as `repot.efficientnet_lite`, and a default checkpoint in `repot.checkpoints`.
 
 Importing this module does not import TensorFlow.
 """
@@ -170,8 +170,8 @@ def build_backbone(name: str, *, image_size: int) -> Any:
         image_size: Height and width of its input in pixels.
 
     Returns:
-        A keras.Model, float32 [batch, image_size, image_size, 3] in the network's own value range ->
-        float32 [batch, features].
+        A keras.Model: float32 [batch, image_size, image_size, 3] in the network's own value range
+        -> float32 [batch, features].
 
     Raises:
         UsageError: The name is unknown, or the image size is too small for the network.

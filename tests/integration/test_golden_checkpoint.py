@@ -1,4 +1,4 @@
-"""The original 2016 graph's features on stand-in weights, against Keras on the same weights read by repot."""
+"""Features of Keras with weights converted by repot equal those of the original 2016 graph."""
 
 import importlib.util
 import json
@@ -15,6 +15,7 @@ import tensorflow as tf
 from repot import zoo
 from repot.backbone_weights import load_weights
 from repot.checkpoint_fetcher import fetch
+from repot.checkpoint_record import CheckpointRecord
 from repot.errors import CheckpointError
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "checkpoint"
@@ -37,7 +38,7 @@ def _stand_in() -> Any:
 
 
 def arrays_2016_03_01() -> Arrays:
-    """Return all 388 variables, raw and averaged, and one that no backbone wants."""
+    """Return all 388 variables, raw and averaged, and global_step."""
     shapes = json.loads((GOLDEN / "variables.json").read_text())
     names = [f"{name}{suffix}" for name in shapes for suffix in ("", EMA)]
     arrays = {
@@ -47,7 +48,7 @@ def arrays_2016_03_01() -> Arrays:
 
 
 def arrays_2016_08_28() -> Arrays:
-    """Return the averaged values of 2016-03-01 under the plain names of the other release."""
+    """Return the averages of 2016-03-01 under the plain names of 2016_08_28."""
     averaged = {name: array for name, array in arrays_2016_03_01().items() if name.endswith(EMA)}
     slim = {row["old"]: row["slim"] for row in json.loads((GOLDEN / "name_map.json").read_text())}
     arrays = {}
@@ -80,7 +81,7 @@ def write_checkpoint(prefix: Path, arrays: Arrays, version: int) -> None:
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with v1/, v2/ and slim/, each a checkpoint of the stand-in weights."""
+    """Return a folder with v1/, v2/ and slim/, each with a checkpoint of the stand-in weights."""
     folder = tmp_path_factory.mktemp("checkpoints")
     arrays = arrays_2016_03_01()
     for name, version in (
@@ -114,7 +115,7 @@ def expected(values: str) -> npt.NDArray[np.float32]:
 
 @pytest.mark.parametrize("values", ["ema", "raw"])
 @pytest.mark.parametrize("source", ["v1/model.ckpt-157585", "v2/model.ckpt-157585", "v1"])
-def test_features_equal_those_of_the_original(
+def test_features_equal_those_of_the_original_graph(
     checkpoints: Path, backbone: Any, tmp_path: Path, source: str, values: str
 ) -> None:
     checkpoint_id = fetch.fetch_checkpoint(
@@ -129,7 +130,7 @@ def test_features_equal_those_of_the_original(
     )
 
 
-def test_the_published_archive_gives_averaged_values_by_default(
+def test_published_archive_yields_averages_by_default(
     checkpoints: Path, backbone: Any, tmp_path: Path
 ) -> None:
     archive_path = tmp_path / "inception-v3-2016-03-01.tar.gz"
@@ -143,17 +144,17 @@ def test_the_published_archive_gives_averaged_values_by_default(
         str(archive_path), backbone="inception_v3", values="auto", checkpoints_uri=str(tmp_path)
     )
 
-    facts = json.loads((tmp_path / checkpoint_id / "checkpoint.json").read_text())
+    record = CheckpointRecord.from_text((tmp_path / checkpoint_id / "checkpoint.json").read_text())
     assert checkpoint_id.endswith("/inception_v3-ema")
-    assert facts["step"] == STEP
-    assert facts["num_parameters"] == 21_802_784
-    assert facts["available_values"] == ["ema", "raw"]
+    assert record.step == STEP
+    assert record.num_parameters == 21_802_784
+    assert record.available_values == ("ema", "raw")
     np.testing.assert_allclose(
         features(backbone, tmp_path, checkpoint_id), expected("ema"), atol=TOLERANCE, rtol=0
     )
 
 
-def test_the_release_of_august_has_averaged_values_under_its_plain_names(
+def test_plain_names_of_2016_08_28_hold_averages(
     checkpoints: Path, backbone: Any, tmp_path: Path
 ) -> None:
     checkpoint_id = fetch.fetch_checkpoint(
@@ -168,7 +169,7 @@ def test_the_release_of_august_has_averaged_values_under_its_plain_names(
     )
 
 
-def test_another_backbone_refuses_the_checkpoint(checkpoints: Path, tmp_path: Path) -> None:
+def test_checkpoint_is_rejected_for_another_backbone(checkpoints: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="must be used with backbone=inception_v3"):
         fetch.fetch_checkpoint(
             str(checkpoints / "v2" / f"model.ckpt-{STEP}"),

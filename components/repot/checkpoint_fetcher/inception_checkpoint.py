@@ -19,7 +19,7 @@ from repot.checkpoint_fetcher.inception_names import (
     scopes_2016_03_01,
     scopes_2016_08_28,
 )
-from repot.errors import CheckpointError
+from repot.errors import CheckpointError, join_names
 
 _GLOBAL_STEP = "global_step"
 _STEP_IN_NAME = re.compile(r"-(\d+)$")
@@ -94,7 +94,8 @@ def _release_names(path: Path, found: Mapping[str, Any]) -> dict[str, str]:
     raise CheckpointError(
         f"{path.name} must hold an Inception-v3 of 2016 "
         "(conv0/weights or InceptionV3/Conv2d_1a_3x3/weights); "
-        f"it holds {', '.join(sorted(found)[:3]) or 'nothing'}. Use a Keras file for other networks."
+        f"it holds {join_names(sorted(found), 3) or 'nothing'}. "
+        "Use a Keras file for other networks."
     )
 
 

