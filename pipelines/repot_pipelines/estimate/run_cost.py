@@ -4,12 +4,18 @@ The ranges are wide because the speed of a pod is not known in advance. Nothing 
 estimate uses neither the server nor the storage.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from repot.recipes import RECIPES
+from repot.settings import (
+    DatasetSettings,
+    JobSettings,
+    RunSettings,
+    TaskSettings,
+    TrainingSettings,
+)
 from repot.zoo import BACKBONES
 from repot_pipelines.compiled import PipelineSpec
 from repot_pipelines.estimate.prices import GpuPrice, Prices, Range
@@ -30,16 +36,10 @@ _GPU_START: Range = (60.0, 480.0)  # the same if a GPU node has to boot and pull
 _HEAD: Range = (20.0, 240.0)  # the head's epochs on cached features
 _IDLE: Range = (0.0, 600.0)  # until the autoscaler removes an empty GPU node
 
-_UNIT_BYTES = {
-    "k": 1e3,
-    "Ki": 2**10,
-    "M": 1e6,
-    "Mi": 2**20,
-    "G": 1e9,
-    "Gi": 2**30,
-    "T": 1e12,
-    "Ti": 2**40,
-}
+# Suffixes of Kubernetes quantities: milli, powers of 1000, powers of 1024.
+_UNITS = {"": 1.0, "m": 1e-3}
+_UNITS |= {unit: 1e3**power for power, unit in enumerate("kMGTPE", start=1)}
+_UNITS |= {f"{unit}i": 2.0 ** (10 * power) for power, unit in enumerate("KMGTPE", start=1)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +75,26 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _RunPlan:
+    """The settings that decide time and cost, and the number of pictures of both splits."""
+
+    run: RunSettings
+    dataset: DatasetSettings
+    training: TrainingSettings
+    tasks: TaskSettings
+    trainer: JobSettings
+    num_pictures: int
+
+    @property
+    def num_gpus(self) -> int:
+        return self.trainer.accelerator_count * self.trainer.num_workers
+
+    @property
+    def training_speed(self) -> float:
+        return BACKBONES[self.training.backbone].training_speed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Stage:
     """One task: `num_pods` parallel pods, each busy for `seconds`."""
 
@@ -95,29 +115,34 @@ def estimate_run(
         prices: The price table.
         num_pictures: Pictures of both splits together; 0 if unknown.
     """
-    pictures = num_pictures or DEFAULT_NUM_PICTURES
-    gpus = _possible_gpus(values, prices)
-    num_workers = int(values["num_workers"])
-    num_gpus = int(values["accelerator_count"]) * num_workers
-    training = _training_seconds(values, gpus, pictures)
-    cpu_stages = list(_cpu_stages(values, pictures))
-    trainer = _Stage(
-        seconds=training,
-        cpu=_cpus(values["trainer_cpu"]),
-        memory_gib=_gib(values["trainer_memory"]),
-        num_pods=num_workers,
+    plan = _RunPlan(
+        run=RunSettings.from_parameters(values),
+        dataset=DatasetSettings.from_parameters(values),
+        training=TrainingSettings.from_parameters(values),
+        tasks=TaskSettings.from_parameters(values),
+        trainer=JobSettings.from_parameters(values),
+        num_pictures=num_pictures or DEFAULT_NUM_PICTURES,
     )
-    gpu_hours = _scale(_add(training, _IDLE), num_gpus / 3600)
+    gpus = _possible_gpus(plan.trainer, prices)
+    training_seconds = _training_seconds(plan, gpus)
+    cpu_stages = list(_cpu_stages(plan))
+    trainer = _Stage(
+        seconds=training_seconds,
+        cpu=_amount(plan.trainer.trainer_cpu),
+        memory_gib=_gib(plan.trainer.trainer_memory),
+        num_pods=plan.trainer.num_workers,
+    )
+    gpu_hours = _scale(_add(training_seconds, _IDLE), plan.num_gpus / 3600)
     gpu_money = (
         gpu_hours[0] * min((gpu.hour for gpu in gpus.values()), default=0.0),
         gpu_hours[1] * max((gpu.hour for gpu in gpus.values()), default=0.0),
     )
     return Estimate(
-        pods=count_pods(pipeline, num_items=int(values["builder_pods"])),
-        hours=_scale(_add(training, *(stage.seconds for stage in cpu_stages)), 1 / 3600),
+        pods=count_pods(pipeline, num_items=plan.run.builder_pods),
+        hours=_scale(_add(training_seconds, *(stage.seconds for stage in cpu_stages)), 1 / 3600),
         accelerator_hours=gpu_hours,
         money=_add(gpu_money, *(_cost(stage, prices) for stage in (*cpu_stages, trainer))),
-        assumptions=tuple(_assumptions(values, prices, gpus, num_pictures)),
+        assumptions=tuple(_assumptions(plan.trainer, prices, gpus, num_pictures)),
     )
 
 
@@ -144,63 +169,60 @@ def _count_pods(pipeline: PipelineSpec, component: dict[str, Any], num_items: in
     return PodCount(tasks=tasks, drivers=drivers)
 
 
-def _possible_gpus(values: Mapping[str, Any], prices: Prices) -> dict[str, GpuPrice]:
+def _possible_gpus(trainer: JobSettings, prices: Prices) -> dict[str, GpuPrice]:
     """Return the GPU models that the node selector allows; the whole table if it names none."""
-    if not int(values["accelerator_count"]):
+    if not trainer.accelerator_count:
         return {}
-    selected = set(values["trainer_node_selector"].values()) & set(prices.accelerators)
+    selected = set(trainer.trainer_node_selector.values()) & set(prices.accelerators)
     return {
         name: gpu for name, gpu in prices.accelerators.items() if not selected or name in selected
     }
 
 
-def _training_seconds(
-    values: Mapping[str, Any], gpus: Mapping[str, GpuPrice], pictures: int
-) -> Range:
-    recipe = RECIPES[values["recipe"]]
-    epochs = (int(values["epochs"]) or recipe.epochs) if recipe.fine_tune else 0
-    train_pictures = pictures * (1 - values["validation_fraction"])
+def _training_seconds(plan: _RunPlan, gpus: Mapping[str, GpuPrice]) -> Range:
+    recipe = RECIPES[plan.training.recipe]
+    epochs = (plan.training.epochs or recipe.epochs) if recipe.fine_tune else 0
+    train_pictures = plan.num_pictures * (1 - plan.dataset.validation_fraction)
     # The head's phase runs every picture forward once and caches the features.
     num_steps = train_pictures * (epochs + 1 / _FORWARD_SPEED)
-    slow, fast = _pictures_per_second(values, gpus)
+    slow, fast = _pictures_per_second(plan, gpus)
     start = _GPU_START if gpus else _START
     return _add((num_steps / fast, num_steps / slow), _HEAD, start)
 
 
-def _pictures_per_second(values: Mapping[str, Any], gpus: Mapping[str, GpuPrice]) -> Range:
+def _pictures_per_second(plan: _RunPlan, gpus: Mapping[str, GpuPrice]) -> Range:
     """Return the training speed of all workers together."""
-    num_workers = int(values["num_workers"])
     if gpus:
-        num_gpus = int(values["accelerator_count"]) * num_workers
         # Scaling to several GPUs is 70 % efficient at worst, but not slower than one GPU.
-        slow = min(gpu.images_per_second[0] for gpu in gpus.values()) * max(num_gpus * 0.7, 1)
-        fast = max(gpu.images_per_second[1] for gpu in gpus.values()) * num_gpus
+        slow = min(gpu.images_per_second[0] for gpu in gpus.values()) * max(plan.num_gpus * 0.7, 1)
+        fast = max(gpu.images_per_second[1] for gpu in gpus.values()) * plan.num_gpus
     else:
-        slow, fast = _scale(_CPU_TRAINING, _cpus(values["trainer_cpu"]) * num_workers)
-    return _scale((slow, fast), _relative_speed(values))
+        num_cpus = _amount(plan.trainer.trainer_cpu) * plan.trainer.num_workers
+        slow, fast = _scale(_CPU_TRAINING, num_cpus)
+    return _scale((slow, fast), plan.training_speed)
 
 
-def _cpu_stages(values: Mapping[str, Any], pictures: int) -> Iterator[_Stage]:
+def _cpu_stages(plan: _RunPlan) -> Iterator[_Stage]:
     """Yield the stages without a GPU; fetching the checkpoint is shorter than building shards."""
-    num_builders = int(values["builder_pods"])
-    builder_cpu, builder_gib = _cpus(values["builder_cpu"]), _gib(values["builder_memory"])
-    validation = pictures * values["validation_fraction"]
-    slow, fast = _scale(_CPU_BUILDING, num_builders * builder_cpu)
-    score_slow, score_fast = _scale(_CPU_SCORING, _relative_speed(values))
-    plan_seconds = _add(_START, (pictures / 10_000, pictures / 1000))
+    tasks, num_pictures = plan.tasks, plan.num_pictures
+    builder_cpu, builder_gib = _amount(tasks.builder_cpu), _gib(tasks.builder_memory)
+    slow, fast = _scale(_CPU_BUILDING, plan.run.builder_pods * builder_cpu)
+    score_slow, score_fast = _scale(_CPU_SCORING, plan.training_speed)
+    num_scored = num_pictures * plan.dataset.validation_fraction
+    plan_seconds = _add(_START, (num_pictures / 10_000, num_pictures / 1000))
     yield _Stage(seconds=plan_seconds, cpu=1, memory_gib=2)
     yield _Stage(  # build the shards
-        seconds=_add(_START, (pictures / fast, pictures / slow)),
+        seconds=_add(_START, (num_pictures / fast, num_pictures / slow)),
         cpu=builder_cpu,
         memory_gib=builder_gib,
-        num_pods=num_builders,
+        num_pods=plan.run.builder_pods,
     )
     yield _Stage(seconds=_START, cpu=builder_cpu, memory_gib=builder_gib)  # merge
     for _ in ("evaluate", "gate"):
         yield _Stage(
-            seconds=_add(_START, (validation / score_fast, validation / score_slow)),
-            cpu=_cpus(values["evaluator_cpu"]),
-            memory_gib=_gib(values["evaluator_memory"]),
+            seconds=_add(_START, (num_scored / score_fast, num_scored / score_slow)),
+            cpu=_amount(tasks.evaluator_cpu),
+            memory_gib=_gib(tasks.evaluator_memory),
         )
     yield _Stage(seconds=_START, cpu=1, memory_gib=2)  # promote
 
@@ -213,7 +235,7 @@ def _cost(stage: _Stage, prices: Prices) -> Range:
 
 
 def _assumptions(
-    values: Mapping[str, Any], prices: Prices, gpus: Mapping[str, GpuPrice], num_pictures: int
+    trainer: JobSettings, prices: Prices, gpus: Mapping[str, GpuPrice], num_pictures: int
 ) -> Iterator[str]:
     yield (
         f"{num_pictures} pictures, from --num-pictures."
@@ -221,7 +243,7 @@ def _assumptions(
         else f"{DEFAULT_NUM_PICTURES} pictures; set --num-pictures to the real number."
     )
     if len(gpus) == 1:
-        yield f"One GPU model: {next(iter(gpus))}, {values['accelerator_count']} of it."
+        yield f"One GPU model: {next(iter(gpus))}, {trainer.accelerator_count} per worker."
     elif gpus:
         names = sorted(gpus, key=lambda name: gpus[name].hour)
         yield (
@@ -245,19 +267,14 @@ def _assumptions(
     )
 
 
-def _relative_speed(values: Mapping[str, Any]) -> float:
-    return BACKBONES[values["backbone"]].training_speed
-
-
-def _cpus(quantity: str) -> float:
-    """Return the CPUs of a Kubernetes quantity, e.g. 0.5 for "500m"."""
-    return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
+def _amount(quantity: str) -> float:
+    """Return the number in a valid Kubernetes quantity, e.g. 0.5 for "500m"."""
+    number = quantity.rstrip("kKMGTPEim")
+    return float(number) * _UNITS[quantity.removeprefix(number)]
 
 
 def _gib(quantity: str) -> float:
-    """Return the GiB of a Kubernetes quantity that was validated before, e.g. 16 for "16Gi"."""
-    number, unit = re.fullmatch(r"([0-9.]+)(\w*)", quantity).groups()  # type: ignore[union-attr]
-    return float(number) * _UNIT_BYTES.get(unit, 1) / 2**30
+    return _amount(quantity) / 2**30
 
 
 def _add(*ranges: Range) -> Range:

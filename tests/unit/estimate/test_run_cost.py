@@ -100,3 +100,21 @@ def test_more_builders_need_more_pods_and_less_time() -> None:
     assert many.pods.tasks == few.pods.tasks + 63
     assert many.pods.drivers == few.pods.drivers + 2 * 63
     assert many.hours < few.hours
+
+
+@pytest.mark.parametrize(
+    ("quantity", "same"),
+    [("500m", "0.5"), ("2000m", "2"), ("2k", "2000")],
+)
+def test_cpu_quantities_with_and_without_a_unit_are_equal(quantity: str, same: str) -> None:
+    assert estimate(trainer_cpu=quantity) == estimate(trainer_cpu=same)
+
+
+@pytest.mark.parametrize(
+    ("quantity", "same"),
+    [("1Gi", "1024Mi"), ("1Ti", "1024Gi"), ("1Pi", "1024Ti"), ("4G", "4000M"), ("1Ki", "1024")],
+)
+def test_memory_quantities_in_different_units_are_equal(quantity: str, same: str) -> None:
+    assert estimate(trainer_memory=quantity).money == pytest.approx(
+        estimate(trainer_memory=same).money
+    )
