@@ -1,0 +1,56 @@
+"""The lists in CONTRIBUTING.md's "How to add" must name files that exist, and their tests must hold."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from repot.recipes import RECIPES
+from repot.storage.backend import Backend
+from repot.storage.operations import BACKENDS
+from repot.storage.uris import SCHEMES
+from repot.zoo import BACKBONES
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+SUBJECTS = [
+    "A pipeline parameter",
+    "A backbone",
+    "A recipe",
+    "A metric in the report",
+    "A storage backend",
+    "A command",
+]
+
+
+def test_how_to_add_covers_every_subject() -> None:
+    (section,) = re.findall(r"## How to add\n(.*?)\n## ", TEXT, flags=re.DOTALL)
+
+    assert re.findall(r"(?m)^### (.+)$", section) == SUBJECTS
+
+
+def test_files_named_in_the_guide_exist() -> None:
+    names = re.findall(r"`((?:components|pipelines|tests|docs|images|manifests)/[\w./*-]+)`", TEXT)
+
+    assert len(names) > 25
+    assert [name for name in names if not list(ROOT.glob(name.rstrip("/")))] == []
+
+
+@pytest.mark.parametrize("scheme", BACKENDS)
+def test_every_storage_backend_has_the_functions_of_the_protocol(scheme: str) -> None:
+    names = [name for name, _ in inspect.getmembers(Backend, inspect.isfunction) if name[0] != "_"]
+
+    assert names
+    for name in names:
+        expected = list(inspect.signature(getattr(Backend, name)).parameters)[1:]
+        assert list(inspect.signature(getattr(BACKENDS[scheme], name)).parameters) == expected
+
+
+def test_every_scheme_has_a_backend() -> None:
+    assert set(BACKENDS) == {"", *SCHEMES}
+
+
+def test_every_recipe_and_backbone_has_one_line_for_help_and_report() -> None:
+    for row in (*RECIPES.values(), *BACKBONES.values()):
+        assert re.fullmatch(r"[^\n]{10,100}", row.summary)
