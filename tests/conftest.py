@@ -1,4 +1,4 @@
-"""Fixtures that more than one folder of tests needs."""
+"""Fixtures for several folders of tests."""
 
 import contextlib
 import os
@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-# Ends the server together with the tests, however they end: it reads until the tests' end of the pipe is gone.
-_WATCH = """
+# Kills the server when the tests end, however they end: their end of the pipe then closes.
+_SUPERVISOR = """
 import subprocess, sys
 server = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
 try:
@@ -28,14 +28,14 @@ finally:
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C reach the processes that the tests start: a shell's background job passes on that it is ignored."""
+    """Enable SIGINT, which the background jobs of a shell ignore, for the processes of the tests."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def gcs_endpoint() -> Iterator[str]:
-    """Start a fake-gcs-server, a real server process, and yield its address."""
+    """Run fake-gcs-server as a process, and yield its address."""
     host, port = address = "127.0.0.1", free_port()
     flags = [
         "-scheme",
@@ -56,15 +56,15 @@ def gcs_endpoint() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def make_bucket(gcs_endpoint: str) -> Callable[[], str]:
-    """Return a function that makes an empty bucket and returns its gs:// URI."""
+    """Return a function that creates an empty bucket and returns its gs:// URI."""
 
     def make() -> str:
         name = f"repot-{secrets.token_hex(6)}"
         body = f'{{"name": "{name}"}}'.encode()
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{gcs_endpoint}/storage/v1/b", data=body, headers=headers)
-        with urllib.request.urlopen(request) as answer:
-            assert answer.status == 200
+        with urllib.request.urlopen(request) as response:
+            assert response.status == 200
         return f"gs://{name}"
 
     return make
@@ -79,7 +79,7 @@ def gcs(gcs_endpoint: str, make_bucket: Callable[[], str], monkeypatch: pytest.M
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
-    """Start moto's S3 server, a real server process, and yield its address."""
+    """Run moto's S3 server as a process, and yield its address."""
     pytest.importorskip("moto", reason="pip install 'moto[s3]' flask flask-cors")
     host, port = address = "127.0.0.1", free_port()
     command = [sys.executable, "-m", "moto.server", "--host", host, "--port", str(port)]
@@ -104,14 +104,14 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     bucket = f"repot-{secrets.token_hex(6)}"
     with urllib.request.urlopen(
         urllib.request.Request(f"{s3_endpoint}/{bucket}", method="PUT")
-    ) as answer:
-        assert answer.status == 200
+    ) as response:
+        assert response.status == 200
     return f"s3://{bucket}"
 
 
 @pytest.fixture(scope="session")
 def sample_dataset_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the data set of the built-in sample, with two shards to train on; not to be changed."""
+    """Return the dataset of the built-in sample, with two training shards; read-only."""
     import repot_pipelines
     from repot.planner.listing import PictureRoots
     from repot.planner.plan import plan_dataset
@@ -154,14 +154,14 @@ def _server_program() -> Path:
 
 @contextlib.contextmanager
 def _running(command: list[str], address: tuple[str, int], path: str) -> Iterator[str]:
-    """Run a server for as long as the block takes; yield its URL once it answers at `path`."""
-    watched = [sys.executable, "-c", _WATCH, *command]
+    """Run a server during the block; yield its URL once it responds at `path`."""
+    supervised = [sys.executable, "-c", _SUPERVISOR, *command]
     url = f"http://{address[0]}:{address[1]}"
-    nowhere = subprocess.DEVNULL
+    devnull = subprocess.DEVNULL
     with subprocess.Popen(
-        watched, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere, start_new_session=True
-    ) as watch:
-        _wait_until_ready(url, path, watch)
+        supervised, stdin=subprocess.PIPE, stdout=devnull, stderr=devnull, start_new_session=True
+    ) as supervisor:
+        _wait_until_ready(url, path, supervisor)
         yield url
 
 
@@ -174,11 +174,11 @@ def _wait_until_ready(url: str, path: str, process: subprocess.Popen[bytes]) -> 
             if process.poll() is not None:
                 break
             time.sleep(0.05)
-    pytest.fail(f"The server must answer at {url} within 30 s; it does not.")
+    pytest.fail(f"The server must respond at {url} within 30 s; it does not.")
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens at."""
+    """Return an unused port of this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])

@@ -92,7 +92,9 @@ def write_record(uri: str, record: JsonRecord) -> None:
 
 def _float(value: Any) -> Any:
     """Accept a whole number where a float is declared: JSON and KFP write 1.0 as 1."""
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(value, bool):  # an int, for Python
+        raise dacite.WrongTypeError(float, value)
+    return float(value) if isinstance(value, int) else value
 
 
 _STRICT = dacite.Config(strict=True, cast=[tuple], type_hooks={float: _float})

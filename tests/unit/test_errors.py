@@ -3,7 +3,7 @@ import re
 import pytest
 
 from repot import errors
-from repot.errors import DataError, RepotError, UsageError
+from repot.errors import DataError, RepotError, UsageError, join_names, nearest_names, unknown_name
 
 ERRORS = [
     value
@@ -13,11 +13,11 @@ ERRORS = [
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
-def test_exit_code_tells_wrong_usage_from_failed_work(error: type[RepotError]) -> None:
+def test_only_usage_errors_exit_with_2(error: type[RepotError]) -> None:
     assert error.exit_code == (2 if issubclass(error, UsageError) else 1)
 
 
-def test_docstring_draws_every_error_under_its_parent() -> None:
+def test_docstring_shows_every_error_below_its_parent() -> None:
     drawn: dict[str, str] = {}
     parents: list[tuple[int, str]] = []
     for column, name in (
@@ -31,20 +31,42 @@ def test_docstring_draws_every_error_under_its_parent() -> None:
     assert drawn == {error.__name__: error.__base__.__name__ for error in ERRORS if error.__base__}
 
 
-def test_usage_error_from_several_problems_keeps_all_of_them() -> None:
+def test_usage_error_keeps_all_problems() -> None:
     error = UsageError(problem for problem in ("a must be 1.", "b must be 2."))
 
     assert error.problems == ("a must be 1.", "b must be 2.")
     assert str(error) == "a must be 1.\nb must be 2."
 
 
-def test_usage_error_from_a_sentence_is_one_problem_not_letters() -> None:
+def test_usage_error_from_one_text_is_one_problem() -> None:
     assert UsageError("a must be 1.").problems == ("a must be 1.",)
 
 
 def test_data_error_is_caught_as_repot_error() -> None:
     with pytest.raises(RepotError, match=r"b\.jpg"):
         raise DataError("b.jpg cannot be read.")
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [([], ""), (["a"], "a"), (["a", "b"], "a, b"), (["a", "b", "c"], "a, b and 1 more")],
+)
+def test_join_names_counts_the_names_past_the_limit(names: list[str], text: str) -> None:
+    assert join_names(names, limit=2) == text
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("haed", ["head"]), ("HEAD", ["head"]), ("xyz", [])])
+def test_nearest_names_finds_typos_only(name: str, nearest: list[str]) -> None:
+    assert nearest_names(name, ("head", "fine_tune")) == nearest
+
+
+def test_unknown_name_lists_the_choices_and_suggests_the_nearest() -> None:
+    message = "recipe must be one of head, fine_tune; got recipe='haed'. Did you mean head?"
+
+    assert unknown_name("recipe", "haed", ("head", "fine_tune")) == message
+    assert (
+        unknown_name("recipe", "xyz", ("head",)) == "recipe must be one of head; got recipe='xyz'."
+    )
 
 
 def _tree() -> str:

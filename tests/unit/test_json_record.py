@@ -52,6 +52,7 @@ def test_whole_number_is_accepted_as_float() -> None:
         pytest.param({}, id="missing keys"),
         pytest.param({"name": "a", "colour": "blue"}, id="unknown key"),
         pytest.param({"name": 1}, id="wrong type"),
+        pytest.param({"name": "a", "weight": True}, id="bool for float"),
         pytest.param([], id="list"),
         pytest.param(None, id="null"),
     ],

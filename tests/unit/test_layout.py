@@ -7,9 +7,9 @@ import pytest
 from repot import layout
 
 
-def test_content_id_is_the_same_today_as_in_stored_folders() -> None:
-    # The first digits of `printf %s '{"a":"\u00e9","b":[1,2.5,null]}' | sha256sum`. Another value would orphan every
-    # stored data set and run.
+def test_content_id_never_changes() -> None:
+    # First digits of `printf %s '{"a":"\u00e9","b":[1,2.5,null]}' | sha256sum`. Another value would
+    # orphan every stored dataset and run.
     assert layout.content_id({"b": [1, 2.5, None], "a": "é"}) == "84afbf1d4853005f"
 
 
@@ -25,7 +25,7 @@ def test_content_id_ignores_the_order_of_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "others"),
+    ("value", "other"),
     [
         ([1, 2], [2, 1]),
         (1, "1"),
@@ -35,17 +35,17 @@ def test_content_id_ignores_the_order_of_keys() -> None:
         ("é", unicodedata.normalize("NFD", "é")),
     ],
 )
-def test_content_id_differs_for_different_facts(facts: Any, others: Any) -> None:
-    assert layout.content_id(facts) != layout.content_id(others)
+def test_content_id_differs_for_different_values(value: Any, other: Any) -> None:
+    assert layout.content_id(value) != layout.content_id(other)
 
 
-def test_content_id_of_something_that_is_not_json_is_refused() -> None:
+def test_content_id_rejects_values_that_are_not_json() -> None:
     with pytest.raises(TypeError):
         layout.content_id({1, 2})
 
 
 @pytest.mark.parametrize("storage_uri", ["gs://bucket/prefix", "/data/my storage"])
-def test_every_folder_lies_under_the_storage_uri_in_its_own_place(storage_uri: str) -> None:
+def test_folders_are_distinct_and_below_the_storage_uri(storage_uri: str) -> None:
     folders = [
         layout.dataset_uri(storage_uri, "one"),
         layout.checkpoint_uri(storage_uri, "one"),
@@ -61,7 +61,7 @@ def test_every_folder_lies_under_the_storage_uri_in_its_own_place(storage_uri: s
     )
 
 
-def test_champion_pointer_lies_beside_the_versions() -> None:
+def test_champion_pointer_is_next_to_the_versions() -> None:
     version = layout.model_uri("/s", "flowers", "0123456789abcdef")
 
     assert layout.champion_uri("/s", "flowers") == version.rsplit("/", 1)[0] + "/champion.json"

@@ -1,4 +1,4 @@
-"""The workflow that makes a release: valid, and with command lines that repot and make take."""
+"""The release workflow must be valid, and repot and make must accept its command lines."""
 
 import re
 import shlex
@@ -15,13 +15,13 @@ from repot_pipelines.cli import repot
 
 ROOT = Path(__file__).parent.parent.parent
 WORKFLOW = ROOT / ".github" / "workflows" / "release.yml"
-FACTS = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))
-SCRIPTS = [step["run"] for step in FACTS["jobs"]["release"]["steps"] if "run" in step]
+SPEC = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))
+SCRIPTS = [step["run"] for step in SPEC["jobs"]["release"]["steps"] if "run" in step]
 DIGEST = f"sha256:{'1' * 64}"
 
 
 def run_script(words: str, folder: Path, programs: dict[str, str]) -> list[str]:
-    """Run the script that has these words, with programs of one's own; return what they write into the file `said`."""
+    """Run the script that contains `words` with fake programs; return what they write to `output`."""
     (script,) = [script for script in SCRIPTS if words in script]
     for name, text in programs.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def run_script(words: str, folder: Path, programs: dict[str, str]) -> list[str]:
     environment = {"PATH": f"{folder}:/usr/bin:/bin", "IMAGE_PREFIX": "here/repot"}
     environment["GITHUB_REF_NAME"] = f"v{__version__}"
     subprocess.run(["bash", "-e", "-c", script], cwd=folder, env=environment, check=True)
-    return (folder / "said").read_text(encoding="utf-8").split()
+    return (folder / "output").read_text(encoding="utf-8").split()
 
 
 def test_workflow_is_valid() -> None:
@@ -50,23 +50,23 @@ def test_workflow_is_valid() -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_shell_is_shell_and_takes_no_text_from_outside(script: str) -> None:
+def test_scripts_are_valid_shell_without_interpolated_expressions(script: str) -> None:
     done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
     assert "${{" not in script
 
 
-def test_base_image_is_the_one_of_the_dockerfiles() -> None:
-    base = FACTS["jobs"]["release"]["env"]["BASE_IMAGE"]
+def test_base_image_matches_the_dockerfiles() -> None:
+    base = SPEC["jobs"]["release"]["env"]["BASE_IMAGE"]
 
     for name in ("cpu", "trainer"):
         dockerfile = (ROOT / "images" / name / "Dockerfile").read_text(encoding="utf-8")
         assert re.findall(r"(?m)^ARG BASE_IMAGE=(.*)$", dockerfile) == [base]
 
 
-def test_images_have_the_names_of_the_pipeline_up_to_their_owner() -> None:
-    prefix = FACTS["jobs"]["release"]["env"]["IMAGE_PREFIX"].replace(
+def test_image_names_match_the_pipeline() -> None:
+    prefix = SPEC["jobs"]["release"]["env"]["IMAGE_PREFIX"].replace(
         "${{ github.repository_owner }}", "repot"
     )
 
@@ -76,23 +76,23 @@ def test_images_have_the_names_of_the_pipeline_up_to_their_owner() -> None:
     ]
 
 
-def test_pipeline_is_compiled_with_the_digests_of_what_was_pushed(tmp_path: Path) -> None:
+def test_pipeline_is_compiled_with_the_pushed_digests(tmp_path: Path) -> None:
     programs = {
         "docker": f'test "$2" = inspect && echo "${{5%%:*}}@{DIGEST}"',
-        ".venv/bin/repot": 'echo "$@" > said',
+        ".venv/bin/repot": 'echo "$@" > output',
     }
 
     name, *words = run_script("repot compile", tmp_path, programs)
 
-    given = repot.commands[name].make_context(name, words).params
-    assert given["cpu_image"] == f"here/repot-cpu@{DIGEST}"
-    assert given["trainer_image"] == f"here/repot-trainer@{DIGEST}"
-    assert str(given["output"]) in next(
+    params = repot.commands[name].make_context(name, words).params
+    assert params["cpu_image"] == f"here/repot-cpu@{DIGEST}"
+    assert params["trainer_image"] == f"here/repot-trainer@{DIGEST}"
+    assert str(params["output"]) in next(
         script for script in SCRIPTS if "gh release" in script
     ).replace("${GITHUB_REF_NAME#v}", __version__)
 
 
-def test_makefile_takes_the_prefix_and_the_base_of_the_workflow() -> None:
+def test_makefile_accepts_prefix_and_base_image_of_the_workflow() -> None:
     (line,) = [
         line for script in SCRIPTS for line in script.splitlines() if line.startswith("make images")
     ]

@@ -31,7 +31,7 @@ def test_validation_is_the_thirty_percent_with_the_lowest_hash(label: str) -> No
     assert validation == set(by_hash[: (3 * len(by_hash) + 5) // 10])
 
 
-def test_no_picture_is_there_twice() -> None:
+def test_pictures_are_distinct() -> None:
     digests = {hashlib.sha256(path.read_bytes()).digest() for path in PICTURES}
 
     assert len(digests) == len(PICTURES)
@@ -46,7 +46,7 @@ def test_picture_decodes_as_a_small_rgb_jpeg(path: Path) -> None:
         assert 32 <= max(image.size) <= 128
 
 
-def test_provenance_stands_beside_the_pictures() -> None:
+def test_provenance_is_documented_next_to_the_pictures() -> None:
     text = (SAMPLE_PATH.parent / "PROVENANCE.md").read_text(encoding="utf-8")
 
     assert "public domain" in text

@@ -12,7 +12,7 @@ VALUES = with_defaults(
 )
 
 
-def test_defaults_of_the_compiled_pipeline_are_right() -> None:
+def test_defaults_of_the_compiled_pipeline_are_valid() -> None:
     assert cluster_problems(VALUES) == []
 
 
@@ -90,7 +90,7 @@ def test_defaults_of_the_compiled_pipeline_are_right() -> None:
         ("checkpoint_values", "mean", "checkpoint_values must be one of"),
     ],
 )
-def test_a_wrong_value_is_one_problem(name: str, value: Any, rule: str) -> None:
+def test_invalid_value_is_one_problem(name: str, value: Any, rule: str) -> None:
     problems = cluster_problems({**VALUES, name: value})
 
     assert len(problems) == 1
@@ -117,15 +117,15 @@ def test_a_wrong_value_is_one_problem(name: str, value: Any, rule: str) -> None:
         ("checkpoint_sha256", "a" * 64),
     ],
 )
-def test_a_right_value_is_no_problem(name: str, value: Any) -> None:
+def test_valid_value_is_no_problem(name: str, value: Any) -> None:
     assert cluster_problems({**VALUES, name: value}) == []
 
 
-def test_without_accelerators_their_type_does_not_matter() -> None:
+def test_accelerator_type_is_ignored_without_accelerators() -> None:
     assert cluster_problems({**VALUES, "accelerator_count": "0", "accelerator_type": ""}) == []
 
 
-def test_a_job_may_have_several_workers() -> None:
+def test_job_mode_allows_several_workers() -> None:
     assert (
         cluster_problems(
             {**VALUES, "trainer_mode": "job", "num_workers": 32.0, "job_deadline_hours": 1.0}
@@ -134,12 +134,12 @@ def test_a_job_may_have_several_workers() -> None:
     )
 
 
-def test_what_is_not_given_is_not_checked() -> None:
+def test_absent_parameters_are_not_checked() -> None:
     assert cluster_problems({}) == []
     assert cluster_problems({"accelerator_type": "nvidia.com/gpu", "accelerator_count": "2"}) == []
 
 
-def test_every_problem_is_told() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     wrong = {
         "batch_size": 0,
         "pictures_uri": "/tmp",

@@ -14,15 +14,15 @@ IMAGES = {
     "cpu_image": f"registry.example/repot-cpu@sha256:{'1' * 64}",
     "trainer_image": f"registry.example/repot-trainer@sha256:{'2' * 64}",
 }
-WORDS = ["--cpu-image", IMAGES["cpu_image"], "--trainer-image", IMAGES["trainer_image"]]
+ARGUMENTS = ["--cpu-image", IMAGES["cpu_image"], "--trainer-image", IMAGES["trainer_image"]]
 
 
-def test_images_of_a_release_are_all_that_its_yaml_changes(tmp_path: Path) -> None:
+def test_release_yaml_differs_only_in_its_images(tmp_path: Path) -> None:
     path = tmp_path / "release" / "finetune.yaml"
 
     CliRunner().invoke(
         compile_command,
-        [*WORDS, "--output", str(path)],
+        [*ARGUMENTS, "--output", str(path)],
         catch_exceptions=False,
         standalone_mode=False,
     )
@@ -36,10 +36,12 @@ def test_images_of_a_release_are_all_that_its_yaml_changes(tmp_path: Path) -> No
     assert (release["root"], platform) == (shipped["root"], shipped_platform)
 
 
-def test_images_of_a_release_do_not_get_into_the_yaml_that_ships() -> None:
+def test_compiling_with_images_requires_another_output() -> None:
     before = find_compiled().read_bytes()
 
     with pytest.raises(UsageError, match="--output must be given with an image"):
-        CliRunner().invoke(compile_command, WORDS, catch_exceptions=False, standalone_mode=False)
+        CliRunner().invoke(
+            compile_command, ARGUMENTS, catch_exceptions=False, standalone_mode=False
+        )
 
     assert find_compiled().read_bytes() == before

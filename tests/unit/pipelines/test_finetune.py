@@ -1,4 +1,4 @@
-"""The graph: its defaults, its placement, and that the committed YAML is what it compiles to."""
+"""The pipeline: its graph, defaults and pod requests, and that the committed YAML is current."""
 
 import inspect
 import re
@@ -47,14 +47,14 @@ def test_only_pictures_and_storage_are_required(documents: list[dict[str, Any]])
     assert all(each["description"] for each in parameters.values())
 
 
-def test_no_default_looks_forgotten_in_the_ui(documents: list[dict[str, Any]]) -> None:
+def test_no_text_parameter_has_an_empty_default(documents: list[dict[str, Any]]) -> None:
     parameters = documents[0]["root"]["inputDefinitions"]["parameters"]
     assert [
         name for name, each in parameters.items() if each.get("defaultValue", "text") in ("", None)
     ] == []
 
 
-def test_caching_is_off_for_plan_gate_and_promote_only(documents: list[dict[str, Any]]) -> None:
+def test_only_plan_gate_and_promote_are_not_cached(documents: list[dict[str, Any]]) -> None:
     graphs = [documents[0]["root"]["dag"]]
     graphs += [each["dag"] for each in documents[0]["components"].values() if "dag" in each]
     tasks = {name: task for graph in graphs for name, task in graph["tasks"].items()}
@@ -66,7 +66,7 @@ def test_caching_is_off_for_plan_gate_and_promote_only(documents: list[dict[str,
     assert uncached == {"plan", "gate", "promote"}
 
 
-def test_cache_of_fetch_checkpoint_knows_a_replaced_checkpoint(
+def test_cache_key_of_fetch_checkpoint_includes_the_checkpoint_version(
     documents: list[dict[str, Any]],
 ) -> None:
     inputs = documents[0]["root"]["dag"]["tasks"]["fetch-checkpoint"]["inputs"]["parameters"]
@@ -83,26 +83,26 @@ def test_accelerator_count_is_text(documents: list[dict[str, Any]]) -> None:
     assert "accelerator" in executor["resources"]
 
 
-def test_trainer_takes_selector_and_tolerations_at_run_time(
+def test_trainer_gets_selector_and_tolerations_at_run_time(
     documents: list[dict[str, Any]],
 ) -> None:
     platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]
     assert {"nodeSelector", "tolerations", "emptyDirMounts"} <= set(platform)
 
 
-def test_plan_says_what_the_pod_of_the_trainer_task_asks_for(
+def test_plan_decides_what_the_trainer_pod_requests(
     documents: list[dict[str, Any]],
 ) -> None:
     platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]
     container = documents[0]["deploymentSpec"]["executors"]["exec-train"]["container"]
     resources = container["resources"]
-    asked = [container["image"], resources["accelerator"]["resourceCount"]]
-    asked += [
+    requested = [container["image"], resources["accelerator"]["resourceCount"]]
+    requested += [
         resources[name]
         for name in ("resourceCpuRequest", "resourceMemoryRequest", "resourceMemoryLimit")
     ]
-    asked += [platform["nodeSelector"], *platform["tolerations"]]
-    assert all("trainer_pod_" in str(each) for each in asked)
+    requested += [platform["nodeSelector"], *platform["tolerations"]]
+    assert all("trainer_pod_" in str(each) for each in requested)
     outputs = documents[0]["components"]["comp-plan"]["outputDefinitions"]["parameters"]
     types = {
         name: each["parameterType"]
@@ -113,12 +113,12 @@ def test_plan_says_what_the_pod_of_the_trainer_task_asks_for(
     assert types["trainer_pod_accelerator_count"] == "STRING"
 
 
-def test_components_fetch_nothing_at_start(documents: list[dict[str, Any]]) -> None:
+def test_components_install_nothing_at_start(documents: list[dict[str, Any]]) -> None:
     for name, executor in documents[0]["deploymentSpec"]["executors"].items():
         assert "pip install" not in " ".join(executor["container"]["command"]), name
 
 
-def test_every_parameter_that_the_loop_uses_is_handed_into_it(
+def test_loop_declares_every_parameter_that_it_uses(
     documents: list[dict[str, Any]],
 ) -> None:
     loop = documents[0]["components"]["comp-for-loop-1"]
@@ -130,7 +130,7 @@ def test_every_parameter_that_the_loop_uses_is_handed_into_it(
     assert used <= set(loop["inputDefinitions"]["parameters"])
 
 
-def test_every_task_may_reach_object_storage_with_or_without_a_secret(
+def test_every_task_gets_optional_storage_credentials(
     documents: list[dict[str, Any]],
 ) -> None:
     platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]

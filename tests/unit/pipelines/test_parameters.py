@@ -43,7 +43,7 @@ def test_read_parameters_of_the_compiled_pipeline() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "value"),
+    ("name", "raw", "value"),
     [
         ("text", "a=b", "a=b"),
         ("text", "", ""),
@@ -59,8 +59,8 @@ def test_read_parameters_of_the_compiled_pipeline() -> None:
         ("labels", {"a": "b"}, {"a": "b"}),
     ],
 )
-def test_convert_takes_texts_and_typed_values(name: str, given: Any, value: Any) -> None:
-    values, problems = convert_parameters({"text": "x", name: given}, KNOWN)
+def test_convert_accepts_texts_and_typed_values(name: str, raw: Any, value: Any) -> None:
+    values, problems = convert_parameters({"text": "x", name: raw}, KNOWN)
 
     assert problems == []
     assert values[name] == value
@@ -68,7 +68,7 @@ def test_convert_takes_texts_and_typed_values(name: str, given: Any, value: Any)
 
 
 @pytest.mark.parametrize(
-    ("name", "given"),
+    ("name", "raw"),
     [
         ("text", True),
         ("text", 1.5),
@@ -90,15 +90,15 @@ def test_convert_takes_texts_and_typed_values(name: str, given: Any, value: Any)
         ("labels", {"pool": float("nan")}),
     ],
 )
-def test_convert_refuses_another_type(name: str, given: Any) -> None:
-    _, problems = convert_parameters({"text": "x", name: given}, KNOWN)
+def test_convert_rejects_another_type(name: str, raw: Any) -> None:
+    _, problems = convert_parameters({"text": "x", name: raw}, KNOWN)
 
     assert len(problems) == 1
     assert problems[0].startswith(f"{name} must be ")
-    assert repr(given) in problems[0]
+    assert repr(raw) in problems[0]
 
 
-def test_convert_tells_all_problems_at_once_and_suggests_names() -> None:
+def test_convert_reports_all_problems_and_suggests_names() -> None:
     _, problems = convert_parameters({"cuont": 1, "rate": "x", "zzzzzz": 1}, KNOWN)
 
     assert len(problems) == 4
@@ -108,7 +108,7 @@ def test_convert_tells_all_problems_at_once_and_suggests_names() -> None:
 
 
 @pytest.mark.parametrize(("extra", "num_problems"), [(0, 0), (1, 1)])
-def test_convert_refuses_more_bytes_than_the_server_takes(extra: int, num_problems: int) -> None:
+def test_convert_rejects_more_bytes_than_the_server_accepts(extra: int, num_problems: int) -> None:
     empty_bytes = len(json.dumps({"text": ""}))
 
     _, problems = convert_parameters(
@@ -132,7 +132,7 @@ def test_read_assignments_splits_at_the_first_equals_sign() -> None:
     assert read_assignments(["a=1", "b=x=y", "a=2", "c="]) == {"a": "2", "b": "x=y", "c": ""}
 
 
-def test_read_assignments_lists_every_wrong_one() -> None:
+def test_read_assignments_reports_every_invalid_one() -> None:
     with pytest.raises(UsageError) as caught:
         read_assignments(["a=1", "b", "=c"])
 
@@ -153,7 +153,7 @@ def test_read_parameter_file_reads_yaml_and_json(tmp_path: Path, name: str, text
 
 
 @pytest.mark.parametrize("text", ["- a\n", "a: [", "3", "1: 2", "rebuild: 2026-13-45"])
-def test_read_parameter_file_refuses_what_is_no_object(tmp_path: Path, text: str) -> None:
+def test_read_parameter_file_rejects_anything_but_an_object(tmp_path: Path, text: str) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(text)
 
@@ -161,7 +161,7 @@ def test_read_parameter_file_refuses_what_is_no_object(tmp_path: Path, text: str
         read_parameter_file(path)
 
 
-def test_read_parameter_file_that_is_empty_or_missing(tmp_path: Path) -> None:
+def test_read_parameter_file_accepts_empty_and_rejects_missing(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").touch()
 
     assert read_parameter_file(tmp_path / "empty.yaml") == {}
