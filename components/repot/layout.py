@@ -35,6 +35,10 @@ MANIFEST_NAME = "manifest.json"
 WEIGHTS_NAME = "weights.h5"
 CHECKPOINT_NAME = "checkpoint.json"
 
+# checkpoints/
+ORIGINAL_FOLDER = "original"
+FETCHED_SOURCES_FOLDER = "by-source"
+
 # runs/<training_id>/
 STATE_FOLDER = "state"
 STATE_NAME = "latest.json"

@@ -15,10 +15,12 @@ from repot.checkpoint_fetcher.originals import Original, read_original
 from repot.checkpoint_record import CheckpointRecord, checkpoint_id
 from repot.errors import CheckpointError
 from repot.json_record import JsonRecord, read_record, write_record
-from repot.layout import CHECKPOINT_NAME, WEIGHTS_NAME
-
-_ORIGINAL_FOLDER = "original"
-_SOURCES_FOLDER = "by-source"
+from repot.layout import (
+    CHECKPOINT_NAME,
+    FETCHED_SOURCES_FOLDER,
+    ORIGINAL_FOLDER,
+    WEIGHTS_NAME,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ def load_original(checkpoints_uri: str, sha256: str, folder: Path) -> Original |
         sha256: Checksum of the original files.
         folder: Local folder to download to.
     """
-    folder_uri = storage.join(checkpoints_uri, sha256, _ORIGINAL_FOLDER)
+    folder_uri = storage.join(checkpoints_uri, sha256, ORIGINAL_FOLDER)
     uris = [info.uri for info in storage.list_objects(folder_uri)]
     if not uris:
         return None
@@ -78,7 +80,7 @@ def load_original(checkpoints_uri: str, sha256: str, folder: Path) -> Original |
 def save_original(checkpoints_uri: str, original: Original) -> None:
     """Store the original files that are not stored yet."""
     for path in original.paths:
-        uri = storage.join(checkpoints_uri, original.sha256, _ORIGINAL_FOLDER, path.name)
+        uri = storage.join(checkpoints_uri, original.sha256, ORIGINAL_FOLDER, path.name)
         if not storage.exists(uri):
             storage.upload(path, uri)
 
@@ -108,4 +110,6 @@ def save_sha256(checkpoints_uri: str, *, source_uri: str, version: str, sha256: 
 
 
 def _fetched_source_uri(checkpoints_uri: str, source_uri: str) -> str:
-    return storage.join(checkpoints_uri, _SOURCES_FOLDER, f"{layout.content_id(source_uri)}.json")
+    return storage.join(
+        checkpoints_uri, FETCHED_SOURCES_FOLDER, f"{layout.content_id(source_uri)}.json"
+    )

@@ -2,7 +2,6 @@
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -40,7 +39,7 @@ def convert(
     Raises:
         CheckpointError: The files are damaged, of an unknown format, or do not fit the backbone.
     """
-    # Only TensorFlow checkpoints can hold other values than raw ones, or tell their step.
+    # Only TensorFlow checkpoints can hold averages or the training step.
     chosen = "raw"
     available_values: tuple[str, ...] = ("raw",)
     step: int | None = None
@@ -48,20 +47,21 @@ def convert(
         scratch = Path(folder)
         file = find_weights(original.paths, scratch)
         model = build_backbone(backbone, image_size=find_backbone(backbone).image_size)
-        expected = dict(zip(stable_names(model), model.weights, strict=True))
-        if file.kind == "tensorflow":
+        shapes = array_shapes(dict(zip(stable_names(model), model.weights, strict=True)))
+        if file.kind != "tensorflow":
+            _check_values(file, values)
+        if file.kind == "keras":
+            arrays = read_keras_file(file.path, model, backbone=backbone, scratch=scratch)
+        elif file.kind == "pytorch":
+            _check_backbone(file, "a PyTorch file", backbone, "efficientnet_lite0")
+            arrays = read_efficientnet_lite0(file.path, shapes=shapes)
+        else:
             _check_backbone(file, "a TensorFlow checkpoint", backbone, "inception_v3")
             weights = read_inception(
-                file.path,
-                values=values,
-                is_averaged=source.is_averaged,
-                shapes=array_shapes(expected),
+                file.path, values=values, is_averaged=source.is_averaged, shapes=shapes
             )
             arrays, chosen, step = weights.arrays, weights.values, weights.step
             available_values = weights.available_values
-        else:
-            _check_values(file, values)
-            arrays = _read_raw(file, model, expected, backbone=backbone, scratch=scratch)
     _check_finite(file, arrays)
     save_weights(weights_path, arrays)
     return CheckpointRecord(
@@ -75,15 +75,6 @@ def convert(
         num_parameters=sum(array.size for array in arrays.values()),
         step=step,
     )
-
-
-def _read_raw(
-    file: WeightsFile, model: Any, expected: dict[str, Any], *, backbone: str, scratch: Path
-) -> dict[str, Array]:
-    if file.kind == "keras":
-        return read_keras_file(file.path, model, backbone=backbone, scratch=scratch)
-    _check_backbone(file, "a PyTorch file", backbone, "efficientnet_lite0")
-    return read_efficientnet_lite0(file.path, shapes=array_shapes(expected))
 
 
 def _check_backbone(file: WeightsFile, format_name: str, backbone: str, only: str) -> None:

@@ -24,6 +24,8 @@ from repot.errors import CheckpointError, join_names
 _GLOBAL_STEP = "global_step"
 _STEP_IN_NAME = re.compile(r"-(\d+)$")
 
+_Shapes = Mapping[str, Sequence[int]]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InceptionWeights:
@@ -43,7 +45,7 @@ class InceptionWeights:
 
 
 def read_inception(
-    path: Path, *, values: str, is_averaged: bool, shapes: Mapping[str, Sequence[int]]
+    path: Path, *, values: str, is_averaged: bool, shapes: _Shapes
 ) -> InceptionWeights:
     """Return the backbone's weights.
 
@@ -58,7 +60,7 @@ def read_inception(
     """
     try:
         reader = tf.train.load_checkpoint(str(path))
-        found: dict[str, Sequence[int]] = reader.get_variable_to_shape_map()
+        found: _Shapes = reader.get_variable_to_shape_map()
         names = _release_names(path, found)
         suffixes = _available_suffixes(names, found, is_averaged=is_averaged)
         chosen = _choose_values(path, values, suffixes)
@@ -85,7 +87,7 @@ def read_inception(
         ) from err
 
 
-def _release_names(path: Path, found: Mapping[str, Any]) -> dict[str, str]:
+def _release_names(path: Path, found: _Shapes) -> dict[str, str]:
     """Return the Keras name by plain variable name, for the release that wrote the checkpoint."""
     for scopes in (scopes_2016_03_01(), scopes_2016_08_28()):
         names = keras_names(scopes)
@@ -100,7 +102,7 @@ def _release_names(path: Path, found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _available_suffixes(
-    names: Mapping[str, str], found: Mapping[str, Any], *, is_averaged: bool
+    names: Mapping[str, str], found: _Shapes, *, is_averaged: bool
 ) -> dict[str, str]:
     """Return the suffix after plain names, by kind of values that the checkpoint has."""
     available = {
@@ -122,7 +124,7 @@ def _choose_values(path: Path, values: str, suffixes: Mapping[str, str]) -> str:
     return values
 
 
-def _read_step(reader: Any, found: Mapping[str, Any], path: Path) -> int | None:
+def _read_step(reader: Any, found: _Shapes, path: Path) -> int | None:
     """Return the scalar global_step, or else the number at the end of the file name."""
     if _GLOBAL_STEP in found and not found[_GLOBAL_STEP]:
         return int(reader.get_tensor(_GLOBAL_STEP))
