@@ -168,7 +168,7 @@ def test_only_jobs_of_this_storage_are_ours(api: KubernetesApi, cluster: Cluster
 def test_run_is_read_from_what_the_command_prints(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    printed = f"version  0.1.0 (uploaded)\nrun      first 2026-03-01 02:00:00, {RUN_ID}\nlook     http://kfp\n"
+    printed = f"version  0.1.0 (uploaded)\nrun      first 2026-03-01 02:00:00, {RUN_ID}\nlink     http://kfp\n"
 
     assert Ended(words=(), exit_code=0, output=printed, errors="").run_id == RUN_ID
     assert Ended(words=(), exit_code=0, output=f"run   {RUN_ID}\n", errors="").run_id == RUN_ID

@@ -70,7 +70,7 @@ def test_new_schedule_has_all_options(api: KfpApi) -> None:
     assert made["runtime_config"]["parameters"]["epochs"] == 2
     assert made["pipeline_version_reference"]["pipeline_version_id"] in api.store.versions
     assert result.output.startswith("nightly: created\n")
-    assert "UTC, unless CRON_SCHEDULE_TIMEZONE is set there" in result.output
+    assert "UTC, unless it sets CRON_SCHEDULE_TIMEZONE" in result.output
     assert f"/#/recurringrun/details/{made['recurring_run_id']}" in result.output
 
 

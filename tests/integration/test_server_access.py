@@ -157,10 +157,10 @@ def test_link_refers_to_the_ui_or_a_port_forward(api: KfpApi, is_ui: bool) -> No
 
     output = submit(api.address).output
 
-    assert (f"look     {api.address}/#/runs/details/" in output) == is_ui
+    assert (f"link     {api.address}/#/runs/details/" in output) == is_ui
     assert ("kubectl port-forward" in output) != is_ui
     assert (
-        "look     https://ui.example.com/#/runs/details/"
+        "link     https://ui.example.com/#/runs/details/"
         in submit(api.address, "--ui-host", "ui.example.com").output
     )
 
@@ -180,7 +180,7 @@ def test_login_page_in_the_middle_is_reported_and_nothing_is_created(api: KfpApi
     result = submit(api.address)
 
     assert result.exit_code == 1
-    assert "Cannot look for the pipeline" in result.errors
+    assert "Cannot look up the pipeline" in result.errors
     assert api.changes == []
 
 

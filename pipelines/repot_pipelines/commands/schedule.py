@@ -158,7 +158,7 @@ def run_now_command(*, name: str, schedule_id: str, connection: ConnectionOption
     server = connect_to_server(connection)
     schedule = find_schedule(server, name, schedule_id)
     run_id = run_now(server, schedule, name=timestamped_name(name))
-    click.echo(f"run   {run_id}\nlook  {server.link('runs', run_id)}")
+    click.echo(f"run   {run_id}\nlink  {server.link('runs', run_id)}")
 
 
 def _schedule_spec(
@@ -208,11 +208,11 @@ def _print_applied(server: "Server", applied: "ApplyResult", spec: "ScheduleSpec
     )
     click.echo(f"next     {', '.join(f'{time:%a %Y-%m-%d %H:%M}' for time in times)}")
     click.echo("         in the server's time zone: UTC, unless it sets CRON_SCHEDULE_TIMEZONE")
-    click.echo(f"look     {server.link('recurringrun', schedule.recurring_run_id)}")
+    click.echo(f"link     {server.link('recurringrun', schedule.recurring_run_id)}")
     for older in applied.not_deleted:
         click.echo(
-            f"The replaced schedule {older.recurring_run_id} is paused while its run is in progress. "
-            "Apply again after that run to delete it."
+            f"The replaced schedule {older.recurring_run_id} is paused while its run is in "
+            "progress. Apply again after that run to delete it."
         )
 
 

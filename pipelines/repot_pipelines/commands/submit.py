@@ -121,7 +121,7 @@ def _start(console: "Console", server: "Server", request: "Request", start: "Sta
     for line in (
         f"version  {_version_line(submitted.version)}",
         f"run      {submitted.name}, {submitted.run_id}",
-        f"look     {server.link('runs', submitted.run_id)}",
+        f"link     {server.link('runs', submitted.run_id)}",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return submitted.run_id

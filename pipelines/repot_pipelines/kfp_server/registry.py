@@ -61,31 +61,18 @@ def ensure_version(
         ServerError: The upload failed; a pipeline that was created for it is deleted again.
     """
     name = name or default_version_name(path)
-    pipeline_id = find_pipeline(server, pipeline_name)
+    pipeline_id = _find_pipeline(server, pipeline_name)
     if pipeline_id is not None:
         return _ensure_version(server, path, pipeline_id, name)
     pipeline_id = _create_or_find(
         lambda: _create_pipeline(server, pipeline_name),
-        lambda: find_pipeline(server, pipeline_name),
+        lambda: _find_pipeline(server, pipeline_name),
     )
     try:
         return _ensure_version(server, path, pipeline_id, name)
     except ServerError:
         _delete_empty_pipeline(server, pipeline_id)
         raise
-
-
-def find_pipeline(server: Server, name: str) -> str | None:
-    """Return the id of the pipeline with this name, or None."""
-    found = server.list_all(
-        "look for the pipeline",
-        server.client.pipelines.pipeline_service_list_pipelines,
-        "pipelines",
-        filter=name_filter(name),
-        namespace=server.namespace,
-    )
-    ids = (str(pipeline.pipeline_id) for pipeline in found if pipeline.display_name == name)
-    return next(ids, None)
 
 
 def ensure_experiment(server: Server, name: str) -> str:
@@ -136,6 +123,18 @@ def _create_or_find(create: Callable[[], _Object], find: Callable[[], _Object | 
         return found
 
 
+def _find_pipeline(server: Server, name: str) -> str | None:
+    found = server.list_all(
+        "look up the pipeline",
+        server.client.pipelines.pipeline_service_list_pipelines,
+        "pipelines",
+        filter=name_filter(name),
+        namespace=server.namespace,
+    )
+    ids = (str(pipeline.pipeline_id) for pipeline in found if pipeline.display_name == name)
+    return next(ids, None)
+
+
 def _create_pipeline(server: Server, name: str) -> str:
     pipeline = server.client.api_models.V2beta1Pipeline(
         name=name,
@@ -158,7 +157,7 @@ def _find_version(
     server: Server, path: Path, pipeline_id: str, name: str
 ) -> PipelineVersion | None:
     found = server.list_all(
-        "look for the pipeline version",
+        "look up the pipeline version",
         server.client.pipelines.pipeline_service_list_pipeline_versions,
         "pipeline_versions",
         pipeline_id=pipeline_id,
@@ -194,7 +193,7 @@ def _upload(server: Server, path: Path, pipeline_id: str, name: str) -> Pipeline
 
 def _find_experiment(server: Server, name: str) -> str | None:
     found = server.list_all(
-        "look for the experiment",
+        "look up the experiment",
         server.client.experiments.experiment_service_list_experiments,
         "experiments",
         filter=name_filter(name),

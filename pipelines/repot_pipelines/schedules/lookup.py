@@ -28,7 +28,7 @@ def list_schedules(server: Server) -> list[ApiObject]:
 def schedules_named(server: Server, name: str) -> list[ApiObject]:
     """Return every schedule with this name, replaced ones included."""
     found = server.list_all(
-        "look for the schedule",
+        "look up the schedule",
         server.client.recurring_runs.recurring_run_service_list_recurring_runs,
         "recurring_runs",
         namespace=server.namespace,
