@@ -17,7 +17,7 @@ from repot.errors import join_names
 from repot.manifest import Rejection, Split
 from repot.planner.listing import FoundFile
 
-LAYOUT_HELP = (
+_LAYOUT_ADVICE = (
     "Arrange them as PICTURES/<label>/<picture>, or as PICTURES/train/<label>/<picture> and "
     "PICTURES/validation/<label>/<picture>."
 )
@@ -124,13 +124,14 @@ def find_layout_problems(inventory: Inventory) -> list[str]:
     if outside:
         problems.append(
             f"Every picture must be in a label folder; {len(outside)} are not: "
-            f"{join_names(outside, 3)}. Remove the files that are not for training. {LAYOUT_HELP}"
+            f"{join_names(outside, 3)}. Remove the files that are not for training. {_LAYOUT_ADVICE}"
         )
     folders = inventory.folders_without_files
     if folders:
         problems.append(
             f"A label folder must directly contain pictures; {join_names(folders)} contain only "
-            f"folders, such as {next(iter(folders.values()))}. {_nested_folders_advice(folders)}"
+            f"subfolders, with files such as {next(iter(folders.values()))}. "
+            f"{_nested_folders_advice(folders)}"
         )
     return problems
 

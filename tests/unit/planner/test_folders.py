@@ -119,13 +119,13 @@ def test_folders_that_look_like_splits_are_a_problem(folders: tuple[str, str]) -
     (problem,) = find_layout_problems(
         _assign_labels(f"{folders[0]}/a/1.jpg", f"{folders[1]}/a/2.jpg")
     )
-    assert f"{', '.join(sorted(folders))} contain only folders" in problem
+    assert f"{', '.join(sorted(folders))} contain only subfolders" in problem
     assert "If these are splits, rename them to train and validation" in problem
 
 
 def test_pictures_one_level_too_deep_are_a_problem() -> None:
     (problem,) = find_layout_problems(_assign_labels("photos/a/1.jpg", "photos/b/1.jpg", "c/1.jpg"))
-    assert "photos contain only folders, such as photos/a/1.jpg" in problem
+    assert "photos contain only subfolders, with files such as photos/a/1.jpg" in problem
 
 
 def test_nested_pictures_next_to_others_are_rejected_without_a_problem() -> None:
