@@ -13,19 +13,21 @@ FILE_NAME = "finetune.yaml"
 
 
 def find_compiled() -> Path:
-    """Return the path of the compiled pipeline that ships with repot.
+    """Return the path of the compiled pipeline.
 
-    A wheel has it inside this package, a checkout beside it: an editable install copies nothing.
+    In a wheel it is inside this package, in a checkout beside it: hatchling's force-include does
+    not apply to editable installs.
 
     Raises:
-        RepotError: It is in neither place.
+        RepotError: It does not exist.
     """
     package = Path(__file__).parent
     for folder in (package / "compiled", package.parent / "compiled"):
         if (folder / FILE_NAME).is_file():
             return folder / FILE_NAME
     raise RepotError(
-        f"There is no {FILE_NAME} beside {package}. Run `repot compile`, or install repot again."
+        f"The compiled pipeline {FILE_NAME} must be in {package} or beside it. "
+        "Run `repot compile`, or install repot again."
     )
 
 
@@ -44,7 +46,7 @@ def compile_pipeline(path: Path, *, defaults: Mapping[str, str] | None = None) -
 
     Args:
         path: The file.
-        defaults: Replaces defaults of parameters by name, e.g. a release's images with digests.
+        defaults: Parameter defaults to replace, e.g. the container images of a release by digest.
     """
     from kfp import compiler
 
@@ -56,7 +58,10 @@ def compile_pipeline(path: Path, *, defaults: Mapping[str, str] | None = None) -
     )
 
 
-def checkout_target() -> Path:
-    """Return where `repot compile` writes without --output: the checkout's file, or a local one."""
-    beside = Path(__file__).parent.parent / "compiled"
-    return beside / FILE_NAME if beside.is_dir() else Path(FILE_NAME)
+def default_output_path() -> Path:
+    """Return where `repot compile` writes without --output.
+
+    That is the file of the checkout, or one in the current folder for an installed package.
+    """
+    checkout_folder = Path(__file__).parent.parent / "compiled"
+    return checkout_folder / FILE_NAME if checkout_folder.is_dir() else Path(FILE_NAME)

@@ -1,4 +1,4 @@
-"""The cluster as an administrator sees it: pods of a run, Jobs; only to look, and to delete pods."""
+"""Kubernetes access for the tests: list pods and Jobs, read logs, delete pods and Jobs."""
 
 import re
 from dataclasses import dataclass
@@ -7,15 +7,17 @@ from typing import Any
 
 from repot.trainer.job.spec import RUN_ANNOTATION
 
-Facts = dict[str, Any]
+KubernetesObject = dict[str, Any]
+"""An API object, or a part of one, as parsed JSON."""
 
 _RUN_LABEL = "pipeline/runid"
 _NODE_ANNOTATION = "workflows.argoproj.io/node-name"
 _WORKER = "app.kubernetes.io/managed-by=repot,app.kubernetes.io/component=worker"
-_TRY = r"(?:\(\d+\))?"
-# KFP 2.17 has Argo try again on every level of a path: w(0).root(0).train(0).executor(1).
-_EXECUTOR = re.compile(rf"(.*\.([^.()]+){_TRY}\.executor){_TRY}")
-_SECONDS = (5.0, 60.0)
+_ATTEMPT = r"(?:\(\d+\))?"
+# KFP 2.17 makes Argo retry on every level of a path: w(0).root(0).train(0).executor(1).
+_EXECUTOR = re.compile(rf"(.*\.([^.()]+){_ATTEMPT}\.executor){_ATTEMPT}")
+_TIMEOUT_SECONDS = (5.0, 60.0)
+"""To connect, and for each response."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,49 +26,51 @@ class TaskPod:
 
     Attributes:
         task: Key of the task in the compiled YAML.
-        node: Argo's path of it, the same for every try.
-        facts: The object.
+        node: Its path in the Argo workflow, the same for every attempt.
+        manifest: The API object.
     """
 
     task: str
     node: str
-    facts: Facts
+    manifest: KubernetesObject
 
     @property
-    def main(self) -> Facts:
+    def main(self) -> KubernetesObject:
         """Return the container that runs the task's command."""
-        (container,) = [each for each in self.facts["spec"]["containers"] if each["name"] == "main"]
+        (container,) = [
+            each for each in self.manifest["spec"]["containers"] if each["name"] == "main"
+        ]
         return dict(container)
 
 
-class Cluster:
-    """One namespace of a cluster.
+class ClusterClient:
+    """A client for one namespace of the cluster.
 
     Args:
-        kubeconfig_path: How to reach it.
+        kubeconfig_path: The kubeconfig file.
         namespace: The namespace.
     """
 
     def __init__(self, kubeconfig_path: Path, namespace: str) -> None:
         from kubernetes import client, config
 
-        settings = client.Configuration()
-        config.load_kube_config(str(kubeconfig_path), client_configuration=settings)
-        self._api = client.ApiClient(settings)
+        configuration = client.Configuration()
+        config.load_kube_config(str(kubeconfig_path), client_configuration=configuration)
+        self._api = client.ApiClient(configuration)
         self.namespace = namespace
 
     def task_pods(self, run_id: str) -> list[TaskPod]:
-        """Return the pods of a run's tasks, the short ones of Kubeflow left out."""
+        """Return the pods of a run's tasks, without the driver pods of Kubeflow."""
         found = []
         for pod in self._list("/api/v1", "pods", f"{_RUN_LABEL}={run_id}"):
             node = pod["metadata"].get("annotations", {}).get(_NODE_ANNOTATION, "")
             executor = _EXECUTOR.fullmatch(node)
             if executor:
-                found.append(TaskPod(task=executor[2], node=executor[1], facts=pod))
+                found.append(TaskPod(task=executor[2], node=executor[1], manifest=pod))
         return found
 
-    def jobs_below(self, storage_uri: str) -> list[Facts]:
-        """Return the training Jobs that write below a folder."""
+    def jobs_below(self, storage_uri: str) -> list[KubernetesObject]:
+        """Return the training Jobs that write to a storage folder."""
         jobs = self._list("/apis/batch/v1", "jobs", _WORKER)
         return [
             job
@@ -77,13 +81,13 @@ class Cluster:
             .startswith(f"{storage_uri}/")
         ]
 
-    def job_pods(self, name: str) -> list[Facts]:
-        """Return the pods of a Job, the oldest first."""
+    def job_pods(self, name: str) -> list[KubernetesObject]:
+        """Return the pods of a Job, oldest first."""
         pods = self._list("/api/v1", "pods", f"batch.kubernetes.io/job-name={name}")
         return sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
 
     def log(self, pod: str) -> str:
-        """Return a pod's log; "" where there is none yet, or none any more."""
+        """Return a pod's log; "" if it does not exist yet or any more."""
         from kubernetes import client
 
         try:
@@ -97,7 +101,7 @@ class Cluster:
         return str(answer.data.decode(errors="replace"))
 
     def delete_pod(self, name: str) -> None:
-        """Delete a pod, as a drained node does: with its grace period."""
+        """Delete a pod with its grace period, as draining a node does."""
         self._call("DELETE", f"/api/v1/namespaces/{self.namespace}/pods/{name}")
 
     def delete_job(self, name: str) -> None:
@@ -106,11 +110,11 @@ class Cluster:
         self._call("DELETE", f"/apis/batch/v1/namespaces/{self.namespace}/jobs/{name}", body=body)
 
     def scheduled_workflows(self) -> set[str]:
-        """Return the ids of the objects that Kubeflow's schedules are in the cluster."""
+        """Return the ids of the ScheduledWorkflow objects that Kubeflow's schedules create."""
         found = self._list("/apis/kubeflow.org/v1beta1", "scheduledworkflows", "")
         return {each["metadata"]["uid"] for each in found}
 
-    def _list(self, group: str, plural: str, selector: str) -> list[Facts]:
+    def _list(self, group: str, plural: str, selector: str) -> list[KubernetesObject]:
         query = {"labelSelector": selector} if selector else {}
         return list(
             self._call("GET", f"{group}/namespaces/{self.namespace}/{plural}", query=query)["items"]
@@ -138,5 +142,5 @@ class Cluster:
             auth_settings=["BearerToken"],
             _return_http_data_only=True,
             _preload_content=not is_text,
-            _request_timeout=_SECONDS,
+            _request_timeout=_TIMEOUT_SECONDS,
         )

@@ -1,26 +1,26 @@
-"""Which cluster the tests are to use: environment variables, read once, all problems said at once.
+"""Settings of the cluster tests, from environment variables; all problems are reported together.
 
 Required:
-    REPOT_CLUSTER_STORAGE              gs:// or s3:// folder that this machine and the pods can write to
-    REPOT_CLUSTER_IMAGE                image for every task, the trainer's included; needs no GPU
-    KUBECONFIG                         file that reaches the cluster; ~/.kube/config where it is not set
+    REPOT_CLUSTER_STORAGE              gs:// or s3:// folder, writable by this machine and the pods
+    REPOT_CLUSTER_IMAGE                image of every task including the trainer; CPU only
+    KUBECONFIG                         access to the cluster; default ~/.kube/config
 Optional:
-    REPOT_CLUSTER_HOST                 address of Kubeflow Pipelines; through the kubeconfig where it is not set
-    REPOT_CLUSTER_KFP_NAMESPACE        where Kubeflow Pipelines is installed: kubeflow
-    REPOT_CLUSTER_NAMESPACE            namespace of the runs, on a multi-user server
-    REPOT_CLUSTER_SERVICE_ACCOUNT      of the runs' pods: the server's default; `repot-runner` with repot's manifests
-    REPOT_CLUSTER_JOB_SERVICE_ACCOUNT  of the pods of Jobs: repot-worker
-    REPOT_CLUSTER_S3_SECRET            Secret of the pods with accesskey and secretkey: repot-s3
-    REPOT_CLUSTER_CONFIG_MAP           ConfigMap of the pods with S3_ENDPOINT and S3_REGION: repot-settings
+    REPOT_CLUSTER_HOST                 address of Kubeflow Pipelines; default through kubeconfig
+    REPOT_CLUSTER_KFP_NAMESPACE        namespace of Kubeflow Pipelines; default kubeflow
+    REPOT_CLUSTER_NAMESPACE            namespace of the runs on a multi-user server
+    REPOT_CLUSTER_SERVICE_ACCOUNT      of the runs' pods; default: that of the server
+    REPOT_CLUSTER_JOB_SERVICE_ACCOUNT  of the pods of Jobs; default repot-worker
+    REPOT_CLUSTER_S3_SECRET            with accesskey and secretkey; default repot-s3
+    REPOT_CLUSTER_CONFIG_MAP           with S3_ENDPOINT and S3_REGION; default repot-settings
     REPOT_CLUSTER_S3_ENDPOINT, REPOT_CLUSTER_S3_ACCESS_KEY, REPOT_CLUSTER_S3_SECRET_KEY
-                                       the same store as this machine sees it; else what AWS's own variables say
+                                       the same store from this machine; default: the AWS variables
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from repot import storage
+from repot import cluster_names, storage
 from repot.errors import UsageError
 
 PREFIX = "REPOT_CLUSTER_"
@@ -43,7 +43,7 @@ _OPTIONAL = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClusterSettings:
-    """One cluster, one place to store, one image; see above."""
+    """The cluster, storage and container image to test with; see the module docstring."""
 
     kubeconfig_path: Path
     storage_uri: str
@@ -52,19 +52,19 @@ class ClusterSettings:
     kfp_namespace: str = "kubeflow"
     namespace: str = ""
     service_account: str = ""
-    job_service_account: str = "repot-worker"
-    s3_secret: str = "repot-s3"
-    config_map: str = "repot-settings"
+    job_service_account: str = cluster_names.WORKER_ACCOUNT
+    s3_secret: str = cluster_names.S3_SECRET
+    config_map: str = cluster_names.SETTINGS_CONFIG_MAP
     store_variables: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def pod_namespace(self) -> str:
-        """Return where the pods of runs are."""
+        """Return the namespace of the pods of runs."""
         return self.namespace or self.kfp_namespace
 
     @property
     def variables(self) -> dict[str, str]:
-        """Return what the processes of the tests need in their environment."""
+        """Return the environment variables for processes that the tests start."""
         return {"KUBECONFIG": str(self.kubeconfig_path), **self.store_variables}
 
     @property
@@ -75,20 +75,20 @@ class ClusterSettings:
             "--namespace": self.namespace,
             "--kfp-namespace": self.kfp_namespace,
         }
-        return [word for name, value in options.items() if value for word in (name, value)]
+        return [part for name, value in options.items() if value for part in (name, value)]
 
 
 def read_settings(environment: Mapping[str, str], home: Path) -> ClusterSettings:
-    """Return the settings that variables make.
+    """Read the settings from environment variables.
 
     Args:
-        environment: Variables by name.
-        home: Where .kube/config may be.
+        environment: Environment variables by name.
+        home: Home folder, for .kube/config.
 
     Raises:
-        UsageError: Lists everything that is missing, wrong, or not known.
+        UsageError: Lists all missing, invalid and unknown settings.
     """
-    given = {
+    values = {
         name.removeprefix(PREFIX): value
         for name, value in environment.items()
         if name.startswith(PREFIX)
@@ -96,22 +96,22 @@ def read_settings(environment: Mapping[str, str], home: Path) -> ClusterSettings
     kubeconfig_path = Path(environment.get("KUBECONFIG") or home / ".kube" / "config")
     known = {*_REQUIRED, *_OPTIONAL, *_AWS_NAMES}
     problems = [
-        f"{PREFIX}{name} is no setting of these tests." for name in sorted(set(given) - known)
+        f"{PREFIX}{name} is not a setting of these tests." for name in sorted(set(values) - known)
     ]
-    problems += [f"{PREFIX}{name} must be set." for name in _REQUIRED if not given.get(name)]
-    problems += _storage_problems(given.get("STORAGE", ""))
+    problems += [f"{PREFIX}{name} must be set." for name in _REQUIRED if not values.get(name)]
+    problems += _storage_problems(values.get("STORAGE", ""))
     if not kubeconfig_path.is_file():
         problems.append(f"KUBECONFIG must name a file; there is no {kubeconfig_path}.")
     if problems:
         raise UsageError(problems)
     return ClusterSettings(
         kubeconfig_path=kubeconfig_path.absolute(),
-        storage_uri=storage.normalise(given["STORAGE"]),
-        image=given["IMAGE"],
+        storage_uri=storage.normalise(values["STORAGE"]),
+        image=values["IMAGE"],
         store_variables={
-            variable: given[name] for name, variable in _AWS_NAMES.items() if given.get(name)
+            variable: values[name] for name, variable in _AWS_NAMES.items() if values.get(name)
         },
-        **{name.lower(): given[name] for name in _OPTIONAL if given.get(name)},
+        **{name.lower(): values[name] for name in _OPTIONAL if values.get(name)},
     )
 
 

@@ -1,4 +1,4 @@
-"""The command line as a user has it: in a process of its own, against the cluster of the tests."""
+"""Run `repot` in a process of its own against the cluster of the tests."""
 
 import os
 import re
@@ -14,39 +14,39 @@ from tests.cluster.cluster_settings import ClusterSettings
 from tests.cluster.waiting import RUN_SECONDS
 from tests.integration.command_line import REPOT
 
-END_SECONDS = 30.0
 _RUN = re.compile(r"^run +.*?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended:
-    """How a command ended."""
+class CommandResult:
+    """Output and exit code of a command."""
 
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     exit_code: int
     output: str
     errors: str
 
     @property
     def run_id(self) -> str:
-        """Return the run that it started."""
+        """Return the id of the run that it started."""
         found = _RUN.search(self.output)
-        assert found, f"no run was started:\n{self}"
+        assert found, f"the command started no run:\n{self}"
         return found[1]
 
-    def expect(self, exit_code: int) -> "Ended":
-        """Return itself, if it ended with this code."""
+    def expect(self, exit_code: int) -> "CommandResult":
+        """Fail the test unless the exit code is this one; return the result."""
         if self.exit_code != exit_code:
-            pytest.fail(f"it must end with exit code {exit_code}; it did not:\n{self}")
+            pytest.fail(f"the exit code must be {exit_code}:\n{self}")
         return self
 
     def __str__(self) -> str:
-        return f"$ repot {' '.join(self.words)}\n{self.output}\n{self.errors}\nexit code {self.exit_code}"
+        command = f"$ repot {' '.join(self.arguments)}"
+        return f"{command}\n{self.output}\n{self.errors}\nexit code {self.exit_code}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommandLine:
-    """`repot` with the environment of the tests.
+    """Runs `repot` with the environment of the tests.
 
     Attributes:
         settings: The cluster.
@@ -56,10 +56,10 @@ class CommandLine:
     settings: ClusterSettings
     folder: Path
 
-    def run(self, *words: str, seconds: float = RUN_SECONDS, **variables: str) -> Ended:
-        """Run `repot WORDS` to its end."""
+    def run(self, *arguments: str, seconds: float = RUN_SECONDS, **variables: str) -> CommandResult:
+        """Run `repot ARGUMENTS` and return its result."""
         done = subprocess.run(
-            [*REPOT, *words],
+            [*REPOT, *arguments],
             cwd=self.folder,
             env=self._environment(variables),
             capture_output=True,
@@ -67,16 +67,18 @@ class CommandLine:
             timeout=seconds,
             check=False,
         )
-        return Ended(words=words, exit_code=done.returncode, output=done.stdout, errors=done.stderr)
+        return CommandResult(
+            arguments=arguments, exit_code=done.returncode, output=done.stdout, errors=done.stderr
+        )
 
     @contextmanager
-    def started(self, *words: str) -> Iterator["Started"]:
-        """Start `repot WORDS`; what still runs at the end of the block is killed."""
+    def start(self, *arguments: str) -> Iterator["RunningCommand"]:
+        """Start `repot ARGUMENTS`; kill it at the end of the block if it still runs."""
         output_path = self.folder / "output.txt"
         with (
             output_path.open("w", encoding="utf-8") as output,
             subprocess.Popen(
-                [*REPOT, *words],
+                [*REPOT, *arguments],
                 cwd=self.folder,
                 env=self._environment({}),
                 stdout=output,
@@ -84,12 +86,12 @@ class CommandLine:
             ) as process,
         ):
             try:
-                yield Started(words=words, process=process, output_path=output_path)
+                yield RunningCommand(arguments=arguments, process=process, output_path=output_path)
             finally:
                 process.kill()
 
     def _environment(self, variables: dict[str, str]) -> dict[str, str]:
-        # A wide terminal: no line is broken.
+        # A wide terminal, so that no line wraps.
         return {
             **os.environ,
             **self.settings.variables,
@@ -100,29 +102,33 @@ class CommandLine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Started:
-    """A command that runs."""
+class RunningCommand:
+    """A command that is running."""
 
-    words: tuple[str, ...]
+    arguments: tuple[str, ...]
     process: subprocess.Popen[bytes]
     output_path: Path
 
     @property
     def output(self) -> str:
-        """Return what it has written so far."""
+        """Return its output so far."""
         return self.output_path.read_text(encoding="utf-8")
 
     def run_id(self) -> str:
-        """Return the run that it started; "" before it did."""
+        """Return the id of the run that it started; "" if it has not started one yet."""
         if self.process.poll() is not None:
-            pytest.fail(f"it must go on; it ended:\n$ repot {' '.join(self.words)}\n{self.output}")
+            pytest.fail(
+                f"the command ended early:\n$ repot {' '.join(self.arguments)}\n{self.output}"
+            )
         found = _RUN.search(self.output)
         return found[1] if found else ""
 
-    def wait(self, seconds: float) -> Ended:
-        """Return how it ended."""
+    def wait(self, seconds: float) -> CommandResult:
+        """Wait for its end, and return the result."""
         try:
             code = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            pytest.fail(f"it must end within {seconds:.0f} s; it did not:\n{self.output}")
-        return Ended(words=self.words, exit_code=code, output=self.output, errors="")
+            pytest.fail(f"the command did not end within {seconds:.0f} s:\n{self.output}")
+        return CommandResult(
+            arguments=self.arguments, exit_code=code, output=self.output, errors=""
+        )

@@ -1,4 +1,4 @@
-"""Kubeflow Pipelines as the tests look at it, beside the command line, and how they leave nothing behind."""
+"""Kubeflow Pipelines access for the tests: read, terminate and delete runs and schedules."""
 
 import os
 from collections.abc import Iterator
@@ -15,11 +15,13 @@ from tests.cluster.waiting import wait_for
 _END_SECONDS = 300.0
 
 
-class Kubeflow:
-    """The server of the tests; everything that they make there has a name that begins with theirs.
+class KubeflowClient:
+    """A client of the Kubeflow Pipelines server.
+
+    Everything that a test session creates has a name that begins with the session's name.
 
     Args:
-        settings: Where it is.
+        settings: Settings with the server.
     """
 
     def __init__(self, settings: ClusterSettings) -> None:
@@ -32,7 +34,7 @@ class Kubeflow:
         return get_run(self._server, run_id)
 
     def end_of(self, run_id: str, seconds: float) -> str:
-        """Return the state in which a run ended, once it has."""
+        """Wait until a run has ended, and return its final state."""
         return str(
             wait_for(
                 f"the end of run {run_id}",
@@ -43,12 +45,12 @@ class Kubeflow:
         )
 
     def runs_of_schedule(self, name: str, experiment: str) -> list[Any]:
-        """Return the runs that a schedule started by itself."""
+        """Return the runs that a schedule started."""
         ids = {schedule.recurring_run_id for schedule in self.schedules(name)}
         return [run for run in self._runs(experiment) if run.recurring_run_id in ids]
 
     def schedules(self, prefix: str) -> list[Any]:
-        """Return the schedules whose names begin so."""
+        """Return the schedules whose names begin with `prefix`."""
         return [
             each
             for each in list_schedules(self._server)
@@ -56,26 +58,30 @@ class Kubeflow:
         ]
 
     def terminate(self, run_id: str) -> None:
-        """End a run, as the button in the UI does."""
+        """Terminate a run, as the button in the UI does."""
         method = self._client.runs.run_service_terminate_run
         self._server.call(f"terminate the run {run_id}", method, run_id=run_id)
 
     def stop_all(self, name: str) -> None:
-        """Pause the schedules whose names begin so, and end the runs of the experiment of that name."""
+        """Pause the schedules of a session, and terminate its runs.
+
+        Args:
+            name: Name of the session, which is also the name of its experiment.
+        """
         recurring_runs = self._client.recurring_runs
         for schedule in self.schedules(name):
             method = recurring_runs.recurring_run_service_disable_recurring_run
             self._server.call(
                 "pause a schedule", method, recurring_run_id=schedule.recurring_run_id
             )
-        going_on = [run.run_id for run in self._runs(name) if run.state not in FINAL_STATES]
-        for run_id in going_on:
-            self._unless_over(run_id)
-        for run_id in going_on:
+        unfinished = [run.run_id for run in self._runs(name) if run.state not in FINAL_STATES]
+        for run_id in unfinished:
+            self._terminate_if_running(run_id)
+        for run_id in unfinished:
             self.end_of(run_id, _END_SECONDS)
 
-    def forget_all(self, name: str) -> None:
-        """Delete schedules, runs, experiment and pipeline of a name."""
+    def delete_all(self, name: str) -> None:
+        """Delete the schedules, runs, experiment and pipeline of a session."""
         for schedule in self.schedules(name):
             method = self._client.recurring_runs.recurring_run_service_delete_recurring_run
             self._server.call(
@@ -91,7 +97,7 @@ class Kubeflow:
         for pipeline_id in self._pipelines(name):
             self._delete_pipeline(pipeline_id)
 
-    def _unless_over(self, run_id: str) -> None:
+    def _terminate_if_running(self, run_id: str) -> None:
         try:
             self.terminate(run_id)
         except MissingObjectError:

@@ -1,4 +1,4 @@
-"""The tools of these tests themselves, without a cluster: settings, refusal, and what is read of pods and Jobs."""
+"""The helpers of the cluster tests, tested without a cluster."""
 
 import os
 import subprocess
@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from repot.errors import UsageError
-from tests.cluster.cluster import Cluster
+from tests.cluster.cluster import ClusterClient
 from tests.cluster.cluster_settings import PREFIX, read_settings
-from tests.cluster.command_line import CommandLine, Ended
+from tests.cluster.command_line import CommandLine, CommandResult
 from tests.cluster.waiting import wait_for
 from tests.integration.kubernetes_api.kubeconfig import write_kubeconfig
 from tests.integration.kubernetes_api.server import ADMIN_TOKEN, KubernetesApi
@@ -23,7 +23,7 @@ RUN_ID = "0b2a1a3c-8f6e-4d0e-9d55-1d1f0b9a7c11"
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Return the variables that must be there, and no more."""
+    """Return the required variables."""
     path = tmp_path / "kubeconfig"
     path.touch()
     return {
@@ -41,20 +41,20 @@ def api() -> Iterator[KubernetesApi]:
 
 
 @pytest.fixture
-def cluster(api: KubernetesApi, tmp_path: Path) -> Cluster:
-    return Cluster(
+def cluster(api: KubernetesApi, tmp_path: Path) -> ClusterClient:
+    return ClusterClient(
         write_kubeconfig(tmp_path / "kubeconfig", api.address, token=ADMIN_TOKEN), "work"
     )
 
 
-def put(api: KubernetesApi, kind: str, name: str, **facts: Any) -> None:
-    metadata = {"name": name, "namespace": "work", **facts.pop("metadata", {})}
+def put(api: KubernetesApi, kind: str, name: str, **fields: Any) -> None:
+    metadata = {"name": name, "namespace": "work", **fields.pop("metadata", {})}
     version = "batch/v1" if kind == "Job" else "v1"
-    api.store.put({"apiVersion": version, "kind": kind, "metadata": metadata, **facts})
+    api.store.put({"apiVersion": version, "kind": kind, "metadata": metadata, **fields})
 
 
-def test_settings_are_what_the_variables_say(environment: dict[str, str], tmp_path: Path) -> None:
-    more = {
+def test_settings_are_read_from_variables(environment: dict[str, str], tmp_path: Path) -> None:
+    optional = {
         "HOST": "http://kfp",
         "NAMESPACE": "team",
         "S3_ENDPOINT": "http://store:9000",
@@ -62,7 +62,7 @@ def test_settings_are_what_the_variables_say(environment: dict[str, str], tmp_pa
     }
 
     found = read_settings(
-        {**environment, **{f"{PREFIX}{name}": value for name, value in more.items()}}, tmp_path
+        {**environment, **{f"{PREFIX}{name}": value for name, value in optional.items()}}, tmp_path
     )
 
     assert (found.storage_uri, found.image, found.s3_secret) == (
@@ -82,22 +82,22 @@ def test_settings_are_what_the_variables_say(environment: dict[str, str], tmp_pa
     }
 
 
-def test_everything_that_is_missing_or_wrong_is_told_at_once(tmp_path: Path) -> None:
+def test_missing_and_invalid_settings_are_all_reported(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         read_settings({f"{PREFIX}STORAGE": "/tmp/here", f"{PREFIX}IMAGES": "x"}, tmp_path)
 
-    told = "\n".join(caught.value.problems)
-    assert f"{PREFIX}IMAGE must be set." in told
-    assert f"{PREFIX}IMAGES is no setting of these tests." in told
-    assert f"{PREFIX}STORAGE must be in an object store" in told
-    assert f"there is no {tmp_path}/.kube/config" in told
+    problems = "\n".join(caught.value.problems)
+    assert f"{PREFIX}IMAGE must be set." in problems
+    assert f"{PREFIX}IMAGES is not a setting of these tests." in problems
+    assert f"{PREFIX}STORAGE must be in an object store" in problems
+    assert f"there is no {tmp_path}/.kube/config" in problems
 
 
 @pytest.mark.parametrize(
-    ("words", "exit_code"), [(["-m", "cluster"], pytest.ExitCode.USAGE_ERROR), ([], 0)]
+    ("options", "exit_code"), [(["-m", "cluster"], pytest.ExitCode.USAGE_ERROR), ([], 0)]
 )
-def test_without_settings_nobody_believes_that_the_tests_ran(
-    words: list[str], exit_code: int, tmp_path: Path
+def test_without_settings_the_tests_are_skipped_or_fail_if_selected(
+    options: list[str], exit_code: int, tmp_path: Path
 ) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
 
@@ -108,7 +108,7 @@ def test_without_settings_nobody_believes_that_the_tests_ran(
             "pytest",
             "-p",
             "no:cacheprovider",
-            *words,
+            *options,
             "tests/cluster/test_run.py",
         ],
         cwd=ROOT,
@@ -123,14 +123,12 @@ def test_without_settings_nobody_believes_that_the_tests_ran(
     assert " passed" not in done.stdout
 
 
-def test_pods_of_tasks_are_told_from_those_of_kubeflow(
-    api: KubernetesApi, cluster: Cluster
-) -> None:
+def test_task_pods_exclude_the_pods_of_kubeflow(api: KubernetesApi, cluster: ClusterClient) -> None:
     nodes = {
         "plan": "w-1(0).root(0).plan(0).executor(0)",
         "plan-again": "w-1(0).root(0).plan(0).executor(1)",
         "driver": "w-1.root.plan-driver",
-        "build": "w-1.root.for-loop-1.iteration-iterations(1:1).iteration-item.build-shards.executor",
+        "build": "w-1.root.for-loop-1.iterations(1:1).iteration-item.build-shards.executor",
     }
     for name, node in nodes.items():
         labels, annotations = {"pipeline/runid": RUN_ID}, {"workflows.argoproj.io/node-name": node}
@@ -141,7 +139,7 @@ def test_pods_of_tasks_are_told_from_those_of_kubeflow(
     put(api, "Pod", "of-another-run", spec={"containers": []})
 
     found = {
-        pod.facts["metadata"]["name"]: (pod.task, pod.node) for pod in cluster.task_pods(RUN_ID)
+        pod.manifest["metadata"]["name"]: (pod.task, pod.node) for pod in cluster.task_pods(RUN_ID)
     }
 
     assert found == {
@@ -154,7 +152,7 @@ def test_pods_of_tasks_are_told_from_those_of_kubeflow(
     assert {pod.task for pod in cluster.task_pods(RUN_ID)} == {"plan"}
 
 
-def test_only_jobs_of_this_storage_are_ours(api: KubernetesApi, cluster: Cluster) -> None:
+def test_jobs_are_selected_by_storage_folder(api: KubernetesApi, cluster: ClusterClient) -> None:
     labels = {"app.kubernetes.io/managed-by": "repot", "app.kubernetes.io/component": "worker"}
     for name, run_uri in {"mine": "s3://b/mine/runs/1", "other": "s3://b/mine-too/runs/1"}.items():
         metadata = {"labels": labels, "annotations": {"repot/run-uri": run_uri}}
@@ -165,24 +163,30 @@ def test_only_jobs_of_this_storage_are_ours(api: KubernetesApi, cluster: Cluster
     assert cluster.jobs_below("s3://b/mine") == []
 
 
-def test_run_is_read_from_what_the_command_prints(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
-    printed = f"version  0.1.0 (uploaded)\nrun      first 2026-03-01 02:00:00, {RUN_ID}\nlink     http://kfp\n"
+def test_run_id_is_parsed_from_the_output(environment: dict[str, str], tmp_path: Path) -> None:
+    lines = [
+        "version  0.1.0 (uploaded)",
+        f"run      first 2026-03-01 02:00:00, {RUN_ID}",
+        "link     http://kfp",
+    ]
+    printed = "\n".join(lines)
 
-    assert Ended(words=(), exit_code=0, output=printed, errors="").run_id == RUN_ID
-    assert Ended(words=(), exit_code=0, output=f"run   {RUN_ID}\n", errors="").run_id == RUN_ID
-    ended = CommandLine(settings=read_settings(environment, tmp_path), folder=tmp_path).run(
+    assert CommandResult(arguments=(), exit_code=0, output=printed, errors="").run_id == RUN_ID
+    assert (
+        CommandResult(arguments=(), exit_code=0, output=f"run   {RUN_ID}\n", errors="").run_id
+        == RUN_ID
+    )
+    result = CommandLine(settings=read_settings(environment, tmp_path), folder=tmp_path).run(
         "submit"
     )
     with pytest.raises(
-        pytest.fail.Exception, match=r"(?s)exit code 0; it did not.*repot submit.*must be given"
+        pytest.fail.Exception, match=r"(?s)exit code must be 0:.*repot submit.*must be given"
     ):
-        ended.expect(0)
+        result.expect(0)
 
 
-def test_waiting_ends_with_the_last_thing_that_was_seen() -> None:
+def test_wait_failure_has_the_last_state() -> None:
     with pytest.raises(
-        pytest.fail.Exception, match=r"A model must come within 0 s; .* Last seen: PENDING"
+        pytest.fail.Exception, match=r"A model must appear within 0 s\. Last state: PENDING"
     ):
         wait_for("A model", list, seconds=0, state=lambda: "PENDING")

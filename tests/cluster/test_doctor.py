@@ -1,37 +1,37 @@
-"""`repot doctor` on the cluster on which all other tests run."""
+"""`repot doctor` on the cluster of the other tests."""
 
 import json
 
 import pytest
 
-from tests.cluster.site import Site
+from tests.cluster.session import Session
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
-def test_nothing_is_red(site: Site) -> None:
-    settings = site.settings
+def test_doctor_finds_no_problem(session: Session) -> None:
+    settings = session.settings
     account = ["--service-account", settings.service_account] if settings.service_account else []
-    words = [
+    options = [
         "--storage-uri",
-        site.folder_uri,
+        session.folder_uri,
         "--accelerator-count",
         "0",
         *account,
         *settings.server_options,
     ]
 
-    ended = site.commands.run("doctor", *words, "--format", "json", seconds=240)
+    ended = session.commands.run("doctor", *options, "--format", "json", seconds=240)
 
     checks = json.loads(ended.output)["checks"]
-    told = [
+    lines = [
         f"{check['section']}, {check['name']}: {check['finding']} {check['fix']}"
         for check in checks
     ]
-    red = [line for line, check in zip(told, checks, strict=True) if check["state"] == "problem"]
-    assert red == []
+    problems = [
+        line for line, check in zip(lines, checks, strict=True) if check["state"] == "problem"
+    ]
+    assert problems == []
     assert ended.exit_code == 0
-    looked_at = {check["section"] for check in checks if check["state"] != "not checked"}
-    assert looked_at == {"this machine", "storage", "Kubeflow Pipelines", "cluster"}, "\n".join(
-        told
-    )
+    checked = {check["section"] for check in checks if check["state"] != "not checked"}
+    assert checked == {"this machine", "storage", "Kubeflow Pipelines", "cluster"}, "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A run on the cluster from the pictures to the champion, and the same run again."""
+"""A complete run on the cluster, and the same run again."""
 
 import collections
 import re
@@ -10,21 +10,21 @@ from repot import storage
 from repot_pipelines.compiled import find_compiled
 from repot_pipelines.watch.tasks import read_tasks
 from tests.cluster.cluster import TaskPod
-from tests.cluster.command_line import Ended
-from tests.cluster.site import NUM_BUILDERS, SMALL, Site
+from tests.cluster.command_line import CommandResult
+from tests.cluster.session import NUM_BUILDERS, SMALL_PODS, Session
 from tests.cluster.waiting import TEST_SECONDS
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(TEST_SECONDS)]
 
 
-def pods_of(site: Site, run_id: str, task: str) -> list[TaskPod]:
-    """Return one pod for each time that a task ran, the last try of each."""
-    found = {pod.node: pod for pod in site.cluster.task_pods(run_id) if pod.task == task}
+def pods_of(session: Session, run_id: str, task: str) -> list[TaskPod]:
+    """Return the last pod of each execution of a task, ignoring retries."""
+    found = {pod.node: pod for pod in session.cluster.task_pods(run_id) if pod.task == task}
     return list(found.values())
 
 
-def test_first_run_is_promoted_and_its_report_is_there(site: Site, promoted: Ended) -> None:
-    champion = site.champion("first")
+def test_first_run_is_promoted_and_has_a_report(session: Session, promoted: CommandResult) -> None:
+    champion = session.champion("first")
 
     assert champion is not None
     assert champion["previous"] == ""
@@ -32,10 +32,10 @@ def test_first_run_is_promoted_and_its_report_is_there(site: Site, promoted: End
     report = re.search(r"^report  (\S+)$", promoted.output, re.MULTILINE)
     assert report, promoted
     assert "Promoted" in storage.read_text(report[1])
-    assert storage.exists(f"{site.storage_uri}/models/first/{champion['version']}/model.json")
+    assert storage.exists(f"{session.storage_uri}/models/first/{champion['version']}/model.json")
 
 
-def test_every_task_is_followed_under_its_own_name(promoted: Ended) -> None:
+def test_output_follows_every_task_by_name(promoted: CommandResult) -> None:
     pipeline = next(yaml.safe_load_all(find_compiled().read_text(encoding="utf-8")))
 
     for task in read_tasks(pipeline):
@@ -44,67 +44,73 @@ def test_every_task_is_followed_under_its_own_name(promoted: Ended) -> None:
         )
 
 
-def test_several_builders_ran_with_what_the_parameters_give_them(
-    site: Site, promoted: Ended
-) -> None:
-    builders = pods_of(site, promoted.run_id, "build-shards")
+def test_builders_have_the_requested_resources(session: Session, promoted: CommandResult) -> None:
+    builders = pods_of(session, promoted.run_id, "build-shards")
 
     assert len(builders) == NUM_BUILDERS
     assert f"Build shards: done {NUM_BUILDERS}/{NUM_BUILDERS}" in promoted.output
     for pod in builders:
         resources = pod.main["resources"]
-        assert resources["requests"]["cpu"] == SMALL["builder_cpu"]
+        assert resources["requests"]["cpu"] == SMALL_PODS["builder_cpu"]
         assert (
             resources["requests"]["memory"]
             == resources["limits"]["memory"]
-            == SMALL["builder_memory"]
+            == SMALL_PODS["builder_memory"]
         )
-        assert pod.main["image"] == site.settings.image
+        assert pod.main["image"] == session.settings.image
 
 
-def test_trainer_has_what_the_parameters_give_it_and_no_gpu(site: Site, promoted: Ended) -> None:
-    (trainer,) = pods_of(site, promoted.run_id, "train")
+def test_trainer_has_the_requested_resources_and_no_gpu(
+    session: Session, promoted: CommandResult
+) -> None:
+    (trainer,) = pods_of(session, promoted.run_id, "train")
 
     resources = trainer.main["resources"]
-    assert resources["requests"]["cpu"] == SMALL["trainer_cpu"]
+    assert resources["requests"]["cpu"] == SMALL_PODS["trainer_cpu"]
     assert (
-        resources["requests"]["memory"] == resources["limits"]["memory"] == SMALL["trainer_memory"]
+        resources["requests"]["memory"]
+        == resources["limits"]["memory"]
+        == SMALL_PODS["trainer_memory"]
     )
     assert resources["limits"].get("nvidia.com/gpu", "0") == "0"
-    assert trainer.facts["status"]["phase"] == "Succeeded"
+    assert trainer.manifest["status"]["phase"] == "Succeeded"
 
 
-def test_same_run_again_trains_nothing_and_changes_nothing(site: Site, promoted: Ended) -> None:
+def test_second_run_does_not_train_and_changes_nothing(
+    session: Session, promoted: CommandResult
+) -> None:
     del promoted
-    champion = site.champion("first")
+    champion = session.champion("first")
     assert champion is not None
-    training_version = site.training_version(champion["version"])
+    training_version = session.training_version(champion["version"])
 
-    again = site.submit("first").expect(0)
+    again = session.submit("first").expect(0)
 
     assert "Unchanged" in again.output
     assert "(there already)" in again.output
-    assert site.champion("first") == champion
-    assert site.training_version(champion["version"]) == training_version
-    # Of a task that Kubeflow takes from its cache there is no pod; the builder's one share is new, or it is known too.
-    nodes = {(pod.task, pod.node) for pod in site.cluster.task_pods(again.run_id)}
+    assert session.champion("first") == champion
+    assert session.training_version(champion["version"]) == training_version
+    # Cached tasks have no pods; the single share of the second run may be cached or not.
+    nodes = {(pod.task, pod.node) for pod in session.cluster.task_pods(again.run_id)}
     tasks = collections.Counter(task for task, _ in nodes)
     builders = tasks.pop("build-shards", 0)
     assert builders <= 1
     assert tasks == {"plan": 1, "gate": 1}
 
 
-def test_replaced_checkpoint_is_noticed_and_trained_from(site: Site, promoted: Ended) -> None:
+def test_replaced_checkpoint_is_detected_and_used(
+    session: Session, promoted: CommandResult
+) -> None:
     del promoted
-    weights_uri = f"{site.folder_uri}/replaced.pth"
-    data = storage.read_bytes(f"{site.folder_uri}/weights.pth")
-    trained = []
-    # What follows the pickle is no part of it: another file with the same weights.
+    weights_uri = f"{session.folder_uri}/replaced.pth"
+    data = storage.read_bytes(f"{session.folder_uri}/weights.pth")
+    num_trainings = []
+    # Bytes after the pickle are ignored: a different file with the same weights.
     for written in (data, data + b"\n"):
         storage.write_bytes(weights_uri, written)
-        ended = site.submit("replaced", checkpoint=weights_uri).expect(0)
-        assert len(pods_of(site, ended.run_id, "fetch-checkpoint")) == 1
-        trained.append(len(pods_of(site, ended.run_id, "train")))
+        ended = session.submit("replaced", checkpoint=weights_uri).expect(0)
+        assert len(pods_of(session, ended.run_id, "fetch-checkpoint")) == 1
+        num_trainings.append(len(pods_of(session, ended.run_id, "train")))
 
-    # The first file is the one that the first run trained from, under another name.
-    assert trained == [0, 1]
+    # The first file is a copy of the weights that the first run trained from.
+    assert num_trainings == [0, 1]

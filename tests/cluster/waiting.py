@@ -1,4 +1,4 @@
-"""Waits for a cluster: patient, but not for ever, and with the last thing that was seen in the failure."""
+"""Wait for a state of the cluster, with a time limit and the last state in the failure message."""
 
 import time
 from collections.abc import Callable
@@ -7,10 +7,10 @@ from typing import TypeVar
 import pytest
 
 RUN_SECONDS = 1800.0
-"""For a whole run: images may have to be pulled first."""
+"""Time limit of a whole run, including image pulls."""
 
 TEST_SECONDS = 5400
-"""For a test with all that it starts."""
+"""Time limit of a test, including everything it starts."""
 
 POLL_SECONDS = 2.0
 
@@ -18,23 +18,23 @@ _T = TypeVar("_T")
 
 
 def wait_for(
-    what: str, look: Callable[[], _T], *, seconds: float, state: Callable[[], object] = str
+    what: str, poll: Callable[[], _T], *, seconds: float, state: Callable[[], object] = str
 ) -> _T:
-    """Return what a look finds, as soon as it finds something.
+    """Poll until the result is true, and return it.
 
     Args:
-        what: What is waited for, for the message.
-        look: Returns something true at last.
-        seconds: How long to wait.
-        state: What is told in the failure; what the last look found, if not given.
+        what: What is awaited, for the failure message.
+        poll: Returns a true value when the wait is over.
+        seconds: Time limit.
+        state: Returns the current state for the failure message; default: the last poll result.
     """
     deadline = time.monotonic() + seconds
     while True:
-        found = look()
+        found = poll()
         if found:
             return found
         if time.monotonic() > deadline:
             pytest.fail(
-                f"{what} must come within {seconds:.0f} s; it did not. Last seen: {state() or found}"
+                f"{what} must appear within {seconds:.0f} s. Last state: {state() or found}"
             )
         time.sleep(POLL_SECONDS)

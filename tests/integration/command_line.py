@@ -1,4 +1,4 @@
-"""Runs the console command as a user does: in a process of its own."""
+"""Run the console command in a process of its own, as a user does."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ REPOT = [sys.executable, "-c", "from repot_pipelines.cli import main; main()"]
 
 
 def repot(*arguments: str, cwd: Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-    """Run `repot ARGUMENTS` to its end."""
+    """Run `repot ARGUMENTS` and return its output and exit code."""
     return subprocess.run(
         [*REPOT, *arguments],
         cwd=cwd,

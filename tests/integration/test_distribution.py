@@ -1,4 +1,4 @@
-"""What a user gets from an installation: the wheel holds everything that an editable checkout finds beside itself."""
+"""The wheel contains everything that an editable checkout has."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(build("wheel", ROOT, tmp_path_factory.mktemp("wheel")))
 
 
-def test_wheel_holds_every_file_of_both_packages(wheel: zipfile.ZipFile) -> None:
+def test_wheel_contains_every_file_of_both_packages(wheel: zipfile.ZipFile) -> None:
     sources = [
         path.relative_to(parent).as_posix()
         for parent in (ROOT / "components", ROOT / "pipelines")
@@ -40,19 +40,19 @@ def test_wheel_holds_every_file_of_both_packages(wheel: zipfile.ZipFile) -> None
     } <= set(sources)
 
 
-def test_wheel_holds_the_compiled_pipeline_of_the_checkout(wheel: zipfile.ZipFile) -> None:
+def test_wheel_contains_the_compiled_pipeline(wheel: zipfile.ZipFile) -> None:
     committed = ROOT / "pipelines" / "compiled" / "finetune.yaml"
 
     assert wheel.read("repot_pipelines/compiled/finetune.yaml") == committed.read_bytes()
 
 
-def test_wheel_holds_nothing_but_the_packages_and_their_papers(wheel: zipfile.ZipFile) -> None:
-    tops = {name.split("/")[0] for name in wheel.namelist()}
+def test_wheel_contains_only_the_packages_and_their_metadata(wheel: zipfile.ZipFile) -> None:
+    top_folders = {name.split("/")[0] for name in wheel.namelist()}
 
-    assert {top.split("-")[0] for top in tops} == {"repot", "repot_pipelines"}
+    assert {top.split("-")[0] for top in top_folders} == {"repot", "repot_pipelines"}
 
 
-def test_wheel_from_the_source_distribution_is_the_same(
+def test_wheel_built_from_the_source_distribution_is_identical(
     wheel: zipfile.ZipFile, tmp_path: Path
 ) -> None:
     archive = build("sdist", ROOT, tmp_path / "sdist")

@@ -1,6 +1,7 @@
-"""`repot run --runner docker`: the whole pipeline in containers of a real image, and none left behind.
+"""`repot run --runner docker`: the pipeline in containers of a real image, all removed at the end.
 
-The image is named by REPOT_CPU_IMAGE (`make images` builds one); Docker must answer, here or at DOCKER_HOST.
+REPOT_CPU_IMAGE selects the image (`make images` builds one); a Docker daemon must answer, on this
+machine or at DOCKER_HOST.
 """
 
 import json
@@ -24,8 +25,10 @@ def containers() -> str:
     return subprocess.run(listed, capture_output=True, text=True, check=True).stdout
 
 
-def test_no_docker_daemon_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")
+def test_missing_docker_daemon_is_reported_before_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/missing.sock")
     done = repot("run", "--sample", "--runner", "docker", cwd=tmp_path)
     assert done.returncode == 1
     assert "Start Docker, or set DOCKER_HOST" in done.stderr
@@ -33,7 +36,7 @@ def test_no_docker_daemon_is_said_at_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @needs_image
-def test_image_that_is_nowhere_is_named_before_anything_runs(tmp_path: Path) -> None:
+def test_unavailable_image_is_reported_before_the_run(tmp_path: Path) -> None:
     images = ["--cpu-image", IMAGE, "--trainer-image", "localhost:1/nothing:0"]
     done = repot("run", "--sample", "--runner", "docker", *images, cwd=tmp_path)
     assert done.returncode == 1
@@ -44,7 +47,7 @@ def test_image_that_is_nowhere_is_named_before_anything_runs(tmp_path: Path) -> 
 
 @needs_image
 @pytest.mark.slow
-def test_whole_pipeline_runs_in_containers(tmp_path: Path) -> None:
+def test_pipeline_runs_in_containers_and_removes_them(tmp_path: Path) -> None:
     images = ["--cpu-image", IMAGE, "--trainer-image", IMAGE]
     done = repot("run", "--sample", "--runner", "docker", *images, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -55,7 +58,7 @@ def test_whole_pipeline_runs_in_containers(tmp_path: Path) -> None:
 @needs_image
 @pytest.mark.slow
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGKILL])
-def test_stopped_run_leaves_no_container(signal_number: int, tmp_path: Path) -> None:
+def test_interrupted_run_removes_its_containers(signal_number: int, tmp_path: Path) -> None:
     options = [
         "--sample",
         "--epochs",
@@ -78,4 +81,4 @@ def test_stopped_run_leaves_no_container(signal_number: int, tmp_path: Path) -> 
         if containers() == "":
             return
         subprocess.run(["sleep", "0.2"], check=True)
-    pytest.fail(f"containers are left: {containers()}")
+    pytest.fail(f"containers remain: {containers()}")

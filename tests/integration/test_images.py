@@ -1,4 +1,4 @@
-"""The images hold what pyproject.toml asks for, pinned; they are confined, small and called what the pipeline says."""
+"""Container images: locked packages, minimal rights, and the names that the pipeline uses."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def read(name: str) -> str:
 
 
 def instructions(image: str) -> list[tuple[str, str]]:
-    """Return a Dockerfile's instructions, e.g. ("FROM", "${BASE_IMAGE}"), continued lines joined."""
+    """Return a Dockerfile's instructions, e.g. ("FROM", "${BASE_IMAGE}"), with joined lines."""
     text = re.sub(r"(?m)^#.*\n", "", read(f"{image}/Dockerfile")).replace("\\\n", " ")
     pairs = [line.split(maxsplit=1) for line in text.splitlines() if line]
     return [(name, " ".join(rest.split())) for name, rest in pairs]
@@ -62,7 +62,7 @@ def test_lock_pins_every_package_with_hashes(lock: str) -> None:
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_lock_holds_what_repot_requires(image: str) -> None:
+def test_lock_meets_the_requirements_of_repot(image: str) -> None:
     versions = locked(f"{image}/requirements.txt")
 
     for requirement in map(Requirement, PROJECT["dependencies"]):
@@ -75,7 +75,7 @@ def test_lock_holds_what_repot_requires(image: str) -> None:
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_lock_holds_no_tool_for_building_testing_or_linting(image: str) -> None:
+def test_lock_contains_no_build_test_or_lint_tools(image: str) -> None:
     extras = PROJECT["optional-dependencies"]
     tools = {
         canonicalize_name(Requirement(tool).name)
@@ -89,7 +89,7 @@ def test_lock_holds_no_tool_for_building_testing_or_linting(image: str) -> None:
     assert unwanted.isdisjoint(locked(f"{image}/requirements.txt"))
 
 
-def test_images_differ_in_tensorflow_and_its_gpu_libraries_only() -> None:
+def test_images_differ_only_in_tensorflow_and_gpu_libraries() -> None:
     cpu, trainer = locked("cpu/requirements.txt"), locked("trainer/requirements.txt")
 
     assert cpu.pop("tensorflow-cpu") == trainer.pop("tensorflow")
@@ -98,7 +98,7 @@ def test_images_differ_in_tensorflow_and_its_gpu_libraries_only() -> None:
     assert {"nvidia-cudnn-cu12", "nvidia-nccl-cu12", "nvidia-cuda-nvcc-cu12"} <= gpu
 
 
-def test_build_lock_holds_what_builds_repot() -> None:
+def test_build_lock_meets_the_build_requirements() -> None:
     build_system = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["build-system"]
 
     for requirement in map(Requirement, build_system["requires"]):
@@ -108,7 +108,7 @@ def test_build_lock_holds_what_builds_repot() -> None:
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_image_runs_as_a_numeric_user_and_writes_to_tmp(image: str) -> None:
+def test_image_runs_as_a_numeric_user_with_its_home_in_tmp(image: str) -> None:
     found = last_stage(image)
 
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", dict(found)["USER"])
@@ -119,13 +119,13 @@ def test_image_runs_as_a_numeric_user_and_writes_to_tmp(image: str) -> None:
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_image_leaves_the_command_to_kubeflow(image: str) -> None:
+def test_image_has_no_entrypoint(image: str) -> None:
     assert "ENTRYPOINT" not in dict(instructions(image))
     assert json.loads(dict(last_stage(image))["CMD"]) == ["repot", "--help"]
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_last_stage_installs_nothing_and_takes_only_what_was_built(image: str) -> None:
+def test_last_stage_only_copies_the_built_environments(image: str) -> None:
     found = last_stage(image)
 
     assert [rest for name, rest in found if name == "COPY"] == [
@@ -141,7 +141,7 @@ def test_last_stage_installs_nothing_and_takes_only_what_was_built(image: str) -
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_image_is_checked_and_labelled_with_repots_version(image: str) -> None:
+def test_image_build_checks_repot_and_sets_version_labels(image: str) -> None:
     found = last_stage(image)
     labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', dict(found)["LABEL"]))
 
@@ -156,7 +156,7 @@ def test_image_is_checked_and_labelled_with_repots_version(image: str) -> None:
         assert (ROOT / "components" / Path(*module.split("."))).with_suffix(".py").exists()
 
 
-def test_dockerfiles_differ_only_where_the_images_do() -> None:
+def test_dockerfiles_differ_only_in_packages_labels_and_checks() -> None:
     cpu, trainer = instructions("cpu"), instructions("trainer")
     trainer.remove(("ENV", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"))
 
@@ -166,7 +166,7 @@ def test_dockerfiles_differ_only_where_the_images_do() -> None:
     assert different == ["COPY", "LABEL", "RUN"]
 
 
-def test_make_builds_the_images_that_the_pipeline_names() -> None:
+def test_make_images_builds_the_default_images_of_the_pipeline() -> None:
     dry = ["make", "--dry-run", "images", "IMAGE_BUILD=docker build"]
     lines = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
@@ -174,21 +174,21 @@ def test_make_builds_the_images_that_the_pipeline_names() -> None:
     assert f"VERSION={__version__} " in lines
 
 
-def test_builder_is_sent_all_that_the_dockerfiles_copy_and_no_more() -> None:
-    sent = set(re.findall(r"(?m)^!(\S+)", (ROOT / ".dockerignore").read_text("utf-8")))
+def test_dockerignore_allows_exactly_what_the_dockerfiles_copy() -> None:
+    allowed = set(re.findall(r"(?m)^!(\S+)", (ROOT / ".dockerignore").read_text("utf-8")))
     copied = {
-        word.split("/")[0]
+        source.split("/")[0]
         for image in IMAGES
         for name, rest in instructions(image)
         if name == "COPY" and not rest.startswith("--from")
-        for word in rest.split()[:-1]
+        for source in rest.split()[:-1]
     }
 
-    assert sent == copied
+    assert allowed == copied
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_hadolint_finds_nothing(image: str) -> None:
+def test_hadolint_passes(image: str) -> None:
     linter = Path(sysconfig.get_path("scripts")) / "hadolint"
     if not linter.exists():
         pytest.skip("make lint-images installs hadolint")
@@ -206,17 +206,17 @@ def test_hadolint_finds_nothing(image: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("image", IMAGES)
-def test_image_builds_and_runs_confined(image: str) -> None:
+def test_image_builds_and_runs_with_minimal_rights(image: str) -> None:
     if (
         shutil.which("docker") is None
         or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode
     ):
-        pytest.skip("needs a running docker; the environment's BUILD_FLAGS reach the build")
+        pytest.skip("needs a Docker daemon; BUILD_FLAGS in the environment are passed to the build")
     subprocess.run(
         ["make", f"image-{image}", "IMAGE_PREFIX=repot-test/repot"], cwd=ROOT, check=True
     )
 
-    confined = [
+    restrictions = [
         "--read-only",
         "--tmpfs",
         "/tmp",
@@ -231,11 +231,11 @@ def test_image_builds_and_runs_confined(image: str) -> None:
         "docker",
         "run",
         "--rm",
-        *confined,
+        *restrictions,
         f"repot-test/repot-{image}:{__version__}",
         "repot",
         "--version",
     ]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    assert said == f"repot, version {__version__}\n"
+    assert output == f"repot, version {__version__}\n"

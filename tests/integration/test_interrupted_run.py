@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGKILL at every stage of `repot run`: no process is left, and a second start goes on."""
+"""Ctrl-C, SIGTERM and SIGKILL in every stage of `repot run`: processes end, and runs resume."""
 
 import json
 import os
@@ -19,7 +19,7 @@ STOP_SECONDS = 15.0
 
 
 def processes_with(mark: str) -> list[int]:
-    """Return the processes that inherited the mark, zombies left out."""
+    """Return the processes that inherited the mark, except zombies."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -37,9 +37,12 @@ def processes_with(mark: str) -> list[int]:
 def start_and_signal(
     folder: Path, options: list[str], stage: str, signal_number: int
 ) -> tuple[int, str]:
-    """Start a run, signal it as soon as it says that `stage` begins, and return its exit code and the mark.
+    """Start a run, and send it a signal when `stage` starts.
 
     Its temporary files are in `folder`/temporary.
+
+    Returns:
+        The exit code, and the mark that its processes inherit.
     """
     (folder / "temporary").mkdir()
     mark = secrets.token_hex(8)
@@ -71,7 +74,7 @@ def wait_until_gone(mark: str) -> None:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return enough pictures that the shards take some seconds."""
+    """Return enough pictures for building shards to take some seconds."""
     folder = tmp_path_factory.mktemp("pictures")
     for source in SAMPLE_FOLDER.glob("*/*/*.jpg"):
         label = folder / source.parent.name
@@ -83,7 +86,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Return options of a run whose shards and weights are there already."""
+    """Return options of a run whose shards and weights already exist."""
     folder = tmp_path_factory.mktemp("prepared")
     options = ["--sample", "--storage-uri", str(folder / "storage")]
     done = repot("run", *options, "--epochs", "1", cwd=folder)
@@ -92,7 +95,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.mark.parametrize("stage", ["plan", "fetch checkpoint", "build shards"])
-def test_ctrl_c_before_training_leaves_no_process_and_no_temporary_file(
+def test_ctrl_c_before_training_leaves_no_process_or_temporary_file(
     stage: str, pictures: Path, tmp_path: Path
 ) -> None:
     code, mark = start_and_signal(tmp_path, [str(pictures)], stage, signal.SIGINT)
@@ -101,14 +104,14 @@ def test_ctrl_c_before_training_leaves_no_process_and_no_temporary_file(
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
-def test_ctrl_c_in_training_leaves_no_process(prepared: list[str], tmp_path: Path) -> None:
+def test_ctrl_c_during_training_leaves_no_process(prepared: list[str], tmp_path: Path) -> None:
     code, mark = start_and_signal(tmp_path, prepared, "train", signal.SIGINT)
     assert code == 130
     assert processes_with(mark) == []
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGKILL])
-def test_killed_run_leaves_no_process_and_no_temporary_file(
+def test_killed_run_leaves_no_process_or_temporary_file(
     signal_number: int, prepared: list[str], tmp_path: Path
 ) -> None:
     _, mark = start_and_signal(tmp_path, prepared, "train", signal_number)
@@ -116,7 +119,7 @@ def test_killed_run_leaves_no_process_and_no_temporary_file(
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
-def test_run_goes_on_after_ctrl_c_in_training(prepared: list[str], tmp_path: Path) -> None:
+def test_run_resumes_after_ctrl_c_during_training(prepared: list[str], tmp_path: Path) -> None:
     options = ["run", *prepared, "--epochs", "150", "--seed", "7"]
     runs = Path(prepared[-1]) / "runs"
     before = set(runs.iterdir())

@@ -1,4 +1,4 @@
-"""`repot run` as a user meets it: the whole pipeline in a fresh process, on real pictures and real weights."""
+"""`repot run`: the whole pipeline in a new process, on real pictures and real weights."""
 
 import json
 import time
@@ -12,7 +12,7 @@ from tests.integration.command_line import repot
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder in which the sample was run once."""
+    """Return a folder in which `repot run --sample` has run once."""
     folder = tmp_path_factory.mktemp("a folder with blanks")
     temporary = tmp_path_factory.mktemp("temporary")
     with pytest.MonkeyPatch.context() as patch:
@@ -25,7 +25,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_sample_reaches_its_score_and_is_promoted(finished: Path) -> None:
+def test_sample_reaches_its_expected_score_and_is_promoted(finished: Path) -> None:
     metrics = json.loads((finished / "repot-output" / "metrics.json").read_text())
     assert metrics["precision_at_1"] >= 0.80
     assert metrics["num_examples"] == 40
@@ -40,7 +40,7 @@ def test_sample_reaches_its_score_and_is_promoted(finished: Path) -> None:
     assert champion["version"] == version
 
 
-def test_output_holds_report_and_model(finished: Path) -> None:
+def test_output_contains_report_and_model(finished: Path) -> None:
     output = finished / "repot-output"
     report = (output / "report.html").read_text()
     assert "Promoted" in report
@@ -55,7 +55,7 @@ def test_output_holds_report_and_model(finished: Path) -> None:
     } <= {path.name for path in (output / "model").iterdir()}
 
 
-def test_second_start_trains_nothing_and_is_unchanged(finished: Path) -> None:
+def test_second_run_does_not_train_and_is_unchanged(finished: Path) -> None:
     started = time.monotonic()
     again = repot("run", "--sample", "--require-promotion", cwd=finished)
     assert again.returncode == 0, again.stderr
@@ -65,7 +65,9 @@ def test_second_start_trains_nothing_and_is_unchanged(finished: Path) -> None:
     assert time.monotonic() - started < 30
 
 
-def test_rejected_challenger_exits_three_only_where_asked(finished: Path, tmp_path: Path) -> None:
+def test_gate_rejection_exits_with_3_only_with_require_promotion(
+    finished: Path, tmp_path: Path
+) -> None:
     storage = str(finished / "repot-storage")
     options = [
         "--sample",
@@ -76,16 +78,16 @@ def test_rejected_challenger_exits_three_only_where_asked(finished: Path, tmp_pa
         "--min-precision",
         "1.0",
     ]
-    asked = repot("run", *options, "--seed", "1", "--require-promotion", cwd=tmp_path)
-    assert asked.returncode == 3, asked.stderr
+    required = repot("run", *options, "--seed", "1", "--require-promotion", cwd=tmp_path)
+    assert required.returncode == 3, required.stderr
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["promoted"] is False
-    not_asked = repot("run", *options, "--seed", "1", cwd=tmp_path)
-    assert not_asked.returncode == 0
-    assert "reject" in not_asked.stdout
+    not_required = repot("run", *options, "--seed", "1", cwd=tmp_path)
+    assert not_required.returncode == 0
+    assert "reject" in not_required.stdout
 
 
-def test_predict_takes_every_kind_of_model(finished: Path) -> None:
+def test_predict_accepts_every_kind_of_model_path(finished: Path) -> None:
     picture = str(next((SAMPLE_FOLDER / "validation" / "roadsigns").iterdir()))
     storage = finished / "repot-storage"
     version = json.loads((finished / "repot-output" / "model" / "model.json").read_text())[
@@ -107,7 +109,7 @@ def test_predict_takes_every_kind_of_model(finished: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["gcs", "s3"])
-def test_whole_run_on_object_storage(
+def test_run_works_on_object_storage(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     from repot import storage

@@ -22,7 +22,7 @@ def compile_command(
     *, output: Path | None, cpu_image: str | None, trainer_image: str | None
 ) -> None:
     """Compile the pipeline to the YAML that a Kubeflow Pipelines server takes."""
-    from repot_pipelines.compiled import checkout_target, compile_pipeline
+    from repot_pipelines.compiled import compile_pipeline, default_output_path
 
     images = {"cpu_image": cpu_image, "trainer_image": trainer_image}
     defaults = {name: image for name, image in images.items() if image}
@@ -31,6 +31,6 @@ def compile_command(
             "--output must be given with an image; the committed YAML keeps its default images. "
             "Add --output FILE."
         )
-    path = output or checkout_target()
+    path = output or default_output_path()
     compile_pipeline(path, defaults=defaults)
     click.echo(path)

@@ -281,10 +281,10 @@ def shown_progress() -> Iterator[None]:
     """Draw the progress of work that runs in this process."""
     from rich.console import Console
 
-    from repot_pipelines.local.events import watch
+    from repot_pipelines.local.events import forward_events
     from repot_pipelines.local.progress_view import make_view
 
-    with make_view(Console(stderr=True)) as view, watch(view.show):
+    with make_view(Console(stderr=True)) as view, forward_events(view.show):
         yield
 
 

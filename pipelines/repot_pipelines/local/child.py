@@ -1,8 +1,8 @@
-"""The child process of `repot run`: runs the compiled pipeline with kfp's local runner, and dies with its parent.
+"""The child process of `repot run`: runs the compiled pipeline with KFP's local runner.
 
-kfp swaps `builtins.print` and the root logger's handlers from threads and gives no way to stop a loop, so it gets a
-process, and a process group, of its own. Standard input is a pipe that only the parent holds: when it closes, the
-parent is gone and the whole group goes too.
+KFP replaces `builtins.print` and the root logger's handlers from threads and offers no way to stop
+a loop, so it runs in a process, and a process group, of its own. Standard input is a pipe that only
+the parent holds: when it closes, the parent has exited, and the whole group is killed.
 
 Usage: python -m repot_pipelines.local.child REQUEST.json
 """
@@ -19,72 +19,103 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from repot.json_record import JsonRecord
 from repot_pipelines.local.docker import make_runner, remove_containers
 
-_IMAGE_PARAMETER = re.compile(
+# An executor's container image that is a pipeline parameter, as the KFP compiler writes it.
+_IMAGE_PLACEHOLDER = re.compile(
     r"^( *image: )'\{\{\$\.inputs\.parameters\[''pipelinechannel--([\w-]+)''\]\}\}'$", re.MULTILINE
 )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChildRequest(JsonRecord):
+    """What the child process runs; the content of REQUEST.json.
+
+    Attributes:
+        pipeline: Path of the compiled pipeline.
+        arguments: Pipeline parameters by name.
+        work_folder: Existing folder for KFP's artifacts and temporary files.
+        runner: "subprocess" or "docker".
+    """
+
+    pipeline: str
+    arguments: dict[str, Any]
+    work_folder: str
+    runner: str
+
+
 def main() -> None:
-    """Run the pipeline that the request file describes: `pipeline`, `arguments`, `work_folder`, `runner`."""
-    request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    arguments, work_folder = request["arguments"], Path(request["work_folder"])
-    in_containers = request["runner"] == "docker"
-    clean_up = functools.partial(remove_containers, work_folder) if in_containers else _nothing
-    threading.Thread(target=_die_with_parent, args=[clean_up, work_folder], daemon=True).start()
+    """Run the pipeline of the request file named on the command line."""
+    request = ChildRequest.from_text(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    work_folder = Path(request.work_folder)
+    uses_docker = request.runner == "docker"
+    clean_up = functools.partial(remove_containers, work_folder) if uses_docker else _do_nothing
+    threading.Thread(target=_exit_with_parent, args=[clean_up, work_folder], daemon=True).start()
     runner = (
-        make_runner(arguments, work_folder) if in_containers else _subprocess_runner(work_folder)
+        make_runner(request.arguments, work_folder)
+        if uses_docker
+        else _make_subprocess_runner(work_folder)
     )
-    run_pipeline(request["pipeline"], arguments, work_folder, runner)
+    _run_pipeline(request, runner)
 
 
-def run_pipeline(pipeline: str, arguments: dict[str, Any], work_folder: Path, runner: Any) -> None:
-    """Run a compiled pipeline task by task, artifacts below `work_folder`."""
+def _run_pipeline(request: ChildRequest, runner: Any) -> None:
     from kfp import components, local
 
     warnings.filterwarnings("ignore")
-    local.init(runner, pipeline_root=str(work_folder / "artifacts"))
-    text = Path(pipeline).read_text(encoding="utf-8")
-    values = {**_defaults(text), **arguments}
-    run = components.load_component_from_text(_with_images(text, values))
-    run(**values)
+    local.init(runner, pipeline_root=str(Path(request.work_folder) / "artifacts"))
+    text = Path(request.pipeline).read_text(encoding="utf-8")
+    # All defaults are given as arguments: KFP's local runner loses defaults inside a loop.
+    values = {**_default_arguments(text), **request.arguments}
+    pipeline = components.load_component_from_text(_insert_container_images(text, values))
+    pipeline(**values)
 
 
-def _defaults(text: str) -> dict[str, Any]:
-    """Return the defaults of a compiled pipeline's parameters; the local runner forgets them inside a loop."""
+def _default_arguments(text: str) -> dict[str, Any]:
+    """Return the parameter defaults of a compiled pipeline."""
     import yaml
 
     parameters = next(yaml.safe_load_all(text))["root"]["inputDefinitions"]["parameters"]
     return {
-        name: facts["defaultValue"] for name, facts in parameters.items() if "defaultValue" in facts
+        name: definition["defaultValue"]
+        for name, definition in parameters.items()
+        if "defaultValue" in definition
     }
 
 
-def _with_images(text: str, values: Mapping[str, Any]) -> str:
-    """Return a compiled pipeline with the images that its parameters name; the local runner takes them literally."""
-    # Plan has not run yet, and says the same (`repot.planner.trainer_pod`).
-    of_trainer = values["cpu_image" if values["trainer_mode"] == "job" else "trainer_image"]
-    images = {**values, "plan-trainer_pod_image": of_trainer}
-    return _IMAGE_PARAMETER.sub(lambda match: f"{match[1]}{json.dumps(images[match[2]])}", text)
+def _insert_container_images(text: str, values: Mapping[str, Any]) -> str:
+    """Replace every image placeholder in a compiled pipeline by the image reference.
+
+    KFP resolves these placeholders on a cluster; its local runner would pass the placeholder itself
+    to Docker.
+    """
+    # The trainer's image is an output of plan, which has not run yet; this is the same choice as in
+    # repot.planner.trainer_pod.
+    trainer_image = values["cpu_image" if values["trainer_mode"] == "job" else "trainer_image"]
+    images = {**values, "plan-trainer_pod_image": trainer_image}
+    return _IMAGE_PLACEHOLDER.sub(lambda match: f"{match[1]}{json.dumps(images[match[2]])}", text)
 
 
-def _subprocess_runner(work_folder: Path) -> Any:
-    """Return kfp's runner of tasks as processes of this Python."""
+def _make_subprocess_runner(work_folder: Path) -> Any:
+    """Return KFP's runner that starts each task as a process of this Python."""
     from kfp import local
     from kfp.local import subprocess_task_handler
 
-    # The runner writes its Python's path over the text "python3" wherever it stands, paths in arguments included.
+    # KFP replaces the text "python3" in every argument by the path of its interpreter, which breaks
+    # paths such as lib/python3.11/site-packages. Leave arguments alone, and make the command
+    # `python3` find this interpreter instead.
     subprocess_task_handler.replace_python_executable = lambda command, _: command
-    _put_python3_first(work_folder)
+    _put_python3_on_path(work_folder)
     return local.SubprocessRunner(use_venv=False)
 
 
-def _put_python3_first(work_folder: Path) -> None:
-    """Make `python3` mean this interpreter for every task, whatever blanks its path has."""
+def _put_python3_on_path(work_folder: Path) -> None:
+    """Make `python3` run this interpreter in every task, even if its path contains blanks."""
     folder = work_folder / "bin"
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "python3"
@@ -93,25 +124,26 @@ def _put_python3_first(work_folder: Path) -> None:
     os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
 
-def _die_with_parent(clean_up: Callable[[], None], work_folder: Path) -> None:
+def _exit_with_parent(clean_up: Callable[[], None], work_folder: Path) -> None:
+    """Wait until the parent closes standard input, then clean up and kill this process group."""
     while os.read(sys.stdin.fileno(), 1):
         pass
     try:
         clean_up()
-        _remove(work_folder)
+        _remove_folder(work_folder)
     finally:
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def _remove(folder: Path) -> None:
-    """Remove a folder in which tasks may still be writing: renamed, it is where none of them looks."""
-    gone = folder.with_name(f"{folder.name}.gone")
-    with contextlib.suppress(FileNotFoundError):  # the parent did it
-        folder.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+def _remove_folder(folder: Path) -> None:
+    """Remove a folder that tasks may still write to; renaming it first hides it from them."""
+    renamed = folder.with_name(f"{folder.name}.gone")
+    with contextlib.suppress(FileNotFoundError):  # the parent has removed it
+        folder.rename(renamed)
+    shutil.rmtree(renamed, ignore_errors=True)
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     return None
 
 

@@ -1,7 +1,8 @@
-"""The containers of `repot run --runner docker`: what they see of this machine, and that none is left behind.
+"""Containers of `repot run --runner docker`: images, mounts, environment and removal.
 
-kfp's DockerRunner starts one container a task. Each gets the run's label, the folders that the run names at the very
-paths that they have here, and the caller's user id, so that what it writes is the caller's.
+KFP's DockerRunner starts one container per task. Each gets the label of the run, the folders that
+the run uses mounted at the same paths as on this machine, and the caller's user id, so that the
+caller owns the files it writes.
 """
 
 import os
@@ -17,9 +18,10 @@ from repot.progress import EVENTS_VARIABLE
 
 LABEL = "repot-run"
 
-_LOCATIONS = ("pictures_uri", "labels_file_uri", "checkpoint", "storage_uri")
-_READ_ONLY = ("pictures_uri", "labels_file_uri", "checkpoint")
-_PASSED_ON = (
+_PATH_PARAMETERS = ("pictures_uri", "labels_file_uri", "checkpoint", "storage_uri")
+_READ_ONLY_PARAMETERS = ("pictures_uri", "labels_file_uri", "checkpoint")
+# A container does not inherit this process's environment.
+_FORWARDED_VARIABLES = (
     EVENTS_VARIABLE,
     "AWS_ACCESS_KEY_ID",
     "AWS_DEFAULT_REGION",
@@ -34,7 +36,7 @@ _PASSED_ON = (
 
 
 def check_docker() -> None:
-    """Ask whether containers can be started at all.
+    """Check that containers can be started.
 
     Raises:
         UsageError: The docker package is not installed.
@@ -50,44 +52,45 @@ def check_docker() -> None:
         docker.from_env(timeout=10).ping()
     except docker.errors.DockerException as err:
         raise RepotError(
-            f"A Docker daemon must answer; got: {err}. Start Docker, or set DOCKER_HOST to where it listens."
+            f"A Docker daemon must answer; got: {err}. "
+            "Start Docker, or set DOCKER_HOST to its address."
         ) from err
 
 
-def pull_images(names: Iterable[str], console: Console) -> None:
-    """Pull the images that are not here.
+def pull_images(references: Iterable[str], console: Console) -> None:
+    """Pull the container images that are not on this machine.
 
     Args:
-        names: Of the images.
-        console: Where it is said, for it may take minutes.
+        references: The image references.
+        console: Where each pull is announced, because it may take minutes.
 
     Raises:
-        RepotError: One is neither here nor to be had.
+        RepotError: An image is not on this machine and cannot be pulled.
     """
     import docker
 
     client = docker.from_env()
-    for name in sorted(set(names)):
+    for reference in sorted(set(references)):
         try:
-            client.images.get(name)
+            client.images.get(reference)
         except docker.errors.ImageNotFound:
-            console.print(f"pull image {name} ...", highlight=False)
+            console.print(f"pull image {reference} ...", highlight=False)
             try:
-                client.images.pull(name)
+                client.images.pull(reference)
             except docker.errors.APIError as err:
                 raise RepotError(
-                    f"The image {name} must be on this machine, or Docker must be able to pull it; got: "
-                    f"{err.explanation}. Build it with `make images`, or name another one with --cpu-image and "
-                    "--trainer-image."
+                    f"The image {reference} must be on this machine, or Docker must be able to "
+                    f"pull it; got: {err.explanation}. Build it with `make images`, or choose "
+                    "another one with --cpu-image and --trainer-image."
                 ) from err
 
 
 def make_runner(arguments: Mapping[str, Any], work_folder: Path) -> Any:
-    """Return kfp's DockerRunner for one run.
+    """Return a kfp.local.DockerRunner for one run.
 
     Args:
-        arguments: Pipeline parameters by name; the folders among them are mounted.
-        work_folder: Folder of the run's small artifacts and events; its name is the containers' label.
+        arguments: Pipeline parameters by name; the local folders among them are mounted.
+        work_folder: Folder of the run's small artifacts and events; its name is the label's value.
     """
     from docker.types import Mount
     from kfp import local
@@ -96,11 +99,10 @@ def make_runner(arguments: Mapping[str, Any], work_folder: Path) -> Any:
         storage.local_path(arguments["storage_uri"]).mkdir(parents=True, exist_ok=True)
     mounts = [
         Mount(path, path, type="bind", read_only=read_only)
-        for path, read_only in _folders(arguments).items()
+        for path, read_only in _paths_to_mount(arguments).items()
     ]
-    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     return local.DockerRunner(
-        environment=environment,
+        environment={name: os.environ[name] for name in _FORWARDED_VARIABLES if name in os.environ},
         labels={LABEL: work_folder.name},
         mounts=[*mounts, Mount(str(work_folder), str(work_folder), type="bind")],
         network_mode="host",
@@ -109,25 +111,28 @@ def make_runner(arguments: Mapping[str, Any], work_folder: Path) -> Any:
 
 
 def remove_containers(work_folder: Path) -> None:
-    """Stop and remove every container of a run."""
+    """Stop and remove every container of a run.
+
+    Args:
+        work_folder: Folder of the run, as in `make_runner`.
+    """
     import docker
 
     client = docker.from_env(timeout=10)
-    for container in client.containers.list(
-        all=True, filters={"label": f"{LABEL}={work_folder.name}"}
-    ):
+    label = f"{LABEL}={work_folder.name}"
+    for container in client.containers.list(all=True, filters={"label": label}):
         try:
             container.remove(force=True)
         except (docker.errors.NotFound, docker.errors.APIError):
-            continue  # it is being removed already
+            continue  # another process is removing it
 
 
-def _folders(arguments: Mapping[str, Any]) -> dict[str, bool]:
-    """Return the local paths that a run names, and whether they are read-only."""
+def _paths_to_mount(arguments: Mapping[str, Any]) -> dict[str, bool]:
+    """Return the existing local paths among the parameters, each with whether it is read-only."""
     paths: dict[str, bool] = {}
-    for name in _LOCATIONS:
+    for name in _PATH_PARAMETERS:
         value = str(arguments.get(name, ""))
         if value.startswith("/") and Path(value).exists():
-            paths[value] = name in _READ_ONLY and paths.get(value, True)
+            paths[value] = name in _READ_ONLY_PARAMETERS and paths.get(value, True)
     credentials = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS", "")
     return paths | ({credentials: True} if credentials else {})

@@ -1,4 +1,4 @@
-"""Follows the file of events that running tasks append to (`repot.progress` writes them)."""
+"""Read the events that running tasks append to a file (written by `repot.progress`)."""
 
 import contextlib
 import json
@@ -15,20 +15,20 @@ from repot.progress import EVENTS_VARIABLE
 POLL_SECONDS = 0.05
 
 Event = dict[str, Any]
+"""One parsed JSON line; `repot.progress` lists the keys."""
 
 
-def follow(stream: IO[bytes], has_ended: Callable[[], bool]) -> Iterator[Event]:
-    """Yield events as they come until the writers have ended and their last line is read.
+def follow_events(stream: IO[bytes], has_ended: Callable[[], bool]) -> Iterator[Event]:
+    """Yield events as they arrive, until the writers have ended and every line is read.
 
     Args:
         stream: The file of events, open for reading.
-        has_ended: Whether nobody will write any more; asked before each read.
+        has_ended: Whether all writers have ended; called before each read.
     """
-    pending = b""
+    incomplete_line = b""
     while True:
         ended = has_ended()
-        pending += stream.read()
-        *lines, pending = pending.split(b"\n")
+        *lines, incomplete_line = (incomplete_line + stream.read()).split(b"\n")
         for line in lines:
             yield json.loads(line)
         if ended:
@@ -38,15 +38,17 @@ def follow(stream: IO[bytes], has_ended: Callable[[], bool]) -> Iterator[Event]:
 
 
 @contextlib.contextmanager
-def watch(on_event: Callable[[Event], None]) -> Iterator[None]:
-    """Hand on the events of tasks that run in this process, and in processes that it starts."""
+def forward_events(on_event: Callable[[Event], None]) -> Iterator[None]:
+    """Call `on_event` for each event of this process and its subprocesses during the block."""
     done = threading.Event()
     with tempfile.TemporaryDirectory(prefix="repot-") as folder:
         path = Path(folder) / "events.jsonl"
         path.touch()
         with path.open("rb") as stream:
-            thread = threading.Thread(target=_hand_on, args=(follow(stream, done.is_set), on_event))
-            before = os.environ.get(EVENTS_VARIABLE)
+            thread = threading.Thread(
+                target=_forward, args=(follow_events(stream, done.is_set), on_event)
+            )
+            previous = os.environ.get(EVENTS_VARIABLE)
             os.environ[EVENTS_VARIABLE] = str(path)
             thread.start()
             try:
@@ -54,12 +56,12 @@ def watch(on_event: Callable[[Event], None]) -> Iterator[None]:
             finally:
                 done.set()
                 thread.join()
-                if before is None:
+                if previous is None:
                     del os.environ[EVENTS_VARIABLE]
                 else:
-                    os.environ[EVENTS_VARIABLE] = before
+                    os.environ[EVENTS_VARIABLE] = previous
 
 
-def _hand_on(events: Iterator[Event], on_event: Callable[[Event], None]) -> None:
+def _forward(events: Iterator[Event], on_event: Callable[[Event], None]) -> None:
     for event in events:
         on_event(event)

@@ -1,6 +1,7 @@
-"""Shows a run's events to a person: a table of moving bars on a terminal, plain lines anywhere else.
+"""Show the events of a run: progress bars on a terminal, plain lines anywhere else.
 
-A task that several processes do together, such as building shards, is one task here, with the sum of their amounts.
+A task that several processes share, such as building shards, is one row with the sum of their
+progress.
 """
 
 import time
@@ -22,31 +23,31 @@ from rich.text import Text
 from repot_pipelines.local.events import Event
 
 LINE_SECONDS = 5.0
-"""Without a terminal, a running task writes a line at most this often."""
+"""Minimum time between two lines about running tasks."""
 
 
 class ProgressView(Protocol):
-    """Draws events from `__enter__` to `__exit__`."""
+    """A context manager that shows events."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exc_info: object) -> None: ...
 
     def show(self, event: Event) -> None:
-        """Draw one event."""
+        """Show one event."""
 
 
 def make_view(console: Console) -> ProgressView:
-    """Return the view that fits the console."""
-    return BarView(console) if console.is_terminal else LineView(console)
+    """Return bars for a terminal, lines otherwise."""
+    return ProgressBars(console) if console.is_terminal else ProgressLines(console)
 
 
-class LineView:
-    """One line when a task starts and ends, and now and then one between."""
+class ProgressLines:
+    """Print a line when a task starts and ends, and every LINE_SECONDS in between."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._amounts = _Amounts()
+        self._totals = _TaskTotals()
         self._last_line = 0.0
 
     def __enter__(self) -> Self:
@@ -56,8 +57,8 @@ class LineView:
         return None
 
     def show(self, event: Event) -> None:
-        """Print the event when it is worth a line."""
-        event = self._amounts.add(event)
+        """Print a line if the event starts or ends a task, or the last line is old enough."""
+        event = self._totals.add(event)
         kind, task = event["event"], event.get("task")
         now = time.monotonic()
         if kind == "started":
@@ -65,19 +66,19 @@ class LineView:
         elif kind == "finished":
             self._line(f"{task}: done in {event['seconds']:.1f} s")
         elif kind == "progress" and now - self._last_line >= LINE_SECONDS:
-            self._line(f"{task}: {_amount(event)} {event['note']}".rstrip())
+            self._line(f"{task}: {_format_amount(event)} {event['note']}".rstrip())
 
     def _line(self, text: str) -> None:
         self._last_line = time.monotonic()
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-class BarView:
-    """One row a task: spinner or tick, bar, amount, note, seconds."""
+class ProgressBars:
+    """One row per task: spinner or tick, bar, seconds, amount, note."""
 
     def __init__(self, console: Console) -> None:
         self._rows: dict[str, TaskID] = {}
-        self._amounts = _Amounts()
+        self._totals = _TaskTotals()
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description:<16}"),
@@ -95,8 +96,8 @@ class BarView:
         self._progress.stop()
 
     def show(self, event: Event) -> None:
-        """Move the row of the event's task."""
-        event = self._amounts.add(event)
+        """Update the row of the event's task."""
+        event = self._totals.add(event)
         name = event.get("task")
         if name is None:
             return
@@ -104,11 +105,11 @@ class BarView:
         if row is None:
             row = self._rows[name] = self._progress.add_task(name, total=None, note="")
         if event["event"] == "progress":
-            note = f"{_amount(event)}  {event['note']}".rstrip()
+            note = f"{_format_amount(event)}  {event['note']}".rstrip()
             self._progress.update(
                 row, completed=event["done"], total=event["total"] or None, note=note
             )
-        elif event["event"] == "finished" and not self._amounts.is_at_work(name):
+        elif event["event"] == "finished" and not self._totals.is_running(name):
             total = self._progress.tasks[self._progress.task_ids.index(row)].total or 1
             self._progress.update(row, completed=total, total=total)
         elif event["event"] == "failed":
@@ -116,31 +117,33 @@ class BarView:
             self._progress.stop_task(row)
 
 
-class _Amounts:
-    """How far each task is, all the processes together that do it."""
+class _TaskTotals:
+    """The progress of each task, summed over the processes that share it."""
 
     def __init__(self) -> None:
-        self._last: dict[str, dict[str, Event]] = defaultdict(dict)
-        self._at_work: dict[str, set[str]] = defaultdict(set)
+        # By task, then by process.
+        self._latest: dict[str, dict[str, Event]] = defaultdict(dict)
+        self._running: dict[str, set[str]] = defaultdict(set)
 
     def add(self, event: Event) -> Event:
-        """Take note of an event, and return it; one of progress with the sums of its task."""
+        """Record an event, and return it; a progress event gets the sums over its task."""
         kind, task, process = event["event"], event.get("task", ""), event.get("process", "")
         if kind == "started":
-            self._at_work[task].add(process)
+            self._running[task].add(process)
         elif kind in ("finished", "failed"):
-            self._at_work[task].discard(process)
+            self._running[task].discard(process)
         elif kind == "progress":
-            self._last[task][process] = event
-            said = self._last[task].values()
-            has_total = all(one["total"] for one in said)
-            total = sum(one["total"] for one in said) if has_total else 0
-            return {**event, "done": sum(one["done"] for one in said), "total": total}
+            self._latest[task][process] = event
+            latest = self._latest[task].values()
+            # A total of 0 means unknown: then the sum is unknown too.
+            is_known = all(each["total"] for each in latest)
+            total = sum(each["total"] for each in latest) if is_known else 0
+            return {**event, "done": sum(each["done"] for each in latest), "total": total}
         return event
 
-    def is_at_work(self, task: str) -> bool:
-        """Return whether a process began the task and has not ended it."""
-        return bool(self._at_work[task])
+    def is_running(self, task: str) -> bool:
+        """Return whether any process has started the task and not finished it."""
+        return bool(self._running[task])
 
 
 class _SecondsColumn(ProgressColumn):
@@ -149,7 +152,7 @@ class _SecondsColumn(ProgressColumn):
         return Text(f"{seconds or 0.0:6.1f} s", style="dim")
 
 
-def _amount(event: Event) -> str:
+def _format_amount(event: Event) -> str:
     done, total, unit = event["done"], event["total"], event["unit"]
     if unit == "bytes":
         done, total, unit = done // 2**20, total // 2**20, "MiB"

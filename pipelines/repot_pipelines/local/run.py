@@ -1,11 +1,11 @@
-"""`repot run`: from a folder of pictures to a model and a report, by running the compiled pipeline here."""
+"""Run the compiled pipeline on this machine, and collect its report, metrics and model."""
 
 import json
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -13,14 +13,14 @@ from typing import IO, Any
 from rich.console import Console
 
 from repot import layout, storage
-from repot.errors import RepotError, StorageError, UsageError
+from repot.errors import EXIT_FAILED, EXIT_USAGE, RepotError, StorageError, UsageError
 from repot.evaluation_record import EvaluationRecord
 from repot.evaluator.verdict import Verdict
 from repot.json_record import read_record
 from repot.layout import METRICS_NAME, MODEL_FOLDER, MODEL_RECORD_NAME, REPORT_NAME
 from repot_pipelines.compiled import find_compiled
 from repot_pipelines.local.docker import check_docker, pull_images
-from repot_pipelines.local.parent import LocalRun, run_locally
+from repot_pipelines.local.process import ProcessResult, run_in_process
 from repot_pipelines.local.progress_view import make_view
 
 SAMPLE_FOLDER = Path(__file__).parent.parent / "sample" / "pictures"
@@ -28,9 +28,15 @@ LOG_NAME = "pipeline.log"
 
 
 class PipelineFailedError(RepotError):
-    """A task of the local run failed; carries the task's own exit code and traceback."""
+    """A task of the local run failed.
 
-    def __init__(self, message: str, *, exit_code: int = 1, details: str = "") -> None:
+    Args:
+        message: The task's error message.
+        exit_code: The task's exit code.
+        details: The task's traceback; "" if there is none.
+    """
+
+    def __init__(self, message: str, *, exit_code: int = EXIT_FAILED, details: str = "") -> None:
         super().__init__(message)
         self.exit_code = exit_code
         self.details = details
@@ -38,7 +44,7 @@ class PipelineFailedError(RepotError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunOutcome:
-    """What a finished run left behind.
+    """The results of a finished run.
 
     Attributes:
         evaluation: Scores of the version.
@@ -75,45 +81,51 @@ def run_pipeline(
     verbose: bool,
     runner: str = "subprocess",
 ) -> RunOutcome:
-    """Run the pipeline that ships and put report, metrics and model into the output folder.
+    """Run the compiled pipeline, and put report, metrics and model into the output folder.
 
     Args:
-        arguments: Pipeline parameters by name, `pictures_uri` and `storage_uri` among them.
-        output_path: Folder for what a person looks at; made when it is not there.
-        console: Where progress is drawn.
-        verbose: Whether kfp's and the tasks' own words are shown too.
-        runner: "subprocess" or "docker", see `run_locally`.
+        arguments: Pipeline parameters by name, including `pictures_uri` and `storage_uri`.
+        output_path: Folder for report, metrics and model; created if missing.
+        console: Where progress is shown.
+        verbose: Print the output of KFP and the tasks to stderr instead of the log file.
+        runner: "subprocess" or "docker"; see `run_in_process`.
 
     Raises:
         PipelineFailedError: A task failed.
         UsageError: The output folder cannot be used.
-        KeyboardInterrupt: Ctrl-C; nothing is left running.
+        KeyboardInterrupt: Ctrl-C; by then all processes of the run have ended.
     """
     _check_output(output_path, arguments["pictures_uri"])
     if runner == "docker":
         check_docker()
         pull_images([arguments["cpu_image"], arguments["trainer_image"]], console)
-    with tempfile.TemporaryDirectory(prefix="repot-") as scratch, _log(output_path, verbose) as log:
-        view = make_view(console)
-        with view:
-            run = run_locally(
-                find_compiled(),
-                arguments,
-                runner=runner,
-                work_folder=Path(scratch),
-                log=log,
-                on_event=view.show,
-            )
-    _raise_if_failed(run, output_path)
-    return _collect(run, arguments, output_path)
+    with (
+        tempfile.TemporaryDirectory(prefix="repot-") as work_folder,
+        _open_log(output_path, verbose) as log,
+        make_view(console) as view,
+    ):
+        result = run_in_process(
+            find_compiled(),
+            arguments,
+            runner=runner,
+            work_folder=Path(work_folder),
+            log=log,
+            on_event=view.show,
+        )
+    _raise_if_failed(result, output_path)
+    return _collect(result, arguments, output_path)
 
 
 def _check_output(output_path: Path, pictures_uri: str) -> None:
-    """Make the output folder, and refuse one among the pictures, or whose `model` is not a repot model."""
+    """Create the output folder.
+
+    Raises:
+        UsageError: It is inside the pictures' folder, not writable, or its `model` is not ours.
+    """
     if f"{storage.normalise(output_path)}/".startswith(f"{pictures_uri}/"):
         raise UsageError(
-            f"The output folder must not lie inside the pictures' folder, where the next run would take it for a "
-            f"label; got {output_path} in {pictures_uri}. Choose another --output."
+            "The output folder must not lie inside the pictures' folder, where the next run would "
+            f"treat it as a label; got {output_path} in {pictures_uri}. Choose another --output."
         )
     try:
         storage.check_writable(storage.normalise(output_path))
@@ -127,30 +139,30 @@ def _check_output(output_path: Path, pictures_uri: str) -> None:
 
 
 @contextmanager
-def _log(output_path: Path, verbose: bool) -> Iterator[IO[bytes]]:
-    with ExitStack() as stack:
-        yield (
-            sys.stderr.buffer
-            if verbose
-            else stack.enter_context((output_path / LOG_NAME).open("wb"))
-        )
+def _open_log(output_path: Path, verbose: bool) -> Iterator[IO[bytes]]:
+    if verbose:
+        yield sys.stderr.buffer
+    else:
+        with (output_path / LOG_NAME).open("wb") as log:
+            yield log
 
 
-def _raise_if_failed(run: LocalRun, output_path: Path) -> None:
-    if run.failure is not None:
-        failure = run.failure
-        # What is wrong with the words of the command line is nothing that a task did.
-        where = "" if failure["exit_code"] == UsageError.exit_code else f"{failure['task']}: "
+def _raise_if_failed(result: ProcessResult, output_path: Path) -> None:
+    failure = result.failure
+    if failure is not None:
+        # Wrong options are the user's input, not a fault of the task that checks them.
+        where = "" if failure["exit_code"] == EXIT_USAGE else f"{failure['task']}: "
         raise PipelineFailedError(
             f"{where}{failure['message']}",
             exit_code=failure["exit_code"],
             details=failure["traceback"],
         )
-    if run.return_code != 0:
+    if result.return_code != 0:
+        log_path = output_path / LOG_NAME
         raise PipelineFailedError(
-            f"The local pipeline runner ended with status {run.return_code} and no task said why. "
-            f"Its last words: {_last_line(output_path / LOG_NAME)} Look at the end of {output_path / LOG_NAME}, "
-            "or run again with --verbose."
+            f"The local pipeline runner ended with status {result.return_code}, and no task "
+            f"reported a reason. Last line of its output: {_last_line(log_path)} "
+            f"See the end of {log_path}, or run again with --verbose."
         )
 
 
@@ -163,30 +175,30 @@ def _last_line(log_path: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "none.")
 
 
-def _collect(run: LocalRun, arguments: dict[str, Any], output_path: Path) -> RunOutcome:
+def _collect(result: ProcessResult, arguments: dict[str, Any], output_path: Path) -> RunOutcome:
     version_uri = layout.model_uri(
-        arguments["storage_uri"], arguments["model_name"], run.results["training_id"]
+        arguments["storage_uri"], arguments["model_name"], result.results["training_id"]
     )
     outcome = RunOutcome(
         evaluation=read_record(storage.join(version_uri, METRICS_NAME), EvaluationRecord),
-        verdict=Verdict.from_json(run.results["verdict"]),
+        verdict=Verdict.from_json(result.results["verdict"]),
         output_path=output_path,
         version_uri=version_uri,
     )
     _replace_folder(output_path / MODEL_FOLDER, version_uri)
-    (output_path / REPORT_NAME).write_bytes(storage.read_bytes(run.results["report_uri"]))
+    (output_path / REPORT_NAME).write_bytes(storage.read_bytes(result.results["report_uri"]))
     (output_path / METRICS_NAME).write_text(outcome.metrics_text(), encoding="utf-8")
     return outcome
 
 
 def _replace_folder(folder: Path, source_uri: str) -> None:
-    """Put a copy of a folder in another's place; a folder that is there is whole at any moment."""
-    fresh = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    storage.download_folder(source_uri, fresh)
-    outdated = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(outdated, ignore_errors=True)
+    """Replace a local folder by a copy of a stored one; the folder is complete at any moment."""
+    new_folder = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(new_folder, ignore_errors=True)
+    storage.download_folder(source_uri, new_folder)
+    old_folder = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old_folder, ignore_errors=True)
     if folder.exists():
-        folder.rename(outdated)
-    fresh.rename(folder)
-    shutil.rmtree(outdated, ignore_errors=True)
+        folder.rename(old_folder)
+    new_folder.rename(folder)
+    shutil.rmtree(old_folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What a person sees of the events: one row a task, whatever number of processes does it."""
+"""One row per task, however many processes share it."""
 
 import io
 from typing import Any
@@ -7,34 +7,34 @@ import pytest
 from rich.console import Console
 
 from repot_pipelines.local.events import Event
-from repot_pipelines.local.progress_view import BarView, LineView, make_view
+from repot_pipelines.local.progress_view import ProgressBars, ProgressLines, make_view
 
 
-def event(kind: str, process: str, **facts: Any) -> Event:
-    return {"event": kind, "process": process, "task": "build shards", **facts}
+def event(kind: str, process: str, **fields: Any) -> Event:
+    return {"event": kind, "process": process, "task": "build shards", **fields}
 
 
 def progress(process: str, done: int, total: int) -> Event:
     return event("progress", process, done=done, total=total, unit="pictures", note="")
 
 
-def console(*, is_terminal: bool) -> Console:
+def make_console(*, is_terminal: bool) -> Console:
     return Console(file=io.StringIO(), force_terminal=is_terminal, width=100, color_system=None)
 
 
-def shown(events: list[Event]) -> str:
-    """Return the row of the task as it stands after the events."""
-    screen = console(is_terminal=True)
-    view = BarView(screen)
-    for one in events:
-        view.show(one)
-    with screen.capture() as capture:
-        screen.print(view._progress.get_renderable())
+def row_after(events: list[Event]) -> str:
+    """Return the task's row after these events."""
+    console = make_console(is_terminal=True)
+    view = ProgressBars(console)
+    for each in events:
+        view.show(each)
+    with console.capture() as capture:
+        console.print(view._progress.get_renderable())
     (row,) = [line for line in capture.get().splitlines() if "build shards" in line]
     return row
 
 
-TWO = [
+TWO_PROCESSES = [
     event("started", "a"),
     event("started", "b"),
     progress("a", 10, 40),
@@ -46,40 +46,40 @@ TWO = [
 @pytest.mark.parametrize(
     ("events", "amount"),
     [
-        (TWO[:3], "10/40 pictures"),
-        (TWO, "25/70 pictures"),
-        ([*TWO, progress("c", 0, 0)], "25 pictures"),
+        (TWO_PROCESSES[:3], "10/40 pictures"),
+        (TWO_PROCESSES, "25/70 pictures"),
+        ([*TWO_PROCESSES, progress("c", 0, 0)], "25 pictures"),
     ],
 )
-def test_row_sums_up_the_processes_of_its_task(events: list[Event], amount: str) -> None:
-    assert amount in shown(events)
+def test_row_sums_the_processes_of_its_task(events: list[Event], amount: str) -> None:
+    assert amount in row_after(events)
 
 
-def test_row_is_finished_when_every_process_is() -> None:
-    one_is = [*TWO, progress("a", 40, 40), event("finished", "a", seconds=1.0)]
+def test_row_is_finished_when_all_processes_are() -> None:
+    first_finished = [*TWO_PROCESSES, progress("a", 40, 40), event("finished", "a", seconds=1.0)]
 
-    assert "✓" not in shown(one_is)
-    assert "✓" in shown([*one_is, event("finished", "b", seconds=2.0)])
+    assert "✓" not in row_after(first_finished)
+    assert "✓" in row_after([*first_finished, event("finished", "b", seconds=2.0)])
 
 
-def test_row_goes_on_when_another_process_begins() -> None:
+def test_finished_row_continues_when_another_process_starts() -> None:
     events = [event("started", "a"), progress("a", 40, 40), event("finished", "a", seconds=1.0)]
-    assert "✓" in shown(events)
+    assert "✓" in row_after(events)
 
-    row = shown([*events, event("started", "b"), progress("b", 10, 40)])
+    row = row_after([*events, event("started", "b"), progress("b", 10, 40)])
 
     assert "50/80 pictures" in row
     assert "✓" not in row
 
 
-def test_lines_sum_up_too() -> None:
-    screen = console(is_terminal=False)
-    view = make_view(screen)
-    assert isinstance(view, LineView)
-    for one in TWO:
+def test_lines_sum_the_processes_of_their_task() -> None:
+    console = make_console(is_terminal=False)
+    view = make_view(console)
+    assert isinstance(view, ProgressLines)
+    for each in TWO_PROCESSES:
         view._last_line = 0.0
-        view.show(one)
+        view.show(each)
 
-    file = screen.file
+    file = console.file
     assert isinstance(file, io.StringIO)
     assert file.getvalue().splitlines()[-1] == "build shards: 25/70 pictures"

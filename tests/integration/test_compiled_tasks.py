@@ -1,4 +1,4 @@
-"""Every component by the command that the compiled YAML states for it, one after another, on the built-in sample."""
+"""Every task of the compiled pipeline, run with its exact container command on the sample."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import pytest
 from repot import layout, storage
 from repot_pipelines.compiled import find_compiled
 from repot_pipelines.local.run import SAMPLE_FOLDER
-from tests.integration.stated_pipeline import EndedTask, Facts, StatedPipeline
+from tests.integration.compiled_tasks import CompiledPipeline, Json, TaskResult
 
 SETTINGS = {
     "accelerator_count": "0",
@@ -20,11 +20,20 @@ SETTINGS = {
     "recipe": "head",
     "train_shards": 2,
 }
-IN_ORDER = ["plan", "build-shards", "build-shards", "merge", "train", "evaluate", "gate", "promote"]
+EXPECTED_ORDER = [
+    "plan",
+    "build-shards",
+    "build-shards",
+    "merge",
+    "train",
+    "evaluate",
+    "gate",
+    "promote",
+]
 
 
 @pytest.fixture(scope="module")
-def arguments(tmp_path_factory: pytest.TempPathFactory, lite0_weights_uri: str) -> Facts:
+def arguments(tmp_path_factory: pytest.TempPathFactory, lite0_weights_uri: str) -> Json:
     return {
         **SETTINGS,
         "pictures_uri": str(SAMPLE_FOLDER),
@@ -34,49 +43,53 @@ def arguments(tmp_path_factory: pytest.TempPathFactory, lite0_weights_uri: str) 
 
 
 @pytest.fixture(scope="module")
-def first(arguments: Facts, tmp_path_factory: pytest.TempPathFactory) -> list[EndedTask]:
-    """Return the tasks of a run on an empty storage."""
+def first(arguments: Json, tmp_path_factory: pytest.TempPathFactory) -> list[TaskResult]:
+    """Return the results of a run on an empty storage."""
     return run(arguments, tmp_path_factory.mktemp("first"))
 
 
 @pytest.fixture(scope="module")
 def second(
-    arguments: Facts, first: list[EndedTask], tmp_path_factory: pytest.TempPathFactory
-) -> list[EndedTask]:
-    """Return the tasks of the same run once more."""
+    arguments: Json, first: list[TaskResult], tmp_path_factory: pytest.TempPathFactory
+) -> list[TaskResult]:
+    """Return the results of running the same arguments again."""
     del first
     return run(arguments, tmp_path_factory.mktemp("second"))
 
 
-def run(arguments: Facts, folder: Path) -> list[EndedTask]:
-    tasks = list(StatedPipeline(find_compiled(), folder).run(arguments))
+def run(arguments: Json, folder: Path) -> list[TaskResult]:
+    tasks = list(CompiledPipeline(find_compiled(), folder).run(arguments))
     assert tasks[-1].exit_code == 0, tasks[-1].log
     return tasks
 
 
-def only(tasks: list[EndedTask], name: str) -> EndedTask:
+def only(tasks: list[TaskResult], name: str) -> TaskResult:
     (task,) = [task for task in tasks if task.executor == f"exec-{name}"]
     return task
 
 
-def pointed(task: EndedTask, artifact: str) -> str:
-    """Return where an artifact says that the real thing lies; its file and its metadata must agree."""
+def target_uri(task: TaskResult, artifact: str) -> str:
+    """Return the URI an artifact points to; its file and its metadata must agree."""
     uri = str(task.artifacts[artifact].metadata["uri"])
     assert task.artifacts[artifact].path.read_text() == f"{uri}\n"
     return uri
 
 
-def test_every_stated_executor_runs_in_the_order_of_the_graph(
-    first: list[EndedTask], tmp_path: Path
+def test_every_executor_runs_in_the_order_of_the_graph(
+    first: list[TaskResult], tmp_path: Path
 ) -> None:
     names = [task.executor.removeprefix("exec-") for task in first]
 
-    assert {task.executor for task in first} == StatedPipeline(find_compiled(), tmp_path).executors
-    assert [name for name in names if name != "fetch-checkpoint"] == IN_ORDER
+    assert {task.executor for task in first} == CompiledPipeline(
+        find_compiled(), tmp_path
+    ).executors
+    assert [name for name in names if name != "fetch-checkpoint"] == EXPECTED_ORDER
     assert names.index("plan") < names.index("fetch-checkpoint") < names.index("train")
 
 
-def test_plan_hands_each_builder_its_share_and_the_trainer_its_pod(first: list[EndedTask]) -> None:
+def test_plan_outputs_one_share_per_builder_and_the_pod_of_the_trainer(
+    first: list[TaskResult],
+) -> None:
     plan = only(first, "plan").parameters
     shares = [f"{plan['dataset_id']}:{index}/2" for index in range(2)]
 
@@ -98,20 +111,20 @@ def test_plan_hands_each_builder_its_share_and_the_trainer_its_pod(first: list[E
     }
 
 
-def test_plan_tells_the_cache_which_checkpoint_it_saw(
-    first: list[EndedTask], second: list[EndedTask], arguments: Facts
+def test_plan_outputs_the_checkpoint_version_as_part_of_the_cache_key(
+    first: list[TaskResult], second: list[TaskResult], arguments: Json
 ) -> None:
-    seen = only(first, "plan").parameters["checkpoint_version"]
+    version = only(first, "plan").parameters["checkpoint_version"]
 
     weights = storage.stat(f"{arguments['checkpoint']}/weights.h5")
     assert weights is not None
-    assert seen == weights.version
-    assert only(second, "plan").parameters["checkpoint_version"] == seen
-    assert only(first, "fetch-checkpoint").inputs["checkpoint_version"] == seen
+    assert version == weights.version
+    assert only(second, "plan").parameters["checkpoint_version"] == version
+    assert only(first, "fetch-checkpoint").inputs["checkpoint_version"] == version
 
 
-def test_artifacts_point_at_data_set_weights_and_training(
-    first: list[EndedTask], arguments: Facts
+def test_artifacts_point_to_dataset_weights_and_training(
+    first: list[TaskResult], arguments: Json
 ) -> None:
     storage_uri = arguments["storage_uri"]
     dataset_id = only(first, "plan").parameters["dataset_id"]
@@ -119,57 +132,57 @@ def test_artifacts_point_at_data_set_weights_and_training(
     training_id = only(first, "train").parameters["training_id"]
 
     dataset = only(first, "merge").artifacts["dataset"].metadata
-    assert pointed(only(first, "merge"), "dataset") == layout.dataset_uri(storage_uri, dataset_id)
+    assert target_uri(only(first, "merge"), "dataset") == layout.dataset_uri(
+        storage_uri, dataset_id
+    )
     assert (dataset["num_labels"], dataset["train_examples"], dataset["rejected"]) == (4, 92, 0)
-    weights_uri = pointed(only(first, "fetch-checkpoint"), "weights")
+    weights_uri = target_uri(only(first, "fetch-checkpoint"), "weights")
     assert weights_uri == layout.checkpoint_uri(storage_uri, checkpoint_id)
     assert storage.exists(f"{weights_uri}/weights.h5")
-    assert pointed(only(first, "train"), "model") == layout.run_uri(storage_uri, training_id)
+    assert target_uri(only(first, "train"), "model") == layout.run_uri(storage_uri, training_id)
     training = storage.read_json(f"{layout.run_uri(storage_uri, training_id)}/training.json")
     assert (training["dataset_id"], training["checkpoint_id"]) == (dataset_id, checkpoint_id)
 
 
-def test_evaluation_shows_scores_confusions_and_report(
-    first: list[EndedTask], arguments: Facts
+def test_evaluation_outputs_metrics_confusion_matrix_and_report(
+    first: list[TaskResult], arguments: Json
 ) -> None:
-    shown, version = (
-        only(first, "evaluate").artifacts,
-        only(first, "train").parameters["training_id"],
-    )
+    artifacts = only(first, "evaluate").artifacts
+    version = only(first, "train").parameters["training_id"]
     metrics = storage.read_json(
         f"{layout.model_uri(arguments['storage_uri'], 'classifier', version)}/metrics.json"
     )
 
     for name in ("precision_at_1", "recall_at_5", "num_examples"):
-        assert shown["metrics"].metadata[name] == metrics[name]
-    matrix = shown["confusion_matrix"].metadata["confusionMatrix"]
+        assert artifacts["metrics"].metadata[name] == metrics[name]
+    matrix = artifacts["confusion_matrix"].metadata["confusionMatrix"]
     assert [each["displayName"] for each in matrix["annotationSpecs"]] == metrics["labels"]
     assert sum(sum(row["row"]) for row in matrix["rows"]) == metrics["num_examples"] == 40
-    assert "<html" in shown["report"].path.read_text()
+    assert "<html" in artifacts["report"].path.read_text()
 
 
-def test_gate_promotes_the_first_version(first: list[EndedTask], arguments: Facts) -> None:
+def test_gate_promotes_the_first_version(first: list[TaskResult], arguments: Json) -> None:
     gate, version = only(first, "gate"), only(first, "train").parameters["training_id"]
 
     assert gate.parameters == {"Output": "promote", "champion_version": "none"}
     assert "Promoted" in gate.artifacts["report"].path.read_text()
     model_uri = layout.model_uri(arguments["storage_uri"], "classifier", version)
-    assert pointed(only(first, "promote"), "model") == model_uri
+    assert target_uri(only(first, "promote"), "model") == model_uri
     assert storage.exists(f"{model_uri}/model.json")
     champion = storage.read_json(layout.champion_uri(arguments["storage_uri"], "classifier"))
     assert (champion["version"], champion["previous"]) == (version, "")
 
 
-def test_gate_hands_its_verdict_to_whoever_reads_its_log(first: list[EndedTask]) -> None:
+def test_gate_logs_its_verdict_as_a_result_line(first: list[TaskResult]) -> None:
     lines = [re.search(r"result: (\{.*\})$", line) for line in only(first, "gate").log.splitlines()]
 
-    (facts,) = [json.loads(line[1]) for line in lines if line]
-    assert facts["verdict"]["decision"] == "promote"
-    assert storage.exists(facts["report_uri"])
+    (result,) = [json.loads(line[1]) for line in lines if line]
+    assert result["verdict"]["decision"] == "promote"
+    assert storage.exists(result["report_uri"])
 
 
-def test_second_run_has_one_builder_trains_nothing_and_promotes_nothing(
-    first: list[EndedTask], second: list[EndedTask]
+def test_second_run_uses_one_builder_and_neither_trains_nor_promotes(
+    first: list[TaskResult], second: list[TaskResult]
 ) -> None:
     dataset_id = only(first, "plan").parameters["dataset_id"]
 
@@ -183,12 +196,10 @@ def test_second_run_has_one_builder_trains_nothing_and_promotes_nothing(
     assert [task.executor for task in second if task.executor == "exec-promote"] == []
 
 
-def test_wrong_parameters_fail_in_plan_and_are_listed_together(
-    arguments: Facts, tmp_path: Path
-) -> None:
+def test_wrong_parameters_fail_in_plan_and_are_all_listed(arguments: Json, tmp_path: Path) -> None:
     wrong = {**arguments, "epochs": -1, "model_name": "../classifier"}
 
-    (plan,) = StatedPipeline(find_compiled(), tmp_path).run(wrong)
+    (plan,) = CompiledPipeline(find_compiled(), tmp_path).run(wrong)
 
     assert (plan.executor, plan.exit_code) == ("exec-plan", 1)
     last_lines = plan.log.split("plan: ")[-1]

@@ -1,4 +1,4 @@
-"""What the tests on a cluster share, against servers of this machine: it comes, the command line takes it, it goes."""
+"""The session of the cluster tests, with fake servers on this machine."""
 
 import os
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 
 from repot import storage
 from tests.cluster.cluster_settings import ClusterSettings
-from tests.cluster.site import SMALL, open_site
+from tests.cluster.session import SMALL_PODS, open_session
 from tests.integration.kfp_api.answers import json_answer
 from tests.integration.kfp_api.scripted_runs import PROMOTED, TRAINING, Stage, gate_log, script_runs
 from tests.integration.kfp_api.server import KfpApi
@@ -16,7 +16,7 @@ from tests.integration.kubernetes_api.kubeconfig import write_kubeconfig
 from tests.integration.kubernetes_api.server import ADMIN_TOKEN, KubernetesApi
 
 NAME = "cluster-tests-0123"
-# Of what the server of this machine cannot delete.
+# Paths of the objects that the fake server cannot delete.
 DELETED = ("/runs/", "/experiments/", "/versions/", "/pipelines/")
 
 
@@ -44,26 +44,26 @@ def settings(kfp: KfpApi, s3: str, tmp_path: Path) -> Iterator[ClusterSettings]:
         )
 
 
-def test_run_and_schedule_of_a_site_are_gone_with_it(
+def test_session_deletes_its_runs_and_schedules(
     kfp: KfpApi, settings: ClusterSettings, tmp_path: Path
 ) -> None:
     script_runs(
         kfp, [Stage("RUNNING", TRAINING), Stage("SUCCEEDED", PROMOTED, gate_log("promote"))]
     )
 
-    with open_site(settings, NAME, tmp_path) as site:
-        assert len(storage.list_objects(f"{site.folder_uri}/pictures")) == 132
-        ended = site.submit("first", epochs=2).expect(0)
-        never = ("--cron", "0 3 29 2 *", *site.request("first"))
-        site.commands.run("schedule", "apply", f"{NAME}-never", *never).expect(0)
-        assert site.kubeflow.end_of(ended.run_id, 1) == "SUCCEEDED"
-        assert [each.status for each in site.kubeflow.schedules(NAME)] == ["ENABLED"]
-        assert site.kubeflow.runs_of_schedule(NAME, NAME) == []
+    with open_session(settings, NAME, tmp_path) as session:
+        assert len(storage.list_objects(f"{session.folder_uri}/pictures")) == 132
+        ended = session.submit("first", epochs=2).expect(0)
+        never = ("--cron", "0 3 29 2 *", *session.run_arguments("first"))
+        session.commands.run("schedule", "apply", f"{NAME}-never", *never).expect(0)
+        assert session.kubeflow.end_of(ended.run_id, 1) == "SUCCEEDED"
+        assert [each.status for each in session.kubeflow.schedules(NAME)] == ["ENABLED"]
+        assert session.kubeflow.runs_of_schedule(NAME, NAME) == []
 
     (run,) = kfp.store.runs.values()
     parameters = run["runtime_config"]["parameters"]
-    assert {name: parameters[name] for name in SMALL} == {
-        **SMALL,
+    assert {name: parameters[name] for name in SMALL_PODS} == {
+        **SMALL_PODS,
         "accelerator_count": "0",
         "epochs": 2,
     }

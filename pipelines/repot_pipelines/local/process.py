@@ -1,0 +1,143 @@
+"""Run the compiled pipeline in a child process, follow its events, and stop it on Ctrl-C."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from repot.progress import EVENTS_VARIABLE
+from repot_pipelines.local.child import ChildRequest
+from repot_pipelines.local.docker import remove_containers
+from repot_pipelines.local.events import POLL_SECONDS, Event, follow_events
+
+STOP_SECONDS = 5.0
+"""How long the child's process group may take to end after each signal."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProcessResult:
+    """How the child process ended.
+
+    Attributes:
+        results: All values that tasks reported with `progress.result`, by name.
+        failure: The first `failed` event, or None.
+        return_code: Exit status of the child process.
+    """
+
+    results: dict[str, Any]
+    failure: Event | None
+    return_code: int
+
+
+def run_in_process(
+    pipeline: Path,
+    arguments: dict[str, Any],
+    *,
+    runner: str,
+    work_folder: Path,
+    log: IO[bytes],
+    on_event: Callable[[Event], None],
+) -> ProcessResult:
+    """Run a compiled pipeline to its end, and pass on every event as it arrives.
+
+    Args:
+        pipeline: The compiled YAML.
+        arguments: Pipeline parameters by name.
+        runner: "subprocess" runs tasks in this Python, "docker" in their container images.
+        work_folder: An existing folder for small artifacts and events.
+        log: Receives everything that KFP and the tasks print.
+        on_event: Called with each event, in order.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; by then all processes of the run have ended.
+    """
+    events_path = work_folder / "events.jsonl"
+    events_path.touch()
+    request_path = work_folder / "request.json"
+    request = ChildRequest(
+        pipeline=str(pipeline), arguments=arguments, work_folder=str(work_folder), runner=runner
+    )
+    request_path.write_text(request.to_text(), encoding="utf-8")
+    results: dict[str, Any] = {}
+    failures: list[Event] = []
+    containers = (
+        _removing_containers(work_folder) if runner == "docker" else contextlib.nullcontext()
+    )
+    with (
+        containers,
+        _start_child(request_path, events_path, log) as child,
+        events_path.open("rb") as stream,
+    ):
+        for event in follow_events(stream, lambda: child.poll() is not None):
+            if event["event"] == "result":
+                results.update({key: value for key, value in event.items() if key != "event"})
+            elif event["event"] == "failed":
+                failures.append(event)
+            on_event(event)
+    return ProcessResult(
+        results=results, failure=failures[0] if failures else None, return_code=child.returncode
+    )
+
+
+@contextlib.contextmanager
+def _start_child(
+    request_path: Path, events_path: Path, log: IO[bytes]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the child process; at the end of the block its whole process group has ended."""
+    environment = {**os.environ, EVENTS_VARIABLE: str(events_path), "PYTHONUNBUFFERED": "1"}
+    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # KFP creates a temporary folder per task and removes none of them; in the work folder they are
+    # removed with it.
+    temporary_folder = request_path.parent / "tmp"
+    temporary_folder.mkdir()
+    environment["TMPDIR"] = str(temporary_folder)
+    child = subprocess.Popen(  # noqa: S603 - our own module in this interpreter
+        [sys.executable, "-m", "repot_pipelines.local.child", str(request_path)],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,
+    )
+    try:
+        yield child
+    finally:
+        _stop_group(child)
+
+
+@contextlib.contextmanager
+def _removing_containers(work_folder: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        remove_containers(work_folder)
+
+
+def _stop_group(child: subprocess.Popen[bytes]) -> None:
+    """Stop every process in the child's group: SIGTERM, and SIGKILL after STOP_SECONDS."""
+    for signal_number in (signal.SIGTERM, signal.SIGKILL):
+        _signal_group(child, signal_number)
+        deadline = time.monotonic() + STOP_SECONDS
+        while _signal_group(child, 0) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+    child.wait()
+    if child.stdin is not None:
+        child.stdin.close()
+
+
+def _signal_group(child: subprocess.Popen[bytes], signal_number: int) -> bool:
+    """Send a signal to the group, or only test for it with signal 0; return whether it exists."""
+    child.poll()
+    try:
+        os.killpg(child.pid, signal_number)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # what macOS raises for a group of zombies
+        return child.returncode is None
+    return True

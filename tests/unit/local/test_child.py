@@ -1,0 +1,25 @@
+import re
+
+import pytest
+
+from repot_pipelines.compiled import find_compiled
+from repot_pipelines.local.child import _default_arguments, _insert_container_images
+
+
+@pytest.mark.parametrize(("mode", "image"), [("pod", "trainer:1"), ("job", "cpu:1")])
+def test_image_placeholders_are_replaced_by_image_references(mode: str, image: str) -> None:
+    compiled = find_compiled().read_text(encoding="utf-8")
+    values = {
+        **_default_arguments(compiled),
+        "cpu_image": "cpu:1",
+        "trainer_image": "trainer:1",
+        "trainer_mode": mode,
+    }
+
+    text = _insert_container_images(compiled, values)
+
+    images = re.findall(r"(?m)^ *image: (.*)$", text)
+    assert set(images) <= {'"cpu:1"', '"trainer:1"'}
+    assert '"cpu:1"' in images
+    (trainer,) = re.findall(r"(?s)exec-train:.*?image: (\S+)", text)[:1]
+    assert trainer == f'"{image}"'
