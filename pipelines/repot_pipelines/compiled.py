@@ -32,10 +32,11 @@ def find_compiled() -> Path:
 
 
 def read_pipeline(path: Path) -> PipelineSpec:
-    """Return the pipeline spec of a compiled YAML; its second document, platform settings, is skipped."""
+    """Return the pipeline spec of a compiled YAML, without its platform settings."""
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    # The second document of the YAML holds the platform settings.
     with path.open(encoding="utf-8") as file:
         pipeline: PipelineSpec = next(yaml.load_all(file, loader))
     return pipeline

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from repot_pipelines.doctor.cluster_errors import (
-    MissingError,
+    MissingObjectError,
     convert_errors,
     not_kubernetes,
 )
@@ -67,7 +67,7 @@ class ClusterClient:
         """
         try:
             return self.get(action, path, metadata_only=metadata_only)
-        except MissingError:
+        except MissingObjectError:
             return None
 
     def list_all(
@@ -200,6 +200,6 @@ def _fetch_user(client: ClusterClient) -> str:
         review = client.review(
             "sign in", "/apis/authentication.k8s.io/v1/selfsubjectreviews", request
         )
-    except MissingError:
+    except MissingObjectError:
         return ""
     return str(review["status"]["userInfo"].get("username", ""))

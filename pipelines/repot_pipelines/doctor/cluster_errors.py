@@ -1,4 +1,4 @@
-"""Convert failed Kubernetes API calls to errors that state the cause and what to do."""
+"""Errors of calls to the Kubernetes API: each states the cause and what to do."""
 
 import contextlib
 import json
@@ -25,28 +25,28 @@ class ForbiddenError(ClusterError):
     """The user lacks the permission (403)."""
 
 
-class MissingError(ClusterError):
+class MissingObjectError(ClusterError):
     """The object does not exist (404)."""
 
 
 _ERROR_BY_STATUS: dict[int, type[ClusterError]] = {
     401: UnauthenticatedError,
     403: ForbiddenError,
-    404: MissingError,
+    404: MissingObjectError,
 }
 
 
 @contextlib.contextmanager
 def convert_errors(action: str, address: str) -> Iterator[None]:
-    """Convert exceptions of the Kubernetes client in this block to ClusterError.
+    """Convert exceptions of the Kubernetes client to ClusterError.
 
     Args:
         action: What the request does, e.g. "list nodes".
         address: Address of the API server, for the message.
 
     Raises:
-        ClusterError: The request failed; UnauthenticatedError, ForbiddenError or MissingError for
-            those statuses.
+        ClusterError: The request failed; UnauthenticatedError, ForbiddenError or MissingObjectError
+            for those statuses.
     """
     import urllib3
     from kubernetes.client import ApiException

@@ -165,7 +165,7 @@ def read_installed_pipeline() -> InstalledPipeline:
     """Read the compiled pipeline that `repot submit` uploads."""
     import yaml
 
-    from repot_pipelines.parameters import read_parameters
+    from repot_pipelines.parameters import read_parameters, with_defaults
 
     try:
         path = find_compiled()
@@ -179,12 +179,7 @@ def read_installed_pipeline() -> InstalledPipeline:
     except (OSError, ValueError, KeyError, TypeError, StopIteration, yaml.YAMLError) as err:
         finding = f"{path} cannot be read: {type(err).__name__}."
         return InstalledPipeline(check=problem("pipeline", finding, _REINSTALL), defaults={})
-    defaults = {
-        name: parameter.default
-        for name, parameter in parameters.items()
-        if parameter.default is not None
-    }
-    return InstalledPipeline(check=ok("pipeline", finding), defaults=defaults)
+    return InstalledPipeline(check=ok("pipeline", finding), defaults=with_defaults({}, parameters))
 
 
 def check_weights() -> CheckResult:

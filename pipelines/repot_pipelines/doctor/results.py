@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from repot.errors import RepotError
+from repot_pipelines.kfp_server.errors import SERVER_QUOTE
 
 OK = "ok"
 WARNING = "warning"
@@ -56,7 +57,7 @@ def not_checked(name: str, reason: str) -> CheckResult:
 
 
 def problem_from_error(name: str, err: RepotError, *, fix: str) -> CheckResult:
-    """Convert an error to a problem; by convention its last sentence says what to do.
+    """Convert an error to a problem; its last sentence says what to do, unless it quotes a server.
 
     Args:
         name: What was checked.
@@ -64,7 +65,7 @@ def problem_from_error(name: str, err: RepotError, *, fix: str) -> CheckResult:
         fix: What to do if the error only states what is wrong.
     """
     finding, _, last = " ".join(str(err).split()).rpartition(". ")
-    if not finding or last.startswith("It says: "):
+    if not finding or last.startswith(SERVER_QUOTE):
         return problem(name, str(err), fix)
     return problem(name, f"{finding}.", last)
 

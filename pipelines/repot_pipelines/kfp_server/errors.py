@@ -36,6 +36,9 @@ class NameTakenError(ServerError):
     """The name is in use (409)."""
 
 
+SERVER_QUOTE = "The server reports: "
+"""Starts the sentence that quotes the server, often the last one of a message."""
+
 _TEMPORARY_STATUSES = {429, 500, 502, 503, 504}
 _ERROR_BY_STATUS: dict[int, type[ServerError]] = {
     **dict.fromkeys(_TEMPORARY_STATUSES, UnreachableError),
@@ -51,8 +54,8 @@ _CREDENTIALS_ADVICE = (
 
 
 @contextlib.contextmanager
-def translate_errors(action: str, address: str) -> Iterator[None]:
-    """Turn exceptions of the generated client into a ServerError.
+def convert_errors(action: str, address: str) -> Iterator[None]:
+    """Convert exceptions of the generated client to ServerError.
 
     Args:
         action: What the call does, for the message, e.g. "start the run".
@@ -121,7 +124,7 @@ def _status_error(action: str, address: str, err: Any) -> ServerError:
 
 def _status_problem(status: int, body: str, address: str) -> str:
     message = read_error_message(body)
-    quote = f" The server reports: {message.rstrip('.')}." if message else ""
+    quote = f" {SERVER_QUOTE}{message.rstrip('.')}." if message else ""
     if status == 401:
         return (
             f"{address} does not accept the credentials (401): they are missing or expired."

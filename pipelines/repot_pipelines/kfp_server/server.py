@@ -13,7 +13,7 @@ from repot_pipelines.kfp_server.client import ApiObject, client_address, make_cl
 from repot_pipelines.kfp_server.errors import (
     MissingObjectError,
     ServerError,
-    translate_errors,
+    convert_errors,
     web_page_message,
 )
 
@@ -69,7 +69,7 @@ class Server:
         Raises:
             ServerError: The call failed, or a web page came back.
         """
-        with translate_errors(action, self.address):
+        with convert_errors(action, self.address):
             answer = method(*args, _request_timeout=_TIMEOUT_SECONDS, **kwargs)
         # The client takes a login page for success: status 200, and every field None.
         if "json" not in (_api_client(method).last_response.getheader("content-type") or "json"):
@@ -111,7 +111,7 @@ class Server:
         """
         api = _api_client(self.client.runs.run_service_get_run)
         try:
-            with translate_errors(f"read {path}", self.address):
+            with convert_errors(f"read {path}", self.address):
                 api.call_api(
                     path,
                     "GET",
@@ -191,7 +191,7 @@ def _get_health(client: Any, address: str) -> dict[str, Any]:
     action = "reach Kubeflow Pipelines"
     method = client.healthzs.healthz_service_get_healthz
     try:
-        with translate_errors(action, address):
+        with convert_errors(action, address):
             method(_request_timeout=_CONNECT_TIMEOUT_SECONDS)
     except MissingObjectError as err:
         message = f"{err} repot needs Kubeflow Pipelines {_OLDEST} or later."

@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from repot.json_record import JsonRecord
+from repot_pipelines.compiled import read_pipeline
 from repot_pipelines.local.docker import make_runner, remove_containers
+from repot_pipelines.parameters import read_parameters, with_defaults
 
 # An executor's container image that is a pipeline parameter, as the KFP compiler writes it.
 _IMAGE_PLACEHOLDER = re.compile(
@@ -69,23 +71,12 @@ def _run_pipeline(request: ChildRequest, runner: Any) -> None:
 
     warnings.filterwarnings("ignore")
     local.init(runner, pipeline_root=str(Path(request.work_folder) / "artifacts"))
-    text = Path(request.pipeline).read_text(encoding="utf-8")
-    # All defaults are given as arguments: KFP's local runner loses defaults inside a loop.
-    values = {**_default_arguments(text), **request.arguments}
+    path = Path(request.pipeline)
+    # KFP's local runner loses defaults inside a loop, so every parameter is given explicitly.
+    values = with_defaults(request.arguments, read_parameters(read_pipeline(path)))
+    text = path.read_text(encoding="utf-8")
     pipeline = components.load_component_from_text(_insert_container_images(text, values))
     pipeline(**values)
-
-
-def _default_arguments(text: str) -> dict[str, Any]:
-    """Return the parameter defaults of a compiled pipeline."""
-    import yaml
-
-    parameters = next(yaml.safe_load_all(text))["root"]["inputDefinitions"]["parameters"]
-    return {
-        name: definition["defaultValue"]
-        for name, definition in parameters.items()
-        if "defaultValue" in definition
-    }
 
 
 def _insert_container_images(text: str, values: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from repot_pipelines.doctor.results import (
     problem_from_error,
     run_check,
 )
+from repot_pipelines.kfp_server.errors import SERVER_QUOTE
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,11 @@ from repot_pipelines.doctor.results import (
         ),
         ("It is missing. Look at x.y. Is it on?", "It is missing. Look at x.y.", "Is it on?"),
         ("It is missing.", "It is missing.", "Do this."),
-        ("It answered 500. It says: boom.", "It answered 500. It says: boom.", "Do this."),
+        (
+            f"It answered 500. {SERVER_QUOTE}boom.",
+            f"It answered 500. {SERVER_QUOTE}boom.",
+            "Do this.",
+        ),
     ],
 )
 def test_last_sentence_of_an_error_becomes_the_fix(message: str, finding: str, fix: str) -> None:

@@ -2,21 +2,18 @@ import re
 
 import pytest
 
-from repot_pipelines.compiled import find_compiled
-from repot_pipelines.local.child import _default_arguments, _insert_container_images
+from repot_pipelines.compiled import find_compiled, read_pipeline
+from repot_pipelines.local.child import _insert_container_images
+from repot_pipelines.parameters import read_parameters, with_defaults
 
 
 @pytest.mark.parametrize(("mode", "image"), [("pod", "trainer:1"), ("job", "cpu:1")])
 def test_image_placeholders_are_replaced_by_image_references(mode: str, image: str) -> None:
-    compiled = find_compiled().read_text(encoding="utf-8")
-    values = {
-        **_default_arguments(compiled),
-        "cpu_image": "cpu:1",
-        "trainer_image": "trainer:1",
-        "trainer_mode": mode,
-    }
+    path = find_compiled()
+    arguments = {"cpu_image": "cpu:1", "trainer_image": "trainer:1", "trainer_mode": mode}
+    values = with_defaults(arguments, read_parameters(read_pipeline(path)))
 
-    text = _insert_container_images(compiled, values)
+    text = _insert_container_images(path.read_text(encoding="utf-8"), values)
 
     images = re.findall(r"(?m)^ *image: (.*)$", text)
     assert set(images) <= {'"cpu:1"', '"trainer:1"'}
