@@ -1,4 +1,4 @@
-"""The cluster that tests talk to must refuse what a real one refuses, with the real client over the wire."""
+"""The fake cluster must refuse what a real one refuses; tested with the real client over HTTP."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,9 +8,9 @@ import pytest
 from kubernetes import client, config
 from kubernetes.client import ApiException
 
-from tests.integration.kubernetes_api.addresses import Target
 from tests.integration.kubernetes_api.kubeconfig import write_kubeconfig
 from tests.integration.kubernetes_api.ready import make_pod
+from tests.integration.kubernetes_api.resources import Target
 from tests.integration.kubernetes_api.rules import role
 from tests.integration.kubernetes_api.server import ADMIN_TOKEN, KubernetesApi
 from tests.integration.kubernetes_api.status import plain
@@ -36,7 +36,7 @@ def api() -> Iterator[KubernetesApi]:
 
 @pytest.fixture
 def connect(api: KubernetesApi, tmp_path: Path) -> Any:
-    """Return a function that makes a real client for a token."""
+    """Return a function that creates a real client with a token."""
 
     def make(token: str = ADMIN_TOKEN) -> Any:
         path = write_kubeconfig(tmp_path / "kubeconfig", api.address, token=token)
@@ -46,28 +46,28 @@ def connect(api: KubernetesApi, tmp_path: Path) -> Any:
 
 
 def refused(call: Any, *arguments: Any, **options: Any) -> tuple[int, str]:
-    """Return status and body of a refusal."""
+    """Return status and body of the error."""
     with pytest.raises(ApiException) as caught:
         call(*arguments, **options)
     return caught.value.status, str(caught.value.body)
 
 
-def test_an_object_is_made_read_listed_and_deleted(connect: Any) -> None:
+def test_object_can_be_created_read_listed_and_deleted(connect: Any) -> None:
     batch = client.BatchV1Api(connect())
 
-    made = batch.create_namespaced_job(NAMESPACE, {**JOB, "status": {"succeeded": 1}})
+    created = batch.create_namespaced_job(NAMESPACE, {**JOB, "status": {"succeeded": 1}})
     read = batch.read_namespaced_job("train", NAMESPACE)
     (listed,) = batch.list_namespaced_job(NAMESPACE).items
     batch.delete_namespaced_job("train", NAMESPACE)
 
-    assert made.metadata.uid == read.metadata.uid == listed.metadata.uid
-    assert made.status is None
-    assert made.metadata.creation_timestamp is not None
+    assert created.metadata.uid == read.metadata.uid == listed.metadata.uid
+    assert created.status is None
+    assert created.metadata.creation_timestamp is not None
     assert batch.list_job_for_all_namespaces().items == []
     assert refused(batch.read_namespaced_job, "train", NAMESPACE)[0] == 404
 
 
-def test_a_name_can_be_made_up(connect: Any) -> None:
+def test_generate_name_makes_unique_names(connect: Any) -> None:
     batch = client.BatchV1Api(connect())
     body = {**JOB, "metadata": {"generateName": "train-"}}
 
@@ -78,7 +78,7 @@ def test_a_name_can_be_made_up(connect: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "status", "told"),
+    ("change", "status", "message"),
     [
         ({"spec": {"template": TEMPLATE, "backofLimit": 1}}, 400, "backofLimit"),
         ({"spec": {"template": TEMPLATE, "backoffLimit": "one"}}, 400, "strict decoding error"),
@@ -88,18 +88,18 @@ def test_a_name_can_be_made_up(connect: Any) -> None:
         ({"metadata": {"name": "train", "namespace": "other"}}, 400, "does not match"),
     ],
 )
-def test_bodies_that_are_wrong_are_refused(
-    connect: Any, change: dict[str, Any], status: int, told: str
+def test_invalid_bodies_are_refused(
+    connect: Any, change: dict[str, Any], status: int, message: str
 ) -> None:
     found = refused(
         client.BatchV1Api(connect()).create_namespaced_job, NAMESPACE, {**JOB, **change}
     )
 
     assert found[0] == status
-    assert told in found[1]
+    assert message in found[1]
 
 
-def test_names_are_unique_and_namespaces_must_be_there(connect: Any) -> None:
+def test_names_are_unique_and_namespaces_must_exist(connect: Any) -> None:
     batch = client.BatchV1Api(connect())
     batch.create_namespaced_job(NAMESPACE, JOB)
 
@@ -108,17 +108,17 @@ def test_names_are_unique_and_namespaces_must_be_there(connect: Any) -> None:
     assert batch.list_namespaced_job("nowhere").items == []
 
 
-def test_rights_are_those_of_roles(api: KubernetesApi, connect: Any) -> None:
+def test_permissions_are_those_of_roles(api: KubernetesApi, connect: Any) -> None:
     api.users["of-somebody"] = "somebody"
     api.rules.grant("somebody", role("get list", "jobs", group="batch"), namespace=NAMESPACE)
     batch = client.BatchV1Api(connect("of-somebody"))
 
     assert batch.list_namespaced_job(NAMESPACE).items == []
-    status, told = refused(batch.create_namespaced_job, NAMESPACE, JOB)
+    status, message = refused(batch.create_namespaced_job, NAMESPACE, JOB)
     assert status == 403
     assert (
         'cannot create resource \\"jobs\\" in API group \\"batch\\" in the namespace \\"work\\"'
-        in told
+        in message
     )
     assert refused(batch.list_job_for_all_namespaces)[0] == 403
     assert refused(client.BatchV1Api(connect("unknown")).list_namespaced_job, NAMESPACE)[0] == 401
@@ -128,7 +128,7 @@ def test_rights_are_those_of_roles(api: KubernetesApi, connect: Any) -> None:
     )
 
 
-def test_selectors_choose(api: KubernetesApi, connect: Any) -> None:
+def test_lists_can_be_filtered_by_selectors(api: KubernetesApi, connect: Any) -> None:
     for name, node, phase in (
         ("a", "n1", "Running"),
         ("b", "n1", "Failed"),
@@ -153,7 +153,7 @@ def test_selectors_choose(api: KubernetesApi, connect: Any) -> None:
     assert refused(core.list_namespaced_pod, NAMESPACE, field_selector="spec.colour=red")[0] == 400
 
 
-def test_lists_come_in_pages(api: KubernetesApi, connect: Any) -> None:
+def test_lists_are_paginated(api: KubernetesApi, connect: Any) -> None:
     for index in range(5):
         api.store.put(make_pod(f"pod-{index}", node="n", gpus=0, namespace=NAMESPACE))
     core, names, token = client.CoreV1Api(connect()), [], None
@@ -166,18 +166,18 @@ def test_lists_come_in_pages(api: KubernetesApi, connect: Any) -> None:
     assert refused(core.list_pod_for_all_namespaces, limit=2, _continue="nonsense")[0] == 410
 
 
-def test_a_part_of_an_object_is_answered_by_who_says_so(api: KubernetesApi, connect: Any) -> None:
+def test_subresource_is_answered_by_its_handler(api: KubernetesApi, connect: Any) -> None:
     core = client.CoreV1Api(connect())
     assert refused(core.read_namespaced_pod_log, "a", NAMESPACE)[0] == 404
 
     def log(target: Target, query: dict[str, str], _: Any) -> Any:
         return plain(f"log of {target.name} since {query['sinceSeconds']} s")
 
-    api.parts["pods", "log"] = log
+    api.subresources["pods", "log"] = log
 
     assert core.read_namespaced_pod_log("a", NAMESPACE, since_seconds=3) == "log of a since 3 s"
 
 
-def test_what_it_does_not_know_is_not_found(connect: Any) -> None:
+def test_unknown_resources_and_methods_are_refused(connect: Any) -> None:
     assert refused(client.AppsV1Api(connect()).list_deployment_for_all_namespaces)[0] == 404
     assert refused(client.CoreV1Api(connect()).patch_node, "n", {})[0] == 405

@@ -1,6 +1,6 @@
-"""A server that speaks a part of the Kubernetes API, kept in memory: objects, who may do what, and its errors.
+"""An in-memory server for a part of the Kubernetes API: objects, permissions and errors.
 
-It runs nothing: no scheduler, no controllers, no kubelet. A test that needs what these would do puts it into the store.
-Bodies are checked against the published OpenAPI schemas, rights are those of roles, and what is refused is refused with
-the Status that the real server answers.
+It runs nothing: no scheduler, no controllers, no kubelet. A test puts their results into the store,
+or starts a `jobs.JobController`. Request bodies are checked against the published OpenAPI schemas,
+permissions are those of roles, and errors are the Status objects of the real server.
 """

@@ -1,4 +1,4 @@
-"""The pods of Jobs as processes of this machine: a kubelet that starts, ends and reports them."""
+"""Pods of Jobs as local processes: the part of a kubelet that starts, ends and reports them."""
 
 import contextlib
 import datetime
@@ -11,29 +11,29 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-Facts = dict[str, Any]
+from repot.kubernetes_rules import KubernetesObject
+
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 JOB_LABEL = "batch.kubernetes.io/job-name"
-LOOK_SECONDS = 0.05
+POLL_SECONDS = 0.05
 
 
 @dataclass(kw_only=True)
 class Pod:
-    """A pod, and the process that it is.
+    """A pod and its process.
 
     Attributes:
-        facts: The object in the store.
-        job: The Job, in the store.
-        folder: For what the container leaves.
-        process: None while it waits.
-        lines: Its log: time stamps and lines.
-        reader: Collects them.
+        stored: The pod's object in the store.
+        job: The Job's object in the store.
+        folder: For the container's termination message.
+        process: None while the pod waits.
+        lines: The log: timestamps and lines.
+        reader: Thread that collects the log.
     """
 
-    facts: Facts
-    job: Facts
+    stored: KubernetesObject
+    job: KubernetesObject
     folder: Path
     process: subprocess.Popen[bytes] | None = None
     lines: list[tuple[str, bytes]] = field(default_factory=list)
@@ -41,18 +41,18 @@ class Pod:
 
     @property
     def name(self) -> str:
-        return str(self.facts["metadata"]["name"])
+        return str(self.stored["metadata"]["name"])
 
     @property
     def index(self) -> int:
-        return int(self.facts["metadata"]["labels"][INDEX_LABEL])
+        return int(self.stored["metadata"]["labels"][INDEX_LABEL])
 
     @property
     def phase(self) -> str:
-        return str(self.facts["status"]["phase"])
+        return str(self.stored["status"]["phase"])
 
     @property
-    def is_over(self) -> bool:
+    def is_finished(self) -> bool:
         return self.phase in ("Succeeded", "Failed")
 
     @property
@@ -65,16 +65,16 @@ class Pod:
 
     @property
     def exit_code(self) -> int:
-        return int(self.facts["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"])
+        return int(self.stored["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"])
 
     def start(self, environment: dict[str, str]) -> None:
-        """Run the container's command in this Python, with its own environment over this one."""
-        container = self.facts["spec"]["containers"][0]
-        stated = {each["name"]: each["value"] for each in container["env"] if "value" in each}
-        stated["REPOT_TERMINATION_LOG"] = str(self.folder / "termination-log")
+        """Run the container's command with this Python; its variables override the current ones."""
+        container = self.stored["spec"]["containers"][0]
+        variables = {each["name"]: each["value"] for each in container["env"] if "value" in each}
+        variables["REPOT_TERMINATION_LOG"] = str(self.folder / "termination-log")
         self.process = subprocess.Popen(
             [sys.executable, *container["command"][1:]],
-            env={**os.environ, **stated, "JOB_COMPLETION_INDEX": str(self.index), **environment},
+            env={**os.environ, **variables, "JOB_COMPLETION_INDEX": str(self.index), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
@@ -89,53 +89,53 @@ class Pod:
                 self.process.send_signal(signal_number)
 
     def evict(self) -> None:
-        """End it as a node's drain or a preemption does: with warning."""
+        """End the pod like a drained node or a preemption: with SIGTERM."""
         self._disrupt("PreemptionByScheduler")
         self.send(signal.SIGTERM)
 
     def lose(self) -> None:
-        """End it as a node does that vanishes: without warning."""
+        """End the pod like a lost node: with SIGKILL."""
         self._disrupt("DeletionByPodGC")
         self.send(signal.SIGKILL)
 
-    def note_end(self) -> int | None:
-        """Report how the process ended, and return its exit code; None if it has not, or that was noted before."""
-        if self.process is None or self.is_over or self.process.poll() is None:
+    def report_end(self) -> int | None:
+        """Report the end of the process and return its exit code; None if nothing changed."""
+        if self.process is None or self.is_finished or self.process.poll() is None:
             return None
         assert self.reader is not None
         self.reader.join()
         code = self.process.returncode
         code = code if code >= 0 else 128 - code
         reason = "Completed" if code == 0 else "Error"
-        ended = {
+        terminated = {
             "exitCode": code,
             "reason": reason,
             "finishedAt": now()[:19] + "Z",
             "message": self._message(code),
         }
-        self._report("Succeeded" if code == 0 else "Failed", {"terminated": ended})
+        self._report("Succeeded" if code == 0 else "Failed", {"terminated": terminated})
         return code
 
     def stream(self, since: str, has_ended: threading.Event) -> Iterator[bytes]:
-        """Yield the lines of the log with their time stamps, until the pod is over."""
+        """Yield the lines of the log with their timestamps, until the pod has ended."""
         sent = 0
         while True:
-            is_over = self.is_over or has_ended.is_set()
+            is_finished = self.is_finished or has_ended.is_set()
             while sent < len(self.lines):
-                stamp, line = self.lines[sent]
+                timestamp, line = self.lines[sent]
                 sent += 1
-                # The real server compares whole seconds: lines come twice.
-                if stamp[:19] >= since[:19]:
-                    yield f"{stamp} ".encode() + line
-            if is_over:
+                # The real server compares whole seconds, so lines can be repeated.
+                if timestamp[:19] >= since[:19]:
+                    yield f"{timestamp} ".encode() + line
+            if is_finished:
                 return
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
     def _message(self, code: int) -> str:
-        """Return what terminationMessagePolicy FallbackToLogsOnError says."""
-        left = self.folder / "termination-log"
-        if left.exists():
-            return left.read_text()[:4096]
+        """Return the message according to terminationMessagePolicy FallbackToLogsOnError."""
+        path = self.folder / "termination-log"
+        if path.exists():
+            return path.read_text()[:4096]
         return self.log[-2048:] if code else ""
 
     def _collect(self) -> None:
@@ -147,22 +147,22 @@ class Pod:
 
     def _disrupt(self, reason: str) -> None:
         condition = {"type": "DisruptionTarget", "status": "True", "reason": reason}
-        self.facts["status"].setdefault("conditions", []).append(condition)
+        self.stored["status"].setdefault("conditions", []).append(condition)
 
-    def _report(self, phase: str, state: Facts) -> None:
-        container = self.facts["spec"]["containers"][0]
+    def _report(self, phase: str, state: KubernetesObject) -> None:
+        container = self.stored["spec"]["containers"][0]
         status = {
             "name": container["name"],
             "image": container["image"],
             "imageID": "",
             "ready": False,
         }
-        self.facts["status"]["containerStatuses"] = [{**status, "restartCount": 0, "state": state}]
-        self.facts["status"]["phase"] = phase
+        self.stored["status"]["containerStatuses"] = [{**status, "restartCount": 0, "state": state}]
+        self.stored["status"]["phase"] = phase
 
 
 def now() -> str:
-    """Return a time stamp with nine digits after the point, as in logs."""
+    """Return the current time with nanoseconds, as in pod logs."""
     seconds, nanoseconds = divmod(time.time_ns(), 10**9)
     day = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
     return f"{day:%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"

@@ -1,4 +1,4 @@
-"""Kubeconfig files for the server."""
+"""Kubeconfig files that refer to the server."""
 
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,16 @@ def write_kubeconfig(
     user: dict[str, Any] | None = None,
     context: str = "test",
 ) -> Path:
-    """Write a kubeconfig with one context, which is the current one.
+    """Write a kubeconfig with one context, and return its path.
 
     Args:
         path: The file.
-        address: Of the API server.
+        address: URL of the API server.
         token: Bearer token.
-        user: What is said of the user instead of a token, e.g. `{"exec": {...}}`.
-        context: Name of the context, the cluster and the user.
+        user: Credentials of the user instead of a token, e.g. `{"exec": {...}}`.
+        context: Name of the context, of the cluster and of the user.
     """
-    facts = {
+    content = {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": context,
@@ -31,5 +31,5 @@ def write_kubeconfig(
         "users": [{"name": context, "user": user if user is not None else {"token": token}}],
         "contexts": [{"name": context, "context": {"cluster": context, "user": context}}],
     }
-    path.write_text(yaml.safe_dump(facts), encoding="utf-8")
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path

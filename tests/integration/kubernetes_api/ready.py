@@ -1,18 +1,16 @@
-"""A cluster in which a run can start: Kubeflow Pipelines, repot's manifests, and nodes with GPUs."""
+"""A cluster that is ready for a run: Kubeflow Pipelines, repot's manifests and GPU nodes."""
 
 import functools
 import subprocess
 import sysconfig
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from repot.kubernetes_rules import KubernetesObject
 from tests.integration.kfp_api.server import KfpApi
 from tests.integration.kubernetes_api.rules import role
 from tests.integration.kubernetes_api.server import KubernetesApi
-
-Facts = dict[str, Any]
 
 NAMESPACE = "kubeflow"
 RUNNER = f"system:serviceaccount:{NAMESPACE}:repot-runner"
@@ -28,14 +26,14 @@ def prepare(api: KubernetesApi, kfp: KfpApi | None = None) -> None:
 
     Args:
         api: The cluster.
-        kfp: Kubeflow Pipelines in it; None for none.
+        kfp: Kubeflow Pipelines server in the cluster, or None.
     """
     api.store.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     objects = gke_overlay()
     api.store.put_all(objects)
-    for facts in objects:
-        if facts["kind"] == "Role" and facts["metadata"]["name"] == "repot-runner":
-            api.rules.grant(RUNNER, facts, namespace=NAMESPACE)
+    for each in objects:
+        if each["kind"] == "Role" and each["metadata"]["name"] == "repot-runner":
+            api.rules.grant(RUNNER, each, namespace=NAMESPACE)
     api.store.put(make_node("cpu-1"))
     for name in ("gpu-1", "gpu-2"):
         api.store.put(make_node(name, labels=L4, gpus=4, taints=[GPU_TAINT]))
@@ -44,8 +42,8 @@ def prepare(api: KubernetesApi, kfp: KfpApi | None = None) -> None:
 
 
 @functools.cache
-def gke_overlay() -> list[Facts]:
-    """Return the objects of manifests/overlays/gke, its placeholders replaced."""
+def gke_overlay() -> list[KubernetesObject]:
+    """Return the objects of manifests/overlays/gke, with its placeholders replaced."""
     command = [
         f"{sysconfig.get_path('scripts')}/kubectl",
         "kustomize",
@@ -60,13 +58,13 @@ def make_node(
     *,
     labels: dict[str, str] | None = None,
     gpus: int = 0,
-    taints: list[Facts] | None = None,
+    taints: list[KubernetesObject] | None = None,
     is_ready: bool = True,
     is_cordoned: bool = False,
     images: tuple[str, ...] = (),
-) -> Facts:
+) -> KubernetesObject:
     """Return a node."""
-    spec: Facts = ({"taints": taints} if taints else {}) | (
+    spec: KubernetesObject = ({"taints": taints} if taints else {}) | (
         {"unschedulable": True} if is_cordoned else {}
     )
     allocatable = {"cpu": "7910m", "memory": "28Gi"} | ({GPU: str(gpus)} if gpus else {})
@@ -85,13 +83,13 @@ def make_node(
 
 def make_pod(
     name: str, *, node: str, gpus: int, phase: str = "Running", namespace: str = "others"
-) -> Facts:
-    """Return a pod that holds GPUs on a node; like all that the API server hands out, with requests."""
-    amounts = {GPU: str(gpus)}
+) -> KubernetesObject:
+    """Return a pod that uses GPUs on a node; as from the API server, with explicit requests."""
+    quantities = {GPU: str(gpus)}
     container = {
         "name": "main",
         "image": "busybox",
-        "resources": {"requests": amounts, "limits": amounts},
+        "resources": {"requests": quantities, "limits": quantities},
     }
     return {
         "apiVersion": "v1",
@@ -102,15 +100,15 @@ def make_pod(
     }
 
 
-def let_in(api: KubernetesApi, user: str, token: str, *rights: tuple[str, str]) -> None:
-    """Add a user with some rights everywhere.
+def let_in(api: KubernetesApi, user: str, token: str, *permissions: tuple[str, str]) -> None:
+    """Add a user with permissions in all namespaces.
 
     Args:
         api: The cluster.
         user: Name.
         token: Bearer token.
-        rights: Verbs with blanks between them, and a resource of the core group.
+        permissions: Pairs of space-separated verbs and a resource of the core group.
     """
     api.users[token] = user
-    for verbs, resource in rights:
+    for verbs, resource in permissions:
         api.rules.grant(user, role(verbs, resource))

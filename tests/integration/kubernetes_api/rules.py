@@ -1,20 +1,21 @@
-"""Who may do what: the rules of roles, and the answer when nobody granted it."""
+"""Role-based access control: granted rules, and the message for a forbidden request."""
 
 from dataclasses import dataclass, field
-from typing import Any
+
+from repot.kubernetes_rules import KubernetesObject
 
 ADMIN = "kubernetes-admin"
 ANONYMOUS = "system:anonymous"
-# What system:basic-user grants to everybody who is somebody.
-_OF_EVERYBODY = {
+# system:basic-user grants these to every authenticated user.
+_GRANTED_TO_ALL = {
     ("create", "authentication.k8s.io", "selfsubjectreviews"),
     ("create", "authorization.k8s.io", "selfsubjectaccessreviews"),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attempt:
-    """What somebody wants to do; `resource` has "/" before a part, e.g. pods/log."""
+class AccessRequest:
+    """A user, a verb and a resource; with a subresource after "/", e.g. pods/log."""
 
     user: str
     verb: str
@@ -23,8 +24,8 @@ class Attempt:
     namespace: str = ""
     name: str = ""
 
-    def refusal(self) -> str:
-        """Return the sentence of the real server."""
+    def forbidden_message(self) -> str:
+        """Return the message of the real server."""
         kind = f"{self.resource}.{self.group}" if self.group else self.resource
         subject = f"{kind} {_quoted(self.name)}" if self.name else kind
         where = (
@@ -33,8 +34,8 @@ class Attempt:
             else "at the cluster scope"
         )
         return (
-            f"{subject} is forbidden: User {_quoted(self.user)} cannot {self.verb} resource {_quoted(self.resource)} "
-            f"in API group {_quoted(self.group)} {where}"
+            f"{subject} is forbidden: User {_quoted(self.user)} cannot {self.verb} resource "
+            f"{_quoted(self.resource)} in API group {_quoted(self.group)} {where}"
         )
 
 
@@ -42,55 +43,55 @@ class Attempt:
 class _Grant:
     user: str
     namespace: str
-    rule: dict[str, Any]
+    rule: KubernetesObject
 
-    def covers(self, attempt: Attempt) -> bool:
-        if self.user != attempt.user or self.namespace not in ("", attempt.namespace):
+    def covers(self, request: AccessRequest) -> bool:
+        if self.user != request.user or self.namespace not in ("", request.namespace):
             return False
         names = self.rule.get("resourceNames")
         return (
-            _has(self.rule["verbs"], attempt.verb)
-            and _has(self.rule["apiGroups"], attempt.group)
-            and _has(self.rule["resources"], attempt.resource)
-            and (not names or attempt.name in names)
+            _has(self.rule["verbs"], request.verb)
+            and _has(self.rule["apiGroups"], request.group)
+            and _has(self.rule["resources"], request.resource)
+            and (not names or request.name in names)
         )
 
 
 @dataclass(kw_only=True)
 class Rules:
-    """All that was granted; the administrator may do everything."""
+    """All granted rules; the administrator is allowed everything."""
 
     grants: list[_Grant] = field(default_factory=list)
 
-    def grant(self, user: str, role: dict[str, Any], *, namespace: str = "") -> None:
-        """Bind a Role or ClusterRole, as the manifest has it, to a user.
+    def grant(self, user: str, role: KubernetesObject, *, namespace: str = "") -> None:
+        """Bind a Role or ClusterRole to a user.
 
         Args:
             user: The user's name.
             role: The manifest.
-            namespace: Where it holds; "" for everywhere.
+            namespace: Namespace of the binding; "" for all.
         """
         self.grants += [_Grant(user=user, namespace=namespace, rule=rule) for rule in role["rules"]]
 
-    def allow(self, attempt: Attempt) -> bool:
-        """Return whether somebody may do that."""
-        if attempt.user == ADMIN:
+    def allow(self, request: AccessRequest) -> bool:
+        """Return whether a request is allowed."""
+        if request.user == ADMIN:
             return True
         if (
-            attempt.user != ANONYMOUS
-            and (attempt.verb, attempt.group, attempt.resource) in _OF_EVERYBODY
+            request.user != ANONYMOUS
+            and (request.verb, request.group, request.resource) in _GRANTED_TO_ALL
         ):
             return True
-        return any(grant.covers(attempt) for grant in self.grants)
+        return any(grant.covers(request) for grant in self.grants)
 
 
-def role(verbs: str, *resources: str, group: str = "") -> dict[str, Any]:
-    """Return a role with one rule, its verbs in one text with blanks between."""
+def role(verbs: str, *resources: str, group: str = "") -> KubernetesObject:
+    """Return a role with one rule; its verbs are separated by spaces."""
     return {"rules": [{"apiGroups": [group], "resources": list(resources), "verbs": verbs.split()}]}
 
 
-def _has(granted: list[str], wanted: str) -> bool:
-    return "*" in granted or wanted in granted
+def _has(granted: list[str], requested: str) -> bool:
+    return "*" in granted or requested in granted
 
 
 def _quoted(text: str) -> str:

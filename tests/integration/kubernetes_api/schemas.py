@@ -1,35 +1,35 @@
-"""Checks an object against the OpenAPI schema that Kubernetes publishes, as strictly as `kubectl --validate=strict`."""
+"""Checks objects against the published OpenAPI schemas, like `kubectl --validate=strict`."""
 
 from typing import Any
 
 import kubernetes_validate
 
-from tests.integration.kubernetes_api.addresses import Resource
-from tests.integration.kubernetes_api.status import Refusal
+from tests.integration.kubernetes_api.resources import Resource
+from tests.integration.kubernetes_api.status import ApiError
 
 VERSION = "1.36"
 
 
-def check_body(facts: Any, resource: Resource) -> None:
-    """Refuse what is no object of that kind: 400 for what cannot be decoded, 422 for what is not valid."""
-    if not isinstance(facts, dict):
-        raise Refusal(
+def check_body(body: Any, resource: Resource) -> None:
+    """Raise 400 for a body that is not an object of this resource, 422 for a missing field."""
+    if not isinstance(body, dict):
+        raise ApiError(
             "BadRequest",
-            f"couldn't get version/kind; json parse error: expected an object, got {facts!r}",
+            f"couldn't get version/kind; json parse error: expected an object, got {body!r}",
         )
-    given = (facts.get("apiVersion"), facts.get("kind"))
-    if given != (resource.api_version, resource.kind):
-        raise Refusal(
+    found = (body.get("apiVersion"), body.get("kind"))
+    if found != (resource.api_version, resource.kind):
+        raise ApiError(
             "BadRequest",
-            f"the object provided is unrecognized (must be of type {resource.kind}): got {given}",
+            f"the object provided is unrecognized (must be of type {resource.kind}): got {found}",
         )
     try:
-        kubernetes_validate.validate(facts, VERSION, strict=True)
+        kubernetes_validate.validate(body, VERSION, strict=True)
     except kubernetes_validate.ValidationError as err:
-        at = ".".join(map(str, err.path))
+        path = ".".join(map(str, err.path))
         if "required property" in err.message:
-            name = (facts.get("metadata") or {}).get("name", "")
-            raise Refusal(
-                "Invalid", f'{resource.kind} "{name}" is invalid: {at}: {err.message}'
+            name = (body.get("metadata") or {}).get("name", "")
+            raise ApiError(
+                "Invalid", f'{resource.kind} "{name}" is invalid: {path}: {err.message}'
             ) from err
-        raise Refusal("BadRequest", f"strict decoding error: {at}: {err.message}") from err
+        raise ApiError("BadRequest", f"strict decoding error: {path}: {err.message}") from err

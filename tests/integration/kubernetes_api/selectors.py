@@ -1,38 +1,36 @@
-"""Label and field selectors of the list method."""
+"""Label and field selectors of list requests."""
 
 import re
-from typing import Any
 
-from tests.integration.kubernetes_api.status import Refusal
-
-Facts = dict[str, Any]
+from repot.kubernetes_rules import KubernetesObject
+from tests.integration.kubernetes_api.status import ApiError
 
 _FIELDS = {
-    "metadata.name": lambda facts: facts["metadata"].get("name", ""),
-    "metadata.namespace": lambda facts: facts["metadata"].get("namespace", ""),
-    "spec.nodeName": lambda facts: (facts.get("spec") or {}).get("nodeName", ""),
-    "status.phase": lambda facts: (facts.get("status") or {}).get("phase", ""),
-    "involvedObject.name": lambda facts: (facts.get("involvedObject") or {}).get("name", ""),
+    "metadata.name": lambda stored: stored["metadata"].get("name", ""),
+    "metadata.namespace": lambda stored: stored["metadata"].get("namespace", ""),
+    "spec.nodeName": lambda stored: (stored.get("spec") or {}).get("nodeName", ""),
+    "status.phase": lambda stored: (stored.get("status") or {}).get("phase", ""),
+    "involvedObject.name": lambda stored: (stored.get("involvedObject") or {}).get("name", ""),
 }
 _TERM = re.compile(r"\s*(?P<key>[^=!]+?)\s*(?P<operator>==|=|!=)\s*(?P<value>[^=!]*?)\s*")
 _SET = re.compile(r"\s*(?P<key>\S+)\s+(?P<operator>in|notin)\s+\((?P<values>[^)]*)\)\s*")
 
 
-def matches_fields(facts: Facts, selector: str) -> bool:
+def matches_fields(stored: KubernetesObject, selector: str) -> bool:
     """Return whether an object matches a field selector."""
     for text in filter(None, selector.split(",")):
         term = _TERM.fullmatch(text)
         if term is None or term["key"] not in _FIELDS:
-            raise Refusal("BadRequest", f"field label not supported: {text}")
-        if (_FIELDS[term["key"]](facts) == term["value"]) == (term["operator"] == "!="):
+            raise ApiError("BadRequest", f"field label not supported: {text}")
+        if (_FIELDS[term["key"]](stored) == term["value"]) == (term["operator"] == "!="):
             return False
     return True
 
 
-def matches_labels(facts: Facts, selector: str) -> bool:
+def matches_labels(stored: KubernetesObject, selector: str) -> bool:
     """Return whether an object matches a label selector."""
-    labels = facts["metadata"].get("labels") or {}
-    # A comma inside parentheses does not end a term.
+    labels = stored["metadata"].get("labels") or {}
+    # A comma inside parentheses does not separate terms.
     return all(
         _has_label(labels, text.strip())
         for text in re.split(r",(?![^(]*\))", selector)

@@ -1,4 +1,4 @@
-"""The HTTP side: who asks, whether he may, and the ways in which the server can be told to fail."""
+"""The HTTP server: authentication, authorisation, dispatch, and injected failures."""
 
 import contextlib
 import json
@@ -9,18 +9,25 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar, Protocol
 
-from tests.integration.kubernetes_api.addresses import Target, read_target
-from tests.integration.kubernetes_api.rules import ADMIN, ANONYMOUS, Attempt, Rules
+from repot.kubernetes_rules import KubernetesObject
+from tests.integration.kubernetes_api.resources import Target, read_target
+from tests.integration.kubernetes_api.rules import ADMIN, ANONYMOUS, AccessRequest, Rules
 from tests.integration.kubernetes_api.schemas import check_body
-from tests.integration.kubernetes_api.status import Answer, Refusal, Stream, json_answer, plain
+from tests.integration.kubernetes_api.status import (
+    ApiError,
+    Response,
+    StreamResponse,
+    json_response,
+    plain,
+)
 from tests.integration.kubernetes_api.store import Query, Store
 
 ADMIN_TOKEN = "of-the-administrator"
 _ACCOUNT = re.compile(r"system:serviceaccount:([^:]+):([^:]+)")
 
 
-class HttpAnswer(Protocol):
-    """What a service behind the proxy answers."""
+class HttpResponse(Protocol):
+    """The response of a service behind the proxy."""
 
     @property
     def status(self) -> int: ...
@@ -32,26 +39,26 @@ class HttpAnswer(Protocol):
     def kind(self) -> str: ...
 
 
-Service = Callable[[str, str, Any, bytes], HttpAnswer]
+Service = Callable[[str, str, Any, bytes], HttpResponse]
 """Called with method, path with query, headers and body."""
 
-PartHandler = Callable[[Target, Query, Any], Answer]
-"""Called with what a request is about, its query and its body (JSON, or None)."""
+SubresourceHandler = Callable[[Target, Query, Any], Response]
+"""Called with target, query and body (JSON, or None) of a request."""
 
 
 class KubernetesApi:
-    """A server at `address` from `with` to its end.
+    """A server that runs at `address` during a `with` block.
 
     Attributes:
         store: The objects.
-        rules: Who may do what.
-        users: Names of users by their bearer token.
-        version: The version that it says it is.
-        services: What answers behind the service proxy, by namespace and `<service>:<port name>`.
-        parts: What answers for a part of an object, by plural and part, e.g. ("pods", "log").
-        answers: Answers to give instead, by method and a pattern of the path; each is given once.
-        before: Called with method and path before a request is answered; may take its time.
-        requests: User, method and path of everything that was asked.
+        rules: Permissions of the users.
+        users: User names by bearer token.
+        version: The version that the server reports.
+        services: Handlers behind the service proxy, by namespace and `<service>:<port name>`.
+        subresources: Handlers by plural and subresource, e.g. ("pods", "log").
+        answers: Responses to inject, by method and path pattern; each is used once.
+        before: Called with method and path before a request is answered; may block.
+        requests: User, method and path of all requests.
     """
 
     def __init__(self) -> None:
@@ -59,8 +66,8 @@ class KubernetesApi:
         self.users = {ADMIN_TOKEN: ADMIN}
         self.version = "v1.36.0"
         self.services: dict[tuple[str, str], Service] = {}
-        self.parts: dict[tuple[str, str], PartHandler] = {}
-        self.answers: list[tuple[str, str, Answer]] = []
+        self.subresources: dict[tuple[str, str], SubresourceHandler] = {}
+        self.answers: list[tuple[str, str, Response]] = []
         self.before: Callable[[str, str], None] = lambda *_: None
         self.requests: list[tuple[str, str, str]] = []
         self._lock = threading.RLock()
@@ -73,16 +80,16 @@ class KubernetesApi:
 
     @property
     def address(self) -> str:
-        """Return its address."""
+        """Return the base URL."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @property
     def changes(self) -> list[tuple[str, str, str]]:
-        """Return the requests that change something; a review is only a question."""
+        """Return the requests that change objects; access reviews do not."""
         return [
-            found
-            for found in self.requests
-            if found[1] != "GET" and not found[2].endswith("reviews")
+            request
+            for request in self.requests
+            if request[1] != "GET" and not request[2].endswith("reviews")
         ]
 
     def __enter__(self) -> "KubernetesApi":
@@ -94,7 +101,7 @@ class KubernetesApi:
         self._server.server_close()
         self._thread.join()
 
-    def answer(self, method: str, path_and_query: str, headers: Any, body: bytes) -> HttpAnswer:
+    def answer(self, method: str, path_and_query: str, headers: Any, body: bytes) -> HttpResponse:
         """Answer one request."""
         url = urllib.parse.urlsplit(path_and_query)
         path, query = (
@@ -103,15 +110,15 @@ class KubernetesApi:
         )
         self.before(method, path)
         with self._lock:
-            for index, (wanted, pattern, instead) in enumerate(self.answers):
-                if wanted == method and re.search(pattern, path):
+            for index, (expected, pattern, response) in enumerate(self.answers):
+                if expected == method and re.search(pattern, path):
                     del self.answers[index]
-                    return instead
+                    return response
             try:
-                user = self._identify(headers)
+                user = self._authenticate(headers)
                 self.requests.append((user, method, path))
                 if path == "/version":
-                    return json_answer(
+                    return json_response(
                         {
                             "gitVersion": self.version,
                             "major": "1",
@@ -119,31 +126,31 @@ class KubernetesApi:
                         }
                     )
                 target = read_target(method, path, is_watch=query.get("watch") in ("true", "1"))
-                self._admit(user, target)
-                if target.part == "proxy":
+                self._authorise(user, target)
+                if target.subresource == "proxy":
                     return self._proxy(target, method, url.query, headers, body)
-                facts = _read_json(body) if body else None
-                return self._handle(user, target, query, facts, accept=headers.get("Accept", ""))
-            except Refusal as err:
-                return err.answer()
+                parsed = _read_json(body) if body else None
+                return self._handle(user, target, query, parsed, accept=headers.get("Accept", ""))
+            except ApiError as err:
+                return err.response()
 
-    def _identify(self, headers: Any) -> str:
-        """Return who asks, or in whose name."""
-        given = headers.get("Authorization", "")
-        if not given:
+    def _authenticate(self, headers: Any) -> str:
+        """Return the user, or the user that it impersonates."""
+        authorization = headers.get("Authorization", "")
+        if not authorization:
             return ANONYMOUS
-        user = self.users.get(given.removeprefix("Bearer "))
+        user = self.users.get(authorization.removeprefix("Bearer "))
         if user is None:
-            raise Refusal("Unauthorized", "Unauthorized")
-        wanted: str | None = headers.get("Impersonate-User")
-        if wanted is None:
+            raise ApiError("Unauthorized", "Unauthorized")
+        impersonated: str | None = headers.get("Impersonate-User")
+        if impersonated is None:
             return user
-        account = _ACCOUNT.fullmatch(wanted)
+        account = _ACCOUNT.fullmatch(impersonated)
         resource, namespace, name = (
-            ("serviceaccounts", account[1], account[2]) if account else ("users", "", wanted)
+            ("serviceaccounts", account[1], account[2]) if account else ("users", "", impersonated)
         )
         self._check(
-            Attempt(
+            AccessRequest(
                 user=user,
                 verb="impersonate",
                 group="",
@@ -152,82 +159,86 @@ class KubernetesApi:
                 name=name,
             )
         )
-        return wanted
+        return impersonated
 
-    def _admit(self, user: str, target: Target) -> None:
+    def _authorise(self, user: str, target: Target) -> None:
         self._check(
-            Attempt(
+            AccessRequest(
                 user=user,
                 verb=target.verb,
                 group=target.resource.group,
-                resource=f"{target.resource.plural}/{target.part}"
-                if target.part
+                resource=f"{target.resource.plural}/{target.subresource}"
+                if target.subresource
                 else target.resource.plural,
                 namespace=target.namespace,
                 name=target.name,
             )
         )
 
-    def _check(self, attempt: Attempt) -> None:
-        if not self.rules.allow(attempt):
-            raise Refusal("Forbidden", attempt.refusal())
+    def _check(self, request: AccessRequest) -> None:
+        if not self.rules.allow(request):
+            raise ApiError("Forbidden", request.forbidden_message())
 
     def _handle(
-        self, user: str, target: Target, query: Query, facts: Any, *, accept: str
-    ) -> Answer:
+        self, user: str, target: Target, query: Query, body: Any, *, accept: str
+    ) -> Response:
         if target.resource.plural.endswith("reviews"):
-            check_body(facts, target.resource)
-            return json_answer(self._review(user, facts), status=201)
-        if target.part:
-            handler = self.parts.get((target.resource.plural, target.part))
+            check_body(body, target.resource)
+            return json_response(self._review(user, body), status=201)
+        if target.subresource:
+            handler = self.subresources.get((target.resource.plural, target.subresource))
             if handler is None:
-                raise Refusal("NotFound", "the server could not find the requested resource")
-            return handler(target, query, facts)
+                raise ApiError("NotFound", "the server could not find the requested resource")
+            return handler(target, query, body)
         if target.verb == "list":
-            return json_answer(self.store.list(target, query))
+            return json_response(self.store.list(target, query))
         if target.verb == "get":
             found = self.store.get(target)
-            return json_answer(
+            return json_response(
                 _metadata_of(found) if "as=PartialObjectMetadata" in accept else found
             )
         if target.verb == "create":
-            return json_answer(self.store.create(target, facts), status=201)
+            return json_response(self.store.create(target, body), status=201)
         if target.verb == "delete":
-            return json_answer(self.store.delete(target))
-        raise Refusal(
+            return json_response(self.store.delete(target))
+        raise ApiError(
             "MethodNotAllowed", "the server does not allow this method on the requested resource"
         )
 
-    def _review(self, user: str, facts: dict[str, Any]) -> dict[str, Any]:
-        if facts["kind"] == "SelfSubjectReview":
-            return facts | {
+    def _review(self, user: str, body: KubernetesObject) -> KubernetesObject:
+        if body["kind"] == "SelfSubjectReview":
+            return body | {
                 "status": {"userInfo": {"username": user, "groups": ["system:authenticated"]}}
             }
-        asked = facts["spec"]["resourceAttributes"]
-        part = asked.get("subresource", "")
-        attempt = Attempt(
+        attributes = body["spec"]["resourceAttributes"]
+        subresource = attributes.get("subresource", "")
+        request = AccessRequest(
             user=user,
-            verb=asked["verb"],
-            group=asked.get("group", ""),
-            resource=f"{asked['resource']}/{part}" if part else asked["resource"],
-            namespace=asked.get("namespace", ""),
-            name=asked.get("name", ""),
+            verb=attributes["verb"],
+            group=attributes.get("group", ""),
+            resource=f"{attributes['resource']}/{subresource}"
+            if subresource
+            else attributes["resource"],
+            namespace=attributes.get("namespace", ""),
+            name=attributes.get("name", ""),
         )
-        return facts | {"status": {"allowed": self.rules.allow(attempt)}}
+        return body | {"status": {"allowed": self.rules.allow(request)}}
 
     def _proxy(
         self, target: Target, method: str, query: str, headers: Any, body: bytes
-    ) -> HttpAnswer:
+    ) -> HttpResponse:
         service = self.services.get((target.namespace, target.name))
         if service is None:
             name = target.name.partition(":")[0]
-            raise Refusal("NotFound", f'services "{name}" not found')
-        return service(method, f"{target.rest}?{query}" if query else target.rest, headers, body)
+            raise ApiError("NotFound", f'services "{name}" not found')
+        return service(
+            method, f"{target.proxy_path}?{query}" if query else target.proxy_path, headers, body
+        )
 
 
 class _HttpHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # one packet for head and body: two would wait for each other
+    wbufsize = -1  # one packet for headers and body: two would wait for each other
     disable_nagle_algorithm = True
     api: ClassVar[KubernetesApi]
 
@@ -237,24 +248,24 @@ class _HttpHandler(BaseHTTPRequestHandler):
     do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
 
     def log_message(self, *_: Any) -> None:
-        """Keep quiet."""
+        """Print nothing."""
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         try:
             answer = self.api.answer(self.command, self.path, self.headers, body)
-        except Exception as err:  # noqa: BLE001 - a server that breaks answers 500
+        except Exception as err:  # noqa: BLE001 - a broken server answers 500
             answer = plain(f"{type(err).__name__}: {err}", status=500)
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.kind)
-        if isinstance(answer, Stream):
+        if isinstance(answer, StreamResponse):
             self._send_chunks(answer)
             return
         self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
         self.wfile.write(answer.body)
 
-    def _send_chunks(self, answer: Stream) -> None:
+    def _send_chunks(self, answer: StreamResponse) -> None:
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         with contextlib.suppress(ConnectionError):
@@ -267,12 +278,12 @@ def _read_json(body: bytes) -> Any:
     try:
         return json.loads(body)
     except ValueError as err:
-        raise Refusal("BadRequest", f"the body of the request must be JSON: {err}") from err
+        raise ApiError("BadRequest", f"the body of the request must be JSON: {err}") from err
 
 
-def _metadata_of(facts: dict[str, Any]) -> dict[str, Any]:
+def _metadata_of(stored: KubernetesObject) -> KubernetesObject:
     return {
         "kind": "PartialObjectMetadata",
         "apiVersion": "meta.k8s.io/v1",
-        "metadata": facts["metadata"],
+        "metadata": stored["metadata"],
     }

@@ -1,4 +1,4 @@
-"""What the server answers: JSON, or the Status object of a refusal."""
+"""Responses of the server: JSON, text, a stream, or an error as a Status object."""
 
 import json
 from collections.abc import Iterable
@@ -21,8 +21,8 @@ _CODES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """A status, a body and what the body is."""
+class Response:
+    """HTTP status, body and content type."""
 
     status: int
     body: bytes
@@ -30,33 +30,33 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stream(Answer):
-    """An answer whose body comes bit by bit, instead of `body`."""
+class StreamResponse(Response):
+    """A response whose body is sent in chunks; `body` is not used."""
 
     chunks: Iterable[bytes]
 
 
-class Refusal(Exception):  # noqa: N818 - it is an answer
-    """A failure as the API tells it: a reason of its list, and a sentence."""
+class ApiError(Exception):
+    """An error of the API: one of its reasons, and a message."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason, self.message = reason, message
 
-    def answer(self) -> Answer:
+    def response(self) -> Response:
         """Return the Status object."""
         code = _CODES[self.reason]
-        facts = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
-        return json_answer(
-            facts | {"message": self.message, "reason": self.reason, "code": code}, status=code
+        status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
+        return json_response(
+            status | {"message": self.message, "reason": self.reason, "code": code}, status=code
         )
 
 
-def json_answer(facts: Any, *, status: int = 200) -> Answer:
-    """Return JSON."""
-    return Answer(status=status, body=json.dumps(facts).encode())
+def json_response(value: Any, *, status: int = 200) -> Response:
+    """Return a JSON response."""
+    return Response(status=status, body=json.dumps(value).encode())
 
 
-def plain(text: str, *, status: int = 200) -> Answer:
-    """Return text."""
-    return Answer(status=status, body=text.encode(), kind="text/plain")
+def plain(text: str, *, status: int = 200) -> Response:
+    """Return a plain-text response."""
+    return Response(status=status, body=text.encode(), kind="text/plain")

@@ -1,4 +1,4 @@
-"""The objects, in memory: made, read, listed and deleted as the real server does it."""
+"""The objects, in memory: created, read, listed and deleted as in the real server."""
 
 import base64
 import copy
@@ -9,10 +9,11 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
-from tests.integration.kubernetes_api.addresses import Resource, Target, resource_of
+from repot.kubernetes_rules import KubernetesObject
+from tests.integration.kubernetes_api.resources import Resource, Target, resource_of
 from tests.integration.kubernetes_api.schemas import check_body
-from tests.integration.kubernetes_api.selectors import Facts, matches_fields, matches_labels
-from tests.integration.kubernetes_api.status import Refusal
+from tests.integration.kubernetes_api.selectors import matches_fields, matches_labels
+from tests.integration.kubernetes_api.status import ApiError
 
 Query = dict[str, str]
 _Key = tuple[str, str, str]
@@ -22,37 +23,37 @@ class Store:
     """All objects, by resource, namespace and name."""
 
     def __init__(self) -> None:
-        self.objects: dict[_Key, Facts] = {}
+        self.objects: dict[_Key, KubernetesObject] = {}
         self._versions = itertools.count(1)
 
-    def put(self, facts: Facts, *, namespace: str = "") -> Facts:
-        """Put an object there as it is, its status included, over one of the same name; a test's way in.
+    def put(self, body: KubernetesObject, *, namespace: str = "") -> KubernetesObject:
+        """Store or replace an object as it is, including its status.
 
         Args:
-            facts: The object; must be valid.
-            namespace: Where, if the object does not say it.
+            body: The object; must be valid.
+            namespace: Namespace if the object has none.
         """
-        resource = resource_of(facts)
-        check_body(facts, resource)
-        stored = copy.deepcopy(facts)
+        resource = resource_of(body)
+        check_body(body, resource)
+        stored = copy.deepcopy(body)
         if resource.is_namespaced:
             stored["metadata"].setdefault("namespace", namespace or "default")
         return self._keep(resource, stored)
 
-    def put_all(self, objects: Iterable[Facts], *, namespace: str = "") -> None:
-        """Put several objects there; those of kinds that this server does not have are left out."""
-        for facts in objects:
+    def put_all(self, objects: Iterable[KubernetesObject], *, namespace: str = "") -> None:
+        """Store several objects; those of resources that this server does not have are left out."""
+        for each in objects:
             try:
-                resource_of(facts)
+                resource_of(each)
             except KeyError:
                 continue
-            self.put(facts, namespace=namespace)
+            self.put(each, namespace=namespace)
 
-    def create(self, target: Target, body: Any) -> Facts:
-        """Make an object."""
+    def create(self, target: Target, body: Any) -> KubernetesObject:
+        """Create an object."""
         check_body(body, target.resource)
-        facts = copy.deepcopy(body)
-        metadata = facts.setdefault("metadata", {})
+        stored = copy.deepcopy(body)
+        metadata = stored.setdefault("metadata", {})
         if not metadata.get("name") and metadata.get("generateName"):
             metadata["name"] = f"{metadata['generateName']}{uuid.uuid4().hex[:5]}"
         if not metadata.get("name"):
@@ -61,14 +62,14 @@ class Store:
             )
         self._check_namespace(target, metadata)
         if self._key(target.resource, metadata) in self.objects:
-            raise Refusal(
+            raise ApiError(
                 "AlreadyExists", f'{target.resource.title} "{metadata["name"]}" already exists'
             )
-        # What the cluster says of an object is not for its maker to say.
-        facts.pop("status", None)
-        return self._keep(target.resource, facts)
+        # Only the cluster sets the status.
+        stored.pop("status", None)
+        return self._keep(target.resource, stored)
 
-    def get(self, target: Target) -> Facts:
+    def get(self, target: Target) -> KubernetesObject:
         """Return an object."""
         key = (
             target.resource.title,
@@ -76,17 +77,17 @@ class Store:
             target.name,
         )
         if key not in self.objects:
-            raise Refusal("NotFound", f'{target.resource.title} "{target.name}" not found')
+            raise ApiError("NotFound", f'{target.resource.title} "{target.name}" not found')
         return self.objects[key]
 
-    def delete(self, target: Target) -> Facts:
-        """Delete an object; whatever it owned stays, since there is no garbage collector."""
-        facts = self.get(target)
-        del self.objects[self._key(target.resource, facts["metadata"])]
+    def delete(self, target: Target) -> KubernetesObject:
+        """Delete an object; objects that it owns are kept: there is no garbage collector."""
+        stored = self.get(target)
+        del self.objects[self._key(target.resource, stored["metadata"])]
         details = {
             "name": target.name,
             "kind": target.resource.plural,
-            "uid": facts["metadata"]["uid"],
+            "uid": stored["metadata"]["uid"],
         }
         return {
             "kind": "Status",
@@ -96,24 +97,24 @@ class Store:
             "details": details,
         }
 
-    def list(self, target: Target, query: Query) -> Facts:
-        """Return a page of those that the selectors choose, sorted by namespace and name."""
-        chosen = [
-            facts
-            for (title, namespace, _), facts in sorted(self.objects.items())
+    def list(self, target: Target, query: Query) -> KubernetesObject:
+        """Return a page of the objects that match the selectors, sorted by namespace and name."""
+        matching = [
+            stored
+            for (title, namespace, _), stored in sorted(self.objects.items())
             if title == target.resource.title
             and (not target.resource.is_namespaced or target.namespace in ("", namespace))
-            and matches_labels(facts, query.get("labelSelector", ""))
-            and matches_fields(facts, query.get("fieldSelector", ""))
+            and matches_labels(stored, query.get("labelSelector", ""))
+            and matches_fields(stored, query.get("fieldSelector", ""))
         ]
         start, limit = _read_token(query.get("continue", "")), int(query.get("limit") or 0)
-        end = start + limit if limit else len(chosen)
-        page: Facts = {"resourceVersion": str(next(self._versions))}
-        if end < len(chosen):
-            page |= {"continue": _write_token(end), "remainingItemCount": len(chosen) - end}
+        end = start + limit if limit else len(matching)
+        page: KubernetesObject = {"resourceVersion": str(next(self._versions))}
+        if end < len(matching):
+            page |= {"continue": _write_token(end), "remainingItemCount": len(matching) - end}
         kind = f"{target.resource.kind}List"
-        # Objects in a list do not say again what they are.
-        items = [_without_type(facts) for facts in chosen[start:end]]
+        # Objects in a list have no kind and no apiVersion of their own.
+        items = [_without_type(stored) for stored in matching[start:end]]
         return {
             "kind": kind,
             "apiVersion": target.resource.api_version,
@@ -121,40 +122,41 @@ class Store:
             "items": items,
         }
 
-    def _keep(self, resource: Resource, facts: Facts) -> Facts:
-        metadata = facts["metadata"]
+    def _keep(self, resource: Resource, stored: KubernetesObject) -> KubernetesObject:
+        metadata = stored["metadata"]
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         metadata.setdefault("uid", str(uuid.uuid4()))
         metadata.setdefault("creationTimestamp", now)
         metadata["resourceVersion"] = str(next(self._versions))
-        self.objects[self._key(resource, metadata)] = facts
-        return facts
+        self.objects[self._key(resource, metadata)] = stored
+        return stored
 
-    def _key(self, resource: Resource, metadata: Facts) -> _Key:
+    def _key(self, resource: Resource, metadata: KubernetesObject) -> _Key:
         return (
             resource.title,
             metadata.get("namespace", "") if resource.is_namespaced else "",
             metadata["name"],
         )
 
-    def _check_namespace(self, target: Target, metadata: Facts) -> None:
+    def _check_namespace(self, target: Target, metadata: KubernetesObject) -> None:
         if not target.resource.is_namespaced:
             return
         if metadata.setdefault("namespace", target.namespace) != target.namespace:
-            raise Refusal(
+            raise ApiError(
                 "BadRequest",
-                "the namespace of the provided object does not match the namespace sent on the request",
+                "the namespace of the provided object does not match the namespace sent on the "
+                "request",
             )
         if ("namespaces", "", target.namespace) not in self.objects:
-            raise Refusal("NotFound", f'namespaces "{target.namespace}" not found')
+            raise ApiError("NotFound", f'namespaces "{target.namespace}" not found')
 
 
-def _invalid(target: Target, name: str, reason: str) -> Refusal:
-    return Refusal("Invalid", f'{target.resource.kind} "{name}" is invalid: {reason}')
+def _invalid(target: Target, name: str, reason: str) -> ApiError:
+    return ApiError("Invalid", f'{target.resource.kind} "{name}" is invalid: {reason}')
 
 
-def _without_type(facts: Facts) -> Facts:
-    return {name: value for name, value in facts.items() if name not in ("kind", "apiVersion")}
+def _without_type(stored: KubernetesObject) -> KubernetesObject:
+    return {name: value for name, value in stored.items() if name not in ("kind", "apiVersion")}
 
 
 def _write_token(offset: int) -> str:
@@ -167,7 +169,7 @@ def _read_token(token: str) -> int:
     try:
         return int(json.loads(base64.b64decode(token))["start"])
     except (ValueError, KeyError) as err:
-        raise Refusal(
+        raise ApiError(
             "Expired",
             "The provided continue parameter is too old to display a consistent list result.",
         ) from err

@@ -1,14 +1,15 @@
-"""Which resources there are, and what a path and a method mean."""
+"""The resources of the API, and what the path and method of a request refer to."""
 
 import re
 from dataclasses import dataclass
 
-from tests.integration.kubernetes_api.status import Refusal
+from repot.kubernetes_rules import KubernetesObject
+from tests.integration.kubernetes_api.status import ApiError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resource:
-    """A kind of objects."""
+    """A resource type, e.g. pods."""
 
     group: str = ""
     version: str = "v1"
@@ -18,12 +19,12 @@ class Resource:
 
     @property
     def api_version(self) -> str:
-        """Return what objects have as apiVersion."""
+        """Return the apiVersion of its objects."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
     @property
     def title(self) -> str:
-        """Return the plural as the server's messages spell it."""
+        """Return the plural as in the server's messages, e.g. jobs.batch."""
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
 
@@ -51,11 +52,11 @@ RESOURCES = (
         is_namespaced=False,
     ),
 )
-_BY_NAME = {(found.group, found.version, found.plural): found for found in RESOURCES}
-_BY_KIND = {(found.api_version, found.kind): found for found in RESOURCES}
+_BY_NAME = {(each.group, each.version, each.plural): each for each in RESOURCES}
+_BY_KIND = {(each.api_version, each.kind): each for each in RESOURCES}
 _PATH = re.compile(
     r"/(?:api|apis/(?P<group>[^/]+))/(?P<version>v[^/]+)(?:/namespaces/(?P<namespace>[^/]+)(?=/[^/]))?"
-    r"/(?P<plural>[^/]+)(?:/(?P<name>[^/]+)(?:/(?P<part>[^/]+)(?P<rest>/.*)?)?)?"
+    r"/(?P<plural>[^/]+)(?:/(?P<name>[^/]+)(?:/(?P<subresource>[^/]+)(?P<proxy_path>/.*)?)?)?"
 )
 _VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _COLLECTION_VERBS = {"GET": "list", "POST": "create", "DELETE": "deletecollection"}
@@ -63,46 +64,49 @@ _COLLECTION_VERBS = {"GET": "list", "POST": "create", "DELETE": "deletecollectio
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What a request is about.
+    """What a request refers to.
 
     Attributes:
         verb: As in roles: get, list, watch, create, update, patch, delete, deletecollection.
-        resource: The kind of objects.
-        namespace: "" for all, or for a resource that is in none.
-        name: Of one object; "" for the collection.
-        part: Of that object, e.g. log or status; "" for the whole.
-        rest: What follows the part in the path, e.g. the path behind proxy.
+        resource: The resource type.
+        namespace: "" for all namespaces, or for a resource without namespaces.
+        name: Name of one object; "" for the collection.
+        subresource: E.g. log or status; "" for the object itself.
+        proxy_path: Path after the subresource proxy.
     """
 
     verb: str
     resource: Resource
     namespace: str = ""
     name: str = ""
-    part: str = ""
-    rest: str = ""
+    subresource: str = ""
+    proxy_path: str = ""
 
 
 def read_target(method: str, path: str, *, is_watch: bool = False) -> Target:
-    """Return what a request is about."""
-    at = _PATH.fullmatch(path)
-    resource = _BY_NAME.get((at["group"] or "", at["version"], at["plural"])) if at else None
-    if at is None or resource is None:
-        raise Refusal("NotFound", "the server could not find the requested resource")
-    verb = (_VERBS if at["name"] else _COLLECTION_VERBS).get(method)
+    """Return what a request refers to."""
+    match = _PATH.fullmatch(path)
+    resource = (
+        _BY_NAME.get((match["group"] or "", match["version"], match["plural"])) if match else None
+    )
+    if match is None or resource is None:
+        raise ApiError("NotFound", "the server could not find the requested resource")
+    verb = (_VERBS if match["name"] else _COLLECTION_VERBS).get(method)
     if verb is None:
-        raise Refusal(
+        raise ApiError(
             "MethodNotAllowed", "the server does not allow this method on the requested resource"
         )
     return Target(
         verb="watch" if verb == "list" and is_watch else verb,
         resource=resource,
-        namespace=at["namespace"] or (at["name"] or "" if resource.plural == "namespaces" else ""),
-        name=at["name"] or "",
-        part=at["part"] or "",
-        rest=at["rest"] or "",
+        namespace=match["namespace"]
+        or (match["name"] or "" if resource.plural == "namespaces" else ""),
+        name=match["name"] or "",
+        subresource=match["subresource"] or "",
+        proxy_path=match["proxy_path"] or "",
     )
 
 
-def resource_of(facts: dict[str, object]) -> Resource:
-    """Return the resource that an object is one of."""
-    return _BY_KIND[(str(facts["apiVersion"]), str(facts["kind"]))]
+def resource_of(stored: KubernetesObject) -> Resource:
+    """Return the resource type of an object; KeyError if this server does not have it."""
+    return _BY_KIND[(str(stored["apiVersion"]), str(stored["kind"]))]
