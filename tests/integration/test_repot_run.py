@@ -30,7 +30,7 @@ def test_sample_reaches_its_expected_score_and_is_promoted(finished: Path) -> No
     assert metrics["precision_at_1"] >= 0.80
     assert metrics["num_examples"] == 40
     assert metrics["recall_at_5"] == 1.0
-    assert metrics["promoted"] is True
+    assert (metrics["promoted"], metrics["verdict"]) == (True, "promote")
     champion = json.loads(
         (finished / "repot-storage" / "models" / "classifier" / "champion.json").read_text()
     )

@@ -68,7 +68,6 @@ def judge(
     min_precision: float,
     unknown_labels: Sequence[str] = (),
     was_rolled_back: bool = False,
-    is_another_task: bool = False,
 ) -> Verdict:
     """Promote a version that reaches the threshold and gets at least as many pictures right.
 
@@ -79,9 +78,9 @@ def judge(
         version: The judged version.
         champion_version: The champion's version, or "none".
         min_precision: Threshold on precision@1, inclusive.
-        unknown_labels: Labels of the dataset that the champion does not have.
+        unknown_labels: True labels that the champion does not have; if it has none of the labels,
+            the version is rejected.
         was_rolled_back: Whether the version was rolled back before; it is rejected then.
-        is_another_task: Whether the champion has none of the labels; the version is rejected then.
     """
     score = score_of(challenger)
     comparison = compare_outcomes(champion, challenger) if champion is not None else None
@@ -94,6 +93,7 @@ def judge(
             )
         ]
     else:
+        is_another_task = set(unknown_labels) == {outcome.label for outcome in challenger}
         is_good = score.precision_at_1 >= min_precision and not _is_worse(comparison)
         decision = "promote" if is_good and not (was_rolled_back or is_another_task) else "reject"
         reasons = _reasons(score, comparison, min_precision, champion_version, unknown_labels)

@@ -69,13 +69,11 @@ def decide(
     challenger_outcomes = read_outcomes(storage.join(evaluation_uri, PREDICTIONS_NAME))
     champion_outcomes: list[Outcome] | None = None
     unknown_labels: list[str] = []
-    is_another_task = False
     if champion is not None and champion_version != training_id:
         champion_uri = layout.model_uri(storage_uri, model_name, champion_version)
         dataset_uri = layout.dataset_uri(storage_uri, dataset_id)
         champion_outcomes = _champion_outcomes(champion_uri, dataset_uri, gate_uri)
         unknown_labels = _unknown_labels(challenger_outcomes, read_labels(champion_uri))
-        is_another_task = set(unknown_labels) == {outcome.label for outcome in challenger_outcomes}
     verdict = judge(
         challenger_outcomes,
         champion_outcomes,
@@ -83,7 +81,6 @@ def decide(
         champion_version=champion_version,
         min_precision=min_precision,
         unknown_labels=unknown_labels,
-        is_another_task=is_another_task,
         was_rolled_back=champion is not None and training_id in champion.rolled_back,
     )
     _log.info("%s: %s", verdict.headline, " ".join(verdict.reasons))

@@ -93,14 +93,18 @@ def test_champion_itself_is_unchanged() -> None:
     assert verdict.champion is None
 
 
-@pytest.mark.parametrize(
-    ("option", "reason"), [("was_rolled_back", "was rolled back"), ("is_another_task", "none of")]
-)
-def test_rolled_back_version_or_another_task_is_rejected(option: str, reason: str) -> None:
-    verdict = make_verdict("11", "10", **{option: True})
+def test_rolled_back_version_is_rejected() -> None:
+    verdict = make_verdict("11", "10", was_rolled_back=True)
 
     assert verdict.decision == "reject"
-    assert reason in verdict.reasons[0]
+    assert "was rolled back" in verdict.reasons[0]
+
+
+def test_version_is_rejected_if_the_champion_has_none_of_its_labels() -> None:
+    verdict = make_verdict("11", "00", unknown_labels=["cat"])
+
+    assert verdict.decision == "reject"
+    assert "none of these labels" in verdict.reasons[0]
 
 
 def test_first_reason_is_the_decisive_one() -> None:

@@ -111,6 +111,9 @@ def build_report_data(
         mistakes: The mistakes to show.
         training: The training of the model; None if unknown.
         run_uri: Folder of the training, with its history.csv; "" if unknown.
+
+    Raises:
+        DataError: The file is not a valid history.csv.
     """
     return ReportData(
         evaluation=evaluation,

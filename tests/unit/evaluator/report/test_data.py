@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from repot.errors import ModelError
+from repot.errors import DataError, ModelError
 from repot.evaluator.outcomes import Mistake
 from repot.evaluator.report.data import (
     MAX_FILES_NAMED,
@@ -92,6 +92,13 @@ def test_history_is_read_with_none_for_empty_fields(tmp_path: Path) -> None:
     assert (first.phase, first.epoch, first.train_loss) == ("head", 1, 1.5)
     assert (first.validation_loss, first.validation_precision_at_1) == (None, None)
     assert (second.phase, second.validation_precision_at_1) == ("fine_tune", 0.7)
+
+
+def test_invalid_history_raises_an_error_with_the_file_and_line(tmp_path: Path) -> None:
+    (tmp_path / "history.csv").write_text(HISTORY.replace("1.5", "high"))
+
+    with pytest.raises(DataError, match=r"history\.csv must have .* line 2 .*'high'"):
+        build(tmp_path)
 
 
 def test_missing_history_and_training_are_empty(tmp_path: Path) -> None:
