@@ -94,10 +94,13 @@ def parse_cron(expression: str) -> Cron:
     """
     fields = _MACROS.get(expression.strip().lower(), expression).split()
     _check_count(expression, fields)
+    values: list[frozenset[int]] = []
     problems: list[str] = []
-    values = [
-        _read_field(field, text, problems) for field, text in zip(_FIELDS, fields, strict=True)
-    ]
+    for field, text in zip(_FIELDS, fields, strict=True):
+        try:
+            values.append(_read_field(field, text))
+        except UsageError as err:
+            problems += err.problems
     if problems:
         raise UsageError([*problems, _FORMAT_ADVICE])
     cron = Cron(
@@ -161,8 +164,9 @@ def _check_count(expression: str, fields: list[str]) -> None:
     )
 
 
-def _read_field(field: _Field, text: str, problems: list[str]) -> frozenset[int]:
+def _read_field(field: _Field, text: str) -> frozenset[int]:
     values: set[int] = set()
+    problems = []
     for part in text.lower().split(","):
         try:
             values.update(_read_part(field, part))
@@ -171,6 +175,8 @@ def _read_field(field: _Field, text: str, problems: list[str]) -> frozenset[int]
                 f"The {field.name} of a cron expression must be *, a value, a range or a list "
                 f"within {field.low}..{field.high}; got {part or text!r}."
             )
+    if problems:
+        raise UsageError(problems)
     return frozenset(values)
 
 
