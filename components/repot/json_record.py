@@ -44,10 +44,12 @@ class JsonRecord:
         if not isinstance(value, dict):
             raise RecordError(f"{cls.__name__} must be a JSON object; got {type(value).__name__}")
         try:
-            return dacite.from_dict(cls, value, _STRICT)
+            record = dacite.from_dict(cls, value, _STRICT)
+            _check_arrays(record, value, cls.__name__)
         except (dacite.DaciteError, TypeError, ValueError) as err:
             # The conversion of a wrong value to a tuple raises TypeError or ValueError.
             raise RecordError(f"{cls.__name__}: {err}") from err
+        return record
 
     @classmethod
     def from_text(cls, text: str) -> Self:
@@ -88,6 +90,22 @@ def read_record(
 def write_record(uri: str, record: JsonRecord) -> None:
     """Write one record to storage as JSON."""
     storage.write_json(uri, record.to_json())
+
+
+def _check_arrays(built: Any, value: Any, path: str) -> None:
+    """Raise a TypeError where a tuple was built from anything but an array, such as a text."""
+    if dataclasses.is_dataclass(built):
+        for field in dataclasses.fields(built):
+            if field.name in value:
+                part = getattr(built, field.name)
+                _check_arrays(part, value[field.name], f"{path}.{field.name}")
+    elif isinstance(built, tuple):
+        if not isinstance(value, list | tuple):
+            raise TypeError(f"{path} must be an array; got {type(value).__name__}")
+        # The items of one array have one type.
+        if built and not isinstance(built[0], str | int | float):
+            for part, item in zip(built, value, strict=True):
+                _check_arrays(part, item, f"{path}[]")
 
 
 def _float(value: Any) -> Any:

@@ -63,7 +63,14 @@ def test_invalid_value_is_an_error(value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"parts": [{"name": 1}]}, {"parts": {"name": "a"}}, {"parts": 1}, {"counts": [1]}]
+    "change",
+    [
+        {"parts": [{"name": 1}]},
+        {"parts": {"name": "a"}},
+        {"parts": 1},
+        {"parts": ""},
+        {"counts": [1]},
+    ],
 )
 def test_invalid_nested_value_is_an_error(change: dict[str, object]) -> None:
     with pytest.raises(RecordError, match="_Whole"):
@@ -93,3 +100,14 @@ def test_invalid_file_is_an_error_with_advice(tmp_path: Path, change: dict[str, 
         read_record(uri, _Whole)
     with pytest.raises(ModelError, match=r"Restore it\.$"):
         read_record(uri, _Whole, error=ModelError, advice="Restore it.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Labels(JsonRecord):
+    labels: tuple[str, ...]
+
+
+@pytest.mark.parametrize("value", ["cat", {"cat": 1}])
+def test_array_must_not_be_a_text_or_an_object(value: object) -> None:
+    with pytest.raises(RecordError, match=r"_Labels\.labels must be an array"):
+        _Labels.from_json({"labels": value})
