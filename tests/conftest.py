@@ -28,7 +28,7 @@ finally:
 
 
 def pytest_configure() -> None:
-    """Enable SIGINT, which the background jobs of a shell ignore, for the processes of the tests."""
+    """Enable SIGINT, which a shell's background jobs ignore, for the processes of the tests."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -1,4 +1,4 @@
-"""A request to run the pipeline on a server: built from options and files, checked before sending."""
+"""A request to run the pipeline on a server, built from options and files and checked."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The lists in CONTRIBUTING.md's "How to add" must name files that exist, and their tests must hold."""
+"""The lists of "How to add" in CONTRIBUTING.md must name existing files and tests that hold."""
 
 import inspect
 import re

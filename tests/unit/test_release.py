@@ -21,7 +21,7 @@ DIGEST = f"sha256:{'1' * 64}"
 
 
 def run_script(words: str, folder: Path, programs: dict[str, str]) -> list[str]:
-    """Run the script that contains `words` with fake programs; return what they write to `output`."""
+    """Run the script with these words and fake programs; return what they write to `output`."""
     (script,) = [script for script in SCRIPTS if words in script]
     for name, text in programs.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

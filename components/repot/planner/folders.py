@@ -124,7 +124,8 @@ def find_layout_problems(inventory: Inventory) -> list[str]:
     if outside:
         problems.append(
             f"Every picture must be in a label folder; {len(outside)} are not: "
-            f"{join_names(outside, 3)}. Remove the files that are not for training. {_LAYOUT_ADVICE}"
+            f"{join_names(outside, 3)}. Remove the files that are not for training. "
+            f"{_LAYOUT_ADVICE}"
         )
     folders = inventory.folders_without_files
     if folders:
@@ -162,7 +163,7 @@ def _separate_split(path: str, split_folders: Mapping[str, Split]) -> tuple[str,
 
 
 def _rejection_reason(path: str, folder: str, listed_labels: Collection[str] | None) -> str:
-    """Return why a file is rejected, or ""; `folder` is relative to PICTURES or the split folder."""
+    """Return why a file is rejected, or ""; `folder` is relative to PICTURES or its split."""
     if _is_system_file(path):
         return "system_file"
     if not folder:

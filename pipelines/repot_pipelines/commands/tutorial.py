@@ -340,7 +340,8 @@ def _convert_checkpoint(checkpoint: str, backbone: str, folder_uri: str) -> str:
             converted_for = _read_checkpoint_record(weights_uri).backbone
             if converted_for != backbone:
                 raise UsageError(
-                    f"The checkpoint must be converted for backbone={backbone}; {record_uri} is for "
+                    f"The checkpoint must be converted for backbone={backbone}; "
+                    f"{record_uri} is for "
                     f"{converted_for}. Use --backbone {converted_for}, or convert it again with "
                     f"`repot checkpoint --backbone {backbone}`."
                 )

@@ -13,7 +13,8 @@ TUTORIAL = {
     "shards": """--train_directory=train --validation_directory=validation --output_directory=out
         --labels_file=labels.txt --train_shards=128 --validation_shards=24 --num_threads=8""",
     "train": """--train_dir=train --data_dir=data
-        --pretrained_model_checkpoint_path=model.ckpt-157585 --fine_tune=True --initial_learning_rate=0.001 --input_queue_memory_factor=1""",
+        --pretrained_model_checkpoint_path=model.ckpt-157585 --fine_tune=True
+        --initial_learning_rate=0.001 --input_queue_memory_factor=1""",
     "evaluate": """--eval_dir=eval --data_dir=data --subset=validation --num_examples=500
         --checkpoint_dir=train --input_queue_memory_factor=1 --run_once""",
 }
