@@ -64,7 +64,7 @@ class Pictures:
             buffer, seed=order_seed, reshuffle_each_iteration=False
         )
 
-        def distort(index: Any, example: dict[str, Any]) -> tuple[Any, Any]:
+        def distort(index: Any, example: dict[str, tf.Tensor]) -> tuple[Any, Any]:
             # The seed depends on the example's place in the epoch, not on the thread that maps it.
             seed = tf.stack([tf.constant(distortion_seed, tf.int64), index])
             picture = distort_picture(decode_jpeg(example["encoded"]), self.image_size, seed)
@@ -73,7 +73,7 @@ class Pictures:
         numbered = examples.enumerate().skip(skip * self.batch_size)
         return _batch(numbered.map(distort, num_parallel_calls=tf.data.AUTOTUNE), self.batch_size)
 
-    def _preprocess(self, example: dict[str, Any]) -> tuple[Any, Any]:
+    def _preprocess(self, example: dict[str, tf.Tensor]) -> tuple[Any, Any]:
         return central_crop(decode_jpeg(example["encoded"]), self.image_size), example["label"]
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -156,14 +157,14 @@ def _write_events(folder_uri: str, epochs: Sequence[EpochRecord], *, first_step:
         storage.upload_folder(Path(scratch), folder_uri)
 
 
-def _pack(variables: dict[str, Any]) -> bytes:
+def _pack(variables: dict[str, keras.Variable]) -> bytes:
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {name: np.asarray(value) for name, value in variables.items()}
     np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 
-def _named_variables(model: Any, optimizer: Any) -> dict[str, Any]:
+def _named_variables(model: Any, optimizer: Any) -> dict[str, keras.Variable]:
     """Return every variable by kind and index; Keras' own names differ between processes."""
     named = {f"model/{i}": variable for i, variable in enumerate(model.variables)}
     return named | {f"optimizer/{i}": variable for i, variable in enumerate(optimizer.variables)}

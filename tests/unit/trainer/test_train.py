@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -5,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from repot import storage
 from repot.backbone_weights import save_weights, stable_names
 from repot.errors import CheckpointError, DataError, TrainingError, UsageError
 from repot.json_record import write_record
@@ -69,9 +69,9 @@ def test_missing_dataset_is_refused(tmp_path: Path) -> None:
 def test_dataset_without_training_pictures_is_refused(
     sample_dataset_uri: str, tmp_path: Path
 ) -> None:
-    facts = read_manifest(sample_dataset_uri).to_json()
-    facts["shards"] = [shard for shard in facts["shards"] if shard["split"] != "train"]
-    storage.write_json(str(tmp_path / "manifest.json"), facts)
+    manifest = read_manifest(sample_dataset_uri)
+    manifest = dataclasses.replace(manifest, shards=manifest.split_shards("validation"))
+    write_record(f"{tmp_path}/manifest.json", manifest)
 
     with pytest.raises(DataError, match="must have a picture to train on"):
         start(str(tmp_path), "/nowhere", tmp_path / "run")
