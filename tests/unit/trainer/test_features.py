@@ -14,22 +14,12 @@ from repot.trainer import features
 from repot.trainer.batches import FeatureTable, Pictures
 from repot.trainer.features import cached_features
 from repot.trainer.state import StateStore
+from tests.unit.trainer.stop_after import StopAfter
 
 # 92 training and 40 validation pictures in parts of 16; the last parts have 12 and 8.
 PART_FILES = [f"features-t-train-{i:05}.npz" for i in range(6)] + [
     f"features-t-validation-{i:05}.npz" for i in range(3)
 ]
-
-
-class StopAfter:
-    """A should_stop that returns True from its call number `limit` + 1 on."""
-
-    def __init__(self, limit: int = 1000) -> None:
-        self.num_calls, self.limit = 0, limit
-
-    def __call__(self) -> bool:
-        self.num_calls += 1
-        return self.num_calls > self.limit
 
 
 @pytest.fixture(autouse=True)

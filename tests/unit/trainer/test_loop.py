@@ -17,24 +17,14 @@ from repot.trainer.loop import fit
 from repot.trainer.phases import TrainingPhase
 from repot.trainer.position import TrainingPosition
 from repot.trainer.state import StateStore
+from tests.unit.trainer.stop_after import StopAfter
 
 BATCH_SIZE, NUM_EXAMPLES, EPOCHS = 4, 10, 2
 STEPS_PER_EPOCH = 3
 
 
-class StopAfter:
-    """A should_stop that returns True from its call number `num_calls` + 1 on."""
-
-    def __init__(self, num_calls: int = 10_000) -> None:
-        self.num_calls, self.limit = 0, num_calls
-
-    def __call__(self) -> bool:
-        self.num_calls += 1
-        return self.num_calls > self.limit
-
-
 def make_phases(*, save_interval: int = 1, scale: float = 1.0) -> list[TrainingPhase]:
-    """Return two phases that train one model, as after `keras.utils.set_random_seed`."""
+    """Return two phases that train one linear model with seeded weights."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input([3]), keras.layers.Dense(4)])
     rng = np.random.default_rng(0)
