@@ -242,7 +242,7 @@ def test_same_commit_reuses_its_pipeline_version(job: Job) -> None:
     first, second = job.run(), job.run()
 
     assert f"version  {VERSION_NAME} (uploaded)" in first.output
-    assert f"version  {VERSION_NAME} (already uploaded)" in second.output
+    assert f"version  {VERSION_NAME} (already there)" in second.output
     assert len(job.api.store.versions) == 1
     assert len(job.api.store.runs) == 2
 

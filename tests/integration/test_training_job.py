@@ -306,10 +306,7 @@ def test_missing_permission_is_reported(
 def test_job_that_writes_to_another_storage_is_not_adopted(
     api: KubernetesApi, request_of: Callable[..., TrainingRequest], tmp_path: Path
 ) -> None:
-    other = str(tmp_path / "other")
-    job = make_job(
-        settings(), training_id="0123456789abcdef", run_uri=other, request_uri="r", environment={}
-    )
+    job = make_job(settings(), request_of(run_uri=str(tmp_path / "other")), environment={})
     api.store.put(job, namespace=NAMESPACE)
 
     with pytest.raises(TrainingError, match="other storage"):

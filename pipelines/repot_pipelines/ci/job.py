@@ -172,7 +172,7 @@ def _start(console: Console, server: Server, request: Request, settings: CiSetti
     version = ensure_request_version(server, request, start) if start.use_cache else None
     earlier = _find_earlier_run(server, version, request, start.experiment)
     if version is not None:
-        state = "uploaded" if version.is_new else "already uploaded"
+        state = "uploaded" if version.is_new else "already there"
         _print(console, f"version  {version.name} ({state})")
     if earlier is None:
         submitted = submit(server, request, start)

@@ -1,8 +1,8 @@
 """The controller of Indexed Jobs, as in a real cluster, with pods that are local processes.
 
 There is one pod per index. It is replaced only after it has ended. The podFailurePolicy is applied
-to failed pods, and the backoffLimit counts them. The host names of a Job's workers lead to local ports
-if a Service exists that gives them names.
+to failed pods, and the backoffLimit counts them. The host names of a Job's workers lead to local
+ports if a Service exists that gives them names.
 """
 
 import contextlib

@@ -2,8 +2,7 @@
 
 In the pipeline task that waits for the Job:
 
-    run_job      create or adopt the Job, follow it, and return the training record or the reason
-    adopt        one Job per training: create, adopt or replace it
+    run_job      create, adopt or replace the Job, follow it, and return the training record
     spec         the Job and Service objects
     diagnosis    why a Job waits or failed
     api          the few calls of the Kubernetes API

@@ -11,7 +11,6 @@ from repot.errors import TrainingError
 from repot.json_record import write_record
 from repot.kubernetes_rules import KubernetesObject
 from repot.settings import JobSettings
-from repot.trainer.job.adopt import ensure_job
 from repot.trainer.job.api import JobApi
 from repot.trainer.job.diagnosis import (
     STUCK_REASONS,
@@ -24,18 +23,27 @@ from repot.trainer.job.diagnosis import (
     pod_waiting_reason,
 )
 from repot.trainer.job.heartbeat import Heartbeat
-from repot.trainer.job.spec import job_name, make_job
+from repot.trainer.job.spec import (
+    RUN_ANNOTATION,
+    TRAINING_LABEL,
+    job_name,
+    make_job,
+    make_service,
+)
 from repot.trainer.job.termination import delete_job_on_sigterm
 from repot.trainer.request import TrainingRequest
 from repot.trainer.train import find_finished
 from repot.training_record import TrainingRecord
 
 POLL_SECONDS = 5.0
+DELETION_SECONDS = 600.0
+"""The Job and the Service of an earlier attempt must be gone after this time."""
 WAITING_LOG_SECONDS = 120.0
 """Interval between the first log lines about a Job that waits; it grows with the time waited."""
 STUCK_SECONDS = 600.0
 """A Job whose pods cannot start for a reason in STUCK_REASONS fails after this time."""
 
+_DELETION_PAUSE_SECONDS = 1.0
 _NUM_LOG_LINES = 20
 _LOG_END_SECONDS = 10.0
 _FORWARDED_VARIABLES = ("STORAGE_EMULATOR_HOST", "AWS_ENDPOINT_URL")
@@ -72,23 +80,17 @@ def train_in_job(
         _log.info("training %s is already finished", request.training_id)
         return finished
     name, api = job_name(request.training_id), JobApi.connect()
-    job = make_job(
-        settings,
-        training_id=request.training_id,
-        run_uri=request.run_uri,
-        request_uri=request.uri,
-        environment={
-            variable: os.environ[variable]
-            for variable in _FORWARDED_VARIABLES
-            if variable in os.environ
-        },
-    )
+    environment = {
+        variable: os.environ[variable]
+        for variable in _FORWARDED_VARIABLES
+        if variable in os.environ
+    }
     with (
         delete_job_on_sigterm(JobApi.connect(retry_seconds=0), name, keep=JobFailedError),
         Heartbeat(request.heartbeat_uri),
     ):
         write_record(request.uri, request)
-        ensure_job(api, job, training_id=request.training_id, run_uri=request.run_uri)
+        ensure_job(api, make_job(settings, request, environment), request)
         outcome = _JobFollower(api=api, name=name).follow(poll_seconds)
     finished = find_finished(request)
     if finished is None:
@@ -96,6 +98,94 @@ def train_in_job(
             f"The Job {name} must leave a model; {outcome}. Its run folder is {request.run_uri}."
         )
     return finished
+
+
+def ensure_job(api: JobApi, job: KubernetesObject, request: TrainingRequest) -> KubernetesObject:
+    """Return the running Job of a training, created or adopted, with the Service of its workers.
+
+    An ended Job is replaced. Two Jobs of one training never run at once.
+
+    Args:
+        api: Access to the namespace.
+        job: The Job to create if none is running.
+        request: The training; an adopted Job must have the same id and the same run folder.
+
+    Raises:
+        TrainingError: The Job cannot be created, or a different Job has its name.
+    """
+    name, deadline = job["metadata"]["name"], time.monotonic() + DELETION_SECONDS
+    while True:
+        found = api.get_job(name)
+        if found is None:
+            # None again if another task created it in the meantime: the next turn finds that Job.
+            found = api.create_job(job)
+            if found is not None:
+                _log.info("created Job %s in namespace %s", name, api.namespace)
+        else:
+            _check_same_training(found, request)
+        if found is not None and _is_active(found):
+            _ensure_service(api, found, request)
+            return found
+        if found is not None and not _is_being_deleted(found):
+            _log.info("replacing Job %s of an earlier attempt, which has ended", name)
+            api.delete_job(name)
+        if time.monotonic() > deadline:
+            raise TrainingError(
+                f"The Job {name} of an earlier attempt must be deleted; it still exists after "
+                f"{DELETION_SECONDS:.0f} s. Delete it and its pods."
+            )
+        if found is not None:
+            time.sleep(_DELETION_PAUSE_SECONDS)
+
+
+def _is_active(job: KubernetesObject) -> bool:
+    return end_condition(job) is None and not _is_being_deleted(job)
+
+
+def _is_being_deleted(job: KubernetesObject) -> bool:
+    return "deletionTimestamp" in job["metadata"]
+
+
+def _check_same_training(job: KubernetesObject, request: TrainingRequest) -> None:
+    metadata = job["metadata"]
+    owner = metadata.get("labels", {}).get(TRAINING_LABEL)
+    if owner != request.training_id:
+        raise TrainingError(
+            f"The Job {metadata['name']} must belong to training {request.training_id}; it "
+            f"belongs to {owner or 'something else'}. Delete it."
+        )
+    other_uri = metadata.get("annotations", {}).get(RUN_ANNOTATION)
+    if other_uri != request.run_uri and _is_active(job):
+        raise TrainingError(
+            f"The Job {metadata['name']} must write to {request.run_uri}; a running Job of that "
+            f"name writes to {other_uri}. Wait until it ends, or use another namespace for the "
+            "other storage."
+        )
+
+
+def _ensure_service(api: JobApi, job: KubernetesObject, request: TrainingRequest) -> None:
+    """Create the Service of several workers.
+
+    The Service of an earlier Job is replaced: Kubernetes deletes it together with that Job.
+    """
+    if job["spec"]["parallelism"] == 1:
+        return
+    service = make_service(request, owner=job)
+    name, job_uid = service["metadata"]["name"], job["metadata"]["uid"]
+    deadline = time.monotonic() + DELETION_SECONDS
+    while api.create_service(service) is None:
+        found = api.get_service(name)
+        if found is not None:
+            owners = found["metadata"].get("ownerReferences", [])
+            if [owner["uid"] for owner in owners] == [job_uid]:
+                return
+        if time.monotonic() > deadline:
+            raise TrainingError(
+                f"The Service {name} of an earlier attempt must be deleted; it still exists after "
+                f"{DELETION_SECONDS:.0f} s. Delete it."
+            )
+        api.delete_service(name)
+        time.sleep(_DELETION_PAUSE_SECONDS)
 
 
 @dataclass(kw_only=True, slots=True)

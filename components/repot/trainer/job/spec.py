@@ -11,6 +11,7 @@ from repot.kubernetes_rules import KubernetesObject
 from repot.settings import JobSettings
 from repot.trainer.job.termination import EXIT_PERMANENT, EXIT_RESTART, GRACE_SECONDS
 from repot.trainer.job.worker import TERMINATION_LOG_VARIABLE, WORKERS_VARIABLE
+from repot.trainer.request import TrainingRequest
 
 TRAINING_LABEL = "repot/training-id"
 RUN_ANNOTATION = "repot/run-uri"
@@ -41,12 +42,7 @@ def worker_addresses(training_id: str, num_workers: int) -> tuple[str, ...]:
 
 
 def make_job(
-    settings: JobSettings,
-    *,
-    training_id: str,
-    run_uri: str,
-    request_uri: str,
-    environment: Mapping[str, str],
+    settings: JobSettings, request: TrainingRequest, environment: Mapping[str, str]
 ) -> KubernetesObject:
     """Return the Job.
 
@@ -55,9 +51,7 @@ def make_job(
 
     Args:
         settings: Number and resources of the pods.
-        training_id: Id of the training; the Job's name contains it.
-        run_uri: Folder of the training.
-        request_uri: File of the training request.
+        request: The training; the Job's name contains its id.
         environment: Variables of the pods; must not contain secrets.
     """
     spec: KubernetesObject = {
@@ -72,14 +66,14 @@ def make_job(
         "template": {
             "metadata": {
                 # A service mesh's sidecar would outlive the worker: the Job would never complete.
-                "labels": {**_labels(training_id), "sidecar.istio.io/inject": "false"},
+                "labels": {**_labels(request), "sidecar.istio.io/inject": "false"},
                 # The autoscaler must not evict a training to remove a node.
                 "annotations": {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"},
             },
-            "spec": _pod_spec(settings, training_id, request_uri, environment),
+            "spec": _pod_spec(settings, request, environment),
         },
     }
-    metadata = _metadata(training_id, run_uri)
+    metadata = _metadata(request)
     if settings.job_queue:
         # Kueue starts the Job when there is room for all of its pods.
         metadata["labels"][_QUEUE_LABEL] = settings.job_queue
@@ -87,15 +81,14 @@ def make_job(
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
 
 
-def make_service(training_id: str, run_uri: str, owner: KubernetesObject) -> KubernetesObject:
+def make_service(request: TrainingRequest, *, owner: KubernetesObject) -> KubernetesObject:
     """Return the headless Service that gives every worker a host name; deleted with the Job.
 
     Args:
-        training_id: Id of the training; the Service has the same name as the Job.
-        run_uri: Folder of the training.
+        request: The training; the Service has the same name as the Job.
         owner: The Job, as returned by the cluster.
     """
-    metadata = _metadata(training_id, run_uri)
+    metadata = _metadata(request)
     metadata["ownerReferences"] = [
         {
             "apiVersion": "batch/v1",
@@ -108,7 +101,7 @@ def make_service(training_id: str, run_uri: str, owner: KubernetesObject) -> Kub
         "clusterIP": "None",
         # Workers connect to each other before all of them are ready.
         "publishNotReadyAddresses": True,
-        "selector": {TRAINING_LABEL: training_id},
+        "selector": {TRAINING_LABEL: request.training_id},
         "ports": [{"name": "grpc", "port": WORKER_PORT}],
     }
     return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
@@ -127,26 +120,26 @@ def _failure_rules() -> list[KubernetesObject]:
     ]
 
 
-def _metadata(training_id: str, run_uri: str) -> KubernetesObject:
+def _metadata(request: TrainingRequest) -> KubernetesObject:
     return {
-        "name": job_name(training_id),
-        "labels": _labels(training_id),
-        "annotations": {RUN_ANNOTATION: run_uri},
+        "name": job_name(request.training_id),
+        "labels": _labels(request),
+        "annotations": {RUN_ANNOTATION: request.run_uri},
     }
 
 
-def _labels(training_id: str) -> dict[str, str]:
+def _labels(request: TrainingRequest) -> dict[str, str]:
     return {
         "app.kubernetes.io/name": "repot",
         "app.kubernetes.io/component": "worker",
         "app.kubernetes.io/part-of": "repot",
         "app.kubernetes.io/managed-by": "repot",
-        TRAINING_LABEL: training_id,
+        TRAINING_LABEL: request.training_id,
     }
 
 
 def _pod_spec(
-    settings: JobSettings, training_id: str, request_uri: str, environment: Mapping[str, str]
+    settings: JobSettings, request: TrainingRequest, environment: Mapping[str, str]
 ) -> KubernetesObject:
     """Return the spec of a worker's pod, with as few permissions as possible."""
     spec: KubernetesObject = {
@@ -159,7 +152,7 @@ def _pod_spec(
             "runAsGroup": _USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "containers": [_container(settings, training_id, request_uri, environment)],
+        "containers": [_container(settings, request, environment)],
         "volumes": [
             {"name": "scratch", "emptyDir": {}},
             {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
@@ -169,21 +162,22 @@ def _pod_spec(
         "nodeSelector": settings.trainer_node_selector,
         "tolerations": settings.trainer_tolerations,
         "priorityClassName": settings.job_priority_class,
-        "subdomain": job_name(training_id) if settings.num_workers > 1 else "",
+        "subdomain": job_name(request.training_id) if settings.num_workers > 1 else "",
     }
     return spec | {name: value for name, value in optional.items() if value}
 
 
 def _container(
-    settings: JobSettings, training_id: str, request_uri: str, environment: Mapping[str, str]
+    settings: JobSettings, request: TrainingRequest, environment: Mapping[str, str]
 ) -> KubernetesObject:
     variables = {**environment, TERMINATION_LOG_VARIABLE: _TERMINATION_LOG}
     if settings.num_workers > 1:
-        variables[WORKERS_VARIABLE] = ",".join(worker_addresses(training_id, settings.num_workers))
+        addresses = worker_addresses(request.training_id, settings.num_workers)
+        variables[WORKERS_VARIABLE] = ",".join(addresses)
     return {
         "name": CONTAINER_NAME,
         "image": settings.trainer_image,
-        "command": ["python3", "-m", "repot.trainer.job.worker", request_uri],
+        "command": ["python3", "-m", "repot.trainer.job.worker", request.uri],
         "env": [
             *({"name": name, "value": variables[name]} for name in sorted(variables)),
             *_storage_variables(settings),

@@ -4,21 +4,29 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from repot.settings import JobSettings
+from repot.settings import JobSettings, TrainingSettings
 from repot.trainer.job.spec import job_name, make_job, make_service, worker_addresses
 from repot.trainer.job.termination import EXIT_PERMANENT, EXIT_RESTART
+from repot.trainer.request import TrainingRequest
 from repot_pipelines.compiled import find_compiled
 
 ID = "0123456789abcdef"
+REQUEST = TrainingRequest(
+    dataset_uri="gs://b/datasets/d",
+    weights_uri="gs://b/checkpoints/c",
+    run_uri="gs://b/runs/x",
+    training_id=ID,
+    checkpoint_id="c",
+    settings=TrainingSettings(),
+)
+OWNER = {"metadata": {"name": job_name(ID), "uid": "1-2"}}
 SPOT = [{"key": "spot", "operator": "Exists", "effect": "NoSchedule"}]
 
 
 def make(**settings: Any) -> dict[str, Any]:
     return make_job(
         JobSettings(**{"trainer_image": "ghcr.io/repot/repot-trainer:1", **settings}),
-        training_id=ID,
-        run_uri="gs://b/runs/x",
-        request_uri="gs://b/runs/x/job/request.json",
+        REQUEST,
         environment={"STORAGE_EMULATOR_HOST": "http://gcs"},
     )
 
@@ -45,7 +53,7 @@ def container_of(job: dict[str, Any]) -> dict[str, Any]:
 )
 def test_job_and_service_are_valid(settings: dict[str, Any], version: str) -> None:
     job = make(**settings)
-    service = make_service(ID, "gs://b/runs/x", {"metadata": {"name": job_name(ID), "uid": "1-2"}})
+    service = make_service(REQUEST, owner=OWNER)
 
     kubernetes_validate.validate(job, version, strict=True)
     kubernetes_validate.validate(service, version, strict=True)
@@ -105,7 +113,7 @@ def test_workers_have_addresses_only_if_there_are_several() -> None:
     assert worker_addresses(ID, 2) == addresses
     assert job["spec"]["template"]["spec"]["subdomain"] == job["metadata"]["name"]
     assert {"name": "REPOT_WORKERS", "value": ",".join(addresses)} in container_of(job)["env"]
-    service = make_service(ID, "gs://b/runs/x", {"metadata": {"name": job_name(ID), "uid": "1-2"}})
+    service = make_service(REQUEST, owner=OWNER)
     assert service["metadata"]["name"] == job["metadata"]["name"]
     assert (
         service["spec"]["selector"].items() <= job["spec"]["template"]["metadata"]["labels"].items()
