@@ -87,7 +87,7 @@ def test_second_run_does_not_train_and_changes_nothing(
     again = session.submit("first").expect(0)
 
     assert "Unchanged" in again.output
-    assert "(there already)" in again.output
+    assert "(already there)" in again.output
     assert session.champion("first") == champion
     assert session.training_version(champion["version"]) == training_version
     # Cached tasks have no pods; the single share of the second run may be cached or not.
