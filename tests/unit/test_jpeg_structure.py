@@ -68,6 +68,12 @@ def test_truncated_jpeg_is_not_plain() -> None:
         assert not any(is_plain_rgb(data[:length]) for length in range(len(data)))
 
 
+@pytest.mark.timeout(30)
+def test_long_run_of_fill_bytes_takes_linear_time() -> None:
+    assert is_plain_rgb(PLAIN[:-2] + b"\xff" * 1_000_000 + b"\xd9")
+    assert not is_plain_rgb(PLAIN[:-2] + b"\xff" * 1_000_000 + b"\x00")
+
+
 def test_golden_rgb_jpegs_are_plain() -> None:
     others = {
         path.name
