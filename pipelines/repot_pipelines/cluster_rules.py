@@ -1,7 +1,6 @@
 """Check parameters of a cluster run before anything is sent: Plan's rules, and reachable URIs."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from repot import storage
 from repot.checkpoint_files import is_web
@@ -9,6 +8,7 @@ from repot.checkpoints import DEFAULT, KNOWN_CHECKPOINTS, resolve_source
 from repot.errors import UsageError
 from repot.settings import (
     ALL_SETTINGS,
+    ParameterValues,
     empty_if_none,
     mode_problems,
 )
@@ -18,7 +18,7 @@ from repot.zoo import BACKBONES
 _REQUIRED = {"pictures_uri": "gs://bucket", "storage_uri": "gs://bucket"}
 
 
-def cluster_problems(parameters: Mapping[str, Any]) -> list[str]:
+def cluster_problems(parameters: ParameterValues) -> list[str]:
     """Return one message per value that a cluster would reject, or accept and silently ignore.
 
     Args:
@@ -37,7 +37,7 @@ def cluster_problems(parameters: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def _unreachable_uris(parameters: Mapping[str, Any]) -> Iterator[str]:
+def _unreachable_uris(parameters: ParameterValues) -> Iterator[str]:
     for name in ("pictures_uri", "storage_uri", "labels_file_uri"):
         uri = empty_if_none(parameters.get(name, ""))
         if not uri:
@@ -58,7 +58,7 @@ def _unreachable(name: str, uri: str) -> str:
     )
 
 
-def _checkpoint_problems(parameters: Mapping[str, Any]) -> Iterator[str]:
+def _checkpoint_problems(parameters: ParameterValues) -> Iterator[str]:
     """Check the checkpoint, except whether it exists: only the cluster can tell."""
     source, backbone = parameters.get("checkpoint", DEFAULT), parameters.get("backbone")
     if backbone not in BACKBONES:  # absent, or reported already
@@ -73,7 +73,7 @@ def _checkpoint_problems(parameters: Mapping[str, Any]) -> Iterator[str]:
         yield _unreachable("checkpoint", source)
 
 
-def _mode_problems(parameters: Mapping[str, Any]) -> list[str]:
+def _mode_problems(parameters: ParameterValues) -> list[str]:
     mode = parameters.get("trainer_mode", "")
     count = str(parameters.get("accelerator_count", "0"))
     return mode_problems(

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from repot.errors import UsageError, nearest_names
+from repot.settings import ParameterValues
 from repot_pipelines.compiled import PipelineSpec
 
 MAX_PARAMETER_BYTES = 10_000
@@ -64,7 +65,7 @@ def read_assignments(assignments: Iterable[str]) -> dict[str, str]:
     return {name.strip(): value for name, _, value in parts}
 
 
-def read_parameter_file(path: Path) -> dict[str, Any]:
+def read_parameter_file(path: Path) -> ParameterValues:
     """Read parameters from a YAML or JSON file that holds one object.
 
     Raises:
@@ -90,8 +91,8 @@ def read_parameter_file(path: Path) -> dict[str, Any]:
 
 
 def convert_parameters(
-    raw: Mapping[str, Any], known: Mapping[str, Parameter]
-) -> tuple[dict[str, Any], list[str]]:
+    raw: ParameterValues, known: Mapping[str, Parameter]
+) -> tuple[ParameterValues, list[str]]:
     """Convert parameters to the types that the pipeline declares.
 
     Args:
@@ -126,7 +127,7 @@ def convert_parameters(
     return values, problems
 
 
-def with_defaults(values: Mapping[str, Any], known: Mapping[str, Parameter]) -> dict[str, Any]:
+def with_defaults(values: ParameterValues, known: Mapping[str, Parameter]) -> ParameterValues:
     """Return what a run would see: the given values, and the pipeline's defaults for the rest."""
     defaults = {
         name: parameter.default for name, parameter in known.items() if not parameter.is_required

@@ -1,17 +1,15 @@
 """The presets: `cluster` has the compiled pipeline's defaults, `laptop` those of `repot run`."""
 
-from typing import Any
+from repot.settings import PARAMETERS, ParameterValues, parameter_default
 
-from repot.settings import PARAMETERS, parameter_default
-
-DEFAULTS: dict[str, Any] = {
+DEFAULTS: ParameterValues = {
     name: parameter_default(field)
     for name, field in PARAMETERS.items()
     if parameter_default(field) is not None
 }
 """The default of every pipeline parameter that has one."""
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, ParameterValues] = {
     "cluster": DEFAULTS,
     "laptop": {
         **DEFAULTS,

@@ -1,11 +1,11 @@
 """A request to run the pipeline on a server, built from options and files and checked."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from repot.errors import UsageError
+from repot.settings import ParameterValues
 from repot_pipelines.cluster_rules import cluster_problems
 from repot_pipelines.compiled import PipelineSpec, find_compiled, read_pipeline
 from repot_pipelines.parameters import (
@@ -34,8 +34,8 @@ class Request:
 
     path: Path
     pipeline: PipelineSpec
-    sent: dict[str, Any]
-    values: dict[str, Any]
+    sent: ParameterValues
+    values: ParameterValues
 
     @property
     def pipeline_name(self) -> str:
@@ -47,7 +47,7 @@ def read_request(
     *,
     preset: str,
     parameter_file: Path | None,
-    options: Mapping[str, Any],
+    options: ParameterValues,
     assignments: Iterable[str],
 ) -> Request:
     """Combine the parameters from all sources and check them.

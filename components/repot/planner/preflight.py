@@ -1,8 +1,8 @@
 """Preflight: check every parameter and access right of a run, and report all problems at once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from repot import checkpoints, storage
 from repot.errors import RepotError, UsageError
@@ -12,6 +12,7 @@ from repot.settings import (
     DatasetSettings,
     GateSettings,
     JobSettings,
+    ParameterValues,
     RunSettings,
     Settings,
     TaskSettings,
@@ -41,7 +42,7 @@ class Parameters:
     checkpoint: checkpoints.CheckpointSource
 
 
-def check_parameters(parameters: Mapping[str, Any]) -> Parameters:
+def check_parameters(parameters: ParameterValues) -> Parameters:
     """Check the parameters of a run, and the access to its pictures and storage.
 
     Args:
@@ -120,7 +121,7 @@ class _Problems:
             self.found.append(str(err))
         return None
 
-    def settings(self, settings: type[_S], parameters: Mapping[str, Any]) -> _S | None:
+    def settings(self, settings: type[_S], parameters: ParameterValues) -> _S | None:
         """Return the settings of a class, or None after collecting what is wrong with them."""
         return self.collect(lambda: settings.from_parameters(parameters))
 
@@ -134,14 +135,14 @@ def _check_checkpoint(settings: CheckpointSettings, backbone: str) -> checkpoint
     )
 
 
-def _normalise_uri(parameters: Mapping[str, Any], name: str) -> str:
+def _normalise_uri(parameters: ParameterValues, name: str) -> str:
     uri: str = parameters[name]
     if not uri.strip():
         raise UsageError(f"{name} must be given: a folder, or a gs:// or s3:// prefix.")
     return storage.normalise(uri)
 
 
-def _check_storage(parameters: Mapping[str, Any]) -> str:
+def _check_storage(parameters: ParameterValues) -> str:
     uri = _normalise_uri(parameters, "storage_uri")
     storage.check_writable(uri)
     return uri

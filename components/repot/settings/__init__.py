@@ -11,6 +11,7 @@ import dataclasses
 
 from repot.settings.fields import (
     NONE,
+    ParameterValues,
     Settings,
     empty_if_none,
     option_name,
@@ -48,6 +49,7 @@ __all__ = [
     "DatasetSettings",
     "GateSettings",
     "JobSettings",
+    "ParameterValues",
     "RunSettings",
     "Settings",
     "TaskSettings",

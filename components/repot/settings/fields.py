@@ -11,6 +11,9 @@ from repot.json_record import JsonRecord, RecordError
 
 NONE = "none"
 
+ParameterValues = Mapping[str, Any]
+"""Pipeline parameters by name, in the types that the pipeline declares: text, number, dict or list."""
+
 
 def empty_if_none(text: str) -> str:
     """Return a text parameter, "" where it is NONE or blank."""
@@ -150,7 +153,7 @@ class Settings(JsonRecord):
             raise UsageError(f"{err}.") from err
 
     @classmethod
-    def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
+    def from_parameters(cls, parameters: ParameterValues) -> Self:
         """Build from pipeline parameters, taking the fields of this class and ignoring the others.
 
         Raises:

@@ -4,13 +4,14 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from repot import storage
 from repot.errors import EXIT_FAILED, UsageError
+from repot.settings import ParameterValues
 from repot_pipelines.commands.options import NameChoice, connection_options, debug_option
 from repot_pipelines.kfp_server.access import ConnectionOptions, resolve_access
 
@@ -133,7 +134,7 @@ def _without_retry_warnings() -> Iterator[None]:
         log.setLevel(before)
 
 
-def _trainer_pod(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> "TrainerPod | None":
+def _trainer_pod(options: ParameterValues, defaults: ParameterValues) -> "TrainerPod | None":
     """Return what the trainer's pod requests; None if a value is neither given nor a known default.
 
     Raises:

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from repot.errors import unknown_name
-from repot.settings import PARAMETERS, option_name
+from repot.settings import PARAMETERS, ParameterValues, option_name
 from repot_pipelines.defaults import EXPERIMENT, KFP_NAMESPACE, POLL_SECONDS, STORAGE_FOLDER
 from repot_pipelines.kfp_server.access import ConnectionOptions, resolve_access
 from repot_pipelines.presets import PRESETS
@@ -135,7 +135,7 @@ class RequestOptions:
     preset: str
     parameter_file: Path | None
     assignments: tuple[str, ...]
-    parameters: Mapping[str, Any]
+    parameters: ParameterValues
 
     def read(self) -> "Request":
         """Return the checked request.

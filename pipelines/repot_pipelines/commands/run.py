@@ -1,13 +1,14 @@
 """`repot run`: the whole pipeline on this machine."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from repot import storage
 from repot.errors import EXIT_GATE_REJECTED, UsageError
 from repot.layout import MODEL_FOLDER, REPORT_NAME
+from repot.settings import ParameterValues
 from repot_pipelines.commands.options import (
     NameChoice,
     debug_option,
@@ -63,7 +64,7 @@ def run_command(
     preset: str,
     storage_uri: str,
     output_path: Path,
-    parameters: dict[str, Any],
+    parameters: ParameterValues,
     runner: str,
     cpu_image: str | None,
     trainer_image: str | None,
@@ -101,7 +102,7 @@ def run_command(
     return EXIT_GATE_REJECTED if require_promotion and not outcome.is_promoted else 0
 
 
-def _print_inputs(console: "Console", arguments: dict[str, Any], output_path: Path) -> None:
+def _print_inputs(console: "Console", arguments: ParameterValues, output_path: Path) -> None:
     """Print where the pictures come from and where everything goes."""
     _print_rows(
         console,

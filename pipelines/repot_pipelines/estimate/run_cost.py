@@ -12,6 +12,7 @@ from repot.recipes import RECIPES
 from repot.settings import (
     DatasetSettings,
     JobSettings,
+    ParameterValues,
     RunSettings,
     TaskSettings,
     TrainingSettings,
@@ -105,7 +106,7 @@ class _Stage:
 
 
 def estimate_run(
-    pipeline: PipelineSpec, values: Mapping[str, Any], prices: Prices, *, num_pictures: int = 0
+    pipeline: PipelineSpec, values: ParameterValues, prices: Prices, *, num_pictures: int = 0
 ) -> Estimate:
     """Estimate a run in which nothing is cached.
 

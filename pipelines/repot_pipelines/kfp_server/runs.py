@@ -1,9 +1,9 @@
 """Runs on the server: start one, read its state and spec, find the active ones."""
 
 import itertools
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
+from repot.settings import ParameterValues
 from repot_pipelines.compiled import PipelineSpec
 from repot_pipelines.kfp_server.client import ApiObject
 from repot_pipelines.kfp_server.registry import PipelineVersion, get_version
@@ -20,7 +20,7 @@ _MAX_SEARCHED_RUNS = 100
 def start_run(
     server: Server,
     pipeline: PipelineVersion | PipelineSpec,
-    values: Mapping[str, Any],
+    values: ParameterValues,
     *,
     name: str,
     experiment_id: str,
@@ -93,7 +93,7 @@ def active_runs_of_schedule(server: Server, schedule: ApiObject) -> Iterator[Api
 
 
 def find_active_run(
-    server: Server, version: PipelineVersion, values: Mapping[str, Any], *, experiment_id: str
+    server: Server, version: PipelineVersion, values: ParameterValues, *, experiment_id: str
 ) -> ApiObject | None:
     """Return the newest active run of a version with the same parameter values, or None.
 

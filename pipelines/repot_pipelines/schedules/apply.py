@@ -4,12 +4,12 @@ KFP cannot update a schedule. So the new one is created first, and the old one i
 that: at every moment there is at least one, and the next apply completes an interrupted one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from repot.errors import UsageError
 from repot.layout import content_id
+from repot.settings import ParameterValues
 from repot_pipelines.kfp_server.client import ApiObject
 from repot_pipelines.kfp_server.registry import PipelineVersion
 from repot_pipelines.kfp_server.server import Server
@@ -42,7 +42,7 @@ class ScheduleSpec:
     name: str
     cron: Cron
     version: PipelineVersion
-    values: Mapping[str, Any]
+    values: ParameterValues
     experiment_id: str
     pipeline_root: str = ""
     service_account: str = ""
