@@ -94,7 +94,9 @@ def api(kfp: KfpApi) -> Iterator[KubernetesApi]:
 
 
 @pytest.fixture
-def use(api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def use_kubeconfig(
+    api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., None]:
     """Return a function that writes and selects a kubeconfig; arguments of write_kubeconfig."""
 
     def select(address: str | None = None, **fields: Any) -> None:
@@ -107,8 +109,8 @@ def use(api: KubernetesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def admin(use: Callable[..., None]) -> None:
-    use(token=ADMIN_TOKEN)
+def admin(use_kubeconfig: Callable[..., None]) -> None:
+    use_kubeconfig(token=ADMIN_TOKEN)
 
 
 def doctor(*arguments: str | Path) -> Report:
@@ -192,9 +194,9 @@ def test_default_format_is_a_table_with_fixes() -> None:
 
 
 def test_wrong_options_are_all_reported_before_any_request(
-    api: KubernetesApi, use: Callable[..., None]
+    api: KubernetesApi, use_kubeconfig: Callable[..., None]
 ) -> None:
-    use(token=ADMIN_TOKEN)
+    use_kubeconfig(token=ADMIN_TOKEN)
 
     ended = run_repot(
         "doctor",
@@ -228,8 +230,8 @@ def test_cluster_options_without_a_cluster_are_a_problem() -> None:
     assert "There is no kubeconfig" in doctor("--context", "prod").only_problem().finding
 
 
-def test_expired_token_is_a_problem_and_is_not_printed(use: Callable[..., None]) -> None:
-    use(token="expired-and-secret")
+def test_expired_token_is_a_problem_and_is_not_printed(use_kubeconfig: Callable[..., None]) -> None:
+    use_kubeconfig(token="expired-and-secret")
 
     problem = doctor().only_problem()
 
@@ -238,14 +240,14 @@ def test_expired_token_is_a_problem_and_is_not_printed(use: Callable[..., None])
     assert "secret" not in problem.finding
 
 
-def test_missing_token_is_a_problem(use: Callable[..., None]) -> None:
-    use(token="")
+def test_missing_token_is_a_problem(use_kubeconfig: Callable[..., None]) -> None:
+    use_kubeconfig(token="")
 
     assert "missing or expired" in doctor().only_problem().finding
 
 
 def test_missing_failing_or_hanging_credential_plugin_is_a_problem(
-    use: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    use_kubeconfig: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kubeconfig, "_LOGIN_SECONDS", 0.3)
     commands = {
@@ -255,7 +257,7 @@ def test_missing_failing_or_hanging_credential_plugin_is_a_problem(
     }
     findings = []
     for command, arguments in commands.items():
-        use(
+        use_kubeconfig(
             user={
                 "exec": {
                     "apiVersion": EXEC_API,
@@ -274,7 +276,7 @@ def test_missing_failing_or_hanging_credential_plugin_is_a_problem(
 
 
 def test_unreachable_cluster_is_reported_within_seconds(
-    use: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    use_kubeconfig: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster_client, "_TIMEOUT_SECONDS", (0.3, 0.3))
     started = time.monotonic()
@@ -285,7 +287,7 @@ def test_unreachable_cluster_is_reported_within_seconds(
             "https://no-such-host.invalid",
             f"http://127.0.0.1:{silent.getsockname()[1]}",
         ):
-            use(address, token="x")
+            use_kubeconfig(address, token="x")
             problems.append(doctor().only_problem())
 
     refused, unknown_host, timeout = problems
@@ -308,15 +310,17 @@ def test_pod_without_a_token_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_https_address_of_an_http_server_is_a_problem(
-    api: KubernetesApi, use: Callable[..., None]
+    api: KubernetesApi, use_kubeconfig: Callable[..., None]
 ) -> None:
-    use(api.address.replace("http:", "https:"), token="x")
+    use_kubeconfig(api.address.replace("http:", "https:"), token="x")
 
     assert "the TLS connection to" in doctor().only_problem().finding
 
 
-def test_server_that_is_not_kubernetes_is_a_problem(kfp: KfpApi, use: Callable[..., None]) -> None:
-    use(kfp.address, token="x")
+def test_server_that_is_not_kubernetes_is_a_problem(
+    kfp: KfpApi, use_kubeconfig: Callable[..., None]
+) -> None:
+    use_kubeconfig(kfp.address, token="x")
 
     assert "not as a Kubernetes API" in doctor().only_problem().finding
 
@@ -340,9 +344,9 @@ def test_failed_request_does_not_hide_the_other_results(api: KubernetesApi) -> N
 
 
 def test_user_is_omitted_on_a_cluster_too_old_to_report_it(
-    api: KubernetesApi, use: Callable[..., None]
+    api: KubernetesApi, use_kubeconfig: Callable[..., None]
 ) -> None:
-    use(token=ADMIN_TOKEN)
+    use_kubeconfig(token=ADMIN_TOKEN)
     api.answers = [("POST", "selfsubjectreviews", plain("404 page not found", status=404))]
 
     assert doctor(*FITTING).checks["cluster"].finding.endswith("Kubernetes v1.36.0")
@@ -420,13 +424,13 @@ def test_missing_permissions_are_listed(api: KubernetesApi) -> None:
 
 
 def test_permissions_are_those_of_the_account_not_of_the_user(
-    api: KubernetesApi, use: Callable[..., None]
+    api: KubernetesApi, use_kubeconfig: Callable[..., None]
 ) -> None:
-    use(token="of-somebody")
+    use_kubeconfig(token="alice-token")
     let_in(
         api,
-        "somebody",
-        "of-somebody",
+        "alice",
+        "alice-token",
         ("get list", "*"),
         ("get", "services/proxy"),
         ("impersonate", "serviceaccounts"),
@@ -438,10 +442,10 @@ def test_permissions_are_those_of_the_account_not_of_the_user(
 
 
 def test_missing_permission_to_impersonate_is_a_warning_with_a_command(
-    api: KubernetesApi, use: Callable[..., None]
+    api: KubernetesApi, use_kubeconfig: Callable[..., None]
 ) -> None:
-    use(token="of-somebody")
-    let_in(api, "somebody", "of-somebody", ("get list", "*"), ("get", "services/proxy"))
+    use_kubeconfig(token="alice-token")
+    let_in(api, "alice", "alice-token", ("get list", "*"), ("get", "services/proxy"))
 
     report = doctor(*FITTING)
 
@@ -454,17 +458,19 @@ def test_missing_permission_to_impersonate_is_a_warning_with_a_command(
 
 
 def test_pod_running_as_the_account_needs_no_impersonation(
-    api: KubernetesApi, use: Callable[..., None]
+    api: KubernetesApi, use_kubeconfig: Callable[..., None]
 ) -> None:
-    use(token="of-the-pod")
-    let_in(api, RUNNER, "of-the-pod", ("get list", "*"), ("get", "services/proxy"))
+    use_kubeconfig(token="pod-token")
+    let_in(api, RUNNER, "pod-token", ("get list", "*"), ("get", "services/proxy"))
 
     assert doctor(*FITTING).checks["run permissions"].state == "ok"
 
 
-def test_forbidden_requests_are_warnings(api: KubernetesApi, use: Callable[..., None]) -> None:
-    use(token="of-somebody")
-    let_in(api, "somebody", "of-somebody", ("get", "services/proxy"))
+def test_forbidden_requests_are_warnings(
+    api: KubernetesApi, use_kubeconfig: Callable[..., None]
+) -> None:
+    use_kubeconfig(token="alice-token")
+    let_in(api, "alice", "alice-token", ("get", "services/proxy"))
 
     report = doctor(*FITTING)
 
@@ -481,7 +487,7 @@ def test_forbidden_requests_are_warnings(api: KubernetesApi, use: Callable[..., 
     assert {
         name for name, check in report.checks.items() if check.state == "warning"
     } == forbidden | {"trainer nodes"}
-    assert 'User "somebody" cannot list resource "nodes"' in report.checks["trainer nodes"].finding
+    assert 'User "alice" cannot list resource "nodes"' in report.checks["trainer nodes"].finding
     assert "Ask for permission to list nodes and pods" in report.checks["trainer nodes"].fix
 
 
@@ -745,10 +751,10 @@ def test_accelerators_of_running_pods_are_not_free(api: KubernetesApi) -> None:
 
 
 def test_free_accelerators_are_unknown_without_permission_to_list_pods(
-    api: KubernetesApi, use: Callable[..., None]
+    api: KubernetesApi, use_kubeconfig: Callable[..., None]
 ) -> None:
-    use(token="of-somebody")
-    let_in(api, "somebody", "of-somebody", ("get list", "nodes"), ("get", "services/proxy"))
+    use_kubeconfig(token="alice-token")
+    let_in(api, "alice", "alice-token", ("get list", "nodes"), ("get", "services/proxy"))
 
     found = doctor(*FITTING).checks["trainer nodes"]
 
