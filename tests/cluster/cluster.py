@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from repot.kubernetes_rules import KubernetesObject
 from repot.trainer.job.spec import RUN_ANNOTATION
-
-KubernetesObject = dict[str, Any]
-"""An API object, or a part of one, as parsed JSON."""
 
 _RUN_LABEL = "pipeline/runid"
 _NODE_ANNOTATION = "workflows.argoproj.io/node-name"

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from repot import layout, storage
+from repot.kubernetes_rules import KubernetesObject
 from repot_pipelines.local.run import SAMPLE_FOLDER
-from tests.cluster.cluster import ClusterClient, KubernetesObject
+from tests.cluster.cluster import ClusterClient
 from tests.cluster.cluster_settings import ClusterSettings
 from tests.cluster.command_line import CommandLine, CommandResult
 from tests.cluster.kubeflow import KubeflowClient

@@ -6,8 +6,8 @@ import io
 import pytest
 
 from repot import storage
+from repot.kubernetes_rules import KubernetesObject
 from repot.trainer.job.diagnosis import end_condition
-from tests.cluster.cluster import KubernetesObject
 from tests.cluster.command_line import CommandResult
 from tests.cluster.session import WAIT_OPTIONS, Session
 from tests.cluster.waiting import RUN_SECONDS, TEST_SECONDS, wait_for

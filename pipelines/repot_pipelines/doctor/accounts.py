@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from repot.cluster_names import RUNNER_ACCOUNT, WORKER_ACCOUNT
-from repot_pipelines.doctor.cluster_client import ClusterClient, KubernetesObject
+from repot.kubernetes_rules import KubernetesObject
+from repot_pipelines.doctor.cluster_client import ClusterClient
 from repot_pipelines.doctor.cluster_errors import ForbiddenError
 from repot_pipelines.doctor.results import CheckResult, ok, problem, warning
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from repot.kubernetes_rules import KubernetesObject
 from repot_pipelines.doctor.cluster_errors import (
     MissingObjectError,
     convert_errors,
@@ -18,9 +19,6 @@ _TIMEOUT_SECONDS = (4, 10)
 _PAGE_SIZE = 500
 _JSON = "application/json"
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
-
-KubernetesObject = dict[str, Any]
-"""An API object, or a part of one, as parsed JSON."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

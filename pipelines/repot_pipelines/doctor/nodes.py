@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from repot_pipelines.doctor.cluster_client import KubernetesObject
+from repot.kubernetes_rules import KubernetesObject
 
 _BLOCKING_EFFECTS = ("NoSchedule", "NoExecute")
 # Kubernetes sets these taints itself for the conditions that Node.is_ready covers.

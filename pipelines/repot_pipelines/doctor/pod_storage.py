@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from repot import storage
+from repot.kubernetes_rules import KubernetesObject
 from repot_pipelines.doctor.accounts import APPLY_MANIFESTS, google_account, has_placeholder
-from repot_pipelines.doctor.cluster_client import ClusterClient, KubernetesObject
+from repot_pipelines.doctor.cluster_client import ClusterClient
 from repot_pipelines.doctor.cluster_errors import ForbiddenError
 from repot_pipelines.doctor.results import CheckResult, not_checked, ok, problem, warning
 

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from repot.errors import join_names
-from repot_pipelines.doctor.cluster_client import ClusterClient, KubernetesObject
+from repot.kubernetes_rules import KubernetesObject
+from repot_pipelines.doctor.cluster_client import ClusterClient
 from repot_pipelines.doctor.cluster_errors import ForbiddenError
 from repot_pipelines.doctor.nodes import (
     Node,

@@ -159,9 +159,11 @@ def _raise_if_failed(result: ProcessResult, output_path: Path) -> None:
         )
     if result.return_code != 0:
         log_path = output_path / LOG_NAME
+        last_line = _last_line(log_path)
+        output = f"its log ends with {last_line!r}" if last_line else "its log is empty"
         raise PipelineFailedError(
             f"The local pipeline runner ended with status {result.return_code}, and no task "
-            f"reported a reason. Last line of its output: {_last_line(log_path)} "
+            f"reported a reason; {output}. "
             f"See the end of {log_path}, or run again with --verbose."
         )
 
@@ -172,7 +174,7 @@ def _last_line(log_path: Path) -> str:
         if log_path.is_file()
         else []
     )
-    return next((line.strip() for line in reversed(lines) if line.strip()), "none.")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 def _collect(result: ProcessResult, arguments: dict[str, Any], output_path: Path) -> RunOutcome:
