@@ -104,15 +104,15 @@ def run_ci(
             _print(console, f"sample   {check_sample(console)}")
         run = _start(console, server, request, settings)
         with make_task_view(console) as view:
-            end = follow_run(
+            run_result = follow_run(
                 server,
                 run.run_id,
                 view,
                 poll_seconds=settings.poll_seconds,
                 show_logs=settings.show_logs,
             )
-        print_run_result(console, end)
-        return _result(run, end, str(request.values["storage_uri"]), settings.clean)
+        print_run_result(console, run_result)
+        return _result(run, run_result, str(request.values["storage_uri"]), settings.clean)
     except RepotError as err:
         return CiResult(
             exit_code=err.exit_code,
@@ -203,12 +203,13 @@ def _find_earlier_run(
 
 
 def _result(
-    run: StartedRun, end: RunResult, storage_uri: str, clean: Callable[[str], str]
+    run: StartedRun, run_result: RunResult, storage_uri: str, clean: Callable[[str], str]
 ) -> CiResult:
-    if end.gate is None:
+    gate = run_result.gate
+    if gate is None:
         return CiResult(exit_code=0, comment=no_gate_comment(run))
-    reasons = tuple(map(clean, end.gate.reasons))
-    gate = replace(end.gate, headline=clean(end.gate.headline), reasons=reasons)
+    reasons = tuple(map(clean, gate.reasons))
+    gate = replace(gate, headline=clean(gate.headline), reasons=reasons)
     return CiResult(
         exit_code=EXIT_GATE_REJECTED if gate.is_rejected else 0,
         comment=verdict_comment(run, gate, _lineage(storage_uri, gate)),
