@@ -84,8 +84,8 @@ class StateStore:
                 f"settings than {self.training_id}. Choose another folder."
             )
         if not storage.exists(self._uri(saved.file_name)):
-            # Two pods of one training may have deleted each other's files, when Kubernetes had
-            # given up the first one for lost.
+            # If a pod comes back after its replacement has started, the two may delete each
+            # other's files.
             _log.warning(
                 "%s names %s, which does not exist; the training starts from the beginning",
                 STATE_NAME,
