@@ -16,12 +16,14 @@ _END = 0xD9
 # or lossless.
 _HUFFMAN_FRAMES = (0xC0, 0xC1, 0xC2)
 _OTHER_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
+_LOSSLESS_FRAMES = (0xC3, 0xC7, 0xCB, 0xCF)
+_JPEG_LS_FRAME = 0xF7
 _PROGRESSIVE = 0xC2
 # Markers allowed between two scans: tables (DHT, DQT, DRI), a comment, the next scan.
 _BETWEEN_SCANS = (0xC4, 0xDB, 0xDD, 0xFE, _START_OF_SCAN)
 # In entropy-coded data, 0xFF is followed by 0x00 (a stuffed byte), a restart marker or another 0xFF
-# (a fill byte). The pattern starts with the last 0xFF of a run: one that starts with \xff+ finds the
-# same, but is 20 times slower, and quadratic in the length of a run.
+# (a fill byte). The pattern starts with the last 0xFF of a run: one that starts with \xff+ finds
+# the same, but is 20 times slower, and quadratic in the length of a run.
 _MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
@@ -44,6 +46,22 @@ def is_plain_rgb(data: bytes) -> bool:
                 data, position, _has_one_scan(frame, body)
             )
     return False
+
+
+def name_rare_coding(data: bytes) -> str:
+    """Return what is unusual about a JPEG's coding; "" for 8-bit Huffman coding or damaged data."""
+    position = len(_START)
+    while data.startswith(_START) and (segment := _segment(data, position)):
+        marker, body, position = segment
+        if marker == _JPEG_LS_FRAME:
+            return "JPEG-LS"
+        if marker in _LOSSLESS_FRAMES:
+            return "lossless coding"
+        if marker in _HUFFMAN_FRAMES + _OTHER_FRAMES:
+            if body[:1] not in (b"\x08", b""):
+                return f"{body[0]}-bit samples"
+            return "arithmetic or hierarchical coding" if marker in _OTHER_FRAMES else ""
+    return ""
 
 
 def _segment(data: bytes, position: int) -> tuple[int, bytes, int] | None:

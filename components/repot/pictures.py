@@ -5,17 +5,23 @@ with three components keeps its bytes; all others are decoded and encoded again.
 decode every result.
 """
 
+import contextlib
+import importlib
 import io
+import struct
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile
 
-from repot import jpeg_structure
+from repot import file_formats, greyscale, jpeg_structure
 
 REASONS = {
     "empty": "the file is empty",
-    "not_an_image": "the file is not a JPEG, PNG, GIF, BMP, WebP or TIFF picture",
+    "not_an_image": "the file is not a picture",
+    "unsupported_format": "the file has a format that repot does not read",
     "truncated": "the file ends before the picture is complete",
     "corrupt": "the picture is damaged and cannot be decoded",
     "too_large": "the picture has too many pixels or bytes",
@@ -28,21 +34,46 @@ REASONS = {
 }
 """Why a file is not in any shard, by the reason key that receipts, manifest and report use."""
 
+ADVICE = {
+    "empty": "Copy the files again, or remove them.",
+    "not_an_image": "Remove the files.",
+    "unsupported_format": "Convert the files to JPEG or PNG, or remove them.",
+    "truncated": "Copy the files again, or remove them.",
+    "corrupt": "Copy or export the files again, or remove them.",
+    "too_large": "Make the pictures smaller.",
+    "unreadable": "Give the user of this program the right to read the files.",
+    "nested_folder": "Move the files up.",
+}
+"""What to do about rejected files, by reason; exempt reasons need no action."""
+
 EXEMPT_REASONS = ("outside_labels", "test_folder", "system_file", "label_not_listed")
 """Reasons of files that were never meant as training pictures. They are listed in the manifest but
 do not count towards max_rejected_fraction."""
 
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
-"""Accepted formats, by Pillow's names. A multi-picture JPEG (MPO) opens as JPEG."""
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF")
+"""Accepted formats, by Pillow's names. MPO, the multi-picture JPEG, is opened as JPEG."""
+
+OPTIONAL_FORMATS = ("HEIF",)
+"""Formats that are accepted if the optional dependencies `repot[heif]` are installed."""
 
 MAX_PIXELS = 89_478_485
 """Pillow's own limit (1 GiB / 4 / 3); TensorFlow's decoder accepts twice as many."""
+MAX_JPEG_PIXELS = 500_000_000
+"""Limit for a JPEG. One above MAX_PIXELS is decoded at 1/2 or 1/4 of its width and height."""
 MAX_SIDE = 65_500
 """The limit of libjpeg."""
 MAX_FILE_BYTES = 1 << 28
 
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PREFIX_BYTES = 16
+_SCALES = (1, 2, 4)
+# Source: PNG specification, https://www.w3.org/TR/png-3/#11textinfo
+_PNG_METADATA = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 _ORIENTATION_TAG = 0x0112
+# Source: TIFF 6.0; DNG specification 1.7.
+_NEW_SUBFILE_TYPE = 254
+_SUB_IFDS = 330
+_DNG_VERSION = 50706
 # The operation that turns the stored pixels upright, by EXIF orientation.
 # Source: CIPA DC-008, tag Orientation.
 _UPRIGHT_OPERATIONS = {
@@ -82,19 +113,21 @@ class RejectedPicture(Exception):  # noqa: N818 (an expected result for one file
 def normalise_picture(data: bytes) -> Picture:
     """Return the picture in a file, of any of `FORMATS`, as an upright RGB JPEG.
 
-    An upright JPEG or MPO with three components keeps its bytes. Everything else is encoded as a
-    JPEG of quality 100 without chroma subsampling: turned upright by its EXIF orientation,
-    transparent pixels on white, only the first frame or page.
+    An upright JPEG or MPO with three components and at most MAX_PIXELS keeps its bytes. Everything
+    else is encoded as a JPEG of quality 100 without chroma subsampling: turned upright by its EXIF
+    orientation, transparent pixels on white, greyscale samples scaled as `repot.greyscale` states,
+    only the first frame or page.
 
     Raises:
-        RejectedPicture: The file is empty, not a picture, truncated, corrupt or too large.
+        RejectedPicture: The file is empty, not a picture, truncated, corrupt, too large, or of a
+            format that is not accepted.
     """
     if not data:
         raise RejectedPicture("empty")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about unusual metadata.
         try:
-            return _normalise(data)
+            return _normalise_any(data)
         except (RejectedPicture, MemoryError):
             raise
         except Exception as err:
@@ -102,21 +135,110 @@ def normalise_picture(data: bytes) -> Picture:
             raise _rejection(data, err) from err
 
 
+def _normalise_any(data: bytes) -> Picture:
+    try:
+        return _normalise(data)
+    except ValueError:
+        # Pillow refuses a PNG with more than 1 MiB of text or of a colour profile.
+        if not data.startswith(_PNG_SIGNATURE):
+            raise
+        return _normalise(_without_metadata(data))
+
+
 def _normalise(data: bytes) -> Picture:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        width, height = image.size
-        if width * height > MAX_PIXELS or max(image.size) > MAX_SIDE:
-            raise RejectedPicture("too_large", f"{width} x {height} pixels")
-        operation = _UPRIGHT_OPERATIONS.get(_orientation(image))
-        if operation is None and jpeg_structure.is_plain_rgb(data):
+    with _open(data) as image:
+        scale = _decoding_scale(image)
+        if image.format == "TIFF" and _is_raw(image):
+            raise _unsupported(*file_formats.RAW)
+        is_upright = _orientation(image) not in _UPRIGHT_OPERATIONS
+        if scale == 1 and is_upright and jpeg_structure.is_plain_rgb(data):
+            width, height = image.size
             # Draft mode reads all entropy-coded data but computes only one pixel in 64.
             image.draft("RGB", (1, 1))
             image.load()
             return Picture(jpeg=data, height=height, width=width)
-        upright = _to_rgb(image) if operation is None else _to_rgb(image).transpose(operation)
+        if image.format == "TIFF":
+            greyscale.correct_byte_order(image)
+        if scale > 1:
+            image.draft(None, (image.width // scale, image.height // scale))
+        image.load()
+        # Only now: some plug-ins, such as TIFF and AVIF, turn the picture themselves.
+        operation = _UPRIGHT_OPERATIONS.get(_orientation(image))
+        rgb = _to_rgb(image)
+        upright = rgb if operation is None else rgb.transpose(operation)
         if image.format == "PNG":
             _check_png(data)
         return Picture(jpeg=_encode(upright), height=upright.height, width=upright.width)
+
+
+def _open(data: bytes) -> ImageFile.ImageFile:
+    """Open the picture with the first plug-in that accepts it.
+
+    `Image.open` would hide why a plug-in cannot read the file, and limits the number of pixels
+    before a JPEG can be reduced.
+
+    Raises:
+        SyntaxError: The header is damaged or of an unknown kind.
+        RejectedPicture: No plug-in accepts the file.
+    """
+    if data[8:10] == b"CR" and (named := file_formats.name_format(data)):
+        raise _unsupported(*named)  # Canon's raw file begins like a TIFF
+    _load_plugins()
+    error: Exception | None = None
+    prefix = data[:_PREFIX_BYTES]
+    for name in (*FORMATS, *OPTIONAL_FORMATS):
+        factory, accept = Image.OPEN.get(name, (None, None))
+        # A plug-in whose library is missing returns a text.
+        if factory is None or accept is None or accept(prefix) is not True:
+            continue
+        try:
+            return factory(io.BytesIO(data), "")
+        except (SyntaxError, IndexError, TypeError, struct.error) as err:
+            error = error or err
+    if error:
+        raise error
+    named = file_formats.name_format(data)
+    raise _unsupported(*named) if named else RejectedPicture("not_an_image")
+
+
+def _load_plugins() -> None:
+    """Register Pillow's plug-ins, and that of the optional dependency for HEIF."""
+    if "TIFF" in Image.OPEN and "AVIF" in Image.OPEN:
+        return
+    Image.init()
+    greyscale.complete_tiff_modes()
+    for module in ("pi_heif", "pillow_heif"):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module).register_heif_opener()
+            return
+
+
+def _decoding_scale(image: Image.Image) -> int:
+    """Return by how much a picture's sides are divided while it is decoded, of `_SCALES`.
+
+    Raises:
+        RejectedPicture: The picture is too large.
+    """
+    width, height = image.size
+    is_jpeg = image.format in ("JPEG", "MPO")
+    limit = MAX_JPEG_PIXELS if is_jpeg else MAX_PIXELS
+    if width * height > limit or max(image.size) > MAX_SIDE:
+        raise RejectedPicture(
+            "too_large",
+            f"{width} x {height} pixels; a JPEG may have {MAX_JPEG_PIXELS:,}, another picture "
+            f"{MAX_PIXELS:,}, and a side {MAX_SIDE:,}",
+        )
+    # Rounded up, as libjpeg does.
+    return next(
+        scale for scale in (*_SCALES, 8) if -(-width // scale) * -(-height // scale) <= MAX_PIXELS
+    )
+
+
+def _is_raw(image: Image.Image) -> bool:
+    """Return whether a TIFF is a camera's raw file; its first page is a thumbnail."""
+    tags = cast("dict[int, Any]", getattr(image, "tag_v2", {}))
+    is_thumbnail = bool(tags.get(_NEW_SUBFILE_TYPE, 0) & 1) and _SUB_IFDS in tags
+    return is_thumbnail or _DNG_VERSION in tags
 
 
 def _orientation(image: Image.Image) -> int:
@@ -128,12 +250,15 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert to mode RGB: 16-bit samples reduced to 8 bits, transparent pixels on white."""
-    image.load()
-    if image.mode == "F":
-        raise RejectedPicture("not_an_image", "floating-point samples have no known range")
-    if image.mode.startswith("I"):
-        return image.convert("I").point(lambda sample: sample / 256).convert("L").convert("RGB")
+    """Convert a loaded picture to mode RGB: samples of 8 bits, transparent pixels on white."""
+    if greyscale.needs_scaling(image):
+        grey = greyscale.to_8_bits(image)
+        if grey is None:
+            raise _unsupported(
+                "floating-point samples without a range",
+                "Declare SMinSampleValue and SMaxSampleValue, or convert it to 16 bits.",
+            )
+        return grey.convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
     rgba = image.convert("RGBA")
@@ -154,18 +279,39 @@ def _encode(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def _without_metadata(png: bytes) -> bytes:
+    """Return a PNG without its texts and colour profile, none of which changes a pixel.
+
+    EXIF data has a chunk of its own and stays. An orientation that only a text states is lost.
+    """
+    return _PNG_SIGNATURE + b"".join(
+        chunk for kind, chunk in _png_chunks(png) if kind not in _PNG_METADATA
+    )
+
+
+def _png_chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the type and all bytes of each chunk; the last one may be incomplete."""
+    position = len(_PNG_SIGNATURE)
+    while position < len(png):
+        end = position + 12 + int.from_bytes(png[position : position + 4], "big")
+        yield png[position + 4 : position + 8], png[position:end]
+        position = end
+
+
+def _unsupported(name: str, advice: str) -> RejectedPicture:
+    return RejectedPicture("unsupported_format", f"{name}. {advice}".removesuffix("."))
+
+
 def _rejection(data: bytes, err: Exception) -> RejectedPicture:
     """Return the rejection for a decoder error."""
     message = f"{err}" or type(err).__name__
-    if isinstance(err, Image.DecompressionBombError):
-        return RejectedPicture("too_large", message)
-    if isinstance(err, UnidentifiedImageError):
-        # Pillow's message contains the address of an object, which differs from run to run.
-        return (
-            RejectedPicture("corrupt", "the header cannot be read")
-            if data.startswith(_MAGIC)
-            else RejectedPicture("not_an_image")
-        )
-    if isinstance(err, EOFError) or "truncated" in message.lower():
-        return RejectedPicture("truncated", message)
-    return RejectedPicture("corrupt", message)
+    if coding := jpeg_structure.name_rare_coding(data):
+        return _unsupported(f"a JPEG with {coding}", "Convert it to an 8-bit JPEG or a PNG.")
+    if "unknown pixel mode" in message or "not supported" in message:
+        return _unsupported(f"a kind of pixels that Pillow does not read ({message})", "Convert it")
+    if named := file_formats.name_format(data):
+        return _unsupported(*named)
+    if isinstance(err, SyntaxError):
+        message = "the header cannot be read"
+    is_truncated = isinstance(err, EOFError) or "truncated" in message.lower()
+    return RejectedPicture("truncated" if is_truncated else "corrupt", message)

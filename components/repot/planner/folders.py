@@ -27,6 +27,7 @@ _TEST_FOLDER = "test"
 _SPLIT_LIKE_NAMES = frozenset({"train", "training", *_VALIDATION_FOLDERS, "test", "testing", "dev"})
 _PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
+    | {".avif", ".heic", ".heif"}
 )
 _SYSTEM_NAMES = frozenset(
     {"thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "icon\r"}

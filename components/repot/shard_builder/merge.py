@@ -10,7 +10,7 @@ from repot.errors import DataError, NotFoundError, join_names
 from repot.json_record import read_record, write_record
 from repot.layout import LABELS_NAME, MANIFEST_NAME
 from repot.manifest import Manifest, Receipt, Rejection, count_reasons
-from repot.pictures import EXEMPT_REASONS, REASONS
+from repot.pictures import ADVICE, EXEMPT_REASONS, REASONS
 from repot.shard_builder.build import build_shards
 from repot.shard_builder.receipts import finished_shards
 
@@ -110,13 +110,13 @@ def _check_rejected_fraction(manifest: Manifest, max_rejected_fraction: float) -
             f"{len(counted)} of {num_files} are:"
         ),
         *(
-            f"  {count} x {reason}: {REASONS[reason]}"
+            f"  {count} x {reason}: {REASONS[reason]}. {ADVICE[reason]}"
             for reason, count in count_reasons(counted).items()
         ),
         f"The first {len(shown)} are:",
         *(f"  {_describe(rejection)}" for rejection in shown),
         (
-            f"Repair or remove them in {manifest.pictures_uri}, or use a larger "
+            f"Correct or remove them in {manifest.pictures_uri}, or use a larger "
             "--max-rejected-fraction."
         ),
     )

@@ -79,12 +79,12 @@ def test_too_many_rejected_files_are_an_error_until_more_are_allowed(
         merge_dataset(planned.dataset_uri, max_rejected_fraction=0.19)
     assert str(caught.value).splitlines() == [
         "At most 19.0% of the files may be rejected; 6 of 30 are:",
-        "  5 x empty: the file is empty",
-        "  1 x not_an_image: the file is not a JPEG, PNG, GIF, BMP, WebP or TIFF picture",
+        "  5 x empty: the file is empty. Copy the files again, or remove them.",
+        "  1 x not_an_image: the file is not a picture. Remove the files.",
         "The first 6 are:",
         *(f"  a/{number:03}.jpg (label a): empty" for number in range(5)),
         "  b/000.jpg (label b): not_an_image",
-        f"Repair or remove them in {pictures}, or use a larger --max-rejected-fraction.",
+        f"Correct or remove them in {pictures}, or use a larger --max-rejected-fraction.",
     ]
     assert _versions(planned.dataset_uri) == before
     manifest = merge_dataset(planned.dataset_uri, max_rejected_fraction=0.2)

@@ -7,6 +7,7 @@ a mail and on paper.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from repot import greyscale
 from repot.evaluation_record import EvaluationRecord
 from repot.evaluator.report.charts import (
     Axis,
@@ -51,6 +52,7 @@ def render_report(data: ReportData, verdict: Verdict | None = None) -> str:
     return template.render(
         evaluation=evaluation,
         dataset=data.dataset,
+        greyscale_rule=greyscale.RULE,
         verdict=verdict,
         headline=_headline(evaluation, verdict),
         axis=axis,

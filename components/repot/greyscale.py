@@ -1,0 +1,168 @@
+"""Scale the samples of a greyscale picture of more than 8 bits to 8 bits.
+
+Black and white are the ends of the samples' range. The range is, in this order:
+
+1. the one that a TIFF declares: SMinSampleValue to SMaxSampleValue, or MinSampleValue to
+   MaxSampleValue, unless an integer sample lies outside;
+2. for a TIFF whose BitsPerSample is not 8, 16 or 32: 0 to 2^BitsPerSample - 1;
+3. for integers without a negative sample: 0 to 2^n - 1, with the smallest n of `DEPTHS` that holds
+   the largest sample, because cameras and scanners store 10, 12 or 14 bits in 16;
+4. for integers with a negative sample: the smallest to the largest sample.
+
+Floating-point samples without a declared range have none.
+
+Source of the tags: TIFF 6.0, https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, TiffImagePlugin
+
+DEPTHS = (8, 10, 12, 14, *range(16, 33))
+"""Bits per sample: up to 16, those of cameras and scanners."""
+
+RULE = (
+    "Greyscale samples of more than 8 bits are scaled by the range that a TIFF declares, else by "
+    "the smallest number of bits (8, 10, 12, 14, 16 or more) that holds the picture's largest "
+    "sample; if there are negative samples, by the smallest and the largest one."
+)
+"""The rule as text, for the report."""
+
+_BITS_PER_SAMPLE = 258
+_PHOTOMETRIC = 262
+_RANGE_TAGS = ((340, 341), (280, 281))
+_SAMPLE_FORMAT = 339
+_SIGNED = 2
+_WHITE_IS_ZERO = 0
+_BLACK_IS_ZERO = 1
+
+# Pillow's modes and raw modes of greyscale TIFFs by byte order, SampleFormat and BitsPerSample.
+_TIFF_MODES = {
+    (b"II", 1, 16): ("I;16", "I;16"),
+    (b"II", 2, 8): ("L", "L"),
+    (b"II", 2, 16): ("I", "I;16S"),
+    (b"II", 1, 32): ("I", "I;32"),
+    (b"II", 2, 32): ("I", "I;32S"),
+    (b"II", 3, 32): ("F", "F;32F"),
+    (b"II", 3, 64): ("F", "F;64F"),
+    (b"MM", 1, 16): ("I;16B", "I;16B"),
+    (b"MM", 2, 8): ("L", "L"),
+    (b"MM", 2, 16): ("I", "I;16BS"),
+    (b"MM", 1, 32): ("I", "I;32B"),
+    (b"MM", 2, 32): ("I", "I;32BS"),
+    (b"MM", 3, 32): ("F", "F;32BF"),
+    (b"MM", 3, 64): ("F", "F;64BF"),
+}
+# Raw modes of samples that libtiff has already brought into the byte order of this machine.
+_NATIVE_RAW_MODES = {
+    "I;16BS": "I;16NS",
+    "I;32B": "I;32N",
+    "I;32BS": "I;32NS",
+    "F;32BF": "F;32NF",
+    "F;64BF": "F;64NF",
+}
+
+_Samples = NDArray[Any]
+
+
+def complete_tiff_modes() -> None:
+    """Make Pillow read every byte order and photometric interpretation of greyscale TIFFs.
+
+    Its table lacks about half of them; the picture would be rejected as damaged.
+    """
+    for (order, sample_format, bits), modes in _TIFF_MODES.items():
+        for photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
+            key = (order, photometric, (sample_format,), 1, (bits,), ())
+            TiffImagePlugin.OPEN_INFO.setdefault(key, modes)
+
+
+def correct_byte_order(image: ImageFile.ImageFile) -> None:
+    """Correct the byte order that Pillow assumes for compressed TIFFs of 32 or 64 bits."""
+    image.tile = [
+        tile._replace(args=(_NATIVE_RAW_MODES.get(tile.args[0], tile.args[0]), *tile.args[1:]))
+        if tile.codec_name == "libtiff" and isinstance(tile.args, tuple)
+        else tile
+        for tile in image.tile
+    ]
+
+
+def needs_scaling(image: Image.Image) -> bool:
+    """Return whether a picture's samples are not the 8-bit numbers that Pillow takes them for."""
+    return image.mode.startswith(("I", "F")) or (
+        image.mode == "L" and _tag(_tags(image), _SAMPLE_FORMAT, 1) == _SIGNED
+    )
+
+
+def to_8_bits(image: Image.Image) -> Image.Image | None:
+    """Return a loaded picture for which `needs_scaling` holds as mode L; None without a range.
+
+    The transparent grey of a PNG becomes white.
+    """
+    tags = _tags(image)
+    samples = _samples(image, tags)
+    limits = _range(samples, tags)
+    if limits is None:
+        return None
+    low, high = limits
+    # grey: float32 [height, width]; 32-bit integers lose nothing that 8 bits could show
+    grey = samples.astype(np.float32)
+    grey -= low
+    grey *= 255 / (high - low or 1)
+    np.nan_to_num(grey, copy=False)
+    np.clip(grey, 0, 255, out=grey)
+    if _tag(tags, _PHOTOMETRIC, 1) == _WHITE_IS_ZERO:
+        np.subtract(255, grey, out=grey)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[samples == transparent] = 255
+    return Image.fromarray(np.rint(grey, out=grey).astype(np.uint8))
+
+
+def _samples(image: Image.Image, tags: Mapping[int, Any]) -> _Samples:
+    """Return the samples [height, width] with the type that the file gives them."""
+    samples = np.asarray(image)
+    sample_format = _tag(tags, _SAMPLE_FORMAT, 1)
+    if image.mode == "L":
+        return samples.view(np.int8)
+    if image.mode == "I" and sample_format == 1 and _tag(tags, _BITS_PER_SAMPLE, 0) == 32:
+        return samples.view(np.uint32)
+    return samples
+
+
+def _range(samples: _Samples, tags: Mapping[int, Any]) -> tuple[float, float] | None:
+    """Return the samples that become black and white; None if they are unknown."""
+    is_float = np.issubdtype(samples.dtype, np.floating)
+    declared = _declared_range(tags)
+    if is_float:
+        return declared
+    smallest, largest = int(samples.min()), int(samples.max())
+    if declared and declared[0] <= smallest and largest <= declared[1]:
+        return declared
+    bits = _tag(tags, _BITS_PER_SAMPLE, 16)
+    if bits not in (8, 16, 32):
+        return 0, 2**bits - 1
+    if smallest < 0:
+        return smallest, largest
+    return 0, next(2**depth - 1 for depth in DEPTHS if largest < 2**depth)
+
+
+def _declared_range(tags: Mapping[int, Any]) -> tuple[float, float] | None:
+    for low_tag, high_tag in _RANGE_TAGS:
+        low, high = float(_tag(tags, low_tag, 0)), float(_tag(tags, high_tag, 0))
+        if low < high < float("inf"):
+            return low, high
+    return None
+
+
+def _tags(image: Image.Image) -> Mapping[int, Any]:
+    """Return the tags of a TIFF; empty for other formats."""
+    return getattr(image, "tag_v2", {})
+
+
+def _tag(tags: Mapping[int, Any], tag: int, default: int) -> Any:
+    """Return a tag's value for the first sample of a pixel."""
+    value = tags.get(tag, default)
+    return value[0] if isinstance(value, tuple) and value else value

@@ -1,0 +1,147 @@
+"""Greyscale samples of more than 8 bits: files made by hand, because Pillow writes few kinds."""
+
+import io
+import struct
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from repot.pictures import RejectedPicture, normalise_picture
+
+II, MM = "<", ">"
+UNSIGNED, SIGNED, FLOAT = 1, 2, 3
+_KINDS = {"u": UNSIGNED, "i": SIGNED, "f": FLOAT}
+RAMP = np.arange(256)
+
+
+def _ramp(low: float, high: float, kind: str) -> np.ndarray[Any, Any]:
+    """Return samples [16, 256] of a NumPy type that rise evenly from left to right."""
+    return np.linspace(low, high, 256).astype(kind)[None].repeat(16, axis=0)
+
+
+def _tiff(
+    samples: np.ndarray[Any, Any],
+    order: str,
+    tags: Mapping[int, float] | None = None,
+    *,
+    compressed: bool = False,
+    photometric: int = 1,
+) -> bytes:
+    """Return a TIFF of one strip, with whole numbers or floats as values of further tags."""
+    height, width = samples.shape
+    content = samples.astype(samples.dtype.newbyteorder(order)).tobytes()
+    if compressed:
+        content = zlib.compress(content)
+    values = {256: width, 257: height, 258: samples.itemsize * 8, 262: photometric}
+    values |= {259: 8 if compressed else 1, 273: 0, 277: 1, 278: height, 279: len(content)}
+    values |= {339: _KINDS[samples.dtype.kind], **(tags or {})}
+    values[273] = 8 + 2 + 12 * len(values) + 4
+    entries = b"".join(
+        struct.pack(f"{order}HHIf", tag, 11, 1, value)
+        if isinstance(value, float)
+        else struct.pack(f"{order}HHII", tag, 4, 1, value)
+        for tag, value in sorted(values.items())
+    )
+    header = (b"II*\0" if order == II else b"MM\0*") + struct.pack(f"{order}IH", 8, len(values))
+    return header + entries + bytes(4) + content
+
+
+def _row(data: bytes) -> np.ndarray[Any, Any]:
+    """Return the middle row of the normalised picture, int64 [width]."""
+    with Image.open(io.BytesIO(normalise_picture(data).jpeg)) as image:
+        pixels = np.asarray(image).astype(int)
+    assert (pixels.max(axis=2) == pixels.min(axis=2)).all()
+    return pixels[8, :, 0]
+
+
+@pytest.mark.parametrize("order", [II, MM])
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("photometric", [0, 1])
+@pytest.mark.parametrize(
+    ("kind", "low", "high"),
+    [
+        pytest.param("u2", 0, 4095, id="12 bits in 16"),
+        pytest.param("u2", 0, 65535, id="full 16"),
+        pytest.param("u4", 0, 255, id="8 bits in 32"),
+        pytest.param("u4", 0, 2**17 - 1, id="17 bits in 32"),
+        pytest.param("u4", 0, 2**32 - 1, id="full 32"),
+        pytest.param("i1", -128, 127, id="signed 8"),
+        pytest.param("i2", -1000, 3000, id="signed 16"),
+        pytest.param("i2", 0, 4095, id="signed 16 without negative samples"),
+        pytest.param("i4", -(2**31), 2**31 - 1, id="signed 32"),
+    ],
+)
+def test_tiff_uses_all_greys(
+    *, order: str, compressed: bool, photometric: int, kind: str, low: float, high: float
+) -> None:
+    data = _tiff(_ramp(low, high, kind), order, compressed=compressed, photometric=photometric)
+    expected = RAMP if photometric else RAMP[::-1]
+    assert np.abs(_row(data) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("high", [255, 1023, 4095, 16383, 65535])
+def test_16_bit_png_is_scaled_by_the_bits_that_it_uses(high: int) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(_ramp(0, high, "u2")).save(buffer, "PNG")
+    assert np.abs(_row(buffer.getvalue()) - RAMP).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("high", "white"), [(1023, 1023), (1024, 4095), (4096, 16383), (16384, 65535), (200, 255)]
+)
+def test_brightest_grey_depends_on_the_number_of_bits(high: int, white: int) -> None:
+    row = _row(_tiff(_ramp(0, high, "u2"), II))
+    assert abs(int(row[-1]) - round(255 * high / white)) <= 1
+
+
+@pytest.mark.parametrize("tags", [{340: 1000, 341: 2000}, {280: 1000, 281: 2000}])
+def test_declared_range_wins(tags: Mapping[int, float]) -> None:
+    row = _row(_tiff(_ramp(1250, 1750, "u2"), II, tags))
+    assert abs(int(row[0]) - 64) <= 2
+    assert abs(int(row[-1]) - 191) <= 2
+
+
+def test_declared_range_that_a_sample_exceeds_is_ignored() -> None:
+    row = _row(_tiff(_ramp(0, 4095, "u2"), II, {280: 0, 281: 255}))
+    assert np.abs(row - RAMP).max() <= 2
+
+
+def test_12_bits_per_sample_are_a_declared_range() -> None:
+    # Two samples in three bytes: 0x200, 0x400.
+    packed = np.tile(np.array([0x20, 0x04, 0x00], np.uint8), (16, 8))
+    data = _tiff(packed, II, {256: 16, 258: 12})
+    assert np.abs(_row(data) - np.tile([32, 64], 8)).max() <= 2
+
+
+@pytest.mark.parametrize("order", [II, MM])
+@pytest.mark.parametrize("kind", ["f4", "f8"])
+def test_floats_need_a_declared_range(order: str, kind: str) -> None:
+    samples = _ramp(-0.5, 1.5, kind)
+    with pytest.raises(RejectedPicture, match="floating-point samples without a range"):
+        normalise_picture(_tiff(samples, order))
+    row = _row(_tiff(samples, order, {340: -0.5, 341: 1.5}))
+    assert np.abs(row - RAMP).max() <= 2
+
+
+def test_samples_that_are_not_numbers_are_black() -> None:
+    samples = _ramp(0, 1, "f4")
+    samples[:, :64] = np.nan
+    assert _row(_tiff(samples, II, {340: 0.0, 341: 1.0}))[:56].max() <= 2
+
+
+@pytest.mark.parametrize(("sample", "grey"), [(0, 0), (7, 7), (4095, 255), (-5, 0)])
+def test_picture_of_one_grey(sample: int, grey: int) -> None:
+    row = _row(_tiff(np.full((16, 256), sample, "i2"), II))
+    assert np.abs(row - grey).max() <= 1
+
+
+def test_transparent_grey_of_a_16_bit_png_becomes_white() -> None:
+    samples = _ramp(0, 65535, "u2")
+    samples[:, :128] = 500
+    buffer = io.BytesIO()
+    Image.fromarray(samples).save(buffer, "PNG", transparency=500)
+    assert _row(buffer.getvalue())[:120].min() >= 253
