@@ -11,7 +11,8 @@
     │   ├── NotFoundError      the object does not exist
     │   ├── NoBucketError      the bucket does not exist
     │   ├── AlreadyExistsError a create-only write found an existing object
-    │   └── ConflictError      a compare-and-swap found another version than expected
+    │   ├── ConflictError      a compare-and-swap found another version than expected
+    │   └── ContentEncodingError  an object is compressed in a way that cannot be undone
     └── UsageError             exit code 2: options or parameters are wrong; lists every problem
 
 A message states what is wrong, where, and what to do:
@@ -80,6 +81,10 @@ class AlreadyExistsError(StorageError):
 
 class ConflictError(StorageError):
     """A compare-and-swap found another version than the expected one."""
+
+
+class ContentEncodingError(StorageError):
+    """An object's Content-Encoding is not supported, or its compressed bytes are damaged."""
 
 
 class UsageError(RepotError):

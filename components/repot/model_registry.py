@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from repot import storage
-from repot.errors import ModelError
+from repot.errors import ModelError, NotFoundError
 from repot.json_record import JsonRecord
 from repot.metrics import Interval
 
@@ -87,14 +87,15 @@ def read_champion(uri: str) -> Pointer:
     Raises:
         ModelError: The file exists but is not a valid champion.json.
     """
-    info = storage.stat(uri)
-    if info is None:
+    try:
+        content = storage.read_object(uri)
+    except NotFoundError:
         return Pointer(None, None)
     try:
-        champion = Champion.from_text(storage.read_bytes(uri, version=info.version).decode())
+        champion = Champion.from_text(content.data.decode())
     except ValueError as err:
         names = ", ".join(field.name for field in dataclasses.fields(Champion))
         raise ModelError(
             f"{uri} must be a JSON object of {names}; got {err}. Repair or delete it."
         ) from err
-    return Pointer(champion, info.version)
+    return Pointer(champion, content.info.version)

@@ -577,7 +577,7 @@ def test_unreachable_storage_is_reported_within_seconds(
 ) -> None:
     monkeypatch.setattr(storage_access, "_ACCESS_SECONDS", 0.5)
     # The abandoned thread ends soon after.
-    monkeypatch.setattr("repot.storage.gcs.client.FIRST_DEADLINE_SECONDS", 0.6)
+    monkeypatch.setattr("repot.storage.retries.FIRST_DEADLINE_SECONDS", 0.6)
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
 
     assert (

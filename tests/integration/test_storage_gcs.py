@@ -1,6 +1,5 @@
 """Behaviour specific to Google Cloud Storage, on a real server process that emulates its API."""
 
-import gzip
 import os
 import urllib.parse
 import urllib.request
@@ -73,16 +72,6 @@ def test_forked_child_and_parent_do_not_share_a_connection(gcs: str) -> None:
     assert client.client() is parent_client
     assert texts == {name}
     assert os.waitpid(child, 0)[1] == 0
-
-
-def test_object_with_a_content_encoding_is_read_as_it_is_stored(
-    gcs: str, gcs_endpoint: str
-) -> None:
-    data = gzip.compress(b"data")
-    put_object(gcs_endpoint, gcs, "x", data, contentEncoding="gzip")
-    (info,) = storage.list_objects(gcs)
-    assert info.crc32c == storage.crc32c_hex(data)
-    assert storage.read_bytes(info.uri) == data
 
 
 def put_object(

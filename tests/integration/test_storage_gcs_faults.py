@@ -17,7 +17,7 @@ import pytest
 
 from repot import storage
 from repot.errors import AlreadyExistsError, ConflictError, StorageError
-from repot.storage.gcs import client
+from repot.storage import retries
 from tests.conftest import free_port
 from tests.integration.faulty_proxy import (
     Fault,
@@ -220,7 +220,7 @@ def test_secrets_in_a_url_are_not_shown(
 def test_retries_end_at_the_deadline(
     proxy: FaultyProxy, gcs: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "DEADLINE_SECONDS", 1.0)
+    monkeypatch.setattr(retries, "DEADLINE_SECONDS", 1.0)
     proxy.faults["GET"] = [refuse(503, "Busy.")] * 20
     with pytest.raises(StorageError, match=r"returned 503 \(Busy\)"):
         storage.read_bytes(f"{gcs}/x")
@@ -232,8 +232,8 @@ def run_without_cloud(environment: dict[str, str]) -> tuple[str, float]:
     program = """
 from repot import storage
 from repot.errors import StorageError
-from repot.storage.gcs import client
-client.FIRST_READ_SECONDS = client.FIRST_DEADLINE_SECONDS = 2.0
+from repot.storage import retries
+retries.FIRST_READ_SECONDS = retries.FIRST_DEADLINE_SECONDS = 2.0
 try:
     storage.check_writable("gs://bucket/folder")
 except StorageError as err:
@@ -308,7 +308,7 @@ def test_unresponsive_endpoint_is_named_within_seconds(is_silent: bool) -> None:
     assert f"{endpoint} does not respond" in output
     assert "Check the network" in output
     assert seconds < 15
-    assert client.FIRST_DEADLINE_SECONDS + client.FIRST_READ_SECONDS <= 30
+    assert retries.FIRST_DEADLINE_SECONDS + retries.FIRST_READ_SECONDS <= 30
 
 
 def private_key() -> str:

@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 
 from repot import storage
+from repot.model_registry import Champion, read_champion
 from tests.integration.faulty_proxy import run_proxy
 
 NUM_PROCESSES = 8
 # On s3:// each swap takes the settle time, here 2 s; a process slower than that may go unnoticed.
 NUM_SWAPS = {"local": 10, "gs": 10, "s3": 2, "s3 that ignores conditions": 1}
+
+# How many different champions are read; a promotion replaces one in milliseconds.
+NUM_CHAMPIONS = {"local": 60, "gs": 30, "s3": 15, "s3 that ignores conditions": 10}
 
 # Each process finishes its imports, then waits for the line that starts all of them.
 START = """
@@ -44,6 +48,23 @@ while done < int(num_swaps):
     except (ConflictError, StorageError) as err:
         if "change" not in str(err):
             raise
+"""
+
+# Replaces a champion until standard input is closed; every champion has the same size.
+PROMOTE = """
+import threading
+from repot.model_registry import Champion, read_champion
+closed = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), closed.set()), daemon=True).start()
+number, version = 0, read_champion(uri).object_version
+s3_objects.SETTLE_SECONDS = 0.0
+while not closed.is_set():
+    number += 1
+    champion = Champion(
+        model_name=name, version=f"{number:09d}", dataset_id="d", precision_at_1=number / 1e9
+    )
+    version = storage.swap_bytes(uri, champion.to_bytes(), expected_version=version).version
+print(number)
 """
 
 
@@ -91,6 +112,31 @@ def race(program: str, uri: str, kind: str) -> list[str]:
     outputs = [racer.communicate()[0].strip() for racer in racers]
     assert [racer.returncode for racer in racers] == [0] * NUM_PROCESSES
     return outputs
+
+
+def test_champion_can_be_read_while_promotions_replace_it(kind: str, folder_uri: str) -> None:
+    uri = f"{folder_uri}/champion.json"
+    champion = Champion(model_name="m", version="0", dataset_id="d", precision_at_1=0.0)
+    storage.write_bytes(uri, champion.to_bytes())
+    command = [sys.executable, "-c", START + PROMOTE, uri, "m", "0"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as promotions:
+        assert promotions.stdout is not None
+        assert promotions.stdin is not None
+        assert promotions.stdout.readline() == "ready\n"
+        promotions.stdin.write("go\n")
+        promotions.stdin.flush()
+        seen: dict[str, Champion] = {}
+        while len(seen) < NUM_CHAMPIONS[kind]:
+            read, object_version = read_champion(uri)
+            assert read is not None
+            assert object_version is not None
+            # A version is one content.
+            assert seen.setdefault(object_version, read) == read
+            assert read.precision_at_1 == int(read.version) / 1e9
+        num_promotions = int(promotions.communicate()[0])
+    assert promotions.returncode == 0
+    assert num_promotions >= len(seen) - 1
 
 
 def test_one_of_racing_create_only_writes_wins(kind: str, folder_uri: str) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from repot import storage
 from repot.errors import AlreadyExistsError, ConflictError, NotFoundError, StorageError
+from repot.storage import retries
 from repot.storage.checksums import crc32c_to_base64
 from repot.storage.s3 import client, objects, transfer
 from tests.conftest import free_port
@@ -268,7 +269,7 @@ def test_retried_download_leaves_no_connection_open(proxy: FaultyProxy, s3: str)
 def test_retries_end_at_the_deadline(
     proxy: FaultyProxy, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "DEADLINE_SECONDS", 1.0)
+    monkeypatch.setattr(retries, "DEADLINE_SECONDS", 1.0)
     proxy.faults["GET"] = [refuse(503, "SlowDown", "Busy.")] * 20
     with pytest.raises(StorageError, match=r"returned 503 \(Busy\)"):
         storage.read_bytes(f"{s3}/x")
@@ -280,8 +281,8 @@ def run_without_cloud(**environment: str) -> tuple[str, float]:
     program = """
 from repot import storage
 from repot.errors import StorageError
-from repot.storage.s3 import client
-client.FIRST_READ_SECONDS = client.FIRST_DEADLINE_SECONDS = 2.0
+from repot.storage import retries
+retries.FIRST_READ_SECONDS = retries.FIRST_DEADLINE_SECONDS = 2.0
 try:
     storage.check_writable("s3://bucket/folder")
 except StorageError as err:
@@ -339,7 +340,7 @@ def test_unresponsive_endpoint_is_named_within_seconds(is_silent: bool) -> None:
     assert f"{endpoint} does not respond" in output
     assert "Check the network" in output
     assert seconds < 15
-    assert client.FIRST_DEADLINE_SECONDS + client.FIRST_READ_SECONDS <= 30
+    assert retries.FIRST_DEADLINE_SECONDS + retries.FIRST_READ_SECONDS <= 30
 
 
 @pytest.mark.parametrize("status", [200, 404, 405])

@@ -1,5 +1,6 @@
 """Build one shard: read its pictures ahead, write their records in order, then its receipt."""
 
+import contextlib
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +11,7 @@ import google_crc32c
 
 from repot import records, storage
 from repot.dataset_plan import SourcePicture, read_work_list
-from repot.errors import DataError, NotFoundError, explain_disk_errors
+from repot.errors import ContentEncodingError, DataError, NotFoundError, explain_disk_errors
 from repot.manifest import Receipt, Rejection, shard_split
 from repot.pictures import MAX_FILE_BYTES, RejectedPicture, normalise_picture
 from repot.shard_builder.receipts import write_receipt
@@ -76,25 +77,30 @@ def read_picture(picture: SourcePicture) -> bytes:
     """Return the bytes of a picture, verified against the checksum from when it was listed.
 
     Raises:
-        RejectedPicture: The file is larger than any accepted picture; it is not read.
+        RejectedPicture: The file is larger than any accepted picture (then it is not read), or it
+            cannot be decompressed.
         DataError: The file was changed or deleted after it was listed.
         StorageError: The file cannot be read.
     """
     if picture.size_bytes > MAX_FILE_BYTES:
         raise RejectedPicture("too_large", f"{picture.size_bytes} bytes")
     try:
-        data = storage.read_bytes(picture.uri, version=picture.version)
-    except NotFoundError:
-        data = _read_current_version(picture)
-    if storage.crc32c_hex(data) != picture.crc32c:
+        content = _read_content(picture)
+    except ContentEncodingError as err:
+        raise RejectedPicture("unreadable", str(err)) from err
+    if content.info.crc32c != picture.crc32c:
         raise _changed(picture)
-    return data
+    if len(content.data) > MAX_FILE_BYTES:
+        raise RejectedPicture("too_large", f"{len(content.data)} bytes after decompression")
+    return content.data
 
 
-def _read_current_version(picture: SourcePicture) -> bytes:
-    """Return the current bytes: the same bytes uploaded again are a new version but no change."""
+def _read_content(picture: SourcePicture) -> storage.Content:
+    """Return the listed version or else the current one: equal bytes uploaded again do not differ."""
     try:
-        return storage.read_bytes(picture.uri)
+        with contextlib.suppress(NotFoundError):
+            return storage.read_object(picture.uri, version=picture.version)
+        return storage.read_object(picture.uri)
     except NotFoundError as err:
         raise _changed(picture) from err
 

@@ -2,11 +2,12 @@
 
 A URI (str) is gs://bucket/path, s3://bucket/path or an absolute local path, without a trailing
 slash; `normalise` makes one. Writes are atomic. Of racing create-only writes and swaps, exactly
-one succeeds. Transfers are verified by CRC32C. Every failure is a StorageError that states what
+one succeeds. Transfers are verified by CRC32C, and objects with `Content-Encoding: gzip` are
+decompressed when they are read. Every failure is a StorageError that states what
 failed, where, and what to do. All functions are safe to use from several threads and processes.
 """
 
-from repot.storage.backend import ObjectInfo
+from repot.storage.backend import Content, ObjectInfo
 from repot.storage.checksums import crc32c_hex
 from repot.storage.local.files import file_crc32c_hex
 from repot.storage.operations import (
@@ -23,6 +24,7 @@ from repot.storage.operations import (
     read_bytes,
     read_crc32c_hex,
     read_json,
+    read_object,
     read_text,
     stat,
     swap_bytes,
@@ -35,6 +37,7 @@ from repot.storage.operations import (
 from repot.storage.uris import is_local, join, local_path, normalise, relative_name
 
 __all__ = [
+    "Content",
     "ObjectInfo",
     "as_local_file",
     "check_writable",
@@ -55,6 +58,7 @@ __all__ = [
     "read_bytes",
     "read_crc32c_hex",
     "read_json",
+    "read_object",
     "read_text",
     "relative_name",
     "stat",

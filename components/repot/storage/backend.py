@@ -37,6 +37,19 @@ class ObjectInfo:
     version: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Content:
+    """An object's content, and the state of the object that it was read from.
+
+    Attributes:
+        data: The content; decompressed if the object has `Content-Encoding: gzip`.
+        info: Size, CRC32C (never None) and version of the stored bytes.
+    """
+
+    data: bytes
+    info: ObjectInfo
+
+
 class Backend(Protocol):
     """The functions of one kind of storage; `repot.storage` documents each under the same name."""
 
@@ -46,8 +59,11 @@ class Backend(Protocol):
     def list_objects(self, folder_uri: str) -> list[ObjectInfo]:
         """Return every object below a folder, sorted by URI."""
 
-    def read_bytes(self, uri: str, *, version: str | None = None) -> bytes:
-        """Return an object's bytes."""
+    def read_object(self, uri: str, *, version: str | None = None) -> Content:
+        """Return an object's content and its state."""
+
+    def read_crc32c_hex(self, uri: str, *, version: str | None = None) -> str:
+        """Read an object to compute the CRC32C of its stored bytes."""
 
     def write_bytes(self, uri: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
         """Write a whole object."""

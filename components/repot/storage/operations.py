@@ -13,11 +13,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from repot.errors import NotFoundError, StorageError
-from repot.storage.backend import Backend, ObjectInfo
-from repot.storage.checksums import crc32c_hex
+from repot.storage.backend import Backend, Content, ObjectInfo
 from repot.storage.gcs import objects as gcs_objects
 from repot.storage.local import objects as local_objects
-from repot.storage.local.files import file_crc32c_hex
 from repot.storage.s3 import objects as s3_objects
 from repot.storage.uris import is_local, relative_name, scheme_of, split_bucket
 
@@ -51,28 +49,37 @@ def list_objects(folder_uri: str) -> list[ObjectInfo]:
     return _backend(folder_uri).list_objects(folder_uri)
 
 
-def read_bytes(uri: str, *, version: str | None = None) -> bytes:
-    """Return the stored bytes of the object, verified against the CRC32C of the object store.
+def read_object(uri: str, *, version: str | None = None) -> Content:
+    """Return the content of the object and its state, of one and the same version.
+
+    The stored bytes are verified against the CRC32C of the object store; then they are decompressed
+    if the object has `Content-Encoding: gzip`.
 
     Args:
         uri: The object.
-        version: The version to read, as listed; None for the current one.
+        version: The version to read, as listed; None for the current one. An object that other
+            processes replace, such as champion.json, is read without it: between a listing and a
+            read, that version may be gone.
 
     Raises:
         NotFoundError: The object does not exist, or no longer has that version.
+        ContentEncodingError: It cannot be decompressed.
         StorageError: It cannot be read, or arrives damaged.
     """
-    return _backend(uri).read_bytes(uri, version=version)
+    return _backend(uri).read_object(uri, version=version)
+
+
+def read_bytes(uri: str, *, version: str | None = None) -> bytes:
+    """Return the content of the object; otherwise as `read_object`."""
+    return read_object(uri, version=version).data
 
 
 def read_crc32c_hex(uri: str, *, version: str | None = None) -> str:
-    """Read the whole object to compute its CRC32C, 8 hex digits; otherwise as `read_bytes`.
+    """Read the whole object to compute the CRC32C of its stored bytes, 8 hex digits.
 
     For objects whose `ObjectInfo.crc32c` is None.
     """
-    if is_local(uri) and version is None:
-        return file_crc32c_hex(Path(uri))
-    return crc32c_hex(read_bytes(uri, version=version))
+    return _backend(uri).read_crc32c_hex(uri, version=version)
 
 
 def read_text(uri: str) -> str:
@@ -150,7 +157,7 @@ def swap_bytes(uri: str, data: bytes, *, expected_version: str | None) -> Object
 
 
 def download(uri: str, path: Path, *, version: str | None = None) -> None:
-    """Copy the object atomically to a local file; verified as in `read_bytes`."""
+    """Copy the object's content atomically to a local file; otherwise as `read_object`."""
     _backend(uri).download(uri, path, version=version)
 
 

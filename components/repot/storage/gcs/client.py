@@ -1,26 +1,28 @@
-"""The Google Cloud Storage client of this process, its time limits and retries."""
+"""The Google Cloud Storage client of this process and its credentials."""
 
+import functools
 import json
 import logging
 import os
-import threading
-import time
+from collections.abc import Callable
 from typing import Any
 
 from repot.errors import StorageError
-from repot.storage.gcs.errors import ignore_warnings, import_google_storage, is_transient
+from repot.storage.gcs.errors import (
+    client_errors,
+    http_status,
+    ignore_warnings,
+    import_google_storage,
+    is_transient,
+)
+from repot.storage.retries import (
+    CONNECT_SECONDS,
+    ServiceState,
+    call_with_retries,
+    use_own_generator,
+)
 from repot.storage.uris import split_bucket
 
-# How long a failing request is retried. Before the first response of the service the limit is
-# short, because a wrong address or a blocked network does not recover; after that it is long
-# enough for a temporary failure of the service.
-FIRST_DEADLINE_SECONDS = 15.0
-FIRST_READ_SECONDS = 15.0
-DEADLINE_SECONDS = 180.0
-_CONNECT_SECONDS = 4.0
-_READ_SECONDS = 60.0
-_FIRST_PAUSE_SECONDS = 0.5
-_MAX_PAUSE_SECONDS = 20.0
 _NUM_CONNECTIONS = 64
 
 KEY_VARIABLE = "REPOT_GOOGLE_KEY"
@@ -28,20 +30,7 @@ KEY_VARIABLE = "REPOT_GOOGLE_KEY"
 
 _SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 
-_log = logging.getLogger(__name__)
-
-
-class _ProcessState:
-    """The state that the threads of one process share; a forked child starts with a new one."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.clients: dict[str, Any] = {}
-        self.has_responded = False
-
-
-_state = _ProcessState()
-os.register_at_fork(after_in_child=_state.__init__)  # type: ignore[misc]
+_state = ServiceState()
 
 
 def client() -> Any:
@@ -76,14 +65,17 @@ def blob_handle(uri: str, *, version: str | None = None, chunk_bytes: int | None
 
 def request_options() -> dict[str, Any]:
     """Return the `timeout` and `retry` arguments for one request."""
-    read_seconds = _READ_SECONDS if _state.has_responded else FIRST_READ_SECONDS
-    return {"timeout": (_CONNECT_SECONDS, read_seconds), "retry": _new_retry()}
+    return {"timeout": (CONNECT_SECONDS, _state.read_seconds), "retry": _with_retries}
 
 
 def _new_client() -> Any:
     import_google_storage()
+    from google.auth import _exponential_backoff
     from google.cloud import storage
+    from google.cloud.storage._media import _upload
 
+    # The boundary of each upload, and the pauses before a repeated request for a token.
+    use_own_generator(_upload, _exponential_backoff)
     # Outside Google's cloud there is no metadata server; the library warns about that three times.
     logging.getLogger("google.auth.compute_engine._metadata").setLevel(logging.ERROR)
     with ignore_warnings():
@@ -129,29 +121,22 @@ def _prepare_session(session: Any) -> None:
 
 
 def _on_response(response: Any, **_options: Any) -> None:
-    _state.has_responded = True
     if not response.ok:
         # The client does not read the response of a download that it retries, which would keep the
         # connection open.
         _ = response.content
 
 
-def _new_retry() -> Any:
-    from google.api_core.retry import Retry
+def _with_retries(call: Callable[[], Any]) -> Callable[[], Any]:
+    """Return a function that makes a request with retries.
 
-    started = time.monotonic()
-
-    def should_retry(err: Exception) -> bool:
-        seconds = time.monotonic() - started
-        return is_transient(err) and (_state.has_responded or seconds < FIRST_DEADLINE_SECONDS)
-
-    return Retry(
-        predicate=should_retry,
-        initial=_FIRST_PAUSE_SECONDS,
-        maximum=_MAX_PAUSE_SECONDS,
-        multiplier=2.0,
-        timeout=DEADLINE_SECONDS,
-        on_error=lambda err: _log.warning(
-            "The object store failed (%s); trying again.", type(err).__name__
-        ),
+    It stands for the client's own class Retry, whose pauses come from Python's global random state.
+    """
+    return functools.partial(
+        call_with_retries,
+        call,
+        _state,
+        errors=client_errors(),
+        is_transient=is_transient,
+        is_response=lambda err: http_status(err) is not None,
     )

@@ -44,26 +44,43 @@ def convert_gcs_errors(action: str, uri: str) -> Iterator[None]:
         NoBucketError: The bucket does not exist.
         StorageError: Any other failure.
     """
-    client_errors = _client_errors()
     try:
         yield
-    except client_errors as err:
-        cause = _last_cause(err)
-        status = _http_status(cause)
-        if status == http.client.NOT_FOUND and not _is_bucket_missing(cause, action):
+    except client_errors() as err:
+        status = http_status(err)
+        if status == http.client.NOT_FOUND and not _is_bucket_missing(err, action):
             raise NotFoundError(
                 f"{uri} cannot be {action}: there is no such object. Check the name."
             ) from err
         raise _ERROR_TYPES.get(status, StorageError)(
-            f"{uri} cannot be {action}: {_reason(cause, uri)}."
+            f"{uri} cannot be {action}: {_reason(err, uri)}."
         ) from err
+
+
+def client_errors() -> tuple[type[Exception], ...]:
+    """Return the types of the errors that a request may raise."""
+    import_google_storage()
+    import requests
+    from google.api_core.exceptions import GoogleAPIError
+    from google.auth.exceptions import GoogleAuthError
+    from google.cloud.storage.exceptions import InvalidResponse
+
+    google_errors = (GoogleAPIError, GoogleAuthError, InvalidResponse)
+    return (*google_errors, requests.RequestException, *_network_errors(), UnicodeEncodeError)
+
+
+def http_status(err: BaseException) -> int | None:
+    """Return the HTTP status of the response, or None without a response."""
+    response_status = getattr(getattr(err, "response", None), "status_code", None)
+    code = getattr(err, "code", response_status)
+    return int(code) if isinstance(code, int) else None
 
 
 def is_transient(err: Exception) -> bool:
     """Return whether the same request may succeed a little later."""
     from google.auth.exceptions import TransportError
 
-    status = _http_status(err)
+    status = http_status(err)
     if status is not None:
         return status in _TRANSIENT_STATUSES
     return isinstance(err, (*_network_errors(), TransportError))
@@ -100,30 +117,6 @@ def _network_errors() -> tuple[type[Exception], ...]:
     )
 
 
-def _client_errors() -> tuple[type[Exception], ...]:
-    import_google_storage()
-    import requests
-    from google.api_core.exceptions import GoogleAPIError
-    from google.auth.exceptions import GoogleAuthError
-    from google.cloud.storage.exceptions import InvalidResponse
-
-    google_errors = (GoogleAPIError, GoogleAuthError, InvalidResponse)
-    return (*google_errors, requests.RequestException, *_network_errors(), UnicodeEncodeError)
-
-
-def _last_cause(err: BaseException) -> BaseException:
-    """Return the error of the last attempt, which the client's RetryError wraps."""
-    cause = getattr(err, "cause", None)
-    return _last_cause(cause) if isinstance(cause, BaseException) else err
-
-
-def _http_status(err: BaseException) -> int | None:
-    """Return the HTTP status of the response, or None without a response."""
-    response_status = getattr(getattr(err, "response", None), "status_code", None)
-    code = getattr(err, "code", response_status)
-    return int(code) if isinstance(code, int) else None
-
-
 def _error_message(err: BaseException) -> str:
     """Return the error message in the service's response."""
     response = getattr(err, "response", None)
@@ -144,7 +137,7 @@ def _reason(err: BaseException, uri: str) -> str:
     from google.auth.exceptions import GoogleAuthError, TransportError
 
     bucket = "/".join(uri.split("/", 3)[:3])
-    status = _http_status(err)
+    status = http_status(err)
     if isinstance(err, UnicodeEncodeError):
         return "its name is not UTF-8. Rename it"
     if status == http.client.NOT_FOUND:

@@ -14,12 +14,15 @@ from typing import BinaryIO
 
 from repot.errors import NotFoundError
 from repot.storage.backend import (
+    Content,
     ObjectInfo,
     already_exists_error,
     conflict_error,
     new_hidden_name,
     select_visible,
 )
+from repot.storage.checksums import stream_crc32c_hex
+from repot.storage.content_encoding import decode_bytes, decode_file
 from repot.storage.gcs.client import blob_handle, client, request_options
 from repot.storage.gcs.errors import GenerationMismatchError, convert_gcs_errors
 from repot.storage.gcs.transfer import (
@@ -48,11 +51,18 @@ def list_objects(folder_uri: str) -> list[ObjectInfo]:
     return select_visible(_list(folder_uri))
 
 
-def read_bytes(uri: str, *, version: str | None = None) -> bytes:
-    """Return an object's stored bytes; NotFoundError if it no longer has `version`."""
+def read_object(uri: str, *, version: str | None = None) -> Content:
+    """Return an object's content and state; NotFoundError if it no longer has `version`."""
+    buffer = io.BytesIO()
+    info, encoding = download_to_file(uri, buffer, version=version)
+    return Content(data=decode_bytes(buffer.getvalue(), encoding, uri), info=info)
+
+
+def read_crc32c_hex(uri: str, *, version: str | None = None) -> str:
+    """Return the CRC32C of an object's stored bytes, from the bytes themselves."""
     buffer = io.BytesIO()
     download_to_file(uri, buffer, version=version)
-    return buffer.getvalue()
+    return stream_crc32c_hex(buffer)
 
 
 def write_bytes(uri: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
@@ -71,7 +81,12 @@ def swap_bytes(uri: str, data: bytes, *, expected_version: str | None) -> Object
 
 def download(uri: str, path: Path, *, version: str | None = None) -> None:
     """Copy an object atomically to a local file; NotFoundError if it no longer has `version`."""
-    write_atomically(path, lambda file: download_to_file(uri, file, version=version))
+
+    def write(file: BinaryIO) -> None:
+        _, encoding = download_to_file(uri, file, version=version)
+        decode_file(file, encoding, uri, path.parent)
+
+    write_atomically(path, write)
 
 
 def upload(path: Path, uri: str, *, if_absent: bool = False) -> ObjectInfo:
@@ -106,7 +121,7 @@ def check_writable(uri: str) -> None:
     """Check that objects can be written, read, listed and deleted below a folder."""
     probe_uri = join(uri, new_hidden_name("check"))
     write_bytes(probe_uri, b"repot may write here\n")
-    read_bytes(probe_uri)
+    read_object(probe_uri)
     next(_list(uri), None)
     delete(probe_uri)
 

@@ -39,8 +39,13 @@ def to_object_info(uri: str, blob: Any) -> ObjectInfo:
     )
 
 
-def download_to_file(uri: str, file: BinaryIO, *, version: str | None) -> None:
+def download_to_file(
+    uri: str, file: BinaryIO, *, version: str | None
+) -> tuple[ObjectInfo, str | None]:
     """Fill an empty file with an object's stored bytes; a damaged download is repeated.
+
+    Returns:
+        The state of the object that the bytes are from, and its Content-Encoding.
 
     Raises:
         NotFoundError: The object does not exist, or no longer has that version.
@@ -50,8 +55,15 @@ def download_to_file(uri: str, file: BinaryIO, *, version: str | None) -> None:
         file.seek(0)
         file.truncate()
         blob = _download(uri, file, version)
-        if blob.crc32c and stream_crc32c_hex(file) == crc32c_from_base64(blob.crc32c):
-            return
+        crc32c = stream_crc32c_hex(file)
+        if blob.crc32c and crc32c == crc32c_from_base64(blob.crc32c):
+            info = ObjectInfo(
+                uri=uri,
+                size_bytes=file.seek(0, io.SEEK_END),
+                crc32c=crc32c,
+                version=str(blob.generation),
+            )
+            return info, blob.content_encoding
     raise damaged_error(uri, _NUM_DOWNLOADS)
 
 

@@ -48,7 +48,8 @@ def convert_os_errors(action: str, path: Path) -> Iterator[None]:
             f"{path} cannot be {action}: there is no such file. Check the name."
         ) from err
     except (OSError, UnicodeEncodeError) as err:
-        raise StorageError(
+        is_missing = action == "read" and isinstance(err, NotADirectoryError)
+        raise (NotFoundError if is_missing else StorageError)(
             f"{path} cannot be {action}: {_reason(err)}.{_other_path(err, path)}"
         ) from err
 

@@ -5,6 +5,7 @@ take its lock.
 """
 
 import contextlib
+import dataclasses
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,12 +16,13 @@ from typing import BinaryIO
 from repot.errors import AlreadyExistsError
 from repot.storage.backend import (
     HIDDEN_PREFIX,
+    Content,
     ObjectInfo,
     changed_error,
     conflict_error,
     new_hidden_name,
 )
-from repot.storage.checksums import BLOCK_BYTES
+from repot.storage.checksums import BLOCK_BYTES, crc32c_hex, stream_crc32c_hex
 from repot.storage.local.errors import convert_os_errors
 from repot.storage.local.files import locked, write_atomically
 
@@ -48,13 +50,24 @@ def list_objects(folder_uri: str) -> list[ObjectInfo]:
     return sorted(infos, key=lambda info: info.uri)
 
 
-def read_bytes(uri: str, *, version: str | None = None) -> bytes:
-    """Return a file's bytes; NotFoundError if it no longer has `version`."""
+def read_object(uri: str, *, version: str | None = None) -> Content:
+    """Return a file's bytes and state; NotFoundError if it no longer has `version`."""
     path = Path(uri)
     with convert_os_errors("read", path), path.open("rb") as file:
         data = file.read()
+        status = os.fstat(file.fileno())
+    _check_version(uri, status, version)
+    info = dataclasses.replace(_to_object_info(uri, status), crc32c=crc32c_hex(data))
+    return Content(data=data, info=info)
+
+
+def read_crc32c_hex(uri: str, *, version: str | None = None) -> str:
+    """Return the CRC32C of a file's bytes; NotFoundError if it no longer has `version`."""
+    path = Path(uri)
+    with convert_os_errors("read", path), path.open("rb") as file:
+        crc32c = stream_crc32c_hex(file)
         _check_version(uri, os.fstat(file.fileno()), version)
-    return data
+    return crc32c
 
 
 def write_bytes(uri: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:

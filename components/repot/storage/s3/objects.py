@@ -27,15 +27,18 @@ from typing import BinaryIO
 
 from repot.errors import NotFoundError
 from repot.storage.backend import (
+    Content,
     ObjectInfo,
     already_exists_error,
     conflict_error,
     new_hidden_name,
     select_visible,
 )
+from repot.storage.checksums import stream_crc32c_hex
+from repot.storage.content_encoding import decode_bytes, decode_file
 from repot.storage.local.errors import convert_os_errors
 from repot.storage.local.files import write_atomically
-from repot.storage.s3.client import bucket_and_key, call_with_retries, is_amazon
+from repot.storage.s3.client import bucket_and_key, is_amazon, request
 from repot.storage.s3.errors import (
     ETagMismatchError,
     UnsupportedError,
@@ -73,11 +76,18 @@ def list_objects(folder_uri: str) -> list[ObjectInfo]:
     return select_visible(_list(folder_uri))
 
 
-def read_bytes(uri: str, *, version: str | None = None) -> bytes:
-    """Return an object's stored bytes; NotFoundError if it no longer has `version`."""
+def read_object(uri: str, *, version: str | None = None) -> Content:
+    """Return an object's content and state; NotFoundError if it no longer has `version`."""
+    buffer = io.BytesIO()
+    info, encoding = download_to_file(uri, buffer, version=version)
+    return Content(data=decode_bytes(buffer.getvalue(), encoding, uri), info=info)
+
+
+def read_crc32c_hex(uri: str, *, version: str | None = None) -> str:
+    """Return the CRC32C of an object's stored bytes, from the bytes themselves."""
     buffer = io.BytesIO()
     download_to_file(uri, buffer, version=version)
-    return buffer.getvalue()
+    return stream_crc32c_hex(buffer)
 
 
 def write_bytes(uri: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
@@ -96,7 +106,12 @@ def swap_bytes(uri: str, data: bytes, *, expected_version: str | None) -> Object
 
 def download(uri: str, path: Path, *, version: str | None = None) -> None:
     """Copy an object atomically to a local file; NotFoundError if it no longer has `version`."""
-    write_atomically(path, lambda file: download_to_file(uri, file, version=version))
+
+    def write(file: BinaryIO) -> None:
+        _, encoding = download_to_file(uri, file, version=version)
+        decode_file(file, encoding, uri, path.parent)
+
+    write_atomically(path, write)
 
 
 def upload(path: Path, uri: str, *, if_absent: bool = False) -> ObjectInfo:
@@ -110,13 +125,13 @@ def copy(source_uri: str, target_uri: str) -> None:
     """Copy an object and its metadata inside the service."""
     with convert_s3_errors("copied", source_uri):
         source, target = bucket_and_key(source_uri), bucket_and_key(target_uri)
-        call_with_retries(lambda client: client.copy_object(CopySource=source, **target))
+        request(lambda client: client.copy_object(CopySource=source, **target))
 
 
 def delete(uri: str) -> None:
     """Delete an object if it exists."""
     with contextlib.suppress(NotFoundError), convert_s3_errors("deleted", uri):
-        call_with_retries(lambda client: client.delete_object(**bucket_and_key(uri)))
+        request(lambda client: client.delete_object(**bucket_and_key(uri)))
 
 
 def delete_folder(uri: str) -> None:
@@ -129,7 +144,7 @@ def check_writable(uri: str) -> None:
     """Check that objects can be written, read, listed and deleted; warn if swaps are not safe."""
     probe_uri = join(uri, new_hidden_name("check"))
     write_bytes(probe_uri, b"repot may write here\n")
-    read_bytes(probe_uri)
+    read_object(probe_uri)
     next(_list(uri), None)
     if not is_amazon() and not _supports_conditions(probe_uri):
         _log.warning(
@@ -148,7 +163,7 @@ def _list(folder_uri: str) -> Iterator[ObjectInfo]:
     with convert_s3_errors("listed", folder_uri):
         arguments["Prefix"].encode()
         while True:
-            page = call_with_retries(lambda client: client.list_objects_v2(**arguments))
+            page = request(lambda client: client.list_objects_v2(**arguments))
             for entry in page.get("Contents", []):
                 yield to_object_info(f"s3://{bucket}/{entry['Key']}", entry)
             if not page.get("IsTruncated"):

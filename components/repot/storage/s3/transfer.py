@@ -8,6 +8,7 @@ https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.
 """
 
 import contextlib
+import dataclasses
 import functools
 import http.client
 import io
@@ -24,7 +25,7 @@ from repot.storage.checksums import (
     crc32c_to_base64,
     stream_crc32c_hex,
 )
-from repot.storage.s3.client import bucket_and_key, call_with_retries
+from repot.storage.s3.client import bucket_and_key, request
 from repot.storage.s3.errors import (
     DamagedError,
     ETagMismatchError,
@@ -53,7 +54,7 @@ def find_object(uri: str) -> Response | None:
     """Return the service's metadata of an object, or None if it does not exist."""
     try:
         with convert_s3_errors("looked up", uri):
-            response: Response = call_with_retries(
+            response: Response = request(
                 lambda client: client.head_object(**bucket_and_key(uri), ChecksumMode="ENABLED")
             )
     except NotFoundError:
@@ -80,8 +81,13 @@ def user_metadata(response: Response) -> dict[str, str]:
     return {name.lower(): value for name, value in response.get("Metadata", {}).items()}
 
 
-def download_to_file(uri: str, file: BinaryIO, *, version: str | None) -> None:
+def download_to_file(
+    uri: str, file: BinaryIO, *, version: str | None
+) -> tuple[ObjectInfo, str | None]:
     """Fill an empty file with an object's stored bytes; a damaged download is repeated.
+
+    Returns:
+        The state of the object that the bytes are from, and its Content-Encoding.
 
     Raises:
         NotFoundError: The object does not exist, or no longer has that version.
@@ -89,12 +95,14 @@ def download_to_file(uri: str, file: BinaryIO, *, version: str | None) -> None:
     """
     for _ in range(_NUM_DOWNLOADS):
         with contextlib.suppress(DamagedError):
-            info = to_object_info(uri, _download(uri, file, version))
+            response = _download(uri, file, version)
+            info = to_object_info(uri, response)
             # A service may ignore the condition of the request.
             if version is not None and info.version != version:
                 raise changed_error(uri)
-            if info.crc32c is None or stream_crc32c_hex(file) == info.crc32c:
-                return
+            crc32c = stream_crc32c_hex(file)
+            if info.crc32c in (None, crc32c):
+                return dataclasses.replace(info, crc32c=crc32c), response.get("ContentEncoding")
     raise damaged_error(uri, _NUM_DOWNLOADS)
 
 
@@ -154,7 +162,7 @@ def _check_bucket(bucket: str, _endpoint_url: str) -> None:
     """
     with convert_s3_errors("found", f"s3://{bucket}"):
         try:
-            call_with_retries(lambda client: client.head_bucket(Bucket=bucket))
+            request(lambda client: client.head_bucket(Bucket=bucket))
         except client_errors() as err:
             # Access to objects does not require access to the bucket itself.
             if http_status(err) != http.client.FORBIDDEN:
@@ -176,7 +184,7 @@ def _download(uri: str, file: BinaryIO, version: str | None) -> Response:
 
     try:
         with convert_s3_errors("read", uri):
-            return call_with_retries(get_object)
+            return request(get_object)
     except (NotFoundError, ETagMismatchError) as err:
         if version is None:
             raise
@@ -189,7 +197,7 @@ def _upload_once(file: BinaryIO, arguments: Arguments) -> Response:
         response: Response = client.put_object(Body=file, **arguments)
         return response
 
-    return call_with_retries(put_object)
+    return request(put_object)
 
 
 def _upload_parts(
@@ -206,7 +214,7 @@ def _upload_parts(
     Returns:
         The response to the last request.
     """
-    created = call_with_retries(lambda client: client.create_multipart_upload(**arguments))
+    created = request(lambda client: client.create_multipart_upload(**arguments))
     upload = {"Bucket": arguments["Bucket"], "Key": arguments["Key"]}
     upload["UploadId"] = created["UploadId"]
     part_bytes = max(PART_BYTES, -(-size_bytes // _MAX_PARTS))
@@ -216,12 +224,12 @@ def _upload_parts(
         while data := file.read(part_bytes):
             parts.append(_upload_part(data, len(parts) + 1, upload))
         last_arguments = {**upload, "MultipartUpload": {"Parts": parts}, **condition}
-        response: Response = call_with_retries(
+        response: Response = request(
             lambda client: client.complete_multipart_upload(**last_arguments)
         )
     except BaseException:
         with contextlib.suppress(*client_errors()):
-            call_with_retries(lambda client: client.abort_multipart_upload(**upload))
+            request(lambda client: client.abort_multipart_upload(**upload))
         raise
     return response
 
@@ -230,5 +238,5 @@ def _upload_part(data: bytes, number: int, upload: Mapping[str, str]) -> Respons
     """Upload one part, and return its entry in the list of parts of the last request."""
     checksum = {"ChecksumCRC32C": crc32c_to_base64(crc32c_hex(data))}
     arguments = {**upload, **checksum, "PartNumber": number, "ChecksumAlgorithm": "CRC32C"}
-    response = call_with_retries(lambda client: client.upload_part(Body=data, **arguments))
+    response = request(lambda client: client.upload_part(Body=data, **arguments))
     return {"PartNumber": number, "ETag": response["ETag"], **checksum}
