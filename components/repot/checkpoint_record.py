@@ -7,7 +7,7 @@ from repot.json_record import JsonRecord
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointRecord(JsonRecord):
-    """What checkpoint.json holds; the file is written last and makes a converted checkpoint exist.
+    """Content of checkpoint.json, the completion marker of a converted checkpoint.
 
     Attributes:
         source: The checkpoint as the user named it: a known name, a path, or a URI without secrets.

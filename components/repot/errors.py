@@ -28,7 +28,7 @@ from pathlib import Path
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_GATE_REJECTED = 3
-"""The gate did not promote the model, and the caller asked to be told so."""
+"""The gate rejected the model, and the caller requested this exit code."""
 EXIT_INTERRUPTED = 130
 """Stopped by Ctrl-C or SIGTERM: 128 + SIGINT, as shells report it."""
 
@@ -109,7 +109,7 @@ def innermost_reason(err: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def explain_disk_errors(folder: Path) -> Iterator[None]:
+def convert_disk_errors(folder: Path) -> Iterator[None]:
     """Convert an OSError from writing to a temporary folder into an error that says what to do.
 
     Raises:

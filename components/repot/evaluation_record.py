@@ -37,7 +37,7 @@ class CalibrationRecord(JsonRecord):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationRecord(JsonRecord):
-    """What metrics.json holds; the file is written last and makes an evaluation finished.
+    """Content of metrics.json, the completion marker of an evaluation.
 
     Attributes:
         evaluation_id: Id of model, dataset, subset, number of examples and code version.

@@ -13,7 +13,7 @@
                                    model_card.md, model.json (last)
       models/<name>/champion.json  the version in production
 
-The file marked "last" makes its folder exist: without that file, the folder does not count.
+A folder is complete once the file marked "last" exists; without it, the folder does not count.
 """
 
 import hashlib

@@ -80,7 +80,7 @@ def find_model(uri: str) -> str:
     if folder == uri and storage.exists(uri):
         raise ModelError(
             f"A model must be a folder, a {CHAMPION_NAME} or a {KERAS_NAME}; {uri} is another "
-            "file. Give the model before the pictures: `repot predict MODEL PICTURE...`."
+            "file. Pass the model before the pictures: `repot predict MODEL PICTURE...`."
         )
     checked = " and ".join(storage.join(candidate, KERAS_NAME) for candidate in candidates)
     raise ModelError(

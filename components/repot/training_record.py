@@ -40,7 +40,7 @@ class EpochRecord(JsonRecord):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingRecord(JsonRecord):
-    """What training.json holds; the file is written last and makes a training finished.
+    """Content of training.json, the completion marker of a training.
 
     Attributes:
         training_id: Id of the training, see `repot.trainer.request.training_id`.

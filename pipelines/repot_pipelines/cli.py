@@ -11,7 +11,7 @@ import traceback
 import click
 
 from repot import __version__
-from repot.errors import EXIT_INTERRUPTED, RepotError, nearest_names
+from repot.errors import EXIT_INTERRUPTED, RepotError
 from repot_pipelines.commands.ci import ci_command
 from repot_pipelines.commands.compile import compile_command
 from repot_pipelines.commands.doctor import doctor_command
@@ -29,23 +29,7 @@ from repot_pipelines.commands.tutorial import (
 )
 
 
-class SuggestingGroup(click.Group):
-    """A group that suggests the nearest command for a misspelt one."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that the first argument names."""
-        name = args[0]
-        if self.get_command(ctx, name) is None and not name.startswith("-"):
-            near = nearest_names(name, self.commands)
-            advice = f"Did you mean {near[0]}?" if near else "See `repot --help`."
-            ctx.fail(f"There is no command {name!r}. {advice}")
-        return super().resolve_command(ctx, args)
-
-
 @click.group(
-    cls=SuggestingGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="repot")

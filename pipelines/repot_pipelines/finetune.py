@@ -1,4 +1,4 @@
-"""The pipeline: its graph, resources, retries and caching; all logic is in the components.
+"""The pipeline: its graph, resources and caching; all logic is in the components.
 
 plan -+-> build shards (N pods) -> merge -+-> train -> evaluate -> gate -> promote
       +-> fetch checkpoint ---------------+
@@ -66,7 +66,7 @@ def _grant_storage_access(
     s3_secret_name: str,
     google_secret_name: str,
 ) -> None:
-    """Give tasks the variables that open object storage; missing objects are skipped."""
+    """Set the storage variables of tasks from an optional ConfigMap and optional Secrets."""
     for task in tasks:
         kubernetes.use_config_map_as_env(
             task,
@@ -137,8 +137,8 @@ def finetune(
     trainer_image: str = _JOB.trainer_image,
     trainer_memory: str = _JOB.trainer_memory,
     trainer_mode: str = _TASK.trainer_mode,
-    trainer_node_selector: Dict[str, str] = {},  # noqa: B006 - KFP wants a literal default
-    trainer_tolerations: List[Dict[str, str]] = [],  # noqa: B006 - KFP wants a literal default
+    trainer_node_selector: Dict[str, str] = {},  # noqa: B006 - KFP requires a literal default
+    trainer_tolerations: List[Dict[str, str]] = [],  # noqa: B006 - KFP requires a literal default
     validation_fraction: float = _DATASET.validation_fraction,
     validation_shards: int = _DATASET.validation_shards,
 ):

@@ -22,7 +22,7 @@ CLUSTER_PRESET = "cluster"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Request:
+class RunRequest:
     """A pipeline and its parameters.
 
     Attributes:
@@ -49,7 +49,7 @@ def read_request(
     parameter_file: Path | None,
     options: ParameterValues,
     assignments: Iterable[str],
-) -> Request:
+) -> RunRequest:
     """Combine the parameters from all sources and check them.
 
     Args:
@@ -75,4 +75,4 @@ def read_request(
     problems += cluster_problems(values)
     if problems:
         raise UsageError(problems)
-    return Request(path=path, pipeline=pipeline, sent=sent, values=values)
+    return RunRequest(path=path, pipeline=pipeline, sent=sent, values=values)

@@ -153,7 +153,7 @@ def test_dry_run_reads_another_price_table(api: KfpApi, tmp_path: Path) -> None:
     prices = tmp_path / "ours.yaml"
     prices.write_text(
         "{currency: EUR, source: our contract, cpu_hour: 0, memory_gib_hour: 0, "
-        "accelerators: {ours: {hour: 1, images_per_second: [100, 100]}}}"
+        "accelerators: {ours: {hour: 1, pictures_per_second: [100, 100]}}}"
     )
 
     assert "our contract (EUR)" in submit(api, "--dry-run", "--prices", prices).output

@@ -15,7 +15,7 @@ from repot.checkpoint_fetcher.originals import Original, fetch_original
 from repot.checkpoint_files import find_version
 from repot.checkpoint_record import CheckpointRecord
 from repot.checkpoints import CheckpointSource, resolve_source
-from repot.errors import explain_disk_errors
+from repot.errors import convert_disk_errors
 from repot.layout import CHECKPOINT_NAME, WEIGHTS_NAME
 
 _log = logging.getLogger(__name__)
@@ -133,5 +133,5 @@ def _convert(
 @contextlib.contextmanager
 def _scratch_folder() -> Iterator[Path]:
     """Yield a temporary folder; raise a StorageError that explains itself if the disk is full."""
-    with tempfile.TemporaryDirectory(prefix="repot-") as folder, explain_disk_errors(Path(folder)):
+    with tempfile.TemporaryDirectory(prefix="repot-") as folder, convert_disk_errors(Path(folder)):
         yield Path(folder)

@@ -65,7 +65,7 @@ def plan(
     trainer_pod_tolerations: dsl.OutputPath(list),
 ) -> List[str]:
     """Check every parameter, list and split the pictures, and return one item per builder pod."""
-    # Every parameter has the name of its setting; KFP only insists on seeing all of them above.
+    # KFP requires every parameter in the signature; each has the name of its setting.
     arguments = dict(locals())
 
     import json

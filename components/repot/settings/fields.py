@@ -12,7 +12,7 @@ from repot.json_record import JsonRecord, RecordError
 NONE = "none"
 
 ParameterValues = Mapping[str, Any]
-"""Pipeline parameters by name, in the types that the pipeline declares: text, number, dict or list."""
+"""Pipeline parameters by name, in the types that the pipeline declares."""
 
 
 def empty_if_none(text: str) -> str:

@@ -110,7 +110,7 @@ class JobSettings(Settings):
     )
     trainer_node_selector: dict[str, Any] = setting(
         {},
-        "Node labels that a training pod requires, as a JSON object of texts: "
+        "Node labels that a training pod requires, as a JSON object of strings: "
         '{"cloud.google.com/gke-accelerator": "nvidia-l4"}.',
         change_when="training must run on certain nodes",
         cluster_only=True,
@@ -152,19 +152,19 @@ class JobSettings(Settings):
     )
     settings_config_map: str = setting(
         cluster_names.SETTINGS_CONFIG_MAP,
-        "ConfigMap whose S3_ENDPOINT and S3_REGION locate the S3 store; it may be absent.",
+        "ConfigMap with S3_ENDPOINT and S3_REGION of the S3 store; it may be absent.",
         change_when="the overlay was renamed",
         cluster_only=True,
     )
     s3_secret_name: str = setting(
         cluster_names.S3_SECRET,
-        "Secret whose accesskey and secretkey open the S3 store; it may be absent.",
+        "Secret with accesskey and secretkey for the S3 store; it may be absent.",
         change_when="you use s3:// and the Secret has another name",
         cluster_only=True,
     )
     google_secret_name: str = setting(
         cluster_names.GOOGLE_SECRET,
-        "Secret whose key.json is a Google service account key; it may be absent.",
+        "Secret with a Google service account key in key.json; it may be absent.",
         change_when="there is no workload identity and the Secret has another name",
         cluster_only=True,
     )

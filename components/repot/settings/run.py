@@ -35,7 +35,7 @@ class RunSettings(Settings):
     )
     labels_file_uri: str = setting(
         "",
-        "File with one label per line; the sorted folder names if not given.",
+        "File with one label per line; the sorted folder names if not set.",
         change_when="class ids must match another system",
         option="--labels-file",
     )
@@ -68,7 +68,7 @@ class DatasetSettings(Settings):
 
     validation_fraction: float = setting(
         0.2,
-        "Share of the pictures held out for validation; ignored if the pictures are already split.",
+        "Fraction of the pictures held out for validation; ignored if they are already split.",
         rule=Rule("lie between 0 and 1", lambda value: 0 < value < 1),
         change_when="few pictures: larger; very many: smaller",
     )
@@ -111,7 +111,7 @@ class CheckpointSettings(Settings):
     )
     checkpoint_sha256: str = setting(
         "",
-        "SHA-256 that the checkpoint must have; not checked if not given.",
+        "SHA-256 that the checkpoint must have; not checked if not set.",
         rule=matching(_SHA256, "be 64 hex digits"),
         change_when="the file comes from a source that you do not control",
     )
@@ -195,7 +195,7 @@ class GateSettings(Settings):
     )
     max_rejected_fraction: float = setting(
         0.05,
-        "Share of damaged pictures above which the run fails.",
+        "Fraction of damaged pictures above which the run fails.",
         rule=between(0, 1),
         change_when="the pictures come from an unreliable source",
     )

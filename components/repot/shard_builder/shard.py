@@ -11,7 +11,7 @@ import google_crc32c
 
 from repot import records, storage
 from repot.dataset_plan import SourcePicture, read_work_list
-from repot.errors import ContentEncodingError, DataError, NotFoundError, explain_disk_errors
+from repot.errors import ContentEncodingError, DataError, NotFoundError, convert_disk_errors
 from repot.manifest import Receipt, Rejection, shard_split
 from repot.pictures import MAX_FILE_BYTES, RejectedPicture, normalise_picture
 from repot.shard_builder.receipts import write_receipt
@@ -39,7 +39,7 @@ def build_shard(
     """
     path = scratch_path / shard
     try:
-        with explain_disk_errors(scratch_path), path.open("wb") as file:
+        with convert_disk_errors(scratch_path), path.open("wb") as file:
             receipt = _write_records(read_work_list(dataset_uri, shard), shard, file, on_picture)
         storage.upload(path, storage.join(dataset_uri, shard))
     finally:
@@ -96,7 +96,7 @@ def read_picture(picture: SourcePicture) -> bytes:
 
 
 def _read_content(picture: SourcePicture) -> storage.Content:
-    """Return the listed version or else the current one: equal bytes uploaded again do not differ."""
+    """Return the listed version, or the current one: equal bytes uploaded again do not differ."""
     try:
         with contextlib.suppress(NotFoundError):
             return storage.read_object(picture.uri, version=picture.version)

@@ -1,6 +1,6 @@
 """Content-Encoding: objects that were compressed by whoever uploaded them.
 
-`gsutil cp -Z` and many uploaders store gzip data and label the object with `Content-Encoding: gzip`;
+`gsutil cp -Z` and many uploaders store gzip data and label it with `Content-Encoding: gzip`;
 its content is what a web browser would show, which is the decompressed data. Checksums and sizes of
 the services are those of the stored, compressed bytes, so an object is verified first and decoded
 afterwards.

@@ -1,6 +1,7 @@
 """One training step and the scoring of a split, under any tf.distribute strategy.
 
-`Model.fit` does not work under MultiWorkerMirroredStrategy (Keras issue 20585), hence the own step.
+`Model.fit` does not work under MultiWorkerMirroredStrategy (Keras issue 20585), so training uses a
+custom step.
 A batch is (inputs, labels, mask), see `repot.trainer.batches`.
 """
 

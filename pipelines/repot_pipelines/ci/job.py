@@ -25,7 +25,7 @@ from repot_pipelines.kfp_server.server import Server
 from repot_pipelines.kfp_server.submission import StartOptions, ensure_request_version, submit
 from repot_pipelines.local.run import SAMPLE_FOLDER, run_pipeline
 from repot_pipelines.presets import PRESETS
-from repot_pipelines.run_request import Request
+from repot_pipelines.run_request import RunRequest
 from repot_pipelines.watch.follow import follow_run
 from repot_pipelines.watch.gate_result import GateResult
 from repot_pipelines.watch.run_result import RunResult, print_run_result
@@ -88,7 +88,7 @@ class CiResult:
 
 
 def run_ci(
-    prepare: Callable[[], tuple[Request, Server]], settings: CiSettings, console: Console
+    prepare: Callable[[], tuple[RunRequest, Server]], settings: CiSettings, console: Console
 ) -> CiResult:
     """Run the whole job; the result has a comment even if a step fails.
 
@@ -166,7 +166,9 @@ def _sample_failure(reason: str, log_path: Path) -> str:
     return "\n".join(lines)
 
 
-def _start(console: Console, server: Server, request: Request, settings: CiSettings) -> StartedRun:
+def _start(
+    console: Console, server: Server, request: RunRequest, settings: CiSettings
+) -> StartedRun:
     """Start the run, or take over the unfinished run of an earlier job."""
     start = settings.start
     version = ensure_request_version(server, request, start) if start.use_cache else None
@@ -192,7 +194,7 @@ def _start(console: Console, server: Server, request: Request, settings: CiSetti
 
 
 def _find_earlier_run(
-    server: Server, version: PipelineVersion | None, request: Request, experiment: str
+    server: Server, version: PipelineVersion | None, request: RunRequest, experiment: str
 ) -> Any | None:
     """Return the unfinished run that an earlier job started for the same commit, or None."""
     if version is None or version.is_new:

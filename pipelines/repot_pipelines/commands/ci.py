@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from repot_pipelines.ci.job import CiResult
     from repot_pipelines.kfp_server.server import Server
     from repot_pipelines.kfp_server.submission import StartOptions
-    from repot_pipelines.run_request import Request
+    from repot_pipelines.run_request import RunRequest
 
 
 class CiFailedError(RepotError):
@@ -102,7 +102,7 @@ def ci_command(
         clean=clean,
     )
 
-    def prepare() -> "tuple[Request, Server]":
+    def prepare() -> "tuple[RunRequest, Server]":
         return request_options.read(), connect_to_server(connection)
 
     stream: Any = MaskedStream(sys.stdout, secrets)

@@ -68,8 +68,8 @@ def doctor_command(
 ) -> int:
     """Report what is ready for a run, with a fix for everything that is not.
 
-    Nothing is changed anywhere. What neither an option, nor a variable, nor kubeconfig names is not
-    checked. Without options about the trainer's pod, the pipeline's defaults are used. The exit
+    Read-only. Checks for which no option, environment variable or kubeconfig provides a target are
+    skipped. Without options about the trainer's pod, the pipeline's defaults are used. The exit
     code is 0 if there is no problem, 1 otherwise.
     """
     from rich.console import Console

@@ -25,7 +25,7 @@ from repot_pipelines.presets import PRESETS
 if TYPE_CHECKING:
     from repot_pipelines.kfp_server.server import Server
     from repot_pipelines.kfp_server.submission import StartOptions
-    from repot_pipelines.run_request import Request
+    from repot_pipelines.run_request import RunRequest
 
 DEBUG_OPTION = "--debug"
 
@@ -137,7 +137,7 @@ class RequestOptions:
     assignments: tuple[str, ...]
     parameters: ParameterValues
 
-    def read(self) -> "Request":
+    def read(self) -> "RunRequest":
         """Return the checked request.
 
         Raises:

@@ -21,7 +21,7 @@ from repot_pipelines.kfp_server.access import ConnectionOptions
 if TYPE_CHECKING:
     from repot_pipelines.kfp_server.server import Server
     from repot_pipelines.kfp_server.submission import StartOptions
-    from repot_pipelines.run_request import Request
+    from repot_pipelines.run_request import RunRequest
     from repot_pipelines.schedules.apply import ApplyResult, ScheduleSpec
     from repot_pipelines.schedules.cron import Cron
 
@@ -34,7 +34,7 @@ _id_option = click.option(
 
 @click.group("schedule")
 def schedule_group() -> None:
-    """Run the pipeline at fixed times; a schedule is known by its name."""
+    """Manage recurring runs, identified by name."""
 
 
 @schedule_group.command("apply")
@@ -66,7 +66,7 @@ def apply_command(
     """Create or update the schedule NAME; applying it twice changes nothing.
 
     A changed schedule replaces the old one; a run in progress continues. Runs do not overlap, and
-    missed times are not made up for. A paused schedule stays paused.
+    missed runs are skipped. A paused schedule stays paused.
     """
     from repot_pipelines.schedules.apply import apply_schedule
     from repot_pipelines.schedules.cron import parse_cron
@@ -127,7 +127,7 @@ def pause_command(*, name: str, schedule_id: str, connection: ConnectionOptions)
 @connection_options
 @debug_option
 def resume_command(*, name: str, schedule_id: str, connection: ConnectionOptions) -> None:
-    """Resume the schedule NAME; missed times are not made up for."""
+    """Resume the schedule NAME; missed runs are skipped."""
     _set_enabled(name, schedule_id, connection, enabled=True)
 
 
@@ -163,7 +163,7 @@ def run_now_command(*, name: str, schedule_id: str, connection: ConnectionOption
 
 def _schedule_spec(
     server: "Server",
-    request: "Request",
+    request: "RunRequest",
     cron: "Cron",
     name: str,
     *,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from repot_pipelines.kfp_server.registry import PipelineVersion
     from repot_pipelines.kfp_server.server import Server
     from repot_pipelines.kfp_server.submission import StartOptions
-    from repot_pipelines.run_request import Request
+    from repot_pipelines.run_request import RunRequest
 
 
 @click.command("submit")
@@ -114,7 +114,9 @@ def _check_attach(attach: str, request: RequestOptions) -> None:
         raise UsageError("--attach follows an existing run: leave PICTURES_URI out.")
 
 
-def _start(console: "Console", server: "Server", request: "Request", start: "StartOptions") -> str:
+def _start(
+    console: "Console", server: "Server", request: "RunRequest", start: "StartOptions"
+) -> str:
     from repot_pipelines.kfp_server.submission import submit
 
     submitted = submit(server, request, start)
@@ -135,7 +137,7 @@ def _version_line(version: "PipelineVersion | None") -> str:
 
 def _print_dry_run(
     console: "Console",
-    request: "Request",
+    request: "RunRequest",
     start: "StartOptions",
     *,
     num_pictures: int,

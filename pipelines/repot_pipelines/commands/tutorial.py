@@ -13,7 +13,7 @@ from repot.checkpoint_record import CheckpointRecord
 from repot.errors import CheckpointError, UsageError
 from repot.json_record import read_record
 from repot.layout import CHECKPOINT_NAME
-from repot.manifest import Manifest
+from repot.manifest import SPLITS, Manifest
 from repot.settings import (
     CHECKPOINT_VALUES,
     DatasetSettings,
@@ -102,7 +102,7 @@ def shards_command(
 
 
 @click.command("checkpoint", cls=TutorialCommand)
-@click.argument("uri")
+@click.argument("uri", metavar="CHECKPOINT")
 @directory_option("--output-directory", help="Where to write the converted weights.")
 @setting_option("backbone", with_default=True)
 @click.option(
@@ -117,7 +117,7 @@ def shards_command(
 def checkpoint_command(
     *, uri: str, output_directory: str, backbone: str, values: str, sha256: str
 ) -> None:
-    """Step 2: fetch and convert the pre-trained checkpoint URI, a known name, a path or a URI."""
+    """Step 2: fetch and convert a pre-trained checkpoint: a known name, a path or a URI."""
     from repot.checkpoint_fetcher.fetch import convert_to_folder
 
     folder_uri = storage.normalise(output_directory)
@@ -192,7 +192,7 @@ def train_command(
 @directory_option("--eval-dir", help="Where to write metrics.json, report.html and events.")
 @click.option(
     "--subset",
-    type=NameChoice(["train", "validation"]),
+    type=NameChoice(SPLITS),
     default="validation",
     show_default=True,
     help="Split to score.",
@@ -229,7 +229,10 @@ def evaluate_command(
     run_once: bool,
     eval_interval_secs: int,
 ) -> None:
-    """Step 4: score the model of step 3 on held-out shards."""
+    """Step 4: score the model of step 3 on held-out shards.
+
+    Repeats every --eval-interval-secs seconds unless --run-once is set.
+    """
     from repot.evaluator.evaluate import evaluate_folder
 
     while True:

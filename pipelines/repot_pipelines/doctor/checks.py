@@ -151,7 +151,7 @@ def _no_cluster(request: DoctorRequest) -> CheckResult:
     return problem(
         _CLUSTER,
         "Some options refer to a cluster, and kubeconfig selects none.",
-        "Give --context, or set KUBECONFIG to the file that the cluster's tools write.",
+        "Pass --context, or set KUBECONFIG to the file that the cluster's tools write.",
     )
 
 
@@ -227,7 +227,7 @@ def _check_namespace(client: ClusterClient, namespace: str) -> CheckResult:
     return problem(
         _NAMESPACE,
         f"The cluster has no namespace {namespace}.",
-        "Give another --namespace, or install Kubeflow Pipelines: "
+        "Pass another --namespace, or install Kubeflow Pipelines: "
         f"kubectl create namespace {namespace}.",
     )
 

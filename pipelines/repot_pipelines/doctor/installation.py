@@ -144,7 +144,7 @@ def read_tensorflow_import(return_code: int, output: str, errors: str) -> CheckR
         num_gpus = int(output.rsplit(maxsplit=1)[-1])
         return ok(
             "TensorFlow",
-            f"can be imported, and sees {num_gpus or 'no'} GPU{'s' if num_gpus > 1 else ''} here",
+            f"imported; {num_gpus or 'no'} GPU{'s' if num_gpus > 1 else ''} visible",
         )
     if return_code < 0:
         return problem(

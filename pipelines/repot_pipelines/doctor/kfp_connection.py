@@ -61,7 +61,7 @@ def check_server(access: "Access", *, namespace: str) -> list[CheckResult]:
 
 def _no_server(err: RepotError, access: "Access") -> CheckResult:
     if isinstance(err, UsageError):
-        return problem(SERVER, str(err), "Give --namespace.")
+        return problem(SERVER, str(err), "Pass --namespace.")
     forward = f"kubectl port-forward -n {access.kfp_namespace} svc/ml-pipeline-ui 8080:80"
     fix = f"Check --host, or use `{forward}` and --host http://localhost:8080."
     return problem_from_error(SERVER, err, fix=fix)

@@ -10,7 +10,7 @@ from repot_pipelines.kfp_server.errors import SERVER_QUOTE
 
 OK = "ok"
 WARNING = "warning"
-"""It may not work, or its state cannot be determined; worth a look."""
+"""It may not work, or its state cannot be determined; needs attention."""
 PROBLEM = "problem"
 """It will not work."""
 NOT_CHECKED = "not checked"
@@ -42,7 +42,7 @@ def ok(name: str, finding: str) -> CheckResult:
 
 
 def warning(name: str, finding: str, fix: str) -> CheckResult:
-    """Return a result that is worth a look but does not block a run."""
+    """Return a result that needs attention but does not block a run."""
     return CheckResult(name=name, state=WARNING, finding=finding, fix=fix)
 
 

@@ -4,12 +4,12 @@ from rich.console import Console
 
 from repot_pipelines.estimate.prices import Prices, Range
 from repot_pipelines.estimate.run_cost import Estimate
-from repot_pipelines.run_request import Request
+from repot_pipelines.run_request import RunRequest
 
 
 def print_dry_run(
     console: Console,
-    request: Request,
+    request: RunRequest,
     estimate: Estimate,
     prices: Prices,
     *,

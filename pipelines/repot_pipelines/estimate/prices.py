@@ -20,11 +20,11 @@ class GpuPrice:
 
     Attributes:
         hour: Price of one GPU for one hour.
-        images_per_second: Training speed of one GPU: Inception-v3 at 299 x 299, all layers trained.
+        pictures_per_second: Training speed of one GPU: Inception-v3 at 299 x 299, all layers.
     """
 
     hour: float
-    images_per_second: Range
+    pictures_per_second: Range
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,13 +73,13 @@ def read_prices(path: Path = DEFAULT_PRICES_PATH) -> Prices:
 
 
 def _gpu_price(row: dict[str, Any]) -> GpuPrice:
-    low, high = (_price(number) for number in row["images_per_second"])
+    low, high = (_price(number) for number in row["pictures_per_second"])
     if not 0 < low <= high:
         raise ValueError(
-            f"images_per_second must be [low, high] with low above 0; "
-            f"got {row['images_per_second']}"
+            f"pictures_per_second must be [low, high] with low above 0; "
+            f"got {row['pictures_per_second']}"
         )
-    return GpuPrice(hour=_price(row["hour"]), images_per_second=(low, high))
+    return GpuPrice(hour=_price(row["hour"]), pictures_per_second=(low, high))
 
 
 def _price(value: Any) -> float:

@@ -195,8 +195,10 @@ def _pictures_per_second(plan: _RunPlan, gpus: Mapping[str, GpuPrice]) -> Range:
     """Return the training speed of all workers together."""
     if gpus:
         # Scaling to several GPUs is 70 % efficient at worst, but not slower than one GPU.
-        slow = min(gpu.images_per_second[0] for gpu in gpus.values()) * max(plan.num_gpus * 0.7, 1)
-        fast = max(gpu.images_per_second[1] for gpu in gpus.values()) * plan.num_gpus
+        slow = min(gpu.pictures_per_second[0] for gpu in gpus.values()) * max(
+            plan.num_gpus * 0.7, 1
+        )
+        fast = max(gpu.pictures_per_second[1] for gpu in gpus.values()) * plan.num_gpus
     else:
         num_cpus = _amount(plan.trainer.trainer_cpu) * plan.trainer.num_workers
         slow, fast = _scale(_CPU_TRAINING, num_cpus)

@@ -1,7 +1,7 @@
 """Errors of calls to the server: every exception of the client becomes a ServerError with advice.
 
 ServerError              the server is unreachable, or a call failed
-├── UnreachableError     no answer, or a temporary one (429, 5xx): worth another try
+├── UnreachableError     no response, or a temporary one (429, 5xx): retryable
 ├── AccessDeniedError    unauthenticated (401) or forbidden (403)
 ├── MissingObjectError   no such object (404)
 └── NameTakenError       the name is in use (409)
@@ -21,7 +21,7 @@ class ServerError(RepotError):
 
 
 class UnreachableError(ServerError):
-    """No answer, or a temporary one such as 503; worth another try."""
+    """No response, or a temporary one such as 503; retryable."""
 
 
 class AccessDeniedError(ServerError):
@@ -48,7 +48,7 @@ _ERROR_BY_STATUS: dict[int, type[ServerError]] = {
     409: NameTakenError,
 }
 _CREDENTIALS_ADVICE = (
-    "Give a fresh token with --token-file or KF_PIPELINES_TOKEN, a session with --cookie-file, or "
+    "Pass a fresh token with --token-file or KF_PIPELINES_TOKEN, a session with --cookie-file, or "
     "--iap-client-id."
 )
 
@@ -76,7 +76,7 @@ def convert_errors(action: str, address: str) -> Iterator[None]:
     except (AttributeError, TypeError, ValueError) as err:
         # The generated client validates what it reads, e.g. that it knows the state of a run.
         raise ServerError(
-            f"Cannot {action}: kfp's client cannot read the answer of {address}: {err}"
+            f"Cannot {action}: the KFP client cannot parse the response from {address}: {err}"
         ) from err
 
 
@@ -86,26 +86,28 @@ def read_error_message(body: str) -> str:
     A body of plain text is the message itself; for a web page the result is "".
     """
     try:
-        answer = json.loads(body)
+        response = json.loads(body)
     except ValueError:
         return "" if _is_web_page(body) else body.strip()
-    if not isinstance(answer, dict):
+    if not isinstance(response, dict):
         return body.strip()
-    details = [detail for detail in answer.get("details") or [] if isinstance(detail, dict)]
+    details = [detail for detail in response.get("details") or [] if isinstance(detail, dict)]
     # For a 500 KFP puts the reason into the outer message only.
     messages = [
         message
         for detail in details
         if (message := detail.get("message")) not in (None, "", "Internal Server Error")
     ]
-    outer = str(answer.get("message") or answer.get("error_message") or answer.get("error") or "")
+    outer = str(
+        response.get("message") or response.get("error_message") or response.get("error") or ""
+    )
     return str(messages[0]) if messages else outer
 
 
 def web_page_message(address: str) -> str:
-    """Return the message for a web page in place of an API answer."""
+    """Return the message for a web page in place of an API response."""
     return (
-        f"{address} answers with a web page, not with the API of Kubeflow Pipelines. Either it is "
+        f"{address} responds with a web page, not with the API of Kubeflow Pipelines. Either it is "
         "a login page (give a token with --token-file, a session with --cookie-file, or "
         "--iap-client-id), or the address is wrong: a full Kubeflow serves the API under "
         "HOST/pipeline."
@@ -116,7 +118,8 @@ def _status_error(action: str, address: str, err: Any) -> ServerError:
     body = err.body.decode(errors="replace") if isinstance(err.body, bytes) else err.body or ""
     if not err.status:
         return ServerError(
-            f"Cannot {action}: kfp's client cannot read the answer of {address}: {err.reason}"
+            f"Cannot {action}: the KFP client cannot parse the response from {address}: "
+            f"{err.reason}"
         )
     error_class = _ERROR_BY_STATUS.get(err.status, ServerError)
     return error_class(f"Cannot {action}: {_status_problem(err.status, body, address)}")
@@ -142,7 +145,7 @@ def _status_problem(status: int, body: str, address: str) -> str:
             f"Kubeflow Pipelines is installed but not running (503).{quote} "
             "Check the ml-pipeline pods."
         )
-    return f"{address} answered {status}.{quote}"
+    return f"{address} responded with {status}.{quote}"
 
 
 def _connection_problem(err: Exception, address: str) -> str:
@@ -157,11 +160,11 @@ def _connection_problem(err: Exception, address: str) -> str:
             "Check --host; is the port-forward still running?"
         )
     if isinstance(reason, urllib3.exceptions.TimeoutError):
-        return f"{address} does not answer in time. Check --host, the firewall, or the VPN."
+        return f"{address} does not respond in time. Check --host, the firewall, or the VPN."
     if isinstance(reason, urllib3.exceptions.SSLError):
         return (
             f"the TLS connection to {address} failed ({_without_object(reason)}). "
-            "Give --ca-file, or http:// in --host."
+            "Pass --ca-file, or http:// in --host."
         )
     return f"the connection to {address} failed ({_without_object(reason)})."
 

@@ -11,7 +11,7 @@ from repot_pipelines.compiled import PipelineSpec
 from repot_pipelines.kfp_server.registry import PipelineVersion, ensure_experiment, ensure_version
 from repot_pipelines.kfp_server.runs import start_run
 from repot_pipelines.kfp_server.server import Server
-from repot_pipelines.run_request import Request
+from repot_pipelines.run_request import RunRequest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,7 +52,7 @@ class SubmittedRun:
     version: PipelineVersion | None
 
 
-def submit(server: Server, request: Request, options: StartOptions) -> SubmittedRun:
+def submit(server: Server, request: RunRequest, options: StartOptions) -> SubmittedRun:
     """Start a run of the request; create pipeline, version and experiment if they are missing.
 
     Raises:
@@ -74,7 +74,7 @@ def submit(server: Server, request: Request, options: StartOptions) -> Submitted
 
 
 def ensure_request_version(
-    server: Server, request: Request, options: StartOptions
+    server: Server, request: RunRequest, options: StartOptions
 ) -> PipelineVersion:
     """Return the request's pipeline version on the server; upload it if it is missing."""
     return ensure_version(

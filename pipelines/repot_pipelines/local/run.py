@@ -120,7 +120,8 @@ def _check_output(output_path: Path, pictures_uri: str) -> None:
     """Create the output folder.
 
     Raises:
-        UsageError: It is inside the pictures' folder, not writable, or its `model` is not ours.
+        UsageError: It is inside the pictures' folder, not writable, or its `model` was not created
+            by repot.
     """
     if f"{storage.normalise(output_path)}/".startswith(f"{pictures_uri}/"):
         raise UsageError(

@@ -118,8 +118,8 @@ def test_name_choice_suggests_the_nearest_name() -> None:
 @pytest.mark.parametrize(
     ("args", "suggestion"),
     [
-        (("trian",), "Did you mean train?"),
-        (("zzz",), "See `repot --help`."),
+        (("trian",), "Did you mean 'train'?"),
+        (("schedule", "aply"), "Did you mean 'apply'?"),
         (("run", "--sample", "--preset", "clutser"), "Did you mean cluster?"),
         (("run", "--sampel"), "--sample"),
     ],

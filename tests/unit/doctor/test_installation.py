@@ -97,9 +97,9 @@ def test_tensorflow_of_this_environment_can_be_imported() -> None:
 @pytest.mark.parametrize(
     ("return_code", "output", "errors", "finding"),
     [
-        (0, "noise\n0\n", "warnings", "sees no GPU here"),
-        (0, "1\n", "", "sees 1 GPU here"),
-        (0, "2\n", "", "sees 2 GPUs here"),
+        (0, "noise\n0\n", "warnings", "no GPU visible"),
+        (0, "1\n", "", "1 GPU visible"),
+        (0, "2\n", "", "2 GPUs visible"),
         (-4, "", "", "signal 4"),
         (1, "", "Traceback\n  ...\nImportError: libcudart.so\n", "ImportError: libcudart.so"),
         (1, "", "", "no reason reported"),

@@ -18,7 +18,7 @@ def test_read_prices_reads_another_file(tmp_path: Path) -> None:
     [
         ("cpu_hour: 0.0316", "", "'cpu_hour' is missing"),
         ("hour: 0.35", "hour: -1", "a price must be 0 or more"),
-        ("[60, 250]", "[250, 60]", "images_per_second must be"),
+        ("[60, 250]", "[250, 60]", "pictures_per_second must be"),
         ("[60, 250]", "60", "must have the format of"),
         ("currency: USD", "currency: [", "must be readable YAML"),
     ],

@@ -1,7 +1,7 @@
 """The report of one model: a single self-contained HTML page.
 
-The page needs no script, network or browser storage, so it works in Kubeflow's sandboxed iframe, in
-a mail and on paper.
+The page needs no script, network or browser storage, so it works in Kubeflow's sandboxed iframe,
+in email and in print.
 """
 
 from collections.abc import Sequence
