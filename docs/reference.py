@@ -147,7 +147,9 @@ def _default(name: str) -> str:
     default = parameter_default(PARAMETERS[name])
     if default is None:
         return "*required*"
-    if isinstance(default, int | float) and not isinstance(default, bool):
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    if isinstance(default, int | float):
         return f"`{default:g}`"
     return f"`{default}`"
 

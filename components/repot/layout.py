@@ -8,7 +8,9 @@
                                    checkpoint_id = <sha256>/<backbone>-<values>
       runs/<training_id>/          state/, events/, history.csv, model/,
                                    training.json (last of training), job/,
-                                   evaluation/ (metrics.json last), gate/<champion version>/
+                                   evaluation/ (metrics.json last),
+                                   gate/<champion version>/predictions.csv,
+                                   gate/<champion version>/<verdict_id>/ verdict.json, report.html
       models/<name>/<version>/     model.keras, saved_model/, labels.txt, metrics.json,
                                    model_card.md, model.json (last)
       models/<name>/champion.json  the version in production
@@ -94,6 +96,21 @@ def checkpoint_uri(storage_uri: str, checkpoint_id: str) -> str:
 def run_uri(storage_uri: str, training_id: str) -> str:
     """Return the folder of one training run."""
     return _under(storage_uri, "runs", training_id)
+
+
+def gate_uri(storage_uri: str, training_id: str, champion_version: str) -> str:
+    """Return the folder of one version's comparisons with one champion."""
+    return _under(storage_uri, "runs", training_id, GATE_FOLDER, champion_version)
+
+
+def verdict_name(training_id: str, champion_version: str, verdict_id: str) -> str:
+    """Return the name of one verdict under the storage URI."""
+    return "/".join(("runs", training_id, GATE_FOLDER, champion_version, verdict_id, VERDICT_NAME))
+
+
+def models_uri(storage_uri: str) -> str:
+    """Return the folder of all models."""
+    return _under(storage_uri, "models")
 
 
 def model_uri(storage_uri: str, model_name: str, version: str) -> str:

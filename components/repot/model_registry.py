@@ -1,9 +1,10 @@
 """The model registry: models/<name>/<version>/model.json and models/<name>/champion.json."""
 
 import dataclasses
+import datetime
 import json
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from repot import storage
 from repot.errors import ModelError, NotFoundError
@@ -50,6 +51,25 @@ class ModelRecord(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ChampionChange(JsonRecord):
+    """How a version became the champion.
+
+    Attributes:
+        version: The version.
+        action: "promote" for the gate's decision, "rollback" for a person's.
+        time: When, in UTC, e.g. 2026-11-27T14:05:00Z.
+        run_id: Id of the pipeline run that promoted it; "" for a rollback.
+        verdict: Name of the gate's verdict.json under the storage URI; "" for a rollback.
+    """
+
+    version: str
+    action: Literal["promote", "rollback"]
+    time: str
+    run_id: str = ""
+    verdict: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Champion(JsonRecord):
     """What champion.json holds: the version in production.
 
@@ -60,6 +80,9 @@ class Champion(JsonRecord):
         precision_at_1: Its score on that dataset, in [0, 1].
         previous: The version that was in production before, or "".
         rolled_back: Versions that were rolled back; the gate does not promote them again.
+        promotion: The latest promotion of this version, on the gate's verdict; None if it was
+            never promoted and came into production by a rollback.
+        history: Every change of the champion, oldest first; the last one made this champion.
     """
 
     model_name: str
@@ -68,6 +91,8 @@ class Champion(JsonRecord):
     precision_at_1: float
     previous: str = ""
     rolled_back: tuple[str, ...] = ()
+    promotion: ChampionChange | None = None
+    history: tuple[ChampionChange, ...] = ()
 
     def to_bytes(self) -> bytes:
         """Return the file's content."""
@@ -79,6 +104,11 @@ class Pointer(NamedTuple):
 
     champion: Champion | None
     object_version: str | None
+
+
+def utc_time() -> str:
+    """Return the present time as records state it, e.g. 2026-11-27T14:05:00Z."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def read_champion(uri: str) -> Pointer:

@@ -101,6 +101,7 @@ def finetune(
     storage_uri: str,
     accelerator_count: str = str(_JOB.accelerator_count),
     accelerator_type: str = _JOB.accelerator_type,
+    allow_label_removal: bool = _GATE.allow_label_removal,
     backbone: str = _TRAINING.backbone,
     batch_size: int = _TRAINING.batch_size,
     builder_cpu: str = _TASK.builder_cpu,
@@ -220,6 +221,7 @@ def finetune(
         training_id=trained.outputs["training_id"],
         model_name=model_name,
         min_precision=min_precision,
+        allow_label_removal=allow_label_removal,
         storage_uri=storage_uri,
     ).after(evaluated)
     _configure(
@@ -236,6 +238,8 @@ def finetune(
             training_id=trained.outputs["training_id"],
             model_name=model_name,
             champion_version=judged.outputs["champion_version"],
+            verdict_name=judged.outputs["verdict_name"],
+            run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
             storage_uri=storage_uri,
         )
         _configure(promoted, "Promote", cpu_image, cached=False)

@@ -22,6 +22,8 @@ Json = dict[str, Any]
 """A part of the pipeline spec, or parameters by name."""
 
 TASK_SECONDS = 120.0
+RUN_ID = "b5f5c2e0-run"
+_RUN_ID_PLACEHOLDER = "{{$.pipeline_job_uuid}}"
 _PLACEHOLDER = re.compile(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}")
 _CONDITION = re.compile(r"inputs\.parameter_values\['([^']+)'\] == '([^']*)'")
 _PARSERS: dict[str, Callable[[str], Any]] = {
@@ -138,7 +140,8 @@ def _resolve_inputs(task: Json, values: Json, outputs: dict[str, Json]) -> Json:
         elif "componentInputParameter" in source:
             resolved[name] = values[source["componentInputParameter"]]
         else:
-            resolved[name] = source["runtimeValue"]["constant"]
+            constant = source["runtimeValue"]["constant"]
+            resolved[name] = RUN_ID if constant == _RUN_ID_PLACEHOLDER else constant
     # Constants may contain placeholders of other inputs.
     return {
         name: _PLACEHOLDER.sub(lambda match: str(resolved[match[1]]), value)

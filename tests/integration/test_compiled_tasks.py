@@ -9,7 +9,7 @@ import pytest
 from repot import layout, storage
 from repot_pipelines.compiled import find_compiled
 from repot_pipelines.local.run import SAMPLE_FOLDER
-from tests.integration.compiled_tasks import CompiledPipeline, Json, TaskResult
+from tests.integration.compiled_tasks import RUN_ID, CompiledPipeline, Json, TaskResult
 
 SETTINGS = {
     "accelerator_count": "0",
@@ -164,13 +164,25 @@ def test_evaluation_outputs_metrics_confusion_matrix_and_report(
 def test_gate_promotes_the_first_version(first: list[TaskResult], arguments: Json) -> None:
     gate, version = only(first, "gate"), only(first, "train").parameters["training_id"]
 
-    assert gate.parameters == {"Output": "promote", "champion_version": "none"}
+    verdict_name = gate.parameters["verdict_name"]
+    assert gate.parameters == {
+        "Output": "promote",
+        "champion_version": "none",
+        "verdict_name": verdict_name,
+    }
+    verdict = storage.read_json(f"{arguments['storage_uri']}/{verdict_name}")
+    assert (verdict["decision"], verdict["version"]) == ("promote", version)
     assert "Promoted" in gate.artifacts["report"].path.read_text()
     model_uri = layout.model_uri(arguments["storage_uri"], "classifier", version)
     assert target_uri(only(first, "promote"), "model") == model_uri
     assert storage.exists(f"{model_uri}/model.json")
     champion = storage.read_json(layout.champion_uri(arguments["storage_uri"], "classifier"))
     assert (champion["version"], champion["previous"]) == (version, "")
+    assert champion["promotion"] == champion["history"][0]
+    assert (champion["promotion"]["run_id"], champion["promotion"]["verdict"]) == (
+        RUN_ID,
+        verdict_name,
+    )
 
 
 def test_gate_logs_its_verdict_as_a_result_line(first: list[TaskResult]) -> None:
@@ -192,7 +204,8 @@ def test_second_run_uses_one_builder_and_neither_trains_nor_promotes(
     assert "head epoch" in only(first, "train").log
     assert "head epoch" not in only(second, "train").log
     version = only(first, "train").parameters["training_id"]
-    assert only(second, "gate").parameters == {"Output": "unchanged", "champion_version": version}
+    gate = only(second, "gate").parameters
+    assert (gate["Output"], gate["champion_version"]) == ("unchanged", version)
     assert [task.executor for task in second if task.executor == "exec-promote"] == []
 
 

@@ -30,6 +30,8 @@ def shown(definition: dict[str, Any]) -> str:
         return "*required*"
     if default == "":
         return "*empty*"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
     return f"`{default:g}`" if isinstance(default, int | float) else f"`{default}`"
 
 

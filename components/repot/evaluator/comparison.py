@@ -63,10 +63,14 @@ def judge(
     challenger: Sequence[Outcome],
     champion: Sequence[Outcome] | None,
     *,
+    model_name: str,
     version: str,
     champion_version: str,
     min_precision: float,
+    decided_at: str,
     unknown_labels: Sequence[str] = (),
+    removed_labels: Sequence[str] = (),
+    allow_label_removal: bool = False,
     was_rolled_back: bool = False,
 ) -> Verdict:
     """Promote a version that reaches the threshold and gets at least as many pictures right.
@@ -75,11 +79,16 @@ def judge(
         challenger: Outcomes of the judged version, one per validation picture.
         champion: Outcomes of the champion on the same pictures; None if there is no champion or the
             judged version is the champion.
+        model_name: The model that both belong to.
         version: The judged version.
         champion_version: The champion's version, or "none".
         min_precision: Threshold on precision@1, inclusive.
         unknown_labels: True labels that the champion does not have; if it has none of the labels,
             the version is rejected.
+        decided_at: The time, see `Verdict`.
+        removed_labels: Labels that the champion has and the version does not have; the version is
+            rejected then, unless `allow_label_removal`.
+        allow_label_removal: Whether a version without labels of the champion may be promoted.
         was_rolled_back: Whether the version was rolled back before; it is rejected then.
     """
     score = score_of(challenger)
@@ -95,8 +104,14 @@ def judge(
     else:
         is_another_task = set(unknown_labels) == {outcome.label for outcome in challenger}
         is_good = score.precision_at_1 >= min_precision and not _is_worse(comparison)
-        decision = "promote" if is_good and not (was_rolled_back or is_another_task) else "reject"
+        loses_labels = bool(removed_labels) and not allow_label_removal
+        is_barred = was_rolled_back or is_another_task or loses_labels
+        decision = "promote" if is_good and not is_barred else "reject"
         reasons = _reasons(score, comparison, min_precision, champion_version, unknown_labels)
+        if removed_labels and not is_another_task:
+            removal = _removed_labels_reason(champion_version, removed_labels, allow_label_removal)
+            # A removal that was asked for decides nothing.
+            reasons = [*reasons, removal] if allow_label_removal else [removal, *reasons]
         if was_rolled_back:
             reasons = [_rolled_back_reason(version), *reasons]
         if is_another_task:
@@ -104,6 +119,7 @@ def judge(
     return Verdict(
         decision=decision,
         reasons=tuple(reasons),
+        model_name=model_name,
         version=version,
         champion_version=champion_version,
         min_precision=min_precision,
@@ -111,6 +127,8 @@ def judge(
         champion=score_of(champion) if champion is not None else None,
         comparison=comparison,
         unknown_labels=tuple(unknown_labels),
+        removed_labels=tuple(removed_labels),
+        decided_at=decided_at,
     )
 
 
@@ -179,8 +197,28 @@ def _significance_reason(comparison: PairedComparison) -> str:
 
 
 def _unknown_labels_reason(champion_version: str, labels: Sequence[str]) -> str:
-    names = f"label{'s' if len(labels) > 1 else ''} {join_names(labels, _MAX_LABELS_NAMED)}"
     return (
-        f"The champion {champion_version} does not have the {names}, so it gets all of those "
-        "pictures wrong."
+        f"The champion {champion_version} does not have the {_named(labels)}, so it gets all of "
+        "those pictures wrong."
     )
+
+
+def _removed_labels_reason(champion_version: str, labels: Sequence[str], is_allowed: bool) -> str:
+    change = (
+        f"This version no longer has the {_named(labels)}, which the champion {champion_version} "
+        "has"
+    )
+    if is_allowed:
+        return f"{change}; that was allowed (allow_label_removal)."
+    return (
+        f"{change}: it gives such pictures another label. Add pictures of {_pronoun(labels)}, or "
+        "allow the removal with --allow-label-removal (pipeline parameter allow_label_removal)."
+    )
+
+
+def _named(labels: Sequence[str]) -> str:
+    return f"label{'s' if len(labels) > 1 else ''} {join_names(labels, _MAX_LABELS_NAMED)}"
+
+
+def _pronoun(labels: Sequence[str]) -> str:
+    return "them" if len(labels) > 1 else "it"

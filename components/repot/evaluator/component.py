@@ -41,8 +41,10 @@ def gate(
     training_id: str,
     model_name: str,
     min_precision: float,
+    allow_label_removal: bool,
     storage_uri: str,
     champion_version: dsl.OutputPath(str),
+    verdict_name: dsl.OutputPath(str),
     report: dsl.Output[dsl.HTML],
 ) -> str:
     """Decide whether the new version replaces the champion: `promote`, `reject` or `unchanged`."""
@@ -50,6 +52,7 @@ def gate(
 
     from repot import progress
     from repot.evaluator.gate import decide
+    from repot.model_registry import utc_time
 
     with progress.task("gate"):
         result = decide(
@@ -58,13 +61,17 @@ def gate(
             training_id=training_id,
             model_name=model_name,
             min_precision=min_precision,
+            allow_label_removal=allow_label_removal,
+            decided_at=utc_time(),
         )
         verdict = result.verdict
         progress.result(
             verdict=verdict.to_json(), headline=verdict.headline, report_uri=result.report_uri
         )
-    Path(champion_version).parent.mkdir(parents=True, exist_ok=True)
-    Path(champion_version).write_text(verdict.champion_version)
+    outputs = {champion_version: verdict.champion_version, verdict_name: result.verdict_name}
+    for path, text in outputs.items():
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text)
     Path(report.path).write_text(result.report_html, encoding="utf-8")
     return verdict.decision
 
@@ -74,6 +81,8 @@ def promote(
     training_id: str,
     model_name: str,
     champion_version: str,
+    verdict_name: str,
+    run_id: str,
     storage_uri: str,
     model: dsl.Output[dsl.Model],
 ):
@@ -82,9 +91,17 @@ def promote(
 
     from repot import layout, progress
     from repot.evaluator.versions import promote
+    from repot.model_registry import ChampionChange, utc_time
 
     with progress.task("promote"):
-        promote(storage_uri, model_name, training_id, expected_champion=champion_version)
+        change = ChampionChange(
+            version=training_id,
+            action="promote",
+            time=utc_time(),
+            run_id=run_id,
+            verdict=verdict_name,
+        )
+        promote(storage_uri, model_name, change, expected_champion=champion_version)
         progress.result(promoted_version=training_id)
     uri = layout.model_uri(storage_uri, model_name, training_id)
     Path(model.path).write_text(uri + "\n")

@@ -1,7 +1,9 @@
 """The gate: decide whether a version replaces the champion, and write the verdict and its report.
 
 The results against one champion are in runs/<version>/gate/<champion version>/: predictions.csv
-(the champion's predictions for the version's validation pictures), verdict.json and report.html.
+(the champion's predictions for the version's validation pictures), and a folder for each verdict
+with verdict.json and report.html. A verdict is never replaced: another threshold or a rollback
+gives another verdict, and the same verdict again keeps the time of the first.
 """
 
 import logging
@@ -9,21 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from repot import layout, quiet_tensorflow, storage
-from repot.errors import ModelError
+from repot.errors import AlreadyExistsError, ModelError
 from repot.evaluator.comparison import judge
 from repot.evaluator.outcomes import Outcome, read_outcomes, write_outcomes
 from repot.evaluator.report.data import ReportData
 from repot.evaluator.report.page import render_report
 from repot.evaluator.verdict import NO_CHAMPION, Verdict
-from repot.json_record import read_record, write_record
+from repot.json_record import read_record
 from repot.layout import (
     EVALUATION_FOLDER,
-    GATE_FOLDER,
+    MODEL_FOLDER,
     MODEL_RECORD_NAME,
     PREDICTIONS_NAME,
     REPORT_DATA_NAME,
     REPORT_NAME,
-    VERDICT_NAME,
 )
 from repot.model_registry import Champion, read_champion
 from repot.predictor import read_labels
@@ -33,22 +34,37 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GateReport:
-    """A verdict and the report that shows it."""
+    """A verdict and the report that shows it.
+
+    Attributes:
+        verdict: The verdict.
+        verdict_name: Name of its verdict.json under the storage URI.
+        report_html, report_uri: The report and its file.
+    """
 
     verdict: Verdict
+    verdict_name: str
     report_html: str
     report_uri: str
 
 
 def decide(
-    *, storage_uri: str, dataset_id: str, training_id: str, model_name: str, min_precision: float
+    *,
+    storage_uri: str,
+    dataset_id: str,
+    training_id: str,
+    model_name: str,
+    min_precision: float,
+    allow_label_removal: bool,
+    decided_at: str,
 ) -> GateReport:
     """Decide whether an evaluated, published version replaces the champion.
 
     The version is promoted if its precision@1 reaches the threshold and it gets at least as many
     validation pictures right as the champion. The champion is scored on the same pictures, with
     labels matched by name; its predictions are stored, so repeating the comparison is free, and
-    TensorFlow is imported only to compute them. A version that was rolled back is rejected.
+    TensorFlow is imported only to compute them. A version that was rolled back is rejected, and so
+    is one without a label that the champion has.
 
     Args:
         storage_uri: Root of all stored files.
@@ -56,6 +72,8 @@ def decide(
         training_id: The version.
         model_name: The model whose champion the version is compared with.
         min_precision: Threshold on precision@1, inclusive.
+        allow_label_removal: Whether the version may lack labels of the champion.
+        decided_at: The time, see `Verdict`.
 
     Raises:
         ModelError: champion.json names a version that does not exist.
@@ -65,31 +83,42 @@ def decide(
     evaluation_uri = storage.join(run_uri, EVALUATION_FOLDER)
     champion = _find_champion(storage_uri, model_name)
     champion_version = champion.version if champion else NO_CHAMPION
-    gate_uri = storage.join(run_uri, GATE_FOLDER, champion_version)
+    gate_uri = layout.gate_uri(storage_uri, training_id, champion_version)
     challenger_outcomes = read_outcomes(storage.join(evaluation_uri, PREDICTIONS_NAME))
     champion_outcomes: list[Outcome] | None = None
     unknown_labels: list[str] = []
+    removed_labels: list[str] = []
     if champion is not None and champion_version != training_id:
         champion_uri = layout.model_uri(storage_uri, model_name, champion_version)
         dataset_uri = layout.dataset_uri(storage_uri, dataset_id)
         champion_outcomes = _champion_outcomes(champion_uri, dataset_uri, gate_uri)
-        unknown_labels = _unknown_labels(challenger_outcomes, read_labels(champion_uri))
+        champion_labels = read_labels(champion_uri)
+        unknown_labels = _unknown_labels(challenger_outcomes, champion_labels)
+        labels = read_labels(storage.join(run_uri, MODEL_FOLDER))
+        removed_labels = [label for label in champion_labels if label not in labels]
     verdict = judge(
         challenger_outcomes,
         champion_outcomes,
+        model_name=model_name,
         version=training_id,
         champion_version=champion_version,
         min_precision=min_precision,
+        decided_at=decided_at,
         unknown_labels=unknown_labels,
+        removed_labels=removed_labels,
+        allow_label_removal=allow_label_removal,
         was_rolled_back=champion is not None and training_id in champion.rolled_back,
     )
     _log.info("%s: %s", verdict.headline, " ".join(verdict.reasons))
+    name = layout.verdict_name(training_id, champion_version, verdict.verdict_id)
+    verdict = _keep_verdict(storage.join(storage_uri, name), verdict)
     data = read_record(storage.join(evaluation_uri, REPORT_DATA_NAME), ReportData)
     report_html = render_report(data, verdict)
-    report_uri = storage.join(gate_uri, REPORT_NAME)
+    report_uri = storage.join(gate_uri, verdict.verdict_id, REPORT_NAME)
     storage.write_text(report_uri, report_html)
-    write_record(storage.join(gate_uri, VERDICT_NAME), verdict)
-    return GateReport(verdict=verdict, report_html=report_html, report_uri=report_uri)
+    return GateReport(
+        verdict=verdict, verdict_name=name, report_html=report_html, report_uri=report_uri
+    )
 
 
 def _find_champion(storage_uri: str, model_name: str) -> Champion | None:
@@ -107,6 +136,15 @@ def _find_champion(storage_uri: str, model_name: str) -> Champion | None:
             "version only has to reach the threshold."
         )
     return champion
+
+
+def _keep_verdict(uri: str, verdict: Verdict) -> Verdict:
+    """Write a verdict, or return the earlier one that is equal except for its time."""
+    try:
+        storage.write_json(uri, verdict.to_json(), if_absent=True)
+    except AlreadyExistsError:
+        return read_record(uri, Verdict)
+    return verdict
 
 
 def _champion_outcomes(champion_uri: str, dataset_uri: str, gate_uri: str) -> list[Outcome]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from repot.json_record import JsonRecord
+from repot.layout import content_id
 from repot.metrics import Interval
 
 Decision = Literal["promote", "reject", "unchanged"]
@@ -62,6 +63,7 @@ class Verdict(JsonRecord):
     Attributes:
         decision: "promote", "reject", or "unchanged" if the version is already the champion.
         reasons: Sentences, the decisive one first.
+        model_name: The model that the version belongs to.
         version: The version that was judged.
         champion_version: The version that it was compared with, or "none".
         min_precision: Threshold on precision@1.
@@ -69,10 +71,13 @@ class Verdict(JsonRecord):
         comparison: The paired comparison, or None if nothing was compared.
         unknown_labels: Every label of the dataset that the champion does not have; the reasons name
             only the first few.
+        removed_labels: Every label that the champion has and the version does not have.
+        decided_at: When the verdict was reached first, in UTC, e.g. 2026-11-27T14:05:00Z.
     """
 
     decision: Decision
     reasons: tuple[str, ...]
+    model_name: str
     version: str
     champion_version: str
     min_precision: float
@@ -80,6 +85,13 @@ class Verdict(JsonRecord):
     champion: Score | None = None
     comparison: PairedComparison | None = None
     unknown_labels: tuple[str, ...] = ()
+    removed_labels: tuple[str, ...] = ()
+    decided_at: str
+
+    @property
+    def verdict_id(self) -> str:
+        """Return the id of everything except the time: a repeated verdict is the same verdict."""
+        return content_id({**self.to_json(), "decided_at": ""})
 
     @property
     def title(self) -> str:

@@ -8,12 +8,13 @@ again.
 import logging
 
 from repot import layout, storage
-from repot.errors import ConflictError, ModelError, NotFoundError, UsageError
+from repot.errors import ConflictError, ModelError, NotFoundError, UsageError, join_names
 from repot.evaluator.report.data import ReportData
 from repot.evaluator.report.model_card import render_model_card
 from repot.evaluator.verdict import NO_CHAMPION
 from repot.json_record import read_record, write_record
 from repot.layout import (
+    CHAMPION_NAME,
     EVALUATION_FOLDER,
     METRICS_NAME,
     MODEL_CARD_NAME,
@@ -22,7 +23,16 @@ from repot.layout import (
     REPORT_DATA_NAME,
     TRAINING_NAME,
 )
-from repot.model_registry import Champion, ModelRecord, ModelScores, Pointer, read_champion
+from repot.model_registry import (
+    Champion,
+    ChampionChange,
+    ModelRecord,
+    ModelScores,
+    Pointer,
+    read_champion,
+)
+
+_MAX_NAMES = 20
 
 _log = logging.getLogger(__name__)
 
@@ -61,27 +71,29 @@ def publish(run_uri: str, storage_uri: str, *, model_name: str, version: str) ->
     return target_uri
 
 
-def promote(storage_uri: str, model_name: str, version: str, expected_champion: str) -> None:
+def promote(
+    storage_uri: str, model_name: str, change: ChampionChange, *, expected_champion: str
+) -> None:
     """Make a version the champion; do nothing if it already is.
 
     Args:
         storage_uri: Root of all stored files.
         model_name: The model.
-        version: A published version.
+        change: The published version, and when, by which run and on which verdict it is promoted.
         expected_champion: The version that the gate compared with, or "none".
 
     Raises:
         ModelError: The version was never published.
         ConflictError: Another version was promoted after the gate's comparison.
     """
-    uri = layout.champion_uri(storage_uri, model_name)
+    uri, version = layout.champion_uri(storage_uri, model_name), change.version
     pointer = read_champion(uri)
     if _version(pointer) == version:
         return
     if _version(pointer) != expected_champion:
         raise _conflict(uri, pointer, version, expected_champion)
     rolled_back = pointer.champion.rolled_back if pointer.champion else ()
-    champion = _new_champion(storage_uri, model_name, version, _version(pointer), rolled_back)
+    champion = _new_champion(storage_uri, model_name, change, pointer.champion, rolled_back)
     try:
         storage.swap_bytes(uri, champion.to_bytes(), expected_version=pointer.object_version)
     except ConflictError as err:
@@ -91,17 +103,18 @@ def promote(storage_uri: str, model_name: str, version: str, expected_champion: 
     _log.info("%s: champion is now %s, was %s", model_name, version, expected_champion)
 
 
-def rollback(storage_uri: str, model_name: str, to_version: str = "") -> Champion:
+def rollback(storage_uri: str, model_name: str, to_version: str = "", *, time: str) -> Champion:
     """Make an earlier version the champion again and return the new champion.
 
     Args:
         storage_uri: Root of all stored files.
         model_name: The model.
         to_version: A published version; "" for the previous champion.
+        time: The present time, see `ChampionChange`.
 
     Raises:
-        UsageError: There is no champion, or no version to roll back to.
-        ModelError: The version was never published.
+        UsageError: There is no champion, no version to roll back to, or the version was never
+            published; lists the published ones.
         ConflictError: Another process changed the champion at the same time.
     """
     uri = layout.champion_uri(storage_uri, model_name)
@@ -109,20 +122,28 @@ def rollback(storage_uri: str, model_name: str, to_version: str = "") -> Champio
     if champion is None:
         raise UsageError(
             f"A model must have a champion to be rolled back; {uri} does not exist. "
-            "Check the model's name."
+            f"{_list_models(storage_uri)}"
         )
     version = to_version or champion.previous
     if not version:
         raise UsageError(
             f"{champion.version} is the first champion of {model_name}, so there is no previous "
-            "one. Name the version to roll back to with --to."
+            "one. Name the version to roll back to with --to. "
+            f"{_list_versions(storage_uri, champion)}"
         )
     if version == champion.version:
         raise UsageError(
-            f"{version} is already the champion of {model_name}. Name another version with --to."
+            f"{version} is already the champion of {model_name}. Name another version with --to. "
+            f"{_list_versions(storage_uri, champion)}"
+        )
+    if version not in _published_versions(storage_uri, model_name):
+        raise UsageError(
+            f"A rollback must lead to a published version of {model_name}; got {version!r}. Name "
+            f"another version with --to. {_list_versions(storage_uri, champion)}"
         )
     rolled_back = sorted({*champion.rolled_back, champion.version} - {version})
-    restored = _new_champion(storage_uri, model_name, version, champion.version, tuple(rolled_back))
+    change = ChampionChange(version=version, action="rollback", time=time)
+    restored = _new_champion(storage_uri, model_name, change, champion, tuple(rolled_back))
     storage.swap_bytes(uri, restored.to_bytes(), expected_version=object_version)
     _log.info("%s: rolled back from %s to %s", model_name, champion.version, version)
     return restored
@@ -155,9 +176,18 @@ def _model_record(data: ReportData, run_uri: str, model_name: str, version: str)
 
 
 def _new_champion(
-    storage_uri: str, model_name: str, version: str, previous: str, rolled_back: tuple[str, ...]
+    storage_uri: str,
+    model_name: str,
+    change: ChampionChange,
+    previous: Champion | None,
+    rolled_back: tuple[str, ...],
 ) -> Champion:
-    version_uri = layout.model_uri(storage_uri, model_name, version)
+    """Return the champion after a change.
+
+    Raises:
+        ModelError: The version was never published.
+    """
+    version_uri = layout.model_uri(storage_uri, model_name, change.version)
     record_uri = storage.join(version_uri, MODEL_RECORD_NAME)
     try:
         record = read_record(record_uri, ModelRecord, error=ModelError)
@@ -166,14 +196,58 @@ def _new_champion(
             f"A version must be published before it is promoted; {record_uri} does not exist. "
             "Evaluate first."
         ) from err
+    history = (*(previous.history if previous else ()), change)
+    promotions = [each for each in history if each.action == "promote"]
     return Champion(
         model_name=model_name,
-        version=version,
+        version=change.version,
         dataset_id=record.dataset_id,
         precision_at_1=record.metrics.precision_at_1,
-        previous="" if previous == NO_CHAMPION else previous,
+        previous=previous.version if previous else "",
         rolled_back=rolled_back,
+        promotion=next(
+            (each for each in reversed(promotions) if each.version == change.version), None
+        ),
+        history=history,
     )
+
+
+def _published_versions(storage_uri: str, model_name: str) -> list[str]:
+    """Return every version that has a model.json, sorted."""
+    folder_uri = storage.join(layout.models_uri(storage_uri), model_name)
+    names = [
+        storage.relative_name(each.uri, folder_uri) for each in storage.list_objects(folder_uri)
+    ]
+    return [
+        version
+        for version, _, name in (n.partition("/") for n in names)
+        if name == MODEL_RECORD_NAME
+    ]
+
+
+def _list_versions(storage_uri: str, champion: Champion) -> str:
+    """Return a sentence that lists the published versions of the champion's model."""
+    versions = _published_versions(storage_uri, champion.model_name)
+    marks = {
+        **dict.fromkeys(champion.rolled_back, " (rolled back)"),
+        champion.version: " (champion)",
+    }
+    names = [version + marks.get(version, "") for version in versions]
+    return f"Published versions: {join_names(names, _MAX_NAMES) or 'none'}."
+
+
+def _list_models(storage_uri: str) -> str:
+    """Return a sentence that lists the models that have a champion."""
+    folder_uri = layout.models_uri(storage_uri)
+    names = [
+        storage.relative_name(each.uri, folder_uri) for each in storage.list_objects(folder_uri)
+    ]
+    models = [
+        model for model, _, name in (n.partition("/") for n in names) if name == CHAMPION_NAME
+    ]
+    if not models:
+        return "No model there has one: check --storage-uri, or run the pipeline first."
+    return f"Name one of these with --model-name: {join_names(models, _MAX_NAMES)}."
 
 
 def _version(pointer: Pointer) -> str:

@@ -31,6 +31,7 @@ def plan(
     seed: int,
     input_queue_memory_factor: int,
     min_precision: float,
+    allow_label_removal: bool,
     max_rejected_fraction: float,
     trainer_mode: str,
     cpu_image: str,

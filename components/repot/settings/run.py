@@ -193,6 +193,11 @@ class GateSettings(Settings):
         rule=between(0, 1),
         change_when="a poor first model must not become the champion",
     )
+    allow_label_removal: bool = setting(
+        False,
+        "Promote a model even if it lacks a label that the champion has.",
+        change_when="a label was removed or renamed on purpose",
+    )
     max_rejected_fraction: float = setting(
         0.05,
         "Fraction of damaged pictures above which the run fails.",

@@ -104,13 +104,17 @@ def setting_option(setting: str, name: str = "", *, with_default: bool = False) 
     """
     field = PARAMETERS[setting]
     help_text: str = field.metadata["help"]
+    default = field.default if with_default else None
+    if field.type is bool:
+        flag = name or option_name(field)
+        return click.option(flag, setting, is_flag=True, default=default, help=help_text)
     return click.option(
         name or option_name(field),
         setting,
         type=_CLICK_TYPES[field.type],  # type: ignore[index]
         callback=_reject_infinite if field.type is float else None,
         help=help_text,
-        default=field.default if with_default else None,
+        default=default,
         show_default=with_default and field.default != "",
     )
 

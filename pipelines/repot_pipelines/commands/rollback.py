@@ -22,10 +22,12 @@ def rollback_command(*, storage_uri: str, model_name: str, to_version: str) -> N
     """Put an earlier version back into production.
 
     The version that it replaces is recorded, and no later run promotes that version automatically.
+    champion.json keeps the history: every promotion with its run and verdict, and every rollback.
     """
     from repot.evaluator.versions import rollback
+    from repot.model_registry import utc_time
 
-    champion = rollback(storage_uri, model_name, to_version)
+    champion = rollback(storage_uri, model_name, to_version, time=utc_time())
     click.echo(
         f"{model_name}: champion is {champion.version} again, in place of {champion.previous}."
     )

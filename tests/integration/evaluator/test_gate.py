@@ -12,12 +12,13 @@ from repot.evaluator.evaluate import evaluate_run
 from repot.evaluator.gate import GateReport, decide
 from repot.evaluator.verdict import Verdict
 from repot.evaluator.versions import promote, rollback
-from repot.model_registry import ModelRecord, read_champion
+from repot.model_registry import Champion, ChampionChange, ModelRecord, read_champion
 from tests.integration.evaluator.colours import MakeRun
 
 TURNED = ("green", "blue", "red")
 # Correct on the four red pictures only.
 HALF = ("red", "blue", "green")
+FIRST, LATER = "2026-11-27T14:05:00Z", "2026-11-28T09:30:00Z"
 
 
 def evaluate_version(storage_uri: str, training_id: str) -> None:
@@ -26,20 +27,50 @@ def evaluate_version(storage_uri: str, training_id: str) -> None:
     )
 
 
-def decide_version(storage_uri: str, training_id: str, min_precision: float = 0.0) -> GateReport:
+def decide_version(
+    storage_uri: str,
+    training_id: str,
+    min_precision: float = 0.0,
+    *,
+    allow_label_removal: bool = False,
+    decided_at: str = FIRST,
+) -> GateReport:
     return decide(
         storage_uri=storage_uri,
         dataset_id="colours",
         training_id=training_id,
         model_name="m",
         min_precision=min_precision,
+        allow_label_removal=allow_label_removal,
+        decided_at=decided_at,
     )
 
 
+def promote_version(
+    storage_uri: str, version: str, expected_champion: str, *, verdict: str = "", time: str = FIRST
+) -> None:
+    change = ChampionChange(
+        version=version, action="promote", time=time, run_id="run 1", verdict=verdict
+    )
+    promote(storage_uri, "m", change, expected_champion=expected_champion)
+
+
 def champion_version(storage_uri: str) -> str:
+    return read_model_champion(storage_uri).version
+
+
+def read_model_champion(storage_uri: str) -> Champion:
     champion = read_champion(layout.champion_uri(storage_uri, "m")).champion
     assert champion is not None
-    return champion.version
+    return champion
+
+
+def stored_decisions(storage_uri: str, training_id: str) -> list[str]:
+    """Return the decision of every stored verdict on a version, sorted."""
+    folder = Path(layout.run_uri(storage_uri, training_id), "gate")
+    return sorted(
+        Verdict.from_text(path.read_text()).decision for path in folder.rglob("verdict.json")
+    )
 
 
 @pytest.fixture
@@ -47,7 +78,7 @@ def champion(make_run: MakeRun, storage_uri: str) -> str:
     """Make a version with 4 of 12 correct predictions the champion, and return it."""
     make_run("old", colours=HALF)
     evaluate_version(storage_uri, "old")
-    promote(storage_uri, "m", "old", "none")
+    promote_version(storage_uri, "old", "none")
     return "old"
 
 
@@ -84,9 +115,10 @@ def test_better_version_is_promoted_and_the_verdict_is_stored(
     assert (comparison.both_right, comparison.both_wrong) == (4, 1)
     assert (comparison.only_champion, comparison.only_challenger) == (0, 7)
     assert comparison.p_value == 2 / 2**7
-    stored = storage.read_json(f"{run_uri}/gate/old/verdict.json")
-    assert Verdict.from_json(stored) == verdict
-    assert report.report_uri == f"{run_uri}/gate/old/report.html"
+    folder = f"{run_uri}/gate/old/{verdict.verdict_id}"
+    assert Verdict.from_json(storage.read_json(f"{folder}/verdict.json")) == verdict
+    assert f"{storage_uri}/{report.verdict_name}" == f"{folder}/verdict.json"
+    assert report.report_uri == f"{folder}/report.html"
     assert storage.read_text(report.report_uri) == report.report_html
     assert "Comparison with the champion" in report.report_html
 
@@ -107,7 +139,7 @@ def test_champion_itself_is_unchanged_without_tensorflow(storage_uri: str, champ
     program = (
         "import sys; from repot.evaluator.gate import decide;"
         "report = decide(storage_uri=sys.argv[1], dataset_id='colours', training_id='old',"
-        " model_name='m', min_precision=0.99);"
+        " model_name='m', min_precision=0.99, allow_label_removal=False, decided_at='now');"
         "print(report.verdict.decision, {'tensorflow', 'keras'} & set(sys.modules))"
     )
 
@@ -116,11 +148,11 @@ def test_champion_itself_is_unchanged_without_tensorflow(storage_uri: str, champ
     )
 
     assert process.stdout == "unchanged set()\n"
-    assert storage.exists(f"{storage_uri}/runs/old/gate/old/report.html")
+    assert stored_decisions(storage_uri, "old") == ["unchanged"]
 
 
 def test_champion_is_scored_only_once(make_run: MakeRun, storage_uri: str, champion: str) -> None:
-    run_uri = make_run("new")
+    make_run("new")
     evaluate_version(storage_uri, "new")
     first = decide_version(storage_uri, "new").verdict
     storage.delete(f"{layout.model_uri(storage_uri, 'm', champion)}/model.keras")
@@ -129,7 +161,7 @@ def test_champion_is_scored_only_once(make_run: MakeRun, storage_uri: str, champ
 
     assert again.champion == first.champion
     assert (first.decision, again.decision) == ("promote", "reject")
-    assert storage.read_json(f"{run_uri}/gate/old/verdict.json")["decision"] == "reject"
+    assert stored_decisions(storage_uri, "new") == ["promote", "reject"]
 
 
 def test_champion_with_other_labels_is_compared_by_label_name(
@@ -139,7 +171,7 @@ def test_champion_with_other_labels_is_compared_by_label_name(
     make_run("new", colours=TURNED)
     for version in ("old", "new"):
         evaluate_version(storage_uri, version)
-    promote(storage_uri, "m", "old", "none")
+    promote_version(storage_uri, "old", "none")
 
     verdict = decide_version(storage_uri, "new").verdict
 
@@ -188,14 +220,24 @@ def test_gate_for_a_version_that_was_not_evaluated_raises_an_error(
         decide_version(storage_uri, "new")
 
 
+def promotion(version: str) -> dict[str, str]:
+    return {
+        "version": version,
+        "action": "promote",
+        "time": FIRST,
+        "run_id": "run 1",
+        "verdict": "",
+    }
+
+
 def test_promote_stores_the_version_and_the_previous_one(
     make_run: MakeRun, storage_uri: str, champion: str
 ) -> None:
     make_run("new")
     evaluate_version(storage_uri, "new")
 
-    promote(storage_uri, "m", "new", champion)
-    promote(storage_uri, "m", "new", champion)
+    promote_version(storage_uri, "new", champion)
+    promote_version(storage_uri, "new", champion)
 
     assert storage.read_json(layout.champion_uri(storage_uri, "m")) == {
         "model_name": "m",
@@ -204,6 +246,8 @@ def test_promote_stores_the_version_and_the_previous_one(
         "precision_at_1": 11 / 12,
         "previous": "old",
         "rolled_back": [],
+        "promotion": promotion("new"),
+        "history": [promotion("old"), promotion("new")],
     }
 
 
@@ -217,7 +261,7 @@ def test_promote_after_another_promotion_raises_a_conflict(
     with pytest.raises(
         ConflictError, match=rf"must still name {expected}, .* got old\. Another run .* Run again"
     ):
-        promote(storage_uri, "m", "new", expected)
+        promote_version(storage_uri, "new", expected)
     assert champion_version(storage_uri) == champion
 
 
@@ -228,7 +272,7 @@ def test_promote_without_the_expected_champion_raises_a_conflict(
     evaluate_version(storage_uri, "new")
 
     with pytest.raises(ConflictError, match=r"must still name old, .* got none\."):
-        promote(storage_uri, "m", "new", "old")
+        promote_version(storage_uri, "new", "old")
 
 
 def test_promote_that_loses_a_race_raises_a_conflict(
@@ -243,12 +287,12 @@ def test_promote_that_loses_a_race_raises_a_conflict(
         uri: str, data: bytes, *, expected_version: str | None
     ) -> storage.ObjectInfo:
         monkeypatch.setattr(storage, "swap_bytes", swap)
-        promote(storage_uri, "m", "other", champion)
+        promote_version(storage_uri, "other", champion)
         return swap(uri, data, expected_version=expected_version)
 
     monkeypatch.setattr(storage, "swap_bytes", swap_after_another_promotion)
     with pytest.raises(ConflictError, match="got other"):
-        promote(storage_uri, "m", "new", champion)
+        promote_version(storage_uri, "new", champion)
     assert champion_version(storage_uri) == "other"
 
 
@@ -256,7 +300,7 @@ def test_promote_of_an_unpublished_version_raises_an_error(storage_uri: str) -> 
     with pytest.raises(
         ModelError, match=r"models/m/new/model\.json does not exist\. Evaluate first"
     ):
-        promote(storage_uri, "m", "new", "none")
+        promote_version(storage_uri, "new", "none")
 
 
 def test_gate_and_promotion_on_object_storage(make_run: MakeRun, dataset: Path, gcs: str) -> None:
@@ -264,15 +308,15 @@ def test_gate_and_promotion_on_object_storage(make_run: MakeRun, dataset: Path, 
     for version, colours in (("old", HALF), ("new", ("red", "green", "blue"))):
         storage.copy_folder(make_run(version, colours=colours), layout.run_uri(gcs, version))
         evaluate_version(gcs, version)
-    promote(gcs, "m", "old", decide_version(gcs, "old").verdict.champion_version)
+    promote_version(gcs, "old", decide_version(gcs, "old").verdict.champion_version)
     verdict = decide_version(gcs, "new").verdict
 
-    promote(gcs, "m", "new", verdict.champion_version)
+    promote_version(gcs, "new", verdict.champion_version)
 
     assert verdict.decision == "promote"
     assert champion_version(gcs) == "new"
     with pytest.raises(ConflictError):
-        promote(gcs, "m", "old", "none")
+        promote_version(gcs, "old", "none")
 
 
 def test_version_is_complete_and_published_only_once(make_run: MakeRun, storage_uri: str) -> None:
@@ -306,9 +350,9 @@ def test_rolled_back_version_is_not_promoted_again(
 ) -> None:
     make_run("new")
     evaluate_version(storage_uri, "new")
-    promote(storage_uri, "m", "new", champion)
+    promote_version(storage_uri, "new", champion)
 
-    restored = rollback(storage_uri, "m")
+    restored = rollback(storage_uri, "m", time=LATER)
     verdict = decide_version(storage_uri, "new").verdict
 
     assert (restored.version, restored.previous, restored.rolled_back) == (
@@ -318,19 +362,108 @@ def test_rolled_back_version_is_not_promoted_again(
     )
     assert verdict.decision == "reject"
     assert verdict.reasons[0].endswith("Restore it with `repot rollback --to new`.")
-    assert rollback(storage_uri, "m", "new").rolled_back == (champion,)
+    assert rollback(storage_uri, "m", "new", time=LATER).rolled_back == (champion,)
     assert champion_version(storage_uri) == "new"
 
 
 def test_rollback_without_a_target_raises_an_error(storage_uri: str, champion: str) -> None:
     with pytest.raises(UsageError, match="is the first champion of m"):
-        rollback(storage_uri, "m")
+        rollback(storage_uri, "m", time=LATER)
     with pytest.raises(UsageError, match="is already the champion of m"):
-        rollback(storage_uri, "m", champion)
-    with pytest.raises(UsageError, match="must have a champion"):
-        rollback(storage_uri, "other")
-    with pytest.raises(ModelError, match="must be published"):
-        rollback(storage_uri, "m", "never")
+        rollback(storage_uri, "m", champion, time=LATER)
+    with pytest.raises(UsageError, match=r"must have a champion.*with --model-name: m\.$"):
+        rollback(storage_uri, "other", time=LATER)
+    with pytest.raises(UsageError, match=r"check --storage-uri"):
+        rollback(f"{storage_uri}/elsewhere", "m", time=LATER)
+
+
+@pytest.mark.parametrize("name", ["nonsense", "../m", "old/model.json", "OLD"])
+def test_rollback_to_an_unpublished_version_lists_the_published_ones(
+    make_run: MakeRun, storage_uri: str, champion: str, name: str
+) -> None:
+    for version in ("new", "third"):
+        make_run(version)
+        evaluate_version(storage_uri, version)
+    make_run("unpublished")
+    promote_version(storage_uri, "new", champion)
+    rollback(storage_uri, "m", time=LATER)
+    before = read_model_champion(storage_uri)
+
+    with pytest.raises(UsageError) as raised:
+        rollback(storage_uri, "m", name, time=LATER)
+
+    assert str(raised.value) == (
+        f"A rollback must lead to a published version of m; got {name!r}. Name another version "
+        "with --to. Published versions: new (rolled back), old (champion), third."
+    )
+    assert read_model_champion(storage_uri) == before
+
+
+def test_every_verdict_is_kept_through_promotions_and_rollbacks(
+    make_run: MakeRun, storage_uri: str, champion: str
+) -> None:
+    make_run("new")
+    evaluate_version(storage_uri, "new")
+    first = decide_version(storage_uri, "new")
+    promote_version(storage_uri, "new", champion, verdict=first.verdict_name)
+    rollback(storage_uri, "m", time=LATER)
+    second = decide_version(storage_uri, "new", decided_at=LATER)
+    rollback(storage_uri, "m", time=LATER)
+    third = decide_version(storage_uri, "new", decided_at=LATER)
+
+    assert [each.verdict.decision for each in (first, second, third)] == [
+        "promote",
+        "reject",
+        "unchanged",
+    ]
+    assert stored_decisions(storage_uri, "new") == ["promote", "reject", "unchanged"]
+    for each in (first, second, third):
+        stored = storage.read_text(f"{storage_uri}/{each.verdict_name}")
+        assert Verdict.from_text(stored) == each.verdict
+        assert each.verdict.title in storage.read_text(each.report_uri)
+    record = read_model_champion(storage_uri)
+    assert record.promotion == ChampionChange(
+        version="new", action="promote", time=FIRST, run_id="run 1", verdict=first.verdict_name
+    )
+    assert [(change.version, change.action, change.time) for change in record.history] == [
+        ("old", "promote", FIRST),
+        ("new", "promote", FIRST),
+        ("old", "rollback", LATER),
+        ("new", "rollback", LATER),
+    ]
+
+
+def test_repeated_verdict_keeps_the_time_of_the_first(
+    make_run: MakeRun, storage_uri: str, champion: str
+) -> None:
+    make_run("new")
+    evaluate_version(storage_uri, "new")
+    first = decide_version(storage_uri, "new")
+
+    again = decide_version(storage_uri, "new", decided_at=LATER)
+
+    assert again == first
+    assert stored_decisions(storage_uri, "new") == ["promote"]
+
+
+def test_version_without_a_label_of_the_champion_is_rejected_unless_allowed(
+    make_run: MakeRun, storage_uri: str
+) -> None:
+    make_run("old", labels=("blue", "crimson", "green", "red"), colours=("blue", *HALF))
+    make_run("new")
+    for version in ("old", "new"):
+        evaluate_version(storage_uri, version)
+    promote_version(storage_uri, "old", "none")
+
+    rejected = decide_version(storage_uri, "new")
+    allowed = decide_version(storage_uri, "new", allow_label_removal=True)
+
+    assert (rejected.verdict.decision, allowed.verdict.decision) == ("reject", "promote")
+    for report in (rejected, allowed):
+        assert report.verdict.removed_labels == ("crimson",)
+        assert "no longer has the label crimson, which the champion old" in report.report_html
+    assert "--allow-label-removal" in rejected.verdict.reasons[0]
+    assert allowed.verdict.reasons[-1].endswith("that was allowed (allow_label_removal).")
 
 
 def test_champion_of_another_task_leads_to_rejection_with_advice(
@@ -338,7 +471,7 @@ def test_champion_of_another_task_leads_to_rejection_with_advice(
 ) -> None:
     make_run("old", labels=("cat", "dog", "hen"))
     evaluate_version(storage_uri, "old")
-    promote(storage_uri, "m", "old", "none")
+    promote_version(storage_uri, "old", "none")
     make_run("new")
     evaluate_version(storage_uri, "new")
 

@@ -15,6 +15,7 @@ from repot.errors import ModelError
 from repot.evaluator.evaluate import evaluate_run
 from repot.evaluator.outcomes import read_outcomes
 from repot.evaluator.versions import promote
+from repot.model_registry import ChampionChange
 from repot.predictions import predict_files
 from repot.predictor import find_model, load_model
 from tests.integration.evaluator.colours import COLOURS, MakeRun, save_model, save_picture
@@ -48,7 +49,8 @@ def test_find_model_accepts_every_location_of_a_model(
 ) -> None:
     run_uri = make_run("first")
     evaluate_run(storage_uri=storage_uri, dataset_id="colours", training_id="first", model_name="m")
-    promote(storage_uri, "m", "first", "none")
+    change = ChampionChange(version="first", action="promote", time="2026-11-27T14:05:00Z")
+    promote(storage_uri, "m", change, expected_champion="none")
     version_uri = layout.model_uri(storage_uri, "m", "first")
     storage.copy_folder(version_uri, str(tmp_path / "output" / "model"))
 

@@ -21,6 +21,8 @@ from repot_pipelines.commands.options import (
 from repot_pipelines.kfp_server.access import ConnectionOptions
 from repot_pipelines.kfp_server.submission import StartOptions
 
+_TYPE_NAMES = {int: "integer", float: "float", str: "text", bool: "boolean"}
+
 
 def values_of(decorate: Any, *args: str) -> dict[str, Any]:
     """Return what a command with these options gets."""
@@ -41,6 +43,9 @@ def invoke(*args: str) -> Result:
 
 def test_only_given_parameters_reach_the_command() -> None:
     assert values_of(pipeline_options) == {"parameters": {}}
+    assert values_of(pipeline_options, "--allow-label-removal") == {
+        "parameters": {"allow_label_removal": True}
+    }
     assert values_of(pipeline_options, "--batch-size", "8", "--labels-file", "l.txt") == {
         "parameters": {"batch_size": 8, "labels_file_uri": "l.txt"}
     }
@@ -53,7 +58,8 @@ def test_every_setting_has_its_option_with_the_help_of_the_field(name: str) -> N
 
     assert isinstance(found, click.Option)
     assert found.help == field.metadata["help"]
-    assert found.type.name == {int: "integer", float: "float", str: "text"}[field.type]  # type: ignore[index]
+    assert found.type.name == _TYPE_NAMES[field.type]  # type: ignore[index]
+    assert found.is_flag == (field.type is bool)
 
 
 @pytest.mark.parametrize(

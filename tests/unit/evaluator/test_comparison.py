@@ -27,6 +27,8 @@ def make_verdict(
     challenger: str, champion: str | None, min_precision: float = 0.0, **options: object
 ) -> Verdict:
     arguments = {
+        "model_name": "m",
+        "decided_at": "2026-11-27T14:05:00Z",
         "version": "new",
         "champion_version": "none" if champion is None else "old",
         **options,
@@ -105,6 +107,50 @@ def test_version_is_rejected_if_the_champion_has_none_of_its_labels() -> None:
 
     assert verdict.decision == "reject"
     assert "none of these labels" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "advice"),
+    [
+        (["a"], "label a,", "Add pictures of it,"),
+        (list("abcdefg"), "labels a, b, c, d, e and 2 more", "of them,"),
+    ],
+)
+def test_version_without_labels_of_the_champion_is_rejected_unless_allowed(
+    labels: list[str], names: str, advice: str
+) -> None:
+    rejected = make_verdict("11", "10", removed_labels=labels)
+    allowed = make_verdict("11", "10", removed_labels=labels, allow_label_removal=True)
+
+    assert rejected.decision == "reject"
+    assert f"This version no longer has the {names}" in rejected.reasons[0]
+    assert advice in rejected.reasons[0]
+    assert "--allow-label-removal" in rejected.reasons[0]
+    assert allowed.decision == "promote"
+    assert f"This version no longer has the {names}" in allowed.reasons[-1]
+    assert rejected.removed_labels == allowed.removed_labels == tuple(labels)
+
+
+def test_allowed_label_removal_does_not_promote_a_worse_version() -> None:
+    verdict = make_verdict("10", "11", removed_labels=["a"], allow_label_removal=True)
+
+    assert verdict.decision == "reject"
+    assert "fewer right" in verdict.reasons[0]
+
+
+def test_another_task_gets_no_advice_to_allow_the_removal_of_labels() -> None:
+    verdict = make_verdict("11", "00", unknown_labels=["cat"], removed_labels=["hen"])
+
+    assert not any("--allow-label-removal" in reason for reason in verdict.reasons)
+    assert verdict.removed_labels == ("hen",)
+
+
+def test_verdict_id_does_not_depend_on_the_time() -> None:
+    verdict = make_verdict("11", "10")
+
+    assert verdict.verdict_id == make_verdict("11", "10", decided_at="later").verdict_id
+    assert verdict.verdict_id != make_verdict("11", "10", 0.5).verdict_id
+    assert verdict.verdict_id != make_verdict("11", "10", model_name="other").verdict_id
 
 
 def test_first_reason_is_the_decisive_one() -> None:

@@ -23,7 +23,7 @@ from repot_pipelines.finetune import finetune
 from repot_pipelines.presets import PRESETS
 
 SIGNATURE = inspect.signature(finetune.pipeline_func).parameters
-KFP_TYPES = {str: "str", int: "int", float: "float", dict: "Dict[str, str]"}
+KFP_TYPES = {str: "str", int: "int", float: "float", bool: "bool", dict: "Dict[str, str]"}
 
 
 def test_no_two_settings_have_the_same_name() -> None:

@@ -61,9 +61,11 @@ def make_verdict(outcomes: list[Outcome], champion: list[Outcome] | None) -> Ver
     return judge(
         outcomes,
         champion,
+        model_name="m",
         version="t1t1",
         champion_version="none" if champion is None else "c0c0",
         min_precision=0.5,
+        decided_at="2026-11-27T14:05:00Z",
     )
 
 
