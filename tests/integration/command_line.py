@@ -5,7 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-REPOT = [sys.executable, "-c", "from repot_pipelines.cli import main; main()"]
+# -P: like the console script, and unlike -c alone, not with the working folder on the import path.
+REPOT = [sys.executable, "-P", "-c", "from repot_pipelines.cli import main; main()"]
 
 
 def repot(*arguments: str, cwd: Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:

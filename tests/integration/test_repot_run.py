@@ -1,6 +1,7 @@
 """`repot run`: the whole pipeline in a new process, on real pictures and real weights."""
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -10,16 +11,30 @@ from repot_pipelines.local.run import SAMPLE_FOLDER
 from tests.integration.command_line import repot
 
 
+def shadow_modules(folder: Path) -> None:
+    """Give a folder modules with the names of others; when imported, they leave a file and fail."""
+    code = (
+        "import os\n"
+        "open(os.path.dirname(__file__) + f'/imported-{__name__}', 'w').close()\n"
+        "raise SystemExit(__file__)\n"
+    )
+    others = ["PIL", "google", "h5py", "keras", "kfp", "numpy", "repot", "tensorflow", "yaml"]
+    for name in [*sys.stdlib_module_names, *others, "repot_pipelines", "sitecustomize"]:
+        (folder / f"{name}.py").write_text(code)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder in which `repot run --sample` has run once."""
     folder = tmp_path_factory.mktemp("a folder with blanks")
+    shadow_modules(folder)
     temporary = tmp_path_factory.mktemp("temporary")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(temporary))
         done = repot("run", "--sample", cwd=folder)
     assert list(temporary.iterdir()) == []
     assert done.returncode == 0, done.stderr
+    assert [path.name for path in folder.glob("imported-*")] == []
     assert "precision@1" in done.stdout
     assert str(folder / "repot-output" / "report.html") in done.stdout
     return folder

@@ -116,7 +116,7 @@ def check_tensorflow() -> CheckResult:
     """Check that TensorFlow can be imported, in a subprocess: a wrong build kills the process."""
     try:
         ended = subprocess.run(  # noqa: S603 - a constant program in this interpreter
-            [sys.executable, "-c", _IMPORT_TENSORFLOW],
+            [sys.executable, "-P", "-c", _IMPORT_TENSORFLOW],
             capture_output=True,
             text=True,
             timeout=_IMPORT_SECONDS,

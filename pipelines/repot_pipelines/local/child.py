@@ -106,11 +106,14 @@ def _make_subprocess_runner(work_folder: Path) -> Any:
 
 
 def _put_python3_on_path(work_folder: Path) -> None:
-    """Make `python3` run this interpreter in every task, even if its path contains blanks."""
+    """Make `python3` run this interpreter in every task, even if its path contains blanks.
+
+    With -P, `python3 -m` does not import modules from the user's working folder.
+    """
     folder = work_folder / "bin"
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "python3"
-    script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n', encoding="utf-8")
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -P "$@"\n', encoding="utf-8")
     script.chmod(0o755)
     os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 

@@ -90,7 +90,14 @@ def _start_child(
     request_path: Path, events_path: Path, log: IO[bytes]
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start the child process; at the end of the block its whole process group has ended."""
-    environment = {**os.environ, EVENTS_VARIABLE: str(events_path), "PYTHONUNBUFFERED": "1"}
+    environment = {
+        **os.environ,
+        EVENTS_VARIABLE: str(events_path),
+        "PYTHONUNBUFFERED": "1",
+        # Without it, `python -m` in the child and in KFP's tasks imports modules from the working
+        # folder first, where the user's own random.py or types.py may be.
+        "PYTHONSAFEPATH": "1",
+    }
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # KFP creates a temporary folder per task and removes none of them; in the work folder they are
     # removed with it.
@@ -98,7 +105,7 @@ def _start_child(
     temporary_folder.mkdir()
     environment["TMPDIR"] = str(temporary_folder)
     child = subprocess.Popen(  # noqa: S603 - our own module in this interpreter
-        [sys.executable, "-m", "repot_pipelines.local.child", str(request_path)],
+        [sys.executable, "-P", "-m", "repot_pipelines.local.child", str(request_path)],
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=subprocess.STDOUT,
