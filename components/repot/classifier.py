@@ -1,8 +1,9 @@
-"""The image classifier: how it is built, split for training, and exported.
+"""The image classifier: how it is built, split for training, published and exported.
 
 It rescales pictures to the backbone's value range and applies backbone, dropout and a dense layer:
 float32 [batch, image_size, image_size, 3], RGB in [0, 1] -> float32 [batch, N + 1] logits. Index 0
-is the background class of 2016: no picture has it, and no score, report or exported model shows it.
+is the background class of 2016: no picture has it. Only training knows it; the published model
+returns the probabilities of the N labels.
 """
 
 from collections.abc import Callable, Sequence
@@ -79,17 +80,34 @@ def training_logits(classifier: Any) -> Callable[[Any, bool], Any]:
     return lambda pictures, training: head(extractor(pictures, training=False), training=training)
 
 
-def probabilities(logits: Any) -> Any:
-    """Return the probabilities of classes 1..N, float32 [batch, N].
+def published_model(classifier: Any) -> Any:
+    """Return the model that is published, without the background class.
 
     Args:
-        logits: float32 [batch, N + 1]; column 0 is the background class.
+        classifier: A model built by `build_classifier`.
+
+    Returns:
+        A keras.Model of Keras' own layers: float32 [batch, image_size, image_size, 3], RGB in
+        [0, 1] -> float32 [batch, N], probabilities in the order of labels.txt. It shares the
+        classifier's layers except the last one, which is a copy.
     """
-    return tf.nn.softmax(logits[:, 1:], axis=-1)
+    features = classifier.get_layer("dropout").input
+    kernel, bias = classifier.get_layer(HEAD_NAME).get_weights()
+    head = keras.layers.Dense(
+        len(bias) - 1,
+        activation="softmax",
+        kernel_initializer="zeros",
+        name="probabilities",
+        dtype="float32",
+    )
+    model = keras.Model(classifier.input, head(features), name=classifier.name)
+    # The softmax of the other logits alone is the probability given that it is not background.
+    head.set_weights([kernel[:, 1:], bias[1:]])
+    return model
 
 
-def export_saved_model(classifier: Any, labels: Sequence[str], folder: Path) -> None:
-    """Export a classifier as a SavedModel that takes encoded pictures, without Keras or repot.
+def export_saved_model(model: Any, labels: Sequence[str], folder: Path) -> None:
+    """Export a published model as a SavedModel that takes encoded pictures, without Keras or repot.
 
     The default signature takes `image_bytes`, string [batch]: JPEG, PNG, GIF or BMP files. It
     returns `probabilities`, float32 [batch, N], and `class_names`, string [batch, N], where every
@@ -97,29 +115,29 @@ def export_saved_model(classifier: Any, labels: Sequence[str], folder: Path) -> 
     or TIFF; `repot predict` supports all three.
 
     Args:
-        classifier: A model built by `build_classifier`.
-        labels: N label names; labels[i] has class_id i + 1.
+        model: A model made by `published_model`.
+        labels: N label names, in the order of the model's outputs.
         folder: Folder to write.
     """
-    module = _ServedClassifier(classifier, labels)
+    module = _ServedModel(model, labels)
     tf.saved_model.save(module, str(folder), signatures=module.serve)
 
 
-class _ServedClassifier(tf.Module):  # type: ignore[misc]
-    def __init__(self, classifier: Any, labels: Sequence[str]) -> None:
+class _ServedModel(tf.Module):  # type: ignore[misc]
+    def __init__(self, model: Any, labels: Sequence[str]) -> None:
         super().__init__()
-        self._classifier = classifier
+        self._model = model
         self._labels = tf.constant(list(labels))
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])  # type: ignore[untyped-decorator]
     def serve(self, image_bytes: Any) -> dict[str, Any]:
-        image_size = self._classifier.input_shape[1]
+        image_size = self._model.input_shape[1]
         # float32 [batch, image_size, image_size, 3]
         pictures = tf.map_fn(
             lambda encoded: central_crop(decode_picture(encoded), image_size),
             image_bytes,
             fn_output_signature=tf.TensorSpec([image_size, image_size, 3], tf.float32),
         )
-        scores = probabilities(self._classifier(pictures, training=False))
+        scores = self._model(pictures, training=False)
         names = tf.broadcast_to(self._labels[None, :], tf.shape(scores))
         return {"class_names": names, "probabilities": scores}

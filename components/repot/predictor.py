@@ -105,8 +105,6 @@ def load_model(model_uri: str) -> Model:
     import keras
     import tensorflow as tf
 
-    from repot.classifier import probabilities
-
     labels, uri = read_labels(model_uri), storage.join(model_uri, KERAS_NAME)
     try:
         with storage.as_local_file(uri) as path:
@@ -117,14 +115,14 @@ def load_model(model_uri: str) -> Model:
         ) from err
     image_size = network.input_shape[1]
     num_outputs = network.output_shape[-1]
-    if num_outputs != len(labels) + 1:
+    if num_outputs != len(labels):
         raise ModelError(
-            f"{uri} must have one output per label and one for the background; got {num_outputs} "
-            f"outputs for the {len(labels)} labels of {LABELS_NAME}. Train again."
+            f"{uri} must have one output per line of {LABELS_NAME}; got {num_outputs} outputs for "
+            f"{len(labels)} labels. Train again, with a new `rebuild` text."
         )
 
     @tf.function(input_signature=[tf.TensorSpec([None, image_size, image_size, 3], tf.float32)])  # type: ignore[untyped-decorator]
     def call(pictures: Any) -> Any:
-        return probabilities(network(pictures, training=False))
+        return network(pictures, training=False)
 
     return Model(labels=labels, image_size=image_size, call=call)

@@ -1,6 +1,9 @@
-"""The exported model classifies picture files without Keras and repot, like the classifier."""
+"""The published model: the SavedModel without Keras and repot, and the model card's examples."""
 
+import base64
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from repot.classifier import build_classifier, export_saved_model, probabilities
+from repot.classifier import build_classifier, export_saved_model, published_model
+from repot.evaluator.report.model_card import render_model_card
+from repot.predictor import load_model
 from repot.preprocessing import central_crop, decode_picture
+from tests.unit.evaluator.samples import make_outcome, make_report_data
 
 DATA = Path(__file__).parent.parent / "golden"
 PICTURES = [
@@ -39,21 +46,21 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="module")
-def classifier(lite0_weights_uri: str) -> Any:
+def model(lite0_weights_uri: str) -> Any:
     path = Path(lite0_weights_uri, "weights.h5")
     built = build_classifier(
         "efficientnet_lite0", num_classes=len(LABELS) + 1, image_size=SIZE, weights_path=path
     )
     kernel = built.get_layer("logits").kernel
     kernel.assign(np.random.default_rng(1).normal(size=kernel.shape, scale=0.1))
-    return built
+    return published_model(built)
 
 
 @pytest.fixture(scope="module")
-def outputs(classifier: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def outputs(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return the outputs of the exported model in another process, and their names."""
     folder = tmp_path_factory.mktemp("saved_model")
-    export_saved_model(classifier, LABELS, folder)
+    export_saved_model(model, LABELS, folder)
     command = [sys.executable, "-c", SERVE, str(folder), *map(str, PICTURES)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder)
     return json.loads(done.stdout)
@@ -65,13 +72,56 @@ def test_exported_model_returns_labels_and_probabilities(outputs: Any) -> None:
     np.testing.assert_allclose(np.sum(outputs["probabilities"], axis=1), 1, rtol=1e-5)
 
 
-def test_probabilities_of_the_exported_model_equal_those_of_the_classifier(
-    outputs: Any, classifier: Any
+def test_probabilities_of_the_exported_model_equal_those_of_the_model(
+    outputs: Any, model: Any
 ) -> None:
     pictures = np.stack(
         [central_crop(decode_picture(path.read_bytes()), SIZE) for path in PICTURES]
     )
-    expected = np.asarray(probabilities(classifier(pictures, training=False)))
+    expected = np.asarray(model(pictures, training=False))
 
     assert np.ptp(expected, axis=0).max() > 0.1
     np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model folder, and picture.jpg in it."""
+    folder = tmp_path_factory.mktemp("model")
+    model.save(folder / "model.keras")
+    export_saved_model(model, LABELS, folder / "saved_model")
+    (folder / "labels.txt").write_text("".join(f"{label}\n" for label in LABELS), encoding="utf-8")
+    shutil.copy(PICTURES[0], folder / "picture.jpg")
+    return folder
+
+
+def card_examples(language: str) -> list[str]:
+    """Return the model card's code blocks of a language."""
+    data = make_report_data([make_outcome(0, label, label) for label in LABELS], LABELS)
+    card = render_model_card(data, model_name="flowers", version="v1")
+    return re.findall(rf"^```{language}\n(.*?)^```", card, re.DOTALL | re.MULTILINE)
+
+
+def test_examples_of_the_model_card_equal_repot_predict(folder: Path) -> None:
+    picture = (folder / "picture.jpg").read_bytes()
+    (expected,) = load_model(str(folder)).predict([picture])
+    (python,) = card_examples("python")
+    predict, request = card_examples("sh")
+    body, curl = request.split("|\n")
+
+    done = subprocess.run(
+        [sys.executable, "-c", python], check=True, stdout=subprocess.PIPE, cwd=folder
+    )
+    printed = subprocess.run(["bash", "-c", body], check=True, stdout=subprocess.PIPE, cwd=folder)
+    (instance,) = json.loads(printed.stdout)["instances"]
+
+    assert len(python.splitlines()) == 5
+    label, probability = done.stdout.decode().rsplit(maxsplit=1)
+    assert label == LABELS[expected.argmax()]
+    assert float(probability) == pytest.approx(expected.max(), abs=1e-5)
+    serve = tf.saved_model.load(str(folder / "saved_model")).signatures["serving_default"]
+    assert list(serve.structured_input_signature[1]) == ["image_bytes"]  # _bytes: base64 in JSON
+    served = serve(tf.constant([base64.b64decode(instance["b64"])]))
+    np.testing.assert_allclose(served["probabilities"].numpy(), [expected], atol=1e-5)
+    assert "http://localhost:8501/v1/models/flowers:predict" in curl
+    assert predict == "repot predict . picture.jpg\n"

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import repot
 from repot import storage
-from repot.classifier import build_classifier, export_saved_model
+from repot.classifier import build_classifier, export_saved_model, published_model
 from repot.dataset import open_shards
 from repot.errors import DataError, StoppedError
 from repot.json_record import write_record
@@ -148,7 +148,8 @@ def _versions() -> dict[str, str]:
 
 
 def _write_model(classifier: Any, labels: Sequence[str], run_uri: str, scratch: Path) -> None:
-    """Write model.keras, saved_model/ and labels.txt, whose line n names class_id n."""
+    """Write model.keras, saved_model/ and labels.txt, whose lines name the model's outputs."""
+    model = published_model(classifier)
     folder = scratch / MODEL_FOLDER
     folder.mkdir()
     with warnings.catch_warnings():
@@ -156,7 +157,7 @@ def _write_model(classifier: Any, labels: Sequence[str], run_uri: str, scratch: 
         warnings.filterwarnings(
             "ignore", message="__array__ implementation", category=DeprecationWarning
         )
-        classifier.save(folder / KERAS_NAME)
-    export_saved_model(classifier, labels, folder / SAVED_MODEL_FOLDER)
+        model.save(folder / KERAS_NAME)
+    export_saved_model(model, labels, folder / SAVED_MODEL_FOLDER)
     (folder / LABELS_NAME).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
     storage.upload_folder(folder, storage.join(run_uri, MODEL_FOLDER))

@@ -23,21 +23,20 @@ def save_picture(path: Path, colour: str, size: tuple[int, int] = (48, 40)) -> N
 def save_model(folder: Path, labels: Sequence[str], colours: Sequence[str]) -> None:
     """Save a classifier that predicts labels[i] for colours[i].
 
-    Its background logit is always the highest. The logits of a picture of colours[i] are 8 for
-    label i and 0 for the others, so the probabilities are e^8 / (e^8 + N - 1) and
-    1 / (e^8 + N - 1).
+    The logits of a picture of colours[i] are 8 for label i and 0 for the others, so the
+    probabilities are e^8 / (e^8 + N - 1) and 1 / (e^8 + N - 1).
     """
     import keras
     import numpy as np
 
-    kernel = np.zeros((3, len(labels) + 1), np.float32)
-    for i, colour in enumerate(colours, start=1):
+    kernel = np.zeros((3, len(labels)), np.float32)
+    for i, colour in enumerate(colours):
         kernel[list(COLOURS).index(colour), i] = 8.0
-    bias = np.array([100.0] + [0.0] * len(labels), np.float32)
     pictures = keras.Input([IMAGE_SIZE, IMAGE_SIZE, 3])
     mean = keras.layers.GlobalAveragePooling2D()(pictures)
-    model = keras.Model(pictures, keras.layers.Dense(len(labels) + 1, name="logits")(mean))
-    model.get_layer("logits").set_weights([kernel, bias])
+    head = keras.layers.Dense(len(labels), activation="softmax", name="probabilities")
+    model = keras.Model(pictures, head(mean))
+    head.set_weights([kernel, np.zeros(len(labels), np.float32)])
     folder.mkdir(parents=True)
     model.save(folder / "model.keras")
     (folder / "labels.txt").write_text("".join(f"{label}\n" for label in labels))

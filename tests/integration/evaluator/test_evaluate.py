@@ -316,8 +316,8 @@ def test_model_with_nan_outputs_raises_an_error(dataset: Path, tmp_path: Path) -
 
     save_model(tmp_path / "model", ["red", "green", "blue"], ["red", "green", "blue"])
     model = keras.models.load_model(tmp_path / "model" / "model.keras")
-    model.get_layer("logits").set_weights(
-        [np.full((3, 4), np.nan, np.float32), np.zeros(4, np.float32)]
+    model.get_layer("probabilities").set_weights(
+        [np.full((3, 3), np.nan, np.float32), np.zeros(3, np.float32)]
     )
     model.save(tmp_path / "model" / "model.keras")
 

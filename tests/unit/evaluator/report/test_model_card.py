@@ -21,6 +21,7 @@ def test_model_card_has_scores_data_training_and_limitations() -> None:
     assert [line for line in card.splitlines() if line.startswith("## ")] == [
         "## Scores",
         "## Labels",
+        "## How to use it",
         "## Intended use",
         "## Data",
         "## How it was trained",
