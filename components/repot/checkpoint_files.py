@@ -81,7 +81,7 @@ def find_version(uri: str) -> str | None:
 
     Returns:
         For the web, the server's ETag or Last-Modified header, or "" if it sends neither; None if
-        the server is unreachable or does not answer a HEAD request with 200.
+        the server is unreachable or does not respond to a HEAD request with 200.
 
     Raises:
         CheckpointError: There is no such file, prefix or folder.

@@ -294,7 +294,7 @@ def test_unreachable_cluster_is_reported_within_seconds(
     assert "nothing listens at" in refused.finding
     assert "KUBECONFIG=/dev/null" in refused.fix
     assert "cannot be resolved" in unknown_host.finding
-    assert "does not answer in time" in timeout.finding
+    assert "does not respond in time" in timeout.finding
     assert time.monotonic() - started < 20
 
 
@@ -339,7 +339,7 @@ def test_failed_request_does_not_hide_the_other_results(api: KubernetesApi) -> N
 
     report = doctor(*FITTING)
 
-    assert "answered 500" in report.only_problem().finding
+    assert "responded with 500" in report.only_problem().finding
     assert report.checks["trainer nodes"].state == "ok"
 
 
@@ -630,7 +630,7 @@ def test_wrong_host_is_a_problem(kfp: KfpApi, api: KubernetesApi, tmp_path: Path
     (tmp_path / "token").write_text(ADMIN_TOKEN)
     kfp.answers = [("GET", "/healthz", web_page())]
 
-    assert "answers with a web page" in doctor("--host", kfp.address).only_problem().finding
+    assert "responds with a web page" in doctor("--host", kfp.address).only_problem().finding
     assert (
         "404"
         in doctor("--host", api.address, "--token-file", tmp_path / "token").only_problem().finding

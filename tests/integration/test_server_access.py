@@ -171,7 +171,7 @@ def test_web_page_as_health_answer_is_reported(api: KfpApi) -> None:
     result = submit(api.address)
 
     assert result.exit_code == 1
-    assert "answers with a web page" in result.errors
+    assert "responds with a web page" in result.errors
 
 
 def test_login_page_in_the_middle_is_reported_and_nothing_is_created(api: KfpApi) -> None:
@@ -203,7 +203,7 @@ def test_server_without_the_api_is_reported(api: KfpApi) -> None:
     result = submit(api.address)
 
     assert result.exit_code == 1
-    assert "answered 404" in result.errors
+    assert "responded with 404" in result.errors
     assert "repot needs Kubeflow Pipelines 2.14 or later" in result.errors
 
 
@@ -224,7 +224,7 @@ def test_silent_server_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
         result = submit(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
     assert result.exit_code == 1
-    assert "does not answer in time" in result.errors
+    assert "does not respond in time" in result.errors
 
 
 def test_https_to_an_http_server_is_a_tls_error(api: KfpApi) -> None:

@@ -390,7 +390,7 @@ def test_following_continues_after_a_server_restart(api: KfpApi) -> None:
     assert result.exit_code == 0, result.errors
     assert (
         result.output.count(
-            "answered 503. The server reports: upstream connect error. Trying again."
+            "responded with 503. The server reports: upstream connect error. Trying again."
         )
         == 2
     )

@@ -230,7 +230,7 @@ def connect_to_server(connection: ConnectionOptions) -> "Server":
 
     Raises:
         UsageError: Lists everything that is wrong with the options.
-        ServerError: The server does not answer.
+        ServerError: The server does not respond.
     """
     from repot_pipelines.kfp_server.server import connect
 

@@ -114,7 +114,7 @@ def _connection_problem(action: str, address: str, err: Exception) -> str:
         )
     if isinstance(reason, urllib3.exceptions.TimeoutError):
         return (
-            f"Cannot {action}: {address} does not answer in time. "
+            f"Cannot {action}: {address} does not respond in time. "
             "Check the VPN and the firewall, or --context."
         )
     return (

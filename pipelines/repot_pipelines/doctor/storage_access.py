@@ -45,7 +45,7 @@ def check_access(storage_uri: str) -> CheckResult:
     except TimeoutError:
         return problem(
             STORAGE_ACCESS,
-            f"{storage_uri} does not answer within {_ACCESS_SECONDS} s.",
+            f"{storage_uri} does not respond within {_ACCESS_SECONDS} s.",
             "Check the network, proxy and firewall, and the address of the store.",
         )
     except StorageError as err:
