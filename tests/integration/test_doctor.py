@@ -581,7 +581,7 @@ def test_unreachable_storage_is_reported_within_seconds(
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
 
     assert (
-        "does not answer within 0.5 s"
+        "does not respond within 0.5 s"
         in doctor("--storage-uri", "gs://bucket/here").only_problem().finding
     )
 
@@ -640,7 +640,7 @@ def test_wrong_host_is_a_problem(kfp: KfpApi, api: KubernetesApi, tmp_path: Path
 def test_multi_user_server_needs_a_namespace(kfp: KfpApi) -> None:
     kfp.store.is_multi_user = True
 
-    assert doctor("--host", kfp.address).only_problem().fix == "Give --namespace."
+    assert doctor("--host", kfp.address).only_problem().fix == "Pass --namespace."
     kfp.denied = ("alice",)
     report = doctor("--host", kfp.address, "--namespace", "alice")
     assert "(403)" in report.checks["sign-in"].finding

@@ -195,7 +195,7 @@ def _tainted(ready: Sequence[Node], pod: TrainerPod) -> CheckResult:
         {"key": taint["key"], "operator": "Exists", "effect": taint["effect"]} for taint in taints
     ]
     tolerations = json.dumps([*pod.tolerations, *missing])
-    fix = f"Set trainer_tolerations={tolerations} for the run, and pass --tolerations here."
+    fix = f"Pass --tolerations here, and set for the run trainer_tolerations={tolerations}."
     taint_names = ", ".join(map(format_taint, taints))
     if all(taint["key"] == own_key for taint in taints):
         finding = (
