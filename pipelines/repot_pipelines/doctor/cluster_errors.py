@@ -66,7 +66,7 @@ def convert_errors(action: str, address: str) -> Iterator[None]:
 def not_kubernetes(action: str, address: str) -> ClusterError:
     """Return the error for a response that is not JSON."""
     return ClusterError(
-        f"Cannot {action}: {address} answers, but not as a Kubernetes API. "
+        f"Cannot {action}: {address} responds, but not as a Kubernetes API. "
         "Check the server address in kubeconfig, and the proxy in between."
     )
 
@@ -92,7 +92,7 @@ def _status_problem(status: int, message: str, address: str) -> str:
         return f"the cluster denies it{details}. Ask its administrator for that permission."
     if status == 404:
         return f"the object does not exist at {address}{details}. Check its name, and --namespace."
-    return f"{address} answered {status}{details}. Try again later, or check the cluster."
+    return f"{address} responded with {status}{details}. Try again later, or check the cluster."
 
 
 def _connection_problem(action: str, address: str, err: Exception) -> str:
