@@ -60,6 +60,7 @@ class DatasetPlan(JsonRecord):
         num_found: Number of files found.
         rejected: Files that cannot be read, or whose path shows that they are not pictures of a
             label.
+        empty_label_folders: Paths of label folders without a file that could be a picture.
     """
 
     dataset_id: str
@@ -69,6 +70,7 @@ class DatasetPlan(JsonRecord):
     num_pictures: dict[str, int]
     num_found: int
     rejected: tuple[Rejection, ...]
+    empty_label_folders: tuple[str, ...] = ()
 
     @property
     def shard_names(self) -> list[str]:

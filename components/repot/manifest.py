@@ -78,6 +78,7 @@ class Manifest(JsonRecord):
         shards: One receipt per shard, sorted by name; rejections moved to `rejected`.
         num_found, num_accepted: Number of files found; number of pictures in shards.
         rejected: Every file that is in no shard, sorted by path.
+        empty_label_folders: Paths of label folders without a file that could be a picture.
     """
 
     dataset_id: str
@@ -88,6 +89,7 @@ class Manifest(JsonRecord):
     num_found: int
     num_accepted: int
     rejected: tuple[Rejection, ...] = ()
+    empty_label_folders: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:

@@ -30,6 +30,7 @@ REASONS = {
     "outside_labels": "the file is not in a label folder and is not a picture",
     "test_folder": "the file is in test/, next to train/ and validation/; test/ is not used",
     "system_file": "the file belongs to the operating system or to a tool",
+    "not_a_file": "it is a pipe, a socket, a device or a link to a folder that contains it",
     "label_not_listed": "the label is not in the labels file",
 }
 """Why a file is not in any shard, by the reason key that receipts, manifest and report use."""
@@ -46,7 +47,7 @@ ADVICE = {
 }
 """What to do about rejected files, by reason; exempt reasons need no action."""
 
-EXEMPT_REASONS = ("outside_labels", "test_folder", "system_file", "label_not_listed")
+EXEMPT_REASONS = ("outside_labels", "test_folder", "system_file", "not_a_file", "label_not_listed")
 """Reasons of files that were never meant as training pictures. They are listed in the manifest but
 do not count towards max_rejected_fraction."""
 

@@ -8,6 +8,7 @@ Every event has `process`, because several processes can work on one task. Event
     started   task
     progress  task, done, total, unit, note
     finished  task, seconds
+    notice    task, text, is_warning: a line for the user
     result    any values that the caller of the whole pipeline needs
     failed    task, message, exit_code, traceback
 """
@@ -48,6 +49,12 @@ def emit(event: str, **fields: Any) -> None:
 def report(task: str, done: int, total: int, *, unit: str = "", note: str = "") -> None:
     """Report that `done` of `total` units of a task are done; total 0 means unknown."""
     emit("progress", task=task, done=done, total=total, unit=unit, note=note)
+
+
+def notice(task: str, text: str, *, is_warning: bool = False) -> None:
+    """Show one line to the user: on the terminal of a run, and in the log."""
+    emit("notice", task=task, text=text, is_warning=is_warning)
+    _log.info("%s: %s%s", task, "warning: " if is_warning else "", text)
 
 
 def result(**fields: Any) -> None:

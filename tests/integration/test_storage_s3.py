@@ -139,7 +139,7 @@ def test_pictures_are_read_only_once_for_their_checksums(
         def check() -> list[str]:
             """Return the checksums; `reads` then returns the requests of this call only."""
             proxy.requests.clear()
-            files, unreadable = add_checksums(list_files(roots), roots, f"{s3}/listings")
+            files, unreadable = add_checksums(list_files(roots).files, roots, f"{s3}/listings")
             assert unreadable == {}
             return [file.crc32c for file in files]
 

@@ -8,7 +8,7 @@ val/ and valid/ are accepted as names of validation/. All other files are reject
 folder next to train/ and validation/ have a reason of their own.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import cast
@@ -22,6 +22,7 @@ _LAYOUT_ADVICE = (
     "PICTURES/validation/<label>/<picture>."
 )
 
+_UNUSED_REASONS = ("system_file", "not_a_file")
 _VALIDATION_FOLDERS = ("validation", "val", "valid")
 _TEST_FOLDER = "test"
 _SPLIT_LIKE_NAMES = frozenset({"train", "training", *_VALIDATION_FOLDERS, "test", "testing", "dev"})
@@ -62,11 +63,13 @@ class Inventory:
         is_split: Whether the pictures are in train/ and validation/ folders.
         candidates: The files in label folders, sorted by path.
         rejected: All other files, sorted by path.
+        empty_label_folders: Paths of label folders without a file that could be a picture, sorted.
     """
 
     is_split: bool
     candidates: tuple[CandidatePicture, ...]
     rejected: tuple[Rejection, ...]
+    empty_label_folders: tuple[str, ...] = ()
 
     @property
     def labels(self) -> set[str]:
@@ -85,15 +88,21 @@ class Inventory:
 
 
 def assign_labels(
-    files: Sequence[FoundFile], *, listed_labels: Collection[str] | None
+    files: Sequence[FoundFile],
+    *,
+    listed_labels: Collection[str] | None,
+    empty_folders: Sequence[str] = (),
 ) -> Inventory:
     """Return the label or the reason for rejection of each file.
 
     Args:
         files: Every file found, sorted by path.
         listed_labels: The labels to use; None uses all label folders.
+        empty_folders: Paths of the folders that directly contain nothing.
     """
-    split_folders = _find_split_folders(files)
+    # With a slash at the end, an empty folder is the folder of a file without a name.
+    empty_paths = [f"{path}/" for path in empty_folders]
+    split_folders = _find_split_folders([*(file.path for file in files), *empty_paths])
     is_split = bool(split_folders)
     candidates, rejected = [], []
     for file in files:
@@ -102,15 +111,31 @@ def assign_labels(
         )
         folder = inner_path.rpartition("/")[0]
         label = folder.partition("/")[0]
-        if reason := _rejection_reason(file.path, folder, listed_labels):
-            rejected.append(Rejection(path=file.path, label=label, split=split, reason=reason))
+        reason = _rejection_reason(file.path, folder, listed_labels)
+        if file.kind:
+            reason = "not_a_file"
+        if reason:
+            rejected.append(
+                Rejection(path=file.path, label=label, split=split, reason=reason, detail=file.kind)
+            )
         else:
             candidates.append(
                 CandidatePicture(
                     file=file, label=label, split=cast(Split, split) if is_split else None
                 )
             )
-    return Inventory(is_split=is_split, candidates=tuple(candidates), rejected=tuple(rejected))
+    return Inventory(
+        is_split=is_split,
+        candidates=tuple(candidates),
+        rejected=tuple(rejected),
+        empty_label_folders=tuple(
+            folder
+            for folder in _find_empty_label_folders(
+                candidates, rejected, empty_paths, split_folders
+            )
+            if listed_labels is None or folder.rpartition("/")[2] in listed_labels
+        ),
+    )
 
 
 def find_layout_problems(inventory: Inventory) -> list[str]:
@@ -148,11 +173,26 @@ def _nested_folders_advice(folders: Collection[str]) -> str:
     return "Move the pictures up, or pass the folder whose subfolders are the labels."
 
 
-def _find_split_folders(files: Sequence[FoundFile]) -> dict[str, Split]:
+def _find_split_folders(paths: Sequence[str]) -> dict[str, Split]:
     """Return the split of each split folder, by name; empty if the pictures are not split yet."""
-    folders = {file.path.partition("/")[0] for file in files if "/" in file.path}
+    folders = {path.partition("/")[0] for path in paths if "/" in path}
     validation = next((name for name in _VALIDATION_FOLDERS if name in folders), "")
     return {"train": "train", validation: "validation"} if "train" in folders and validation else {}
+
+
+def _find_empty_label_folders(
+    candidates: Iterable[CandidatePicture],
+    rejected: Iterable[Rejection],
+    empty_paths: Iterable[str],
+    split_folders: Mapping[str, Split],
+) -> list[str]:
+    """Return the paths of label folders without any file that could be a picture, sorted."""
+    unused, used = [*empty_paths], [candidate.file.path for candidate in candidates]
+    for item in rejected:
+        (unused if item.reason in _UNUSED_REASONS else used).append(item.path)
+    empty = {_label_folder(path, split_folders) for path in unused}
+    empty -= {_label_folder(path, split_folders) for path in used}
+    return sorted(folder for folder in empty if folder and not _is_system_file(f"{folder}/"))
 
 
 def _separate_split(path: str, split_folders: Mapping[str, Split]) -> tuple[str, str]:
@@ -161,6 +201,14 @@ def _separate_split(path: str, split_folders: Mapping[str, Split]) -> tuple[str,
     if folder in split_folders and inner_path:
         return split_folders[folder], inner_path
     return "", path.rpartition("/")[2]
+
+
+def _label_folder(path: str, split_folders: Mapping[str, Split]) -> str:
+    """Return the path of the label folder that contains a file, or ""."""
+    *folders, _ = path.split("/")
+    if not split_folders:
+        return folders[0] if folders else ""
+    return "/".join(folders[:2]) if folders[1:] and folders[0] in split_folders else ""
 
 
 def _rejection_reason(path: str, folder: str, listed_labels: Collection[str] | None) -> str:

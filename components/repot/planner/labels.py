@@ -6,7 +6,7 @@ the planner can report all of them at once.
 """
 
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 
 from repot import storage
@@ -78,14 +78,21 @@ def find_label_name_problems(labels: Collection[str]) -> list[str]:
     ]
 
 
-def find_label_count_problems(labels: Collection[str]) -> list[str]:
-    """Check that there are at least two labels."""
+def find_label_count_problems(
+    labels: Collection[str], empty_label_folders: Collection[str]
+) -> list[str]:
+    """Check that there are at least two labels, those of empty folders not counted."""
     if len(labels) >= 2:
         return []
     got = ", ".join(labels) or "none"
+    empty = (
+        f" No pictures are in {join_names(map(repr, empty_label_folders))}."
+        if empty_label_folders
+        else ""
+    )
     return [
         (
-            f"There must be at least two labels; got {got}. "
+            f"There must be at least two labels; got {got}.{empty} "
             "Pass the folder that contains one folder per label."
         )
     ]
@@ -104,6 +111,45 @@ def find_picture_count_problems(inventory: Inventory, labels: Collection[str]) -
             )
         ]
     return []
+
+
+def find_suspicious_labels(inventory: Inventory) -> list[str]:
+    """Return one warning per oddity of the label folders that is probably a mistake."""
+    warnings = []
+    if folders := inventory.empty_label_folders:
+        warnings.append(
+            f"These label folders contain no pictures and are left out: "
+            f"{join_names(map(repr, folders))}. "
+            "Copy their pictures again, or remove the folders."
+        )
+    by_form: dict[str, list[str]] = defaultdict(list)
+    for label in sorted(inventory.labels):
+        by_form[unicodedata.normalize("NFKC", label).casefold()].append(label)
+    warnings += [
+        f"The labels {join_names(map(repr, labels))} differ only by case or Unicode form and are "
+        "separate labels. Move the pictures into one folder if they mean the same."
+        for labels in by_form.values()
+        if len(labels) > 1
+    ]
+    warnings += [
+        f"Several folders are named {label!r} in different Unicode forms and are one label. "
+        "Move the pictures into one folder, or rename one."
+        for label, names in sorted(_find_stored_names(inventory).items())
+        if len(names) > 1
+    ]
+    return warnings
+
+
+def _find_stored_names(inventory: Inventory) -> dict[str, set[str]]:
+    """Return the names of each label's folders as stored, by the folder's normalised path."""
+    stored: dict[str, set[str]] = defaultdict(set)
+    for candidate in inventory.candidates:
+        split_parts = 1 if inventory.is_split else 0
+        parts = candidate.file.path.split("/")
+        folder = "/".join(parts[: split_parts + 1])
+        depth = len(parts) - split_parts
+        stored[folder].add(candidate.file.uri.split("/")[-depth])
+    return stored
 
 
 def _find_split_problems(inventory: Inventory, labels: Collection[str]) -> list[str]:

@@ -67,6 +67,7 @@ class FoundFile:
         size_bytes: Size of the file.
         crc32c: CRC32C of its bytes, 8 hex digits; "" if the listing has no checksum.
         version: See `repot.storage.ObjectInfo`.
+        kind: What it is if it is not a file, such as "a named pipe"; "" for a file.
     """
 
     uri: str
@@ -74,41 +75,63 @@ class FoundFile:
     size_bytes: int
     crc32c: str
     version: str
+    kind: str = ""
 
 
-def list_files(roots: PictureRoots) -> list[FoundFile]:
-    """Return every file below the roots, sorted by path.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    """Everything below the roots.
+
+    Attributes:
+        files: Every file, and every pipe, socket, device and looping link, sorted by path.
+        empty_folders: Paths of the folders that directly contain nothing, sorted.
+    """
+
+    files: tuple[FoundFile, ...]
+    empty_folders: tuple[str, ...]
+
+
+def list_files(roots: PictureRoots) -> Listing:
+    """Return everything below the roots.
 
     Raises:
         UsageError: A folder is missing, empty or a file; all such folders are named.
         StorageError: A folder cannot be listed.
     """
     files: list[FoundFile] = []
+    empty_folders: list[str] = []
     problems: list[str] = []
-    for prefix, uri in roots.folders.items():
+    for prefix, root_uri in roots.folders.items():
         try:
-            files += [_to_found_file(info, prefix, uri) for info in list_folder(uri)]
+            found = list_folder(root_uri)
         except UsageError as err:
             problems += err.problems
+            continue
+        files += [_to_found_file(info, prefix, root_uri) for info in found.objects]
+        files += [_to_other(uri, kind, prefix, root_uri) for uri, kind in found.others.items()]
+        empty_folders += [_path(uri, prefix, root_uri) for uri in found.empty_folders]
     if problems:
         raise UsageError(problems)
-    return sorted(files, key=lambda file: (file.path, file.uri))
+    return Listing(
+        files=tuple(sorted(files, key=lambda file: (file.path, file.uri))),
+        empty_folders=tuple(sorted(empty_folders)),
+    )
 
 
-def list_folder(uri: str) -> list[storage.ObjectInfo]:
-    """Return every file below a folder, at least one, sorted by URI.
+def list_folder(uri: str) -> storage.FolderListing:
+    """Return everything below a folder, at least one file.
 
     Raises:
         UsageError: The folder or its bucket is missing, or the folder is empty or a file.
         StorageError: The folder cannot be listed.
     """
     try:
-        infos = storage.list_objects(uri)
+        listing = storage.scan_folder(uri)
     except NoBucketError as err:
         raise UsageError(f"The pictures folder must exist; {err}") from err
-    if not infos:
+    if not listing.objects:
         raise UsageError(_explain_no_files(uri))
-    return infos
+    return listing
 
 
 def find_overlap(roots: PictureRoots, dataset_uri: str) -> list[str]:
@@ -125,14 +148,22 @@ def find_overlap(roots: PictureRoots, dataset_uri: str) -> list[str]:
 
 
 def _to_found_file(info: storage.ObjectInfo, prefix: str, root_uri: str) -> FoundFile:
-    path = unicodedata.normalize("NFC", prefix + storage.relative_name(info.uri, root_uri))
     return FoundFile(
         uri=info.uri,
-        path=path,
+        path=_path(info.uri, prefix, root_uri),
         size_bytes=info.size_bytes,
         crc32c=info.crc32c or "",
         version=info.version,
     )
+
+
+def _to_other(uri: str, kind: str, prefix: str, root_uri: str) -> FoundFile:
+    path = _path(uri, prefix, root_uri)
+    return FoundFile(uri=uri, path=path, size_bytes=0, crc32c="", version="", kind=kind)
+
+
+def _path(uri: str, prefix: str, root_uri: str) -> str:
+    return unicodedata.normalize("NFC", prefix + storage.relative_name(uri, root_uri))
 
 
 def _explain_no_files(uri: str) -> str:

@@ -2,10 +2,12 @@
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from repot import layout
+from repot import layout, progress
+from repot.dataset_description import describe_dataset
 from repot.dataset_plan import DatasetPlan, Share, SourcePicture, write_plan
 from repot.errors import DataError, UsageError
 from repot.manifest import SPLITS, Rejection, Split, shard_name
@@ -23,6 +25,7 @@ from repot.planner.labels import (
     find_label_name_problems,
     find_labels_file_problems,
     find_picture_count_problems,
+    find_suspicious_labels,
     read_labels,
 )
 from repot.planner.listing import PictureRoots, find_overlap, list_files
@@ -115,9 +118,11 @@ def plan_dataset(
         StorageError: Reading or writing failed.
     """
     raise_problems(usage=find_overlap(roots, dataset_folder("")))
-    files = list_files(roots)
+    listing = list_files(roots)
     lines = read_labels(labels_file_uri) if labels_file_uri else None
-    inventory = assign_labels(files, listed_labels=lines)
+    inventory = assign_labels(
+        listing.files, listed_labels=lines, empty_folders=listing.empty_folders
+    )
     labels = tuple(sorted(inventory.labels) if lines is None else lines)
     raise_problems(
         usage=find_labels_file_problems(lines, inventory.labels, labels_file_uri)
@@ -126,7 +131,9 @@ def plan_dataset(
         data=[
             *find_layout_problems(inventory),
             *find_label_name_problems(inventory.labels),
-            *find_label_count_problems({*labels, *inventory.folders_without_files}),
+            *find_label_count_problems(
+                {*labels, *inventory.folders_without_files}, inventory.empty_label_folders
+            ),
             *find_picture_count_problems(inventory, inventory.labels),
         ],
     )
@@ -141,9 +148,11 @@ def plan_dataset(
         labels=labels,
         settings=settings,
         num_pictures={name: len(shard) for name, shard in shards.items()},
-        num_found=len(files),
+        num_found=len(listing.files),
         rejected=inventory.rejected,
+        empty_label_folders=inventory.empty_label_folders,
     )
+    _announce(inventory, pictures, labels)
     dataset_uri = dataset_folder(plan.dataset_id)
     was_written = write_plan(dataset_uri, plan, shards)
     return PlannedDataset(dataset_uri=dataset_uri, plan=plan, exists=not was_written)
@@ -160,6 +169,18 @@ def raise_problems(*, usage: Sequence[str] = (), data: Sequence[str] = ()) -> No
         raise UsageError([*usage, *data])
     if data:
         raise DataError("\n".join(data))
+
+
+def _announce(inventory: Inventory, pictures: _PicturesBySplit, labels: Sequence[str]) -> None:
+    """Tell the user what was found and what is suspicious."""
+    class_counts = {
+        split: {**dict.fromkeys(labels, 0), **Counter(picture.label for picture in pictures[split])}
+        for split in SPLITS
+    }
+    for line in describe_dataset(class_counts, inventory.rejected):
+        progress.notice("plan", line)
+    for warning in find_suspicious_labels(inventory):
+        progress.notice("plan", warning, is_warning=True)
 
 
 def _with_checksums(
@@ -205,7 +226,11 @@ def _split(
         picture = SourcePicture(
             label=candidate.label,
             class_id=class_ids[candidate.label],
-            **dataclasses.asdict(candidate.file),
+            uri=candidate.file.uri,
+            path=candidate.file.path,
+            size_bytes=candidate.file.size_bytes,
+            crc32c=candidate.file.crc32c,
+            version=candidate.file.version,
         )
         pictures[candidate.split or splits[candidate.file.path]].append(picture)
     return pictures

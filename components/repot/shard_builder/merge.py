@@ -4,12 +4,13 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 
-from repot import storage
+from repot import progress, storage
+from repot.dataset_description import describe_dataset
 from repot.dataset_plan import DatasetPlan, read_plan
 from repot.errors import DataError, NotFoundError, join_names
 from repot.json_record import read_record, write_record
 from repot.layout import LABELS_NAME, MANIFEST_NAME
-from repot.manifest import Manifest, Receipt, Rejection, count_reasons
+from repot.manifest import SPLITS, Manifest, Receipt, Rejection, count_reasons
 from repot.pictures import ADVICE, EXEMPT_REASONS, REASONS
 from repot.shard_builder.build import build_shards
 from repot.shard_builder.receipts import finished_shards
@@ -45,13 +46,10 @@ def merge_dataset(dataset_uri: str, *, max_rejected_fraction: float) -> Manifest
             "".join(f"{label}\n" for label in manifest.labels),
         )
         write_record(storage.join(dataset_uri, MANIFEST_NAME), manifest)
-    _log.info(
-        "dataset %s: %d training and %d validation examples, %d files rejected",
-        manifest.dataset_id,
-        manifest.num_examples("train"),
-        manifest.num_examples("validation"),
-        len(manifest.rejected),
-    )
+    for line in describe_dataset(
+        {split: manifest.class_counts(split) for split in SPLITS}, manifest.rejected
+    ):
+        progress.notice("merge", line)
     return manifest
 
 
@@ -93,6 +91,7 @@ def _combine(plan: DatasetPlan, receipts: Mapping[str, Receipt]) -> Manifest:
         num_found=plan.num_found,
         num_accepted=sum(shard.num_records for shard in shards),
         rejected=tuple(rejected),
+        empty_label_folders=plan.empty_label_folders,
     )
 
 

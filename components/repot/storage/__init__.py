@@ -7,7 +7,7 @@ decompressed when they are read. Every failure is a StorageError that states wha
 failed, where, and what to do. All functions are safe to use from several threads and processes.
 """
 
-from repot.storage.backend import Content, ObjectInfo
+from repot.storage.backend import Content, FolderListing, ObjectInfo
 from repot.storage.checksums import crc32c_hex
 from repot.storage.local.files import file_crc32c_hex
 from repot.storage.operations import (
@@ -26,6 +26,7 @@ from repot.storage.operations import (
     read_json,
     read_object,
     read_text,
+    scan_folder,
     stat,
     swap_bytes,
     upload,
@@ -38,6 +39,7 @@ from repot.storage.uris import is_local, join, local_path, normalise, relative_n
 
 __all__ = [
     "Content",
+    "FolderListing",
     "ObjectInfo",
     "as_local_file",
     "check_writable",
@@ -61,6 +63,7 @@ __all__ = [
     "read_object",
     "read_text",
     "relative_name",
+    "scan_folder",
     "stat",
     "swap_bytes",
     "upload",

@@ -4,6 +4,7 @@ A backend is a module that implements `Backend`. To add one, write the module, t
 to `uris.SCHEMES` and the module to `operations.BACKENDS`.
 """
 
+import itertools
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -50,6 +51,22 @@ class Content:
     info: ObjectInfo
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FolderListing:
+    """Everything below a folder.
+
+    Attributes:
+        objects: Every object, sorted by URI, as `list_objects` returns them.
+        empty_folders: URIs of folders that directly contain nothing, sorted; in an object store,
+            those with a placeholder.
+        others: Local entries that are neither file nor folder: what each is, by its URI.
+    """
+
+    objects: list[ObjectInfo]
+    empty_folders: list[str]
+    others: dict[str, str]
+
+
 class Backend(Protocol):
     """The functions of one kind of storage; `repot.storage` documents each under the same name."""
 
@@ -58,6 +75,9 @@ class Backend(Protocol):
 
     def list_objects(self, folder_uri: str) -> list[ObjectInfo]:
         """Return every object below a folder, sorted by URI."""
+
+    def scan_folder(self, folder_uri: str) -> FolderListing:
+        """Return every object below a folder, and the empty folders."""
 
     def read_object(self, uri: str, *, version: str | None = None) -> Content:
         """Return an object's content and its state."""
@@ -100,6 +120,24 @@ def select_visible(infos: Iterable[ObjectInfo]) -> list[ObjectInfo]:
     hidden = f"/{HIDDEN_PREFIX}"
     visible = (info for info in infos if not info.uri.endswith("/") and hidden not in info.uri)
     return sorted(visible, key=lambda info: info.uri)
+
+
+def list_with_placeholders(infos: Iterable[ObjectInfo], folder_uri: str) -> FolderListing:
+    """Return the listing of a folder in an object store from all of its objects.
+
+    A placeholder, an object whose name ends with a slash, stands for a folder, which is empty if
+    no other object has that prefix.
+    """
+    every = sorted(infos, key=lambda info: info.uri)
+    empty_folders = [
+        info.uri.rstrip("/")
+        for info, following in itertools.zip_longest(every, every[1:])
+        # Objects with the placeholder's name as a prefix directly follow it.
+        if info.uri.endswith("/")
+        and len(info.uri) > len(folder_uri) + 1
+        and not (following and following.uri.startswith(info.uri))
+    ]
+    return FolderListing(objects=select_visible(every), empty_folders=empty_folders, others={})
 
 
 def already_exists_error(uri: str) -> AlreadyExistsError:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from repot.errors import NotFoundError, StorageError
-from repot.storage.backend import Backend, Content, ObjectInfo
+from repot.storage.backend import Backend, Content, FolderListing, ObjectInfo
 from repot.storage.gcs import objects as gcs_objects
 from repot.storage.local import objects as local_objects
 from repot.storage.s3 import objects as s3_objects
@@ -47,6 +47,15 @@ def list_objects(folder_uri: str) -> list[ObjectInfo]:
         StorageError: The folder cannot be listed.
     """
     return _backend(folder_uri).list_objects(folder_uri)
+
+
+def scan_folder(folder_uri: str) -> FolderListing:
+    """Return every object below a folder as `list_objects`, and what would go unnoticed there.
+
+    Raises:
+        StorageError: The folder cannot be listed.
+    """
+    return _backend(folder_uri).scan_folder(folder_uri)
 
 
 def read_object(uri: str, *, version: str | None = None) -> Content:

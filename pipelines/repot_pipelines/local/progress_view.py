@@ -43,7 +43,7 @@ def make_view(console: Console) -> ProgressView:
 
 
 class ProgressLines:
-    """Print a line when a task starts and ends, and every LINE_SECONDS in between."""
+    """Print a line when a task starts and ends, every LINE_SECONDS in between, and for notices."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -63,9 +63,13 @@ class ProgressLines:
         now = time.monotonic()
         if kind == "started":
             self._line(f"{task} ...")
+        elif kind == "notice":
+            self._line(_notice_text(event))
         elif kind == "finished":
             self._line(f"{task}: done in {event['seconds']:.1f} s")
-        elif kind == "progress" and now - self._last_line >= LINE_SECONDS:
+        elif kind == "progress" and (
+            now - self._last_line >= LINE_SECONDS or event["done"] == event["total"] > 0
+        ):
             self._line(f"{task}: {_format_amount(event)} {event['note']}".rstrip())
 
     def _line(self, text: str) -> None:
@@ -100,6 +104,11 @@ class ProgressBars:
         event = self._totals.add(event)
         name = event.get("task")
         if name is None:
+            return
+        if event["event"] == "notice":
+            self._progress.console.print(
+                _notice_text(event), highlight=False, markup=False, soft_wrap=True
+            )
             return
         row = self._rows.get(name)
         if row is None:
@@ -150,6 +159,11 @@ class _SecondsColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         seconds = task.finished_time if task.finished_time is not None else task.elapsed
         return Text(f"{seconds or 0.0:6.1f} s", style="dim")
+
+
+def _notice_text(event: Event) -> str:
+    warning = "warning: " if event["is_warning"] else ""
+    return f"{event['task']}: {warning}{event['text']}"
 
 
 def _format_amount(event: Event) -> str:

@@ -83,3 +83,32 @@ def test_lines_sum_the_processes_of_their_task() -> None:
     file = console.file
     assert isinstance(file, io.StringIO)
     assert file.getvalue().splitlines()[-1] == "build shards: 25/70 pictures"
+
+
+def _lines_after(events: list[Event]) -> list[str]:
+    console = make_console(is_terminal=False)
+    view = make_view(console)
+    for each in events:
+        view.show(each)
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue().splitlines()
+
+
+def test_last_line_of_a_short_task_is_its_end() -> None:
+    lines = _lines_after([progress("a", done, 96) for done in (0, 50, 96)])
+    assert lines == ["build shards: 0/96 pictures", "build shards: 96/96 pictures"]
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_notices_are_shown_as_they_are(is_terminal: bool) -> None:
+    console = make_console(is_terminal=is_terminal)
+    with make_view(console) as view:
+        view.show(event("notice", "a", text="[b] is a label", is_warning=False))
+        view.show(event("notice", "a", text="x" * 150, is_warning=True))
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    erase_line = "\x1b[2K"
+    lines = [line.removeprefix(erase_line).rstrip() for line in file.getvalue().splitlines()]
+    assert "build shards: [b] is a label" in lines
+    assert f"build shards: warning: {'x' * 150}" in lines

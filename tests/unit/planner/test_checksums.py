@@ -14,7 +14,7 @@ def _add_checksums(
     folder: Path, listings: Path | None = None
 ) -> tuple[list[FoundFile], dict[str, str]]:
     roots = PictureRoots(pictures_uri=str(folder))
-    return add_checksums(list_files(roots), roots, str(listings) if listings else None)
+    return add_checksums(list_files(roots).files, roots, str(listings) if listings else None)
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_file_without_read_permission_is_unreadable(folder: Path) -> None:
 
 def test_file_deleted_after_listing_is_unreadable(folder: Path) -> None:
     roots = PictureRoots(pictures_uri=str(folder))
-    listed = list_files(roots)
+    listed = list_files(roots).files
     (folder / "a").unlink()
     files, unreadable = add_checksums(listed, roots, None)
     assert [file.path for file in files] == ["b"]
@@ -107,7 +107,7 @@ def test_file_deleted_after_listing_is_unreadable(folder: Path) -> None:
 def test_gcs_objects_are_not_read(gcs: str, reads: list[str]) -> None:
     storage.write_bytes(f"{gcs}/p/a/1", b"123456789")
     roots = PictureRoots(pictures_uri=f"{gcs}/p")
-    files, _ = add_checksums(list_files(roots), roots, f"{gcs}/listings")
+    files, _ = add_checksums(list_files(roots).files, roots, f"{gcs}/listings")
     assert files[0].crc32c == "e3069283"
     assert reads == []
     assert storage.list_objects(f"{gcs}/listings") == []

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import pytest
 
 from repot.manifest import Rejection
@@ -5,12 +7,14 @@ from repot.planner.folders import Inventory, assign_labels, find_layout_problems
 from repot.planner.listing import FoundFile
 
 
-def _assign_labels(*paths: str, listed_labels: set[str] | None = None) -> Inventory:
+def _assign_labels(
+    *paths: str, listed_labels: set[str] | None = None, empty_folders: Sequence[str] = ()
+) -> Inventory:
     files = [
         FoundFile(uri=f"/{path}", path=path, size_bytes=1, crc32c="", version="1-1")
         for path in sorted(paths)
     ]
-    return assign_labels(files, listed_labels=listed_labels)
+    return assign_labels(files, listed_labels=listed_labels, empty_folders=empty_folders)
 
 
 def _reasons(inventory: Inventory) -> dict[str, str]:
@@ -132,3 +136,46 @@ def test_nested_pictures_next_to_others_are_rejected_without_a_problem() -> None
     inventory = _assign_labels("a/1.jpg", "a/sub/2.jpg")
     assert _reasons(inventory) == {"a/sub/2.jpg": "nested_folder"}
     assert find_layout_problems(inventory) == []
+
+
+@pytest.mark.parametrize(
+    ("paths", "empty_folders", "expected"),
+    [
+        (["a/1.jpg", "b/1.jpg"], ["pears"], ("pears",)),
+        (["a/1.jpg"], ["pears/day1", "pears/day2"], ("pears",)),
+        (["a/1.jpg", "pears/Thumbs.db", "plums/.DS_Store"], [], ("pears", "plums")),
+        (["a/1.jpg"], ["a/sub", ".git", "__MACOSX", "pears/.git"], ("pears",)),
+        (["a/1.jpg", "pears/sub/1.jpg"], ["pears/none"], ()),
+        (
+            ["train/a/1.jpg", "validation/a/1.jpg"],
+            ["train/pears", "validation/pears/sub", "test/x", "other", "train"],
+            ("train/pears", "validation/pears"),
+        ),
+        (["train/a/1.jpg", "val/b/1.jpg"], ["val/a"], ("val/a",)),
+        (["validation/a/1.jpg"], ["train/a"], ("train/a",)),
+    ],
+)
+def test_empty_label_folders_are_found(
+    paths: list[str], empty_folders: list[str], expected: tuple[str, ...]
+) -> None:
+    inventory = _assign_labels(*paths, empty_folders=empty_folders)
+    assert inventory.empty_label_folders == expected
+
+
+def test_empty_folders_of_labels_that_are_not_listed_are_ignored() -> None:
+    inventory = _assign_labels(
+        "a/1.jpg", listed_labels={"a", "b"}, empty_folders=["b", "not listed"]
+    )
+    assert inventory.empty_label_folders == ("b",)
+
+
+def test_special_file_is_rejected_with_what_it_is() -> None:
+    pipe = FoundFile(
+        uri="/a/1.jpg", path="a/1.jpg", size_bytes=0, crc32c="", version="", kind="a named pipe"
+    )
+    inventory = assign_labels([pipe], listed_labels=None)
+    assert inventory.candidates == ()
+    assert inventory.rejected == (
+        Rejection(path="a/1.jpg", label="a", split="", reason="not_a_file", detail="a named pipe"),
+    )
+    assert inventory.empty_label_folders == ("a",)

@@ -10,6 +10,7 @@ from repot.planner.labels import (
     find_label_name_problems,
     find_labels_file_problems,
     find_picture_count_problems,
+    find_suspicious_labels,
     read_labels,
 )
 from repot.planner.listing import FoundFile
@@ -76,12 +77,13 @@ def test_other_label_names_are_valid() -> None:
 
 @pytest.mark.parametrize(("labels", "got"), [([], "got none"), (["a"], "got a")])
 def test_fewer_than_two_labels_are_a_problem(labels: list[str], got: str) -> None:
-    (problem,) = find_label_count_problems(labels)
+    (problem,) = find_label_count_problems(labels, ["c"])
     assert got in problem
+    assert "No pictures are in 'c'." in problem
 
 
 def test_two_labels_are_enough() -> None:
-    assert find_label_count_problems(["a", "b"]) == []
+    assert find_label_count_problems(["a", "b"], []) == []
 
 
 def test_labels_with_fewer_than_two_pictures_are_named() -> None:
@@ -105,3 +107,58 @@ def test_validation_folder_needs_a_picture() -> None:
         _inventory("train/a/1", "train/b/1", "validation/notes"), ["a", "b"]
     )
     assert "validation folder must contain pictures" in problem
+
+
+def _stored(*names: str, is_split: bool = False) -> Inventory:
+    """Return an inventory of files whose folders have these names as stored."""
+    files = [
+        FoundFile(
+            uri=f"/pictures/{name}/1.jpg",
+            path=unicodedata.normalize("NFC", f"{name}/1.jpg"),
+            size_bytes=1,
+            crc32c="",
+            version="1-1",
+        )
+        for name in names
+    ]
+    inventory = assign_labels(files, listed_labels=None)
+    assert inventory.is_split == is_split
+    return inventory
+
+
+@pytest.mark.parametrize(
+    ("names", "named"),
+    [
+        (("Apple", "apple", "pear"), "'Apple', 'apple'"),
+        (("STRASSE", "straße"), "'STRASSE', 'straße'"),
+        (("ﬁg", "fig"), "'fig', 'ﬁg'"),
+        (("train/Apple", "train/apple", "validation/apple"), "'Apple', 'apple'"),
+        (("train/Apple", "train/pear", "validation/apple"), "'Apple', 'apple'"),
+    ],
+)
+def test_labels_that_differ_only_by_case_or_form_get_a_warning(
+    names: tuple[str, ...], named: str
+) -> None:
+    inventory = _stored(*names, is_split="/" in names[0])
+    (warning,) = find_suspicious_labels(inventory)
+    assert f"The labels {named} differ only by case or Unicode form" in warning
+
+
+def test_folders_of_one_name_in_two_unicode_forms_get_a_warning() -> None:
+    (warning,) = find_suspicious_labels(_stored("caf\u00e9", "cafe\u0301", "tea"))
+    assert "Several folders are named 'café' in different Unicode forms" in warning
+    (warning,) = find_suspicious_labels(
+        _stored("train/caf\u00e9", "train/cafe\u0301", "validation/caf\u00e9", is_split=True)
+    )
+    assert "'train/café'" in warning
+
+
+def test_splits_stored_in_different_unicode_forms_are_fine() -> None:
+    inventory = _stored("train/caf\u00e9", "validation/cafe\u0301", is_split=True)
+    assert find_suspicious_labels(inventory) == []
+
+
+def test_empty_label_folders_get_a_warning() -> None:
+    inventory = assign_labels([], listed_labels=None, empty_folders=["pears", "plums\x1b[31m"])
+    (warning,) = find_suspicious_labels(inventory)
+    assert "contain no pictures and are left out: 'pears', 'plums\\x1b[31m'." in warning

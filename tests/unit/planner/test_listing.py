@@ -1,3 +1,6 @@
+import contextlib
+import os
+import socket
 import unicodedata
 from pathlib import Path
 
@@ -19,7 +22,7 @@ def _write(folder: Path, *paths: str) -> None:
 
 def test_files_are_sorted_by_normalised_path(tmp_path: Path) -> None:
     _write(tmp_path, "b/2.jpg", f"{DECOMPOSED}/1.jpg", "b/1.jpg", "b/Z.jpg", "a.txt", "b/c/d.jpg")
-    files = list_files(PictureRoots(pictures_uri=str(tmp_path)))
+    files = list_files(PictureRoots(pictures_uri=str(tmp_path))).files
     assert [file.path for file in files] == [
         "a.txt",
         "b/1.jpg",
@@ -43,7 +46,7 @@ def test_two_roots_list_the_same_files_as_their_parent(tmp_path: Path) -> None:
 def test_gcs_files_have_checksum_and_generation(gcs: str) -> None:
     storage.write_bytes(f"{gcs}/p/a/{DECOMPOSED}.jpg", b"123456789")
     storage.write_bytes(f"{gcs}/pictures/a/1.jpg", b"")
-    (file,) = list_files(PictureRoots(pictures_uri=f"{gcs}/p"))
+    (file,) = list_files(PictureRoots(pictures_uri=f"{gcs}/p")).files
     assert file.path == f"a/{COMPOSED}.jpg"
     assert file.crc32c == "e3069283"  # The check value of CRC-32C (Castagnoli).
     assert storage.read_bytes(file.uri, version=file.version) == b"123456789"
@@ -100,3 +103,47 @@ def test_dataset_inside_a_pictures_folder_is_found(dataset_uri: str, is_inside: 
     two = PictureRoots(train_uri="/t", validation_uri="/p")
     assert bool(find_overlap(one, dataset_uri)) is is_inside
     assert bool(find_overlap(two, dataset_uri)) is is_inside
+
+
+def test_empty_folders_are_listed(tmp_path: Path) -> None:
+    _write(tmp_path, "a/1.jpg")
+    for folder in (f"{DECOMPOSED}", "b/c/d", "a/sub"):
+        (tmp_path / folder).mkdir(parents=True)
+    listing = list_files(PictureRoots(pictures_uri=str(tmp_path)))
+    assert listing.empty_folders == ("a/sub", "b/c/d", COMPOSED)
+    assert [file.path for file in listing.files] == ["a/1.jpg"]
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_empty_folders_in_a_bucket_are_listed(scheme: str, request: pytest.FixtureRequest) -> None:
+    bucket = request.getfixturevalue("gcs" if scheme == "gs" else "s3")
+    for name in ("a/", "a/1.jpg", "pears/", "plums/sub/", "plums.txt", "a/sub/"):
+        write_placeholder(f"{bucket}/p/{name}")
+    write_placeholder(f"{bucket}/p/")
+    listing = list_files(PictureRoots(pictures_uri=f"{bucket}/p"))
+    assert listing.empty_folders == ("a/sub", "pears", "plums/sub")
+    assert [file.path for file in listing.files] == ["a/1.jpg", "plums.txt"]
+
+
+def write_placeholder(uri: str) -> None:
+    """Write an empty object under a name that may end with a slash, as consoles do."""
+    storage.write_bytes(uri, b"")
+
+
+def test_special_files_are_listed_and_not_opened(tmp_path: Path) -> None:
+    _write(tmp_path, "a/1.jpg")
+    os.mkfifo(tmp_path / "a" / "pipe.jpg")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    (tmp_path / "a" / "self").symlink_to("self")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as unix_socket, contextlib.chdir(tmp_path):
+        unix_socket.bind("socket")
+    listing = list_files(PictureRoots(pictures_uri=str(tmp_path)))
+    assert {file.path: file.kind for file in listing.files} == {
+        "a/1.jpg": "",
+        "a/loop": "a link to a folder that contains it",
+        "a/pipe.jpg": "a named pipe",
+        "a/self": "",  # a file that cannot be read, like any broken link
+        "socket": "a socket",
+        "zero.jpg": "a device",
+    }

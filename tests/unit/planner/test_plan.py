@@ -303,3 +303,40 @@ def test_work_of_an_existing_dataset_is_one_item(pictures: Path, tmp_path: Path)
     manifest = tmp_path / "storage" / "datasets" / first.dataset_id / "manifest.json"
     storage.write_json(str(manifest), {"dataset_id": first.dataset_id})
     assert plan_work(parameters).items == (f"{first.dataset_id}:0/1",)
+
+
+def _notices(capture: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in capture.records if record.name == "repot.progress"]
+
+
+def test_plan_tells_what_was_found(
+    make_plan: MakePlan, pictures: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="repot.progress")
+    (pictures / "a" / "Thumbs.db").write_bytes(b"x")
+    (pictures / "pears").mkdir()
+    (pictures / "C").mkdir()
+    (pictures / "C" / "1.jpg").write_bytes(b"x")
+    (pictures / "C" / "2.jpg").write_bytes(b"x")
+    os.mkfifo(pictures / "b" / "pipe.jpg")
+    planned = make_plan()
+    notices = _notices(caplog)
+    assert notices[0].startswith("plan: 32 pictures of 4 labels, per label 2 to 12, median 9; ")
+    assert notices[1] == (
+        "plan: left out 2 of 34: 1 because it is a pipe, a socket, a device or a link to a folder "
+        "that contains it; 1 because the file belongs to the operating system or to a tool"
+    )
+    assert "contain no pictures and are left out: 'pears'" in notices[2]
+    assert "The labels 'C', 'c' differ only by case" in notices[3]
+    assert all("plan: warning: " in notice for notice in notices[2:])
+    assert planned.plan.empty_label_folders == ("pears",)
+    assert planned.plan.num_found == 34
+    assert planned.plan.labels == ("C", "a", "b", "c")
+
+
+def test_empty_label_folder_is_not_part_of_the_dataset_id(
+    make_plan: MakePlan, pictures: Path
+) -> None:
+    dataset_id = make_plan().plan.dataset_id
+    (pictures / "pears").mkdir()
+    assert make_plan().plan.dataset_id == dataset_id

@@ -133,3 +133,22 @@ def test_invalid_manifest_is_an_error(tmp_path: Path) -> None:
     storage.write_json(f"{tmp_path}/manifest.json", {"name": "a web app"})
     with pytest.raises(DataError, match=r"manifest\.json must be a valid Manifest"):
         merge_dataset(str(tmp_path), max_rejected_fraction=0)
+
+
+def test_merge_tells_what_the_dataset_contains(
+    make_plan: MakePlan, pictures: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="repot.progress")
+    (pictures / "b" / "000.jpg").write_text("text")
+    (pictures / "pears").mkdir()
+    planned = make_plan()
+    caplog.clear()
+    manifest = merge_dataset(planned.dataset_uri, max_rejected_fraction=1)
+    notices = [each.getMessage() for each in caplog.records if each.name == "repot.progress"]
+    num_examples = [manifest.num_examples(split) for split in ("train", "validation")]
+    assert notices == [
+        "merge: 29 pictures of 3 labels, per label 8 to 12, median 9; "
+        "{} for training, {} for validation".format(*num_examples),
+        "merge: left out 1 of 30: 1 because the file is not a picture",
+    ]
+    assert manifest.empty_label_folders == ("pears",)

@@ -58,6 +58,7 @@ class DatasetSummary(JsonRecord):
         num_accepted: Pictures in a shard.
         splits: Examples by split.
         rejected: One entry per reason, most frequent first.
+        empty_label_folders: Label folders without pictures.
     """
 
     dataset_id: str
@@ -66,6 +67,7 @@ class DatasetSummary(JsonRecord):
     num_accepted: int
     splits: dict[str, SplitSummary]
     rejected: tuple[RejectionSummary, ...]
+    empty_label_folders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,6 +184,7 @@ def _summarise_dataset(manifest: Manifest) -> DatasetSummary:
             )
             for reason, count in count_reasons(manifest.rejected).items()
         ),
+        empty_label_folders=manifest.empty_label_folders,
     )
 
 

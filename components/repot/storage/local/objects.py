@@ -10,13 +10,14 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from stat import S_ISDIR, S_ISLNK, S_ISREG
+from stat import S_IFBLK, S_IFCHR, S_IFIFO, S_IFMT, S_IFSOCK, S_ISDIR, S_ISLNK, S_ISREG
 from typing import BinaryIO
 
 from repot.errors import AlreadyExistsError
 from repot.storage.backend import (
     HIDDEN_PREFIX,
     Content,
+    FolderListing,
     ObjectInfo,
     changed_error,
     conflict_error,
@@ -25,6 +26,13 @@ from repot.storage.backend import (
 from repot.storage.checksums import BLOCK_BYTES, crc32c_hex, stream_crc32c_hex
 from repot.storage.local.errors import convert_os_errors
 from repot.storage.local.files import locked, write_atomically
+
+_KINDS = {
+    S_IFIFO: "a named pipe",
+    S_IFSOCK: "a socket",
+    S_IFCHR: "a device",
+    S_IFBLK: "a device",
+}
 
 _Inode = tuple[int, int]
 
@@ -45,9 +53,17 @@ def list_objects(folder_uri: str) -> list[ObjectInfo]:
 
     Links are followed, except to a folder that contains the link: circles of links end.
     """
+    return scan_folder(folder_uri).objects
+
+
+def scan_folder(folder_uri: str) -> FolderListing:
+    """Return every regular file and every empty folder, and what is neither file nor folder."""
+    listing = FolderListing(objects=[], empty_folders=[], others={})
     with convert_os_errors("listed", Path(folder_uri)):
-        infos = list(_walk(folder_uri.rstrip("/")))
-    return sorted(infos, key=lambda info: info.uri)
+        _walk(folder_uri.rstrip("/"), listing)
+    listing.objects.sort(key=lambda info: info.uri)
+    listing.empty_folders.sort()
+    return listing
 
 
 def read_object(uri: str, *, version: str | None = None) -> Content:
@@ -162,8 +178,8 @@ def _check_version(uri: str, status: os.stat_result, version: str | None) -> Non
         raise changed_error(uri)
 
 
-def _walk(root: str) -> Iterator[ObjectInfo]:
-    """Yield every file below `root`; no path enters the same folder twice, so circles end."""
+def _walk(root: str, listing: FolderListing) -> None:
+    """Add everything below `root`; no path enters the same folder twice, so circles end."""
     try:
         status = Path(root or "/").stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -171,11 +187,19 @@ def _walk(root: str) -> Iterator[ObjectInfo]:
     stack = [(root, _inode(status), frozenset[_Inode]())] if S_ISDIR(status.st_mode) else []
     while stack:
         folder, inode, ancestors = stack.pop()
+        is_empty = folder != root
         for uri, entry in _entries(folder):
+            is_empty = False
             if S_ISREG(entry.st_mode) or S_ISLNK(entry.st_mode):
-                yield _to_object_info(uri, entry)
-            elif S_ISDIR(entry.st_mode) and _inode(entry) not in ancestors | {inode}:
+                listing.objects.append(_to_object_info(uri, entry))
+            elif not S_ISDIR(entry.st_mode):
+                listing.others[uri] = _KINDS.get(S_IFMT(entry.st_mode), "a special file")
+            elif _inode(entry) in ancestors | {inode}:
+                listing.others[uri] = "a link to a folder that contains it"
+            else:
                 stack.append((uri, _inode(entry), ancestors | {inode}))
+        if is_empty:
+            listing.empty_folders.append(folder)
 
 
 def _entries(folder: str) -> Iterator[tuple[str, os.stat_result]]:

@@ -28,9 +28,11 @@ from typing import BinaryIO
 from repot.errors import NotFoundError
 from repot.storage.backend import (
     Content,
+    FolderListing,
     ObjectInfo,
     already_exists_error,
     conflict_error,
+    list_with_placeholders,
     new_hidden_name,
     select_visible,
 )
@@ -74,6 +76,11 @@ def stat(uri: str) -> ObjectInfo | None:
 def list_objects(folder_uri: str) -> list[ObjectInfo]:
     """Return every object below a folder, sorted, without placeholders and hidden objects."""
     return select_visible(_list(folder_uri))
+
+
+def scan_folder(folder_uri: str) -> FolderListing:
+    """Return every object below a folder, and the placeholders of empty folders."""
+    return list_with_placeholders(_list(folder_uri), folder_uri)
 
 
 def read_object(uri: str, *, version: str | None = None) -> Content:
