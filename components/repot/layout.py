@@ -1,7 +1,7 @@
 """Where everything is stored under one storage URI: every file name, folder name and content id.
 
     <storage_uri>/
-      listings/<digest>.json       CRC32C of local pictures, cached by path, size and mtime
+      listings/<digest>.json       CRC32C of pictures, cached by URI and state of the file
       datasets/<dataset_id>/       plan.json, work/, shards, receipts/, labels.txt,
                                    manifest.json (last)
       checkpoints/<checkpoint_id>/ weights.h5, checkpoint.json (last);

@@ -1,13 +1,18 @@
 """CRC32C of files whose listing has no checksum: each file is read once, then cached.
 
-The cache is keyed by path and version. The version of a local file is its size and modification
-time, that of an object on s3:// its ETag. Listings of gs:// include checksums, so nothing is read.
+The cache holds a checksum and the state of the file that it was computed from, by the file's URI as
+stored: two names that differ only in Unicode form are two files. The state of a local file is its
+size, modification time, change time and inode. A program can set the modification time, as `cp -p`
+and `rsync -t` do, but not the change time. The state of an object on s3:// is its ETag. Listings of
+gs:// include checksums, so nothing is read.
 """
 
 import dataclasses
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from repot import layout, storage
 from repot.errors import NotFoundError, StorageError
@@ -16,10 +21,28 @@ from repot.progress import ProgressCounter
 
 _NUM_READERS = 16
 # A file that changed just before it was read may change again within the resolution of its
-# timestamp, so its checksum is not cached.
+# timestamps, so its checksum is not cached.
 _SETTLED_NS = 2_000_000_000
 
-# Version and checksum by path.
+
+@dataclass(frozen=True, slots=True)
+class _FileState:
+    """What changes whenever a file does: `text` for the cache; and when it last changed."""
+
+    text: str
+    changed_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A file's checksum and its state before and after it was read, or why it cannot be read."""
+
+    crc32c: str = ""
+    state: _FileState | None = None
+    error: str = ""
+
+
+# State and checksum by URI.
 _Cache = dict[str, tuple[str, str]]
 
 
@@ -34,76 +57,94 @@ def add_checksums(
         listings_uri: Folder of the cache files; None disables the cache.
 
     Returns:
-        The readable files in the same order, and error messages by path of unreadable files.
+        The readable files in the same order, and error messages by URI of unreadable files.
     """
     settled_before_ns = time.time_ns() - _SETTLED_NS
     cache_uri = f"{listings_uri}/{layout.content_id(roots.folders)}.json" if listings_uri else ""
     cache = _read_cache(cache_uri) if cache_uri else {}
-    known = {file.uri: cache[file.path][1] for file in files if _is_cached(file, cache)}
-    unread = [file for file in files if not file.crc32c and file.uri not in known]
-    checksums, unreadable = _read_all(unread)
-    known |= checksums
-    checked = [
-        file if file.crc32c else dataclasses.replace(file, crc32c=known[file.uri])
-        for file in files
-        if file.path not in unreadable
-    ]
+    without_checksum = [file for file in files if not file.crc32c]
+    known = {file.uri: cache[file.uri] for file in without_checksum if _is_cached(file, cache)}
+    unread = [file for file in without_checksum if file.uri not in known]
+    checksums = {file.uri: crc32c for file in files if (crc32c := file.crc32c)}
+    checksums |= {uri: crc32c for uri, (_, crc32c) in known.items()}
+    unreadable = {}
+    for file, read in zip(unread, _read_all(unread), strict=True):
+        if read.error:
+            unreadable[file.uri] = read.error
+            continue
+        checksums[file.uri] = read.crc32c
+        if read.state and read.state.changed_ns < settled_before_ns:
+            known[file.uri] = (read.state.text, read.crc32c)
     if cache_uri and unread:
-        _write_cache(cache_uri, [file for file in checked if file.uri in known], settled_before_ns)
+        storage.write_json(cache_uri, known)
+    checked = [
+        dataclasses.replace(file, crc32c=checksums[file.uri])
+        for file in files
+        if file.uri in checksums
+    ]
     return checked, unreadable
 
 
 def _is_cached(file: FoundFile, cache: _Cache) -> bool:
-    return not file.crc32c and file.path in cache and cache[file.path][0] == file.version
+    if file.uri not in cache:
+        return False
+    state = _state(file)
+    return state is not None and cache[file.uri][0] == state.text
+
+
+def _state(file: FoundFile) -> _FileState | None:
+    """Return the current state of a file; None if it is gone."""
+    if not storage.is_local(file.uri):
+        return _FileState(file.version, 0)
+    try:
+        status = os.stat(file.uri)  # noqa: PTH116 (a Path per file doubles the time of a replan)
+    except OSError:
+        return None
+    return _FileState(
+        f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_ino}",
+        max(status.st_mtime_ns, status.st_ctime_ns),
+    )
 
 
 def _read_cache(cache_uri: str) -> _Cache:
+    """Return the cache; empty if it does not exist or was written by another version of repot."""
     try:
         entries = storage.read_json(cache_uri)
     except NotFoundError:
         return {}
-    return {path: (version, crc32c) for path, (version, crc32c) in entries.items()}
+    if not isinstance(entries, dict):
+        return {}
+    return {
+        uri: (entry[0], entry[1])
+        for uri, entry in entries.items()
+        if isinstance(entry, list) and [type(part) for part in entry] == [str, str]
+    }
 
 
-def _write_cache(cache_uri: str, files: Sequence[FoundFile], settled_before_ns: int) -> None:
-    settled = [
-        file
-        for file in files
-        if not storage.is_local(file.uri) or _modified_ns(file) < settled_before_ns
-    ]
-    storage.write_json(cache_uri, {file.path: (file.version, file.crc32c) for file in settled})
-
-
-def _modified_ns(file: FoundFile) -> int:
-    """Return the modification time in a local file's version, `<size>-<mtime in ns>`."""
-    return int(file.version.partition("-")[2])
-
-
-def _read_all(files: Sequence[FoundFile]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return checksums by URI, and error messages by path of unreadable files."""
-    checksums: dict[str, str] = {}
-    unreadable: dict[str, str] = {}
+def _read_all(files: Sequence[FoundFile]) -> list[_Read]:
     if not files:
-        return checksums, unreadable
+        return []
     counter = ProgressCounter("read checksums", len(files), unit="files")
+    reads = []
     with ThreadPoolExecutor(_NUM_READERS) as readers:
-        for file, (crc32c, error) in zip(files, readers.map(_read, files), strict=True):
-            if error:
-                unreadable[file.path] = error
-            else:
-                checksums[file.uri] = crc32c
+        for read in readers.map(_read, files):
+            reads.append(read)
             counter.add()
-    return checksums, unreadable
+    return reads
 
 
-def _read(file: FoundFile) -> tuple[str, str]:
-    """Return a file's checksum and "", or "" and the error message if a local file is unreadable.
+def _read(file: FoundFile) -> _Read:
+    """Return a file's checksum, or the error message if a local file is unreadable.
 
     An error of an object store is raised, because it does not concern one file only.
     """
+    before = _state(file)
     if not storage.is_local(file.uri):
-        return storage.read_crc32c_hex(file.uri, version=file.version), ""
-    try:
-        return storage.read_crc32c_hex(file.uri), ""
-    except StorageError as err:
-        return "", str(err)
+        crc32c = storage.read_crc32c_hex(file.uri, version=file.version)
+    else:
+        try:
+            crc32c = storage.read_crc32c_hex(file.uri)
+        except StorageError as err:
+            return _Read(error=str(err))
+    # A file that changed while it was read is not cached.
+    return _Read(crc32c=crc32c, state=before if _state(file) == before else None)

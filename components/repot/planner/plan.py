@@ -197,7 +197,7 @@ def _with_checksums(
         if candidate.file.uri in by_uri:
             candidates.append(dataclasses.replace(candidate, file=by_uri[candidate.file.uri]))
         else:
-            rejected.append(_reject_unreadable(candidate, unreadable[candidate.file.path]))
+            rejected.append(_reject_unreadable(candidate, unreadable[candidate.file.uri]))
     rejected.sort(key=lambda rejection: rejection.path)
     return dataclasses.replace(inventory, candidates=tuple(candidates), rejected=tuple(rejected))
 

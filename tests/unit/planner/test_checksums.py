@@ -1,5 +1,6 @@
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,18 @@ def _add_checksums(
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder with two files that were written an hour ago."""
+    """Return a folder with two files."""
     folder = tmp_path / "pictures"
     folder.mkdir()
-    hour_ago = time.time() - 3600
     for name in ("a", "b"):
         (folder / name).write_bytes(b"123456789")
-        os.utime(folder / name, (hour_ago, hour_ago))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def everything_is_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take every file for old enough to be cached, however new."""
+    monkeypatch.setattr(checksums, "_SETTLED_NS", -3600 * 10**9)
 
 
 @pytest.fixture
@@ -35,7 +40,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     paths: list[str] = []
     original = checksums._read
 
-    def read(file: FoundFile) -> tuple[str, str]:
+    def read(file: FoundFile) -> checksums._Read:
         paths.append(file.path)
         return original(file)
 
@@ -71,14 +76,126 @@ def test_each_folder_has_its_own_cache(folder: Path, tmp_path: Path, reads: list
     assert sorted(reads) == ["a", "b"]
 
 
-def test_recently_written_file_is_not_cached(
-    folder: Path, tmp_path: Path, reads: list[str]
+def test_recently_changed_file_is_not_cached(
+    folder: Path, tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(checksums, "_SETTLED_NS", 1_000_000_000)
+    time.sleep(1.2)
     (folder / "b").write_bytes(b"new")
+    (folder / "a").rename(folder / "c")  # changes the change time only
+    os.utime(folder / "b", (0, 0))
     _add_checksums(folder, tmp_path / "listings")
     reads.clear()
+    time.sleep(1.2)
     _add_checksums(folder, tmp_path / "listings")
+    assert sorted(reads) == ["b", "c"]
+    reads.clear()
+    _add_checksums(folder, tmp_path / "listings")
+    assert reads == []
+
+
+def _replace_in_place(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def _replace_by_rename(path: Path, data: bytes) -> None:
+    path.with_name("new").write_bytes(data)
+    path.with_name("new").replace(path)
+
+
+def _replace_after_delete(path: Path, data: bytes) -> None:
+    path.unlink()
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("replace", [_replace_in_place, _replace_by_rename, _replace_after_delete])
+def test_file_of_equal_size_and_time_is_read_again(
+    folder: Path, tmp_path: Path, reads: list[str], replace: Callable[[Path, bytes], None]
+) -> None:
+    _add_checksums(folder, tmp_path / "listings")
+    reads.clear()
+    status = (folder / "b").stat()
+    replace(folder / "b", b"987654321")
+    os.utime(folder / "b", ns=(status.st_atime_ns, status.st_mtime_ns))
+    files, _ = _add_checksums(folder, tmp_path / "listings")
     assert reads == ["b"]
+    assert files[1].crc32c == storage.crc32c_hex(b"987654321")
+    assert files[1].version == f"9-{status.st_mtime_ns}"
+
+
+def test_two_files_that_swap_names_are_read_again(
+    folder: Path, tmp_path: Path, reads: list[str]
+) -> None:
+    (folder / "b").write_bytes(b"987654321")
+    for name in ("a", "b"):
+        os.utime(folder / name, (1_000, 1_000))
+    _add_checksums(folder, tmp_path / "listings")
+    reads.clear()
+    for old, new in (("a", "t"), ("b", "a"), ("t", "b")):
+        (folder / old).rename(folder / new)
+    files, _ = _add_checksums(folder, tmp_path / "listings")
+    assert sorted(reads) == ["a", "b"]
+    assert files[0].crc32c == storage.crc32c_hex(b"987654321")
+
+
+def test_names_that_differ_only_in_unicode_form_are_two_files(
+    folder: Path, tmp_path: Path, reads: list[str]
+) -> None:
+    names = ("caf\u00e9", "cafe\u0301")
+    for name, data in zip(names, (b"11111", b"22222"), strict=True):
+        (folder / name).write_bytes(data)
+        os.utime(folder / name, (1_000, 1_000))
+    if len(list(folder.iterdir())) < 4:
+        pytest.skip("this disk normalises names")
+    first, _ = _add_checksums(folder, tmp_path / "listings")
+    reads.clear()
+    assert _add_checksums(folder, tmp_path / "listings")[0] == first
+    assert reads == []
+    by_uri = {file.uri: file.crc32c for file in first}
+    for name, data in zip(names, (b"11111", b"22222"), strict=True):
+        assert by_uri[f"{folder}/{name}"] == storage.crc32c_hex(data)
+
+
+def test_name_that_is_not_utf8_is_cached(folder: Path, tmp_path: Path, reads: list[str]) -> None:
+    (folder / "ros\udce9.jpg").write_bytes(b"1")
+    first, _ = _add_checksums(folder, tmp_path / "listings")
+    reads.clear()
+    assert _add_checksums(folder, tmp_path / "listings")[0] == first
+    assert reads == []
+
+
+def test_file_that_changes_while_it_is_read_is_not_cached(
+    folder: Path, tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = storage.read_crc32c_hex
+
+    def read(uri: str, *, version: str | None = None) -> str:
+        crc32c = original(uri, version=version)
+        if uri.endswith("/b"):
+            Path(uri).write_bytes(b"987654321")
+        return crc32c
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "read_crc32c_hex", read)
+        _add_checksums(folder, tmp_path / "listings")
+    reads.clear()
+    files, _ = _add_checksums(folder, tmp_path / "listings")
+    assert reads == ["b"]
+    assert files[1].crc32c == storage.crc32c_hex(b"987654321")
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", '{"a": ["9-1", "00000000"]}', '{"a": 1, "b": ["x"], "c": [1, 2]}']
+)
+def test_cache_of_another_version_is_ignored(
+    folder: Path, tmp_path: Path, reads: list[str], content: str
+) -> None:
+    first, _ = _add_checksums(folder, tmp_path / "listings")
+    (cache,) = (tmp_path / "listings").iterdir()
+    cache.write_text(content)
+    reads.clear()
+    assert _add_checksums(folder, tmp_path / "listings")[0] == first
+    assert sorted(reads) == ["a", "b"]
 
 
 def test_no_listings_uri_disables_the_cache(folder: Path, reads: list[str]) -> None:
@@ -92,7 +209,7 @@ def test_file_without_read_permission_is_unreadable(folder: Path) -> None:
     (folder / "a").chmod(0)
     files, unreadable = _add_checksums(folder)
     assert [file.path for file in files] == ["b"]
-    assert "permission" in unreadable["a"]
+    assert "permission" in unreadable[f"{folder}/a"]
 
 
 def test_file_deleted_after_listing_is_unreadable(folder: Path) -> None:
@@ -101,7 +218,7 @@ def test_file_deleted_after_listing_is_unreadable(folder: Path) -> None:
     (folder / "a").unlink()
     files, unreadable = add_checksums(listed, roots, None)
     assert [file.path for file in files] == ["b"]
-    assert "no such file" in unreadable["a"]
+    assert "no such file" in unreadable[f"{folder}/a"]
 
 
 def test_gcs_objects_are_not_read(gcs: str, reads: list[str]) -> None:

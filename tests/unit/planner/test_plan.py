@@ -263,13 +263,27 @@ def test_unreadable_picture_is_rejected(
     monkeypatch.setattr(
         checksums,
         "_read",
-        lambda file: ("", "Permission denied") if file.path == "a/003.jpg" else read(file),
+        lambda file: (
+            checksums._Read(error="Permission denied") if file.path == "a/003.jpg" else read(file)
+        ),
     )
     plan = make_plan().plan
     (rejection,) = plan.rejected
     assert (rejection.path, rejection.label, rejection.reason) == ("a/003.jpg", "a", "unreadable")
     assert rejection.detail == "Permission denied"
     assert sum(plan.num_pictures.values()) == 29
+
+
+def test_picture_replaced_by_one_of_equal_size_and_time_is_another_dataset(
+    make_plan: MakePlan, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checksums, "_SETTLED_NS", -3600 * 10**9)
+    picture = pictures / "a" / "000.jpg"
+    before, status = make_plan().plan.dataset_id, picture.stat()
+    picture.write_bytes(picture.read_bytes()[:-1] + b"\0")
+    os.utime(picture, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert picture.stat().st_size == status.st_size
+    assert make_plan().plan.dataset_id != before
 
 
 def _parameters(pictures: Path, storage_uri: str, builder_pods: int) -> Parameters:
