@@ -193,6 +193,33 @@ def test_gate_logs_its_verdict_as_a_result_line(first: list[TaskResult]) -> None
     assert storage.exists(result["report_uri"])
 
 
+def test_equal_runs_in_two_storages_publish_equal_bytes(
+    first: list[TaskResult], arguments: Json, tmp_path: Path
+) -> None:
+    del first
+    other = {**arguments, "storage_uri": str(tmp_path / "storage")}
+    run(other, tmp_path / "third")
+
+    published, again = published_files(arguments), published_files(other)
+
+    assert {name for name, data in published.items() if again[name] != data} == set()
+    assert set(published) == set(again)
+    assert {"metrics.json", "model.keras", "model_card.md", "saved_model.pb"} <= {
+        Path(name).name for name in published
+    }
+
+
+def published_files(arguments: Json) -> dict[str, bytes]:
+    """Return dataset, checkpoint and model files by name, except champion.json, which has times."""
+    folder = Path(arguments["storage_uri"])
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for kind in ("datasets", "checkpoints", "models")
+        for path in (folder / kind).rglob("*")
+        if path.is_file() and path.name != "champion.json"
+    }
+
+
 def test_second_run_uses_one_builder_and_neither_trains_nor_promotes(
     first: list[TaskResult], second: list[TaskResult]
 ) -> None:

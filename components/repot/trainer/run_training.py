@@ -28,6 +28,7 @@ from repot.layout import (
 from repot.manifest import SPLITS, Manifest, read_manifest
 from repot.trainer.batches import Pictures
 from repot.trainer.loop import fit
+from repot.trainer.model_files import make_reproducible
 from repot.trainer.phases import make_phases
 from repot.trainer.request import TrainingRequest
 from repot.trainer.state import StateStore
@@ -160,4 +161,5 @@ def _write_model(classifier: Any, labels: Sequence[str], run_uri: str, scratch: 
         model.save(folder / KERAS_NAME)
     export_saved_model(model, labels, folder / SAVED_MODEL_FOLDER)
     (folder / LABELS_NAME).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+    make_reproducible(folder)
     storage.upload_folder(folder, storage.join(run_uri, MODEL_FOLDER))

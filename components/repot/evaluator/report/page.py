@@ -20,7 +20,7 @@ from repot.evaluator.report.charts import (
 )
 from repot.evaluator.report.confusions import confusion_counts, heat_map, worst_confusions
 from repot.evaluator.report.data import ReportData
-from repot.evaluator.report.tables import label_rows, training_rows
+from repot.evaluator.report.tables import label_rows, timing_rows, training_rows
 from repot.evaluator.report.templates import environment
 from repot.evaluator.verdict import Score, Verdict
 from repot.training_record import EpochRecord
@@ -45,7 +45,7 @@ def render_report(data: ReportData, verdict: Verdict | None = None) -> str:
         data: The content of report_data.json.
         verdict: The gate's verdict; None before the gate.
     """
-    evaluation = data.evaluation
+    evaluation, training = data.evaluation, data.training
     matrix = confusion_counts(evaluation)
     axis, score_rows = _score_chart(evaluation, verdict)
     template = environment().get_template("report.html.j2")
@@ -66,7 +66,7 @@ def render_report(data: ReportData, verdict: Verdict | None = None) -> str:
         num_mistakes=evaluation.num_examples - evaluation.num_correct,
         curves=_training_curves(data.history),
         calibration_marks=calibration_marks(evaluation.calibration.bins),
-        training_rows=training_rows(data.training) if data.training else [],
+        training_rows=[*training_rows(training), *timing_rows(training)] if training else [],
     )
 
 

@@ -44,7 +44,10 @@ def label_rows(evaluation: EvaluationRecord, dataset: DatasetSummary) -> list[La
 
 
 def training_rows(training: TrainingRecord) -> list[tuple[str, str]]:
-    """Return how a model was trained, as pairs of a name and a text."""
+    """Return how a model was trained, as pairs of a name and a text.
+
+    They are the same for every training with the same inputs, see `timing_rows` for the others.
+    """
     settings, side = training.settings, training.image_size
     return [
         ("backbone", f"{settings.backbone}: {BACKBONES[settings.backbone].summary}"),
@@ -56,10 +59,16 @@ def training_rows(training: TrainingRecord) -> list[tuple[str, str]]:
         ("seed", str(settings.seed)),
         ("epochs", str(training.epochs)),
         ("parameters", f"{training.num_parameters:,}"),
-        ("training time", duration_text(training.seconds)),
-        ("training speed", f"{training.train_examples_per_second:,.0f} pictures per second"),
         ("training id", training.training_id),
         *sorted(training.versions.items()),
+    ]
+
+
+def timing_rows(training: TrainingRecord) -> list[tuple[str, str]]:
+    """Return how long a training took, as pairs of a name and a text."""
+    return [
+        ("training time", duration_text(training.seconds)),
+        ("training speed", f"{training.train_examples_per_second:,.0f} pictures per second"),
     ]
 
 

@@ -1,8 +1,10 @@
 """Rows of the label table and of the training section."""
 
+import dataclasses
+
 import pytest
 
-from repot.evaluator.report.tables import duration_text, label_rows, training_rows
+from repot.evaluator.report.tables import duration_text, label_rows, timing_rows, training_rows
 from repot.settings import TrainingSettings
 from tests.unit.evaluator.samples import make_outcome, make_report_data, make_training
 
@@ -53,10 +55,19 @@ def test_training_rows_show_settings_and_results() -> None:
     assert texts["seed"] == "0"
     assert texts["epochs"] == "4"
     assert texts["parameters"] == "21,810,980"
-    assert texts["training time"] == "1 h 2 min"
-    assert texts["training speed"] == "1,834 pictures per second"
     assert texts["training id"] == "t1t1"
     assert rows[-2:] == [("a", "1"), ("b", "2")]
+
+
+def test_times_are_apart_from_the_rows_that_equal_trainings_share() -> None:
+    training = make_training()
+    slower = dataclasses.replace(training, seconds=1.0, train_examples_per_second=2.0)
+
+    assert training_rows(slower) == training_rows(training)
+    assert timing_rows(training) == [
+        ("training time", "1 h 2 min"),
+        ("training speed", "1,834 pictures per second"),
+    ]
 
 
 @pytest.mark.parametrize(("recipe", "rate"), [("head", "0.003"), ("fine_tune", "3e-05")])
