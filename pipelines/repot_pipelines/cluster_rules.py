@@ -1,5 +1,6 @@
-"""Check parameters of a cluster run before anything is sent: Plan's rules, and reachable URIs."""
+"""Check a cluster run before anything is sent: parameters, reachable URIs, names on the server."""
 
+import re
 from collections.abc import Iterator
 
 from repot import storage
@@ -13,6 +14,16 @@ from repot.settings import (
     mode_problems,
 )
 from repot.zoo import BACKBONES
+
+MAX_EXPERIMENT_NAME = 128
+MAX_PIPELINE_NAME = 128
+MAX_VERSION_NAME = 127
+"""Longest names in bytes. Source: backend/src/apiserver/validation/length.go of KFP 2.17."""
+MAX_RUN_NAME = 255
+"""Longest name of a run or schedule in bytes: the column's size in servers before KFP 2.15."""
+
+# The stores that KFP's launcher can write to: backend/src/v2/objectstore/config.go of KFP 2.17.
+_PIPELINE_ROOT = re.compile(r"(?:gs|s3|minio)://[^/?\s]+(?:/[^?\s]*)?(?:\?\S+)?")
 
 # Stand-ins for required parameters that are absent here; their absence is reported elsewhere.
 _REQUIRED = {"pictures_uri": "gs://bucket", "storage_uri": "gs://bucket"}
@@ -35,6 +46,29 @@ def cluster_problems(parameters: ParameterValues) -> list[str]:
     problems += _checkpoint_problems(parameters)
     problems += _mode_problems(parameters)
     return problems
+
+
+def server_name_problem(name: str, max_bytes: int) -> str | None:
+    """Return why a KFP server or its UI rejects or misreads a name; None if neither does.
+
+    Args:
+        name: Name of an experiment, pipeline, version, run or schedule.
+        max_bytes: The longest that the server accepts.
+    """
+    num_bytes = len(name.encode(errors="surrogateescape"))
+    if name.isprintable() and name.strip() == name != "" and num_bytes <= max_bytes:
+        return None
+    return (
+        f"it must be 1 to {max_bytes} bytes of printable text on one line, without blanks at its "
+        f"ends; got {name!r}."
+    )
+
+
+def pipeline_root_problem(uri: str) -> str | None:
+    """Return why KFP cannot keep its artifacts at a URI; None if it can."""
+    if _PIPELINE_ROOT.fullmatch(uri) and uri.isprintable():
+        return None
+    return f"it must be gs://, s3:// or minio://BUCKET/PATH without blanks; got {uri!r}."
 
 
 def _unreachable_uris(parameters: ParameterValues) -> Iterator[str]:

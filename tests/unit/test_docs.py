@@ -103,7 +103,9 @@ def test_troubleshooting_keys_are_there_once() -> None:
 def test_parameter_files_of_the_page_are_accepted(page: str, tmp_path: Path) -> None:
     places = {"pictures_uri": "gs://your-bucket/pictures", "storage_uri": "gs://your-bucket/repot"}
     for block in re.findall(r"```yaml\n(.*?)```", text_of(page), flags=re.DOTALL):
-        (tmp_path / "parameters.yaml").write_text(block, encoding="utf-8")
+        # The placeholder is in capitals so that a run with it is rejected at once.
+        text = block.replace("YOUR-REGISTRY", "registry.example")
+        (tmp_path / "parameters.yaml").write_text(text, encoding="utf-8")
         options = {name: uri for name, uri in places.items() if name not in block}
         read_request(
             preset="cluster",

@@ -65,9 +65,6 @@ def matching(pattern: re.Pattern[str], text: str) -> Rule:
     return Rule(text, lambda value: pattern.fullmatch(value) is not None)
 
 
-NOT_BLANK = Rule("be given", lambda value: bool(value.strip()))
-
-
 def setting(
     default: Any,
     help_text: str,
@@ -181,9 +178,18 @@ def _from_parameter(field: dataclasses.Field[Any], value: Any) -> Any:
         return int(value) if str(value).isdecimal() else 0
     if field.type is str and field.default == "" and isinstance(value, str):
         return empty_if_none(value)
-    # Numbers in the compiled YAML and in KFP's JSON are all floats.
-    is_whole = field.type is int and isinstance(value, float) and value.is_integer()
-    return int(value) if is_whole else value
+    return _with_whole_numbers(value) if field.type is not float else value
+
+
+def _with_whole_numbers(value: Any) -> Any:
+    """Return a value with ints for whole floats: numbers in KFP's JSON and YAML are all floats."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_with_whole_numbers(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _with_whole_numbers(item) for key, item in value.items()}
+    return value
 
 
 def parameter_default(field: dataclasses.Field[Any]) -> Any:

@@ -7,17 +7,27 @@ from typing import Any
 from repot import cluster_names
 from repot.container_images import CPU_IMAGE, TRAINER_IMAGE
 from repot.kubernetes_rules import (
+    cpu_problems,
+    is_image_reference,
+    memory_problems,
     name_problems,
-    quantity_problems,
     resource_problems,
     selector_problems,
     toleration_problems,
 )
-from repot.settings.fields import NOT_BLANK, Settings, between, one_of, setting
+from repot.settings.fields import Rule, Settings, between, one_of, setting
 
 MODES = ("pod", "job")
 MAX_WORKERS = 64
 MAX_ACCELERATORS = 64
+
+_IMAGE = Rule(
+    "be a container image reference such as ghcr.io/repot/repot-cpu:0.1.0, in lower case and "
+    "without blanks or https://",
+    is_image_reference,
+)
+# Kueue reads the queue from a label of the Job: https://kueue.sigs.k8s.io/docs/tasks/run/jobs/
+_MAX_QUEUE_NAME = 63
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +44,7 @@ class TaskSettings(Settings):
     cpu_image: str = setting(
         CPU_IMAGE,
         "Container image of every task except Train.",
-        rule=NOT_BLANK,
+        rule=_IMAGE,
         change_when="always until images are published; for each release, best with a digest",
         cluster_only=True,
     )
@@ -66,8 +76,10 @@ class TaskSettings(Settings):
 
     def _problems(self) -> Iterator[str]:
         yield from Settings._problems(self)
-        names = ("builder_cpu", "builder_memory", "evaluator_cpu", "evaluator_memory")
-        yield from quantity_problems({name: getattr(self, name) for name in names})
+        cpus = {"builder_cpu": self.builder_cpu, "evaluator_cpu": self.evaluator_cpu}
+        yield from cpu_problems(cpus)
+        memory = {"builder_memory": self.builder_memory, "evaluator_memory": self.evaluator_memory}
+        yield from memory_problems(memory)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +89,7 @@ class JobSettings(Settings):
     trainer_image: str = setting(
         TRAINER_IMAGE,
         "Container image of the trainer; without accelerators the CPU image works too.",
-        rule=NOT_BLANK,
+        rule=_IMAGE,
         change_when="always until images are published; for each release, best with a digest",
         cluster_only=True,
     )
@@ -178,11 +190,12 @@ class JobSettings(Settings):
 
     def _problems(self) -> Iterator[str]:
         yield from Settings._problems(self)
-        quantities = ("trainer_cpu", "trainer_memory")
-        yield from quantity_problems({name: getattr(self, name) for name in quantities})
+        yield from cpu_problems({"trainer_cpu": self.trainer_cpu})
+        yield from memory_problems({"trainer_memory": self.trainer_memory})
+        if self.job_queue:
+            yield from name_problems({"job_queue": self.job_queue}, max_length=_MAX_QUEUE_NAME)
         yield from name_problems(
             {
-                "job_queue": self.job_queue or "none",
                 "job_priority_class": self.job_priority_class or "none",
                 "job_service_account": self.job_service_account,
                 "settings_config_map": self.settings_config_map,

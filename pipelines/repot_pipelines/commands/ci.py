@@ -11,6 +11,7 @@ import click
 
 from repot.errors import RepotError
 from repot_pipelines.commands.options import (
+    RUN_NAME,
     RequestOptions,
     connect_to_server,
     connection_options,
@@ -47,7 +48,10 @@ class CiFailedError(RepotError):
 @request_options
 @start_options
 @click.option(
-    "--run-name", default="", help="Name of the run; default: the model's name and the time."
+    "--run-name",
+    type=RUN_NAME,
+    default="",
+    help="Name of the run; default: the model's name and the time.",
 )
 @click.option("--no-cache", is_flag=True, help="Run every task again.")
 @click.option("--logs", "show_logs", is_flag=True, help="Also show the logs of the pods.")

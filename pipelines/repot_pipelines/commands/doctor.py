@@ -12,7 +12,12 @@ import click
 from repot import storage
 from repot.errors import EXIT_FAILED, UsageError
 from repot.settings import ParameterValues
-from repot_pipelines.commands.options import NameChoice, connection_options, debug_option
+from repot_pipelines.commands.options import (
+    SERVICE_ACCOUNT,
+    NameChoice,
+    connection_options,
+    debug_option,
+)
 from repot_pipelines.kfp_server.access import ConnectionOptions, resolve_access
 
 if TYPE_CHECKING:
@@ -35,7 +40,10 @@ _T = TypeVar("_T")
     help="Where everything will be stored: a folder, gs:// or s3://.",
 )
 @click.option(
-    "--service-account", default="", help="Kubernetes service account of the pods of a run."
+    "--service-account",
+    type=SERVICE_ACCOUNT,
+    default="",
+    help="Kubernetes service account of the pods of a run.",
 )
 @click.option(
     "--accelerator-type", help="Resource name of the trainer's accelerator, e.g. nvidia.com/gpu."

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from repot.errors import unknown_name
+from repot.kubernetes_rules import is_object_name
 from repot.settings import PARAMETERS, ParameterValues, option_name
+from repot_pipelines.cluster_rules import (
+    MAX_EXPERIMENT_NAME,
+    MAX_PIPELINE_NAME,
+    MAX_RUN_NAME,
+    MAX_VERSION_NAME,
+    pipeline_root_problem,
+    server_name_problem,
+)
 from repot_pipelines.defaults import EXPERIMENT, KFP_NAMESPACE, POLL_SECONDS, STORAGE_FOLDER
 from repot_pipelines.kfp_server.access import ConnectionOptions, resolve_access
 from repot_pipelines.presets import PRESETS
@@ -44,6 +53,56 @@ class NameChoice(click.Choice):  # type: ignore[type-arg]
             name = param.opts[0] if param else "value"
             self.fail(unknown_name(name, value, map(str, self.choices)), param, ctx)
         return value
+
+
+class Checked(click.ParamType):  # type: ignore[type-arg]
+    """Text that a rule must accept; an empty text is the default of an option without a value.
+
+    Args:
+        problem: Returns why a text is invalid, or None.
+    """
+
+    name = "text"
+
+    def __init__(self, problem: Callable[[str], str | None]) -> None:
+        self._problem = problem
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the value if the rule accepts it."""
+        is_absent = value == "" and param is not None and param.default == ""
+        problem = None if is_absent else self._problem(value)
+        if problem:
+            self.fail(problem, param, ctx)
+        return value
+
+
+def server_name(max_bytes: int) -> Checked:
+    """Return the type of a name on a Kubeflow Pipelines server."""
+    return Checked(lambda name: server_name_problem(name, max_bytes))
+
+
+def _service_account_problem(name: str) -> str | None:
+    if is_object_name(name):
+        return None
+    return (
+        "it must be the name of a Kubernetes service account: at most 253 lower-case letters, "
+        f"digits, '-' and '.'; got {name!r}."
+    )
+
+
+def _namespace_problem(name: str) -> str | None:
+    # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names
+    if is_object_name(name, max_length=63) and "." not in name:
+        return None
+    return (
+        "it must be the name of a Kubernetes namespace: at most 63 lower-case letters, digits and "
+        f"'-'; got {name!r}."
+    )
+
+
+RUN_NAME = server_name(MAX_RUN_NAME)
+SERVICE_ACCOUNT = Checked(_service_account_problem)
+_NAMESPACE = Checked(_namespace_problem)
 
 
 def debug_option(command: _Command) -> _Command:
@@ -194,23 +253,32 @@ def start_options(command: _Command) -> _Command:
     options = [
         click.option(
             "--experiment",
+            type=server_name(MAX_EXPERIMENT_NAME),
             default=EXPERIMENT,
             show_default=True,
             help="Experiment of the runs; created if missing.",
         ),
         click.option(
-            "--service-account", default="", help="Kubernetes service account of the pods."
+            "--service-account",
+            type=SERVICE_ACCOUNT,
+            default="",
+            help="Kubernetes service account of the pods.",
         ),
         click.option(
-            "--pipeline-root", default="", help="Where KFP keeps its own small artifacts."
+            "--pipeline-root",
+            type=Checked(pipeline_root_problem),
+            default="",
+            help="Where KFP keeps its own small artifacts.",
         ),
         click.option(
             "--pipeline-name",
+            type=server_name(MAX_PIPELINE_NAME),
             default="",
             help="Name of the pipeline on the server; default: its own.",
         ),
         click.option(
             "--version-name",
+            type=server_name(MAX_VERSION_NAME),
             default="",
             help="Name of the pipeline version; default: repot's version and the YAML's digest.",
         ),
@@ -250,7 +318,10 @@ def connection_options(command: _Command) -> _Command:
             "--ui-host", help="Address for links, if different; default: $KF_PIPELINES_UI_ENDPOINT."
         ),
         click.option(
-            "--namespace", default="", help="Namespace of the runs, on a multi-user server."
+            "--namespace",
+            type=_NAMESPACE,
+            default="",
+            help="Namespace of the runs, on a multi-user server.",
         ),
         click.option(
             "--token-file",
@@ -268,6 +339,7 @@ def connection_options(command: _Command) -> _Command:
         ),
         click.option(
             "--kfp-namespace",
+            type=_NAMESPACE,
             default=KFP_NAMESPACE,
             show_default=True,
             help="Namespace in which Kubeflow Pipelines is installed.",

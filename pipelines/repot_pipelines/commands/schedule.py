@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from repot.errors import UsageError
 from repot_pipelines.commands.options import (
+    RUN_NAME,
     RequestOptions,
     connect_to_server,
     connection_options,
@@ -38,7 +38,7 @@ def schedule_group() -> None:
 
 
 @schedule_group.command("apply")
-@click.argument("name")
+@click.argument("name", type=RUN_NAME)
 @click.option(
     "--cron",
     "cron_text",
@@ -71,8 +71,6 @@ def apply_command(
     from repot_pipelines.schedules.apply import apply_schedule
     from repot_pipelines.schedules.cron import parse_cron
 
-    if not name.strip():
-        raise UsageError(f"A schedule's name must not be empty; got {name!r}.")
     cron = parse_cron(cron_text)
     request = request_options.read()
     server = connect_to_server(connection)

@@ -8,6 +8,7 @@ import click
 
 from repot.errors import EXIT_GATE_REJECTED, EXIT_INTERRUPTED, UsageError
 from repot_pipelines.commands.options import (
+    RUN_NAME,
     RequestOptions,
     connect_to_server,
     connection_options,
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
 @request_options
 @start_options
 @click.option(
-    "--run-name", default="", help="Name of the run; default: the model's name and the time."
+    "--run-name",
+    type=RUN_NAME,
+    default="",
+    help="Name of the run; default: the model's name and the time.",
 )
 @click.option("--no-cache", is_flag=True, help="Run every task again.")
 @click.option(

@@ -114,6 +114,62 @@ def test_infinite_numbers_are_rejected(value: str) -> None:
     assert "must be a finite number" in result.output
 
 
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("--experiment", ["flowers", "a+b 100% é", "e" * 128]),
+        ("--pipeline-name", ["", "Flowers 1", "p" * 128]),
+        ("--version-name", ["", "v1", "v" * 127]),
+        ("--service-account", ["", "robot", "team.robot"]),
+        ("--pipeline-root", ["", "gs://root", "gs://root/x", "s3://root/x?region=eu", "minio://r"]),
+    ],
+)
+def test_names_that_a_server_accepts_are_accepted(option: str, values: list[str]) -> None:
+    for value in values:
+        field = option.removeprefix("--").replace("-", "_")
+        assert getattr(values_of(start_options, option, value)["start"], field) == value
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        *(
+            (option, [" ", " a", "a ", "a\nb", "a\x1b[31mb", "a\tb", "\udcff", "é" * 65])
+            for option in ("--experiment", "--pipeline-name", "--version-name")
+        ),
+        ("--experiment", ["", "e" * 129]),
+        ("--pipeline-name", ["p" * 129]),
+        ("--version-name", ["v" * 128]),
+        ("--service-account", [" ", "Robot", "my robot", "robot\n", "r" * 254, "a..b", "ns/robot"]),
+        (
+            "--pipeline-root",
+            [" ", "root", "/root", "ftp://root", "gs://", "gs://a b", "gs://a\x1b"],
+        ),
+    ],
+)
+def test_names_that_a_server_rejects_are_usage_errors(option: str, values: list[str]) -> None:
+    for value in values:
+        with pytest.raises(click.BadParameter, match=r"^it must .*; got '.*'\.$"):
+            values_of(start_options, option, value)
+
+
+@pytest.mark.parametrize("option", ["--namespace", "--kfp-namespace"])
+@pytest.mark.parametrize("value", [" ", "Team", "my team", "team.a", "t" * 64])
+def test_namespace_must_be_a_dns_label(option: str, value: str) -> None:
+    with pytest.raises(click.BadParameter, match=r"^it must .*; got '.*'\.$"):
+        values_of(connection_options, option, value)
+
+
+@pytest.mark.parametrize("name", [" ", "one\ntwo", "\x1b]0;title\x07", "n" * 256])
+@pytest.mark.parametrize("command", [("submit", "--run-name"), ("schedule", "apply")])
+def test_name_of_a_run_or_schedule_must_be_printable(command: tuple[str, ...], name: str) -> None:
+    result = invoke(*command, name)
+
+    assert result.exit_code == 2
+    assert "it must be 1 to 255 bytes of printable text" in result.output
+    assert "\x1b" not in result.output
+
+
 def test_name_choice_suggests_the_nearest_name() -> None:
     option = click.option("--preset", type=NameChoice(["cluster", "laptop"]))
 

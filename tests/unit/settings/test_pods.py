@@ -1,3 +1,4 @@
+import json
 from typing import Any
 
 import pytest
@@ -31,8 +32,11 @@ def test_json_round_trip() -> None:
         ("trainer_cpu", "four", "trainer_cpu"),
         ("trainer_cpu", "0.0", "trainer_cpu"),
         ("trainer_memory", "16 Gi", "trainer_memory"),
+        ("trainer_memory", "16", "trainer_memory"),
         ("trainer_image", " ", "trainer_image"),
+        ("trainer_image", "Repot/Trainer:1", "trainer_image"),
         ("job_queue", "My Queue", "job_queue"),
+        ("job_queue", "q" * 64, "job_queue"),
         ("job_service_account", "", "job_service_account"),
         ("s3_secret_name", "", "s3_secret_name"),
         ("accelerator_type", "nvidia-l4", "accelerator_type"),
@@ -65,10 +69,27 @@ def test_bounds_are_allowed() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["builder_cpu", "evaluator_memory"])
-def test_task_resources_must_be_quantities(name: str) -> None:
-    with pytest.raises(UsageError, match=f"{name} must be a Kubernetes quantity"):
+@pytest.mark.parametrize(
+    ("name", "quantity"),
+    [
+        ("builder_cpu", "a number of CPUs"),
+        ("evaluator_cpu", "a number of CPUs"),
+        ("builder_memory", "an amount of memory"),
+        ("evaluator_memory", "an amount of memory"),
+    ],
+)
+def test_task_resources_must_be_quantities(name: str, quantity: str) -> None:
+    with pytest.raises(UsageError, match=f"{name} must be {quantity}"):
         TaskSettings(**{name: "lots"})
+
+
+def test_whole_seconds_of_a_pipeline_are_a_number_that_kubernetes_reads() -> None:
+    # KFP's JSON has only floats, and Kubernetes rejects 300.0.
+    spot = {"key": "spot", "effect": "NoExecute", "tolerationSeconds": 300.0}
+
+    settings = JobSettings.from_parameters({"trainer_tolerations": [spot]})
+
+    assert '"tolerationSeconds": 300}' in json.dumps(settings.trainer_tolerations)
 
 
 @pytest.mark.parametrize("text", ["two", "-1", "", "1.5"])
