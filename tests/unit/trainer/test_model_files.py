@@ -74,7 +74,7 @@ def test_rewritten_model_loads_with_its_weights(
 
     assert model(inputs).numpy().tolist() == [[3.0, 3.0]]
     served = tf.saved_model.load(str(folders[0] / "saved_model"))
-    assert served.signatures["serving_default"](pictures=inputs)
+    assert served.signatures["serving_default"](inputs=inputs)
 
 
 def test_different_weights_give_different_bytes(folders: tuple[Path, Path]) -> None:
