@@ -126,6 +126,7 @@ def finetune(
     max_rejected_fraction: float = _GATE.max_rejected_fraction,
     min_precision: float = _GATE.min_precision,
     model_name: str = _RUN.model_name,
+    nested: bool = _DATASET.nested,
     num_threads: int = _DATASET.num_threads,
     num_workers: int = _JOB.num_workers,
     rebuild: str = NONE,

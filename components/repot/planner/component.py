@@ -15,6 +15,7 @@ def plan(
     model_name: str,
     rebuild: str,
     builder_pods: int,
+    nested: bool,
     validation_fraction: float,
     train_shards: int,
     validation_shards: int,

@@ -4,6 +4,7 @@
     PICTURES/train/<label>/<picture>        already split
     PICTURES/validation/<label>/<picture>
 
+If subfolders of label folders are allowed, <label>/<folder>/.../<picture> belongs to <label> too.
 val/ and valid/ are accepted as names of validation/. All other files are rejected; those in a test/
 folder next to train/ and validation/ have a reason of their own.
 """
@@ -15,11 +16,17 @@ from typing import cast
 
 from repot.errors import join_names
 from repot.manifest import Rejection, Split
+from repot.pictures import EXEMPT_REASONS
 from repot.planner.listing import FoundFile
 
 _LAYOUT_ADVICE = (
     "Arrange them as PICTURES/<label>/<picture>, or as PICTURES/train/<label>/<picture> and "
     "PICTURES/validation/<label>/<picture>."
+)
+
+NESTED_ADVICE = (
+    "Use --nested (pipeline parameter nested) if every picture below a label folder belongs to "
+    "that label, or move the pictures up."
 )
 
 _UNUSED_REASONS = ("system_file", "not_a_file")
@@ -77,6 +84,18 @@ class Inventory:
         return {candidate.label for candidate in self.candidates}
 
     @property
+    def all_folders(self) -> set[str]:
+        """Return the names of the label folders, those of labels that are not listed included."""
+        return self.labels | {
+            item.label for item in self.rejected if item.reason == "label_not_listed"
+        }
+
+    @property
+    def nested_paths(self) -> list[str]:
+        """Return the paths of the files in subfolders of label folders, if those are rejected."""
+        return [item.path for item in self.rejected if item.reason == "nested_folder"]
+
+    @property
     def folders_without_files(self) -> dict[str, str]:
         """Return the label folders that contain only subfolders, each with one file in them."""
         nested = {
@@ -92,6 +111,7 @@ def assign_labels(
     *,
     listed_labels: Collection[str] | None,
     empty_folders: Sequence[str] = (),
+    nested: bool = False,
 ) -> Inventory:
     """Return the label or the reason for rejection of each file.
 
@@ -99,6 +119,7 @@ def assign_labels(
         files: Every file found, sorted by path.
         listed_labels: The labels to use; None uses all label folders.
         empty_folders: Paths of the folders that directly contain nothing.
+        nested: Whether files in subfolders of a label folder belong to the label.
     """
     # With a slash at the end, an empty folder is the folder of a file without a name.
     empty_paths = [f"{path}/" for path in empty_folders]
@@ -111,7 +132,7 @@ def assign_labels(
         )
         folder = inner_path.rpartition("/")[0]
         label = folder.partition("/")[0]
-        reason = _rejection_reason(file.path, folder, listed_labels)
+        reason = _rejection_reason(file.path, folder, listed_labels, nested=nested)
         if file.kind:
             reason = "not_a_file"
         if reason:
@@ -138,8 +159,13 @@ def assign_labels(
     )
 
 
-def find_layout_problems(inventory: Inventory) -> list[str]:
-    """Return one error message per problem with the folder layout."""
+def find_layout_problems(inventory: Inventory, *, max_rejected_fraction: float = 1.0) -> list[str]:
+    """Return one error message per problem with the folder layout.
+
+    Args:
+        inventory: Every file found.
+        max_rejected_fraction: Largest fraction of files that may be rejected, in [0, 1].
+    """
     problems = []
     outside = [
         rejection.path
@@ -160,6 +186,16 @@ def find_layout_problems(inventory: Inventory) -> list[str]:
             f"subfolders, with files such as {next(iter(folders.values()))}. "
             f"{_nested_folders_advice(folders)}"
         )
+    nested = inventory.nested_paths
+    num_counted = len(inventory.candidates) + sum(
+        item.reason not in EXEMPT_REASONS for item in inventory.rejected
+    )
+    if not folders and len(nested) > max_rejected_fraction * num_counted:
+        problems.append(
+            f"At most {max_rejected_fraction:.1%} of the files may be rejected; {len(nested)} of "
+            f"{num_counted} are in subfolders of label folders, such as {nested[0]}. "
+            f"{NESTED_ADVICE}"
+        )
     return problems
 
 
@@ -170,7 +206,7 @@ def _nested_folders_advice(folders: Collection[str]) -> str:
             "If these are splits, rename them to train and validation, "
             "or pass only one of them to have it split."
         )
-    return "Move the pictures up, or pass the folder whose subfolders are the labels."
+    return f"{NESTED_ADVICE} Or pass the folder whose subfolders are the labels."
 
 
 def _find_split_folders(paths: Sequence[str]) -> dict[str, Split]:
@@ -211,7 +247,9 @@ def _label_folder(path: str, split_folders: Mapping[str, Split]) -> str:
     return "/".join(folders[:2]) if folders[1:] and folders[0] in split_folders else ""
 
 
-def _rejection_reason(path: str, folder: str, listed_labels: Collection[str] | None) -> str:
+def _rejection_reason(
+    path: str, folder: str, listed_labels: Collection[str] | None, *, nested: bool
+) -> str:
     """Return why a file is rejected, or ""; `folder` is relative to PICTURES or its split."""
     if _is_system_file(path):
         return "system_file"
@@ -220,7 +258,7 @@ def _rejection_reason(path: str, folder: str, listed_labels: Collection[str] | N
     label, _, inner_folders = folder.partition("/")
     if listed_labels is not None and label not in listed_labels:
         return "label_not_listed"
-    return "nested_folder" if inner_folders else ""
+    return "nested_folder" if inner_folders and not nested else ""
 
 
 def _is_system_file(path: str) -> bool:

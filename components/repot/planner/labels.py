@@ -10,8 +10,11 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 
 from repot import storage
-from repot.errors import NotFoundError, UsageError, join_names
-from repot.planner.folders import Inventory
+from repot.errors import UsageError, join_names
+from repot.planner.folders import NESTED_ADVICE, Inventory
+
+MAX_LABELS_FILE_BYTES = 16 << 20
+"""Limit of a labels file: a hundred thousand labels of ordinary length have 2 MiB."""
 
 
 def read_labels(labels_file_uri: str) -> list[str]:
@@ -20,15 +23,22 @@ def read_labels(labels_file_uri: str) -> list[str]:
     Blank lines are included, except at the end of the file.
 
     Raises:
-        UsageError: The file does not exist.
+        UsageError: The file does not exist, is not a file, or is larger than MAX_LABELS_FILE_BYTES.
         StorageError: The file cannot be read or is not UTF-8.
     """
-    try:
-        text = storage.read_text(labels_file_uri).removeprefix("\ufeff")
-    except NotFoundError as err:
+    # A device such as /dev/zero, or a pipe, has no state: it would be read until memory is full.
+    info = storage.stat(labels_file_uri)
+    if info is None:
         raise UsageError(
-            f"The labels file must exist; there is no {labels_file_uri}. Check the name."
-        ) from err
+            f"The labels file must exist and be a file; there is no file {labels_file_uri}. "
+            "Check the name."
+        )
+    if info.size_bytes > MAX_LABELS_FILE_BYTES:
+        raise UsageError(
+            f"A labels file must have at most {MAX_LABELS_FILE_BYTES:,} bytes; {labels_file_uri} "
+            f"has {info.size_bytes:,}. Give a file with one label per line."
+        )
+    text = storage.read_text(labels_file_uri).removeprefix("\ufeff")
     return [unicodedata.normalize("NFC", line.strip()) for line in text.rstrip("\r\n").split("\n")]
 
 
@@ -42,25 +52,42 @@ def find_labels_file_problems(
         folders: Names of the existing label folders.
         labels_file_uri: Location of the file, for the messages.
     """
-    problems = []
+    known = join_names(map(repr, sorted(folders))) or "missing"
+    if lines and not set(lines) & set(folders):
+        return [
+            (
+                "A labels file must have one label per line, each the name of a label folder; no "
+                f"line of {labels_file_uri} is one. Its first line is {lines[0][:80]!r}, and the "
+                f"label folders are {known}. Correct the file, or leave it out to use the sorted "
+                "folder names."
+            )
+        ]
+    blank, repeated, unknown = [], [], []
     first_number: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
-        where = f"line {number} of {labels_file_uri}"
         if not line:
-            problems.append(
-                f"Every line of a labels file must be a label; {where} is blank. Delete it."
-            )
+            blank.append(f"line {number}")
         elif line in first_number:
-            problems.append(
-                f"A label must be listed only once; {where} repeats {line!r} of line "
-                f"{first_number[line]}. Delete it."
-            )
+            repeated.append(f"line {number} repeats {line!r} of line {first_number[line]}")
         elif line not in folders:
-            problems.append(
-                f"A listed label must have a folder with its name; {where} is {line!r}, and the "
-                f"folders are {join_names(sorted(folders))}. Correct the line."
-            )
+            unknown.append(f"line {number} is {line[:80]!r}")
         first_number.setdefault(line, number)
+    problems = []
+    if blank:
+        problems.append(
+            f"Every line of a labels file must be a label; in {labels_file_uri}, "
+            f"{join_names(blank)} {'is' if len(blank) == 1 else 'are'} blank. Delete what is blank."
+        )
+    if repeated:
+        problems.append(
+            f"A label must be listed only once; in {labels_file_uri}, {join_names(repeated, 3)}. "
+            "Delete the repeated lines."
+        )
+    if unknown:
+        problems.append(
+            f"A listed label must have a folder with its name; in {labels_file_uri}, "
+            f"{join_names(unknown, 3)}; the label folders are {known}. Correct the lines."
+        )
     return problems
 
 
@@ -121,6 +148,11 @@ def find_suspicious_labels(inventory: Inventory) -> list[str]:
             f"These label folders contain no pictures and are left out: "
             f"{join_names(map(repr, folders))}. "
             "Copy their pictures again, or remove the folders."
+        )
+    if nested := inventory.nested_paths:
+        warnings.append(
+            f"{len(nested)} files in subfolders of label folders are left out, such as "
+            f"{nested[0]!r}. {NESTED_ADVICE}"
         )
     by_form: dict[str, list[str]] = defaultdict(list)
     for label in sorted(inventory.labels):

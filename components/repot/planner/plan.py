@@ -80,6 +80,7 @@ def plan_work(parameters: Parameters) -> PlannedWork:
         listings_uri=layout.listings_uri(run.storage_uri),
         settings=parameters.dataset,
         labels_file_uri=run.labels_file_uri,
+        max_rejected_fraction=parameters.gate.max_rejected_fraction,
     )
     dataset_id, num_shards = planned.plan.dataset_id, len(planned.plan.shard_names)
     num_shares = 1 if planned.exists else min(run.builder_pods, num_shards)
@@ -97,6 +98,7 @@ def plan_dataset(
     listings_uri: str | None,
     settings: DatasetSettings,
     labels_file_uri: str = "",
+    max_rejected_fraction: float = 1.0,
 ) -> PlannedDataset:
     """List the pictures and write the plan of their dataset, unless the dataset exists.
 
@@ -111,6 +113,8 @@ def plan_dataset(
         settings: How pictures become shards.
         labels_file_uri: File with one label per line, in the order of their ids; "" uses the folder
             names, sorted.
+        max_rejected_fraction: Largest fraction of rejected files, in [0, 1]. Merge checks it for
+            all files; the planner already reports files in subfolders.
 
     Raises:
         UsageError: A folder, the labels file or the target is wrong; all problems are listed.
@@ -121,15 +125,18 @@ def plan_dataset(
     listing = list_files(roots)
     lines = read_labels(labels_file_uri) if labels_file_uri else None
     inventory = assign_labels(
-        listing.files, listed_labels=lines, empty_folders=listing.empty_folders
+        listing.files,
+        listed_labels=lines,
+        empty_folders=listing.empty_folders,
+        nested=settings.nested,
     )
     labels = tuple(sorted(inventory.labels) if lines is None else lines)
     raise_problems(
-        usage=find_labels_file_problems(lines, inventory.labels, labels_file_uri)
+        usage=find_labels_file_problems(lines, inventory.all_folders, labels_file_uri)
         if lines is not None
         else (),
         data=[
-            *find_layout_problems(inventory),
+            *find_layout_problems(inventory, max_rejected_fraction=max_rejected_fraction),
             *find_label_name_problems(inventory.labels),
             *find_label_count_problems(
                 {*labels, *inventory.folders_without_files}, inventory.empty_label_folders

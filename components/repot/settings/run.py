@@ -66,6 +66,11 @@ class RunSettings(Settings):
 class DatasetSettings(Settings):
     """How pictures become shards; all of it is part of the dataset id."""
 
+    nested: bool = setting(
+        False,
+        "Every picture below a label folder belongs to that label, also in subfolders.",
+        change_when="label folders have subfolders, such as one per day or camera",
+    )
     validation_fraction: float = setting(
         0.2,
         "Fraction of the pictures held out for validation; ignored if they are already split.",

@@ -65,6 +65,7 @@ class TutorialCommand(click.Command):
 @directory_option("--validation-directory", help="Validation pictures: one folder per label.")
 @directory_option("--output-directory", help="Where to write shards, labels.txt, manifest.json.")
 @setting_option("labels_file_uri", with_default=True)
+@setting_option("nested", with_default=True)
 @setting_option("train_shards", with_default=True)
 @setting_option("validation_shards", with_default=True)
 @setting_option("num_threads", with_default=True)
@@ -76,6 +77,7 @@ def shards_command(
     validation_directory: str,
     output_directory: str,
     labels_file_uri: str,
+    nested: bool,
     train_shards: int,
     validation_shards: int,
     num_threads: int,
@@ -83,7 +85,10 @@ def shards_command(
 ) -> None:
     """Step 1: convert labelled pictures to sharded TFRecords."""
     settings = DatasetSettings(
-        train_shards=train_shards, validation_shards=validation_shards, num_threads=num_threads
+        nested=nested,
+        train_shards=train_shards,
+        validation_shards=validation_shards,
+        num_threads=num_threads,
     )
     gate = GateSettings(max_rejected_fraction=max_rejected_fraction)
     with shown_progress():
@@ -285,6 +290,7 @@ def _build_dataset(
         listings_uri=None,
         settings=settings,
         labels_file_uri=labels_file_uri,
+        max_rejected_fraction=max_rejected_fraction,
     )
     if not plan.exists:
         build_shards(plan.dataset_uri)

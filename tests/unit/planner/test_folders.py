@@ -8,13 +8,18 @@ from repot.planner.listing import FoundFile
 
 
 def _assign_labels(
-    *paths: str, listed_labels: set[str] | None = None, empty_folders: Sequence[str] = ()
+    *paths: str,
+    listed_labels: set[str] | None = None,
+    empty_folders: Sequence[str] = (),
+    nested: bool = False,
 ) -> Inventory:
     files = [
         FoundFile(uri=f"/{path}", path=path, size_bytes=1, crc32c="", version="1-1")
         for path in sorted(paths)
     ]
-    return assign_labels(files, listed_labels=listed_labels, empty_folders=empty_folders)
+    return assign_labels(
+        files, listed_labels=listed_labels, empty_folders=empty_folders, nested=nested
+    )
 
 
 def _reasons(inventory: Inventory) -> dict[str, str]:
@@ -179,3 +184,41 @@ def test_special_file_is_rejected_with_what_it_is() -> None:
         Rejection(path="a/1.jpg", label="a", split="", reason="not_a_file", detail="a named pipe"),
     )
     assert inventory.empty_label_folders == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("paths", "labels"),
+    [
+        (["a/1.jpg", "a/x/2.jpg", "b/x/y/3.jpg"], ["a", "a", "b"]),
+        (["train/a/x/1.jpg", "train/b/2.jpg", "val/a/y/z/3.jpg"], ["a", "b", "a"]),
+    ],
+)
+def test_nested_pictures_belong_to_their_label_folder(paths: list[str], labels: list[str]) -> None:
+    inventory = _assign_labels(*paths, nested=True)
+    assert [candidate.label for candidate in inventory.candidates] == labels
+    assert inventory.rejected == ()
+    assert find_layout_problems(inventory, max_rejected_fraction=0.0) == []
+
+
+def test_nested_does_not_accept_system_and_outside_files() -> None:
+    inventory = _assign_labels("a/.git/x/1.jpg", "a/1.jpg", "notes.txt", "b/x/2.jpg", nested=True)
+    assert _reasons(inventory) == {"a/.git/x/1.jpg": "system_file", "notes.txt": "outside_labels"}
+
+
+@pytest.mark.parametrize(("fraction", "is_problem"), [(0.24, True), (0.25, False), (1.0, False)])
+def test_files_in_subfolders_beside_pictures_are_a_problem_above_the_limit(
+    fraction: float, is_problem: bool
+) -> None:
+    inventory = _assign_labels("a/1.jpg", "a/2.jpg", "a/x/3.jpg", "b/4.jpg", "b/Thumbs.db")
+    problems = find_layout_problems(inventory, max_rejected_fraction=fraction)
+    if not is_problem:
+        assert problems == []
+        return
+    (problem,) = problems
+    assert "1 of 4 are in subfolders of label folders, such as a/x/3.jpg" in problem
+    assert "Use --nested (pipeline parameter nested)" in problem
+
+
+def test_advice_for_folders_without_files_names_nested() -> None:
+    (problem,) = find_layout_problems(_assign_labels("a/x/1.jpg", "b/x/1.jpg"))
+    assert "Use --nested" in problem

@@ -1,9 +1,11 @@
+import os
 import unicodedata
 from pathlib import Path
 
 import pytest
 
 from repot.errors import StorageError, UsageError
+from repot.planner import labels
 from repot.planner.folders import Inventory, assign_labels
 from repot.planner.labels import (
     find_label_count_problems,
@@ -34,7 +36,7 @@ def test_lines_of_a_labels_file_are_labels(tmp_path: Path, text: str) -> None:
 
 
 def test_missing_labels_file_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="there is no /no/labels"):
+    with pytest.raises(UsageError, match="there is no file /no/labels"):
         read_labels("/no/labels")
 
 
@@ -45,13 +47,55 @@ def test_labels_file_that_is_not_utf8_is_a_storage_error(tmp_path: Path) -> None
         read_labels(str(path))
 
 
-def test_all_invalid_lines_of_a_labels_file_are_reported() -> None:
-    problems = find_labels_file_problems(["a", "", "a", "0 b", "b"], {"a", "b"}, "L")
-    assert [problem.split(";")[1].strip() for problem in problems] == [
-        "line 2 of L is blank. Delete it.",
-        "line 3 of L repeats 'a' of line 1. Delete it.",
-        "line 4 of L is '0 b', and the folders are a, b. Correct the line.",
+def test_invalid_lines_of_a_labels_file_are_reported_by_kind() -> None:
+    problems = find_labels_file_problems(["a", "", "a", "0 b", "b", ""], {"a", "b"}, "L")
+    assert problems == [
+        (
+            "Every line of a labels file must be a label; in L, line 2, line 6 are blank. "
+            "Delete what is blank."
+        ),
+        (
+            "A label must be listed only once; in L, line 3 repeats 'a' of line 1. "
+            "Delete the repeated lines."
+        ),
+        (
+            "A listed label must have a folder with its name; in L, line 4 is '0 b'; "
+            "the label folders are 'a', 'b'. Correct the lines."
+        ),
     ]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [f"{number},label {number}" for number in range(25)],
+        [f"label {number}" for number in range(1000)],
+        [""],
+        ["x" * 100_000] * 3,
+    ],
+)
+def test_file_without_any_label_folder_gets_one_message(lines: list[str]) -> None:
+    (problem,) = find_labels_file_problems(lines, {"b", "a"}, "labels.csv")
+    assert "no line of labels.csv is one" in problem
+    assert "the label folders are 'a', 'b'." in problem
+    assert len(problem) < 400
+
+
+def test_labels_file_that_is_no_ordinary_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("/dev/zero", str(tmp_path / "pipe"), str(tmp_path)):
+        with pytest.raises(UsageError, match=f"there is no file {name}"):
+            read_labels(name)
+
+
+def test_labels_file_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labels, "MAX_LABELS_FILE_BYTES", 4)
+    path = tmp_path / "labels.txt"
+    path.write_text("a\nb\n")
+    assert read_labels(str(path)) == ["a", "b"]
+    path.write_text("a\nbc\n")
+    with pytest.raises(UsageError, match="has 5"):
+        read_labels(str(path))
 
 
 def test_valid_labels_file_has_no_problems() -> None:
@@ -75,9 +119,9 @@ def test_other_label_names_are_valid() -> None:
     assert find_label_name_problems({"a b", "0", "花", "x" * 300, "-"}) == []
 
 
-@pytest.mark.parametrize(("labels", "got"), [([], "got none"), (["a"], "got a")])
-def test_fewer_than_two_labels_are_a_problem(labels: list[str], got: str) -> None:
-    (problem,) = find_label_count_problems(labels, ["c"])
+@pytest.mark.parametrize(("names", "got"), [([], "got none"), (["a"], "got a")])
+def test_fewer_than_two_labels_are_a_problem(names: list[str], got: str) -> None:
+    (problem,) = find_label_count_problems(names, ["c"])
     assert got in problem
     assert "No pictures are in 'c'." in problem
 
@@ -156,6 +200,12 @@ def test_folders_of_one_name_in_two_unicode_forms_get_a_warning() -> None:
 def test_splits_stored_in_different_unicode_forms_are_fine() -> None:
     inventory = _stored("train/caf\u00e9", "validation/cafe\u0301", is_split=True)
     assert find_suspicious_labels(inventory) == []
+
+
+def test_files_in_subfolders_get_a_warning() -> None:
+    (warning,) = find_suspicious_labels(_inventory("a/1", "a/sub/2", "a/sub/3", "b/1"))
+    assert "2 files in subfolders of label folders are left out, such as 'a/sub/2'" in warning
+    assert "Use --nested" in warning
 
 
 def test_empty_label_folders_get_a_warning() -> None:

@@ -354,3 +354,25 @@ def test_empty_label_folder_is_not_part_of_the_dataset_id(
     dataset_id = make_plan().plan.dataset_id
     (pictures / "pears").mkdir()
     assert make_plan().plan.dataset_id == dataset_id
+
+
+def test_nested_setting_is_part_of_the_plan(make_plan: MakePlan, pictures: Path) -> None:
+    (pictures / "a" / "day" / "camera").mkdir(parents=True)
+    for number in range(4):
+        path = pictures / "a" / f"00{number}.jpg"
+        path.rename(pictures / "a" / "day" / "camera" / path.name)
+    assert len(make_plan().plan.rejected) == 4
+    planned = make_plan(nested=True)
+    assert planned.plan.rejected == ()
+    assert planned.plan.settings.nested
+    assert sum(planned.plan.num_pictures.values()) == 30
+    assert sum("a/day/camera/000.jpg" in paths for paths in _paths(planned).values()) == 1
+
+
+def test_too_many_nested_pictures_fail_the_plan(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "a" / "day").mkdir()
+    for number in range(3):
+        path = pictures / "a" / f"00{number}.jpg"
+        path.rename(pictures / "a" / "day" / path.name)
+    with pytest.raises(DataError, match=r"3 of 30 are in subfolders .* Use --nested"):
+        plan_work(_parameters(pictures, str(tmp_path / "storage"), builder_pods=1))

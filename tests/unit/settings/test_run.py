@@ -27,6 +27,7 @@ BOUNDARIES: list[tuple[Settings, str, list[Any], list[Any]]] = [
     (TrainingSettings, "recipe", list(RECIPES), ["", "fine-tune"]),
     (GateSettings, "min_precision", [0, 1], [-0.001, 1.001, float("nan")]),
     (GateSettings, "allow_label_removal", [False, True], []),
+    (DatasetSettings, "nested", [False, True], []),
     (GateSettings, "max_rejected_fraction", [0, 1], [-0.001, 1.001, float("nan")]),
 ]
 
