@@ -22,8 +22,16 @@ A message states what is wrong, where, and what to do:
 import contextlib
 import difflib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+# Control characters, some of which a terminal obeys, line and paragraph separators, lone
+# surrogates, and the marks that change the order in which text is shown.
+_NOT_PRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -125,6 +133,17 @@ def convert_disk_errors(folder: Path) -> Iterator[None]:
             f"the system reports: {reason}. Free some space, or set the environment variable "
             "TMPDIR to a folder on another disk."
         ) from err
+
+
+def printable(text: str) -> str:
+    """Return text on one line, with JSON's escape for each character that is not printable.
+
+    File names and foreign labels can contain such characters. Printed as they are, they break
+    tables and can make a terminal hide or fake output.
+    """
+    return _NOT_PRINTABLE.sub(
+        lambda found: _SHORT_ESCAPES.get(found[0], f"\\u{ord(found[0]):04x}"), text
+    )
 
 
 def join_names(names: Iterable[str], limit: int = 10) -> str:

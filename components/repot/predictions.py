@@ -3,8 +3,6 @@
 A picture that cannot be used gets a prediction with a problem, and the others are still predicted.
 """
 
-import csv
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from repot import storage
-from repot.errors import EXIT_FAILED, StorageError, UsageError
+from repot.csv_text import csv_line
+from repot.errors import EXIT_FAILED, StorageError, UsageError, printable
 from repot.metrics import FloatArray
 from repot.pictures import RejectedPicture, normalise_picture
 from repot.predictor import BATCH_SIZE, Model, find_model, load_model
@@ -109,24 +108,31 @@ def predict_pictures(model: Model, pictures: Sequence[str], *, top: int) -> Iter
 def table_lines(predictions: Iterable[Prediction], pictures: Sequence[str]) -> Iterator[str]:
     """Yield one line per picture: its name, then each label after its probability.
 
+    Characters that would break the line or control the terminal are escaped.
+
     Args:
         predictions: One per picture.
         pictures: Names of all pictures; the longest sets the width of the first column.
     """
-    width = max(map(len, pictures), default=0)
+    width = max((len(printable(picture)) for picture in pictures), default=0)
     for prediction in predictions:
         labels = "  ".join(f"{label.probability:.3f} {label.label}" for label in prediction.labels)
-        yield f"{prediction.picture:<{width}}  {labels or f'not used: {prediction.problem}'}"
+        result = printable(labels or f"not used: {prediction.problem}")
+        yield f"{printable(prediction.picture):<{width}}  {result}"
 
 
 def csv_lines(predictions: Iterable[Prediction], _pictures: Sequence[str]) -> Iterator[str]:
-    """Yield a header, then one line per label; a picture with a problem has one line."""
-    yield ",".join(_CSV_COLUMNS)
+    """Yield a header, then one row per label; a picture with a problem has one row.
+
+    The cells follow the rule of `repot.csv_text`.
+    """
+    yield csv_line(_CSV_COLUMNS)
     for prediction in predictions:
         for rank, label in enumerate(prediction.labels, start=1):
-            yield _csv_line(prediction.picture, rank, label.label, f"{label.probability:.6f}", "")
+            probability = f"{label.probability:.6f}"
+            yield csv_line([prediction.picture, rank, label.label, probability, ""])
         if prediction.problem:
-            yield _csv_line(prediction.picture, "", "", "", prediction.problem)
+            yield csv_line([prediction.picture, "", "", "", prediction.problem])
 
 
 def json_lines(predictions: Iterable[Prediction], _pictures: Sequence[str]) -> Iterator[str]:
@@ -137,7 +143,8 @@ def json_lines(predictions: Iterable[Prediction], _pictures: Sequence[str]) -> I
             line["problem"] = prediction.problem
         else:
             line["names"] = [label._asdict() for label in prediction.labels]
-        yield json.dumps(line, ensure_ascii=False)
+        # These escapes are JSON's own, so the text reads back unchanged.
+        yield printable(json.dumps(line, ensure_ascii=False))
 
 
 _Format = Callable[[Iterable[Prediction], Sequence[str]], Iterator[str]]
@@ -158,9 +165,3 @@ def _top_labels(
 ) -> tuple[LabelProbability, ...]:
     order = np.argsort(-scores, kind="stable")[:top]
     return tuple(LabelProbability(labels[i], float(scores[i])) for i in order)
-
-
-def _csv_line(*values: object) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(values)
-    return text.getvalue()

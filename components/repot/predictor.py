@@ -5,6 +5,7 @@ scaled in the same way everywhere.
 """
 
 import posixpath
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from repot import quiet_tensorflow, storage
-from repot.errors import ModelError
+from repot.errors import ModelError, printable
 from repot.layout import CHAMPION_NAME, KERAS_NAME, LABELS_NAME, MODEL_FOLDER
 from repot.metrics import FloatArray
 from repot.model_registry import read_champion
@@ -91,8 +92,21 @@ def find_model(uri: str) -> str:
 
 
 def read_labels(model_uri: str) -> tuple[str, ...]:
-    """Return the label names of a model folder: line n names class n."""
-    return tuple(storage.read_text(storage.join(model_uri, LABELS_NAME)).splitlines())
+    """Return the label names of a model folder: line n names class n.
+
+    Raises:
+        ModelError: A label has a control character: the file is not repot's.
+    """
+    uri = storage.join(model_uri, LABELS_NAME)
+    labels = tuple(storage.read_text(uri).splitlines())
+    for number, label in enumerate(labels, start=1):
+        # A terminal could obey it. The planner accepts no such label.
+        if any(unicodedata.category(character) == "Cc" for character in label):
+            raise ModelError(
+                f"A label must be text without control characters; line {number} of {uri} is "
+                f"{printable(label)!r}. Use the {LABELS_NAME} that was published with the model."
+            )
+    return labels
 
 
 def load_model(model_uri: str) -> Model:

@@ -1,13 +1,12 @@
 """What a finished training leaves: training.json, its record, and history.csv, its epochs."""
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from repot import storage
+from repot.csv_text import csv_text, read_csv
 from repot.errors import DataError
 from repot.json_record import JsonRecord
 from repot.layout import HISTORY_NAME
@@ -83,11 +82,8 @@ def write_history(run_uri: str, history: Sequence[EpochRecord]) -> None:
         run_uri: Folder of the training.
         history: All epochs, in order.
     """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(epoch.to_json() for epoch in history)
-    storage.write_text(storage.join(run_uri, HISTORY_NAME), text.getvalue())
+    text = csv_text([_COLUMNS, *map(dataclasses.astuple, history)])
+    storage.write_text(storage.join(run_uri, HISTORY_NAME), text)
 
 
 def read_history(run_uri: str) -> tuple[EpochRecord, ...]:
@@ -101,17 +97,25 @@ def read_history(run_uri: str) -> tuple[EpochRecord, ...]:
         DataError: A row has other columns, or a field that is not a number.
     """
     uri = storage.join(run_uri, HISTORY_NAME)
-    rows = csv.DictReader(io.StringIO(storage.read_text(uri)))
+    rows = read_csv(storage.read_text(uri))
+    columns = next(rows, [])
+    return tuple(
+        _epoch_record(columns, row, f"line {line} of {uri}")
+        for line, row in enumerate(rows, start=2)
+    )
+
+
+def _epoch_record(columns: Sequence[str], row: Sequence[str], where: str) -> EpochRecord:
     try:
-        return tuple(_epoch_record(row) for row in rows)
-    except (TypeError, ValueError) as err:
+        return _parse_epoch(dict(zip(columns, row, strict=True)))
+    except ValueError as err:
         raise DataError(
-            f"{uri} must have the columns {', '.join(_COLUMNS)}; line {rows.line_num} does not: "
-            f"{err}. Delete it and run again."
+            f"{where} must have the columns {', '.join(_COLUMNS)}; got {err}. Delete the file and "
+            "run again."
         ) from err
 
 
-def _epoch_record(row: dict[str, str]) -> EpochRecord:
+def _parse_epoch(row: dict[str, str]) -> EpochRecord:
     values: dict[str, Any] = {
         name: float(text) if text else None
         for name, text in row.items()

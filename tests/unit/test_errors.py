@@ -3,7 +3,15 @@ import re
 import pytest
 
 from repot import errors
-from repot.errors import DataError, RepotError, UsageError, join_names, nearest_names, unknown_name
+from repot.errors import (
+    DataError,
+    RepotError,
+    UsageError,
+    join_names,
+    nearest_names,
+    printable,
+    unknown_name,
+)
 
 ERRORS = [
     value
@@ -58,6 +66,19 @@ def test_join_names_counts_the_names_past_the_limit(names: list[str], text: str)
 @pytest.mark.parametrize(("name", "nearest"), [("haed", ["head"]), ("HEAD", ["head"]), ("xyz", [])])
 def test_nearest_names_finds_typos_only(name: str, nearest: list[str]) -> None:
     assert nearest_names(name, ("head", "fine_tune")) == nearest
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain é花 👩\u200d👧", "plain é花 👩\u200d👧"),
+        ("a\nb\r\tc", r"a\nb\r\tc"),
+        ("\x1b[31m\x9bH\x7f", r"\u001b[31m\u009bH\u007f"),
+        ("\u2028\u202e\u2066\udc80", r"\u2028\u202e\u2066\udc80"),
+    ],
+)
+def test_printable_escapes_what_breaks_a_line_or_controls_a_terminal(text: str, shown: str) -> None:
+    assert printable(text) == shown
 
 
 def test_unknown_name_lists_the_choices_and_suggests_the_nearest() -> None:

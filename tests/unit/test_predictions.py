@@ -1,6 +1,10 @@
 import json
 from collections.abc import Iterator
 
+import pytest
+
+from repot.csv_text import read_csv
+from repot.errors import printable
 from repot.predictions import FORMATS, LabelProbability, Prediction, table_lines
 
 PREDICTIONS = [
@@ -36,6 +40,43 @@ def test_json_lines_have_either_names_or_a_problem() -> None:
         {"label": "dog", "probability": 0.25},
     ]
     assert second == {"picture": "long name.jpg", "problem": "the file is empty"}
+
+
+HOSTILE = (
+    "=1+1|cmd",
+    "a\nb\r\tc.jpg",
+    "\x1b[31mred\x1b[0m",
+    "\x9bH",
+    "abc\u202egpj.exe",
+    "'quoted'",
+)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("is_problem", [True, False])
+def test_hostile_text_keeps_one_line_per_picture_and_reads_back(
+    text: str, is_problem: bool
+) -> None:
+    labels = () if is_problem else (LabelProbability(text, 0.5),)
+    prediction = Prediction(picture=text, labels=labels, problem=text if is_problem else "")
+
+    (table,) = FORMATS["table"]([prediction], [text])
+    assert table.isprintable()
+    assert printable(text) in table
+    (line,) = FORMATS["jsonl"]([prediction], [text])
+    assert line.isprintable()
+    parsed = json.loads(line)
+    assert parsed["picture"] == text
+    assert (parsed["problem"] if is_problem else parsed["names"][0]["label"]) == text
+    header, row = read_csv("\n".join(FORMATS["csv"]([prediction], [text])))
+    assert dict(zip(header, row, strict=True))["picture"] == text
+    assert text in row[1:]
+
+
+def test_table_is_aligned_by_what_is_shown() -> None:
+    prediction = Prediction(picture="a\nb", labels=(LabelProbability("cat", 1.0),))
+
+    assert list(table_lines([prediction], ["a\nb", "12345"])) == ["a\\nb   1.000 cat"]
 
 
 def test_lines_are_written_as_predictions_arrive() -> None:

@@ -59,5 +59,5 @@ def test_missing_history_is_not_found(tmp_path: Path) -> None:
 def test_invalid_history_names_the_file_and_the_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "history.csv").write_text(text)
 
-    with pytest.raises(DataError, match=r"history\.csv must have the columns .*line 2 does not"):
+    with pytest.raises(DataError, match=r"line 2 of .*history\.csv must have the columns"):
         read_history(str(tmp_path))

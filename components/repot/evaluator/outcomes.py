@@ -4,15 +4,14 @@ Every score of an evaluation can be recomputed from this table, and two models a
 row.
 """
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from repot import metrics, storage
+from repot.csv_text import csv_text, read_csv
 from repot.errors import DataError
 
 # Replaces a probability that float32 rounded to 0, so that its logarithm is finite.
@@ -100,13 +99,8 @@ def make_outcomes(
 
 
 def write_outcomes(uri: str, outcomes: Sequence[Outcome]) -> None:
-    """Write the outcomes as CSV."""
-    text = io.StringIO()
-    # Quote every text: a file name may contain a carriage return, which Python 3.11 does not quote.
-    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    writer.writerow(_COLUMNS)
-    writer.writerows(dataclasses.astuple(outcome) for outcome in outcomes)
-    storage.write_text(uri, text.getvalue())
+    """Write the outcomes as CSV, see `repot.csv_text`."""
+    storage.write_text(uri, csv_text([_COLUMNS, *map(dataclasses.astuple, outcomes)]))
 
 
 def read_outcomes(uri: str) -> list[Outcome]:
@@ -115,7 +109,7 @@ def read_outcomes(uri: str) -> list[Outcome]:
     Raises:
         DataError: The file has other columns.
     """
-    rows = csv.reader(io.StringIO(storage.read_text(uri), newline=""))
+    rows = read_csv(storage.read_text(uri))
     header = tuple(next(rows, ()))
     if header != _COLUMNS:
         raise DataError(

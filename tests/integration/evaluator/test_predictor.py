@@ -17,7 +17,7 @@ from repot.evaluator.outcomes import read_outcomes
 from repot.evaluator.versions import promote
 from repot.model_registry import ChampionChange
 from repot.predictions import predict_files
-from repot.predictor import find_model, load_model
+from repot.predictor import find_model, load_model, read_labels
 from tests.integration.evaluator.colours import COLOURS, MakeRun, save_model, save_picture
 
 EXPECTED_PROBABILITY = math.exp(8) / (math.exp(8) + 2)
@@ -234,3 +234,13 @@ def test_top_larger_than_the_number_of_labels_returns_all_labels(
     labels = [name["label"] for name in json.loads(lines[0])["names"]]
     assert labels[0] == "blue"
     assert sorted(labels) == ["blue", "green", "red"]
+
+
+@pytest.mark.parametrize("label", ["\x1b[31mred", "re\x07d", "re\x9bd"])
+def test_labels_with_control_characters_are_rejected(tmp_path: Path, label: str) -> None:
+    (tmp_path / "labels.txt").write_text(f"blue\n{label}\n", encoding="utf-8")
+
+    with pytest.raises(ModelError, match=r"line 2 of .*labels\.txt is") as raised:
+        read_labels(str(tmp_path))
+
+    assert str(raised.value).isprintable()

@@ -45,7 +45,14 @@ def test_outcomes_round_trip_through_csv(tmp_path: Path) -> None:
             label_probability=1e-38,
             label_rank=2,
         )
-        for name in ("plain.jpg", "a,b.jpg", "line\nbreak.jpg", "carriage\rreturn.jpg")
+        for name in (
+            "plain.jpg",
+            "a,b.jpg",
+            "line\nbreak.jpg",
+            "carriage\rreturn.jpg",
+            "=1+1.jpg",
+            "'a.jpg",
+        )
     ]
 
     write_outcomes(str(tmp_path / "predictions.csv"), outcomes)

@@ -5,6 +5,7 @@ The sections follow Mitchell et al., "Model cards for model reporting", FAT* 201
 
 import re
 
+from repot.errors import printable
 from repot.evaluator.report.data import ReportData
 from repot.evaluator.report.tables import label_rows, training_rows
 from repot.evaluator.report.templates import environment
@@ -33,5 +34,5 @@ def render_model_card(data: ReportData, *, model_name: str, version: str) -> str
 
 
 def escape_markdown(text: object) -> str:
-    """Return text on one line, escaped so that Markdown shows it unchanged."""
-    return _MARKDOWN.sub(r"\\\1", " ".join(str(text).split()))
+    """Return text on one line, escaped so that Markdown shows it, with its control characters."""
+    return _MARKDOWN.sub(r"\\\1", " ".join(printable(str(text)).split()))

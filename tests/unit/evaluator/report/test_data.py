@@ -97,7 +97,7 @@ def test_history_is_read_with_none_for_empty_fields(tmp_path: Path) -> None:
 def test_invalid_history_raises_an_error_with_the_file_and_line(tmp_path: Path) -> None:
     (tmp_path / "history.csv").write_text(HISTORY.replace("1.5", "high"))
 
-    with pytest.raises(DataError, match=r"history\.csv must have .* line 2 .*'high'"):
+    with pytest.raises(DataError, match=r"line 2 of .*history\.csv must have .*'high'"):
         build(tmp_path)
 
 

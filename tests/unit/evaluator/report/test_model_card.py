@@ -54,7 +54,8 @@ def test_labels_do_not_break_table_rows() -> None:
     ("text", "escaped"),
     [
         ("a_b*c", r"a\_b\*c"),
-        ("line\nbreak", "line break"),
+        ("line\nbreak", r"line\\nbreak"),
+        ("\x1b[2J", r"\\u001b\[2J"),
         ("<b>|`", r"\<b\>\|\`"),
         ("né花", "né花"),
     ],
