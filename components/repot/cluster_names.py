@@ -10,6 +10,11 @@ SETTINGS_CONFIG_MAP = "repot-settings"
 S3_SECRET = "repot-s3"
 GOOGLE_SECRET = "repot-google-key"
 
+GOOGLE_ACCOUNT_KEY = "GOOGLE_SERVICE_ACCOUNT"
+"""Key of the ConfigMap: the Google service account that pods act as through workload identity."""
+GOOGLE_ANNOTATION = "iam.gke.io/gcp-service-account"
+"""Annotation of a service account with the same value; GKE reads it."""
+
 # Environment variable by key of the object.
 CONFIG_MAP_VARIABLES = {"S3_ENDPOINT": "AWS_ENDPOINT_URL_S3", "S3_REGION": "AWS_REGION"}
 S3_SECRET_VARIABLES = {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"}

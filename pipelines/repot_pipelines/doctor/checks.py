@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repot import storage
-from repot.cluster_names import WORKER_ACCOUNT
+from repot.cluster_names import GOOGLE_ACCOUNT_KEY, SETTINGS_CONFIG_MAP, WORKER_ACCOUNT
 from repot_pipelines.doctor import (
     accounts,
     installation,
@@ -183,7 +183,9 @@ def _check_cluster(request: DoctorRequest, connection: ClusterConnection) -> lis
     checks: dict[str, Callable[[], CheckResult | list[CheckResult]]] = {
         accounts.RUN_ACCOUNT_CHECK: lambda: _check_run_account(client, request, user=user),
         accounts.JOB_ACCOUNT_CHECK: lambda: accounts.check_job_account(
-            namespace, accounts.find_account(client, namespace, WORKER_ACCOUNT)
+            namespace,
+            accounts.find_account(client, namespace, WORKER_ACCOUNT),
+            identity=_google_account_of_settings(client, request),
         ),
         pod_storage.POD_STORAGE: lambda: _check_pod_storage(client, request),
         pod_storage.LAUNCHER_CONFIG_MAP: lambda: pod_storage.check_launcher_config(
@@ -238,7 +240,9 @@ def _check_run_account(
     """Check the service account of a run and its permissions."""
     namespace = request.pod_namespace
     found = accounts.find_run_account(client, namespace, request.service_account)
-    result = accounts.check_run_account(namespace, found)
+    result = accounts.check_run_account(
+        namespace, found, identity=_google_account_of_settings(client, request)
+    )
     if found.account is None:
         return [result]
     launcher = pod_storage.find_launcher_config(client, namespace)
@@ -258,9 +262,17 @@ def _check_run_account(
     ]
 
 
+def _google_account_of_settings(client: ClusterClient, request: DoctorRequest) -> str:
+    """Return the Google service account that the settings in the cluster name; "" for none."""
+    config_map = request.pipeline.defaults.get("settings_config_map", SETTINGS_CONFIG_MAP)
+    settings = pod_storage.find_settings(client, request.pod_namespace, config_map)
+    return settings.get(GOOGLE_ACCOUNT_KEY, "")
+
+
 def _check_pod_storage(client: ClusterClient, request: DoctorRequest) -> CheckResult:
     namespace = request.pod_namespace
     account = accounts.find_run_account(client, namespace, request.service_account).account
+    worker = accounts.find_account(client, namespace, WORKER_ACCOUNT)
     if account is None:
         return not_checked(pod_storage.POD_STORAGE, "the service account does not exist")
     return pod_storage.check_pod_storage(
@@ -268,7 +280,7 @@ def _check_pod_storage(client: ClusterClient, request: DoctorRequest) -> CheckRe
         namespace,
         storage_uri=request.storage_uri,
         defaults=request.pipeline.defaults,
-        account=account,
+        accounts=[account, *([worker] if worker else [])],
     )
 
 

@@ -4,11 +4,12 @@ KFP keeps its own artifacts where the ConfigMap kfp-launcher says. The tasks of 
 storage URI by the identity of their service account, or with the keys in the pipeline's Secrets.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from repot import storage
+from repot.cluster_names import GOOGLE_ACCOUNT_KEY, GOOGLE_ANNOTATION
 from repot.kubernetes_rules import KubernetesObject
 from repot_pipelines.doctor.accounts import APPLY_MANIFESTS, google_account, has_placeholder
 from repot_pipelines.doctor.cluster_client import ClusterClient
@@ -36,6 +37,21 @@ class LauncherConfig:
     root: str
     secrets: tuple[str, ...] = ()
     error: str = ""
+
+
+def find_settings(client: ClusterClient, namespace: str, config_map: str) -> dict[str, str]:
+    """Return the data of the ConfigMap with the storage settings; empty if there is none.
+
+    Args:
+        client: Client of the cluster.
+        namespace: Namespace of the runs.
+        config_map: Its name; "" for none.
+
+    Raises:
+        ClusterError: The request failed.
+    """
+    found = _find_config_map(client, namespace, config_map) if config_map else None
+    return dict((found or {}).get("data") or {})
 
 
 def find_launcher_config(client: ClusterClient, namespace: str) -> LauncherConfig | None:
@@ -106,16 +122,16 @@ def check_pod_storage(
     *,
     storage_uri: str,
     defaults: Mapping[str, Any],
-    account: KubernetesObject,
+    accounts: Sequence[KubernetesObject],
 ) -> CheckResult:
-    """Check which credentials the pods of a run have for the storage.
+    """Check which credentials the pods of a run and of a training Job have for the storage.
 
     Args:
         client: Client of the cluster.
         namespace: Namespace of the runs.
         storage_uri: The storage; "" if not given.
         defaults: Defaults of the pipeline parameters, which name the Secrets and the ConfigMap.
-        account: Service account of the pods.
+        accounts: Service accounts of the pods, that of the run first.
 
     Raises:
         ClusterError: A request failed.
@@ -124,15 +140,18 @@ def check_pod_storage(
         return not_checked(POD_STORAGE, "no --storage-uri was given")
     if storage.is_local(storage_uri):
         return not_checked(POD_STORAGE, f"{storage_uri} is on this machine; pods cannot reach it")
+    config_map = defaults.get("settings_config_map", "")
+    settings = find_settings(client, namespace, config_map)
     if storage_uri.startswith("gs://"):
         secret = defaults.get("google_secret_name", "")
-        return _check_google(client, namespace, secret=secret, account=account)
+        return _check_google(client, namespace, secret=secret, settings=settings, accounts=accounts)
     return _check_s3(
         client,
         namespace,
         secret=defaults.get("s3_secret_name", ""),
-        config_map=defaults.get("settings_config_map", ""),
-        account=account,
+        config_map=config_map,
+        endpoint=settings.get("S3_ENDPOINT", ""),
+        account=accounts[0],
     )
 
 
@@ -181,19 +200,35 @@ def has_secret(client: ClusterClient, namespace: str, name: str) -> bool:
 
 
 def _check_google(
-    client: ClusterClient, namespace: str, *, secret: str, account: KubernetesObject
+    client: ClusterClient,
+    namespace: str,
+    *,
+    secret: str,
+    settings: Mapping[str, str],
+    accounts: Sequence[KubernetesObject],
 ) -> CheckResult:
     if secret and has_secret(client, namespace, secret):
         return ok(POD_STORAGE, f"with the key in the secret {secret}, which was not read")
-    if identity := google_account(account):
+    missing = [account["metadata"]["name"] for account in accounts if not google_account(account)]
+    if not missing:
+        identities = ", ".join(dict.fromkeys(map(google_account, accounts)))
         finding = (
-            f"by workload identity, as {identity}; its permissions cannot be checked from here"
+            f"by workload identity, as {identities}; its permissions cannot be checked from here"
         )
         return ok(POD_STORAGE, finding)
-    return warning(
+    names = " and ".join(missing)
+    if settings.get(GOOGLE_ACCOUNT_KEY) == "":
+        return warning(
+            POD_STORAGE,
+            f"{GOOGLE_ACCOUNT_KEY} is empty: whether the bucket admits {names} directly cannot be "
+            "checked from here.",
+            "Bind the Kubernetes service accounts to the bucket in Google Cloud, or set "
+            f"{GOOGLE_ACCOUNT_KEY} in the overlay's settings.yaml.",
+        )
+    return problem(
         POD_STORAGE,
-        f"{namespace} has no secret {secret}, and {account['metadata']['name']} has no Google "
-        "account to act as.",
+        f"{namespace} has no secret {secret}, and the annotation {GOOGLE_ANNOTATION} is missing "
+        f"from {names}: pods have no identity for gs:// storage.",
         "Apply the overlay gke (manifests/README.md), or create that secret: "
         f"kubectl create secret generic {secret} -n {namespace} --from-file key.json.",
     )
@@ -205,10 +240,9 @@ def _check_s3(
     *,
     secret: str,
     config_map: str,
+    endpoint: str,
     account: KubernetesObject,
 ) -> CheckResult:
-    found = _find_config_map(client, namespace, config_map) if config_map else None
-    endpoint = ((found or {}).get("data") or {}).get("S3_ENDPOINT", "")
     if has_placeholder(endpoint):
         return problem(
             POD_STORAGE,
