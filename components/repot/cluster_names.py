@@ -16,6 +16,11 @@ GOOGLE_ANNOTATION = "iam.gke.io/gcp-service-account"
 """Annotation of a service account with the same value; GKE reads it."""
 
 # Environment variable by key of the object.
-CONFIG_MAP_VARIABLES = {"S3_ENDPOINT": "AWS_ENDPOINT_URL_S3", "S3_REGION": "AWS_REGION"}
+CONFIG_MAP_VARIABLES = {
+    "S3_ENDPOINT": "AWS_ENDPOINT_URL_S3",
+    "S3_REGION": "AWS_REGION",
+    "S3_REQUEST_PAYER": "AWS_REQUEST_PAYER",
+    "GOOGLE_USER_PROJECT": "GOOGLE_CLOUD_QUOTA_PROJECT",
+}
 S3_SECRET_VARIABLES = {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"}
 GOOGLE_SECRET_VARIABLES = {"key.json": "REPOT_GOOGLE_KEY"}

@@ -86,7 +86,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.send_header("Content-Length", length)
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
         self.close_connection = head_length is None and length != str(len(data))
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_any

@@ -18,7 +18,6 @@ import pytest
 from repot import storage
 from repot.errors import AlreadyExistsError, ConflictError, StorageError
 from repot.storage import retries
-from tests.conftest import free_port
 from tests.integration.faulty_proxy import (
     Fault,
     FaultyProxy,
@@ -139,24 +138,6 @@ def test_upload_that_is_stored_damaged_is_deleted_and_fails(proxy: FaultyProxy, 
     assert storage.stat(f"{gcs}/x") is None
 
 
-def test_denied_access_names_the_account_and_the_role(proxy: FaultyProxy, gcs: str) -> None:
-    message = (
-        "robot@project.iam.gserviceaccount.com does not have storage.objects.create access "
-        "to the object."
-    )
-    proxy.faults = {"GET": [refuse(403, message)] * 2, "POST": [refuse(403, message)] * 2}
-    for operation in (
-        storage.check_writable,
-        lambda uri: storage.write_bytes(uri, b""),
-        storage.read_bytes,
-        storage.list_objects,
-    ):
-        with pytest.raises(StorageError, match=rf"access is denied \({message[:-1]}\)") as caught:
-            operation(f"{gcs}/folder")
-        assert f"Storage Object User (roles/storage.objectUser) on {gcs}." in str(caught.value)
-        assert "\n" not in str(caught.value)
-
-
 def test_violated_bucket_policy_is_reported_and_not_a_conflict(
     proxy: FaultyProxy, gcs: str
 ) -> None:
@@ -220,7 +201,7 @@ def test_secrets_in_a_url_are_not_shown(
 def test_retries_end_at_the_deadline(
     proxy: FaultyProxy, gcs: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retries, "DEADLINE_SECONDS", 1.0)
+    monkeypatch.setattr(retries, "DEADLINE_SECONDS", 2.0)
     proxy.faults["GET"] = [refuse(503, "Busy.")] * 20
     with pytest.raises(StorageError, match=r"returned 503 \(Busy\)"):
         storage.read_bytes(f"{gcs}/x")
@@ -253,14 +234,6 @@ except StorageError as err:
     return done.stdout, time.monotonic() - started
 
 
-def test_missing_credentials_say_how_to_log_in() -> None:
-    # A port that nothing listens on stands for a missing metadata server.
-    output, seconds = run_without_cloud({"GCE_METADATA_HOST": f"127.0.0.1:{free_port()}"})
-    assert "the Google credentials are missing or no longer valid. Run `gcloud auth" in output
-    assert output.count("\n") == 1
-    assert seconds < 30
-
-
 def test_rejected_credentials_say_how_to_log_in(tmp_path: Path) -> None:
     class RejectingServer(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -283,7 +256,8 @@ def test_rejected_credentials_say_how_to_log_in(tmp_path: Path) -> None:
             {"GOOGLE_APPLICATION_CREDENTIALS": str(tmp_path / "key.json")}
         )
         server.shutdown()
-    assert "the Google credentials are missing or no longer valid. Run `gcloud auth" in output
+    reason = "have expired or are not valid (invalid_grant: Token has been revoked)"
+    assert f"the Google credentials {reason}. Run `gcloud auth application-default" in output
     assert "PRIVATE" not in output
     assert seconds < 30
 

@@ -19,7 +19,6 @@ from repot.errors import AlreadyExistsError, ConflictError, NotFoundError, Stora
 from repot.storage import retries
 from repot.storage.checksums import crc32c_to_base64
 from repot.storage.s3 import client, objects, transfer
-from tests.conftest import free_port
 from tests.integration.faulty_proxy import (
     Fault,
     FaultyProxy,
@@ -192,54 +191,13 @@ def test_upload_sends_checksum_and_condition(
     assert sent[0].headers["x-amz-meta-repot-crc32c"] == storage.crc32c_hex(data)
 
 
-OPERATIONS: list[Callable[[str], object]] = [
-    storage.check_writable,
-    lambda uri: storage.write_bytes(uri, b""),
-    storage.read_bytes,
-    storage.list_objects,
-]
-
-
-@pytest.mark.parametrize(
-    ("status", "code", "message"),
-    [
-        (403, "AccessDenied", r"access is denied \(Words\)\. Allow s3:GetObject, .* on {bucket}\."),
-        (
-            403,
-            "InvalidAccessKeyId",
-            r"credentials are missing or not valid \(Words\)\. Set AWS_ACCESS_KEY_ID",
-        ),
-        (
-            403,
-            "SignatureDoesNotMatch",
-            r"credentials are missing or not valid \(Words\)\. Set AWS_ACCESS_KEY_ID",
-        ),
-        (
-            400,
-            "ExpiredToken",
-            r"credentials are missing or not valid \(Words\)\. Set AWS_ACCESS_KEY_ID",
-        ),
-        (
-            301,
-            "PermanentRedirect",
-            r"another region \(Words\)\. Set AWS_DEFAULT_REGION to the region of {bucket}\.",
-        ),
-        (400, "Code", r"the service returned 400 \(Words\)\. Check the bucket"),
-    ],
-)
-def test_error_response_says_what_to_do(
-    status: int, code: str, message: str, proxy: FaultyProxy, s3: str
-) -> None:
-    for operation in OPERATIONS:
-        proxy.requests.clear()
-        proxy.faults = {method: [refuse(status, code, "Words.")] * 3 for method in ("GET", "PUT")}
-        with pytest.raises(StorageError, match=message.format(bucket=s3)) as caught:
-            operation(f"{s3}/folder")
-        assert "\n" not in str(caught.value)
-        # After a 301 the client looks up the region and repeats the request there.
-        assert len([request for request in proxy.requests if request.method != "HEAD"]) == (
-            2 if status == 301 else 1
-        )
+def test_permanent_error_is_not_retried(proxy: FaultyProxy, s3: str) -> None:
+    proxy.faults["GET"] = [refuse(400, "Code", "Words.")] * 2
+    with pytest.raises(
+        StorageError, match=r"the service returned 400 \(Words\)\. Check the bucket"
+    ):
+        storage.read_bytes(f"{s3}/x")
+    assert len(proxy.requests) == 1
 
 
 def test_read_from_a_missing_bucket_names_the_bucket(s3: str) -> None:
@@ -269,7 +227,7 @@ def test_retried_download_leaves_no_connection_open(proxy: FaultyProxy, s3: str)
 def test_retries_end_at_the_deadline(
     proxy: FaultyProxy, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retries, "DEADLINE_SECONDS", 1.0)
+    monkeypatch.setattr(retries, "DEADLINE_SECONDS", 2.0)
     proxy.faults["GET"] = [refuse(503, "SlowDown", "Busy.")] * 20
     with pytest.raises(StorageError, match=r"returned 503 \(Busy\)"):
         storage.read_bytes(f"{s3}/x")
@@ -304,15 +262,6 @@ except StorageError as err:
 
 
 KEYS = {"AWS_ACCESS_KEY_ID": "repot", "AWS_SECRET_ACCESS_KEY": "repot"}
-
-
-def test_missing_credentials_say_how_to_log_in() -> None:
-    # A port that nothing listens on stands for a missing metadata server.
-    metadata = f"http://127.0.0.1:{free_port()}"
-    output, seconds = run_without_cloud(AWS_EC2_METADATA_SERVICE_ENDPOINT=metadata)
-    reason = "the S3 credentials are missing or not valid (Unable to locate credentials)"
-    assert f"{reason}. Set AWS_ACCESS_KEY_ID" in output
-    assert seconds < 30
 
 
 def test_missing_profile_is_named() -> None:

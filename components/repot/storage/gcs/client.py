@@ -1,14 +1,18 @@
 """The Google Cloud Storage client of this process and its credentials."""
 
 import functools
+import http.client
 import json
 import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from repot.errors import StorageError
 from repot.storage.gcs.errors import (
+    CA_VARIABLES,
+    USER_PROJECT_VARIABLE,
     client_errors,
     http_status,
     ignore_warnings,
@@ -21,6 +25,7 @@ from repot.storage.retries import (
     call_with_retries,
     use_own_generator,
 )
+from repot.storage.tls import find_ca_bundle
 from repot.storage.uris import split_bucket
 
 _NUM_CONNECTIONS = 64
@@ -30,6 +35,7 @@ KEY_VARIABLE = "REPOT_GOOGLE_KEY"
 
 _SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 
+_log = logging.getLogger(__name__)
 _state = ServiceState()
 
 
@@ -60,7 +66,17 @@ def blob_handle(uri: str, *, version: str | None = None, chunk_bytes: int | None
     bucket, name = split_bucket(uri)
     name.encode()
     generation = int(version) if version else None
-    return client().bucket(bucket).blob(name, generation=generation, chunk_size=chunk_bytes)
+    return bucket_handle(bucket).blob(name, generation=generation, chunk_size=chunk_bytes)
+
+
+def bucket_handle(name: str) -> Any:
+    """Return the client's handle of a bucket, without a request to the service.
+
+    USER_PROJECT_VARIABLE names the project that pays for the requests, as requester-pays buckets
+    require.
+    """
+    user_project = os.environ.get(USER_PROJECT_VARIABLE) or None
+    return client().bucket(name, user_project=user_project)
 
 
 def request_options() -> dict[str, Any]:
@@ -79,7 +95,7 @@ def _new_client() -> Any:
     # Outside Google's cloud there is no metadata server; the library warns about that three times.
     logging.getLogger("google.auth.compute_engine._metadata").setLevel(logging.ERROR)
     with ignore_warnings():
-        new_client = storage.Client(project=None, credentials=_key_credentials())
+        new_client = storage.Client(project=None, credentials=_credentials())
     # The client (3.17) queries the bucket in a background thread for traces, even if tracing is
     # off; that takes a permission that is not needed otherwise. Without this cache it does not.
     new_client._bucket_metadata_cache = None
@@ -87,20 +103,45 @@ def _new_client() -> Any:
     return new_client
 
 
+def _credentials() -> Any:
+    """Return the credentials of requests; None for no credentials, with an emulator.
+
+    Without any credentials, requests are anonymous: a public bucket can be read.
+
+    Raises:
+        StorageError: KEY_VARIABLE holds no key.
+        google.auth.exceptions.GoogleAuthError: Credentials are configured but cannot be used.
+    """
+    import google.auth
+    from google.auth import _cloud_sdk, environment_vars
+    from google.auth.credentials import AnonymousCredentials
+    from google.auth.exceptions import DefaultCredentialsError
+
+    if os.environ.get("STORAGE_EMULATOR_HOST"):
+        return None
+    if os.environ.get(KEY_VARIABLE):
+        return _key_credentials()
+    try:
+        return google.auth.default(scopes=[_SCOPE])[0]
+    except DefaultCredentialsError:
+        login_path = _cloud_sdk.get_application_default_credentials_path()
+        if os.environ.get(environment_vars.CREDENTIALS) or Path(login_path).is_file():
+            raise
+    _log.warning("No Google credentials were found; only public buckets can be read.")
+    return AnonymousCredentials()
+
+
 def _key_credentials() -> Any:
-    """Return the credentials of the service account key in KEY_VARIABLE; None for the default ones.
+    """Return the credentials of the service account key in KEY_VARIABLE.
 
     Raises:
         StorageError: The variable holds no such key.
     """
-    key = os.environ.get(KEY_VARIABLE)
-    if not key or os.environ.get("STORAGE_EMULATOR_HOST"):
-        return None
     from google.oauth2 import service_account
 
     try:
         return service_account.Credentials.from_service_account_info(
-            json.loads(key), scopes=[_SCOPE]
+            json.loads(os.environ[KEY_VARIABLE]), scopes=[_SCOPE]
         )
     except ValueError as err:
         raise StorageError(
@@ -111,16 +152,28 @@ def _key_credentials() -> Any:
 
 
 def _prepare_session(session: Any) -> None:
-    """Register the response hook, and allow one connection per thread (the default is ten)."""
+    """Register the response hook, trust the CA bundle, and allow one connection per thread."""
+    from google.auth.credentials import AnonymousCredentials
     from requests.adapters import HTTPAdapter
 
     session.hooks["response"].append(_on_response)
+    if isinstance(session.credentials, AnonymousCredentials):
+        # Otherwise a 401 would become the error that these credentials cannot be refreshed.
+        session._refresh_status_codes = ()
+    # A session looks at all of these variables but SSL_CERT_FILE.
+    ca_bundle = find_ca_bundle(*CA_VARIABLES)
+    if ca_bundle is not None:
+        session.verify = session._auth_request.session.verify = ca_bundle
     if not session.is_mtls:
         for scheme in ("https://", "http://"):
             session.mount(scheme, HTTPAdapter(pool_maxsize=_NUM_CONNECTIONS))
 
 
 def _on_response(response: Any, **_options: Any) -> None:
+    if response.status_code == http.client.UNAUTHORIZED:
+        # The next request looks for credentials again: somebody may have logged in, or the metadata
+        # server of a new pod may respond by now.
+        _state.clients.clear()
     if not response.ok:
         # The client does not read the response of a download that it retries, which would keep the
         # connection open.

@@ -25,7 +25,7 @@ from repot.storage.backend import (
 )
 from repot.storage.checksums import stream_crc32c_hex
 from repot.storage.content_encoding import decode_bytes, decode_file
-from repot.storage.gcs.client import blob_handle, client, request_options
+from repot.storage.gcs.client import blob_handle, bucket_handle, client, request_options
 from repot.storage.gcs.errors import GenerationMismatchError, convert_gcs_errors
 from repot.storage.gcs.transfer import (
     download_to_file,
@@ -151,5 +151,8 @@ def _list(folder_uri: str) -> Iterator[ObjectInfo]:
     prefix = f"{name}/" if name else ""
     fields = "items(name,size,crc32c,generation),nextPageToken"
     with convert_gcs_errors("listed", folder_uri):
-        for blob in client().list_blobs(bucket, prefix=prefix, fields=fields, **request_options()):
+        blobs = client().list_blobs(
+            bucket_handle(bucket), prefix=prefix, fields=fields, **request_options()
+        )
+        for blob in blobs:
             yield to_object_info(f"gs://{bucket}/{blob.name}", blob)

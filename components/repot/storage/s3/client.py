@@ -3,11 +3,13 @@
 The configuration is that of all of Amazon's tools: credentials come from the environment, a file,
 or the pod's service account. AWS_ENDPOINT_URL_S3 (or AWS_ENDPOINT_URL) selects another service
 than Amazon's, such as MinIO or SeaweedFS. AWS_DEFAULT_REGION (or AWS_REGION) is its region, by
-default us-east-1.
+default us-east-1. AWS_REQUEST_PAYER=requester reads requester-pays buckets.
 """
 
+import http.client
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -18,6 +20,9 @@ from repot.storage.retries import (
     use_own_generator,
 )
 from repot.storage.s3.errors import (
+    ANONYMOUS,
+    CA_VARIABLES,
+    PAYER_VARIABLE,
     client_errors,
     endpoint_url,
     import_boto3,
@@ -25,11 +30,13 @@ from repot.storage.s3.errors import (
     is_s3_response,
     is_transient,
 )
+from repot.storage.tls import find_ca_bundle
 from repot.storage.uris import split_bucket
 
 _NUM_CONNECTIONS = 64
 _DEFAULT_REGION = "us-east-1"
 
+_log = logging.getLogger(__name__)
 _state = ServiceState()
 _T = TypeVar("_T")
 
@@ -82,21 +89,36 @@ def _new_client(*, read_seconds: float) -> Any:
 
     Few other services have a DNS name for each bucket.
     """
-    new_client = _client_with_addressing("auto", read_seconds)
-    return new_client if _is_amazon(new_client) else _client_with_addressing("path", read_seconds)
-
-
-def _client_with_addressing(style: str, read_seconds: float) -> Any:
     session = import_boto3().session.Session()
-    from botocore import retryhandler
-    from botocore.config import Config
+    from botocore import UNSIGNED, retryhandler
 
     # The pauses before a repeated request for the credentials of a role.
     use_own_generator(retryhandler)
+    ca_bundle = find_ca_bundle(*CA_VARIABLES)
+    if ca_bundle is not None and session._session.get_config_variable("ca_bundle") is None:
+        session._session.set_config_variable("ca_bundle", ca_bundle)
+    is_anonymous = session.get_credentials() is None
+    # Without any credentials, requests are anonymous: a public bucket can be read.
+    options = {
+        "read_timeout": read_seconds,
+        "signature_version": UNSIGNED if is_anonymous else None,
+    }
+    new_client = _client_with_addressing(session, "auto", options)
+    if not _is_amazon(new_client):
+        new_client = _client_with_addressing(session, "path", options)
+    if is_anonymous:
+        _log.warning("No S3 credentials were found; only public buckets can be read.")
+        new_client.meta.events.register("after-call.s3", _on_anonymous_response)
+    new_client.meta.events.register("before-sign.s3", _add_payer)
+    return new_client
+
+
+def _client_with_addressing(session: Any, style: str, options: Mapping[str, Any]) -> Any:
+    from botocore.config import Config
 
     config = Config(
+        **options,
         connect_timeout=CONNECT_SECONDS,
-        read_timeout=read_seconds,
         max_pool_connections=_NUM_CONNECTIONS,
         retries={"mode": "standard", "total_max_attempts": 1},
         s3={"addressing_style": style},
@@ -108,6 +130,21 @@ def _client_with_addressing(style: str, read_seconds: float) -> Any:
         return session.client("s3", region_name=region, config=config)
     except ValueError as err:
         raise invalid_endpoint_error(err) from err
+
+
+def _on_anonymous_response(http_response: Any, parsed: dict[str, Any], **_details: Any) -> None:
+    """Note in a response that the request was anonymous: the service's error does not say so."""
+    parsed.setdefault("ResponseMetadata", {})[ANONYMOUS] = True
+    if http_response.status_code == http.client.FORBIDDEN:
+        # The next request looks for credentials again: the metadata server of a new pod may respond
+        # by now.
+        _state.clients.clear()
+
+
+def _add_payer(request: Any, **_details: Any) -> None:
+    """Agree to pay for the request, if PAYER_VARIABLE says so."""
+    if os.environ.get(PAYER_VARIABLE):
+        request.headers["x-amz-request-payer"] = os.environ[PAYER_VARIABLE]
 
 
 def _is_amazon(boto_client: Any) -> bool:

@@ -1,15 +1,28 @@
-"""Classification of boto3's errors, and their conversion into messages for the bucket's user."""
+"""Classification of boto3's errors, and their conversion into messages for the bucket's user.
+
+A service refuses requests for a dozen reasons, and each needs another remedy.
+https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+"""
 
 import contextlib
 import http.client
 import os
+import re
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from repot.errors import NoBucketError, NotFoundError, StorageError
+from repot.storage.tls import describe_tls_error, is_permanent
 
-# https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+PAYER_VARIABLE = "AWS_REQUEST_PAYER"
+"""Environment variable, as in GDAL: "requester" if this account pays for requests to a bucket."""
+CA_VARIABLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
+"""Environment variables that name a file of CA certificates, by precedence."""
+ANONYMOUS = "Anonymous"
+"""Key in the metadata of a response to a request that was sent without credentials."""
+
 _TRANSIENT_STATUSES = (408, 429, 500, 502, 503, 504)
 _TRANSIENT_CODES = (
     "BadDigest",
@@ -19,17 +32,11 @@ _TRANSIENT_CODES = (
     "RequestTimeout",
     "XAmzContentSHA256Mismatch",
 )
-_CREDENTIALS_CODES = (
-    "ExpiredToken",
-    "InvalidAccessKeyId",
-    "InvalidToken",
-    "SignatureDoesNotMatch",
-    "TokenRefreshRequired",
-)
 _REGION_CODES = (
     "AuthorizationHeaderMalformed",
     "IllegalLocationConstraintException",
     "PermanentRedirect",
+    "TemporaryRedirect",
 )
 _PERMISSIONS = (
     "s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload and s3:ListBucket"
@@ -42,6 +49,97 @@ _ENDPOINT_ADVICE = (
     "Set AWS_ENDPOINT_URL_S3 to the service's address, http://HOST:PORT or https://HOST"
 )
 _MAX_MESSAGE_CHARS = 300
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Refusal:
+    """A reason why a service refuses a request.
+
+    Attributes:
+        codes: Error codes of the service.
+        pattern: Found in the message of AccessDenied or another 400 or 403, in lower case; "" if
+            only the codes count.
+        problem: What is wrong; "{bucket}" and "{endpoint}" stand for their values.
+        advice: What to do.
+    """
+
+    codes: frozenset[str]
+    pattern: str = ""
+    problem: str
+    advice: str
+
+
+# The first that fits counts.
+_REFUSALS = (
+    _Refusal(
+        codes=frozenset({"InvalidAccessKeyId"}),
+        problem="the S3 credentials are not valid: {endpoint} does not know the access key",
+        advice="Correct AWS_ACCESS_KEY_ID or the profile, and check that the key is active and "
+        "belongs to that service",
+    ),
+    _Refusal(
+        codes=frozenset({"SignatureDoesNotMatch"}),
+        problem="the S3 credentials are not valid: the secret key does not belong to the access "
+        "key, or a proxy changed the request",
+        advice="Correct AWS_SECRET_ACCESS_KEY or the profile",
+    ),
+    _Refusal(
+        codes=frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}),
+        problem="the S3 credentials have expired",
+        advice="Log in again with `aws sso login`, or set AWS_ACCESS_KEY_ID, "
+        "AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN to new values",
+    ),
+    _Refusal(
+        codes=frozenset({"InvalidToken", "InvalidTokenId"}),
+        problem="the S3 credentials are not valid: the session token does not belong to the keys",
+        advice="Set AWS_SESSION_TOKEN to the token that was issued with AWS_ACCESS_KEY_ID, or "
+        "unset it for permanent keys",
+    ),
+    _Refusal(
+        codes=frozenset({"RequestTimeTooSkewed", "RequestExpired"}),
+        pattern=r"request has expired|signature not yet current|too large a time skew",
+        problem="this machine's clock differs too much from the service's",
+        advice="Set the clock, best with NTP",
+    ),
+    _Refusal(
+        codes=frozenset({"AccountProblem", "AllAccessDisabled", "NotSignedUp", "OptInRequired"}),
+        pattern=r"all access to this .* has been disabled|account .*(suspended|closed|disabled)",
+        problem="the account or the bucket is disabled, for example because of unpaid bills",
+        advice="The owner of {bucket} must reactivate the account",
+    ),
+    _Refusal(
+        codes=frozenset({"InvalidObjectState"}),
+        problem="it is archived and cannot be read at once",
+        advice="Restore it, or copy it to the storage class STANDARD",
+    ),
+    _Refusal(
+        codes=frozenset({"ObjectLocked", "InvalidRetentionPeriod"}),
+        pattern=r"worm[ -]protected|object[ -]?lock|legal hold|under retention|retention period|"
+        r"retain until",
+        problem="object lock protects it",
+        advice="repot replaces and deletes some of its objects: use a storage_uri in a bucket "
+        "without a default retention, or wait until retention and legal hold end",
+    ),
+    _Refusal(
+        codes=frozenset({"InvalidPayer"}),
+        pattern=r"requester[ -]?pays|request-payer|requestpayer",
+        problem="{bucket} is a requester-pays bucket",
+        advice=f"Set {PAYER_VARIABLE}=requester if your account may be billed for the requests",
+    ),
+    _Refusal(
+        codes=frozenset({"KMS.DisabledException", "KMS.NotFoundException", "KMSAccessDenied"}),
+        pattern=r"\bkms[:.]|kms key",
+        problem="the encryption key of {bucket} cannot be used",
+        advice="Enable the key, and allow kms:Decrypt and kms:GenerateDataKey on it",
+    ),
+    _Refusal(
+        codes=frozenset(),
+        pattern=r"explicit deny",
+        problem="a policy forbids it explicitly",
+        advice="More permissions do not help: the owner of {bucket} must change that policy, which "
+        "may demand a certain network, region or encryption",
+    ),
+)
 
 
 class ETagMismatchError(StorageError):
@@ -148,6 +246,12 @@ def http_status(err: Exception) -> int:
     return int(_response(err).get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
+def response_header(err: Exception, name: str) -> str:
+    """Return a header, by its lower-case name, of the service's response; "" without it."""
+    metadata = _response(err).get("ResponseMetadata", {})
+    return str(metadata.get("HTTPHeaders", {}).get(name, ""))
+
+
 def is_s3_response(err: Exception) -> bool:
     """Return whether the response comes from an S3 service, and not from some other web server."""
     return http_status(err) > 0 and not _error_code(err).isdecimal()
@@ -155,11 +259,9 @@ def is_s3_response(err: Exception) -> bool:
 
 def is_transient(err: Exception) -> bool:
     """Return whether the same request may succeed a little later."""
-    from botocore.exceptions import SSLError
-
     if http_status(err):
         return http_status(err) in _TRANSIENT_STATUSES or _error_code(err) in _TRANSIENT_CODES
-    return _is_network_error(err) and not isinstance(err, SSLError)
+    return _is_network_error(err) and not is_permanent(err)
 
 
 def _response(err: Exception) -> dict[str, Any]:
@@ -242,6 +344,8 @@ def _reason(err: Exception, action: str, uri: str) -> str:
         return f"the S3 credentials are missing or not valid ({message}). {_LOGIN_ADVICE}"
     if http_status(err):
         return _response_reason(err, action, "/".join(uri.split("/", 3)[:3]))
+    if tls_reason := describe_tls_error(err, endpoint_url(), CA_VARIABLES[0]):
+        return tls_reason
     if _is_network_error(err):
         return (
             f"{endpoint_url()} does not respond ({_network_reason(err)}). "
@@ -255,18 +359,40 @@ def _response_reason(err: Exception, action: str, bucket: str) -> str:
     status, code, message = http_status(err), _error_code(err), _error_message(err)
     if _is_bucket_missing(err, action):
         return f"there is no bucket {bucket} at {endpoint_url()}. Create it, or correct the name"
-    if code in _REGION_CODES:
+    region = response_header(err, "x-amz-bucket-region")
+    if code in _REGION_CODES or (region and status == http.client.MOVED_PERMANENTLY):
         return (
             f"the bucket is in another region ({message}). "
-            f"Set AWS_DEFAULT_REGION to the region of {bucket}"
+            f"Set AWS_DEFAULT_REGION to {region + ', ' if region else ''}the region of {bucket}"
         )
-    if code in _CREDENTIALS_CODES or status == http.client.UNAUTHORIZED:
+    if status == http.client.UNAUTHORIZED:
         return f"the S3 credentials are missing or not valid ({message}). {_LOGIN_ADVICE}"
+    refusals = (http.client.BAD_REQUEST, http.client.FORBIDDEN)
+    for refusal in _REFUSALS:
+        is_in_message = refusal.pattern and re.search(refusal.pattern, message.lower())
+        if code in refusal.codes or (status in refusals and is_in_message):
+            text = f"{refusal.problem} ({{message}}). {refusal.advice}"
+            return text.format(bucket=bucket, endpoint=endpoint_url(), message=message)
     if status == http.client.FORBIDDEN:
-        return f"access is denied ({message}). Allow {_PERMISSIONS} on {bucket}"
+        return _denied_reason(err, message, bucket)
     return (
         f"the service returned {status} ({message}). "
         f"Check the bucket and {endpoint_url()}, and run again"
+    )
+
+
+def _denied_reason(err: Exception, message: str, bucket: str) -> str:
+    """Return the reason and the advice for a 403 without a special code."""
+    if _response(err).get("ResponseMetadata", {}).get(ANONYMOUS):
+        return (
+            f"no S3 credentials were found, and {bucket} does not allow this to everyone "
+            f"({message}). {_LOGIN_ADVICE}"
+        )
+    # The service does not say that the requester would have to pay.
+    is_payer = os.environ.get(PAYER_VARIABLE, "") == "requester"
+    payer = f"; if it is a requester-pays bucket, set {PAYER_VARIABLE}=requester"
+    return (
+        f"access is denied ({message}). Allow {_PERMISSIONS} on {bucket}{'' if is_payer else payer}"
     )
 
 

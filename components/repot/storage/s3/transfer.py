@@ -43,6 +43,11 @@ PART_BYTES = 64 << 20
 _MAX_PARTS = 10_000
 _NUM_DOWNLOADS = 3
 _CRC32C = "repot-crc32c"
+_UNEXPLAINED_STATUSES = (
+    http.client.MOVED_PERMANENTLY,
+    http.client.BAD_REQUEST,
+    http.client.FORBIDDEN,
+)
 
 Response = dict[str, Any]
 """The parsed response of boto3 to a request."""
@@ -54,9 +59,7 @@ def find_object(uri: str) -> Response | None:
     """Return the service's metadata of an object, or None if it does not exist."""
     try:
         with convert_s3_errors("looked up", uri):
-            response: Response = request(
-                lambda client: client.head_object(**bucket_and_key(uri), ChecksumMode="ENABLED")
-            )
+            response: Response = request(lambda client: _head_object(client, uri))
     except NotFoundError:
         _check_bucket(bucket_and_key(uri)["Bucket"], endpoint_url())
         return None
@@ -141,6 +144,20 @@ def upload_from_file(
             checksum = {"ChecksumCRC32C": crc32c_to_base64(crc32c)}
             response = _upload_once(file, {**arguments, **checksum, **condition})
     return to_object_info(uri, {**response, "Size": size_bytes, "Metadata": arguments["Metadata"]})
+
+
+def _head_object(client: Any, uri: str) -> Response:
+    """Return the response to a HEAD request; if it is refused, raise the error of a GET request.
+
+    An error response to HEAD has no body, so it does not say what is wrong.
+    """
+    try:
+        response: Response = client.head_object(**bucket_and_key(uri), ChecksumMode="ENABLED")
+    except client_errors() as err:
+        if http_status(err) in _UNEXPLAINED_STATUSES:
+            client.get_object(**bucket_and_key(uri), Range="bytes=0-0")["Body"].close()
+        raise
+    return response
 
 
 def _crc32c(response: Response) -> str | None:
