@@ -4,14 +4,17 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from repot.errors import join_names
 from repot.manifest import Rejection, Split, count_reasons
 from repot.pictures import REASONS
+
+_NUM_EXAMPLES = 2
 
 
 def describe_dataset(
     class_counts: Mapping[Split, Mapping[str, int]], rejected: Sequence[Rejection]
 ) -> list[str]:
-    """Return one line about pictures and labels, and one about what was left out, if anything.
+    """Return one line about pictures and labels, and one per reason for leaving files out.
 
     Args:
         class_counts: Number of pictures per label, by split.
@@ -28,11 +31,27 @@ def describe_dataset(
         f"{statistics.median(num_pictures):g}; "
         f"{by_split['train']} for training, {by_split['validation']} for validation"
     )
-    lines = [pictures]
-    if rejected:
-        reasons = "; ".join(
-            f"{count} because {REASONS.get(reason, reason)}"
+    return [
+        pictures,
+        *(
+            f"left out {count}: {REASONS.get(reason, reason)} ({_examples(rejected, reason)})"
             for reason, count in count_reasons(rejected).items()
-        )
-        lines.append(f"left out {len(rejected)} of {sum(num_pictures) + len(rejected)}: {reasons}")
-    return lines
+        ),
+    ]
+
+
+def _examples(rejected: Sequence[Rejection], reason: str) -> str:
+    """Return the first files that were rejected for a reason, with details, escaped."""
+    return join_names(
+        (
+            f"{item.path!r}: {_printable(item.detail)}" if item.detail else repr(item.path)
+            for item in rejected
+            if item.reason == reason
+        ),
+        _NUM_EXAMPLES,
+    )
+
+
+def _printable(text: str) -> str:
+    """Return text that may quote a file name, escaped if it would control the terminal."""
+    return text if text.isprintable() else repr(text)

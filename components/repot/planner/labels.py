@@ -151,8 +151,8 @@ def find_suspicious_labels(inventory: Inventory) -> list[str]:
         )
     if nested := inventory.nested_paths:
         warnings.append(
-            f"{len(nested)} files in subfolders of label folders are left out, such as "
-            f"{nested[0]!r}. {NESTED_ADVICE}"
+            "Files in subfolders of label folders are left out, "
+            f"{len(nested)} in total, such as {nested[0]!r}. {NESTED_ADVICE}"
         )
     by_form: dict[str, list[str]] = defaultdict(list)
     for label in sorted(inventory.labels):

@@ -131,10 +131,13 @@ def plan_dataset(
         nested=settings.nested,
     )
     labels = tuple(sorted(inventory.labels) if lines is None else lines)
+    labels_file_problems = find_labels_file_problems(
+        lines or (), inventory.all_folders, labels_file_uri
+    )
+    if not inventory.candidates:
+        raise_problems(usage=labels_file_problems)  # further problems would only follow from them
     raise_problems(
-        usage=find_labels_file_problems(lines, inventory.all_folders, labels_file_uri)
-        if lines is not None
-        else (),
+        usage=labels_file_problems,
         data=[
             *find_layout_problems(inventory, max_rejected_fraction=max_rejected_fraction),
             *find_label_name_problems(inventory.labels),

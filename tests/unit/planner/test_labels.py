@@ -204,7 +204,7 @@ def test_splits_stored_in_different_unicode_forms_are_fine() -> None:
 
 def test_files_in_subfolders_get_a_warning() -> None:
     (warning,) = find_suspicious_labels(_inventory("a/1", "a/sub/2", "a/sub/3", "b/1"))
-    assert "2 files in subfolders of label folders are left out, such as 'a/sub/2'" in warning
+    assert "subfolders of label folders are left out, 2 in total, such as 'a/sub/2'" in warning
     assert "Use --nested" in warning
 
 

@@ -336,13 +336,16 @@ def test_plan_tells_what_was_found(
     planned = make_plan()
     notices = _notices(caplog)
     assert notices[0].startswith("plan: 32 pictures of 4 labels, per label 2 to 12, median 9; ")
-    assert notices[1] == (
-        "plan: left out 2 of 34: 1 because it is a pipe, a socket, a device or a link to a folder "
-        "that contains it; 1 because the file belongs to the operating system or to a tool"
-    )
-    assert "contain no pictures and are left out: 'pears'" in notices[2]
-    assert "The labels 'C', 'c' differ only by case" in notices[3]
-    assert all("plan: warning: " in notice for notice in notices[2:])
+    assert notices[1:3] == [
+        (
+            "plan: left out 1: it is a pipe, a socket, a device or a link to a folder that "
+            "contains it ('b/pipe.jpg': a named pipe)"
+        ),
+        ("plan: left out 1: the file belongs to the operating system or to a tool ('a/Thumbs.db')"),
+    ]
+    assert "contain no pictures and are left out: 'pears'" in notices[3]
+    assert "The labels 'C', 'c' differ only by case" in notices[4]
+    assert all("plan: warning: " in notice for notice in notices[3:])
     assert planned.plan.empty_label_folders == ("pears",)
     assert planned.plan.num_found == 34
     assert planned.plan.labels == ("C", "a", "b", "c")
@@ -376,3 +379,11 @@ def test_too_many_nested_pictures_fail_the_plan(pictures: Path, tmp_path: Path) 
         path.rename(pictures / "a" / "day" / path.name)
     with pytest.raises(DataError, match=r"3 of 30 are in subfolders .* Use --nested"):
         plan_work(_parameters(pictures, str(tmp_path / "storage"), builder_pods=1))
+
+
+def test_csv_as_labels_file_is_the_only_problem(make_plan: MakePlan) -> None:
+    lines = "".join(f"{number},label {number}\n" for number in range(25))
+    with pytest.raises(UsageError) as caught:
+        make_plan(labels=f"id,label\n{lines}")
+    assert len(caught.value.problems) == 1
+    assert "Its first line is 'id,label'" in str(caught.value)

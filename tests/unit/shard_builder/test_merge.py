@@ -149,6 +149,6 @@ def test_merge_tells_what_the_dataset_contains(
     assert notices == [
         "merge: 29 pictures of 3 labels, per label 8 to 12, median 9; "
         "{} for training, {} for validation".format(*num_examples),
-        "merge: left out 1 of 30: 1 because the file is not a picture",
+        "merge: left out 1: the file is not a picture ('b/000.jpg')",
     ]
     assert manifest.empty_label_folders == ("pears",)
