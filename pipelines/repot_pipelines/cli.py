@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 rejected by the gate (where the c
 130 interrupted by Ctrl-C or SIGTERM. They are defined in `repot.errors`.
 """
 
+import io
 import signal
 import sys
 import traceback
@@ -11,7 +12,7 @@ import traceback
 import click
 
 from repot import __version__
-from repot.errors import EXIT_INTERRUPTED, RepotError
+from repot.errors import EXIT_INTERRUPTED, RepotError, UsageError, printable
 from repot_pipelines.commands.ci import ci_command
 from repot_pipelines.commands.compile import compile_command
 from repot_pipelines.commands.doctor import doctor_command
@@ -61,6 +62,7 @@ for _command in (
 def main() -> None:
     """Run the command line and exit with its code."""
     signal.signal(signal.SIGTERM, _interrupt)
+    _escape_what_the_terminal_cannot_show()
     try:
         sys.exit(repot.main(standalone_mode=False) or 0)
     except click.ClickException as err:
@@ -69,6 +71,16 @@ def main() -> None:
     except RepotError as err:
         _show(err)
         sys.exit(err.exit_code)
+    except UnicodeEncodeError as err:
+        # Bytes of the command line that are not text in the locale's encoding.
+        _show(
+            UsageError(
+                "Names and values must be text in the locale's encoding, "
+                f"{sys.getfilesystemencoding()}; got {str(err.object)[:100]!r}. Correct the value, "
+                "or set LC_ALL=C.UTF-8."
+            )
+        )
+        sys.exit(UsageError.exit_code)
     except OSError as err:
         _show(RepotError(f"{err.strerror or err}: {err.filename}." if err.filename else f"{err}."))
         sys.exit(RepotError.exit_code)
@@ -82,11 +94,18 @@ def main() -> None:
 def _show(err: RepotError) -> None:
     if DEBUG_OPTION in sys.argv:
         click.echo(getattr(err, "details", "") or traceback.format_exc(), err=True)
-    lines = str(err).splitlines()
+    lines = [printable(line) for line in str(err).splitlines()]
     if len(lines) == 1:
         click.echo(f"Error: {lines[0]}", err=True)
     else:
         click.echo("Error:\n" + "\n".join(f"  {line}" for line in lines), err=True)
+
+
+def _escape_what_the_terminal_cannot_show() -> None:
+    """Print characters that a Latin-1 or ASCII terminal does not have as Python escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _interrupt(_signal_number: int, _frame: object) -> None:

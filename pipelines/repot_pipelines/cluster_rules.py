@@ -36,15 +36,21 @@ def cluster_problems(parameters: ParameterValues) -> list[str]:
         parameters: Pipeline parameters by name, in the pipeline's types. Absent ones are not
             checked.
     """
+    problems = settings_problems(parameters)
+    problems += _unreachable_uris(parameters)
+    problems += _checkpoint_problems(parameters)
+    problems += _mode_problems(parameters)
+    return problems
+
+
+def settings_problems(parameters: ParameterValues) -> list[str]:
+    """Return one message per value that breaks the rule of its setting, wherever the run is."""
     problems: list[str] = []
     for settings in ALL_SETTINGS:
         try:
             settings.from_parameters({**_REQUIRED, **parameters})
         except UsageError as err:
             problems += err.problems
-    problems += _unreachable_uris(parameters)
-    problems += _checkpoint_problems(parameters)
-    problems += _mode_problems(parameters)
     return problems
 
 

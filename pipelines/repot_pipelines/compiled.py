@@ -57,12 +57,3 @@ def compile_pipeline(path: Path, *, defaults: Mapping[str, str] | None = None) -
     compiler.Compiler().compile(
         finetune, package_path=str(path), pipeline_parameters=dict(defaults or {})
     )
-
-
-def default_output_path() -> Path:
-    """Return where `repot compile` writes without --output.
-
-    That is the file of the checkout, or one in the current folder for an installed package.
-    """
-    checkout_folder = Path(__file__).parent.parent / "compiled"
-    return checkout_folder / FILE_NAME if checkout_folder.is_dir() else Path(FILE_NAME)

@@ -142,8 +142,9 @@ def _unknown(name: str, known: Mapping[str, Parameter]) -> str:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(value)  # noqa: TRY004 - handled like text that is not a number
+    # The text is printed, and kept by a server; no parameter has several lines.
+    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).isprintable():
+        raise ValueError(value)
     return str(value)
 
 
@@ -197,7 +198,7 @@ _CONVERSIONS: dict[str, Callable[[Any], Any]] = {
     "STRUCT": _json(dict),
 }
 _KIND_NAMES = {
-    "STRING": "text (in a file: in quotes)",
+    "STRING": "text on one line without control characters (in a file: in quotes)",
     "NUMBER_INTEGER": "a whole number",
     "NUMBER_DOUBLE": "a number",
     "BOOLEAN": "true or false",

@@ -123,6 +123,25 @@ def test_predict_accepts_every_kind_of_model_path(finished: Path) -> None:
         }
 
 
+def test_predict_works_on_a_terminal_without_the_characters_of_a_name(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    source = next((SAMPLE_FOLDER / "validation" / "roadsigns").iterdir())
+    (tmp_path / "花.jpg").write_bytes(source.read_bytes())
+    (tmp_path / "\udcff.jpg").write_bytes(source.read_bytes())  # a name that is not UTF-8
+    names = ["花.jpg", "\udcff.jpg"]
+
+    table = repot("predict", str(finished / "repot-output"), *names, cwd=tmp_path)
+    lines = repot(
+        "predict", str(finished / "repot-output"), *names, "--format", "jsonl", cwd=tmp_path
+    )
+
+    assert (table.returncode, table.stderr) == (0, "")
+    assert [line.split()[0] for line in table.stdout.splitlines()] == [r"\u82b1.jpg", r"\udcff.jpg"]
+    assert [json.loads(line)["picture"] for line in lines.stdout.splitlines()] == names
+
+
 @pytest.mark.parametrize("kind", ["gcs", "s3"])
 def test_run_works_on_object_storage(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path

@@ -1,5 +1,8 @@
 """`repot predict`: classify pictures with a trained model."""
 
+import io
+import sys
+
 import click
 
 from repot_pipelines.commands.options import NameChoice, debug_option
@@ -14,7 +17,7 @@ from repot_pipelines.commands.options import NameChoice, debug_option
     type=NameChoice(["table", "csv", "jsonl"]),
     default="table",
     show_default=True,
-    help="Output format.",
+    help="Output format; csv and jsonl are UTF-8 everywhere.",
 )
 @click.option(
     "--top",
@@ -33,6 +36,9 @@ def predict_command(*, model: str, pictures: tuple[str, ...], output_format: str
     """
     from repot import predictions
 
+    if output_format != "table" and isinstance(sys.stdout, io.TextIOWrapper):
+        # Programs read these: the encoding must not depend on the terminal's.
+        sys.stdout.reconfigure(encoding="utf-8")
     return predictions.predict_files(
         model, pictures, output_format=output_format, top=top, write=click.echo
     )

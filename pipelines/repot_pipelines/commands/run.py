@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 import click
 
 from repot import storage
-from repot.errors import EXIT_GATE_REJECTED, UsageError
+from repot.errors import EXIT_GATE_REJECTED, UsageError, printable
 from repot.layout import MODEL_FOLDER, REPORT_NAME
 from repot.settings import ParameterValues
+from repot_pipelines.cluster_rules import settings_problems
 from repot_pipelines.commands.options import (
     NameChoice,
     debug_option,
@@ -92,6 +93,7 @@ def run_command(
         "pictures_uri": str(SAMPLE_FOLDER) if sample else storage.normalise(str(pictures)),
         "storage_uri": storage.normalise(storage_uri),
     }
+    _check_arguments(arguments)
     console = Console()
     output_path = output_path.absolute()
     _print_inputs(console, arguments, output_path)
@@ -100,6 +102,21 @@ def run_command(
     )
     _print_outcome(console, outcome)
     return EXIT_GATE_REJECTED if require_promotion and not outcome.is_promoted else 0
+
+
+def _check_arguments(arguments: ParameterValues) -> None:
+    """Check what can be checked without reading pictures, before any process is started.
+
+    Raises:
+        UsageError: Lists everything that is wrong.
+        UnicodeEncodeError: A text cannot be passed on to the tasks.
+    """
+    for value in arguments.values():
+        if isinstance(value, str):
+            value.encode()
+    problems = settings_problems(arguments)
+    if problems:
+        raise UsageError(problems)
 
 
 def _print_inputs(console: "Console", arguments: ParameterValues, output_path: Path) -> None:
@@ -137,6 +154,5 @@ def _print_rows(console: "Console", rows: dict[str, str]) -> None:
 
     width = max(map(len, rows)) + 2
     for name, value in rows.items():
-        console.print(
-            f"[bold]{name:<{width}}[/bold]{escape(value)}", highlight=False, soft_wrap=True
-        )
+        text = escape(printable(value))
+        console.print(f"[bold]{name:<{width}}[/bold]{text}", highlight=False, soft_wrap=True)

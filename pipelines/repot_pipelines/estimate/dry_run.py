@@ -2,6 +2,7 @@
 
 from rich.console import Console
 
+from repot.errors import printable
 from repot_pipelines.estimate.prices import Prices, Range
 from repot_pipelines.estimate.run_cost import Estimate
 from repot_pipelines.run_request import RunRequest
@@ -47,7 +48,7 @@ def print_dry_run(
     lines += ["assumptions", *(f"  - {sentence}" for sentence in estimate.assumptions)]
     lines.append("Nothing was uploaded or started.")
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _time_text(hours: Range) -> str:

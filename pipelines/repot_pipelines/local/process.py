@@ -1,6 +1,7 @@
 """Run the compiled pipeline in a child process, follow its events, and stop it on Ctrl-C."""
 
 import contextlib
+import locale
 import os
 import signal
 import subprocess
@@ -94,6 +95,8 @@ def _start_child(
         **os.environ,
         EVENTS_VARIABLE: str(events_path),
         "PYTHONUNBUFFERED": "1",
+        # KFP reads the output of tasks in the locale's encoding, whatever the terminal's is.
+        "PYTHONIOENCODING": f"{locale.getpreferredencoding(False)}:backslashreplace",
         # Without it, `python -m` in the child and in KFP's tasks imports modules from the working
         # folder first, where the user's own random.py or types.py may be.
         "PYTHONSAFEPATH": "1",

@@ -20,6 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from repot.errors import printable
 from repot_pipelines.local.events import Event
 
 LINE_SECONDS = 5.0
@@ -74,7 +75,7 @@ class ProgressLines:
 
     def _line(self, text: str) -> None:
         self._last_line = time.monotonic()
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
 class ProgressBars:
@@ -83,8 +84,13 @@ class ProgressBars:
     def __init__(self, console: Console) -> None:
         self._rows: dict[str, TaskID] = {}
         self._totals = _TaskTotals()
+        spinner = (
+            SpinnerColumn(finished_text="[green]✓")
+            if console.encoding.lower().startswith("utf")
+            else SpinnerColumn("line", finished_text="[green]+")
+        )
         self._progress = Progress(
-            SpinnerColumn(finished_text="[green]✓"),
+            spinner,
             TextColumn("{task.description:<16}"),
             BarColumn(bar_width=24),
             _SecondsColumn(),

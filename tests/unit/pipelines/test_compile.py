@@ -36,12 +36,38 @@ def test_release_yaml_differs_only_in_its_images(tmp_path: Path) -> None:
     assert (release["root"], platform) == (shipped["root"], shipped_platform)
 
 
-def test_compiling_with_images_requires_another_output() -> None:
-    before = find_compiled().read_bytes()
+def test_output_is_written_to_the_working_folder_and_not_to_the_checkout(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = find_compiled().stat().st_mtime_ns
+    monkeypatch.chdir(tmp_path)
 
-    with pytest.raises(UsageError, match="--output must be given with an image"):
+    done = CliRunner().invoke(compile_command, [], catch_exceptions=False, standalone_mode=False)
+
+    assert done.output == "finetune.yaml\n"
+    assert (tmp_path / "finetune.yaml").read_bytes() == find_compiled().read_bytes()
+    assert find_compiled().stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("name", ["file.txt", "file", "file.json", "file.yaml.gz", ".yaml"])
+def test_output_must_be_a_yaml_file(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--output must end with \.yaml or \.yml; got --output"):
         CliRunner().invoke(
-            compile_command, ARGUMENTS, catch_exceptions=False, standalone_mode=False
+            compile_command,
+            ["--output", str(tmp_path / name)],
+            catch_exceptions=False,
+            standalone_mode=False,
         )
+    assert list(tmp_path.iterdir()) == []
 
-    assert find_compiled().read_bytes() == before
+
+@pytest.mark.parametrize("image", ["", "Repot CPU", "https://registry.example/repot", "a\udcff"])
+def test_image_must_be_a_reference(image: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cpu_image must be a container image reference"):
+        CliRunner().invoke(
+            compile_command,
+            ["--cpu-image", image, "--output", str(tmp_path / "x.yaml")],
+            catch_exceptions=False,
+            standalone_mode=False,
+        )
+    assert list(tmp_path.iterdir()) == []
