@@ -5,6 +5,7 @@ keys of one ConfigMap and two Secrets become environment variables. `manifests/`
 """
 
 RUNNER_ACCOUNT = "repot-runner"
+JOB_RUNNER_ACCOUNT = "repot-job-runner"
 WORKER_ACCOUNT = "repot-worker"
 SETTINGS_CONFIG_MAP = "repot-settings"
 S3_SECRET = "repot-s3"

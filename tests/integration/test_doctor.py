@@ -419,9 +419,40 @@ def test_missing_permissions_are_listed(api: KubernetesApi) -> None:
         "create/patch workflowtaskresults.argoproj.io."
     )
     assert report.checks["Job permissions"].finding == (
-        "repot-runner also needs permission to create/get/list/watch/delete jobs.batch, "
-        "create/get/delete services, list events."
+        "repot-job-runner also needs permission to create/get/list/watch/delete jobs.batch, "
+        "create/get/delete services, get pods/log, list events."
     )
+
+
+@pytest.mark.usefixtures("admin")
+def test_runner_without_job_permissions_is_ready_for_training_in_its_pod() -> None:
+    report = doctor(*FITTING, "--service-account", "repot-runner")
+
+    assert report.exit_code == 0
+    assert report.checks["Job permissions"].state == "not checked"
+    assert "which needs repot-job-runner" in report.checks["Job permissions"].finding
+    report = doctor(*FITTING, "--service-account", "repot-job-runner")
+    assert report.checks["Job permissions"].state == report.checks["run permissions"].state == "ok"
+
+
+@pytest.mark.usefixtures("admin")
+def test_runner_with_job_permissions_is_a_warning(api: KubernetesApi) -> None:
+    api.rules.grant(RUNNER, all_permissions(), namespace=NAMESPACE)
+
+    found = doctor(*FITTING, "--service-account", "repot-runner").checks["Job permissions"]
+
+    assert found.state == "warning"
+    assert "repot-runner may create Jobs and read logs" in found.finding
+
+
+@pytest.mark.usefixtures("admin")
+def test_missing_account_for_jobs_is_not_a_problem(api: KubernetesApi) -> None:
+    del api.store.objects[next(key for key in api.store.objects if "repot-job-runner" in key)]
+
+    report = doctor(*FITTING)
+
+    assert report.exit_code == 0
+    assert report.checks["Job run account"].state == "not checked"
 
 
 def test_permissions_are_those_of_the_account_not_of_the_user(
@@ -576,7 +607,11 @@ def test_pods_reach_gcs_by_identity_or_by_secret(api: KubernetesApi, gcs: str) -
 @pytest.mark.usefixtures("admin")
 @pytest.mark.parametrize(
     ("account", "check"),
-    [("repot-runner", "service account"), ("repot-worker", "worker account")],
+    [
+        ("repot-runner", "service account"),
+        ("repot-job-runner", "Job run account"),
+        ("repot-worker", "worker account"),
+    ],
 )
 @pytest.mark.parametrize("actual", ["", "other@our-project.iam.gserviceaccount.com"])
 def test_account_without_the_identity_of_the_settings_is_a_problem(

@@ -88,6 +88,16 @@ def permissions(overlay: str, role: str) -> set[tuple[str, str, str]]:
     }
 
 
+def account_permissions(overlay: str, account: str) -> set[tuple[str, str, str]]:
+    bindings = objects(overlay, "RoleBinding").values()
+    return {
+        permission
+        for binding in bindings
+        if account in {subject["name"] for subject in binding["subjects"]}
+        for permission in permissions(overlay, binding["roleRef"]["name"])
+    }
+
+
 def settings(overlay: str) -> dict[str, str]:
     maps = objects(overlay, "ConfigMap")
     schedule: KubernetesObject = maps.get("repot-schedule", {"data": {}})
@@ -269,19 +279,25 @@ def test_permissions_contain_no_wildcard(overlay: str) -> None:
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_runner_has_exactly_the_permissions_for_kfp_argo_and_the_training_job(overlay: str) -> None:
-    needed = {
+def test_runners_have_exactly_the_permissions_that_they_need(overlay: str) -> None:
+    for_kfp_and_argo = {
         ("configmaps", "get", "kfp-launcher"),
         ("argoproj.io/workflowtaskresults", "create", ""),
         ("argoproj.io/workflowtaskresults", "patch", ""),
+        *(("pods", verb, "") for verb in ("get", "list", "watch")),
+    }
+    for_the_job = {
         ("pods/log", "get", ""),
         ("events", "list", ""),
-        *(("pods", verb, "") for verb in ("get", "list", "watch")),
         *(("services", verb, "") for verb in ("create", "get", "delete")),
         *(("batch/jobs", verb, "") for verb in ("create", "get", "list", "watch", "delete")),
     }
+    for_the_store = {("secrets", "get", s3_secret())} if overlay in WITH_S3 else set()
 
-    assert permissions(overlay, "repot-runner") == needed
+    assert account_permissions(overlay, "repot-runner") == for_kfp_and_argo | for_the_store
+    assert account_permissions(overlay, "repot-job-runner") == (
+        for_kfp_and_argo | for_the_job | for_the_store
+    )
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -368,7 +384,7 @@ def test_gke_accesses_storage_without_a_secret(overlay: str) -> None:
     assert yaml.safe_load(launcher["providers"]) == {
         "gs": {"default": {"credentials": {"fromEnv": True}}}
     }
-    for account in ("repot-runner", "repot-worker"):
+    for account in ("repot-runner", "repot-job-runner", "repot-worker"):
         annotations = objects(overlay, "ServiceAccount")[account]["metadata"]["annotations"]
         assert annotations == {"iam.gke.io/gcp-service-account": expected["GOOGLE_SERVICE_ACCOUNT"]}
 
@@ -418,7 +434,8 @@ def test_cron_job_command_is_accepted_by_repot(overlay: str, tmp_path: Path) -> 
 def test_cron_job_runs_as_submitter_and_starts_the_run_as_runner(overlay: str) -> None:
     pod, container = submit_container(overlay)
 
-    assert "--service-account=repot-runner" in container["command"]
+    assert "--service-account=$(RUN_ACCOUNT)" in container["command"]
+    assert settings(overlay)["RUN_ACCOUNT"] == "repot-runner"
     assert (
         settings(overlay).items()
         >= {"CPU_IMAGE": CPU_IMAGE, "TRAINER_IMAGE": TRAINER_IMAGE}.items()
@@ -511,5 +528,5 @@ def test_readme_names_only_existing_paths_and_objects() -> None:
         path for path in paths if not (MANIFESTS / path.removeprefix("manifests/")).exists()
     ] == []
     accounts = re.findall(r"\*\*\w+ `(repot-[\w-]+|kfp-launcher)`", readme)
-    assert len(accounts) == 8
+    assert len(accounts) == 9
     assert set(accounts) <= existing

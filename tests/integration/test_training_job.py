@@ -28,7 +28,7 @@ from repot_pipelines.local.run import SAMPLE_FOLDER, run_pipeline
 from repot_pipelines.presets import PRESETS
 from tests.integration.kubernetes_api.jobs import JobController
 from tests.integration.kubernetes_api.kubeconfig import write_kubeconfig
-from tests.integration.kubernetes_api.ready import NAMESPACE, RUNNER, prepare
+from tests.integration.kubernetes_api.ready import JOB_RUNNER, NAMESPACE, prepare
 from tests.integration.kubernetes_api.server import KubernetesApi
 from tests.training_records import make_training_record
 
@@ -48,10 +48,10 @@ TOKEN = "of-the-runner"
 
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesApi]:
-    """A cluster where the run's service account has exactly the permissions of the manifests."""
+    """A cluster where the account of a run with a Job has the permissions of the manifests."""
     with KubernetesApi() as api:
         prepare(api)
-        api.users[TOKEN] = RUNNER
+        api.users[TOKEN] = JOB_RUNNER
         path = write_kubeconfig(tmp_path / "kubeconfig", api.address, token=TOKEN)
         path.write_text(
             path.read_text().replace("user: test", f"user: test\n    namespace: {NAMESPACE}")
@@ -299,7 +299,7 @@ def test_missing_permission_is_reported(
 ) -> None:
     api.rules.grants.clear()
 
-    with pytest.raises(TrainingError, match=r"cannot get resource .*jobs.*runner-role.yaml"):
+    with pytest.raises(TrainingError, match=r"cannot get resource .*jobs.*repot-job-runner"):
         train(request_of())
 
 

@@ -262,7 +262,8 @@ def start_options(command: _Command) -> _Command:
             "--service-account",
             type=SERVICE_ACCOUNT,
             default="",
-            help="Kubernetes service account of the pods.",
+            help="Kubernetes service account of the pods: repot-runner, or with trainer_mode=job "
+            "repot-job-runner.",
         ),
         click.option(
             "--pipeline-root",

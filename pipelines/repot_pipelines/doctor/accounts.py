@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from repot.cluster_names import (
     GOOGLE_ACCOUNT_KEY,
     GOOGLE_ANNOTATION,
+    JOB_RUNNER_ACCOUNT,
     RUNNER_ACCOUNT,
     SETTINGS_CONFIG_MAP,
     WORKER_ACCOUNT,
@@ -18,10 +19,20 @@ from repot.cluster_names import (
 from repot.kubernetes_rules import KubernetesObject
 from repot_pipelines.doctor.cluster_client import ClusterClient
 from repot_pipelines.doctor.cluster_errors import ForbiddenError
-from repot_pipelines.doctor.results import CheckResult, ok, problem, warning
+from repot_pipelines.doctor.results import (
+    OK,
+    PROBLEM,
+    CheckResult,
+    not_checked,
+    ok,
+    problem,
+    warning,
+)
 
 RUN_ACCOUNT_CHECK = "service account"
 JOB_ACCOUNT_CHECK = "worker account"
+_JOB_RUN_ACCOUNT_CHECK = "Job run account"
+_JOB_PERMISSIONS_CHECK = "Job permissions"
 
 APPLY_MANIFESTS = (
     "kubectl apply -k manifests/overlays/OVERLAY, with the overlay that fits (manifests/README.md)."
@@ -88,7 +99,7 @@ JOB_PERMISSIONS = (
     Permission(resource="pods/log", verbs=("get",)),
     Permission(resource="events", verbs=("list",)),
 )
-"""What the trainer task needs if it trains in a Job."""
+"""What the trainer task needs in addition if it trains in a Job."""
 
 
 def secret_permissions(names: Iterable[str]) -> tuple[Permission, ...]:
@@ -163,6 +174,54 @@ def check_job_account(
         finding = f"{namespace} has no {WORKER_ACCOUNT}, which the pods of a training Job use."
         return warning(JOB_ACCOUNT_CHECK, finding, APPLY_MANIFESTS)
     return _check_annotation(JOB_ACCOUNT_CHECK, namespace, account, identity=identity)
+
+
+def check_job_run_account(
+    namespace: str, account: KubernetesObject | None, *, identity: str
+) -> CheckResult:
+    """Check the service account of the manifests for runs that train in a Job.
+
+    Args:
+        namespace: Namespace of the runs.
+        account: The account; None if it does not exist.
+        identity: The Google service account that the settings name; "" for none.
+    """
+    if account is None:
+        finding = f"{namespace} has no {JOB_RUNNER_ACCOUNT}; only trainer_mode=job needs it"
+        return not_checked(_JOB_RUN_ACCOUNT_CHECK, finding)
+    return _check_annotation(_JOB_RUN_ACCOUNT_CHECK, namespace, account, identity=identity)
+
+
+def check_job_permissions(
+    client: ClusterClient, namespace: str, account: str, *, user: str
+) -> CheckResult:
+    """Check whether a run with this service account may train in a Job.
+
+    Args:
+        client: Client of the cluster.
+        namespace: Namespace of the account.
+        account: Name of the account.
+        user: The authenticated user.
+
+    Raises:
+        ClusterError: A request failed.
+    """
+    name = _JOB_PERMISSIONS_CHECK
+    result = check_permissions(client, namespace, account, JOB_PERMISSIONS, name=name, user=user)
+    if account == RUNNER_ACCOUNT and result.state == OK:
+        return warning(
+            name,
+            f"{account} may create Jobs and read logs, which a run with trainer_mode=pod does not "
+            "need.",
+            f"{APPLY_MANIFESTS} They give these permissions to {JOB_RUNNER_ACCOUNT} only.",
+        )
+    if account != JOB_RUNNER_ACCOUNT and result.state == PROBLEM:
+        return not_checked(
+            name,
+            f"{result.finding.removesuffix('.')} for trainer_mode=job, which needs "
+            f"{JOB_RUNNER_ACCOUNT}; trainer_mode=pod works without",
+        )
+    return result
 
 
 def check_permissions(

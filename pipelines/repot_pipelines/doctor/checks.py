@@ -7,7 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repot import storage
-from repot.cluster_names import GOOGLE_ACCOUNT_KEY, SETTINGS_CONFIG_MAP, WORKER_ACCOUNT
+from repot.cluster_names import (
+    GOOGLE_ACCOUNT_KEY,
+    JOB_RUNNER_ACCOUNT,
+    SETTINGS_CONFIG_MAP,
+    WORKER_ACCOUNT,
+)
 from repot_pipelines.doctor import (
     accounts,
     installation,
@@ -237,27 +242,30 @@ def _check_namespace(client: ClusterClient, namespace: str) -> CheckResult:
 def _check_run_account(
     client: ClusterClient, request: DoctorRequest, *, user: str
 ) -> list[CheckResult]:
-    """Check the service account of a run and its permissions."""
+    """Check the service accounts of runs, without and with a training Job; their permissions."""
     namespace = request.pod_namespace
     found = accounts.find_run_account(client, namespace, request.service_account)
-    result = accounts.check_run_account(
-        namespace, found, identity=_google_account_of_settings(client, request)
-    )
+    identity = _google_account_of_settings(client, request)
+    result = accounts.check_run_account(namespace, found, identity=identity)
     if found.account is None:
         return [result]
+    job_account = accounts.find_account(client, namespace, JOB_RUNNER_ACCOUNT)
+    is_default = job_account is not None and not request.service_account
     launcher = pod_storage.find_launcher_config(client, namespace)
     secrets = accounts.secret_permissions(launcher.secrets if launcher else ())
-    required = {
-        "run permissions": (*accounts.RUN_PERMISSIONS, *secrets),
-        "Job permissions": accounts.JOB_PERMISSIONS,
-    }
     return [
         result,
-        *(
-            accounts.check_permissions(
-                client, namespace, found.name, permissions, name=name, user=user
-            )
-            for name, permissions in required.items()
+        accounts.check_permissions(
+            client,
+            namespace,
+            found.name,
+            (*accounts.RUN_PERMISSIONS, *secrets),
+            name="run permissions",
+            user=user,
+        ),
+        accounts.check_job_run_account(namespace, job_account, identity=identity),
+        accounts.check_job_permissions(
+            client, namespace, JOB_RUNNER_ACCOUNT if is_default else found.name, user=user
         ),
     ]
 
@@ -272,7 +280,10 @@ def _google_account_of_settings(client: ClusterClient, request: DoctorRequest) -
 def _check_pod_storage(client: ClusterClient, request: DoctorRequest) -> CheckResult:
     namespace = request.pod_namespace
     account = accounts.find_run_account(client, namespace, request.service_account).account
-    worker = accounts.find_account(client, namespace, WORKER_ACCOUNT)
+    job_accounts = [
+        accounts.find_account(client, namespace, name)
+        for name in (JOB_RUNNER_ACCOUNT, WORKER_ACCOUNT)
+    ]
     if account is None:
         return not_checked(pod_storage.POD_STORAGE, "the service account does not exist")
     return pod_storage.check_pod_storage(
@@ -280,7 +291,7 @@ def _check_pod_storage(client: ClusterClient, request: DoctorRequest) -> CheckRe
         namespace,
         storage_uri=request.storage_uri,
         defaults=request.pipeline.defaults,
-        accounts=[account, *([worker] if worker else [])],
+        accounts=[account, *filter(None, job_accounts)],
     )
 
 

@@ -14,6 +14,7 @@ from tests.integration.kubernetes_api.server import KubernetesApi
 
 NAMESPACE = "kubeflow"
 RUNNER = f"system:serviceaccount:{NAMESPACE}:repot-runner"
+JOB_RUNNER = f"system:serviceaccount:{NAMESPACE}:repot-job-runner"
 GPU = "nvidia.com/gpu"
 L4 = {"cloud.google.com/gke-accelerator": "nvidia-l4"}
 GPU_TAINT = {"key": GPU, "value": "present", "effect": "NoSchedule"}
@@ -31,9 +32,11 @@ def prepare(api: KubernetesApi, kfp: KfpApi | None = None) -> None:
     api.store.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     objects = gke_overlay()
     api.store.put_all(objects)
+    roles = {each["metadata"]["name"]: each for each in objects if each["kind"] == "Role"}
     for each in objects:
-        if each["kind"] == "Role" and each["metadata"]["name"] == "repot-runner":
-            api.rules.grant(RUNNER, each, namespace=NAMESPACE)
+        for subject in each.get("subjects", []):
+            user = f"system:serviceaccount:{NAMESPACE}:{subject['name']}"
+            api.rules.grant(user, roles[each["roleRef"]["name"]], namespace=NAMESPACE)
     api.store.put(make_node("cpu-1"))
     for name in ("gpu-1", "gpu-2"):
         api.store.put(make_node(name, labels=L4, gpus=4, taints=[GPU_TAINT]))

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 import yaml
 
-from repot.cluster_names import RUNNER_ACCOUNT, WORKER_ACCOUNT
+from repot.cluster_names import JOB_RUNNER_ACCOUNT, RUNNER_ACCOUNT, WORKER_ACCOUNT
 from repot_pipelines.doctor.accounts import (
     JOB_PERMISSIONS,
     PLACEHOLDERS,
@@ -22,8 +23,14 @@ def as_rules(permission: Permission) -> set[tuple[str, str, str, str]]:
     }
 
 
-def test_checked_permissions_are_those_the_manifests_grant() -> None:
-    role, _ = yaml.safe_load_all((MANIFESTS / "base" / "runner-role.yaml").read_text())
+@pytest.mark.parametrize(
+    ("file", "permissions"),
+    [("runner-role.yaml", RUN_PERMISSIONS), ("job-runner-role.yaml", JOB_PERMISSIONS)],
+)
+def test_checked_permissions_are_those_the_manifests_grant(
+    file: str, permissions: tuple[Permission, ...]
+) -> None:
+    role, _ = yaml.safe_load_all((MANIFESTS / "base" / file).read_text())
     granted = {
         (group, resource, verb, name)
         for rule in role["rules"]
@@ -33,7 +40,7 @@ def test_checked_permissions_are_those_the_manifests_grant() -> None:
         for name in rule.get("resourceNames", [""])
     }
 
-    assert granted == set().union(*map(as_rules, (*RUN_PERMISSIONS, *JOB_PERMISSIONS)))
+    assert granted == set().union(*map(as_rules, permissions))
 
 
 def test_checked_accounts_are_those_of_the_manifests() -> None:
@@ -41,6 +48,7 @@ def test_checked_accounts_are_those_of_the_manifests() -> None:
 
     assert {account["metadata"]["name"] for account in accounts} == {
         RUNNER_ACCOUNT,
+        JOB_RUNNER_ACCOUNT,
         WORKER_ACCOUNT,
     }
 

@@ -15,6 +15,7 @@ from typing import Any, Self
 import urllib3
 from kubernetes import client, config
 
+from repot.cluster_names import JOB_RUNNER_ACCOUNT
 from repot.errors import TrainingError
 from repot.kubernetes_rules import KubernetesObject
 
@@ -217,8 +218,8 @@ def _refused(method: str, path: str, err: Any) -> TrainingError:
         message = f"{err.status} {err.reason}"
     advice = {
         401: "The token is not valid for this cluster.",
-        403: "Give the run's service account the permissions in manifests/base/runner-role.yaml, "
-        "or use trainer_mode=pod; `repot doctor` checks them.",
+        403: f"Start the run with the service account {JOB_RUNNER_ACCOUNT}, which has the "
+        "permissions in manifests/base/job-runner-role.yaml, or use trainer_mode=pod.",
     }.get(err.status, "")
     return TrainingError(
         f"The cluster must accept {method} {path}; it answered: {message}. {advice}".strip()
