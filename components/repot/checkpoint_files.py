@@ -121,7 +121,7 @@ def _v2_files(uri: str) -> list[storage.ObjectInfo]:
     if index is None:
         return []
     only = storage.stat(f"{prefix}.data-00000-of-00001")
-    listed = [only] if only else storage.list_objects(posixpath.dirname(prefix))
+    listed = [only] if only else storage.list_objects(storage.parent(prefix))
     data = [
         info
         for info in listed

@@ -68,7 +68,7 @@ def find_model(uri: str) -> str:
         ModelError: There is no model; lists the locations that were checked.
     """
     name = posixpath.basename(uri)
-    folder = posixpath.dirname(uri) if name in (CHAMPION_NAME, KERAS_NAME) else uri
+    folder = storage.parent(uri) if name in (CHAMPION_NAME, KERAS_NAME) else uri
     candidates = [folder, storage.join(folder, MODEL_FOLDER)]
     champion = (
         read_champion(storage.join(folder, CHAMPION_NAME)).champion if name != KERAS_NAME else None

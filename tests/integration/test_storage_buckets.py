@@ -71,6 +71,27 @@ def test_listing_has_only_the_folder_and_is_sorted(bucket: str) -> None:
     assert storage.list_objects(f"{bucket}/none") == []
 
 
+@pytest.mark.parametrize("folder", ["/", "//", "a//", "/a", "a///b"])
+def test_folder_with_an_empty_name_is_a_folder(folder: str, bucket: str, tmp_path: Path) -> None:
+    folder_uri = storage.normalise(f"{bucket}/{folder}")
+    for name in ("x", "y/z"):
+        storage.write_text(storage.join(folder_uri, name), name)
+    storage.write_text(f"{bucket}/other", "")
+    storage.write_text(f"{bucket}/a/other", "")
+    storage.check_writable(folder_uri)
+    infos = storage.list_objects(folder_uri)
+    assert [storage.relative_name(info.uri, folder_uri) for info in infos] == ["x", "y/z"]
+    assert [storage.read_text(info.uri) for info in infos] == ["x", "y/z"]
+    storage.copy_folder(folder_uri, f"{bucket}/b//")
+    storage.download_folder(f"{bucket}/b//", tmp_path / "b")
+    assert (tmp_path / "b" / "y" / "z").read_text() == "y/z"
+    storage.upload_folder(tmp_path / "b", f"{bucket}//c//")
+    assert storage.read_text(f"{bucket}//c//x") == "x"
+    storage.delete_folder(folder_uri)
+    assert storage.list_objects(folder_uri) == []
+    assert storage.exists(f"{bucket}/a/other")
+
+
 def test_create_only_write_keeps_an_existing_object(bucket: str) -> None:
     storage.write_bytes(f"{bucket}/x", b"first", if_absent=True)
     with pytest.raises(AlreadyExistsError, match=f"{bucket}/x must not exist yet"):

@@ -177,7 +177,7 @@ def find_layout_problems(inventory: Inventory, *, max_rejected_fraction: float =
         problems.append(
             f"Every picture must be in a label folder; {len(outside)} are not: "
             f"{join_names(outside, 3)}. Remove the files that are not for training. "
-            f"{_LAYOUT_ADVICE}"
+            f"{_LAYOUT_ADVICE}{_empty_name_advice(outside)}"
         )
     folders = inventory.folders_without_files
     if folders:
@@ -197,6 +197,16 @@ def find_layout_problems(inventory: Inventory, *, max_rejected_fraction: float =
             f"{NESTED_ADVICE}"
         )
     return problems
+
+
+def _empty_name_advice(paths: Iterable[str]) -> str:
+    """Return, after a space, what to do about folders with an empty name; "" if there are none."""
+    if not any(f"/{path}".count("//") for path in paths):
+        return ""
+    return (
+        " Two slashes in a row enclose a folder with an empty name, which is no label: to use the "
+        "label folders in it, give its location with both slashes, such as gs://BUCKET//."
+    )
 
 
 def _nested_folders_advice(folders: Collection[str]) -> str:
@@ -253,9 +263,9 @@ def _rejection_reason(
     """Return why a file is rejected, or ""; `folder` is relative to PICTURES or its split."""
     if _is_system_file(path):
         return "system_file"
-    if not folder:
-        return "test_folder" if path.startswith(f"{_TEST_FOLDER}/") else "outside_labels"
     label, _, inner_folders = folder.partition("/")
+    if not label:  # No folder, or on an object store a folder with an empty name.
+        return "test_folder" if path.startswith(f"{_TEST_FOLDER}/") else "outside_labels"
     if listed_labels is not None and label not in listed_labels:
         return "label_not_listed"
     return "nested_folder" if inner_folders and not nested else ""

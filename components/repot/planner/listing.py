@@ -143,7 +143,7 @@ def find_overlap(roots: PictureRoots, dataset_uri: str) -> list[str]:
         f"The dataset must not be inside the pictures folder; got {dataset_uri} in {uri}. "
         "Choose another folder."
         for uri in roots.folders.values()
-        if f"{dataset_uri}/".startswith(f"{uri}/")
+        if f"{dataset_uri}/".startswith(storage.folder_prefix(uri))
     ]
 
 
@@ -169,7 +169,8 @@ def _path(uri: str, prefix: str, root_uri: str) -> str:
 def _explain_no_files(uri: str) -> str:
     if not storage.is_local(uri):
         return (
-            f"The pictures folder must contain pictures; there is nothing under {uri}/. "
+            f"The pictures folder must contain pictures; there is nothing under "
+            f"{storage.folder_prefix(uri)}. "
             "Check the name."
         )
     path = storage.local_path(uri)

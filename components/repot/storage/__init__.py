@@ -1,10 +1,11 @@
 """Read and write persistent objects on gs://bucket/path, s3://bucket/path and local disks alike.
 
-A URI (str) is gs://bucket/path, s3://bucket/path or an absolute local path, without a trailing
-slash; `normalise` makes one. Writes are atomic. Of racing create-only writes and swaps, exactly
-one succeeds. Transfers are verified by CRC32C, and objects with `Content-Encoding: gzip` are
-decompressed when they are read. Every failure is a StorageError that states what
-failed, where, and what to do. All functions are safe to use from several threads and processes.
+A URI (str) is gs://bucket/path, s3://bucket/path or an absolute local path, usually without a
+trailing slash; `normalise` makes one, `join` a longer one. Writes are atomic. Of racing create-only
+writes and swaps, exactly one succeeds. Transfers are verified by CRC32C, and objects with
+`Content-Encoding: gzip` are decompressed when they are read. Every failure is a StorageError that
+states what failed, where, and what to do. All functions are safe to use from several threads and
+processes.
 """
 
 from repot.storage.backend import Content, FolderListing, ObjectInfo
@@ -35,7 +36,15 @@ from repot.storage.operations import (
     write_json,
     write_text,
 )
-from repot.storage.uris import is_local, join, local_path, normalise, relative_name
+from repot.storage.uris import (
+    folder_prefix,
+    is_local,
+    join,
+    local_path,
+    normalise,
+    parent,
+    relative_name,
+)
 
 __all__ = [
     "Content",
@@ -52,11 +61,13 @@ __all__ = [
     "download_folder",
     "exists",
     "file_crc32c_hex",
+    "folder_prefix",
     "is_local",
     "join",
     "list_objects",
     "local_path",
     "normalise",
+    "parent",
     "read_bytes",
     "read_crc32c_hex",
     "read_json",

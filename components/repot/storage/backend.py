@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from repot.errors import AlreadyExistsError, ConflictError, NotFoundError, StorageError
+from repot.storage.uris import folder_prefix
 
 # repot's own short-lived files (temporary files, locks, write probes) have this prefix. Listings
 # leave them out.
@@ -130,11 +131,11 @@ def list_with_placeholders(infos: Iterable[ObjectInfo], folder_uri: str) -> Fold
     """
     every = sorted(infos, key=lambda info: info.uri)
     empty_folders = [
-        info.uri.rstrip("/")
+        info.uri.removesuffix("/")
         for info, following in itertools.zip_longest(every, every[1:])
         # Objects with the placeholder's name as a prefix directly follow it.
         if info.uri.endswith("/")
-        and len(info.uri) > len(folder_uri) + 1
+        and len(info.uri) > len(folder_prefix(folder_uri))
         and not (following and following.uri.startswith(info.uri))
     ]
     return FolderListing(objects=select_visible(every), empty_folders=empty_folders, others={})

@@ -17,7 +17,7 @@ from repot.storage.backend import Backend, Content, FolderListing, ObjectInfo
 from repot.storage.gcs import objects as gcs_objects
 from repot.storage.local import objects as local_objects
 from repot.storage.s3 import objects as s3_objects
-from repot.storage.uris import is_local, relative_name, scheme_of, split_bucket
+from repot.storage.uris import folder_prefix, is_local, relative_name, scheme_of, split_bucket
 
 BACKENDS: dict[str, Backend] = {"": local_objects, "gs": gcs_objects, "s3": s3_objects}
 """The backend of each URI scheme; "" is a local path."""
@@ -227,7 +227,7 @@ def upload_folder(folder: Path, uri: str) -> None:
         StorageError: A file cannot be copied.
     """
     sources = _list_names(str(folder.absolute()))
-    _run_parallel(upload, [(Path(source), f"{uri}/{name}") for source, name in sources])
+    _run_parallel(upload, [(Path(source), folder_prefix(uri) + name) for source, name in sources])
 
 
 def copy_folder(source_uri: str, target_uri: str) -> None:
@@ -238,7 +238,7 @@ def copy_folder(source_uri: str, target_uri: str) -> None:
         StorageError: An object cannot be copied, or its name is not valid as a local path.
     """
     sources = _list_files(source_uri) if is_local(target_uri) else _list_names(source_uri)
-    _run_parallel(copy, [(source, f"{target_uri}/{name}") for source, name in sources])
+    _run_parallel(copy, [(source, folder_prefix(target_uri) + name) for source, name in sources])
 
 
 def delete_folder(uri: str) -> None:

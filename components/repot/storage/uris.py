@@ -1,7 +1,9 @@
 """URIs of objects and folders: gs://bucket/path, s3://bucket/path, or an absolute local path.
 
-URIs have no trailing slash. Names are literal: `#`, `?`, `%` and spaces have no special meaning,
-and Unicode is not normalised.
+Names are literal: `#`, `?`, `%` and spaces have no special meaning, and Unicode is not normalised.
+URIs have no trailing slash, with one exception: in a bucket, two slashes in a row enclose a folder
+with an empty name, so gs://bucket// and gs://bucket/a// are the folders of gs://bucket//x and
+gs://bucket/a//x. "/", the root of a local disk, is the same kind of exception.
 """
 
 import os
@@ -52,8 +54,25 @@ def normalise(uri_or_path: str | os.PathLike[str]) -> str:
 
 def join(uri: str, *parts: str) -> str:
     """Return the URI of `parts`, names or relative paths, below the folder `uri`."""
-    names = [part.strip("/") for part in parts]
-    return "/".join([uri.rstrip("/"), *(name for name in names if name)]) or "/"
+    names = [name for part in parts if (name := part.strip("/"))]
+    return folder_prefix(uri) + "/".join(names) if names else uri
+
+
+def folder_prefix(folder_uri: str) -> str:
+    """Return what the URIs of everything in a folder begin with: the folder and one slash."""
+    return folder_uri if folder_uri.endswith("/") else f"{folder_uri}/"
+
+
+def parent(uri: str) -> str:
+    """Return the folder of an object."""
+    folder = uri.rpartition("/")[0]
+    return f"{folder}/" if folder.endswith("/") or not folder else folder
+
+
+def object_prefix(folder_uri: str) -> str:
+    """Return what the names of the objects in a folder of a bucket begin with; "" for all."""
+    name = split_bucket(folder_uri)[1]
+    return folder_prefix(name) if name else ""
 
 
 def scheme_of(uri: str) -> str:
@@ -86,7 +105,7 @@ def split_bucket(uri: str) -> tuple[str, str]:
 
 def relative_name(uri: str, folder_uri: str) -> str:
     """Return the path of an object relative to the folder that it was listed in."""
-    return uri[len(folder_uri.rstrip("/")) + 1 :]
+    return uri[len(folder_prefix(folder_uri)) :]
 
 
 def _absolute(path: str) -> str:
@@ -102,7 +121,9 @@ def _file_path(uri: str, rest: str) -> str:
 
 
 def _bucket_uri(scheme: str, rest: str) -> str:
-    bucket, _, name = rest.rstrip("/").partition("/")
+    bucket, _, name = rest.partition("/")
+    if name.endswith("/") and not name.endswith("//") and name != "/":
+        name = name.removesuffix("/")
     if not _BUCKET.fullmatch(bucket):
         raise UsageError(
             "A bucket name must be 3 or more lower-case letters, digits, '-', '_' and '.'; "

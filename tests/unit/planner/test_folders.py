@@ -98,6 +98,18 @@ def test_pictures_outside_label_folders_are_a_problem() -> None:
     assert "PICTURES/<label>/<picture>" in problem
 
 
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("root", ["", "train/"])
+def test_folder_with_an_empty_name_is_no_label(root: str, nested: bool) -> None:
+    paths = [f"{root}/a/1.jpg", f"{root}/2.jpg", f"{root}a/3.jpg"]
+    paths += ["validation/a/4.jpg"] if root else []
+    inventory = _assign_labels(*paths, nested=nested)
+    assert "" not in inventory.labels
+    (problem,) = find_layout_problems(inventory)
+    assert problem.startswith("Every picture must be in a label folder; 2 are not: ")
+    assert problem.endswith("give its location with both slashes, such as gs://BUCKET//.")
+
+
 def test_folder_next_to_train_and_validation_is_a_problem() -> None:
     (problem,) = find_layout_problems(
         _assign_labels("train/a/1.jpg", "validation/a/1.jpg", "extra/a/1.jpg", "val/a/1.jpg")

@@ -4,6 +4,7 @@ import pytest
 
 from repot import storage
 from repot.errors import UsageError
+from repot.storage import parent
 
 
 @pytest.mark.parametrize(
@@ -11,7 +12,12 @@ from repot.errors import UsageError
     [
         ("gs://bucket/a/b", "gs://bucket/a/b"),
         ("gs://bucket/a/b/", "gs://bucket/a/b"),
-        ("gs://bucket//", "gs://bucket"),
+        ("gs://bucket/", "gs://bucket"),
+        # A folder with an empty name keeps both slashes.
+        ("gs://bucket//", "gs://bucket//"),
+        ("s3://bucket///", "s3://bucket///"),
+        ("gs://bucket/a//", "gs://bucket/a//"),
+        ("gs://bucket//a/", "gs://bucket//a"),
         ("GS://bucket/A", "gs://bucket/A"),
         ("s3://bucket/a b#c?d%20é/", "s3://bucket/a b#c?d%20é"),
         ("S3://bucket", "s3://bucket"),
@@ -92,6 +98,9 @@ def test_normalise_of_a_path_made_from_a_uri_names_it() -> None:
         (("gs://bucket",), "gs://bucket"),
         (("gs://bucket", "a", "b/c"), "gs://bucket/a/b/c"),
         (("gs://bucket/a/", "/b/", "", "c"), "gs://bucket/a/b/c"),
+        (("gs://bucket//", "a", "b"), "gs://bucket//a/b"),
+        (("gs://bucket/a//", "b"), "gs://bucket/a//b"),
+        (("gs://bucket//",), "gs://bucket//"),
         (("/a", "b c"), "/a/b c"),
         (("/", "a"), "/a"),
         (("/",), "/"),
@@ -102,11 +111,34 @@ def test_join_separates_names_by_one_slash(parts: tuple[str, ...], joined: str) 
 
 
 @pytest.mark.parametrize(
-    ("folder", "uri"), [("/a", "/a/b/c"), ("/", "/b/c"), ("gs://bucket", "gs://bucket/b/c")]
+    ("folder", "uri"),
+    [
+        ("/a", "/a/b/c"),
+        ("/", "/b/c"),
+        ("gs://bucket", "gs://bucket/b/c"),
+        ("gs://bucket//", "gs://bucket//b/c"),
+        ("gs://bucket/a//", "gs://bucket/a//b/c"),
+    ],
 )
 def test_relative_name_reverses_join(folder: str, uri: str) -> None:
     assert storage.relative_name(uri, folder) == "b/c"
     assert storage.join(folder, "b/c") == uri
+
+
+@pytest.mark.parametrize(
+    ("uri", "folder"),
+    [
+        ("gs://bucket/a/b", "gs://bucket/a"),
+        ("gs://bucket/a", "gs://bucket"),
+        ("gs://bucket//a", "gs://bucket//"),
+        ("s3://bucket/a//b", "s3://bucket/a//"),
+        ("/a/b", "/a"),
+        ("/a", "/"),
+    ],
+)
+def test_parent_is_the_folder_of_an_object(uri: str, folder: str) -> None:
+    assert parent(uri) == folder
+    assert storage.join(folder, uri.rpartition("/")[2]) == uri
 
 
 def test_local_path_rejects_bucket_uris() -> None:

@@ -35,7 +35,7 @@ from repot.storage.gcs.transfer import (
 )
 from repot.storage.local.errors import convert_os_errors
 from repot.storage.local.files import write_atomically
-from repot.storage.uris import join, split_bucket
+from repot.storage.uris import join, object_prefix, split_bucket
 
 _NUM_THREADS = 8
 # The client sends up to this much in one request, and more in a resumable upload of several.
@@ -147,8 +147,7 @@ def _upload_if_absent(uri: str, file: BinaryIO) -> ObjectInfo:
 
 def _list(folder_uri: str) -> Iterator[ObjectInfo]:
     """Yield every object below a folder."""
-    bucket, name = split_bucket(folder_uri)
-    prefix = f"{name}/" if name else ""
+    bucket, prefix = split_bucket(folder_uri)[0], object_prefix(folder_uri)
     fields = "items(name,size,crc32c,generation),nextPageToken"
     with convert_gcs_errors("listed", folder_uri):
         blobs = client().list_blobs(

@@ -55,7 +55,7 @@ from repot.storage.s3.transfer import (
     upload_from_file,
     user_metadata,
 )
-from repot.storage.uris import join, split_bucket
+from repot.storage.uris import join, object_prefix, split_bucket
 
 SETTLE_SECONDS = 1.0
 _WRITE_IDS = "repot-writes"
@@ -165,8 +165,8 @@ def check_writable(uri: str) -> None:
 
 def _list(folder_uri: str) -> Iterator[ObjectInfo]:
     """Yield every object below a folder."""
-    bucket, name = split_bucket(folder_uri)
-    arguments = {"Bucket": bucket, "Prefix": f"{name}/" if name else ""}
+    bucket = split_bucket(folder_uri)[0]
+    arguments = {"Bucket": bucket, "Prefix": object_prefix(folder_uri)}
     with convert_s3_errors("listed", folder_uri):
         arguments["Prefix"].encode()
         while True:
