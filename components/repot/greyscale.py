@@ -14,6 +14,7 @@ Floating-point samples without a declared range have none.
 Source of the tags: TIFF 6.0, https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf
 """
 
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,6 +66,11 @@ _NATIVE_RAW_MODES = {
     "F;64BF": "F;64NF",
 }
 
+# Beginning of a PNG's header chunk, behind the signature; bit depth and colour type in it.
+_PNG_HEADER_START = b"\0\0\0\x0dIHDR"
+_GREY_ALPHA_16 = bytes([16, 4])
+_RGBA_8 = bytes([8, 6])
+
 _Samples = NDArray[Any]
 
 
@@ -107,18 +113,50 @@ def to_8_bits(image: Image.Image) -> Image.Image | None:
     if limits is None:
         return None
     low, high = limits
-    # grey: float32 [height, width]; 32-bit integers lose nothing that 8 bits could show
-    grey = samples.astype(np.float32)
-    grey -= low
-    grey *= 255 / (high - low or 1)
-    np.nan_to_num(grey, copy=False)
-    np.clip(grey, 0, 255, out=grey)
+    grey = _scale(samples, low, high)
     if _tag(tags, _PHOTOMETRIC, 1) == _WHITE_IS_ZERO:
         np.subtract(255, grey, out=grey)
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         grey[samples == transparent] = 255
-    return Image.fromarray(np.rint(grey, out=grey).astype(np.uint8))
+    return Image.fromarray(grey)
+
+
+def is_deep_grey_alpha(data: bytes) -> bool:
+    """Return whether a file is a PNG with 16-bit greyscale and alpha, which Pillow cuts to 8."""
+    return data.startswith(_PNG_HEADER_START, 8) and data[24:26] == _GREY_ALPHA_16
+
+
+def as_four_channels(png: bytes) -> bytes:
+    """Return a PNG with 16-bit greyscale and alpha as one with four channels of 8 bits.
+
+    Both have four bytes per pixel and the same filters, so that only the header differs. The
+    channels are the high and the low byte of grey, then those of alpha.
+    """
+    header = png[12:24] + _RGBA_8 + png[26:29]
+    return png[:12] + header + zlib.crc32(header).to_bytes(4, "big") + png[33:]
+
+
+def grey_alpha_to_8_bits(image: Image.Image) -> Image.Image:
+    """Return a loaded picture of `as_four_channels` as mode LA, both channels scaled alike."""
+    # channels: uint16 [height, width, 2], big-endian as in the file
+    channels = np.ascontiguousarray(np.asarray(image)).view(">u2")
+    bands = [channels[..., 0], channels[..., 1]]
+    scaled = [_scale(band, 0, _largest_of_depth(int(band.max()))) for band in bands]
+    return Image.merge("LA", [Image.fromarray(band) for band in scaled])
+
+
+def _scale(samples: _Samples, low: float, high: float) -> NDArray[np.uint8]:
+    """Return samples as uint8 of the same shape, `low` as 0 and `high` as 255."""
+    # grey: float [height, width]; float32 is exact for integers of up to 24 bits
+    is_exact = max(abs(low), abs(high)) < 2**24
+    grey: NDArray[Any] = samples.astype(np.float32 if is_exact else np.float64)
+    grey -= low
+    grey *= 255 / (high - low or 1)
+    np.nan_to_num(grey, copy=False)
+    np.clip(grey, 0, 255, out=grey)
+    np.rint(grey, out=grey)
+    return grey.astype(np.uint8)
 
 
 def _samples(image: Image.Image, tags: Mapping[int, Any]) -> _Samples:
@@ -146,7 +184,12 @@ def _range(samples: _Samples, tags: Mapping[int, Any]) -> tuple[float, float] | 
         return 0, 2**bits - 1
     if smallest < 0:
         return smallest, largest
-    return 0, next(2**depth - 1 for depth in DEPTHS if largest < 2**depth)
+    return 0, _largest_of_depth(largest)
+
+
+def _largest_of_depth(sample: int) -> int:
+    """Return the largest sample of the smallest depth that holds `sample`."""
+    return int(next(2**depth - 1 for depth in DEPTHS if sample < 2**depth))
 
 
 def _declared_range(tags: Mapping[int, Any]) -> tuple[float, float] | None:

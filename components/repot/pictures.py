@@ -147,7 +147,8 @@ def _normalise_any(data: bytes) -> Picture:
 
 
 def _normalise(data: bytes) -> Picture:
-    with _open(data) as image:
+    is_grey_alpha = greyscale.is_deep_grey_alpha(data)
+    with _open(greyscale.as_four_channels(data) if is_grey_alpha else data) as image:
         scale = _decoding_scale(image)
         if image.format == "TIFF" and _is_raw(image):
             raise _unsupported(*file_formats.RAW)
@@ -165,7 +166,7 @@ def _normalise(data: bytes) -> Picture:
         image.load()
         # Only now: some plug-ins, such as TIFF and AVIF, turn the picture themselves.
         operation = _UPRIGHT_OPERATIONS.get(_orientation(image))
-        rgb = _to_rgb(image)
+        rgb = _to_rgb(greyscale.grey_alpha_to_8_bits(image) if is_grey_alpha else image)
         upright = rgb if operation is None else rgb.transpose(operation)
         if image.format == "PNG":
             _check_png(data)

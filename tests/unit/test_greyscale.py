@@ -73,6 +73,7 @@ def _row(data: bytes) -> np.ndarray[Any, Any]:
         pytest.param("i2", -1000, 3000, id="signed 16"),
         pytest.param("i2", 0, 4095, id="signed 16 without negative samples"),
         pytest.param("i4", -(2**31), 2**31 - 1, id="signed 32"),
+        pytest.param("i4", -(2**31), -(2**31) + 255, id="narrow range far from 0"),
     ],
 )
 def test_tiff_uses_all_greys(
@@ -145,3 +146,41 @@ def test_transparent_grey_of_a_16_bit_png_becomes_white() -> None:
     buffer = io.BytesIO()
     Image.fromarray(samples).save(buffer, "PNG", transparency=500)
     assert _row(buffer.getvalue())[:120].min() >= 253
+
+
+def _grey_alpha_png(grey: np.ndarray[Any, Any], alpha: np.ndarray[Any, Any]) -> bytes:
+    """Return a PNG of colour type 4 with 16 bits per sample, which Pillow cannot write."""
+    height, width = grey.shape
+    rows = np.stack([grey, alpha], axis=-1).astype(">u2").reshape(height, -1)
+    pixels = b"".join(b"\0" + row.tobytes() for row in rows)
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 16, 4, 0, 0, 0),
+        b"IDAT": zlib.compress(pixels),
+        b"IEND": b"",
+    }
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in chunks.items()
+    )
+
+
+@pytest.mark.parametrize("high", [255, 4095, 65535])
+def test_16_bit_grey_with_alpha_is_scaled_and_put_on_white(high: int) -> None:
+    alpha = np.full((16, 256), high)
+    assert np.abs(_row(_grey_alpha_png(_ramp(0, high, "i4"), alpha)) - RAMP).max() <= 2
+    alpha[:, :64] = 0
+    row = _row(_grey_alpha_png(_ramp(0, high, "i4"), alpha))
+    assert row[:56].min() >= 253
+    assert np.abs(row[72:] - RAMP[72:]).max() <= 2
+
+
+def test_damaged_16_bit_grey_with_alpha_is_rejected() -> None:
+    png = bytearray(_grey_alpha_png(_ramp(0, 65535, "i4"), _ramp(0, 65535, "i4")))
+    png[60] ^= 0xFF
+    with pytest.raises(RejectedPicture):
+        normalise_picture(bytes(png))
+    with pytest.raises(RejectedPicture):
+        normalise_picture(bytes(png[:40]))
