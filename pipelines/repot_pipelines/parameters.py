@@ -16,6 +16,12 @@ from repot_pipelines.compiled import PipelineSpec
 MAX_PARAMETER_BYTES = 10_000
 """Limit for all parameters of a run together. Source: backend/src/common/util/consts.go of KFP."""
 
+MAX_FILE_BYTES = 2**20
+"""Longest parameter file: a hundred times what a run can take, for comments."""
+
+_MAX_SHOWN = 300
+"""Characters of a wrong value that its message repeats."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parameter:
@@ -72,7 +78,17 @@ def read_parameter_file(path: Path) -> ParameterValues:
         UsageError: The file is not readable, or holds something else.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
+            raise UsageError(
+                f"The parameter file {path} must have at most {MAX_FILE_BYTES} bytes; it has more."
+            )
+        content = yaml.load(data.decode(), _PlainLoader)  # noqa: S506 - a SafeLoader
+    except RecursionError as err:
+        raise UsageError(
+            f"The parameter file {path} must be readable YAML or JSON; it is nested too deeply."
+        ) from err
     except OSError as err:
         raise UsageError(
             f"The parameter file {path} must be readable YAML or JSON; {err.strerror}."
@@ -88,6 +104,18 @@ def read_parameter_file(path: Path) -> ParameterValues:
             f"got {type(content).__name__}."
         )
     return content
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Rejects aliases: a few lines of them can stand for more values than fit into memory."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(
+                None, None, "aliases such as *name are not supported", event.start_mark
+            )
+        return super().compose_node(parent, index)
 
 
 def convert_parameters(
@@ -111,8 +139,9 @@ def convert_parameters(
             kind = known[name].kind
             try:
                 values[name] = _CONVERSIONS[kind](raw[name])
-            except (ValueError, OverflowError):
-                problems.append(f"{name} must be {_KIND_NAMES[kind]}; got {name}={raw[name]!r}.")
+            except (ValueError, OverflowError, RecursionError):
+                value = f"{raw[name]!r:.{_MAX_SHOWN}}"
+                problems.append(f"{name} must be {_KIND_NAMES[kind]}; got {name}={value}.")
     problems += [
         f"{parameter.name} must be given: it has no default."
         for parameter in known.values()

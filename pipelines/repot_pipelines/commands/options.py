@@ -144,7 +144,7 @@ def poll_option(command: _Command) -> _Command:
     """Add --poll-seconds."""
     option = click.option(
         "--poll-seconds",
-        type=click.FloatRange(min=0.05),
+        type=click.FloatRange(min=0.05, max=86_400),
         default=POLL_SECONDS,
         show_default=True,
         help="Interval between two requests for the state of the run.",

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from repot_pipelines.kfp_server.submission import StartOptions
     from repot_pipelines.run_request import RunRequest
 
+MAX_NUM_PICTURES = 10**9
+"""More than any public dataset of labelled pictures has."""
+
 
 @click.command("submit")
 @request_options
@@ -57,7 +60,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--num-pictures",
-    type=click.IntRange(min=0),
+    type=click.IntRange(min=0, max=MAX_NUM_PICTURES),
     default=0,
     help="Number of pictures, for the estimate of --dry-run.",
 )

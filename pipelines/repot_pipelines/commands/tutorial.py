@@ -206,7 +206,7 @@ def train_command(
     "--num-examples",
     default=0,
     show_default=True,
-    type=click.IntRange(min=0),
+    type=click.IntRange(min=0, max=2**31 - 1),
     help="Examples to score; 0 for all.",
 )
 @click.option("--run-once", is_flag=True, help="Score once, instead of again after each interval.")
@@ -214,7 +214,7 @@ def train_command(
     "--eval-interval-secs",
     default=300,
     show_default=True,
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=1, max=604_800),
     help="Seconds between two evaluations without --run-once.",
 )
 @click.option(

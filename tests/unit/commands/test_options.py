@@ -170,6 +170,31 @@ def test_name_of_a_run_or_schedule_must_be_printable(command: tuple[str, ...], n
     assert "\x1b" not in result.output
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("submit", "gs://bucket/x", "--dry-run", "--num-pictures", "1000000001"),
+        ("submit", "gs://bucket/x", "--dry-run", "--num-pictures", "1" + 400 * "0"),
+        ("submit", "gs://bucket/x", "--poll-seconds", "1e300"),
+        ("evaluate", "--num-examples", str(2**31)),
+        ("evaluate", "--eval-interval-secs", str(2**63)),
+    ],
+)
+def test_huge_numbers_are_rejected(arguments: tuple[str, ...]) -> None:
+    result = invoke(*arguments)
+
+    assert result.exit_code == 2
+    assert "is not in the range" in result.output
+
+
+def test_largest_number_of_pictures_is_estimated() -> None:
+    locations = ("gs://bucket/x", "--storage-uri", "gs://bucket/y")
+    result = invoke("submit", *locations, "--dry-run", "--num-pictures", "1000000000")
+
+    assert result.exit_code == 0
+    assert "Nothing was uploaded or started." in result.output
+
+
 def test_name_choice_suggests_the_nearest_name() -> None:
     option = click.option("--preset", type=NameChoice(["cluster", "laptop"]))
 

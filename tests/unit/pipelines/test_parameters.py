@@ -8,6 +8,7 @@ import pytest
 from repot.errors import UsageError
 from repot_pipelines.compiled import find_compiled, read_pipeline
 from repot_pipelines.parameters import (
+    MAX_FILE_BYTES,
     MAX_PARAMETER_BYTES,
     Parameter,
     convert_parameters,
@@ -152,13 +153,37 @@ def test_read_parameter_file_reads_yaml_and_json(tmp_path: Path, name: str, text
     assert read_parameter_file(tmp_path / name) == {"epochs": 3, "labels": {"a": "b"}}
 
 
-@pytest.mark.parametrize("text", ["- a\n", "a: [", "3", "1: 2", "rebuild: 2026-13-45"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "- a\n",
+        "a: [",
+        "3",
+        "1: 2",
+        "rebuild: 2026-13-45",
+        pytest.param("a: &a [1]\nb: [*a, *a]\n", id="aliases"),
+        pytest.param("a: " + "[" * 5000, id="nested too deeply"),
+        pytest.param("a: 1\n" + "#" * MAX_FILE_BYTES, id="too long"),
+    ],
+)
 def test_read_parameter_file_rejects_anything_but_an_object(tmp_path: Path, text: str) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(text)
 
     with pytest.raises(UsageError, match=r"run\.yaml"):
         read_parameter_file(path)
+
+
+def test_endless_parameter_file_is_rejected() -> None:
+    with pytest.raises(UsageError, match="/dev/zero must have at most 1048576 bytes"):
+        read_parameter_file(Path("/dev/zero"))
+
+
+def test_deeply_nested_value_is_rejected_in_a_short_message() -> None:
+    _, problems = convert_parameters({"text": "x", "rows": "[" * 100_000}, KNOWN)
+
+    assert problems[0].startswith("rows must be a JSON list; got rows='[[")
+    assert len(problems[0]) < 400
 
 
 def test_read_parameter_file_accepts_empty_and_rejects_missing(tmp_path: Path) -> None:
