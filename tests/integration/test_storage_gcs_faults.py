@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from repot import storage
-from repot.errors import AlreadyExistsError, ConflictError, StorageError
+from repot.errors import AlreadyExistsError, ConflictError, NotFoundError, StorageError
 from repot.storage import retries
 from tests.integration.faulty_proxy import (
     Fault,
@@ -110,6 +110,27 @@ def test_resumed_download_is_verified_as_a_whole(proxy: FaultyProxy, gcs: str) -
     storage.write_bytes(f"{gcs}/x", data)
     proxy.faults["GET"] = [flip_bit_and_truncate]
     assert storage.read_bytes(f"{gcs}/x") == data
+
+
+def test_object_replaced_during_a_resumed_download_is_read_again(
+    proxy: FaultyProxy, gcs: str
+) -> None:
+    old, new = os.urandom(1000), os.urandom(1000)
+    info = storage.write_bytes(f"{gcs}/x", old)
+
+    def replace_and_truncate(forward: Callable[[], Response]) -> Response:
+        def forward_then_replace() -> Response:
+            response = forward()
+            storage.write_bytes(f"{gcs}/x", new)
+            return response
+
+        return truncate(forward_then_replace)
+
+    proxy.faults["GET"] = [replace_and_truncate]
+    assert storage.read_bytes(f"{gcs}/x") == new
+    proxy.faults["GET"] = [replace_and_truncate]
+    with pytest.raises(NotFoundError, match="changed or deleted since"):
+        storage.read_bytes(f"{gcs}/x", version=info.version)
 
 
 @pytest.mark.parametrize("size_bytes", [1000, (8 << 20) + 1])

@@ -78,7 +78,7 @@ def test_picture_given_as_model_is_an_error_with_the_order_of_arguments(tmp_path
 
     with pytest.raises(
         ModelError,
-        match=r"green\.png is another file\. Give the model before the pictures: `repot predict",
+        match=r"green\.png is another file\. Pass the model before the pictures: `repot predict",
     ):
         find_model(str(tmp_path / "green.png"))
 

@@ -54,7 +54,14 @@ def download_to_file(
     for _ in range(_NUM_DOWNLOADS):
         file.seek(0)
         file.truncate()
-        blob = _download(uri, file, version)
+        try:
+            blob = _download(uri, file, version)
+        except NotFoundError:
+            # The client resumes a download from the version that it began with; that one is gone if
+            # another process replaced the object in between.
+            if version is None and file.seek(0, io.SEEK_END) > 0:
+                continue
+            raise
         crc32c = stream_crc32c_hex(file)
         if blob.crc32c and crc32c == crc32c_from_base64(blob.crc32c):
             info = ObjectInfo(
