@@ -144,9 +144,12 @@ def _reasons(
     unknown_labels: Sequence[str],
 ) -> list[str]:
     """Return the reasons for a promotion or rejection, the decisive one first."""
-    threshold = _threshold_reason(score, min_precision)
+    # 0 is the default: nobody asked for a threshold.
+    threshold = [_threshold_reason(score, min_precision)] if min_precision > 0 else []
     if comparison is None:
-        return [threshold, "There is no champion yet, so only the threshold counts."]
+        if threshold:
+            return [*threshold, "There is no champion yet, so only the threshold counts."]
+        return ["There is no champion yet and no threshold (--min-precision), so any score counts."]
     compared = [
         _comparison_reason(comparison, champion_version),
         _significance_reason(comparison),
@@ -154,7 +157,9 @@ def _reasons(
     if unknown_labels:
         compared.append(_unknown_labels_reason(champion_version, unknown_labels))
     is_above = score.precision_at_1 >= min_precision
-    return [*compared, threshold] if is_above and _is_worse(comparison) else [threshold, *compared]
+    return (
+        [*compared, *threshold] if is_above and _is_worse(comparison) else [*threshold, *compared]
+    )
 
 
 def _rolled_back_reason(version: str) -> str:

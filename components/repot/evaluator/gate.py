@@ -113,7 +113,8 @@ def decide(
     name = layout.verdict_name(training_id, champion_version, verdict.verdict_id)
     verdict = _keep_verdict(storage.join(storage_uri, name), verdict)
     data = read_record(storage.join(evaluation_uri, REPORT_DATA_NAME), ReportData)
-    report_html = render_report(data, verdict)
+    version_uri = layout.model_uri(storage_uri, model_name, training_id)
+    report_html = render_report(data, verdict, version_uri=version_uri)
     report_uri = storage.join(gate_uri, verdict.verdict_id, REPORT_NAME)
     storage.write_text(report_uri, report_html)
     return GateReport(

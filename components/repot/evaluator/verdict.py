@@ -100,11 +100,13 @@ class Verdict(JsonRecord):
 
     @property
     def reference_text(self) -> str:
-        """Return what the score was compared with, e.g. "threshold 0.80"."""
-        champion = "" if self.champion is None else f"champion {self.champion}; "
-        return f"{champion}threshold {self.min_precision:.2f}"
+        """Return what the score was compared with, e.g. "threshold 0.80"; "" for nothing."""
+        champion = [] if self.champion is None else [f"champion {self.champion}"]
+        threshold = [f"threshold {self.min_precision:.2f}"] if self.min_precision > 0 else []
+        return "; ".join([*champion, *threshold])
 
     @property
     def headline(self) -> str:
         """Return the verdict in one line: title, score and reference."""
-        return f"{self.title}: {self.challenger.text}; {self.reference_text}"
+        reference = f"; {self.reference_text}" if self.reference_text else ""
+        return f"{self.title}: {self.challenger.text}{reference}"

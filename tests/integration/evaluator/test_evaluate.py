@@ -85,7 +85,7 @@ def test_report_shows_the_mistake_and_the_rejected_file(
     assert [row.validation_precision_at_1 for row in data.history] == [None, 0.7]
     (rejected,) = data.dataset.rejected
     assert (rejected.num_files, rejected.files) == (1, ("train/red/torn.jpg",))
-    assert "train/red/torn.jpg" in html
+    assert "train/<wbr>red/<wbr>torn.<wbr>jpg" in html
 
 
 @pytest.mark.parametrize("batch_size", [NUM_VALIDATION - 1, NUM_VALIDATION, NUM_VALIDATION + 1, 5])

@@ -164,6 +164,16 @@ def test_first_reason_is_the_decisive_one() -> None:
     )
 
 
+def test_threshold_that_nobody_set_is_no_reason() -> None:
+    first = make_verdict("10", None)
+    better = make_verdict("11", "10")
+
+    assert first.reasons == (
+        "There is no champion yet and no threshold (--min-precision), so any score counts.",
+    )
+    assert not any("threshold" in reason for reason in better.reasons)
+
+
 @pytest.mark.parametrize(
     ("challenger", "champion", "relation"),
     [("111", "100", "2 more right than"), ("10", "01", "as many right as")],
@@ -171,7 +181,7 @@ def test_first_reason_is_the_decisive_one() -> None:
 def test_reasons_compare_the_numbers_of_pictures(
     challenger: str, champion: str, relation: str
 ) -> None:
-    reason = make_verdict(challenger, champion).reasons[1]
+    reason = make_verdict(challenger, champion).reasons[0]
 
     assert reason.startswith(f"On the same pictures, this version gets {relation} the champion old")
 
@@ -227,7 +237,8 @@ def test_headline_has_decision_scores_and_threshold() -> None:
         == "Promoted: 0.900 [0.596, 0.982] on 10 pictures; threshold 0.80"
     )
     assert make_verdict("1", "0").headline == (
-        "Promoted: 1.000 [0.207, 1.000] on 1 picture; champion 0.000 [0.000, 0.793]; threshold 0.00"
+        "Promoted: 1.000 [0.207, 1.000] on 1 picture; champion 0.000 [0.000, 0.793]"
     )
+    assert make_verdict("1", None).headline == "Promoted: 1.000 [0.207, 1.000] on 1 picture"
     assert make_verdict("0", None, 0.5).headline.startswith("Not promoted: ")
     assert make_verdict("0", None, champion_version="new").headline.startswith("Unchanged: ")

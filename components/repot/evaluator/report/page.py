@@ -4,10 +4,11 @@ The page needs no script, network or browser storage, so it works in Kubeflow's 
 in email and in print.
 """
 
+import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from repot import greyscale
+from repot import greyscale, storage
 from repot.evaluation_record import EvaluationRecord
 from repot.evaluator.report.charts import (
     Axis,
@@ -23,6 +24,7 @@ from repot.evaluator.report.data import ReportData
 from repot.evaluator.report.tables import label_rows, timing_rows, training_rows
 from repot.evaluator.report.templates import environment
 from repot.evaluator.verdict import Score, Verdict
+from repot.layout import CHAMPION_NAME
 from repot.training_record import EpochRecord
 
 MAX_HEAT_MAP_LABELS = 40
@@ -38,12 +40,15 @@ class Headline(NamedTuple):
     reference: str
 
 
-def render_report(data: ReportData, verdict: Verdict | None = None) -> str:
+def render_report(
+    data: ReportData, verdict: Verdict | None = None, *, version_uri: str = ""
+) -> str:
     """Return the report as HTML.
 
     Args:
         data: The content of report_data.json.
         verdict: The gate's verdict; None before the gate.
+        version_uri: Folder of the published version, to show how to use it; "" if unknown.
     """
     evaluation, training = data.evaluation, data.training
     matrix = confusion_counts(evaluation)
@@ -54,10 +59,11 @@ def render_report(data: ReportData, verdict: Verdict | None = None) -> str:
         dataset=data.dataset,
         greyscale_rule=greyscale.RULE,
         verdict=verdict,
+        predict_locations=_predict_locations(version_uri),
         headline=_headline(evaluation, verdict),
         axis=axis,
         score_rows=score_rows,
-        threshold=verdict.min_precision if verdict else None,
+        threshold=verdict.min_precision if verdict else 0.0,
         label_rows=label_rows(evaluation, data.dataset),
         max_open_labels=MAX_OPEN_LABELS,
         heat_map=heat_map(matrix, evaluation.labels, MAX_HEAT_MAP_LABELS),
@@ -68,6 +74,14 @@ def render_report(data: ReportData, verdict: Verdict | None = None) -> str:
         calibration_marks=calibration_marks(evaluation.calibration.bins),
         training_rows=[*training_rows(training), *timing_rows(training)] if training else [],
     )
+
+
+def _predict_locations(version_uri: str) -> list[str]:
+    """Return what `repot predict` takes for a version and for the champion, quoted for a shell."""
+    if not version_uri:
+        return []
+    champion_uri = storage.join(version_uri.rpartition("/")[0], CHAMPION_NAME)
+    return [shlex.quote(version_uri), shlex.quote(champion_uri)]
 
 
 def _headline(evaluation: EvaluationRecord, verdict: Verdict | None) -> Headline:

@@ -1,5 +1,6 @@
 """The report page: complete, escaped, without scripts or external resources."""
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 
@@ -17,7 +18,7 @@ OUTCOMES = [
     make_outcome(1, "cat", LABELS[1]),
     make_outcome(2, LABELS[1], LABELS[1]),
 ]
-VOID = {"meta", "img", "br", "rect", "line", "path", "circle", "polyline"}
+VOID = {"meta", "img", "br", "rect", "line", "path", "circle", "polyline", "wbr"}
 
 
 class PageParser(HTMLParser):
@@ -57,14 +58,16 @@ def text_of(html: str) -> str:
     return " ".join("".join(parse(html).texts).split())
 
 
-def make_verdict(outcomes: list[Outcome], champion: list[Outcome] | None) -> Verdict:
+def make_verdict(
+    outcomes: list[Outcome], champion: list[Outcome] | None, min_precision: float = 0.5
+) -> Verdict:
     return judge(
         outcomes,
         champion,
         model_name="m",
         version="t1t1",
         champion_version="none" if champion is None else "c0c0",
-        min_precision=0.5,
+        min_precision=min_precision,
         decided_at="2026-11-27T14:05:00Z",
     )
 
@@ -85,7 +88,74 @@ def test_report_escapes_labels_and_file_names() -> None:
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     assert "picture 1 &lt;b&gt;.jpg" in html
-    assert "a/&lt;i&gt;|.jpg" in html
+    assert "a/<wbr>&lt;i&gt;|.<wbr>jpg" in html
+
+
+def test_file_name_with_a_line_break_stays_on_one_line() -> None:
+    outcomes = [dataclasses.replace(OUTCOMES[1], filename="a\nb\x1b[31m.jpg"), *OUTCOMES]
+
+    html = render_report(make_report_data(outcomes, LABELS))
+
+    assert r"<code>a\nb\u001b[31m.<wbr>jpg</code>" in html
+
+
+def test_names_break_after_their_separators_only() -> None:
+    label = "european_honey-bee.Apis mellifera, 0.25"
+    outcomes = [make_outcome(0, label, "cat")]
+
+    html = render_report(make_report_data(outcomes, [label, "cat"]))
+
+    assert "european_<wbr>honey-<wbr>bee.<wbr>Apis mellifera, 0.25<" in html
+
+
+def test_narrow_screens_show_every_column_and_whole_labels() -> None:
+    html = render_report(make_report_data(OUTCOMES, LABELS), make_verdict(OUTCOMES, OUTCOMES))
+    narrow = html.partition("@media screen and (max-width")[2].partition("@media print")[0]
+
+    assert "anywhere" not in narrow
+    assert re.findall(r"([^\n{]*)\{ display: none; \}", narrow) == [
+        # The list below the matrix has the labels.
+        "  .heat th span, .heat thead th span ",
+        "  .medium .heat .corner, .large .heat .corner ",
+    ]
+    # In the block that a row becomes, each cell shows the name of its column.
+    for row in re.findall(r"(?s)<tr>\s*<th scope=\"row\">.*?</tr>", html.partition("stacks")[2]):
+        if "probability" not in row and " to " not in row:
+            cells = re.findall(r"<td([^>]*)>", row)
+            assert all("data-name=" in cell or 'class="bar"' in cell for cell in cells)
+
+
+def test_report_states_model_date_and_usage() -> None:
+    verdict = make_verdict(OUTCOMES, OUTCOMES)
+
+    html = render_report(
+        make_report_data(OUTCOMES, LABELS), verdict, version_uri="/my models/m/t1t1"
+    )
+
+    text = text_of(html)
+    assert "model m version t1t1 2026-11-27 14:05 UTC" in text
+    assert "repot predict '/my models/m/t1t1' picture.jpg" in text
+    assert "repot predict '/my models/m/champion.json' picture.jpg" in text
+
+
+def test_report_shows_no_threshold_that_nobody_set() -> None:
+    for champion in (None, OUTCOMES):
+        verdict = make_verdict(OUTCOMES, champion, min_precision=0.0)
+
+        assert "threshold 0.0" not in text_of(
+            render_report(make_report_data(OUTCOMES, LABELS), verdict)
+        )
+        assert "threshold of 0.0" not in " ".join(verdict.reasons)
+        assert "threshold" not in verdict.headline
+
+
+def test_report_lists_every_removed_label() -> None:
+    removed = [f"label {i}" for i in range(9)]
+    verdict = dataclasses.replace(make_verdict(OUTCOMES, OUTCOMES), removed_labels=tuple(removed))
+
+    text = text_of(render_report(make_report_data(OUTCOMES, LABELS), verdict))
+
+    assert f"this version no longer has: {', '.join(removed)}." in text
 
 
 def test_heading_is_the_headline_of_the_verdict() -> None:

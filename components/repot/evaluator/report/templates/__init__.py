@@ -2,10 +2,17 @@
 
 import functools
 import importlib.resources
+import re
 
 import jinja2
+import markupsafe
+
+from repot.errors import printable
 
 MISSING = "–"
+
+# Where a name without blanks may go on in the next line: after its separators, not in a number.
+_BREAK = re.compile(r"(?<=[_/:;@=+-])(?=[^\s_/.,:;@=+-])|(?<=[.,])(?=[^\W\d_])")
 
 
 @functools.cache
@@ -20,7 +27,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    env.filters.update(decimal=decimal, count=count, plural=plural)
+    env.filters.update(decimal=decimal, count=count, plural=plural, name=name)
     return env
 
 
@@ -32,6 +39,12 @@ def decimal(value: float | None, digits: int = 2) -> str:
 def count(value: int) -> str:
     """Return a whole number with thousands separators."""
     return f"{value:,}"
+
+
+def name(text: str) -> markupsafe.Markup:
+    """Return a label, file name or id as printable HTML that breaks only between its words."""
+    parts = [markupsafe.escape(part) for part in _BREAK.split(printable(text))]
+    return markupsafe.Markup("<wbr>").join(parts)
 
 
 def plural(value: int, noun: str) -> str:
