@@ -20,7 +20,7 @@ LOCK = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo test test-unit test-cluster oldest-kubectl lint lint-images format compile docs images lock clean
+.PHONY: help venv install demo serving-skew test test-unit test-cluster oldest-kubectl lint lint-images format compile docs images lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ install: $(STAMP)-dev ## create .venv and install repot with the test and lint t
 
 demo: $(STAMP) ## run the whole pipeline on the sample pictures
 	$(BIN)/repot run --sample
+
+serving-skew: $(STAMP) ## compare an exported model with `repot predict` on many kinds of picture files
+	$(BIN)/python benchmarks/serving_skew.py
 
 test: $(STAMP)-dev ## run all tests except those marked slow or cluster
 	$(BIN)/python -m pytest -m "not slow and not cluster"

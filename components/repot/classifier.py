@@ -14,7 +14,8 @@ import keras
 import tensorflow as tf
 
 from repot.backbone_weights import load_weights
-from repot.preprocessing import central_crop, decode_picture
+from repot.picture_ops.normalise import normalise
+from repot.preprocessing import central_crop, decode_jpeg
 from repot.zoo import build_backbone, find_backbone
 
 DROPOUT = 0.2
@@ -107,12 +108,13 @@ def published_model(classifier: Any) -> Any:
 
 
 def export_saved_model(model: Any, labels: Sequence[str], folder: Path) -> None:
-    """Export a published model as a SavedModel that takes encoded pictures, without Keras or repot.
+    """Export a published model as a SavedModel that takes picture files, without Keras or repot.
 
-    The default signature takes `image_bytes`, string [batch]: JPEG, PNG, GIF or BMP files. It
-    returns `probabilities`, float32 [batch, N], and `class_names`, string [batch, N], where every
-    row holds the labels in class order. TensorFlow ignores EXIF orientation and cannot decode WebP
-    or TIFF; `repot predict` supports all three.
+    The default signature takes `image_bytes`, string [batch]: the bytes of picture files that
+    `repot.serving_client.ACCEPTED_FILES` describes. It sees the pixels that `repot predict` sees,
+    and rejects other files; `repot.serving_client` makes every file acceptable. It returns
+    `probabilities`, float32 [batch, N], and `class_names`, string [batch, N], where every row holds
+    the labels in the order of the probabilities.
 
     Args:
         model: A model made by `published_model`.
@@ -129,12 +131,15 @@ class _ServedModel(tf.Module):  # type: ignore[misc]
         self._model = model
         self._labels = tf.constant(list(labels))
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])  # type: ignore[untyped-decorator]
+    @tf.function(  # type: ignore[untyped-decorator]
+        autograph=False,  # its copies of the code make errors long
+        input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")],
+    )
     def serve(self, image_bytes: Any) -> dict[str, Any]:
         image_size = self._model.input_shape[1]
         # float32 [batch, image_size, image_size, 3]
         pictures = tf.map_fn(
-            lambda encoded: central_crop(decode_picture(encoded), image_size),
+            lambda encoded: central_crop(decode_jpeg(normalise(encoded)), image_size),
             image_bytes,
             fn_output_signature=tf.TensorSpec([image_size, image_size, 3], tf.float32),
         )

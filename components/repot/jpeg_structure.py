@@ -14,13 +14,13 @@ _START_OF_SCAN = 0xDA
 _END = 0xD9
 # Baseline, extended sequential and progressive with Huffman coding. The others are arithmetic-coded
 # or lossless.
-_HUFFMAN_FRAMES = (0xC0, 0xC1, 0xC2)
-_OTHER_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
+HUFFMAN_FRAMES = (0xC0, 0xC1, 0xC2)
+OTHER_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
 _LOSSLESS_FRAMES = (0xC3, 0xC7, 0xCB, 0xCF)
 _JPEG_LS_FRAME = 0xF7
 _PROGRESSIVE = 0xC2
 # Markers allowed between two scans: tables (DHT, DQT, DRI), a comment, the next scan.
-_BETWEEN_SCANS = (0xC4, 0xDB, 0xDD, 0xFE, _START_OF_SCAN)
+BETWEEN_SCANS = (0xC4, 0xDB, 0xDD, 0xFE, _START_OF_SCAN)
 # In entropy-coded data, 0xFF is followed by 0x00 (a stuffed byte), a restart marker or another 0xFF
 # (a fill byte). The pattern starts with the last 0xFF of a run: one that starts with \xff+ finds
 # the same, but is 20 times slower, and quadratic in the length of a run.
@@ -37,9 +37,9 @@ def is_plain_rgb(data: bytes) -> bool:
     frame, position = b"", len(_START)
     while segment := _segment(data, position):
         marker, body, position = segment
-        if marker in _OTHER_FRAMES:
+        if marker in OTHER_FRAMES:
             return False
-        if marker in _HUFFMAN_FRAMES:
+        if marker in HUFFMAN_FRAMES:
             frame = bytes([marker]) + body
         if marker == _START_OF_SCAN:
             return _has_three_8_bit_components(frame) and _has_end_marker(
@@ -57,10 +57,10 @@ def name_rare_coding(data: bytes) -> str:
             return "JPEG-LS"
         if marker in _LOSSLESS_FRAMES:
             return "lossless coding"
-        if marker in _HUFFMAN_FRAMES + _OTHER_FRAMES:
+        if marker in HUFFMAN_FRAMES + OTHER_FRAMES:
             if body[:1] not in (b"\x08", b""):
                 return f"{body[0]}-bit samples"
-            return "arithmetic or hierarchical coding" if marker in _OTHER_FRAMES else ""
+            return "arithmetic or hierarchical coding" if marker in OTHER_FRAMES else ""
     return ""
 
 
@@ -93,7 +93,7 @@ def _has_end_marker(data: bytes, position: int, is_only_scan: bool) -> bool:
         if data[position + 1] == _END:
             return True
         segment = _segment(data, position)
-        if is_only_scan or segment is None or segment[0] not in _BETWEEN_SCANS:
+        if is_only_scan or segment is None or segment[0] not in BETWEEN_SCANS:
             return False
         position = segment[2]
     return False

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 from PIL import Image, ImageFile
 
 from repot import file_formats, greyscale, jpeg_structure
@@ -261,6 +262,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
                 "Declare SMinSampleValue and SMaxSampleValue, or convert it to 16 bits.",
             )
         return grey.convert("RGB")
+    if image.mode == "CMYK":
+        # Rounded down, as TensorFlow and the 2016 programs do; Pillow rounds to the nearest.
+        # light: uint16 [height, width, 4], 255 where a colour is absent
+        light = 255 - np.asarray(image).astype(np.uint16)
+        return Image.fromarray((light[..., :3] * light[..., 3:] // 255).astype(np.uint8))
     if not image.has_transparency_data:
         return image.convert("RGB")
     rgba = image.convert("RGBA")

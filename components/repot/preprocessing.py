@@ -31,12 +31,6 @@ def decode_jpeg(data: Any) -> Any:
     return to_unit_range(tf.io.decode_jpeg(data, channels=3))
 
 
-def decode_picture(data: Any) -> Any:
-    """Decode one JPEG, PNG, GIF (first frame) or BMP; otherwise like `decode_jpeg`."""
-    pixels = tf.io.decode_image(data, channels=3, expand_animations=False)
-    return to_unit_range(tf.ensure_shape(pixels, (None, None, 3)))
-
-
 def to_unit_range(pixels: Any) -> Any:
     """Return uint8 pixels as float32 in [0, 1]."""
     return tf.image.convert_image_dtype(pixels, tf.float32)

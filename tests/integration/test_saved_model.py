@@ -15,8 +15,9 @@ import tensorflow as tf
 
 from repot.classifier import build_classifier, export_saved_model, published_model
 from repot.evaluator.report.model_card import render_model_card
+from repot.pictures import normalise_picture
 from repot.predictor import load_model
-from repot.preprocessing import central_crop, decode_picture
+from repot.preprocessing import central_crop, decode_jpeg
 from tests.unit.evaluator.samples import make_outcome, make_report_data
 
 DATA = Path(__file__).parent.parent / "golden"
@@ -57,11 +58,20 @@ def model(lite0_weights_uri: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def outputs(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model folder, and picture.jpg in it."""
+    folder = tmp_path_factory.mktemp("model")
+    model.save(folder / "model.keras")
+    export_saved_model(model, LABELS, folder / "saved_model")
+    (folder / "labels.txt").write_text("".join(f"{label}\n" for label in LABELS), encoding="utf-8")
+    shutil.copy(PICTURES[0], folder / "picture.jpg")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def outputs(folder: Path) -> Any:
     """Return the outputs of the exported model in another process, and their names."""
-    folder = tmp_path_factory.mktemp("saved_model")
-    export_saved_model(model, LABELS, folder)
-    command = [sys.executable, "-c", SERVE, str(folder), *map(str, PICTURES)]
+    command = [sys.executable, "-c", SERVE, str(folder / "saved_model"), *map(str, PICTURES)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=folder)
     return json.loads(done.stdout)
 
@@ -75,24 +85,12 @@ def test_exported_model_returns_labels_and_probabilities(outputs: Any) -> None:
 def test_probabilities_of_the_exported_model_equal_those_of_the_model(
     outputs: Any, model: Any
 ) -> None:
-    pictures = np.stack(
-        [central_crop(decode_picture(path.read_bytes()), SIZE) for path in PICTURES]
-    )
+    jpegs = [normalise_picture(path.read_bytes()).jpeg for path in PICTURES]
+    pictures = np.stack([central_crop(decode_jpeg(jpeg), SIZE) for jpeg in jpegs])
     expected = np.asarray(model(pictures, training=False))
 
     assert np.ptp(expected, axis=0).max() > 0.1
     np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a model folder, and picture.jpg in it."""
-    folder = tmp_path_factory.mktemp("model")
-    model.save(folder / "model.keras")
-    export_saved_model(model, LABELS, folder / "saved_model")
-    (folder / "labels.txt").write_text("".join(f"{label}\n" for label in LABELS), encoding="utf-8")
-    shutil.copy(PICTURES[0], folder / "picture.jpg")
-    return folder
 
 
 def card_examples(language: str) -> list[str]:

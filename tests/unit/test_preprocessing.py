@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from repot.preprocessing import central_crop, decode_jpeg, decode_picture, distort_picture
+from repot.preprocessing import central_crop, decode_jpeg, distort_picture
 from repot.records import decode_example, read_records
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -103,23 +103,6 @@ def test_distort_picture_gives_equal_results_in_a_parallel_pipeline(picture: Any
         np.testing.assert_array_equal(
             pixels.numpy(), distort_picture(picture, 32, tf.constant([5, index], tf.int64)).numpy()
         )
-
-
-@pytest.mark.parametrize("name", ["anim.gif", "bitmap.bmp", "i0.jpg"])
-def test_decode_picture_decodes_every_format_of_the_exported_model(name: str) -> None:
-    pixels = decode_picture(
-        (GOLDEN / "build_image_data_dirty" / "data" / "train" / "b" / name).read_bytes()
-    )
-
-    assert pixels.dtype == tf.float32
-    assert pixels.shape[-1] == 3
-    assert 0 <= float(tf.reduce_min(pixels)) < float(tf.reduce_max(pixels)) <= 1
-
-
-def test_decode_picture_of_a_jpeg_equals_decode_jpeg(jpegs: dict[str, bytes], picture: Any) -> None:
-    np.testing.assert_array_equal(
-        decode_picture(jpegs["daisy/img_02.JPEG"]).numpy(), picture.numpy()
-    )
 
 
 def _distorted(picture: Any) -> list[Any]:

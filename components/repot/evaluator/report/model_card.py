@@ -9,6 +9,7 @@ from repot.errors import printable
 from repot.evaluator.report.data import ReportData
 from repot.evaluator.report.tables import label_rows, training_rows
 from repot.evaluator.report.templates import environment
+from repot.serving_client import ACCEPTED_FILES
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
@@ -29,6 +30,7 @@ def render_model_card(data: ReportData, *, model_name: str, version: str) -> str
         dataset=data.dataset,
         training_rows=training_rows(data.training) if data.training else [],
         label_rows=label_rows(data.evaluation, data.dataset),
+        accepted_files=ACCEPTED_FILES,
         escape=escape_markdown,
     )
 

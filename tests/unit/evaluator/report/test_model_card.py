@@ -3,6 +3,7 @@
 import pytest
 
 from repot.evaluator.report.model_card import escape_markdown, render_model_card
+from repot.serving_client import ACCEPTED_FILES
 from tests.unit.evaluator.samples import make_outcome, make_report_data
 
 OUTCOMES = [
@@ -33,7 +34,7 @@ def test_model_card_has_scores_data_training_and_limitations() -> None:
     assert "1,203 files found, 1,200 accepted: 1,000 for training, 200 for validation." in card
     assert "| it ends too early | 3 | a/\\<i\\>\\|.jpg |" in card
     assert "- parameters: 21,810,980" in card
-    assert "EXIF orientation" in card
+    assert f"It accepts {ACCEPTED_FILES}." in card
 
 
 def test_labels_do_not_break_table_rows() -> None:

@@ -1,0 +1,1 @@
+"""TensorFlow operations that normalise picture files as `repot.pictures` does."""
