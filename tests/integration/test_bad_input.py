@@ -1,5 +1,7 @@
 """Bad input to `repot run` and `repot predict`: a clear message, exit code 1 or 2, no traceback."""
 
+import json
+import os
 import shutil
 from pathlib import Path
 
@@ -112,6 +114,39 @@ def test_run_with_bad_input_reports_the_problem(name: str, folder: Path, tmp_pat
     assert "Traceback" not in done.stderr
     for part in parts:
         assert part in done.stderr
+
+
+def test_shards_tells_what_it_found_and_left_out(folder: Path, tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        shutil.copytree(folder / "good", tmp_path / split)
+        (tmp_path / split / "pears").mkdir()
+    (tmp_path / "train" / "A" / "sub").mkdir(parents=True)
+    for name in ("1.jpg", "2.jpg", "sub/3.jpg"):
+        shutil.copyfile(next((folder / "good/a").iterdir()), tmp_path / "train/A" / name)
+    os.mkfifo(tmp_path / "train/a/pipe.jpg")
+    (tmp_path / "train/a/drawing.jpg").write_text("<svg>")
+    folders = ["--train-directory", "train", "--validation-directory", "validation"]
+    done = repot("shards", *folders, "--output-directory", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    counts = [line for line in lines if line.startswith(("read checksums:", "build shards:"))]
+    for task in ("read checksums:", "build shards:"):
+        last = [line.split() for line in counts if line.startswith(task)][-1]
+        done_and_total = last[2].split("/")
+        assert done_and_total[0] == done_and_total[1]
+    for part in (
+        "pictures of 3 labels, per label 2 to",
+        "left out 1: it is a pipe, a socket, a device or a link to a folder",
+        "'train/a/pipe.jpg': a named pipe",
+        "'train/a/drawing.jpg': an SVG drawing. Export",
+        "left out: 'train/pears', 'validation/pears'.",
+        "left out, 1 in total, such as 'train/A/sub/3.jpg'. Use --nested",
+        "The labels 'A', 'a' differ only by case",
+    ):
+        assert part in done.stderr
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert manifest["empty_label_folders"] == ["train/pears", "validation/pears"]
+    assert manifest["num_found"] == manifest["num_accepted"] + len(manifest["rejected"])
 
 
 def test_debug_option_shows_the_traceback(folder: Path, tmp_path: Path) -> None:

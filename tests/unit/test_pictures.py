@@ -351,7 +351,7 @@ def test_heic_is_named_without_the_optional_dependency(monkeypatch: pytest.Monke
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
     rejection = _rejection(HEIC)
     assert rejection.reason == "unsupported_format"
-    assert rejection.detail == "a HEIC picture. Convert it to JPEG, or install repot[heif]"
+    assert rejection.detail == "a HEIC picture. Convert it to JPEG, or run `pip install pi-heif`"
 
 
 def _with_frame(marker: int, bits: int) -> bytes:
