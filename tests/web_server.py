@@ -1,6 +1,7 @@
 """A real web server whose replies a test sets."""
 
 import contextlib
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,8 +38,8 @@ class WebServer:
 
 
 @contextlib.contextmanager
-def running_web_server() -> Iterator[WebServer]:
-    """Run a server on a free port of this machine."""
+def running_web_server(context: ssl.SSLContext | None = None) -> Iterator[WebServer]:
+    """Run a server on a free port of this machine; with a context, it speaks TLS."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
@@ -59,7 +60,9 @@ def running_web_server() -> Iterator[WebServer]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    web = WebServer(f"http://127.0.0.1:{server.server_port}")
+    web = WebServer(f"http{'s' if context else ''}://127.0.0.1:{server.server_port}")
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield web

@@ -18,6 +18,7 @@ import requests
 from repot import storage
 from repot.errors import CheckpointError, innermost_reason
 from repot.layout import WEIGHTS_NAME
+from repot.storage.tls import CA_VARIABLES, find_ca_bundle
 
 _V2_PART = re.compile(r"\.(index|data-\d{5}-of-\d{5})$")
 _STATE_LINE = re.compile(r'^model_checkpoint_path: *"([^"]+)"', re.MULTILINE)
@@ -91,7 +92,12 @@ def find_version(uri: str) -> str | None:
 
 def _web_version(url: str) -> str | None:
     try:
-        reply = requests.head(url, timeout=_HEAD_TIMEOUT_SECONDS, allow_redirects=True)
+        reply = requests.head(
+            url,
+            timeout=_HEAD_TIMEOUT_SECONDS,
+            allow_redirects=True,
+            verify=find_ca_bundle(*CA_VARIABLES) or True,
+        )
     except requests.RequestException as err:
         _log.warning(
             "%s: the HEAD request failed (%s); cannot tell whether the file changed",

@@ -1,9 +1,6 @@
 """Object stores behind TLS: certificate authorities that are not built in, and bad certificates."""
 
-import datetime
-import ipaddress
 import os
-import ssl
 import subprocess
 import sys
 import threading
@@ -11,11 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from tests.certificates import Authority
 from tests.integration.faulty_proxy import FaultyProxy, run_proxy
 
 # Writes and reads an object, and prints the error instead of raising it.
@@ -30,67 +24,6 @@ except StorageError as err:
     print(err)
 """
 STORES = ("gcs", "s3")
-
-
-class Authority:
-    """A certificate authority of its own, as of a company's proxy or of a MinIO in a cluster."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test authority")])
-        self.path = folder / "authority.pem"
-        certificate = self._build("Test authority", self._key, days=1, is_authority=True)
-        self.path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-
-    def server_context(self, *, address: str = "127.0.0.1", days: int = 1) -> ssl.SSLContext:
-        """Return the context of a server with a certificate for an address."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._build(address, key, days=days, is_authority=False)
-        pem = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        path = self._folder / "server.pem"
-        path.write_bytes(pem + certificate.public_bytes(serialization.Encoding.PEM))
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(path)
-        return context
-
-    def _build(
-        self, subject: str, key: ec.EllipticCurvePrivateKey, *, days: int, is_authority: bool
-    ) -> x509.Certificate:
-        end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
-        names: list[x509.GeneralName] = []
-        if not is_authority:
-            names.append(x509.IPAddress(ipaddress.ip_address(subject)))
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
-            .issuer_name(self._name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(end - datetime.timedelta(days=10))
-            .not_valid_after(end)
-            .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
-        )
-        if names:
-            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        else:
-            usage = x509.KeyUsage(
-                digital_signature=True,
-                key_cert_sign=True,
-                crl_sign=True,
-                content_commitment=False,
-                key_encipherment=False,
-                data_encipherment=False,
-                key_agreement=False,
-                encipher_only=False,
-                decipher_only=False,
-            )
-            builder = builder.add_extension(usage, critical=True)
-        return builder.sign(self._key, hashes.SHA256())
 
 
 @pytest.fixture
@@ -142,12 +75,20 @@ def https(proxy: FaultyProxy) -> str:
     return proxy.url.replace("http:", "https:")
 
 
-@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE"])
+@pytest.mark.parametrize(
+    ("bucket", "variable"),
+    [
+        ("gcs", "SSL_CERT_FILE"),
+        ("gcs", "REQUESTS_CA_BUNDLE"),
+        ("s3", "SSL_CERT_FILE"),
+        ("s3", "REQUESTS_CA_BUNDLE"),
+        ("s3", "AWS_CA_BUNDLE"),
+    ],
+    indirect=["bucket"],
+)
 def test_ca_bundle_of_the_environment_is_trusted(
     variable: str, bucket: str, proxy: FaultyProxy, authority: Authority
 ) -> None:
-    if variable == "AWS_CA_BUNDLE" and not bucket.startswith("s3:"):
-        pytest.skip("a variable of Amazon's tools")
     output = use_store(bucket, https(proxy), **{variable: authority.path})
     assert output == "b'1'"
 

@@ -18,6 +18,7 @@ import requests
 from repot import progress, storage
 from repot.checkpoint_files import find_files, is_web, redact_url
 from repot.errors import CheckpointError, innermost_reason
+from repot.storage.tls import CA_VARIABLES, describe_tls_error, find_ca_bundle
 
 RETRY_PAUSES_SECONDS = (1.0, 2.0, 4.0)
 """Pause before each retry of a failed download."""
@@ -131,7 +132,13 @@ def _download_once(url: str, path: Path) -> None:
     # Without compression in transit, the number of bytes is the announced Content-Length.
     headers = {"Accept-Encoding": "identity"}
     try:
-        with requests.get(url, stream=True, timeout=_TIMEOUT_SECONDS, headers=headers) as reply:
+        with requests.get(
+            url,
+            stream=True,
+            timeout=_TIMEOUT_SECONDS,
+            headers=headers,
+            verify=find_ca_bundle(*CA_VARIABLES) or True,
+        ) as reply:
             _check_status(url, reply.status_code)
             total = int(reply.headers.get("Content-Length", 0))
             with path.open("wb") as file:
@@ -142,6 +149,9 @@ def _download_once(url: str, path: Path) -> None:
         requests.Timeout,
         requests.exceptions.ChunkedEncodingError,
     ) as err:
+        server = "/".join(redact_url(url).split("/", 3)[:3])
+        if tls_reason := describe_tls_error(err, server, CA_VARIABLES[-1]):
+            raise _download_error(url, f"{tls_reason}.") from err
         raise _RetryableError(f"the request failed ({innermost_reason(err)})") from err
     except requests.RequestException as err:
         reason = f"the request failed ({innermost_reason(err)}). Check the address."

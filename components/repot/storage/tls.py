@@ -1,10 +1,13 @@
-"""TLS: the certificate authorities that the stores' clients trust, and certificate errors."""
+"""TLS: the certificate authorities that clients trust, and certificate errors."""
 
 import os
 import ssl
 from pathlib import Path
 
 from repot.errors import StorageError
+
+CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+"""Environment variables that name a file of CA certificates, by precedence."""
 
 # https://docs.openssl.org/3.0/man3/X509_STORE_CTX_get_error/
 _NOT_YET_VALID, _EXPIRED, _OTHER_HOST, _OTHER_ADDRESS = 9, 10, 62, 64

@@ -7,9 +7,12 @@ import pytest
 
 from repot import progress, storage
 from repot.checkpoint_fetcher.originals import download, fetch_original
+from repot.checkpoint_files import find_version
 from repot.errors import CheckpointError
+from repot.storage.tls import CA_VARIABLES
+from tests.certificates import Authority
 from tests.conftest import free_port
-from tests.web_server import WebServer
+from tests.web_server import WebServer, running_web_server
 
 pytestmark = pytest.mark.usefixtures("no_pauses")
 
@@ -142,3 +145,23 @@ def test_unreachable_server_is_an_error(tmp_path: Path) -> None:
 def test_malformed_url_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"must be downloaded; .* Check the address"):
         download("https://a b/w.h5", tmp_path)
+
+
+def test_server_of_an_unknown_authority_needs_a_ca_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in CA_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    authority = Authority(tmp_path)
+    with running_web_server(authority.server_context()) as web:
+        url = web.serve("/weights.h5", b"data")
+        with pytest.raises(CheckpointError, match="set SSL_CERT_FILE to a PEM file") as caught:
+            download(url, tmp_path)
+        assert f"{url} must be downloaded; the certificate of {web.url} is not trusted" in str(
+            caught.value
+        )
+        assert web.requests == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
+        assert download(url, tmp_path).read_bytes() == b"data"
+        web.etags["/weights.h5"] = "tag"
+        assert find_version(url) == "tag"

@@ -11,7 +11,6 @@ from typing import Any
 
 from repot.errors import StorageError
 from repot.storage.gcs.errors import (
-    CA_VARIABLES,
     USER_PROJECT_VARIABLE,
     client_errors,
     http_status,
@@ -25,7 +24,7 @@ from repot.storage.retries import (
     call_with_retries,
     use_own_generator,
 )
-from repot.storage.tls import find_ca_bundle
+from repot.storage.tls import CA_VARIABLES, find_ca_bundle
 from repot.storage.uris import split_bucket
 
 _NUM_CONNECTIONS = 64

@@ -19,12 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from repot.errors import NoBucketError, NotFoundError, StorageError
-from repot.storage.tls import describe_tls_error, is_permanent
+from repot.storage.tls import CA_VARIABLES, describe_tls_error, is_permanent
 
 USER_PROJECT_VARIABLE = "GOOGLE_CLOUD_QUOTA_PROJECT"
 """Environment variable of Google's libraries: the project that pays for requests to a bucket."""
-CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
-"""Environment variables that name a file of CA certificates, by precedence."""
 
 # https://cloud.google.com/storage/docs/retry-strategy
 _TRANSIENT_STATUSES = (408, 429, 500, 502, 503, 504)
@@ -283,7 +281,7 @@ def _reason(err: BaseException, uri: str) -> str:
     if status is not None:
         return _response_reason(err, status, bucket)
     endpoint = _request_endpoint(err)
-    if tls_reason := describe_tls_error(err, endpoint, "SSL_CERT_FILE"):
+    if tls_reason := describe_tls_error(err, endpoint, CA_VARIABLES[-1]):
         return tls_reason
     if isinstance(err, GoogleAuthError) and not isinstance(err, TransportError):
         return _credentials_reason(err)
