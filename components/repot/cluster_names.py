@@ -16,6 +16,10 @@ GOOGLE_ACCOUNT_KEY = "GOOGLE_SERVICE_ACCOUNT"
 GOOGLE_ANNOTATION = "iam.gke.io/gcp-service-account"
 """Annotation of a service account with the same value; GKE reads it."""
 
+TASK_LABELS = {"app.kubernetes.io/part-of": "repot", "app.kubernetes.io/component": "task"}
+WORKER_LABELS = {"app.kubernetes.io/part-of": "repot", "app.kubernetes.io/component": "worker"}
+"""Labels of the pods of a run and of a training Job, by which the NetworkPolicies select them."""
+
 # Environment variable by key of the object.
 CONFIG_MAP_VARIABLES = {
     "S3_ENDPOINT": "AWS_ENDPOINT_URL_S3",

@@ -12,6 +12,7 @@ from kfp.dsl.pipeline_channel import extract_pipeline_channels_from_any
 
 from repot import cluster_names
 from repot.checkpoint_fetcher.component import fetch_checkpoint
+from repot.container_images import USER_ID
 from repot.evaluator.component import evaluate, gate, promote
 from repot.planner.component import plan
 from repot.settings import (
@@ -50,7 +51,7 @@ def _configure(
     memory: str = "2Gi",
     cached: bool = True,
 ) -> None:
-    """Set a task's name in the UI, its image, resources and caching."""
+    """Set a task's name in the UI, its image, resources, caching, labels and user."""
     task.set_display_name(display_name)
     task.set_container_image(image)
     task.set_cpu_request(cpu).set_memory_request(memory).set_memory_limit(memory)
@@ -58,6 +59,12 @@ def _configure(
     # and a task in a loop would not receive them.
     task.register_pipeline_channels(extract_pipeline_channels_from_any([cpu, memory]))
     task.set_caching_options(enable_caching=cached)
+    for label, value in cluster_names.TASK_LABELS.items():
+        kubernetes.add_pod_label(task, label, value)
+    # KFP adds the rest of the Pod Security Standard "restricted", but lets containers run as root.
+    kubernetes.set_security_context(
+        task, run_as_user=USER_ID, run_as_group=USER_ID, run_as_non_root=True
+    )
 
 
 def _grant_storage_access(

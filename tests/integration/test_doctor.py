@@ -723,9 +723,9 @@ def test_server_with_public_health_check_but_private_runs_fails_sign_in(kfp: Kfp
 
 @pytest.mark.parametrize(
     ("tag", "state"),
-    [("2.13.9", "problem"), ("2.14.0", "ok"), ("v2.17.1", "ok"), ("unknown", "warning")],
+    [("2.15.2", "problem"), ("2.16.0", "ok"), ("v2.17.1", "ok"), ("unknown", "warning")],
 )
-def test_servers_before_2_14_are_a_problem(kfp: KfpApi, tag: str, state: str) -> None:
+def test_servers_before_2_16_are_a_problem(kfp: KfpApi, tag: str, state: str) -> None:
     kfp.tag = tag
 
     assert doctor("--host", kfp.address).checks["server"].state == state

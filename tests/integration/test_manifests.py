@@ -21,6 +21,7 @@ from repot.kubernetes_rules import KubernetesObject
 from repot_pipelines.commands.submit import submit_command
 from repot_pipelines.compiled import find_compiled, read_pipeline
 from repot_pipelines.parameters import read_parameters
+from tests.pod_security import restricted_violations
 
 ROOT = Path(__file__).parent.parent.parent
 MANIFESTS = ROOT / "manifests"
@@ -443,6 +444,13 @@ def test_cron_job_runs_as_submitter_and_starts_the_run_as_runner(overlay: str) -
     assert pod["serviceAccountName"] == "repot-submitter"
     assert {"repot-runner", "repot-submitter"} <= objects(overlay, "ServiceAccount").keys()
     assert container["image"] == settings(overlay)["CPU_IMAGE"]
+
+
+@pytest.mark.parametrize("overlay", SCHEDULED)
+def test_cron_job_meets_the_pod_security_standard_restricted(overlay: str) -> None:
+    pod, _ = submit_container(overlay)
+
+    assert restricted_violations(pod) == []
 
 
 @pytest.mark.parametrize("overlay", SCHEDULED)

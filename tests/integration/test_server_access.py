@@ -186,15 +186,15 @@ def test_login_page_in_the_middle_is_reported_and_nothing_is_created(api: KfpApi
 
 @pytest.mark.parametrize(
     ("tag", "is_old"),
-    [("2.13.9", True), ("1.8.22", True), ("2.14.0", False), ("v2.16.1", False), ("unknown", False)],
+    [("2.15.2", True), ("1.8.22", True), ("2.16.0", False), ("v2.17.0", False), ("unknown", False)],
 )
-def test_servers_before_2_14_are_rejected(api: KfpApi, tag: str, is_old: bool) -> None:
+def test_servers_before_2_16_are_rejected(api: KfpApi, tag: str, is_old: bool) -> None:
     api.tag = tag
 
     result = submit(api.address)
 
     assert result.exit_code == int(is_old), result.errors
-    assert (f"is Kubeflow Pipelines {tag}; repot needs 2.14 or later" in result.errors) == is_old
+    assert (f"is Kubeflow Pipelines {tag}; repot needs 2.16 or later" in result.errors) == is_old
 
 
 def test_server_without_the_api_is_reported(api: KfpApi) -> None:
@@ -204,7 +204,7 @@ def test_server_without_the_api_is_reported(api: KfpApi) -> None:
 
     assert result.exit_code == 1
     assert "responded with 404" in result.errors
-    assert "repot needs Kubeflow Pipelines 2.14 or later" in result.errors
+    assert "repot needs Kubeflow Pipelines 2.16 or later" in result.errors
 
 
 def test_unreachable_server_is_reported_quickly() -> None:

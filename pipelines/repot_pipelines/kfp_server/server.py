@@ -17,7 +17,9 @@ from repot_pipelines.kfp_server.errors import (
     web_page_message,
 )
 
-OLDEST_VERSION = (2, 14)
+OLDEST_VERSION = (2, 16)
+"""Older ones reject a pipeline with a security context. Source: kubeflow/pipelines at 2.15.0 and
+2.16.0, kubernetes_platform/proto and argocompiler/container.go."""
 _OLDEST = ".".join(map(str, OLDEST_VERSION))
 
 _ORPHAN_VERSION = (2, 16)

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
+from repot.cluster_names import TASK_LABELS
+from repot.container_images import USER_ID
 from repot_pipelines.compiled import compile_pipeline, find_compiled
 from repot_pipelines.presets import PRESETS
+from tests.pod_security import restricted_violations
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +141,44 @@ def test_every_task_gets_optional_storage_credentials(
     for name, executor in platform.items():
         assert [each["optional"] for each in executor["secretAsEnv"]] == [True, True], name
         assert [each["optional"] for each in executor["configMapAsEnv"]] == [True], name
+
+
+def test_every_task_meets_the_pod_security_standard_restricted(
+    documents: list[dict[str, Any]],
+) -> None:
+    platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(platform) == set(documents[0]["deploymentSpec"]["executors"])
+    for name, executor in platform.items():
+        # What KFP adds itself: argocompiler/security_context.go of KFP 2.17.
+        context = {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+        # JSON has 64-bit integers as text.
+        ours = {
+            field: value if isinstance(value, bool) else int(value)
+            for field, value in executor["securityContext"].items()
+        }
+        volumes = [
+            {"name": mount["volumeName"], "emptyDir": {}}
+            for mount in executor.get("emptyDirMounts", [])
+        ]
+        container = {"name": name, "securityContext": {**context, **ours}}
+        assert restricted_violations({"containers": [container], "volumes": volumes}) == []
+        assert ours == {"runAsNonRoot": True, "runAsUser": USER_ID, "runAsGroup": USER_ID}
+        other_volumes = {
+            "pvcMount",
+            "secretAsVolume",
+            "configMapAsVolume",
+            "genericEphemeralVolume",
+        }
+        assert not other_volumes & set(executor)
+
+
+def test_every_pod_has_the_labels_of_the_network_policies(
+    documents: list[dict[str, Any]],
+) -> None:
+    platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for name, executor in platform.items():
+        assert executor["podMetadata"]["labels"] == TASK_LABELS, name

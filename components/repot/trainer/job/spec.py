@@ -6,7 +6,9 @@ from repot.cluster_names import (
     CONFIG_MAP_VARIABLES,
     GOOGLE_SECRET_VARIABLES,
     S3_SECRET_VARIABLES,
+    WORKER_LABELS,
 )
+from repot.container_images import USER_ID
 from repot.kubernetes_rules import KubernetesObject
 from repot.settings import JobSettings
 from repot.trainer.job.termination import EXIT_PERMANENT, EXIT_RESTART, GRACE_SECONDS
@@ -21,7 +23,6 @@ WORKER_PORT = 2222
 _QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 _RETRIES_PER_WORKER = 3
 _KEEP_SECONDS = 24 * 3600
-_USER = 65532  # as in images/
 _TERMINATION_LOG = "/dev/termination-log"
 
 
@@ -131,8 +132,7 @@ def _metadata(request: TrainingRequest) -> KubernetesObject:
 def _labels(request: TrainingRequest) -> dict[str, str]:
     return {
         "app.kubernetes.io/name": "repot",
-        "app.kubernetes.io/component": "worker",
-        "app.kubernetes.io/part-of": "repot",
+        **WORKER_LABELS,
         "app.kubernetes.io/managed-by": "repot",
         TRAINING_LABEL: request.training_id,
     }
@@ -148,8 +148,8 @@ def _pod_spec(
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "runAsGroup": _USER,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [_container(settings, request, environment)],

@@ -9,6 +9,7 @@ from repot.trainer.job.spec import job_name, make_job, make_service, worker_addr
 from repot.trainer.job.termination import EXIT_PERMANENT, EXIT_RESTART
 from repot.trainer.request import TrainingRequest
 from repot_pipelines.compiled import find_compiled
+from tests.pod_security import restricted_violations
 
 ID = "0123456789abcdef"
 REQUEST = TrainingRequest(
@@ -140,6 +141,11 @@ def test_pods_get_the_same_storage_variables_as_pipeline_tasks() -> None:
     }
     assert {name: reference["key"] for name, reference in references.items()} == expected
     assert all(reference["optional"] for reference in references.values())
+
+
+@pytest.mark.parametrize("num_workers", [1, 4])
+def test_pod_meets_the_pod_security_standard_restricted(num_workers: int) -> None:
+    assert restricted_violations(make(num_workers=num_workers)["spec"]["template"]["spec"]) == []
 
 
 def test_pod_runs_unprivileged() -> None:
