@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ import yaml
 from click.testing import CliRunner
 
 from repot import __version__, storage
+from repot.cluster_names import TASK_LABELS, WORKER_LABELS
 from repot.container_images import CPU_IMAGE, TRAINER_IMAGE
 from repot.errors import UsageError
 from repot.kubernetes_rules import KubernetesObject
+from repot.trainer.job.spec import WORKER_PORT
 from repot_pipelines.commands.submit import submit_command
 from repot_pipelines.compiled import find_compiled, read_pipeline
 from repot_pipelines.parameters import read_parameters
@@ -315,6 +318,87 @@ def test_worker_has_no_permissions_and_no_token(overlay: str) -> None:
     )
 
 
+def allows(rules: list[KubernetesObject], side: str, peer: dict[str, str], port: int) -> bool:
+    """Return whether a NetworkPolicy's rules allow TCP between its pods and a peer.
+
+    Args:
+        rules: The rules.
+        side: "from" or "to".
+        peer: Labels of a pod in the same namespace; "namespace" for that of a namespace; or "ip".
+        port: Port of the pod that is connected to.
+    """
+
+    def selects(each: KubernetesObject) -> bool:
+        if "ipBlock" in each:
+            return bool(each["ipBlock"]["cidr"] == f"{peer.get('ip')}/32")
+        if "namespaceSelector" in each:
+            expected = {"kubernetes.io/metadata.name": peer.get("namespace")}
+            return bool(each["namespaceSelector"]["matchLabels"] == expected)
+        return bool(each["podSelector"]["matchLabels"].items() <= peer.items())
+
+    return any(
+        (side not in rule or any(map(selects, rule[side])))
+        and ("ports" not in rule or {"protocol": "TCP", "port": port} in rule["ports"])
+        for rule in rules
+    )
+
+
+OTHER_POD = {"app.kubernetes.io/part-of": "repot", "app.kubernetes.io/component": "schedule"}
+KFP = {"namespace": "kubeflow"}
+INTERNET = {"ip": "192.0.2.1"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_only_workers_reach_workers(overlay: str) -> None:
+    policy = objects(overlay, "NetworkPolicy")["repot-worker-ingress"]["spec"]
+    ingress = policy["ingress"]
+
+    assert policy["podSelector"] == {"matchLabels": WORKER_LABELS}
+    assert policy["policyTypes"] == ["Ingress"]
+    assert allows(ingress, "from", WORKER_LABELS, WORKER_PORT)
+    for peer in (TASK_LABELS, OTHER_POD, KFP, INTERNET, {}):
+        assert not allows(ingress, "from", peer, WORKER_PORT)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_workers_reach_only_workers_and_storage(overlay: str) -> None:
+    policy = objects(overlay, "NetworkPolicy")["repot-worker-egress"]["spec"]
+    egress = policy["egress"]
+
+    assert policy["podSelector"] == {"matchLabels": WORKER_LABELS}
+    assert policy["policyTypes"] == ["Egress"]
+    assert allows(egress, "to", WORKER_LABELS, WORKER_PORT)
+    assert allows(egress, "to", INTERNET, 443)
+    assert allows(egress, "to", {"ip": "169.254.169.252"}, 988)
+    assert allows(egress, "to", {"ip": "169.254.169.254"}, 80)
+    for peer, port in [(INTERNET, 80), (INTERNET, 6443), (KFP, 8887), (TASK_LABELS, WORKER_PORT)]:
+        assert not allows(egress, "to", peer, port)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_tasks_reach_storage_kfp_and_the_kubernetes_api(overlay: str) -> None:
+    policy = objects(overlay, "NetworkPolicy")["repot-task"]["spec"]
+    egress = policy["egress"]
+
+    assert policy["podSelector"] == {"matchLabels": TASK_LABELS}
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["ingress"] == []
+    for peer, port in [(INTERNET, 443), (INTERNET, 6443), (KFP, 8887), (KFP, 8333)]:
+        assert allows(egress, "to", peer, port)
+    for peer, port in [(INTERNET, 22), (INTERNET, 5432), (WORKER_LABELS, WORKER_PORT)]:
+        assert not allows(egress, "to", peer, port)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_network_policies_allow_the_store_of_the_settings(overlay: str) -> None:
+    endpoint = urllib.parse.urlsplit(settings(overlay).get("S3_ENDPOINT", "https://s3"))
+    port = endpoint.port or {"http": 80, "https": 443}[endpoint.scheme]
+
+    for policy in ("repot-worker-egress", "repot-task"):
+        egress = objects(overlay, "NetworkPolicy")[policy]["spec"]["egress"]
+        assert allows(egress, "to", INTERNET, port)
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_manifests_contain_no_secret_values(overlay: str) -> None:
     # The keys of the store on a local cluster are published by KFP itself.
@@ -536,5 +620,5 @@ def test_readme_names_only_existing_paths_and_objects() -> None:
         path for path in paths if not (MANIFESTS / path.removeprefix("manifests/")).exists()
     ] == []
     accounts = re.findall(r"\*\*\w+ `(repot-[\w-]+|kfp-launcher)`", readme)
-    assert len(accounts) == 9
+    assert len(accounts) == 12
     assert set(accounts) <= existing
