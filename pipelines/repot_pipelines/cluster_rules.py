@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from repot import storage
 from repot.checkpoint_files import is_web
 from repot.checkpoints import DEFAULT, KNOWN_CHECKPOINTS, resolve_source
+from repot.cluster_names import JOB_RUNNER_ACCOUNT, RUNNER_ACCOUNT
 from repot.errors import UsageError
 from repot.settings import (
     ALL_SETTINGS,
@@ -52,6 +53,23 @@ def settings_problems(parameters: ParameterValues) -> list[str]:
         except UsageError as err:
             problems += err.problems
     return problems
+
+
+def account_problems(parameters: ParameterValues, service_account: str) -> list[str]:
+    """Return why a run cannot use a service account; empty if it can, or if that is unknown.
+
+    Args:
+        parameters: All parameters of the run.
+        service_account: Kubernetes service account of the pods; "" for the server's default.
+    """
+    if parameters.get("trainer_mode") != "job" or service_account != RUNNER_ACCOUNT:
+        return []
+    problem = (
+        "trainer_mode=job must run as a service account that may create Jobs; got "
+        f"--service-account={service_account!r}. Use {JOB_RUNNER_ACCOUNT}, which the manifests "
+        "create, or trainer_mode=pod."
+    )
+    return [problem]
 
 
 def server_name_problem(name: str, max_bytes: int) -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from repot.errors import UsageError
 from repot.settings import ParameterValues
-from repot_pipelines.cluster_rules import cluster_problems
+from repot_pipelines.cluster_rules import account_problems, cluster_problems
 from repot_pipelines.compiled import PipelineSpec, find_compiled, read_pipeline
 from repot_pipelines.parameters import (
     convert_parameters,
@@ -49,6 +49,7 @@ def read_request(
     parameter_file: Path | None,
     options: ParameterValues,
     assignments: Iterable[str],
+    service_account: str = "",
 ) -> RunRequest:
     """Combine the parameters from all sources and check them.
 
@@ -57,6 +58,7 @@ def read_request(
         parameter_file: YAML or JSON; overrides the preset.
         options: Parameters by name; None means not given. Override the file.
         assignments: Texts NAME=VALUE; override everything else.
+        service_account: Kubernetes service account of the pods; "" for the server's default.
 
     Raises:
         UsageError: Lists every problem: names, types, missing values, and what a cluster rejects.
@@ -73,6 +75,7 @@ def read_request(
     sent, problems = convert_parameters(raw, known)
     values = with_defaults(sent, known)
     problems += cluster_problems(values)
+    problems += account_problems(values, service_account)
     if problems:
         raise UsageError(problems)
     return RunRequest(path=path, pipeline=pipeline, sent=sent, values=values)

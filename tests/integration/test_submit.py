@@ -56,6 +56,28 @@ def only_run(api: KfpApi) -> dict[str, Any]:
     return run
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("submit",),
+        ("submit", "--dry-run"),
+        ("schedule", "apply", "nightly", "--cron", "0 2 * * *"),
+        ("ci", "--skip-sample"),
+    ],
+)
+def test_account_that_may_not_create_jobs_is_rejected_before_any_change(
+    api: KfpApi, command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ("-p", "trainer_mode=job", "--service-account", "repot-runner")
+
+    result = run_repot(*command, *LOCATIONS, "--host", api.address, *options)
+
+    assert result.exit_code == 2
+    assert "must run as a service account that may create Jobs" in result.errors
+    assert api.changes == []
+
+
 def test_first_submit_creates_everything_and_second_only_a_run(api: KfpApi) -> None:
     first = submit(api)
     assert first.exit_code == 0, first.errors

@@ -107,7 +107,9 @@ def ci_command(
     )
 
     def prepare() -> "tuple[RunRequest, Server]":
-        return request_options.read(), connect_to_server(connection)
+        return request_options.read(service_account=start.service_account), connect_to_server(
+            connection
+        )
 
     stream: Any = MaskedStream(sys.stdout, secrets)
     result = run_ci(prepare, settings, Console(file=stream))

@@ -200,8 +200,11 @@ class RequestOptions:
     assignments: tuple[str, ...]
     parameters: ParameterValues
 
-    def read(self) -> "RunRequest":
+    def read(self, *, service_account: str) -> "RunRequest":
         """Return the checked request.
+
+        Args:
+            service_account: That of the run's pods; "" for the server's default.
 
         Raises:
             UsageError: Lists every problem.
@@ -213,6 +216,7 @@ class RequestOptions:
             parameter_file=self.parameter_file,
             options=self.parameters,
             assignments=self.assignments,
+            service_account=service_account,
         )
 
 

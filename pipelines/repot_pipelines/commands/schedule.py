@@ -72,7 +72,7 @@ def apply_command(
     from repot_pipelines.schedules.cron import parse_cron
 
     cron = parse_cron(cron_text)
-    request = request_options.read()
+    request = request_options.read(service_account=start.service_account)
     server = connect_to_server(connection)
     spec = _schedule_spec(server, request, cron, name, start=start, follow_latest=follow_latest)
     _print_applied(server, apply_schedule(server, spec), spec)

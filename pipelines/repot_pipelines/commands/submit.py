@@ -100,7 +100,7 @@ def submit_command(
         server = connect_to_server(connection)
         return _follow(console, server, attach, poll_seconds=poll_seconds, show_logs=show_logs)
     start = replace(start, run_name=run_name, use_cache=not no_cache)
-    request = request_options.read()
+    request = request_options.read(service_account=start.service_account)
     if dry_run:
         _print_dry_run(console, request, start, num_pictures=num_pictures, prices_file=prices_file)
         return 0

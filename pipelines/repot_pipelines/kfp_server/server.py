@@ -22,9 +22,6 @@ OLDEST_VERSION = (2, 16)
 2.16.0, kubernetes_platform/proto and argocompiler/container.go."""
 _OLDEST = ".".join(map(str, OLDEST_VERSION))
 
-_ORPHAN_VERSION = (2, 16)
-"""First version that can delete a schedule and keep its run. Source: kubeflow/pipelines#12574."""
-
 _TIMEOUT_SECONDS = (5, 60)
 """To connect, and to wait for an answer."""
 
@@ -56,8 +53,11 @@ class Server:
 
     @property
     def can_orphan_runs(self) -> bool:
-        """Return whether the server can delete a schedule and keep its active run."""
-        return self.version is not None and self.version >= _ORPHAN_VERSION
+        """Return whether the server can delete a schedule and keep its active run.
+
+        Servers since 2.16 can (kubeflow/pipelines#12574); one of unknown version may be older.
+        """
+        return self.version is not None
 
     def call(self, action: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> ApiObject:
         """Call a method of the generated API.

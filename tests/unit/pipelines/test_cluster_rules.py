@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from repot_pipelines.cluster_rules import cluster_problems
+from repot_pipelines.cluster_rules import account_problems, cluster_problems
 from repot_pipelines.compiled import find_compiled, read_pipeline
 from repot_pipelines.parameters import read_parameters, with_defaults
 
@@ -133,6 +133,26 @@ def test_job_mode_allows_several_workers() -> None:
         )
         == []
     )
+
+
+@pytest.mark.parametrize(
+    ("mode", "account", "num_problems"),
+    [
+        ("job", "repot-runner", 1),
+        ("job", "repot-job-runner", 0),
+        ("job", "own-account", 0),
+        ("job", "", 0),
+        ("pod", "repot-runner", 0),
+        ("pod", "repot-job-runner", 0),
+    ],
+)
+def test_job_mode_needs_an_account_that_may_create_jobs(
+    mode: str, account: str, num_problems: int
+) -> None:
+    problems = account_problems({**VALUES, "trainer_mode": mode}, account)
+
+    assert len(problems) == num_problems
+    assert all("Use repot-job-runner" in problem for problem in problems)
 
 
 def test_absent_parameters_are_not_checked() -> None:
