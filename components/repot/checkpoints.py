@@ -27,6 +27,8 @@ from repot.zoo import BACKBONES, find_backbone
 DEFAULT = "default"
 IMAGENET = "imagenet"
 
+# TensorFlow writes the graph beside the files with the weights.
+_GRAPH_SUFFIX = ".meta"
 # A name without dots or slashes is more likely a misspelt known name than a path.
 _BARE_WORD = re.compile(r"[\w-]+")
 
@@ -131,6 +133,12 @@ def _resolve(source: str, backbone: str) -> CheckpointSource:
         resolved = _web(name)
     else:
         resolved = CheckpointSource(name=name, uri=_normalise(name))
+    if redact_url(resolved.uri).endswith(_GRAPH_SUFFIX):
+        raise UsageError(
+            f"checkpoint must name weights; got checkpoint={resolved.name!r}, which holds only the "
+            f"graph of a TensorFlow checkpoint. Use "
+            f"checkpoint={resolved.name.removesuffix(_GRAPH_SUFFIX)!r}."
+        )
     if resolved.backbone not in ("", backbone):
         raise UsageError(
             f"checkpoint {resolved.name} must be used with backbone={resolved.backbone}; "

@@ -82,6 +82,16 @@ def test_sha256_argument_overrides_the_known_checksum() -> None:
             "inception_v3",
             "or a path, gs://, s3:// or http.*got checkpoint='ftp://host/weights.h5'",
         ),
+        (
+            "gs://bucket/model.ckpt-157585.meta",
+            "inception_v3",
+            "holds only the graph of .* Use checkpoint='gs://bucket/model.ckpt-157585'",
+        ),
+        (
+            "https://host/model.ckpt.meta?key=1",
+            "inception_v3",
+            "holds only the graph of .* Use checkpoint='https://host/model.ckpt'",
+        ),
         ("https://", "inception_v3", "must be a complete web address.*got checkpoint='https://'"),
         ("http://[::1", "inception_v3", "must be a complete web address"),
         ("default", "resnet", "backbone must be one of inception_v3"),

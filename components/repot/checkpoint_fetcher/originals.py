@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import requests
+import urllib3
 
 from repot import progress, storage
 from repot.checkpoint_files import find_files, is_web, redact_url
@@ -22,6 +23,11 @@ from repot.storage.tls import CA_VARIABLES, describe_tls_error, find_ca_bundle
 
 RETRY_PAUSES_SECONDS = (1.0, 2.0, 4.0)
 """Pause before each retry of a failed download."""
+
+MAX_BYTES = 8 << 30
+"""Largest file of a checkpoint; the known ones take less than 1 GiB."""
+MAX_SECONDS = 3600.0
+"""Longest time for a download from the web, with all attempts."""
 
 _TIMEOUT_SECONDS = (10, 60)
 _CHUNK_BYTES = 1 << 20
@@ -89,13 +95,15 @@ def download(url: str, folder: Path) -> Path:
     Server errors (5xx) and broken connections are retried after each of RETRY_PAUSES_SECONDS.
 
     Raises:
-        CheckpointError: The server is unreachable, refuses, or sends fewer bytes than it announced.
+        CheckpointError: The server is unreachable, refuses, sends fewer bytes than it announced or
+            more than MAX_BYTES, or takes longer than MAX_SECONDS.
     """
+    deadline = time.monotonic() + MAX_SECONDS
     name = PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name
     path = folder / (name or "download")
     for pause in (*RETRY_PAUSES_SECONDS, None):
         try:
-            _download_once(url, path)
+            _download_once(url, path, deadline=deadline)
         except _RetryableError as err:
             if pause is None:
                 advice = "Check the address and the network, or give the path of a copy."
@@ -112,6 +120,9 @@ def _fetch_file(uri: str, folder: Path) -> Path:
         return download(uri, folder)
     if storage.is_local(uri):
         return storage.local_path(uri)
+    info = storage.stat(uri)
+    if info is not None:
+        _check_size(uri, info.size_bytes)
     path = folder / PurePosixPath(uri).name
     storage.download(uri, path)
     return path
@@ -128,7 +139,7 @@ def _checksum(paths: Sequence[Path]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _download_once(url: str, path: Path) -> None:
+def _download_once(url: str, path: Path, *, deadline: float) -> None:
     # Without compression in transit, the number of bytes is the announced Content-Length.
     headers = {"Accept-Encoding": "identity"}
     try:
@@ -141,13 +152,15 @@ def _download_once(url: str, path: Path) -> None:
         ) as reply:
             _check_status(url, reply.status_code)
             total = int(reply.headers.get("Content-Length", 0))
+            _check_size(url, total)
             with path.open("wb") as file:
-                for chunk in _report_progress(reply.iter_content(_CHUNK_BYTES), total):
+                for chunk in _report_progress(_read_chunks(url, reply, deadline), total):
                     file.write(chunk)
     except (
         requests.ConnectionError,
         requests.Timeout,
         requests.exceptions.ChunkedEncodingError,
+        urllib3.exceptions.HTTPError,
     ) as err:
         server = "/".join(redact_url(url).split("/", 3)[:3])
         if tls_reason := describe_tls_error(err, server, CA_VARIABLES[-1]):
@@ -159,6 +172,26 @@ def _download_once(url: str, path: Path) -> None:
     size = path.stat().st_size
     if total and size != total:
         raise _RetryableError(f"the server sent {size} of {total} bytes")
+
+
+def _read_chunks(url: str, reply: requests.Response, deadline: float) -> Iterator[bytes]:
+    """Yield the content as it arrives: a slow server must not keep a read waiting for a chunk."""
+    size_bytes = 0
+    while chunk := reply.raw.read1(_CHUNK_BYTES):
+        size_bytes += len(chunk)
+        _check_size(url, size_bytes)
+        if time.monotonic() > deadline:
+            reason = f"it took longer than {MAX_SECONDS:.0f} s"
+            raise _download_error(url, f"{reason}. Download it, and give the path of the file.")
+        yield chunk
+
+
+def _check_size(uri: str, size_bytes: int) -> None:
+    if size_bytes > MAX_BYTES:
+        raise CheckpointError(
+            f"{redact_url(uri)} must have at most {MAX_BYTES} bytes; it has more. "
+            "Give the file that holds the weights."
+        )
 
 
 def _check_status(url: str, status: int) -> None:

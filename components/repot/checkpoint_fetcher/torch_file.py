@@ -1,7 +1,8 @@
 """Read the tensors of a PyTorch `.pth` file without PyTorch and without running code from it.
 
 A `.pth` file is a pickle, and loading a pickle can run arbitrary code. The unpickler here accepts
-OrderedDict, tensors, parameters and storage types, and rejects a file with any other global.
+OrderedDict, tensors, parameters and storage types, and rejects a file with any other global. A
+small file cannot take much memory: what it announces is compared with its size first.
 
 Layouts, both little-endian:
     legacy (torch < 1.6)  pickles of magic number, protocol 1001, system info, object, storage keys;
@@ -10,9 +11,11 @@ Layouts, both little-endian:
 """
 
 import collections
+import io
 import math
 import os
 import pickle
+import pickletools
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,6 +40,11 @@ _DTYPES = {
     "ByteStorage": "<u1",
     "BoolStorage": "?",
 }
+_MAX_PICKLE_STEPS = 1_000_000
+"""A pickle takes about 40 steps per tensor."""
+_PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
+_MAX_SHARING = 4
+"""Tensors may share values, but copied must not take more than this many times the file's size."""
 _STATE_KEYS = ("state_dict", "model_state_dict", "model")
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -80,10 +88,13 @@ def read_torch_file(path: Path) -> Arrays:
             is_zip = file.read(2) == b"PK"
             file.seek(0)
             contents, values = _read_zip(path) if is_zip else _read_legacy(file)
-        return {
-            name: _copy_tensor(name, tensor, values)
-            for name, tensor in _named_tensors(contents).items()
-        }
+        tensors = _named_tensors(contents)
+        size_bytes = sum(
+            abs(math.prod(tensor.shape)) * np.dtype(tensor.storage.dtype).itemsize
+            for tensor in tensors.values()
+        )
+        _check_size(size_bytes, _MAX_SHARING * path.stat().st_size, "tensors")
+        return {name: _copy_tensor(name, tensor, values) for name, tensor in tensors.items()}
     except CheckpointError as err:
         raise CheckpointError(f"{path.name}: {err}") from err
     # Loading a damaged pickle can raise any of these.
@@ -149,16 +160,43 @@ class _TensorUnpickler(pickle.Unpickler):
         return self.storages[str(key)]
 
 
-def _read_legacy(file: BinaryIO) -> tuple[Any, Mapping[str, npt.NDArray[Any]]]:
-    if file.read(len(LEGACY_MAGIC)) != LEGACY_MAGIC or _TensorUnpickler(file).load() != _PROTOCOL:
-        raise CheckpointError("must be a PyTorch file; its header is different.")
-    if not _TensorUnpickler(file).load()["little_endian"]:
-        raise CheckpointError("must be little-endian; it was written on a big-endian machine.")
+def _load(file: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
+    """Load one pickle, and return its object and the storages that it refers to.
+
+    Its steps are checked first: a step of 5 bytes can reserve gigabytes for the unpickler's memory.
+
+    Raises:
+        CheckpointError: It has too many steps.
+    """
+    start = file.tell()
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(file), start=1):
+        if number > _MAX_PICKLE_STEPS or (opcode.name in _PUTS and (argument or 0) > number):
+            raise CheckpointError(
+                "must hold tensors by name; it holds other objects that take much memory. "
+                "Do not use this file."
+            )
+    file.seek(start)
     unpickler = _TensorUnpickler(file)
-    contents = unpickler.load()
+    return unpickler.load(), unpickler.storages
+
+
+def _check_size(size_bytes: int, max_bytes: int, what: str) -> None:
+    if size_bytes > max_bytes:
+        raise CheckpointError(
+            f"its {what} must take at most {max_bytes} bytes for the size of the file; they take "
+            f"{size_bytes}. Do not use this file."
+        )
+
+
+def _read_legacy(file: BinaryIO) -> tuple[Any, Mapping[str, npt.NDArray[Any]]]:
+    if file.read(len(LEGACY_MAGIC)) != LEGACY_MAGIC or _load(file)[0] != _PROTOCOL:
+        raise CheckpointError("must be a PyTorch file; its header is different.")
+    if not _load(file)[0]["little_endian"]:
+        raise CheckpointError("must be little-endian; it was written on a big-endian machine.")
+    contents, storages = _load(file)
     values = {}
-    for key in _TensorUnpickler(file).load():
-        storage = unpickler.storages[key]
+    for key in _load(file)[0]:
+        storage = storages[key]
         if int.from_bytes(file.read(8), "little") != storage.num_values:
             raise CheckpointError(
                 f"storage {key} must hold {storage.num_values} values; its header differs."
@@ -170,14 +208,15 @@ def _read_legacy(file: BinaryIO) -> tuple[Any, Mapping[str, npt.NDArray[Any]]]:
 
 
 def _read_zip(path: Path) -> tuple[Any, Mapping[str, npt.NDArray[Any]]]:
+    max_bytes = path.stat().st_size  # PyTorch compresses nothing
     with zipfile.ZipFile(path) as archive:
         (pickle_name,) = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         folder = pickle_name.removesuffix("/data.pkl")
-        with archive.open(pickle_name) as file:
-            unpickler = _TensorUnpickler(file)
-            contents = unpickler.load()
+        _check_size(archive.getinfo(pickle_name).file_size, max_bytes, "description")
+        contents, storages = _load(io.BytesIO(archive.read(pickle_name)))
+        _check_size(sum(each.size_bytes for each in storages.values()), max_bytes, "values")
         values = {}
-        for key, storage in unpickler.storages.items():
+        for key, storage in storages.items():
             with archive.open(f"{folder}/data/{key}") as file:
                 # One extra byte, to detect a member that is too long.
                 values[key] = _to_array(storage, file.read(storage.size_bytes + 1))

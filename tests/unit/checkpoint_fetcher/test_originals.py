@@ -1,11 +1,17 @@
+import contextlib
 import hashlib
 import json
+import socket
 import subprocess
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from repot import progress, storage
+from repot.checkpoint_fetcher import originals
 from repot.checkpoint_fetcher.originals import download, fetch_original
 from repot.checkpoint_files import find_version
 from repot.errors import CheckpointError
@@ -83,9 +89,9 @@ def test_download_reports_progress_in_bytes(
     download(web.serve("/w.h5", bytes(9 << 20)), tmp_path)
 
     events = [json.loads(line) for line in (tmp_path / "events").read_text().splitlines()]
-    assert [(event["done"], event["total"], event["unit"]) for event in events] == [
-        (done << 20, 9 << 20, "bytes") for done in (4, 8, 9)
-    ]
+    assert [event["done"] >> 20 for event in events] == [4, 8, 9]
+    assert events[-1]["done"] == 9 << 20
+    assert {(event["total"], event["unit"]) for event in events} == {(9 << 20, "bytes")}
     assert {event["task"] for event in events} == {"fetch checkpoint"}
 
 
@@ -133,6 +139,81 @@ def test_refused_request_is_not_retried_and_its_error_has_no_secrets(
     message = str(caught.value)
     assert not any(secret in message for secret in ("password", "signature", "secret"))
     assert f"{web.url}/missing.h5" in message
+
+
+def test_download_above_the_largest_size_is_an_error(
+    web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(originals, "MAX_BYTES", 99)
+    url = web.serve("/w.h5", bytes(100))
+    assert download(web.serve("/small.h5", bytes(99)), tmp_path).stat().st_size == 99
+
+    with pytest.raises(CheckpointError, match=rf"{url} must have at most 99 bytes"):
+        download(url, tmp_path)
+    assert len(web.requests) == 2
+
+
+def test_object_above_the_largest_size_is_an_error(
+    gcs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(originals, "MAX_BYTES", 99)
+    storage.write_bytes(f"{gcs}/w.h5", bytes(100))
+
+    with pytest.raises(CheckpointError, match=rf"{gcs}/w\.h5 must have at most 99 bytes"):
+        fetch_original(f"{gcs}/w.h5", tmp_path)
+
+
+def test_download_that_never_ends_stops_at_the_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(originals, "MAX_SECONDS", 0.3)
+    started = time.monotonic()
+    header = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n"
+
+    with (
+        server_of(header, repeat=b"x") as url,
+        pytest.raises(CheckpointError, match=r"it took longer than 0 s\. Download it, and give"),
+    ):
+        download(url, tmp_path)
+
+    assert time.monotonic() - started < 5
+
+
+def test_download_of_unknown_length_is_complete_and_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    body = b"64\r\n" + b"x" * 100 + b"\r\n"
+
+    with server_of(header, body, b"0\r\n\r\n") as url:
+        assert download(url, tmp_path).read_bytes() == b"x" * 100
+
+    monkeypatch.setattr(originals, "MAX_BYTES", 99)
+    with (
+        server_of(header, body, b"0\r\n\r\n") as url,
+        pytest.raises(CheckpointError, match="must have at most 99 bytes"),
+    ):
+        download(url, tmp_path)
+
+
+@contextlib.contextmanager
+def server_of(*parts: bytes, repeat: bytes = b"") -> Iterator[str]:
+    """Answer one request with these bytes, and then with others every 20 ms."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def reply() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(4096)
+                connection.sendall(b"".join(parts))
+                while repeat:
+                    connection.sendall(repeat)
+                    time.sleep(0.02)
+
+        thread = threading.Thread(target=reply)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/w.h5"
+        thread.join()
 
 
 def test_unreachable_server_is_an_error(tmp_path: Path) -> None:

@@ -222,6 +222,75 @@ def test_forged_length_allocates_no_memory(tmp_path: Path) -> None:
     assert peak_bytes < 1 << 20
 
 
+def memo_bomb() -> bytes:
+    """Return a pickle of 10 bytes that makes the unpickler reserve 8 GiB."""
+    return b"\x80\x02N" + pickle.LONG_BINPUT + struct.pack("<I", 1 << 29) + b"."
+
+
+def write_shared(path: Path) -> None:
+    storage = Storage("0", np.zeros(250_000, "<f4"))
+    tensors = {str(i): Tensor(storage, 0, (250_000,), (1,)) for i in range(900)}
+    write_zip(path, tensors, [storage])
+
+
+def write_compressed(path: Path, *, description: bytes, values: bytes) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", description)
+        archive.writestr("archive/data/0", values)
+
+
+def write_compressed_values(path: Path) -> None:
+    values = np.zeros(25_000_000, "<f4")
+    storage = Storage("0", values)
+    tensor = Tensor(storage, 0, (1,), (1,))
+    write_compressed(path, description=pickled({"a": tensor}), values=values.tobytes())
+
+
+def write_compressed_description(path: Path) -> None:
+    write_compressed(path, description=b"\x80\x02" + b"]" * 30_000_000 + b".", values=b"")
+
+
+def write_many_objects(path: Path) -> None:
+    write_zip_of(path, b"\x80\x04" + b"\x8f" * 3_000_000 + b".")
+
+
+def write_memo_bomb(path: Path) -> None:
+    write_zip_of(path, memo_bomb())
+
+
+def write_legacy_memo_bomb(path: Path) -> None:
+    path.write_bytes(LEGACY_MAGIC + memo_bomb())
+
+
+def write_zip_of(path: Path, description: bytes) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", description)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (write_shared, "its tensors must take at most"),
+        (write_compressed_values, "its values must take at most"),
+        (write_compressed_description, "its description must take at most"),
+        (write_many_objects, "it holds other objects that take much memory"),
+        (write_memo_bomb, "it holds other objects that take much memory"),
+        (write_legacy_memo_bomb, "it holds other objects that take much memory"),
+    ],
+)
+def test_small_file_cannot_take_much_memory(tmp_path: Path, write: Any, message: str) -> None:
+    path = tmp_path / "w.pth"
+    write(path)
+    assert path.stat().st_size < 4 << 20
+
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match=rf"w\.pth: .*{message}"):
+        read_torch_file(path)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 32 << 20
+
+
 def test_storage_that_is_a_view_of_another_is_rejected(tmp_path: Path) -> None:
     storage = Storage("0", np.zeros(4, "<f4"), view=("1", 0, 4))
     path = write_legacy(tmp_path / "w.pth", {"a": Tensor(storage, 0, (4,), (1,))}, [storage])
