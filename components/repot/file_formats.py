@@ -16,8 +16,8 @@ _REMOVE = "Remove it."
 
 RAW = ("a camera's raw file", _DEVELOP)
 
-_HEIC = ("a HEIC picture", "Convert it to JPEG, or run `pip install pi-heif`.")
-_AVIF = ("an AVIF picture", "Convert it to JPEG, or install a Pillow with AVIF support.")
+HEIC = ("a HEIC picture", "Convert it to JPEG, or run `pip install pi-heif`.")
+AVIF = ("an AVIF picture", "Convert it to JPEG, or install a Pillow with AVIF support.")
 _VIDEO = ("a video", _EXTRACT)
 _ARCHIVE = ("an archive", _UNPACK)
 
@@ -124,9 +124,9 @@ def _name_media_file(head: bytes) -> tuple[str, str]:
     if brands[0] == b"crx ":
         return RAW
     if any(brand in (b"avif", b"avis") for brand in brands):
-        return _AVIF
+        return AVIF
     if any(brand[:3] in (b"hei", b"hev", b"mif", b"msf") for brand in brands):
-        return _HEIC
+        return HEIC
     if brands[0] in (b"jp2 ", b"jpx "):
         return "a JPEG 2000 picture", _CONVERT
     return _VIDEO

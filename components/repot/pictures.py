@@ -317,7 +317,10 @@ def _rejection(data: bytes, err: Exception) -> RejectedPicture:
         return _unsupported(f"a JPEG with {coding}", "Convert it to an 8-bit JPEG or a PNG.")
     if "unknown pixel mode" in message or "not supported" in message:
         return _unsupported(f"a kind of pixels that Pillow does not read ({message})", "Convert it")
-    if named := file_formats.name_format(data):
+    named = file_formats.name_format(data)
+    # Pillow's plug-in for AVIF also opens some HEIC files, and fails.
+    is_damaged = named == file_formats.AVIF or (named == file_formats.HEIC and "HEIF" in Image.OPEN)
+    if named and not is_damaged:
         return _unsupported(*named)
     if isinstance(err, SyntaxError):
         message = "the header cannot be read"

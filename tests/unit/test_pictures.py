@@ -354,6 +354,29 @@ def test_heic_is_named_without_the_optional_dependency(monkeypatch: pytest.Monke
     assert rejection.detail == "a HEIC picture. Convert it to JPEG, or run `pip install pi-heif`"
 
 
+def test_avif_is_named_if_pillow_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    avif = _bytes(_gradient(), "AVIF")
+    # What the plug-in's check returns without the library.
+    monkeypatch.setitem(Image.OPEN, "AVIF", (Image.OPEN["AVIF"][0], lambda _prefix: "no AVIF"))
+    assert _rejection(avif).detail.startswith("an AVIF picture. Convert")
+
+
+def test_damaged_avif_and_heic_are_damaged_not_unsupported() -> None:
+    avif = _bytes(_gradient(), "AVIF")
+    assert _reason(avif[:-50]) in ("corrupt", "truncated")
+    assert _reason(avif[:100]) in ("corrupt", "truncated")
+    normalise_picture(avif)
+    if "HEIF" in Image.OPEN:
+        assert _reason(HEIC[:-50]) in ("corrupt", "truncated")
+
+
+def test_heic_with_a_general_brand_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    normalise_picture(_bytes(_gradient(), "PNG"))  # loads the plug-ins
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    data = b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + HEIC[28:]
+    assert _rejection(data).detail.startswith("a HEIC picture. Convert")
+
+
 def _with_frame(marker: int, bits: int) -> bytes:
     jpeg = _bytes(_gradient(), "JPEG")
     return jpeg.replace(b"\xff\xc0\x00\x11\x08", bytes([0xFF, marker, 0, 0x11, bits]))
@@ -365,7 +388,6 @@ def _with_frame(marker: int, bits: int) -> bytes:
         (_with_frame(0xC1, 12), "a JPEG with 12-bit samples. Convert"),
         (_with_frame(0xC3, 16), "a JPEG with lossless coding. Convert"),
         (_with_frame(0xF7, 8), "a JPEG with JPEG-LS. Convert"),
-        (b"\0\0\0\x20ftypavif\0\0\0\0" + bytes(100), "an AVIF picture. Convert"),
         (b"II*\0\x10\0\0\0CR\2\0" + bytes(100), "a camera's raw file. Export"),
         (b"%PDF-1.4\n" + b"x" * 100, "a PDF document. Export"),
     ],
