@@ -119,6 +119,37 @@ def test_killed_run_leaves_no_process_or_temporary_file(
     assert list((tmp_path / "temporary").iterdir()) == []
 
 
+def test_killed_task_is_named_with_its_signal_and_the_likely_cause(
+    prepared: list[str], tmp_path: Path
+) -> None:
+    command = [*REPOT, "run", *prepared, "--epochs", "2000"]
+    mark = secrets.token_hex(8)
+    environment = {**os.environ, MARK: mark}
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        while not process.stdout.readline().startswith("train ..."):
+            assert process.poll() is None
+        (task,) = [
+            number
+            for number in processes_with(mark)
+            if b"\0-m\0kfp.dsl.executor_main\0" in Path(f"/proc/{number}/cmdline").read_bytes()
+        ]
+        os.kill(task, signal.SIGKILL)
+        message = process.stderr.read()
+
+    assert process.returncode == 1
+    assert message.startswith("Error: The task train was ended by the signal SIGKILL")
+    assert "Most likely the memory ran out." in message
+
+
 def test_run_resumes_after_ctrl_c_during_training(prepared: list[str], tmp_path: Path) -> None:
     options = ["run", *prepared, "--epochs", "150", "--seed", "7"]
     runs = Path(prepared[-1]) / "runs"

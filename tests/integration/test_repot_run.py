@@ -60,6 +60,9 @@ def test_output_contains_report_and_model(finished: Path) -> None:
     report = (output / "report.html").read_text()
     assert "Promoted" in report
     assert len(report) < 4_000_000
+    log = output / "pipeline.log"
+    assert b"\x1b" not in log.read_bytes()
+    assert log.stat().st_mode & 0o777 == 0o600
     assert {
         "model.keras",
         "saved_model",

@@ -1,6 +1,5 @@
 """A CI job from start to end: sample check, run on the cluster, gate, comment."""
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from repot_pipelines.kfp_server.runs import find_active_run
 from repot_pipelines.kfp_server.server import Server
 from repot_pipelines.kfp_server.submission import StartOptions, ensure_request_version, submit
 from repot_pipelines.local.run import SAMPLE_FOLDER, run_pipeline
+from repot_pipelines.local.scratch import scratch_folder
 from repot_pipelines.presets import PRESETS
 from repot_pipelines.run_request import RunRequest
 from repot_pipelines.watch.follow import follow_run
@@ -135,12 +135,12 @@ def check_sample(console: Console) -> str:
     Raises:
         SampleCheckError: A task failed; the message ends with the log if no task gave a reason.
     """
-    with tempfile.TemporaryDirectory(prefix="repot-ci-") as scratch:
-        output_path = Path(scratch) / "output"
+    with scratch_folder() as scratch:
+        output_path = scratch.path / "output"
         arguments = {
             **PRESETS["laptop"],
             "pictures_uri": str(SAMPLE_FOLDER),
-            "storage_uri": str(Path(scratch) / "storage"),
+            "storage_uri": str(scratch.path / "storage"),
         }
         try:
             outcome = run_pipeline(

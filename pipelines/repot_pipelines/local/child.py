@@ -21,8 +21,9 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from repot import progress
 from repot.json_record import JsonRecord
 from repot_pipelines.compiled import read_pipeline
 from repot_pipelines.local.docker import make_runner, remove_containers
@@ -31,6 +32,11 @@ from repot_pipelines.parameters import read_parameters, with_defaults
 # An executor's container image that is a pipeline parameter, as the KFP compiler writes it.
 _IMAGE_PLACEHOLDER = re.compile(
     r"^( *image: )'\{\{\$\.inputs\.parameters\[''pipelinechannel--([\w-]+)''\]\}\}'$", re.MULTILINE
+)
+
+# What colours and moves the cursor on a terminal, and the other control characters: ECMA-48.
+_TERMINAL_CODES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\].*?(?:\x07|\x1b\\)|\x1b[ -/]*[0-~]|[\x00-\x08\x0b-\x1f\x7f]"
 )
 
 
@@ -53,6 +59,9 @@ class ChildRequest(JsonRecord):
 
 def main() -> None:
     """Run the pipeline of the request file named on the command line."""
+    if not sys.stdout.isatty():
+        stream: Any = _PlainStream(sys.stdout)
+        sys.stdout = sys.stderr = stream
     request = ChildRequest.from_text(Path(sys.argv[1]).read_text(encoding="utf-8"))
     work_folder = Path(request.work_folder)
     uses_docker = request.runner == "docker"
@@ -101,8 +110,38 @@ def _make_subprocess_runner(work_folder: Path) -> Any:
     # paths such as lib/python3.11/site-packages. Leave arguments alone, and make the command
     # `python3` find this interpreter instead.
     subprocess_task_handler.replace_python_executable = lambda command, _: command
+    # KFP forgets with which status a task ended, which tells a killed task from a failed one.
+    subprocess_task_handler.run_local_subprocess = _reporting_status(
+        subprocess_task_handler.run_local_subprocess
+    )
     _put_python3_on_path(work_folder)
     return local.SubprocessRunner(use_venv=False)
+
+
+def _reporting_status(run: Callable[..., int]) -> Callable[..., int]:
+    """Return KFP's function that runs the process of a task, with an event for its exit status."""
+
+    @functools.wraps(run)
+    def run_and_report(*args: Any, **kwargs: Any) -> int:
+        status = run(*args, **kwargs)
+        progress.emit("exited", status=status)
+        return status
+
+    return run_and_report
+
+
+class _PlainStream:
+    """A text stream without terminal codes; everything else is done by the wrapped stream."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write the text without terminal codes."""
+        return self._stream.write(_TERMINAL_CODES.sub("", text))
 
 
 def _put_python3_on_path(work_folder: Path) -> None:

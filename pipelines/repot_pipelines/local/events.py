@@ -6,11 +6,11 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
 from repot.progress import EVENTS_VARIABLE
+from repot_pipelines.local.scratch import scratch_folder
 
 POLL_SECONDS = 0.05
 
@@ -30,7 +30,9 @@ def follow_events(stream: IO[bytes], has_ended: Callable[[], bool]) -> Iterator[
         ended = has_ended()
         *lines, incomplete_line = (incomplete_line + stream.read()).split(b"\n")
         for line in lines:
-            yield json.loads(line)
+            # On a full disk a writer can leave half a line.
+            with contextlib.suppress(ValueError):
+                yield json.loads(line)
         if ended:
             return
         if not lines:
@@ -39,27 +41,42 @@ def follow_events(stream: IO[bytes], has_ended: Callable[[], bool]) -> Iterator[
 
 @contextlib.contextmanager
 def forward_events(on_event: Callable[[Event], None]) -> Iterator[None]:
-    """Call `on_event` for each event of this process and its subprocesses during the block."""
+    """Call `on_event` for each event of this process and its subprocesses during the block.
+
+    Their temporary files are in one folder, which the next run removes if this process is killed.
+    """
     done = threading.Event()
-    with tempfile.TemporaryDirectory(prefix="repot-") as folder:
-        path = Path(folder) / "events.jsonl"
+    with scratch_folder() as scratch:
+        path = scratch.path / "events.jsonl"
         path.touch()
         with path.open("rb") as stream:
             thread = threading.Thread(
                 target=_forward, args=(follow_events(stream, done.is_set), on_event)
             )
-            previous = os.environ.get(EVENTS_VARIABLE)
-            os.environ[EVENTS_VARIABLE] = str(path)
             thread.start()
             try:
-                yield
+                with _environment({EVENTS_VARIABLE: str(path), "TMPDIR": str(scratch.path)}):
+                    yield
             finally:
                 done.set()
                 thread.join()
-                if previous is None:
-                    del os.environ[EVENTS_VARIABLE]
-                else:
-                    os.environ[EVENTS_VARIABLE] = previous
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the block."""
+    previous = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    tempfile.tempdir = None  # read TMPDIR again
+    try:
+        yield
+    finally:
+        for name, value in previous.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        tempfile.tempdir = None
 
 
 def _forward(events: Iterator[Event], on_event: Callable[[Event], None]) -> None:

@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from repot.errors import convert_disk_errors
 from repot.progress import EVENTS_VARIABLE
 from repot_pipelines.local.child import ChildRequest
 from repot_pipelines.local.docker import remove_containers
 from repot_pipelines.local.events import POLL_SECONDS, Event, follow_events
+from repot_pipelines.local.scratch import Scratch
+
+_TEMPORARY_FOLDER = "tmp"
 
 STOP_SECONDS = 5.0
 """How long the child's process group may take to end after each signal."""
@@ -29,11 +33,15 @@ class ProcessResult:
         results: All values that tasks reported with `progress.result`, by name.
         failure: The first `failed` event, or None.
         return_code: Exit status of the child process.
+        task: Name of the task whose process ended first with an error; "" if none did.
+        status: Exit status of that process, or of the child process without one.
     """
 
     results: dict[str, Any]
     failure: Event | None
     return_code: int
+    task: str
+    status: int
 
 
 def run_in_process(
@@ -41,7 +49,7 @@ def run_in_process(
     arguments: dict[str, Any],
     *,
     runner: str,
-    work_folder: Path,
+    scratch: Scratch,
     log: IO[bytes],
     on_event: Callable[[Event], None],
 ) -> ProcessResult:
@@ -51,28 +59,33 @@ def run_in_process(
         pipeline: The compiled YAML.
         arguments: Pipeline parameters by name.
         runner: "subprocess" runs tasks in this Python, "docker" in their container images.
-        work_folder: An existing folder for small artifacts and events.
+        scratch: Folder for small artifacts, events and temporary files.
         log: Receives everything that KFP and the tasks print.
         on_event: Called with each event, in order.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; by then all processes of the run have ended.
     """
+    work_folder = scratch.path
     events_path = work_folder / "events.jsonl"
-    events_path.touch()
     request_path = work_folder / "request.json"
     request = ChildRequest(
         pipeline=str(pipeline), arguments=arguments, work_folder=str(work_folder), runner=runner
     )
-    request_path.write_text(request.to_text(), encoding="utf-8")
+    with convert_disk_errors(work_folder):
+        events_path.touch()
+        request_path.write_text(request.to_text(), encoding="utf-8")
+        (work_folder / _TEMPORARY_FOLDER).mkdir()
     results: dict[str, Any] = {}
     failures: list[Event] = []
+    running: dict[str, None] = {}
+    exit_statuses: list[tuple[str, int]] = []
     containers = (
         _removing_containers(work_folder) if runner == "docker" else contextlib.nullcontext()
     )
     with (
         containers,
-        _start_child(request_path, events_path, log) as child,
+        _start_child(request_path, events_path, log, scratch.lock) as child,
         events_path.open("rb") as stream,
     ):
         for event in follow_events(stream, lambda: child.poll() is not None):
@@ -80,15 +93,26 @@ def run_in_process(
                 results.update({key: value for key, value in event.items() if key != "event"})
             elif event["event"] == "failed":
                 failures.append(event)
+            elif event["event"] == "started":
+                running[event["task"]] = None
+            elif event["event"] == "finished":
+                running.pop(event["task"], None)
+            elif event["event"] == "exited" and event["status"]:
+                exit_statuses.append((next(reversed(running), ""), event["status"]))
             on_event(event)
+    task, status = exit_statuses[0] if exit_statuses else ("", child.returncode)
     return ProcessResult(
-        results=results, failure=failures[0] if failures else None, return_code=child.returncode
+        results=results,
+        failure=failures[0] if failures else None,
+        return_code=child.returncode,
+        task=task,
+        status=status,
     )
 
 
 @contextlib.contextmanager
 def _start_child(
-    request_path: Path, events_path: Path, log: IO[bytes]
+    request_path: Path, events_path: Path, log: IO[bytes], lock: int
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start the child process; at the end of the block its whole process group has ended."""
     environment = {
@@ -104,9 +128,7 @@ def _start_child(
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # KFP creates a temporary folder per task and removes none of them; in the work folder they are
     # removed with it.
-    temporary_folder = request_path.parent / "tmp"
-    temporary_folder.mkdir()
-    environment["TMPDIR"] = str(temporary_folder)
+    environment["TMPDIR"] = str(request_path.parent / _TEMPORARY_FOLDER)
     child = subprocess.Popen(  # noqa: S603 - our own module in this interpreter
         [sys.executable, "-P", "-m", "repot_pipelines.local.child", str(request_path)],
         stdin=subprocess.PIPE,
@@ -114,6 +136,7 @@ def _start_child(
         stderr=subprocess.STDOUT,
         env=environment,
         start_new_session=True,
+        pass_fds=[lock],
     )
     try:
         yield child

@@ -1,13 +1,17 @@
 """Run the compiled pipeline on this machine, and collect its report, metrics and model."""
 
+import errno
+import itertools
 import json
+import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals
 from typing import IO, Any
 
 from rich.console import Console
@@ -22,9 +26,16 @@ from repot_pipelines.compiled import find_compiled
 from repot_pipelines.local.docker import check_docker, pull_images
 from repot_pipelines.local.process import ProcessResult, run_in_process
 from repot_pipelines.local.progress_view import make_view
+from repot_pipelines.local.scratch import scratch_folder
 
 SAMPLE_FOLDER = Path(__file__).parent.parent / "sample" / "pictures"
 LOG_NAME = "pipeline.log"
+NUM_EARLIER_LOGS = 4
+"""Logs of earlier runs that an output folder keeps, as pipeline.log.1 (the latest) and so on."""
+
+_SIGNALS = {signal.value: signal.name for signal in Signals}
+_DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+_LOG_TAIL_BYTES = 2**16
 
 
 class PipelineFailedError(RepotError):
@@ -100,7 +111,7 @@ def run_pipeline(
         check_docker()
         pull_images([arguments["cpu_image"], arguments["trainer_image"]], console)
     with (
-        tempfile.TemporaryDirectory(prefix="repot-") as work_folder,
+        scratch_folder() as scratch,
         _open_log(output_path, verbose) as log,
         make_view(console) as view,
     ):
@@ -108,11 +119,11 @@ def run_pipeline(
             find_compiled(),
             arguments,
             runner=runner,
-            work_folder=Path(work_folder),
+            scratch=scratch,
             log=log,
             on_event=view.show,
         )
-    _raise_if_failed(result, output_path)
+    _raise_if_failed(result, None if verbose else output_path / LOG_NAME)
     return _collect(result, arguments, output_path)
 
 
@@ -144,38 +155,83 @@ def _open_log(output_path: Path, verbose: bool) -> Iterator[IO[bytes]]:
     if verbose:
         yield sys.stderr.buffer
     else:
-        with (output_path / LOG_NAME).open("wb") as log:
+        path = output_path / LOG_NAME
+        _keep_earlier_logs(path)
+        # The log can contain URIs and paths that others must not read.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as log:
             yield log
 
 
-def _raise_if_failed(result: ProcessResult, output_path: Path) -> None:
+def _keep_earlier_logs(path: Path) -> None:
+    """Rename pipeline.log to pipeline.log.1, that to pipeline.log.2, and so on; drop the oldest."""
+    names = [path, *(path.with_name(f"{path.name}.{i}") for i in range(1, NUM_EARLIER_LOGS + 1))]
+    for older, newer in itertools.pairwise(reversed(names)):
+        with suppress(FileNotFoundError):
+            newer.chmod(0o600)
+            newer.replace(older)
+
+
+def _raise_if_failed(result: ProcessResult, log_path: Path | None) -> None:
+    """Raise the error of a failed run; `log_path` is None if its output went to the terminal."""
     failure = result.failure
     if failure is not None:
         # Wrong options are the user's input, not a fault of the task that checks them.
         where = "" if failure["exit_code"] == EXIT_USAGE else f"{failure['task']}: "
+        message = failure["message"]
+        if any(reason in message for reason in _DISK_FULL) and "TMPDIR" not in message:
+            message = f"{message}. {_free_space_advice()}"
         raise PipelineFailedError(
-            f"{where}{failure['message']}",
+            f"{where}{message}",
             exit_code=failure["exit_code"],
             details=failure["traceback"],
         )
     if result.return_code != 0:
-        log_path = output_path / LOG_NAME
-        last_line = _last_line(log_path)
-        output = f"its log ends with {last_line!r}" if last_line else "its log is empty"
-        raise PipelineFailedError(
-            f"The local pipeline runner ended with status {result.return_code}, and no task "
-            f"reported a reason; {output}. "
-            f"See the end of {log_path}, or run again with --verbose."
+        raise PipelineFailedError(" ".join(_explain_ending(result, log_path)))
+
+
+def _explain_ending(result: ProcessResult, log_path: Path | None) -> Iterator[str]:
+    """Yield sentences about a process that ended without a message: how, why, and what to do."""
+    name = f"The task {result.task}" if result.task else "The local pipeline runner"
+    # A shell reports a signal as 128 plus its number, Python as the negative number.
+    signal = -result.status if result.status < 0 else result.status - 128
+    tail = _log_tail(log_path)
+    if signal in _SIGNALS:
+        yield f"{name} was ended by the signal {_SIGNALS[signal]}, before it could report a reason."
+    else:
+        yield f"{name} ended with status {result.status} and reported no reason."
+    if any(reason in tail for reason in _DISK_FULL):
+        yield f"A disk is full. {_free_space_advice()}"
+    elif signal == Signals.SIGKILL:
+        yield (
+            "Most likely the memory ran out. Close other programs, choose a smaller --batch-size "
+            "or --backbone, or use a machine with more memory."
         )
+    elif signal in (Signals.SIGTERM, Signals.SIGINT, Signals.SIGHUP):
+        yield "Another process ended it. Run the same command again to continue."
+    elif signal in _SIGNALS:
+        yield "A library failed in native code. Run `repot doctor`, and run the command again."
+    if log_path is None:
+        yield "See the output above."
+    else:
+        last_line = next((line for line in reversed(tail.splitlines()) if line.strip()), "")
+        yield f"Its log ends with {last_line.strip()!r}." if last_line else "Its log is empty."
+        yield f"See the end of {log_path}, or run again with --verbose."
 
 
-def _last_line(log_path: Path) -> str:
-    lines = (
-        log_path.read_text(encoding="utf-8", errors="replace").splitlines()
-        if log_path.is_file()
-        else []
+def _free_space_advice() -> str:
+    return (
+        "Free some space where the output, the storage and temporary files are; the environment "
+        f"variable TMPDIR moves temporary files, now in {tempfile.gettempdir()}, to another disk."
     )
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _log_tail(log_path: Path | None) -> str:
+    if log_path is None or not log_path.is_file():
+        return ""
+    with log_path.open("rb") as file:
+        file.seek(max(0, log_path.stat().st_size - _LOG_TAIL_BYTES))
+        return file.read().decode("utf-8", errors="replace")
 
 
 def _collect(result: ProcessResult, arguments: dict[str, Any], output_path: Path) -> RunOutcome:

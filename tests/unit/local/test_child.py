@@ -1,9 +1,10 @@
+import io
 import re
 
 import pytest
 
 from repot_pipelines.compiled import find_compiled, read_pipeline
-from repot_pipelines.local.child import _insert_container_images
+from repot_pipelines.local.child import _insert_container_images, _PlainStream
 from repot_pipelines.parameters import read_parameters, with_defaults
 
 
@@ -20,3 +21,20 @@ def test_image_placeholders_are_replaced_by_image_references(mode: str, image: s
     assert '"cpu:1"' in images
     (trainer,) = re.findall(r"(?s)exec-train:.*?image: (\S+)", text)[:1]
     assert trainer == f'"{image}"'
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("\x1b[96m'plan'\x1b[0m ended\n", "'plan' ended\n"),
+        ("\x1b]0;title\x07a\x1b]8;;uri\x1b\\b", "ab"),
+        ("10%\b\b\b20%\x1b[K\x1b(B\x00", "10%20%"),
+        ("Grün\t花\n", "Grün\t花\n"),
+    ],
+)
+def test_output_for_the_log_has_no_terminal_codes(text: str, plain: str) -> None:
+    stream = io.StringIO()
+
+    _PlainStream(stream).write(text)
+
+    assert stream.getvalue() == plain

@@ -1,51 +1,129 @@
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from repot_pipelines.local.process import ProcessResult
-from repot_pipelines.local.run import LOG_NAME, PipelineFailedError, _raise_if_failed
+from repot_pipelines.local.run import (
+    LOG_NAME,
+    NUM_EARLIER_LOGS,
+    PipelineFailedError,
+    _open_log,
+    _raise_if_failed,
+)
 
 
-def failed(exit_code: int) -> ProcessResult:
+def failed(exit_code: int, message: str = "It is wrong.") -> ProcessResult:
     event: dict[str, Any] = {
         "event": "failed",
         "task": "plan",
-        "message": "It is wrong.",
+        "message": message,
         "exit_code": exit_code,
         "traceback": "Traceback ...",
     }
-    return ProcessResult(results={}, failure=event, return_code=1)
+    return ProcessResult(results={}, failure=event, return_code=1, task="plan", status=1)
+
+
+def ended(status: int, task: str = "train") -> ProcessResult:
+    """Return the result of a process that ended without reporting a failure."""
+    return ProcessResult(results={}, failure=None, return_code=1, task=task, status=status)
+
+
+def ending(result: ProcessResult, log_path: Path | None = None) -> str:
+    with pytest.raises(PipelineFailedError) as caught:
+        _raise_if_failed(result, log_path)
+    assert caught.value.exit_code == 1
+    return str(caught.value)
 
 
 @pytest.mark.parametrize(("exit_code", "message"), [(1, "plan: It is wrong."), (2, "It is wrong.")])
 def test_failed_task_gives_its_message_exit_code_and_traceback(
-    exit_code: int, message: str, tmp_path: Path
+    exit_code: int, message: str
 ) -> None:
     with pytest.raises(PipelineFailedError) as caught:
-        _raise_if_failed(failed(exit_code), tmp_path)
+        _raise_if_failed(failed(exit_code), None)
 
     assert str(caught.value) == message
     assert caught.value.exit_code == exit_code
     assert caught.value.details == "Traceback ..."
 
 
+def test_full_disk_of_a_failed_task_gives_advice() -> None:
+    message = ending(failed(1, "OSError: [Errno 28] No space left on device: '/tmp/x'"))
+
+    assert message.startswith("plan: OSError: [Errno 28] No space left on device: '/tmp/x'. Free")
+    assert "TMPDIR" in message
+
+
+@pytest.mark.parametrize(
+    ("status", "ending_and_advice"),
+    [
+        (137, "was ended by the signal SIGKILL, before it could report a reason. Most likely the"),
+        (-9, "was ended by the signal SIGKILL, before it could report a reason. Most likely the"),
+        (143, "was ended by the signal SIGTERM, before it could report a reason. Another process"),
+        (139, "was ended by the signal SIGSEGV, before it could report a reason. A library failed"),
+        (1, "ended with status 1 and reported no reason. See the output above."),
+    ],
+)
+def test_process_without_a_reason_names_the_signal_or_status_and_what_to_do(
+    status: int, ending_and_advice: str
+) -> None:
+    assert ending(ended(status)).startswith(f"The task train {ending_and_advice}")
+    runner = ending(ended(status, task=""))
+    assert runner.startswith(f"The local pipeline runner {ending_and_advice}")
+
+
 @pytest.mark.parametrize(
     ("log", "output"),
-    [(None, "its log is empty"), ("one\nKilled\n\n", "its log ends with 'Killed'")],
+    [(None, "Its log is empty."), ("one\nKilled\n\n", "Its log ends with 'Killed'.")],
 )
-def test_process_that_ends_without_a_failed_task_gives_the_last_line_of_its_output(
+def test_process_without_a_reason_gives_the_last_line_of_its_output(
     log: str | None, output: str, tmp_path: Path
 ) -> None:
+    path = tmp_path / LOG_NAME
     if log is not None:
-        (tmp_path / LOG_NAME).write_text(log)
+        path.write_text(log)
 
-    with pytest.raises(PipelineFailedError) as caught:
-        _raise_if_failed(ProcessResult(results={}, failure=None, return_code=-9), tmp_path)
-
-    assert f"status -9, and no task reported a reason; {output}. See" in str(caught.value)
-    assert caught.value.exit_code == 1
+    assert f"{output} See the end of {path}, or run again with --verbose." in ending(
+        ended(137), path
+    )
 
 
-def test_successful_process_raises_nothing(tmp_path: Path) -> None:
-    _raise_if_failed(ProcessResult(results={}, failure=None, return_code=0), tmp_path)
+def test_full_disk_in_the_log_is_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / LOG_NAME
+    path.write_text("x" * 100_000 + "\nsh: 3: printf: I/O error\nNo space left on device\n\nend\n")
+
+    assert "reported no reason. A disk is full. Free some space where" in ending(ended(1), path)
+
+
+def test_successful_process_raises_nothing() -> None:
+    result = ProcessResult(results={}, failure=None, return_code=0, task="", status=0)
+    _raise_if_failed(result, None)
+
+
+def test_logs_of_earlier_runs_are_kept_and_private(tmp_path: Path) -> None:
+    (tmp_path / LOG_NAME).write_text("an older version wrote it")
+    (tmp_path / LOG_NAME).chmod(0o644)
+    for number in range(NUM_EARLIER_LOGS + 2):
+        with _open_log(tmp_path, verbose=False) as log:
+            log.write(str(number).encode())
+
+    logs = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert logs == {
+        "pipeline.log": "5",
+        "pipeline.log.1": "4",
+        "pipeline.log.2": "3",
+        "pipeline.log.3": "2",
+        "pipeline.log.4": "1",
+    }
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
+def test_log_is_private_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with _open_log(tmp_path, verbose=False):
+            assert (tmp_path / LOG_NAME).stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
