@@ -92,6 +92,12 @@ def test_sha256_argument_overrides_the_known_checksum() -> None:
             "inception_v3",
             "holds only the graph of .* Use checkpoint='https://host/model.ckpt'",
         ),
+        (
+            "ftp://me:p4ss@host/w.h5",
+            "inception_v3",
+            r"got checkpoint='ftp://\*\*\*@host/w\.h5'",
+        ),
+        ("http://me:p4ss@[::1", "inception_v3", r"got checkpoint='http://\*\*\*@\[::1'"),
         ("https://", "inception_v3", "must be a complete web address.*got checkpoint='https://'"),
         ("http://[::1", "inception_v3", "must be a complete web address"),
         ("default", "resnet", "backbone must be one of inception_v3"),

@@ -17,7 +17,13 @@ import requests
 import urllib3
 
 from repot import progress, storage
-from repot.checkpoint_files import find_files, is_web, redact_url
+from repot.checkpoint_files import (
+    find_files,
+    is_web,
+    mask_secrets,
+    redact_url,
+    secret_parts,
+)
 from repot.errors import CheckpointError, innermost_reason
 from repot.storage.tls import CA_VARIABLES, describe_tls_error, find_ca_bundle
 
@@ -107,7 +113,7 @@ def download(url: str, folder: Path) -> Path:
         except _RetryableError as err:
             if pause is None:
                 advice = "Check the address and the network, or give the path of a copy."
-                raise _download_error(url, f"{err}. {advice}") from err
+                raise _download_error(url, f"{err}. {advice}") from _cause(err, url)
             _log.warning("%s: %s; retrying in %.0f s", redact_url(url), err, pause)
             time.sleep(pause)
         else:
@@ -165,10 +171,11 @@ def _download_once(url: str, path: Path, *, deadline: float) -> None:
         server = "/".join(redact_url(url).split("/", 3)[:3])
         if tls_reason := describe_tls_error(err, server, CA_VARIABLES[-1]):
             raise _download_error(url, f"{tls_reason}.") from err
-        raise _RetryableError(f"the request failed ({innermost_reason(err)})") from err
+        reason = mask_secrets(innermost_reason(err), secret_parts(url))
+        raise _RetryableError(f"the request failed ({reason})") from _cause(err, url)
     except requests.RequestException as err:
         reason = f"the request failed ({innermost_reason(err)}). Check the address."
-        raise _download_error(url, reason) from err
+        raise _download_error(url, reason) from _cause(err, url)
     size = path.stat().st_size
     if total and size != total:
         raise _RetryableError(f"the server sent {size} of {total} bytes")
@@ -212,4 +219,10 @@ def _report_progress(chunks: Iterator[bytes], total: int) -> Iterator[bytes]:
 
 
 def _download_error(url: str, reason: str) -> CheckpointError:
-    return CheckpointError(f"{redact_url(url)} must be downloaded; {reason}")
+    safe_reason = mask_secrets(reason, secret_parts(url))
+    return CheckpointError(f"{redact_url(url)} must be downloaded; {safe_reason}")
+
+
+def _cause(err: Exception, url: str) -> Exception | None:
+    """Return the error, but None if its message, which a traceback shows, can have secrets."""
+    return None if secret_parts(url) else err

@@ -18,12 +18,13 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from repot import progress
+from repot.checkpoint_files import mask_secrets, secret_parts
 from repot.json_record import JsonRecord
 from repot_pipelines.compiled import read_pipeline
 from repot_pipelines.local.docker import make_runner, remove_containers
@@ -63,6 +64,7 @@ def main() -> None:
         stream: Any = _PlainStream(sys.stdout)
         sys.stdout = sys.stderr = stream
     request = ChildRequest.from_text(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    _mask_output(request.arguments)
     work_folder = Path(request.work_folder)
     uses_docker = request.runner == "docker"
     clean_up = functools.partial(remove_containers, work_folder) if uses_docker else _do_nothing
@@ -73,6 +75,29 @@ def main() -> None:
         else _make_subprocess_runner(work_folder)
     )
     _run_pipeline(request, runner)
+
+
+def _mask_output(arguments: Mapping[str, Any]) -> None:
+    """Mask the credentials of web addresses: KFP prints all arguments, and what tasks print."""
+    secrets = [part for value in arguments.values() for part in secret_parts(str(value))]
+    if secrets:
+        masked: list[Any] = [_MaskedStream(stream, secrets) for stream in (sys.stdout, sys.stderr)]
+        sys.stdout, sys.stderr = masked
+
+
+class _MaskedStream:
+    """A text stream without secrets; everything else is done by the wrapped stream."""
+
+    def __init__(self, stream: Any, secrets: Sequence[str]) -> None:
+        self._stream = stream
+        self._secrets = secrets
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> object:
+        """Write the text with asterisks instead of secrets."""
+        return self._stream.write(mask_secrets(text, self._secrets))
 
 
 def _run_pipeline(request: ChildRequest, runner: Any) -> None:

@@ -1,10 +1,12 @@
 import contextlib
 import hashlib
 import json
+import re
 import socket
 import subprocess
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,6 +141,22 @@ def test_refused_request_is_not_retried_and_its_error_has_no_secrets(
     message = str(caught.value)
     assert not any(secret in message for secret in ("password", "signature", "secret"))
     assert f"{web.url}/missing.h5" in message
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://{secrets[0]}@127.0.0.1:{port}/w.h5?{secrets[1]}", "http://{secrets[0]}@a b/"],
+)
+def test_error_of_a_failed_request_and_its_causes_have_no_secrets(
+    tmp_path: Path, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = address.format(secrets=("me:p4ss", "sig=t0ken"), port=free_port())
+    with pytest.raises(CheckpointError) as caught:
+        download(url, tmp_path)
+
+    shown = "".join(traceback.format_exception(caught.value)) + caplog.text
+    assert "must be downloaded" in shown
+    assert not re.search("p4ss|t0ken", shown)
 
 
 def test_download_above_the_largest_size_is_an_error(

@@ -1,10 +1,11 @@
 import io
 import re
+import sys
 
 import pytest
 
 from repot_pipelines.compiled import find_compiled, read_pipeline
-from repot_pipelines.local.child import _insert_container_images, _PlainStream
+from repot_pipelines.local.child import _insert_container_images, _mask_output, _PlainStream
 from repot_pipelines.parameters import read_parameters, with_defaults
 
 
@@ -38,3 +39,18 @@ def test_output_for_the_log_has_no_terminal_codes(text: str, plain: str) -> None
     _PlainStream(stream).write(text)
 
     assert stream.getvalue() == plain
+
+
+def test_credentials_of_arguments_are_not_printed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+    _mask_output({"checkpoint": "https://me:p4ss@host/w.h5?sig=t0ken", "epochs": 2})
+
+    print("fetch https://me:p4ss@host/w.h5?sig=t0ken")
+    print({"token": "t0ken", "epochs": 2}, file=sys.stderr)
+
+    output = capsys.readouterr()
+    assert output.out == "fetch https://***@host/w.h5?***\n"
+    assert output.err == "{'token': '***', 'epochs': 2}\n"
