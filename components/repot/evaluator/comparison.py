@@ -71,6 +71,7 @@ def judge(
     unknown_labels: Sequence[str] = (),
     removed_labels: Sequence[str] = (),
     allow_label_removal: bool = False,
+    empty_label_folders: Sequence[str] = (),
     was_rolled_back: bool = False,
 ) -> Verdict:
     """Promote a version that reaches the threshold and gets at least as many pictures right.
@@ -89,6 +90,7 @@ def judge(
         removed_labels: Labels that the champion has and the version does not have; the version is
             rejected then, unless `allow_label_removal`.
         allow_label_removal: Whether a version without labels of the champion may be promoted.
+        empty_label_folders: Label folders without pictures; the reasons state them.
         was_rolled_back: Whether the version was rolled back before; it is rejected then.
     """
     score = score_of(challenger)
@@ -116,6 +118,8 @@ def judge(
             reasons = [_rolled_back_reason(version), *reasons]
         if is_another_task:
             reasons = [_ANOTHER_TASK_REASON, *reasons]
+    if empty_label_folders:
+        reasons.append(_empty_folders_reason(empty_label_folders))
     return Verdict(
         decision=decision,
         reasons=tuple(reasons),
@@ -128,6 +132,7 @@ def judge(
         comparison=comparison,
         unknown_labels=tuple(unknown_labels),
         removed_labels=tuple(removed_labels),
+        empty_label_folders=tuple(empty_label_folders),
         decided_at=decided_at,
     )
 
@@ -218,6 +223,14 @@ def _removed_labels_reason(champion_version: str, labels: Sequence[str], is_allo
     return (
         f"{change}: it gives such pictures another label. Add pictures of {_pronoun(labels)}, or "
         "allow the removal with --allow-label-removal (pipeline parameter allow_label_removal)."
+    )
+
+
+def _empty_folders_reason(folders: Sequence[str]) -> str:
+    return (
+        f"No pictures are in the label folder{'s' if len(folders) > 1 else ''} "
+        f"{join_names(folders, _MAX_LABELS_NAMED)}, so this version does not know "
+        f"{_pronoun(folders)}."
     )
 
 

@@ -26,6 +26,7 @@ from repot.layout import (
     REPORT_DATA_NAME,
     REPORT_NAME,
 )
+from repot.manifest import read_manifest
 from repot.model_registry import Champion, read_champion
 from repot.predictor import read_labels
 
@@ -88,9 +89,9 @@ def decide(
     champion_outcomes: list[Outcome] | None = None
     unknown_labels: list[str] = []
     removed_labels: list[str] = []
+    dataset_uri = layout.dataset_uri(storage_uri, dataset_id)
     if champion is not None and champion_version != training_id:
         champion_uri = layout.model_uri(storage_uri, model_name, champion_version)
-        dataset_uri = layout.dataset_uri(storage_uri, dataset_id)
         champion_outcomes = _champion_outcomes(champion_uri, dataset_uri, gate_uri)
         champion_labels = read_labels(champion_uri)
         unknown_labels = _unknown_labels(challenger_outcomes, champion_labels)
@@ -107,6 +108,7 @@ def decide(
         unknown_labels=unknown_labels,
         removed_labels=removed_labels,
         allow_label_removal=allow_label_removal,
+        empty_label_folders=read_manifest(dataset_uri).empty_label_folders,
         was_rolled_back=champion is not None and training_id in champion.rolled_back,
     )
     _log.info("%s: %s", verdict.headline, " ".join(verdict.reasons))

@@ -72,6 +72,7 @@ class Verdict(JsonRecord):
         unknown_labels: Every label of the dataset that the champion does not have; the reasons name
             only the first few.
         removed_labels: Every label that the champion has and the version does not have.
+        empty_label_folders: Label folders of the dataset without pictures, which are left out.
         decided_at: When the verdict was reached first, in UTC, e.g. 2026-11-27T14:05:00Z.
     """
 
@@ -86,6 +87,7 @@ class Verdict(JsonRecord):
     comparison: PairedComparison | None = None
     unknown_labels: tuple[str, ...] = ()
     removed_labels: tuple[str, ...] = ()
+    empty_label_folders: tuple[str, ...] = ()
     decided_at: str
 
     @property

@@ -138,6 +138,27 @@ def test_allowed_label_removal_does_not_promote_a_worse_version() -> None:
     assert "fewer right" in verdict.reasons[0]
 
 
+@pytest.mark.parametrize(
+    ("folders", "text"),
+    [
+        (["hen"], "No pictures are in the label folder hen, so this version does not know it."),
+        (["hen", "owl"], "in the label folders hen, owl, so this version does not know them."),
+    ],
+)
+@pytest.mark.parametrize("champion_version", ["old", "new"])
+def test_empty_label_folders_are_stated_but_decide_nothing(
+    folders: list[str], text: str, champion_version: str
+) -> None:
+    without = make_verdict("11", "10", champion_version=champion_version)
+    verdict = make_verdict(
+        "11", "10", champion_version=champion_version, empty_label_folders=folders
+    )
+
+    assert verdict.decision == without.decision
+    assert verdict.reasons[-1].endswith(text)
+    assert verdict.empty_label_folders == tuple(folders)
+
+
 def test_another_task_gets_no_advice_to_allow_the_removal_of_labels() -> None:
     verdict = make_verdict("11", "00", unknown_labels=["cat"], removed_labels=["hen"])
 
