@@ -205,8 +205,13 @@ def _with_scheme(host: str) -> str:
     return f"{'http' if is_local else 'https'}://{host}"
 
 
+# HTTP servers accept less in a header; a device file such as /dev/zero has no end.
+_MAX_SECRET_BYTES = 2**16
+
+
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip()
+        with path.open("rb") as file:
+            return file.read(_MAX_SECRET_BYTES).decode().strip()
     except (OSError, UnicodeDecodeError):
         return ""

@@ -40,3 +40,8 @@ def test_read_prices_rejects_other_yaml(tmp_path: Path, text: str) -> None:
 
     with pytest.raises(UsageError, match="must have the format of"):
         read_prices(path)
+
+
+def test_endless_price_table_is_rejected() -> None:
+    with pytest.raises(UsageError, match="/dev/zero must have at most 1048576 bytes"):
+        read_prices(Path("/dev/zero"))
