@@ -71,6 +71,24 @@ def test_encoded_files_are_accepted_unchanged(kind: str, graph: Normalise) -> No
         assert graph(jpeg) == jpeg, picture.name
 
 
+@pytest.mark.parametrize("file_format", ["PNG", "GIF"])
+def test_message_about_a_damaged_file_does_not_contain_it(
+    file_format: str, graph: Normalise
+) -> None:
+    data = save(draw(20, 12).convert("P"), file_format)
+
+    messages = []
+    for position in range(4, 64):
+        try:
+            graph(data[:position] + b"\xff" + data[position + 1 :])
+        except tf.errors.InvalidArgumentError as err:
+            messages.append(err.message)
+
+    assert len(messages) > 5
+    # The message of tf.strings.substr contains its input.
+    assert not [message for message in messages if "out of range for string" in message]
+
+
 def exif_jpeg(*entries: tuple[int, int, int, int], directory: int = 8) -> bytes:
     """Return a JPEG with EXIF entries (tag, type, count, value)."""
     packed = b"".join(struct.pack("<HHII", *entry) for entry in entries)

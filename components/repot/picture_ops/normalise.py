@@ -52,7 +52,8 @@ def normalise(data: Any) -> Any:
         [
             (starts_with(data, b"\xff\xd8\xff"), lambda: _normalise_jpeg(data, content)),
             (starts_with(data, b"\x89PNG\r\n\x1a\n"), lambda: _normalise_png(data, content)),
-            (starts_with(data, b"GIF8"), lambda: _normalise_gif(data, content)),
+            (starts_with(data, b"GIF87a"), lambda: _normalise_gif(data, content)),
+            (starts_with(data, b"GIF89a"), lambda: _normalise_gif(data, content)),
             (starts_with(data, b"BM"), lambda: _normalise_bmp(data, content)),
         ],
         default=lambda: require(data, False, "it is a JPEG, PNG, GIF or BMP file"),
@@ -114,7 +115,7 @@ def _normalise_jpeg(data: Any, content: Any) -> Any:
     data = require(data, is_complete, "a JPEG is complete")
     data = _check_size(data, width, height, max_pixels=MAX_JPEG_PIXELS)
     exif_body = content[exif + 10 : exif + 2 + read_big(content, exif + 2, 2)]
-    xmp_length = read_big(content, xmp + 2, 2) - 2 - len(_XMP)
+    xmp_length = tf.maximum(read_big(content, xmp + 2, 2) - 2 - len(_XMP), 0)
     orientation = _orientation(
         exif_body,
         num_exif,
@@ -192,8 +193,10 @@ def _normalise_png(data: Any, content: Any) -> Any:
         exif, num_exif, xmp, has_transparency = found
         length = read_integer(content, position, 4, is_little=False)
         end = tf.cast(position, tf.int64) + 12 + length
-        end = require(end, end <= tf.cast(size, tf.int64), "the chunks of a PNG are complete")
-        kind = tf.strings.substr(data, position + 4, 4)
+        # Checked before substr, whose error would contain the whole file.
+        is_inside = end <= tf.cast(size, tf.int64)
+        checked = require(data, is_inside, "the chunks of a PNG are complete")
+        kind = tf.strings.substr(checked, position + 4, 4)
         is_text = (kind == b"tEXt") | (kind == b"zTXt") | (kind == b"iTXt")
         is_xmp = is_text & starts_with(data, b"XML:com.adobe.xmp\0", position + 8)
         is_readable_xmp = (kind == b"iTXt") & (content[position + 26] == 0)
@@ -293,7 +296,8 @@ def _normalise_gif(data: Any, content: Any) -> Any:
     local_bytes = _gif_palette_bytes(content[frame + 9])
     palette = tf.where(local_bytes > 0, frame + 10, 13)
     num_bytes = tf.where(local_bytes > 0, local_bytes, global_bytes)
-    data = require(data, num_bytes > 0, "a GIF has a palette")
+    has_palette = (num_bytes > 0) & (palette + num_bytes <= size)
+    data = require(data, has_palette, "a GIF has a palette")
 
     def with_white() -> Any:
         """Return the GIF with an opaque white instead of the transparent colour."""
