@@ -1,8 +1,9 @@
 """CSV files that a spreadsheet shows as they are, and that read back as they were written.
 
 A spreadsheet treats a cell that starts with = + - or @ as a formula, quoted or not, so a file name
-or a label could run one. The rule of every CSV file of repot: a text whose first character, blanks
-aside, is one of those, a full-width form of them, or an apostrophe gets an apostrophe in front.
+or a label could run one. The rule of every CSV file that repot stores: a text whose first
+character, blanks aside, is one of those, a full-width form of them, or an apostrophe gets an
+apostrophe in front.
 Reading removes one leading apostrophe. Numbers are written as they are.
 Source: OWASP, "CSV Injection".
 """
@@ -15,15 +16,21 @@ _FORMULA_STARTS = tuple("=+-@\uff1d\uff0b\uff0d\uff20'")
 _TERMINATOR = "\r\n"
 
 
-def csv_line(cells: Iterable[str | float | None]) -> str:
+def csv_line(cells: Iterable[str | float | None], *, escape_formulas: bool = True) -> str:
     """Return one row without its line end; None becomes an empty cell.
 
     A cell with a line break is quoted, so a row can span several lines of a file.
+
+    Args:
+        cells: The row.
+        escape_formulas: Whether the row is for a file that a spreadsheet may open; a program that
+            reads the output of a command needs the texts as they are.
     """
     text = io.StringIO()
     # Python 3.11 quotes a carriage return only if the line end contains one.
     writer = csv.writer(text, lineterminator=_TERMINATOR)
-    writer.writerow([_escape(cell) if isinstance(cell, str) else cell for cell in cells])
+    escape = _escape if escape_formulas else str
+    writer.writerow([escape(cell) if isinstance(cell, str) else cell for cell in cells])
     return text.getvalue().removesuffix(_TERMINATOR)
 
 

@@ -124,15 +124,19 @@ def table_lines(predictions: Iterable[Prediction], pictures: Sequence[str]) -> I
 def csv_lines(predictions: Iterable[Prediction], _pictures: Sequence[str]) -> Iterator[str]:
     """Yield a header, then one row per label; a picture with a problem has one row.
 
-    The cells follow the rule of `repot.csv_text`.
+    The texts are unchanged, for the program that reads them.
     """
     yield csv_line(_CSV_COLUMNS)
     for prediction in predictions:
         for rank, label in enumerate(prediction.labels, start=1):
             probability = f"{label.probability:.6f}"
-            yield csv_line([prediction.picture, rank, label.label, probability, ""])
+            yield csv_line(
+                [prediction.picture, rank, label.label, probability, ""], escape_formulas=False
+            )
         if prediction.problem:
-            yield csv_line([prediction.picture, "", "", "", prediction.problem])
+            yield csv_line(
+                [prediction.picture, "", "", "", prediction.problem], escape_formulas=False
+            )
 
 
 def json_lines(predictions: Iterable[Prediction], _pictures: Sequence[str]) -> Iterator[str]:

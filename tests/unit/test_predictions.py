@@ -1,9 +1,10 @@
+import csv
+import io
 import json
 from collections.abc import Iterator
 
 import pytest
 
-from repot.csv_text import read_csv
 from repot.errors import printable
 from repot.predictions import FORMATS, LabelProbability, Prediction, table_lines
 
@@ -68,7 +69,8 @@ def test_hostile_text_keeps_one_line_per_picture_and_reads_back(
     parsed = json.loads(line)
     assert parsed["picture"] == text
     assert (parsed["problem"] if is_problem else parsed["names"][0]["label"]) == text
-    header, row = read_csv("\n".join(FORMATS["csv"]([prediction], [text])))
+    output = "\n".join(FORMATS["csv"]([prediction], [text]))
+    header, row = csv.reader(io.StringIO(output, newline=""))
     assert dict(zip(header, row, strict=True))["picture"] == text
     assert text in row[1:]
 
