@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from repot.backbone_weights import load_weights
@@ -28,7 +29,12 @@ HEAD_NAME = "logits"
 
 
 def build_classifier(
-    backbone: str, *, num_classes: int, image_size: int, weights_path: Path | None = None
+    backbone: str,
+    *,
+    num_classes: int,
+    image_size: int,
+    seed: int,
+    weights_path: Path | None = None,
 ) -> Any:
     """Return a keras.Model of a backbone with a new head.
 
@@ -36,6 +42,7 @@ def build_classifier(
         backbone: A key of `repot.zoo.BACKBONES`.
         num_classes: Number of logits, background class included.
         image_size: Height and width in pixels.
+        seed: Seed of every layer that draws random numbers.
         weights_path: Weights of the backbone, see `repot.backbone_weights`; None leaves it random.
 
     Raises:
@@ -45,10 +52,17 @@ def build_classifier(
     network = build_backbone(backbone, image_size=image_size)
     if weights_path is not None:
         load_weights(network, weights_path)
+    seed_generators = [
+        layer.seed_generator for layer in network.layers if hasattr(layer, "seed_generator")
+    ]
+    dropout_seed, *seeds = np.random.SeedSequence(seed).generate_state(1 + len(seed_generators))
+    # keras.applications takes no seed, so each layer took one from Python's global generator.
+    for generator, layer_seed in zip(seed_generators, seeds, strict=True):
+        generator.state.assign([int(layer_seed), 0])
     pictures = keras.Input([image_size, image_size, 3], name="pictures")
     rescaled = keras.layers.Rescaling(spec.scale, spec.offset, name="rescale")(pictures)
     features = network(rescaled)
-    dropped_out = keras.layers.Dropout(DROPOUT, name="dropout")(features)
+    dropped_out = keras.layers.Dropout(DROPOUT, seed=int(dropout_seed), name="dropout")(features)
     # Zeros, as in Kolesnikov et al. 2020 (BiT): no class has an advantage at first, for any seed.
     head = keras.layers.Dense(
         num_classes, kernel_initializer="zeros", name=HEAD_NAME, dtype="float32"

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -45,6 +46,16 @@ class FaultyProxy(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
+
+    def refuse_every_second_request(self) -> None:
+        """Answer 503 to every second request from the first on, so that each one is repeated."""
+        numbers = itertools.count()
+
+        def refuse(forward: Callable[[], Response]) -> Response:
+            return forward() if next(numbers) % 2 else (503, [], b"")
+
+        methods = ("GET", "HEAD", "POST", "PUT", "DELETE")
+        self.faults = {method: [refuse] * 1000 for method in methods}
 
     def respond(self, request: Request) -> Response | None:
         self.requests.append(request)

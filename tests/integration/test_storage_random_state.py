@@ -5,7 +5,7 @@ would give other weights.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import pytest
 
 from repot import storage
 from repot.storage.s3 import objects, transfer
-from tests.integration.faulty_proxy import FaultyProxy, Response, run_proxy
+from tests.integration.faulty_proxy import FaultyProxy, run_proxy
 
 _UPLOAD_BYTES = (8 << 20) + 1  # On gs:// a resumable upload of several requests.
 
@@ -46,16 +46,6 @@ def use_storage(folder_uri: str, folder: Path) -> None:
     storage.delete_folder(folder_uri)
 
 
-def refuse_once_each(seen: set[int]) -> Callable[[Callable[[], Response]], Response]:
-    """Return the fault that every second request gets 503, which the client then repeats."""
-
-    def fault(forward: Callable[[], Response]) -> Response:
-        seen.add(len(seen))
-        return (503, [], b"") if len(seen) % 2 else forward()
-
-    return fault
-
-
 def test_requests_and_their_repetition_leave_the_global_random_states(
     proxy: tuple[FaultyProxy, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,9 +56,7 @@ def test_requests_and_their_repetition_leave_the_global_random_states(
     num_requests = len(server.requests)
     server.requests.clear()
     transfer._check_bucket.cache_clear()
-    seen: set[int] = set()
-    methods = ("GET", "HEAD", "POST", "PUT", "DELETE")
-    server.faults = {method: [refuse_once_each(seen)] * 1000 for method in methods}
+    server.refuse_every_second_request()
     use_storage(f"{bucket}/folder", tmp_path)
     # Each request was refused once.
     assert len(server.requests) == 2 * num_requests

@@ -27,7 +27,9 @@ LOAD = (
 @pytest.fixture(scope="module")
 def classifier(lite0_weights_uri: str) -> Any:
     path = Path(lite0_weights_uri, "weights.h5")
-    return build_classifier("efficientnet_lite0", num_classes=4, image_size=SIZE, weights_path=path)
+    return build_classifier(
+        "efficientnet_lite0", num_classes=4, image_size=SIZE, seed=0, weights_path=path
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,9 @@ def test_pictures_are_rescaled_to_the_range_of_the_backbone(classifier: Any, pic
 
 
 def test_new_head_gives_all_classes_equal_logits() -> None:
-    _, head = split_classifier(build_classifier("mobilenet_v2", num_classes=4, image_size=SIZE))
+    _, head = split_classifier(
+        build_classifier("mobilenet_v2", num_classes=4, image_size=SIZE, seed=0)
+    )
 
     np.testing.assert_array_equal(
         head(np.random.default_rng(0).normal(size=(2, 1280))), np.zeros((2, 4))
@@ -89,6 +93,21 @@ def test_dropout_is_active_in_training_only(classifier: Any, pictures: Any) -> N
     assert np.abs(logits(pictures, True) - logits(pictures, True)).max() > 0.1
 
 
+def test_layers_that_draw_random_numbers_depend_on_the_seed_only() -> None:
+    def seeds(global_seed: int, seed: int) -> list[list[int]]:
+        keras.utils.set_random_seed(global_seed)
+        built = build_classifier("efficientnet_v2_b0", num_classes=3, image_size=SIZE, seed=seed)
+        states = [variable for variable in built.variables if "seed_generator" in variable.path]
+        return [state.numpy().tolist() for state in states]
+
+    first, same, other = seeds(1, seed=5), seeds(2, seed=5), seeds(2, seed=6)
+
+    assert len(first) > 10  # 1 of the head, the others of the backbone
+    assert first == same
+    assert all(state != changed for state, changed in zip(first, other, strict=True))
+    assert len({tuple(state) for state in first}) == len(first)
+
+
 def test_published_model_returns_the_probabilities_of_the_labels_only(
     classifier: Any, pictures: Any
 ) -> None:
@@ -113,19 +132,23 @@ def test_weights_are_loaded_from_the_file_and_must_fit_the_backbone(tmp_path: Pa
     save_weights(tmp_path / "weights.h5", arrays)
 
     built = build_classifier(
-        "mobilenet_v2", num_classes=3, image_size=SIZE, weights_path=tmp_path / "weights.h5"
+        "mobilenet_v2", num_classes=3, image_size=SIZE, seed=0, weights_path=tmp_path / "weights.h5"
     )
 
     np.testing.assert_array_equal(built.weights[0].numpy(), arrays[stable_names(backbone)[0]])
     with pytest.raises(CheckpointError, match="must fit"):
         build_classifier(
-            "resnet50_v2", num_classes=3, image_size=SIZE, weights_path=tmp_path / "weights.h5"
+            "resnet50_v2",
+            num_classes=3,
+            image_size=SIZE,
+            seed=0,
+            weights_path=tmp_path / "weights.h5",
         )
 
 
 @pytest.mark.parametrize("backbone", ["mobilenet_v2", "efficientnet_lite0", "convnext_tiny"])
 def test_published_model_loads_in_a_process_without_repot(backbone: str, tmp_path: Path) -> None:
-    classifier = build_classifier(backbone, num_classes=3, image_size=SIZE)
+    classifier = build_classifier(backbone, num_classes=3, image_size=SIZE, seed=0)
     pictures = np.random.default_rng(0).random((2, SIZE, SIZE, 3), np.float32)
     features = split_classifier(classifier)[0](pictures)
     # Features of a random network are near 0; scale the head so that logits differ.

@@ -7,6 +7,7 @@ mask: float32 [batch], 1 for an example, 0 for padding
 Every batch has the full batch size, so that each replica of a strategy always gets a share of it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class Pictures:
         image_size: Height and width of the inputs, in pixels.
         batch_size: Examples per batch.
         shuffle_buffer: Size of the shuffle buffer, in records.
-        seed: Seed of the order and the distortions.
+        seed: Seed of the order and the distortions; no global random state has a part in them.
     """
 
     shards: tuple[Path, ...]
@@ -59,10 +60,8 @@ class Pictures:
         rng = np.random.default_rng([self.seed, epoch])
         shards = [self.shards[i] for i in rng.permutation(len(self.shards))]
         buffer = min(self.shuffle_buffer, self.num_examples)
-        order_seed, distortion_seed = (int(value) for value in rng.integers(2**31, size=2))
-        examples = read_examples(shards).shuffle(
-            buffer, seed=order_seed, reshuffle_each_iteration=False
-        )
+        *order_seeds, distortion_seed = rng.integers(1, 2**31, size=3).tolist()
+        examples = _shuffle(read_examples(shards), buffer, order_seeds)
 
         def distort(index: Any, example: dict[str, tf.Tensor]) -> tuple[Any, Any]:
             # The seed depends on the example's place in the epoch, not on the thread that maps it.
@@ -107,6 +106,26 @@ def feature_batches(
     order = order[skip * batch_size :]
     rows = tf.data.Dataset.from_tensor_slices((table.features[order], table.labels[order]))
     return _batch(rows, batch_size)
+
+
+def _shuffle(examples: Any, buffer_size: int, seeds: Sequence[int]) -> Any:
+    """Shuffle a tf.data.Dataset as `Dataset.shuffle` does, by two seeds.
+
+    The method takes only one of the two, and TensorFlow's global seed as the other.
+    Source: tensorflow/python/data/ops/shuffle_op.py.
+    """
+    specs = tf.nest.flatten(examples.element_spec)
+    variant = tf.raw_ops.ShuffleDatasetV3(
+        input_dataset=tf.data.experimental.to_variant(examples),
+        buffer_size=tf.constant(buffer_size, tf.int64),
+        seed=tf.constant(seeds[0], tf.int64),
+        seed2=tf.constant(seeds[1], tf.int64),
+        seed_generator=tf.raw_ops.DummySeedGenerator(),
+        output_types=[spec.dtype for spec in specs],
+        output_shapes=[spec.shape for spec in specs],
+        reshuffle_each_iteration=False,
+    )
+    return tf.data.experimental.from_variant(variant, examples.element_spec)
 
 
 def _batch(examples: Any, batch_size: int) -> Any:

@@ -36,7 +36,7 @@ from repot.trainer.strategy import (
     check_same_state,
     choose_strategy,
     is_chief,
-    make_repeatable,
+    make_deterministic,
     wait_for_all,
 )
 from repot.training_record import TrainingRecord, write_history
@@ -51,7 +51,7 @@ def run_training(request: TrainingRequest, *, should_stop: Callable[[], bool]) -
     started = time.monotonic()
     settings = request.settings
     strategy = choose_strategy()
-    make_repeatable(settings.seed)
+    make_deterministic()
     manifest = read_manifest(request.dataset_uri)
     if manifest.num_examples("train") == 0:
         raise DataError(
@@ -136,6 +136,7 @@ def _build_classifier(
             num_classes=num_classes,
             image_size=image_size,
             weights_path=weights_path,
+            seed=request.settings.seed,
         )
 
 

@@ -5,7 +5,6 @@ import os
 import zlib
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from repot.errors import StoppedError
@@ -24,13 +23,16 @@ def choose_strategy() -> Any:
     return tf.distribute.MirroredStrategy() if num_gpus > 1 else tf.distribute.get_strategy()
 
 
-def make_repeatable(seed: int) -> None:
-    """Seed all random generators, and on a CPU make equal steps give bit-identical results.
+def make_deterministic() -> None:
+    """On a CPU, make equal steps give bit-identical results.
+
+    Nothing is seeded here. Any library in the process may draw from the generators of Python,
+    NumPy, Keras and TensorFlow, so training does not: every layer, order and distortion has its
+    own seed, derived from the settings. TensorFlow rejects an operation without a seed.
 
     On a GPU, some gradients have no deterministic kernel, and TensorFlow would refuse to run them
     (`tf.config.experimental.enable_op_determinism`).
     """
-    keras.utils.set_random_seed(seed)
     if not tf.config.list_physical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()
 

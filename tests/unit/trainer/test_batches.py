@@ -1,7 +1,9 @@
+import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from repot.dataset import open_shards
 from repot.manifest import read_manifest
@@ -67,6 +69,27 @@ def test_training_batches_have_every_example_once(pictures: Pictures) -> None:
     _, expected, expected_mask = collect(pictures.batches())
     assert mask.sum() == pictures.num_examples
     np.testing.assert_array_equal(np.sort(labels[mask > 0]), np.sort(expected[expected_mask > 0]))
+
+
+def test_global_seed_does_not_change_the_training_batches(pictures: Pictures) -> None:
+    labels = []
+    for seed in (1, 2):
+        tf.random.set_seed(seed)
+        labels.append(collect(pictures.distorted_batches(0))[1])
+
+    np.testing.assert_array_equal(*labels)
+
+
+def test_small_buffer_shuffles_within_its_reach(pictures: Pictures) -> None:
+    in_order = dataclasses.replace(pictures, shuffle_buffer=1, shards=pictures.shards[:1])
+    shuffled = dataclasses.replace(in_order, shuffle_buffer=2)
+
+    _, expected, _ = collect(in_order.distorted_batches(0))
+    labels = collect(shuffled.distorted_batches(0))[1]
+
+    np.testing.assert_array_equal(expected, collect(in_order.batches())[1])
+    assert not np.array_equal(labels, expected)
+    np.testing.assert_array_equal(np.sort(labels), np.sort(expected))
 
 
 def test_training_batches_depend_on_the_epoch_only(pictures: Pictures) -> None:
