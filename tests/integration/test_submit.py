@@ -108,6 +108,7 @@ def test_run_gets_exactly_the_parameters_and_options_that_were_set(
     result = submit(api, "--params", file, *parameters.split(), *options.split())
 
     assert result.exit_code == 0, result.errors
+    assert "warning: learning_rate should be at most 0.0003 with recipe=fine_tune" in result.errors
     run = only_run(api)
     assert run["runtime_config"] == {
         "parameters": {

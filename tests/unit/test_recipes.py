@@ -23,5 +23,15 @@ def test_recipe_values_are_valid_settings(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
+def test_main_learning_rate_of_a_recipe_is_sensible(name: str) -> None:
+    recipe = RECIPES[name]
+
+    assert recipe.main_learning_rate == (
+        recipe.learning_rate if recipe.fine_tune else recipe.head_learning_rate
+    )
+    assert 3 * recipe.main_learning_rate <= recipe.max_learning_rate
+
+
+@pytest.mark.parametrize("name", RECIPES)
 def test_recipe_trains_pretrained_weights_at_a_lower_rate_than_the_head(name: str) -> None:
     assert RECIPES[name].learning_rate < RECIPES[name].head_learning_rate

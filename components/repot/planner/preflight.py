@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from repot import checkpoints, storage
+from repot import checkpoints, progress, storage
 from repot.errors import RepotError, UsageError
 from repot.planner.listing import list_folder
 from repot.settings import (
@@ -44,6 +44,8 @@ class Parameters:
 
 def check_parameters(parameters: ParameterValues) -> Parameters:
     """Check the parameters of a run, and the access to its pictures and storage.
+
+    Values that are probably a mistake give warnings.
 
     Args:
         parameters: Every pipeline parameter by name, in the types that the pipeline declares.
@@ -89,6 +91,8 @@ def check_parameters(parameters: ParameterValues) -> Parameters:
         or not (pictures_uri and storage_uri)
     ):
         raise UsageError(problems.found)
+    for warning in training.warnings:
+        progress.notice("plan", warning, is_warning=True)
     return Parameters(
         run=replace(
             run,

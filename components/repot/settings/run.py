@@ -158,7 +158,8 @@ class TrainingSettings(Settings):
     )
     learning_rate: float = setting(
         0.0,
-        "Peak learning rate of the recipe's main phase; 0 uses the recipe's own.",
+        "Peak learning rate of the recipe's main phase; 0 uses the recipe's own "
+        f"({', '.join(f'{name}: {each.main_learning_rate:g}' for name, each in RECIPES.items())}).",
         rule=between(0, 100, "0 uses the recipe's own"),
         change_when="the loss is not finite, or hardly falls",
     )
@@ -179,6 +180,21 @@ class TrainingSettings(Settings):
         rule=between(1, 1024),
         change_when="there is much memory, or very little",
     )
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """One message per value that is valid but probably a mistake."""
+        recipe = RECIPES[self.recipe]
+        if self.learning_rate <= recipe.max_learning_rate:
+            return ()
+        own, high = f"{recipe.main_learning_rate:g}", f"{recipe.max_learning_rate:g}"
+        warning = (
+            f"learning_rate should be at most {high} with recipe={self.recipe}; got "
+            f"learning_rate={self.learning_rate:g}. Higher rates make training with AdamW, "
+            f"the recipe's optimizer, unstable. Choose {own} to {high}, or 0 for the recipe's own, "
+            f"{own}."
+        )
+        return (warning,)
 
     def _problems(self) -> Iterator[str]:
         yield from Settings._problems(self)

@@ -18,7 +18,7 @@ import click
 
 from repot.errors import unknown_name
 from repot.kubernetes_rules import is_object_name
-from repot.settings import PARAMETERS, ParameterValues, option_name
+from repot.settings import PARAMETERS, ParameterValues, TrainingSettings, option_name
 from repot_pipelines.cluster_rules import (
     MAX_EXPERIMENT_NAME,
     MAX_PIPELINE_NAME,
@@ -201,7 +201,7 @@ class RequestOptions:
     parameters: ParameterValues
 
     def read(self, *, service_account: str) -> "RunRequest":
-        """Return the checked request.
+        """Return the checked request; print a warning for each value that is probably a mistake.
 
         Args:
             service_account: That of the run's pods; "" for the server's default.
@@ -211,13 +211,16 @@ class RequestOptions:
         """
         from repot_pipelines.run_request import read_request
 
-        return read_request(
+        request = read_request(
             preset=self.preset,
             parameter_file=self.parameter_file,
             options=self.parameters,
             assignments=self.assignments,
             service_account=service_account,
         )
+        for warning in TrainingSettings.from_parameters(request.values).warnings:
+            click.echo(f"warning: {warning}", err=True)
+        return request
 
 
 def request_options(command: _Command) -> _Command:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import click
 
-from repot import quiet_tensorflow, storage
+from repot import progress, quiet_tensorflow, storage
 from repot.checkpoint_record import CheckpointRecord
 from repot.errors import CheckpointError, UsageError
 from repot.json_record import read_record
@@ -182,6 +182,8 @@ def train_command(
         input_queue_memory_factor=input_queue_memory_factor,
     )
     with shown_progress():
+        for warning in settings.warnings:
+            progress.notice("train", warning, is_warning=True)
         _train(
             data_uri=storage.normalise(data_dir),
             train_uri=storage.normalise(train_dir),

@@ -7,6 +7,7 @@ import pytest
 
 from repot.errors import UsageError
 from repot_pipelines.cli import repot
+from repot_pipelines.commands import tutorial
 
 # The command lines of the 2016 tutorial, with the program's name replaced.
 TUTORIAL = {
@@ -88,3 +89,19 @@ def test_values_keep_their_underscores() -> None:
         "my_data",
         "a_b",
     )
+
+
+def test_learning_rate_of_the_tutorial_is_accepted_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained: list[float] = []
+    monkeypatch.setattr(
+        tutorial, "_train", lambda settings, **_: trained.append(settings.learning_rate)
+    )
+
+    repot.main(["train", *TUTORIAL["train"].split()], standalone_mode=False)
+
+    assert trained == [0.001]
+    shown = " ".join(capsys.readouterr().err.split())
+    assert "train: warning: learning_rate should be at most 0.0003 with recipe=fine_tune" in shown
+    assert "Choose 3e-05 to 0.0003, or 0 for the recipe's own" in shown

@@ -95,3 +95,15 @@ def test_missing_pictures_are_reported_together_with_bad_parameters(tmp_path: Pa
         "model_name",
         "The pictures folder",
     ]
+
+
+@pytest.mark.parametrize(("learning_rate", "num_warnings"), [(0.0, 0), (3e-5, 0), (0.001, 1)])
+def test_learning_rate_far_above_the_recipes_own_gives_a_warning(
+    learning_rate: float, num_warnings: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "repot.progress")
+
+    check(tmp_path, recipe="fine_tune", learning_rate=learning_rate)
+
+    start = "plan: warning: learning_rate should be at most 0.0003 with recipe=fine_tune"
+    assert sum(message.startswith(start) for message in caplog.messages) == num_warnings

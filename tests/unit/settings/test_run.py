@@ -64,6 +64,26 @@ def test_all_problems_are_reported_at_once() -> None:
     assert named == ["backbone", "recipe", "epochs", "batch_size", "learning_rate", "seed"]
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_learning_rate_above_the_sensible_range_of_the_recipe_gives_a_warning(recipe: str) -> None:
+    own, high = RECIPES[recipe].main_learning_rate, RECIPES[recipe].max_learning_rate
+
+    for rate in (0, own / 10, own, high):
+        assert TrainingSettings(recipe=recipe, learning_rate=rate).warnings == ()
+    for rate in (high * 1.01, 1, 100):
+        (warning,) = TrainingSettings(recipe=recipe, learning_rate=rate).warnings
+        assert warning.startswith(
+            f"learning_rate should be at most {high:g} with recipe={recipe}; got "
+            f"learning_rate={rate:g}."
+        )
+        assert warning.endswith(f"Choose {own:g} to {high:g}, or 0 for the recipe's own, {own:g}.")
+
+
+def test_learning_rate_of_2016_gives_a_warning_for_the_whole_network_only() -> None:
+    assert TrainingSettings(recipe="fine_tune", learning_rate=0.001).warnings
+    assert not TrainingSettings(recipe="head", learning_rate=0.001).warnings
+
+
 @pytest.mark.parametrize("name", BACKBONES)
 def test_smallest_image_size_is_the_backbones(name: str) -> None:
     smallest = BACKBONES[name].min_image_size

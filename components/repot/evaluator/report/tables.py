@@ -99,5 +99,4 @@ def _label_row(scores: ClassRecord, num_train: int) -> LabelRow:
 
 def _peak_learning_rate(settings: TrainingSettings) -> float:
     """Return the rate of the recipe's main phase; a setting of 0 means the recipe's default."""
-    recipe = RECIPES[settings.recipe]
-    return settings.learning_rate or recipe.learning_rate or recipe.head_learning_rate
+    return settings.learning_rate or RECIPES[settings.recipe].main_learning_rate
