@@ -287,6 +287,7 @@ def make_model(folder: Path) -> None:
         backbone,
         num_classes=NUM_LABELS + 1,
         image_size=IMAGE_SIZE,
+        seed=0,
         weights_path=folder / WEIGHTS_NAME,
     )
     kernel = classifier.get_layer("logits").kernel
