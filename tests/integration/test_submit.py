@@ -536,4 +536,4 @@ def test_answer_that_the_client_cannot_parse_is_an_error(api: KfpApi) -> None:
     result = submit(api)
 
     assert result.exit_code == 1
-    assert "kfp's client cannot read the answer of" in result.errors
+    assert "the KFP client cannot parse the response from" in result.errors
