@@ -114,9 +114,11 @@ def _check_arguments(arguments: ParameterValues) -> None:
     for value in arguments.values():
         if isinstance(value, str):
             value.encode()
-    problems = settings_problems(arguments)
-    if problems:
-        raise UsageError(problems)
+    if settings_problems(arguments):
+        from repot.planner.preflight import check_parameters
+
+        # Plan's own check, which also reports missing pictures and an unusable storage.
+        check_parameters(arguments)
 
 
 def _print_inputs(console: "Console", arguments: ParameterValues, output_path: Path) -> None:
