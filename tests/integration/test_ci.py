@@ -22,6 +22,7 @@ from repot.training_record import EpochRecord, TrainingRecord
 from repot_pipelines.ci import job as ci_job
 from repot_pipelines.ci.comment import MARKER
 from repot_pipelines.ci.lineage import read_lineage
+from repot_pipelines.local.scratch import Scratch
 from tests.integration.kfp_api.answers import plain
 from tests.integration.kfp_api.command_line import CommandResult, run_repot
 from tests.integration.kfp_api.scripted_runs import (
@@ -92,13 +93,13 @@ class Job:
 
 
 @pytest.fixture
-def job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Job]:
+def job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gcs_endpoint: str) -> Iterator[Job]:
     for name in [name for name in os.environ if name.startswith("KF_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("GITHUB_SHA", COMMIT)
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
-    # Do not wait for a metadata server that does not exist.
-    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    # No test may contact the real service; the bucket of the job does not exist here.
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_endpoint)
     with KfpApi() as api:
         yield Job(api, tmp_path / "comment.md", tmp_path / "summary.md")
 
@@ -482,10 +483,8 @@ def test_sample_check_passes_and_its_training_record_is_readable(
 ) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    monkeypatch.setattr(
-        f"{ci_job.__name__}.tempfile.TemporaryDirectory",
-        lambda **_: contextlib.nullcontext(str(scratch)),
-    )
+    kept = Scratch(path=scratch, lock=os.open(scratch, os.O_RDONLY))
+    monkeypatch.setattr(f"{ci_job.__name__}.scratch_folder", lambda: contextlib.nullcontext(kept))
     script_runs(job.api, [Stage("SUCCEEDED", PROMOTED, verdict_log("promote"))])
 
     ended = run_repot(
@@ -499,6 +498,7 @@ def test_sample_check_passes_and_its_training_record_is_readable(
     assert lineage.challenger is not None
     assert lineage.challenger == lineage.champion
     assert lineage.challenger.num_examples == {"train": 92, "validation": 40}
+    os.close(kept.lock)
 
 
 def test_failed_sample_check_ends_the_job_before_any_upload(
