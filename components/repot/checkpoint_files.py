@@ -19,7 +19,7 @@ import requests
 from repot import storage
 from repot.errors import CheckpointError, innermost_reason
 from repot.layout import WEIGHTS_NAME
-from repot.storage.tls import CA_VARIABLES, find_ca_bundle
+from repot.tls import CA_VARIABLES, find_ca_bundle
 
 _V2_PART = re.compile(r"\.(index|data-\d{5}-of-\d{5})$")
 _STATE_LINE = re.compile(r'^model_checkpoint_path: *"([^"]+)"', re.MULTILINE)

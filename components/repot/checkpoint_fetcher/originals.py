@@ -25,7 +25,7 @@ from repot.checkpoint_files import (
     secret_parts,
 )
 from repot.errors import CheckpointError, innermost_reason
-from repot.storage.tls import CA_VARIABLES, describe_tls_error, find_ca_bundle
+from repot.tls import CA_VARIABLES, describe_tls_error, find_ca_bundle
 
 RETRY_PAUSES_SECONDS = (1.0, 2.0, 4.0)
 """Pause before each retry of a failed download."""

@@ -17,7 +17,7 @@ from repot.checkpoint_fetcher import originals
 from repot.checkpoint_fetcher.originals import download, fetch_original
 from repot.checkpoint_files import find_version
 from repot.errors import CheckpointError
-from repot.storage.tls import CA_VARIABLES
+from repot.tls import CA_VARIABLES
 from tests.certificates import Authority
 from tests.conftest import free_port
 from tests.web_server import WebServer, running_web_server

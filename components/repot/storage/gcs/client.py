@@ -24,8 +24,8 @@ from repot.storage.retries import (
     call_with_retries,
     use_own_generator,
 )
-from repot.storage.tls import CA_VARIABLES, find_ca_bundle
 from repot.storage.uris import split_bucket
+from repot.tls import CA_VARIABLES, find_ca_bundle
 
 _NUM_CONNECTIONS = 64
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from repot.errors import NoBucketError, NotFoundError, StorageError
-from repot.storage.tls import CA_VARIABLES, describe_tls_error, is_permanent
+from repot.tls import CA_VARIABLES, describe_tls_error, is_permanent
 
 USER_PROJECT_VARIABLE = "GOOGLE_CLOUD_QUOTA_PROJECT"
 """Environment variable of Google's libraries: the project that pays for requests to a bucket."""

@@ -30,8 +30,8 @@ from repot.storage.s3.errors import (
     is_s3_response,
     is_transient,
 )
-from repot.storage.tls import find_ca_bundle
 from repot.storage.uris import split_bucket
+from repot.tls import find_ca_bundle
 
 _NUM_CONNECTIONS = 64
 _DEFAULT_REGION = "us-east-1"

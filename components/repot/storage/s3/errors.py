@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from repot.errors import NoBucketError, NotFoundError, StorageError
-from repot.storage.tls import describe_tls_error, is_permanent
+from repot.tls import describe_tls_error, is_permanent
 
 PAYER_VARIABLE = "AWS_REQUEST_PAYER"
 """Environment variable, as in GDAL: "requester" if this account pays for requests to a bucket."""
