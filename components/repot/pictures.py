@@ -6,6 +6,7 @@ decode every result.
 """
 
 import contextlib
+import functools
 import importlib
 import io
 import struct
@@ -204,10 +205,13 @@ def _open(data: bytes) -> ImageFile.ImageFile:
     raise _unsupported(*named) if named else RejectedPicture("not_an_image")
 
 
+@functools.cache
 def _load_plugins() -> None:
-    """Register Pillow's plug-ins, and that of the optional dependency for HEIF."""
-    if "TIFF" in Image.OPEN and "AVIF" in Image.OPEN:
-        return
+    """Register Pillow's plug-ins, and that of the optional dependency for HEIF, once per process.
+
+    Other code may have loaded Pillow's own plug-ins already, without the modes and formats that
+    are added here.
+    """
     Image.init()
     greyscale.complete_tiff_modes()
     for module in ("pi_heif", "pillow_heif"):

@@ -2,8 +2,11 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -184,3 +187,20 @@ def test_damaged_16_bit_grey_with_alpha_is_rejected() -> None:
         normalise_picture(bytes(png))
     with pytest.raises(RejectedPicture):
         normalise_picture(bytes(png[:40]))
+
+
+def test_deep_tiffs_are_read_after_other_code_has_loaded_the_plugins(tmp_path: Path) -> None:
+    # Pillow alone does not know signed samples of 8 bits.
+    (tmp_path / "deep.tif").write_bytes(_tiff(_ramp(-100, 100, "i1"), MM))
+    program = (
+        "import sys; from pathlib import Path; from PIL import Image; Image.init();"
+        "from repot.pictures import normalise_picture;"
+        "print(normalise_picture(Path(sys.argv[1]).read_bytes()).width)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "deep.tif")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) == len(RAMP)
