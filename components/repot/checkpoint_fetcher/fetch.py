@@ -33,7 +33,7 @@ def fetch_checkpoint(
             the checkpoint has them.
         checkpoints_uri: Folder of all stored checkpoints.
         sha256: Expected checksum of the original files; "" to skip the check. With it, a stored
-            checkpoint is found without contacting the source. Without it, the source is asked for
+            checkpoint is found without contacting the source. Without it, the source is queried for
             its current version; a web server that does not tell is assumed to be unchanged.
 
     Returns:

@@ -149,7 +149,7 @@ def _reasons(
     unknown_labels: Sequence[str],
 ) -> list[str]:
     """Return the reasons for a promotion or rejection, the decisive one first."""
-    # 0 is the default: nobody asked for a threshold.
+    # 0 is the default and means no threshold.
     threshold = [_threshold_reason(score, min_precision)] if min_precision > 0 else []
     if comparison is None:
         if threshold:

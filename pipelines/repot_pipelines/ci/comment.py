@@ -129,7 +129,7 @@ def _score(score: Score) -> str:
 
 def _comparison(verdict: Verdict) -> str:
     num_pictures, comparison = verdict.challenger.num_examples, verdict.comparison
-    # 0 is the default: nobody asked for a threshold.
+    # 0 is the default and means no threshold.
     threshold = f"the threshold is {verdict.min_precision:.4f}" if verdict.min_precision else ""
     if comparison is None:
         has_champion = verdict.champion_version != NO_CHAMPION

@@ -21,7 +21,7 @@ from repot_pipelines.commands.options import (
 from repot_pipelines.kfp_server.access import ConnectionOptions, resolve_access
 
 if TYPE_CHECKING:
-    from repot_pipelines.doctor.scheduling import TrainerPod
+    from repot_pipelines.doctor.scheduling import PodPlacement
 
 _POD_PARAMETERS = (
     "accelerator_type",
@@ -142,14 +142,14 @@ def _without_retry_warnings() -> Iterator[None]:
         log.setLevel(before)
 
 
-def _trainer_pod(options: ParameterValues, defaults: ParameterValues) -> "TrainerPod | None":
+def _trainer_pod(options: ParameterValues, defaults: ParameterValues) -> "PodPlacement | None":
     """Return what the trainer's pod requests; None if a value is neither given nor a known default.
 
     Raises:
         UsageError: Lists everything that is wrong.
     """
     from repot_pipelines.cluster_rules import cluster_problems
-    from repot_pipelines.doctor.scheduling import TrainerPod
+    from repot_pipelines.doctor.scheduling import PodPlacement
 
     values = {name: defaults[name] for name in _POD_PARAMETERS if name in defaults}
     values |= {name: value for name, value in options.items() if value is not None}
@@ -158,7 +158,7 @@ def _trainer_pod(options: ParameterValues, defaults: ParameterValues) -> "Traine
         raise UsageError(problems)
     if len(values) < len(_POD_PARAMETERS):
         return None
-    return TrainerPod(
+    return PodPlacement(
         accelerator_type=values["accelerator_type"],
         accelerator_count=int(values["accelerator_count"]),
         node_selector=values["trainer_node_selector"],

@@ -62,7 +62,7 @@ class DoctorRequest:
     access: "Access"
     namespace: str
     service_account: str
-    trainer_pod: scheduling.TrainerPod | None
+    trainer_pod: scheduling.PodPlacement | None
     needs_cluster: bool
     pipeline: installation.InstalledPipeline
 

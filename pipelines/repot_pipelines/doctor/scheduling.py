@@ -28,7 +28,7 @@ _MAX_NAMES = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainerPod:
+class PodPlacement:
     """What the trainer's pod requests; same meaning as the pipeline parameters.
 
     Attributes:
@@ -50,7 +50,7 @@ class TrainerPod:
         return labels or "no selector"
 
 
-def check_nodes(client: ClusterClient, nodes: Sequence[Node], pod: TrainerPod) -> CheckResult:
+def check_nodes(client: ClusterClient, nodes: Sequence[Node], pod: PodPlacement) -> CheckResult:
     """Check that a node exists for the trainer's pod, and report how many accelerators are free.
 
     Args:
@@ -137,7 +137,9 @@ def check_container_images(
     return [_check_container_image(name, reference, nodes) for name, reference in references]
 
 
-def _no_matching_node(client: ClusterClient, nodes: Sequence[Node], pod: TrainerPod) -> CheckResult:
+def _no_matching_node(
+    client: ClusterClient, nodes: Sequence[Node], pod: PodPlacement
+) -> CheckResult:
     reason = why_no_match(nodes, pod.node_selector)
     return _problem_unless_autoscaled(
         client,
@@ -147,7 +149,7 @@ def _no_matching_node(client: ClusterClient, nodes: Sequence[Node], pod: Trainer
 
 
 def _too_few_accelerators(
-    client: ClusterClient, nodes: Sequence[Node], matching: Sequence[Node], pod: TrainerPod
+    client: ClusterClient, nodes: Sequence[Node], matching: Sequence[Node], pod: PodPlacement
 ) -> CheckResult:
     """Return that no matching node has enough accelerators, and which nodes have some."""
     resource, count = pod.accelerator_type, pod.accelerator_count
@@ -179,7 +181,7 @@ def _too_few_accelerators(
     return _problem_unless_autoscaled(client, finding, fix)
 
 
-def _tainted(ready: Sequence[Node], pod: TrainerPod) -> CheckResult:
+def _tainted(ready: Sequence[Node], pod: PodPlacement) -> CheckResult:
     """Return that every node has an untolerated taint, and the tolerations that would cover one."""
     # Many clusters tolerate the accelerator's own taint for pods that request the accelerator,
     # e.g. GKE (admission plugin ExtendedResourceToleration).
@@ -210,7 +212,7 @@ def _tainted(ready: Sequence[Node], pod: TrainerPod) -> CheckResult:
     return problem(TRAINER_NODES, finding, fix)
 
 
-def _count_free(client: ClusterClient, usable: Sequence[Node], pod: TrainerPod) -> CheckResult:
+def _count_free(client: ClusterClient, usable: Sequence[Node], pod: PodPlacement) -> CheckResult:
     """Return how many accelerators of the usable nodes are free."""
     resource, count = pod.accelerator_type, pod.accelerator_count
     num_nodes = f"{len(usable)} {'node' if len(usable) == 1 else 'nodes'}"

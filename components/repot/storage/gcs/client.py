@@ -170,7 +170,7 @@ def _prepare_session(session: Any) -> None:
 
 def _on_response(response: Any, **_options: Any) -> None:
     if response.status_code == http.client.UNAUTHORIZED:
-        # The next request looks for credentials again: somebody may have logged in, or the metadata
+        # The next request looks for credentials again: the user may have logged in, or the metadata
         # server of a new pod may respond by now.
         _state.clients.clear()
     if not response.ok:

@@ -13,7 +13,7 @@ STUCK_REASONS = {
     "ImagePullBackOff",
     "InvalidImageName",
 }
-"""Reasons for which a pod waits indefinitely unless somebody fixes the cause."""
+"""Reasons for which a pod waits indefinitely until the cause is fixed."""
 
 _QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 _SIGKILL_CODE = 137

@@ -207,7 +207,7 @@ class _JobFollower:
     logged_at: float = 0.0
 
     def follow(self, poll_seconds: float) -> str:
-        """Return how the Job ended if it did not fail: it succeeded, or somebody deleted it.
+        """Return how the Job ended if it did not fail: it succeeded, or it was deleted.
 
         Raises:
             TrainingError: The Job failed, or its pods can never start.
@@ -216,7 +216,7 @@ class _JobFollower:
         while True:
             job = self.api.get_job(self.name)
             if job is None:
-                return "somebody deleted it"
+                return "it was deleted"
             pods = self.api.list_pods(self.name)
             self._record_failures(pods)
             worker_log.follow(pods)

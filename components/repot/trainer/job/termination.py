@@ -103,7 +103,7 @@ def delete_job_on_sigterm(api: "JobApi", name: str, *, keep: type[BaseException]
     Must be used in the main thread.
 
     Args:
-        api: A connection without retries that nobody else uses: the thread interrupted by SIGTERM
+        api: A connection without retries that no other code uses: the thread interrupted by SIGTERM
             may hold a lock of its own connection, and Kubeflow kills the task after about a second.
         name: Name of the Job.
         keep: An exception after which the Job is kept.
