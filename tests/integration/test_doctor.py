@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from repot_pipelines.doctor import cluster_client, installation, kubeconfig, storage_access
+from repot_pipelines.cluster import client as cluster_client
+from repot_pipelines.cluster import kubeconfig
+from repot_pipelines.doctor import installation, storage_access
 from repot_pipelines.doctor.results import ok
 from tests.integration.command_line import repot
 from tests.integration.kfp_api.answers import web_page

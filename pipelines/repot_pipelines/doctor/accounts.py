@@ -17,8 +17,8 @@ from repot.cluster_names import (
     WORKER_ACCOUNT,
 )
 from repot.kubernetes_rules import KubernetesObject
-from repot_pipelines.doctor.cluster_client import ClusterClient
-from repot_pipelines.doctor.cluster_errors import ForbiddenError
+from repot_pipelines.cluster.client import ClusterClient
+from repot_pipelines.cluster.errors import ForbiddenError
 from repot_pipelines.doctor.results import (
     OK,
     PROBLEM,

@@ -13,18 +13,18 @@ from repot.cluster_names import (
     SETTINGS_CONFIG_MAP,
     WORKER_ACCOUNT,
 )
+from repot_pipelines.cluster import nodes
+from repot_pipelines.cluster.client import ClusterClient, ClusterConnection, connect
+from repot_pipelines.cluster.errors import ClusterError, ForbiddenError
 from repot_pipelines.doctor import (
     accounts,
     installation,
     kfp_connection,
     machine,
-    nodes,
     pod_storage,
     scheduling,
     storage_access,
 )
-from repot_pipelines.doctor.cluster_client import ClusterClient, ClusterConnection, connect
-from repot_pipelines.doctor.cluster_errors import ClusterError, ForbiddenError
 from repot_pipelines.doctor.results import (
     PROBLEM,
     CheckResult,

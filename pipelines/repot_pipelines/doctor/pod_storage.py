@@ -11,9 +11,9 @@ from typing import Any
 from repot import storage
 from repot.cluster_names import GOOGLE_ACCOUNT_KEY, GOOGLE_ANNOTATION
 from repot.kubernetes_rules import KubernetesObject
+from repot_pipelines.cluster.client import ClusterClient
+from repot_pipelines.cluster.errors import ForbiddenError
 from repot_pipelines.doctor.accounts import APPLY_MANIFESTS, google_account, has_placeholder
-from repot_pipelines.doctor.cluster_client import ClusterClient
-from repot_pipelines.doctor.cluster_errors import ForbiddenError
 from repot_pipelines.doctor.results import CheckResult, not_checked, ok, problem, warning
 
 POD_STORAGE = "pod storage"

@@ -1,9 +1,7 @@
 """The result of one check, and running checks so that a failing or hanging one becomes a result."""
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from repot.errors import RepotError
 from repot_pipelines.kfp_server.errors import SERVER_QUOTE
@@ -15,8 +13,6 @@ PROBLEM = "problem"
 """It will not work."""
 NOT_CHECKED = "not checked"
 """Not requested, or a prerequisite of the check is missing."""
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,32 +89,3 @@ def run_check(name: str, check: Callable[[], CheckResult | list[CheckResult]]) -
     except Exception as err:  # noqa: BLE001 - a crashing check must not hide the other results
         return [problem_from_crash(name, err)]
     return [found] if isinstance(found, CheckResult) else found
-
-
-def call_with_timeout(seconds: float, work: Callable[[], _T]) -> _T:
-    """Call `work` with a time limit; if it hangs, its daemon thread is abandoned.
-
-    Args:
-        seconds: Time limit.
-        work: A call that has no time limit of its own, or a longer one.
-
-    Raises:
-        TimeoutError: The call did not return in time.
-    """
-    returned: list[_T] = []
-    raised: list[Exception] = []
-
-    def run() -> None:
-        try:
-            returned.append(work())
-        except Exception as err:  # noqa: BLE001 - raised again in the calling thread
-            raised.append(err)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        raise TimeoutError
-    if raised:
-        raise raised[0]
-    return returned[0]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from repot.errors import join_names
 from repot.kubernetes_rules import KubernetesObject
-from repot_pipelines.doctor.cluster_client import ClusterClient
-from repot_pipelines.doctor.cluster_errors import ForbiddenError
-from repot_pipelines.doctor.nodes import (
+from repot_pipelines.cluster.client import ClusterClient
+from repot_pipelines.cluster.errors import ForbiddenError
+from repot_pipelines.cluster.nodes import (
     Node,
     format_taint,
     requested_by_pod,

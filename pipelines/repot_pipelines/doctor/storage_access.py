@@ -6,10 +6,10 @@ from pathlib import Path
 
 from repot import storage
 from repot.errors import StorageError
+from repot_pipelines.cluster.kubeconfig import call_with_timeout
 from repot_pipelines.doctor.machine import nearest_existing_folder
 from repot_pipelines.doctor.results import (
     CheckResult,
-    call_with_timeout,
     not_checked,
     ok,
     problem,

@@ -1,5 +1,3 @@
-import threading
-
 import pytest
 
 from repot.errors import StorageError, UsageError
@@ -7,7 +5,6 @@ from repot_pipelines.doctor.results import (
     OK,
     PROBLEM,
     CheckResult,
-    call_with_timeout,
     ok,
     problem_from_error,
     run_check,
@@ -67,21 +64,3 @@ def test_run_check_converts_expected_and_unexpected_errors_to_problems() -> None
     assert crashed.state == PROBLEM
     assert "KeyError: 'surprise'" in crashed.finding
     assert OK not in (refused.state, crashed.state)
-
-
-def test_call_with_timeout_returns_the_value() -> None:
-    assert call_with_timeout(5, lambda: 7) == 7
-    assert call_with_timeout(5, lambda: None) is None
-
-
-def test_call_with_timeout_raises_the_error_of_the_call() -> None:
-    with pytest.raises(ZeroDivisionError):
-        call_with_timeout(5, lambda: 1 // 0)
-
-
-def test_call_with_timeout_abandons_a_call_that_hangs() -> None:
-    release = threading.Event()
-
-    with pytest.raises(TimeoutError):
-        call_with_timeout(0.05, release.wait)
-    release.set()

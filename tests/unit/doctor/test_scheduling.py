@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from repot_pipelines.doctor.nodes import read_node
+from repot_pipelines.cluster.nodes import read_node
 from repot_pipelines.doctor.results import NOT_CHECKED, OK, PROBLEM, WARNING
 from repot_pipelines.doctor.scheduling import check_container_images, check_quotas
 

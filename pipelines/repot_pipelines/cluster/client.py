@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from repot.kubernetes_rules import KubernetesObject
-from repot_pipelines.doctor.cluster_errors import (
+from repot_pipelines.cluster.errors import (
     MissingObjectError,
     convert_errors,
     not_kubernetes,
 )
-from repot_pipelines.doctor.kubeconfig import find_context, make_api_client
+from repot_pipelines.cluster.kubeconfig import find_context, make_api_client
 
 _TIMEOUT_SECONDS = (4, 10)
 """To connect, and for each response."""

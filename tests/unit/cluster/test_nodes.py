@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from repot_pipelines.doctor.nodes import format_taint, read_node, requested_by_pod, why_no_match
+from repot_pipelines.cluster.nodes import format_taint, read_node, requested_by_pod, why_no_match
 
 GPU = "nvidia.com/gpu"
 TAINT = {"key": GPU, "value": "present", "effect": "NoSchedule"}

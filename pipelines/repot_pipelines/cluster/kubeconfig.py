@@ -3,16 +3,18 @@
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from repot_pipelines.doctor.cluster_errors import TRY_KUBECTL, ClusterError
-from repot_pipelines.doctor.results import call_with_timeout
+from repot_pipelines.cluster.errors import TRY_KUBECTL, ClusterError
 
 _LOGIN_SECONDS = 10
 """Time limit for a credential plugin; some wait indefinitely for a login in a browser."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +108,35 @@ def make_api_client(context: ClusterContext) -> Any:
     # The default would retry an unreachable server three times.
     configuration.retries = urllib3.Retry(connect=0, read=0, other=0, redirect=4)
     return client.ApiClient(configuration)
+
+
+def call_with_timeout(seconds: float, work: Callable[[], _T]) -> _T:
+    """Call `work` with a time limit; if it hangs, its daemon thread is abandoned.
+
+    Args:
+        seconds: Time limit.
+        work: A call that has no time limit of its own, or a longer one.
+
+    Raises:
+        TimeoutError: The call did not return in time.
+    """
+    returned: list[_T] = []
+    raised: list[Exception] = []
+
+    def run() -> None:
+        try:
+            returned.append(work())
+        except Exception as err:  # noqa: BLE001 - raised again in the calling thread
+            raised.append(err)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError
+    if raised:
+        raise raised[0]
+    return returned[0]
 
 
 def _read_contexts(kubeconfig: str) -> tuple[list[str], str]:

@@ -1,10 +1,11 @@
+import threading
 from pathlib import Path
 
 import pytest
 import yaml
 
-from repot_pipelines.doctor.cluster_errors import ClusterError
-from repot_pipelines.doctor.kubeconfig import ClusterContext, find_context
+from repot_pipelines.cluster.errors import ClusterError
+from repot_pipelines.cluster.kubeconfig import ClusterContext, call_with_timeout, find_context
 
 
 def write(path: Path, *contexts: str, current: str = "") -> str:
@@ -75,3 +76,21 @@ def test_missing_kubeconfig_or_context_is_an_error(tmp_path: Path) -> None:
         find_context("", {"KUBECONFIG": path}, tmp_path)
     with pytest.raises(ClusterError, match="has no context d"):
         find_context("d", {"KUBECONFIG": path}, tmp_path)
+
+
+def test_call_with_timeout_returns_the_value() -> None:
+    assert call_with_timeout(5, lambda: 7) == 7
+    assert call_with_timeout(5, lambda: None) is None
+
+
+def test_call_with_timeout_raises_the_error_of_the_call() -> None:
+    with pytest.raises(ZeroDivisionError):
+        call_with_timeout(5, lambda: 1 // 0)
+
+
+def test_call_with_timeout_abandons_a_call_that_hangs() -> None:
+    release = threading.Event()
+
+    with pytest.raises(TimeoutError):
+        call_with_timeout(0.05, release.wait)
+    release.set()
