@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from repot import layout, storage
+from repot.progress import find_failure, format_failure
 from repot_pipelines.compiled import find_compiled
 from repot_pipelines.local.run import SAMPLE_FOLDER
 from tests.integration.compiled_tasks import RUN_ID, CompiledPipeline, Json, TaskResult
@@ -241,8 +242,9 @@ def test_wrong_parameters_fail_in_plan_and_are_all_listed(arguments: Json, tmp_p
 
     (plan,) = CompiledPipeline(find_compiled(), tmp_path).run(wrong)
 
-    assert (plan.executor, plan.exit_code) == ("exec-plan", 1)
-    last_lines = plan.log.split("plan: ")[-1]
-    assert "epochs must lie in" in last_lines
-    assert "model_name must be" in last_lines
+    assert (plan.executor, plan.exit_code) == ("exec-plan", 2)
+    reason = find_failure(plan.log)
+    assert "epochs must lie in" in reason
+    assert "model_name must be" in reason
+    assert plan.log.endswith(format_failure("plan", reason))
     assert "Traceback" not in plan.log

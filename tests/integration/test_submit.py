@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from repot.progress import format_failure
 from repot_pipelines.compiled import find_compiled
 from repot_pipelines.kfp_server.registry import default_version_name
 from repot_pipelines.watch import follow
@@ -332,6 +333,20 @@ def test_failed_task_is_reported_with_its_log_tail(api: KfpApi) -> None:
         "  Train:",
         "    train: 3 of 10 pictures are damaged. Replace them.",
     ]
+
+
+def test_reason_that_a_failed_task_reported_is_shown_alone_and_unwrapped(api: KfpApi) -> None:
+    reason = "train: " + "3 of 10 pictures are damaged. Replace them. " * 4
+    log = f"epoch 1\n{format_failure('train', reason)}E0301 launcher\nError: exit status 1\n"
+    script_runs(
+        api,
+        [Stage("FAILED", {**TRAINING, "train": "Failed"}, (("root.train.executor", log),))],
+    )
+
+    result = submit(api, *WAIT)
+
+    assert result.exit_code == 1
+    assert result.errors.splitlines()[-2:] == ["  Train:", f"    {reason.strip()}"]
 
 
 def test_failed_driver_is_reported_with_its_log_tail(api: KfpApi) -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -58,7 +59,11 @@ def test_each_event_is_one_line(events_path: Path) -> None:
             "unit": "pictures",
             "note": "train-00000-of-00001\nsecond line é",
         },
-        {"event": "result", "process": progress.PROCESS, "training_id": "0123456789abcdef"},
+        {
+            "event": "result",
+            "process": progress.PROCESS,
+            "values": {"training_id": "0123456789abcdef"},
+        },
     ]
 
 
@@ -87,32 +92,118 @@ def test_successful_task_reports_start_and_end(events_path: Path) -> None:
     assert 0 <= finished["seconds"] < 10
 
 
-@pytest.mark.parametrize(
-    ("error", "exit_code"), [(DataError("a.jpg is empty."), 1), (UsageError(["x.", "y."]), 2)]
-)
-def test_task_with_an_expected_error_exits_with_its_message(
-    events_path: Path, error: DataError | UsageError, exit_code: int
+ERRORS = [
+    (DataError("a.jpg is empty."), 1, "a.jpg is empty."),
+    (UsageError(["x is wrong.", "y is wrong."]), 2, "x is wrong.\ny is wrong."),
+    (ZeroDivisionError("division by zero"), 1, "ZeroDivisionError: division by zero"),
+]
+
+
+@pytest.mark.parametrize(("error", "exit_code", "message"), ERRORS)
+def test_failed_task_exits_with_the_code_of_its_error_and_reports_it(
+    events_path: Path, error: Exception, exit_code: int, message: str
 ) -> None:
     with pytest.raises(SystemExit) as caught, progress.task("plan"):
         raise error
 
-    assert caught.value.code == f"plan: {error}"
+    assert caught.value.code == exit_code
     failed = read_events(events_path)[-1]
     assert (failed["event"], failed["message"], failed["exit_code"]) == (
         "failed",
-        str(error),
+        message,
         exit_code,
     )
     assert type(error).__name__ in failed["traceback"]
 
 
-def test_task_with_an_unexpected_error_raises_it(events_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), progress.task("train"):
-        _ = 1 / 0
+FAILING_TASK = """
+import logging, sys
+from repot import progress
+from repot.errors import UsageError
+logging.basicConfig(stream=sys.stdout, level=logging.INFO)
+print("x" * 50)  # stays in the buffer of standard output until something flushes it
+with progress.task("plan"):
+    raise {error}
+"""
 
-    failed = read_events(events_path)[-1]
-    assert (failed["event"], failed["exit_code"]) == ("failed", 1)
-    assert failed["message"] == "ZeroDivisionError: division by zero"
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "lines", "has_traceback"),
+    [
+        ('UsageError(["x is wrong.", "y is wrong."])', 2, ["x is wrong.", "y is wrong."], False),
+        ("ValueError('no')", 1, ["ValueError: no"], True),
+    ],
+)
+def test_reason_is_the_last_thing_that_a_failed_process_prints(
+    tmp_path: Path, error: str, exit_code: int, lines: list[str], has_traceback: bool
+) -> None:
+    message_path = tmp_path / "termination-log"
+    # As KFP's launcher does: both streams are one pipe.
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING_TASK.format(error=error)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, progress.TERMINATION_LOG_VARIABLE: str(message_path)},
+        check=False,
+    )
+
+    assert done.returncode == exit_code
+    end = ["", "=== plan failed ===", *lines, ""]
+    assert done.stdout.splitlines()[-len(end) :] == end
+    assert ("Traceback" in done.stdout) == has_traceback
+    assert message_path.read_text() == "plan: " + "\n".join(lines)
+
+
+def test_failure_is_wrapped_to_short_lines_and_found_unwrapped() -> None:
+    uri = "s3://bucket/" + "long-name/" * 12
+    problems = [
+        f"pictures_uri must name a folder; got {uri}. " + "Correct the name. " * 8,
+        "epochs must lie in 1..1000; got epochs=0.",
+    ]
+    message = "\n".join(map(str.strip, problems))
+
+    block = progress.format_failure("plan", message)
+
+    lines = block.splitlines()
+    assert lines[:2] == ["", "=== plan failed ==="]
+    assert lines[-1] == ""
+    assert all(len(line) <= 100 or line.strip() == f"{uri}." for line in lines)
+    log = (
+        f"I0301 launcher\n{progress.format_failure('plan', 'An earlier attempt.')}{block}E0301 x\n"
+    )
+    assert progress.find_failure(log) == message
+
+
+@pytest.mark.parametrize("log", ["", "=== plan failed ===\n", "one\ntwo\n"])
+def test_log_without_a_reason_has_no_failure(log: str) -> None:
+    assert progress.find_failure(log) == ""
+
+
+def test_termination_message_is_cut_to_what_kubernetes_keeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "termination-log"
+    path.touch()
+    monkeypatch.delenv(progress.TERMINATION_LOG_VARIABLE, raising=False)
+    monkeypatch.setattr(progress, "TERMINATION_LOG", path)
+
+    progress.write_termination_message("x" + "é" * 3000)
+
+    assert path.read_text(encoding="utf-8") == "x" + "é" * 2047
+
+
+def test_termination_message_is_skipped_outside_of_a_pod_and_where_it_is_not_writable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(progress.TERMINATION_LOG_VARIABLE, raising=False)
+    monkeypatch.setattr(progress, "TERMINATION_LOG", tmp_path / "termination-log")
+
+    progress.write_termination_message("reason")
+
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setenv(progress.TERMINATION_LOG_VARIABLE, str(tmp_path / "none" / "log"))
+    progress.write_termination_message("reason")
 
 
 def test_interrupted_task_reports_no_failure(events_path: Path) -> None:

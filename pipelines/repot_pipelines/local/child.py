@@ -149,7 +149,7 @@ def _reporting_status(run: Callable[..., int]) -> Callable[..., int]:
     @functools.wraps(run)
     def run_and_report(*args: Any, **kwargs: Any) -> int:
         status = run(*args, **kwargs)
-        progress.emit("exited", status=status)
+        progress.emit(progress.ProcessExited(process=progress.PROCESS, status=status))
         return status
 
     return run_and_report

@@ -1,21 +1,18 @@
 """Read the events that running tasks append to a file (written by `repot.progress`)."""
 
 import contextlib
-import json
 import os
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import IO, Any
+from typing import IO
 
-from repot.progress import EVENTS_VARIABLE
+from repot.json_record import RecordError
+from repot.progress import EVENTS_VARIABLE, Event, parse_event
 from repot_pipelines.local.scratch import scratch_folder
 
 POLL_SECONDS = 0.05
-
-Event = dict[str, Any]
-"""One parsed JSON line; `repot.progress` lists the keys."""
 
 
 def follow_events(stream: IO[bytes], has_ended: Callable[[], bool]) -> Iterator[Event]:
@@ -31,8 +28,8 @@ def follow_events(stream: IO[bytes], has_ended: Callable[[], bool]) -> Iterator[
         *lines, incomplete_line = (incomplete_line + stream.read()).split(b"\n")
         for line in lines:
             # On a full disk a writer can leave half a line.
-            with contextlib.suppress(ValueError):
-                yield json.loads(line)
+            with contextlib.suppress(RecordError):
+                yield parse_event(line)
         if ended:
             return
         if not lines:

@@ -13,10 +13,18 @@ from pathlib import Path
 from typing import IO, Any
 
 from repot.errors import convert_disk_errors
-from repot.progress import EVENTS_VARIABLE
+from repot.progress import (
+    EVENTS_VARIABLE,
+    Event,
+    ProcessExited,
+    TaskFailed,
+    TaskFinished,
+    TaskResult,
+    TaskStarted,
+)
 from repot_pipelines.local.child import ChildRequest
 from repot_pipelines.local.docker import remove_containers
-from repot_pipelines.local.events import POLL_SECONDS, Event, follow_events
+from repot_pipelines.local.events import POLL_SECONDS, follow_events
 from repot_pipelines.local.scratch import Scratch
 
 _TEMPORARY_FOLDER = "tmp"
@@ -31,14 +39,14 @@ class ProcessResult:
 
     Attributes:
         results: All values that tasks reported with `progress.result`, by name.
-        failure: The first `failed` event, or None.
+        failure: The first failure of a task, or None.
         return_code: Exit status of the child process.
         task: Name of the task whose process ended first with an error; "" if none did.
         status: Exit status of that process, or of the child process without one.
     """
 
     results: dict[str, Any]
-    failure: Event | None
+    failure: TaskFailed | None
     return_code: int
     task: str
     status: int
@@ -77,7 +85,7 @@ def run_in_process(
         request_path.write_text(request.to_text(), encoding="utf-8")
         (work_folder / _TEMPORARY_FOLDER).mkdir()
     results: dict[str, Any] = {}
-    failures: list[Event] = []
+    failures: list[TaskFailed] = []
     running: dict[str, None] = {}
     exit_statuses: list[tuple[str, int]] = []
     containers = (
@@ -89,16 +97,17 @@ def run_in_process(
         events_path.open("rb") as stream,
     ):
         for event in follow_events(stream, lambda: child.poll() is not None):
-            if event["event"] == "result":
-                results.update({key: value for key, value in event.items() if key != "event"})
-            elif event["event"] == "failed":
-                failures.append(event)
-            elif event["event"] == "started":
-                running[event["task"]] = None
-            elif event["event"] == "finished":
-                running.pop(event["task"], None)
-            elif event["event"] == "exited" and event["status"]:
-                exit_statuses.append((next(reversed(running), ""), event["status"]))
+            match event:
+                case TaskResult():
+                    results.update(event.values)
+                case TaskFailed():
+                    failures.append(event)
+                case TaskStarted():
+                    running[event.task] = None
+                case TaskFinished():
+                    running.pop(event.task, None)
+                case ProcessExited(status=status) if status:
+                    exit_statuses.append((next(reversed(running), ""), status))
             on_event(event)
     task, status = exit_statuses[0] if exit_statuses else ("", child.returncode)
     return ProcessResult(

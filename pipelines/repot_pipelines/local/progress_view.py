@@ -6,6 +6,7 @@ progress.
 
 import time
 from collections import defaultdict
+from dataclasses import replace
 from typing import Protocol, Self
 
 from rich.console import Console
@@ -21,7 +22,16 @@ from rich.progress import (
 from rich.text import Text
 
 from repot.errors import printable
-from repot_pipelines.local.events import Event
+from repot.progress import (
+    Event,
+    ProcessExited,
+    TaskFailed,
+    TaskFinished,
+    TaskNotice,
+    TaskProgress,
+    TaskResult,
+    TaskStarted,
+)
 
 LINE_SECONDS = 5.0
 """Minimum time between two lines about running tasks."""
@@ -60,18 +70,17 @@ class ProgressLines:
     def show(self, event: Event) -> None:
         """Print a line if the event starts or ends a task, or the last line is old enough."""
         event = self._totals.add(event)
-        kind, task = event["event"], event.get("task")
-        now = time.monotonic()
-        if kind == "started":
-            self._line(f"{task} ...")
-        elif kind == "notice":
-            self._line(_notice_text(event))
-        elif kind == "finished":
-            self._line(f"{task}: done in {event['seconds']:.1f} s")
-        elif kind == "progress" and (
-            now - self._last_line >= LINE_SECONDS or event["done"] == event["total"] > 0
-        ):
-            self._line(f"{task}: {_format_amount(event)} {event['note']}".rstrip())
+        match event:
+            case TaskStarted():
+                self._line(f"{event.task} ...")
+            case TaskNotice():
+                self._line(_notice_text(event))
+            case TaskFinished():
+                self._line(f"{event.task}: done in {event.seconds:.1f} s")
+            case TaskProgress():
+                is_due = time.monotonic() - self._last_line >= LINE_SECONDS
+                if is_due or event.done == event.total > 0:
+                    self._line(f"{event.task}: {_format_amount(event)} {event.note}".rstrip())
 
     def _line(self, text: str) -> None:
         self._last_line = time.monotonic()
@@ -108,28 +117,29 @@ class ProgressBars:
     def show(self, event: Event) -> None:
         """Update the row of the event's task."""
         event = self._totals.add(event)
-        name = event.get("task")
-        if name is None:
+        if isinstance(event, TaskResult | ProcessExited):
             return
-        if event["event"] == "notice":
+        if isinstance(event, TaskNotice):
             self._progress.console.print(
                 _notice_text(event), highlight=False, markup=False, soft_wrap=True
             )
             return
-        row = self._rows.get(name)
+        row = self._rows.get(event.task)
         if row is None:
-            row = self._rows[name] = self._progress.add_task(name, total=None, note="")
-        if event["event"] == "progress":
-            note = f"{_format_amount(event)}  {event['note']}".rstrip()
-            self._progress.update(
-                row, completed=event["done"], total=event["total"] or None, note=note
-            )
-        elif event["event"] == "finished" and not self._totals.is_running(name):
-            total = self._progress.tasks[self._progress.task_ids.index(row)].total or 1
-            self._progress.update(row, completed=total, total=total)
-        elif event["event"] == "failed":
-            self._progress.update(row, description=f"[red]{name}")
-            self._progress.stop_task(row)
+            row = self._progress.add_task(event.task, total=None, note="")
+            self._rows[event.task] = row
+        match event:
+            case TaskProgress():
+                note = f"{_format_amount(event)}  {event.note}".rstrip()
+                self._progress.update(
+                    row, completed=event.done, total=event.total or None, note=note
+                )
+            case TaskFinished() if not self._totals.is_running(event.task):
+                total = self._progress.tasks[self._progress.task_ids.index(row)].total or 1
+                self._progress.update(row, completed=total, total=total)
+            case TaskFailed():
+                self._progress.update(row, description=f"[red]{event.task}")
+                self._progress.stop_task(row)
 
 
 class _TaskTotals:
@@ -137,23 +147,23 @@ class _TaskTotals:
 
     def __init__(self) -> None:
         # By task, then by process.
-        self._latest: dict[str, dict[str, Event]] = defaultdict(dict)
+        self._latest: dict[str, dict[str, TaskProgress]] = defaultdict(dict)
         self._running: dict[str, set[str]] = defaultdict(set)
 
     def add(self, event: Event) -> Event:
         """Record an event, and return it; a progress event gets the sums over its task."""
-        kind, task, process = event["event"], event.get("task", ""), event.get("process", "")
-        if kind == "started":
-            self._running[task].add(process)
-        elif kind in ("finished", "failed"):
-            self._running[task].discard(process)
-        elif kind == "progress":
-            self._latest[task][process] = event
-            latest = self._latest[task].values()
-            # A total of 0 means unknown: then the sum is unknown too.
-            is_known = all(each["total"] for each in latest)
-            total = sum(each["total"] for each in latest) if is_known else 0
-            return {**event, "done": sum(each["done"] for each in latest), "total": total}
+        match event:
+            case TaskStarted():
+                self._running[event.task].add(event.process)
+            case TaskFinished() | TaskFailed():
+                self._running[event.task].discard(event.process)
+            case TaskProgress():
+                self._latest[event.task][event.process] = event
+                latest = self._latest[event.task].values()
+                # A total of 0 means unknown: then the sum is unknown too.
+                is_known = all(each.total for each in latest)
+                total = sum(each.total for each in latest) if is_known else 0
+                return replace(event, done=sum(each.done for each in latest), total=total)
         return event
 
     def is_running(self, task: str) -> bool:
@@ -167,13 +177,13 @@ class _SecondsColumn(ProgressColumn):
         return Text(f"{seconds or 0.0:6.1f} s", style="dim")
 
 
-def _notice_text(event: Event) -> str:
-    warning = "warning: " if event["is_warning"] else ""
-    return f"{event['task']}: {warning}{event['text']}"
+def _notice_text(event: TaskNotice) -> str:
+    warning = "warning: " if event.is_warning else ""
+    return f"{event.task}: {warning}{event.text}"
 
 
-def _format_amount(event: Event) -> str:
-    done, total, unit = event["done"], event["total"], event["unit"]
+def _format_amount(event: TaskProgress) -> str:
+    done, total, unit = event.done, event.total, event.unit
     if unit == "bytes":
         done, total, unit = done // 2**20, total // 2**20, "MiB"
     return f"{done}/{total} {unit}".rstrip() if total else f"{done} {unit}".rstrip()

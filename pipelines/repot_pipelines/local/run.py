@@ -177,14 +177,14 @@ def _raise_if_failed(result: ProcessResult, log_path: Path | None) -> None:
     failure = result.failure
     if failure is not None:
         # Wrong options are the user's input, not a fault of the task that checks them.
-        where = "" if failure["exit_code"] == EXIT_USAGE else f"{failure['task']}: "
-        message = failure["message"]
+        where = "" if failure.exit_code == EXIT_USAGE else f"{failure.task}: "
+        message = failure.message
         if any(reason in message for reason in _DISK_FULL) and "TMPDIR" not in message:
             message = f"{message}. {_free_space_advice()}"
         raise PipelineFailedError(
             f"{where}{message}",
-            exit_code=failure["exit_code"],
-            details=failure["traceback"],
+            exit_code=failure.exit_code,
+            details=failure.traceback,
         )
     if result.return_code != 0:
         raise PipelineFailedError(" ".join(_explain_ending(result, log_path)))

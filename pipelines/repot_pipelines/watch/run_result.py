@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from repot.progress import find_failure
 from repot_pipelines.kfp_server.client import ApiObject
 from repot_pipelines.kfp_server.errors import ServerError
 from repot_pipelines.kfp_server.runs import CANCELED, CANCELING, SUCCEEDED
@@ -26,7 +27,8 @@ class TaskFailure:
 
     Attributes:
         title: Display name of the task.
-        log_tail: Last lines of its pod's log; "" if the log cannot be read.
+        log_tail: The reason that the task reported, or else the last lines of its pod's log; "" if
+            the log cannot be read.
     """
 
     title: str
@@ -105,7 +107,8 @@ def _failure_log_tail(
     server: Server, run_id: str, status: TaskStatus, nodes: Sequence[ApiObject]
 ) -> str:
     for pod in failed_pods(status.task.key, nodes):
-        tail = log_tail(read_pod_log(server, run_id, pod))
+        log = read_pod_log(server, run_id, pod)
+        tail = find_failure(log) or log_tail(log)
         if tail:
             return f"{tail}\n{_KILLED_ADVICE}" if tail.endswith("Killed") else tail
     return ""

@@ -1,21 +1,28 @@
 """One row per task, however many processes share it."""
 
 import io
-from typing import Any
 
 import pytest
 from rich.console import Console
 
-from repot_pipelines.local.events import Event
+from repot.progress import Event, TaskFinished, TaskNotice, TaskProgress, TaskStarted
 from repot_pipelines.local.progress_view import ProgressBars, ProgressLines, make_view
 
+TASK = "build shards"
 
-def event(kind: str, process: str, **fields: Any) -> Event:
-    return {"event": kind, "process": process, "task": "build shards", **fields}
+
+def started(process: str) -> Event:
+    return TaskStarted(process=process, task=TASK)
+
+
+def finished(process: str, seconds: float) -> Event:
+    return TaskFinished(process=process, task=TASK, seconds=seconds)
 
 
 def progress(process: str, done: int, total: int) -> Event:
-    return event("progress", process, done=done, total=total, unit="pictures", note="")
+    return TaskProgress(
+        process=process, task=TASK, done=done, total=total, unit="pictures", note=""
+    )
 
 
 def make_console(*, is_terminal: bool) -> Console:
@@ -35,8 +42,8 @@ def row_after(events: list[Event]) -> str:
 
 
 TWO_PROCESSES = [
-    event("started", "a"),
-    event("started", "b"),
+    started("a"),
+    started("b"),
     progress("a", 10, 40),
     progress("b", 5, 30),
     progress("a", 20, 40),
@@ -56,17 +63,17 @@ def test_row_sums_the_processes_of_its_task(events: list[Event], amount: str) ->
 
 
 def test_row_is_finished_when_all_processes_are() -> None:
-    first_finished = [*TWO_PROCESSES, progress("a", 40, 40), event("finished", "a", seconds=1.0)]
+    first_finished = [*TWO_PROCESSES, progress("a", 40, 40), finished("a", 1.0)]
 
     assert "✓" not in row_after(first_finished)
-    assert "✓" in row_after([*first_finished, event("finished", "b", seconds=2.0)])
+    assert "✓" in row_after([*first_finished, finished("b", 2.0)])
 
 
 def test_finished_row_continues_when_another_process_starts() -> None:
-    events = [event("started", "a"), progress("a", 40, 40), event("finished", "a", seconds=1.0)]
+    events = [started("a"), progress("a", 40, 40), finished("a", 1.0)]
     assert "✓" in row_after(events)
 
-    row = row_after([*events, event("started", "b"), progress("b", 10, 40)])
+    row = row_after([*events, started("b"), progress("b", 10, 40)])
 
     assert "50/80 pictures" in row
     assert "✓" not in row
@@ -104,8 +111,8 @@ def test_last_line_of_a_short_task_is_its_end() -> None:
 def test_notices_are_shown_as_they_are(is_terminal: bool) -> None:
     console = make_console(is_terminal=is_terminal)
     with make_view(console) as view:
-        view.show(event("notice", "a", text="[b] is a label", is_warning=False))
-        view.show(event("notice", "a", text="x" * 150, is_warning=True))
+        view.show(TaskNotice(process="a", task=TASK, text="[b] is a label", is_warning=False))
+        view.show(TaskNotice(process="a", task=TASK, text="x" * 150, is_warning=True))
     file = console.file
     assert isinstance(file, io.StringIO)
     erase_line = "\x1b[2K"

@@ -1,9 +1,9 @@
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from repot.progress import TaskFailed
 from repot_pipelines.local.process import ProcessResult
 from repot_pipelines.local.run import (
     LOG_NAME,
@@ -15,14 +15,10 @@ from repot_pipelines.local.run import (
 
 
 def failed(exit_code: int, message: str = "It is wrong.") -> ProcessResult:
-    event: dict[str, Any] = {
-        "event": "failed",
-        "task": "plan",
-        "message": message,
-        "exit_code": exit_code,
-        "traceback": "Traceback ...",
-    }
-    return ProcessResult(results={}, failure=event, return_code=1, task="plan", status=1)
+    failure = TaskFailed(
+        process="a", task="plan", message=message, exit_code=exit_code, traceback="Traceback ..."
+    )
+    return ProcessResult(results={}, failure=failure, return_code=1, task="plan", status=1)
 
 
 def ended(status: int, task: str = "train") -> ProcessResult:

@@ -10,9 +10,10 @@ from repot.cluster_names import (
 )
 from repot.container_images import USER_ID
 from repot.kubernetes_rules import KubernetesObject
+from repot.progress import TERMINATION_LOG
 from repot.settings import JobSettings
 from repot.trainer.job.termination import EXIT_PERMANENT, EXIT_RESTART, GRACE_SECONDS
-from repot.trainer.job.worker import TERMINATION_LOG_VARIABLE, WORKERS_VARIABLE
+from repot.trainer.job.worker import WORKERS_VARIABLE
 from repot.trainer.request import TrainingRequest
 
 TRAINING_LABEL = "repot/training-id"
@@ -23,7 +24,6 @@ WORKER_PORT = 2222
 _QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 _RETRIES_PER_WORKER = 3
 _KEEP_SECONDS = 24 * 3600
-_TERMINATION_LOG = "/dev/termination-log"
 
 
 def job_name(training_id: str) -> str:
@@ -170,7 +170,7 @@ def _pod_spec(
 def _container(
     settings: JobSettings, request: TrainingRequest, environment: Mapping[str, str]
 ) -> KubernetesObject:
-    variables = {**environment, TERMINATION_LOG_VARIABLE: _TERMINATION_LOG}
+    variables = dict(environment)
     if settings.num_workers > 1:
         addresses = worker_addresses(request.training_id, settings.num_workers)
         variables[WORKERS_VARIABLE] = ",".join(addresses)
@@ -188,7 +188,7 @@ def _container(
             "capabilities": {"drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
         },
-        "terminationMessagePath": _TERMINATION_LOG,
+        "terminationMessagePath": str(TERMINATION_LOG),
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108 - a volume of this pod only

@@ -3,7 +3,7 @@
 Environment:
     JOB_COMPLETION_INDEX     index of this worker; set by Kubernetes
     REPOT_WORKERS            host:port of all workers by index, with commas; unset for one worker
-    REPOT_TERMINATION_LOG    file for the message in the pod's status; no message if unset
+    REPOT_TERMINATION_LOG    file for the message in the pod's status
     REPOT_SILENCE_SECONDS    stop when the waiting task has no heartbeat for this long
 """
 
@@ -14,21 +14,19 @@ import socket
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
 from repot.errors import RepotError, StoppedError, StorageError
 from repot.json_record import read_record
+from repot.progress import write_termination_message
 from repot.trainer.job.heartbeat import SILENCE_SECONDS
 from repot.trainer.job.termination import EXIT_FAILED, EXIT_PERMANENT, EXIT_RESTART, StopRequest
 from repot.trainer.request import TrainingRequest
 from repot.trainer.train import train
 
-TERMINATION_LOG_VARIABLE = "REPOT_TERMINATION_LOG"
 WORKERS_VARIABLE = "REPOT_WORKERS"
 SILENCE_VARIABLE = "REPOT_SILENCE_SECONDS"
 
 _NAME_LOOKUP_SECONDS = 2.0
-_MAX_MESSAGE_BYTES = 4096  # Kubernetes drops the rest
 # Raised by TensorFlow in a worker when another worker is lost (subclasses of tf.errors.OpError).
 _LOST_WORKER_ERRORS = {
     "AbortedError",
@@ -62,7 +60,7 @@ def run_worker(request_uri: str, *, addresses: Sequence[str], index: int, stop: 
     except Exception as err:  # noqa: BLE001 - the exit code tells whether to start again
         traceback.print_exc()
         name = type(err).__name__
-        _write_termination_message(f"{name}: {str(err).partition(chr(10))[0]}")
+        write_termination_message(f"{name}: {str(err).partition(chr(10))[0]}")
         is_worker_lost = len(addresses) > 1 and name in _LOST_WORKER_ERRORS
         return EXIT_RESTART if is_worker_lost else EXIT_FAILED
     return 0
@@ -95,19 +93,12 @@ def main() -> None:
 
 
 def _report(err: RepotError, stop: StopRequest) -> int:
-    _write_termination_message(str(err))
+    write_termination_message(str(err))
     if isinstance(err, StoppedError):
         _log.warning("%s", err)
         return stop.exit_code
     _log.error("%s", err)
     return EXIT_FAILED if isinstance(err, StorageError) else EXIT_PERMANENT
-
-
-def _write_termination_message(message: str) -> None:
-    """Write the message that Kubernetes shows in the pod's status."""
-    path = os.environ.get(TERMINATION_LOG_VARIABLE)
-    if path:
-        Path(path).write_bytes(message.encode()[:_MAX_MESSAGE_BYTES])
 
 
 def _wait_for_host_names(addresses: Sequence[str], stop: StopRequest) -> None:

@@ -92,13 +92,3 @@ def test_success_exits_with_0_without_a_message(
 
     assert run(request_uri) == 0
     assert not (tmp_path / "message").exists()
-
-
-def test_termination_message_is_cut_to_what_kubernetes_keeps(
-    request_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fail_with(DataError("x" * 5000), monkeypatch)
-
-    run(request_uri)
-
-    assert (tmp_path / "message").stat().st_size == 4096
