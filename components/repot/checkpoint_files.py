@@ -10,8 +10,6 @@ import http
 import logging
 import posixpath
 import re
-import urllib.parse
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import requests
@@ -19,12 +17,11 @@ import requests
 from repot import storage
 from repot.errors import CheckpointError, innermost_reason
 from repot.layout import WEIGHTS_NAME
+from repot.masking import mask, redact_url, secret_parts
 from repot.tls import CA_VARIABLES, find_ca_bundle
 
 _V2_PART = re.compile(r"\.(index|data-\d{5}-of-\d{5})$")
 _STATE_LINE = re.compile(r'^model_checkpoint_path: *"([^"]+)"', re.MULTILINE)
-# Shorter texts, such as a version, would be masked in words that have nothing to do with them.
-_MIN_SECRET_LENGTH = 4
 # Connect, read. A version is a convenience: an unreachable server must not delay a run for long.
 _HEAD_TIMEOUT_SECONDS = (3, 5)
 
@@ -47,45 +44,6 @@ class CheckpointFiles:
 def is_web(uri: str) -> bool:
     """Return whether `uri` is an http(s) URL."""
     return uri.lower().startswith(("http://", "https://"))
-
-
-def redact_url(url: str) -> str:
-    """Return a URL without credentials, query and fragment; a query can hold a signature.
-
-    Paths are returned unchanged.
-    """
-    if "://" not in url:
-        return url
-    parts = urllib.parse.urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
-
-
-def secret_parts(url: str) -> tuple[str, ...]:
-    """Return what a web address may keep secret, longest first: credentials, query and fragment.
-
-    Args:
-        url: Any text; paths and the URIs of buckets have no secrets.
-    """
-    if "://" not in url or url.startswith(("gs://", "s3://")):
-        return ()
-    # Not urlsplit: a malformed address has secrets too.
-    address = url.partition("://")[2]
-    credentials = re.split(r"[/?#]", address, maxsplit=1)[0].rpartition("@")[0]
-    query = re.split(r"[?#]", address, maxsplit=1)[1:]
-    values = [part.rpartition("=")[2] for text in query for part in re.split(r"[&#]", text)]
-    parts = [credentials.partition(":")[2], *values]
-    whole = [text for text in (credentials, *query) if text]
-    texts = {*whole, *(part for part in parts if len(part) >= _MIN_SECRET_LENGTH)}
-    texts |= {urllib.parse.unquote(text) for text in texts}
-    return tuple(sorted(texts, key=lambda text: (-len(text), text)))
-
-
-def mask_secrets(text: str, secrets: Iterable[str]) -> str:
-    """Return a text with asterisks instead of each secret; the longest secrets come first."""
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    return text
 
 
 def find_files(uri: str) -> CheckpointFiles:
@@ -132,7 +90,7 @@ def _web_version(url: str) -> str | None:
         _log.warning(
             "%s: the HEAD request failed (%s); cannot tell whether the file changed",
             redact_url(url),
-            mask_secrets(innermost_reason(err), secret_parts(url)),
+            mask(innermost_reason(err), secret_parts(url)),
         )
         return None
     if reply.status_code != http.HTTPStatus.OK:

@@ -19,14 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from repot import storage
-from repot.checkpoint_files import (
-    find_files,
-    is_web,
-    mask_secrets,
-    redact_url,
-    secret_parts,
-)
+from repot.checkpoint_files import find_files, is_web
 from repot.errors import UsageError
+from repot.masking import mask, redact_url, secret_parts
 from repot.settings import CheckpointSettings
 from repot.zoo import BACKBONES, find_backbone
 
@@ -173,7 +168,7 @@ def _web(url: str) -> CheckpointSource:
     if not is_complete:
         raise UsageError(
             "checkpoint must be a complete web address, http(s)://HOST/PATH; "
-            f"got checkpoint={mask_secrets(url, secret_parts(url))!r}."
+            f"got checkpoint={mask(url, secret_parts(url))!r}."
         )
     return CheckpointSource(name=redact_url(url), uri=url)
 
@@ -188,7 +183,7 @@ def _normalise(name: str) -> str:
     known = ", ".join((DEFAULT, *KNOWN_CHECKPOINTS))
     problem = (
         f"checkpoint must be one of {known}, or a path, gs://, s3:// or http(s):// URI; "
-        f"got checkpoint={mask_secrets(name, secret_parts(name))!r}."
+        f"got checkpoint={mask(name, secret_parts(name))!r}."
     )
     if _BARE_WORD.fullmatch(name) and not Path(name).exists():
         raise UsageError(problem)

@@ -27,6 +27,7 @@ from typing import Any
 
 from repot.errors import EXIT_FAILED, RepotError
 from repot.json_record import JsonRecord, RecordError
+from repot.masking import mask, read_secrets
 
 EVENTS_VARIABLE = "REPOT_EVENTS"
 REPORT_INTERVAL_SECONDS = 0.2
@@ -199,7 +200,7 @@ def task(name: str) -> Iterator[None]:
         _report_failure(name, str(err), err.exit_code)
         raise SystemExit(err.exit_code) from err
     except Exception as err:
-        traceback.print_exc()
+        sys.stderr.write(_masked(traceback.format_exc()))
         message = f"{type(err).__name__}: {err}"
         _report_failure(name, message, EXIT_FAILED)
         raise SystemExit(EXIT_FAILED) from err
@@ -275,14 +276,15 @@ class ProgressCounter:
         report(self._task, self._done, self._total, unit=self._unit)
 
 
-def _report_failure(task: str, message: str, exit_code: int) -> None:
+def _report_failure(task: str, unmasked_message: str, exit_code: int) -> None:
+    message = _masked(unmasked_message)
     emit(
         TaskFailed(
             process=PROCESS,
             task=task,
             message=message,
             exit_code=exit_code,
-            traceback=traceback.format_exc(),
+            traceback=_masked(traceback.format_exc()),
         )
     )
     write_termination_message(f"{task}: {message}")
@@ -290,3 +292,7 @@ def _report_failure(task: str, message: str, exit_code: int) -> None:
     sys.stdout.flush()
     sys.stderr.write(format_failure(task, message))
     sys.stderr.flush()
+
+
+def _masked(text: str) -> str:
+    return mask(text, read_secrets(os.environ))

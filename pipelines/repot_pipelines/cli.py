@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 rejected by the gate (where the c
 """
 
 import io
+import os
 import signal
 import sys
 import traceback
@@ -13,6 +14,7 @@ import click
 
 from repot import __version__
 from repot.errors import EXIT_INTERRUPTED, RepotError, UsageError, printable
+from repot.masking import MaskedStream, read_secrets, secret_parts
 from repot_pipelines.commands.ci import ci_command
 from repot_pipelines.commands.compile import compile_command
 from repot_pipelines.commands.doctor import doctor_command
@@ -63,6 +65,7 @@ def main() -> None:
     """Run the command line and exit with its code."""
     signal.signal(signal.SIGTERM, _interrupt)
     _escape_what_the_terminal_cannot_show()
+    _mask_secrets()
     try:
         sys.exit(repot.main(standalone_mode=False) or 0)
     except click.ClickException as err:
@@ -106,6 +109,13 @@ def _escape_what_the_terminal_cannot_show() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _mask_secrets() -> None:
+    """Mask the secrets of the environment and of web addresses in everything that is printed."""
+    secrets = {part for argument in sys.argv for part in secret_parts(argument)}
+    secrets |= read_secrets(os.environ)
+    sys.stdout, sys.stderr = (MaskedStream(stream, secrets) for stream in (sys.stdout, sys.stderr))
 
 
 def _interrupt(_signal_number: int, _frame: object) -> None:

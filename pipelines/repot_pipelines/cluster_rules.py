@@ -8,9 +8,11 @@ from repot.checkpoint_files import is_web
 from repot.checkpoints import DEFAULT, KNOWN_CHECKPOINTS, resolve_source
 from repot.cluster_names import JOB_RUNNER_ACCOUNT, RUNNER_ACCOUNT
 from repot.errors import UsageError
+from repot.masking import find_credentials, has_opaque_query, mask, secret_parts
 from repot.settings import (
     ALL_SETTINGS,
     ParameterValues,
+    TrainingSettings,
     empty_if_none,
     mode_problems,
 )
@@ -40,8 +42,20 @@ def cluster_problems(parameters: ParameterValues) -> list[str]:
     problems = settings_problems(parameters)
     problems += _unreachable_uris(parameters)
     problems += _checkpoint_problems(parameters)
+    problems += _credential_problems(parameters)
     problems += _mode_problems(parameters)
     return problems
+
+
+def cluster_warnings(parameters: ParameterValues) -> list[str]:
+    """Return one message per value that a cluster accepts, but that is probably a mistake."""
+    warnings = [
+        f"{name} contains a long query; if it holds a token, all who see the run in Kubeflow "
+        "Pipelines can read it. Then copy the file to a bucket, and give its gs:// or s3:// URI."
+        for name, value in parameters.items()
+        if isinstance(value, str) and has_opaque_query(value)
+    ]
+    return [*TrainingSettings.from_parameters(parameters).warnings, *warnings]
 
 
 def settings_problems(parameters: ParameterValues) -> list[str]:
@@ -90,9 +104,12 @@ def server_name_problem(name: str, max_bytes: int) -> str | None:
 
 def pipeline_root_problem(uri: str) -> str | None:
     """Return why KFP cannot keep its artifacts at a URI; None if it can."""
-    if _PIPELINE_ROOT.fullmatch(uri) and uri.isprintable():
+    if _PIPELINE_ROOT.fullmatch(uri) and uri.isprintable() and not find_credentials(uri):
         return None
-    return f"it must be gs://, s3:// or minio://BUCKET/PATH without blanks; got {uri!r}."
+    return (
+        "it must be gs://, s3:// or minio://BUCKET/PATH without blanks and credentials; "
+        f"got {mask(uri, secret_parts(uri))!r}."
+    )
 
 
 def _unreachable_uris(parameters: ParameterValues) -> Iterator[str]:
@@ -129,6 +146,19 @@ def _checkpoint_problems(parameters: ParameterValues) -> Iterator[str]:
     is_known = source in ("", DEFAULT, *KNOWN_CHECKPOINTS)
     if not is_known and not is_web(found.uri) and storage.is_local(found.uri):
         yield _unreachable("checkpoint", source)
+
+
+def _credential_problems(parameters: ParameterValues) -> Iterator[str]:
+    """Reject credentials in web addresses: a server keeps and shows every parameter of a run."""
+    for name, value in parameters.items():
+        if isinstance(value, str) and (found := find_credentials(value)):
+            address = mask(value, secret_parts(value))
+            yield (
+                f"{name} must not contain credentials, because Kubeflow Pipelines stores every "
+                f"parameter and shows it to all who see the run; got {found} in "
+                f"{name}={address!r}. Copy the file to a bucket, and give its gs:// or s3:// URI: "
+                "the pods read it with their own rights."
+            )
 
 
 def _mode_problems(parameters: ParameterValues) -> list[str]:

@@ -4,14 +4,7 @@ from pathlib import Path
 import pytest
 
 from repot import storage
-from repot.checkpoint_files import (
-    find_files,
-    find_version,
-    is_web,
-    mask_secrets,
-    redact_url,
-    secret_parts,
-)
+from repot.checkpoint_files import find_files, find_version, is_web
 from repot.errors import CheckpointError
 from tests.conftest import free_port
 from tests.web_server import WebServer, running_web_server
@@ -157,28 +150,3 @@ def test_is_web_accepts_http_and_https_only() -> None:
         False,
         False,
     ]
-
-
-def test_redact_url_removes_credentials_and_query_and_keeps_paths() -> None:
-    assert redact_url("/a?b@c") == "/a?b@c"
-    assert redact_url("https://u:p@h:8/a?sig=1#f") == "https://h:8/a"
-
-
-@pytest.mark.parametrize(
-    ("url", "text", "masked"),
-    [
-        ("https://user:pass%40word@host/a.h5", "user:pass%40word@host pass@word", "***@host ***"),
-        (
-            "https://host/a.h5?sig=abcd&v=1",
-            "GET /a.h5?sig=abcd&v=1 or abcd, v1",
-            "GET /a.h5?*** or ***, v1",
-        ),
-        ("https://token1@host/a.h5#frag", "token1@host/a.h5#frag", "***@host/a.h5#***"),
-        ("http://me:secret@[::1", "http://me:secret@[::1", "http://***@[::1"),
-        ("https://host?key=abcd", "host?key=abcd", "host?***"),
-        ("https://host/a.h5", "https://host/a.h5", "https://host/a.h5"),
-        ("gs://bucket/a@b?c", "gs://bucket/a@b?c", "gs://bucket/a@b?c"),
-    ],
-)
-def test_secrets_of_a_web_address_are_masked(url: str, text: str, masked: str) -> None:
-    assert mask_secrets(text, secret_parts(url)) == masked

@@ -17,14 +17,9 @@ import requests
 import urllib3
 
 from repot import progress, storage
-from repot.checkpoint_files import (
-    find_files,
-    is_web,
-    mask_secrets,
-    redact_url,
-    secret_parts,
-)
+from repot.checkpoint_files import find_files, is_web
 from repot.errors import CheckpointError, innermost_reason
+from repot.masking import mask, redact_url, secret_parts
 from repot.tls import CA_VARIABLES, describe_tls_error, find_ca_bundle
 
 RETRY_PAUSES_SECONDS = (1.0, 2.0, 4.0)
@@ -171,7 +166,7 @@ def _download_once(url: str, path: Path, *, deadline: float) -> None:
         server = "/".join(redact_url(url).split("/", 3)[:3])
         if tls_reason := describe_tls_error(err, server, CA_VARIABLES[-1]):
             raise _download_error(url, f"{tls_reason}.") from err
-        reason = mask_secrets(innermost_reason(err), secret_parts(url))
+        reason = mask(innermost_reason(err), secret_parts(url))
         raise _RetryableError(f"the request failed ({reason})") from _cause(err, url)
     except requests.RequestException as err:
         reason = f"the request failed ({innermost_reason(err)}). Check the address."
@@ -219,7 +214,7 @@ def _report_progress(chunks: Iterator[bytes], total: int) -> Iterator[bytes]:
 
 
 def _download_error(url: str, reason: str) -> CheckpointError:
-    safe_reason = mask_secrets(reason, secret_parts(url))
+    safe_reason = mask(reason, secret_parts(url))
     return CheckpointError(f"{redact_url(url)} must be downloaded; {safe_reason}")
 
 

@@ -5,7 +5,6 @@
     lineage    what champion and challenger were trained from, and how they differ
     markdown   escaping of text that comes from outside
     provider   the CI system: commit, comment file, job summary
-    masking    keeps secrets out of everything that is printed or written
 
 Only `commands.ci` reads the environment and the command line.
 """

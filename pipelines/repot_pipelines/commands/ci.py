@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from repot.errors import RepotError
+from repot.masking import MaskedStream, mask, read_secrets
 from repot_pipelines.commands.options import (
     RUN_NAME,
     RequestOptions,
@@ -81,7 +82,6 @@ def ci_command(
 
     from repot_pipelines.ci.comment import unfinished_comment
     from repot_pipelines.ci.job import CiSettings, run_ci
-    from repot_pipelines.ci.masking import MaskedStream, mask, read_secrets
     from repot_pipelines.ci.provider import (
         CommentFiles,
         commit_version,
@@ -118,8 +118,6 @@ def ci_command(
 
 def _finish(result: "CiResult", problems: list[str], secrets: frozenset[str]) -> int:
     """Return the exit code, or raise what went wrong with its secrets masked."""
-    from repot_pipelines.ci.masking import mask
-
     if result.error is None and not problems:
         return result.exit_code
     message = "\n".join([*([str(result.error)] if result.error else []), *problems])

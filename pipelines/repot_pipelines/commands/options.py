@@ -18,12 +18,13 @@ import click
 
 from repot.errors import unknown_name
 from repot.kubernetes_rules import is_object_name
-from repot.settings import PARAMETERS, ParameterValues, TrainingSettings, option_name
+from repot.settings import PARAMETERS, ParameterValues, option_name
 from repot_pipelines.cluster_rules import (
     MAX_EXPERIMENT_NAME,
     MAX_PIPELINE_NAME,
     MAX_RUN_NAME,
     MAX_VERSION_NAME,
+    cluster_warnings,
     pipeline_root_problem,
     server_name_problem,
 )
@@ -218,7 +219,7 @@ class RequestOptions:
             assignments=self.assignments,
             service_account=service_account,
         )
-        for warning in TrainingSettings.from_parameters(request.values).warnings:
+        for warning in cluster_warnings(request.values):
             click.echo(f"warning: {warning}", err=True)
         return request
 

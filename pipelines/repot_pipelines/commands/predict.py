@@ -1,6 +1,5 @@
 """`repot predict`: classify pictures with a trained model."""
 
-import io
 import sys
 
 import click
@@ -36,7 +35,7 @@ def predict_command(*, model: str, pictures: tuple[str, ...], output_format: str
     """
     from repot import predictions
 
-    if output_format != "table" and isinstance(sys.stdout, io.TextIOWrapper):
+    if output_format != "table" and hasattr(sys.stdout, "reconfigure"):
         # Programs read these: the encoding must not depend on the terminal's.
         sys.stdout.reconfigure(encoding="utf-8")
     return predictions.predict_files(

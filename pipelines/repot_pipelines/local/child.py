@@ -18,14 +18,14 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from repot import progress
-from repot.checkpoint_files import mask_secrets, secret_parts
 from repot.json_record import JsonRecord
+from repot.masking import MaskedStream, read_secrets, secret_parts
 from repot_pipelines.compiled import read_pipeline
 from repot_pipelines.local.docker import make_runner, remove_containers
 from repot_pipelines.parameters import read_parameters, with_defaults
@@ -78,26 +78,10 @@ def main() -> None:
 
 
 def _mask_output(arguments: Mapping[str, Any]) -> None:
-    """Mask the credentials of web addresses: KFP prints all arguments, and what tasks print."""
-    secrets = [part for value in arguments.values() for part in secret_parts(str(value))]
-    if secrets:
-        masked: list[Any] = [_MaskedStream(stream, secrets) for stream in (sys.stdout, sys.stderr)]
-        sys.stdout, sys.stderr = masked
-
-
-class _MaskedStream:
-    """A text stream without secrets; everything else is done by the wrapped stream."""
-
-    def __init__(self, stream: Any, secrets: Sequence[str]) -> None:
-        self._stream = stream
-        self._secrets = secrets
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> object:
-        """Write the text with asterisks instead of secrets."""
-        return self._stream.write(mask_secrets(text, self._secrets))
+    """Mask secrets: KFP prints all arguments, and what tasks print."""
+    secrets = {part for value in arguments.values() for part in secret_parts(str(value))}
+    secrets |= read_secrets(os.environ)
+    sys.stdout, sys.stderr = (MaskedStream(stream, secrets) for stream in (sys.stdout, sys.stderr))
 
 
 def _run_pipeline(request: ChildRequest, runner: Any) -> None:

@@ -153,7 +153,8 @@ def _check_output(output_path: Path, pictures_uri: str) -> None:
 @contextmanager
 def _open_log(output_path: Path, verbose: bool) -> Iterator[IO[bytes]]:
     if verbose:
-        yield sys.stderr.buffer
+        with os.fdopen(os.dup(sys.stderr.fileno()), "wb") as log:
+            yield log
     else:
         path = output_path / LOG_NAME
         _keep_earlier_logs(path)
