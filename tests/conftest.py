@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from repot import cluster_names
+
 # Kills the server when the tests end, however they end: their end of the pipe then closes.
 _SUPERVISOR = """
 import subprocess, sys
@@ -31,6 +33,16 @@ def pytest_configure() -> None:
     """Enable SIGINT, which a shell's background jobs ignore, for the processes of the tests."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def task_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make this process look like a task of a run in the namespace `research` of a cluster."""
+    namespace_path = tmp_path / "namespace"
+    namespace_path.write_text("research")
+    monkeypatch.setattr(cluster_names, "_NAMESPACE_PATH", namespace_path)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KFP_POD_NAME", "repot-finetune-abcde-system-container-impl-1")
 
 
 @pytest.fixture(scope="session")

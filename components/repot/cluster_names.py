@@ -4,6 +4,10 @@ The pipeline's tasks and the pods of a training Job access object storage in the
 keys of one ConfigMap and two Secrets become environment variables. `manifests/` has the objects.
 """
 
+from pathlib import Path
+
+from repot.errors import is_task_pod
+
 RUNNER_ACCOUNT = "repot-runner"
 JOB_RUNNER_ACCOUNT = "repot-job-runner"
 WORKER_ACCOUNT = "repot-worker"
@@ -28,4 +32,37 @@ CONFIG_MAP_VARIABLES = {
     "GOOGLE_USER_PROJECT": "GOOGLE_CLOUD_QUOTA_PROJECT",
 }
 S3_SECRET_VARIABLES = {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"}
-GOOGLE_SECRET_VARIABLES = {"key.json": "REPOT_GOOGLE_KEY"}
+GOOGLE_KEY_VARIABLE = "REPOT_GOOGLE_KEY"
+GOOGLE_SECRET_VARIABLES = {"key.json": GOOGLE_KEY_VARIABLE}
+
+_SOURCES = {
+    f"the ConfigMap {SETTINGS_CONFIG_MAP}": CONFIG_MAP_VARIABLES,
+    f"the Secret {S3_SECRET}": S3_SECRET_VARIABLES,
+    f"the Secret {GOOGLE_SECRET}": GOOGLE_SECRET_VARIABLES,
+}
+_NAMESPACE_PATH = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+def name_sources(*variables: str) -> str:
+    """Return where a user sets environment variables, for a message.
+
+    On a machine these are the variables themselves. In a pod of a run, they are keys of an object,
+    e.g. "the key S3_ENDPOINT of the ConfigMap repot-settings in the namespace kubeflow".
+
+    Args:
+        variables: Names of variables that come from the same object.
+    """
+    if is_task_pod():
+        for source, variable_by_key in _SOURCES.items():
+            keys = [key for key, variable in variable_by_key.items() if variable in variables]
+            if keys:
+                noun = "key" if len(keys) == 1 else "keys"
+                return f"the {noun} {' and '.join(keys)} of {source} in {_namespace()}"
+    return " and ".join(variables)
+
+
+def _namespace() -> str:
+    try:
+        return f"the namespace {_NAMESPACE_PATH.read_text(encoding='utf-8').strip()}"
+    except OSError:  # the pod has no token of its service account
+        return "the run's namespace"

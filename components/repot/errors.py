@@ -128,11 +128,39 @@ def convert_disk_errors(folder: Path) -> Iterator[None]:
     except OSError as err:
         # h5py describes a full disk in five lines; the error number alone is clearer.
         reason = os.strerror(err.errno) if err.errno else str(err)
+        advice = advise(
+            on_machine="Free some space, or set the environment variable TMPDIR to a folder on "
+            "another disk.",
+            in_pod="Run on nodes with more free disk, or raise the namespace's limit of "
+            "ephemeral storage.",
+        )
         raise StorageError(
             f"The temporary folder {folder} must be writable and have free space; "
-            f"the system reports: {reason}. Free some space, or set the environment variable "
-            "TMPDIR to a folder on another disk."
+            f"the system reports: {reason}. {advice}"
         ) from err
+
+
+def is_task_pod() -> bool:
+    """Return whether this process runs in a pod of a run: a KFP task, or a worker of its Job.
+
+    Other pods do not count. In a notebook or a CI job, people set variables and log in as on their
+    own machine.
+    """
+    return "KUBERNETES_SERVICE_HOST" in os.environ and any(
+        # KFP sets the first in each task, Kubernetes the second in each pod of an Indexed Job.
+        variable in os.environ
+        for variable in ("KFP_POD_NAME", "JOB_COMPLETION_INDEX")
+    )
+
+
+def advise(*, on_machine: str, in_pod: str) -> str:
+    """Return the advice that fits where this process runs.
+
+    Args:
+        on_machine: What to do on a machine that the user logs in to.
+        in_pod: What to do about a pod of a run, whose variables come from objects of the cluster.
+    """
+    return in_pod if is_task_pod() else on_machine
 
 
 def printable(text: str) -> str:

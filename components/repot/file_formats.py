@@ -16,7 +16,7 @@ _REMOVE = "Remove it."
 
 RAW = ("a camera's raw file", _DEVELOP)
 
-HEIC = ("a HEIC picture", "Convert it to JPEG, or run `pip install pi-heif`.")
+HEIC = ("a HEIC picture", "Convert it to JPEG, or install the package pi-heif.")
 AVIF = ("an AVIF picture", "Convert it to JPEG, or install a Pillow with AVIF support.")
 _VIDEO = ("a video", _EXTRACT)
 _ARCHIVE = ("an archive", _UNPACK)

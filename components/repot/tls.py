@@ -4,7 +4,7 @@ import os
 import ssl
 from pathlib import Path
 
-from repot.errors import StorageError
+from repot.errors import StorageError, advise
 
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 """Environment variables that name a file of CA certificates, by precedence."""
@@ -78,9 +78,13 @@ def describe_tls_error(err: BaseException, endpoint: str, variable: str) -> str 
         return f"{reason}. Check this machine's clock, or have the certificate renewed"
     if tls_error.verify_code in (_OTHER_HOST, _OTHER_ADDRESS):
         return f"{reason}. Use a host name that the certificate is made out to"
+    advice = advise(
+        on_machine=f"set {variable} to a PEM file with its certificate",
+        in_pod="build container images that contain its certificate and set "
+        f"{variable} to that file, and use them as cpu_image and trainer_image",
+    )
     return (
-        f"{reason}. If a proxy or the service has a certificate authority (CA) of its own, set "
-        f"{variable} to a PEM file with its certificate"
+        f"{reason}. If a proxy or the service has a certificate authority (CA) of its own, {advice}"
     )
 
 

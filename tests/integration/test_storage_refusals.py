@@ -176,7 +176,11 @@ S3_ACCESS = "Allow s3:GetObject, s3:PutObject, s3:DeleteObject, "
 S3_REFUSALS = [
     Refusal(403, "AccessDenied", "Access Denied", "access is denied", S3_ACCESS),
     Refusal(
-        403, "AccessDenied", "Access Denied", "access is denied", "set AWS_REQUEST_PAYER=requester."
+        403,
+        "AccessDenied",
+        "Access Denied",
+        "access is denied",
+        "set AWS_REQUEST_PAYER to requester.",
     ),
     Refusal(
         403,
@@ -226,7 +230,7 @@ S3_REFUSALS = [
         "InvalidPayer",
         "No.",
         "{bucket} is a requester-pays bucket",
-        "AWS_REQUEST_PAYER=requester",
+        "Set AWS_REQUEST_PAYER to requester",
     ),
     Refusal(403, "InvalidObjectState", "No.", "it is archived", "Restore it"),
     Refusal(
@@ -379,6 +383,58 @@ def test_refusal_of_s3_names_its_cause_and_remedy(
         fault = refuse_s3(refusal)
         s3_proxy.faults = {method: [fault] * 9 for method in ("GET", "PUT", "DELETE", "HEAD")}
         check_message(operation, s3, refusal)
+
+
+ON_MACHINES_ONLY = re.compile(
+    r"\baws (configure|sso)|gcloud auth|profile|AWS_\w+|"
+    r"GOOGLE_(APPLICATION_CREDENTIALS|CLOUD_QUOTA_PROJECT)|Log in|pip install"
+)
+S3_SECRET = "of the Secret repot-s3 in the namespace research"
+SETTINGS = "of the ConfigMap repot-settings in the namespace research"
+IN_POD_ADVICE = {
+    "InvalidAccessKeyId": f"Correct the key accesskey {S3_SECRET}",
+    "SignatureDoesNotMatch": f"Correct the key secretkey {S3_SECRET}",
+    "ExpiredToken": f"put permanent keys into the keys accesskey and secretkey {S3_SECRET}",
+    "InvalidToken": f"Put permanent keys into the keys accesskey and secretkey {S3_SECRET}",
+    "InvalidPayer": f"Set the key S3_REQUEST_PAYER {SETTINGS} to requester",
+    "PermanentRedirect": f"Set the key S3_REGION {SETTINGS} to",
+    "UserProjectMissing": f"set the key GOOGLE_USER_PROJECT {SETTINGS} to the id",
+    "authError": "the key key.json of the Secret repot-google-key in the namespace research",
+}
+
+
+@pytest.mark.usefixtures("task_pod")
+@pytest.mark.parametrize("refusal", S3_REFUSALS, ids=lambda refusal: f"{refusal.code}")
+def test_advice_about_s3_in_a_pod_names_objects_of_the_cluster(
+    refusal: Refusal, s3_proxy: FaultyProxy, s3: str
+) -> None:
+    s3_proxy.faults = {method: [refuse_s3(refusal)] * 9 for method in ("GET", "HEAD")}
+    with pytest.raises(StorageError) as caught:
+        storage.read_bytes(f"{s3}/x")
+    assert not ON_MACHINES_ONLY.search(str(caught.value))
+    assert IN_POD_ADVICE.get(refusal.code, "") in str(caught.value)
+
+
+@pytest.mark.usefixtures("task_pod")
+@pytest.mark.parametrize("refusal", GCS_REFUSALS, ids=lambda refusal: f"{refusal.message[:40]}")
+def test_advice_about_gcs_in_a_pod_names_objects_of_the_cluster(
+    refusal: Refusal, gcs_proxy: FaultyProxy, gcs: str
+) -> None:
+    gcs_proxy.faults = {"GET": [refuse_gcs(refusal)] * 3}
+    with pytest.raises(StorageError) as caught:
+        storage.read_bytes(f"{gcs}/x")
+    assert not ON_MACHINES_ONLY.search(str(caught.value))
+    assert IN_POD_ADVICE.get(refusal.code, "") in str(caught.value)
+
+
+@pytest.mark.usefixtures("task_pod")
+def test_invalid_endpoint_in_a_pod_names_the_config_map(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "store without scheme")
+    with pytest.raises(StorageError) as caught:
+        storage.read_bytes(f"{s3}/x")
+    assert f"Set the key S3_ENDPOINT {SETTINGS} to the service's address" in str(caught.value)
 
 
 def test_gcs_requests_name_the_project_that_pays(

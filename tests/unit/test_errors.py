@@ -1,4 +1,6 @@
+import errno
 import re
+from pathlib import Path
 
 import pytest
 
@@ -6,7 +8,10 @@ from repot import errors
 from repot.errors import (
     DataError,
     RepotError,
+    StorageError,
     UsageError,
+    advise,
+    convert_disk_errors,
     join_names,
     nearest_names,
     printable,
@@ -92,3 +97,33 @@ def test_unknown_name_lists_the_choices_and_suggests_the_nearest() -> None:
 
 def _tree() -> str:
     return errors.__doc__ or ""
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_pod"),
+    [
+        ((), False),
+        (("KUBERNETES_SERVICE_HOST",), False),  # a notebook or a CI job in a cluster
+        (("KFP_POD_NAME",), False),
+        (("KUBERNETES_SERVICE_HOST", "KFP_POD_NAME"), True),
+        (("KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"), True),
+    ],
+)
+def test_advice_depends_on_whether_this_is_a_pod_of_a_run(
+    variables: tuple[str, ...], is_pod: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("KUBERNETES_SERVICE_HOST", "KFP_POD_NAME", "JOB_COMPLETION_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    for name in variables:
+        monkeypatch.setenv(name, "x")
+
+    assert advise(on_machine="machine", in_pod="pod") == ("pod" if is_pod else "machine")
+
+
+@pytest.mark.usefixtures("task_pod")
+def test_full_disk_of_a_pod_gives_advice_about_the_node(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(StorageError) as caught, convert_disk_errors(tmp_path):
+        raise full
+    assert "TMPDIR" not in str(caught.value)
+    assert "ephemeral storage" in str(caught.value)

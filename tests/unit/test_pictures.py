@@ -351,7 +351,7 @@ def test_heic_is_named_without_the_optional_dependency(monkeypatch: pytest.Monke
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
     rejection = _rejection(HEIC)
     assert rejection.reason == "unsupported_format"
-    assert rejection.detail == "a HEIC picture. Convert it to JPEG, or run `pip install pi-heif`"
+    assert rejection.detail == "a HEIC picture. Convert it to JPEG, or install the package pi-heif"
 
 
 def test_avif_is_named_if_pillow_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:

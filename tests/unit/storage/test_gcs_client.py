@@ -6,6 +6,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from repot.cluster_names import GOOGLE_KEY_VARIABLE
 from repot.errors import StorageError
 from repot.storage.gcs import client
 
@@ -25,7 +26,7 @@ def test_key_in_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None
         "private_key": private_key.decode(),
         "token_uri": "https://oauth2.googleapis.com/token",
     }
-    monkeypatch.setenv(client.KEY_VARIABLE, json.dumps(key))
+    monkeypatch.setenv(GOOGLE_KEY_VARIABLE, json.dumps(key))
     assert (
         client.client()._credentials.service_account_email
         == "repot@example.iam.gserviceaccount.com"
@@ -35,7 +36,18 @@ def test_key_in_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_invalid_key_is_rejected_without_showing_it(monkeypatch: pytest.MonkeyPatch) -> None:
     client._state.clients.clear()
-    monkeypatch.setenv(client.KEY_VARIABLE, "secret words")
+    monkeypatch.setenv(GOOGLE_KEY_VARIABLE, "secret words")
     with pytest.raises(StorageError, match="must hold a Google service account's key") as caught:
         client.client()
     assert "secret words" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("task_pod")
+def test_invalid_key_in_a_pod_names_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    client._state.clients.clear()
+    monkeypatch.setenv(GOOGLE_KEY_VARIABLE, "secret words")
+    with pytest.raises(StorageError) as caught:
+        client.client()
+    assert str(caught.value).startswith(
+        "the key key.json of the Secret repot-google-key in the namespace research must hold"
+    )

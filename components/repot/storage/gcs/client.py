@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from repot.cluster_names import GOOGLE_KEY_VARIABLE, name_sources
 from repot.errors import StorageError
 from repot.storage.gcs.errors import (
     USER_PROJECT_VARIABLE,
@@ -28,9 +29,6 @@ from repot.storage.uris import split_bucket
 from repot.tls import CA_VARIABLES, find_ca_bundle
 
 _NUM_CONNECTIONS = 64
-
-KEY_VARIABLE = "REPOT_GOOGLE_KEY"
-"""Environment variable that the pipeline sets from an optional Secret."""
 
 _SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 
@@ -108,7 +106,7 @@ def _credentials() -> Any:
     Without any credentials, requests are anonymous: a public bucket can be read.
 
     Raises:
-        StorageError: KEY_VARIABLE holds no key.
+        StorageError: GOOGLE_KEY_VARIABLE holds no key.
         google.auth.exceptions.GoogleAuthError: Credentials are configured but cannot be used.
     """
     import google.auth
@@ -118,7 +116,7 @@ def _credentials() -> Any:
 
     if os.environ.get("STORAGE_EMULATOR_HOST"):
         return None
-    if os.environ.get(KEY_VARIABLE):
+    if os.environ.get(GOOGLE_KEY_VARIABLE):
         return _key_credentials()
     try:
         return google.auth.default(scopes=[_SCOPE])[0]
@@ -131,7 +129,7 @@ def _credentials() -> Any:
 
 
 def _key_credentials() -> Any:
-    """Return the credentials of the service account key in KEY_VARIABLE.
+    """Return the credentials of the service account key in GOOGLE_KEY_VARIABLE.
 
     Raises:
         StorageError: The variable holds no such key.
@@ -140,13 +138,13 @@ def _key_credentials() -> Any:
 
     try:
         return service_account.Credentials.from_service_account_info(
-            json.loads(os.environ[KEY_VARIABLE]), scopes=[_SCOPE]
+            json.loads(os.environ[GOOGLE_KEY_VARIABLE]), scopes=[_SCOPE]
         )
     except ValueError as err:
         raise StorageError(
-            f"{KEY_VARIABLE} must hold a Google service account's key as JSON; it does not "
-            f"({type(err).__name__}). Put the key file itself into the Secret, as key.json, or "
-            "delete the Secret to use workload identity."
+            f"{name_sources(GOOGLE_KEY_VARIABLE)} must hold a Google service account's key as "
+            f"JSON; it does not ({type(err).__name__}). Put the key file itself into the Secret, "
+            "as key.json, or delete the Secret to use workload identity."
         ) from err
 
 

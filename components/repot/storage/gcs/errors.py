@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from repot.errors import NoBucketError, NotFoundError, StorageError
+from repot.cluster_names import GOOGLE_KEY_VARIABLE, name_sources
+from repot.errors import NoBucketError, NotFoundError, StorageError, advise
 from repot.tls import CA_VARIABLES, describe_tls_error, is_permanent
 
 USER_PROJECT_VARIABLE = "GOOGLE_CLOUD_QUOTA_PROJECT"
@@ -27,10 +28,6 @@ USER_PROJECT_VARIABLE = "GOOGLE_CLOUD_QUOTA_PROJECT"
 # https://cloud.google.com/storage/docs/retry-strategy
 _TRANSIENT_STATUSES = (408, 429, 500, 502, 503, 504)
 _TRANSIENT_REASONS = {"rateLimitExceeded", "userRateLimitExceeded"}
-_LOGIN_ADVICE = (
-    "Run `gcloud auth application-default login`, set GOOGLE_APPLICATION_CREDENTIALS to a key "
-    "file, or give the pod's service account access (workload identity)"
-)
 _MAX_MESSAGE_CHARS = 300
 
 
@@ -42,7 +39,8 @@ class _Refusal:
         reasons: Reason codes of the service.
         pattern: Found in its message, in lower case.
         problem: What is wrong; "{bucket}" stands for the bucket.
-        advice: What to do.
+        advice: What to do; "{login}" stands for how to get credentials, "{project}" for where
+            USER_PROJECT_VARIABLE is set.
     """
 
     reasons: frozenset[str]
@@ -71,8 +69,8 @@ _REFUSALS = (
         reasons=frozenset({"UserProjectMissing", "AuthenticationRequiredRequesterPays"}),
         pattern=r"requester[- ]pays",
         problem="{bucket} is a requester-pays bucket",
-        advice=f"Log in, and set {USER_PROJECT_VARIABLE} to the id of the project that pays for "
-        "the requests",
+        advice="Use an account that may bill a project, and set {project} to the id of the "
+        "project that pays for the requests",
     ),
     _Refusal(
         reasons=frozenset({"accessNotConfigured", "SERVICE_DISABLED"}),
@@ -94,7 +92,7 @@ _REFUSALS = (
         r"project .*(is|was|been) (disabled|suspended|deleted|shut down)",
         problem="the project or its billing account is closed or disabled",
         advice="Link an open billing account to the project of {bucket}, and to the project in "
-        f"{USER_PROJECT_VARIABLE} if it is set, and make sure that the project is active",
+        "{project} if it is set, and make sure that the project is active",
     ),
     _Refusal(
         reasons=frozenset(
@@ -107,7 +105,7 @@ _REFUSALS = (
         ),
         pattern=r"serviceusage\.services\.use|user project|userproject|quota project",
         problem="the project that should pay for the requests cannot be used",
-        advice=f"Set {USER_PROJECT_VARIABLE} to a project on which the account has the role "
+        advice="Set {project} to a project on which the account has the role "
         "Service Usage Consumer (roles/serviceusage.serviceUsageConsumer), or unset it",
     ),
     _Refusal(
@@ -135,7 +133,7 @@ _REFUSALS = (
         reasons=frozenset(),
         pattern=r"anonymous caller|login required",
         problem="no Google credentials were found, and {bucket} does not allow this to everyone",
-        advice=_LOGIN_ADVICE,
+        advice="{login}",
     ),
 )
 
@@ -298,9 +296,16 @@ def _response_reason(err: BaseException, status: int, bucket: str) -> str:
         for refusal in _REFUSALS:
             if codes & refusal.reasons or re.search(refusal.pattern, message.lower()):
                 text = f"{refusal.problem} ({{message}}). {refusal.advice}"
-                return text.format(bucket=bucket, message=message)
+                return text.format(
+                    bucket=bucket,
+                    message=message,
+                    login=_login_advice(),
+                    project=name_sources(USER_PROJECT_VARIABLE),
+                )
     if status == http.client.UNAUTHORIZED:
-        return f"the Google credentials have expired or are not valid ({message}). {_LOGIN_ADVICE}"
+        return (
+            f"the Google credentials have expired or are not valid ({message}). {_login_advice()}"
+        )
     if status == http.client.FORBIDDEN:
         role = "the role Storage Object User (roles/storage.objectUser)"
         return f"access is denied ({message}). Grant that account {role} on {bucket}"
@@ -320,7 +325,18 @@ def _credentials_reason(err: BaseException) -> str:
             "machine's clock"
         )
     state = "are missing" if isinstance(err, DefaultCredentialsError) else "have expired"
-    return f"the Google credentials {state} or are not valid ({message}). {_LOGIN_ADVICE}"
+    return f"the Google credentials {state} or are not valid ({message}). {_login_advice()}"
+
+
+def _login_advice() -> str:
+    key = name_sources(GOOGLE_KEY_VARIABLE)
+    return advise(
+        on_machine="Run `gcloud auth application-default login`, or set "
+        "GOOGLE_APPLICATION_CREDENTIALS to a key file",
+        in_pod="Give the run's service account access to the bucket (workload identity), or put "
+        f"the key file of a Google service account into {key}. "
+        "If the run names another Secret in google_secret_name, use that one",
+    )
 
 
 def _request_endpoint(err: BaseException) -> str:

@@ -13,7 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from repot.errors import NoBucketError, NotFoundError, StorageError
+from repot.cluster_names import name_sources
+from repot.errors import (
+    NoBucketError,
+    NotFoundError,
+    StorageError,
+    advise,
+    is_task_pod,
+)
 from repot.tls import describe_tls_error, is_permanent
 
 PAYER_VARIABLE = "AWS_REQUEST_PAYER"
@@ -41,13 +48,8 @@ _REGION_CODES = (
 _PERMISSIONS = (
     "s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload and s3:ListBucket"
 )
-_LOGIN_ADVICE = (
-    "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, run `aws configure` or `aws sso login`, "
-    "or give the pod's service account a role"
-)
-_ENDPOINT_ADVICE = (
-    "Set AWS_ENDPOINT_URL_S3 to the service's address, http://HOST:PORT or https://HOST"
-)
+_KEY_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+_ENDPOINT_VARIABLE = "AWS_ENDPOINT_URL_S3"
 _MAX_MESSAGE_CHARS = 300
 
 
@@ -60,13 +62,16 @@ class _Refusal:
         pattern: Found in the message of AccessDenied or another 400 or 403, in lower case; "" if
             only the codes count.
         problem: What is wrong; "{bucket}" and "{endpoint}" stand for their values.
-        advice: What to do.
+        advice: What to do; "{access_key}", "{secret_key}", "{keys}" and "{payer}" stand for where
+            they are set.
+        advice_in_pod: What to do if a pod of a run is refused; "" if that is the same.
     """
 
     codes: frozenset[str]
     pattern: str = ""
     problem: str
     advice: str
+    advice_in_pod: str = ""
 
 
 # The first that fits counts.
@@ -74,32 +79,39 @@ _REFUSALS = (
     _Refusal(
         codes=frozenset({"InvalidAccessKeyId"}),
         problem="the S3 credentials are not valid: {endpoint} does not know the access key",
-        advice="Correct AWS_ACCESS_KEY_ID or the profile, and check that the key is active and "
+        advice="Correct {access_key} or the profile, and check that the key is active and "
         "belongs to that service",
+        advice_in_pod="Correct {access_key}, and check that the access key is active and belongs "
+        "to that service",
     ),
     _Refusal(
         codes=frozenset({"SignatureDoesNotMatch"}),
         problem="the S3 credentials are not valid: the secret key does not belong to the access "
         "key, or a proxy changed the request",
-        advice="Correct AWS_SECRET_ACCESS_KEY or the profile",
+        advice="Correct {secret_key} or the profile",
+        advice_in_pod="Correct {secret_key}",
     ),
     _Refusal(
         codes=frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}),
         problem="the S3 credentials have expired",
         advice="Log in again with `aws sso login`, or set AWS_ACCESS_KEY_ID, "
         "AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN to new values",
+        advice_in_pod="Run again; if the run's service account has no role, put permanent keys "
+        "into {keys}",
     ),
     _Refusal(
         codes=frozenset({"InvalidToken", "InvalidTokenId"}),
         problem="the S3 credentials are not valid: the session token does not belong to the keys",
         advice="Set AWS_SESSION_TOKEN to the token that was issued with AWS_ACCESS_KEY_ID, or "
         "unset it for permanent keys",
+        advice_in_pod="Put permanent keys into {keys}",
     ),
     _Refusal(
         codes=frozenset({"RequestTimeTooSkewed", "RequestExpired"}),
         pattern=r"request has expired|signature not yet current|too large a time skew",
         problem="this machine's clock differs too much from the service's",
         advice="Set the clock, best with NTP",
+        advice_in_pod="Set the clock of the node, best with NTP",
     ),
     _Refusal(
         codes=frozenset({"AccountProblem", "AllAccessDisabled", "NotSignedUp", "OptInRequired"}),
@@ -124,7 +136,7 @@ _REFUSALS = (
         codes=frozenset({"InvalidPayer"}),
         pattern=r"requester[ -]?pays|request-payer|requestpayer",
         problem="{bucket} is a requester-pays bucket",
-        advice=f"Set {PAYER_VARIABLE}=requester if your account may be billed for the requests",
+        advice="Set {payer} to requester if your account may be billed for the requests",
     ),
     _Refusal(
         codes=frozenset({"KMS.DisabledException", "KMS.NotFoundException", "KMSAccessDenied"}),
@@ -195,7 +207,7 @@ def invalid_endpoint_error(err: Exception) -> StorageError:
     """Return the error of an endpoint or region that does not form a valid address."""
     return StorageError(
         f"s3:// needs the address of a service; got {endpoint_url()!r} ({_error_message(err)}). "
-        f"{_ENDPOINT_ADVICE}."
+        f"{_endpoint_advice()}."
     )
 
 
@@ -203,7 +215,7 @@ def not_s3_service_error(uri: str) -> StorageError:
     """Return the error of a response that does not come from an S3 service."""
     return StorageError(
         f"{uri} cannot be reached: {endpoint_url()} does not respond as an S3 service. "
-        f"{_ENDPOINT_ADVICE}."
+        f"{_endpoint_advice()}."
     )
 
 
@@ -220,7 +232,11 @@ def import_boto3() -> Any:
             import boto3
     except ModuleNotFoundError as err:
         raise StorageError(
-            "s3:// needs the package boto3, which is missing. Run `pip install 'repot[s3]'`."
+            "s3:// needs the package boto3, which is missing. "
+            + advise(
+                on_machine="Run `pip install 'repot[s3]'`.",
+                in_pod="Use repot's container images, or add boto3 to your own.",
+            )
         ) from err
     return boto3
 
@@ -341,7 +357,7 @@ def _reason(err: Exception, action: str, uri: str) -> str:
     if isinstance(err, UnicodeEncodeError):
         return "its name is not UTF-8. Rename it"
     if _is_credentials_error(err):
-        return f"the S3 credentials are missing or not valid ({message}). {_LOGIN_ADVICE}"
+        return f"the S3 credentials are missing or not valid ({message}). {_login_advice()}"
     if http_status(err):
         return _response_reason(err, action, "/".join(uri.split("/", 3)[:3]))
     if tls_reason := describe_tls_error(err, endpoint_url(), CA_VARIABLES[0]):
@@ -349,7 +365,7 @@ def _reason(err: Exception, action: str, uri: str) -> str:
     if _is_network_error(err):
         return (
             f"{endpoint_url()} does not respond ({_network_reason(err)}). "
-            "Check the network, and AWS_ENDPOINT_URL_S3"
+            f"Check the network, and {name_sources(_ENDPOINT_VARIABLE)}"
         )
     return f"the S3 client rejects the request ({message}). Correct it, and run again"
 
@@ -360,19 +376,30 @@ def _response_reason(err: Exception, action: str, bucket: str) -> str:
     if _is_bucket_missing(err, action):
         return f"there is no bucket {bucket} at {endpoint_url()}. Create it, or correct the name"
     region = response_header(err, "x-amz-bucket-region")
+    region_source = name_sources("AWS_REGION") if is_task_pod() else "AWS_DEFAULT_REGION"
     if code in _REGION_CODES or (region and status == http.client.MOVED_PERMANENTLY):
         return (
             f"the bucket is in another region ({message}). "
-            f"Set AWS_DEFAULT_REGION to {region + ', ' if region else ''}the region of {bucket}"
+            f"Set {region_source} to {region + ', ' if region else ''}the region of {bucket}"
         )
     if status == http.client.UNAUTHORIZED:
-        return f"the S3 credentials are missing or not valid ({message}). {_LOGIN_ADVICE}"
+        return f"the S3 credentials are missing or not valid ({message}). {_login_advice()}"
     refusals = (http.client.BAD_REQUEST, http.client.FORBIDDEN)
     for refusal in _REFUSALS:
         is_in_message = refusal.pattern and re.search(refusal.pattern, message.lower())
         if code in refusal.codes or (status in refusals and is_in_message):
-            text = f"{refusal.problem} ({{message}}). {refusal.advice}"
-            return text.format(bucket=bucket, endpoint=endpoint_url(), message=message)
+            advice = advise(
+                on_machine=refusal.advice, in_pod=refusal.advice_in_pod or refusal.advice
+            )
+            return f"{refusal.problem} ({{message}}). {advice}".format(
+                bucket=bucket,
+                endpoint=endpoint_url(),
+                message=message,
+                access_key=name_sources(_KEY_VARIABLES[0]),
+                secret_key=name_sources(_KEY_VARIABLES[1]),
+                keys=name_sources(*_KEY_VARIABLES),
+                payer=name_sources(PAYER_VARIABLE),
+            )
     if status == http.client.FORBIDDEN:
         return _denied_reason(err, message, bucket)
     return (
@@ -386,14 +413,28 @@ def _denied_reason(err: Exception, message: str, bucket: str) -> str:
     if _response(err).get("ResponseMetadata", {}).get(ANONYMOUS):
         return (
             f"no S3 credentials were found, and {bucket} does not allow this to everyone "
-            f"({message}). {_LOGIN_ADVICE}"
+            f"({message}). {_login_advice()}"
         )
     # The service does not say that the requester would have to pay.
     is_payer = os.environ.get(PAYER_VARIABLE, "") == "requester"
-    payer = f"; if it is a requester-pays bucket, set {PAYER_VARIABLE}=requester"
+    payer = f"; if it is a requester-pays bucket, set {name_sources(PAYER_VARIABLE)} to requester"
     return (
         f"access is denied ({message}). Allow {_PERMISSIONS} on {bucket}{'' if is_payer else payer}"
     )
+
+
+def _login_advice() -> str:
+    return advise(
+        on_machine="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run `aws configure` or "
+        "`aws sso login`",
+        in_pod=f"Check {name_sources(*_KEY_VARIABLES)}, or give the run's service account a role. "
+        "If the run names another Secret in s3_secret_name, check that one",
+    )
+
+
+def _endpoint_advice() -> str:
+    source = name_sources(_ENDPOINT_VARIABLE)
+    return f"Set {source} to the service's address, http://HOST:PORT or https://HOST"
 
 
 def _network_reason(err: BaseException) -> str:
