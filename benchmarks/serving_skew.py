@@ -117,9 +117,13 @@ def _formats(rgb: Image.Image) -> Iterator[tuple[str, bytes]]:
     yield "PNG, transparent grey", save(grey, "PNG", transparency=grey.getpixel((0, 0)))
     for bits in (8, 12, 16):
         yield "PNG, 16-bit grey", save(Image.fromarray(deep << (bits - 8)), "PNG")
-    yield "PNG, 16-bit RGB", _deep_png(np.asarray(rgb).astype(np.uint16) * 257 + 3, colours=2)
-    deep_alpha = np.asarray(alpha).astype(np.uint16) * 256 + 129
-    yield "PNG, 16-bit RGB and alpha", _deep_png(deep_alpha, colours=6)
+    for bits in (8, 10, 12, 14, 16):
+        # Other low bits than the high ones, and the largest sample of this depth.
+        channels = np.asarray(alpha).astype(np.uint32) * 0x101 + 0x81 >> 16 - bits
+        channels[0, 0, 0] = 2**bits - 1
+        yield "PNG, 16-bit RGB", _deep_png(channels[..., :3], colours=2)
+        yield "PNG, 16-bit RGB and alpha", _deep_png(channels, colours=6)
+        yield "PNG, 16-bit grey and alpha", _deep_png(channels[..., [0, 3]], colours=4)
     yield "GIF", save(palette, "GIF")
     yield "GIF", save(palette, "GIF", interlace=0)
     yield "GIF, grey", save(grey, "GIF")
@@ -138,7 +142,7 @@ def _formats(rgb: Image.Image) -> Iterator[tuple[str, bytes]]:
 
 
 def _deep_png(samples: Any, *, colours: int) -> bytes:
-    """Return a PNG of 16-bit samples, uint16 [height, width, channels]; Pillow cannot write it."""
+    """Return a PNG of 16-bit samples, uint32 [height, width, channels]; Pillow cannot write it."""
     height, width = samples.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
     header = struct.pack(">IIBBBBB", width, height, 16, colours, 0, 0, 0)

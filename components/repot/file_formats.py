@@ -6,6 +6,7 @@ https://www.garykessler.net/library/file_sigs.html, and ISO/IEC 14496-12 for the
 
 import itertools
 import re
+from typing import Literal
 
 _CONVERT = "Convert it to JPEG or PNG."
 _EXPORT = "Export the pages or drawings as JPEG or PNG."
@@ -40,6 +41,14 @@ _SIGNATURES = (
     (b"\x8bJNG", ("a JNG picture", _CONVERT)),
     (b"SIMPLE  =", ("a FITS file", _CONVERT)),
     (b"\0\0\1\0", ("an icon", _CONVERT)),
+    (b"\0\0\2\0", ("a cursor or a Targa picture", _CONVERT)),
+    (b"\x0a\5\1", ("a PCX picture", _CONVERT)),
+    (b"\x01\xda", ("an SGI picture", _CONVERT)),
+    (b"\x59\xa6\x6a\x95", ("a Sun raster picture", _CONVERT)),
+    (b"/* XPM */", ("an XPM picture", _CONVERT)),
+    (b"#define ", ("an XBM picture or a program's source", _CONVERT)),
+    (b"\xabKTX ", ("a KTX texture", _CONVERT)),
+    (b"\0\5\x16\7", ("metadata of macOS, not the picture", _REMOVE)),
     (b"icns", ("an icon", _CONVERT)),
     (b"AT&TFORM", ("a DjVu document", _EXPORT)),
     (b"%PDF-", ("a PDF document", _EXPORT)),
@@ -80,6 +89,7 @@ _SIGNATURES = (
 # Name and advice by bytes at another offset.
 _SIGNATURES_INSIDE = (
     (8, b"AVI LIST", _VIDEO),
+    (40, b" EMF", ("an EMF drawing", _EXPORT)),
     (8, b"WAVE", ("an audio file", _REMOVE)),
     (4, b"moov", _VIDEO),
     (4, b"mdat", _VIDEO),
@@ -89,15 +99,40 @@ _SIGNATURES_INSIDE = (
     (344, b"n+1\0", ("a NIfTI volume", _CONVERT)),
 )
 _PATTERNS = (
-    (re.compile(rb"P[1-7]\s"), ("a Netpbm picture", _CONVERT)),
+    (re.compile(rb"P[1-7Ff]\s"), ("a Netpbm picture", _CONVERT)),
     (re.compile(rb"(II\*\0|MM\0\*)....CR", re.DOTALL), RAW),
     (
         re.compile(rb"\s*<(!doctype\s+html|html|head|body)\b", re.IGNORECASE),
         ("a web page, not the picture that it shows", "Download the picture again."),
     ),
+    (
+        re.compile(rb"(<\?xml[^>]{,99}>)?\s{,9}<Error>"),
+        ("a storage server's error message, not the picture", "Download the picture again."),
+    ),
     (re.compile(rb"\s*<.*?<svg\b|\s*<svg\b", re.DOTALL), ("an SVG drawing", _EXPORT)),
 )
 _HEAD_BYTES = 4096
+
+# Compressions of TIFF that Pillow does not read.
+# Source: https://www.loc.gov/preservation/digital/formats/content/tiff_tags.shtml
+_TIFF_COMPRESSIONS = {
+    22610: "JPEG XR",
+    32809: "ThunderScan",
+    33003: "JPEG 2000",
+    33005: "JPEG 2000",
+    34661: "JBIG",
+    34676: "SGI LogLuv",
+    34677: "SGI LogLuv",
+    34712: "JPEG 2000",
+    34887: "LERC",
+    34892: "lossy JPEG",
+    34933: "PNG",
+    34934: "JPEG XR",
+    50001: "WebP",
+    50002: "JPEG XL",
+    52546: "JPEG XL",
+}
+_COMPRESSION_TAG = 259
 
 
 def name_format(data: bytes) -> tuple[str, str] | None:
@@ -115,6 +150,24 @@ def name_format(data: bytes) -> tuple[str, str] | None:
         (each for pattern, each in _PATTERNS if pattern.match(head)),
     )
     return next(descriptions, None)
+
+
+def name_rare_tiff(data: bytes) -> str:
+    """Return what is unusual about a TIFF's coding; "" for other data."""
+    if data.startswith(b"MM\0+"):
+        return "the big-endian BigTIFF format"
+    order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
+    if not data.startswith((b"II*\0", b"MM\0*")):
+        return ""
+    directory = int.from_bytes(data[4:8], order)
+    num_entries = int.from_bytes(data[directory : directory + 2], order)
+    for number in range(num_entries):
+        start = directory + 2 + 12 * number
+        if int.from_bytes(data[start : start + 2], order) == _COMPRESSION_TAG:
+            code = int.from_bytes(data[start + 8 : start + 10], order)
+            name = _TIFF_COMPRESSIONS.get(code)
+            return f"{name} compression" if name else ""
+    return ""
 
 
 def _name_media_file(head: bytes) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image, ImageFile
 
-from repot import file_formats, greyscale, jpeg_structure
+from repot import bit_depth, file_formats, jpeg_structure
 
 REASONS = {
     "empty": "the file is empty",
@@ -118,8 +118,8 @@ def normalise_picture(data: bytes) -> Picture:
 
     An upright JPEG or MPO with three components and at most MAX_PIXELS keeps its bytes. Everything
     else is encoded as a JPEG of quality 100 without chroma subsampling: turned upright by its EXIF
-    orientation, transparent pixels on white, greyscale samples scaled as `repot.greyscale` states,
-    only the first frame or page.
+    orientation, transparent pixels on white, samples of more than 8 bits scaled as
+    `repot.bit_depth` states, only the first frame or page.
 
     Raises:
         RejectedPicture: The file is empty, not a picture, truncated, corrupt, too large, or of a
@@ -149,8 +149,9 @@ def _normalise_any(data: bytes) -> Picture:
 
 
 def _normalise(data: bytes) -> Picture:
-    is_grey_alpha = greyscale.is_deep_grey_alpha(data)
-    with _open(greyscale.as_four_channels(data) if is_grey_alpha else data) as image:
+    is_grey_alpha = bit_depth.is_deep_grey_alpha(data)
+    with _open(bit_depth.as_four_channels(data) if is_grey_alpha else data) as image:
+        is_deep_colour = bit_depth.is_deep_colour(image)  # reading metadata may load the pixels
         scale = _decoding_scale(image)
         if image.format == "TIFF" and _is_raw(image):
             raise _unsupported(*file_formats.RAW)
@@ -161,18 +162,33 @@ def _normalise(data: bytes) -> Picture:
             image.draft("RGB", (1, 1))
             image.load()
             return Picture(jpeg=data, height=height, width=width)
-        if image.format == "TIFF":
-            greyscale.correct_byte_order(image)
         if scale > 1:
             image.draft(None, (image.width // scale, image.height // scale))
         image.load()
         # Only now: some plug-ins, such as TIFF and AVIF, turn the picture themselves.
         operation = _UPRIGHT_OPERATIONS.get(_orientation(image))
-        rgb = _to_rgb(greyscale.grey_alpha_to_8_bits(image) if is_grey_alpha else image)
+        if is_grey_alpha:
+            rgb = _to_rgb(bit_depth.grey_alpha_to_8_bits(image))
+        elif is_deep_colour and bit_depth.has_low_range(image):
+            rgb = _to_rgb(bit_depth.colour_to_8_bits(image, _low_bytes(data)))
+        else:
+            rgb = _to_rgb(image)
         upright = rgb if operation is None else rgb.transpose(operation)
         if image.format == "PNG":
             _check_png(data)
         return Picture(jpeg=_encode(upright), height=upright.height, width=upright.width)
+
+
+def _low_bytes(data: bytes) -> Image.Image:
+    """Return the low byte of each sample of an RGB picture with 16 bits per sample."""
+    image = _open(data)
+    if not bit_depth.swap_byte_order(image):
+        raise _unsupported(
+            "compressed planes of 16-bit samples that use fewer bits",
+            "Convert it to an uncompressed TIFF or a PNG.",
+        )
+    image.load()
+    return image
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:
@@ -196,9 +212,13 @@ def _open(data: bytes) -> ImageFile.ImageFile:
         if factory is None or accept is None or accept(prefix) is not True:
             continue
         try:
-            return factory(io.BytesIO(data), "")
+            image = factory(io.BytesIO(data), "")
         except (SyntaxError, IndexError, TypeError, struct.error) as err:
             error = error or err
+            continue
+        if name == "TIFF":
+            bit_depth.correct_tiff_modes(image)
+        return image
     if error:
         raise error
     named = file_formats.name_format(data)
@@ -213,7 +233,7 @@ def _load_plugins() -> None:
     are added here.
     """
     Image.init()
-    greyscale.complete_tiff_modes()
+    bit_depth.complete_tiff_modes()
     for module in ("pi_heif", "pillow_heif"):
         with contextlib.suppress(ImportError):
             importlib.import_module(module).register_heif_opener()
@@ -258,8 +278,8 @@ def _orientation(image: Image.Image) -> int:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Convert a loaded picture to mode RGB: samples of 8 bits, transparent pixels on white."""
-    if greyscale.needs_scaling(image):
-        grey = greyscale.to_8_bits(image)
+    if bit_depth.needs_scaling(image):
+        grey = bit_depth.to_8_bits(image)
         if grey is None:
             raise _unsupported(
                 "floating-point samples without a range",
@@ -319,8 +339,11 @@ def _rejection(data: bytes, err: Exception) -> RejectedPicture:
     message = f"{err}" or type(err).__name__
     if coding := jpeg_structure.name_rare_coding(data):
         return _unsupported(f"a JPEG with {coding}", "Convert it to an 8-bit JPEG or a PNG.")
+    if coding := file_formats.name_rare_tiff(data):
+        return _unsupported(f"a TIFF with {coding}", "Convert it to an uncompressed TIFF or a PNG.")
     if "unknown pixel mode" in message or "not supported" in message:
-        return _unsupported(f"a kind of pixels that Pillow does not read ({message})", "Convert it")
+        kind = f"a kind of pixels that Pillow does not read ({message})"
+        return _unsupported(kind, "Convert it to JPEG or PNG.")
     named = file_formats.name_format(data)
     # Pillow's plug-in for AVIF also opens some HEIC files, and fails.
     is_damaged = named == file_formats.AVIF or (named == file_formats.HEIC and "HEIF" in Image.OPEN)

@@ -26,6 +26,15 @@ from repot.file_formats import name_format
         (b"II*\0\x10\0\0\0CR\2\0", "a camera's raw file", "camera's software"),
         (b"FUJIFILMCCD-RAW 0201", "a camera's raw file", "camera's software"),
         (b"P5\n16 16\n255\n", "a Netpbm picture", "JPEG or PNG"),
+        (b"Pf\n16 16\n-1.0\n", "a Netpbm picture", "JPEG or PNG"),
+        (b"\x0a\5\1\x08", "a PCX picture", "JPEG or PNG"),
+        (b"\0\5\x16\7\0\2\0\0", "metadata of macOS, not the picture", "Remove"),
+        (b"\1\0\0\0" + bytes(36) + b" EMF", "an EMF drawing", "Export"),
+        (
+            b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>AccessDenied</Code>',
+            "a storage server's error message, not the picture",
+            "again",
+        ),
         (bytes(128) + b"DICM", "a DICOM file", "JPEG or PNG"),
     ],
 )

@@ -377,6 +377,12 @@ def test_heic_with_a_general_brand_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     assert _rejection(data).detail.startswith("a HEIC picture. Convert")
 
 
+def _compressed_tiff(code: int) -> bytes:
+    """Return a TIFF that claims a compression."""
+    tiff = _bytes(_gradient(), "TIFF")
+    return tiff.replace(struct.pack("<HHIH", 259, 3, 1, 1), struct.pack("<HHIH", 259, 3, 1, code))
+
+
 def _with_frame(marker: int, bits: int) -> bytes:
     jpeg = _bytes(_gradient(), "JPEG")
     return jpeg.replace(b"\xff\xc0\x00\x11\x08", bytes([0xFF, marker, 0, 0x11, bits]))
@@ -388,6 +394,10 @@ def _with_frame(marker: int, bits: int) -> bytes:
         (_with_frame(0xC1, 12), "a JPEG with 12-bit samples. Convert"),
         (_with_frame(0xC3, 16), "a JPEG with lossless coding. Convert"),
         (_with_frame(0xF7, 8), "a JPEG with JPEG-LS. Convert"),
+        (_compressed_tiff(34887), "a TIFF with LERC compression. Convert"),
+        (_compressed_tiff(50001), "a TIFF with WebP compression. Convert"),
+        (_compressed_tiff(50002), "a TIFF with JPEG XL compression. Convert"),
+        (b"MM\0+\0\x08" + bytes(100), "a TIFF with the big-endian BigTIFF format. Convert"),
         (b"II*\0\x10\0\0\0CR\2\0" + bytes(100), "a camera's raw file. Export"),
         (b"%PDF-1.4\n" + b"x" * 100, "a PDF document. Export"),
     ],

@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from repot.greyscale import DEPTHS
+from repot.bit_depth import DEPTHS
 from repot.jpeg_structure import BETWEEN_SCANS, HUFFMAN_FRAMES, OTHER_FRAMES
 from repot.picture_ops.orientation import exif_orientation, turn_upright, xmp_orientation
 from repot.picture_ops.reading import (
@@ -31,7 +31,7 @@ _EXACT = "INTEGER_ACCURATE"
 _SCALES = (1, 2, 4, 8)
 _START_OF_SCAN, _END, _PROGRESSIVE = 0xDA, 0xD9, 0xC2
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
-_PNG_GREY, _PNG_PALETTE, _PNG_WITH_ALPHA = 0, 3, 4
+_PNG_GREY, _PNG_PALETTE, _PNG_GREY_ALPHA = 0, 3, 4
 _GIF_CONTROL = 0xF9
 
 
@@ -230,27 +230,41 @@ def _normalise_png(data: Any, content: Any) -> Any:
         lambda: tf.strings.substr(data, xmp + 8, read_big(content, xmp, 4)),
         xmp > 0,
     )
+    is_grey = (colours == _PNG_GREY) | (colours == _PNG_GREY_ALPHA)
+
+    def decode(channels: int) -> Any:
+        return tf.cond(
+            depth == 16,
+            lambda: _scale_deep(
+                tf.io.decode_png(data, channels=channels, dtype=tf.uint16), is_grey=is_grey
+            ),
+            lambda: tf.io.decode_png(data, channels=channels),
+        )
+
     rgb = tf.cond(
-        (depth == 16) & (colours == _PNG_GREY),
-        lambda: _scale_grey(tf.io.decode_png(data, channels=1, dtype=tf.uint16)),
-        lambda: tf.cond(
-            has_transparency | (colours >= _PNG_WITH_ALPHA),
-            lambda: _on_white(tf.io.decode_png(data, channels=4)),
-            # TensorFlow adds no alpha channel to packed pixels: it would return wrong colours.
-            lambda: tf.io.decode_png(data, channels=3),
-        ),
+        has_transparency | (colours >= _PNG_GREY_ALPHA),
+        lambda: _on_white(decode(4)),
+        # TensorFlow adds no alpha channel to packed pixels: it would return wrong colours.
+        lambda: decode(3),
     )
     return _encode(turn_upright(rgb, orientation))
 
 
-def _scale_grey(samples: Any) -> Any:
-    """Return 16-bit samples [height, width, 1] as RGB, scaled as `repot.greyscale` does."""
+def _scale_deep(samples: Any, *, is_grey: Any) -> Any:
+    """Return samples uint16 [height, width, 3 or 4] as uint8, as `repot.bit_depth` scales them."""
     limits = [2**depth - 1 for depth in DEPTHS if depth <= 16]
-    largest = tf.cast(tf.reduce_max(samples), tf.int32)
-    index = tf.searchsorted(tf.constant(limits), [largest])[0]
-    factor = tf.gather(tf.constant([255 / limit for limit in limits], tf.float32), index)
-    grey = tf.cast(tf.round(tf.cast(samples, tf.float32) * factor), tf.uint8)
-    return tf.repeat(grey, 3, axis=2)
+
+    def scale(band: Any) -> Any:
+        band = tf.cast(band, tf.int32)
+        index = tf.searchsorted(tf.constant(limits), [tf.reduce_max(band)])[0]
+        factor = tf.gather(tf.constant([255 / limit for limit in limits], tf.float32), index)
+        scaled = tf.cast(tf.round(tf.cast(band, tf.float32) * factor), tf.int32)
+        # RGB that uses all bits is cut, not rounded.
+        return tf.where(is_grey | (index < len(limits) - 1), scaled, band // 256)
+
+    # Alpha, if there is any, has a range of its own.
+    bands = [samples[..., :3]] + ([samples[..., 3:]] if samples.shape[-1] == 4 else [])
+    return tf.cast(tf.concat([scale(band) for band in bands], axis=2), tf.uint8)
 
 
 def _on_white(rgba: Any) -> Any:

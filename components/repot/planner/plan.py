@@ -33,7 +33,7 @@ from repot.planner.preflight import Parameters
 from repot.planner.split import split_pictures
 from repot.settings import DatasetSettings
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Part of every dataset id. Increase it when the same pictures would give different shards."""
 
 _PicturesBySplit = dict[Split, list[SourcePicture]]

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from repot import greyscale, storage
+from repot import bit_depth, storage
 from repot.evaluation_record import EvaluationRecord
 from repot.evaluator.report.charts import (
     Axis,
@@ -57,7 +57,7 @@ def render_report(
     return template.render(
         evaluation=evaluation,
         dataset=data.dataset,
-        greyscale_rule=greyscale.RULE,
+        bit_depth_rule=bit_depth.RULE,
         verdict=verdict,
         predict_locations=_predict_locations(version_uri),
         headline=_headline(evaluation, verdict),

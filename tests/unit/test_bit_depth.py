@@ -1,4 +1,4 @@
-"""Greyscale samples of more than 8 bits: files made by hand, because Pillow writes few kinds."""
+"""Samples of more than 8 bits: files made by hand, because Pillow writes few kinds."""
 
 import io
 import struct
@@ -151,16 +151,15 @@ def test_transparent_grey_of_a_16_bit_png_becomes_white() -> None:
     assert _row(buffer.getvalue())[:120].min() >= 253
 
 
-def _grey_alpha_png(grey: np.ndarray[Any, Any], alpha: np.ndarray[Any, Any]) -> bytes:
-    """Return a PNG of colour type 4 with 16 bits per sample, which Pillow cannot write."""
-    height, width = grey.shape
-    rows = np.stack([grey, alpha], axis=-1).astype(">u2").reshape(height, -1)
+def _deep_png(samples: np.ndarray[Any, Any], colour_type: int, transparent: bytes = b"") -> bytes:
+    """Return a PNG with 16 bits per sample, [height, width, channels]; Pillow cannot write it."""
+    height, width = samples.shape[:2]
+    rows = samples.astype(">u2").reshape(height, -1)
     pixels = b"".join(b"\0" + row.tobytes() for row in rows)
-    chunks = {
-        b"IHDR": struct.pack(">IIBBBBB", width, height, 16, 4, 0, 0, 0),
-        b"IDAT": zlib.compress(pixels),
-        b"IEND": b"",
-    }
+    chunks = {b"IHDR": struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)}
+    if transparent:
+        chunks[b"tRNS"] = transparent
+    chunks |= {b"IDAT": zlib.compress(pixels), b"IEND": b""}
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(content))
         + kind
@@ -168,6 +167,10 @@ def _grey_alpha_png(grey: np.ndarray[Any, Any], alpha: np.ndarray[Any, Any]) -> 
         + struct.pack(">I", zlib.crc32(kind + content))
         for kind, content in chunks.items()
     )
+
+
+def _grey_alpha_png(grey: np.ndarray[Any, Any], alpha: np.ndarray[Any, Any]) -> bytes:
+    return _deep_png(np.stack([grey, alpha], axis=-1), 4)
 
 
 @pytest.mark.parametrize("high", [255, 4095, 65535])
@@ -187,6 +190,99 @@ def test_damaged_16_bit_grey_with_alpha_is_rejected() -> None:
         normalise_picture(bytes(png))
     with pytest.raises(RejectedPicture):
         normalise_picture(bytes(png[:40]))
+
+
+def _colours(high: int) -> np.ndarray[Any, Any]:
+    """Return RGB samples [16, 256, 3]: red rises to `high`, green falls, blue is dark."""
+    ramp = _ramp(0, high, "u2")
+    return np.stack([ramp, ramp[:, ::-1], ramp // 8], axis=-1)
+
+
+def _rgb(data: bytes) -> np.ndarray[Any, Any]:
+    """Return the middle row of the normalised picture, int64 [width, 3]."""
+    with Image.open(io.BytesIO(normalise_picture(data).jpeg)) as image:
+        row: np.ndarray[Any, Any] = np.asarray(image).astype(int)[8]
+    return row
+
+
+RGB_RAMP = np.stack([RAMP, RAMP[::-1], RAMP // 8], axis=-1)
+
+
+def _rgb_tiff(
+    samples: np.ndarray[Any, Any],
+    order: str,
+    *,
+    compressed: bool = False,
+    planes: bool = False,
+    tags: Mapping[int, float] | None = None,
+) -> bytes:
+    """Return a TIFF with 16 bits per sample [height, width, 3], one strip or one per colour."""
+    height, width = samples.shape[:2]
+    parts = [samples[..., channel] for channel in range(3)] if planes else [samples]
+    strips = [part.astype(f"{order}u2").tobytes() for part in parts]
+    if compressed:
+        strips = [zlib.compress(strip) for strip in strips]
+    numbers: dict[int, list[int]] = {256: [width], 257: [height], 258: [16] * 3, 262: [2]}
+    numbers |= {259: [8 if compressed else 1], 273: [0] * len(strips), 277: [3], 278: [height]}
+    numbers |= {279: [len(strip) for strip in strips], 284: [2 if planes else 1]}
+    numbers |= {tag: [int(value)] for tag, value in (tags or {}).items()}
+    position = (
+        8
+        + 2
+        + 12 * len(numbers)
+        + 4
+        + sum(4 * len(values) for values in numbers.values() if len(values) > 1)
+    )
+    for number, strip in enumerate(strips):
+        numbers[273][number] = position
+        position += len(strip)
+    entries, extra = b"", b""
+    for tag, values in sorted(numbers.items()):
+        packed = struct.pack(f"{order}{len(values)}I", *values)
+        entries += struct.pack(f"{order}HHI", tag, 4, len(values))
+        if len(values) == 1:
+            entries += packed
+        else:
+            entries += struct.pack(f"{order}I", 8 + 2 + 12 * len(numbers) + 4 + len(extra))
+            extra += packed
+    header = (b"II*\0" if order == II else b"MM\0*") + struct.pack(f"{order}IH", 8, len(numbers))
+    return header + entries + bytes(4) + extra + b"".join(strips)
+
+
+@pytest.mark.parametrize("high", [255, 1023, 4095, 16383, 65535])
+def test_16_bit_rgb_png_is_scaled_by_the_bits_that_it_uses(high: int) -> None:
+    assert np.abs(_rgb(_deep_png(_colours(high), 2)) - RGB_RAMP).max() <= 3
+    opaque = np.full((16, 256, 1), high)
+    with_alpha = _deep_png(np.concatenate([_colours(high), opaque], axis=2), 6)
+    assert np.abs(_rgb(with_alpha) - RGB_RAMP).max() <= 3
+
+
+@pytest.mark.parametrize("order", [II, MM])
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("planes", [False, True])
+@pytest.mark.parametrize("high", [4095, 65535])
+def test_16_bit_rgb_tiff_is_scaled_by_the_bits_that_it_uses(
+    *, order: str, compressed: bool, planes: bool, high: int
+) -> None:
+    data = _rgb_tiff(_colours(high), order, compressed=compressed, planes=planes)
+    if compressed and planes and high < 65535:
+        with pytest.raises(RejectedPicture, match="Convert it to an uncompressed TIFF or a PNG"):
+            normalise_picture(data)
+        return
+    assert np.abs(_rgb(data) - RGB_RAMP).max() <= 3
+
+
+def test_dark_rgb_tiff_with_a_declared_range_stays_dark() -> None:
+    data = _rgb_tiff(_colours(4095), II, tags={280: 0, 281: 65535})
+    assert np.abs(_rgb(data) - RGB_RAMP // 16).max() <= 3
+
+
+def test_transparent_colour_of_16_bits_becomes_white() -> None:
+    samples = np.full((16, 256, 3), [0x1234, 0x5678, 0xF0F1])
+    samples[:, 128:] = [0x1235, 0x5678, 0xF0F1]
+    row = _rgb(_deep_png(samples, 2, struct.pack(">HHH", 0x1234, 0x5678, 0xF0F1)))
+    assert row[:120].min() >= 253
+    assert np.abs(row[136:] - [0x12, 0x56, 0xF0]).max() <= 3
 
 
 def test_deep_tiffs_are_read_after_other_code_has_loaded_the_plugins(tmp_path: Path) -> None:

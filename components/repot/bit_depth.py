@@ -1,6 +1,6 @@
-"""Scale the samples of a greyscale picture of more than 8 bits to 8 bits.
+"""Scale the samples of a picture of more than 8 bits to 8 bits.
 
-Black and white are the ends of the samples' range. The range is, in this order:
+Black and white are the ends of the samples' range. The range of greyscale is, in this order:
 
 1. the one that a TIFF declares: SMinSampleValue to SMaxSampleValue, or MinSampleValue to
    MaxSampleValue, unless an integer sample lies outside;
@@ -9,13 +9,15 @@ Black and white are the ends of the samples' range. The range is, in this order:
    the largest sample, because cameras and scanners store 10, 12 or 14 bits in 16;
 4. for integers with a negative sample: the smallest to the largest sample.
 
-Floating-point samples without a declared range have none.
+Floating-point samples without a declared range have none. RGB with 16 bits per sample follows
+rules 1 and 3: red, green and blue share one range, alpha has its own.
 
 Source of the tags: TIFF 6.0, https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf
 """
 
+import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,14 +28,16 @@ DEPTHS = (8, 10, 12, 14, *range(16, 33))
 """Bits per sample: up to 16, those of cameras and scanners."""
 
 RULE = (
-    "Greyscale samples of more than 8 bits are scaled by the range that a TIFF declares, else by "
-    "the smallest number of bits (8, 10, 12, 14, 16 or more) that holds the picture's largest "
-    "sample; if there are negative samples, by the smallest and the largest one."
+    "Samples of more than 8 bits are scaled by the range that a TIFF declares, else by the "
+    "smallest number of bits (8, 10, 12, 14, 16 or more) that holds the picture's largest sample; "
+    "if there are negative samples, by the smallest and the largest one."
 )
 """The rule as text, for the report."""
 
 _BITS_PER_SAMPLE = 258
 _PHOTOMETRIC = 262
+_PLANAR_CONFIGURATION = 284
+_SEPARATE_PLANES = 2
 _RANGE_TAGS = ((340, 341), (280, 281))
 _SAMPLE_FORMAT = 339
 _SIGNED = 2
@@ -66,6 +70,11 @@ _NATIVE_RAW_MODES = {
     "F;64BF": "F;64NF",
 }
 
+# Raw modes of RGB with 16 bits per sample, except for the last letter, which is the byte order.
+# Pillow returns the high byte of each sample, and the low byte if the byte order is swapped.
+_DEEP_COLOUR_MODES = {f"{channels};16" for channels in ("RGB", "RGBX", "RGBA", "R", "G", "B", "A")}
+_SWAPPED_ORDERS = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
+
 # Beginning of a PNG's header chunk, behind the signature; bit depth and colour type in it.
 _PNG_HEADER_START = b"\0\0\0\x0dIHDR"
 _GREY_ALPHA_16 = bytes([16, 4])
@@ -85,13 +94,102 @@ def complete_tiff_modes() -> None:
             TiffImagePlugin.OPEN_INFO.setdefault(key, modes)
 
 
-def correct_byte_order(image: ImageFile.ImageFile) -> None:
-    """Correct the byte order that Pillow assumes for compressed TIFFs of 32 or 64 bits."""
+def correct_tiff_modes(image: ImageFile.ImageFile) -> None:
+    """Correct the raw modes of an opened TIFF.
+
+    Pillow assumes another byte order for compressed samples of 32 or 64 bits, and 8 bits for
+    uncompressed planes of 16 bits.
+    """
+    tags = _tags(image)
+    is_separate = tags.get(_PLANAR_CONFIGURATION) == _SEPARATE_PLANES
+    if is_separate and _tag(tags, _BITS_PER_SAMPLE, 8) == 16:
+        order = "B" if getattr(tags, "prefix", b"II") == b"MM" else "L"
+        planes = {channel: f"{channel};16{order}" for channel in "RGBA"}
+    else:
+        planes = {}
+
+    def correct(codec: str, raw_mode: str) -> str:
+        return (_NATIVE_RAW_MODES if codec == "libtiff" else planes).get(raw_mode, raw_mode)
+
+    _replace_raw_modes(image, correct)
+
+
+def is_deep_colour(image: ImageFile.ImageFile) -> bool:
+    """Return whether an opened, not yet loaded picture is RGB with 16 bits per sample."""
+    return bool(image.tile) and all(
+        _raw_mode(tile)[:-1] in _DEEP_COLOUR_MODES for tile in image.tile
+    )
+
+
+def has_low_range(image: Image.Image) -> bool:
+    """Return whether a loaded picture of `is_deep_colour` is more than its high bytes.
+
+    That is so if the samples do not use all 16 bits, or if a colour of 16 bits is transparent.
+    """
+    # 14 bits leave 6 for the high byte.
+    is_low = [band.max() < 2**6 for band in _colour_and_alpha(np.asarray(image))]
+    return any(is_low) or "transparency" in image.info or _declared_range(_tags(image)) is not None
+
+
+def swap_byte_order(image: ImageFile.ImageFile) -> bool:
+    """Make an opened picture of `is_deep_colour` return the low byte of each sample.
+
+    Returns:
+        Whether that is possible. For compressed planes, Pillow uses raw modes of its own.
+    """
+    is_separate = _tags(image).get(_PLANAR_CONFIGURATION) == _SEPARATE_PLANES
+    if is_separate and image.tile[0].codec_name == "libtiff":
+        return False
+    _replace_raw_modes(image, lambda _, raw_mode: raw_mode[:-1] + _SWAPPED_ORDERS[raw_mode[-1]])
+    return True
+
+
+def colour_to_8_bits(high: Image.Image, low: Image.Image) -> Image.Image:
+    """Return a picture of `has_low_range` as mode RGB or RGBA.
+
+    Args:
+        high: Loaded as it is.
+        low: The same, loaded after `swap_byte_order`.
+    """
+    # samples: uint16 [height, width, 3 or 4]
+    samples = np.asarray(high).astype(np.uint16) << 8 | np.asarray(low)
+    declared = _declared_range(_tags(high))
+    colour, *alpha = _colour_and_alpha(samples)
+    if declared and declared[0] <= colour.min() and colour.max() <= declared[1]:
+        scaled = _scale(colour, *declared)
+    else:
+        scaled = _scale_by_depth(colour)
+    scaled = np.concatenate([scaled, *map(_scale_by_depth, alpha)], axis=2)
+    transparent = high.info.get("transparency")
+    if isinstance(transparent, tuple):
+        scaled[(samples == transparent).all(axis=2)] = 255
+    return Image.fromarray(scaled)
+
+
+def _colour_and_alpha(samples: _Samples) -> list[_Samples]:
+    """Split samples [height, width, 3 or 4] into [height, width, 3] and [height, width, 0 or 1]."""
+    return [band for band in (samples[..., :3], samples[..., 3:]) if band.size]
+
+
+def _scale_by_depth(samples: _Samples) -> NDArray[np.uint8]:
+    """Return uint16 samples as uint8; if they use all 16 bits, their high bytes, as Pillow does."""
+    largest = _largest_of_depth(int(samples.max()))
+    if largest == 2**16 - 1:
+        return (samples >> 8).astype(np.uint8)
+    return _scale(samples, 0, largest)
+
+
+def _raw_mode(tile: Any) -> str:
+    """Return the raw mode of a tile, the only argument of its decoder or the first one."""
+    return str(tile.args[0] if isinstance(tile.args, tuple) else tile.args)
+
+
+def _replace_raw_modes(image: ImageFile.ImageFile, replace: Callable[[str, str], str]) -> None:
+    """Replace raw modes; `replace` gets the name of the codec and the raw mode."""
     image.tile = [
-        tile._replace(args=(_NATIVE_RAW_MODES.get(tile.args[0], tile.args[0]), *tile.args[1:]))
-        if tile.codec_name == "libtiff" and isinstance(tile.args, tuple)
-        else tile
+        tile._replace(args=(mode, *tile.args[1:]) if isinstance(tile.args, tuple) else mode)
         for tile in image.tile
+        for mode in [replace(tile.codec_name, _raw_mode(tile))]
     ]
 
 
