@@ -1,18 +1,21 @@
 """Write the tables that are derived from the code into the documentation.
 
-    python docs/reference.py          rewrite README.md and docs/kubeflow-ui.md
+    python docs/reference.py          rewrite README.md and the pages in docs/
     python docs/reference.py --check  exit with 1 if one of them is out of date
 
 A table stands between `<!-- NAME: written by make docs -->` and `<!-- end -->`.
 """
 
+import dataclasses
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
 
+from repot import cluster_names
 from repot.settings import ALL_SETTINGS, PARAMETERS, option_name, parameter_default
+from repot.settings.integrations import IntegrationSettings, variable_name
 from repot_pipelines.cli import repot
 from repot_pipelines.commands.schedule import pause_command
 from repot_pipelines.commands.submit import submit_command
@@ -35,6 +38,19 @@ def parameter_table() -> str:
             meaning += f" One of {', '.join(f'`{choice}`' for choice in rule.choices)}."
         cells = (f"`{name}`", _default(name), meaning, field.metadata["change_when"])
         rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(rows)
+
+
+def integration_table() -> str:
+    """Return one row per setting of the services that hear about a run."""
+    keys = {variable: f"`{key}`" for key, variable in cluster_names.INTEGRATION_VARIABLES.items()}
+    for key, variable in cluster_names.INTEGRATION_SECRET_VARIABLES.items():
+        keys[variable] = f"`{key}` (Secret)"
+    rows = ["| key | environment variable | default | meaning |", "|---|---|---|---|"]
+    for field in dataclasses.fields(IntegrationSettings):
+        variable = variable_name(field.name)
+        default = f"`{field.default}`" if field.default else ""
+        rows.append(f"| {keys[variable]} | `{variable}` | {default} | {field.metadata['help']} |")
     return "\n".join(rows)
 
 
@@ -85,6 +101,7 @@ def option_groups() -> dict[str, dict[str, None]]:
 
 TABLES = {
     "README.md": {"options": option_table},
+    "docs/after-promotion.md": {"integrations": integration_table},
     "docs/kubeflow-ui.md": {"parameters": parameter_table},
 }
 

@@ -14,13 +14,15 @@ class WebServer:
 
     Attributes:
         url: Address of the server, without a slash at the end.
-        requests: Path and query of every GET request.
+        requests: Path and query of every GET and POST request.
+        posts: Body of every POST request.
         etags: ETag by path.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.requests: list[str] = []
+        self.posts: list[bytes] = []
         self.etags: dict[str, str] = {}
         self._replies: dict[str, list[tuple[int, bytes, int]]] = {}
 
@@ -31,7 +33,7 @@ class WebServer:
         return self.url + path
 
     def next_reply(self, path: str) -> tuple[int, bytes, int]:
-        """Return the reply to the next GET request; removes it unless it is the last one."""
+        """Return the reply to the next request; removes it unless it is the last one."""
         self.requests.append(path)
         replies = self._replies.get(path.partition("?")[0], [(404, b"", 0)])
         return replies.pop(0) if len(replies) > 1 else replies[0]
@@ -48,6 +50,10 @@ def running_web_server(context: ssl.SSLContext | None = None) -> Iterator[WebSer
             if etag:
                 self.send_header("ETag", etag)
             self.end_headers()
+
+        def do_POST(self) -> None:
+            web.posts.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.do_GET()
 
         def do_GET(self) -> None:
             status, body, length = web.next_reply(self.path)

@@ -2,6 +2,7 @@
 
 The pipeline's tasks and the pods of a training Job access object storage in the same way: optional
 keys of one ConfigMap and two Secrets become environment variables. `manifests/` has the objects.
+Further keys of the ConfigMap, and a third Secret, say which services hear about a run.
 """
 
 from pathlib import Path
@@ -14,6 +15,9 @@ WORKER_ACCOUNT = "repot-worker"
 SETTINGS_CONFIG_MAP = "repot-settings"
 S3_SECRET = "repot-s3"
 GOOGLE_SECRET = "repot-google-key"
+INTEGRATIONS_SECRET = "repot-integrations"
+RUN_LABEL = "pipeline/runid"
+"""Label that KFP gives to the pods of a run: the run's id."""
 
 GOOGLE_ACCOUNT_KEY = "GOOGLE_SERVICE_ACCOUNT"
 """Key of the ConfigMap: the Google service account that pods act as through workload identity."""
@@ -34,11 +38,21 @@ CONFIG_MAP_VARIABLES = {
 S3_SECRET_VARIABLES = {"accesskey": "AWS_ACCESS_KEY_ID", "secretkey": "AWS_SECRET_ACCESS_KEY"}
 GOOGLE_KEY_VARIABLE = "REPOT_GOOGLE_KEY"
 GOOGLE_SECRET_VARIABLES = {"key.json": GOOGLE_KEY_VARIABLE}
+# Of the tasks only, see repot.settings.integrations; the workers of a Job report to their task.
+INTEGRATION_VARIABLES = {
+    "NOTIFY_EVENTS": "REPOT_NOTIFY_EVENTS",
+    "NOTIFY_FORMAT": "REPOT_NOTIFY_FORMAT",
+    "KFP_UI_URL": "REPOT_KFP_UI_URL",
+}
+INTEGRATION_SECRET_VARIABLES = {"notify_url": "REPOT_NOTIFY_URL"}
+RUN_ID_VARIABLE = "REPOT_RUN_ID"
+"""The id of the run that a task belongs to."""
 
 _SOURCES = {
-    f"the ConfigMap {SETTINGS_CONFIG_MAP}": CONFIG_MAP_VARIABLES,
+    f"the ConfigMap {SETTINGS_CONFIG_MAP}": {**CONFIG_MAP_VARIABLES, **INTEGRATION_VARIABLES},
     f"the Secret {S3_SECRET}": S3_SECRET_VARIABLES,
     f"the Secret {GOOGLE_SECRET}": GOOGLE_SECRET_VARIABLES,
+    f"the Secret {INTEGRATIONS_SECRET}": INTEGRATION_SECRET_VARIABLES,
 }
 _NAMESPACE_PATH = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 

@@ -14,6 +14,7 @@
       models/<name>/<version>/     model.keras, saved_model/, labels.txt, metrics.json,
                                    model_card.md, model.json (last)
       models/<name>/champion.json  the version in production
+      notifications/<run id>/      one file per event that was sent, see repot.notification
 
 A folder is complete once the file marked "last" exists; without it, the folder does not count.
 """
@@ -121,6 +122,11 @@ def model_uri(storage_uri: str, model_name: str, version: str) -> str:
 def champion_uri(storage_uri: str, model_name: str) -> str:
     """Return the pointer to the version in production."""
     return _under(storage_uri, "models", model_name, CHAMPION_NAME)
+
+
+def notification_uri(storage_uri: str, run_id: str, event: str) -> str:
+    """Return the file that stands for one sent notification of one pipeline run."""
+    return _under(storage_uri, "notifications", run_id, f"{event}.json")
 
 
 def _under(storage_uri: str, *parts: str) -> str:

@@ -67,18 +67,29 @@ def _configure(
     )
 
 
-def _grant_storage_access(
+def _set_environment(
     tasks: List[dsl.PipelineTask],
     settings_config_map: str,
     s3_secret_name: str,
     google_secret_name: str,
 ) -> None:
-    """Set the storage variables of tasks from an optional ConfigMap and optional Secrets."""
+    """Set the variables of tasks: the run, the storage, and the services that hear about a run.
+
+    The ConfigMap and the Secrets are optional.
+    """
     for task in tasks:
+        kubernetes.use_field_path_as_env(
+            task,
+            env_name=cluster_names.RUN_ID_VARIABLE,
+            field_path=f"metadata.labels['{cluster_names.RUN_LABEL}']",
+        )
         kubernetes.use_config_map_as_env(
             task,
             config_map_name=settings_config_map,
-            config_map_key_to_env=cluster_names.CONFIG_MAP_VARIABLES,
+            config_map_key_to_env={
+                **cluster_names.CONFIG_MAP_VARIABLES,
+                **cluster_names.INTEGRATION_VARIABLES,
+            },
             optional=True,
         )
         kubernetes.use_secret_as_env(
@@ -91,6 +102,12 @@ def _grant_storage_access(
             task,
             secret_name=google_secret_name,
             secret_key_to_env=cluster_names.GOOGLE_SECRET_VARIABLES,
+            optional=True,
+        )
+        kubernetes.use_secret_as_env(
+            task,
+            secret_name=cluster_names.INTEGRATIONS_SECRET,
+            secret_key_to_env=cluster_names.INTEGRATION_SECRET_VARIABLES,
             optional=True,
         )
         names = [settings_config_map, s3_secret_name, google_secret_name]
@@ -252,4 +269,4 @@ def finetune(
         )
         _configure(promoted, "Promote", cpu_image, cached=False)
     tasks = [planned, built, merged, fetched, trained, evaluated, judged, promoted]
-    _grant_storage_access(tasks, settings_config_map, s3_secret_name, google_secret_name)
+    _set_environment(tasks, settings_config_map, s3_secret_name, google_secret_name)

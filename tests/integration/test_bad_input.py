@@ -9,6 +9,7 @@ import pytest
 
 from repot_pipelines.local.run import SAMPLE_FOLDER
 from tests.integration.command_line import repot
+from tests.web_server import running_web_server
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +115,19 @@ def test_run_with_bad_input_reports_the_problem(name: str, folder: Path, tmp_pat
     assert "Traceback" not in done.stderr
     for part in parts:
         assert part in done.stderr
+
+
+def test_failed_run_sends_a_notification(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running_web_server() as web:
+        monkeypatch.setenv("REPOT_NOTIFY_URL", web.serve("/hook", b"ok"))
+        done = repot("run", "--output", str(tmp_path / "out"), "one_label", cwd=folder)
+
+    (sent,) = map(json.loads, web.posts)
+    assert (sent["event"], sent["task"]) == ("failed", "plan")
+    assert sent["reason"] in done.stderr
+    assert sent["run_id"].startswith("local-")
 
 
 def test_shards_tells_what_it_found_and_left_out(folder: Path, tmp_path: Path) -> None:

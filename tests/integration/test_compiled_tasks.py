@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from repot.progress import find_failure, format_failure
 from repot_pipelines.compiled import find_compiled
 from repot_pipelines.local.run import SAMPLE_FOLDER
 from tests.integration.compiled_tasks import RUN_ID, CompiledPipeline, Json, TaskResult
+from tests.web_server import WebServer, running_web_server
 
 SETTINGS = {
     "accelerator_count": "0",
@@ -44,8 +46,11 @@ def arguments(tmp_path_factory: pytest.TempPathFactory, lite0_weights_uri: str) 
 
 
 @pytest.fixture(scope="module")
-def first(arguments: Json, tmp_path_factory: pytest.TempPathFactory) -> list[TaskResult]:
+def first(
+    arguments: Json, web: WebServer, tmp_path_factory: pytest.TempPathFactory
+) -> list[TaskResult]:
     """Return the results of a run on an empty storage."""
+    del web
     return run(arguments, tmp_path_factory.mktemp("first"))
 
 
@@ -56,6 +61,15 @@ def second(
     """Return the results of running the same arguments again."""
     del first
     return run(arguments, tmp_path_factory.mktemp("second"))
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[WebServer]:
+    """Run the server that the tasks send notifications to."""
+    with running_web_server() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REPOT_NOTIFY_URL", server.serve("/hook", b"ok"))
+        patch.setenv("REPOT_NOTIFY_EVENTS", "failed,promoted,unchanged")
+        yield server
 
 
 def run(arguments: Json, folder: Path) -> list[TaskResult]:
@@ -237,7 +251,27 @@ def test_second_run_uses_one_builder_and_neither_trains_nor_promotes(
     assert [task.executor for task in second if task.executor == "exec-promote"] == []
 
 
-def test_wrong_parameters_fail_in_plan_and_are_all_listed(arguments: Json, tmp_path: Path) -> None:
+def test_end_of_a_run_is_notified(
+    first: list[TaskResult], second: list[TaskResult], web: WebServer
+) -> None:
+    del second
+    gate = only(first, "gate")
+    sent = [json.loads(body) for body in web.posts]
+
+    promoted, unchanged = (
+        next(each for each in sent if each["event"] == event) for event in ("promoted", "unchanged")
+    )
+    assert promoted["title"] == "repot: classifier promoted"
+    assert promoted["reason"].startswith("Promoted: ")
+    assert promoted["report_uri"] in gate.log
+    assert storage.exists(promoted["report_uri"])
+    assert storage.exists(f"{promoted['version_uri']}/model.json")
+    assert unchanged["version"] == promoted["version"]
+
+
+def test_wrong_parameters_fail_in_plan_and_are_all_listed(
+    arguments: Json, web: WebServer, tmp_path: Path
+) -> None:
     wrong = {**arguments, "epochs": -1, "model_name": "../classifier"}
 
     (plan,) = CompiledPipeline(find_compiled(), tmp_path).run(wrong)
@@ -248,3 +282,7 @@ def test_wrong_parameters_fail_in_plan_and_are_all_listed(arguments: Json, tmp_p
     assert "model_name must be" in reason
     assert plan.log.endswith(format_failure("plan", reason))
     assert "Traceback" not in plan.log
+    sent = json.loads(web.posts[-1])
+    assert (sent["event"], sent["task"]) == ("failed", "plan")
+    assert "epochs must lie in" in sent["reason"]
+    assert "model_name must be" in sent["reason"]

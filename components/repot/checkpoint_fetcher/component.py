@@ -26,9 +26,10 @@ def fetch_checkpoint(
 
     from repot import layout, progress
     from repot.checkpoint_fetcher import fetch
+    from repot.notification import notify_failure
     from repot.settings import empty_if_none
 
-    with progress.task("fetch checkpoint"):
+    with progress.task("fetch checkpoint"), notify_failure("fetch checkpoint", storage_uri):
         fetched_id = fetch.fetch_checkpoint(
             checkpoint,
             backbone=backbone,

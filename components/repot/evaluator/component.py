@@ -20,8 +20,9 @@ def evaluate(
 
     from repot import progress
     from repot.evaluator.evaluate import evaluate_run
+    from repot.notification import notify_failure
 
-    with progress.task("evaluate"):
+    with progress.task("evaluate"), notify_failure("evaluate", storage_uri):
         run = evaluate_run(
             storage_uri=storage_uri,
             dataset_id=dataset_id,
@@ -51,10 +52,12 @@ def gate(
     from pathlib import Path
 
     from repot import progress
+    from repot.evaluator.after_verdict import report_outcome
     from repot.evaluator.gate import decide
     from repot.model_registry import utc_time
+    from repot.notification import notify_failure
 
-    with progress.task("gate"):
+    with progress.task("gate"), notify_failure("gate", storage_uri):
         result = decide(
             storage_uri=storage_uri,
             dataset_id=dataset_id,
@@ -68,6 +71,8 @@ def gate(
         progress.result(
             verdict=verdict.to_json(), headline=verdict.headline, report_uri=result.report_uri
         )
+        if verdict.decision != "promote":
+            report_outcome(storage_uri, result.verdict_name)
     outputs = {champion_version: verdict.champion_version, verdict_name: result.verdict_name}
     for path, text in outputs.items():
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -90,10 +95,12 @@ def promote(
     from pathlib import Path
 
     from repot import layout, progress
+    from repot.evaluator.after_verdict import report_outcome
     from repot.evaluator.versions import promote
     from repot.model_registry import ChampionChange, utc_time
+    from repot.notification import notify_failure
 
-    with progress.task("promote"):
+    with progress.task("promote"), notify_failure("promote", storage_uri):
         change = ChampionChange(
             version=training_id,
             action="promote",
@@ -103,6 +110,7 @@ def promote(
         )
         promote(storage_uri, model_name, change, expected_champion=champion_version)
         progress.result(promoted_version=training_id)
+        report_outcome(storage_uri, verdict_name)
     uri = layout.model_uri(storage_uri, model_name, training_id)
     Path(model.path).write_text(uri + "\n")
     model.metadata.update(uri=uri, model_name=model_name, version=training_id)

@@ -75,11 +75,14 @@ def plan(
 
     from repot import progress
     from repot.checkpoint_files import find_version
+    from repot.notification import notify_failure, settings_problems
     from repot.planner.plan import plan_work
     from repot.planner.preflight import check_parameters
     from repot.planner.trainer_pod import choose_trainer_pod
 
-    with progress.task("plan"):
+    with progress.task("plan"), notify_failure("plan", storage_uri):
+        for problem in settings_problems():
+            progress.notice("plan", problem, is_warning=True)
         parameters = check_parameters(arguments)
         source = parameters.checkpoint
         version = source.sha256 or find_version(source.uri) or "unknown"

@@ -9,9 +9,10 @@ from repot.container_images import CPU_IMAGE
 def build_shards(item: str, storage_uri: str):
     """Build the shards of one work item `<dataset_id>:<share>/<shares>`; skip finished shards."""
     from repot import progress
+    from repot.notification import notify_failure
     from repot.shard_builder.build import build_item
 
-    with progress.task("build shards"):
+    with progress.task("build shards"), notify_failure("build shards", storage_uri):
         build_item(item, storage_uri)
 
 
@@ -26,9 +27,10 @@ def merge(
     from pathlib import Path
 
     from repot import layout, progress
+    from repot.notification import notify_failure
     from repot.shard_builder.merge import merge_dataset
 
-    with progress.task("merge"):
+    with progress.task("merge"), notify_failure("merge", storage_uri):
         uri = layout.dataset_uri(storage_uri, dataset_id)
         manifest = merge_dataset(uri, max_rejected_fraction=max_rejected_fraction)
         progress.result(

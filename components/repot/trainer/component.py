@@ -32,11 +32,12 @@ def train(
     from pathlib import Path
 
     from repot import progress
+    from repot.notification import notify_failure
     from repot.settings import JobSettings, TrainingSettings, empty_if_none
     from repot.trainer.request import TrainingRequest
     from repot.trainer.train import train
 
-    with progress.task("train"):
+    with progress.task("train"), notify_failure("train", storage_uri):
         request = TrainingRequest.from_ids(
             storage_uri,
             dataset_id=dataset_id,

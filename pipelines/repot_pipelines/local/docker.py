@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from repot import storage
+from repot import cluster_names, storage
 from repot.errors import RepotError, UsageError
 from repot.progress import EVENTS_VARIABLE
 
@@ -23,6 +23,9 @@ _READ_ONLY_PARAMETERS = ("pictures_uri", "labels_file_uri", "checkpoint")
 # A container does not inherit this process's environment.
 _FORWARDED_VARIABLES = (
     EVENTS_VARIABLE,
+    cluster_names.RUN_ID_VARIABLE,
+    *cluster_names.INTEGRATION_VARIABLES.values(),
+    *cluster_names.INTEGRATION_SECRET_VARIABLES.values(),
     "AWS_ACCESS_KEY_ID",
     "AWS_DEFAULT_REGION",
     "AWS_ENDPOINT_URL",

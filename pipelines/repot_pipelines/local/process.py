@@ -3,6 +3,7 @@
 import contextlib
 import locale
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from repot.cluster_names import RUN_ID_VARIABLE
 from repot.errors import convert_disk_errors
 from repot.progress import (
     EVENTS_VARIABLE,
@@ -127,6 +129,8 @@ def _start_child(
     environment = {
         **os.environ,
         EVENTS_VARIABLE: str(events_path),
+        # By its id, tasks agree on who sends a notification.
+        RUN_ID_VARIABLE: f"local-{secrets.token_hex(8)}",
         "PYTHONUNBUFFERED": "1",
         # KFP reads the output of tasks in the locale's encoding, whatever the terminal's is.
         "PYTHONIOENCODING": f"{locale.getpreferredencoding(False)}:backslashreplace",

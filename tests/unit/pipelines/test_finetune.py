@@ -139,7 +139,7 @@ def test_every_task_gets_optional_storage_credentials(
     platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert set(platform) == set(documents[0]["deploymentSpec"]["executors"])
     for name, executor in platform.items():
-        assert [each["optional"] for each in executor["secretAsEnv"]] == [True, True], name
+        assert [each["optional"] for each in executor["secretAsEnv"]] == [True, True, True], name
         assert [each["optional"] for each in executor["configMapAsEnv"]] == [True], name
 
 
