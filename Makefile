@@ -8,6 +8,8 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	&& echo $$python && break; done)
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
+# Many tests wait for other processes. A worker of pytest needs up to 2 GiB: it imports TensorFlow.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 COMPILED := pipelines/compiled/finetune.yaml
 
 IMAGE_PREFIX ?= ghcr.io/repot/repot
@@ -49,10 +51,10 @@ serving-skew: $(STAMP) ## compare an exported model with `repot predict` on many
 	$(BIN)/python benchmarks/serving_skew.py
 
 test: $(STAMP)-dev ## run all tests except those marked slow or cluster
-	$(BIN)/python -m pytest -m "not slow and not cluster"
+	$(BIN)/python -m pytest -m "not slow and not cluster" $(PARALLEL)
 
 test-unit: $(STAMP)-dev ## run only the unit tests
-	$(BIN)/python -m pytest -m "not slow and not cluster" tests/unit
+	$(BIN)/python -m pytest -m "not slow and not cluster" $(PARALLEL) tests/unit
 
 test-cluster: $(STAMP)-dev ## run the tests that need a cluster, see tests/cluster/cluster_settings.py; TEST_FLAGS adds flags
 	$(BIN)/python -m pytest -m cluster tests/cluster $(TEST_FLAGS)

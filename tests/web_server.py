@@ -60,7 +60,8 @@ def running_web_server(context: ssl.SSLContext | None = None) -> Iterator[WebSer
             self.send_response(status)
             self.send_header("Content-Length", str(length))
             self.end_headers()
-            self.wfile.write(body)
+            with contextlib.suppress(ConnectionError):  # the client may refuse the rest
+                self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             pass

@@ -222,7 +222,6 @@ def test_evicted_worker_saves_its_state_and_a_new_pod_resumes(
     assert f"resuming after epoch {state.position.epoch}" in jobs.pods[1].log
 
 
-@pytest.mark.timeout(600)
 def test_two_workers_resume_together_after_one_is_lost(
     jobs: JobController, request_of: Callable[..., TrainingRequest]
 ) -> None:
