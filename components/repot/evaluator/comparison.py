@@ -229,13 +229,15 @@ def _removed_labels_reason(champion_version: str, labels: Sequence[str], is_allo
 def _empty_folders_reason(folders: Sequence[str]) -> str:
     return (
         f"No pictures are in the label folder{'s' if len(folders) > 1 else ''} "
-        f"{join_names(folders, _MAX_LABELS_NAMED)}, so this version does not know "
+        f"{join_names(map(repr, folders), _MAX_LABELS_NAMED)}, so this version does not know "
         f"{_pronoun(folders)}."
     )
 
 
 def _named(labels: Sequence[str]) -> str:
-    return f"label{'s' if len(labels) > 1 else ''} {join_names(labels, _MAX_LABELS_NAMED)}"
+    return (
+        f"label{'s' if len(labels) > 1 else ''} {join_names(map(repr, labels), _MAX_LABELS_NAMED)}"
+    )
 
 
 def _pronoun(labels: Sequence[str]) -> str:

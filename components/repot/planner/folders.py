@@ -175,15 +175,17 @@ def find_layout_problems(inventory: Inventory, *, max_rejected_fraction: float =
     ]
     if outside:
         problems.append(
-            f"Every picture must be in a label folder; {len(outside)} are not: "
-            f"{join_names(outside, 3)}. Remove the files that are not for training. "
+            f"Every picture must be in a label folder; {len(outside)} "
+            f"{'is' if len(outside) == 1 else 'are'} not: "
+            f"{join_names(map(repr, outside), 3)}. Remove the files that are not for training. "
             f"{_LAYOUT_ADVICE}{_empty_name_advice(outside)}"
         )
     folders = inventory.folders_without_files
     if folders:
         problems.append(
-            f"A label folder must directly contain pictures; {join_names(folders)} contain only "
-            f"subfolders, with files such as {next(iter(folders.values()))}. "
+            "A label folder must directly contain pictures; "
+            f"{join_names(map(repr, folders))} contain only subfolders, with files such as "
+            f"{next(iter(folders.values()))!r}. "
             f"{_nested_folders_advice(folders)}"
         )
     nested = inventory.nested_paths

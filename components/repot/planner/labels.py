@@ -111,7 +111,7 @@ def find_label_count_problems(
     """Check that there are at least two labels, those of empty folders not counted."""
     if len(labels) >= 2:
         return []
-    got = ", ".join(labels) or "none"
+    got = ", ".join(map(repr, labels)) or "none"
     empty = (
         f" No pictures are in {join_names(map(repr, empty_label_folders))}."
         if empty_label_folders
@@ -134,7 +134,8 @@ def find_picture_count_problems(inventory: Inventory, labels: Collection[str]) -
         return [
             (
                 "A label must have at least two pictures, one for training and one for validation; "
-                f"these have fewer: {join_names(too_few)}. Add pictures, or remove the folders."
+                f"these have fewer: {join_names(map(repr, too_few))}. Add pictures, or remove the "
+                "folders."
             )
         ]
     return []
@@ -190,7 +191,8 @@ def _find_split_problems(inventory: Inventory, labels: Collection[str]) -> list[
     if untrained := sorted(set(labels) - trained):
         problems.append(
             "Every label must have pictures in the training folder; these have none: "
-            f"{join_names(untrained)}. Add pictures there, or remove the folders from validation."
+            f"{join_names(map(repr, untrained))}. Add pictures there, or remove the folders from "
+            "validation."
         )
     if not any(candidate.split == "validation" for candidate in inventory.candidates):
         problems.append(

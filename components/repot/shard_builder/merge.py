@@ -128,7 +128,7 @@ def _check_labels(manifest: Manifest) -> None:
     if untrained := [label for label, count in counts.items() if not count]:
         problems.append(
             "Every label must have a usable picture to train on; all pictures were rejected for "
-            f"{join_names(untrained)}. {_describe_rejected(manifest, untrained)} "
+            f"{join_names(map(repr, untrained))}. {_describe_rejected(manifest, untrained)} "
             "Add usable pictures, or remove the folders."
         )
     if not manifest.num_examples("validation"):

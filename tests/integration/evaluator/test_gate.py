@@ -179,7 +179,7 @@ def test_champion_with_other_labels_is_compared_by_label_name(
     assert verdict.champion.precision_at_1 == 7 / 12
     assert verdict.decision == "reject"
     assert (
-        "The champion old does not have the label red, so it gets all of those pictures wrong."
+        "The champion old does not have the label 'red', so it gets all of those pictures wrong."
         in verdict.reasons
     )
 
@@ -461,7 +461,10 @@ def test_version_without_a_label_of_the_champion_is_rejected_unless_allowed(
     assert (rejected.verdict.decision, allowed.verdict.decision) == ("reject", "promote")
     for report in (rejected, allowed):
         assert report.verdict.removed_labels == ("crimson",)
-        assert "no longer has the label crimson, which the champion old" in report.report_html
+        assert (
+            "no longer has the label &#39;crimson&#39;, which the champion old"
+            in report.report_html
+        )
     assert "--allow-label-removal" in rejected.verdict.reasons[0]
     assert allowed.verdict.reasons[-1].endswith("that was allowed (allow_label_removal).")
 

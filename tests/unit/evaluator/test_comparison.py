@@ -112,8 +112,8 @@ def test_version_is_rejected_if_the_champion_has_none_of_its_labels() -> None:
 @pytest.mark.parametrize(
     ("labels", "names", "advice"),
     [
-        (["a"], "label a,", "Add pictures of it,"),
-        (list("abcdefg"), "labels a, b, c, d, e and 2 more", "of them,"),
+        (["a"], "label 'a',", "Add pictures of it,"),
+        (list("abcdefg"), "labels 'a', 'b', 'c', 'd', 'e' and 2 more", "of them,"),
     ],
 )
 def test_version_without_labels_of_the_champion_is_rejected_unless_allowed(
@@ -141,8 +141,8 @@ def test_allowed_label_removal_does_not_promote_a_worse_version() -> None:
 @pytest.mark.parametrize(
     ("folders", "text"),
     [
-        (["hen"], "No pictures are in the label folder hen, so this version does not know it."),
-        (["hen", "owl"], "in the label folders hen, owl, so this version does not know them."),
+        (["hen"], "No pictures are in the label folder 'hen', so this version does not know it."),
+        (["hen", "owl"], "in the label folders 'hen', 'owl', so this version does not know them."),
     ],
 )
 @pytest.mark.parametrize("champion_version", ["old", "new"])
@@ -230,9 +230,9 @@ def test_reasons_state_the_significance(challenger: str, champion: str, reason: 
 @pytest.mark.parametrize(
     ("labels", "names"),
     [
-        (["a"], "the label a,"),
-        (list("abcde"), "the labels a, b, c, d, e,"),
-        (list("abcdefg"), "d, e and 2 more,"),
+        (["a"], "the label 'a',"),
+        (list("abcde"), "the labels 'a', 'b', 'c', 'd', 'e',"),
+        (list("abcdefg"), "'d', 'e' and 2 more,"),
     ],
 )
 def test_reasons_name_labels_that_the_champion_lacks(labels: list[str], names: str) -> None:

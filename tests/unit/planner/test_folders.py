@@ -94,7 +94,7 @@ def test_pictures_outside_label_folders_are_a_problem() -> None:
     (problem,) = find_layout_problems(
         _assign_labels("1.JPG", "2.png", "3.tiff", "4.webp", "a/1.jpg")
     )
-    assert "4 are not: 1.JPG, 2.png, 3.tiff and 1 more" in problem
+    assert "4 are not: '1.JPG', '2.png', '3.tiff' and 1 more" in problem
     assert "PICTURES/<label>/<picture>" in problem
 
 
@@ -114,7 +114,7 @@ def test_folder_next_to_train_and_validation_is_a_problem() -> None:
     (problem,) = find_layout_problems(
         _assign_labels("train/a/1.jpg", "validation/a/1.jpg", "extra/a/1.jpg", "val/a/1.jpg")
     )
-    assert "2 are not: extra/a/1.jpg, val/a/1.jpg" in problem
+    assert "2 are not: 'extra/a/1.jpg', 'val/a/1.jpg'" in problem
 
 
 def test_test_folder_next_to_train_and_validation_is_ignored() -> None:
@@ -140,13 +140,13 @@ def test_folders_that_look_like_splits_are_a_problem(folders: tuple[str, str]) -
     (problem,) = find_layout_problems(
         _assign_labels(f"{folders[0]}/a/1.jpg", f"{folders[1]}/a/2.jpg")
     )
-    assert f"{', '.join(sorted(folders))} contain only subfolders" in problem
+    assert f"{', '.join(map(repr, sorted(folders)))} contain only subfolders" in problem
     assert "If these are splits, rename them to train and validation" in problem
 
 
 def test_pictures_one_level_too_deep_are_a_problem() -> None:
     (problem,) = find_layout_problems(_assign_labels("photos/a/1.jpg", "photos/b/1.jpg", "c/1.jpg"))
-    assert "photos contain only subfolders, with files such as photos/a/1.jpg" in problem
+    assert "'photos' contain only subfolders, with files such as 'photos/a/1.jpg'" in problem
 
 
 def test_nested_pictures_next_to_others_are_rejected_without_a_problem() -> None:

@@ -119,7 +119,7 @@ def test_other_label_names_are_valid() -> None:
     assert find_label_name_problems({"a b", "0", "花", "x" * 300, "-"}) == []
 
 
-@pytest.mark.parametrize(("names", "got"), [([], "got none"), (["a"], "got a")])
+@pytest.mark.parametrize(("names", "got"), [([], "got none"), (["a"], "got 'a'")])
 def test_fewer_than_two_labels_are_a_problem(names: list[str], got: str) -> None:
     (problem,) = find_label_count_problems(names, ["c"])
     assert got in problem
@@ -133,7 +133,7 @@ def test_two_labels_are_enough() -> None:
 def test_labels_with_fewer_than_two_pictures_are_named() -> None:
     inventory = _inventory("a/1", "a/2", "b/1", "c/1")
     (problem,) = find_picture_count_problems(inventory, ["a", "b", "c", "gone"])
-    assert "these have fewer: b, c, gone" in problem
+    assert "these have fewer: 'b', 'c', 'gone'" in problem
     assert find_picture_count_problems(inventory, ["a"]) == []
 
 
@@ -143,7 +143,7 @@ def test_every_label_needs_pictures_in_the_training_folder() -> None:
     (problem,) = find_picture_count_problems(
         _inventory("train/a/1", "validation/b/1", "validation/c/1"), ["a", "b", "c"]
     )
-    assert "these have none: b, c" in problem
+    assert "these have none: 'b', 'c'" in problem
 
 
 def test_validation_folder_needs_a_picture() -> None:

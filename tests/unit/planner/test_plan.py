@@ -191,7 +191,7 @@ def test_single_label_is_an_error(
     make_plan: MakePlan, tmp_path: Path, write_pictures: WritePictures
 ) -> None:
     write_pictures(tmp_path / "one", {"roses": 5})
-    with pytest.raises(DataError, match="at least two labels; got roses"):
+    with pytest.raises(DataError, match="at least two labels; got 'roses'"):
         make_plan(tmp_path / "one")
 
 
@@ -199,7 +199,7 @@ def test_labels_with_a_single_picture_are_named(
     make_plan: MakePlan, tmp_path: Path, write_pictures: WritePictures
 ) -> None:
     write_pictures(tmp_path / "few", {"a": 2, "b": 1, "c": 2, "d": 1})
-    with pytest.raises(DataError, match="these have fewer: b, d"):
+    with pytest.raises(DataError, match="these have fewer: 'b', 'd'"):
         make_plan(tmp_path / "few")
 
 
@@ -209,7 +209,7 @@ def test_validation_label_without_training_pictures_is_named(
     write_pictures(
         tmp_path / "split", {"train/a": 2, "train/b": 1, "validation/a": 1, "validation/x": 1}
     )
-    with pytest.raises(DataError, match="these have none: x"):
+    with pytest.raises(DataError, match="these have none: 'x'"):
         make_plan(tmp_path / "split")
 
 
@@ -232,7 +232,7 @@ def test_all_problems_are_reported_at_once(
         make_plan()
     problems = str(caught.value).split("\n")
     assert len(problems) == 4
-    for part in ("stray.jpg", "deep contain only subfolders", "' blank'", "have fewer: single"):
+    for part in ("stray.jpg", "'deep' contain only subfolders", "' blank'", "have fewer: 'single'"):
         assert any(part in problem for problem in problems)
     with pytest.raises(UsageError) as usage:
         make_plan(labels="a\n\nnope\na\n")

@@ -109,7 +109,7 @@ def test_label_without_a_usable_training_picture_is_named(
     for path in (pictures / "b").iterdir():
         path.write_text("text")
     planned = make_plan()
-    with pytest.raises(DataError, match=r"rejected for b\. Rejected: b/000\.jpg") as caught:
+    with pytest.raises(DataError, match=r"rejected for 'b'\. Rejected: b/000\.jpg") as caught:
         merge_dataset(planned.dataset_uri, max_rejected_fraction=1)
     assert "and 7 more" in str(caught.value)
     assert not storage.exists(f"{planned.dataset_uri}/manifest.json")

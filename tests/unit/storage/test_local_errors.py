@@ -49,6 +49,16 @@ def test_missing_file_raises_not_found_error() -> None:
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(PATH))
 
 
+def test_link_to_a_missing_file_is_named_as_a_link(tmp_path: Path) -> None:
+    link = tmp_path / "a.jpg"
+    link.symlink_to("missing.jpg")
+    with (
+        pytest.raises(NotFoundError, match="is a link to a file that does not exist"),
+        convert_os_errors("read", link),
+    ):
+        link.read_bytes()
+
+
 def test_repot_errors_are_not_converted() -> None:
     with pytest.raises(AlreadyExistsError, match="there"), convert_os_errors("written", PATH):
         raise AlreadyExistsError("there")

@@ -44,9 +44,12 @@ def convert_os_errors(action: str, path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as err:
-        raise NotFoundError(
-            f"{path} cannot be {action}: there is no such file. Check the name."
-        ) from err
+        reason = (
+            "it is a link to a file that does not exist. Correct or remove the link"
+            if path.is_symlink()
+            else "there is no such file. Check the name"
+        )
+        raise NotFoundError(f"{path} cannot be {action}: {reason}.") from err
     except (OSError, UnicodeEncodeError) as err:
         is_missing = action == "read" and isinstance(err, NotADirectoryError)
         raise (NotFoundError if is_missing else StorageError)(
