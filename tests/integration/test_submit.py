@@ -472,6 +472,38 @@ def test_log_lines_are_shown_once_and_only_when_complete(api: KfpApi) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("option", "shown"),
+    [
+        ("--logs", ["train: started", "train: epoch 1"]),
+        (
+            "--all-logs",
+            [
+                "train: I1124 00:06:48.8 22 main.go:67] ExecutorOutput: {",
+                'train:   "a": 1',
+                "train: }",
+                "train: [KFP Executor 2026-11-24 00:06:50,600 INFO]: train: started",
+                "train: epoch 1",
+            ],
+        ),
+    ],
+)
+def test_lines_of_kubeflow_are_shown_only_with_all_logs(
+    api: KfpApi, option: str, shown: list[str]
+) -> None:
+    log = (
+        'I1124 00:06:48.8 22 main.go:67] ExecutorOutput: {\n  "a": 1\n}\n'
+        "[KFP Executor 2026-11-24 00:06:50,600 INFO]: train: started\n"
+        "epoch 1\n"
+    )
+    script_runs(api, [Stage("SUCCEEDED", PROMOTED, (("root.train.executor", log),))])
+
+    result = submit(api, *WAIT, option)
+
+    lines = [line for line in result.output.splitlines() if line.startswith("train: ")]
+    assert lines == shown
+
+
 def test_attach_follows_an_existing_run_and_starts_none(api: KfpApi) -> None:
     assert submit(api).exit_code == 0
     (run_id,) = api.store.runs

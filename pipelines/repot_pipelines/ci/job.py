@@ -28,6 +28,7 @@ from repot_pipelines.presets import PRESETS
 from repot_pipelines.run_request import RunRequest
 from repot_pipelines.watch.follow import follow_run
 from repot_pipelines.watch.gate_result import GateResult
+from repot_pipelines.watch.pod_logs import ShownLogs
 from repot_pipelines.watch.run_result import RunResult, print_run_result
 from repot_pipelines.watch.task_view import make_task_view
 
@@ -60,14 +61,14 @@ class CiSettings:
         start: How the run is started.
         skip_sample: Whether to leave out the check on the sample pictures.
         poll_seconds: Interval between two requests for the state of the run.
-        show_logs: Whether to print the pods' logs.
+        logs: Which lines of the pods' logs are printed.
         clean: Masks secrets in a text; applied before the text is escaped as Markdown.
     """
 
     start: StartOptions
     skip_sample: bool = False
     poll_seconds: float = POLL_SECONDS
-    show_logs: bool = False
+    logs: ShownLogs = "none"
     clean: Callable[[str], str] = str
 
 
@@ -109,7 +110,7 @@ def run_ci(
                 run.run_id,
                 view,
                 poll_seconds=settings.poll_seconds,
-                show_logs=settings.show_logs,
+                logs=settings.logs,
             )
         print_run_result(console, run_result)
         return _result(run, run_result, str(request.values["storage_uri"]), settings.clean)

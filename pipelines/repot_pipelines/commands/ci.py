@@ -17,6 +17,7 @@ from repot_pipelines.commands.options import (
     connect_to_server,
     connection_options,
     debug_option,
+    logs_options,
     poll_option,
     request_options,
     start_options,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from repot_pipelines.kfp_server.server import Server
     from repot_pipelines.kfp_server.submission import StartOptions
     from repot_pipelines.run_request import RunRequest
+    from repot_pipelines.watch.pod_logs import ShownLogs
 
 
 class CiFailedError(RepotError):
@@ -55,7 +57,7 @@ class CiFailedError(RepotError):
     help="Name of the run; default: the model's name and the time.",
 )
 @click.option("--no-cache", is_flag=True, help="Run every task again.")
-@click.option("--logs", "show_logs", is_flag=True, help="Also show the logs of the pods.")
+@logs_options
 @poll_option
 @connection_options
 @debug_option
@@ -67,7 +69,7 @@ def ci_command(
     start: "StartOptions",
     run_name: str,
     no_cache: bool,
-    show_logs: bool,
+    logs: "ShownLogs",
     poll_seconds: float,
     connection: ConnectionOptions,
 ) -> int:
@@ -102,7 +104,7 @@ def ci_command(
         start=start,
         skip_sample=skip_sample,
         poll_seconds=poll_seconds,
-        show_logs=show_logs,
+        logs=logs,
         clean=clean,
     )
 

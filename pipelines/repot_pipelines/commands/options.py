@@ -153,6 +153,27 @@ def poll_option(command: _Command) -> _Command:
     return option(command)
 
 
+def logs_options(command: _Command) -> _Command:
+    """Add --logs and --all-logs; the command gets `logs`: "none", "tasks" or "all"."""
+    for option in (
+        click.option(
+            "--all-logs",
+            "logs",
+            flag_value="all",
+            help="While following: show the whole logs of the pods, with Kubeflow's own lines.",
+        ),
+        click.option(
+            "--logs",
+            "logs",
+            flag_value="tasks",
+            default="none",
+            help="While following: show what the tasks log.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def setting_option(setting: str, name: str = "", *, with_default: bool = False) -> _Decorator:  # type: ignore[type-arg]
     """Return the option of a setting, with the setting's type and help text.
 

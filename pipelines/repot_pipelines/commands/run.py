@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help=f"Exit with {EXIT_GATE_REJECTED} if the gate rejects the model.",
 )
+@click.option("--logs", "show_logs", is_flag=True, help="Show what the tasks log.")
 @click.option("--verbose", is_flag=True, help="Show everything that Kubeflow and the tasks print.")
 @debug_option
 def run_command(
@@ -70,6 +71,7 @@ def run_command(
     cpu_image: str | None,
     trainer_image: str | None,
     require_promotion: bool,
+    show_logs: bool,
     verbose: bool,
 ) -> int:
     """Turn PICTURES into a fine-tuned, evaluated classifier and a report.
@@ -98,7 +100,12 @@ def run_command(
     output_path = output_path.absolute()
     _print_inputs(console, arguments, output_path)
     outcome = run_pipeline(
-        arguments, output_path=output_path, console=console, verbose=verbose, runner=runner
+        arguments,
+        output_path=output_path,
+        console=console,
+        verbose=verbose,
+        show_logs=show_logs,
+        runner=runner,
     )
     _print_outcome(console, outcome)
     return EXIT_GATE_REJECTED if require_promotion and not outcome.is_promoted else 0

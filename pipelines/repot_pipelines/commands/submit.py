@@ -13,6 +13,7 @@ from repot_pipelines.commands.options import (
     connect_to_server,
     connection_options,
     debug_option,
+    logs_options,
     poll_option,
     request_options,
     start_options,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from repot_pipelines.kfp_server.server import Server
     from repot_pipelines.kfp_server.submission import StartOptions
     from repot_pipelines.run_request import RunRequest
+    from repot_pipelines.watch.pod_logs import ShownLogs
 
 MAX_NUM_PICTURES = 10**9
 """More than any public dataset of labelled pictures has."""
@@ -48,12 +50,7 @@ MAX_NUM_PICTURES = 10**9
     f"{EXIT_GATE_REJECTED} if the gate rejects the model.",
 )
 @click.option("--attach", metavar="RUN_ID", help="Follow an existing run; starts nothing.")
-@click.option(
-    "--logs",
-    "show_logs",
-    is_flag=True,
-    help="With --wait or --attach: also show the logs of the pods.",
-)
+@logs_options
 @poll_option
 @click.option(
     "--dry-run", is_flag=True, help="Show what would run and what it would cost; sends nothing."
@@ -80,7 +77,7 @@ def submit_command(
     no_cache: bool,
     wait: bool,
     attach: str | None,
-    show_logs: bool,
+    logs: "ShownLogs",
     poll_seconds: float,
     dry_run: bool,
     num_pictures: int,
@@ -98,7 +95,7 @@ def submit_command(
     if attach is not None:
         _check_attach(attach, request_options)
         server = connect_to_server(connection)
-        return _follow(console, server, attach, poll_seconds=poll_seconds, show_logs=show_logs)
+        return _follow(console, server, attach, poll_seconds=poll_seconds, logs=logs)
     start = replace(start, run_name=run_name, use_cache=not no_cache)
     request = request_options.read(service_account=start.service_account)
     if dry_run:
@@ -108,7 +105,7 @@ def submit_command(
     run_id = _start(console, server, request, start)
     if not wait:
         return 0
-    return _follow(console, server, run_id, poll_seconds=poll_seconds, show_logs=show_logs)
+    return _follow(console, server, run_id, poll_seconds=poll_seconds, logs=logs)
 
 
 def _check_attach(attach: str, request: RequestOptions) -> None:
@@ -169,7 +166,7 @@ def _print_dry_run(
 
 
 def _follow(
-    console: "Console", server: "Server", run_id: str, *, poll_seconds: float, show_logs: bool
+    console: "Console", server: "Server", run_id: str, *, poll_seconds: float, logs: "ShownLogs"
 ) -> int:
     from repot_pipelines.watch.follow import follow_run
     from repot_pipelines.watch.run_result import print_run_result
@@ -177,9 +174,7 @@ def _follow(
 
     try:
         with make_task_view(console) as view:
-            result = follow_run(
-                server, run_id, view, poll_seconds=poll_seconds, show_logs=show_logs
-            )
+            result = follow_run(server, run_id, view, poll_seconds=poll_seconds, logs=logs)
     except KeyboardInterrupt:
         click.echo(
             f"The run continues. Follow it again with `repot submit --attach {run_id}`.", err=True

@@ -22,14 +22,19 @@ def follow_events(stream: IO[bytes], has_ended: Callable[[], bool]) -> Iterator[
         stream: The file of events, open for reading.
         has_ended: Whether all writers have ended; called before each read.
     """
+    for line in follow_lines(stream, has_ended):
+        # On a full disk a writer can leave half a line.
+        with contextlib.suppress(RecordError):
+            yield parse_event(line)
+
+
+def follow_lines(stream: IO[bytes], has_ended: Callable[[], bool]) -> Iterator[bytes]:
+    """Yield the complete lines of a growing file as they arrive; see `follow_events`."""
     incomplete_line = b""
     while True:
         ended = has_ended()
         *lines, incomplete_line = (incomplete_line + stream.read()).split(b"\n")
-        for line in lines:
-            # On a full disk a writer can leave half a line.
-            with contextlib.suppress(RecordError):
-                yield parse_event(line)
+        yield from lines
         if ended:
             return
         if not lines:

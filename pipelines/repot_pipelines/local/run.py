@@ -7,8 +7,9 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
@@ -17,16 +18,18 @@ from typing import IO, Any
 from rich.console import Console
 
 from repot import layout, storage
-from repot.errors import EXIT_FAILED, EXIT_USAGE, RepotError, StorageError, UsageError
+from repot.errors import EXIT_FAILED, EXIT_USAGE, RepotError, StorageError, UsageError, printable
 from repot.evaluation_record import EvaluationRecord
 from repot.evaluator.verdict import Verdict
 from repot.json_record import read_record
 from repot.layout import METRICS_NAME, MODEL_FOLDER, MODEL_RECORD_NAME, REPORT_NAME
 from repot_pipelines.compiled import find_compiled
 from repot_pipelines.local.docker import check_docker, pull_images
+from repot_pipelines.local.events import follow_lines
 from repot_pipelines.local.process import ProcessResult, run_in_process
 from repot_pipelines.local.progress_view import make_view
 from repot_pipelines.local.scratch import scratch_folder
+from repot_pipelines.task_logs import LocalLogFilter
 
 SAMPLE_FOLDER = Path(__file__).parent.parent / "sample" / "pictures"
 LOG_NAME = "pipeline.log"
@@ -90,6 +93,7 @@ def run_pipeline(
     output_path: Path,
     console: Console,
     verbose: bool,
+    show_logs: bool = False,
     runner: str = "subprocess",
 ) -> RunOutcome:
     """Run the compiled pipeline, and put report, metrics and model into the output folder.
@@ -99,6 +103,7 @@ def run_pipeline(
         output_path: Folder for report, metrics and model; created if missing.
         console: Where progress is shown.
         verbose: Print the output of KFP and the tasks to stderr instead of the log file.
+        show_logs: Print what the tasks write into the log file; not used with `verbose`.
         runner: "subprocess" or "docker"; see `run_in_process`.
 
     Raises:
@@ -114,6 +119,7 @@ def run_pipeline(
         scratch_folder() as scratch,
         _open_log(output_path, verbose) as log,
         make_view(console) as view,
+        _shown_log(output_path / LOG_NAME, console) if show_logs and not verbose else nullcontext(),
     ):
         result = run_in_process(
             find_compiled(),
@@ -162,6 +168,27 @@ def _open_log(output_path: Path, verbose: bool) -> Iterator[IO[bytes]]:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as log:
             yield log
+
+
+@contextmanager
+def _shown_log(path: Path, console: Console) -> Iterator[None]:
+    """Print the lines that tasks write into the log during the block."""
+    ended = threading.Event()
+    log_filter = LocalLogFilter()
+
+    def show() -> None:
+        with path.open("rb") as stream:
+            for line in follow_lines(stream, ended.is_set):
+                for text in log_filter.read([line.decode(errors="replace")]):
+                    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+    thread = threading.Thread(target=show, name="log")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _keep_earlier_logs(path: Path) -> None:

@@ -16,7 +16,7 @@ from repot_pipelines.kfp_server.errors import (
 )
 from repot_pipelines.kfp_server.runs import FINAL_STATES, get_pipeline_spec, get_run
 from repot_pipelines.kfp_server.server import Server
-from repot_pipelines.watch.pod_logs import PodLogFollower
+from repot_pipelines.watch.pod_logs import PodLogFollower, ShownLogs
 from repot_pipelines.watch.run_result import RunResult, read_run_result, was_terminated
 from repot_pipelines.watch.task_view import TaskView
 from repot_pipelines.watch.tasks import (
@@ -38,7 +38,7 @@ def follow_run(
     view: TaskView,
     *,
     poll_seconds: float = defaults.POLL_SECONDS,
-    show_logs: bool = False,
+    logs: ShownLogs = "none",
 ) -> RunResult:
     """Wait for a run to end and return its result.
 
@@ -47,7 +47,7 @@ def follow_run(
         run_id: Id of the run.
         view: Shows the tasks in the meantime.
         poll_seconds: Interval between two requests.
-        show_logs: Whether the view also shows the logs of the pods.
+        logs: Which lines of the pods' logs the view also shows.
 
     Raises:
         MissingObjectError: There is no such run, or it was deleted in the meantime.
@@ -56,14 +56,13 @@ def follow_run(
     """
     run = get_run(server, run_id)
     tasks = _read_tasks(server, run)
-    logs = PodLogFollower(server, run_id)
+    pod_logs = PodLogFollower(server, run_id, logs)
     while True:
         nodes = list((run.run_details and run.run_details.task_details) or ())
         statuses = _read_statuses(tasks, run, nodes)
         view.show(statuses)
-        if show_logs:
-            for line in logs.new_lines(statuses, nodes):
-                view.print_line(line)
+        for line in pod_logs.new_lines(statuses, nodes):
+            view.print_line(line)
         if run.state in FINAL_STATES:
             return read_run_result(server, run, statuses, nodes)
         time.sleep(poll_seconds)

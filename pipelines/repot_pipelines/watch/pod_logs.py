@@ -2,19 +2,16 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from repot_pipelines.kfp_server.client import ApiObject
 from repot_pipelines.kfp_server.server import Server
+from repot_pipelines.task_logs import LogFilter, with_task_name
 from repot_pipelines.watch.pod_names import task_pods
 from repot_pipelines.watch.tasks import DONE, FAILED, RUNNING, TaskStatus
 
-# Lines that KFP's launcher and Argo add to the task's own output, including the launcher's request
-# in many lines. The launcher's last error is kept: it explains why a task did not even start.
-_NOISE = re.compile(
-    r"[IWE]\d{4} |time=|\[KFP Executor|Looking for component|Loading KFP component|\s*$"
-    r"|\s*[\"{}\[\]]"
-    r"|((F\d{4} .*|Error): )?(failed to execute component: )?exit status \d+"
-)
+ShownLogs = Literal["none", "tasks", "all"]
+"""Which lines of the pods' logs are shown: none, those of the tasks, or also those of Kubeflow."""
 
 
 def read_pod_log(server: Server, run_id: str, pod: str) -> str:
@@ -37,23 +34,20 @@ def read_pod_log(server: Server, run_id: str, pod: str) -> str:
     return _unless_error(text)
 
 
-def log_tail(log: str, *, num_lines: int = 12) -> str:
-    """Return the last lines of a log, without the lines that KFP and Argo add."""
-    lines = [line.rstrip() for line in log.splitlines() if not _NOISE.match(line)]
-    return "\n".join(lines[-num_lines:])
-
-
 class PodLogFollower:
     """Yields the new log lines of a run's pods; remembers what it has returned of each.
 
     Args:
         server: The server.
         run_id: Id of the run.
+        shown: Which lines to yield.
     """
 
-    def __init__(self, server: Server, run_id: str) -> None:
+    def __init__(self, server: Server, run_id: str, shown: ShownLogs) -> None:
         self._server = server
         self._run_id = run_id
+        self._shown = shown
+        self._filters: dict[str, LogFilter] = {}
         self._num_read: dict[str, int] = {}
         self._finished: set[str] = set()
 
@@ -66,11 +60,11 @@ class PodLogFollower:
             statuses: Current statuses of the tasks.
             nodes: The run's `task_details`.
         """
-        for status in statuses:
+        for status in statuses if self._shown != "none" else ():
             if status.state in (RUNNING, DONE, FAILED):
                 for pod in task_pods(status.task.key, nodes):
                     for line in self._read_new(pod, is_running=status.state == RUNNING):
-                        yield f"{status.task.key}: {line}"
+                        yield with_task_name(status.task.key, line)
 
     def _read_new(self, pod: str, *, is_running: bool) -> list[str]:
         if pod in self._finished:
@@ -82,7 +76,10 @@ class PodLogFollower:
         end = log.rfind("\n") + 1 if is_running else len(log)
         start = self._num_read.get(pod, 0)
         self._num_read[pod] = max(start, end)
-        return log[start:end].splitlines()
+        lines = log[start:end].splitlines()
+        if self._shown == "all":
+            return lines
+        return list(self._filters.setdefault(pod, LogFilter()).read(lines))
 
 
 def _unless_error(text: str) -> str:

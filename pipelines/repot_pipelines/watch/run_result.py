@@ -1,5 +1,6 @@
 """Result of a finished run: its failed tasks with the ends of their logs, or the gate's verdict."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,14 +11,23 @@ from repot_pipelines.kfp_server.client import ApiObject
 from repot_pipelines.kfp_server.errors import ServerError
 from repot_pipelines.kfp_server.runs import CANCELED, CANCELING, SUCCEEDED
 from repot_pipelines.kfp_server.server import Server
+from repot_pipelines.task_logs import log_tail
 from repot_pipelines.watch.gate_result import GateResult, print_gate_result, read_gate_result
-from repot_pipelines.watch.pod_logs import log_tail, read_pod_log
+from repot_pipelines.watch.pod_logs import read_pod_log
 from repot_pipelines.watch.pod_names import failed_pods
 from repot_pipelines.watch.tasks import FAILED, TaskStatus
 
 _KILLED_ADVICE = (
     "The process was killed, most likely for lack of memory: "
     "raise trainer_memory, builder_memory or evaluator_memory."
+)
+
+
+_LOST_CACHE = re.compile(r"cachedMLMDExecutionID|MLMDOutputArtifactsByName|from cache: ")
+"""In the log of KFP's driver: backend/src/v2/driver/cache.go of KFP 2.14 to 2.17."""
+_LOST_CACHE_ADVICE = (
+    "KFP's metadata store has lost the result that KFP's cache has for this task. "
+    "Start the run again with --no-cache."
 )
 
 
@@ -109,8 +119,12 @@ def _failure_log_tail(
     for pod in failed_pods(status.task.key, nodes):
         log = read_pod_log(server, run_id, pod)
         tail = find_failure(log) or log_tail(log)
+        if tail.endswith("Killed"):
+            return f"{tail}\n{_KILLED_ADVICE}"
+        if _LOST_CACHE.search(tail):
+            return f"{tail}\n{_LOST_CACHE_ADVICE}"
         if tail:
-            return f"{tail}\n{_KILLED_ADVICE}" if tail.endswith("Killed") else tail
+            return tail
     return ""
 
 

@@ -59,6 +59,30 @@ def test_killed_process_gets_advice_about_memory(monkeypatch: pytest.MonkeyPatch
     assert "trainer_memory" in failure.log_tail
 
 
+def test_lost_result_of_the_cache_gets_the_advice_to_run_without_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = (
+        'I1124 00:06:52.8 22 main.go:333] input ComponentSpec:{\n  "a": 1\n}\n'
+        "F1124 00:06:53.1 22 main.go:127] KFP driver: driver.Container(pipelineName=repot) "
+        "failed: failure while getting execution of cachedMLMDExecutionID 17: rpc error: code = "
+        "NotFound\n"
+    )
+    monkeypatch.setattr(run_result, "failed_pods", lambda *_: ["pod"])
+    monkeypatch.setattr(run_result, "read_pod_log", lambda *_: log)
+    task = PipelineTask(key="train", title="Train", parent="")
+    status = TaskStatus(task=task, state="failed", num_done=0, num_pods=1, seconds=1.0)
+
+    result = read_run_result(SERVER, finished_run("FAILED"), [status], [])
+
+    lines = result.failures[0].log_tail.splitlines()
+    assert "cachedMLMDExecutionID 17" in lines[0]
+    assert " ".join(lines[1:]) == (
+        "KFP's metadata store has lost the result that KFP's cache has for this task. "
+        "Start the run again with --no-cache."
+    )
+
+
 @pytest.mark.parametrize(
     ("state", "history", "expected"),
     [
