@@ -1,13 +1,14 @@
 """Check a cluster run before anything is sent: parameters, reachable URIs, names on the server."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from repot import storage
 from repot.checkpoint_files import is_web
 from repot.checkpoints import DEFAULT, KNOWN_CHECKPOINTS, resolve_source
 from repot.cluster_names import JOB_RUNNER_ACCOUNT, RUNNER_ACCOUNT
 from repot.errors import UsageError
+from repot.kubernetes_rules import is_object_name
 from repot.masking import find_credentials, has_opaque_query, mask, secret_parts
 from repot.settings import (
     ALL_SETTINGS,
@@ -23,7 +24,9 @@ MAX_PIPELINE_NAME = 128
 MAX_VERSION_NAME = 127
 """Longest names in bytes. Source: backend/src/apiserver/validation/length.go of KFP 2.17."""
 MAX_RUN_NAME = 255
-"""Longest name of a run or schedule in bytes: the column's size in servers before KFP 2.15."""
+"""Longest name of a run in bytes: the column's size in servers before KFP 2.15."""
+MAX_SCHEDULE_NAME = 235
+"""Longest name of a schedule in bytes, so that a run's name can be this name and a time."""
 
 # The stores that KFP's launcher can write to: backend/src/v2/objectstore/config.go of KFP 2.17.
 _PIPELINE_ROOT = re.compile(r"(?:gs|s3|minio)://[^/?\s]+(?:/[^?\s]*)?(?:\?\S+)?")
@@ -100,6 +103,24 @@ def server_name_problem(name: str, max_bytes: int) -> str | None:
         f"it must be 1 to {max_bytes} bytes of printable text on one line, without blanks at its "
         f"ends; got {name!r}."
     )
+
+
+def stored_name_problems(names: Mapping[str, str]) -> list[str]:
+    """Return one message per name that a server rejects if it keeps pipelines in Kubernetes.
+
+    Source: CreatePipeline in backend/src/apiserver/storage/pipeline_store_kubernetes.go of KFP
+    2.17, and the same rule in its UI.
+
+    Args:
+        names: Names of a pipeline and its version, by their option.
+    """
+    return [
+        f"{option} must consist of lower-case letters, digits, '-' and '.', with a letter or digit "
+        "at both ends: this server keeps pipelines as objects of Kubernetes; got "
+        f"{option}={name!r}. Choose another name."
+        for option, name in names.items()
+        if not is_object_name(name)
+    ]
 
 
 def pipeline_root_problem(uri: str) -> str | None:

@@ -54,7 +54,7 @@ def test_empty_name_is_rejected_before_any_request(api: KfpApi) -> None:
     result = apply(api, *NIGHTLY, name=" ")
 
     assert (result.exit_code, api.requests) == (2, [])
-    assert "'NAME': it must be 1 to 255 bytes of printable text" in result.errors
+    assert "'NAME': it must be 1 to 235 bytes of printable text" in result.errors
 
 
 def test_new_schedule_has_all_options(api: KfpApi) -> None:

@@ -198,6 +198,28 @@ def test_names_with_special_characters_are_found_on_later_pages(api: KfpApi) -> 
     assert len(api.store.pipelines) == 131
 
 
+@pytest.mark.parametrize(
+    ("options", "is_valid"),
+    [
+        (("--pipeline-name", "flowers-1.prod", "--version-name", "v1"), True),
+        ((), True),
+        (("--pipeline-name", "Flowers 1", "--version-name", "v_1"), False),
+    ],
+)
+def test_server_that_keeps_pipelines_in_kubernetes_needs_names_of_objects(
+    api: KfpApi, options: tuple[str, ...], is_valid: bool
+) -> None:
+    api.store.pipeline_store = "kubernetes"
+
+    result = submit(api, *options)
+
+    assert result.exit_code == (0 if is_valid else 2), result.errors
+    assert bool(take_writes(api)) == is_valid
+    for option, value in zip(options[::2], options[1::2], strict=True):
+        problem = f"keeps pipelines as objects of Kubernetes; got {option}={value!r}"
+        assert (problem in result.errors) == (not is_valid)
+
+
 def test_version_name_of_another_yaml_is_rejected(api: KfpApi) -> None:
     assert submit(api, "--version-name", "v1").exit_code == 0
     (version,) = api.store.versions.values()

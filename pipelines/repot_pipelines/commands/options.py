@@ -23,6 +23,7 @@ from repot_pipelines.cluster_rules import (
     MAX_EXPERIMENT_NAME,
     MAX_PIPELINE_NAME,
     MAX_RUN_NAME,
+    MAX_SCHEDULE_NAME,
     MAX_VERSION_NAME,
     cluster_warnings,
     pipeline_root_problem,
@@ -58,6 +59,8 @@ class NameChoice(click.Choice):  # type: ignore[type-arg]
 
 class Checked(click.ParamType):  # type: ignore[type-arg]
     """Text that a rule must accept; an empty text is the default of an option without a value.
+
+    It may also be given: a CI job passes a variable that may be empty.
 
     Args:
         problem: Returns why a text is invalid, or None.
@@ -102,6 +105,7 @@ def _namespace_problem(name: str) -> str | None:
 
 
 RUN_NAME = server_name(MAX_RUN_NAME)
+SCHEDULE_NAME = server_name(MAX_SCHEDULE_NAME)
 SERVICE_ACCOUNT = Checked(_service_account_problem)
 _NAMESPACE = Checked(_namespace_problem)
 

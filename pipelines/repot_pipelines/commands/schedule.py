@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from repot_pipelines.commands.options import (
-    RUN_NAME,
+    SCHEDULE_NAME,
     RequestOptions,
     connect_to_server,
     connection_options,
@@ -38,7 +38,7 @@ def schedule_group() -> None:
 
 
 @schedule_group.command("apply")
-@click.argument("name", type=RUN_NAME)
+@click.argument("name", type=SCHEDULE_NAME)
 @click.option(
     "--cron",
     "cron_text",

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from repot import __version__
+from repot.errors import UsageError
+from repot_pipelines.cluster_rules import stored_name_problems
 from repot_pipelines.kfp_server.client import ApiObject
 from repot_pipelines.kfp_server.errors import NameTakenError, ServerError
 from repot_pipelines.kfp_server.server import Server, name_filter
@@ -58,9 +60,14 @@ def ensure_version(
 
     Raises:
         NameTakenError: Another YAML file has this version name.
+        UsageError: This server does not accept such a name.
         ServerError: The upload failed; a pipeline that was created for it is deleted again.
     """
     name = name or default_version_name(path)
+    if server.pipeline_store == "kubernetes":
+        names = {"--pipeline-name": pipeline_name, "--version-name": name}
+        if problems := stored_name_problems(names):
+            raise UsageError(problems)
     pipeline_id = _find_pipeline(server, pipeline_name)
     if pipeline_id is not None:
         return _ensure_version(server, path, pipeline_id, name)

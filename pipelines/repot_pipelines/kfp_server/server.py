@@ -42,6 +42,8 @@ class Server:
         version: (major, minor); None if the server does not report it.
         namespace: Namespace of runs and schedules; "" on a single-user server.
         kfp_namespace: Namespace in which KFP is installed.
+        pipeline_store: Where the server keeps pipelines: "database", "kubernetes", or "" if it does
+            not report it.
     """
 
     client: Any
@@ -50,6 +52,7 @@ class Server:
     version: tuple[int, int] | None
     namespace: str
     kfp_namespace: str
+    pipeline_store: str = ""
 
     @property
     def can_orphan_runs(self) -> bool:
@@ -176,6 +179,7 @@ def connect(access: Access, *, namespace: str = "") -> Server:
         version=version,
         namespace=namespace,
         kfp_namespace=access.kfp_namespace,
+        pipeline_store=health.get("pipeline_store") or health.get("pipelineStore") or "",
     )
 
 

@@ -176,9 +176,15 @@ class KfpApi:
                 "apiServerReady": True,
                 "apiServerTagName": self.tag,
                 "apiServerMultiUser": store.is_multi_user,
+                "pipelineStore": store.pipeline_store,
             }
         else:
-            health = {"commit_sha": "abc", "tag_name": self.tag, "multi_user": store.is_multi_user}
+            health = {
+                "commit_sha": "abc",
+                "tag_name": self.tag,
+                "multi_user": store.is_multi_user,
+                "pipeline_store": store.pipeline_store,
+            }
         return json_answer(health)
 
     def _upload(self, query: Query, headers: Any, body: bytes) -> Answer:

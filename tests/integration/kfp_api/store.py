@@ -6,6 +6,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
+from repot.kubernetes_rules import is_object_name
 from tests.integration.kfp_api.answers import ApiError
 from tests.integration.kfp_api.lists import Query, page_of
 from tests.integration.kfp_api.validation import (
@@ -29,6 +30,7 @@ class Store:
 
     minor: int = 17
     is_multi_user: bool = False
+    pipeline_store: str = "database"
     pipelines: dict[str, Object] = field(default_factory=dict)
     versions: dict[str, Object] = field(default_factory=dict)
     experiments: dict[str, Object] = field(default_factory=dict)
@@ -57,6 +59,8 @@ class Store:
         name, namespace = body.get("name", ""), self._namespace(body)
         if not name:
             raise ApiError("invalid", "name is required")
+        if self.pipeline_store == "kubernetes" and not is_object_name(name):
+            raise ApiError("invalid", f'Invalid pipeline name "{name}"')
         if any(
             each["name"] == name and each["namespace"] == namespace
             for each in self.pipelines.values()

@@ -9,6 +9,11 @@ from click.testing import CliRunner, Result
 
 from repot.settings import PARAMETERS, option_name
 from repot_pipelines.cli import repot
+from repot_pipelines.cluster_rules import (
+    MAX_RUN_NAME,
+    MAX_SCHEDULE_NAME,
+    server_name_problem,
+)
 from repot_pipelines.commands.options import (
     NameChoice,
     RequestOptions,
@@ -19,7 +24,7 @@ from repot_pipelines.commands.options import (
     start_options,
 )
 from repot_pipelines.kfp_server.access import ConnectionOptions
-from repot_pipelines.kfp_server.submission import StartOptions
+from repot_pipelines.kfp_server.submission import StartOptions, timestamped_name
 
 _TYPE_NAMES = {int: "integer", float: "float", str: "text", bool: "boolean"}
 
@@ -161,13 +166,25 @@ def test_namespace_must_be_a_dns_label(option: str, value: str) -> None:
 
 
 @pytest.mark.parametrize("name", [" ", "one\ntwo", "\x1b]0;title\x07", "n" * 256])
-@pytest.mark.parametrize("command", [("submit", "--run-name"), ("schedule", "apply")])
-def test_name_of_a_run_or_schedule_must_be_printable(command: tuple[str, ...], name: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "max_bytes"),
+    [(("submit", "--run-name"), 255), (("ci", "--run-name"), 255), (("schedule", "apply"), 235)],
+)
+def test_name_of_a_run_or_schedule_must_be_printable(
+    command: tuple[str, ...], max_bytes: int, name: str
+) -> None:
     result = invoke(*command, name)
 
     assert result.exit_code == 2
-    assert "it must be 1 to 255 bytes of printable text" in result.output
+    assert f"it must be 1 to {max_bytes} bytes of printable text" in result.output
     assert "\x1b" not in result.output
+
+
+def test_longest_name_of_a_schedule_leaves_room_for_the_time_of_a_run() -> None:
+    assert server_name_problem("n" * MAX_SCHEDULE_NAME, MAX_SCHEDULE_NAME) is None
+    run_name = timestamped_name("n" * MAX_SCHEDULE_NAME)
+    assert server_name_problem(run_name, MAX_RUN_NAME) is None
+    assert server_name_problem(f"n{run_name}", MAX_RUN_NAME) is not None
 
 
 @pytest.mark.parametrize(
