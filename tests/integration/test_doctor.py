@@ -208,12 +208,18 @@ def test_wrong_options_are_all_reported_before_any_request(
         *("--accelerator-type", "nvidia-l4"),
         *("--storage-uri", "ftp://x"),
         *("--token-file", "/no/such/file"),
+        *("--cpu-image", "Registry/Repot"),
+        *("--trainer-image", "https://registry/repot"),
     )
 
     assert ended.exit_code == 2
     assert all(
         part in ended.errors
-        for part in ("--node-selector", "--tolerations", "accelerator_type", "ftp", "file")
+        for part in (
+            *("--node-selector", "--tolerations", "accelerator_type", "ftp", "file"),
+            "cpu_image must be a container image reference",
+            "trainer_image must be a container image reference",
+        )
     )
     assert run_repot("doctor", "--accelerator-count", "-1").exit_code == 2
     assert api.requests == []
@@ -227,6 +233,7 @@ def test_cluster_options_without_a_cluster_are_a_problem() -> None:
         ("--namespace", "x"),
         ("--accelerator-count", "1"),
         ("--service-account", "x"),
+        ("--cpu-image", "registry.local/repot-cpu:1"),
         SELECTOR,
     ):
         assert "kubeconfig selects none" in doctor(*option).only_problem().finding
@@ -927,6 +934,17 @@ def test_container_images_already_on_a_node_are_reported(api: KubernetesApi) -> 
 
     assert "whether nodes can pull it cannot be checked" in unknown.finding
     assert known.finding == f"{image} is already on 1 of 3 nodes"
+
+
+@pytest.mark.usefixtures("admin")
+def test_images_of_the_options_are_judged_instead_of_the_defaults(api: KubernetesApi) -> None:
+    images = ("registry.local/repot-cpu:1", "registry.local/repot-trainer:1")
+    api.store.put(make_node("gpu-1", labels=L4, gpus=4, images=images))
+
+    checks = doctor(*FITTING, "--cpu-image", images[0], "--trainer-image", images[1]).checks
+
+    for name, image in zip(("cpu image", "trainer image"), images, strict=True):
+        assert checks[name].finding == f"{image} is already on 1 of 3 nodes"
 
 
 def all_permissions() -> dict[str, Any]:

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -12,6 +13,7 @@ import click
 from repot import storage
 from repot.errors import EXIT_FAILED, UsageError
 from repot.settings import ParameterValues
+from repot_pipelines.cluster_rules import settings_problems
 from repot_pipelines.commands.options import (
     SERVICE_ACCOUNT,
     NameChoice,
@@ -53,6 +55,8 @@ _T = TypeVar("_T")
     "--node-selector", metavar="JSON", help="Node labels that the trainer's pod requires."
 )
 @click.option("--tolerations", metavar="JSON", help="Tolerations of the trainer's pod.")
+@click.option("--cpu-image", help="Container image of every task except Train.")
+@click.option("--trainer-image", help="Container image of the trainer.")
 @connection_options
 @click.option(
     "--format",
@@ -71,14 +75,16 @@ def doctor_command(
     accelerator_count: int | None,
     node_selector: str | None,
     tolerations: str | None,
+    cpu_image: str | None,
+    trainer_image: str | None,
     connection: ConnectionOptions,
     output_format: str,
 ) -> int:
     """Report what is ready for a run, with a fix for everything that is not.
 
     Read-only. Checks for which no option, environment variable or kubeconfig provides a target are
-    skipped. Without options about the trainer's pod, the pipeline's defaults are used. The exit
-    code is 0 if there is no problem, 1 otherwise.
+    skipped. Without options about the trainer's pod and the images, the pipeline's defaults are
+    used. The exit code is 0 if there is no problem, 1 otherwise.
     """
     from rich.console import Console
 
@@ -99,10 +105,15 @@ def doctor_command(
         "trainer_tolerations": toleration_list,
     }
     trainer_pod = _collect(problems, lambda: _trainer_pod(pod_options, pipeline.defaults))
+    image_options = {"cpu_image": cpu_image, "trainer_image": trainer_image}
+    images = {name: image for name, image in image_options.items() if image is not None}
+    problems += settings_problems(images)
+    pipeline = replace(pipeline, defaults={**pipeline.defaults, **images})
     if problems or access is None:
         raise UsageError(problems)
     about_cluster = (
         *(value is not None for value in pod_options.values()),
+        images,
         service_account,
         connection.namespace,
         connection.kube_context,

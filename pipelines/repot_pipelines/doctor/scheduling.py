@@ -273,7 +273,10 @@ def _used(quota: KubernetesObject, resource: str) -> int:
 
 
 def _check_container_image(name: str, reference: str, nodes: Sequence[Node]) -> CheckResult:
-    names = {reference, f"{_DEFAULT_REGISTRY}{reference}"}
+    # A node reports the tag that a reference without one stands for.
+    has_tag = "@" in reference or ":" in reference.rpartition("/")[2]
+    reported = reference if has_tag else f"{reference}:latest"
+    names = {reported, f"{_DEFAULT_REGISTRY}{reported}"}
     num_nodes = sum(not node.container_images.isdisjoint(names) for node in nodes)
     if num_nodes:
         return ok(name, f"{reference} is already on {num_nodes} of {len(nodes)} nodes")

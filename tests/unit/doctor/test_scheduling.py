@@ -45,9 +45,20 @@ def test_container_image_is_found_on_nodes_with_and_without_its_registry() -> No
         read_node({"metadata": {"name": name}, "status": {"images": [{"names": names}]}})
         for name, names in {"a": ["docker.io/team/repot:1"], "b": ["team/repot:1"], "c": []}.items()
     ]
-    references = [("cpu image", "team/repot:1"), ("trainer image", "team/other:1")]
+    nodes.append(
+        read_node(
+            {"metadata": {"name": "d"}, "status": {"images": [{"names": ["host:5000/a:latest"]}]}}
+        )
+    )
+    references = [
+        ("cpu image", "team/repot:1"),
+        ("trainer image", "team/other:1"),
+        ("other image", "host:5000/a"),
+    ]
 
-    found, missing = check_container_images(references, nodes)
+    found, missing, untagged = check_container_images(references, nodes)
 
-    assert (found.state, found.finding) == (OK, "team/repot:1 is already on 2 of 3 nodes")
+    assert untagged.finding == "host:5000/a is already on 1 of 4 nodes"
+
+    assert (found.state, found.finding) == (OK, "team/repot:1 is already on 2 of 4 nodes")
     assert missing.state == NOT_CHECKED
