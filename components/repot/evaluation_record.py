@@ -1,5 +1,7 @@
 """metrics.json, the record of one evaluation: scores of a model on one split."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from repot.json_record import JsonRecord
@@ -72,3 +74,24 @@ class EvaluationRecord(JsonRecord):
     per_class: tuple[ClassRecord, ...]
     confusion_matrix: dict[str, dict[str, int]]
     calibration: CalibrationRecord
+
+    @property
+    def macro_recall(self) -> float:
+        """Return the mean recall of the labels with examples: balanced accuracy.
+
+        Rare labels count as much as frequent ones. Source: scikit-learn's balanced_accuracy_score.
+        """
+        return _mean(scores.recall for scores in self.per_class)
+
+    @property
+    def macro_f1(self) -> float:
+        """Return the mean F1 of the labels that are true or predicted for an example.
+
+        Source: scikit-learn's f1_score with average="macro".
+        """
+        return _mean(scores.f1 for scores in self.per_class)
+
+
+def _mean(scores: Iterable[float | None]) -> float:
+    defined = [score for score in scores if score is not None]
+    return math.fsum(defined) / len(defined)

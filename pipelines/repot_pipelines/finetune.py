@@ -1,6 +1,6 @@
 """The pipeline: its graph, resources and caching; all logic is in the components.
 
-plan -+-> build shards (N pods) -> merge -+-> train -> evaluate -> gate -> promote
+plan -+-> build shards (N pods) -> merge -+-> train -> evaluate, gate and promote
       +-> fetch checkpoint ---------------+
 """
 
@@ -13,7 +13,7 @@ from kfp.dsl.pipeline_channel import extract_pipeline_channels_from_any
 from repot import cluster_names
 from repot.checkpoint_fetcher.component import fetch_checkpoint
 from repot.container_images import USER_ID
-from repot.evaluator.component import evaluate, gate, promote
+from repot.evaluator.component import evaluate
 from repot.planner.component import plan
 from repot.settings import (
     NONE,
@@ -173,9 +173,9 @@ def finetune(
 
     # Plan takes and checks all of them; later tasks get what it computed.
     planned = plan(**{name: parameters[name] for name in plan.component_spec.inputs})
-    _configure(planned, "Plan: check everything, list the pictures", cpu_image, cached=False)
+    _configure(planned, "Plan", cpu_image, cached=False)
 
-    with dsl.ParallelFor(planned.outputs["Output"], name="build-shards") as item:
+    with dsl.ParallelFor(planned.outputs["Output"], name="Builders") as item:
         built = build_shards(item=item, storage_uri=storage_uri)
         _configure(built, "Build shards", cpu_image, cpu=builder_cpu, memory=builder_memory)
 
@@ -184,13 +184,7 @@ def finetune(
         storage_uri=storage_uri,
         max_rejected_fraction=max_rejected_fraction,
     ).after(built)
-    _configure(
-        merged,
-        "Merge: account for every picture",
-        cpu_image,
-        cpu=builder_cpu,
-        memory=builder_memory,
-    )
+    _configure(merged, "Complete dataset", cpu_image, cpu=builder_cpu, memory=builder_memory)
 
     fetched = fetch_checkpoint(
         checkpoint=checkpoint,
@@ -237,36 +231,18 @@ def finetune(
         dataset_id=planned.outputs["dataset_id"],
         training_id=trained.outputs["training_id"],
         model_name=model_name,
-        storage_uri=storage_uri,
-    )
-    _configure(evaluated, "Evaluate", cpu_image, cpu=evaluator_cpu, memory=evaluator_memory)
-
-    judged = gate(
-        dataset_id=planned.outputs["dataset_id"],
-        training_id=trained.outputs["training_id"],
-        model_name=model_name,
         min_precision=min_precision,
         allow_label_removal=allow_label_removal,
+        run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         storage_uri=storage_uri,
-    ).after(evaluated)
+    )
     _configure(
-        judged,
-        "Gate: threshold and champion",
+        evaluated,
+        "Evaluate and gate",
         cpu_image,
         cpu=evaluator_cpu,
         memory=evaluator_memory,
         cached=False,
     )
-
-    with dsl.If(judged.outputs["Output"] == "promote", name="promote"):
-        promoted = promote(
-            training_id=trained.outputs["training_id"],
-            model_name=model_name,
-            champion_version=judged.outputs["champion_version"],
-            verdict_name=judged.outputs["verdict_name"],
-            run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-            storage_uri=storage_uri,
-        )
-        _configure(promoted, "Promote", cpu_image, cached=False)
-    tasks = [planned, built, merged, fetched, trained, evaluated, judged, promoted]
+    tasks = [planned, built, merged, fetched, trained, evaluated]
     _set_environment(tasks, settings_config_map, s3_secret_name, google_secret_name)

@@ -95,7 +95,7 @@ def test_second_run_does_not_train_and_changes_nothing(
     tasks = collections.Counter(task for task, _ in nodes)
     builders = tasks.pop("build-shards", 0)
     assert builders <= 1
-    assert tasks == {"plan": 1, "gate": 1}
+    assert tasks == {"plan": 1, "evaluate": 1}
 
 
 def test_replaced_checkpoint_is_detected_and_used(

@@ -10,7 +10,7 @@ from repot import storage
 from tests.cluster.cluster_settings import ClusterSettings
 from tests.cluster.session import SMALL_PODS, open_session
 from tests.integration.kfp_api.answers import json_answer
-from tests.integration.kfp_api.scripted_runs import PROMOTED, TRAINING, Stage, gate_log, script_runs
+from tests.integration.kfp_api.scripted_runs import FINISHED, TRAINING, Stage, gate_log, script_runs
 from tests.integration.kfp_api.server import KfpApi
 from tests.integration.kubernetes_api.kubeconfig import write_kubeconfig
 from tests.integration.kubernetes_api.server import ADMIN_TOKEN, KubernetesApi
@@ -48,7 +48,7 @@ def test_session_deletes_its_runs_and_schedules(
     kfp: KfpApi, settings: ClusterSettings, tmp_path: Path
 ) -> None:
     script_runs(
-        kfp, [Stage("RUNNING", TRAINING), Stage("SUCCEEDED", PROMOTED, gate_log("promote"))]
+        kfp, [Stage("RUNNING", TRAINING), Stage("SUCCEEDED", FINISHED, gate_log("promote"))]
     )
 
     with open_session(settings, NAME, tmp_path) as session:

@@ -22,7 +22,6 @@ Json = dict[str, Any]
 """A part of the pipeline spec, or parameters by name."""
 
 TASK_SECONDS = 120.0
-RUN_ID = "b5f5c2e0-run"
 _RUN_ID_PLACEHOLDER = "{{$.pipeline_job_uuid}}"
 _PLACEHOLDER = re.compile(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}")
 _CONDITION = re.compile(r"inputs\.parameter_values\['([^']+)'\] == '([^']*)'")
@@ -67,7 +66,7 @@ class CompiledPipeline:
 
     Args:
         path: The YAML.
-        folder: For the files Kubeflow manages, e.g. outputs of tasks.
+        folder: For the files Kubeflow manages, e.g. outputs of tasks; its name is the run's id.
     """
 
     def __init__(self, path: Path, folder: Path) -> None:
@@ -99,7 +98,9 @@ class CompiledPipeline:
         )
         for key in order.static_order():
             inner = self._spec["components"][tasks[key]["componentRef"]["name"]]
-            for inputs in _iterations(tasks[key], _resolve_inputs(tasks[key], values, outputs)):
+            for inputs in _iterations(
+                tasks[key], _resolve_inputs(tasks[key], values, outputs, self._folder.name)
+            ):
                 if "dag" in inner:
                     yield from self._run_graph(inner, inputs)
                 else:
@@ -130,7 +131,7 @@ class CompiledPipeline:
         )
 
 
-def _resolve_inputs(task: Json, values: Json, outputs: dict[str, Json]) -> Json:
+def _resolve_inputs(task: Json, values: Json, outputs: dict[str, Json], run_id: str) -> Json:
     """Return a task's inputs: constants, inputs of its graph, and outputs of other tasks."""
     resolved: Json = {}
     for name, source in task.get("inputs", {}).get("parameters", {}).items():
@@ -141,7 +142,7 @@ def _resolve_inputs(task: Json, values: Json, outputs: dict[str, Json]) -> Json:
             resolved[name] = values[source["componentInputParameter"]]
         else:
             constant = source["runtimeValue"]["constant"]
-            resolved[name] = RUN_ID if constant == _RUN_ID_PLACEHOLDER else constant
+            resolved[name] = run_id if constant == _RUN_ID_PLACEHOLDER else constant
     # Constants may contain placeholders of other inputs.
     return {
         name: _PLACEHOLDER.sub(lambda match: str(resolved[match[1]]), value)

@@ -26,8 +26,7 @@ from repot_pipelines.local.scratch import Scratch
 from tests.integration.kfp_api.answers import plain
 from tests.integration.kfp_api.command_line import CommandResult, run_repot
 from tests.integration.kfp_api.scripted_runs import (
-    NOT_PROMOTED,
-    PROMOTED,
+    FINISHED,
     TRAINING,
     Stage,
     gate_log,
@@ -150,7 +149,7 @@ def test_promotion_comment_has_scores_and_what_changed(job: Job, gcs: str) -> No
         settings=TrainingSettings(epochs=2),
     )
     script_runs(
-        job.api, [Stage("RUNNING", TRAINING), Stage("SUCCEEDED", PROMOTED, verdict_log("promote"))]
+        job.api, [Stage("RUNNING", TRAINING), Stage("SUCCEEDED", FINISHED, verdict_log("promote"))]
     )
 
     ended = replace(job, storage_uri=gcs).run("--ui-host", "https://kfp.example")
@@ -182,7 +181,7 @@ def test_promotion_comment_has_scores_and_what_changed(job: Job, gcs: str) -> No
 
 
 def test_gate_rejection_exits_with_3(job: Job) -> None:
-    script_runs(job.api, [Stage("SUCCEEDED", NOT_PROMOTED, verdict_log("reject"))])
+    script_runs(job.api, [Stage("SUCCEEDED", FINISHED, verdict_log("reject"))])
 
     ended = job.run()
 
@@ -194,7 +193,7 @@ def test_gate_rejection_exits_with_3(job: Job) -> None:
 def test_unchanged_model_exits_with_0_and_a_one_line_comment(job: Job) -> None:
     script_runs(
         job.api,
-        [Stage("SUCCEEDED", NOT_PROMOTED, verdict_log("unchanged", champion_version=CHALLENGER))],
+        [Stage("SUCCEEDED", FINISHED, verdict_log("unchanged", champion_version=CHALLENGER))],
     )
 
     ended = job.run()
@@ -207,7 +206,7 @@ def test_unchanged_model_exits_with_0_and_a_one_line_comment(job: Job) -> None:
 def test_first_version_is_commented_without_a_champion(job: Job, gcs: str) -> None:
     write_training(gcs, CHALLENGER)
     logs = verdict_log("promote", champion_version=NO_CHAMPION, champion=None, comparison=None)
-    script_runs(job.api, [Stage("SUCCEEDED", PROMOTED, logs)])
+    script_runs(job.api, [Stage("SUCCEEDED", FINISHED, logs)])
 
     assert replace(job, storage_uri=gcs).run().exit_code == 0
 
@@ -215,23 +214,18 @@ def test_first_version_is_commented_without_a_champion(job: Job, gcs: str) -> No
     assert "| pictures, training + validation | 1,000 + 200 |" in job.comment
 
 
-@pytest.mark.parametrize(
-    ("phases", "exit_code"), [(PROMOTED, 0), (NOT_PROMOTED, EXIT_GATE_REJECTED)]
-)
-def test_comment_without_gate_log_has_no_scores(
-    job: Job, phases: dict[str, str], exit_code: int
-) -> None:
+def test_comment_without_gate_log_has_no_scores(job: Job) -> None:
     job.api.has_logs = False
-    script_runs(job.api, [Stage("SUCCEEDED", phases)])
+    script_runs(job.api, [Stage("SUCCEEDED", FINISHED)])
 
-    assert job.run().exit_code == exit_code
+    assert job.run().exit_code == EXIT_GATE_REJECTED
 
+    assert "### repot: verdict unknown" in job.comment
     assert "The scores are unknown" in job.comment
-    assert ("### repot: promoted" in job.comment) == (exit_code == 0)
 
 
 def test_verdict_of_another_version_is_quoted_without_its_numbers(job: Job) -> None:
-    script_runs(job.api, [Stage("SUCCEEDED", NOT_PROMOTED, gate_log("reject", novelty=1))])
+    script_runs(job.api, [Stage("SUCCEEDED", FINISHED, gate_log("reject", novelty=1))])
 
     assert job.run().exit_code == EXIT_GATE_REJECTED
 
@@ -240,7 +234,7 @@ def test_verdict_of_another_version_is_quoted_without_its_numbers(job: Job) -> N
 
 
 def test_same_commit_reuses_its_pipeline_version(job: Job) -> None:
-    script_runs(job.api, [Stage("SUCCEEDED", PROMOTED, verdict_log("promote"))])
+    script_runs(job.api, [Stage("SUCCEEDED", FINISHED, verdict_log("promote"))])
 
     first, second = job.run(), job.run()
 
@@ -251,7 +245,7 @@ def test_same_commit_reuses_its_pipeline_version(job: Job) -> None:
 
 
 def test_restarted_job_follows_the_unfinished_run_of_the_same_commit(job: Job) -> None:
-    script_runs(job.api, [Stage("SUCCEEDED", PROMOTED, verdict_log("promote"))])
+    script_runs(job.api, [Stage("SUCCEEDED", FINISHED, verdict_log("promote"))])
     submitted = run_repot("submit", *job.arguments()[:5], "--version-name", VERSION_NAME)
     assert submitted.exit_code == 0, submitted.errors
 
@@ -263,7 +257,7 @@ def test_restarted_job_follows_the_unfinished_run_of_the_same_commit(job: Job) -
 
 
 def test_no_cache_starts_a_run_without_a_pipeline_version(job: Job) -> None:
-    script_runs(job.api, [Stage("SUCCEEDED", PROMOTED, verdict_log("promote"))])
+    script_runs(job.api, [Stage("SUCCEEDED", FINISHED, verdict_log("promote"))])
 
     assert job.run("--no-cache").exit_code == 0
 
@@ -422,7 +416,7 @@ def test_unwritable_summary_is_reported_and_the_comment_is_written(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
-    script_runs(job.api, [Stage("SUCCEEDED", NOT_PROMOTED, verdict_log("reject"))])
+    script_runs(job.api, [Stage("SUCCEEDED", FINISHED, verdict_log("reject"))])
 
     ended = job.run()
 
@@ -485,7 +479,7 @@ def test_sample_check_passes_and_its_training_record_is_readable(
     scratch.mkdir()
     kept = Scratch(path=scratch, lock=os.open(scratch, os.O_RDONLY))
     monkeypatch.setattr(f"{ci_job.__name__}.scratch_folder", lambda: contextlib.nullcontext(kept))
-    script_runs(job.api, [Stage("SUCCEEDED", PROMOTED, verdict_log("promote"))])
+    script_runs(job.api, [Stage("SUCCEEDED", FINISHED, verdict_log("promote"))])
 
     ended = run_repot(
         "ci", *[argument for argument in job.arguments() if argument != "--skip-sample"]

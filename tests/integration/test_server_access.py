@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from repot_pipelines.kfp_server import server as server_module
 from tests.integration.kfp_api.answers import plain, web_page
 from tests.integration.kfp_api.command_line import CommandResult, run_repot
-from tests.integration.kfp_api.scripted_runs import PROMOTED, TRAINING, Stage, script_runs
+from tests.integration.kfp_api.scripted_runs import FINISHED, TRAINING, Stage, gate_log, script_runs
 from tests.integration.kfp_api.server import KfpApi
 
 LOCATIONS = ("gs://pictures/flowers", "--storage-uri", "gs://repot/here")
@@ -62,7 +62,12 @@ def test_renewed_token_file_is_read_again_while_following(api: KfpApi, tmp_path:
     path.write_text("first")
     api.token = "first"
     script_runs(
-        api, [Stage("RUNNING", TRAINING), Stage("RUNNING", TRAINING), Stage("SUCCEEDED", PROMOTED)]
+        api,
+        [
+            Stage("RUNNING", TRAINING),
+            Stage("RUNNING", TRAINING),
+            Stage("SUCCEEDED", FINISHED, gate_log("promote")),
+        ],
     )
     advance = api.before
 

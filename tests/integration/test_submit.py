@@ -12,6 +12,10 @@ from typing import Any
 
 import pytest
 
+from repot import layout, storage
+from repot.evaluator.verdict import Score, Verdict
+from repot.json_record import write_record
+from repot.model_registry import Champion, ChampionChange
 from repot.progress import format_failure
 from repot_pipelines.compiled import find_compiled
 from repot_pipelines.kfp_server.registry import default_version_name
@@ -19,8 +23,7 @@ from repot_pipelines.watch import follow
 from tests.integration.kfp_api.answers import json_answer, plain, upload_error
 from tests.integration.kfp_api.command_line import CommandResult, run_repot
 from tests.integration.kfp_api.scripted_runs import (
-    NOT_PROMOTED,
-    PROMOTED,
+    FINISHED,
     TRAINING,
     Stage,
     gate_log,
@@ -34,9 +37,11 @@ ALL_CALLS = ["pipelines", "pipelines/upload_version", "experiments", "runs"]
 
 
 @pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[KfpApi]:
+def api(monkeypatch: pytest.MonkeyPatch, gcs_endpoint: str) -> Iterator[KfpApi]:
     for name in [name for name in os.environ if name.startswith("KF_")]:
         monkeypatch.delenv(name)
+    # No test may contact the real service; the bucket of LOCATIONS does not exist here.
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_endpoint)
     with KfpApi() as server:
         yield server
 
@@ -277,7 +282,7 @@ def test_wait_prints_task_changes_and_the_verdict(api: KfpApi) -> None:
         [
             Stage("RUNNING", {"plan": "Running"}),
             Stage("RUNNING", TRAINING),
-            Stage("SUCCEEDED", PROMOTED, gate_log("promote")),
+            Stage("SUCCEEDED", FINISHED, gate_log("promote")),
         ],
     )
 
@@ -285,10 +290,10 @@ def test_wait_prints_task_changes_and_the_verdict(api: KfpApi) -> None:
 
     assert result.exit_code == 0, result.errors
     for line in (
-        "Plan: check everything, list the pictures: running",
+        "Plan: running",
         "Build shards: done 2/2 in 1 min 30 s",
         "Train: running",
-        "Promote: done in 1 min 30 s",
+        "Evaluate and gate: done in 1 min 30 s",
         "Promote: 0.91 on 40 pictures",
         "  Because.",
         "report  gs://repot/here/runs/1/gate/none/report.html",
@@ -302,35 +307,74 @@ def test_exit_code_with_wait_is_the_verdict(
     api: KfpApi, verdict: str, exit_code: int, is_ui: bool
 ) -> None:
     api.is_ui = is_ui
-    script_runs(
-        api, [Stage("RUNNING", TRAINING), Stage("SUCCEEDED", NOT_PROMOTED, gate_log(verdict))]
-    )
+    script_runs(api, [Stage("RUNNING", TRAINING), Stage("SUCCEEDED", FINISHED, gate_log(verdict))])
 
     result = submit(api, *WAIT)
 
     assert result.exit_code == exit_code, result.errors
-    assert "Promote: skipped" in result.output
     assert f"{verdict.capitalize()}: 0.91 on 40 pictures" in result.output
 
 
 def test_unreadable_verdict_exits_with_3(api: KfpApi) -> None:
     api.has_logs = False
-    script_runs(api, [Stage("SUCCEEDED", NOT_PROMOTED, gate_log("unchanged"))])
+    script_runs(api, [Stage("SUCCEEDED", FINISHED, gate_log("unchanged"))])
 
     result = submit(api, *WAIT)
 
     assert result.exit_code == 3
-    assert "reason unknown" in result.output
+    assert "The verdict is unknown" in result.output
 
 
-def test_promotion_is_recognised_without_logs(api: KfpApi) -> None:
+def test_promotion_is_read_from_the_storage_without_logs(api: KfpApi, gcs: str) -> None:
     api.has_logs = False
-    script_runs(api, [Stage("SUCCEEDED", PROMOTED)])
+    assert submit(api, "--storage-uri", gcs).exit_code == 0
+    (run_id,) = api.store.runs
+    write_promotion(gcs, run_id=run_id)
+    script_runs(api, [Stage("SUCCEEDED", FINISHED)])
 
-    result = submit(api, *WAIT)
+    result = run_repot("submit", "--attach", run_id, "--host", api.address)
 
-    assert result.exit_code == 0
-    assert "Promoted." in result.output
+    assert result.exit_code == 0, result.errors
+    lines = result.output.splitlines()
+    assert "Promoted: 0.900 [0.770, 0.960] on 40 pictures" in lines
+    assert "  It is good." in lines
+    assert f"report  {gcs}/runs/v1/gate/none/1/report.html" in lines
+
+
+def test_promotion_by_another_run_is_not_taken_for_this_one(api: KfpApi, gcs: str) -> None:
+    api.has_logs = False
+    write_promotion(gcs, run_id="another")
+    script_runs(api, [Stage("SUCCEEDED", FINISHED)])
+
+    assert submit(api, *WAIT, "--storage-uri", gcs).exit_code == 3
+
+
+def write_promotion(storage_uri: str, *, run_id: str) -> None:
+    """Write the champion.json of a model that a run has promoted, and the verdict on it."""
+    name = "runs/v1/gate/none/1/verdict.json"
+    verdict = Verdict(
+        decision="promote",
+        reasons=("It is good.",),
+        model_name="classifier",
+        version="v1",
+        champion_version="none",
+        min_precision=0.0,
+        challenger=Score(precision_at_1=0.9, interval=(0.77, 0.96), num_examples=40),
+        decided_at="2026-11-27T14:05:00Z",
+    )
+    change = ChampionChange(
+        version="v1", action="promote", time=verdict.decided_at, run_id=run_id, verdict=name
+    )
+    champion = Champion(
+        model_name="classifier",
+        version="v1",
+        dataset_id="d1",
+        precision_at_1=0.9,
+        promotion=change,
+        history=(change,),
+    )
+    write_record(f"{storage_uri}/{name}", verdict)
+    storage.write_bytes(layout.champion_uri(storage_uri, "classifier"), champion.to_bytes())
 
 
 def test_failed_task_is_reported_with_its_log_tail(api: KfpApi) -> None:
@@ -429,7 +473,7 @@ def test_following_continues_after_a_server_restart(api: KfpApi) -> None:
     api.answers = [
         ("GET", "/runs/.", plain("upstream connect error", status=503)) for _ in range(2)
     ]
-    stages = [Stage("RUNNING", TRAINING), Stage("SUCCEEDED", PROMOTED)]
+    stages = [Stage("RUNNING", TRAINING), Stage("SUCCEEDED", FINISHED, gate_log("promote"))]
     assert submit(api).exit_code == 0
     (run_id,) = api.store.runs
     script_runs(api, [stages[0], *stages])
@@ -482,7 +526,7 @@ def test_log_lines_are_shown_once_and_only_when_complete(api: KfpApi) -> None:
     stages = [
         Stage("RUNNING", TRAINING, grown),
         Stage("RUNNING", TRAINING, grown),
-        Stage("SUCCEEDED", PROMOTED, whole),
+        Stage("SUCCEEDED", FINISHED, whole),
     ]
     script_runs(api, stages)
 
@@ -518,7 +562,9 @@ def test_lines_of_kubeflow_are_shown_only_with_all_logs(
         "[KFP Executor 2026-11-24 00:06:50,600 INFO]: train: started\n"
         "epoch 1\n"
     )
-    script_runs(api, [Stage("SUCCEEDED", PROMOTED, (("root.train.executor", log),))])
+    script_runs(
+        api, [Stage("SUCCEEDED", FINISHED, (("root.train.executor", log), *gate_log("promote")))]
+    )
 
     result = submit(api, *WAIT, option)
 
@@ -529,7 +575,7 @@ def test_lines_of_kubeflow_are_shown_only_with_all_logs(
 def test_attach_follows_an_existing_run_and_starts_none(api: KfpApi) -> None:
     assert submit(api).exit_code == 0
     (run_id,) = api.store.runs
-    script_runs(api, [Stage("SUCCEEDED", NOT_PROMOTED, gate_log("reject"))])
+    script_runs(api, [Stage("SUCCEEDED", FINISHED, gate_log("reject"))])
     take_writes(api)
 
     result = run_repot("submit", "--host", api.address, "--attach", run_id)

@@ -1,7 +1,6 @@
 """After the verdict: tell the services that the administrator chose how a run ended.
 
-The task that ends a run calls `report_outcome` once: the gate for a version that is not promoted,
-promote for one that is.
+The task that ends a run calls `report_outcome` once, after a promotion if there is one.
 """
 
 from repot import layout, storage

@@ -1,4 +1,4 @@
-"""The gate: decide whether a version replaces the champion, and write the verdict and its report.
+"""The gate: decide whether a version replaces the champion, write verdict and report, and promote.
 
 The results against one champion are in runs/<version>/gate/<champion version>/: predictions.csv
 (the champion's predictions for the version's validation pictures), and a folder for each verdict
@@ -17,6 +17,7 @@ from repot.evaluator.outcomes import Outcome, read_outcomes, write_outcomes
 from repot.evaluator.report.data import ReportData
 from repot.evaluator.report.page import render_report
 from repot.evaluator.verdict import NO_CHAMPION, Verdict
+from repot.evaluator.versions import promote
 from repot.json_record import read_record
 from repot.layout import (
     EVALUATION_FOLDER,
@@ -27,7 +28,7 @@ from repot.layout import (
     REPORT_NAME,
 )
 from repot.manifest import read_manifest
-from repot.model_registry import Champion, read_champion
+from repot.model_registry import Champion, ChampionChange, read_champion
 from repot.predictor import read_labels
 
 _log = logging.getLogger(__name__)
@@ -47,6 +48,56 @@ class GateReport:
     verdict_name: str
     report_html: str
     report_uri: str
+
+
+def decide_and_promote(
+    *,
+    storage_uri: str,
+    dataset_id: str,
+    training_id: str,
+    model_name: str,
+    min_precision: float,
+    allow_label_removal: bool,
+    run_id: str,
+    decided_at: str,
+) -> GateReport:
+    """Decide on a version, and make it the champion if the verdict says so.
+
+    A pod that was killed after the promotion is started again: its second attempt finds that this
+    run has promoted the version, and returns the verdict of the first.
+
+    Args:
+        storage_uri, dataset_id, training_id, model_name: See `decide`.
+        min_precision, allow_label_removal, decided_at: See `decide`.
+        run_id: The pipeline run, see `repot.model_registry.ChampionChange`.
+
+    Raises:
+        ConflictError: Another version was promoted after the comparison.
+        RepotError: As `decide`.
+    """
+    champion = _find_champion(storage_uri, model_name)
+    promotion = champion.promotion if champion and champion.version == training_id else None
+    if promotion is not None and promotion.run_id == run_id:
+        return _read_gate_report(storage_uri, promotion.verdict)
+    report = decide(
+        storage_uri=storage_uri,
+        dataset_id=dataset_id,
+        training_id=training_id,
+        model_name=model_name,
+        min_precision=min_precision,
+        allow_label_removal=allow_label_removal,
+        decided_at=decided_at,
+    )
+    if report.verdict.decision == "promote":
+        change = ChampionChange(
+            version=training_id,
+            action="promote",
+            time=decided_at,
+            run_id=run_id,
+            verdict=report.verdict_name,
+        )
+        promote(storage_uri, model_name, change, expected_champion=report.verdict.champion_version)
+    return report
 
 
 def decide(
@@ -121,6 +172,17 @@ def decide(
     storage.write_text(report_uri, report_html)
     return GateReport(
         verdict=verdict, verdict_name=name, report_html=report_html, report_uri=report_uri
+    )
+
+
+def _read_gate_report(storage_uri: str, verdict_name: str) -> GateReport:
+    verdict_uri = storage.join(storage_uri, verdict_name)
+    report_uri = storage.join(verdict_uri.rpartition("/")[0], REPORT_NAME)
+    return GateReport(
+        verdict=read_record(verdict_uri, Verdict),
+        verdict_name=verdict_name,
+        report_html=storage.read_text(report_uri),
+        report_uri=report_uri,
     )
 
 

@@ -1,4 +1,7 @@
-"""Compute the scores of an evaluation, the content of metrics.json, from its outcomes."""
+"""Compute the scores of an evaluation, the content of metrics.json, from its outcomes.
+
+`comparable_metrics` selects the few that KFP shows.
+"""
 
 import math
 from collections import Counter
@@ -9,6 +12,7 @@ import numpy as np
 from repot import metrics
 from repot.evaluation_record import CalibrationRecord, ClassRecord, EvaluationRecord
 from repot.evaluator.outcomes import Outcome
+from repot.evaluator.verdict import Verdict
 
 RECALL_K = 5
 
@@ -54,6 +58,36 @@ def summarise(
         confusion_matrix=_confusion_counts(outcomes),
         calibration=CalibrationRecord(error=calibration_error, bins=tuple(bins)),
     )
+
+
+def comparable_metrics(evaluation: EvaluationRecord, verdict: Verdict) -> dict[str, float | str]:
+    """Return what KFP shows for a run and compares between runs: scores, verdict and champion.
+
+    The name of recall@k has the k that was counted. A score that is unknown is left out: KFP has no
+    place for "none".
+    """
+    low, high = evaluation.precision_at_1_interval
+    metrics: dict[str, float | str] = {
+        "verdict": verdict.decision,
+        "champion_version": verdict.champion_version,
+        "precision_at_1": evaluation.precision_at_1,
+        "precision_at_1_low": low,
+        "precision_at_1_high": high,
+        f"recall_at_{evaluation.recall_k}": evaluation.recall_at_5,
+        "macro_recall": evaluation.macro_recall,
+        "macro_f1": evaluation.macro_f1,
+        "num_examples": evaluation.num_examples,
+    }
+    # Nothing is compared with a version that is the champion itself.
+    champion = verdict.challenger if verdict.decision == "unchanged" else verdict.champion
+    if champion is not None:
+        metrics["champion_precision_at_1"] = champion.precision_at_1
+    if verdict.comparison is not None:
+        low, high = verdict.comparison.interval
+        metrics["difference_to_champion"] = verdict.comparison.difference
+        metrics["difference_to_champion_low"] = low
+        metrics["difference_to_champion_high"] = high
+    return metrics
 
 
 def _loss(outcomes: Sequence[Outcome]) -> float | None:

@@ -50,25 +50,25 @@ class TaskSettings(Settings):
     )
     builder_cpu: str = setting(
         "2",
-        "CPUs of a shard builder pod, and of Merge.",
+        "CPUs of a shard builder pod, and of Complete dataset.",
         change_when="nodes are smaller or larger",
         cluster_only=True,
     )
     builder_memory: str = setting(
         "4Gi",
-        "Memory of a shard builder pod, and of Merge.",
+        "Memory of a shard builder pod, and of Complete dataset.",
         change_when="a pod ends with OOMKilled",
         cluster_only=True,
     )
     evaluator_cpu: str = setting(
         "2",
-        "CPUs of the pods that score models: Evaluate and Gate.",
+        "CPUs of the pod that scores models, Evaluate and gate.",
         change_when="nodes are smaller or larger",
         cluster_only=True,
     )
     evaluator_memory: str = setting(
         "8Gi",
-        "Memory of the pods that score models: Evaluate and Gate; 2Gi is enough for a small "
+        "Memory of the pod that scores models, Evaluate and gate; 2Gi is enough for a small "
         "backbone.",
         change_when="nodes are smaller, or a pod ends with OOMKilled",
         cluster_only=True,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from repot.evaluator.verdict import NO_CHAMPION, Score, Verdict
 from repot_pipelines.ci.lineage import Lineage, lineage_section
 from repot_pipelines.ci.markdown import code, code_block, escape, link, table
-from repot_pipelines.watch.gate_result import PROMOTED, UNCHANGED, GateResult
+from repot_pipelines.watch.gate_result import PROMOTED, REJECTED, UNCHANGED, GateResult
 
 MARKER = "<!-- repot ci -->"
 """First line of every comment; a workflow uses it to find and update its earlier comment."""
@@ -16,6 +16,7 @@ MARKER = "<!-- repot ci -->"
 _MAX_FAILURE_CHARACTERS = 20_000
 """Well below GitHub's limit of 65,536 characters per comment."""
 
+_OUTCOMES = {PROMOTED: "promoted", REJECTED: "not promoted"}
 _GOOGLE_BROWSER = "https://storage.cloud.google.com/"
 
 
@@ -51,7 +52,7 @@ def verdict_comment(run: StartedRun, result: GateResult, lineage: Lineage) -> st
             f"**repot: unchanged.** Version{version} of {code(run.model_name)} "
             f"is already the champion, so nothing was trained or promoted. {_run_link(run)}"
         )
-    outcome = "promoted" if result.verdict == PROMOTED else "not promoted"
+    outcome = _OUTCOMES.get(result.verdict, "verdict unknown:")
     model = code(run.model_name) + (f" {code(verdict.version)}" if verdict else "")
     parts = [f"### repot: {outcome} {model}"]
     if verdict is not None:
@@ -60,8 +61,8 @@ def verdict_comment(run: StartedRun, result: GateResult, lineage: Lineage) -> st
         parts.append(escape(result.headline))
     else:
         parts.append(
-            "The scores are unknown: the gate's log was deleted, "
-            "or the server does not return logs."
+            "The scores are unknown: the gate's log was deleted, or the server does not return "
+            "logs. The report of *Evaluate and gate* in the UI has them."
         )
     parts.append("\n".join(f"- {escape(reason)}" for reason in result.reasons))
     if verdict is not None:

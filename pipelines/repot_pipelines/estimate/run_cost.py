@@ -221,13 +221,11 @@ def _cpu_stages(plan: _RunPlan) -> Iterator[_Stage]:
         num_pods=plan.run.builder_pods,
     )
     yield _Stage(seconds=_START, cpu=builder_cpu, memory_gib=builder_gib)  # merge
-    for _ in ("evaluate", "gate"):
-        yield _Stage(
-            seconds=_add(_START, (num_scored / score_fast, num_scored / score_slow)),
-            cpu=_amount(tasks.evaluator_cpu),
-            memory_gib=_gib(tasks.evaluator_memory),
-        )
-    yield _Stage(seconds=_START, cpu=1, memory_gib=2)  # promote
+    yield _Stage(  # evaluate: score this model and, for the gate, the champion
+        seconds=_add(_START, (2 * num_scored / score_fast, 2 * num_scored / score_slow)),
+        cpu=_amount(tasks.evaluator_cpu),
+        memory_gib=_gib(tasks.evaluator_memory),
+    )
 
 
 def _cost(stage: _Stage, prices: Prices) -> Range:

@@ -1,11 +1,11 @@
-"""Result of a run's gate, from the states of its tasks and the log of the gate's pod.
+"""Result of a run's gate, from the log of its pod or from the storage.
 
-The KFP API does not return the outputs of a task. The state of the `promote` task shows whether the
-model was promoted; whether it was rejected or unchanged is only in the gate's log, which may be
-gone.
+The KFP API does not return the outputs of a task. The gate's log has its verdict, but may be gone;
+then the champion's history in the storage shows whether the run has promoted its model.
 """
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,25 +13,33 @@ from typing import Any
 
 from rich.console import Console
 
+from repot import layout, storage
+from repot.errors import RepotError
 from repot.evaluator.verdict import Verdict
-from repot.json_record import RecordError
+from repot.json_record import RecordError, read_record
+from repot.layout import REPORT_NAME
+from repot.model_registry import read_champion
+from repot.settings import PARAMETERS
 from repot_pipelines.kfp_server.client import ApiObject
 from repot_pipelines.kfp_server.server import Server
 from repot_pipelines.watch.pod_logs import read_pod_log
 from repot_pipelines.watch.pod_names import task_pods
-from repot_pipelines.watch.tasks import DONE, TaskStatus
+from repot_pipelines.watch.tasks import TaskStatus
 
 PROMOTED, REJECTED, UNCHANGED, UNKNOWN = "promote", "reject", "unchanged", "unknown"
-_GATE_TASK, _PROMOTE_TASK = "gate", "promote"
+_GATE_TASKS = ("evaluate",)
+"""The tasks that contain a gate; one of them runs."""
 
 _HEADLINES = {
     PROMOTED: "Promoted.",
     REJECTED: "Not promoted.",
     UNCHANGED: "Unchanged: the model is the champion already.",
-    UNKNOWN: "Not promoted, reason unknown: the gate's log is gone, or the server does not return "
-    "logs. See the gate's report in the UI.",
+    UNKNOWN: "The verdict is unknown: the gate's log is gone, or the server does not return logs. "
+    "See the report of Evaluate and gate in the UI.",
 }
 """Printed if the gate's own headline cannot be read."""
+
+_log = logging.getLogger(__name__)
 
 _RESULT_LINE = re.compile(r"result: (\{.*\})\s*$")
 """What `repot.progress.result` logs."""
@@ -42,7 +50,8 @@ class GateResult:
     """What the gate of a run decided.
 
     Attributes:
-        verdict: PROMOTED, REJECTED, UNCHANGED, or UNKNOWN if no gate ran or its log is gone.
+        verdict: PROMOTED, REJECTED, UNCHANGED, or UNKNOWN if no gate ran or its log is gone and the
+            storage does not show that the run has promoted its model.
         headline: The scores in one line; "" if the log is gone.
         reasons: The gate's reasons, one sentence each.
         report_uri: URI of the gate's report; "" if the log is gone.
@@ -58,13 +67,13 @@ class GateResult:
 
     @property
     def is_rejected(self) -> bool:
-        """Return whether the model was not promoted, unless it is known to be unchanged."""
+        """Return whether the model is not known to be the champion now."""
         return self.verdict in (REJECTED, UNKNOWN)
 
 
 def read_gate_result(
     server: Server,
-    run_id: str,
+    run: ApiObject,
     statuses: Sequence[TaskStatus],
     nodes: Sequence[ApiObject],
 ) -> GateResult | None:
@@ -72,18 +81,18 @@ def read_gate_result(
 
     Args:
         server: The server.
-        run_id: Id of the run.
+        run: The run.
         statuses: Final statuses of the tasks.
         nodes: The run's `task_details`.
     """
-    states = {status.task.key: status.state for status in statuses}
-    if _GATE_TASK not in states:
+    if not any(status.task.key in _GATE_TASKS for status in statuses):
         return None
-    logged = _read_logged_result(server, run_id, nodes)
-    verdict = logged.get("verdict") or {}
-    was_promoted = states.get(_PROMOTE_TASK) == DONE
+    logged = _read_logged_result(server, run.run_id, nodes)
+    verdict = logged.get("verdict")
+    if not verdict:
+        return _find_promotion(run) or GateResult(verdict=UNKNOWN)
     return GateResult(
-        verdict=PROMOTED if was_promoted else verdict.get("decision", UNKNOWN),
+        verdict=verdict.get("decision", UNKNOWN),
         headline=logged.get("headline", ""),
         reasons=tuple(verdict.get("reasons", ())),
         report_uri=logged.get("report_uri", ""),
@@ -101,6 +110,34 @@ def print_gate_result(console: Console, result: GateResult) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def _find_promotion(run: ApiObject) -> GateResult | None:
+    """Return the result of a run that is in the champion's history; None if it is not to be seen.
+
+    A user may follow runs without access to their storage.
+    """
+    parameters = (run.runtime_config and run.runtime_config.parameters) or {}
+    storage_uri = str(parameters.get("storage_uri", ""))
+    model_name = str(parameters.get("model_name", PARAMETERS["model_name"].default))
+    if not storage_uri:
+        return None
+    try:
+        champion = read_champion(layout.champion_uri(storage_uri, model_name)).champion
+        for change in champion.history if champion else ():
+            if change.run_id == run.run_id:
+                verdict_uri = storage.join(storage_uri, change.verdict)
+                verdict = read_record(verdict_uri, Verdict)
+                return GateResult(
+                    verdict=verdict.decision,
+                    headline=verdict.headline,
+                    reasons=verdict.reasons,
+                    report_uri=storage.join(verdict_uri.rpartition("/")[0], REPORT_NAME),
+                    record=verdict,
+                )
+    except RepotError as err:
+        _log.info("the storage of run %s cannot be read: %s", run.run_id, err)
+    return None
+
+
 def _parse_record(verdict: object) -> Verdict | None:
     try:
         return Verdict.from_json(verdict)
@@ -110,7 +147,7 @@ def _parse_record(verdict: object) -> Verdict | None:
 
 def _read_logged_result(server: Server, run_id: str, nodes: Sequence[ApiObject]) -> dict[str, Any]:
     result: dict[str, Any] = {}
-    for pod in task_pods(_GATE_TASK, nodes):
+    for pod in (pod for key in _GATE_TASKS for pod in task_pods(key, nodes)):
         for line in read_pod_log(server, run_id, pod).splitlines():
             match = _RESULT_LINE.search(line)
             if match is not None:

@@ -86,7 +86,7 @@ def read_run_result(
         run_id=run.run_id,
         state=CANCELED if not is_success and was_terminated(run) else run.state,
         failures=tuple(failures),
-        gate=read_gate_result(server, run.run_id, statuses, nodes) if is_success else None,
+        gate=read_gate_result(server, run, statuses, nodes) if is_success else None,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from repot import layout, storage
 from repot.errors import ConflictError, DataError, ModelError, NotFoundError, UsageError
 from repot.evaluator.evaluate import evaluate_run
-from repot.evaluator.gate import GateReport, decide
+from repot.evaluator.gate import GateReport, decide, decide_and_promote
 from repot.evaluator.verdict import Verdict
 from repot.evaluator.versions import promote, rollback
 from repot.model_registry import Champion, ChampionChange, ModelRecord, read_champion
@@ -482,3 +482,72 @@ def test_champion_of_another_task_leads_to_rejection_with_advice(
 
     assert verdict.decision == "reject"
     assert "--model-name" in verdict.reasons[0]
+
+
+def judge_and_promote(storage_uri: str, training_id: str, *, run_id: str) -> GateReport:
+    return decide_and_promote(
+        storage_uri=storage_uri,
+        dataset_id="colours",
+        training_id=training_id,
+        model_name="m",
+        min_precision=0.5,
+        allow_label_removal=False,
+        run_id=run_id,
+        decided_at=FIRST,
+    )
+
+
+def test_better_version_is_promoted_on_its_verdict(
+    make_run: MakeRun, storage_uri: str, champion: str
+) -> None:
+    make_run("new")
+    evaluate_version(storage_uri, "new")
+
+    report = judge_and_promote(storage_uri, "new", run_id="run 2")
+
+    assert (report.verdict.decision, report.verdict.champion_version) == ("promote", champion)
+    promotion = read_model_champion(storage_uri).promotion
+    assert promotion == ChampionChange(
+        version="new",
+        action="promote",
+        time=FIRST,
+        run_id="run 2",
+        verdict=report.verdict_name,
+    )
+
+
+def test_worse_version_is_not_promoted(make_run: MakeRun, storage_uri: str, champion: str) -> None:
+    make_run("turned", colours=TURNED)
+    evaluate_version(storage_uri, "turned")
+
+    assert judge_and_promote(storage_uri, "turned", run_id="run 2").verdict.decision == "reject"
+    assert champion_version(storage_uri) == champion
+
+
+def test_task_killed_after_the_promotion_returns_the_same_verdict_when_it_is_retried(
+    make_run: MakeRun, storage_uri: str, champion: str
+) -> None:
+    del champion
+    make_run("new")
+    evaluate_version(storage_uri, "new")
+    first = judge_and_promote(storage_uri, "new", run_id="run 2")
+    before = read_model_champion(storage_uri)
+
+    retried = judge_and_promote(storage_uri, "new", run_id="run 2")
+    next_run = judge_and_promote(storage_uri, "new", run_id="run 3")
+
+    assert retried == first
+    assert next_run.verdict.decision == "unchanged"
+    assert read_model_champion(storage_uri) == before
+
+
+def test_rolled_back_version_is_not_promoted_by_a_retry(
+    make_run: MakeRun, storage_uri: str, champion: str
+) -> None:
+    make_run("new")
+    evaluate_version(storage_uri, "new")
+    judge_and_promote(storage_uri, "new", run_id="run 2")
+    rollback(storage_uri, "m", time=LATER)
+
+    assert judge_and_promote(storage_uri, "new", run_id="run 2").verdict.decision == "reject"
+    assert champion_version(storage_uri) == champion

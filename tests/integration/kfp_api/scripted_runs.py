@@ -9,9 +9,7 @@ from tests.integration.kfp_api.server import API, KfpApi
 from tests.integration.kfp_api.workflow import Progress
 
 _BEFORE_TRAINING = ("plan", "build-shards", "merge", "fetch-checkpoint")
-_TASKS = (*_BEFORE_TRAINING, "train", "evaluate", "gate", "promote")
-PROMOTED = dict.fromkeys(_TASKS, "Succeeded")
-NOT_PROMOTED = {**PROMOTED, "promote": "Skipped"}
+FINISHED = dict.fromkeys((*_BEFORE_TRAINING, "train", "evaluate"), "Succeeded")
 TRAINING = {**dict.fromkeys(_BEFORE_TRAINING, "Succeeded"), "train": "Running"}
 
 
@@ -61,7 +59,7 @@ def gate_log(decision: str, **fields: Any) -> tuple[tuple[str, str], ...]:
     )
     prefix = "[KFP Executor 2026-03-01 INFO]"
     log = f"I0301 launcher\n{prefix}: gate: started\n{prefix}: result: {result}\n"
-    return (("root.gate.executor", log),)
+    return (("root.evaluate.executor", log),)
 
 
 def _enter(api: KfpApi, run_id: str, stage: Stage) -> None:

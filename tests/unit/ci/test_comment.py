@@ -24,7 +24,7 @@ GITHUB_LIMIT = 65_536
     [
         (PROMOTED, "### repot: promoted ``a`b``"),
         (REJECTED, "### repot: not promoted ``a`b``"),
-        (UNKNOWN, "### repot: not promoted ``a`b``"),
+        (UNKNOWN, "### repot: verdict unknown: ``a`b``"),
         (UNCHANGED, "**repot: unchanged.**"),
     ],
 )

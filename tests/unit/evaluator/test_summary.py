@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from repot.evaluation_record import ClassRecord, EvaluationRecord
 from repot.evaluator.outcomes import Outcome
-from repot.evaluator.summary import summarise
+from repot.evaluator.summary import comparable_metrics, summarise
+from repot.evaluator.verdict import Decision, PairedComparison, Score, Verdict
 from repot.json_record import RecordError
 
 
@@ -97,3 +99,81 @@ def test_record_round_trips_through_json() -> None:
 def test_record_rejects_unknown_keys() -> None:
     with pytest.raises(RecordError, match="num_guessed"):
         EvaluationRecord.from_json({**make_record().to_json(), "num_guessed": 1})
+
+
+def test_macro_scores_weigh_labels_equally() -> None:
+    record = make_record()
+
+    # Recall: a 1/2, b 1, c 0. F1: a 2/4, b 2/3, c 0. The labels d, e and f do not occur.
+    assert record.macro_recall == pytest.approx((1 / 2 + 1 + 0) / 3)
+    assert record.macro_f1 == pytest.approx((2 / 4 + 2 / 3 + 0) / 3)
+
+
+def make_verdict(decision: Decision, *, has_champion: bool) -> Verdict:
+    score = Score(precision_at_1=0.5, interval=(0.15, 0.85), num_examples=4)
+    return Verdict(
+        decision=decision,
+        reasons=("It is so.",),
+        model_name="m",
+        version="new",
+        champion_version="old" if has_champion else "none",
+        min_precision=0.0,
+        challenger=score,
+        champion=replace(score, precision_at_1=0.25) if has_champion else None,
+        comparison=PairedComparison(
+            both_right=1,
+            only_champion=0,
+            only_challenger=1,
+            both_wrong=2,
+            difference=0.25,
+            interval=(-0.2, 0.7),
+            p_value=1.0,
+        )
+        if has_champion
+        else None,
+        decided_at="2026-11-27T14:05:00Z",
+    )
+
+
+def test_comparable_metrics_have_verdict_interval_and_champion() -> None:
+    record = make_record()
+
+    metrics = comparable_metrics(record, make_verdict("reject", has_champion=True))
+
+    low, high = record.precision_at_1_interval
+    assert metrics == {
+        "verdict": "reject",
+        "champion_version": "old",
+        "champion_precision_at_1": 0.25,
+        "difference_to_champion": 0.25,
+        "difference_to_champion_low": -0.2,
+        "difference_to_champion_high": 0.7,
+        "precision_at_1": 0.5,
+        "precision_at_1_low": low,
+        "precision_at_1_high": high,
+        "recall_at_5": 0.75,
+        "macro_recall": record.macro_recall,
+        "macro_f1": record.macro_f1,
+        "num_examples": 4,
+    }
+
+
+@pytest.mark.parametrize("num_labels", [4, 5, 6])
+def test_name_of_recall_has_the_k_that_was_counted(num_labels: int) -> None:
+    record = make_record(OUTCOMES[:3], LABELS[:num_labels])
+
+    metrics = comparable_metrics(record, make_verdict("promote", has_champion=False))
+
+    assert [name for name in metrics if name.startswith("recall")] == [
+        f"recall_at_{min(num_labels, 5)}"
+    ]
+
+
+def test_comparable_metrics_leave_out_what_is_unknown() -> None:
+    first = comparable_metrics(make_record(), make_verdict("promote", has_champion=False))
+    unchanged = comparable_metrics(make_record(), make_verdict("unchanged", has_champion=False))
+
+    assert None not in first.values()
+    assert not {"champion_precision_at_1", "difference_to_champion"} & set(first)
+    # The champion is the version itself.
+    assert unchanged["champion_precision_at_1"] == 0.5

@@ -57,16 +57,39 @@ def test_no_text_parameter_has_an_empty_default(documents: list[dict[str, Any]])
     ] == []
 
 
-def test_only_plan_gate_and_promote_are_not_cached(documents: list[dict[str, Any]]) -> None:
-    graphs = [documents[0]["root"]["dag"]]
-    graphs += [each["dag"] for each in documents[0]["components"].values() if "dag" in each]
-    tasks = {name: task for graph in graphs for name, task in graph["tasks"].items()}
+def all_tasks(pipeline: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return every task of the pipeline by its name, loops and conditions included."""
+    graphs = [pipeline["root"]["dag"]]
+    graphs += [each["dag"] for each in pipeline["components"].values() if "dag" in each]
+    return {name: task for graph in graphs for name, task in graph["tasks"].items()}
+
+
+def test_every_displayed_name_is_short_and_distinct(documents: list[dict[str, Any]]) -> None:
+    titles = [task["taskInfo"]["name"] for task in all_tasks(documents[0]).values()]
+
+    # The graph of the UI cuts names at about 22 characters.
+    assert [title for title in titles if len(title) > 20] == []
+    assert len({title.lower() for title in titles}) == len(titles)
+
+
+def test_no_two_artifacts_have_the_same_name(documents: list[dict[str, Any]]) -> None:
+    names = [
+        name
+        for component in documents[0]["components"].values()
+        for name in component.get("outputDefinitions", {}).get("artifacts", {})
+    ]
+
+    assert len(set(names)) == len(names) > 0
+
+
+def test_only_plan_and_evaluate_are_not_cached(documents: list[dict[str, Any]]) -> None:
+    tasks = all_tasks(documents[0])
     cached = {
         name for name, task in tasks.items() if task.get("cachingOptions", {}).get("enableCache")
     }
     uncached = {name for name, task in tasks.items() if task.get("cachingOptions") == {}}
-    assert cached == {"build-shards", "merge", "fetch-checkpoint", "train", "evaluate"}
-    assert uncached == {"plan", "gate", "promote"}
+    assert cached == {"build-shards", "merge", "fetch-checkpoint", "train"}
+    assert uncached == {"plan", "evaluate"}
 
 
 def test_cache_key_of_fetch_checkpoint_includes_the_checkpoint_version(

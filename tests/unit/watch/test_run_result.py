@@ -154,7 +154,7 @@ def test_gate_result_is_printed_with_reasons_and_report() -> None:
         (PROMOTED, "Promoted.", False),
         (UNCHANGED, "Unchanged: the model is the champion already.", False),
         (REJECTED, "Not promoted.", True),
-        (UNKNOWN, "Not promoted, reason unknown: the gate's log is gone", True),
+        (UNKNOWN, "The verdict is unknown: the gate's log is gone", True),
     ],
 )
 def test_gate_result_without_a_log_has_a_fixed_headline(

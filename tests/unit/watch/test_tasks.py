@@ -2,10 +2,24 @@ import datetime
 
 import pytest
 
-from repot_pipelines.watch.tasks import TaskStatus, read_statuses, read_tasks
+from repot_pipelines.watch.tasks import PipelineTask, TaskStatus, read_statuses, read_tasks
 from tests.unit.watch.run_nodes import PIPELINE, recorded_nodes, simulated_nodes
 
 TASKS = read_tasks(PIPELINE)
+RECORDED_TASKS = tuple(
+    PipelineTask(key=key, title=key, parent=parent)
+    for key, parent in {
+        "plan": "",
+        "build-shards": "for-loop-1",
+        "merge": "",
+        "fetch-checkpoint": "",
+        "train": "",
+        "evaluate": "",
+        "gate": "",
+        "promote": "condition-2",
+    }.items()
+)
+"""The recorded runs are of a pipeline whose gate and promotion were tasks of their own."""
 NOW = datetime.datetime(2026, 3, 1, 2, 10, tzinfo=datetime.UTC)
 
 
@@ -15,7 +29,7 @@ def statuses(phases: dict[str, str], *, num_items: int = 3) -> dict[str, TaskSta
 
 
 def recorded_states(name: str) -> dict[str, str]:
-    found = read_statuses(TASKS, recorded_nodes(name), now=NOW)
+    found = read_statuses(RECORDED_TASKS, recorded_nodes(name), now=NOW)
     return {status.task.key: status.state for status in found}
 
 
@@ -23,9 +37,9 @@ def test_tasks_are_in_execution_order() -> None:
     keys = [task.key for task in TASKS]
 
     assert keys[0] == "plan"
-    assert keys[-3:] == ["evaluate", "gate", "promote"]
+    assert keys[-1] == "evaluate"
     assert keys.index("build-shards") < keys.index("merge") < keys.index("train")
-    assert {task.key: task.title for task in TASKS}["gate"] == "Gate: threshold and champion"
+    assert {task.key: task.title for task in TASKS}["evaluate"] == "Evaluate and gate"
 
 
 @pytest.mark.parametrize(
@@ -57,8 +71,15 @@ def test_progress_of_a_loop_counts_its_items() -> None:
 
 
 def test_task_with_a_false_condition_is_skipped() -> None:
-    assert statuses({"gate": "Succeeded", "promote": "Skipped"})["promote"].state == "skipped"
-    assert statuses({"gate": "Succeeded", "promote": "Succeeded"})["promote"].state == "done"
+    nodes = recorded_nodes("success")
+    nodes = [node for node in nodes if not (node.display_name or "").startswith("promote")]
+    for node in nodes:
+        if node.display_name == "condition-2":
+            node.state = "SKIPPED"
+
+    found = read_statuses(RECORDED_TASKS, nodes, now=NOW)
+
+    assert {status.state for status in found if status.task.key == "promote"} == {"skipped"}
 
 
 def test_seconds_run_to_the_last_end_or_to_now() -> None:
