@@ -41,8 +41,8 @@ TERMINATION_LOG = Path("/dev/termination-log")
 """Kubernetes' default, which KFP leaves as it is; missing outside of a pod."""
 _MAX_TERMINATION_BYTES = 4096  # Kubernetes drops the rest
 
-MAX_FAILURE_COLUMNS = 100
-"""KFP's log view cuts longer lines off."""
+MAX_FAILURE_COLUMNS = 70
+"""KFP's log view, beside the graph in a window of 1400 pixels, cuts longer lines off."""
 _HEADING = "=== {} failed ==="
 _FAILURE = re.compile(r"^=== .+ failed ===\n((?:.*\S.*\n?)+)", re.MULTILINE)
 _CONTINUATION = "  "

@@ -6,6 +6,7 @@ Required:
     KUBECONFIG                         access to the cluster; default ~/.kube/config
 Optional:
     REPOT_CLUSTER_HOST                 address of Kubeflow Pipelines; default through kubeconfig
+    REPOT_CLUSTER_UI                   address of the UI; default HOST, else `kubectl port-forward`
     REPOT_CLUSTER_KFP_NAMESPACE        namespace of Kubeflow Pipelines; default kubeflow
     REPOT_CLUSTER_NAMESPACE            namespace of the runs on a multi-user server
     REPOT_CLUSTER_SERVICE_ACCOUNT      of the runs' pods; default: that of the server
@@ -32,6 +33,7 @@ _AWS_NAMES = {
 _REQUIRED = ("STORAGE", "IMAGE")
 _OPTIONAL = (
     "HOST",
+    "UI",
     "KFP_NAMESPACE",
     "NAMESPACE",
     "SERVICE_ACCOUNT",
@@ -49,6 +51,7 @@ class ClusterSettings:
     storage_uri: str
     image: str
     host: str = ""
+    ui: str = ""
     kfp_namespace: str = "kubeflow"
     namespace: str = ""
     service_account: str = ""

@@ -64,8 +64,22 @@ class Session:
         """Return the storage URI of the runs."""
         return storage.join(self.folder_uri, "storage")
 
-    def run_arguments(self, model_name: str, **parameters: Any) -> list[str]:
-        """Return the arguments of `repot submit` for a run with small pods."""
+    def run_arguments(
+        self,
+        model_name: str,
+        *,
+        pictures_uri: str | None = None,
+        storage_uri: str | None = None,
+        **parameters: Any,
+    ) -> list[str]:
+        """Return the arguments of `repot submit` for a run with small pods.
+
+        Args:
+            model_name: Name of the model.
+            pictures_uri: Folder of the pictures; default: the sample.
+            storage_uri: Storage of the run; default: that of the session.
+            **parameters: Further parameters of the pipeline.
+        """
         settings = self.settings
         account = (
             ["--service-account", settings.service_account] if settings.service_account else []
@@ -82,7 +96,8 @@ class Session:
             **parameters,
         }
         return [
-            *(storage.join(self.folder_uri, "pictures"), "--storage-uri", self.storage_uri),
+            pictures_uri or storage.join(self.folder_uri, "pictures"),
+            *("--storage-uri", storage_uri or self.storage_uri),
             *(
                 "--experiment",
                 self.name,

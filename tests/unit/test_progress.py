@@ -168,7 +168,9 @@ def test_failure_is_wrapped_to_short_lines_and_found_unwrapped() -> None:
     lines = block.splitlines()
     assert lines[:2] == ["", "=== plan failed ==="]
     assert lines[-1] == ""
-    assert all(len(line) <= 100 or line.strip() == f"{uri}." for line in lines)
+    assert all(
+        len(line) <= progress.MAX_FAILURE_COLUMNS or line.strip() == f"{uri}." for line in lines
+    )
     log = (
         f"I0301 launcher\n{progress.format_failure('plan', 'An earlier attempt.')}{block}E0301 x\n"
     )
