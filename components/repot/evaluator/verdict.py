@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from repot.errors import EXIT_GATE_REJECTED
 from repot.json_record import JsonRecord
 from repot.layout import content_id
 from repot.metrics import Interval
 
 Decision = Literal["promote", "reject", "unchanged"]
 NO_CHAMPION = "none"
+IN_PRODUCTION: tuple[Decision, ...] = ("promote", "unchanged")
+"""Decisions after which the version is in production."""
 
 _TITLES: dict[Decision, str] = {
     "promote": "Promoted",
@@ -112,3 +115,13 @@ class Verdict(JsonRecord):
         """Return the verdict in one line: title, score and reference."""
         reference = f"; {self.reference_text}" if self.reference_text else ""
         return f"{self.title}: {self.challenger.text}{reference}"
+
+
+def exit_code_of(decision: str | None) -> int:
+    """Return the exit code of a command for a run that succeeded; a failed run is an error.
+
+    Args:
+        decision: The gate's decision, or any other text if that is unknown; None if the run has no
+            gate.
+    """
+    return 0 if decision is None or decision in IN_PRODUCTION else EXIT_GATE_REJECTED

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from repot.errors import EXIT_GATE_REJECTED, EXIT_INTERRUPTED, RepotError
+from repot.errors import EXIT_INTERRUPTED, RepotError
 from repot.evaluator.verdict import NO_CHAMPION
 from repot_pipelines.ci.comment import (
     StartedRun,
@@ -210,11 +210,11 @@ def _result(
 ) -> CiResult:
     gate = run_result.gate
     if gate is None:
-        return CiResult(exit_code=0, comment=no_gate_comment(run))
+        return CiResult(exit_code=run_result.exit_code, comment=no_gate_comment(run))
     reasons = tuple(map(clean, gate.reasons))
     gate = replace(gate, headline=clean(gate.headline), reasons=reasons)
     return CiResult(
-        exit_code=EXIT_GATE_REJECTED if gate.is_rejected else 0,
+        exit_code=run_result.exit_code,
         comment=verdict_comment(run, gate, _lineage(storage_uri, gate)),
     )
 

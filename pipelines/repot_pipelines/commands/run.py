@@ -7,6 +7,7 @@ import click
 
 from repot import storage
 from repot.errors import EXIT_GATE_REJECTED, UsageError, printable
+from repot.evaluator.verdict import exit_code_of
 from repot.layout import MODEL_FOLDER, REPORT_NAME
 from repot.settings import ParameterValues
 from repot_pipelines.cluster_rules import settings_problems
@@ -108,7 +109,7 @@ def run_command(
         runner=runner,
     )
     _print_outcome(console, outcome)
-    return EXIT_GATE_REJECTED if require_promotion and not outcome.is_promoted else 0
+    return exit_code_of(outcome.verdict.decision if require_promotion else None)
 
 
 def _check_arguments(arguments: ParameterValues) -> None:

@@ -181,5 +181,4 @@ def _follow(
         )
         return EXIT_INTERRUPTED
     print_run_result(console, result)
-    is_rejected = result.gate is not None and result.gate.is_rejected
-    return EXIT_GATE_REJECTED if is_rejected else 0
+    return result.exit_code

@@ -20,7 +20,7 @@ from rich.console import Console
 from repot import layout, storage
 from repot.errors import EXIT_FAILED, EXIT_USAGE, RepotError, StorageError, UsageError, printable
 from repot.evaluation_record import EvaluationRecord
-from repot.evaluator.verdict import Verdict
+from repot.evaluator.verdict import IN_PRODUCTION, Verdict
 from repot.json_record import read_record
 from repot.layout import METRICS_NAME, MODEL_FOLDER, MODEL_RECORD_NAME, REPORT_NAME
 from repot_pipelines.compiled import find_compiled
@@ -75,7 +75,7 @@ class RunOutcome:
     @property
     def is_promoted(self) -> bool:
         """Return whether the version is in production now."""
-        return self.verdict.decision in ("promote", "unchanged")
+        return self.verdict.decision in IN_PRODUCTION
 
     def metrics_text(self) -> str:
         """Return the output folder's metrics.json: the scores and the gate's decision."""

@@ -65,11 +65,6 @@ class GateResult:
     report_uri: str = ""
     record: Verdict | None = None
 
-    @property
-    def is_rejected(self) -> bool:
-        """Return whether the model is not known to be the champion now."""
-        return self.verdict in (REJECTED, UNKNOWN)
-
 
 def read_gate_result(
     server: Server,

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from repot.errors import EXIT_FAILED
+from repot.evaluator.verdict import exit_code_of
 from repot.progress import find_failure
 from repot_pipelines.kfp_server.client import ApiObject
 from repot_pipelines.kfp_server.errors import ServerError
@@ -60,6 +62,13 @@ class RunResult:
     state: str
     failures: tuple[TaskFailure, ...]
     gate: GateResult | None
+
+    @property
+    def exit_code(self) -> int:
+        """Return the exit code of a command that waited for the run."""
+        if self.state != SUCCEEDED:
+            return EXIT_FAILED
+        return exit_code_of(self.gate.verdict if self.gate else None)
 
 
 def read_run_result(

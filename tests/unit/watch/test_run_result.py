@@ -149,18 +149,25 @@ def test_gate_result_is_printed_with_reasons_and_report() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "headline", "is_rejected"),
+    ("verdict", "headline", "exit_code"),
     [
-        (PROMOTED, "Promoted.", False),
-        (UNCHANGED, "Unchanged: the model is the champion already.", False),
-        (REJECTED, "Not promoted.", True),
-        (UNKNOWN, "The verdict is unknown: the gate's log is gone", True),
+        (PROMOTED, "Promoted.", 0),
+        (UNCHANGED, "Unchanged: the model is the champion already.", 0),
+        (REJECTED, "Not promoted.", 3),
+        (UNKNOWN, "The verdict is unknown: the gate's log is gone", 3),
     ],
 )
 def test_gate_result_without_a_log_has_a_fixed_headline(
-    verdict: str, headline: str, is_rejected: bool
+    verdict: str, headline: str, exit_code: int
 ) -> None:
     gate = GateResult(verdict=verdict)
 
     assert printed(gate)[1].startswith(headline)
-    assert gate.is_rejected == is_rejected
+    assert RunResult(run_id="r", state="SUCCEEDED", failures=(), gate=gate).exit_code == exit_code
+
+
+@pytest.mark.parametrize(
+    ("state", "exit_code"), [("SUCCEEDED", 0), ("FAILED", 1), ("CANCELED", 1), ("SKIPPED", 1)]
+)
+def test_exit_code_of_a_run_without_a_gate_is_its_state(state: str, exit_code: int) -> None:
+    assert RunResult(run_id="r", state=state, failures=(), gate=None).exit_code == exit_code
