@@ -17,6 +17,7 @@ from repot.metrics import FloatArray
 from repot.pictures import RejectedPicture, normalise_picture
 from repot.predictor import BATCH_SIZE, Model, find_model, load_model
 
+_MAX_COLUMN = 60
 _CSV_COLUMNS = ("picture", "rank", "label", "probability", "problem")
 
 
@@ -112,9 +113,11 @@ def table_lines(predictions: Iterable[Prediction], pictures: Sequence[str]) -> I
 
     Args:
         predictions: One per picture.
-        pictures: Names of all pictures; the longest sets the width of the first column.
+        pictures: Names of all pictures; the longest of up to 60 characters sets the width of the
+            first column.
     """
-    width = max((len(printable(picture)) for picture in pictures), default=0)
+    lengths = [len(printable(picture)) for picture in pictures]
+    width = max((length for length in lengths if length <= _MAX_COLUMN), default=0)
     for prediction in predictions:
         labels = "  ".join(f"{label.probability:.3f} {label.label}" for label in prediction.labels)
         result = printable(labels or f"not used: {prediction.problem}")

@@ -4,11 +4,13 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 rejected by the gate (where the c
 130 interrupted by Ctrl-C or SIGTERM. They are defined in `repot.errors`.
 """
 
+import errno
 import io
 import os
 import signal
 import sys
 import traceback
+from pathlib import Path
 
 import click
 
@@ -85,13 +87,25 @@ def main() -> None:
         )
         sys.exit(UsageError.exit_code)
     except OSError as err:
-        _show(RepotError(f"{err.strerror or err}: {err.filename}." if err.filename else f"{err}."))
+        _show(RepotError(_os_error_message(err)))
         sys.exit(RepotError.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo(
             "Interrupted. Finished work is kept: run the same command again to continue.", err=True
         )
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _os_error_message(err: OSError) -> str:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return "The working folder must exist; it was deleted. Change to an existing folder."
+    if err.filename:
+        return f"{err.strerror or err}: {err.filename}."
+    if err.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "The output, or a file, cannot be written: the disk is full. Free some space."
+    return f"{err}."
 
 
 def _show(err: RepotError) -> None:
@@ -115,7 +129,10 @@ def _mask_secrets() -> None:
     """Mask the secrets of the environment and of web addresses in everything that is printed."""
     secrets = {part for argument in sys.argv for part in secret_parts(argument)}
     secrets |= read_secrets(os.environ)
-    sys.stdout, sys.stderr = (MaskedStream(stream, secrets) for stream in (sys.stdout, sys.stderr))
+    # A stream that the caller closed is None.
+    sys.stdout, sys.stderr = (
+        stream and MaskedStream(stream, secrets) for stream in (sys.stdout, sys.stderr)
+    )
 
 
 def _interrupt(_signal_number: int, _frame: object) -> None:

@@ -1,11 +1,12 @@
 """Output on terminals that cannot show every character, and names that contain escape sequences."""
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.integration.command_line import repot
+from tests.integration.command_line import REPOT, repot
 
 DRY_RUN = ["submit", "gs://bucket/pictures", "--storage-uri", "gs://bucket/repot", "--dry-run"]
 
@@ -84,3 +85,33 @@ def test_escape_sequence_in_an_option_never_reaches_the_terminal(
     assert done.returncode == 2
     assert "\x1b" not in done.stdout + done.stderr
     assert "\\x1b" in done.stderr or "\\u001b" in done.stderr
+
+
+def _in_shell(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell script; "$@" is the console command."""
+    command = ["sh", "-c", script, "sh", *REPOT, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
+def test_closed_streams_do_not_change_the_exit_code(closed: str, tmp_path: Path) -> None:
+    done = _in_shell(f'"$@" {closed}', "compile", "--output", str(tmp_path / "x.yaml"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "x.yaml").stat().st_size > 1000
+
+    assert _in_shell(f'"$@" {closed}', "compile", "--cpu-image", "A B").returncode == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_full_disk_behind_the_output_is_named() -> None:
+    done = _in_shell('"$@" > /dev/full', "--help")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: The output, or a file, cannot be written: the disk is")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep the folder")
+@pytest.mark.parametrize("arguments", [("compile",), ("run", "--sample"), ("doctor",)])
+def test_deleted_working_folder_is_named(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    done = _in_shell(f'mkdir "{tmp_path}/a" && cd "{tmp_path}/a" && rmdir ../a && "$@"', *arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: The working folder must exist; it was deleted.")

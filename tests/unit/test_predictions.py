@@ -81,6 +81,13 @@ def test_table_is_aligned_by_what_is_shown() -> None:
     assert list(table_lines([prediction], ["a\nb", "12345"])) == ["a\\nb   1.000 cat"]
 
 
+def test_one_long_name_does_not_widen_the_column() -> None:
+    prediction = Prediction(picture="12345", labels=(LabelProbability("cat", 1.0),))
+    long = Prediction(picture="a" * 200, labels=(LabelProbability("dog", 1.0),))
+    lines = table_lines([prediction, long], ["12345", "a" * 200])
+    assert list(lines) == ["12345  1.000 cat", f"{'a' * 200}  1.000 dog"]
+
+
 def test_lines_are_written_as_predictions_arrive() -> None:
     def endless() -> Iterator[Prediction]:
         while True:

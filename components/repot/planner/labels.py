@@ -54,12 +54,13 @@ def find_labels_file_problems(
     """
     known = join_names(map(repr, sorted(folders))) or "missing"
     if lines and not set(lines) & set(folders):
+        first = next(filter(None, lines), "")
+        content = f"Its first line is {first[:80]!r}" if first else "It is empty"
         return [
             (
                 "A labels file must have one label per line, each the name of a label folder; no "
-                f"line of {labels_file_uri} is one. Its first line is {lines[0][:80]!r}, and the "
-                f"label folders are {known}. Correct the file, or leave it out to use the sorted "
-                "folder names."
+                f"line of {labels_file_uri} is one. {content}, and the label folders are "
+                f"{known}. Correct the file, or leave it out to use the sorted folder names."
             )
         ]
     blank, repeated, unknown = [], [], []

@@ -1,5 +1,6 @@
 """`repot predict`: classify pictures with a trained model."""
 
+import functools
 import sys
 
 import click
@@ -38,6 +39,8 @@ def predict_command(*, model: str, pictures: tuple[str, ...], output_format: str
     if output_format != "table" and hasattr(sys.stdout, "reconfigure"):
         # Programs read these: the encoding must not depend on the terminal's.
         sys.stdout.reconfigure(encoding="utf-8")
+    # By default, click removes escape sequences from what it writes to a file or a pipe.
+    write = functools.partial(click.echo, color=True)
     return predictions.predict_files(
-        model, pictures, output_format=output_format, top=top, write=click.echo
+        model, pictures, output_format=output_format, top=top, write=write
     )

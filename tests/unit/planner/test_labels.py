@@ -81,6 +81,14 @@ def test_file_without_any_label_folder_gets_one_message(lines: list[str]) -> Non
     assert len(problem) < 400
 
 
+@pytest.mark.parametrize("text", ["", "\n", "\r\n\r\n", "\ufeff"])
+def test_empty_labels_file_is_called_empty(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_text(text, encoding="utf-8")
+    (problem,) = find_labels_file_problems(read_labels(str(path)), {"a", "b"}, "L")
+    assert "It is empty, and the label folders are 'a', 'b'." in problem
+
+
 def test_labels_file_that_is_no_ordinary_file_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name in ("/dev/zero", str(tmp_path / "pipe"), str(tmp_path)):
