@@ -45,7 +45,8 @@ MAX_FAILURE_COLUMNS = 70
 """KFP's log view, beside the graph in a window of 1400 pixels, cuts longer lines off."""
 _HEADING = "=== {} failed ==="
 _FAILURE = re.compile(r"^=== .+ failed ===\n((?:.*\S.*\n?)+)", re.MULTILINE)
-_CONTINUATION = "  "
+_CONTINUATION = "    "
+"""In front of the rest of a wrapped line; lines of messages are indented less."""
 
 _log = logging.getLogger(__name__)
 

@@ -160,8 +160,10 @@ def test_failure_is_wrapped_to_short_lines_and_found_unwrapped() -> None:
     problems = [
         f"pictures_uri must name a folder; got {uri}. " + "Correct the name. " * 8,
         "epochs must lie in 1..1000; got epochs=0.",
+        "  4 x truncated: the file ends too early. " + "Upload them again. " * 6,
+        "  1 x empty.",
     ]
-    message = "\n".join(map(str.strip, problems))
+    message = "\n".join(map(str.rstrip, problems))
 
     block = progress.format_failure("plan", message)
 

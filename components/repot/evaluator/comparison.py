@@ -154,7 +154,7 @@ def _reasons(
     if comparison is None:
         if threshold:
             return [*threshold, "There is no champion yet, so only the threshold counts."]
-        return ["There is no champion yet and no threshold (--min-precision), so any score counts."]
+        return ["There is no champion yet and no threshold (min_precision), so any score counts."]
     compared = [
         _comparison_reason(comparison, champion_version),
         _significance_reason(comparison),

@@ -190,7 +190,7 @@ def test_threshold_that_nobody_set_is_no_reason() -> None:
     better = make_verdict("11", "10")
 
     assert first.reasons == (
-        "There is no champion yet and no threshold (--min-precision), so any score counts.",
+        "There is no champion yet and no threshold (min_precision), so any score counts.",
     )
     assert not any("threshold" in reason for reason in better.reasons)
 

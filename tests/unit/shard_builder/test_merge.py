@@ -84,7 +84,10 @@ def test_too_many_rejected_files_are_an_error_until_more_are_allowed(
         "The first 6 are:",
         *(f"  a/{number:03}.jpg (label a): empty" for number in range(5)),
         "  b/000.jpg (label b): not_an_image",
-        f"Correct or remove them in {pictures}, or use a larger --max-rejected-fraction.",
+        (
+            f"Correct or remove them in {pictures}, or use a larger --max-rejected-fraction "
+            "(pipeline parameter max_rejected_fraction)."
+        ),
     ]
     assert _versions(planned.dataset_uri) == before
     manifest = merge_dataset(planned.dataset_uri, max_rejected_fraction=0.2)
