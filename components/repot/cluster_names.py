@@ -27,6 +27,8 @@ GOOGLE_ANNOTATION = "iam.gke.io/gcp-service-account"
 TASK_LABELS = {"app.kubernetes.io/part-of": "repot", "app.kubernetes.io/component": "task"}
 WORKER_LABELS = {"app.kubernetes.io/part-of": "repot", "app.kubernetes.io/component": "worker"}
 """Labels of the pods of a run and of a training Job, by which the NetworkPolicies select them."""
+TASK_POD_ANNOTATION = "repot/task-pod"
+"""Annotation of a training Job: the pod of the Train task that created it."""
 
 # Environment variable by key of the object.
 CONFIG_MAP_VARIABLES = {

@@ -17,7 +17,6 @@ from repot_pipelines.ci.comment import (
     verdict_comment,
 )
 from repot_pipelines.ci.lineage import Lineage, read_lineage
-from repot_pipelines.defaults import POLL_SECONDS
 from repot_pipelines.kfp_server.registry import PipelineVersion, ensure_experiment
 from repot_pipelines.kfp_server.runs import find_active_run
 from repot_pipelines.kfp_server.server import Server
@@ -26,9 +25,8 @@ from repot_pipelines.local.run import SAMPLE_FOLDER, run_pipeline
 from repot_pipelines.local.scratch import scratch_folder
 from repot_pipelines.presets import PRESETS
 from repot_pipelines.run_request import RunRequest
-from repot_pipelines.watch.follow import follow_run
+from repot_pipelines.watch.follow import FollowOptions, follow_run
 from repot_pipelines.watch.gate_result import GateResult
-from repot_pipelines.watch.pod_logs import ShownLogs
 from repot_pipelines.watch.run_result import RunResult, print_run_result
 from repot_pipelines.watch.task_view import make_task_view
 
@@ -59,16 +57,14 @@ class CiSettings:
 
     Attributes:
         start: How the run is started.
+        follow: How the run is followed.
         skip_sample: Whether to leave out the check on the sample pictures.
-        poll_seconds: Interval between two requests for the state of the run.
-        logs: Which lines of the pods' logs are printed.
         clean: Masks secrets in a text; applied before the text is escaped as Markdown.
     """
 
     start: StartOptions
+    follow: FollowOptions
     skip_sample: bool = False
-    poll_seconds: float = POLL_SECONDS
-    logs: ShownLogs = "none"
     clean: Callable[[str], str] = str
 
 
@@ -105,13 +101,7 @@ def run_ci(
             _print(console, f"sample   {check_sample(console)}")
         run = _start(console, server, request, settings)
         with make_task_view(console) as view:
-            run_result = follow_run(
-                server,
-                run.run_id,
-                view,
-                poll_seconds=settings.poll_seconds,
-                logs=settings.logs,
-            )
+            run_result = follow_run(server, run.run_id, view, settings.follow)
         print_run_result(console, run_result)
         return _result(run, run_result, str(request.values["storage_uri"]), settings.clean)
     except RepotError as err:

@@ -69,7 +69,7 @@ class ClusterClient:
             return None
 
     def list_all(
-        self, action: str, path: str, *, field_selector: str = ""
+        self, action: str, path: str, *, field_selector: str = "", label_selector: str = ""
     ) -> Iterator[KubernetesObject]:
         """Yield every object of a list, page by page.
 
@@ -77,6 +77,7 @@ class ClusterClient:
             action: What the request does, for error messages.
             path: Path in the API.
             field_selector: Which objects, e.g. spec.nodeName=a; "" for all.
+            label_selector: Which objects, e.g. app=a; "" for all.
 
         Raises:
             ClusterError: A request failed.
@@ -84,6 +85,8 @@ class ClusterClient:
         query: dict[str, str | int] = {"limit": _PAGE_SIZE}
         if field_selector:
             query["fieldSelector"] = field_selector
+        if label_selector:
+            query["labelSelector"] = label_selector
         while True:
             page = self.get(action, path, query=query)
             yield from page.get("items") or []
@@ -156,6 +159,24 @@ class ClusterConnection:
     context: str
     version: str
     user: str
+
+
+def open_client(context: str, environment: Mapping[str, str], home: Path) -> ClusterClient | None:
+    """Return a client of the selected cluster without a request to it; None if nothing selects one.
+
+    Args:
+        context: Context of kubeconfig; "" for the current one.
+        environment: Environment variables by name.
+        home: The user's home folder.
+
+    Raises:
+        ClusterError: kubeconfig cannot be used.
+    """
+    found = find_context(context, environment, home)
+    if found is None:
+        return None
+    api = make_api_client(found)
+    return ClusterClient(api=api, address=api.configuration.host)
 
 
 def connect(context: str, environment: Mapping[str, str], home: Path) -> ClusterConnection | None:

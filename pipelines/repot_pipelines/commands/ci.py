@@ -18,8 +18,10 @@ from repot_pipelines.commands.options import (
     connection_options,
     debug_option,
     logs_options,
+    open_cluster,
     poll_option,
     request_options,
+    start_limit_options,
     start_options,
 )
 from repot_pipelines.kfp_server.access import ConnectionOptions
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from repot_pipelines.kfp_server.submission import StartOptions
     from repot_pipelines.run_request import RunRequest
     from repot_pipelines.watch.pod_logs import ShownLogs
+    from repot_pipelines.watch.start_watch import StartLimit
 
 
 class CiFailedError(RepotError):
@@ -59,6 +62,7 @@ class CiFailedError(RepotError):
 @click.option("--no-cache", is_flag=True, help="Run every task again.")
 @logs_options
 @poll_option
+@start_limit_options
 @connection_options
 @debug_option
 def ci_command(
@@ -71,6 +75,7 @@ def ci_command(
     no_cache: bool,
     logs: "ShownLogs",
     poll_seconds: float,
+    start_limit: "StartLimit",
     connection: ConnectionOptions,
 ) -> int:
     """Retrain on the pictures at PICTURES_URI from a CI job, and comment on the result.
@@ -90,6 +95,7 @@ def ci_command(
         read_commit,
         summary_path,
     )
+    from repot_pipelines.watch.follow import FollowOptions
 
     secrets = read_secrets(os.environ, [connection.token_file, connection.cookie_file])
 
@@ -102,9 +108,13 @@ def ci_command(
     start = replace(start, run_name=run_name, version_name=version_name, use_cache=not no_cache)
     settings = CiSettings(
         start=start,
+        follow=FollowOptions(
+            start_limit=start_limit,
+            open_cluster=lambda: open_cluster(connection),
+            poll_seconds=poll_seconds,
+            logs=logs,
+        ),
         skip_sample=skip_sample,
-        poll_seconds=poll_seconds,
-        logs=logs,
         clean=clean,
     )
 

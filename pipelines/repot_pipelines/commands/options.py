@@ -9,6 +9,7 @@ import contextlib
 import functools
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -29,14 +30,22 @@ from repot_pipelines.cluster_rules import (
     pipeline_root_problem,
     server_name_problem,
 )
-from repot_pipelines.defaults import EXPERIMENT, KFP_NAMESPACE, POLL_SECONDS, STORAGE_FOLDER
+from repot_pipelines.defaults import (
+    EXPERIMENT,
+    KFP_NAMESPACE,
+    POLL_SECONDS,
+    START_TIMEOUT_SECONDS,
+    STORAGE_FOLDER,
+)
 from repot_pipelines.kfp_server.access import ConnectionOptions, resolve_access
 from repot_pipelines.presets import PRESETS
 
 if TYPE_CHECKING:
+    from repot_pipelines.cluster.client import ClusterClient
     from repot_pipelines.kfp_server.server import Server
     from repot_pipelines.kfp_server.submission import StartOptions
     from repot_pipelines.run_request import RunRequest
+    from repot_pipelines.watch.start_watch import StartLimit
 
 DEBUG_OPTION = "--debug"
 
@@ -44,6 +53,9 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Decorator = Callable[[_Command], _Command]
 _CLICK_TYPES = {int: click.INT, float: click.FLOAT, str: click.STRING}
 _FILE = click.Path(dir_okay=False, path_type=Path)
+_DURATION = re.compile(r"(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+)s?)?", re.ASCII)
+_UNIT_SECONDS = {"h": 3600, "m": 60, "s": 1}
+_MAX_DURATION_SECONDS = 30 * 24 * 3600
 
 
 class NameChoice(click.Choice):  # type: ignore[type-arg]
@@ -78,6 +90,30 @@ class Checked(click.ParamType):  # type: ignore[type-arg]
         if problem:
             self.fail(problem, param, ctx)
         return value
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]
+    """A number of seconds, also with units: 90, 90s, 15m, 2h or 1h30m."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the seconds."""
+        if isinstance(value, float):
+            return value
+        match = _DURATION.fullmatch(value) if value else None
+        numbers = match.groupdict(default="0") if match else {}
+        seconds = sum(int(number) * _UNIT_SECONDS[unit] for unit, number in numbers.items())
+        if not numbers or seconds > _MAX_DURATION_SECONDS:
+            self.fail(
+                "it must be a number of seconds, or a time such as 90s, 15m, 2h or 1h30m, of at "
+                f"most {_MAX_DURATION_SECONDS // 3600}h; got {value!r}.",
+                param,
+                ctx,
+            )
+        return float(seconds)
 
 
 def server_name(max_bytes: int) -> Checked:
@@ -176,6 +212,34 @@ def logs_options(command: _Command) -> _Command:
     ):
         command = option(command)
     return command
+
+
+def start_limit_options(command: _Command) -> _Command:
+    """Add the limit for pods that do not start; the command gets a StartLimit, `start_limit`."""
+    options = [
+        click.option(
+            "--start-timeout",
+            "timeout_seconds",
+            type=Duration(),
+            default=START_TIMEOUT_SECONDS,
+            show_default="15m",
+            help="While following: fail if a pod has not started after this time, such as 15m or "
+            "2h; 0 for no limit.",
+        ),
+        click.option(
+            "--terminate-on-timeout",
+            "terminate",
+            is_flag=True,
+            help="Terminate the run when --start-timeout has passed.",
+        ),
+    ]
+
+    def build(values: dict[str, Any]) -> "StartLimit":
+        from repot_pipelines.watch.start_watch import StartLimit
+
+        return StartLimit(**values)
+
+    return _as_group(command, "start_limit", options, ["timeout_seconds", "terminate"], build)
 
 
 def setting_option(setting: str, name: str = "", *, with_default: bool = False) -> _Decorator:  # type: ignore[type-arg]
@@ -338,6 +402,17 @@ def connect_to_server(connection: ConnectionOptions) -> "Server":
 
     access = resolve_access(connection, os.environ)
     return connect(access, namespace=connection.namespace)
+
+
+def open_cluster(connection: ConnectionOptions) -> "ClusterClient | None":
+    """Return a client of the cluster that --context, this pod or kubeconfig selects, or None.
+
+    Raises:
+        ClusterError: kubeconfig cannot be used.
+    """
+    from repot_pipelines.cluster.client import open_client
+
+    return open_client(connection.kube_context or "", os.environ, Path.home())
 
 
 def connection_options(command: _Command) -> _Command:

@@ -14,8 +14,10 @@ from repot_pipelines.commands.options import (
     connection_options,
     debug_option,
     logs_options,
+    open_cluster,
     poll_option,
     request_options,
+    start_limit_options,
     start_options,
 )
 from repot_pipelines.kfp_server.access import ConnectionOptions
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
     from repot_pipelines.kfp_server.server import Server
     from repot_pipelines.kfp_server.submission import StartOptions
     from repot_pipelines.run_request import RunRequest
+    from repot_pipelines.watch.follow import FollowOptions
     from repot_pipelines.watch.pod_logs import ShownLogs
+    from repot_pipelines.watch.start_watch import StartLimit
 
 MAX_NUM_PICTURES = 10**9
 """More than any public dataset of labelled pictures has."""
@@ -52,6 +56,7 @@ MAX_NUM_PICTURES = 10**9
 @click.option("--attach", metavar="RUN_ID", help="Follow an existing run; starts nothing.")
 @logs_options
 @poll_option
+@start_limit_options
 @click.option(
     "--dry-run", is_flag=True, help="Show what would run and what it would cost; sends nothing."
 )
@@ -79,6 +84,7 @@ def submit_command(
     attach: str | None,
     logs: "ShownLogs",
     poll_seconds: float,
+    start_limit: "StartLimit",
     dry_run: bool,
     num_pictures: int,
     prices_file: Path | None,
@@ -92,10 +98,21 @@ def submit_command(
     from rich.console import Console
 
     console = Console()
+
+    def follow(server: "Server", run_id: str) -> int:
+        from repot_pipelines.watch.follow import FollowOptions
+
+        options = FollowOptions(
+            start_limit=start_limit,
+            open_cluster=lambda: open_cluster(connection),
+            poll_seconds=poll_seconds,
+            logs=logs,
+        )
+        return _follow(console, server, run_id, options)
+
     if attach is not None:
         _check_attach(attach, request_options)
-        server = connect_to_server(connection)
-        return _follow(console, server, attach, poll_seconds=poll_seconds, logs=logs)
+        return follow(connect_to_server(connection), attach)
     start = replace(start, run_name=run_name, use_cache=not no_cache)
     request = request_options.read(service_account=start.service_account)
     if dry_run:
@@ -105,7 +122,7 @@ def submit_command(
     run_id = _start(console, server, request, start)
     if not wait:
         return 0
-    return _follow(console, server, run_id, poll_seconds=poll_seconds, logs=logs)
+    return follow(server, run_id)
 
 
 def _check_attach(attach: str, request: RequestOptions) -> None:
@@ -165,16 +182,14 @@ def _print_dry_run(
     )
 
 
-def _follow(
-    console: "Console", server: "Server", run_id: str, *, poll_seconds: float, logs: "ShownLogs"
-) -> int:
+def _follow(console: "Console", server: "Server", run_id: str, options: "FollowOptions") -> int:
     from repot_pipelines.watch.follow import follow_run
     from repot_pipelines.watch.run_result import print_run_result
     from repot_pipelines.watch.task_view import make_task_view
 
     try:
         with make_task_view(console) as view:
-            result = follow_run(server, run_id, view, poll_seconds=poll_seconds, logs=logs)
+            result = follow_run(server, run_id, view, options)
     except KeyboardInterrupt:
         click.echo(
             f"The run continues. Follow it again with `repot submit --attach {run_id}`.", err=True

@@ -67,6 +67,12 @@ def get_run(server: Server, run_id: str) -> ApiObject:
     )
 
 
+def terminate_run(server: Server, run_id: str) -> None:
+    """End an active run; its finished work is kept."""
+    method = server.client.runs.run_service_terminate_run
+    server.call(f"terminate the run {run_id}", method, run_id=run_id)
+
+
 def get_pipeline_spec(server: Server, run: ApiObject) -> PipelineSpec:
     """Return the pipeline spec of a run.
 

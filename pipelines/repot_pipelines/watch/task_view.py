@@ -73,7 +73,7 @@ class TaskTable:
                 status.task.title,
                 status.state,
                 status.progress,
-                _duration_text(status.seconds),
+                duration_text(status.seconds),
             )
         self._live.update(table, refresh=True)
 
@@ -102,7 +102,7 @@ class TaskLines:
             previous = self._shown.get(status.task.key, WAITING)
             self._shown[status.task.key] = text
             if text != previous:
-                duration = _duration_text(status.seconds) if status.state in _ENDED else ""
+                duration = duration_text(status.seconds) if status.state in _ENDED else ""
                 suffix = f" in {duration}" if duration else ""
                 self.print_line(f"{status.task.title}: {text}{suffix}")
 
@@ -115,7 +115,7 @@ def _print(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _duration_text(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """Return a duration in its two largest units, e.g. "1 h 5 min"; "" for zero."""
     if not seconds:
         return ""
@@ -123,4 +123,4 @@ def _duration_text(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     parts = ((hours, "h"), (minutes, "min"), (seconds, "s"))
     largest = list(itertools.islice(itertools.dropwhile(lambda part: not part[0], parts), 2))
-    return " ".join(f"{number} {unit}" for number, unit in largest) or "0 s"
+    return " ".join(f"{number} {unit}" for number, unit in largest if number) or "0 s"

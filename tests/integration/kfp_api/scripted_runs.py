@@ -1,8 +1,8 @@
 """Runs that advance by one scripted stage for each request for their state."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from tests.integration.kfp_api.server import API, KfpApi
@@ -21,11 +21,13 @@ class Stage:
         state: State of the run.
         phases: Phases of its tasks.
         logs: Logs of pods as (path, text), with paths such as root.train.executor.
+        messages: What Argo says about the pods of a task, by the task's name.
     """
 
     state: str
     phases: dict[str, str]
     logs: tuple[tuple[str, str], ...] = ()
+    messages: Mapping[str, str] = field(default_factory=dict)
 
 
 def script_runs(api: KfpApi, stages: Sequence[Stage]) -> None:
@@ -63,7 +65,7 @@ def gate_log(decision: str, **fields: Any) -> tuple[tuple[str, str], ...]:
 
 
 def _enter(api: KfpApi, run_id: str, stage: Stage) -> None:
-    progress = Progress(stage.phases)
+    progress = Progress(stage.phases, messages=stage.messages)
     api.store.set_run(run_id, stage.state, progress)
     for path, text in stage.logs:
         api.store.set_log(run_id, path, text, progress)

@@ -44,6 +44,11 @@ _ROUTES: list[tuple[str, str, _Handler]] = [
     ("GET", "/runs", lambda store, _, query, __: store.list_runs(query)),
     ("POST", "/runs", lambda store, _, __, body: store.create_run(body)),
     ("GET", "/runs/([^/:]+)", lambda store, at, _, __: store.get_run(at[1])),
+    (
+        "POST",
+        "/runs/([^/:]+):terminate",
+        lambda store, at, _, __: store.terminate_run(at[1]),
+    ),
     ("GET", "/recurringruns", lambda store, _, query, __: store.list_schedules(query)),
     ("POST", "/recurringruns", lambda store, _, __, body: store.create_schedule(body)),
     (
@@ -75,6 +80,7 @@ class KfpApi:
         is_ui: Whether this is the UI in front of the API: it has another health answer, and logs
             at another path.
         has_logs: Whether it returns logs.
+        has_v1: Whether it still serves the old API, as all releases until now do.
         prefix: Prefix of every path, e.g. that of the Kubernetes API's service proxy.
         answers: Answers to give instead of the real ones: method, pattern of the path, answer.
             Each is used once.
@@ -90,6 +96,7 @@ class KfpApi:
         self.denied: tuple[str, ...] = ()
         self.is_ui = False
         self.has_logs = True
+        self.has_v1 = True
         self.prefix = ""
         self.answers: list[tuple[str, str, Answer]] = []
         self.before: Callable[[int, str, str], None] = lambda *_: None
@@ -162,6 +169,9 @@ class KfpApi:
             return self._upload(query, headers, body)
         if "/log" in path:
             return self._log(path, query)
+        of_run = re.fullmatch(r"/apis/v1beta1/runs/([^/:]+)", path)
+        if of_run and method == "GET" and self.has_v1:
+            return json_answer(self.store.get_run_v1(of_run[1]))
         for route_method, pattern, handler in _ROUTES:
             at = re.fullmatch(API + pattern, path)
             if route_method == method and at:

@@ -2,6 +2,7 @@
 
 import datetime
 import itertools
+import json
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,13 @@ from tests.integration.kfp_api.validation import (
     inner_spec,
     read_pipeline,
 )
-from tests.integration.kfp_api.workflow import Progress, make_nodes, pods_by_name, task_details
+from tests.integration.kfp_api.workflow import (
+    Progress,
+    make_nodes,
+    manifest,
+    pods_by_name,
+    task_details,
+)
 
 Object = dict[str, Any]
 
@@ -37,6 +44,7 @@ class Store:
     runs: dict[str, Object] = field(default_factory=dict)
     schedules: dict[str, Object] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)
+    manifests: dict[str, Object] = field(default_factory=dict)
     killed_runs: list[str] = field(default_factory=list)
     _seconds: "itertools.count[int]" = field(default_factory=itertools.count)
 
@@ -204,11 +212,26 @@ class Store:
         run["state_history"] = [*run["state_history"], {"state": state}]
         if progress is not None:
             spec = inner_spec(self._source(run, pin=True)[0])
-            run["run_details"] = {
-                "task_details": task_details(
-                    make_nodes(spec, self.workflow(run_id), progress), self.workflow(run_id)
-                )
-            }
+            nodes = make_nodes(spec, self.workflow(run_id), progress)
+            run["run_details"] = {"task_details": task_details(nodes, self.workflow(run_id))}
+            self.manifests[run_id] = manifest(nodes, self.workflow(run_id))
+
+    def get_run_v1(self, run_id: str) -> Object:
+        """Return a run as the old API does: with the Argo workflow as text."""
+        run = self.get_run(run_id)
+        text = json.dumps(self.manifests.get(run_id, {}))
+        return {
+            "run": {"id": run_id, "name": run["display_name"]},
+            "pipeline_runtime": {"workflow_manifest": text},
+        }
+
+    def terminate_run(self, run_id: str) -> Object:
+        """Terminate a run; it is CANCELING until its pods have ended."""
+        run = self._get(self.runs, "Run", run_id)
+        if run["state"] not in ACTIVE_STATES:
+            raise ApiError("invalid", f"Failed to terminate a run {run_id}: it has ended")
+        self.set_run(run_id, "CANCELING")
+        return {}
 
     def set_log(self, run_id: str, path: str, text: str, progress: Progress) -> None:
         """Set the log of the pod of the node at a path, e.g. `root.train.executor`."""

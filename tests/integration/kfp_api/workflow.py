@@ -22,6 +22,7 @@ class Node:
     template: str = DAG
     started: str = ""
     ended: str = ""
+    message: str = ""
     children: list["Node"] = field(default_factory=list)
 
     @property
@@ -41,10 +42,15 @@ class Node:
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a run: the phase of every task by its name in the YAML, and times."""
+    """Progress of a run: the phase of every task by its name in the YAML, and times.
+
+    Beside Argo's own phases there are Starting (the driver has ended), DriverFailed and
+    DriverPending. `messages` has what Argo says about the pods of a task.
+    """
 
     phases: Mapping[str, str]
     num_items: int = 2
+    messages: Mapping[str, str] = field(default_factory=dict)
     started: str = "2026-03-01T02:00:00Z"
     ended: str = "2026-03-01T02:01:30Z"
     is_retried: bool = True
@@ -79,6 +85,29 @@ def task_details(nodes: list[Node], workflow: str) -> list[dict[str, Any]]:
     ]
 
 
+def manifest(nodes: list[Node], workflow: str) -> dict[str, Any]:
+    """Return the Argo workflow with its nodes, as the server stores it."""
+    return {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "Workflow",
+        "metadata": {"name": workflow},
+        "status": {
+            "nodes": {
+                f"{workflow}-{node.hash}": {
+                    "id": f"{workflow}-{node.hash}",
+                    "name": node.path,
+                    "displayName": node.name,
+                    "type": "Pod" if node.template else "DAG",
+                    "phase": node.phase,
+                    **({"templateName": node.template} if node.template else {}),
+                    **({"message": node.message} if node.message else {}),
+                }
+                for node in nodes
+            }
+        },
+    }
+
+
 def _flatten(node: Node) -> Iterator[Node]:
     yield node
     for child in node.children:
@@ -93,7 +122,8 @@ def _with_attempts(node: Node, parent: str = "") -> Node:
         path=f"{path}(0)",
         children=[_with_attempts(each, f"{path}(0)") for each in node.children],
     )
-    return replace(node, path=path, template=DAG, children=[attempt])
+    phase = "Running" if node.phase == "Pending" else node.phase
+    return replace(node, path=path, template=DAG, phase=phase, message="", children=[attempt])
 
 
 def _add_tasks(
@@ -110,15 +140,22 @@ def _add_tasks(
 
 
 def _add_task(key: str, parent: Node, progress: Progress) -> None:
-    phase = progress.phases[key]
-    driver_phase = "Failed" if phase == "DriverFailed" else "Succeeded"
-    parent.children.append(
-        _node(f"{parent.path}.{key}-driver", driver_phase, progress, template=DRIVER)
+    phase, message = progress.phases[key], progress.messages.get(key, "")
+    driver_phases = {"DriverFailed": "Failed", "DriverPending": "Pending"}
+    driver = _node(
+        f"{parent.path}.{key}-driver",
+        driver_phases.get(phase, "Succeeded"),
+        progress,
+        template=DRIVER,
+        message=message if phase == "DriverPending" else "",
     )
-    if phase in ("DriverFailed", "Starting"):
+    parent.children.append(driver)
+    if phase in (*driver_phases, "Starting"):
         return
-    task = _node(f"{parent.path}.{key}", phase, progress)
-    task.children.append(_node(f"{task.path}.executor", phase, progress, template=EXECUTOR))
+    task = _node(f"{parent.path}.{key}", "Running" if phase == "Pending" else phase, progress)
+    task.children.append(
+        _node(f"{task.path}.executor", phase, progress, template=EXECUTOR, message=message)
+    )
     parent.children.append(task)
 
 
@@ -132,7 +169,7 @@ def _add_condition(
     parent.children.append(
         _node(f"{parent.path}.{key}-driver", "Succeeded", progress, template=DRIVER)
     )
-    condition = _node(f"{parent.path}.{key}", phases.pop(), progress)
+    condition = _node(f"{parent.path}.{key}", _around(phases.pop()), progress)
     parent.children.append(condition)
     if condition.phase != "Skipped":
         _add_tasks(spec, inner, condition, progress)
@@ -144,7 +181,7 @@ def _add_loop(
     phases = {progress.phases[name] for name in set(inner["dag"]["tasks"]) & set(progress.phases)}
     if not phases:
         return
-    loop = _node(f"{parent.path}.{key}", phases.pop(), progress)
+    loop = _node(f"{parent.path}.{key}", _around(phases.pop()), progress)
     parent.children.append(loop)
     loop.children.append(
         _node(f"{loop.path}.iteration-driver", "Succeeded", progress, template=DRIVER)
@@ -162,7 +199,14 @@ def _add_loop(
         _add_tasks(spec, inner, item, progress)
 
 
-def _node(path: str, phase: str, progress: Progress, *, template: str = DAG) -> Node:
+def _around(phase: str) -> str:
+    """Return the phase of a loop or condition around tasks in a phase."""
+    return "Running" if phase in ("Pending", "DriverPending") else phase
+
+
+def _node(
+    path: str, phase: str, progress: Progress, *, template: str = DAG, message: str = ""
+) -> Node:
     has_ended = phase in ("Succeeded", "Failed", "Skipped")
     return Node(
         path=path,
@@ -170,4 +214,5 @@ def _node(path: str, phase: str, progress: Progress, *, template: str = DAG) -> 
         template=template,
         started=progress.started,
         ended=progress.ended if has_ended else "",
+        message=message,
     )

@@ -10,6 +10,7 @@ _FIELDS = {
     "metadata.namespace": lambda stored: stored["metadata"].get("namespace", ""),
     "spec.nodeName": lambda stored: (stored.get("spec") or {}).get("nodeName", ""),
     "status.phase": lambda stored: (stored.get("status") or {}).get("phase", ""),
+    "involvedObject.kind": lambda stored: (stored.get("involvedObject") or {}).get("kind", ""),
     "involvedObject.name": lambda stored: (stored.get("involvedObject") or {}).get("name", ""),
 }
 _TERM = re.compile(r"\s*(?P<key>[^=!]+?)\s*(?P<operator>==|=|!=)\s*(?P<value>[^=!]*?)\s*")

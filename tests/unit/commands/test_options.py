@@ -21,10 +21,12 @@ from repot_pipelines.commands.options import (
     pipeline_options,
     request_options,
     setting_option,
+    start_limit_options,
     start_options,
 )
 from repot_pipelines.kfp_server.access import ConnectionOptions
 from repot_pipelines.kfp_server.submission import StartOptions, timestamped_name
+from repot_pipelines.watch.start_watch import StartLimit
 
 _TYPE_NAMES = {int: "integer", float: "float", str: "text", bool: "boolean"}
 
@@ -233,3 +235,32 @@ def test_typo_is_a_usage_error_with_a_suggestion(args: tuple[str, ...], suggesti
 
     assert result.exit_code == 2
     assert suggestion in result.output
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0),
+        ("90", 90),
+        ("90s", 90),
+        ("15m", 900),
+        ("2h", 7200),
+        ("1h30m", 5400),
+        ("720h", 2592000),
+    ],
+)
+def test_start_timeout_has_units(value: str, seconds: float) -> None:
+    given = values_of(start_limit_options, "--start-timeout", value, "--terminate-on-timeout")
+
+    assert given == {"start_limit": StartLimit(timeout_seconds=seconds, terminate=True)}
+    assert values_of(start_limit_options) == {"start_limit": StartLimit(timeout_seconds=900.0)}
+
+
+@pytest.mark.parametrize("value", ["", "soon", "15 m", "-5", "1.5h", "m", "721h", "1m1h", "1e3"])
+def test_wrong_start_timeout_is_rejected(value: str) -> None:
+    result = invoke("submit", f"--start-timeout={value}")
+
+    assert result.exit_code == 2
+    message = " ".join(result.output.split())
+    assert "it must be a number of seconds, or a time such as 90s, 15m, 2h or 1h30m" in message
+    assert f"got {value!r}" in message

@@ -57,7 +57,7 @@ def test_on_a_terminal_the_table_has_one_row_per_task() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.4, "0 s"), (59, "59 s"), (60, "1 min 0 s"), (3599, "59 min 59 s"), (3600, "1 h 0 min")],
+    [(0.4, "0 s"), (59, "59 s"), (60, "1 min"), (3599, "59 min 59 s"), (3600, "1 h")],
 )
 def test_durations_have_at_most_two_units(seconds: float, text: str) -> None:
     output = io.StringIO()

@@ -10,17 +10,15 @@ from dataclasses import dataclass, field
 from repot.errors import TrainingError
 from repot.json_record import write_record
 from repot.kubernetes_rules import KubernetesObject
+from repot.pod_start import PERMANENT_CAUSES, find_job_obstacle
 from repot.settings import JobSettings
 from repot.trainer.job.api import JobApi
 from repot.trainer.job.diagnosis import (
-    STUCK_REASONS,
     end_condition,
     failure_rank,
-    job_waiting_reason,
     newest_pod,
     pod_failure,
     pod_phase,
-    pod_waiting_reason,
 )
 from repot.trainer.job.heartbeat import Heartbeat
 from repot.trainer.job.spec import (
@@ -41,7 +39,7 @@ DELETION_SECONDS = 600.0
 WAITING_LOG_SECONDS = 120.0
 """Interval between the first log lines about a Job that waits; it grows with the time waited."""
 STUCK_SECONDS = 600.0
-"""A Job whose pods cannot start for a reason in STUCK_REASONS fails after this time."""
+"""A Job whose pods cannot start because of one of PERMANENT_CAUSES fails after this time."""
 
 _DELETION_PAUSE_SECONDS = 1.0
 _NUM_LOG_LINES = 20
@@ -90,7 +88,10 @@ def train_in_job(
         Heartbeat(request.heartbeat_uri),
     ):
         write_record(request.uri, request)
-        ensure_job(api, make_job(settings, request, environment), request)
+        # HOSTNAME is the pod's name: `repot submit --wait` finds the Job of its run by it.
+        task_pod = os.environ.get("HOSTNAME", "")
+        job = make_job(settings, request, environment, task_pod=task_pod)
+        ensure_job(api, job, request)
         outcome = _JobFollower(api=api, name=name).follow(poll_seconds)
     finished = find_finished(request)
     if finished is None:
@@ -254,27 +255,29 @@ class _JobFollower:
         active = [pod for pod in pods if pod_phase(pod) not in ("Failed", "Succeeded")]
         # Fewer pods than workers are normal once one has succeeded.
         has_succeeded = any(pod_phase(pod) == "Succeeded" for pod in pods)
-        reason = "" if has_succeeded else job_waiting_reason(job, active, [])
-        if not reason:
+        obstacle = None if has_succeeded else find_job_obstacle(job, active)
+        if obstacle is None:
             self.waiting_since = None
             return
         if self.waiting_since is None:
             # The first line comes after half the interval.
             self.waiting_since, self.logged_at = now, now - WAITING_LOG_SECONDS / 2
         waited_seconds = now - self.waiting_since
-        is_stuck = any(pod_waiting_reason(pod)[0] in STUCK_REASONS for pod in active)
+        is_stuck = obstacle.cause in PERMANENT_CAUSES
         if is_stuck and waited_seconds >= STUCK_SECONDS:
             raise TrainingError(
-                f"The training Job {self.name} must start; it cannot: {reason}. Fix the cause and "
-                "run again."
+                f"The training Job {self.name} must start; it cannot: {obstacle.text}. "
+                "Fix the cause and run again."
             )
         if now - self.logged_at >= max(WAITING_LOG_SECONDS, waited_seconds / 2):
             self.logged_at = now
             if not active:
                 events = self.api.list_events("Job", self.name)
-                reason = job_waiting_reason(job, active, events)
+                obstacle = find_job_obstacle(job, active, events) or obstacle
             minutes = waited_seconds / 60
-            _log.warning("Job %s has been waiting for %.0f min: %s", self.name, minutes, reason)
+            _log.warning(
+                "Job %s has been waiting for %.0f min: %s", self.name, minutes, obstacle.text
+            )
 
 
 class _WorkerLog:

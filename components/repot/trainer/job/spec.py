@@ -6,10 +6,12 @@ from repot.cluster_names import (
     CONFIG_MAP_VARIABLES,
     GOOGLE_SECRET_VARIABLES,
     S3_SECRET_VARIABLES,
+    TASK_POD_ANNOTATION,
     WORKER_LABELS,
 )
 from repot.container_images import USER_ID
 from repot.kubernetes_rules import KubernetesObject
+from repot.pod_start import QUEUE_LABEL
 from repot.progress import TERMINATION_LOG
 from repot.settings import JobSettings
 from repot.trainer.job.termination import EXIT_PERMANENT, EXIT_RESTART, GRACE_SECONDS
@@ -21,7 +23,6 @@ RUN_ANNOTATION = "repot/run-uri"
 CONTAINER_NAME = "trainer"
 WORKER_PORT = 2222
 
-_QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 _RETRIES_PER_WORKER = 3
 _KEEP_SECONDS = 24 * 3600
 
@@ -43,7 +44,11 @@ def worker_addresses(training_id: str, num_workers: int) -> tuple[str, ...]:
 
 
 def make_job(
-    settings: JobSettings, request: TrainingRequest, environment: Mapping[str, str]
+    settings: JobSettings,
+    request: TrainingRequest,
+    environment: Mapping[str, str],
+    *,
+    task_pod: str = "",
 ) -> KubernetesObject:
     """Return the Job.
 
@@ -54,6 +59,7 @@ def make_job(
         settings: Number and resources of the pods.
         request: The training; the Job's name contains its id.
         environment: Variables of the pods; must not contain secrets.
+        task_pod: Name of the pod of the Train task; "" outside a cluster.
     """
     spec: KubernetesObject = {
         "completionMode": "Indexed",
@@ -75,9 +81,11 @@ def make_job(
         },
     }
     metadata = _metadata(request)
+    if task_pod:
+        metadata["annotations"][TASK_POD_ANNOTATION] = task_pod
     if settings.job_queue:
         # Kueue starts the Job when there is room for all of its pods.
-        metadata["labels"][_QUEUE_LABEL] = settings.job_queue
+        metadata["labels"][QUEUE_LABEL] = settings.job_queue
         spec["suspend"] = True
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
 

@@ -5,10 +5,8 @@ import pytest
 from repot.trainer.job.diagnosis import (
     end_condition,
     failure_rank,
-    job_waiting_reason,
     newest_pod,
     pod_failure,
-    pod_waiting_reason,
 )
 
 LABEL = "batch.kubernetes.io/job-completion-index"
@@ -31,13 +29,6 @@ def failed(code: int, **more: Any) -> dict[str, Any]:
     return make_pod(
         phase="Failed", containerStatuses=[{"state": {"terminated": {"exitCode": code, **more}}}]
     )
-
-
-def make_job(**spec: Any) -> dict[str, Any]:
-    return {
-        "metadata": {"labels": {"kueue.x-k8s.io/queue-name": "q"}},
-        "spec": {"parallelism": 1, **spec},
-    }
 
 
 @pytest.mark.parametrize(
@@ -69,59 +60,6 @@ def test_permanent_error_ranks_above_errors_that_may_follow_from_it() -> None:
         == failure_rank(failed(137))
         > failure_rank(failed(75))
     )
-
-
-@pytest.mark.parametrize(
-    ("pod", "reason"),
-    [
-        (make_pod(phase="Running"), ""),
-        (make_pod(phase="Pending"), "Pending"),
-        (make_pod(), "Pending"),
-        (
-            make_pod(
-                phase="Pending",
-                conditions=[{"type": "PodScheduled", "status": "False", "reason": "X"}],
-            ),
-            "X",
-        ),
-        (
-            make_pod(
-                phase="Pending",
-                containerStatuses=[{"state": {"waiting": {"reason": "ErrImagePull"}}}],
-            ),
-            "ErrImagePull",
-        ),
-        (
-            make_pod(
-                phase="Pending",
-                containerStatuses=[{"state": {"waiting": {"reason": "ContainerCreating"}}}],
-            ),
-            "Pending",
-        ),
-    ],
-)
-def test_pod_waiting_reason_is_that_of_kubernetes(pod: dict[str, Any], reason: str) -> None:
-    assert pod_waiting_reason(pod)[0] == reason
-
-
-def test_job_waiting_reason_names_queue_quota_or_pod() -> None:
-    quota = {
-        "type": "Warning",
-        "reason": "FailedCreate",
-        "message": "exceeded quota",
-        "lastTimestamp": "2",
-    }
-    older = {"type": "Warning", "reason": "Old", "message": "", "lastTimestamp": "1"}
-    normal = {"type": "Normal", "reason": "Created", "message": "", "lastTimestamp": "3"}
-
-    assert "queue q starts it" in job_waiting_reason(make_job(suspend=True), [], [])
-    assert job_waiting_reason(make_job(), [], [quota, older, normal]).endswith(
-        "FailedCreate: exceeded quota"
-    )
-    assert job_waiting_reason(make_job(), [make_pod(phase="Pending")], []).startswith(
-        "worker 0: Pending"
-    )
-    assert job_waiting_reason(make_job(), [make_pod(phase="Running")], []) == ""
 
 
 def test_end_condition_must_have_status_true() -> None:
