@@ -19,7 +19,7 @@ from repot.model_registry import Champion, ChampionChange
 from repot.progress import format_failure
 from repot_pipelines.compiled import find_compiled
 from repot_pipelines.kfp_server.registry import default_version_name
-from repot_pipelines.watch import follow
+from repot_pipelines.watch import follow, run_result
 from tests.integration.kfp_api.answers import json_answer, plain, upload_error
 from tests.integration.kfp_api.command_line import CommandResult, run_repot
 from tests.integration.kfp_api.scripted_runs import (
@@ -413,6 +413,37 @@ def test_reason_that_a_failed_task_reported_is_shown_alone_and_unwrapped(api: Kf
 
     assert result.exit_code == 1
     assert result.errors.splitlines()[-2:] == ["  Train:", f"    {reason.strip()}"]
+
+
+@pytest.mark.parametrize(
+    ("message", "log", "shown"),
+    [
+        (
+            "main: Error (exit code 1): train: 3 pictures are damaged.\nReplace them.",
+            "",
+            ["train: 3 pictures are damaged.", "Replace them."],
+        ),
+        ("main: Error (exit code 1)", "epoch 1\nNo such thing\n", ["epoch 1", "No such thing"]),
+        ("pod deleted", "epoch 1\n", ["epoch 1", "pod deleted"]),
+        (
+            "main: OOMKilled (exit code 137)",
+            "epoch 1\n",
+            ["epoch 1", run_result._KILLED_ADVICE],
+        ),
+    ],
+)
+def test_what_argo_says_about_a_failed_pod_is_reported_where_the_log_has_no_reason(
+    api: KfpApi, message: str, log: str, shown: list[str]
+) -> None:
+    logs = (("root.train.executor", log),) if log else ()
+    failed = {**TRAINING, "train": "Failed"}
+    script_runs(api, [Stage("FAILED", failed, logs, messages={"train": message})])
+
+    result = submit(api, *WAIT)
+
+    assert result.exit_code == 1
+    title = result.errors.splitlines().index("  Train:")
+    assert result.errors.splitlines()[title + 1 :] == [f"    {line}" for line in shown]
 
 
 def test_failed_driver_is_reported_with_its_log_tail(api: KfpApi) -> None:

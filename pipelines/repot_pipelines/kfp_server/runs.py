@@ -1,7 +1,9 @@
 """Runs on the server: start one, read its state and spec, find the active ones."""
 
 import itertools
+import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from repot.settings import ParameterValues
 from repot_pipelines.compiled import PipelineSpec
@@ -71,6 +73,47 @@ def terminate_run(server: Server, run_id: str) -> None:
     """End an active run; its finished work is kept."""
     method = server.client.runs.run_service_terminate_run
     server.call(f"terminate the run {run_id}", method, run_id=run_id)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkflowPod:
+    """A pod in the server's copy of a run's Argo workflow; the pod itself may be gone.
+
+    Attributes:
+        name: Name of the pod.
+        path: Path of its node, e.g. "repot-x7k2p.root.train.executor".
+        phase: Argo's phase of the node: Pending, Running, Succeeded, Failed, Error, ...
+        message: Why it is in that phase, according to Argo; "" if Argo says nothing.
+    """
+
+    name: str
+    path: str
+    phase: str
+    message: str
+
+
+def list_workflow_pods(server: Server, run_id: str) -> list[WorkflowPod]:
+    """Return the pods of a run's workflow; none if the server does not return the workflow.
+
+    Only the old API does: `GetRunV1` in backend/src/apiserver/server/run_server.go of KFP 2.16 and
+    2.17.
+    """
+    text = server.get_text(f"/apis/v1beta1/runs/{run_id}", {})
+    try:
+        workflow = json.loads(json.loads(text)["pipeline_runtime"]["workflow_manifest"])
+        workflow_name = workflow["metadata"]["name"]
+        return [
+            WorkflowPod(
+                name=f"{workflow_name}-{node['templateName']}-{node['id'].rpartition('-')[2]}",
+                path=node["name"],
+                phase=node.get("phase", ""),
+                message=str(node.get("message") or ""),
+            )
+            for node in workflow["status"]["nodes"].values()
+            if node.get("type") == "Pod"
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
 
 
 def get_pipeline_spec(server: Server, run: ApiObject) -> PipelineSpec:

@@ -1,7 +1,8 @@
 """Result of a finished run: its failed tasks with the ends of their logs, or the gate's verdict."""
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -11,7 +12,7 @@ from repot.evaluator.verdict import exit_code_of
 from repot.progress import find_failure
 from repot_pipelines.kfp_server.client import ApiObject
 from repot_pipelines.kfp_server.errors import ServerError
-from repot_pipelines.kfp_server.runs import CANCELED, CANCELING, SUCCEEDED
+from repot_pipelines.kfp_server.runs import CANCELED, CANCELING, SUCCEEDED, list_workflow_pods
 from repot_pipelines.kfp_server.server import Server
 from repot_pipelines.task_logs import log_tail
 from repot_pipelines.watch.gate_result import GateResult, print_gate_result, read_gate_result
@@ -23,7 +24,10 @@ _KILLED_ADVICE = (
     "The process was killed, most likely for lack of memory: "
     "raise trainer_memory, builder_memory or evaluator_memory."
 )
-
+_KILLED_MESSAGE = re.compile(r"OOMKilled|exit code 137")
+# `inferFailedReason` in workflow/controller/operator.go of Argo: how the container ended, and its
+# termination message, in which a task of repot gives its reason.
+_ARGO_MESSAGE = re.compile(r"main: (?P<how>\w+ \(exit code \d+\))(?:: (?P<reason>.*))?", re.DOTALL)
 
 _LOST_CACHE = re.compile(r"cachedMLMDExecutionID|MLMDOutputArtifactsByName|from cache: ")
 """In the log of KFP's driver: backend/src/v2/driver/cache.go of KFP 2.14 to 2.17."""
@@ -39,8 +43,8 @@ class TaskFailure:
 
     Attributes:
         title: Display name of the task.
-        log_tail: The reason that the task reported, or else the last lines of its pod's log; "" if
-            the log cannot be read.
+        log_tail: The reason that the task reported, or else the last lines of its pod's log and
+            what Argo says; "" if nothing is known.
     """
 
     title: str
@@ -82,10 +86,11 @@ def read_run_result(
         statuses: Final statuses of its tasks.
         nodes: The run's `task_details`.
     """
+    argo_messages = functools.cache(lambda: _read_argo_messages(server, run.run_id))
     failures = [
         TaskFailure(
             title=status.task.title,
-            log_tail=_failure_log_tail(server, run.run_id, status, nodes),
+            log_tail=_failure_reason(server, run.run_id, status, nodes, argo_messages),
         )
         for status in statuses
         if status.state == FAILED
@@ -122,19 +127,38 @@ def print_run_result(console: Console, result: RunResult) -> None:
         print_gate_result(console, result.gate)
 
 
-def _failure_log_tail(
-    server: Server, run_id: str, status: TaskStatus, nodes: Sequence[ApiObject]
+def _failure_reason(
+    server: Server,
+    run_id: str,
+    status: TaskStatus,
+    nodes: Sequence[ApiObject],
+    argo_messages: Callable[[], Mapping[str, str]],
 ) -> str:
+    """Return why a task failed, from the log of its pod and from Argo; "" if neither knows."""
     for pod in failed_pods(status.task.key, nodes):
         log = read_pod_log(server, run_id, pod)
-        tail = find_failure(log) or log_tail(log)
-        if tail.endswith("Killed"):
-            return f"{tail}\n{_KILLED_ADVICE}"
+        if reason := find_failure(log):
+            return reason
+        tail, message = log_tail(log), argo_messages().get(pod, "")
+        argo = _ARGO_MESSAGE.fullmatch(message)
+        reason = (argo["reason"] or "" if argo else message).strip()
+        lines = [tail, *([reason] if reason not in tail else [])]
+        if tail.endswith("Killed") or _KILLED_MESSAGE.search(message):
+            lines.append(_KILLED_ADVICE)
         if _LOST_CACHE.search(tail):
-            return f"{tail}\n{_LOST_CACHE_ADVICE}"
-        if tail:
-            return tail
+            lines.append(_LOST_CACHE_ADVICE)
+        if any(lines):
+            return "\n".join(filter(None, lines))
     return ""
+
+
+def _read_argo_messages(server: Server, run_id: str) -> dict[str, str]:
+    """Return what Argo says about the pods that failed, by the pod's name."""
+    return {
+        pod.name: pod.message
+        for pod in list_workflow_pods(server, run_id)
+        if pod.phase in ("Failed", "Error")
+    }
 
 
 def _failure_message(result: RunResult) -> str:

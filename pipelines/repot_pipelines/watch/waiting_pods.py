@@ -10,11 +10,9 @@ Source: `getPendingReason` and `markNodePending` in workflow/controller/operator
 """
 
 import itertools
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from repot.cluster_names import TASK_POD_ANNOTATION, WORKER_LABELS
 from repot.kubernetes_rules import KubernetesObject
@@ -29,6 +27,7 @@ from repot.pod_start import (
 from repot_pipelines.cluster.client import ClusterClient
 from repot_pipelines.cluster.errors import ClusterError, ForbiddenError
 from repot_pipelines.kfp_server.client import ApiObject
+from repot_pipelines.kfp_server.runs import list_workflow_pods
 from repot_pipelines.kfp_server.server import Server
 from repot_pipelines.watch.tasks import RUNNING, PipelineTask, TaskStatus
 from repot_pipelines.watch.tasks import STARTING as TASK_STARTING
@@ -235,19 +234,14 @@ class WaitingPods:
 
     def _find_in_workflow(self) -> list[WaitingPod]:
         """Return the waiting pods according to the server's copy of the workflow."""
-        text = self._server.get_text(f"/apis/v1beta1/runs/{self._run_id}", {})
-        try:
-            workflow = json.loads(json.loads(text)["pipeline_runtime"]["workflow_manifest"])
-            nodes = [node for node in workflow["status"]["nodes"].values() if _is_pending(node)]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return []
         return [
             WaitingPod(
-                name=node["name"],
-                title=self._title_of(node["name"]),
-                obstacle=_describe_node(node),
+                name=pod.path,
+                title=self._title_of(pod.path),
+                obstacle=_read_argo_message(pod.message),
             )
-            for node in nodes
+            for pod in list_workflow_pods(self._server, self._run_id)
+            if pod.phase == "Pending"
         ]
 
     def _title_of(self, path: str) -> str:
@@ -288,12 +282,7 @@ def _without_attempts(path: str) -> str:
     return re.sub(r"\(\d+\)", "", path)
 
 
-def _is_pending(node: dict[str, Any]) -> bool:
-    return node.get("type") == "Pod" and node.get("phase") == "Pending"
-
-
-def _describe_node(node: dict[str, Any]) -> Obstacle:
-    message = str(node.get("message") or "")
+def _read_argo_message(message: str) -> Obstacle:
     match = _ARGO_MESSAGE.fullmatch(message)
     if match:
         return describe_obstacle(match["reason"], match["message"] or "")

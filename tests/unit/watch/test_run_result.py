@@ -47,6 +47,7 @@ def printed(gate: GateResult | None) -> list[str]:
 
 def test_killed_process_gets_advice_about_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_result, "failed_pods", lambda *_: ["pod"])
+    monkeypatch.setattr(run_result, "list_workflow_pods", lambda *_: [])
     monkeypatch.setattr(run_result, "read_pod_log", lambda *_: "epoch 1\nKilled\n")
     task = PipelineTask(key="train", title="Train", parent="")
     status = TaskStatus(task=task, state="failed", num_done=0, num_pods=1, seconds=1.0)
@@ -69,6 +70,7 @@ def test_lost_result_of_the_cache_gets_the_advice_to_run_without_it(
         "NotFound\n"
     )
     monkeypatch.setattr(run_result, "failed_pods", lambda *_: ["pod"])
+    monkeypatch.setattr(run_result, "list_workflow_pods", lambda *_: [])
     monkeypatch.setattr(run_result, "read_pod_log", lambda *_: log)
     task = PipelineTask(key="train", title="Train", parent="")
     status = TaskStatus(task=task, state="failed", num_done=0, num_pods=1, seconds=1.0)
