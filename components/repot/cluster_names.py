@@ -42,9 +42,17 @@ GOOGLE_KEY_VARIABLE = "REPOT_GOOGLE_KEY"
 GOOGLE_SECRET_VARIABLES = {"key.json": GOOGLE_KEY_VARIABLE}
 # Of the tasks only, see repot.settings.integrations; the workers of a Job report to their task.
 INTEGRATION_VARIABLES = {
-    "NOTIFY_EVENTS": "REPOT_NOTIFY_EVENTS",
-    "NOTIFY_FORMAT": "REPOT_NOTIFY_FORMAT",
-    "KFP_UI_URL": "REPOT_KFP_UI_URL",
+    key: f"REPOT_{key}"
+    for key in (
+        "NOTIFY_EVENTS",
+        "NOTIFY_FORMAT",
+        "KFP_UI_URL",
+        "KSERVE_MANIFEST",
+        "KSERVE_SERVICE_ACCOUNT",
+        "KSERVE_CPU",
+        "KSERVE_MEMORY",
+        "KSERVE_RUNTIME_VERSION",
+    )
 }
 INTEGRATION_SECRET_VARIABLES = {"notify_url": "REPOT_NOTIFY_URL"}
 RUN_ID_VARIABLE = "REPOT_RUN_ID"

@@ -12,7 +12,8 @@
                                    gate/<champion version>/predictions.csv,
                                    gate/<champion version>/<verdict_id>/ verdict.json, report.html
       models/<name>/<version>/     model.keras, saved_model/, labels.txt, metrics.json,
-                                   model_card.md, model.json (last)
+                                   model_card.md, model.json (last); for KServe serving/1/ and
+                                   inference_service.yaml (last of the two)
       models/<name>/champion.json  the version in production
       notifications/<run id>/      one file per event that was sent, see repot.notification
 
@@ -66,6 +67,8 @@ SAVED_MODEL_FOLDER = "saved_model"
 MODEL_CARD_NAME = "model_card.md"
 MODEL_RECORD_NAME = "model.json"
 CHAMPION_NAME = "champion.json"
+SERVING_FOLDER = "serving"
+INFERENCE_SERVICE_NAME = "inference_service.yaml"
 
 
 def content_id(value: Any) -> str:

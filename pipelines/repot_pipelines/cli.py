@@ -25,6 +25,7 @@ from repot_pipelines.commands.predict import predict_command
 from repot_pipelines.commands.rollback import rollback_command
 from repot_pipelines.commands.run import run_command
 from repot_pipelines.commands.schedule import schedule_group
+from repot_pipelines.commands.serve_manifest import serve_manifest_command
 from repot_pipelines.commands.submit import submit_command
 from repot_pipelines.commands.tutorial import (
     checkpoint_command,
@@ -50,6 +51,7 @@ for _command in (
     run_command,
     predict_command,
     rollback_command,
+    serve_manifest_command,
     shards_command,
     checkpoint_command,
     train_command,

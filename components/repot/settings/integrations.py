@@ -1,4 +1,4 @@
-"""Settings of the services that hear about a run: where to send notifications.
+"""Settings of the services that hear about a run: notifications, model servers, registries.
 
 A cluster's administrator sets them once for all runs: in the ConfigMap `repot-settings`, and in the
 Secret `repot-integrations` where they are secret. They reach the tasks as environment variables,
@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
-from repot.errors import unknown_name
+from repot.errors import UsageError, unknown_name
+from repot.kubernetes_rules import cpu_problems, memory_problems, name_problems
 from repot.settings.fields import Settings, must, one_of, setting
 
 Event = Literal["failed", "promoted", "rejected", "unchanged"]
 EVENTS: tuple[Event, ...] = ("failed", "promoted", "rejected", "unchanged")
 FORMATS = ("auto", "slack", "json")
 
+_BOOLEANS = {"true": True, "false": False}
 _WEB_SCHEMES = ("http", "https")
 
 
@@ -44,6 +46,23 @@ class IntegrationSettings(Settings):
         "Address of Kubeflow Pipelines' UI as people open it, for links to runs.",
     )
 
+    kserve_manifest: bool = setting(
+        False,
+        "Whether a promotion prepares the version for KServe, as `repot serve-manifest` does; true "
+        "or false.",
+    )
+    kserve_service_account: str = setting(
+        "",
+        "Service account of KServe's pods, whose Secrets or workload identity let them read the "
+        "storage.",
+    )
+    kserve_cpu: str = setting("1", "CPUs of a KServe pod.")
+    kserve_memory: str = setting("2Gi", "Memory of a KServe pod.")
+    kserve_runtime_version: str = setting(
+        "",
+        "Tag of TensorFlow Serving's image, if not the one that KServe was installed with.",
+    )
+
     @property
     def events(self) -> tuple[str, ...]:
         """Return the events that are sent."""
@@ -56,12 +75,21 @@ class IntegrationSettings(Settings):
         Raises:
             UsageError: Lists every variable that is wrong.
         """
-        values = {
-            field.name: environment[variable_name(field.name)].strip()
-            for field in dataclasses.fields(cls)
-            if environment.get(variable_name(field.name), "").strip()
-        }
-        return cls.from_json(values)
+        values: dict[str, str | bool] = {}
+        problems = []
+        for field in dataclasses.fields(cls):
+            value = environment.get(variable_name(field.name), "").strip()
+            if value and field.type is bool and value.lower() not in _BOOLEANS:
+                problems.append(must(field.name, "be true or false", value))
+            elif value:
+                values[field.name] = _BOOLEANS[value.lower()] if field.type is bool else value
+        try:
+            settings = cls.from_json(values)
+        except UsageError as err:
+            raise UsageError([*problems, *err.problems]) from err
+        if problems:
+            raise UsageError(problems)
+        return settings
 
     def _problems(self) -> Iterator[str]:
         yield from Settings._problems(self)
@@ -70,6 +98,10 @@ class IntegrationSettings(Settings):
                 yield unknown_name("notify_events", event, EVENTS)
         yield from _url_problems("notify_url", self.notify_url, is_secret=True)
         yield from _url_problems("kfp_ui_url", self.kfp_ui_url)
+        yield from cpu_problems({"kserve_cpu": self.kserve_cpu})
+        yield from memory_problems({"kserve_memory": self.kserve_memory})
+        if self.kserve_service_account:
+            yield from name_problems({"kserve_service_account": self.kserve_service_account})
 
 
 def variable_name(setting_name: str) -> str:

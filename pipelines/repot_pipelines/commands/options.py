@@ -143,7 +143,7 @@ def _namespace_problem(name: str) -> str | None:
 RUN_NAME = server_name(MAX_RUN_NAME)
 SCHEDULE_NAME = server_name(MAX_SCHEDULE_NAME)
 SERVICE_ACCOUNT = Checked(_service_account_problem)
-_NAMESPACE = Checked(_namespace_problem)
+NAMESPACE = Checked(_namespace_problem)
 
 
 def debug_option(command: _Command) -> _Command:
@@ -428,7 +428,7 @@ def connection_options(command: _Command) -> _Command:
         ),
         click.option(
             "--namespace",
-            type=_NAMESPACE,
+            type=NAMESPACE,
             default="",
             help="Namespace of the runs, on a multi-user server.",
         ),
@@ -448,7 +448,7 @@ def connection_options(command: _Command) -> _Command:
         ),
         click.option(
             "--kfp-namespace",
-            type=_NAMESPACE,
+            type=NAMESPACE,
             default=KFP_NAMESPACE,
             show_default=True,
             help="Namespace in which Kubeflow Pipelines is installed.",
