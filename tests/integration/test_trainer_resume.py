@@ -4,6 +4,7 @@ That holds without a GPU, where the trainer's steps are deterministic on one mac
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -104,6 +105,7 @@ def test_killed_training_ends_with_bit_identical_weights(
     for weight, same in zip(expected, resumed, strict=True):
         np.testing.assert_array_equal(same, weight)
     assert history(tmp_path) == history(uninterrupted)
+    assert model_files(tmp_path) == model_files(uninterrupted)
 
 
 def test_terminated_training_stops_within_seconds_and_keeps_its_last_epoch(
@@ -151,6 +153,16 @@ def test_progress_runs_from_the_first_step_to_the_last(uninterrupted: Path) -> N
 def weights(run: Path) -> list[Any]:
     model = keras.models.load_model(run / "model" / "model.keras", compile=False)
     return [weight.numpy() for weight in model.weights]
+
+
+def model_files(run: Path) -> dict[str, str]:
+    """Return the checksum of every file that is published, by name."""
+    folder = run / "model"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def history(run: Path) -> list[EpochRecord]:

@@ -44,14 +44,17 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path
 
 
 def test_equal_models_give_equal_bytes(folders: tuple[Path, Path]) -> None:
-    names = ("model.keras", "saved_model/fingerprint.pb")
-    for name in names:
+    names = [f"{path.relative_to(folders[0])}" for path in folders[0].rglob("*") if path.is_file()]
+    different = ["model.keras", "saved_model/fingerprint.pb", "saved_model/saved_model.pb"]
+    assert set(different) < set(names)
+    for name in different:
         assert len({(folder / name).read_bytes() for folder in folders}) == 2
 
     for folder in folders:
         make_reproducible(folder)
 
-    assert len({(folder / "model.keras").read_bytes() for folder in folders}) == 1
+    for name in names:
+        assert len({(folder / name).read_bytes() for folder in folders}) == 1, name
     assert "date_saved" not in json.loads(entry(folders[0], "metadata.json"))
 
 
@@ -75,6 +78,8 @@ def test_rewritten_model_loads_with_its_weights(
     assert model(inputs).numpy().tolist() == [[3.0, 3.0]]
     served = tf.saved_model.load(str(folders[0] / "saved_model"))
     assert served.signatures["serving_default"](inputs=inputs)
+    fingerprint = tf.saved_model.experimental.read_fingerprint(str(folders[0] / "saved_model"))
+    assert fingerprint.saved_model_checksum
 
 
 def test_different_weights_give_different_bytes(folders: tuple[Path, Path]) -> None:
