@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from repot.user_files import read_user_file
+
 MASK = "***"
 _MIN_LENGTH = 8
 """Characters; shorter values occur in too many harmless words."""
@@ -119,7 +121,7 @@ def read_secrets(
         if _SECRET_NAME.search(name) and not _HARMLESS_NAME.search(name)
     ]
     files = [
-        path.read_text(encoding="utf-8", errors="replace")
+        read_user_file(path).decode(errors="replace")
         for path in paths
         if path is not None and path.is_file()
     ]

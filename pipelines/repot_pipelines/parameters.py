@@ -11,13 +11,11 @@ import yaml
 
 from repot.errors import UsageError, nearest_names
 from repot.settings import ParameterValues
+from repot.user_files import read_user_file
 from repot_pipelines.compiled import PipelineSpec
 
 MAX_PARAMETER_BYTES = 10_000
 """Limit for all parameters of a run together. Source: backend/src/common/util/consts.go of KFP."""
-
-MAX_FILE_BYTES = 2**20
-"""Longest parameter file: a hundred times what a run can take, for comments."""
 
 _MAX_SHOWN = 300
 """Characters of a wrong value that its message repeats."""
@@ -78,13 +76,7 @@ def read_parameter_file(path: Path) -> ParameterValues:
         UsageError: The file is not readable, or holds something else.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-        if len(data) > MAX_FILE_BYTES:
-            raise UsageError(
-                f"The parameter file {path} must have at most {MAX_FILE_BYTES} bytes; it has more."
-            )
-        content = yaml.load(data.decode(), _PlainLoader)  # noqa: S506 - a SafeLoader
+        content = yaml.load(read_user_file(path).decode(), _PlainLoader)  # noqa: S506 - a SafeLoader
     except RecursionError as err:
         raise UsageError(
             f"The parameter file {path} must be readable YAML or JSON; it is nested too deeply."

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from repot.user_files import read_user_file
 from repot_pipelines.cluster.errors import TRY_KUBECTL, ClusterError
 
 _LOGIN_SECONDS = 10
@@ -152,12 +153,13 @@ def _read_contexts(kubeconfig: str) -> tuple[list[str], str]:
         if not path or not Path(path).exists():
             continue
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+            content = yaml.safe_load(read_user_file(Path(path)).decode()) or {}
             names += [context["name"] for context in content.get("contexts") or []]
             current = current or content.get("current-context") or ""
         except (OSError, ValueError, yaml.YAMLError, AttributeError, KeyError, TypeError) as err:
+            reason = (err.strerror if isinstance(err, OSError) else "") or str(err)
             raise ClusterError(
-                f"kubeconfig {path} cannot be read: {_one_line(str(err))}. "
+                f"kubeconfig {path} cannot be read: {_one_line(reason)}. "
                 "Repair it, or set KUBECONFIG."
             ) from err
     return names, current

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from repot import storage
 from repot.errors import StorageError
+from repot.user_files import read_user_file
 from repot_pipelines.cluster.kubeconfig import call_with_timeout
 from repot_pipelines.doctor.machine import nearest_existing_folder
 from repot_pipelines.doctor.results import (
@@ -107,7 +108,7 @@ def _describe_google(environment: Mapping[str, str], home: Path) -> str | None:
 
 def _describe_google_file(path: Path) -> str:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_user_file(path))
         kind = _GOOGLE_TYPES.get(content["type"], "credentials")
     except (OSError, ValueError, KeyError, TypeError):
         return f"{path}, which does not exist or is not a credentials file"

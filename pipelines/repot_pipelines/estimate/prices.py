@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from repot.errors import UsageError
+from repot.user_files import read_user_file
 
 DEFAULT_PRICES_PATH = Path(__file__).parent / "prices.yaml"
 
@@ -46,10 +47,6 @@ class Prices:
     accelerators: dict[str, GpuPrice]
 
 
-MAX_FILE_BYTES = 2**20
-"""Longest price table; the one of repot has less than a hundredth."""
-
-
 def read_prices(path: Path = DEFAULT_PRICES_PATH) -> Prices:
     """Read a price table.
 
@@ -57,13 +54,7 @@ def read_prices(path: Path = DEFAULT_PRICES_PATH) -> Prices:
         UsageError: The file is unreadable or not a valid price table.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-        if len(data) > MAX_FILE_BYTES:
-            raise UsageError(
-                f"The price table {path} must have at most {MAX_FILE_BYTES} bytes; it has more."
-            )
-        table = yaml.safe_load(data.decode())
+        table = yaml.safe_load(read_user_file(path).decode())
         return Prices(
             currency=str(table["currency"]),
             source=str(table["source"]),
@@ -73,7 +64,9 @@ def read_prices(path: Path = DEFAULT_PRICES_PATH) -> Prices:
                 str(name): _gpu_price(row) for name, row in table["accelerators"].items()
             },
         )
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as err:
+    except OSError as err:
+        raise UsageError(f"The price table {path} must be readable; {err.strerror}.") from err
+    except (UnicodeDecodeError, RecursionError, yaml.YAMLError) as err:
         raise UsageError(f"The price table {path} must be readable YAML; {err}") from err
     except (AttributeError, KeyError, TypeError, ValueError) as err:
         reason = f"{err} is missing" if isinstance(err, KeyError) else str(err)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from repot.errors import UsageError
+from repot.user_files import read_user_file
 from repot_pipelines import defaults
 
 HOST_VARIABLE = "KF_PIPELINES_ENDPOINT"
@@ -167,7 +168,7 @@ def _check(options: ConnectionOptions, credentials: _Credentials, host: str) -> 
         "--ca-file": options.ca_file,
     }
     problems = [
-        f"{option} must name a readable file that is not empty; got {path}."
+        f"{option} must name a readable file of 1 byte to 1 MiB; got {path}."
         for option, path in paths.items()
         if path is not None and not _read(path)
     ]
@@ -205,13 +206,12 @@ def _with_scheme(host: str) -> str:
     return f"{'http' if is_local else 'https'}://{host}"
 
 
-# HTTP servers accept less in a header; a device file such as /dev/zero has no end.
-_MAX_SECRET_BYTES = 2**16
+# HTTP servers accept less in a header; a bundle of CA certificates has a quarter of a megabyte.
+_MAX_SECRET_BYTES = 2**20
 
 
 def _read(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return file.read(_MAX_SECRET_BYTES).decode().strip()
+        return read_user_file(path, _MAX_SECRET_BYTES).decode().strip()
     except (OSError, UnicodeDecodeError):
         return ""

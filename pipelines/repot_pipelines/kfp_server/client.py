@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from repot.user_files import check_kubeconfig
 from repot_pipelines.kfp_server.access import HOST_VARIABLE, Access
 from repot_pipelines.kfp_server.errors import ServerError
 
@@ -25,6 +26,12 @@ def make_client(access: Access) -> Any:
     Raises:
         ServerError: There is neither an address nor a usable kubeconfig, or no Google identity.
     """
+    if not access.host:
+        try:
+            check_kubeconfig(os.environ.get("KUBECONFIG", ""))
+        except OSError as err:
+            reason = f"{err.filename}: {err.strerror}"
+            raise _no_kubeconfig_error(reason) from err
     client_class = _fast_client_class()
     with _hidden_variables(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         # kfp warns on every start that it does not support servers before 2.0; `connect` checks.
@@ -40,7 +47,7 @@ def make_client(access: Access) -> Any:
             ssl_ca_cert=str(access.ca_path) if access.ca_path else None,
         )
     if not access.host and client_address(client) == _NO_KUBECONFIG_HOST:
-        raise _no_kubeconfig_error(access)
+        raise _no_kubeconfig_error(_kubeconfig_problem(access))
     return client
 
 
@@ -110,15 +117,18 @@ def _credentials(access: Access) -> Any:
     return None
 
 
-def _no_kubeconfig_error(access: Access) -> ServerError:
+def _kubeconfig_problem(access: Access) -> str:
+    """Return why the Kubernetes client found no address."""
     from kubernetes import config
 
     try:
         config.load_kube_config(context=access.kube_context or None)
     except Exception as err:  # noqa: BLE001 - kubeconfig plug-ins raise any type
-        reason = f"{err}".rstrip(".")
-    else:
-        reason = "it names no server"
+        return f"{err}".rstrip(".")
+    return "it names no server"
+
+
+def _no_kubeconfig_error(reason: str) -> ServerError:
     return ServerError(
         "No server address: --host is not set, this is not a pod of a cluster, and kubeconfig "
         f"cannot be used: {reason}. Set --host URL (or {HOST_VARIABLE}), or use a kubeconfig that "

@@ -1,10 +1,12 @@
 """Identity tokens for a server behind Google's Identity-Aware Proxy (IAP), renewed on expiry."""
 
+import errno
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+from repot.user_files import read_user_file
 from repot_pipelines.kfp_server.errors import AccessDeniedError
 
 _CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
@@ -73,15 +75,18 @@ def _federated_credentials(client_id: str) -> Any | None:
 def _read_credentials_file() -> dict[str, Any]:
     path = Path(os.environ.get("GOOGLE_APPLICATION_CREDENTIALS", ""))
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        info = json.loads(read_user_file(path))
+    except (OSError, ValueError) as err:
+        if isinstance(err, OSError) and err.errno == errno.EFBIG:
+            # google-auth would read all of it.
+            raise _no_token_error(f"{path}: {err.strerror}") from err
         return {}  # google-auth reports what is wrong with the file
     return info if isinstance(info, dict) else {}
 
 
-def _no_token_error(err: Exception) -> AccessDeniedError:
+def _no_token_error(reason: object) -> AccessDeniedError:
     return AccessDeniedError(
-        f"Cannot get an identity token for the proxy: {err}. "
+        f"Cannot get an identity token for the proxy: {reason}. "
         "Set GOOGLE_APPLICATION_CREDENTIALS to the key of a service account, or run where one is "
         "attached; the account needs the role IAP-secured Web App User."
     )

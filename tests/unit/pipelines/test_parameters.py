@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from repot.errors import UsageError
+from repot.user_files import MAX_BYTES
 from repot_pipelines.compiled import find_compiled, read_pipeline
 from repot_pipelines.parameters import (
-    MAX_FILE_BYTES,
     MAX_PARAMETER_BYTES,
     Parameter,
     convert_parameters,
@@ -163,7 +163,7 @@ def test_read_parameter_file_reads_yaml_and_json(tmp_path: Path, name: str, text
         "rebuild: 2026-13-45",
         pytest.param("a: &a [1]\nb: [*a, *a]\n", id="aliases"),
         pytest.param("a: " + "[" * 5000, id="nested too deeply"),
-        pytest.param("a: 1\n" + "#" * MAX_FILE_BYTES, id="too long"),
+        pytest.param("a: 1\n" + "#" * MAX_BYTES, id="too long"),
     ],
 )
 def test_read_parameter_file_rejects_anything_but_an_object(tmp_path: Path, text: str) -> None:
@@ -175,7 +175,7 @@ def test_read_parameter_file_rejects_anything_but_an_object(tmp_path: Path, text
 
 
 def test_endless_parameter_file_is_rejected() -> None:
-    with pytest.raises(UsageError, match="/dev/zero must have at most 1048576 bytes"):
+    with pytest.raises(UsageError, match=r"/dev/zero must .* at most 1,048,576 bytes; it has more"):
         read_parameter_file(Path("/dev/zero"))
 
 

@@ -27,6 +27,7 @@ from repot.storage.retries import (
 )
 from repot.storage.uris import split_bucket
 from repot.tls import CA_VARIABLES, find_ca_bundle
+from repot.user_files import read_user_file
 
 _NUM_CONNECTIONS = 64
 
@@ -118,6 +119,9 @@ def _credentials() -> Any:
         return None
     if os.environ.get(GOOGLE_KEY_VARIABLE):
         return _key_credentials()
+    key_file = os.environ.get(environment_vars.CREDENTIALS)
+    if key_file and Path(key_file).exists():
+        _check_key_file(Path(key_file))
     try:
         return google.auth.default(scopes=[_SCOPE])[0]
     except DefaultCredentialsError:
@@ -126,6 +130,21 @@ def _credentials() -> Any:
             raise
     _log.warning("No Google credentials were found; only public buckets can be read.")
     return AnonymousCredentials()
+
+
+def _check_key_file(path: Path) -> None:
+    """Check the file that google-auth will read, whatever its length.
+
+    Raises:
+        StorageError: It cannot be read, or is too long.
+    """
+    try:
+        read_user_file(path)
+    except OSError as err:
+        raise StorageError(
+            f"GOOGLE_APPLICATION_CREDENTIALS must name a key file; got {path}: {err.strerror}. "
+            "Set it to the JSON file of a service account's key, or unset it."
+        ) from err
 
 
 def _key_credentials() -> Any:

@@ -18,6 +18,7 @@ from kubernetes import client, config
 from repot.cluster_names import JOB_RUNNER_ACCOUNT
 from repot.errors import TrainingError
 from repot.kubernetes_rules import KubernetesObject
+from repot.user_files import check_kubeconfig
 
 RETRY_SECONDS = 300.0
 """Transient failures are retried for this long."""
@@ -61,9 +62,10 @@ class JobApi:
             # The client reads this variable only once, when it is imported.
             file = os.environ.get("KUBECONFIG")
             try:
+                check_kubeconfig(file or "")
                 config.load_kube_config(file, client_configuration=settings)
                 _, context = config.list_kube_config_contexts(file)
-            except config.ConfigException as err:
+            except (config.ConfigException, OSError) as err:
                 raise TrainingError(
                     "trainer_mode=job must run with access to a Kubernetes cluster; found neither "
                     f"a service account nor a kubeconfig ({err}). Use trainer_mode=pod."
