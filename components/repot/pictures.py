@@ -57,7 +57,7 @@ FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF")
 """Accepted formats, by Pillow's names. MPO, the multi-picture JPEG, is opened as JPEG."""
 
 OPTIONAL_FORMATS = ("HEIF",)
-"""Formats that are accepted if the optional dependencies `repot[heif]` are installed."""
+"""Formats that are accepted if the optional dependencies of the extra `heif` are installed."""
 
 MAX_PIXELS = 89_478_485
 """Pillow's own limit (1 GiB / 4 / 3); TensorFlow's decoder accepts twice as many."""

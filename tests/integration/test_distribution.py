@@ -1,8 +1,12 @@
 """The wheel contains everything that an editable checkout has."""
 
+import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
+import venv
 import zipfile
 from pathlib import Path
 
@@ -50,6 +54,40 @@ def test_wheel_contains_only_the_packages_and_their_metadata(wheel: zipfile.ZipF
     top_folders = {name.split("/")[0] for name in wheel.namelist()}
 
     assert {top.split("-")[0] for top in top_folders} == {"repot", "repot_pipelines"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_wheel_with_an_extra_works_in_a_new_environment(tmp_path: Path) -> None:
+    """The commands of docs/installation.md, with the package index that pip is configured for."""
+    page = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
+    commands = re.search(r"```sh\n(.*pip wheel(?:.|\n)*?)```", page)
+    assert commands
+    checkout = tmp_path / "checkout"
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, names.split("\0")):
+        if (ROOT / name).is_file():
+            (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, checkout / name)
+    venv.create(tmp_path / "venv", with_pip=True)
+    path = f"{tmp_path / 'venv' / 'bin'}:/usr/bin:/bin"
+    environment = {**os.environ, "PATH": path}
+
+    subprocess.run(["bash", "-ec", commands[1]], cwd=checkout, env=environment, check=True)
+
+    shutil.rmtree(checkout)
+    program = "import boto3, repot, repot_pipelines; print(repot.__file__)"
+    for command in (
+        ["python", "-c", program],
+        ["repot", "doctor", "--format", "json"],
+        ["python", "-m", "pip", "check"],
+    ):
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert str(ROOT) not in done.stdout
 
 
 def test_wheel_built_from_the_source_distribution_is_identical(

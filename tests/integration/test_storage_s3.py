@@ -216,6 +216,6 @@ except StorageError as err:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert (
-        done.stdout
-        == "s3:// needs the package boto3, which is missing. Run `pip install 'repot[s3]'`.\n"
+        done.stdout == "s3:// needs the package boto3, which is missing. Run "
+        "`make venv EXTRAS=s3`, or without a checkout `python -m pip install 'boto3>=1.36'`.\n"
     )

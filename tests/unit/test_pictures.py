@@ -338,7 +338,7 @@ HEIC = base64.b64decode(
 
 
 def test_heic_is_read_with_the_optional_dependency() -> None:
-    pytest.importorskip("pi_heif", reason="pip install 'repot[heif]'")
+    pytest.importorskip("pi_heif", reason="make venv EXTRAS=heif")
     picture = normalise_picture(HEIC)
     pixels = _pixels(picture.jpeg)
     assert pixels.shape == (8, 16, 3)

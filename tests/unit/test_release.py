@@ -92,6 +92,37 @@ def test_pipeline_is_compiled_with_the_pushed_digests(tmp_path: Path) -> None:
     ).replace("${GITHUB_REF_NAME#v}", __version__)
 
 
+@pytest.mark.parametrize(("index", "code"), [("test $4 = pip", 0), ("true", 1), ("false", 1)])
+def test_release_stops_if_repot_is_on_an_index_or_the_index_is_unreachable(
+    index: str, code: int, tmp_path: Path
+) -> None:
+    (script,) = [script for script in SCRIPTS if "pip index" in script]
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!/bin/sh\n# -m pip index versions NAME\nset -- $2 $3 $4 $5\n{index}\n")
+    python.chmod(0o755)
+
+    done = subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, check=False)
+
+    assert done.returncode == code
+
+
+def test_release_has_the_wheel_and_its_checksum(tmp_path: Path) -> None:
+    (script,) = [script for script in SCRIPTS if "pip wheel" in script]
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text("#!/bin/sh\nmkdir dist && echo wheel > dist/repot-1-py3-none-any.whl\n")
+    python.chmod(0o755)
+
+    subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, check=True)
+
+    check = ["sha256sum", "--check", "SHA256SUMS"]
+    done = subprocess.run(check, cwd=tmp_path / "dist", capture_output=True, text=True, check=True)
+    assert done.stdout == "repot-1-py3-none-any.whl: OK\n"
+    release = next(script for script in SCRIPTS if "gh release" in script)
+    assert "dist/*.whl dist/SHA256SUMS" in release
+
+
 def test_makefile_accepts_prefix_and_base_image_of_the_workflow() -> None:
     (line,) = [
         line for script in SCRIPTS for line in script.splitlines() if line.startswith("make images")

@@ -13,6 +13,7 @@ from repot.cluster_names import (
     SETTINGS_CONFIG_MAP,
     WORKER_ACCOUNT,
 )
+from repot.extras import DISTRIBUTION
 from repot_pipelines.cluster import nodes
 from repot_pipelines.cluster.client import ClusterClient, ClusterConnection, connect
 from repot_pipelines.cluster.errors import ClusterError, ForbiddenError
@@ -102,7 +103,7 @@ def run_checks(request: DoctorRequest, environment: Mapping[str, str]) -> Iterat
 
 
 def _check_machine(request: DoctorRequest) -> list[CheckResult]:
-    metadata = importlib.metadata.metadata(installation.DISTRIBUTION)
+    metadata = importlib.metadata.metadata(DISTRIBUTION)
     requirements = metadata.get_all("Requires-Dist") or []
     is_local = request.storage_uri and storage.is_local(request.storage_uri)
     folder = Path(request.storage_uri) if is_local else Path.cwd()

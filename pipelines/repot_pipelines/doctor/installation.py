@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -16,8 +17,6 @@ from repot_pipelines.compiled import find_compiled, read_pipeline
 from repot_pipelines.doctor.results import CheckResult, ok, problem, problem_from_error, warning
 from repot_pipelines.presets import PRESETS
 
-DISTRIBUTION = "repot"
-
 _REPORTED_PACKAGES = (
     "repot",
     "kfp",
@@ -30,9 +29,7 @@ _REPORTED_PACKAGES = (
 _SAME_RELEASE = ("kfp", "kfp-kubernetes")
 # Distributions that provide the same modules.
 _ALTERNATIVES = {"tensorflow": "tensorflow-cpu"}
-_REINSTALL = (
-    "Install repot again: `pip install --force-reinstall repot`; in a checkout, `repot compile`."
-)
+_REINSTALL = "In a checkout, run `make clean compile`; otherwise install repot's wheel again."
 
 _IMPORT_SECONDS = 60
 _IMPORT_TENSORFLOW = "import tensorflow as tf; print(len(tf.config.list_physical_devices('GPU')))"
@@ -96,17 +93,21 @@ def check_packages(requirements: Iterable[str], installed: Mapping[str, str]) ->
         requirements: Requires-Dist of the distribution, e.g. "kfp<2.18,>=2.17".
         installed: Version by canonical name.
     """
-    mismatches = [reason for text in requirements if (reason := _mismatch(text, installed))]
+    reasons = {text: _mismatch(text, installed) for text in requirements}
+    mismatches = [reason for reason in reasons.values() if reason]
+    packages = [_without_marker(text) for text, reason in reasons.items() if reason]
     pair = [installed.get(name, "") for name in _SAME_RELEASE]
     if all(pair) and _minor_release(pair[0]) != _minor_release(pair[1]):
         mismatches.append(
             f"{' and '.join(_SAME_RELEASE)} have different releases, {' and '.join(pair)}"
         )
+        packages.append(f"{_SAME_RELEASE[1]}=={_minor_release(pair[0])}.*")
     if mismatches:
         return problem(
             "packages",
             f"{'; '.join(mismatches)}.",
-            f"{sys.executable} -m pip install --upgrade {DISTRIBUTION}",
+            # Not repot itself, which is on no package index.
+            shlex.join([sys.executable, "-m", "pip", "install", *packages]),
         )
     versions = [f"{name} {installed[name]}" for name in _REPORTED_PACKAGES if name in installed]
     return ok("packages", ", ".join(versions))
@@ -216,5 +217,13 @@ def _mismatch(text: str, installed: Mapping[str, str]) -> str:
     return ""
 
 
-def _minor_release(version: str) -> list[str]:
-    return version.split(".")[:2]
+def _without_marker(text: str) -> str:
+    from packaging.requirements import Requirement
+
+    requirement = Requirement(text)
+    requirement.marker = None
+    return str(requirement)
+
+
+def _minor_release(version: str) -> str:
+    return ".".join(version.split(".")[:2])

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from repot import cluster_names, storage
 from repot.errors import RepotError, UsageError
+from repot.extras import install_command
 from repot.progress import EVENTS_VARIABLE
 
 LABEL = "repot-run"
@@ -51,7 +52,7 @@ def check_docker() -> None:
         import docker
     except ImportError as err:
         raise UsageError(
-            "--runner docker needs the package docker. Run `pip install 'repot[docker]'`."
+            f"--runner docker needs the package docker. Run {install_command('docker')}."
         ) from err
     try:
         docker.from_env(timeout=10).ping()

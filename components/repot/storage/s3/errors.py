@@ -21,6 +21,7 @@ from repot.errors import (
     advise,
     is_task_pod,
 )
+from repot.extras import install_command
 from repot.tls import describe_tls_error, is_permanent
 
 PAYER_VARIABLE = "AWS_REQUEST_PAYER"
@@ -234,7 +235,7 @@ def import_boto3() -> Any:
         raise StorageError(
             "s3:// needs the package boto3, which is missing. "
             + advise(
-                on_machine="Run `pip install 'repot[s3]'`.",
+                on_machine=f"Run {install_command('s3')}.",
                 in_pod="Use repot's container images, or add boto3 to your own.",
             )
         ) from err
