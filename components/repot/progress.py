@@ -6,7 +6,7 @@ variable is not set, as in a pod, results go to the log only.
 
 A task that fails prints its reason last, in a block of short lines (`format_failure`), and writes
 it to the container's termination message, which Kubernetes and Argo show as the reason of the pod.
-KFP itself has no place for it: it copies neither to the task's state in its API.
+KFP 2.17 shows it in the log only: its API has a field for the error of a task, but never fills it.
 """
 
 import contextlib
