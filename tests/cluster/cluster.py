@@ -40,6 +40,14 @@ class TaskPod:
         ]
         return dict(container)
 
+    @property
+    def termination_message(self) -> str:
+        """Return what the container of the task reported when it ended; "" before."""
+        for status in self.manifest["status"].get("containerStatuses", ()):
+            if status["name"] == "main":
+                return str(status["state"].get("terminated", {}).get("message", ""))
+        return ""
+
 
 class ClusterClient:
     """A client for one namespace of the cluster.

@@ -3,6 +3,7 @@
 import pytest
 
 from repot.errors import EXIT_GATE_REJECTED
+from repot.progress import find_failure
 from tests.cluster.command_line import CommandResult
 from tests.cluster.session import Session
 from tests.cluster.waiting import TEST_SECONDS
@@ -33,8 +34,13 @@ def test_wrong_parameters_fail_in_plan_and_are_all_reported(session: Session) ->
 
     failed = session.submit("wrong", **missing_files).expect(1)
 
-    assert "Plan: check everything, list the pictures: failed" in failed.output
+    assert "Plan: failed" in failed.output
     assert "The labels file must exist" in failed.errors
     assert f"{session.folder_uri}/no.pth" in failed.errors
-    assert {pod.task for pod in session.cluster.task_pods(failed.run_id)} == {"plan"}
+    pods = session.cluster.task_pods(failed.run_id)
+    assert {pod.task for pod in pods} == {"plan"}
+    for pod in pods:
+        reason = find_failure(session.cluster.log(pod.manifest["metadata"]["name"]))
+        assert "The labels file must exist" in reason
+        assert pod.termination_message == f"plan: {reason}"
     assert session.champion("wrong") is None
