@@ -1,7 +1,9 @@
+import io
 import os
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from repot.progress import TaskFailed
 from repot_pipelines.local.process import ProcessResult
@@ -11,6 +13,7 @@ from repot_pipelines.local.run import (
     PipelineFailedError,
     _open_log,
     _raise_if_failed,
+    _shown_log,
 )
 
 
@@ -123,3 +126,25 @@ def test_log_is_private_whatever_the_umask(tmp_path: Path) -> None:
             assert (tmp_path / LOG_NAME).stat().st_mode & 0o777 == 0o600
     finally:
         os.umask(before)
+
+
+def test_log_is_shown_while_it_grows_and_to_its_end(tmp_path: Path) -> None:
+    path, output = tmp_path / LOG_NAME, io.StringIO()
+    lines = [
+        "16:24:25.216 - INFO - Executing task 'train'\n",
+        "16:24:25.216 - INFO - Streamed logs:\n    [KFP Executor 2026 INFO]: train: started\n",
+        "    [KFP Executor 2026 INFO]: epoch \x1b[31m1\n    plain",
+        " output\n",
+    ]
+    path.touch()
+
+    with _shown_log(path, Console(file=output)), path.open("a") as log:
+        for text in lines:
+            log.write(text)
+            log.flush()
+
+    assert output.getvalue().splitlines() == [
+        "train: started",
+        "train: epoch \\u001b[31m1",
+        "train: plain output",
+    ]
