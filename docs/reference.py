@@ -17,7 +17,8 @@ from repot import cluster_names
 from repot.settings import ALL_SETTINGS, PARAMETERS, option_name, parameter_default
 from repot.settings.integrations import IntegrationSettings, variable_name
 from repot_pipelines.cli import repot
-from repot_pipelines.commands.schedule import pause_command
+from repot_pipelines.commands.ci import ci_command
+from repot_pipelines.commands.schedule import apply_command, pause_command
 from repot_pipelines.commands.submit import submit_command
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,6 +79,7 @@ def option_table() -> str:
             rows.append(f"| pipeline options | {subject} | {_code(filter(None, members))} |")
     rows.append(f"| image options | container images | {_code(IMAGE_OPTIONS)} |")
     rows.append(f"| start options | how a run is started | {_code(groups['start options'])} |")
+    rows.append(f"| follow options | how a run is followed | {_code(groups['follow options'])} |")
     rows.append(
         f"| server options | server address and credentials | {_code(groups['server options'])} |"
     )
@@ -88,13 +90,16 @@ def option_groups() -> dict[str, dict[str, None]]:
     """Return the options that several commands share, in order, by the group's name."""
     pipeline = dict.fromkeys(filter(None, map(option_name, PARAMETERS.values())))
     server = dict.fromkeys(name for name in _options(pause_command) if name != "--id")
-    own = {"--run-name", "--no-cache", "--wait", "--attach", "--logs", "--poll-seconds"}
-    own |= {"--dry-run", "--num-pictures", "--prices", "--storage-uri", "--preset"}
-    start = [name for name in _options(submit_command) if name not in {*pipeline, *server, *own}]
+    grouped = {*pipeline, *server, "--storage-uri", "--preset"}
+    # submit and ci start a run and follow it; schedule apply only starts runs.
+    submit, ci, schedule = map(_options, (submit_command, ci_command, apply_command))
+    start = [name for name in schedule if name in submit and name not in grouped]
+    follow = [name for name in submit if name in ci and name not in {*grouped, *start}]
     return {
         "pipeline options": pipeline,
         "image options": dict.fromkeys(IMAGE_OPTIONS),
         "start options": dict.fromkeys(start),
+        "follow options": dict.fromkeys(follow),
         "server options": server,
     }
 
