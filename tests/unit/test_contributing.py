@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 SUBJECTS = [
     "A pipeline parameter",
+    "A setting of a service that hears about a run",
     "A backbone",
     "A recipe",
     "A metric in the report",

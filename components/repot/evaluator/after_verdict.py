@@ -1,18 +1,21 @@
 """After the verdict: tell the services that the administrator chose how a run ended.
 
 Evaluate calls `report_outcome` once, when a promoted version is in production. What fails here is a
-warning: the run has its result.
+warning, because the run has its result, unless the administrator requires it.
 """
 
 import os
 from collections.abc import Callable
 
 from repot import layout, progress, storage
+from repot.cluster_names import RUN_ID_VARIABLE
 from repot.errors import RepotError
 from repot.evaluator.inference_service import write_inference_service
+from repot.evaluator.mlflow_tracking import RunResult, track_run
+from repot.evaluator.report.data import ReportData
 from repot.evaluator.verdict import Decision, Verdict
 from repot.json_record import read_record
-from repot.layout import REPORT_NAME
+from repot.layout import EVALUATION_FOLDER, REPORT_DATA_NAME, REPORT_NAME
 from repot.notification import Notification, notify
 from repot.settings.integrations import Event, IntegrationSettings
 
@@ -29,6 +32,9 @@ def report_outcome(storage_uri: str, verdict_name: str) -> None:
     Args:
         storage_uri: Root of all stored files.
         verdict_name: Name of the gate's verdict.json under it.
+
+    Raises:
+        RepotError: A service did not accept the report, and `integrations_required` is set.
     """
     try:
         settings = IntegrationSettings.from_environment(os.environ)
@@ -38,6 +44,7 @@ def report_outcome(storage_uri: str, verdict_name: str) -> None:
         _warn("The outcome was not reported", err)
         return
     version_uri = layout.model_uri(storage_uri, verdict.model_name, verdict.version)
+    report_uri = storage.join(storage.parent(verdict_uri), REPORT_NAME)
     event = _EVENTS[verdict.decision]
     notify(
         Notification(
@@ -48,24 +55,48 @@ def report_outcome(storage_uri: str, verdict_name: str) -> None:
             model_name=verdict.model_name,
             version=verdict.version,
             version_uri=version_uri,
-            report_uri=storage.join(storage.parent(verdict_uri), REPORT_NAME),
+            report_uri=report_uri,
         )
     )
+    failures = []
     # Also for a version that is the champion already: an earlier attempt may have failed.
     if verdict.decision != "reject" and settings.kserve_manifest:
-        _attempt(
+        failures += _attempt(
             "The manifest for KServe was not written",
             lambda: write_inference_service(version_uri, settings),
         )
+    if settings.mlflow_tracking_uri:
+        failures += _attempt(
+            "The run was not logged to MLflow",
+            lambda: track_run(_read_result(storage_uri, verdict, report_uri), settings),
+        )
+    if failures and settings.integrations_required:
+        raise RepotError(
+            "\n".join([*failures, "The gate's verdict stands. Correct it and run again."])
+        )
 
 
-def _attempt(failure: str, action: Callable[[], object]) -> None:
-    """Do something; if it fails, warn."""
+def _read_result(storage_uri: str, verdict: Verdict, report_uri: str) -> RunResult:
+    run_uri = layout.run_uri(storage_uri, verdict.version)
+    return RunResult(
+        data=read_record(storage.join(run_uri, EVALUATION_FOLDER, REPORT_DATA_NAME), ReportData),
+        verdict=verdict,
+        version_uri=layout.model_uri(storage_uri, verdict.model_name, verdict.version),
+        report_uri=report_uri,
+        run_id=os.environ.get(RUN_ID_VARIABLE, ""),
+    )
+
+
+def _attempt(failure: str, action: Callable[[], object]) -> list[str]:
+    """Do something; if it fails, warn and return the warning."""
     try:
         action()
     except RepotError as err:
-        _warn(failure, err)
+        return [_warn(failure, err)]
+    return []
 
 
-def _warn(failure: str, err: RepotError) -> None:
-    progress.notice("gate", f"{failure}. {err}", is_warning=True)
+def _warn(failure: str, err: RepotError) -> str:
+    warning = f"{failure}. {err}"
+    progress.notice("gate", warning, is_warning=True)
+    return warning

@@ -19,6 +19,7 @@ Event = Literal["failed", "promoted", "rejected", "unchanged"]
 EVENTS: tuple[Event, ...] = ("failed", "promoted", "rejected", "unchanged")
 FORMATS = ("auto", "slack", "json")
 
+_VARIABLES_OF_OTHERS = ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI")
 _BOOLEANS = {"true": True, "false": False}
 _WEB_SCHEMES = ("http", "https")
 
@@ -61,6 +62,25 @@ class IntegrationSettings(Settings):
     kserve_runtime_version: str = setting(
         "",
         "Tag of TensorFlow Serving's image, if not the one that KServe was installed with.",
+    )
+
+    mlflow_tracking_uri: str = setting(
+        "",
+        "Address of an MLflow server; each training becomes a run there.",
+    )
+    mlflow_experiment_name: str = setting(
+        "",
+        "MLflow experiment; repot-MODEL_NAME if not set.",
+    )
+    mlflow_log_model: bool = setting(
+        False,
+        "Whether the model's files are copied to MLflow; otherwise a tag has their address. true "
+        "or false.",
+    )
+    integrations_required: bool = setting(
+        False,
+        "Whether a run fails if KServe's manifest cannot be written or MLflow does not accept the "
+        "run; true or false. The version stays promoted then.",
     )
 
     @property
@@ -106,7 +126,8 @@ class IntegrationSettings(Settings):
 
 def variable_name(setting_name: str) -> str:
     """Return the environment variable of a setting, e.g. REPOT_NOTIFY_URL."""
-    return f"REPOT_{setting_name.upper()}"
+    name = setting_name.upper()
+    return name if name in _VARIABLES_OF_OTHERS else f"REPOT_{name}"
 
 
 def _split(text: str) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ _FORWARDED_VARIABLES = (
     cluster_names.RUN_ID_VARIABLE,
     *cluster_names.INTEGRATION_VARIABLES.values(),
     *cluster_names.INTEGRATION_SECRET_VARIABLES.values(),
+    *cluster_names.TRACKING_SECRET_VARIABLES.values(),
     "AWS_ACCESS_KEY_ID",
     "AWS_DEFAULT_REGION",
     "AWS_ENDPOINT_URL",

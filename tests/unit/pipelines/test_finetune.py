@@ -162,8 +162,24 @@ def test_every_task_gets_optional_storage_credentials(
     platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     assert set(platform) == set(documents[0]["deploymentSpec"]["executors"])
     for name, executor in platform.items():
-        assert [each["optional"] for each in executor["secretAsEnv"]] == [True, True, True], name
+        assert {each["optional"] for each in executor["secretAsEnv"]} == {True}, name
         assert [each["optional"] for each in executor["configMapAsEnv"]] == [True], name
+
+
+def test_only_the_evaluator_gets_the_credentials_of_mlflow(
+    documents: list[dict[str, Any]],
+) -> None:
+    platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    variables = {
+        name: {key["envVar"] for secret in executor["secretAsEnv"] for key in secret["keyToEnv"]}
+        for name, executor in platform.items()
+    }
+
+    for name, names in variables.items():
+        assert "REPOT_NOTIFY_URL" in names
+        assert ("MLFLOW_TRACKING_TOKEN" in names) == (name == "exec-evaluate")
+        fields = {each["name"]: each["fieldPath"] for each in platform[name]["fieldPathAsEnv"]}
+        assert fields == {"REPOT_RUN_ID": "metadata.labels['pipeline/runid']"}
 
 
 def test_every_task_meets_the_pod_security_standard_restricted(
