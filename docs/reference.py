@@ -8,13 +8,22 @@ A table stands between `<!-- NAME: written by make docs -->` and `<!-- end -->`.
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import click
 
 from repot import cluster_names
-from repot.settings import ALL_SETTINGS, PARAMETERS, option_name, parameter_default
+from repot.settings import (
+    ALL_SETTINGS,
+    CLUSTER_KEYS,
+    FORM_FIELDS,
+    PARAMETERS,
+    PIPELINE_SETTINGS,
+    SETTINGS_FIELD,
+    option_name,
+    parameter_default,
+)
 from repot.settings.integrations import IntegrationSettings, variable_name
 from repot_pipelines.cli import repot
 from repot_pipelines.commands.ci import ci_command
@@ -25,20 +34,39 @@ ROOT = Path(__file__).resolve().parent.parent
 IMAGE_OPTIONS = ("--cpu-image", "--trainer-image")
 
 
-def parameter_table() -> str:
-    """Return one row per pipeline parameter: default, meaning, and when to change it."""
-    rows = ["| parameter | default | meaning | change it when |", "|---|---|---|---|"]
-    required_first = sorted(PARAMETERS, key=lambda name: (_default(name) != "*required*", name))
-    for name in required_first:
-        field = PARAMETERS[name]
-        rule = field.metadata["rule"]
-        meaning = field.metadata["help"]
-        if rule and not rule.choices:
-            meaning += f" Must {rule.text}."
-        elif rule and name not in ("backbone", "recipe"):
-            meaning += f" One of {', '.join(f'`{choice}`' for choice in rule.choices)}."
-        cells = (f"`{name}`", _default(name), meaning, field.metadata["change_when"])
-        rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+def form_table() -> str:
+    """Return one row per field of the form in the UI: default, meaning, and when to change it."""
+    rows = ["| field | default | meaning | change it when |", "|---|---|---|---|"]
+    texts = {
+        name: (
+            f"`{name}`",
+            _default(name),
+            _meaning(name),
+            PARAMETERS[name].metadata["change_when"],
+        )
+        for name in FORM_FIELDS
+    }
+    texts[SETTINGS_FIELD] = (
+        f"`{SETTINGS_FIELD}`",
+        "`{}`",
+        "Any setting of the next table, as a JSON object.",
+        "one of them must change",
+    )
+    return "\n".join([*rows, *(_row(texts[name]) for name in sorted(texts))])
+
+
+def settings_table() -> str:
+    """Return one row per setting that is no field of the form, and where its default may be."""
+    rows = [
+        "| setting | default | administrator's | meaning | change it when |",
+        "|---|---|---|---|---|",
+    ]
+    keys = {name: f"`{key}`" for key, name in CLUSTER_KEYS.items()}
+    keys |= {name: f"{keys.get(name, '')} compile".strip() for name in PIPELINE_SETTINGS}
+    for name in sorted(PARAMETERS.keys() - set(FORM_FIELDS)):
+        change_when = PARAMETERS[name].metadata["change_when"]
+        cells = (f"`{name}`", _default(name), keys.get(name, ""), _meaning(name), change_when)
+        rows.append(_row(cells))
     return "\n".join(rows)
 
 
@@ -107,7 +135,7 @@ def option_groups() -> dict[str, dict[str, None]]:
 TABLES = {
     "README.md": {"options": option_table},
     "docs/after-promotion.md": {"integrations": integration_table},
-    "docs/kubeflow-ui.md": {"parameters": parameter_table},
+    "docs/kubeflow-ui.md": {"form": form_table, "settings": settings_table},
 }
 
 
@@ -164,8 +192,23 @@ def _code(names: object) -> str:
     return " ".join(f"`{name}`" for name in names)  # type: ignore[attr-defined]
 
 
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _meaning(name: str) -> str:
+    field = PARAMETERS[name]
+    rule = field.metadata["rule"]
+    meaning: str = field.metadata["help"]
+    if rule and not rule.choices:
+        meaning += f" Must {rule.text}."
+    elif rule and name not in ("backbone", "recipe"):
+        meaning += f" One of {', '.join(f'`{choice}`' for choice in rule.choices)}."
+    return meaning
+
+
 def _default(name: str) -> str:
-    """Return a parameter's default as the form of the UI shows it."""
+    """Return a setting's default as the form of the UI shows it, or as JSON has it."""
     default = parameter_default(PARAMETERS[name])
     if default is None:
         return "*required*"

@@ -69,6 +69,19 @@ TRACKING_SECRET_VARIABLES = {
 RUN_ID_VARIABLE = "REPOT_RUN_ID"
 """The id of the run that a task belongs to."""
 
+CONFIG_MAP_KEYS = (
+    *CONFIG_MAP_VARIABLES,
+    *INTEGRATION_VARIABLES,
+    GOOGLE_ACCOUNT_KEY,
+    "GPU_QUOTA",
+    "KF_PIPELINES_ENDPOINT",
+    "PIPELINE_ROOT",
+    "RUN_NAMESPACE",
+    "S3_DISABLE_SSL",
+)
+"""Keys of the ConfigMap for the storage, the manifests and the schedule. Other keys are defaults of
+settings, see `repot.settings`."""
+
 _SOURCES = {
     f"the ConfigMap {SETTINGS_CONFIG_MAP}": {**CONFIG_MAP_VARIABLES, **INTEGRATION_VARIABLES},
     f"the Secret {S3_SECRET}": S3_SECRET_VARIABLES,

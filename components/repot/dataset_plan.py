@@ -21,7 +21,7 @@ from repot.manifest import Rejection
 from repot.settings import DatasetSettings
 
 _NUM_WRITERS = 16
-_ITEM = re.compile(r"([0-9a-f]{16}):(\d{1,5})/(\d{1,5})")
+_ITEM = re.compile(r"([0-9a-f]{16}):(\d{1,5})/(\d{1,5}):(.+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,15 +80,20 @@ class DatasetPlan(JsonRecord):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Share:
-    """The part of a dataset that one pod builds: part `share_index` in [0, num_shares)."""
+    """The part of a dataset that one pod builds: part `share_index` in [0, num_shares).
+
+    A work item has everything that a builder needs, because KFP's local runner replaces other
+    inputs of a task in a loop by the item.
+    """
 
     dataset_id: str
     share_index: int
     num_shares: int
+    storage_uri: str
 
     def to_item(self) -> str:
-        """Return the work item `<dataset_id>:<share_index>/<num_shares>`."""
-        return f"{self.dataset_id}:{self.share_index}/{self.num_shares}"
+        """Return the work item `<dataset_id>:<share_index>/<num_shares>:<storage_uri>`."""
+        return f"{self.dataset_id}:{self.share_index}/{self.num_shares}:{self.storage_uri}"
 
     @classmethod
     def from_item(cls, item: str) -> Self:
@@ -100,10 +105,16 @@ class Share:
         match = _ITEM.fullmatch(item)
         if not match or not int(match[2]) < int(match[3]):
             raise UsageError(
-                "A work item must be <dataset_id>:<share_index>/<num_shares>, with the index below "
-                f"the number of shares; got item={item!r}. Use the items that `plan` returned."
+                "A work item must be <dataset_id>:<share_index>/<num_shares>:<storage_uri>, with "
+                f"the index below the number of shares; got item={item!r}. Use the items that "
+                "`plan` returned."
             )
-        return cls(dataset_id=match[1], share_index=int(match[2]), num_shares=int(match[3]))
+        return cls(
+            dataset_id=match[1],
+            share_index=int(match[2]),
+            num_shares=int(match[3]),
+            storage_uri=match[4],
+        )
 
     def select(self, shard_names: Sequence[str]) -> list[str]:
         """Return the shards of this share; shards are assigned to shares round-robin."""

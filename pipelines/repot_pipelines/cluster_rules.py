@@ -12,6 +12,7 @@ from repot.kubernetes_rules import is_object_name
 from repot.masking import find_credentials, has_opaque_query, mask, secret_parts
 from repot.settings import (
     ALL_SETTINGS,
+    CLUSTER_DEFAULT,
     ParameterValues,
     TrainingSettings,
     empty_if_none,
@@ -32,15 +33,14 @@ MAX_SCHEDULE_NAME = 235
 _PIPELINE_ROOT = re.compile(r"(?:gs|s3|minio)://[^/?\s]+(?:/[^?\s]*)?(?:\?\S+)?")
 
 # Stand-ins for required parameters that are absent here; their absence is reported elsewhere.
-_REQUIRED = {"pictures_uri": "gs://bucket", "storage_uri": "gs://bucket"}
+_REQUIRED = {"pictures_uri": "gs://bucket"}
 
 
 def cluster_problems(parameters: ParameterValues) -> list[str]:
     """Return one message per value that a cluster would reject, or accept and silently ignore.
 
     Args:
-        parameters: Pipeline parameters by name, in the pipeline's types. Absent ones are not
-            checked.
+        parameters: Settings by name, in the types of their fields. Absent ones are not checked.
     """
     problems = settings_problems(parameters)
     problems += _unreachable_uris(parameters)
@@ -136,7 +136,7 @@ def pipeline_root_problem(uri: str) -> str | None:
 def _unreachable_uris(parameters: ParameterValues) -> Iterator[str]:
     for name in ("pictures_uri", "storage_uri", "labels_file_uri"):
         uri = empty_if_none(parameters.get(name, ""))
-        if not uri:
+        if not uri or (name, uri) == ("storage_uri", CLUSTER_DEFAULT):
             continue
         try:
             is_local = storage.is_local(storage.normalise(uri))
@@ -184,10 +184,9 @@ def _credential_problems(parameters: ParameterValues) -> Iterator[str]:
 
 def _mode_problems(parameters: ParameterValues) -> list[str]:
     mode = parameters.get("trainer_mode", "")
-    count = str(parameters.get("accelerator_count", "0"))
     return mode_problems(
         mode,
         num_workers=int(parameters.get("num_workers", 1)),
-        accelerator_count=int(count) if count.isdecimal() else 0,
+        accelerator_count=int(parameters.get("accelerator_count", 0)),
         batch_size=int(parameters.get("batch_size", 0)) if mode else 0,
     )

@@ -1,10 +1,14 @@
 """The compiled pipeline: where the YAML file is, how to read it, and how to compile it."""
 
-from collections.abc import Mapping
+import atexit
+import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from repot.errors import RepotError
+from repot.settings import DEFAULTS, FORM_FIELDS, PIPELINE_SETTINGS, ParameterValues
 
 PipelineSpec = dict[str, Any]
 """A pipeline in KFP's schema, as the compiler writes it and the server returns it."""
@@ -42,18 +46,66 @@ def read_pipeline(path: Path) -> PipelineSpec:
     return pipeline
 
 
-def compile_pipeline(path: Path, *, defaults: Mapping[str, str] | None = None) -> None:
+def compiled_settings(pipeline: PipelineSpec) -> ParameterValues:
+    """Return the settings that differ from their defaults in a compiled pipeline, by name."""
+    plan = pipeline["root"]["dag"]["tasks"]["plan"]["inputs"]["parameters"]
+    settings: ParameterValues = json.loads(plan["compiled_settings"]["runtimeValue"]["constant"])
+    form = pipeline["root"]["inputDefinitions"]["parameters"]
+    return {
+        **settings,
+        **{
+            name: form[name]["defaultValue"]
+            for name in FORM_FIELDS
+            if "defaultValue" in form[name] and form[name]["defaultValue"] != DEFAULTS.get(name)
+        },
+    }
+
+
+def compile_pipeline(path: Path, *, settings: ParameterValues | None = None) -> None:
     """Compile the pipeline to one YAML file.
 
     Args:
         path: The file.
-        defaults: Parameter defaults to replace, e.g. the container images of a release by digest.
+        settings: Settings with other defaults than their fields', e.g. the container images of a
+            release by digest. Those of the form become the form's defaults.
     """
     from kfp import compiler
 
-    from repot_pipelines.finetune import finetune
+    from repot_pipelines.finetune import build_pipeline
 
+    settings = settings or {}
+    form = {name: value for name, value in settings.items() if name in FORM_FIELDS}
+    rest = {name: value for name, value in settings.items() if name not in FORM_FIELDS}
     path.parent.mkdir(parents=True, exist_ok=True)
     compiler.Compiler().compile(
-        finetune, package_path=str(path), pipeline_parameters=dict(defaults or {})
+        build_pipeline(rest), package_path=str(path), pipeline_parameters=form
     )
+
+
+def pipeline_for(values: ParameterValues) -> Path:
+    """Return the compiled pipeline of a run: the one that ships, unless its Plan needs another pod.
+
+    Plan's pod exists before Plan can read a setting, so its image, size, placement, ConfigMap and
+    Secrets are part of the YAML. A run with other values of those gets a pipeline of its own, in a
+    temporary folder that is deleted when this process ends.
+
+    Args:
+        values: The settings that the run sets, by name.
+
+    Raises:
+        RepotError: There is no compiled pipeline.
+    """
+    path = find_compiled()
+    shipped = compiled_settings(read_pipeline(path))
+    own = {
+        name: values[name]
+        for name in PIPELINE_SETTINGS
+        if name in values and values[name] != shipped.get(name, DEFAULTS[name])
+    }
+    if not own:
+        return path
+    folder = tempfile.mkdtemp(prefix="repot-pipeline-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    own_path = Path(folder) / FILE_NAME
+    compile_pipeline(own_path, settings={**shipped, **own})
+    return own_path

@@ -1,29 +1,25 @@
-"""Read parameters from texts and files, in the types that the pipeline declares."""
+"""Read settings from command lines and files, and the parameters of a compiled pipeline."""
 
 import json
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from repot.errors import UsageError, nearest_names
-from repot.settings import ParameterValues
+from repot.errors import UsageError
+from repot.settings import DEFAULTS, PARAMETERS, ParameterValues, read_values, to_arguments
 from repot.user_files import read_user_file
-from repot_pipelines.compiled import PipelineSpec
+from repot_pipelines.compiled import PipelineSpec, compiled_settings
 
 MAX_PARAMETER_BYTES = 10_000
 """Limit for all parameters of a run together. Source: backend/src/common/util/consts.go of KFP."""
 
-_MAX_SHOWN = 300
-"""Characters of a wrong value that its message repeats."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parameter:
-    """One input of the compiled pipeline.
+    """One input of the compiled pipeline: a field of the form in the UI.
 
     Attributes:
         name: Its name.
@@ -110,36 +106,22 @@ class _PlainLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def convert_parameters(
-    raw: ParameterValues, known: Mapping[str, Parameter]
-) -> tuple[ParameterValues, list[str]]:
-    """Convert parameters to the types that the pipeline declares.
+def convert_parameters(raw: ParameterValues) -> tuple[ParameterValues, list[str]]:
+    """Convert settings to the types of their fields, see `read_values`.
 
     Args:
-        raw: Values by name. Texts are parsed as numbers, booleans or JSON where the pipeline
-            declares those.
-        known: The pipeline's parameters, see `read_parameters`.
+        raw: Values by name.
 
     Returns:
-        The valid values by name, and one message per unknown name (with the nearest known ones),
-        wrong type and missing value.
+        The valid values by name, and one message per unknown name, wrong type and missing value.
     """
-    problems = [_unknown(name, known) for name in raw if name not in known]
-    values: dict[str, Any] = {}
-    for name in raw:
-        if name in known:
-            kind = known[name].kind
-            try:
-                values[name] = _CONVERSIONS[kind](raw[name])
-            except (ValueError, OverflowError, RecursionError):
-                value = f"{raw[name]!r:.{_MAX_SHOWN}}"
-                problems.append(f"{name} must be {_KIND_NAMES[kind]}; got {name}={value}.")
+    values, problems = read_values(raw)
     problems += [
-        f"{parameter.name} must be given: it has no default."
-        for parameter in known.values()
-        if parameter.is_required and parameter.name not in raw
+        f"{name} must be given: it has no default."
+        for name in PARAMETERS
+        if name not in DEFAULTS and name not in raw
     ]
-    size_bytes = len(json.dumps(values).encode())
+    size_bytes = len(json.dumps(to_arguments(values)).encode())
     if size_bytes > MAX_PARAMETER_BYTES:
         problems.append(
             f"All parameters together must have at most {MAX_PARAMETER_BYTES} bytes; "
@@ -148,81 +130,6 @@ def convert_parameters(
     return values, problems
 
 
-def with_defaults(values: ParameterValues, known: Mapping[str, Parameter]) -> ParameterValues:
-    """Return what a run would see: the given values, and the pipeline's defaults for the rest."""
-    defaults = {
-        name: parameter.default for name, parameter in known.items() if not parameter.is_required
-    }
-    return {**defaults, **values}
-
-
-def _unknown(name: str, known: Mapping[str, Parameter]) -> str:
-    near = nearest_names(name.replace("-", "_"), known, limit=2)
-    advice = f"Did you mean {' or '.join(near)}?" if near else f"It has {', '.join(sorted(known))}."
-    return f"The pipeline must have a parameter {name}; it has none of that name. {advice}"
-
-
-def _text(value: Any) -> str:
-    # The text is printed, and kept by a server; no parameter has several lines.
-    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).isprintable():
-        raise ValueError(value)
-    return str(value)
-
-
-def _integer(value: Any) -> int:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, str | int | float)
-        or float(value) != int(float(value))
-    ):
-        raise ValueError(value)
-    return int(float(value)) if isinstance(value, float) else int(value)
-
-
-def _number(value: Any) -> float:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, str | int | float)
-        or not math.isfinite(float(value))
-    ):
-        raise ValueError(value)
-    return float(value)
-
-
-def _boolean(value: Any) -> bool:
-    truth = {"true": True, "false": False}.get(str(value).lower())
-    if truth is None:
-        raise ValueError(value)
-    return truth
-
-
-def _json(kind: type) -> Callable[[Any], Any]:
-    def convert(value: Any) -> Any:
-        parsed = json.loads(value) if isinstance(value, str) else value
-        if not isinstance(parsed, kind):
-            raise ValueError(value)  # noqa: TRY004 - handled like text that is not JSON
-        try:
-            json.dumps(parsed, allow_nan=False)
-        except TypeError as err:  # YAML has dates, JSON does not
-            raise ValueError(value) from err
-        return parsed
-
-    return convert
-
-
-_CONVERSIONS: dict[str, Callable[[Any], Any]] = {
-    "STRING": _text,
-    "NUMBER_INTEGER": _integer,
-    "NUMBER_DOUBLE": _number,
-    "BOOLEAN": _boolean,
-    "LIST": _json(list),
-    "STRUCT": _json(dict),
-}
-_KIND_NAMES = {
-    "STRING": "text on one line without control characters (in a file: in quotes)",
-    "NUMBER_INTEGER": "a whole number",
-    "NUMBER_DOUBLE": "a number",
-    "BOOLEAN": "true or false",
-    "LIST": "a JSON list",
-    "STRUCT": "a JSON object",
-}
+def with_defaults(values: ParameterValues, pipeline: PipelineSpec) -> ParameterValues:
+    """Return what a run would use on a cluster without defaults of its own."""
+    return {**DEFAULTS, **compiled_settings(pipeline), **values}

@@ -5,20 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repot.errors import UsageError
-from repot.settings import ParameterValues
+from repot.settings import DEFAULTS, ParameterValues, to_arguments
 from repot_pipelines.cluster_rules import account_problems, cluster_problems
-from repot_pipelines.compiled import PipelineSpec, find_compiled, read_pipeline
+from repot_pipelines.compiled import PipelineSpec, find_compiled, pipeline_for, read_pipeline
 from repot_pipelines.parameters import (
     convert_parameters,
     read_assignments,
     read_parameter_file,
-    read_parameters,
     with_defaults,
 )
 from repot_pipelines.presets import PRESETS
-
-CLUSTER_PRESET = "cluster"
-"""Its values are the pipeline's own defaults, so none of them is sent."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,12 +24,14 @@ class RunRequest:
     Attributes:
         path: The compiled YAML.
         pipeline: The pipeline spec in it.
-        sent: The parameters that are sent, in the pipeline's types.
-        values: All parameters: those that are sent, and the pipeline's defaults.
+        given: The settings that the run sets, by name.
+        sent: The arguments of the pipeline: the form's fields and `settings`.
+        values: All settings by name: those that are given, and the pipeline's defaults.
     """
 
     path: Path
     pipeline: PipelineSpec
+    given: ParameterValues
     sent: ParameterValues
     values: ParameterValues
 
@@ -63,19 +61,23 @@ def read_request(
     Raises:
         UsageError: Lists every problem: names, types, missing values, and what a cluster rejects.
     """
-    path = find_compiled()
-    pipeline = read_pipeline(path)
-    known = read_parameters(pipeline)
     raw = {
-        **(PRESETS[preset] if preset != CLUSTER_PRESET else {}),
+        **{name: value for name, value in PRESETS[preset].items() if value != DEFAULTS[name]},
         **(read_parameter_file(parameter_file) if parameter_file else {}),
         **{name: value for name, value in options.items() if value is not None},
         **read_assignments(assignments),
     }
-    sent, problems = convert_parameters(raw, known)
-    values = with_defaults(sent, known)
+    given, problems = convert_parameters(raw)
+    values = with_defaults(given, read_pipeline(find_compiled()))
     problems += cluster_problems(values)
     problems += account_problems(values, service_account)
     if problems:
         raise UsageError(problems)
-    return RunRequest(path=path, pipeline=pipeline, sent=sent, values=values)
+    path = pipeline_for(given)
+    return RunRequest(
+        path=path,
+        pipeline=read_pipeline(path),
+        given=given,
+        sent=to_arguments(given),
+        values=values,
+    )

@@ -29,6 +29,8 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "STRING": str,
     "LIST": json.loads,
     "STRUCT": json.loads,
+    "BOOLEAN": json.loads,
+    "NUMBER_DOUBLE": json.loads,
 }
 
 

@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 
 from repot import layout, storage
+from repot.container_images import TRAINER_IMAGE
 from repot.progress import find_failure, format_failure
+from repot.settings import to_arguments
 from repot_pipelines.compiled import find_compiled
 from repot_pipelines.local.run import SAMPLE_FOLDER
 from tests.integration.compiled_tasks import CompiledPipeline, Json, TaskResult
 from tests.web_server import WebServer, running_web_server
 
 SETTINGS = {
-    "accelerator_count": "0",
+    "accelerator_count": 0,
     "backbone": "efficientnet_lite0",
     "builder_pods": 2,
     "epochs": 3,
@@ -36,7 +38,7 @@ EXPECTED_ORDER = [
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory: pytest.TempPathFactory, lite0_weights_uri: str) -> Json:
     return {
-        **SETTINGS,
+        **to_arguments(SETTINGS),
         "pictures_uri": str(SAMPLE_FOLDER),
         "storage_uri": str(tmp_path_factory.mktemp("storage")),
         "checkpoint": lite0_weights_uri,
@@ -101,10 +103,11 @@ def test_every_executor_runs_in_the_order_of_the_graph(
 
 
 def test_plan_outputs_one_share_per_builder_and_the_pod_of_the_trainer(
-    first: list[TaskResult],
+    first: list[TaskResult], arguments: Json
 ) -> None:
     plan = only(first, "plan").parameters
-    shares = [f"{plan['dataset_id']}:{index}/2" for index in range(2)]
+    storage_uri = arguments["storage_uri"]
+    shares = [f"{plan['dataset_id']}:{index}/2:{storage_uri}" for index in range(2)]
 
     assert plan["Output"] == shares
     assert [task.inputs["item"] for task in first if task.executor == "exec-build-shards"] == shares
@@ -115,9 +118,10 @@ def test_plan_outputs_one_share_per_builder_and_the_pod_of_the_trainer(
         if name.startswith("trainer_pod_")
     }
     assert pod == {
-        "image": first[0].inputs["trainer_image"],
+        "image": TRAINER_IMAGE,
         "cpu": "4",
         "memory": "16Gi",
+        "accelerator_type": "nvidia.com/gpu",
         "accelerator_count": "0",
         "node_selector": {},
         "tolerations": [],
@@ -238,11 +242,12 @@ def published_files(arguments: Json) -> dict[str, bytes]:
 
 
 def test_second_run_uses_one_builder_and_neither_trains_nor_promotes(
-    first: list[TaskResult], second: list[TaskResult]
+    first: list[TaskResult], second: list[TaskResult], arguments: Json
 ) -> None:
     dataset_id = only(first, "plan").parameters["dataset_id"]
 
-    assert only(second, "plan").parameters["Output"] == [f"{dataset_id}:0/1"]
+    (item,) = only(second, "plan").parameters["Output"]
+    assert item == f"{dataset_id}:0/1:{arguments['storage_uri']}"
     assert only(second, "train").parameters == only(first, "train").parameters
     assert "is already finished" in only(second, "train").log
     assert "head epoch" in only(first, "train").log

@@ -16,14 +16,14 @@ import yaml
 from click.testing import CliRunner
 
 from repot import __version__, storage
-from repot.cluster_names import TASK_LABELS, WORKER_LABELS
+from repot.cluster_names import INTEGRATIONS_SECRET, TASK_LABELS, WORKER_LABELS
 from repot.container_images import CPU_IMAGE, TRAINER_IMAGE
 from repot.errors import UsageError
 from repot.kubernetes_rules import KubernetesObject
 from repot.trainer.job.spec import WORKER_PORT
 from repot_pipelines.commands.submit import submit_command
 from repot_pipelines.compiled import find_compiled, read_pipeline
-from repot_pipelines.parameters import read_parameters
+from repot_pipelines.parameters import with_defaults
 from tests.pod_security import restricted_violations
 
 ROOT = Path(__file__).parent.parent.parent
@@ -109,8 +109,7 @@ def settings(overlay: str) -> dict[str, str]:
 
 
 def defaults() -> dict[str, Any]:
-    parameters = read_parameters(read_pipeline(find_compiled()))
-    return {name: found.default for name, found in parameters.items()}
+    return dict(with_defaults({}, read_pipeline(find_compiled())))
 
 
 def s3_secret() -> str:
@@ -620,5 +619,6 @@ def test_readme_names_only_existing_paths_and_objects() -> None:
         path for path in paths if not (MANIFESTS / path.removeprefix("manifests/")).exists()
     ] == []
     accounts = re.findall(r"\*\*\w+ `(repot-[\w-]+|kfp-launcher)`", readme)
-    assert len(accounts) == 12
-    assert set(accounts) <= existing
+    assert len(accounts) == 13
+    # The README says that this Secret is never created by an overlay.
+    assert set(accounts) <= existing | {INTEGRATIONS_SECRET}

@@ -120,11 +120,13 @@ def test_run_gets_exactly_the_parameters_and_options_that_were_set(
         "parameters": {
             "pictures_uri": "gs://pictures/flowers",
             "storage_uri": "gs://repot/here",
-            "labels_file_uri": "gs://labels/l.txt",
             "epochs": 2,
-            "seed": 3,
             "learning_rate": 0.1,
-            "trainer_node_selector": {"gpu": "l4"},
+            "settings": {
+                "labels_file_uri": "gs://labels/l.txt",
+                "seed": 3,
+                "trainer_node_selector": {"gpu": "l4"},
+            },
         },
         "pipeline_root": "gs://root/x",
     }
@@ -132,15 +134,27 @@ def test_run_gets_exactly_the_parameters_and_options_that_were_set(
     assert api.store.experiments[run["experiment_id"]]["display_name"] == "flowers"
 
 
-def test_preset_laptop_is_sent_in_full(api: KfpApi) -> None:
+def test_preset_laptop_sends_its_own_values_only(api: KfpApi) -> None:
     assert submit(api, "--preset", "laptop").exit_code == 0
 
-    parameters = only_run(api)["runtime_config"]["parameters"]
-    assert (parameters["backbone"], parameters["recipe"], parameters["builder_pods"]) == (
-        "efficientnet_lite0",
-        "head",
-        1,
-    )
+    # What equals the default is left to the cluster's administrator.
+    assert only_run(api)["runtime_config"]["parameters"] == {
+        "pictures_uri": "gs://pictures/flowers",
+        "storage_uri": "gs://repot/here",
+        "backbone": "efficientnet_lite0",
+        "recipe": "head",
+        "settings": {"builder_pods": 1},
+    }
+
+
+def test_run_with_its_own_image_uploads_its_own_pipeline(api: KfpApi) -> None:
+    result = submit(api, "-p", "cpu_image=registry.example/own:1")
+
+    assert result.exit_code == 0, result.errors
+    (uploaded,) = api.store.versions.values()
+    assert "registry.example/own:1" in json.dumps(uploaded)
+    assert default_version_name(find_compiled()) not in result.output
+    assert "settings" not in only_run(api)["runtime_config"]["parameters"]
 
 
 def test_all_wrong_parameters_are_reported_before_any_request(api: KfpApi) -> None:
@@ -151,7 +165,6 @@ def test_all_wrong_parameters_are_reported_before_any_request(api: KfpApi) -> No
     assert result.exit_code == 2
     assert "Did you mean epochs?" in result.errors
     for problem in (
-        "storage_uri must be given",
         "builder_pods must be a whole number",
         "batch_size must lie",
         "pictures_uri must be in",

@@ -320,7 +320,7 @@ def test_pipeline_trains_in_a_job_and_promotes_the_model(
         "pictures_uri": str(SAMPLE_FOLDER),
         "storage_uri": f"{gcs}/store",
         "trainer_mode": "job",
-        "accelerator_count": "0",
+        "accelerator_count": 0,
         "image_size": 64,
     }
 

@@ -15,7 +15,7 @@ from repot.zoo import BACKBONES
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 SUBJECTS = [
-    "A pipeline parameter",
+    "A setting",
     "A setting of a service that hears about a run",
     "A backbone",
     "A recipe",

@@ -122,8 +122,9 @@ def test_finished_shards_of_the_same_plan_are_kept(tmp_path: Path) -> None:
 
 
 def test_share_can_be_read_back_from_its_item() -> None:
-    share = Share(dataset_id=DATASET_ID, share_index=3, num_shares=64)
-    assert share.to_item() == f"{DATASET_ID}:3/64"
+    uri = "gs://bucket/a:b/c"
+    share = Share(dataset_id=DATASET_ID, share_index=3, num_shares=64, storage_uri=uri)
+    assert share.to_item() == f"{DATASET_ID}:3/64:{uri}"
     assert Share.from_item(share.to_item()) == share
 
 
@@ -132,11 +133,12 @@ def test_share_can_be_read_back_from_its_item() -> None:
     [
         "",
         DATASET_ID,
-        f"{DATASET_ID}:1/1",
-        f"{DATASET_ID}:0/0",
-        f"{DATASET_ID}:-1/2",
-        f"{DATASET_ID}:0/2 ",
-        "abc:0/2",
+        f"{DATASET_ID}:0/2",
+        f"{DATASET_ID}:0/2:",
+        f"{DATASET_ID}:1/1:gs://b",
+        f"{DATASET_ID}:0/0:gs://b",
+        f"{DATASET_ID}:-1/2:gs://b",
+        "abc:0/2:gs://b",
     ],
 )
 def test_invalid_item_is_an_error(item: str) -> None:
@@ -148,7 +150,9 @@ def test_invalid_item_is_an_error(item: str) -> None:
 def test_shares_are_even_and_complete(num_shares: int) -> None:
     names = [f"train-{index:05}-of-00007" for index in range(7)]
     shares = [
-        Share(dataset_id=DATASET_ID, share_index=index, num_shares=num_shares).select(names)
+        Share(
+            dataset_id=DATASET_ID, share_index=index, num_shares=num_shares, storage_uri="gs://b"
+        ).select(names)
         for index in range(num_shares)
     ]
     assert sorted(name for share in shares for name in share) == names

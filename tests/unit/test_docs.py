@@ -73,11 +73,12 @@ def test_generated_tables_are_up_to_date() -> None:
     assert (result.stdout, result.returncode) == ("", 0)
 
 
-def test_parameter_table_holds_the_parameters_of_the_pipeline_and_their_defaults() -> None:
+def test_form_table_holds_the_parameters_of_the_pipeline_and_their_defaults() -> None:
     compiled = (ROOT / "pipelines" / "compiled" / "finetune.yaml").read_text(encoding="utf-8")
     definitions = next(yaml.safe_load_all(compiled))["root"]["inputDefinitions"]["parameters"]
 
-    table = re.findall(r"(?m)^\| `(\w+)` \| (.+?) \|", text_of("kubeflow-ui.md"))
+    _, _, text = text_of("kubeflow-ui.md").partition("<!-- form: ")
+    table = re.findall(r"(?m)^\| `(\w+)` \| (.+?) \|", text.partition("<!-- end -->")[0])
 
     assert dict(table) == {name: shown(definition) for name, definition in definitions.items()}
     assert len(table) == len(definitions)

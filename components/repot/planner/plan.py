@@ -85,7 +85,12 @@ def plan_work(parameters: Parameters) -> PlannedWork:
     dataset_id, num_shards = planned.plan.dataset_id, len(planned.plan.shard_names)
     num_shares = 1 if planned.exists else min(run.builder_pods, num_shards)
     items = tuple(
-        Share(dataset_id=dataset_id, share_index=index, num_shares=num_shares).to_item()
+        Share(
+            dataset_id=dataset_id,
+            share_index=index,
+            num_shares=num_shares,
+            storage_uri=run.storage_uri,
+        ).to_item()
         for index in range(num_shares)
     )
     return PlannedWork(dataset_id=dataset_id, items=items)

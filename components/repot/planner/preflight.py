@@ -1,13 +1,16 @@
 """Preflight: check every parameter and access right of a run, and report all problems at once."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from repot import checkpoints, progress, storage
 from repot.errors import RepotError, UsageError
+from repot.masking import mask, secret_parts
 from repot.planner.listing import list_folder
 from repot.settings import (
+    CLUSTER_DEFAULT,
     CheckpointSettings,
     DatasetSettings,
     GateSettings,
@@ -17,8 +20,12 @@ from repot.settings import (
     Settings,
     TaskSettings,
     TrainingSettings,
+    empty_if_none,
     mode_problems,
+    resolve_settings,
 )
+
+_log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _S = TypeVar("_S", bound=Settings)
@@ -30,7 +37,8 @@ class Parameters:
 
     Attributes:
         run, dataset, training, gate, task, job: Settings by subject.
-        checkpoint: The pre-trained checkpoint that the parameters name.
+        checkpoint_settings: Settings of the pre-trained checkpoint.
+        checkpoint: The checkpoint that they name.
     """
 
     run: RunSettings
@@ -39,58 +47,85 @@ class Parameters:
     gate: GateSettings
     task: TaskSettings
     job: JobSettings
+    checkpoint_settings: CheckpointSettings
     checkpoint: checkpoints.CheckpointSource
 
 
-def check_parameters(parameters: ParameterValues) -> Parameters:
-    """Check the parameters of a run, and the access to its pictures and storage.
+def check_settings(
+    form: ParameterValues,
+    settings: Mapping[str, Any],
+    *,
+    compiled: ParameterValues,
+    environment: Mapping[str, str],
+) -> tuple[Parameters, str]:
+    """Merge and check the settings of a run from all sources, see `resolve_settings`.
 
-    Values that are probably a mistake give warnings.
-
-    Args:
-        parameters: Every pipeline parameter by name, in the types that the pipeline declares.
-            Other keys are ignored.
+    Returns:
+        The checked settings, and a Markdown table of every value and its source.
 
     Raises:
         UsageError: Lists everything that is wrong.
     """
-    problems = _Problems()
-    run = problems.settings(RunSettings, parameters)
-    dataset = problems.settings(DatasetSettings, parameters)
-    checkpoint = problems.settings(CheckpointSettings, parameters)
-    training = problems.settings(TrainingSettings, parameters)
-    gate = problems.settings(GateSettings, parameters)
-    task = problems.settings(TaskSettings, parameters)
-    job = problems.settings(JobSettings, parameters)
+    resolved = resolve_settings(form, settings, compiled=compiled, environment=environment)
+    secrets = [part for value in resolved.values.values() for part in secret_parts(str(value))]
+    for line in resolved.chosen_lines():
+        _log.info("%s", mask(line, secrets))
+    try:
+        parameters = check_parameters(resolved.values, problems=resolved.problems)
+    except UsageError as err:
+        raise UsageError(resolved.with_origins(err.problems)) from err
+    return parameters, mask(resolved.table(), secrets)
+
+
+def check_parameters(parameters: ParameterValues, problems: Iterable[str] = ()) -> Parameters:
+    """Check the settings of a run, and the access to its pictures and storage.
+
+    Values that are probably a mistake give warnings.
+
+    Args:
+        parameters: Every setting by name. Other keys are ignored.
+        problems: What is known to be wrong already.
+
+    Raises:
+        UsageError: Lists everything that is wrong.
+    """
+    collected = _Problems(problems)
+    run = collected.settings(RunSettings, parameters)
+    dataset = collected.settings(DatasetSettings, parameters)
+    checkpoint = collected.settings(CheckpointSettings, parameters)
+    training = collected.settings(TrainingSettings, parameters)
+    gate = collected.settings(GateSettings, parameters)
+    task = collected.settings(TaskSettings, parameters)
+    job = collected.settings(JobSettings, parameters)
 
     source = None
     if checkpoint and training:
         backbone = training.backbone
-        source = problems.collect(lambda: _check_checkpoint(checkpoint, backbone))
-    pictures_uri = problems.collect(lambda: _normalise_uri(parameters, "pictures_uri"))
-    storage_uri = problems.collect(lambda: _check_storage(parameters))
-    labels_file_uri = problems.collect(lambda: _check_labels_file(run)) if run else ""
+        source = collected.collect(lambda: _check_checkpoint(checkpoint, backbone))
+    pictures_uri = collected.collect(lambda: _normalise_uri(parameters, "pictures_uri"))
+    storage_uri = collected.collect(lambda: _check_storage(parameters))
+    labels_file_uri = collected.collect(lambda: _check_labels_file(run)) if run else ""
     if task and job and training:
-        problems.found += mode_problems(
+        collected.found += mode_problems(
             task.trainer_mode,
             num_workers=job.num_workers,
             accelerator_count=job.accelerator_count,
             batch_size=training.batch_size,
         )
     if task and task.trainer_mode == "job" and storage_uri and storage.is_local(storage_uri):
-        problems.found.append(
+        collected.found.append(
             "storage_uri must be in an object store with trainer_mode=job; "
             f"got storage_uri={storage_uri!r}. Pods of a Job cannot see folders of this machine."
         )
-    if problems.found and pictures_uri:
+    if collected.found and pictures_uri:
         # Without other problems the plan lists the pictures anyway and reports the same.
-        problems.collect(lambda: list_folder(pictures_uri))
+        collected.collect(lambda: list_folder(pictures_uri))
     if (
-        problems.found
-        or not (run and dataset and training and gate and task and job and source)
+        collected.found
+        or not (run and dataset and training and gate and task and job and checkpoint and source)
         or not (pictures_uri and storage_uri)
     ):
-        raise UsageError(problems.found)
+        raise UsageError(collected.found)
     for warning in training.warnings:
         progress.notice("plan", warning, is_warning=True)
     return Parameters(
@@ -105,6 +140,7 @@ def check_parameters(parameters: ParameterValues) -> Parameters:
         gate=gate,
         task=task,
         job=job,
+        checkpoint_settings=checkpoint,
         checkpoint=source,
     )
 
@@ -112,8 +148,8 @@ def check_parameters(parameters: ParameterValues) -> Parameters:
 class _Problems:
     """Collects the messages of several checks, so that the user sees all of them at once."""
 
-    def __init__(self) -> None:
-        self.found: list[str] = []
+    def __init__(self, found: Iterable[str]) -> None:
+        self.found = list(found)
 
     def collect(self, check: Callable[[], _T]) -> _T | None:
         """Return the check's result, or None after collecting its error."""
@@ -140,13 +176,20 @@ def _check_checkpoint(settings: CheckpointSettings, backbone: str) -> checkpoint
 
 
 def _normalise_uri(parameters: ParameterValues, name: str) -> str:
-    uri: str = parameters[name]
-    if not uri.strip():
+    uri = empty_if_none(parameters.get(name, ""))
+    if not uri:
         raise UsageError(f"{name} must be given: a folder, or a gs:// or s3:// prefix.")
     return storage.normalise(uri)
 
 
 def _check_storage(parameters: ParameterValues) -> str:
+    if empty_if_none(parameters["storage_uri"]) in ("", CLUSTER_DEFAULT):
+        config_map = parameters["settings_config_map"]
+        raise UsageError(
+            "storage_uri must be given: this run does not set it, and the cluster has no default. "
+            "Set storage_uri to gs://BUCKET/FOLDER or s3://BUCKET/FOLDER, or let an administrator "
+            f"set STORAGE_URI in the ConfigMap {config_map} in the namespace of the run."
+        )
     uri = _normalise_uri(parameters, "storage_uri")
     storage.check_writable(uri)
     return uri

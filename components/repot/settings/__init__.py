@@ -1,15 +1,15 @@
 """Every setting of a run: name, type, default, rule and help text, each defined once, in its field.
 
-A field's name is the name of the pipeline parameter. Command-line options, presets, the defaults of
-the compiled pipeline, validation and the table in docs/kubeflow-ui.md are derived from the fields.
+Command-line options, the form in the Kubeflow UI, presets, the defaults of the compiled pipeline,
+validation and the tables in docs/kubeflow-ui.md are derived from the fields. `sources` has where a
+value comes from: the form, its JSON field `settings`, the cluster's ConfigMap, the pipeline.
 
 Zero means "choose for me" wherever a count or a rate allows it, because a number field in the
 Kubeflow UI cannot be empty. NONE means the same for text: an empty field there looks forgotten.
 """
 
-import dataclasses
-
 from repot.settings.fields import (
+    CLUSTER_DEFAULT,
     NONE,
     ParameterValues,
     Settings,
@@ -26,36 +26,55 @@ from repot.settings.run import (
     RunSettings,
     TrainingSettings,
 )
-
-ALL_SETTINGS: tuple[type[Settings], ...] = (
-    RunSettings,
-    DatasetSettings,
-    CheckpointSettings,
-    TrainingSettings,
-    GateSettings,
-    TaskSettings,
-    JobSettings,
+from repot.settings.sources import (
+    ALL_SETTINGS,
+    CLUSTER_KEYS,
+    CLUSTER_VARIABLES,
+    DEFAULTS,
+    FORM_FIELDS,
+    PARAMETERS,
+    PIPELINE_SETTINGS,
+    SETTINGS_FIELD,
+    ResolvedSettings,
+    cluster_default_problems,
+    read_values,
+    resolve_settings,
+    run_storage_uri,
+    to_arguments,
+    value_type,
 )
-PARAMETERS = {field.name: field for each in ALL_SETTINGS for field in dataclasses.fields(each)}
-"""The field of every pipeline parameter, by name."""
 
 __all__ = [
     "ALL_SETTINGS",
     "CHECKPOINT_VALUES",
+    "CLUSTER_DEFAULT",
+    "CLUSTER_KEYS",
+    "CLUSTER_VARIABLES",
+    "DEFAULTS",
+    "FORM_FIELDS",
     "MODES",
     "NONE",
     "PARAMETERS",
+    "PIPELINE_SETTINGS",
+    "SETTINGS_FIELD",
     "CheckpointSettings",
     "DatasetSettings",
     "GateSettings",
     "JobSettings",
     "ParameterValues",
+    "ResolvedSettings",
     "RunSettings",
     "Settings",
     "TaskSettings",
     "TrainingSettings",
+    "cluster_default_problems",
     "empty_if_none",
     "mode_problems",
     "option_name",
     "parameter_default",
+    "read_values",
+    "resolve_settings",
+    "run_storage_uri",
+    "to_arguments",
+    "value_type",
 ]

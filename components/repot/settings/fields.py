@@ -4,15 +4,21 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from repot.errors import UsageError, unknown_name
 from repot.json_record import JsonRecord, RecordError
 
 NONE = "none"
+CLUSTER_DEFAULT = "default"
+"""Value of a form field whose value the cluster's administrator decides."""
 
 ParameterValues = Mapping[str, Any]
-"""Pipeline parameters by name, in the types that the pipeline declares."""
+"""Settings by name, in the types of their fields."""
+
+Place = Literal["form", "settings", "pipeline"]
+"""Where a run sets a value: in a field of the form in the UI, in the form's JSON field `settings`,
+or in the compiled pipeline, because the pod of Plan needs it before Plan can read anything."""
 
 
 def empty_if_none(text: str) -> str:
@@ -73,7 +79,9 @@ def setting(
     change_when: str = "",
     option: str = "",
     cluster_only: bool = False,
-    is_text: bool = False,
+    place: Place = "settings",
+    cluster_default: bool = False,
+    in_plan_pod: bool = False,
 ) -> Any:
     """Declare a field of a settings class.
 
@@ -85,7 +93,9 @@ def setting(
         option: Command-line option, "" for the name with hyphens.
         cluster_only: Whether only runs on a cluster use the setting; it then has no option of its
             own, and `-p NAME=VALUE` sets it.
-        is_text: Whether the pipeline parameter of a whole number is text, because KFP requires it.
+        place: Where a run sets the value, see `Place`.
+        cluster_default: Whether the ConfigMap of the cluster's administrator may have a default.
+        in_plan_pod: Whether the pod of Plan uses the value that the compiled pipeline has.
     """
     metadata = {
         "help": help_text,
@@ -93,7 +103,9 @@ def setting(
         "change_when": change_when,
         "option": option,
         "cluster_only": cluster_only,
-        "is_text": is_text,
+        "place": place,
+        "cluster_default": cluster_default,
+        "in_plan_pod": in_plan_pod or place == "pipeline",
     }
     if default is None:
         return dataclasses.field(metadata=metadata)
@@ -156,26 +168,16 @@ class Settings(JsonRecord):
         Raises:
             UsageError: As `from_json`.
         """
-        fields = [field for field in dataclasses.fields(cls) if field.name in parameters]
-        problems = [
-            must(field.name, "be a whole number as text, '0' for none", parameters[field.name])
-            for field in fields
-            if field.metadata["is_text"] and not str(parameters[field.name]).isdecimal()
-        ]
-        values = {field.name: _from_parameter(field, parameters[field.name]) for field in fields}
-        try:
-            settings = cls.from_json(values)
-        except UsageError as err:
-            raise UsageError([*problems, *err.problems]) from err
-        if problems:
-            raise UsageError(problems)
-        return settings
+        values = {
+            field.name: _from_parameter(field, parameters[field.name])
+            for field in dataclasses.fields(cls)
+            if field.name in parameters
+        }
+        return cls.from_json(values)
 
 
 def _from_parameter(field: dataclasses.Field[Any], value: Any) -> Any:
     """Return a setting from a pipeline parameter: NONE becomes "", a whole float becomes an int."""
-    if field.metadata["is_text"]:
-        return int(value) if str(value).isdecimal() else 0
     if field.type is str and field.default == "" and isinstance(value, str):
         return empty_if_none(value)
     return _with_whole_numbers(value) if field.type is not float else value
@@ -197,7 +199,7 @@ def parameter_default(field: dataclasses.Field[Any]) -> Any:
     if field.default == "":
         return NONE
     if field.default is not dataclasses.MISSING:
-        return str(field.default) if field.metadata["is_text"] else field.default
+        return field.default
     return field.default_factory() if callable(field.default_factory) else None
 
 

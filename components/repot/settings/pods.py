@@ -40,6 +40,7 @@ class TaskSettings(Settings):
         rule=one_of(MODES),
         change_when="you use [spot nodes](spot-gpus.md) or [several nodes](several-nodes.md)",
         cluster_only=True,
+        place="form",
     )
     cpu_image: str = setting(
         CPU_IMAGE,
@@ -47,24 +48,74 @@ class TaskSettings(Settings):
         rule=_IMAGE,
         change_when="always until images are published; for each release, best with a digest",
         cluster_only=True,
+        place="pipeline",
+    )
+    task_cpu: str = setting(
+        "250m",
+        "CPUs of the small pods: Plan, Complete dataset, and Train if it only follows a Job.",
+        change_when="listing the pictures takes long",
+        cluster_only=True,
+        cluster_default=True,
+        in_plan_pod=True,
+    )
+    task_memory: str = setting(
+        "512Mi",
+        "Memory of the small pods: Plan, Complete dataset, and Train if it only follows a Job.",
+        change_when="there are more than 100,000 pictures, or a pod ends with OOMKilled",
+        cluster_only=True,
+        cluster_default=True,
+        in_plan_pod=True,
+    )
+    task_node_selector: dict[str, Any] = setting(
+        {},
+        "Node labels that every pod except the trainer's requires, as a JSON object of strings.",
+        change_when="all nodes are reserved, or some must stay free",
+        cluster_only=True,
+        cluster_default=True,
+        in_plan_pod=True,
+    )
+    task_tolerations: list[Any] = setting(
+        [],
+        "Tolerations of every pod except the trainer's, as a JSON list.",
+        change_when="all nodes are tainted",
+        cluster_only=True,
+        cluster_default=True,
+        in_plan_pod=True,
+    )
+    fetcher_cpu: str = setting(
+        "250m",
+        "CPUs of the pod that fetches and converts the checkpoint.",
+        change_when="nodes are smaller or larger",
+        cluster_only=True,
+        cluster_default=True,
+    )
+    fetcher_memory: str = setting(
+        "2Gi",
+        "Memory of the pod that fetches and converts the checkpoint.",
+        change_when="a pod ends with OOMKilled",
+        cluster_only=True,
+        cluster_default=True,
     )
     builder_cpu: str = setting(
         "2",
-        "CPUs of a shard builder pod, and of Complete dataset.",
+        "CPUs of a shard builder pod.",
         change_when="nodes are smaller or larger",
         cluster_only=True,
+        cluster_default=True,
     )
     builder_memory: str = setting(
         "4Gi",
-        "Memory of a shard builder pod, and of Complete dataset.",
+        "Memory of a shard builder pod.",
         change_when="a pod ends with OOMKilled",
         cluster_only=True,
+        cluster_default=True,
     )
     evaluator_cpu: str = setting(
         "2",
         "CPUs of the pod that scores models, Evaluate and gate.",
         change_when="nodes are smaller or larger",
         cluster_only=True,
+        cluster_default=True,
     )
     evaluator_memory: str = setting(
         "8Gi",
@@ -72,14 +123,18 @@ class TaskSettings(Settings):
         "backbone.",
         change_when="nodes are smaller, or a pod ends with OOMKilled",
         cluster_only=True,
+        cluster_default=True,
     )
 
     def _problems(self) -> Iterator[str]:
         yield from Settings._problems(self)
-        cpus = {"builder_cpu": self.builder_cpu, "evaluator_cpu": self.evaluator_cpu}
-        yield from cpu_problems(cpus)
-        memory = {"builder_memory": self.builder_memory, "evaluator_memory": self.evaluator_memory}
-        yield from memory_problems(memory)
+        pods = ("task", "fetcher", "builder", "evaluator")
+        yield from cpu_problems({f"{pod}_cpu": getattr(self, f"{pod}_cpu") for pod in pods})
+        yield from memory_problems(
+            {f"{pod}_memory": getattr(self, f"{pod}_memory") for pod in pods}
+        )
+        yield from selector_problems("task_node_selector", self.task_node_selector)
+        yield from toleration_problems("task_tolerations", self.task_tolerations)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,18 +147,21 @@ class JobSettings(Settings):
         rule=_IMAGE,
         change_when="always until images are published; for each release, best with a digest",
         cluster_only=True,
+        cluster_default=True,
     )
     trainer_cpu: str = setting(
         "4",
         "CPUs of a training pod.",
         change_when="the GPU waits for pictures, or the node is smaller",
         cluster_only=True,
+        cluster_default=True,
     )
     trainer_memory: str = setting(
         "16Gi",
         "Memory of a training pod, shared memory included.",
         change_when="a pod ends with OOMKilled, or the node is smaller",
         cluster_only=True,
+        cluster_default=True,
     )
     accelerator_type: str = setting(
         "nvidia.com/gpu",
@@ -111,14 +169,15 @@ class JobSettings(Settings):
         "trainer_node_selector.",
         change_when="you use devices of another vendor",
         cluster_only=True,
+        cluster_default=True,
     )
     accelerator_count: int = setting(
         1,
-        "Accelerators of each training pod, as text; 0 for none.",
+        "Accelerators of each training pod; 0 for none.",
         rule=between(0, MAX_ACCELERATORS),
         change_when="you train without a GPU, or on several GPUs of one node",
         cluster_only=True,
-        is_text=True,
+        cluster_default=True,
     )
     trainer_node_selector: dict[str, Any] = setting(
         {},
@@ -126,6 +185,7 @@ class JobSettings(Settings):
         '{"cloud.google.com/gke-accelerator": "nvidia-l4"}.',
         change_when="training must run on certain nodes",
         cluster_only=True,
+        cluster_default=True,
     )
     trainer_tolerations: list[Any] = setting(
         [],
@@ -133,6 +193,7 @@ class JobSettings(Settings):
         '"operator": "Exists", "effect": "NoSchedule"}].',
         change_when="GPU nodes are tainted",
         cluster_only=True,
+        cluster_default=True,
     )
     num_workers: int = setting(
         1,
@@ -147,6 +208,7 @@ class JobSettings(Settings):
         "Kueue queue of the training Job; none for no queue.",
         change_when="the cluster shares its GPUs through Kueue",
         cluster_only=True,
+        cluster_default=True,
     )
     job_service_account: str = setting(
         cluster_names.WORKER_ACCOUNT,
@@ -154,6 +216,7 @@ class JobSettings(Settings):
         "rights in the cluster.",
         change_when="the manifests were renamed",
         cluster_only=True,
+        cluster_default=True,
     )
     job_priority_class: str = setting(
         "",
@@ -161,24 +224,29 @@ class JobSettings(Settings):
         "manifests create `repot-training`.",
         change_when="training must yield to other work",
         cluster_only=True,
+        cluster_default=True,
     )
     settings_config_map: str = setting(
         cluster_names.SETTINGS_CONFIG_MAP,
-        "ConfigMap with S3_ENDPOINT and S3_REGION of the S3 store; it may be absent.",
+        "ConfigMap with the address of the S3 store and the administrator's defaults; it may be "
+        "absent.",
         change_when="the overlay was renamed",
         cluster_only=True,
+        place="pipeline",
     )
     s3_secret_name: str = setting(
         cluster_names.S3_SECRET,
         "Secret with accesskey and secretkey for the S3 store; it may be absent.",
         change_when="you use s3:// and the Secret has another name",
         cluster_only=True,
+        place="pipeline",
     )
     google_secret_name: str = setting(
         cluster_names.GOOGLE_SECRET,
         "Secret with a Google service account key in key.json; it may be absent.",
         change_when="there is no workload identity and the Secret has another name",
         cluster_only=True,
+        place="pipeline",
     )
     job_deadline_hours: int = setting(
         72,
@@ -186,6 +254,7 @@ class JobSettings(Settings):
         rule=between(1, 24 * 365),
         change_when="a training takes longer, or must not",
         cluster_only=True,
+        cluster_default=True,
     )
 
     def _problems(self) -> Iterator[str]:

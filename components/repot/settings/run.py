@@ -5,7 +5,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from repot.recipes import RECIPES
-from repot.settings.fields import Rule, Settings, between, matching, must, one_of, setting
+from repot.settings.fields import (
+    CLUSTER_DEFAULT,
+    Rule,
+    Settings,
+    between,
+    matching,
+    must,
+    one_of,
+    setting,
+)
 from repot.zoo import BACKBONES
 
 CHECKPOINT_VALUES = ("auto", "ema", "raw")
@@ -25,13 +34,17 @@ class RunSettings(Settings):
         "folders; a test/ folder beside them is ignored.",
         change_when="always",
         cluster_only=True,
+        place="form",
     )
     storage_uri: str = setting(
-        None,
+        CLUSTER_DEFAULT,
         "Folder that everything is written to: gs://BUCKET/FOLDER or s3://BUCKET/FOLDER, or "
-        "a local folder; not inside the pictures, and the same in every run.",
-        change_when="always",
+        "a local folder; not inside the pictures, and the same in every run. `default` is the "
+        "cluster's, STORAGE_URI in the ConfigMap.",
+        change_when="the cluster has no default, or the results belong elsewhere",
         cluster_only=True,
+        place="form",
+        cluster_default=True,
     )
     labels_file_uri: str = setting(
         "",
@@ -47,6 +60,7 @@ class RunSettings(Settings):
             "be 1 to 63 letters, digits, '.', '_' or '-', starting with a letter or digit",
         ),
         change_when="one storage_uri serves several models",
+        place="form",
     )
     rebuild: str = setting(
         "",
@@ -59,6 +73,7 @@ class RunSettings(Settings):
         rule=between(1, MAX_BUILDER_PODS),
         change_when="there are hundreds of thousands of pictures",
         cluster_only=True,
+        cluster_default=True,
     )
 
 
@@ -70,12 +85,14 @@ class DatasetSettings(Settings):
         False,
         "Every picture below a label folder belongs to that label, also in subfolders.",
         change_when="label folders have subfolders, such as one per day or camera",
+        place="form",
     )
     validation_fraction: float = setting(
         0.2,
         "Fraction of the pictures held out for validation; ignored if they are already split.",
         rule=Rule("lie between 0 and 1", lambda value: 0 < value < 1),
         change_when="few pictures: larger; very many: smaller",
+        place="form",
     )
     train_shards: int = setting(
         0,
@@ -113,6 +130,7 @@ class CheckpointSettings(Settings):
         "default",
         "Pre-trained weights: a known name, a path or a URI; `default` is the backbone's own.",
         change_when="nodes have no internet access, or you have your own weights",
+        place="form",
     )
     checkpoint_sha256: str = setting(
         "",
@@ -137,24 +155,28 @@ class TrainingSettings(Settings):
         f"Network: {', '.join(BACKBONES)}.",
         rule=one_of(BACKBONES),
         change_when="you want a smaller or newer network",
+        place="form",
     )
     recipe: str = setting(
         "fine_tune",
         f"How to train: {', '.join(RECIPES)}.",
         rule=one_of(RECIPES),
         change_when="there are few pictures, or no GPU",
+        place="form",
     )
     epochs: int = setting(
         0,
         "Epochs of the recipe's main phase; 0 uses the recipe's own.",
         rule=between(0, 10_000, "0 uses the recipe's own"),
         change_when="the history shows that training stops too early or too late",
+        place="form",
     )
     batch_size: int = setting(
         32,
         "Examples per training step, over all GPUs and workers together.",
         rule=between(1, 65_536),
         change_when="the GPU runs out of memory, or is idle",
+        place="form",
     )
     learning_rate: float = setting(
         0.0,
@@ -162,6 +184,7 @@ class TrainingSettings(Settings):
         f"({', '.join(f'{name}: {each.main_learning_rate:g}' for name, each in RECIPES.items())}).",
         rule=between(0, 100, "0 uses the recipe's own"),
         change_when="the loss is not finite, or hardly falls",
+        place="form",
     )
     image_size: int = setting(
         0,
@@ -213,6 +236,7 @@ class GateSettings(Settings):
         "Lowest precision@1 that is promoted.",
         rule=between(0, 1),
         change_when="a poor first model must not become the champion",
+        place="form",
     )
     allow_label_removal: bool = setting(
         False,

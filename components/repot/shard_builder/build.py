@@ -12,19 +12,18 @@ from repot.shard_builder.worker_pool import build_in_processes, num_cores
 _log = logging.getLogger(__name__)
 
 
-def build_item(item: str, storage_uri: str) -> None:
+def build_item(item: str) -> None:
     """Build the shards of one work item, unless its dataset exists.
 
     Args:
-        item: `<dataset_id>:<share_index>/<num_shares>`.
-        storage_uri: Storage root of the pipeline.
+        item: See `Share.to_item`.
 
     Raises:
         UsageError: `item` is not a work item.
         RepotError: As `build_shards`.
     """
     share = Share.from_item(item)
-    dataset_uri = layout.dataset_uri(storage_uri, share.dataset_id)
+    dataset_uri = layout.dataset_uri(share.storage_uri, share.dataset_id)
     if storage.exists(storage.join(dataset_uri, layout.MANIFEST_NAME)):
         _log.info("dataset %s exists, nothing to build", share.dataset_id)
         return

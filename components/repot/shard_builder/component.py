@@ -6,14 +6,18 @@ from repot.container_images import CPU_IMAGE
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)
-def build_shards(item: str, storage_uri: str):
-    """Build the shards of one work item `<dataset_id>:<share>/<shares>`; skip finished shards."""
+def build_shards(item: str):
+    """Build the shards of one work item of Plan; skip finished shards."""
     from repot import progress
+    from repot.dataset_plan import Share
     from repot.notification import notify_failure
     from repot.shard_builder.build import build_item
 
-    with progress.task("build shards"), notify_failure("build shards", storage_uri):
-        build_item(item, storage_uri)
+    with (
+        progress.task("build shards"),
+        notify_failure("build shards", Share.from_item(item).storage_uri),
+    ):
+        build_item(item)
 
 
 @dsl.component(base_image=CPU_IMAGE, install_kfp_package=False)

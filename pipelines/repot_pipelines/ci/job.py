@@ -9,6 +9,7 @@ from rich.console import Console
 
 from repot.errors import EXIT_INTERRUPTED, RepotError
 from repot.evaluator.verdict import NO_CHAMPION
+from repot.settings import CLUSTER_DEFAULT
 from repot_pipelines.ci.comment import (
     StartedRun,
     failure_comment,
@@ -213,6 +214,8 @@ def _lineage(storage_uri: str, gate: GateResult) -> Lineage:
     record = gate.record
     if record is None or record.version == record.champion_version:
         return Lineage()
+    if storage_uri == CLUSTER_DEFAULT:
+        return Lineage(problem="it is the cluster's own; this job sets no --storage-uri.")
     return read_lineage(
         storage_uri,
         version=record.version,

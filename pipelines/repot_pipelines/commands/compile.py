@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from repot.errors import UsageError
-from repot.settings import PARAMETERS
+from repot.settings import read_values
+from repot_pipelines.cluster_rules import settings_problems
 from repot_pipelines.commands.options import debug_option
 from repot_pipelines.compiled import FILE_NAME
 
@@ -22,24 +23,34 @@ _SUFFIXES = (".yaml", ".yml")
 )
 @click.option(
     "--cpu-image",
-    help="Default of the parameter cpu_image, e.g. a release's image with its digest.",
+    help="Image of every task except Train, e.g. a release's image with its digest.",
 )
-@click.option("--trainer-image", help="Default of the parameter trainer_image.")
+@click.option("--trainer-image", help="Default of the setting trainer_image.")
+@click.option(
+    "-p",
+    "assignments",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Default of any other setting; may be repeated. Plan's own pod, which cannot read the "
+    "cluster's ConfigMap, gets its image, size, tolerations and Secrets this way only.",
+)
 @debug_option
-def compile_command(*, output: Path, cpu_image: str | None, trainer_image: str | None) -> None:
+def compile_command(
+    *, output: Path, cpu_image: str | None, trainer_image: str | None, assignments: tuple[str, ...]
+) -> None:
     """Compile the pipeline to the YAML that a Kubeflow Pipelines server takes."""
     from repot_pipelines.compiled import compile_pipeline
+    from repot_pipelines.parameters import read_assignments
 
     images = {"cpu_image": cpu_image, "trainer_image": trainer_image}
-    defaults = {name: image for name, image in images.items() if image is not None}
-    problems = [
-        PARAMETERS[name].metadata["rule"].problem(name, defaults[name]) for name in defaults
-    ]
+    raw = {name: image for name, image in images.items() if image is not None}
+    settings, problems = read_values({**raw, **read_assignments(assignments)})
+    problems += settings_problems(settings)
     if output.suffix not in _SUFFIXES:
         problems.append(
             f"--output must end with {' or '.join(_SUFFIXES)}; got --output {str(output)!r}."
         )
-    if any(problems):
-        raise UsageError(filter(None, problems))
-    compile_pipeline(output, defaults=defaults)
+    if problems:
+        raise UsageError(problems)
+    compile_pipeline(output, settings=settings)
     click.echo(output)

@@ -100,7 +100,7 @@ def doctor_command(
     toleration_list = _collect(problems, lambda: _read_json("--tolerations", tolerations, list))
     pod_options = {
         "accelerator_type": accelerator_type,
-        "accelerator_count": None if accelerator_count is None else str(accelerator_count),
+        "accelerator_count": accelerator_count,
         "trainer_node_selector": selector,
         "trainer_tolerations": toleration_list,
     }
@@ -171,7 +171,7 @@ def _trainer_pod(options: ParameterValues, defaults: ParameterValues) -> "PodPla
         return None
     return PodPlacement(
         accelerator_type=values["accelerator_type"],
-        accelerator_count=int(values["accelerator_count"]),
+        accelerator_count=values["accelerator_count"],
         node_selector=values["trainer_node_selector"],
         tolerations=values["trainer_tolerations"],
     )

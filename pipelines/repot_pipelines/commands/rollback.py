@@ -2,8 +2,8 @@
 
 import click
 
+from repot.settings import DEFAULTS
 from repot_pipelines.commands.options import debug_option, local_storage_option
-from repot_pipelines.presets import DEFAULTS
 
 
 @click.command("rollback")

@@ -171,8 +171,9 @@ def read_installed_pipeline() -> InstalledPipeline:
     try:
         path = find_compiled()
         pipeline = read_pipeline(path)
-        parameters = read_parameters(pipeline)
-        finding = f"{pipeline['pipelineInfo']['name']} with {len(parameters)} parameters, {path}"
+        defaults = with_defaults({}, pipeline)
+        num_fields = len(read_parameters(pipeline))
+        finding = f"{pipeline['pipelineInfo']['name']} with {num_fields} parameters, {path}"
     except RepotError as err:
         return InstalledPipeline(
             check=problem_from_error("pipeline", err, fix=_REINSTALL), defaults={}
@@ -180,7 +181,7 @@ def read_installed_pipeline() -> InstalledPipeline:
     except (OSError, ValueError, KeyError, TypeError, StopIteration, yaml.YAMLError) as err:
         finding = f"{path} cannot be read: {type(err).__name__}."
         return InstalledPipeline(check=problem("pipeline", finding, _REINSTALL), defaults={})
-    return InstalledPipeline(check=ok("pipeline", finding), defaults=with_defaults({}, parameters))
+    return InstalledPipeline(check=ok("pipeline", finding), defaults=defaults)
 
 
 def check_weights() -> CheckResult:

@@ -31,7 +31,7 @@ def print_dry_run(
     """
     values = request.values
     gpus = f"{values['accelerator_count']} x {values['accelerator_type']}"
-    parameters = [f"{name}={value}" for name, value in sorted(request.sent.items())]
+    parameters = [f"{name}={value}" for name, value in sorted(request.given.items())]
     rows = {
         "pipeline": f"{pipeline_name}, version {version_name} ({request.path})",
         "experiment": experiment,
@@ -39,7 +39,7 @@ def print_dry_run(
         "pods": f"{estimate.pods.tasks} for tasks, {estimate.pods.drivers} short ones of KFP",
         "time": _time_text(estimate.hours),
         "GPU hours": f"{_range_text(estimate.accelerator_hours)} ({gpus})"
-        if int(values["accelerator_count"])
+        if values["accelerator_count"]
         else "none",
         "cost": f"{_range_text(estimate.money)} {prices.currency}",
     }

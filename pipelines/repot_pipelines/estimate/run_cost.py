@@ -213,14 +213,15 @@ def _cpu_stages(plan: _RunPlan) -> Iterator[_Stage]:
     score_slow, score_fast = _scale(_CPU_SCORING, plan.training_speed)
     num_scored = num_pictures * plan.dataset.validation_fraction
     plan_seconds = _add(_START, (num_pictures / 10_000, num_pictures / 1000))
-    yield _Stage(seconds=plan_seconds, cpu=1, memory_gib=2)
+    task_cpu, task_gib = _amount(tasks.task_cpu), _gib(tasks.task_memory)
+    yield _Stage(seconds=plan_seconds, cpu=task_cpu, memory_gib=task_gib)
     yield _Stage(  # build the shards
         seconds=_add(_START, (num_pictures / fast, num_pictures / slow)),
         cpu=builder_cpu,
         memory_gib=builder_gib,
         num_pods=plan.run.builder_pods,
     )
-    yield _Stage(seconds=_START, cpu=builder_cpu, memory_gib=builder_gib)  # merge
+    yield _Stage(seconds=_START, cpu=task_cpu, memory_gib=task_gib)  # merge
     yield _Stage(  # evaluate: score this model and, for the gate, the champion
         seconds=_add(_START, (2 * num_scored / score_fast, 2 * num_scored / score_slow)),
         cpu=_amount(tasks.evaluator_cpu),

@@ -26,9 +26,16 @@ from typing import Any, TextIO
 from repot import progress
 from repot.json_record import JsonRecord
 from repot.masking import MaskedStream, read_secrets, secret_parts
+from repot.settings import (
+    DEFAULTS,
+    FORM_FIELDS,
+    SETTINGS_FIELD,
+    ParameterValues,
+    to_arguments,
+)
 from repot_pipelines.compiled import read_pipeline
 from repot_pipelines.local.docker import make_runner, remove_containers
-from repot_pipelines.parameters import read_parameters, with_defaults
+from repot_pipelines.parameters import with_defaults
 
 # An executor's container image that is a pipeline parameter, as the KFP compiler writes it.
 _IMAGE_PLACEHOLDER = re.compile(
@@ -47,7 +54,7 @@ class ChildRequest(JsonRecord):
 
     Attributes:
         pipeline: Path of the compiled pipeline.
-        arguments: Pipeline parameters by name.
+        arguments: Settings by name.
         work_folder: Existing folder for KFP's artifacts and temporary files.
         runner: "subprocess" or "docker".
     """
@@ -90,11 +97,23 @@ def _run_pipeline(request: ChildRequest, runner: Any) -> None:
     warnings.filterwarnings("ignore")
     local.init(runner, pipeline_root=str(Path(request.work_folder) / "artifacts"))
     path = Path(request.pipeline)
-    # KFP's local runner loses defaults inside a loop, so every parameter is given explicitly.
-    values = with_defaults(request.arguments, read_parameters(read_pipeline(path)))
+    values = with_defaults(request.arguments, read_pipeline(path))
     text = path.read_text(encoding="utf-8")
     pipeline = components.load_component_from_text(_insert_container_images(text, values))
-    pipeline(**values)
+    pipeline(**_explicit_arguments(values))
+
+
+def _explicit_arguments(values: ParameterValues) -> dict[str, Any]:
+    """Return the pipeline's arguments for settings, without settings that have their defaults.
+
+    KFP's local runner loses defaults inside a loop, so every field of the form is given explicitly.
+    """
+    chosen = {
+        name: value
+        for name, value in values.items()
+        if name in FORM_FIELDS or value != DEFAULTS[name]
+    }
+    return {SETTINGS_FIELD: {}, **to_arguments(chosen)}
 
 
 def _insert_container_images(text: str, values: Mapping[str, Any]) -> str:
@@ -104,9 +123,9 @@ def _insert_container_images(text: str, values: Mapping[str, Any]) -> str:
     to Docker.
     """
     # The trainer's image is an output of plan, which has not run yet; this is the same choice as in
-    # repot.planner.trainer_pod.
+    # repot.planner.outputs.
     trainer_image = values["cpu_image" if values["trainer_mode"] == "job" else "trainer_image"]
-    images = {**values, "plan-trainer_pod_image": trainer_image}
+    images = {"plan-trainer_pod_image": trainer_image}
     return _IMAGE_PLACEHOLDER.sub(lambda match: f"{match[1]}{json.dumps(images[match[2]])}", text)
 
 

@@ -96,7 +96,7 @@ def make_runner(arguments: Mapping[str, Any], work_folder: Path) -> Any:
     """Return a kfp.local.DockerRunner for one run.
 
     Args:
-        arguments: Pipeline parameters by name; the local folders among them are mounted.
+        arguments: Settings by name; the local folders among them are mounted.
         work_folder: Folder of the run's small artifacts and events; its name is the label's value.
     """
     from docker.types import Mount

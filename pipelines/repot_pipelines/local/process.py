@@ -67,7 +67,7 @@ def run_in_process(
 
     Args:
         pipeline: The compiled YAML.
-        arguments: Pipeline parameters by name.
+        arguments: Settings by name.
         runner: "subprocess" runs tasks in this Python, "docker" in their container images.
         scratch: Folder for small artifacts, events and temporary files.
         log: Receives everything that KFP and the tasks print.

@@ -23,7 +23,7 @@ from repot.evaluation_record import EvaluationRecord
 from repot.evaluator.verdict import IN_PRODUCTION, Verdict
 from repot.json_record import read_record
 from repot.layout import METRICS_NAME, MODEL_FOLDER, MODEL_RECORD_NAME, REPORT_NAME
-from repot_pipelines.compiled import find_compiled
+from repot_pipelines.compiled import find_compiled, pipeline_for
 from repot_pipelines.local.docker import check_docker, pull_images
 from repot_pipelines.local.events import follow_lines
 from repot_pipelines.local.process import ProcessResult, run_in_process
@@ -99,7 +99,7 @@ def run_pipeline(
     """Run the compiled pipeline, and put report, metrics and model into the output folder.
 
     Args:
-        arguments: Pipeline parameters by name, including `pictures_uri` and `storage_uri`.
+        arguments: Settings by name, including `pictures_uri` and `storage_uri`.
         output_path: Folder for report, metrics and model; created if missing.
         console: Where progress is shown.
         verbose: Print the output of KFP and the tasks to stderr instead of the log file.
@@ -122,7 +122,7 @@ def run_pipeline(
         _shown_log(output_path / LOG_NAME, console) if show_logs and not verbose else nullcontext(),
     ):
         result = run_in_process(
-            find_compiled(),
+            pipeline_for(arguments) if runner == "docker" else find_compiled(),
             arguments,
             runner=runner,
             scratch=scratch,

@@ -11,7 +11,7 @@ from repot_pipelines.estimate.run_cost import (
     count_pods,
     estimate_run,
 )
-from repot_pipelines.parameters import read_parameters, with_defaults
+from repot_pipelines.parameters import with_defaults
 
 PIPELINE = read_pipeline(find_compiled())
 PRICES = read_prices()
@@ -21,7 +21,7 @@ H100 = {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}
 
 def estimate(num_pictures: int = 0, **values: Any) -> Estimate:
     sent = {"pictures_uri": "gs://p/x", "storage_uri": "gs://s/x", **values}
-    all_values = with_defaults(sent, read_parameters(PIPELINE))
+    all_values = with_defaults(sent, PIPELINE)
     return estimate_run(PIPELINE, all_values, PRICES, num_pictures=num_pictures)
 
 
@@ -44,7 +44,7 @@ def test_count_pods_of_a_task_a_condition_and_a_loop() -> None:
 
 
 def test_ranges_are_ordered() -> None:
-    for values in ({}, {"accelerator_count": "0"}, {"recipe": "head"}, {"accelerator_count": "8"}):
+    for values in ({}, {"accelerator_count": 0}, {"recipe": "head"}, {"accelerator_count": 8}):
         found = estimate(1000, **values)
         for low, high in (found.hours, found.accelerator_hours, found.money):
             assert 0 <= low <= high
@@ -71,7 +71,7 @@ def test_recipe_head_takes_less_than_the_whole_network() -> None:
 
 
 def test_no_accelerator_means_no_accelerator_hours() -> None:
-    found = estimate(1_000, accelerator_count="0")
+    found = estimate(1_000, accelerator_count=0)
 
     assert found.accelerator_hours == (0.0, 0.0)
     assert any("No GPU" in sentence for sentence in found.assumptions)

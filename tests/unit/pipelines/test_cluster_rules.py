@@ -4,11 +4,11 @@ import pytest
 
 from repot_pipelines.cluster_rules import account_problems, cluster_problems
 from repot_pipelines.compiled import find_compiled, read_pipeline
-from repot_pipelines.parameters import read_parameters, with_defaults
+from repot_pipelines.parameters import with_defaults
 
 VALUES = with_defaults(
     {"pictures_uri": "gs://pictures/flowers", "storage_uri": "gs://repot/here"},
-    read_parameters(read_pipeline(find_compiled())),
+    read_pipeline(find_compiled()),
 )
 
 
@@ -26,8 +26,7 @@ def test_defaults_of_the_compiled_pipeline_are_valid() -> None:
         ("storage_uri", "repot-storage", "storage_uri must be in an object store"),
         ("labels_file_uri", "labels.txt", "labels_file_uri must be in an object store"),
         ("storage_uri", "ftp://host/x", "storage_uri: "),
-        ("accelerator_count", "one", "accelerator_count must be a whole number as text"),
-        ("accelerator_count", "-1", "accelerator_count must be a whole number as text"),
+        ("accelerator_count", -1, "accelerator_count must lie in 0..64"),
         ("accelerator_type", "nvidia-tesla-t4", "accelerator_type must be a resource name"),
         ("accelerator_type", "", "accelerator_type must be a resource name"),
         ("trainer_cpu", "", "trainer_cpu must be a number of CPUs"),
@@ -75,8 +74,8 @@ def test_defaults_of_the_compiled_pipeline_are_valid() -> None:
         ("trainer_mode", "jobs", "trainer_mode must be one of pod, job"),
         ("num_workers", 2, "num_workers must be 1 with trainer_mode=pod"),
         ("num_workers", 65, "num_workers must lie in 1..64"),
-        ("accelerator_count", "33", "batch_size must be at least one for each of the 33"),
-        ("accelerator_count", "65", "accelerator_count must lie in 0..64"),
+        ("accelerator_count", 33, "batch_size must be at least one for each of the 33"),
+        ("accelerator_count", 65, "accelerator_count must lie in 0..64"),
         ("job_deadline_hours", 0, "job_deadline_hours must lie in"),
         ("job_queue", "Our Queue", "job_queue must be the name of a Kubernetes object"),
         ("s3_secret_name", "", "s3_secret_name must be the name of a Kubernetes object"),
@@ -123,7 +122,11 @@ def test_valid_value_is_no_problem(name: str, value: Any) -> None:
 
 
 def test_accelerator_type_is_ignored_without_accelerators() -> None:
-    assert cluster_problems({**VALUES, "accelerator_count": "0", "accelerator_type": ""}) == []
+    assert cluster_problems({**VALUES, "accelerator_count": 0, "accelerator_type": ""}) == []
+
+
+def test_storage_of_the_cluster_is_no_problem() -> None:
+    assert cluster_problems({**VALUES, "storage_uri": "default"}) == []
 
 
 def test_job_mode_allows_several_workers() -> None:
@@ -157,14 +160,14 @@ def test_job_mode_needs_an_account_that_may_create_jobs(
 
 def test_absent_parameters_are_not_checked() -> None:
     assert cluster_problems({}) == []
-    assert cluster_problems({"accelerator_type": "nvidia.com/gpu", "accelerator_count": "2"}) == []
+    assert cluster_problems({"accelerator_type": "nvidia.com/gpu", "accelerator_count": 2}) == []
 
 
 def test_all_problems_are_reported_at_once() -> None:
     wrong = {
         "batch_size": 0,
         "pictures_uri": "/tmp",
-        "accelerator_count": "x",
+        "accelerator_count": 65,
         "trainer_memory": "much",
     }
 

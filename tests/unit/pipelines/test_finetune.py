@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from repot.cluster_names import TASK_LABELS
+from repot.cluster_names import CONFIG_MAP_VARIABLES, INTEGRATION_VARIABLES, TASK_LABELS
 from repot.container_images import USER_ID
+from repot.settings import CLUSTER_VARIABLES, FORM_FIELDS
 from repot_pipelines.compiled import compile_pipeline, find_compiled
 from repot_pipelines.presets import PRESETS
 from tests.pod_security import restricted_violations
@@ -40,13 +41,15 @@ def test_defaults_agree_with_the_cluster_preset() -> None:
     signature = inspect.signature(finetune.pipeline_func)
     defaults = {name: each.default for name, each in signature.parameters.items()}
     preset = PRESETS["cluster"]
-    assert {name: defaults[name] for name in preset} == preset
+    assert {name: defaults[name] for name in preset if name in defaults} == {
+        name: preset[name] for name in FORM_FIELDS if name in preset
+    }
 
 
-def test_only_pictures_and_storage_are_required(documents: list[dict[str, Any]]) -> None:
+def test_only_pictures_are_required(documents: list[dict[str, Any]]) -> None:
     parameters = documents[0]["root"]["inputDefinitions"]["parameters"]
     required = {name for name, each in parameters.items() if not each.get("isOptional")}
-    assert required == {"pictures_uri", "storage_uri"}
+    assert required == {"pictures_uri"}
     assert all(each["description"] for each in parameters.values())
 
 
@@ -102,13 +105,6 @@ def test_cache_key_of_fetch_checkpoint_includes_the_checkpoint_version(
     }
 
 
-def test_accelerator_count_is_text(documents: list[dict[str, Any]]) -> None:
-    parameter = documents[0]["root"]["inputDefinitions"]["parameters"]["accelerator_count"]
-    assert parameter["parameterType"] == "STRING"
-    executor = documents[0]["deploymentSpec"]["executors"]["exec-train"]["container"]
-    assert "accelerator" in executor["resources"]
-
-
 def test_trainer_gets_selector_and_tolerations_at_run_time(
     documents: list[dict[str, Any]],
 ) -> None:
@@ -122,7 +118,7 @@ def test_plan_decides_what_the_trainer_pod_requests(
     platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]
     container = documents[0]["deploymentSpec"]["executors"]["exec-train"]["container"]
     resources = container["resources"]
-    requested = [container["image"], resources["accelerator"]["resourceCount"]]
+    requested = [container["image"], *resources["accelerator"].values()]
     requested += [
         resources[name]
         for name in ("resourceCpuRequest", "resourceMemoryRequest", "resourceMemoryLimit")
@@ -152,7 +148,8 @@ def test_loop_declares_every_parameter_that_it_uses(
         "exec-build-shards"
     ]
     used = set(re.findall(r"pipelinechannel--[\w-]+", f"{loop['dag']['tasks']} {platform}"))
-    assert {"pipelinechannel--builder_cpu", "pipelinechannel--s3_secret_name"} <= used
+    prefix = "pipelinechannel--plan-"
+    assert {f"{prefix}builder_cpu", f"{prefix}task_tolerations"} <= used
     assert used <= set(loop["inputDefinitions"]["parameters"])
 
 
@@ -163,7 +160,41 @@ def test_every_task_gets_optional_storage_credentials(
     assert set(platform) == set(documents[0]["deploymentSpec"]["executors"])
     for name, executor in platform.items():
         assert {each["optional"] for each in executor["secretAsEnv"]} == {True}, name
-        assert [each["optional"] for each in executor["configMapAsEnv"]] == [True], name
+        assert all(each["optional"] for each in executor["configMapAsEnv"]), name
+        *_, storage = executor["configMapAsEnv"]
+        keys = {each["configMapKey"] for each in storage["keyToEnv"]}
+        assert keys == {*CONFIG_MAP_VARIABLES, *INTEGRATION_VARIABLES}, name
+
+
+def test_plan_gets_the_administrators_defaults(documents: list[dict[str, Any]]) -> None:
+    platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    defaults, _ = platform["exec-plan"]["configMapAsEnv"]
+    assert {each["configMapKey"]: each["envVar"] for each in defaults["keyToEnv"]} == (
+        CLUSTER_VARIABLES
+    )
+    others = [len(pod["configMapAsEnv"]) for name, pod in platform.items() if name != "exec-plan"]
+    assert set(others) == {1}
+
+
+def test_plan_decides_size_and_place_of_every_other_pod(documents: list[dict[str, Any]]) -> None:
+    platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for name, executor in documents[0]["deploymentSpec"]["executors"].items():
+        if name == "exec-plan":
+            continue
+        resources, pod = executor["container"]["resources"], platform[name]
+        texts = [resources["resourceCpuRequest"], resources["resourceMemoryLimit"]]
+        texts += [pod["nodeSelector"], *pod["tolerations"]]
+        sources = re.findall(
+            r"plan-(\w+)|outputParameterKey': '(\w+)', 'producerTask': 'plan'", str(texts)
+        )
+        found = [first or second for first, second in sources]
+        assert len(found) == 4, name
+        assert [text.split("_", 1)[1].removeprefix("pod_") for text in found] == [
+            "cpu",
+            "memory",
+            "node_selector",
+            "tolerations",
+        ]
 
 
 def test_only_the_evaluator_gets_the_credentials_of_mlflow(

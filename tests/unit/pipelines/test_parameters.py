@@ -7,10 +7,9 @@ import pytest
 
 from repot.errors import UsageError
 from repot.user_files import MAX_BYTES
-from repot_pipelines.compiled import find_compiled, read_pipeline
+from repot_pipelines.compiled import compile_pipeline, find_compiled, read_pipeline
 from repot_pipelines.parameters import (
     MAX_PARAMETER_BYTES,
-    Parameter,
     convert_parameters,
     read_assignments,
     read_parameter_file,
@@ -18,50 +17,36 @@ from repot_pipelines.parameters import (
     with_defaults,
 )
 
-KINDS = {
-    "text": "STRING",
-    "count": "NUMBER_INTEGER",
-    "rate": "NUMBER_DOUBLE",
-    "flag": "BOOLEAN",
-    "rows": "LIST",
-    "labels": "STRUCT",
-}
-KNOWN = {
-    name: Parameter(name=name, kind=kind, is_required=name == "text", default=None)
-    for name, kind in KINDS.items()
-}
+REQUIRED = {"pictures_uri": "x"}
 
 
 def test_read_parameters_of_the_compiled_pipeline() -> None:
     known = read_parameters(read_pipeline(find_compiled()))
 
-    assert {name for name, parameter in known.items() if parameter.is_required} == {
-        "pictures_uri",
-        "storage_uri",
-    }
-    assert known["accelerator_count"].kind == "STRING"
-    assert known["builder_pods"].kind == "NUMBER_INTEGER"
+    assert {name for name, parameter in known.items() if parameter.is_required} == {"pictures_uri"}
+    assert known["settings"].kind == "STRUCT"
+    assert known["epochs"].kind == "NUMBER_INTEGER"
 
 
 @pytest.mark.parametrize(
     ("name", "raw", "value"),
     [
-        ("text", "a=b", "a=b"),
-        ("text", "", ""),
-        ("text", 1, "1"),
-        ("count", "3", 3),
-        ("count", 3.0, 3),
-        ("rate", "1e-3", 0.001),
-        ("rate", 2, 2.0),
-        ("flag", "true", True),
-        ("flag", False, False),
-        ("rows", '[{"key": "gpu"}]', [{"key": "gpu"}]),
-        ("labels", '{"a": "b"}', {"a": "b"}),
-        ("labels", {"a": "b"}, {"a": "b"}),
+        ("model_name", "a=b", "a=b"),
+        ("model_name", "", ""),
+        ("model_name", 1, "1"),
+        ("epochs", "3", 3),
+        ("epochs", 3.0, 3),
+        ("learning_rate", "1e-3", 0.001),
+        ("learning_rate", 2, 2.0),
+        ("nested", "true", True),
+        ("nested", False, False),
+        ("trainer_tolerations", '[{"key": "gpu"}]', [{"key": "gpu"}]),
+        ("trainer_node_selector", '{"a": "b"}', {"a": "b"}),
+        ("trainer_node_selector", {"a": "b"}, {"a": "b"}),
     ],
 )
 def test_convert_accepts_texts_and_typed_values(name: str, raw: Any, value: Any) -> None:
-    values, problems = convert_parameters({"text": "x", name: raw}, KNOWN)
+    values, problems = convert_parameters({**REQUIRED, name: raw})
 
     assert problems == []
     assert values[name] == value
@@ -71,28 +56,28 @@ def test_convert_accepts_texts_and_typed_values(name: str, raw: Any, value: Any)
 @pytest.mark.parametrize(
     ("name", "raw"),
     [
-        ("text", True),
-        ("text", 1.5),
-        ("count", "3.5"),
-        ("count", 3.5),
-        ("count", True),
-        ("count", "three"),
-        ("rate", "nan"),
-        ("rate", "inf"),
-        ("flag", "yes"),
-        ("flag", 1),
-        ("rows", "{}"),
-        ("rows", "[1"),
-        ("labels", "a=b"),
-        ("count", "inf"),
-        ("count", float("inf")),
-        ("count", float("nan")),
-        ("labels", {"pool": datetime.date(2026, 8, 1)}),
-        ("labels", {"pool": float("nan")}),
+        ("model_name", True),
+        ("model_name", 1.5),
+        ("epochs", "3.5"),
+        ("epochs", 3.5),
+        ("epochs", True),
+        ("epochs", "three"),
+        ("learning_rate", "nan"),
+        ("learning_rate", "inf"),
+        ("nested", "yes"),
+        ("nested", 1),
+        ("trainer_tolerations", "{}"),
+        ("trainer_tolerations", "[1"),
+        ("trainer_node_selector", "a=b"),
+        ("epochs", "inf"),
+        ("epochs", float("inf")),
+        ("epochs", float("nan")),
+        ("trainer_node_selector", {"pool": datetime.date(2026, 8, 1)}),
+        ("trainer_node_selector", {"pool": float("nan")}),
     ],
 )
 def test_convert_rejects_another_type(name: str, raw: Any) -> None:
-    _, problems = convert_parameters({"text": "x", name: raw}, KNOWN)
+    _, problems = convert_parameters({**REQUIRED, name: raw})
 
     assert len(problems) == 1
     assert problems[0].startswith(f"{name} must be ")
@@ -100,33 +85,55 @@ def test_convert_rejects_another_type(name: str, raw: Any) -> None:
 
 
 def test_convert_reports_all_problems_and_suggests_names() -> None:
-    _, problems = convert_parameters({"cuont": 1, "rate": "x", "zzzzzz": 1}, KNOWN)
+    _, problems = convert_parameters({"epohcs": 1, "learning_rate": "x", "zzzzzz": 1})
 
     assert len(problems) == 4
-    assert "Did you mean count?" in problems[0]
-    assert "It has count, flag, labels, rate, rows, text." in problems[1]
-    assert problems[3] == "text must be given: it has no default."
+    assert "Did you mean epochs" in problems[0]
+    assert "There are accelerator_count, " in problems[2]
+    assert problems[3] == "pictures_uri must be given: it has no default."
+
+
+def test_settings_of_the_form_may_be_given_as_one_object_too() -> None:
+    values, problems = convert_parameters({**REQUIRED, "settings": '{"seed": 3, "epochs": 2}'})
+
+    assert (values["seed"], values["epochs"], problems) == (3, 2, [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"seed": 3}, "seed must be given once; it is a value of its own and a key of settings."),
+        ({"sede": 3}, "sede must be the name of a setting"),
+        ("[1]", "settings must be a JSON object; got settings='[1]'."),
+    ],
+)
+def test_wrong_object_of_settings_is_a_problem(settings: object, problem: str) -> None:
+    _, problems = convert_parameters({**REQUIRED, "seed": 1, "settings": settings})
+
+    assert len(problems) == 1
+    assert problems[0].startswith(problem)
 
 
 @pytest.mark.parametrize(("extra", "num_problems"), [(0, 0), (1, 1)])
 def test_convert_rejects_more_bytes_than_the_server_accepts(extra: int, num_problems: int) -> None:
-    empty_bytes = len(json.dumps({"text": ""}))
+    empty_bytes = len(json.dumps({"pictures_uri": ""}))
 
     _, problems = convert_parameters(
-        {"text": "x" * (MAX_PARAMETER_BYTES - empty_bytes + extra)}, KNOWN
+        {"pictures_uri": "x" * (MAX_PARAMETER_BYTES - empty_bytes + extra)}
     )
 
     assert len(problems) == num_problems
 
 
-def test_with_defaults_fills_the_rest() -> None:
-    known = {
-        **KNOWN,
-        "count": Parameter(name="count", kind="NUMBER_INTEGER", is_required=False, default=7),
-    }
+def test_with_defaults_fills_the_rest(tmp_path: Path) -> None:
+    pipeline = read_pipeline(find_compiled())
+    compile_pipeline(tmp_path / "own.yaml", settings={"seed": 7, "epochs": 5})
+    own = read_pipeline(tmp_path / "own.yaml")
 
-    assert with_defaults({"text": "x"}, known)["count"] == 7
-    assert with_defaults({"text": "x", "count": 8}, known)["count"] == 8
+    assert with_defaults({}, pipeline)["batch_size"] == 32
+    assert with_defaults({"batch_size": 8}, pipeline)["batch_size"] == 8
+    assert (with_defaults({}, own)["seed"], with_defaults({}, own)["epochs"]) == (7, 5)
+    assert with_defaults({"seed": 1}, own)["seed"] == 1
 
 
 def test_read_assignments_splits_at_the_first_equals_sign() -> None:
@@ -180,9 +187,9 @@ def test_endless_parameter_file_is_rejected() -> None:
 
 
 def test_deeply_nested_value_is_rejected_in_a_short_message() -> None:
-    _, problems = convert_parameters({"text": "x", "rows": "[" * 100_000}, KNOWN)
+    _, problems = convert_parameters({**REQUIRED, "task_tolerations": "[" * 100_000})
 
-    assert problems[0].startswith("rows must be a JSON list; got rows='[[")
+    assert problems[0].startswith("task_tolerations must be a JSON list; got task_tolerations='[[")
     assert len(problems[0]) < 400
 
 

@@ -13,6 +13,7 @@ from repot.planner.listing import PictureRoots
 from repot.planner.plan import PlannedDataset, plan_work, raise_problems
 from repot.planner.preflight import Parameters
 from repot.settings import (
+    CheckpointSettings,
     DatasetSettings,
     GateSettings,
     JobSettings,
@@ -294,6 +295,7 @@ def _parameters(pictures: Path, storage_uri: str, builder_pods: int) -> Paramete
         dataset=DatasetSettings(train_shards=5),
         training=TrainingSettings(),
         gate=GateSettings(),
+        checkpoint_settings=CheckpointSettings(),
         checkpoint=CheckpointSource(name="w.h5", uri="/w.h5"),
         task=TaskSettings(),
         job=JobSettings(),
@@ -306,7 +308,7 @@ def test_work_has_one_item_per_pod_but_not_more_than_shards(
 ) -> None:
     work = plan_work(_parameters(pictures, str(tmp_path / "storage"), builder_pods))
     assert work.items == tuple(
-        f"{work.dataset_id}:{index}/{num_items}" for index in range(num_items)
+        f"{work.dataset_id}:{index}/{num_items}:{tmp_path}/storage" for index in range(num_items)
     )
     assert (tmp_path / "storage" / "datasets" / work.dataset_id / "plan.json").exists()
 
@@ -316,7 +318,7 @@ def test_work_of_an_existing_dataset_is_one_item(pictures: Path, tmp_path: Path)
     first = plan_work(parameters)
     manifest = tmp_path / "storage" / "datasets" / first.dataset_id / "manifest.json"
     storage.write_json(str(manifest), {"dataset_id": first.dataset_id})
-    assert plan_work(parameters).items == (f"{first.dataset_id}:0/1",)
+    assert plan_work(parameters).items == (f"{first.dataset_id}:0/1:{parameters.run.storage_uri}",)
 
 
 def _notices(capture: pytest.LogCaptureFixture) -> list[str]:

@@ -5,7 +5,7 @@ import pytest
 
 from repot.errors import UsageError
 from repot.planner.preflight import Parameters, check_parameters
-from repot_pipelines.presets import DEFAULTS
+from repot.settings import DEFAULTS
 
 
 def check(folder: Path, **changes: Any) -> Parameters:
@@ -16,7 +16,7 @@ def check(folder: Path, **changes: Any) -> Parameters:
         "storage_uri": str(folder / "storage"),
         "backbone": "efficientnet_lite0",
         "batch_size": 8,
-        "accelerator_count": "0",
+        "accelerator_count": 0,
         "builder_pods": 1,
         "model_name": "m",
     }
@@ -24,7 +24,7 @@ def check(folder: Path, **changes: Any) -> Parameters:
 
 
 def test_parameters_become_settings_by_subject(tmp_path: Path) -> None:
-    parameters = check(tmp_path, accelerator_count="2", batch_size=16.0)
+    parameters = check(tmp_path, accelerator_count=2, batch_size=16.0)
 
     assert parameters.task.trainer_mode == "pod"
     assert (parameters.job.accelerator_count, parameters.training.batch_size) == (2, 16)
@@ -50,8 +50,7 @@ def test_none_and_blank_text_mean_not_given(empty: str, tmp_path: Path) -> None:
             {"num_workers": 2},
             "num_workers must be 1 with trainer_mode=pod; got num_workers=2. Use trainer_mode=job.",
         ),
-        ({"accelerator_count": "two"}, "accelerator_count must be a whole number as text"),
-        ({"accelerator_count": "9"}, "batch_size must be at least one for each of the 9"),
+        ({"accelerator_count": 9}, "batch_size must be at least one for each of the 9"),
         ({"trainer_cpu": "many"}, "trainer_cpu must be a number of CPUs"),
         ({"builder_memory": "many"}, "builder_memory must be an amount of memory"),
         ({"trainer_mode": "job"}, "storage_uri must be in an object store with trainer_mode=job"),
@@ -59,6 +58,7 @@ def test_none_and_blank_text_mean_not_given(empty: str, tmp_path: Path) -> None:
         ({"checkpoint_sha256": "abc"}, "checkpoint_sha256 must be 64 hex digits"),
         ({"labels_file_uri": "/no/such/file"}, "The labels file must exist"),
         ({"storage_uri": ""}, "storage_uri must be given"),
+        ({"storage_uri": "default"}, "set STORAGE_URI in the ConfigMap repot-settings"),
     ],
 )
 def test_bad_parameter_is_one_problem(

@@ -11,8 +11,10 @@ from repot.errors import UsageError
 from repot.planner.component import plan
 from repot.settings import (
     ALL_SETTINGS,
+    FORM_FIELDS,
     NONE,
     PARAMETERS,
+    SETTINGS_FIELD,
     CheckpointSettings,
     RunSettings,
     TrainingSettings,
@@ -23,7 +25,7 @@ from repot_pipelines.finetune import finetune
 from repot_pipelines.presets import PRESETS
 
 SIGNATURE = inspect.signature(finetune.pipeline_func).parameters
-KFP_TYPES = {str: "str", int: "int", float: "float", bool: "bool", dict: "Dict[str, str]"}
+MAX_FORM_FIELDS = 14
 
 
 def test_no_two_settings_have_the_same_name() -> None:
@@ -32,15 +34,16 @@ def test_no_two_settings_have_the_same_name() -> None:
     )
 
 
-def test_pipeline_has_exactly_the_settings_as_parameters() -> None:
-    assert set(SIGNATURE) == set(PARAMETERS)
+def test_pipeline_has_exactly_the_form_fields_and_settings() -> None:
+    assert set(SIGNATURE) == {*FORM_FIELDS, SETTINGS_FIELD}
+    assert len(SIGNATURE) <= MAX_FORM_FIELDS
 
 
-def test_plan_takes_exactly_the_settings() -> None:
-    assert set(plan.component_spec.inputs) == set(PARAMETERS)
+def test_plan_takes_exactly_the_form_and_the_compiled_settings() -> None:
+    assert set(plan.component_spec.inputs) == {*SIGNATURE, "compiled_settings"}
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", FORM_FIELDS)
 def test_pipeline_default_is_the_settings_default(name: str) -> None:
     default = SIGNATURE[name].default
 
@@ -49,7 +52,7 @@ def test_pipeline_default_is_the_settings_default(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", FORM_FIELDS)
 def test_compiled_pipeline_describes_the_parameter(name: str) -> None:
     assert f"{name}: {PARAMETERS[name].metadata['help']}" in (finetune.pipeline_func.__doc__ or "")
 

@@ -74,13 +74,26 @@ def test_bounds_are_allowed() -> None:
     [
         ("builder_cpu", "a number of CPUs"),
         ("evaluator_cpu", "a number of CPUs"),
+        ("fetcher_cpu", "a number of CPUs"),
+        ("task_cpu", "a number of CPUs"),
         ("builder_memory", "an amount of memory"),
         ("evaluator_memory", "an amount of memory"),
+        ("fetcher_memory", "an amount of memory"),
+        ("task_memory", "an amount of memory"),
     ],
 )
 def test_task_resources_must_be_quantities(name: str, quantity: str) -> None:
     with pytest.raises(UsageError, match=f"{name} must be {quantity}"):
-        TaskSettings(**{name: "lots"})
+        TaskSettings.from_parameters({name: "lots"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("task_node_selector", {"pool": True}), ("task_tolerations", [{"kye": "gpu"}])],
+)
+def test_placement_of_tasks_is_checked(name: str, value: object) -> None:
+    with pytest.raises(UsageError, match=f"^{name}.* must "):
+        TaskSettings.from_parameters({name: value})
 
 
 def test_whole_seconds_of_a_pipeline_are_a_number_that_kubernetes_reads() -> None:
@@ -90,14 +103,6 @@ def test_whole_seconds_of_a_pipeline_are_a_number_that_kubernetes_reads() -> Non
     settings = JobSettings.from_parameters({"trainer_tolerations": [spot]})
 
     assert '"tolerationSeconds": 300}' in json.dumps(settings.trainer_tolerations)
-
-
-@pytest.mark.parametrize("text", ["two", "-1", "", "1.5"])
-def test_accelerator_count_of_a_pipeline_is_a_whole_number_as_text(text: str) -> None:
-    with pytest.raises(UsageError, match="accelerator_count must be a whole number as text"):
-        JobSettings.from_parameters({"accelerator_count": text})
-
-    assert JobSettings.from_parameters({"accelerator_count": "2"}).accelerator_count == 2
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,9 @@ def test_shards_do_not_depend_on_processes_and_shares(make_plan: MakePlan, tmp_p
         results.append((_shards(planned), _receipts(planned)))
     planned = make_plan(storage_uri=f"{tmp_path}/shares", **settings)
     for index in (2, 0, 1):
-        share = Share(dataset_id=planned.plan.dataset_id, share_index=index, num_shares=3)
+        share = Share(
+            dataset_id=planned.plan.dataset_id, share_index=index, num_shares=3, storage_uri="s"
+        )
         build_shards(planned.dataset_uri, share.select(planned.plan.shard_names))
     results.append((_shards(planned), _receipts(planned)))
     assert results[0] == results[1] == results[2]
@@ -81,7 +83,7 @@ def test_items_build_their_shares_from_bucket_to_bucket(
         roots=PictureRoots(pictures_uri=f"{gcs}/pictures"), storage_uri=f"{gcs}/out", train_shards=3
     )
     for index in range(2):
-        build_item(f"{remote.plan.dataset_id}:{index}/2", f"{gcs}/out")
+        build_item(f"{remote.plan.dataset_id}:{index}/2:{gcs}/out")
     assert _shards(remote) == _shards(local)
 
 
@@ -89,18 +91,18 @@ def test_item_of_an_existing_dataset_does_nothing(tmp_path: Path) -> None:
     dataset_id = "0" * 16
     uri = layout.dataset_uri(str(tmp_path), dataset_id)
     storage.write_json(f"{uri}/manifest.json", {})
-    build_item(f"{dataset_id}:0/1", str(tmp_path))
+    build_item(f"{dataset_id}:0/1:{tmp_path}")
     assert [path.name for path in Path(uri).iterdir()] == ["manifest.json"]
 
 
 def test_item_without_a_plan_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="must be planned before"):
-        build_item(f"{'0' * 16}:0/1", str(tmp_path))
+        build_item(f"{'0' * 16}:0/1:{tmp_path}")
 
 
-def test_invalid_item_is_an_error(tmp_path: Path) -> None:
+def test_invalid_item_is_an_error() -> None:
     with pytest.raises(UsageError, match="work item"):
-        build_item("nonsense", str(tmp_path))
+        build_item("nonsense")
 
 
 def test_twins_in_two_unicode_forms_are_built_in_every_run(
