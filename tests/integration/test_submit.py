@@ -469,6 +469,17 @@ def test_failed_driver_is_reported_with_its_log_tail(api: KfpApi) -> None:
     assert "quantities must match the regular expression" in result.errors
 
 
+def test_failed_driver_of_the_whole_pipeline_is_reported_without_a_task(api: KfpApi) -> None:
+    logs = (("root-driver", "F1124 00:06:53.1 22 main.go:127] KFP driver: no metadata store\n"),)
+    script_runs(api, [Stage("FAILED", {"root": "DriverFailed"}, logs)])
+
+    result = submit(api, *WAIT)
+
+    assert result.exit_code == 1
+    assert "root-driver" in result.errors
+    assert "KFP driver: no metadata store" in result.errors
+
+
 def test_failure_without_logs_refers_to_the_ui(api: KfpApi) -> None:
     api.has_logs = False
     script_runs(api, [Stage("FAILED", {"plan": "Failed"})])

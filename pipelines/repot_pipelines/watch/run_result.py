@@ -12,7 +12,14 @@ from repot.evaluator.verdict import exit_code_of
 from repot.progress import find_failure
 from repot_pipelines.kfp_server.client import ApiObject
 from repot_pipelines.kfp_server.errors import ServerError
-from repot_pipelines.kfp_server.runs import CANCELED, CANCELING, SUCCEEDED, list_workflow_pods
+from repot_pipelines.kfp_server.runs import (
+    CANCELED,
+    CANCELING,
+    SUCCEEDED,
+    WorkflowPod,
+    list_workflow_pods,
+)
+from repot_pipelines.kfp_server.runs import FAILED as FAILED_RUN
 from repot_pipelines.kfp_server.server import Server
 from repot_pipelines.task_logs import log_tail
 from repot_pipelines.watch.gate_result import GateResult, print_gate_result, read_gate_result
@@ -24,6 +31,7 @@ _KILLED_ADVICE = (
     "The process was killed, most likely for lack of memory: "
     "raise trainer_memory, builder_memory or evaluator_memory."
 )
+_ATTEMPT = re.compile(r"\(\d+\)")
 _KILLED_MESSAGE = re.compile(r"OOMKilled|exit code 137")
 # `inferFailedReason` in workflow/controller/operator.go of Argo: how the container ended, and its
 # termination message, in which a task of repot gives its reason.
@@ -86,19 +94,29 @@ def read_run_result(
         statuses: Final statuses of its tasks.
         nodes: The run's `task_details`.
     """
-    argo_messages = functools.cache(lambda: _read_argo_messages(server, run.run_id))
+    is_success = run.state == SUCCEEDED
+    state = CANCELED if not is_success and was_terminated(run) else run.state
+    workflow_pods = functools.cache(lambda: _failed_workflow_pods(server, run.run_id))
     failures = [
         TaskFailure(
             title=status.task.title,
-            log_tail=_failure_reason(server, run.run_id, status, nodes, argo_messages),
+            log_tail=_failure_reason(server, run.run_id, status, nodes, workflow_pods),
         )
         for status in statuses
         if status.state == FAILED
     ]
-    is_success = run.state == SUCCEEDED
+    if not failures and state == FAILED_RUN:
+        # What KFP itself runs before the tasks, such as the driver of the whole pipeline.
+        failures = [
+            TaskFailure(
+                title=_ATTEMPT.sub("", pod.path.partition(".")[2]),
+                log_tail=_pod_reason(server, run.run_id, pod.name, workflow_pods),
+            )
+            for pod in workflow_pods().values()
+        ]
     return RunResult(
         run_id=run.run_id,
-        state=CANCELED if not is_success and was_terminated(run) else run.state,
+        state=state,
         failures=tuple(failures),
         gate=read_gate_result(server, run, statuses, nodes) if is_success else None,
     )
@@ -132,33 +150,43 @@ def _failure_reason(
     run_id: str,
     status: TaskStatus,
     nodes: Sequence[ApiObject],
-    argo_messages: Callable[[], Mapping[str, str]],
+    workflow_pods: Callable[[], Mapping[str, WorkflowPod]],
 ) -> str:
     """Return why a task failed, from the log of its pod and from Argo; "" if neither knows."""
-    for pod in failed_pods(status.task.key, nodes):
-        log = read_pod_log(server, run_id, pod)
-        if reason := find_failure(log):
-            return reason
-        tail, message = log_tail(log), argo_messages().get(pod, "")
-        argo = _ARGO_MESSAGE.fullmatch(message)
-        reason = (argo["reason"] or "" if argo else message).strip()
-        lines = [tail, *([reason] if reason not in tail else [])]
-        if tail.endswith("Killed") or _KILLED_MESSAGE.search(message):
-            lines.append(_KILLED_ADVICE)
-        if _LOST_CACHE.search(tail):
-            lines.append(_LOST_CACHE_ADVICE)
-        if any(lines):
-            return "\n".join(filter(None, lines))
-    return ""
+    pods = failed_pods(status.task.key, nodes)
+    reasons = (_pod_reason(server, run_id, pod, workflow_pods) for pod in pods)
+    return next(filter(None, reasons), "")
 
 
-def _read_argo_messages(server: Server, run_id: str) -> dict[str, str]:
-    """Return what Argo says about the pods that failed, by the pod's name."""
+def _failed_workflow_pods(server: Server, run_id: str) -> dict[str, WorkflowPod]:
+    """Return the pods that failed according to Argo, by name; none if that is not visible."""
     return {
-        pod.name: pod.message
+        pod.name: pod
         for pod in list_workflow_pods(server, run_id)
         if pod.phase in ("Failed", "Error")
     }
+
+
+def _pod_reason(
+    server: Server,
+    run_id: str,
+    pod: str,
+    workflow_pods: Callable[[], Mapping[str, WorkflowPod]],
+) -> str:
+    """Return why a pod failed; "" if neither its log nor Argo shows it."""
+    log = read_pod_log(server, run_id, pod)
+    if reason := find_failure(log):
+        return reason
+    tail = log_tail(log)
+    message = workflow_pods()[pod].message if pod in workflow_pods() else ""
+    argo = _ARGO_MESSAGE.fullmatch(message)
+    reason = (argo["reason"] or "" if argo else message).strip()
+    lines = [tail, *([reason] if reason not in tail else [])]
+    if tail.endswith("Killed") or _KILLED_MESSAGE.search(message):
+        lines.append(_KILLED_ADVICE)
+    if _LOST_CACHE.search(tail):
+        lines.append(_LOST_CACHE_ADVICE)
+    return "\n".join(filter(None, lines))
 
 
 def _failure_message(result: RunResult) -> str:

@@ -59,8 +59,12 @@ class Progress:
 def make_nodes(spec: dict[str, Any], workflow: str, progress: Progress) -> list[Node]:
     """Return every node that exists so far; a task without a phase has no node."""
     root = Node(path=f"{workflow}.root", phase="Running")
-    entry = Node(path=workflow, phase="Running", children=[root])
-    _add_tasks(spec, spec["root"], root, progress)
+    root_phase = "Failed" if progress.phases.get("root") == "DriverFailed" else "Succeeded"
+    driver = _node(f"{workflow}.root-driver", root_phase, progress, template=DRIVER)
+    entry = Node(path=workflow, phase="Running", children=[driver])
+    if root_phase == "Succeeded":
+        entry.children.append(root)
+        _add_tasks(spec, spec["root"], root, progress)
     return list(_flatten(_with_attempts(entry) if progress.is_retried else entry))
 
 

@@ -33,6 +33,11 @@ SERVER = Server(
 )
 
 
+@pytest.fixture(autouse=True)
+def no_workflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_result, "list_workflow_pods", lambda *_: [])
+
+
 def finished_run(state: str, *history: str) -> Any:
     entries = [SimpleNamespace(state=each) for each in (*history, state)]
     return SimpleNamespace(run_id="r-1", state=state, state_history=entries)
@@ -47,7 +52,6 @@ def printed(gate: GateResult | None) -> list[str]:
 
 def test_killed_process_gets_advice_about_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_result, "failed_pods", lambda *_: ["pod"])
-    monkeypatch.setattr(run_result, "list_workflow_pods", lambda *_: [])
     monkeypatch.setattr(run_result, "read_pod_log", lambda *_: "epoch 1\nKilled\n")
     task = PipelineTask(key="train", title="Train", parent="")
     status = TaskStatus(task=task, state="failed", num_done=0, num_pods=1, seconds=1.0)
@@ -70,7 +74,6 @@ def test_lost_result_of_the_cache_gets_the_advice_to_run_without_it(
         "NotFound\n"
     )
     monkeypatch.setattr(run_result, "failed_pods", lambda *_: ["pod"])
-    monkeypatch.setattr(run_result, "list_workflow_pods", lambda *_: [])
     monkeypatch.setattr(run_result, "read_pod_log", lambda *_: log)
     task = PipelineTask(key="train", title="Train", parent="")
     status = TaskStatus(task=task, state="failed", num_done=0, num_pods=1, seconds=1.0)
