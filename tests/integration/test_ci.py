@@ -97,6 +97,8 @@ def job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gcs_endpoint: str) -> I
         monkeypatch.delenv(name)
     monkeypatch.setenv("GITHUB_SHA", COMMIT)
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    # No test may contact the user's cluster.
+    monkeypatch.setenv("KUBECONFIG", os.devnull)
     # No test may contact the real service; the bucket of the job does not exist here.
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_endpoint)
     with KfpApi() as api:

@@ -918,6 +918,55 @@ def test_large_cluster_is_read_page_by_page(
     assert "8 of them free" in finding
 
 
+def put_small_nodes(api: KubernetesApi) -> None:
+    for name in ("gpu-1", "gpu-2"):
+        small = make_node(name, labels=L4, gpus=4, taints=[GPU_TAINT])
+        small["status"]["allocatable"] |= {"cpu": "8", "memory": "14Gi"}
+        api.store.put(small)
+    tiny = make_node("cpu-1")
+    tiny["status"]["allocatable"] |= {"cpu": "4", "memory": "7Gi"}
+    api.store.put(tiny)
+
+
+@pytest.mark.usefixtures("admin")
+def test_pods_larger_than_every_node_are_a_problem_with_the_closest_node(
+    api: KubernetesApi,
+) -> None:
+    put_small_nodes(api)
+
+    found = doctor(*FITTING).only_problem()
+
+    assert "evaluator pods request cpu 2, memory 8Gi; the closest node, cpu-1, has memory 7Gi" in (
+        found.finding
+    )
+    assert "trainer pods request cpu 4, memory 16Gi, nvidia.com/gpu 1; the closest node, gpu-1" in (
+        found.finding
+    )
+    assert "Lower evaluator_memory to 7Gi or less" in found.fix
+    put(
+        api,
+        "ConfigMap",
+        "cluster-autoscaler-status",
+        namespace="kube-system",
+        data={"status": "Healthy"},
+    )
+    assert doctor(*FITTING).checks["pod sizes"].state == "warning"
+
+
+@pytest.mark.usefixtures("admin")
+def test_full_nodes_are_a_warning(api: KubernetesApi) -> None:
+    for name in ("cpu-1", "gpu-1", "gpu-2"):
+        busy = make_pod(f"on-{name}", node=name, gpus=0)
+        busy["spec"]["containers"][0]["resources"] = {"requests": {"cpu": "6"}}
+        api.store.put(busy)
+
+    found = doctor(*FITTING).checks["pod sizes"]
+
+    assert found.state == "warning"
+    assert "builder pods request cpu 2, memory 4Gi; every suitable node is full" in found.finding
+    assert "has cpu 1.91 of 2 free" in found.finding
+
+
 @pytest.mark.usefixtures("admin")
 def test_quota_below_the_request_is_a_problem() -> None:
     for count, state in ((4, "ok"), (9, "problem")):

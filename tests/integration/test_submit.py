@@ -40,6 +40,8 @@ ALL_CALLS = ["pipelines", "pipelines/upload_version", "experiments", "runs"]
 def api(monkeypatch: pytest.MonkeyPatch, gcs_endpoint: str) -> Iterator[KfpApi]:
     for name in [name for name in os.environ if name.startswith("KF_")]:
         monkeypatch.delenv(name)
+    # No test may contact the user's cluster.
+    monkeypatch.setenv("KUBECONFIG", os.devnull)
     # No test may contact the real service; the bucket of LOCATIONS does not exist here.
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_endpoint)
     with KfpApi() as server:

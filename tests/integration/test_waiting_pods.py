@@ -21,7 +21,7 @@ from tests.integration.kfp_api.server import KfpApi
 from tests.integration.kfp_api.validation import inner_spec
 from tests.integration.kfp_api.workflow import Progress, make_nodes, pods_by_name
 from tests.integration.kubernetes_api.kubeconfig import write_kubeconfig
-from tests.integration.kubernetes_api.ready import NAMESPACE, let_in, prepare
+from tests.integration.kubernetes_api.ready import NAMESPACE, let_in, make_node, make_pod, prepare
 from tests.integration.kubernetes_api.server import ADMIN_TOKEN, KubernetesApi
 
 LOCATIONS = ("gs://pictures/flowers", "--storage-uri", "gs://repot/here")
@@ -47,10 +47,12 @@ class Clock:
 
 
 @pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Clock:
+def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gcs_endpoint: str) -> Clock:
     for name in [name for name in os.environ if name.startswith(("KF_", "KUBE"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    # No test may contact the real service; the bucket of LOCATIONS does not exist here.
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_endpoint)
     fake = Clock()
     monkeypatch.setattr(follow, "time", fake)
     return fake
@@ -550,3 +552,90 @@ def test_ci_job_fails_with_the_reason_in_its_comment(
     assert run["state"] == "CANCELING"
     assert "Train must start within 1 h; it is waiting: 0/1 nodes are available" in comment
     assert "Insufficient cpu" in comment
+
+
+# Before the start: requests against nodes.
+
+
+def put_node(api: KubernetesApi, name: str, *, cpu: str, memory: str, gpus: int = 1) -> None:
+    stored = make_node(name, gpus=gpus)
+    stored["status"]["allocatable"] |= {"cpu": cpu, "memory": memory}
+    api.store.put(stored)
+
+
+def keep_nodes(api: KubernetesApi, *names: str) -> None:
+    for key in [key for key in api.store.objects if key[0] == "nodes" and key[2] not in names]:
+        del api.store.objects[key]
+
+
+@pytest.mark.usefixtures("admin")
+@pytest.mark.parametrize("command", [("submit",), ("ci", "--skip-sample", "--start-timeout", "1")])
+def test_pods_that_fit_no_node_are_a_warning_before_the_start(
+    api: KubernetesApi,
+    kfp: KfpApi,
+    command: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    keep_nodes(api)
+    put_node(api, "only-node", cpu="1930m", memory="15Gi")
+    script_runs(kfp, [END])
+
+    result = run_repot(*command, *LOCATIONS, "-p", "evaluator_cpu=1")
+
+    assert result.exit_code in (0, 3), result.errors
+    assert (
+        "warning: builder pods request cpu 2, memory 4Gi; the only node, only-node, has cpu "
+        in (result.errors)
+    )
+    assert "Lower builder_cpu to 1.93 or less, or add a larger node." in result.errors
+    assert "and has memory 15Gi of 16Gi. Lower trainer_cpu to 1.93" in result.errors
+    assert "evaluator pods" not in result.errors
+    assert len(kfp.store.runs) == 1
+
+
+@pytest.mark.usefixtures("admin")
+def test_full_nodes_are_a_warning_that_says_so(api: KubernetesApi, kfp: KfpApi) -> None:
+    keep_nodes(api)
+    put_node(api, "busy", cpu="8", memory="32Gi")
+    api.store.put(make_pod("training", node="busy", gpus=1))
+
+    result = run_repot("submit", *LOCATIONS)
+
+    assert result.exit_code == 0
+    assert "busy has nvidia.com/gpu 0 of 1 free. They wait until other pods end" in result.errors
+    assert "builder" not in result.errors
+
+
+@pytest.mark.usefixtures("admin")
+def test_run_whose_pods_fit_gets_no_warning(api: KubernetesApi, kfp: KfpApi) -> None:
+    result = run_repot("submit", *LOCATIONS)
+
+    assert (result.exit_code, result.errors) == (0, "")
+    assert any(path.endswith("/nodes") for _, _, path in api.requests)
+
+
+@pytest.mark.usefixtures("admin")
+def test_nodes_of_a_cluster_that_is_perhaps_another_are_not_compared(
+    api: KubernetesApi, kfp: KfpApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_nodes(api)
+    remote = kfp.address.replace("127.0.0.1", "127.1")
+
+    result = run_repot("submit", *LOCATIONS, "--host", remote)
+
+    assert (result.exit_code, result.errors) == (0, "")
+    assert api.requests == []
+
+
+def test_user_who_may_not_list_nodes_is_told_so(
+    api: KubernetesApi, kfp: KfpApi, use_token: Callable[[str], None]
+) -> None:
+    use_token("of-alice")
+    let_in(api, "alice", "of-alice", ("get create", "services/proxy"))
+
+    result = run_repot("submit", *LOCATIONS)
+
+    assert result.exit_code == 0
+    assert "note: what the pods request was not compared with the nodes" in result.errors

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from repot.kubernetes_rules import KubernetesObject
 
@@ -31,8 +32,8 @@ class Node:
     container_images: frozenset[str]
 
     def capacity(self, resource: str) -> int:
-        """Return the total number of units of a resource, used or not."""
-        return whole_number(self.allocatable.get(resource, 0))
+        """Return the total number of whole units of a resource, used or not."""
+        return int(quantity(self.allocatable.get(resource, 0)))
 
     def matches(self, selector: Mapping[str, str]) -> bool:
         """Return whether a node selector selects this node."""
@@ -67,8 +68,8 @@ def read_node(node: KubernetesObject) -> Node:
     )
 
 
-def requested_by_pod(pod: KubernetesObject, resource: str) -> int:
-    """Return how many units of a resource a pod occupies.
+def requested_by_pod(pod: KubernetesObject, resource: str) -> Decimal:
+    """Return how much of a resource a pod occupies.
 
     That is the sum over its containers, or the largest init container if that is more.
     """
@@ -77,7 +78,8 @@ def requested_by_pod(pod: KubernetesObject, resource: str) -> int:
     # An init container with restartPolicy Always is a sidecar: it runs beside the containers.
     sidecars = [each for each in init_containers if each.get("restartPolicy") == "Always"]
     running = sum(
-        _requested_by_container(each, resource) for each in [*spec["containers"], *sidecars]
+        (_requested_by_container(each, resource) for each in [*spec["containers"], *sidecars]),
+        start=Decimal(0),
     )
     return max([running, *(_requested_by_container(each, resource) for each in init_containers)])
 
@@ -104,11 +106,11 @@ def why_no_match(nodes: Sequence[Node], selector: Mapping[str, str]) -> str:
     return "each label exists on some node, but no node has all of them"
 
 
-def whole_number(quantity: str | int) -> int:
-    """Return a Kubernetes quantity as an integer, rounded down."""
+def quantity(amount: str | int | Decimal) -> Decimal:
+    """Return the number in a Kubernetes quantity, e.g. 0.5 for "500m"."""
     from kubernetes.utils import parse_quantity
 
-    return int(parse_quantity(quantity))
+    return Decimal(parse_quantity(amount))
 
 
 def _tolerates(toleration: KubernetesObject, taint: KubernetesObject) -> bool:
@@ -126,8 +128,8 @@ def _tolerates(toleration: KubernetesObject, taint: KubernetesObject) -> bool:
     return bool(key) and (toleration.get("value") or "") == (taint.get("value") or "")
 
 
-def _requested_by_container(container: KubernetesObject, resource: str) -> int:
+def _requested_by_container(container: KubernetesObject, resource: str) -> Decimal:
     resources = container.get("resources") or {}
     # The API server sets missing requests to the limits.
     amounts = resources.get("requests") or resources.get("limits") or {}
-    return whole_number(amounts.get(resource, 0))
+    return quantity(amounts.get(resource, 0))

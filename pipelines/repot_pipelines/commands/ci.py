@@ -23,6 +23,7 @@ from repot_pipelines.commands.options import (
     request_options,
     start_limit_options,
     start_options,
+    warn_about_nodes,
 )
 from repot_pipelines.kfp_server.access import ConnectionOptions
 
@@ -119,9 +120,10 @@ def ci_command(
     )
 
     def prepare() -> "tuple[RunRequest, Server]":
-        return request_options.read(service_account=start.service_account), connect_to_server(
-            connection
-        )
+        request = request_options.read(service_account=start.service_account)
+        server = connect_to_server(connection)
+        warn_about_nodes(connection, server, request.values)
+        return request, server
 
     stream: Any = MaskedStream(sys.stdout, secrets)
     result = run_ci(prepare, settings, Console(file=stream))

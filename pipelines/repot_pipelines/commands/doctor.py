@@ -124,6 +124,7 @@ def doctor_command(
         namespace=connection.namespace,
         service_account=service_account,
         trainer_pod=trainer_pod,
+        pod_values={**pipeline.defaults, **_given(pod_options)},
         needs_cluster=any(about_cluster),
         pipeline=pipeline,
     )
@@ -163,7 +164,7 @@ def _trainer_pod(options: ParameterValues, defaults: ParameterValues) -> "PodPla
     from repot_pipelines.doctor.scheduling import PodPlacement
 
     values = {name: defaults[name] for name in _POD_PARAMETERS if name in defaults}
-    values |= {name: value for name, value in options.items() if value is not None}
+    values |= _given(options)
     problems = cluster_problems(values)
     if problems:
         raise UsageError(problems)
@@ -175,6 +176,10 @@ def _trainer_pod(options: ParameterValues, defaults: ParameterValues) -> "PodPla
         node_selector=values["trainer_node_selector"],
         tolerations=values["trainer_tolerations"],
     )
+
+
+def _given(options: ParameterValues) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _read_json(option: str, text: str | None, kind: type) -> Any:

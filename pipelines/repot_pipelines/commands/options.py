@@ -10,6 +10,7 @@ import functools
 import math
 import os
 import re
+import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -413,6 +414,44 @@ def open_cluster(connection: ConnectionOptions) -> "ClusterClient | None":
     from repot_pipelines.cluster.client import open_client
 
     return open_client(connection.kube_context or "", os.environ, Path.home())
+
+
+def warn_about_nodes(
+    connection: ConnectionOptions, server: "Server", values: ParameterValues
+) -> None:
+    """Print a warning for each kind of pod of a run that no node could hold, or only later.
+
+    It is no error: an autoscaler may add nodes, and not every autoscaler can be seen. Nothing is
+    printed if the cluster of the server is not known or cannot be reached.
+
+    Args:
+        connection: The options for the server.
+        server: The server.
+        values: All settings of the run by name.
+    """
+    from repot_pipelines.cluster.errors import ClusterError, ForbiddenError
+    from repot_pipelines.cluster.placement import find_run_misfits
+
+    # With --host, kubeconfig may belong to another cluster, except for a port-forward.
+    host = urllib.parse.urlsplit(server.address).hostname or ""
+    is_here = host in ("localhost", "127.0.0.1") or host.endswith(".svc.cluster.local")
+    if not (server.is_proxied or is_here or connection.kube_context):
+        return
+    try:
+        client = open_cluster(connection)
+        misfits = find_run_misfits(client, values) if client else []
+    except ForbiddenError:
+        click.echo(
+            "note: what the pods request was not compared with the nodes, which you may not list. "
+            "An administrator can run `repot doctor`.",
+            err=True,
+        )
+        return
+    except ClusterError:
+        return
+    for misfit in misfits:
+        outlook = "" if misfit.is_temporary else " Otherwise they wait for a node to be added."
+        click.echo(f"warning: {misfit.finding} {misfit.fix}{outlook}", err=True)
 
 
 def connection_options(command: _Command) -> _Command:

@@ -19,6 +19,7 @@ from repot_pipelines.commands.options import (
     request_options,
     start_limit_options,
     start_options,
+    warn_about_nodes,
 )
 from repot_pipelines.kfp_server.access import ConnectionOptions
 
@@ -119,6 +120,7 @@ def submit_command(
         _print_dry_run(console, request, start, num_pictures=num_pictures, prices_file=prices_file)
         return 0
     server = connect_to_server(connection)
+    warn_about_nodes(connection, server, request.values)
     run_id = _start(console, server, request, start)
     if not wait:
         return 0

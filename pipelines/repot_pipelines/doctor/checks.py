@@ -14,7 +14,8 @@ from repot.cluster_names import (
     WORKER_ACCOUNT,
 )
 from repot.extras import DISTRIBUTION
-from repot_pipelines.cluster import nodes
+from repot.settings import ParameterValues
+from repot_pipelines.cluster import placement
 from repot_pipelines.cluster.client import ClusterClient, ClusterConnection, connect
 from repot_pipelines.cluster.errors import ClusterError, ForbiddenError
 from repot_pipelines.doctor import (
@@ -55,6 +56,7 @@ class DoctorRequest:
         namespace: Namespace of the run; "" for that of Kubeflow Pipelines.
         service_account: Service account of the run's pods; "" for the default.
         trainer_pod: What the trainer's pod requests; None if that is unknown.
+        pod_values: Settings that decide what the pods request, by name.
         needs_cluster: Whether an option refers to the cluster, so that a missing one is a problem.
         pipeline: The compiled pipeline that is installed.
     """
@@ -64,6 +66,7 @@ class DoctorRequest:
     namespace: str
     service_account: str
     trainer_pod: scheduling.PodPlacement | None
+    pod_values: ParameterValues
     needs_cluster: bool
     pipeline: installation.InstalledPipeline
 
@@ -318,10 +321,14 @@ def _check_quota(client: ClusterClient, request: DoctorRequest) -> CheckResult:
 
 
 def _check_nodes(client: ClusterClient, request: DoctorRequest) -> list[CheckResult]:
-    """Check the nodes for the trainer's pod, and the container images on all nodes."""
-    known = [nodes.read_node(node) for node in client.list_all("list nodes", "/api/v1/nodes")]
+    """Check the nodes for the pods of a run, and the container images on all nodes."""
+    known = placement.read_nodes(client)
     images = scheduling.check_container_images(request.pipeline.container_images, known)
     if request.trainer_pod is None:
         reason = "its defaults are unknown without the compiled pipeline"
         return [not_checked(scheduling.TRAINER_NODES, reason), *images]
-    return [scheduling.check_nodes(client, known, request.trainer_pod), *images]
+    result = scheduling.check_nodes(client, known, request.trainer_pod)
+    if not known:
+        return [result, *images]
+    requests = placement.pod_requests(request.pod_values)
+    return [result, scheduling.check_sizes(client, known, requests), *images]

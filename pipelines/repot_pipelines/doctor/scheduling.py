@@ -12,13 +12,15 @@ from repot_pipelines.cluster.errors import ForbiddenError
 from repot_pipelines.cluster.nodes import (
     Node,
     format_taint,
+    quantity,
     requested_by_pod,
-    whole_number,
     why_no_match,
 )
+from repot_pipelines.cluster.placement import TRAINER, PodRequest, find_misfits, read_free
 from repot_pipelines.doctor.results import CheckResult, not_checked, ok, problem, warning
 
 TRAINER_NODES = "trainer nodes"
+POD_SIZES = "pod sizes"
 QUOTA = "quota"
 
 _NUM_THREADS = 8
@@ -84,6 +86,44 @@ def check_nodes(client: ClusterClient, nodes: Sequence[Node], pod: PodPlacement)
     if not usable:
         return _tainted(ready, pod)
     return _count_free(client, usable, pod)
+
+
+def check_sizes(
+    client: ClusterClient, nodes: Sequence[Node], requests: Sequence[PodRequest]
+) -> CheckResult:
+    """Check that for every kind of pod of a run some node is large enough and accepts it.
+
+    What the trainer's pod lacks beside CPU and memory is left to `check_nodes`.
+
+    Args:
+        client: Client of the cluster.
+        nodes: All nodes of the cluster; not empty.
+        requests: What the pods request.
+
+    Raises:
+        ClusterError: A request to the cluster failed.
+    """
+    try:
+        free = read_free(client, nodes, requests)
+    except ForbiddenError:
+        free = {}
+    misfits = [
+        misfit
+        for misfit in find_misfits(nodes, requests, free)
+        if misfit.is_size or misfit.kind != TRAINER
+    ]
+    if not misfits:
+        kinds = ", ".join(request.kind for request in requests)
+        return ok(POD_SIZES, f"a node is large enough for each kind of pod: {kinds}")
+    finding = " ".join(misfit.finding for misfit in misfits)
+    fix = " ".join(dict.fromkeys(misfit.fix for misfit in misfits))
+    if all(misfit.is_temporary for misfit in misfits):
+        return warning(POD_SIZES, finding, fix)
+    if _has_autoscaler(client):
+        return warning(
+            POD_SIZES, finding, f"{fix} Or wait, if the autoscaler has nodes of that size."
+        )
+    return problem(POD_SIZES, finding, fix)
 
 
 def list_quotas(client: ClusterClient, namespace: str) -> list[KubernetesObject]:
@@ -246,16 +286,12 @@ def _num_in_use(client: ClusterClient, node: Node, resource: str) -> int:
     """Return how many units of a resource the node's pods occupy; finished pods occupy none."""
     selector = f"spec.nodeName={node.name},status.phase!=Succeeded,status.phase!=Failed"
     pods = client.list_all("list pods", "/api/v1/pods", field_selector=selector)
-    return sum(requested_by_pod(pod, resource) for pod in pods)
+    return int(sum(requested_by_pod(pod, resource) for pod in pods))
 
 
 def _problem_unless_autoscaled(client: ClusterClient, finding: str, fix: str) -> CheckResult:
     """Return a problem, or a warning if an autoscaler may add a suitable node."""
-    try:
-        has_autoscaler = client.find("check for an autoscaler", _AUTOSCALER_PATH) is not None
-    except ForbiddenError:
-        has_autoscaler = False
-    if has_autoscaler:
+    if _has_autoscaler(client):
         return warning(
             TRAINER_NODES,
             f"{finding}, at the moment.",
@@ -264,12 +300,19 @@ def _problem_unless_autoscaled(client: ClusterClient, finding: str, fix: str) ->
     return problem(TRAINER_NODES, f"{finding}.", f"{fix}.")
 
 
+def _has_autoscaler(client: ClusterClient) -> bool:
+    try:
+        return client.find("check for an autoscaler", _AUTOSCALER_PATH) is not None
+    except ForbiddenError:
+        return False
+
+
 def _hard_limit(quota: KubernetesObject, resource: str) -> int:
-    return whole_number(quota["spec"]["hard"][resource])
+    return int(quantity(quota["spec"]["hard"][resource]))
 
 
 def _used(quota: KubernetesObject, resource: str) -> int:
-    return whole_number(((quota.get("status") or {}).get("used") or {}).get(resource, 0))
+    return int(quantity(((quota.get("status") or {}).get("used") or {}).get(resource, 0)))
 
 
 def _check_container_image(name: str, reference: str, nodes: Sequence[Node]) -> CheckResult:

@@ -29,6 +29,7 @@ _CONNECT_TIMEOUT_SECONDS = (5, 10)
 """The same for the first call, which only checks that the server is there."""
 
 _PAGE_SIZE = 100
+_SERVICE_PROXY = "/api/v1/namespaces/"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +62,11 @@ class Server:
         Servers since 2.16 can (kubeflow/pipelines#12574); one of unknown version may be older.
         """
         return self.version is not None
+
+    @property
+    def is_proxied(self) -> bool:
+        """Return whether it is reached through the Kubernetes API, as without --host."""
+        return _SERVICE_PROXY in self.address
 
     def call(self, action: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> ApiObject:
         """Call a method of the generated API.
@@ -102,7 +108,7 @@ class Server:
 
     def get_pod_log(self, namespace: str, pod: str) -> str:
         """Return a pod's log through the Kubernetes API; "" without kubeconfig access."""
-        cluster, proxied, _ = self.address.partition("/api/v1/namespaces/")
+        cluster, proxied, _ = self.address.partition(_SERVICE_PROXY)
         path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
         return self.get_text(path, {"container": "main"}, host=cluster) if proxied else ""
 
