@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from repot.settings import PARAMETERS
+from repot.settings import DEFAULTS
 from repot_pipelines.cluster.nodes import Node, read_node
 from repot_pipelines.cluster.placement import Misfit, PodRequest, find_misfits, pod_requests
 
@@ -139,11 +139,12 @@ def test_full_nodes_are_a_temporary_misfit() -> None:
 
 def test_requests_are_those_of_the_settings() -> None:
     values = {
-        **{name: field.default for name, field in PARAMETERS.items()},
+        **DEFAULTS,
         "trainer_cpu": "6",
         "accelerator_count": 2,
         "trainer_node_selector": {"gpu": "l4"},
         "builder_memory": "3Gi",
+        "task_node_selector": {"pool": "cpu"},
     }
 
     found = {each.kind: each for each in pod_requests(values)}
@@ -152,7 +153,7 @@ def test_requests_are_those_of_the_settings() -> None:
     assert found["trainer"].resources == {"cpu": "6", "memory": "16Gi", GPU: "2"}
     assert found["trainer"].node_selector == {"gpu": "l4"}
     assert found["builder"].resources == {"cpu": "2", "memory": "3Gi"}
-    assert found["builder"].node_selector == {}
-    sizes = {name for name in PARAMETERS if name.endswith(("_cpu", "_memory"))}
+    assert found["builder"].node_selector == {"pool": "cpu"}
+    sizes = {name for name in DEFAULTS if name.endswith(("_cpu", "_memory"))}
     named = {name for each in found.values() for name in each.setting_names.values()}
     assert sizes <= named
