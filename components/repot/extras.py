@@ -8,7 +8,12 @@ docs/installation.md.
 DISTRIBUTION = "repot"
 """Name of the installed distribution; never ask a package index for it."""
 
-EXTRAS = {"docker": "docker>=7", "heif": "pi-heif>=1.0", "s3": "boto3>=1.36"}
+EXTRAS = {
+    "docker": "docker>=7",
+    "heif": "pi-heif>=1.0",
+    "mlflow": "mlflow-skinny>=3.1,<4",
+    "s3": "boto3>=1.36",
+}
 """What each extra installs, by its name; the same as in pyproject.toml."""
 
 

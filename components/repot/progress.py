@@ -28,6 +28,7 @@ from typing import Any
 from repot.errors import EXIT_FAILED, RepotError
 from repot.json_record import JsonRecord, RecordError
 from repot.masking import mask, read_secrets
+from repot.memory import describe_out_of_memory, is_out_of_memory
 
 EVENTS_VARIABLE = "REPOT_EVENTS"
 REPORT_INTERVAL_SECONDS = 0.2
@@ -202,7 +203,9 @@ def task(name: str) -> Iterator[None]:
         raise SystemExit(err.exit_code) from err
     except Exception as err:
         sys.stderr.write(_masked(traceback.format_exc()))
-        message = f"{type(err).__name__}: {err}"
+        message = (
+            describe_out_of_memory(err) if is_out_of_memory(err) else f"{type(err).__name__}: {err}"
+        )
         _report_failure(name, message, EXIT_FAILED)
         raise SystemExit(EXIT_FAILED) from err
     seconds = time.monotonic() - started

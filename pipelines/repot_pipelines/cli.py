@@ -17,6 +17,7 @@ import click
 from repot import __version__
 from repot.errors import EXIT_INTERRUPTED, RepotError, UsageError, printable
 from repot.masking import MaskedStream, read_secrets, secret_parts
+from repot.memory import describe_out_of_memory, is_out_of_memory
 from repot_pipelines.commands.ci import ci_command
 from repot_pipelines.commands.compile import compile_command
 from repot_pipelines.commands.doctor import doctor_command
@@ -90,6 +91,11 @@ def main() -> None:
         sys.exit(UsageError.exit_code)
     except OSError as err:
         _show(RepotError(_os_error_message(err)))
+        sys.exit(RepotError.exit_code)
+    except Exception as err:
+        if not is_out_of_memory(err):
+            raise
+        _show(RepotError(describe_out_of_memory(err)))
         sys.exit(RepotError.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo(

@@ -65,7 +65,7 @@ class Tracker:
     """An MLflow store, and its client."""
 
     def __init__(self, uri: str) -> None:
-        mlflow = pytest.importorskip("mlflow", reason="pip install 'repot[mlflow]'")
+        mlflow = pytest.importorskip("mlflow", reason="make venv EXTRAS=mlflow")
         self.settings = IntegrationSettings(mlflow_tracking_uri=uri)
         self.client: Any = mlflow.MlflowClient(tracking_uri=uri)
 
@@ -237,7 +237,7 @@ def test_deleted_experiment_is_reported(tracker: Tracker, storage_uri: str) -> N
 def test_missing_package_is_named(storage_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlflow.tracking", None)
 
-    with pytest.raises(UsageError, match=r"pip install 'repot\[mlflow\]'"):
+    with pytest.raises(UsageError, match="Run `make venv EXTRAS=mlflow`"):
         track_run(make_result(storage_uri), IntegrationSettings(mlflow_tracking_uri="http://h"))
 
 
@@ -248,7 +248,7 @@ def test_unreachable_server_is_a_warning_unless_required(
     caplog: pytest.LogCaptureFixture,
     is_required: bool,
 ) -> None:
-    pytest.importorskip("mlflow", reason="pip install 'repot[mlflow]'")
+    pytest.importorskip("mlflow", reason="make venv EXTRAS=mlflow")
     caplog.set_level(logging.INFO)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:pass9word@127.0.0.1:{free_port()}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

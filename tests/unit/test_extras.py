@@ -70,7 +70,7 @@ def test_command_that_names_a_file_or_folder_is_accepted(command: str) -> None:
 
 
 def test_name_with_an_extra_is_used_only_in_a_direct_reference() -> None:
-    name_with_extra = re.compile(r"repot\[(?:s3|heif|docker)[^\]]*\](?! @ https://)")
+    name_with_extra = re.compile(rf"repot\[(?:{'|'.join(EXTRAS)})[^\]]*\](?! @ https://)")
 
     assert [name for name, text in texts() if name_with_extra.search(text)] == []
 

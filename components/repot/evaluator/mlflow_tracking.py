@@ -23,6 +23,7 @@ from repot.errors import RepotError, UsageError, advise, innermost_reason
 from repot.evaluator.report.data import ReportData
 from repot.evaluator.summary import comparable_metrics
 from repot.evaluator.verdict import Verdict
+from repot.extras import install_command
 from repot.layout import METRICS_NAME, MODEL_CARD_NAME, MODEL_FOLDER, REPORT_NAME, VERDICT_NAME
 from repot.masking import mask, read_secrets, secret_parts
 from repot.settings.integrations import IntegrationSettings
@@ -108,7 +109,7 @@ def _make_client(tracking_uri: str) -> Any:
         raise UsageError(
             "MLflow tracking needs the package mlflow-skinny. "
             + advise(
-                on_machine="Run `pip install 'repot[mlflow]'`, or unset MLFLOW_TRACKING_URI.",
+                on_machine=f"Run {install_command('mlflow')}; or unset MLFLOW_TRACKING_URI.",
                 in_pod="Use a cpu_image with it, see docs/after-promotion.md, or remove "
                 "MLFLOW_TRACKING_URI from the ConfigMap repot-settings.",
             )

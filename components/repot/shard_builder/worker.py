@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 from repot.errors import RepotError
+from repot.memory import describe_out_of_memory
 from repot.progress import REPORT_INTERVAL_SECONDS
 from repot.shard_builder.shard import build_shard
 
@@ -39,6 +40,8 @@ def main() -> None:
             )
         except RepotError as err:
             _reply(error=type(err).__name__, message=str(err))
+        except MemoryError as err:
+            _reply(error=RepotError.__name__, message=describe_out_of_memory(err))
         else:
             counter.flush()
             _reply(num_records=receipt.num_records, size_bytes=receipt.size_bytes)

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from repot.memory import CGROUP_LIMIT_PATHS
 from repot_pipelines.doctor.results import CheckResult, ok, problem, warning
 
 GIB = 1 << 30
@@ -21,7 +22,7 @@ RECOMMENDED_DISK_BYTES = 10 * GIB
 
 _MEMINFO_PATH = Path("/proc/meminfo")
 # Memory limit and usage of a container (cgroup v2), which /proc/meminfo does not reflect.
-_CGROUP_LIMIT_PATH = Path("/sys/fs/cgroup/memory.max")
+_CGROUP_LIMIT_PATH = CGROUP_LIMIT_PATHS[0]
 _CGROUP_USED_PATH = Path("/sys/fs/cgroup/memory.current")
 
 

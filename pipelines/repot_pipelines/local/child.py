@@ -34,7 +34,7 @@ from repot.settings import (
     to_arguments,
 )
 from repot_pipelines.compiled import read_pipeline
-from repot_pipelines.local.docker import make_runner, remove_containers
+from repot_pipelines.local.docker import make_runner, remove_containers, run_container
 from repot_pipelines.parameters import with_defaults
 
 # An executor's container image that is a pipeline parameter, as the KFP compiler writes it.
@@ -77,7 +77,7 @@ def main() -> None:
     clean_up = functools.partial(remove_containers, work_folder) if uses_docker else _do_nothing
     threading.Thread(target=_exit_with_parent, args=[clean_up, work_folder], daemon=True).start()
     runner = (
-        make_runner(request.arguments, work_folder)
+        _make_docker_runner(request.arguments, work_folder)
         if uses_docker
         else _make_subprocess_runner(work_folder)
     )
@@ -146,8 +146,16 @@ def _make_subprocess_runner(work_folder: Path) -> Any:
     return local.SubprocessRunner(use_venv=False)
 
 
+def _make_docker_runner(arguments: Mapping[str, Any], work_folder: Path) -> Any:
+    """Return KFP's runner that starts each task as a container."""
+    from kfp.local import docker_task_handler
+
+    docker_task_handler.run_docker_container = _reporting_status(run_container)
+    return make_runner(arguments, work_folder)
+
+
 def _reporting_status(run: Callable[..., int]) -> Callable[..., int]:
-    """Return KFP's function that runs the process of a task, with an event for its exit status."""
+    """Return a function that runs the process of a task, with an event for its exit status."""
 
     @functools.wraps(run)
     def run_and_report(*args: Any, **kwargs: Any) -> int:

@@ -1,0 +1,75 @@
+"""How much memory this process may use, and what to say when it runs out."""
+
+import os
+import resource
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from repot.errors import advise
+
+CGROUP_LIMIT_PATHS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Memory limit of a container, in version 2 and 1 of cgroups."""
+
+_GIB = 1 << 30
+_ULIMITS = (("ulimit -v", resource.RLIMIT_AS), ("ulimit -d", resource.RLIMIT_DATA))
+_MAX_DETAIL = 200
+"""Characters of the library's own words."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryLimit:
+    """The strictest limit of this process's memory.
+
+    Attributes:
+        size_bytes: The limit.
+        source: What sets it.
+    """
+
+    size_bytes: int
+    source: str
+
+
+def find_memory_limit() -> MemoryLimit:
+    """Return the smallest of the limits that apply: of the process, its container, the machine."""
+    return min(_limits(), key=lambda limit: limit.size_bytes)
+
+
+def is_out_of_memory(err: BaseException) -> bool:
+    """Return whether an error says that memory ran out; TensorFlow has a type of its own."""
+    return isinstance(err, MemoryError) or type(err).__name__ == "ResourceExhaustedError"
+
+
+def describe_out_of_memory(err: BaseException) -> str:
+    """Return the message for an error that `is_out_of_memory` accepts."""
+    limit = find_memory_limit()
+    detail = (str(err).strip().splitlines() or [""])[0][:_MAX_DETAIL].rstrip(".")
+    advice = advise(
+        on_machine="Close other programs, choose a smaller --batch-size, --image-size or "
+        "--backbone, raise that limit, or use a machine with more memory.",
+        in_pod="Raise the memory of the task (builder_memory, trainer_memory or evaluator_memory), "
+        "or choose a smaller batch_size, image_size or backbone.",
+    )
+    return (
+        f"The memory ran out{f' ({detail})' if detail else ''}; this process may use "
+        f"{limit.size_bytes / _GIB:.1f} GiB ({limit.source}). {advice}"
+    )
+
+
+def _limits() -> Iterator[MemoryLimit]:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    yield MemoryLimit(size_bytes=total, source="all of this machine's memory")
+    for name, kind in _ULIMITS:
+        size_bytes = resource.getrlimit(kind)[0]
+        if size_bytes != resource.RLIM_INFINITY:
+            yield MemoryLimit(size_bytes=size_bytes, source=f"the limit of `{name}`")
+    for path in CGROUP_LIMIT_PATHS:
+        try:
+            text = path.read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        if text.isdecimal():  # not "max"
+            yield MemoryLimit(size_bytes=int(text), source="the limit of its container")
