@@ -629,6 +629,15 @@ def test_lines_of_kubeflow_are_shown_only_with_all_logs(
     assert lines == shown
 
 
+@pytest.mark.parametrize("option", ["--logs", "--all-logs"])
+def test_logs_of_a_run_that_is_not_followed_are_a_usage_error(api: KfpApi, option: str) -> None:
+    result = submit(api, option)
+
+    assert (result.exit_code, api.requests) == (2, [])
+    assert "--logs and --all-logs must be given with --wait or --attach" in result.errors
+    assert submit(api, option, "--dry-run").exit_code == 0
+
+
 def test_attach_follows_an_existing_run_and_starts_none(api: KfpApi) -> None:
     assert submit(api).exit_code == 0
     (run_id,) = api.store.runs

@@ -114,6 +114,11 @@ def submit_command(
     if attach is not None:
         _check_attach(attach, request_options)
         return follow(connect_to_server(connection), attach)
+    if logs != "none" and not (wait or dry_run):
+        raise UsageError(
+            "--logs and --all-logs must be given with --wait or --attach, which follow the run. "
+            "Add --wait."
+        )
     start = replace(start, run_name=run_name, use_cache=not no_cache)
     request = request_options.read(service_account=start.service_account)
     if dry_run:
