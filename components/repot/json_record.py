@@ -60,7 +60,7 @@ class JsonRecord:
         """
         try:
             value = json.loads(text)
-        except ValueError as err:
+        except (ValueError, RecursionError) as err:
             raise RecordError(f"{cls.__name__} must be JSON; {err}") from err
         return cls.from_json(value)
 

@@ -183,9 +183,10 @@ def _broken_rule(toleration: Any) -> str:
         "have no value with the operator Exists": value and operator == "Exists",
         f"have a value of at most {_LABEL_LENGTH} letters, digits, '-', '_' and '.', with a letter "
         "or digit at both ends": not _LABEL_VALUE.fullmatch(value),
-        "have a whole number of tolerationSeconds, without quotes": "tolerationSeconds"
-        in toleration
-        and (isinstance(seconds, bool) or not isinstance(seconds, int)),
+        "have a whole number of tolerationSeconds, without quotes and of at most 64 bits": (
+            "tolerationSeconds" in toleration
+            and (type(seconds) is not int or not -(2**63) <= seconds < 2**63)
+        ),
         "have the effect NoExecute, since it has tolerationSeconds": "tolerationSeconds"
         in toleration
         and effect != "NoExecute",

@@ -126,6 +126,7 @@ def test_invalid_selector_is_reported(selector: dict[str, Any], message: str) ->
         {"operator": "Exists"},
         {"key": "a", "tolerationSeconds": 300, "effect": "NoExecute"},
         {"key": "a", "tolerationSeconds": -1, "effect": "NoExecute"},
+        {"key": "a", "tolerationSeconds": 2**63 - 1, "effect": "NoExecute"},
     ],
 )
 def test_toleration_is_accepted(toleration: dict[str, Any]) -> None:
@@ -154,6 +155,7 @@ def test_toleration_is_accepted(toleration: dict[str, Any]) -> None:
         ({**NO_EXECUTE, "tolerationSeconds": 1.5}, "have a whole number of tolerationSeconds"),
         ({**NO_EXECUTE, "tolerationSeconds": True}, "have a whole number of tolerationSeconds"),
         ({**NO_EXECUTE, "tolerationSeconds": None}, "have a whole number of tolerationSeconds"),
+        ({**NO_EXECUTE, "tolerationSeconds": 2**63}, "have a whole number of tolerationSeconds"),
         ({"key": "a", "tolerationSeconds": 3}, "have the effect NoExecute"),
         (
             {"key": "a", "effect": "NoSchedule", "tolerationSeconds": 3},

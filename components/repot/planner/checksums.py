@@ -8,6 +8,8 @@ gs:// include checksums, so nothing is read.
 """
 
 import dataclasses
+import json
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -18,6 +20,8 @@ from repot import layout, storage
 from repot.errors import NotFoundError, StorageError
 from repot.planner.listing import FoundFile, PictureRoots
 from repot.progress import ProgressCounter
+
+_log = logging.getLogger(__name__)
 
 _NUM_READERS = 16
 # A file that changed just before it was read may change again within the resolution of its
@@ -107,10 +111,16 @@ def _state(file: FoundFile) -> _FileState | None:
 
 
 def _read_cache(cache_uri: str) -> _Cache:
-    """Return the cache; empty if it does not exist or was written by another version of repot."""
+    """Return the cache; empty if it does not exist or was written by another version of repot.
+
+    A damaged one, as after a loss of power, is replaced like a missing one.
+    """
     try:
-        entries = storage.read_json(cache_uri)
+        entries = json.loads(storage.read_bytes(cache_uri))
     except NotFoundError:
+        return {}
+    except (ValueError, RecursionError):
+        _log.warning("%s is damaged; all checksums are read again", cache_uri)
         return {}
     if not isinstance(entries, dict):
         return {}

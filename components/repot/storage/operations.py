@@ -118,6 +118,10 @@ def read_json(uri: str) -> Any:
             f"{uri} must be JSON; got {err.msg} in line {err.lineno}, column {err.colno}. "
             "Delete or repair it."
         ) from err
+    except RecursionError as err:
+        raise StorageError(
+            f"{uri} must be JSON; it is nested too deeply. Delete or repair it."
+        ) from err
 
 
 def write_bytes(uri: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:

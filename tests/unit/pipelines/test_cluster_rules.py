@@ -23,6 +23,8 @@ def test_defaults_of_the_compiled_pipeline_are_valid() -> None:
         ("recipe", "magic", "recipe must be one of"),
         ("min_precision", 1.5, "min_precision must lie in 0..1"),
         ("pictures_uri", "/home/me/pictures", "pictures_uri must be in an object store"),
+        ("pictures_uri", "", "pictures_uri must be the URI of a folder; it is empty"),
+        ("storage_uri", "", "storage_uri must be the URI of a folder; it is empty"),
         ("storage_uri", "repot-storage", "storage_uri must be in an object store"),
         ("labels_file_uri", "labels.txt", "labels_file_uri must be in an object store"),
         ("storage_uri", "ftp://host/x", "storage_uri: "),

@@ -198,6 +198,26 @@ def test_cache_of_another_version_is_ignored(
     assert sorted(reads) == ["a", "b"]
 
 
+@pytest.mark.parametrize("content", [b"", b'{"a": ["9-', b"\xff\0", b"[" * 100_000])
+def test_damaged_cache_is_replaced(
+    folder: Path,
+    tmp_path: Path,
+    reads: list[str],
+    content: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first, _ = _add_checksums(folder, tmp_path / "listings")
+    (cache,) = (tmp_path / "listings").iterdir()
+    intact = cache.read_bytes()
+    cache.write_bytes(content)
+    reads.clear()
+
+    assert _add_checksums(folder, tmp_path / "listings")[0] == first
+    assert sorted(reads) == ["a", "b"]
+    assert cache.read_bytes() == intact
+    assert f"{cache} is damaged" in caplog.text
+
+
 def test_no_listings_uri_disables_the_cache(folder: Path, reads: list[str]) -> None:
     _add_checksums(folder, None)
     _add_checksums(folder, None)
