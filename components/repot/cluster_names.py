@@ -5,6 +5,7 @@ keys of one ConfigMap and two Secrets become environment variables. `manifests/`
 Further keys of the ConfigMap, and a third Secret, say which services hear about a run.
 """
 
+import os
 from pathlib import Path
 
 from repot.errors import is_task_pod
@@ -82,13 +83,34 @@ CONFIG_MAP_KEYS = (
 """Keys of the ConfigMap for the storage, the manifests and the schedule. Other keys are defaults of
 settings, see `repot.settings`."""
 
-_SOURCES = {
-    f"the ConfigMap {SETTINGS_CONFIG_MAP}": {**CONFIG_MAP_VARIABLES, **INTEGRATION_VARIABLES},
-    f"the Secret {S3_SECRET}": S3_SECRET_VARIABLES,
-    f"the Secret {GOOGLE_SECRET}": GOOGLE_SECRET_VARIABLES,
-    f"the Secret {INTEGRATIONS_SECRET}": INTEGRATION_SECRET_VARIABLES,
+_NAME_VARIABLES = {
+    SETTINGS_CONFIG_MAP: "REPOT_SETTINGS_CONFIG_MAP",
+    S3_SECRET: "REPOT_S3_SECRET",
+    GOOGLE_SECRET: "REPOT_GOOGLE_SECRET",
 }
+"""Variable that has the name of an object in a run that names another one, by the usual name."""
+_SOURCES = (
+    ("ConfigMap", SETTINGS_CONFIG_MAP, {**CONFIG_MAP_VARIABLES, **INTEGRATION_VARIABLES}),
+    ("Secret", S3_SECRET, S3_SECRET_VARIABLES),
+    ("Secret", GOOGLE_SECRET, GOOGLE_SECRET_VARIABLES),
+    ("Secret", INTEGRATIONS_SECRET, INTEGRATION_SECRET_VARIABLES),
+)
+"""Kind and usual name of each object, and the variable of each of its keys."""
 _NAMESPACE_PATH = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+def name_variables(*, config_map: str, s3_secret: str, google_secret: str) -> dict[str, str]:
+    """Return the variables that tell a pod the names of its run's objects, for `name_sources`.
+
+    Only for names other than the usual ones.
+
+    Args:
+        config_map: Name of the ConfigMap for the storage.
+        s3_secret: Name of the Secret with the S3 store's keys.
+        google_secret: Name of the Secret with a Google service account's key.
+    """
+    names = zip(_NAME_VARIABLES.items(), (config_map, s3_secret, google_secret), strict=True)
+    return {variable: name for (usual_name, variable), name in names if name != usual_name}
 
 
 def name_sources(*variables: str) -> str:
@@ -101,11 +123,12 @@ def name_sources(*variables: str) -> str:
         variables: Names of variables that come from the same object.
     """
     if is_task_pod():
-        for source, variable_by_key in _SOURCES.items():
+        for kind, usual_name, variable_by_key in _SOURCES:
             keys = [key for key, variable in variable_by_key.items() if variable in variables]
             if keys:
                 noun = "key" if len(keys) == 1 else "keys"
-                return f"the {noun} {' and '.join(keys)} of {source} in {_namespace()}"
+                name = os.environ.get(_NAME_VARIABLES.get(usual_name, ""), usual_name)
+                return f"the {noun} {' and '.join(keys)} of the {kind} {name} in {_namespace()}"
     return " and ".join(variables)
 
 

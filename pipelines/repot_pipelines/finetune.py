@@ -125,7 +125,14 @@ def _set_environment(tasks: List[dsl.PipelineTask], names: JobSettings) -> None:
 
     The ConfigMap and the Secrets are optional.
     """
+    name_variables = cluster_names.name_variables(
+        config_map=names.settings_config_map,
+        s3_secret=names.s3_secret_name,
+        google_secret=names.google_secret_name,
+    )
     for task in tasks:
+        for variable, value in name_variables.items():
+            task.set_env_variable(variable, value)
         kubernetes.use_field_path_as_env(
             task,
             env_name=cluster_names.RUN_ID_VARIABLE,

@@ -213,6 +213,19 @@ def test_only_the_evaluator_gets_the_credentials_of_mlflow(
         assert fields == {"REPOT_RUN_ID": "metadata.labels['pipeline/runid']"}
 
 
+def test_tasks_know_the_names_of_objects_that_are_not_the_usual_ones(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    compile_pipeline(path, settings={"s3_secret_name": "team-s3"})
+
+    executors = next(yaml.safe_load_all(path.read_text()))["deploymentSpec"]["executors"]
+    for executor in executors.values():
+        assert executor["container"]["env"] == [{"name": "REPOT_S3_SECRET", "value": "team-s3"}]
+    (usual, *_) = yaml.safe_load_all(find_compiled().read_text())
+    assert all(
+        "env" not in each["container"] for each in usual["deploymentSpec"]["executors"].values()
+    )
+
+
 def test_every_task_meets_the_pod_security_standard_restricted(
     documents: list[dict[str, Any]],
 ) -> None:

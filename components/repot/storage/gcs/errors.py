@@ -334,8 +334,7 @@ def _login_advice() -> str:
         on_machine="Run `gcloud auth application-default login`, or set "
         "GOOGLE_APPLICATION_CREDENTIALS to a key file",
         in_pod="Give the run's service account access to the bucket (workload identity), or put "
-        f"the key file of a Google service account into {key}. "
-        "If the run names another Secret in google_secret_name, use that one",
+        f"the key file of a Google service account into {key}",
     )
 
 

@@ -428,8 +428,7 @@ def _login_advice() -> str:
     return advise(
         on_machine="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run `aws configure` or "
         "`aws sso login`",
-        in_pod=f"Check {name_sources(*_KEY_VARIABLES)}, or give the run's service account a role. "
-        "If the run names another Secret in s3_secret_name, check that one",
+        in_pod=f"Check {name_sources(*_KEY_VARIABLES)}, or give the run's service account a role",
     )
 
 

@@ -8,6 +8,7 @@ from repot.cluster_names import (
     S3_SECRET_VARIABLES,
     TASK_POD_ANNOTATION,
     WORKER_LABELS,
+    name_variables,
 )
 from repot.container_images import USER_ID
 from repot.kubernetes_rules import KubernetesObject
@@ -178,7 +179,14 @@ def _pod_spec(
 def _container(
     settings: JobSettings, request: TrainingRequest, environment: Mapping[str, str]
 ) -> KubernetesObject:
-    variables = dict(environment)
+    variables = {
+        **environment,
+        **name_variables(
+            config_map=settings.settings_config_map,
+            s3_secret=settings.s3_secret_name,
+            google_secret=settings.google_secret_name,
+        ),
+    }
     if settings.num_workers > 1:
         addresses = worker_addresses(request.training_id, settings.num_workers)
         variables[WORKERS_VARIABLE] = ",".join(addresses)

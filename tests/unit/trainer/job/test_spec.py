@@ -4,6 +4,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from repot.cluster_names import INTEGRATION_SECRET_VARIABLES, INTEGRATION_VARIABLES
 from repot.settings import JobSettings, TrainingSettings
 from repot.trainer.job.spec import job_name, make_job, make_service, worker_addresses
 from repot.trainer.job.termination import EXIT_PERMANENT, EXIT_RESTART
@@ -139,8 +140,27 @@ def test_pods_get_the_same_storage_variables_as_pipeline_tasks() -> None:
         for each in container_of(make())["env"]
         if "valueFrom" in each
     }
-    assert {name: reference["key"] for name, reference in references.items()} == expected
+    # The workers of a Job report to their task, which alone tells other services about the run.
+    of_tasks_only = {*INTEGRATION_VARIABLES.values(), *INTEGRATION_SECRET_VARIABLES.values()}
+    assert {name: reference["key"] for name, reference in references.items()} == {
+        variable: key for variable, key in expected.items() if variable not in of_tasks_only
+    }
     assert all(reference["optional"] for reference in references.values())
+
+
+def test_pods_know_the_names_of_objects_that_are_not_the_usual_ones() -> None:
+    def literals(job: Any) -> dict[str, str]:
+        return {
+            each["name"]: each["value"]
+            for each in container_of(job)["env"]
+            if each["name"].endswith(("_SECRET", "_CONFIG_MAP"))
+        }
+
+    assert literals(make()) == {}
+    assert literals(make(s3_secret_name="team-s3", settings_config_map="store")) == {
+        "REPOT_S3_SECRET": "team-s3",
+        "REPOT_SETTINGS_CONFIG_MAP": "store",
+    }
 
 
 @pytest.mark.parametrize("num_workers", [1, 4])
