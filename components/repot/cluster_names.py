@@ -57,6 +57,7 @@ INTEGRATION_VARIABLES = {
         "KSERVE_MEMORY",
         "KSERVE_RUNTIME_VERSION",
         "MLFLOW_LOG_MODEL",
+        "MODEL_REGISTRY_URL",
         "INTEGRATIONS_REQUIRED",
     )
 }
@@ -66,6 +67,7 @@ TRACKING_SECRET_VARIABLES = {
     "mlflow_username": "MLFLOW_TRACKING_USERNAME",
     "mlflow_password": "MLFLOW_TRACKING_PASSWORD",
     "mlflow_token": "MLFLOW_TRACKING_TOKEN",
+    "registry_token": "REPOT_MODEL_REGISTRY_TOKEN",
 }
 RUN_ID_VARIABLE = "REPOT_RUN_ID"
 """The id of the run that a task belongs to."""

@@ -11,8 +11,10 @@ from repot import layout, progress, storage
 from repot.cluster_names import RUN_ID_VARIABLE
 from repot.errors import RepotError
 from repot.evaluator.inference_service import write_inference_service
-from repot.evaluator.mlflow_tracking import RunResult, track_run
+from repot.evaluator.kubeflow_registry import register_version
+from repot.evaluator.mlflow_tracking import track_run
 from repot.evaluator.report.data import ReportData
+from repot.evaluator.summary import RunResult
 from repot.evaluator.verdict import Decision, Verdict
 from repot.json_record import read_record
 from repot.layout import EVALUATION_FOLDER, REPORT_DATA_NAME, REPORT_NAME
@@ -60,7 +62,8 @@ def report_outcome(storage_uri: str, verdict_name: str) -> None:
     )
     failures = []
     # Also for a version that is the champion already: an earlier attempt may have failed.
-    if verdict.decision != "reject" and settings.kserve_manifest:
+    is_champion = verdict.decision != "reject"
+    if is_champion and settings.kserve_manifest:
         failures += _attempt(
             "The manifest for KServe was not written",
             lambda: write_inference_service(version_uri, settings),
@@ -69,6 +72,11 @@ def report_outcome(storage_uri: str, verdict_name: str) -> None:
         failures += _attempt(
             "The run was not logged to MLflow",
             lambda: track_run(_read_result(storage_uri, verdict, report_uri), settings),
+        )
+    if is_champion and settings.model_registry_url:
+        failures += _attempt(
+            "The version was not entered in the Model Registry",
+            lambda: register_version(_read_result(storage_uri, verdict, report_uri), settings),
         )
     if failures and settings.integrations_required:
         raise RepotError(

@@ -13,15 +13,13 @@ import logging
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import repot
 from repot import storage
 from repot.errors import RepotError, UsageError, advise, innermost_reason
-from repot.evaluator.report.data import ReportData
-from repot.evaluator.summary import comparable_metrics
+from repot.evaluator.summary import RunResult, comparable_metrics
 from repot.evaluator.verdict import Verdict
 from repot.extras import install_command
 from repot.layout import METRICS_NAME, MODEL_CARD_NAME, MODEL_FOLDER, REPORT_NAME, VERDICT_NAME
@@ -50,25 +48,6 @@ _log = logging.getLogger(__name__)
 
 class MlflowError(RepotError):
     """MLflow did not accept a run."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RunResult:
-    """What is tracked of a run.
-
-    Attributes:
-        data: The scores, the training and the dataset.
-        verdict: The gate's verdict.
-        version_uri: Folder of the published version.
-        report_uri: The report with the verdict.
-        run_id: Id of the pipeline run, "" if unknown.
-    """
-
-    data: ReportData
-    verdict: Verdict
-    version_uri: str
-    report_uri: str
-    run_id: str = ""
 
 
 def track_run(result: RunResult, settings: IntegrationSettings) -> str:

@@ -6,12 +6,14 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from repot import metrics
 from repot.evaluation_record import CalibrationRecord, ClassRecord, EvaluationRecord
 from repot.evaluator.outcomes import Outcome
+from repot.evaluator.report.data import ReportData
 from repot.evaluator.verdict import Verdict
 
 RECALL_K = 5
@@ -58,6 +60,25 @@ def summarise(
         confusion_matrix=_confusion_counts(outcomes),
         calibration=CalibrationRecord(error=calibration_error, bins=tuple(bins)),
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunResult:
+    """What other services hear of a finished run.
+
+    Attributes:
+        data: The scores, the training and the dataset.
+        verdict: The gate's verdict.
+        version_uri: Folder of the published version.
+        report_uri: The report with the verdict.
+        run_id: Id of the pipeline run, "" if unknown.
+    """
+
+    data: ReportData
+    verdict: Verdict
+    version_uri: str
+    report_uri: str
+    run_id: str = ""
 
 
 def comparable_metrics(evaluation: EvaluationRecord, verdict: Verdict) -> dict[str, float | str]:

@@ -77,10 +77,14 @@ class IntegrationSettings(Settings):
         "Whether the model's files are copied to MLflow; otherwise a tag has their address. true "
         "or false.",
     )
+    model_registry_url: str = setting(
+        "",
+        "Address of Kubeflow's Model Registry, without /api; each promoted version gets an entry.",
+    )
     integrations_required: bool = setting(
         False,
-        "Whether a run fails if KServe's manifest cannot be written or MLflow does not accept the "
-        "run; true or false. The version stays promoted then.",
+        "Whether a run fails if KServe's manifest cannot be written, or MLflow or the Model "
+        "Registry does not accept it; true or false. The version stays promoted then.",
     )
 
     @property
@@ -118,6 +122,7 @@ class IntegrationSettings(Settings):
                 yield unknown_name("notify_events", event, EVENTS)
         yield from _url_problems("notify_url", self.notify_url, is_secret=True)
         yield from _url_problems("kfp_ui_url", self.kfp_ui_url)
+        yield from _url_problems("model_registry_url", self.model_registry_url)
         yield from cpu_problems({"kserve_cpu": self.kserve_cpu})
         yield from memory_problems({"kserve_memory": self.kserve_memory})
         if self.kserve_service_account:
