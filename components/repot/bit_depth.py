@@ -9,8 +9,8 @@ Black and white are the ends of the samples' range. The range of greyscale is, i
    the largest sample, because cameras and scanners store 10, 12 or 14 bits in 16;
 4. for integers with a negative sample: the smallest to the largest sample.
 
-Floating-point samples without a declared range have none. RGB with 16 bits per sample follows
-rules 1 and 3: red, green and blue share one range, alpha has its own.
+Floating-point samples without a declared range have none. RGB and CMYK with 16 bits per sample
+follow rules 1 and 3: all colours share one range, alpha has its own.
 
 Source of the tags: TIFF 6.0, https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf
 """
@@ -70,9 +70,11 @@ _NATIVE_RAW_MODES = {
     "F;64BF": "F;64NF",
 }
 
-# Raw modes of RGB with 16 bits per sample, except for the last letter, which is the byte order.
+# Raw modes of colours with 16 bits per sample, except for the last letter, which is the byte order.
 # Pillow returns the high byte of each sample, and the low byte if the byte order is swapped.
-_DEEP_COLOUR_MODES = {f"{channels};16" for channels in ("RGB", "RGBX", "RGBA", "R", "G", "B", "A")}
+_DEEP_COLOUR_MODES = {
+    f"{channels};16" for channels in ("RGB", "RGBX", "RGBA", "R", "G", "B", "A", "CMYK")
+}
 _SWAPPED_ORDERS = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 
 # Beginning of a PNG's header chunk, behind the signature; bit depth and colour type in it.
@@ -114,8 +116,15 @@ def correct_tiff_modes(image: ImageFile.ImageFile) -> None:
     _replace_raw_modes(image, correct)
 
 
+def has_unreadable_planes(image: Image.Image) -> bool:
+    """Return whether an opened TIFF has a plane of 16 bits per ink, which Pillow takes for 8."""
+    tags = _tags(image)
+    is_separate = tags.get(_PLANAR_CONFIGURATION) == _SEPARATE_PLANES
+    return image.mode == "CMYK" and is_separate and _tag(tags, _BITS_PER_SAMPLE, 8) == 16
+
+
 def is_deep_colour(image: ImageFile.ImageFile) -> bool:
-    """Return whether an opened, not yet loaded picture is RGB with 16 bits per sample."""
+    """Return whether an opened, not yet loaded picture is RGB or CMYK of 16 bits per sample."""
     return bool(image.tile) and all(
         _raw_mode(tile)[:-1] in _DEEP_COLOUR_MODES for tile in image.tile
     )
@@ -127,7 +136,7 @@ def has_low_range(image: Image.Image) -> bool:
     That is so if the samples do not use all 16 bits, or if a colour of 16 bits is transparent.
     """
     # 14 bits leave 6 for the high byte.
-    is_low = [band.max() < 2**6 for band in _colour_and_alpha(np.asarray(image))]
+    is_low = [band.max() < 2**6 for band in _colour_and_alpha(np.asarray(image), image.mode)]
     return any(is_low) or "transparency" in image.info or _declared_range(_tags(image)) is not None
 
 
@@ -145,7 +154,7 @@ def swap_byte_order(image: ImageFile.ImageFile) -> bool:
 
 
 def colour_to_8_bits(high: Image.Image, low: Image.Image) -> Image.Image:
-    """Return a picture of `has_low_range` as mode RGB or RGBA.
+    """Return a picture of `has_low_range` as mode RGB, RGBA or CMYK.
 
     Args:
         high: Loaded as it is.
@@ -154,7 +163,7 @@ def colour_to_8_bits(high: Image.Image, low: Image.Image) -> Image.Image:
     # samples: uint16 [height, width, 3 or 4]
     samples = np.asarray(high).astype(np.uint16) << 8 | np.asarray(low)
     declared = _declared_range(_tags(high))
-    colour, *alpha = _colour_and_alpha(samples)
+    colour, *alpha = _colour_and_alpha(samples, high.mode)
     if declared and declared[0] <= colour.min() and colour.max() <= declared[1]:
         scaled = _scale(colour, *declared)
     else:
@@ -163,11 +172,14 @@ def colour_to_8_bits(high: Image.Image, low: Image.Image) -> Image.Image:
     transparent = high.info.get("transparency")
     if isinstance(transparent, tuple):
         scaled[(samples == transparent).all(axis=2)] = 255
-    return Image.fromarray(scaled)
+    bands = [Image.fromarray(scaled[..., channel]) for channel in range(scaled.shape[2])]
+    return Image.merge(high.mode, bands)
 
 
-def _colour_and_alpha(samples: _Samples) -> list[_Samples]:
-    """Split samples [height, width, 3 or 4] into [height, width, 3] and [height, width, 0 or 1]."""
+def _colour_and_alpha(samples: _Samples, mode: str) -> list[_Samples]:
+    """Split samples [height, width, channels] into those of the colours and, if any, of alpha."""
+    if mode == "CMYK":
+        return [samples]
     return [band for band in (samples[..., :3], samples[..., 3:]) if band.size]
 
 

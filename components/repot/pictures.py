@@ -155,6 +155,10 @@ def _normalise(data: bytes) -> Picture:
         scale = _decoding_scale(image)
         if image.format == "TIFF" and _is_raw(image):
             raise _unsupported(*file_formats.RAW)
+        if bit_depth.has_unreadable_planes(image):
+            raise _unsupported(
+                "planes of 16-bit CMYK samples", "Convert it to a TIFF of one plane or a PNG."
+            )
         is_upright = _orientation(image) not in _UPRIGHT_OPERATIONS
         if scale == 1 and is_upright and jpeg_structure.is_plain_rgb(data):
             width, height = image.size

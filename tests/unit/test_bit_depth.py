@@ -216,14 +216,15 @@ def _rgb_tiff(
     planes: bool = False,
     tags: Mapping[int, float] | None = None,
 ) -> bytes:
-    """Return a TIFF with 16 bits per sample [height, width, 3], one strip or one per colour."""
-    height, width = samples.shape[:2]
-    parts = [samples[..., channel] for channel in range(3)] if planes else [samples]
+    """Return a TIFF of samples [height, width, 3 or 4], one strip or one per colour."""
+    height, width, num_channels = samples.shape
+    parts = [samples[..., channel] for channel in range(num_channels)] if planes else [samples]
     strips = [part.astype(f"{order}u2").tobytes() for part in parts]
     if compressed:
         strips = [zlib.compress(strip) for strip in strips]
-    numbers: dict[int, list[int]] = {256: [width], 257: [height], 258: [16] * 3, 262: [2]}
-    numbers |= {259: [8 if compressed else 1], 273: [0] * len(strips), 277: [3], 278: [height]}
+    numbers: dict[int, list[int]] = {256: [width], 257: [height], 258: [16] * num_channels}
+    numbers |= {259: [8 if compressed else 1], 262: [2 if num_channels == 3 else 5]}
+    numbers |= {273: [0] * len(strips), 277: [num_channels], 278: [height]}
     numbers |= {279: [len(strip) for strip in strips], 284: [2 if planes else 1]}
     numbers |= {tag: [int(value)] for tag, value in (tags or {}).items()}
     position = (
@@ -270,6 +271,26 @@ def test_16_bit_rgb_tiff_is_scaled_by_the_bits_that_it_uses(
             normalise_picture(data)
         return
     assert np.abs(_rgb(data) - RGB_RAMP).max() <= 3
+
+
+@pytest.mark.parametrize("order", [II, MM])
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("high", [255, 4095, 16383, 65535])
+def test_16_bit_cmyk_tiff_is_scaled_by_the_bits_that_it_uses(
+    *, order: str, compressed: bool, high: int
+) -> None:
+    black = np.full((16, 256, 1), high // 4)
+    data = _rgb_tiff(np.concatenate([_colours(high), black], axis=2), order, compressed=compressed)
+
+    assert np.abs(_rgb(data) - (255 - RGB_RAMP) * 3 // 4).max() <= 3
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_planes_of_16_bit_cmyk_are_rejected(*, compressed: bool) -> None:
+    samples = np.concatenate([_colours(65535), np.zeros((16, 256, 1), int)], axis=2)
+
+    with pytest.raises(RejectedPicture, match="Convert it to a TIFF of one plane or a PNG"):
+        normalise_picture(_rgb_tiff(samples, II, compressed=compressed, planes=True))
 
 
 def test_dark_rgb_tiff_with_a_declared_range_stays_dark() -> None:
