@@ -7,7 +7,6 @@ import click
 
 from repot import storage
 from repot.errors import EXIT_GATE_REJECTED, UsageError, printable
-from repot.evaluator.verdict import exit_code_of
 from repot.layout import MODEL_FOLDER, REPORT_NAME
 from repot.settings import ParameterValues
 from repot_pipelines.cluster_rules import settings_problems
@@ -84,6 +83,7 @@ def run_command(
     """
     from rich.console import Console
 
+    from repot.evaluator.verdict import exit_code_of
     from repot_pipelines.local.run import SAMPLE_FOLDER, run_pipeline
 
     if sample == (pictures is not None):
