@@ -954,6 +954,28 @@ def test_pods_larger_than_every_node_are_a_problem_with_the_closest_node(
 
 
 @pytest.mark.usefixtures("admin")
+def test_pods_are_those_of_the_cluster_s_defaults(api: KubernetesApi) -> None:
+    put(
+        api,
+        "ConfigMap",
+        "repot-settings",
+        data={
+            "STORAGE_URI": "gs://our-bucket/repot",
+            "EVALUATOR_MEMORY": "40Gi",
+            "TRAINER_NODE_SELECTOR": json.dumps(L4),
+            "TRAINER_TOLERATIONS": TOLERATIONS[1],
+        },
+    )
+
+    report = doctor()
+
+    assert "evaluator pods request cpu 2, memory 40Gi" in report.checks["pod sizes"].finding
+    assert "for cloud.google.com/gke-accelerator=nvidia-l4 with 8 nvidia.com/gpu" in (
+        report.checks["trainer nodes"].finding
+    )
+
+
+@pytest.mark.usefixtures("admin")
 def test_full_nodes_are_a_warning(api: KubernetesApi) -> None:
     for name in ("cpu-1", "gpu-1", "gpu-2"):
         busy = make_pod(f"on-{name}", node=name, gpus=0)

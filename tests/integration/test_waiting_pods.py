@@ -608,6 +608,34 @@ def test_full_nodes_are_a_warning_that_says_so(api: KubernetesApi, kfp: KfpApi) 
     assert "builder" not in result.errors
 
 
+def set_cluster_defaults(api: KubernetesApi, **data: str) -> None:
+    api.store.put(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "repot-settings", "namespace": NAMESPACE},
+            "data": {"STORAGE_URI": "gs://repot/here", **data},
+        }
+    )
+
+
+@pytest.mark.usefixtures("admin")
+def test_defaults_of_the_cluster_count_unless_the_run_sets_its_own(
+    api: KubernetesApi, kfp: KfpApi
+) -> None:
+    set_cluster_defaults(api, BUILDER_CPU="3", EVALUATOR_MEMORY="40Gi", ACCELERATOR_COUNT="0")
+
+    by_cluster = run_repot("submit", *LOCATIONS)
+    by_run = run_repot("submit", *LOCATIONS, "-p", "evaluator_memory=2Gi")
+    set_cluster_defaults(api, EVALUATOR_MEMORY="much")
+    by_mistake = run_repot("submit", *LOCATIONS)
+
+    assert "evaluator pods request cpu 2, memory 40Gi; the closest node" in by_cluster.errors
+    assert by_cluster.errors.count("warning: ") == 1
+    assert (by_run.exit_code, by_run.errors) == (0, "")
+    assert by_mistake.exit_code == 0
+
+
 @pytest.mark.usefixtures("admin")
 def test_run_whose_pods_fit_gets_no_warning(api: KubernetesApi, kfp: KfpApi) -> None:
     result = run_repot("submit", *LOCATIONS)

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from repot.kubernetes_rules import KubernetesObject
-from repot.settings import ParameterValues
+from repot.settings import ParameterValues, cluster_default_problems, read_cluster_defaults
 from repot_pipelines.cluster.client import ClusterClient
 from repot_pipelines.cluster.errors import ForbiddenError
 from repot_pipelines.cluster.nodes import (
@@ -132,17 +133,44 @@ def find_misfits(
     return [misfit for misfit in found if misfit is not None]
 
 
-def find_run_misfits(client: ClusterClient, values: ParameterValues) -> list[Misfit]:
+def read_cluster_values(client: ClusterClient, namespace: str, config_map: str) -> dict[str, Any]:
+    """Return the administrator's defaults by setting; empty if they cannot be read or are wrong.
+
+    Args:
+        client: Client of the cluster.
+        namespace: Namespace of the runs.
+        config_map: Name of the ConfigMap.
+
+    Raises:
+        ClusterError: The request failed for another reason than a missing permission.
+    """
+    path = f"/api/v1/namespaces/{namespace}/configmaps/{config_map}"
+    try:
+        found = client.find(f"read the ConfigMap {config_map}", path)
+    except ForbiddenError:
+        return {}
+    data = (found or {}).get("data") or {}
+    # Plan reports what is wrong.
+    is_wrong = bool(cluster_default_problems(data, config_map))
+    return {} if is_wrong else read_cluster_defaults(data, config_map)[0]
+
+
+def find_run_misfits(
+    client: ClusterClient, namespace: str, values: ParameterValues, given: ParameterValues
+) -> list[Misfit]:
     """Return which pods of a run would not be scheduled now.
 
     Args:
         client: Client of the cluster.
-        values: All settings of the run by name.
+        namespace: Namespace of the run.
+        values: All settings of the run by name, without the administrator's defaults.
+        given: Those that the run sets itself.
 
     Raises:
         ClusterError: A request failed; ForbiddenError if the user may not list nodes.
     """
-    nodes, requests = read_nodes(client), pod_requests(values)
+    from_cluster = read_cluster_values(client, namespace, str(values["settings_config_map"]))
+    nodes, requests = read_nodes(client), pod_requests({**values, **from_cluster, **given})
     if not nodes:
         return []
     try:

@@ -122,7 +122,7 @@ def ci_command(
     def prepare() -> "tuple[RunRequest, Server]":
         request = request_options.read(service_account=start.service_account)
         server = connect_to_server(connection)
-        warn_about_nodes(connection, server, request.values)
+        warn_about_nodes(connection, server, request)
         return request, server
 
     stream: Any = MaskedStream(sys.stdout, secrets)

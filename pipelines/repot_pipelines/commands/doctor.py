@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -21,16 +21,6 @@ from repot_pipelines.commands.options import (
     debug_option,
 )
 from repot_pipelines.kfp_server.access import ConnectionOptions, resolve_access
-
-if TYPE_CHECKING:
-    from repot_pipelines.doctor.scheduling import PodPlacement
-
-_POD_PARAMETERS = (
-    "accelerator_type",
-    "accelerator_count",
-    "trainer_node_selector",
-    "trainer_tolerations",
-)
 
 _T = TypeVar("_T")
 
@@ -104,10 +94,9 @@ def doctor_command(
         "trainer_node_selector": selector,
         "trainer_tolerations": toleration_list,
     }
-    trainer_pod = _collect(problems, lambda: _trainer_pod(pod_options, pipeline.defaults))
     image_options = {"cpu_image": cpu_image, "trainer_image": trainer_image}
-    images = {name: image for name, image in image_options.items() if image is not None}
-    problems += settings_problems(images)
+    images = _given(image_options)
+    problems += settings_problems({**_given(pod_options), **images})
     pipeline = replace(pipeline, defaults={**pipeline.defaults, **images})
     if problems or access is None:
         raise UsageError(problems)
@@ -123,8 +112,7 @@ def doctor_command(
         access=access,
         namespace=connection.namespace,
         service_account=service_account,
-        trainer_pod=trainer_pod,
-        pod_values={**pipeline.defaults, **_given(pod_options)},
+        pod_options=_given(pod_options),
         needs_cluster=any(about_cluster),
         pipeline=pipeline,
     )
@@ -152,30 +140,6 @@ def _without_retry_warnings() -> Iterator[None]:
         yield
     finally:
         log.setLevel(before)
-
-
-def _trainer_pod(options: ParameterValues, defaults: ParameterValues) -> "PodPlacement | None":
-    """Return what the trainer's pod requests; None if a value is neither given nor a known default.
-
-    Raises:
-        UsageError: Lists everything that is wrong.
-    """
-    from repot_pipelines.cluster_rules import cluster_problems
-    from repot_pipelines.doctor.scheduling import PodPlacement
-
-    values = {name: defaults[name] for name in _POD_PARAMETERS if name in defaults}
-    values |= _given(options)
-    problems = cluster_problems(values)
-    if problems:
-        raise UsageError(problems)
-    if len(values) < len(_POD_PARAMETERS):
-        return None
-    return PodPlacement(
-        accelerator_type=values["accelerator_type"],
-        accelerator_count=values["accelerator_count"],
-        node_selector=values["trainer_node_selector"],
-        tolerations=values["trainer_tolerations"],
-    )
 
 
 def _given(options: ParameterValues) -> dict[str, Any]:

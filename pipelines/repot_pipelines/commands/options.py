@@ -417,7 +417,7 @@ def open_cluster(connection: ConnectionOptions) -> "ClusterClient | None":
 
 
 def warn_about_nodes(
-    connection: ConnectionOptions, server: "Server", values: ParameterValues
+    connection: ConnectionOptions, server: "Server", request: "RunRequest"
 ) -> None:
     """Print a warning for each kind of pod of a run that no node could hold, or only later.
 
@@ -427,7 +427,7 @@ def warn_about_nodes(
     Args:
         connection: The options for the server.
         server: The server.
-        values: All settings of the run by name.
+        request: The run.
     """
     from repot_pipelines.cluster.errors import ClusterError, ForbiddenError
     from repot_pipelines.cluster.placement import find_run_misfits
@@ -439,7 +439,10 @@ def warn_about_nodes(
         return
     try:
         client = open_cluster(connection)
-        misfits = find_run_misfits(client, values) if client else []
+        if client is None:
+            return
+        namespace = server.namespace or server.kfp_namespace
+        misfits = find_run_misfits(client, namespace, request.values, request.given)
     except ForbiddenError:
         click.echo(
             "note: what the pods request was not compared with the nodes, which you may not list. "

@@ -125,7 +125,7 @@ def submit_command(
         _print_dry_run(console, request, start, num_pictures=num_pictures, prices_file=prices_file)
         return 0
     server = connect_to_server(connection)
-    warn_about_nodes(connection, server, request.values)
+    warn_about_nodes(connection, server, request)
     run_id = _start(console, server, request, start)
     if not wait:
         return 0

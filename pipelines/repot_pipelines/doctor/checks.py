@@ -55,8 +55,7 @@ class DoctorRequest:
         access: Address and credentials of Kubeflow Pipelines.
         namespace: Namespace of the run; "" for that of Kubeflow Pipelines.
         service_account: Service account of the run's pods; "" for the default.
-        trainer_pod: What the trainer's pod requests; None if that is unknown.
-        pod_values: Settings that decide what the pods request, by name.
+        pod_options: Settings that decide what the pods request, as far as options set them.
         needs_cluster: Whether an option refers to the cluster, so that a missing one is a problem.
         pipeline: The compiled pipeline that is installed.
     """
@@ -65,8 +64,7 @@ class DoctorRequest:
     access: "Access"
     namespace: str
     service_account: str
-    trainer_pod: scheduling.PodPlacement | None
-    pod_values: ParameterValues
+    pod_options: ParameterValues
     needs_cluster: bool
     pipeline: installation.InstalledPipeline
 
@@ -310,7 +308,7 @@ def _check_secrets(client: ClusterClient, request: DoctorRequest) -> CheckResult
 
 
 def _check_quota(client: ClusterClient, request: DoctorRequest) -> CheckResult:
-    pod = request.trainer_pod
+    pod = scheduling.trainer_placement(_pod_values(client, request))
     if pod is None or not pod.accelerator_count:
         return not_checked(scheduling.QUOTA, "no accelerator is requested")
     return scheduling.check_quotas(
@@ -320,15 +318,25 @@ def _check_quota(client: ClusterClient, request: DoctorRequest) -> CheckResult:
     )
 
 
+def _pod_values(client: ClusterClient, request: DoctorRequest) -> ParameterValues:
+    """Return the settings that a run with these options would use."""
+    defaults = request.pipeline.defaults
+    config_map = str(defaults.get("settings_config_map", SETTINGS_CONFIG_MAP))
+    from_cluster = placement.read_cluster_values(client, request.pod_namespace, config_map)
+    return {**defaults, **from_cluster, **request.pod_options}
+
+
 def _check_nodes(client: ClusterClient, request: DoctorRequest) -> list[CheckResult]:
     """Check the nodes for the pods of a run, and the container images on all nodes."""
     known = placement.read_nodes(client)
     images = scheduling.check_container_images(request.pipeline.container_images, known)
-    if request.trainer_pod is None:
+    values = _pod_values(client, request)
+    trainer_pod = scheduling.trainer_placement(values)
+    if trainer_pod is None:
         reason = "its defaults are unknown without the compiled pipeline"
         return [not_checked(scheduling.TRAINER_NODES, reason), *images]
-    result = scheduling.check_nodes(client, known, request.trainer_pod)
+    result = scheduling.check_nodes(client, known, trainer_pod)
     if not known:
         return [result, *images]
-    requests = placement.pod_requests(request.pod_values)
+    requests = placement.pod_requests(values)
     return [result, scheduling.check_sizes(client, known, requests), *images]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from repot.errors import join_names
 from repot.kubernetes_rules import KubernetesObject
+from repot.settings import ParameterValues
 from repot_pipelines.cluster.client import ClusterClient
 from repot_pipelines.cluster.errors import ForbiddenError
 from repot_pipelines.cluster.nodes import (
@@ -50,6 +51,23 @@ class PodPlacement:
         """Return the node selector for messages."""
         labels = ",".join(f"{key}={value}" for key, value in self.node_selector.items())
         return labels or "no selector"
+
+
+def trainer_placement(values: ParameterValues) -> PodPlacement | None:
+    """Return what the trainer's pod requests; None if a value is not known.
+
+    Args:
+        values: Settings by name.
+    """
+    names = ("accelerator_type", "accelerator_count", "trainer_node_selector")
+    if any(name not in values for name in (*names, "trainer_tolerations")):
+        return None
+    return PodPlacement(
+        accelerator_type=values["accelerator_type"],
+        accelerator_count=values["accelerator_count"],
+        node_selector=values["trainer_node_selector"],
+        tolerations=values["trainer_tolerations"],
+    )
 
 
 def check_nodes(client: ClusterClient, nodes: Sequence[Node], pod: PodPlacement) -> CheckResult:
