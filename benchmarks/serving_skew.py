@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from repot.pictures import RejectedPicture
+from repot.picture_result import RejectedPicture
 from repot.serving_client import encode_picture
 
 TOLERANCE = 1e-5

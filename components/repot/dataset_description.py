@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from repot.errors import join_names
 from repot.manifest import Rejection, Split, count_reasons
-from repot.pictures import REASONS
+from repot.picture_result import REASONS
 
 _NUM_EXAMPLES = 2
 

@@ -32,7 +32,7 @@ class Rejection(JsonRecord):
         path: Relative to the pictures folder, with `/`.
         label: The label folder that contains the file, or "".
         split: The split that the file was assigned to, or "".
-        reason: A key of `repot.pictures.REASONS`.
+        reason: A key of `repot.picture_result.REASONS`.
         detail: The decoder's error message, or "".
     """
 

@@ -12,46 +12,13 @@ import io
 import struct
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 from PIL import Image, ImageFile
 
 from repot import bit_depth, file_formats, jpeg_structure
-
-REASONS = {
-    "empty": "the file is empty",
-    "not_an_image": "the file is not a picture",
-    "unsupported_format": "the file has a format that repot does not read",
-    "truncated": "the file ends before the picture is complete",
-    "corrupt": "the picture is damaged and cannot be decoded",
-    "too_large": "the picture has too many pixels or bytes",
-    "unreadable": "the file cannot be read",
-    "nested_folder": "the file is in a subfolder of a label folder",
-    "outside_labels": "the file is not in a label folder and is not a picture",
-    "test_folder": "the file is in test/, next to train/ and validation/; test/ is not used",
-    "system_file": "the file belongs to the operating system or to a tool",
-    "not_a_file": "it is a pipe, a socket, a device or a link to a folder that contains it",
-    "label_not_listed": "the label is not in the labels file",
-}
-"""Why a file is not in any shard, by the reason key that receipts, manifest and report use."""
-
-ADVICE = {
-    "empty": "Copy the files again, or remove them.",
-    "not_an_image": "Remove the files.",
-    "unsupported_format": "Convert the files to JPEG or PNG, or remove them.",
-    "truncated": "Copy the files again, or remove them.",
-    "corrupt": "Copy or export the files again, or remove them.",
-    "too_large": "Make the pictures smaller.",
-    "unreadable": "Give the user of this program the right to read the files.",
-    "nested_folder": "Move the files up.",
-}
-"""What to do about rejected files, by reason; exempt reasons need no action."""
-
-EXEMPT_REASONS = ("outside_labels", "test_folder", "system_file", "not_a_file", "label_not_listed")
-"""Reasons of files that were never meant as training pictures. They are listed in the manifest but
-do not count towards max_rejected_fraction."""
+from repot.picture_result import Picture, RejectedPicture
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF")
 """Accepted formats, by Pillow's names. MPO, the multi-picture JPEG, is opened as JPEG."""
@@ -65,7 +32,6 @@ MAX_JPEG_PIXELS = 500_000_000
 """Limit for a JPEG. One above MAX_PIXELS is decoded at 1/2 or 1/4 of its width and height."""
 MAX_SIDE = 65_500
 """The limit of libjpeg."""
-MAX_FILE_BYTES = 1 << 28
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PREFIX_BYTES = 16
@@ -88,29 +54,6 @@ _UPRIGHT_OPERATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Picture:
-    """An upright RGB JPEG and its size in pixels."""
-
-    jpeg: bytes
-    height: int
-    width: int
-
-
-class RejectedPicture(Exception):  # noqa: N818 (an expected result for one file, not a failure)
-    """A file is not a usable picture.
-
-    Args:
-        reason: A key of `REASONS`.
-        detail: The decoder's error message, or "".
-    """
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        self.reason = reason
-        self.detail = detail
-        super().__init__(f"{REASONS[reason]} ({detail})" if detail else REASONS[reason])
 
 
 def normalise_picture(data: bytes) -> Picture:
@@ -207,7 +150,7 @@ def _open(data: bytes) -> ImageFile.ImageFile:
     """
     if data[8:10] == b"CR" and (named := file_formats.name_format(data)):
         raise _unsupported(*named)  # Canon's raw file begins like a TIFF
-    _load_plugins()
+    load_decoders()
     error: Exception | None = None
     prefix = data[:_PREFIX_BYTES]
     for name in (*FORMATS, *OPTIONAL_FORMATS):
@@ -230,7 +173,7 @@ def _open(data: bytes) -> ImageFile.ImageFile:
 
 
 @functools.cache
-def _load_plugins() -> None:
+def load_decoders() -> None:
     """Register Pillow's plug-ins, and that of the optional dependency for HEIF, once per process.
 
     Other code may have loaded Pillow's own plug-ins already, without the modes and formats that

@@ -14,7 +14,8 @@ from repot import storage
 from repot.csv_text import csv_line
 from repot.errors import EXIT_FAILED, StorageError, UsageError, printable
 from repot.metrics import FloatArray
-from repot.pictures import RejectedPicture, normalise_picture
+from repot.picture_decoder import PictureDecoder
+from repot.picture_result import RejectedPicture
 from repot.predictor import BATCH_SIZE, Model, find_model, load_model
 
 _MAX_COLUMN = 60
@@ -66,26 +67,31 @@ def predict_files(
     Raises:
         ModelError: There is no model, or it cannot be loaded.
     """
-    loaded = load_model(find_model(storage.normalise(model)))
     exit_code = 0
+    # It starts while the model is loaded.
+    with PictureDecoder() as decoder:
+        loaded = load_model(find_model(storage.normalise(model)))
 
-    def predictions() -> Iterator[Prediction]:
-        nonlocal exit_code
-        for prediction in predict_pictures(loaded, pictures, top=top):
-            if prediction.problem:
-                exit_code = EXIT_FAILED
-            yield prediction
+        def predictions() -> Iterator[Prediction]:
+            nonlocal exit_code
+            for prediction in predict_pictures(loaded, decoder, pictures, top=top):
+                if prediction.problem:
+                    exit_code = EXIT_FAILED
+                yield prediction
 
-    for line in FORMATS[output_format](predictions(), pictures):
-        write(line)
+        for line in FORMATS[output_format](predictions(), pictures):
+            write(line)
     return exit_code
 
 
-def predict_pictures(model: Model, pictures: Sequence[str], *, top: int) -> Iterator[Prediction]:
+def predict_pictures(
+    model: Model, decoder: PictureDecoder, pictures: Sequence[str], *, top: int
+) -> Iterator[Prediction]:
     """Yield the prediction of each picture, in order.
 
     Args:
         model: The model.
+        decoder: Decodes the pictures.
         pictures: Local paths or URIs of pictures in any format that training accepts.
         top: Number of labels per picture.
     """
@@ -94,9 +100,14 @@ def predict_pictures(model: Model, pictures: Sequence[str], *, top: int) -> Iter
         jpegs, problems = {}, {}
         for picture in dict.fromkeys(batch):
             try:
-                jpegs[picture] = normalise_picture(_read(picture)).jpeg
-            except (RejectedPicture, StorageError, UsageError) as err:
+                (result,) = decoder.decode([(picture, _read(picture))])
+            except (StorageError, UsageError) as err:
                 problems[picture] = str(err)
+            else:
+                if isinstance(result, RejectedPicture):
+                    problems[picture] = str(result)
+                else:
+                    jpegs[picture] = result.jpeg
         scores = dict(zip(jpegs, model.predict(list(jpegs.values())), strict=True))
         for picture in batch:
             if picture in problems:

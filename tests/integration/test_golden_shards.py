@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from repot import pictures, records
+from repot import picture_result, records
 from repot.errors import UsageError
 from repot.manifest import Manifest
 from repot.planner.listing import PictureRoots
@@ -139,7 +139,7 @@ def test_every_dirty_file_is_accounted_for(tmp_path: Path) -> None:
         "b/trunc.jpg": "truncated",
         "not_in_labels/x.jpg": "label_not_listed",
     }
-    assert {rejection.reason for rejection in manifest.rejected} <= set(pictures.REASONS)
+    assert {rejection.reason for rejection in manifest.rejected} <= set(picture_result.REASONS)
     accepted = [
         record for shard in manifest.shards for record in _read(tmp_path / "data", shard.shard)
     ]

@@ -107,22 +107,27 @@ def test_killed_builder_leaves_no_process_and_the_next_one_resumes(
     assert manifests[0] == manifests[1]
 
 
-def test_shards_are_built_without_tensorflow(pictures: Path, tmp_path: Path) -> None:
+def test_shards_are_built_without_tensorflow_and_decoded_elsewhere(
+    pictures: Path, tmp_path: Path
+) -> None:
     planned = _plan(pictures, tmp_path / "data")
     code = """
 import sys
 from pathlib import Path
 import repot.planner.plan, repot.shard_builder.worker
+from repot.picture_decoder import PictureDecoder
 from repot.shard_builder.merge import merge_dataset
 from repot.shard_builder.shard import build_shard
-build_shard(
-    sys.argv[1],
-    "validation-00000-of-00001",
-    scratch_path=Path(sys.argv[2]),
-    on_picture=lambda: None,
-)
+with PictureDecoder() as decoder:
+    build_shard(
+        sys.argv[1],
+        "validation-00000-of-00001",
+        scratch_path=Path(sys.argv[2]),
+        decode=decoder.decode,
+        on_pictures=lambda _: None,
+    )
 merge_dataset(sys.argv[1], max_rejected_fraction=0)
-slow = {"tensorflow", "keras", "kfp", "google.cloud.storage"} & set(sys.modules)
-sys.exit(f"these must not be imported: {slow}" if slow else 0)
+forbidden = {"tensorflow", "keras", "kfp", "google.cloud.storage", "PIL"} & set(sys.modules)
+sys.exit(f"these must not be imported: {forbidden}" if forbidden else 0)
 """
     subprocess.run([sys.executable, "-c", code, planned.dataset_uri, str(tmp_path)], check=True)

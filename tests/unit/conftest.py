@@ -2,13 +2,14 @@
 
 import io
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from repot.picture_decoder import PictureDecoder
 from repot.planner.listing import PictureRoots
 from repot.planner.plan import PlannedDataset, plan_dataset
 from repot.settings import DatasetSettings
@@ -23,6 +24,13 @@ def make_jpeg(seed: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG")
     return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def decoder() -> Iterator[PictureDecoder]:
+    """Return a sandboxed decoder."""
+    with PictureDecoder() as started:
+        yield started
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from repot.pictures import RejectedPicture, normalise_picture
+from repot.picture_result import RejectedPicture
+from repot.pictures import normalise_picture
 
 II, MM = "<", ">"
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3

@@ -10,7 +10,8 @@ import tensorflow as tf
 from benchmarks.serving_skew import PictureFile, draw, make_files, save
 
 from repot.picture_ops.normalise import normalise
-from repot.pictures import RejectedPicture, normalise_picture
+from repot.picture_result import RejectedPicture
+from repot.pictures import normalise_picture
 from repot.serving_client import encode_picture
 
 FILES = list(make_files(large=False))

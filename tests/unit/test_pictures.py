@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from repot import jpeg_structure, pictures
-from repot.pictures import Picture, RejectedPicture, normalise_picture
+from repot import jpeg_structure, picture_result, pictures
+from repot.picture_result import Picture, RejectedPicture
+from repot.pictures import normalise_picture
 
 TESTS = Path(__file__).parents[1]
 GOLDEN = TESTS / "golden" / "build_image_data" / "data"
@@ -284,7 +285,7 @@ def test_pixels_are_limited_by_format(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rejection.detail.startswith("81 x 60 pixels; a JPEG may have 4,800, another picture")
     assert _reason(_bytes(_gradient(size=(41, 40)), "PNG")) == "too_large"
     assert normalise_picture(_bytes(_gradient(size=(40, 40)), "PNG")).width == 40
-    assert "smaller" in pictures.ADVICE["too_large"]
+    assert "smaller" in picture_result.ADVICE["too_large"]
 
 
 def _png_chunk(kind: bytes, content: bytes) -> bytes:
@@ -471,9 +472,9 @@ def test_tensorflow_decodes_every_accepted_picture() -> None:
 
 
 def test_rejection_needs_a_known_reason() -> None:
-    for reason in pictures.REASONS:
-        assert str(RejectedPicture(reason, "why")) == f"{pictures.REASONS[reason]} (why)"
-    assert set(pictures.EXEMPT_REASONS) < set(pictures.REASONS)
+    for reason in picture_result.REASONS:
+        assert str(RejectedPicture(reason, "why")) == f"{picture_result.REASONS[reason]} (why)"
+    assert set(picture_result.EXEMPT_REASONS) < set(picture_result.REASONS)
     with pytest.raises(KeyError):
         RejectedPicture("no_such_reason")
 

@@ -16,7 +16,7 @@ from typing import cast
 
 from repot.errors import join_names
 from repot.manifest import Rejection, Split
-from repot.pictures import EXEMPT_REASONS
+from repot.picture_result import EXEMPT_REASONS
 from repot.planner.listing import FoundFile
 
 _LAYOUT_ADVICE = (

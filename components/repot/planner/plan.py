@@ -11,7 +11,7 @@ from repot.dataset_description import describe_dataset
 from repot.dataset_plan import DatasetPlan, Share, SourcePicture, write_plan
 from repot.errors import DataError, UsageError
 from repot.manifest import SPLITS, Rejection, Split, shard_name
-from repot.pictures import EXEMPT_REASONS
+from repot.picture_result import EXEMPT_REASONS
 from repot.planner import sharding
 from repot.planner.checksums import add_checksums
 from repot.planner.folders import (

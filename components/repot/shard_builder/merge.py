@@ -11,7 +11,7 @@ from repot.errors import DataError, NotFoundError, join_names
 from repot.json_record import read_record, write_record
 from repot.layout import LABELS_NAME, MANIFEST_NAME
 from repot.manifest import SPLITS, Manifest, Receipt, Rejection, count_reasons
-from repot.pictures import ADVICE, EXEMPT_REASONS, REASONS
+from repot.picture_result import ADVICE, EXEMPT_REASONS, REASONS
 from repot.shard_builder.build import build_shards
 from repot.shard_builder.receipts import finished_shards
 

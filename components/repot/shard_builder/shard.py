@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +13,8 @@ from repot import records, storage
 from repot.dataset_plan import SourcePicture, read_work_list
 from repot.errors import ContentEncodingError, DataError, NotFoundError, convert_disk_errors
 from repot.manifest import Receipt, Rejection, shard_split
-from repot.pictures import MAX_FILE_BYTES, RejectedPicture, normalise_picture
+from repot.picture_decoder import MAX_FILES, MAX_FILES_BYTES
+from repot.picture_result import MAX_FILE_BYTES, Picture, RejectedPicture
 from repot.shard_builder.receipts import write_receipt
 
 _NUM_READERS = 8
@@ -21,9 +22,17 @@ _NUM_READERS = 8
 _MAX_PICTURES_AHEAD = 16
 _MAX_BYTES_AHEAD = 64 << 20
 
+Decode = Callable[[Sequence[tuple[str, bytes]]], Sequence[Picture | RejectedPicture]]
+"""Returns the result for each picture, given its name and its bytes."""
+
 
 def build_shard(
-    dataset_uri: str, shard: str, *, scratch_path: Path, on_picture: Callable[[], None]
+    dataset_uri: str,
+    shard: str,
+    *,
+    scratch_path: Path,
+    decode: Decode,
+    on_pictures: Callable[[int], None],
 ) -> Receipt:
     """Build and upload a shard, then write and return its receipt.
 
@@ -31,7 +40,8 @@ def build_shard(
         dataset_uri: Folder of a planned dataset.
         shard: Name of the shard.
         scratch_path: Local folder with room for one shard.
-        on_picture: Called after every picture.
+        decode: Decodes pictures, as `repot.picture_decoder.PictureDecoder.decode` does.
+        on_pictures: Called with the number of pictures that were just done.
 
     Raises:
         DataError: A picture was changed or deleted after it was listed.
@@ -40,7 +50,8 @@ def build_shard(
     path = scratch_path / shard
     try:
         with convert_disk_errors(scratch_path), path.open("wb") as file:
-            receipt = _write_records(read_work_list(dataset_uri, shard), shard, file, on_picture)
+            pictures = read_work_list(dataset_uri, shard)
+            receipt = _write_records(pictures, shard, file, decode, on_pictures)
         storage.upload(path, storage.join(dataset_uri, shard))
     finally:
         path.unlink(missing_ok=True)
@@ -113,30 +124,34 @@ def _changed(picture: SourcePicture) -> DataError:
 
 
 def _write_records(
-    pictures: Sequence[SourcePicture], shard: str, file: BinaryIO, on_picture: Callable[[], None]
+    pictures: Sequence[SourcePicture],
+    shard: str,
+    file: BinaryIO,
+    decode: Decode,
+    on_pictures: Callable[[int], None],
 ) -> Receipt:
     split = shard_split(shard)
     class_counts: Counter[str] = Counter()
     rejected = []
     crc = 0
-    for picture, data in read_ahead(pictures):
-        try:
-            record = records.frame_record(_to_example(picture, data.result()))
-        except RejectedPicture as rejection:
-            rejected.append(
-                Rejection(
-                    path=picture.path,
-                    label=picture.label,
-                    split=split,
-                    reason=rejection.reason,
-                    detail=rejection.detail,
+    for batch in _batches(pictures):
+        for (picture, _), result in zip(batch, _decode(batch, decode), strict=True):
+            if isinstance(result, Picture):
+                record = records.frame_record(_to_example(picture, result))
+                file.write(record)
+                crc = google_crc32c.extend(crc, record)
+                class_counts[picture.label] += 1
+            else:
+                rejected.append(
+                    Rejection(
+                        path=picture.path,
+                        label=picture.label,
+                        split=split,
+                        reason=result.reason,
+                        detail=result.detail,
+                    )
                 )
-            )
-        else:
-            file.write(record)
-            crc = google_crc32c.extend(crc, record)
-            class_counts[picture.label] += 1
-        on_picture()
+        on_pictures(len(batch))
     return Receipt(
         shard=shard,
         split=split,
@@ -148,9 +163,38 @@ def _write_records(
     )
 
 
-def _to_example(picture: SourcePicture, data: bytes) -> bytes:
-    """Return a picture's serialized tf.train.Example; raises RejectedPicture."""
-    normal = normalise_picture(data)
+def _batches(
+    pictures: Sequence[SourcePicture],
+) -> Iterator[list[tuple[SourcePicture, bytes | RejectedPicture]]]:
+    """Yield the pictures in order, each with its bytes, or with why they cannot be used."""
+    batch: list[tuple[SourcePicture, bytes | RejectedPicture]] = []
+    batch_bytes = 0
+    for picture, future in read_ahead(pictures):
+        try:
+            data: bytes | RejectedPicture = future.result()
+        except RejectedPicture as rejection:
+            data = rejection
+        size_bytes = len(data) if isinstance(data, bytes) else 0
+        if batch and (len(batch) == MAX_FILES or batch_bytes + size_bytes > MAX_FILES_BYTES):
+            yield batch
+            batch, batch_bytes = [], 0
+        batch.append((picture, data))
+        batch_bytes += size_bytes
+    if batch:
+        yield batch
+
+
+def _decode(
+    batch: Sequence[tuple[SourcePicture, bytes | RejectedPicture]], decode: Decode
+) -> Iterator[Picture | RejectedPicture]:
+    files = [(picture.uri, data) for picture, data in batch if isinstance(data, bytes)]
+    decoded = iter(decode(files))
+    for _, data in batch:
+        yield next(decoded) if isinstance(data, bytes) else data
+
+
+def _to_example(picture: SourcePicture, normal: Picture) -> bytes:
+    """Return a picture's serialized tf.train.Example."""
     features = records.picture_features(
         jpeg=normal.jpeg,
         height=normal.height,

@@ -4,11 +4,13 @@
 
 It reads shard names from standard input, one per line, and writes JSON lines to standard output:
 
+    {"sandbox": text}                         the layers of the sandbox that decodes the pictures
     {"pictures": n}                           n more pictures are done
     {"num_records": n, "size_bytes": n}       the shard is finished
     {"error": class name, "message": text}    the shard cannot be built
 
-The worker exits as soon as its standard input ends, which also happens when its parent is killed.
+The worker has access to the storage and decodes nothing: a sandboxed process does that. It exits as
+soon as its standard input ends, which also happens when its parent is killed.
 """
 
 import json
@@ -22,6 +24,7 @@ from pathlib import Path
 
 from repot.errors import RepotError
 from repot.memory import describe_out_of_memory
+from repot.picture_decoder import PictureDecoder
 from repot.progress import REPORT_INTERVAL_SECONDS
 from repot.shard_builder.shard import build_shard
 
@@ -32,19 +35,24 @@ def main() -> None:
     shards: queue.SimpleQueue[str] = queue.SimpleQueue()
     # A thread reads the input, so that its end is noticed while a shard is being built.
     threading.Thread(target=_read_names, args=(shards, scratch_path), daemon=True).start()
-    while True:
-        counter = _PictureCounter()
-        try:
-            receipt = build_shard(
-                dataset_uri, shards.get(), scratch_path=scratch_path, on_picture=counter.add
-            )
-        except RepotError as err:
-            _reply(error=type(err).__name__, message=str(err))
-        except MemoryError as err:
-            _reply(error=RepotError.__name__, message=describe_out_of_memory(err))
-        else:
-            counter.flush()
-            _reply(num_records=receipt.num_records, size_bytes=receipt.size_bytes)
+    try:
+        with PictureDecoder() as decoder:
+            _reply(sandbox=", ".join(decoder.layers()))
+            while True:
+                counter = _PictureCounter()
+                receipt = build_shard(
+                    dataset_uri,
+                    shards.get(),
+                    scratch_path=scratch_path,
+                    decode=decoder.decode,
+                    on_pictures=counter.add,
+                )
+                counter.flush()
+                _reply(num_records=receipt.num_records, size_bytes=receipt.size_bytes)
+    except RepotError as err:
+        _reply(error=type(err).__name__, message=str(err))
+    except MemoryError as err:
+        _reply(error=RepotError.__name__, message=describe_out_of_memory(err))
 
 
 def _read_names(shards: queue.SimpleQueue[str], scratch_path: Path) -> None:
@@ -61,8 +69,8 @@ class _PictureCounter:
         self._count = 0
         self._reported_at = time.monotonic()
 
-    def add(self) -> None:
-        self._count += 1
+    def add(self, count: int) -> None:
+        self._count += count
         if time.monotonic() - self._reported_at >= REPORT_INTERVAL_SECONDS:
             self.flush()
 

@@ -33,6 +33,7 @@ class _Worker:
     process: subprocess.Popen[str]
     names: IO[str]
     replies: IO[str]
+    is_first: bool
 
 
 def num_cores() -> int:
@@ -71,14 +72,17 @@ def build_in_processes(
         # joined.
         contextlib.ExitStack() as stack,
     ):
-        workers = [stack.enter_context(_worker(dataset_uri, scratch)) for _ in range(num_processes)]
+        workers = [
+            stack.enter_context(_worker(dataset_uri, scratch, is_first=number == 0))
+            for number in range(num_processes)
+        ]
         futures = [drivers.submit(_drive, worker, waiting, counter) for worker in workers]
         for future in as_completed(futures):
             future.result()
 
 
 @contextlib.contextmanager
-def _worker(dataset_uri: str, scratch: str) -> Iterator[_Worker]:
+def _worker(dataset_uri: str, scratch: str, *, is_first: bool) -> Iterator[_Worker]:
     """Start a worker process; kill it at the end."""
     command = [sys.executable, "-P", "-m", "repot.shard_builder.worker", dataset_uri, scratch]
     # In its own process group: Ctrl-C in the terminal goes to this process, which ends the workers.
@@ -87,7 +91,7 @@ def _worker(dataset_uri: str, scratch: str) -> Iterator[_Worker]:
     )
     names, replies = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
     try:
-        yield _Worker(process=process, names=names, replies=replies)
+        yield _Worker(process=process, names=names, replies=replies, is_first=is_first)
     finally:
         process.kill()
         process.wait()
@@ -124,7 +128,10 @@ def _build(worker: _Worker, shard: str, counter: ProgressCounter) -> None:
                 time.monotonic() - started,
             )
             return
-        counter.add(reply["pictures"])
+        if "pictures" in reply:
+            counter.add(reply["pictures"])
+        elif worker.is_first:
+            _log.info("pictures are decoded in a sandbox: %s", reply["sandbox"])
     status = worker.process.wait()
     raise errors.RepotError(
         "A worker process must run until its shards are built; "

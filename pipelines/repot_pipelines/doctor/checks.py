@@ -117,6 +117,7 @@ def _check_machine(request: DoctorRequest) -> list[CheckResult]:
         "memory": lambda: machine.check_memory(machine.free_memory_bytes()),
         "disk": lambda: machine.check_disk("disk", folder),
         "scratch": lambda: machine.check_disk("scratch", machine.scratch_folder()),
+        "sandbox": machine.check_sandbox,
         "pipeline": lambda: request.pipeline.check,
         "weights": installation.check_weights,
     }

@@ -1,11 +1,15 @@
-"""Check how much memory and disk space this machine has free."""
+"""Check the memory, the disk space and the picture decoder's sandbox of this machine."""
 
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from repot import sandbox
 from repot.memory import CGROUP_LIMIT_PATHS
+from repot.picture_decoder import PictureDecoder
 from repot_pipelines.doctor.results import CheckResult, ok, problem, warning
 
 GIB = 1 << 30
@@ -56,6 +60,42 @@ def check_disk(name: str, folder: Path) -> CheckResult:
     if free_bytes >= MIN_DISK_BYTES:
         return warning(name, f"{finding}, which is enough for a few hundred pictures.", fix)
     return problem(name, f"{finding}; repot needs at least {MIN_DISK_BYTES / GIB:.0f} GiB.", fix)
+
+
+def check_sandbox() -> CheckResult:
+    """Check the sandbox of a picture decoder, which is started for that.
+
+    Raises:
+        RepotError: The decoder cannot be started.
+    """
+    with PictureDecoder() as decoder:
+        return read_sandbox(decoder.layers(), platform=sys.platform)
+
+
+def read_sandbox(layers: Sequence[str], *, platform: str) -> CheckResult:
+    """Interpret the layers of the sandbox, see `repot.sandbox`.
+
+    Args:
+        layers: The active layers.
+        platform: The operating system, as in `sys.platform`.
+    """
+    finding = f"pictures are decoded in a process with {', '.join(layers)}"
+    if platform != "linux":
+        return ok("sandbox", f"{finding}; the other layers exist on Linux only")
+    # A container has no namespaces of its own, and needs none with seccomp.
+    missing = [
+        layer
+        for layer in (sandbox.LANDLOCK, sandbox.SECCOMP)
+        if not any(active.startswith(layer) for active in layers)
+    ]
+    if not missing:
+        return ok("sandbox", finding)
+    return warning(
+        "sandbox",
+        f"{finding}, and without {' and '.join(missing)}.",
+        "Use Linux 5.13 or later on x86_64 or aarch64, and a container runtime that allows "
+        "Landlock and seccomp; see docs/security.md.",
+    )
 
 
 def nearest_existing_folder(path: Path) -> Path:

@@ -71,3 +71,25 @@ def test_without_meminfo_the_total_memory_is_used(
     monkeypatch.setattr(machine, "_MEMINFO_PATH", tmp_path / "none")
 
     assert machine._machine_memory_bytes() > available
+
+
+@pytest.mark.parametrize(
+    ("layers", "platform", "state", "expected"),
+    [
+        (("limits", "Landlock 7", "seccomp"), "linux", OK, "with limits, Landlock 7, seccomp"),
+        (("limits", "namespaces", "seccomp"), "linux", WARNING, "without Landlock."),
+        (("limits",), "linux", WARNING, "without Landlock and seccomp."),
+        (("limits",), "darwin", OK, "the other layers exist on Linux only"),
+    ],
+)
+def test_missing_layers_of_the_sandbox_are_named(
+    layers: tuple[str, ...], platform: str, state: str, expected: str
+) -> None:
+    result = machine.read_sandbox(layers, platform=platform)
+
+    assert result.state == state
+    assert expected in result.finding
+
+
+def test_sandbox_of_this_machine_is_checked() -> None:
+    assert "limits" in machine.check_sandbox().finding

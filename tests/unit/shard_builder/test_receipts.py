@@ -4,6 +4,7 @@ import pytest
 
 from repot import storage
 from repot.manifest import Receipt
+from repot.picture_decoder import PictureDecoder
 from repot.planner.plan import PlannedDataset
 from repot.shard_builder.receipts import finished_shards
 from repot.shard_builder.shard import build_shard
@@ -13,11 +14,17 @@ SHARD = "train-00001-of-00003"
 
 
 @pytest.fixture
-def built(make_plan: MakePlan, tmp_path: Path) -> PlannedDataset:
+def built(make_plan: MakePlan, tmp_path: Path, decoder: PictureDecoder) -> PlannedDataset:
     """Return a planned dataset with all four shards built."""
     planned = make_plan(train_shards=3)
     for name in planned.plan.shard_names:
-        build_shard(planned.dataset_uri, name, scratch_path=tmp_path, on_picture=lambda: None)
+        build_shard(
+            planned.dataset_uri,
+            name,
+            scratch_path=tmp_path,
+            decode=decoder.decode,
+            on_pictures=lambda _: None,
+        )
     return planned
 
 

@@ -7,19 +7,24 @@ import pytest
 from repot import records, storage
 from repot.dataset_plan import SourcePicture
 from repot.errors import DataError, StorageError
-from repot.pictures import MAX_FILE_BYTES, RejectedPicture
+from repot.picture_decoder import PictureDecoder
+from repot.picture_result import MAX_FILE_BYTES, RejectedPicture
 from repot.shard_builder import shard
 from repot.shard_builder.shard import build_shard, read_ahead, read_picture
 from tests.unit.conftest import MakePlan
 
 
 def _build(
-    dataset_uri: str, shard: str, scratch_path: Path
+    dataset_uri: str, shard: str, scratch_path: Path, decoder: PictureDecoder
 ) -> tuple[int, list[dict[str, list[records.Value]]]]:
-    """Build a shard; return the number of calls of `on_picture` and the examples."""
-    calls: list[None] = []
+    """Build a shard; return the number of pictures that `on_pictures` got, and the examples."""
+    counts: list[int] = []
     receipt = build_shard(
-        dataset_uri, shard, scratch_path=scratch_path, on_picture=lambda: calls.append(None)
+        dataset_uri,
+        shard,
+        scratch_path=scratch_path,
+        decode=decoder.decode,
+        on_pictures=counts.append,
     )
     data = storage.read_bytes(f"{dataset_uri}/{shard}")
     assert receipt.size_bytes == len(data)
@@ -28,16 +33,16 @@ def _build(
         storage.read_json(f"{dataset_uri}/receipts/{shard}.json")["num_records"]
         == receipt.num_records
     )
-    return len(calls), [records.decode_example(record) for record in records.read_records(data)]
+    return sum(counts), [records.decode_example(record) for record in records.read_records(data)]
 
 
 def test_shard_contains_its_usable_pictures(
-    make_plan: MakePlan, pictures: Path, tmp_path: Path
+    make_plan: MakePlan, pictures: Path, tmp_path: Path, decoder: PictureDecoder
 ) -> None:
     (pictures / "a" / "000.jpg").write_bytes(b"")
     (pictures / "b" / "000.jpg").write_text("not a picture")
     planned = make_plan(validation_fraction=0.01)
-    num_calls, examples = _build(planned.dataset_uri, "train-00000-of-00001", tmp_path)
+    num_calls, examples = _build(planned.dataset_uri, "train-00000-of-00001", tmp_path, decoder)
     assert num_calls == planned.plan.num_pictures["train-00000-of-00001"]
     assert len(examples) == num_calls - 2
     for example in examples:
@@ -52,12 +57,16 @@ def test_shard_contains_its_usable_pictures(
 
 
 def test_receipt_accounts_for_every_picture(
-    make_plan: MakePlan, pictures: Path, tmp_path: Path
+    make_plan: MakePlan, pictures: Path, tmp_path: Path, decoder: PictureDecoder
 ) -> None:
     (pictures / "a" / "000.jpg").write_bytes(b"")
     planned = make_plan(validation_fraction=0.01)
     receipt = build_shard(
-        planned.dataset_uri, "train-00000-of-00001", scratch_path=tmp_path, on_picture=lambda: None
+        planned.dataset_uri,
+        "train-00000-of-00001",
+        scratch_path=tmp_path,
+        decode=decoder.decode,
+        on_pictures=lambda _: None,
     )
     (rejection,) = receipt.rejected
     assert (rejection.path, rejection.label, rejection.split, rejection.reason) == (
@@ -70,32 +79,50 @@ def test_receipt_accounts_for_every_picture(
     assert sum(receipt.class_counts.values()) == receipt.num_records
 
 
-def test_shard_without_pictures_is_an_empty_file(make_plan: MakePlan, tmp_path: Path) -> None:
+def test_shard_without_pictures_is_an_empty_file(
+    make_plan: MakePlan, tmp_path: Path, decoder: PictureDecoder
+) -> None:
     planned = make_plan(train_shards=64)
     empty = next(name for name, count in planned.plan.num_pictures.items() if not count)
-    assert _build(planned.dataset_uri, empty, tmp_path) == (0, [])
+    assert _build(planned.dataset_uri, empty, tmp_path, decoder) == (0, [])
     assert storage.read_bytes(f"{planned.dataset_uri}/{empty}") == b""
 
 
 @pytest.mark.skipif(
     not Path("/dev/full").exists(), reason="needs /dev/full, Linux's device that is always full"
 )
-def test_full_scratch_folder_is_named(make_plan: MakePlan, tmp_path: Path) -> None:
+def test_full_scratch_folder_is_named(
+    make_plan: MakePlan, tmp_path: Path, decoder: PictureDecoder
+) -> None:
     planned = make_plan()
     name = planned.plan.shard_names[0]
     (tmp_path / name).symlink_to("/dev/full")
     with pytest.raises(
         StorageError, match=rf"{tmp_path} must .*No space left on device\. Free some .* TMPDIR"
     ):
-        build_shard(planned.dataset_uri, name, scratch_path=tmp_path, on_picture=lambda: None)
+        build_shard(
+            planned.dataset_uri,
+            name,
+            scratch_path=tmp_path,
+            decode=decoder.decode,
+            on_pictures=lambda _: None,
+        )
 
 
-def test_scratch_folder_is_empty_afterwards(make_plan: MakePlan, tmp_path: Path) -> None:
+def test_scratch_folder_is_empty_afterwards(
+    make_plan: MakePlan, tmp_path: Path, decoder: PictureDecoder
+) -> None:
     planned = make_plan()
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     name = planned.plan.shard_names[0]
-    build_shard(planned.dataset_uri, name, scratch_path=scratch, on_picture=lambda: None)
+    build_shard(
+        planned.dataset_uri,
+        name,
+        scratch_path=scratch,
+        decode=decoder.decode,
+        on_pictures=lambda _: None,
+    )
     assert list(scratch.iterdir()) == []
 
 

@@ -14,7 +14,7 @@ from repot.evaluator.outcomes import Mistake, Outcome
 from repot.json_record import JsonRecord, read_record
 from repot.layout import HISTORY_NAME, TRAINING_NAME
 from repot.manifest import SPLITS, Manifest, count_reasons
-from repot.pictures import REASONS
+from repot.picture_result import REASONS
 from repot.training_record import EpochRecord, TrainingRecord, read_history
 
 MAX_FILES_NAMED = 20
@@ -35,7 +35,7 @@ class RejectionSummary(JsonRecord):
     """Files that were rejected for one reason.
 
     Attributes:
-        reason: A key of `repot.pictures.REASONS`.
+        reason: A key of `repot.picture_result.REASONS`.
         explanation: The reason for people.
         num_files: Number of rejected files.
         files: Paths of the first MAX_FILES_NAMED of them.

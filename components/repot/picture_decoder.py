@@ -1,0 +1,482 @@
+"""Normalise picture files in a process of its own, which a hostile file cannot leave.
+
+Decoders of pictures are large C libraries that read bytes from strangers. The process that runs
+them has no network, no files, no credentials, no other process to reach, and limits of memory and
+time, see `repot.sandbox`. It gets several files per
+request, because one would take a quarter more time, and answers with the results of
+`repot.pictures.normalise_picture`:
+
+    request   uint32 number of files, uint32 whether they are in the shared memory, uint64 size of
+              each; the files one behind the other, in the shared memory or here
+    answers   per file: uint8 kind, uint32 height, uint32 width, uint64 size; JPEG or JSON of that
+              size
+
+Answers to files in the shared memory come together, so a counter there says how far the decoder is.
+A file whose decoder crashes or exceeds a limit is rejected, and the next one gets a new decoder.
+Everything that the decoder answers may be forged: it is checked, and used as data only.
+"""
+
+import contextlib
+import enum
+import json
+import mmap
+import os
+import resource
+import select
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO, Self, cast
+
+from repot import sandbox
+from repot.errors import RepotError
+from repot.picture_result import REASONS, Picture, RejectedPicture
+
+MAX_FILES = 16
+"""As many files are decoded at once."""
+MAX_FILES_BYTES = 8 << 20
+"""Files of this size are copied to shared memory. A larger one goes through the pipe, alone."""
+
+_REQUEST = struct.Struct("<II")
+_ANSWER = struct.Struct("<BIIQ")
+# One more byte has the number of files that are done.
+_SHARED_BYTES = MAX_FILES_BYTES + 1
+_MAX_ANSWER_BYTES = 1 << 29
+_MAX_SIDE = 1 << 16
+_MAX_DETAIL = 1000
+_READ_BYTES = 1 << 20
+_CHECK_MILLISECONDS = 200
+_EXIT_SECONDS = 10
+# What the interpreter may need to start. None of them is a secret.
+_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH")
+# One thread, because Landlock confines only one; and threads of codecs share two heaps, because
+# each heap takes 64 MiB of the address space.
+_SETTINGS = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+
+
+class _Kind(enum.IntEnum):
+    READY = 0
+    UNCHANGED = 1
+    ENCODED = 2
+    REJECTED = 3
+    OUT_OF_MEMORY = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecoderLimits:
+    """What a decoder may use: more than any picture needs that `repot.pictures` accepts.
+
+    A progressive JPEG of 484 megapixels needs 3.1 GiB and 4 s; the slowest picture measured, 89
+    megapixels in four colours, needs 5 s.
+
+    Attributes:
+        memory_bytes: Address space.
+        cpu_seconds: Processor time for one request.
+        wall_seconds: Time for one request, however busy the machine is.
+    """
+
+    memory_bytes: int = 6 << 30
+    cpu_seconds: float = 120.0
+    wall_seconds: float = 900.0
+
+
+class PictureDecoder:
+    """Decodes pictures in a sandboxed process, which starts at once and ends with `close`.
+
+    Use it in one thread: the process ends with the thread that started it.
+    """
+
+    def __init__(self, limits: DecoderLimits | None = None) -> None:
+        self._limits = limits or DecoderLimits()
+        self._process = _DecoderProcess(self._limits)
+
+    def __enter__(self) -> Self:
+        """Return this object."""
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the process."""
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.close()
+
+    def layers(self) -> tuple[str, ...]:
+        """Return the active layers of the sandbox, see `repot.sandbox`.
+
+        Raises:
+            RepotError: The process cannot be started.
+        """
+        return self._process.layers()
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that the process has used; 0 where the system does not say."""
+        return _cpu_seconds(self._process.process_id)
+
+    def decode(self, files: Sequence[tuple[str, bytes]]) -> list[Picture | RejectedPicture]:
+        """Return what `repot.pictures.normalise_picture` returns or raises for each file.
+
+        Args:
+            files: Name for error messages, and content.
+
+        Raises:
+            RepotError: There is too little memory to decode one, or the process cannot be started.
+        """
+        results: list[Picture | RejectedPicture] = []
+        while len(results) < len(files):
+            start = len(results)
+            batch = _first_batch([data for _, data in files[start:]])
+            self._process.layers()
+            is_fresh = self._process.is_fresh
+            try:
+                for result in self._process.exchange(batch):
+                    results.append(result)  # noqa: PERF402 - keeps those before an error
+            except _StoppedError as stopped:
+                suspect = max(self._process.num_done(), len(results) - start)
+                self._restart()
+                if is_fresh and len(batch) == 1:
+                    results.append(_blame(files[start][0], stopped))
+                    continue
+                # A file is only blamed for what it does alone: an earlier one may have damaged the
+                # process.
+                results += self.decode(files[len(results) : start + suspect])
+                if not self._process.is_fresh:
+                    self._restart()
+                results += self.decode(files[start + suspect : start + suspect + 1])
+        return results
+
+    def _restart(self) -> None:
+        self.close()
+        self._process = _DecoderProcess(self._limits)
+
+
+def _blame(name: str, stopped: "_StoppedError") -> RejectedPicture:
+    """Return the rejection of a file that stopped the decoder.
+
+    Raises:
+        RepotError: It was for lack of memory: another machine may decode it.
+    """
+    if stopped.lacks_memory:
+        raise RepotError(
+            f"The decoder of {name} must have enough memory; {stopped}. Give the process more "
+            "memory or use fewer processes."
+        )
+    return RejectedPicture("decoder_stopped", str(stopped))
+
+
+class _StoppedError(Exception):
+    """The decoder ended, exceeded a limit, or answered nonsense."""
+
+    def __init__(self, reason: str, *, lacks_memory: bool = False) -> None:
+        self.lacks_memory = lacks_memory
+        super().__init__(reason)
+
+
+class _DecoderProcess:
+    """A decoder, its two pipes, and the memory that it shares with this process."""
+
+    def __init__(self, limits: DecoderLimits) -> None:
+        self.is_fresh = True
+        self._num_last = 0
+        self._limits = limits
+        self._layers: tuple[str, ...] = ()
+        self._received = bytearray()
+        self._shared = None if (shared := _create_shared_memory()) is None else shared[1]
+        descriptors = () if shared is None else (shared[0],)
+        command = [
+            *(sys.executable, "-P", "-X", "utf8", "-m", "repot.picture_decoder"),
+            *(str(limits.memory_bytes), *map(str, descriptors)),
+        ]
+        # In its own process group: Ctrl-C in the terminal goes to this process, which ends it.
+        self._process = subprocess.Popen(  # noqa: S603
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=_environment(os.environ),
+            process_group=0,
+            pass_fds=descriptors,
+        )
+        for descriptor in descriptors:
+            os.close(descriptor)
+        self._requests = cast("IO[bytes]", self._process.stdin).fileno()
+        self._answers = cast("IO[bytes]", self._process.stdout).fileno()
+        for descriptor in (self._requests, self._answers):
+            os.set_blocking(descriptor, False)
+
+    @property
+    def process_id(self) -> int:
+        return self._process.pid
+
+    def close(self) -> None:
+        self._kill()
+        for stream in (self._process.stdin, self._process.stdout):
+            cast("IO[bytes]", stream).close()
+        if self._shared is not None:
+            self._shared.close()
+
+    def layers(self) -> tuple[str, ...]:
+        """Return the layers of the sandbox, once the decoder is ready."""
+        if not self._layers:
+            try:
+                watchdog = _Watchdog(self.process_id, DecoderLimits())
+                _, _, _, payload = self._receive(watchdog)
+            except _StoppedError as stopped:
+                self.close()
+                raise RepotError(
+                    f"The process that decodes pictures must start; {stopped}. See its last log "
+                    "lines above. If it was killed, give it more memory or use fewer processes."
+                ) from None
+            self._layers = tuple(json.loads(payload))
+        return self._layers
+
+    def exchange(self, files: Sequence[bytes]) -> Iterator[Picture | RejectedPicture]:
+        """Yield the result of each file.
+
+        Raises:
+            _StoppedError: The decoder cannot be used any more.
+        """
+        self.is_fresh = False
+        watchdog = _Watchdog(self.process_id, self._limits)
+        self._send(files, watchdog)
+        for data in files:
+            kind, height, width, payload = self._receive(watchdog)
+            if kind == _Kind.REJECTED:
+                yield _read_rejection(payload)
+            elif kind == _Kind.OUT_OF_MEMORY:
+                raise self._out_of_memory()
+            elif kind not in (_Kind.UNCHANGED, _Kind.ENCODED) or not (
+                0 < height < _MAX_SIDE and 0 < width < _MAX_SIDE
+            ):
+                raise _StoppedError("it gave an invalid answer")
+            else:
+                jpeg = data if kind == _Kind.UNCHANGED else payload
+                yield Picture(jpeg=jpeg, height=height, width=width)
+
+    def num_done(self) -> int:
+        """Return the number of files of the last request whose decoding ended.
+
+        The decoder sends its answers together, and may end before.
+        """
+        return 0 if self._shared is None else min(self._shared[MAX_FILES_BYTES], self._num_last)
+
+    def _send(self, files: Sequence[bytes], watchdog: "_Watchdog") -> None:
+        sizes = [len(data) for data in files]
+        self._num_last = len(files) - 1
+        is_shared = self._shared is not None and sum(sizes) <= MAX_FILES_BYTES
+        parts = [_REQUEST.pack(len(files), is_shared) + struct.pack(f"<{len(files)}Q", *sizes)]
+        if self._shared is not None:
+            self._shared[MAX_FILES_BYTES] = 0
+        if self._shared is not None and is_shared:
+            self._shared.seek(0)
+            for data in files:
+                self._shared.write(data)
+        else:
+            parts += files
+        for part in parts:
+            self._write(memoryview(part), watchdog)
+
+    def _write(self, data: memoryview, watchdog: "_Watchdog") -> None:
+        while data:
+            try:
+                data = data[os.write(self._requests, data) :]
+            except BlockingIOError:
+                self._wait(self._requests, select.POLLOUT, watchdog)
+            except BrokenPipeError:
+                raise self._ended() from None
+
+    def _receive(self, watchdog: "_Watchdog") -> tuple[int, int, int, bytes]:
+        kind, height, width, size = _ANSWER.unpack(self._read(_ANSWER.size, watchdog))
+        if size > _MAX_ANSWER_BYTES:
+            raise _StoppedError("it gave an invalid answer")
+        return kind, height, width, self._read(size, watchdog)
+
+    def _read(self, size: int, watchdog: "_Watchdog") -> bytes:
+        while len(self._received) < size:
+            try:
+                part = os.read(self._answers, _READ_BYTES)
+            except BlockingIOError:
+                self._wait(self._answers, select.POLLIN, watchdog)
+                continue
+            if not part:
+                raise self._ended()
+            self._received += part
+        data = bytes(memoryview(self._received)[:size])
+        del self._received[:size]
+        return data
+
+    def _wait(self, descriptor: int, event: int, watchdog: "_Watchdog") -> None:
+        """Wait until a pipe is ready; end the decoder if it exceeds a limit."""
+        poll = select.poll()
+        poll.register(descriptor, event)
+        while not poll.poll(_CHECK_MILLISECONDS):
+            if reason := watchdog.exceeded():
+                self._kill()
+                raise _StoppedError(reason)
+
+    def _ended(self) -> _StoppedError:
+        """Return why the decoder closed its pipes."""
+        try:
+            status = self._process.wait(_EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            return _StoppedError("it closed its connection")
+        if status >= 0:
+            return _StoppedError(f"it exited with status {status}")
+        # The decoder can send this signal to nobody, so the system did, for lack of memory.
+        return _StoppedError(
+            f"it was ended by {signal.Signals(-status).name}",
+            lacks_memory=-status == signal.SIGKILL,
+        )
+
+    def _out_of_memory(self) -> _StoppedError:
+        # The decoder inherits the limits of this process.
+        limits = [
+            limit
+            for limit, _ in map(resource.getrlimit, (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+            if limit != resource.RLIM_INFINITY
+        ]
+        lowest = min([self._limits.memory_bytes, *limits])
+        return _StoppedError(
+            f"it needs more than {lowest >> 20:,} MiB of memory",
+            lacks_memory=lowest < self._limits.memory_bytes,
+        )
+
+    def _kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+class _Watchdog:
+    """Measures what a decoder uses for one picture."""
+
+    def __init__(self, process_id: int, limits: DecoderLimits) -> None:
+        self._process_id, self._limits = process_id, limits
+        self._started, self._cpu_started = time.monotonic(), _cpu_seconds(process_id)
+
+    def exceeded(self) -> str:
+        """Return which limit is exceeded; "" for none."""
+        if _cpu_seconds(self._process_id) - self._cpu_started > self._limits.cpu_seconds:
+            return f"it took more than {self._limits.cpu_seconds:.0f} s of processor time"
+        if time.monotonic() - self._started > self._limits.wall_seconds:
+            return f"it took more than {self._limits.wall_seconds:.0f} s"
+        return ""
+
+
+def _cpu_seconds(process_id: int) -> float:
+    """Return the processor time of a process; 0 where the system does not say."""
+    if sys.platform != "linux":
+        return 0.0
+    # The clock of another process. Source: clock_getcpuclockid in glibc.
+    with contextlib.suppress(OSError):
+        return time.clock_gettime((~process_id << 3) | 2)
+    return 0.0
+
+
+def _environment(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: environment[name] for name in _VARIABLES if name in environment} | _SETTINGS
+
+
+def _create_shared_memory() -> tuple[int, mmap.mmap] | None:
+    """Return a descriptor for another process, and the memory; None if the system has none."""
+    if sys.platform != "linux":
+        return None
+    try:
+        descriptor = os.memfd_create("repot-pictures")
+        os.truncate(descriptor, _SHARED_BYTES)
+        return descriptor, mmap.mmap(descriptor, _SHARED_BYTES)
+    except OSError:
+        return None
+
+
+def _first_batch(files: Sequence[bytes]) -> Sequence[bytes]:
+    """Return the first files, as many as fit the shared memory, at least one."""
+    size_bytes = 0
+    for count, data in enumerate(files[:MAX_FILES]):
+        size_bytes += len(data)
+        if size_bytes > MAX_FILES_BYTES:
+            return files[: max(count, 1)]
+    return files[:MAX_FILES]
+
+
+def _read_rejection(payload: bytes) -> RejectedPicture:
+    try:
+        reason, detail = json.loads(payload)
+    except ValueError:
+        reason = detail = None
+    if reason not in REASONS or not isinstance(detail, str):
+        return RejectedPicture("corrupt")
+    return RejectedPicture(reason, detail[:_MAX_DETAIL])
+
+
+def main() -> None:
+    """Confine this process, then answer requests until there are no more."""
+    requests, answers = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
+    memory_bytes, *shared = map(int, sys.argv[1:])
+    memory = [mmap.mmap(each, _SHARED_BYTES) for each in shared]
+    for descriptor in shared:
+        os.close(descriptor)
+    from repot import pictures
+
+    pictures.load_decoders()
+    # Whatever decoders print goes nowhere: not between two answers, and not to the log.
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)
+    os.close(silent)
+    layers = sandbox.confine(memory_bytes=memory_bytes)
+    os.close(2)
+    _answer(answers, _Kind.READY, payload=json.dumps(layers).encode())
+    answers.flush()
+    while header := requests.read(_REQUEST.size):
+        count, is_shared = _REQUEST.unpack(header)
+        sizes = struct.unpack(f"<{count}Q", requests.read(8 * count))
+        source: IO[bytes] | mmap.mmap = requests
+        if is_shared:
+            (source,) = memory
+            source.seek(0)
+        for number, size in enumerate(sizes, start=1):
+            _answer_file(source.read(size), answers)
+            if is_shared:
+                memory[0][MAX_FILES_BYTES] = number
+            else:
+                answers.flush()
+        answers.flush()
+
+
+def _answer_file(data: bytes, answers: IO[bytes]) -> None:
+    from repot.pictures import normalise_picture
+
+    try:
+        picture = normalise_picture(data)
+    except RejectedPicture as rejection:
+        payload = json.dumps([rejection.reason, rejection.detail]).encode()
+        _answer(answers, _Kind.REJECTED, payload=payload)
+    except MemoryError:
+        _answer(answers, _Kind.OUT_OF_MEMORY)
+    else:
+        is_same = picture.jpeg is data
+        kind = _Kind.UNCHANGED if is_same else _Kind.ENCODED
+        payload = b"" if is_same else picture.jpeg
+        _answer(answers, kind, picture.height, picture.width, payload)
+
+
+def _answer(
+    answers: IO[bytes], kind: _Kind, height: int = 0, width: int = 0, payload: bytes = b""
+) -> None:
+    answers.write(_ANSWER.pack(kind, height, width, len(payload)))
+    answers.write(payload)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""What normalising a picture file results in: a picture, or the reason why the file is rejected.
+
+This module imports no decoder, so that processes with credentials can use it, see
+`repot.picture_decoder`.
+"""
+
+from dataclasses import dataclass
+
+REASONS = {
+    "empty": "the file is empty",
+    "not_an_image": "the file is not a picture",
+    "unsupported_format": "the file has a format that repot does not read",
+    "truncated": "the file ends before the picture is complete",
+    "corrupt": "the picture is damaged and cannot be decoded",
+    "too_large": "the picture has too many pixels or bytes",
+    "decoder_stopped": "the file makes the decoder crash or exceed a limit",
+    "unreadable": "the file cannot be read",
+    "nested_folder": "the file is in a subfolder of a label folder",
+    "outside_labels": "the file is not in a label folder and is not a picture",
+    "test_folder": "the file is in test/, next to train/ and validation/; test/ is not used",
+    "system_file": "the file belongs to the operating system or to a tool",
+    "not_a_file": "it is a pipe, a socket, a device or a link to a folder that contains it",
+    "label_not_listed": "the label is not in the labels file",
+}
+"""Why a file is not in any shard, by the reason key that receipts, manifest and report use."""
+
+ADVICE = {
+    "empty": "Copy the files again, or remove them.",
+    "not_an_image": "Remove the files.",
+    "unsupported_format": "Convert the files to JPEG or PNG, or remove them.",
+    "truncated": "Copy the files again, or remove them.",
+    "corrupt": "Copy or export the files again, or remove them.",
+    "too_large": "Make the pictures smaller.",
+    "decoder_stopped": "Export the files again, or remove them.",
+    "unreadable": "Give the user of this program the right to read the files.",
+    "nested_folder": "Move the files up.",
+}
+"""What to do about rejected files, by reason; exempt reasons need no action."""
+
+EXEMPT_REASONS = ("outside_labels", "test_folder", "system_file", "not_a_file", "label_not_listed")
+"""Reasons of files that were never meant as training pictures. They are listed in the manifest but
+do not count towards max_rejected_fraction."""
+
+MAX_FILE_BYTES = 1 << 28
+"""Larger files are not read."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """An upright RGB JPEG and its size in pixels."""
+
+    jpeg: bytes
+    height: int
+    width: int
+
+
+class RejectedPicture(Exception):  # noqa: N818 (an expected result for one file, not a failure)
+    """A file is not a usable picture.
+
+    Args:
+        reason: A key of `REASONS`.
+        detail: The decoder's error message, or "".
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self.reason = reason
+        self.detail = detail
+        super().__init__(f"{REASONS[reason]} ({detail})" if detail else REASONS[reason])
