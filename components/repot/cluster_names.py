@@ -12,6 +12,8 @@ from repot.errors import is_task_pod
 
 RUNNER_ACCOUNT = "repot-runner"
 JOB_RUNNER_ACCOUNT = "repot-job-runner"
+JOB_POLICIES = ("repot-job-runner-jobs", "repot-job-runner-services")
+"""Admission policies, and their bindings, that limit what that account creates and deletes."""
 WORKER_ACCOUNT = "repot-worker"
 SETTINGS_CONFIG_MAP = "repot-settings"
 S3_SECRET = "repot-s3"
@@ -81,6 +83,7 @@ CONFIG_MAP_KEYS = (
     "PIPELINE_ROOT",
     "RUN_NAMESPACE",
     "S3_DISABLE_SSL",
+    "TRAINER_IMAGES",
 )
 """Keys of the ConfigMap for the storage, the manifests and the schedule. Other keys are defaults of
 settings, see `repot.settings`."""

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from repot.cluster_names import JOB_POLICIES
 from repot_pipelines.cluster import client as cluster_client
 from repot_pipelines.cluster import kubeconfig
-from repot_pipelines.doctor import installation, storage_access
+from repot_pipelines.doctor import installation, machine, storage_access
 from repot_pipelines.doctor.results import ok
 from tests.integration.command_line import repot
 from tests.integration.kfp_api.answers import web_page
@@ -72,7 +73,7 @@ class Report:
 
 @pytest.fixture(autouse=True)
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide this machine's user settings, and do not import TensorFlow in every test."""
+    """Hide this machine's user settings, and start no slow process in every test."""
     for name in [
         name
         for name in os.environ
@@ -81,6 +82,7 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(installation, "check_tensorflow", lambda: ok("TensorFlow", "works"))
+    monkeypatch.setattr(machine, "check_sandbox", lambda: ok("sandbox", "works"))
 
 
 @pytest.fixture
@@ -452,6 +454,22 @@ def test_runner_with_job_permissions_is_a_warning(api: KubernetesApi) -> None:
 
     assert found.state == "warning"
     assert "repot-runner may create Jobs and read logs" in found.finding
+
+
+@pytest.mark.usefixtures("admin")
+@pytest.mark.parametrize("name", JOB_POLICIES)
+def test_missing_admission_policy_is_a_warning(api: KubernetesApi, name: str) -> None:
+    assert doctor(*FITTING).checks["Job policy"].state == "ok"
+    bindings = "validatingadmissionpolicybindings"
+    del api.store.objects[
+        next(key for key in api.store.objects if name in key and bindings in str(key))
+    ]
+
+    report = doctor(*FITTING)
+
+    assert report.exit_code == 0
+    assert report.checks["Job policy"].state == "warning"
+    assert report.checks["Job policy"].finding.endswith(f"the cluster has no {name}.")
 
 
 @pytest.mark.usefixtures("admin")

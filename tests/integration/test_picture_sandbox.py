@@ -239,8 +239,9 @@ def test_picture_that_needs_more_memory_than_the_limit_is_rejected(tmp_path: Pat
     )
 
 
+@pytest.mark.parametrize("limit", ["RLIMIT_AS", "RLIMIT_DATA"])
 def test_too_little_memory_of_the_machine_is_an_error_that_names_the_picture(
-    tmp_path: Path,
+    limit: str, tmp_path: Path
 ) -> None:
     Image.new("L", (6000, 6000)).save(tmp_path / "large.png")
     mebibytes = 300 if limit == "RLIMIT_AS" else 100

@@ -117,6 +117,7 @@ def test_worker_of_the_shard_builder_reports_that_memory_ran_out(tmp_path: Path)
         assert process.stdout
         process.stdin.write("train-00000-of-00001\n")
         process.stdin.flush()
+        assert "sandbox" in json.loads(process.stdout.readline())
         reply = json.loads(process.stdout.readline())
         process.stdin.close()
 

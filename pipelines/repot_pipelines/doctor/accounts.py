@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from repot.cluster_names import (
     GOOGLE_ACCOUNT_KEY,
     GOOGLE_ANNOTATION,
+    JOB_POLICIES,
     JOB_RUNNER_ACCOUNT,
     RUNNER_ACCOUNT,
     SETTINGS_CONFIG_MAP,
@@ -33,6 +34,7 @@ RUN_ACCOUNT_CHECK = "service account"
 JOB_ACCOUNT_CHECK = "worker account"
 _JOB_RUN_ACCOUNT_CHECK = "Job run account"
 _JOB_PERMISSIONS_CHECK = "Job permissions"
+JOB_POLICY_CHECK = "Job policy"
 
 APPLY_MANIFESTS = (
     "kubectl apply -k manifests/overlays/OVERLAY, with the overlay that fits (manifests/README.md)."
@@ -42,6 +44,7 @@ PLACEHOLDERS = ("your-bucket", "your-project", "your-domain")
 
 _KFP_ACCOUNTS = ("pipeline-runner", "default-editor")
 """The defaults of KFP: standalone, and in a profile's namespace of a full Kubeflow."""
+_BINDINGS_PATH = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings"
 _REVIEW_PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 _NUM_THREADS = 8
 
@@ -222,6 +225,35 @@ def check_job_permissions(
             f"{JOB_RUNNER_ACCOUNT}; trainer_mode=pod works without",
         )
     return result
+
+
+def check_job_policy(client: ClusterClient, job_account: KubernetesObject | None) -> CheckResult:
+    """Check that admission policies limit what a run that trains in a Job creates and deletes.
+
+    Args:
+        client: Client of the cluster.
+        job_account: The account of such runs; None if it does not exist.
+
+    Raises:
+        ClusterError: A request failed.
+    """
+    if job_account is None:
+        return not_checked(JOB_POLICY_CHECK, f"there is no {JOB_RUNNER_ACCOUNT} to limit")
+    action = "look up the admission policies"
+    try:
+        missing = [
+            name for name in JOB_POLICIES if client.find(action, f"{_BINDINGS_PATH}/{name}") is None
+        ]
+    except ForbiddenError:
+        return not_checked(JOB_POLICY_CHECK, "you may not read the cluster's admission policies")
+    if missing:
+        return warning(
+            JOB_POLICY_CHECK,
+            f"Every task of a run with {JOB_RUNNER_ACCOUNT} may create any Job and delete any: the "
+            f"cluster has no {' and no '.join(missing)}.",
+            f"With Kubernetes 1.30 or later, {APPLY_MANIFESTS}",
+        )
+    return ok(JOB_POLICY_CHECK, f"{JOB_RUNNER_ACCOUNT} may create and delete training Jobs only")
 
 
 def check_permissions(

@@ -270,6 +270,7 @@ def _check_run_account(
         accounts.check_job_permissions(
             client, namespace, JOB_RUNNER_ACCOUNT if is_default else found.name, user=user
         ),
+        accounts.check_job_policy(client, job_account),
     ]
 
 

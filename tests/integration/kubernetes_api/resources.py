@@ -40,6 +40,18 @@ RESOURCES = (
     Resource(plural="events", kind="Event"),
     Resource(group="batch", plural="jobs", kind="Job"),
     Resource(
+        group="admissionregistration.k8s.io",
+        plural="validatingadmissionpolicies",
+        kind="ValidatingAdmissionPolicy",
+        is_namespaced=False,
+    ),
+    Resource(
+        group="admissionregistration.k8s.io",
+        plural="validatingadmissionpolicybindings",
+        kind="ValidatingAdmissionPolicyBinding",
+        is_namespaced=False,
+    ),
+    Resource(
         group="authentication.k8s.io",
         plural="selfsubjectreviews",
         kind="SelfSubjectReview",
