@@ -497,6 +497,23 @@ def test_user_without_rights_to_read_events_still_sees_the_pods(
     assert len([path for _, _, path in api.requests if path.endswith("/events")]) == 1
 
 
+def test_user_without_rights_to_read_jobs_still_sees_the_pods(
+    api: KubernetesApi, kfp: KfpApi, use_token: Callable[[str], None]
+) -> None:
+    use_token("of-alice")
+    let_in(api, "alice", "of-alice", ("get list", "pods"), ("list", "events"))
+    run_id = start_run(kfp, "-p", "trainer_mode=job")
+    phases = {**TRAINING, "evaluate": "Pending"}
+    put_pod(api, kfp, run_id, unschedulable(), path="root.evaluate.executor", phases=phases)
+    script_runs(kfp, [Stage("RUNNING", phases)])
+
+    result = attach(run_id, "--host", kfp.address, "--start-timeout", "3m", poll=60)
+
+    assert "Insufficient cpu; it requests cpu 4, memory 16Gi" in result.output
+    assert result.output.count('User "alice" cannot list resource "jobs"') == 1
+    assert len([path for _, _, path in api.requests if path.endswith("/jobs")]) == 1
+
+
 @pytest.mark.usefixtures("admin")
 def test_kubeconfig_of_another_cluster_is_told_from_the_runs(
     api: KubernetesApi, kfp: KfpApi

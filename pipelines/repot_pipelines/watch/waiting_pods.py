@@ -84,7 +84,7 @@ class WaitingPods:
         self._open_cluster = open_cluster
         self._is_opened = False
         self._cluster: ClusterClient | None = None
-        self._can_read_events = True
+        self._forbidden: set[str] = set()
         self._namespace = server.namespace or server.kfp_namespace
         self._blind_spot = ""
         self._has_told = False
@@ -106,13 +106,13 @@ class WaitingPods:
         )
         if not num_pending and not follows_job:
             return []
-        found = self._find_in_cluster(nodes, follows_job=follows_job)
+        found, jobs = self._find_in_cluster(follows_job=follows_job)
         if len(found) < num_pending:
             seen = {pod.name for pod in found}
             found += [pod for pod in self._find_in_workflow() if pod.name not in seen]
         if num_pending and not found:
             found = [_invisible(statuses)]
-        return found
+        return [*found, *jobs]
 
     def take_blind_spot(self) -> str:
         """Return what this user cannot see, why, and how to change that.
@@ -124,29 +124,27 @@ class WaitingPods:
         self._has_told = bool(self._blind_spot)
         return self._blind_spot
 
-    def _find_in_cluster(
-        self, nodes: Sequence[ApiObject], *, follows_job: bool
-    ) -> list[WaitingPod]:
+    def _find_in_cluster(self, *, follows_job: bool) -> tuple[list[WaitingPod], list[WaitingPod]]:
+        """Return the run's waiting pods and training Jobs; both are empty without access."""
         cluster = self._connect()
         if cluster is None:
-            return []
+            return [], []
         try:
             pods = self._list(cluster, "pods", label_selector=f"{RUN_LABEL}={self._run_id}")
             if not pods:
                 self._blind_spot = self._blind_spot or _other_cluster(cluster, self._namespace)
-                return []
+                return [], []
             found = list(self._describe_pods(cluster, pods))
-            if follows_job:
-                found += self._find_jobs(cluster, pods)
+            jobs = list(self._find_jobs(cluster, pods)) if follows_job else []
         except ForbiddenError as err:
             self._cluster = None
             self._blind_spot = _forbidden(err, self._namespace)
-            return []
+            return [], []
         except ClusterError as err:
             self._num_skipped = _POLLS_WITHOUT_CLUSTER
             self._blind_spot = self._blind_spot or _unreachable(err)
-            return []
-        return found
+            return [], []
+        return found, jobs
 
     def _connect(self) -> ClusterClient | None:
         if self._num_skipped:
@@ -186,7 +184,7 @@ class WaitingPods:
         """Yield the training Job of the run if not all of its workers are running."""
         names = {pod["metadata"]["name"] for pod in task_pods}
         selector = ",".join(f"{key}={value}" for key, value in WORKER_LABELS.items())
-        for job in self._list(cluster, "jobs", group="apis/batch/v1", label_selector=selector):
+        for job in self._list_if_permitted(cluster, "jobs", label_selector=selector):
             metadata = job["metadata"]
             if (metadata.get("annotations") or {}).get(TASK_POD_ANNOTATION) not in names:
                 continue
@@ -213,24 +211,31 @@ class WaitingPods:
                 )
 
     def _list(
-        self, cluster: ClusterClient, plural: str, *, group: str = "api/v1", **selectors: str
+        self, cluster: ClusterClient, plural: str, **selectors: str
     ) -> list[KubernetesObject]:
+        group = "apis/batch/v1" if plural == "jobs" else "api/v1"
         path = f"/{group}/namespaces/{self._namespace}/{plural}"
         return list(cluster.list_all(f"list {plural}", path, **selectors))
+
+    def _list_if_permitted(
+        self, cluster: ClusterClient, plural: str, **selectors: str
+    ) -> list[KubernetesObject]:
+        """Return objects that only add details; empty, and not asked for again, if forbidden."""
+        if plural in self._forbidden:
+            return []
+        try:
+            return self._list(cluster, plural, **selectors)
+        except ForbiddenError as err:
+            self._forbidden.add(plural)
+            self._blind_spot = self._blind_spot or _forbidden(err, self._namespace)
+            return []
 
     def _events_of(
         self, cluster: ClusterClient, kind: str, owner: KubernetesObject
     ) -> list[KubernetesObject]:
-        if not self._can_read_events:
-            return []
         name = owner["metadata"]["name"]
         selector = f"involvedObject.kind={kind},involvedObject.name={name}"
-        try:
-            return self._list(cluster, "events", field_selector=selector)
-        except ForbiddenError as err:
-            self._can_read_events = False
-            self._blind_spot = self._blind_spot or _forbidden(err, self._namespace)
-            return []
+        return self._list_if_permitted(cluster, "events", field_selector=selector)
 
     def _find_in_workflow(self) -> list[WaitingPod]:
         """Return the waiting pods according to the server's copy of the workflow."""
