@@ -54,7 +54,7 @@ CASES = {
     ),
     "empty folder": (["empty"], 2, ["is empty"]),
     "one label": (["one_label"], 1, ["at least two labels"]),
-    "label with one picture": (["single"], 1, ["at least two pictures", ": b."]),
+    "label with one picture": (["single"], 1, ["at least two pictures", ": 'b'."]),
     "no label folders": (["flat"], 1, ["PICTURES/<label>/<picture>"]),
     "labels file": (["good", "--labels-file", "labels.txt"], 2, ["line 2", "line 4", "zebra"]),
     "too many damaged": (["damaged"], 1, ["4 x truncated", "4 x empty", "--max-rejected-fraction"]),
