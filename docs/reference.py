@@ -9,6 +9,7 @@ A table stands between `<!-- NAME: written by make docs -->` and `<!-- end -->`.
 import dataclasses
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -24,7 +25,7 @@ from repot.settings import (
     option_name,
     parameter_default,
 )
-from repot.settings.integrations import IntegrationSettings, variable_name
+from repot.settings.integrations import ENVIRONMENT_SETTINGS, variable_name
 from repot_pipelines.cli import repot
 from repot_pipelines.commands.ci import ci_command
 from repot_pipelines.commands.schedule import apply_command, pause_command
@@ -76,9 +77,9 @@ def integration_table() -> str:
     for key, variable in cluster_names.INTEGRATION_SECRET_VARIABLES.items():
         keys[variable] = f"`{key}` (Secret)"
     rows = ["| key | environment variable | default | meaning |", "|---|---|---|---|"]
-    for field in dataclasses.fields(IntegrationSettings):
+    for field in chain.from_iterable(map(dataclasses.fields, ENVIRONMENT_SETTINGS)):
         variable = variable_name(field.name)
-        default = f"`{field.default}`" if field.default else ""
+        default = "" if field.default == "" else f"`{str(field.default).lower()}`"
         rows.append(f"| {keys[variable]} | `{variable}` | {default} | {field.metadata['help']} |")
     return "\n".join(rows)
 

@@ -24,13 +24,12 @@ from repot.errors import (
     AlreadyExistsError,
     RepotError,
     StoppedError,
-    UsageError,
     innermost_reason,
     printable,
 )
 from repot.json_record import JsonRecord, read_record, write_record
 from repot.masking import mask, read_secrets, secret_parts
-from repot.settings.integrations import Event, IntegrationSettings, variable_name
+from repot.settings.integrations import Event, NotificationSettings, variable_name
 from repot.tls import CA_VARIABLES, find_ca_bundle
 
 POD_VARIABLE = "KFP_POD_NAME"
@@ -147,7 +146,7 @@ def notify(notification: Notification) -> None:
         notification: The event; run, pod and time are added.
     """
     try:
-        settings = IntegrationSettings.from_environment(os.environ)
+        settings = NotificationSettings.from_environment(os.environ)
         if not settings.notify_url or notification.event not in settings.events:
             return
         run_id = os.environ.get(RUN_ID_VARIABLE, "")
@@ -167,7 +166,7 @@ def notify(notification: Notification) -> None:
         _warn(notification, f"{type(err).__name__}.")  # its text might contain the address
 
 
-def make_payload(notification: Notification, settings: IntegrationSettings) -> dict[str, str]:
+def make_payload(notification: Notification, settings: NotificationSettings) -> dict[str, str]:
     """Return the JSON object that is posted."""
     if _is_slack(settings):
         # With these three escaped, no name of a file becomes a mention or a link:
@@ -176,16 +175,7 @@ def make_payload(notification: Notification, settings: IntegrationSettings) -> d
     return {**notification.to_json(), "text": notification.text}
 
 
-def settings_problems() -> tuple[str, ...]:
-    """Return what is wrong with the settings in the environment, for a warning at the start."""
-    try:
-        IntegrationSettings.from_environment(os.environ)
-    except UsageError as err:
-        return err.problems
-    return ()
-
-
-def _send_once(notification: Notification, settings: IntegrationSettings) -> None:
+def _send_once(notification: Notification, settings: NotificationSettings) -> None:
     """Send unless the same event of the same run was sent lately.
 
     Raises:
@@ -231,7 +221,7 @@ def _claim(notification: Notification) -> str | None:
     return uri
 
 
-def _send(notification: Notification, settings: IntegrationSettings) -> None:
+def _send(notification: Notification, settings: NotificationSettings) -> None:
     """Post a notification, with a few attempts.
 
     Raises:
@@ -276,7 +266,7 @@ def _post(url: str, payload: dict[str, str]) -> tuple[str, bool]:
     return problem, is_final
 
 
-def _is_slack(settings: IntegrationSettings) -> bool:
+def _is_slack(settings: NotificationSettings) -> bool:
     if settings.notify_format != "auto":
         return settings.notify_format == "slack"
     host = urllib.parse.urlsplit(settings.notify_url).hostname or ""

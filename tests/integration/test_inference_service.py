@@ -1,5 +1,6 @@
 """The InferenceService of a version: its manifest, and the folder that TensorFlow Serving loads."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -254,3 +255,15 @@ def test_manifest_that_cannot_be_written_is_a_warning(
     report_outcome(str(tmp_path), make_verdict(str(tmp_path)))
 
     assert "warning: The manifest for KServe was not written. A version must be" in caplog.text
+
+
+@pytest.mark.parametrize("is_required", [False, True])
+def test_wrong_settings_are_a_warning_unless_services_are_required(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_required: bool
+) -> None:
+    monkeypatch.setenv("REPOT_KSERVE_CPU", "2Gi")
+    monkeypatch.setenv("REPOT_INTEGRATIONS_REQUIRED", str(is_required))
+    failing = pytest.raises(UsageError, match="kserve_cpu must be")
+
+    with failing if is_required else contextlib.nullcontext():
+        report_outcome(str(tmp_path), make_verdict(str(tmp_path)))

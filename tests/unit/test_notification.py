@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from repot import layout, notification, storage
 from repot.errors import DataError, RepotError, StoppedError
 from repot.notification import Notification, make_payload, notify, notify_failure
-from repot.settings.integrations import IntegrationSettings
+from repot.settings.integrations import NotificationSettings, environment_problems
 from tests.web_server import WebServer, running_web_server
 
 SECRET_PATH = "/services/T0001/B0002/x9secretx9"
@@ -82,7 +83,7 @@ def test_json_has_every_field_and_the_text(
     ],
 )
 def test_format_follows_the_setting_then_the_host(url: str, chosen: str, is_slack: bool) -> None:
-    settings = IntegrationSettings(notify_url=url, notify_format=chosen)
+    settings = NotificationSettings(notify_url=url, notify_format=chosen)
 
     assert (set(make_payload(PROMOTED, settings)) == {"text"}) == is_slack
 
@@ -281,7 +282,7 @@ def test_wrong_setting_is_a_warning(
 
     notify(at(tmp_path))
 
-    (found,) = notification.settings_problems()
+    (found,) = environment_problems(os.environ)
     assert problem in found
     assert f"was not sent. {found}" in caplog.text
     assert "x9secretx9" not in caplog.text

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from repot import layout, progress, storage
 from repot.cluster_names import RUN_ID_VARIABLE
-from repot.errors import RepotError
+from repot.errors import RepotError, UsageError
 from repot.evaluator.inference_service import write_inference_service
 from repot.evaluator.kubeflow_registry import register_version
 from repot.evaluator.mlflow_tracking import track_run
@@ -19,13 +19,14 @@ from repot.evaluator.verdict import Decision, Verdict
 from repot.json_record import read_record
 from repot.layout import EVALUATION_FOLDER, REPORT_DATA_NAME, REPORT_NAME
 from repot.notification import Notification, notify
-from repot.settings.integrations import Event, IntegrationSettings
+from repot.settings.integrations import Event, IntegrationSettings, variable_name
 
 _EVENTS: dict[Decision, Event] = {
     "promote": "promoted",
     "reject": "rejected",
     "unchanged": "unchanged",
 }
+_REQUIRED_VARIABLE = variable_name("integrations_required")
 
 
 def report_outcome(storage_uri: str, verdict_name: str) -> None:
@@ -38,13 +39,8 @@ def report_outcome(storage_uri: str, verdict_name: str) -> None:
     Raises:
         RepotError: A service did not accept the report, and `integrations_required` is set.
     """
-    try:
-        settings = IntegrationSettings.from_environment(os.environ)
-        verdict_uri = storage.join(storage.normalise(storage_uri), verdict_name)
-        verdict = read_record(verdict_uri, Verdict)
-    except RepotError as err:
-        _warn("The outcome was not reported", err)
-        return
+    verdict_uri = storage.join(storage.normalise(storage_uri), verdict_name)
+    verdict = read_record(verdict_uri, Verdict)
     version_uri = layout.model_uri(storage_uri, verdict.model_name, verdict.version)
     report_uri = storage.join(storage.parent(verdict_uri), REPORT_NAME)
     event = _EVENTS[verdict.decision]
@@ -60,6 +56,13 @@ def report_outcome(storage_uri: str, verdict_name: str) -> None:
             report_uri=report_uri,
         )
     )
+    try:
+        settings = IntegrationSettings.from_environment(os.environ)
+    except UsageError as err:
+        _warn("The outcome was only notified", err)
+        if os.environ.get(_REQUIRED_VARIABLE, "").strip().lower() == "true":
+            raise
+        return
     failures = []
     # Also for a version that is the champion already: an earlier attempt may have failed.
     is_champion = verdict.decision != "reject"

@@ -70,14 +70,15 @@ def plan(
 
     from repot import progress
     from repot.checkpoint_files import find_version
-    from repot.notification import notify_failure, settings_problems
+    from repot.notification import notify_failure
     from repot.planner.outputs import plan_outputs
     from repot.planner.plan import plan_work
     from repot.planner.preflight import check_settings
     from repot.settings import FORM_FIELDS, run_storage_uri
+    from repot.settings.integrations import environment_problems
 
     with progress.task("plan"), notify_failure("plan", run_storage_uri(storage_uri, os.environ)):
-        for problem in settings_problems():
+        for problem in environment_problems(os.environ):
             progress.notice("plan", problem, is_warning=True)
         parameters, used = check_settings(
             {name: paths[name] for name in FORM_FIELDS},

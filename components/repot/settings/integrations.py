@@ -24,9 +24,38 @@ _BOOLEANS = {"true": True, "false": False}
 _WEB_SCHEMES = ("http", "https")
 
 
+class EnvironmentSettings(Settings):
+    """Settings that come from environment variables."""
+
+    __slots__ = ()
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Build from environment variables; a variable that is blank counts as not set.
+
+        Raises:
+            UsageError: Lists every variable that is wrong.
+        """
+        values: dict[str, str | bool] = {}
+        problems = []
+        for field in dataclasses.fields(cls):
+            value = environment.get(variable_name(field.name), "").strip()
+            if value and field.type is bool and value.lower() not in _BOOLEANS:
+                problems.append(must(field.name, "be true or false", value))
+            elif value:
+                values[field.name] = _BOOLEANS[value.lower()] if field.type is bool else value
+        try:
+            settings = cls.from_json(values)
+        except UsageError as err:
+            raise UsageError([*problems, *err.problems]) from err
+        if problems:
+            raise UsageError(problems)
+        return settings
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class IntegrationSettings(Settings):
-    """Services outside the cluster that a run reports to; each is used only if it is set."""
+class NotificationSettings(EnvironmentSettings):
+    """Where notifications go; a mistake in other settings must not stop them."""
 
     notify_url: str = setting(
         "",
@@ -46,6 +75,24 @@ class IntegrationSettings(Settings):
         "",
         "Address of Kubeflow Pipelines' UI as people open it, for links to runs.",
     )
+
+    @property
+    def events(self) -> tuple[str, ...]:
+        """Return the events that are sent."""
+        return _split(self.notify_events)
+
+    def _problems(self) -> Iterator[str]:
+        yield from EnvironmentSettings._problems(self)
+        for event in self.events:
+            if event not in EVENTS:
+                yield unknown_name("notify_events", event, EVENTS)
+        yield from _url_problems("notify_url", self.notify_url, is_secret=True)
+        yield from _url_problems("kfp_ui_url", self.kfp_ui_url)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IntegrationSettings(EnvironmentSettings):
+    """Where trained and promoted versions are recorded or served; each only if it is set."""
 
     kserve_manifest: bool = setting(
         False,
@@ -87,41 +134,8 @@ class IntegrationSettings(Settings):
         "Registry does not accept it; true or false. The version stays promoted then.",
     )
 
-    @property
-    def events(self) -> tuple[str, ...]:
-        """Return the events that are sent."""
-        return _split(self.notify_events)
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """Build from environment variables; a variable that is blank counts as not set.
-
-        Raises:
-            UsageError: Lists every variable that is wrong.
-        """
-        values: dict[str, str | bool] = {}
-        problems = []
-        for field in dataclasses.fields(cls):
-            value = environment.get(variable_name(field.name), "").strip()
-            if value and field.type is bool and value.lower() not in _BOOLEANS:
-                problems.append(must(field.name, "be true or false", value))
-            elif value:
-                values[field.name] = _BOOLEANS[value.lower()] if field.type is bool else value
-        try:
-            settings = cls.from_json(values)
-        except UsageError as err:
-            raise UsageError([*problems, *err.problems]) from err
-        if problems:
-            raise UsageError(problems)
-        return settings
-
     def _problems(self) -> Iterator[str]:
-        yield from Settings._problems(self)
-        for event in self.events:
-            if event not in EVENTS:
-                yield unknown_name("notify_events", event, EVENTS)
-        yield from _url_problems("notify_url", self.notify_url, is_secret=True)
-        yield from _url_problems("kfp_ui_url", self.kfp_ui_url)
+        yield from EnvironmentSettings._problems(self)
         yield from _url_problems("model_registry_url", self.model_registry_url)
         yield from cpu_problems({"kserve_cpu": self.kserve_cpu})
         yield from memory_problems({"kserve_memory": self.kserve_memory})
@@ -129,10 +143,27 @@ class IntegrationSettings(Settings):
             yield from name_problems({"kserve_service_account": self.kserve_service_account})
 
 
+ENVIRONMENT_SETTINGS: tuple[type[EnvironmentSettings], ...] = (
+    NotificationSettings,
+    IntegrationSettings,
+)
+
+
 def variable_name(setting_name: str) -> str:
     """Return the environment variable of a setting, e.g. REPOT_NOTIFY_URL."""
     name = setting_name.upper()
     return name if name in _VARIABLES_OF_OTHERS else f"REPOT_{name}"
+
+
+def environment_problems(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what is wrong with all of these settings in the environment."""
+    problems: tuple[str, ...] = ()
+    for settings in ENVIRONMENT_SETTINGS:
+        try:
+            settings.from_environment(environment)
+        except UsageError as err:
+            problems += err.problems
+    return problems
 
 
 def _split(text: str) -> tuple[str, ...]:
