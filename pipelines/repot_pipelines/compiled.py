@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from repot.errors import RepotError
-from repot.settings import DEFAULTS, FORM_FIELDS, PIPELINE_SETTINGS, ParameterValues
+from repot.settings import DEFAULTS, FORM_FIELDS, PIPELINE_SETTINGS, ParameterValues, choices
 
 PipelineSpec = dict[str, Any]
 """A pipeline in KFP's schema, as the compiler writes it and the server returns it."""
@@ -76,10 +76,27 @@ def compile_pipeline(path: Path, *, settings: ParameterValues | None = None) -> 
     settings = settings or {}
     form = {name: value for name, value in settings.items() if name in FORM_FIELDS}
     rest = {name: value for name, value in settings.items() if name not in FORM_FIELDS}
+    pipeline = build_pipeline(rest)
+    _add_choices(pipeline)
     path.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(
-        build_pipeline(rest), package_path=str(path), pipeline_parameters=form
-    )
+    compiler.Compiler().compile(pipeline, package_path=str(path), pipeline_parameters=form)
+
+
+def _add_choices(pipeline: Any) -> None:
+    """Add the valid values of form fields, which KFP 2.17 shows as drop-down lists.
+
+    Its compiler has no way to declare them. Servers since 2.16 check them, and the UI of 2.16 shows
+    a text field; older servers reject the field, but repot needs 2.16 anyway. Source:
+    ValidateLiteralParameter and NewRunParametersV2.tsx of kubeflow/pipelines.
+    """
+    parameters = pipeline.pipeline_spec.root.input_definitions.parameters
+    for name in FORM_FIELDS:
+        for choice in choices(name):
+            value = parameters[name].literals.add()
+            if isinstance(choice, bool):
+                value.bool_value = choice
+            else:
+                value.string_value = choice
 
 
 def pipeline_for(values: ParameterValues) -> Path:

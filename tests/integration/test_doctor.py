@@ -538,6 +538,7 @@ def test_forbidden_requests_are_warnings(
         "namespace",
         "service account",
         "worker account",
+        "settings",
         "pod storage",
         "kfp-launcher",
         "secrets",
@@ -858,7 +859,8 @@ def test_untolerated_taints_are_reported_with_the_needed_tolerations(api: Kubern
 
 
 @pytest.mark.usefixtures("admin")
-def test_own_taint_of_the_accelerator_is_a_warning() -> None:
+def test_own_taint_of_the_accelerator_is_a_warning(api: KubernetesApi) -> None:
+    put(api, "ConfigMap", "repot-settings", data={})  # without the overlay's tolerations
     report = doctor(*SELECTOR)
 
     assert report.exit_code == 0
@@ -907,6 +909,7 @@ def test_trainer_without_accelerators_fits_any_node(api: KubernetesApi) -> None:
     drop(api, "nodes")
     api.store.put(make_node("cpu-1"))
 
+    put(api, "ConfigMap", "repot-settings", data={})
     report = doctor("--accelerator-count", "0")
 
     assert report.exit_code == 0

@@ -20,6 +20,7 @@ from repot.cluster_names import INTEGRATIONS_SECRET, TASK_LABELS, WORKER_LABELS
 from repot.container_images import CPU_IMAGE, TRAINER_IMAGE
 from repot.errors import UsageError
 from repot.kubernetes_rules import KubernetesObject
+from repot.settings import CLUSTER_KEYS, cluster_default_problems
 from repot.trainer.job.spec import WORKER_PORT
 from repot_pipelines.commands.submit import submit_command
 from repot_pipelines.compiled import find_compiled, read_pipeline
@@ -450,6 +451,14 @@ def test_kfp_launcher_uses_the_s3_store_of_the_settings(overlay: str) -> None:
         },
     }
     assert permissions(overlay, "repot-store-credentials") == {("secrets", "get", s3_secret())}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_settings_have_every_default_of_runs_and_are_valid(overlay: str) -> None:
+    data = objects(overlay, "ConfigMap")["repot-settings"]["data"]
+
+    assert set(CLUSTER_KEYS) <= set(data)
+    assert cluster_default_problems(data, "repot-settings") == []
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

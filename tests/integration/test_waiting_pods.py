@@ -581,6 +581,9 @@ def put_node(api: KubernetesApi, name: str, *, cpu: str, memory: str, gpus: int 
 
 
 def keep_nodes(api: KubernetesApi, *names: str) -> None:
+    # Without the administrator's defaults, those of repot count.
+    metadata = {"name": "repot-settings", "namespace": NAMESPACE}
+    api.store.put({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {}})
     for key in [key for key in api.store.objects if key[0] == "nodes" and key[2] not in names]:
         del api.store.objects[key]
 

@@ -86,6 +86,14 @@ def value_type(name: str) -> type:
     return found
 
 
+def choices(name: str) -> tuple[str | bool, ...]:
+    """Return every valid value of a setting, if they can be listed; otherwise nothing."""
+    if value_type(name) is bool:
+        return (False, True)
+    rule = PARAMETERS[name].metadata["rule"]
+    return tuple(rule.choices) if rule else ()
+
+
 def read_values(raw: ParameterValues) -> tuple[dict[str, Any], list[str]]:
     """Convert settings from texts and files to the types of their fields.
 

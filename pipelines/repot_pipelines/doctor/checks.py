@@ -195,6 +195,7 @@ def _check_cluster(request: DoctorRequest, connection: ClusterConnection) -> lis
             accounts.find_account(client, namespace, WORKER_ACCOUNT),
             identity=_google_account_of_settings(client, request),
         ),
+        pod_storage.SETTINGS: lambda: _check_settings(client, request),
         pod_storage.POD_STORAGE: lambda: _check_pod_storage(client, request),
         pod_storage.LAUNCHER_CONFIG_MAP: lambda: pod_storage.check_launcher_config(
             namespace, pod_storage.find_launcher_config(client, namespace)
@@ -279,6 +280,12 @@ def _google_account_of_settings(client: ClusterClient, request: DoctorRequest) -
     config_map = request.pipeline.defaults.get("settings_config_map", SETTINGS_CONFIG_MAP)
     settings = pod_storage.find_settings(client, request.pod_namespace, config_map)
     return settings.get(GOOGLE_ACCOUNT_KEY, "")
+
+
+def _check_settings(client: ClusterClient, request: DoctorRequest) -> CheckResult:
+    config_map = request.pipeline.defaults.get("settings_config_map", SETTINGS_CONFIG_MAP)
+    data = pod_storage.find_settings(client, request.pod_namespace, config_map)
+    return pod_storage.check_settings(config_map, data)
 
 
 def _check_pod_storage(client: ClusterClient, request: DoctorRequest) -> CheckResult:

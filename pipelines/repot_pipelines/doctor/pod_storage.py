@@ -11,6 +11,7 @@ from typing import Any
 from repot import storage
 from repot.cluster_names import GOOGLE_ACCOUNT_KEY, GOOGLE_ANNOTATION
 from repot.kubernetes_rules import KubernetesObject
+from repot.settings import CLUSTER_KEYS, cluster_default_problems
 from repot_pipelines.cluster.client import ClusterClient
 from repot_pipelines.cluster.errors import ForbiddenError
 from repot_pipelines.doctor.accounts import APPLY_MANIFESTS, google_account, has_placeholder
@@ -19,6 +20,7 @@ from repot_pipelines.doctor.results import CheckResult, not_checked, ok, problem
 POD_STORAGE = "pod storage"
 LAUNCHER_CONFIG_MAP = "kfp-launcher"
 SECRETS = "secrets"
+SETTINGS = "settings"
 
 _ARTIFACT_SCHEMES = ("gs", "s3", "minio")
 _AMAZON_ANNOTATION = "eks.amazonaws.com/role-arn"
@@ -52,6 +54,34 @@ def find_settings(client: ClusterClient, namespace: str, config_map: str) -> dic
     """
     found = _find_config_map(client, namespace, config_map) if config_map else None
     return dict((found or {}).get("data") or {})
+
+
+def check_settings(config_map: str, data: Mapping[str, str]) -> CheckResult:
+    """Check the keys and values of the administrator's ConfigMap.
+
+    Args:
+        config_map: Its name.
+        data: Its data; empty if there is none.
+    """
+    if not data:
+        return not_checked(SETTINGS, f"there is no ConfigMap {config_map}")
+    storage_uri = data.get("STORAGE_URI", "").strip()
+    problems = cluster_default_problems(data, config_map)
+    if has_placeholder(storage_uri):
+        problems.append(f"STORAGE_URI is {storage_uri}, still the placeholder of the manifests.")
+    elif storage_uri and storage.is_local(storage_uri):
+        problems.append(f"STORAGE_URI must be in an object store; got {storage_uri!r}.")
+    if problems:
+        fix = "Correct the overlay's settings.yaml, and apply the overlay again."
+        return problem(SETTINGS, " ".join(problems), fix)
+    defaults = sorted(key for key in CLUSTER_KEYS if data.get(key, "").strip())
+    if not storage_uri:
+        return warning(
+            SETTINGS,
+            f"{config_map} has no STORAGE_URI: every run must set storage_uri.",
+            f"Set STORAGE_URI in the ConfigMap {config_map}.",
+        )
+    return ok(SETTINGS, f"{config_map} has defaults for {', '.join(defaults)}")
 
 
 def find_launcher_config(client: ClusterClient, namespace: str) -> LauncherConfig | None:

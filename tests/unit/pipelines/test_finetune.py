@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 import yaml
+from google.protobuf import json_format
+from kfp import components
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 from repot.cluster_names import CONFIG_MAP_VARIABLES, INTEGRATION_VARIABLES, TASK_LABELS
 from repot.container_images import USER_ID
-from repot.settings import CLUSTER_VARIABLES, FORM_FIELDS
+from repot.recipes import RECIPES
+from repot.settings import CLUSTER_VARIABLES, FORM_FIELDS, MODES, choices
+from repot.zoo import BACKBONES
 from repot_pipelines.compiled import compile_pipeline, find_compiled
 from repot_pipelines.presets import PRESETS
 from tests.pod_security import restricted_violations
@@ -44,6 +49,31 @@ def test_defaults_agree_with_the_cluster_preset() -> None:
     assert {name: defaults[name] for name in preset if name in defaults} == {
         name: preset[name] for name in FORM_FIELDS if name in preset
     }
+
+
+def test_drop_downs_list_the_choices_of_the_settings(documents: list[dict[str, Any]]) -> None:
+    parameters = documents[0]["root"]["inputDefinitions"]["parameters"]
+    lists = {name: each["literals"] for name, each in parameters.items() if "literals" in each}
+    assert lists == {
+        "backbone": list(BACKBONES),
+        "nested": [False, True],
+        "recipe": list(RECIPES),
+        "trainer_mode": list(MODES),
+    }
+    assert {name for name in FORM_FIELDS if choices(name)} == set(lists)
+    for name, listed in lists.items():
+        assert parameters[name]["defaultValue"] in listed
+
+
+def test_kfp_reads_the_drop_downs(compiled: Path, documents: list[dict[str, Any]]) -> None:
+    # As strict as the server: protojson.Unmarshal rejects unknown fields too.
+    spec = json_format.ParseDict(documents[0], PipelineSpec())
+    literals = spec.root.input_definitions.parameters["recipe"].literals
+    assert [value.string_value for value in literals] == list(RECIPES)
+
+    loaded = components.load_component_from_file(str(compiled))
+    assert json_format.MessageToDict(loaded.pipeline_spec) == json_format.MessageToDict(spec)
+    assert set(loaded.component_spec.inputs) == {*FORM_FIELDS, "settings"}
 
 
 def test_only_pictures_are_required(documents: list[dict[str, Any]]) -> None:
