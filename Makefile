@@ -61,7 +61,11 @@ test: $(DEV_STAMP) ## run all tests except those marked slow or cluster
 test-unit: $(DEV_STAMP) ## run only the unit tests
 	$(BIN)/python -m pytest -m "not slow and not cluster" $(PARALLEL) tests/unit
 
-test-cluster: $(DEV_STAMP) ## run the tests that need a cluster, see tests/cluster/cluster_settings.py; TEST_FLAGS adds flags
+$(BASE_STAMP)-browser: pyproject.toml $(DEV_STAMP)
+	$(PIP_INSTALL) --editable '.[dev,browser]'
+	@touch $@
+
+test-cluster: $(BASE_STAMP)-browser ## run the tests that need a cluster, see tests/cluster/cluster_settings.py; TEST_FLAGS adds flags
 	$(BIN)/python -m pytest -m cluster tests/cluster $(TEST_FLAGS)
 
 # kubectl is the only program in this package of the AWS CDK that we need; --no-deps avoids the CDK.

@@ -1,6 +1,8 @@
 """Kubernetes access for the tests: list pods and Jobs, read logs, delete pods and Jobs."""
 
+import contextlib
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,32 @@ class ClusterClient:
         """Delete a Job and its pods."""
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
         self._call("DELETE", f"/apis/batch/v1/namespaces/{self.namespace}/jobs/{name}", body=body)
+
+    @contextlib.contextmanager
+    def config_map_values(self, name: str, values: Mapping[str, str]) -> Iterator[None]:
+        """Set keys of a ConfigMap for the duration of a `with` block."""
+        path = f"/api/v1/namespaces/{self.namespace}/configmaps"
+        before = {
+            each["metadata"]["name"]: each for each in self._list("/api/v1", "configmaps", "")
+        }
+        if name not in before:
+            kind = {"apiVersion": "v1", "kind": "ConfigMap"}
+            body = {**kind, "metadata": {"name": name}, "data": dict(values)}
+            self._call("POST", path, body=body)
+            try:
+                yield
+            finally:
+                self._call("DELETE", f"{path}/{name}")
+            return
+        data = before[name].get("data") or {}
+        self._set_data(f"{path}/{name}", {**data, **values})
+        try:
+            yield
+        finally:
+            self._set_data(f"{path}/{name}", data)
+
+    def _set_data(self, path: str, data: Mapping[str, str]) -> None:
+        self._call("PUT", path, body={**self._call("GET", path), "data": dict(data)})
 
     def scheduled_workflows(self) -> set[str]:
         """Return the ids of the ScheduledWorkflow objects that Kubeflow's schedules create."""

@@ -44,6 +44,16 @@ class KubeflowClient:
             )
         )
 
+    def wait_for_task(self, run_id: str, name: str, *, seconds: float) -> None:
+        """Wait until a task of a run has succeeded."""
+
+        def states() -> list[str]:
+            details = self.run(run_id).run_details
+            tasks = (details and details.task_details) or ()
+            return [str(task.state) for task in tasks if task.display_name == name]
+
+        wait_for(f"the task {name}", lambda: "SUCCEEDED" in states(), seconds=seconds, state=states)
+
     def runs_of_schedule(self, name: str, experiment: str) -> list[Any]:
         """Return the runs that a schedule started."""
         ids = {schedule.recurring_run_id for schedule in self.schedules(name)}

@@ -163,6 +163,28 @@ def test_jobs_are_selected_by_storage_folder(api: KubernetesApi, cluster: Cluste
     assert cluster.jobs_below("s3://b/mine") == []
 
 
+def test_config_map_has_values_for_the_duration_of_a_block(
+    api: KubernetesApi, cluster: ClusterClient
+) -> None:
+    def data() -> dict[str, dict[str, str]]:
+        found = api.store.objects.values()
+        return {
+            each["metadata"]["name"]: each["data"] for each in found if each["kind"] == "ConfigMap"
+        }
+
+    put(api, "ConfigMap", "existing", data={"S3_REGION": "eu", "TASK_CPU": "1"})
+    before = data()
+    values = {"TASK_CPU": "2", "BUILDER_PODS": "1"}
+
+    with (
+        cluster.config_map_values("existing", values),
+        cluster.config_map_values("new", values),
+    ):
+        assert data() == {"existing": {"S3_REGION": "eu", **values}, "new": values}
+
+    assert data() == before
+
+
 def test_run_id_is_parsed_from_the_output(environment: dict[str, str], tmp_path: Path) -> None:
     lines = [
         "version  0.1.0 (uploaded)",

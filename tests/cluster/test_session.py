@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from repot import storage
+from repot.settings import SETTINGS_FIELD
 from tests.cluster.cluster_settings import ClusterSettings
 from tests.cluster.session import SMALL_PODS, open_session
 from tests.integration.kfp_api.answers import json_answer
@@ -62,12 +63,12 @@ def test_session_deletes_its_runs_and_schedules(
 
     (run,) = kfp.store.runs.values()
     parameters = run["runtime_config"]["parameters"]
-    assert {name: parameters[name] for name in SMALL_PODS} == {
-        **SMALL_PODS,
-        "accelerator_count": "0",
-        "epochs": 2,
-    }
-    assert (parameters["cpu_image"], parameters["trainer_image"]) == ("repot:test", "repot:test")
+    values = {**parameters, **parameters[SETTINGS_FIELD]}
+    assert {name: values[name] for name in SMALL_PODS} == {**SMALL_PODS, "epochs": 2}
+    assert values["trainer_image"] == "repot:test"
+    (version, *_) = kfp.store.versions.values()
+    executors = version["pipeline_spec"]["pipeline_spec"]["deploymentSpec"]["executors"].values()
+    assert {each["container"]["image"] for each in executors} >= {"repot:test"}
     assert run["service_account"] == "repot-runner"
     assert kfp.answers == [], "everything was deleted"
     assert kfp.store.schedules == {}

@@ -197,8 +197,11 @@ class KubernetesApi:
             return json_response(
                 _metadata_of(found) if "as=PartialObjectMetadata" in accept else found
             )
-        if target.verb == "create":
-            return json_response(self.store.create(target, body), status=201)
+        if target.verb in ("create", "update"):
+            write = self.store.create if target.verb == "create" else self.store.update
+            return json_response(
+                write(target, body), status=201 if target.verb == "create" else 200
+            )
         if target.verb == "delete":
             return json_response(self.store.delete(target))
         raise ApiError(

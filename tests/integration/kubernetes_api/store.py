@@ -80,6 +80,22 @@ class Store:
             raise ApiError("NotFound", f'{target.resource.title} "{target.name}" not found')
         return self.objects[key]
 
+    def update(self, target: Target, body: Any) -> KubernetesObject:
+        """Replace an object, unless it has changed since the version in `body`."""
+        check_body(body, target.resource)
+        before = self.get(target)["metadata"]
+        if (
+            body["metadata"].get("resourceVersion", before["resourceVersion"])
+            != (before["resourceVersion"])
+        ):
+            message = (
+                "the object has been modified; please apply your changes to the latest version"
+            )
+            raise ApiError("Conflict", f'{target.resource.title} "{target.name}": {message}')
+        stored = copy.deepcopy(body)
+        stored["metadata"] = {**before, **stored["metadata"]}
+        return self._keep(target.resource, stored)
+
     def delete(self, target: Target) -> KubernetesObject:
         """Delete an object; objects that it owns are kept: there is no garbage collector."""
         stored = self.get(target)
