@@ -453,6 +453,34 @@ def test_without_kubeconfig_the_reason_comes_from_the_workflow(kfp: KfpApi) -> N
     assert "give the run's service account a pull secret" in " ".join(result.errors.split())
 
 
+def test_ui_of_kubeflow_has_the_pod_and_its_events(api: KubernetesApi, kfp: KfpApi) -> None:
+    kfp.is_ui = True
+    run_id = start_run(kfp)
+    name = put_pod(api, kfp, run_id, unschedulable())
+    put_event(api, name, "NotTriggerScaleUp", "pod didn't trigger scale-up: 1 max node group size")
+    kfp.pods[name] = api.store.objects["pods", NAMESPACE, name]
+    kfp.events[name] = [api.store.objects["events", NAMESPACE, f"{name}.NotTriggerScaleUp"]]
+    script_runs(kfp, [Stage("RUNNING", PENDING, messages={"train": f"Unschedulable: {NO_CPU}"})])
+
+    result = attach(run_id, "--host", kfp.address, "--start-timeout", "2m")
+
+    (line,) = lines_about(result, "Train is")
+    assert (
+        "Insufficient cpu; it requests cpu 4, memory 16Gi; the autoscaler adds no node: 1 max"
+        in (line)
+    )
+    assert "Why pods wait is known" not in result.output
+
+
+def test_server_without_the_ui_is_not_asked_for_pods_again_and_again(kfp: KfpApi) -> None:
+    run_id = start_run(kfp)
+    script_runs(kfp, [Stage("RUNNING", PENDING, messages={"train": "PodInitializing"})])
+
+    attach(run_id, "--host", kfp.address, "--start-timeout", "5m")
+
+    assert len([path for _, path in kfp.requests if path.startswith("/k8s/")]) == 3
+
+
 def test_without_any_reason_the_limit_still_applies(kfp: KfpApi) -> None:
     kfp.has_v1 = False
     run_id = start_run(kfp)

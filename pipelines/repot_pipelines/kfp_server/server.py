@@ -120,6 +120,26 @@ class Server:
             query: Query parameters.
             host: URL to use instead of the server's address.
         """
+        content_type, text = self._get(path, query, host=host)
+        return "" if "html" in content_type else text
+
+    def get_object(self, path: str, query: dict[str, str]) -> dict[str, Any]:
+        """Return the JSON object at a path outside the generated API; empty if the request fails.
+
+        The content type is ignored: KFP's UI sends JSON as HTML.
+
+        Args:
+            path: Path below the server's address.
+            query: Query parameters.
+        """
+        try:
+            content = json.loads(self._get(path, query)[1])
+        except ValueError:
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def _get(self, path: str, query: dict[str, str], *, host: str = "") -> tuple[str, str]:
+        """Return content type and text at a path; both are "" if the request fails."""
         api = _api_client(self.client.runs.run_service_get_run)
         try:
             with convert_errors(f"read {path}", self.address):
@@ -133,9 +153,9 @@ class Server:
                     _host=host or None,
                 )
         except ServerError:
-            return ""
+            return "", ""
         content_type = api.last_response.getheader("content-type") or ""
-        return "" if "html" in content_type else str(api.last_response.data)
+        return content_type, str(api.last_response.data)
 
     def link(self, kind: str, object_id: str) -> str:
         """Return the URL of an object's page in the UI, with the port-forward that it may need.

@@ -1,12 +1,13 @@
 """The pods of a run that have not started, and why, from the best source that is available.
 
 The Kubernetes API has a pod's status, what it requests, and its events; it is used if a kubeconfig,
-or the pod that this runs in, leads to the run's cluster. Otherwise the server's copy of the Argo
-workflow has a part: Argo copies the status of a pod that waits into the message of its node, and
-there alone says why it could not create a pod, e.g. for a quota.
+or the pod that this runs in, leads to the run's cluster. KFP's UI returns the same for one pod.
+Otherwise the server's copy of the Argo workflow has a part: Argo copies the status of a pod that
+waits into the message of its node, and there alone says why it could not create a pod, e.g. for a
+quota.
 
 Source: `getPendingReason` and `markNodePending` in workflow/controller/operator.go of Argo;
-`GetRunV1` in backend/src/apiserver/server/run_server.go of kubeflow/pipelines 2.16 and 2.17.
+frontend/server/handlers/pod-info.ts of kubeflow/pipelines 2.16 and 2.17.
 """
 
 import itertools
@@ -41,6 +42,8 @@ WHOLE_RUN = "The run"
 
 _POLLS_WITHOUT_CLUSTER = 12
 """After a failed request, this many polls pass before the next: it may take seconds to fail."""
+_MAX_REFUSALS = 3
+"""Without the UI in between, the server does not know its paths."""
 _NOT_STARTED = (None, "RUNTIME_STATE_UNSPECIFIED", "PENDING")
 _ARGO_MESSAGE = re.compile(r"(?P<reason>[A-Z][A-Za-z]+)(?:: (?P<message>.*))?", re.DOTALL)
 
@@ -89,6 +92,8 @@ class WaitingPods:
         self._blind_spot = ""
         self._has_told = False
         self._num_skipped = 0
+        self._num_refusals = 0
+        self._is_visible_in_ui = False
 
     def find(self, run: ApiObject, statuses: Sequence[TaskStatus]) -> list[WaitingPod]:
         """Return the pods that wait at the moment.
@@ -119,7 +124,7 @@ class WaitingPods:
 
         "" if everything is visible so far, and from the second call on.
         """
-        if self._has_told:
+        if self._has_told or self._is_visible_in_ui:
             return ""
         self._has_told = bool(self._blind_spot)
         return self._blind_spot
@@ -238,16 +243,33 @@ class WaitingPods:
         return self._list_if_permitted(cluster, "events", field_selector=selector)
 
     def _find_in_workflow(self) -> list[WaitingPod]:
-        """Return the waiting pods according to the server's copy of the workflow."""
-        return [
-            WaitingPod(
-                name=pod.path,
-                title=self._title_of(pod.path),
-                obstacle=_read_argo_message(pod.message),
-            )
-            for pod in list_workflow_pods(self._server, self._run_id)
-            if pod.phase == "Pending"
-        ]
+        """Return the waiting pods according to the server's copy of the workflow.
+
+        KFP's UI is asked for details of the first pod of each task.
+        """
+        found: dict[str, list[WaitingPod]] = {}
+        for pod in list_workflow_pods(self._server, self._run_id):
+            if pod.phase == "Pending":
+                title = self._title_of(pod.path)
+                obstacle = None if title in found else self._ask_ui(pod.name)
+                obstacle = obstacle or _read_argo_message(pod.message)
+                waiting = WaitingPod(name=pod.path, title=title, obstacle=obstacle)
+                found.setdefault(title, []).append(waiting)
+        return list(itertools.chain.from_iterable(found.values()))
+
+    def _ask_ui(self, pod: str) -> Obstacle | None:
+        """Return what keeps a pod from starting according to KFP's UI; None if it does not tell."""
+        if self._num_refusals >= _MAX_REFUSALS:
+            return None
+        query = {"podname": pod, "podnamespace": self._namespace}
+        found = self._server.get_object("/k8s/pod", query)
+        if "status" not in found or "spec" not in found:
+            # No such pod, or this is not the UI.
+            self._num_refusals += 1
+            return None
+        events = self._server.get_object("/k8s/pod/events", query)
+        self._is_visible_in_ui = True
+        return find_obstacle(found, events.get("items") or [])
 
     def _title_of(self, path: str) -> str:
         """Return the title of the task at the path of a node of the workflow."""
