@@ -59,6 +59,10 @@ class RunForm:
         dialog.get_by_text(name, exact=True).click()
         dialog.get_by_role("button", name="Use this experiment").click()
 
+    def enter_service_account(self, name: str) -> None:
+        """Type the service account of the run's pods."""
+        self.page.get_by_label("Service Account").fill(name)
+
     def start(self) -> str:
         """Start the run, and return its id."""
         self.page.get_by_role("button", name="Start", exact=True).click()
@@ -68,7 +72,8 @@ class RunForm:
         return found[1]
 
     def _field(self, name: str) -> "Locator":
-        return self.page.get_by_label(re.compile(rf"^{re.escape(name)} - "))
+        # The label of a drop-down list is not connected to its field.
+        return self.page.locator(f"[id='{name}']")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from repot import storage
-from repot.settings import FORM_FIELDS, PARAMETERS, SETTINGS_FIELD
+from repot.settings import FORM_FIELDS, SETTINGS_FIELD, choices
 from tests.cluster.session import SMALL_PODS, Session
 from tests.cluster.ui.pages import KubeflowUi, RunForm
 from tests.cluster.waiting import RUN_SECONDS, TEST_SECONDS
@@ -22,18 +22,25 @@ MAX_TITLE_LENGTH = 20
 
 @pytest.fixture
 def form(session: Session, ui: KubeflowUi, pipeline_name: str) -> RunForm:
-    """Return the empty form of a new run, in the experiment of the session."""
+    """Return the form of a new run, with the session's experiment and service account."""
     form = ui.open_run_form(pipeline_name)
     form.choose_experiment(session.name)
+    if session.settings.service_account:
+        form.enter_service_account(session.settings.service_account)
     return form
+
+
+def as_shown(value: str | bool) -> str:
+    """Return a value of a drop-down list as the UI, written in JavaScript, shows it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def test_form_is_short_and_has_drop_downs(form: RunForm) -> None:
     assert form.parameters == sorted([*FORM_FIELDS, SETTINGS_FIELD])
     assert len(form.parameters) <= MAX_FORM_FIELDS
     for name in form.parameters:
-        rule = PARAMETERS[name].metadata["rule"] if name in PARAMETERS else None
-        assert form.choices(name) == [str(each) for each in getattr(rule, "choices", ())]
+        expected = choices(name) if name in FORM_FIELDS else ()
+        assert form.choices(name) == [as_shown(each) for each in expected]
 
 
 def test_graph_shows_whole_titles(ui: KubeflowUi, pipeline_name: str) -> None:
