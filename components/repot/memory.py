@@ -1,5 +1,6 @@
 """How much memory this process may use, and what to say when it runs out."""
 
+import errno
 import os
 import resource
 from collections.abc import Iterator
@@ -16,6 +17,13 @@ CGROUP_LIMIT_PATHS = (
 
 _GIB = 1 << 30
 _ULIMITS = (("ulimit -v", resource.RLIMIT_AS), ("ulimit -d", resource.RLIMIT_DATA))
+# In messages of Python's threads and of the dynamic loader (glibc and musl).
+_OUT_OF_MEMORY = (
+    "can't start new thread",
+    "failed to map segment",
+    "annot allocate memory",
+    "Error mapping shared",
+)
 _MAX_DETAIL = 200
 """Characters of the library's own words."""
 
@@ -39,7 +47,15 @@ def find_memory_limit() -> MemoryLimit:
 
 
 def is_out_of_memory(err: BaseException) -> bool:
-    """Return whether an error says that memory ran out; TensorFlow has a type of its own."""
+    """Return whether an error says that memory ran out.
+
+    TensorFlow has a type of its own. A thread needs memory for its stack, and an extension module
+    for its code.
+    """
+    if isinstance(err, OSError) and err.errno == errno.ENOMEM:
+        return True
+    if isinstance(err, RuntimeError | ImportError):
+        return any(words in str(err) for words in _OUT_OF_MEMORY)
     return isinstance(err, MemoryError) or type(err).__name__ == "ResourceExhaustedError"
 
 

@@ -92,27 +92,34 @@ def main() -> None:
     except OSError as err:
         _show(RepotError(_os_error_message(err)))
         sys.exit(RepotError.exit_code)
-    except Exception as err:
-        if not is_out_of_memory(err):
-            raise
-        _show(RepotError(describe_out_of_memory(err)))
-        sys.exit(RepotError.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo(
             "Interrupted. Finished work is kept: run the same command again to continue.", err=True
         )
         sys.exit(EXIT_INTERRUPTED)
+    except Exception as err:
+        if not is_out_of_memory(err):
+            raise
+        _show(RepotError(describe_out_of_memory(err)))
+        sys.exit(RepotError.exit_code)
 
 
 def _os_error_message(err: OSError) -> str:
+    if is_out_of_memory(err):
+        return describe_out_of_memory(err)
     try:
         Path.cwd()
     except FileNotFoundError:
         return "The working folder must exist; it was deleted. Change to an existing folder."
     if err.filename:
         return f"{err.strerror or err}: {err.filename}."
-    if err.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "The output, or a file, cannot be written: the disk is full. Free some space."
+    full = {
+        errno.ENOSPC: "the disk is full. Free some space",
+        errno.EDQUOT: "the disk quota is used up. Free some space",
+        errno.EFBIG: "the file is too large. Raise the limit of `ulimit -f`",
+    }
+    if err.errno in full:
+        return f"The output, or a file, cannot be written: {full[err.errno]}."
     return f"{err}."
 
 

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from repot import storage
 from repot.errors import RepotError
 from repot.settings import DEFAULTS, FORM_FIELDS, PIPELINE_SETTINGS, ParameterValues, choices
 
@@ -78,8 +79,10 @@ def compile_pipeline(path: Path, *, settings: ParameterValues | None = None) -> 
     rest = {name: value for name, value in settings.items() if name not in FORM_FIELDS}
     pipeline = build_pipeline(rest)
     _add_choices(pipeline)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    compiler.Compiler().compile(pipeline, package_path=str(path), pipeline_parameters=form)
+    with tempfile.TemporaryDirectory(prefix="repot-compile-") as folder:
+        package = Path(folder) / FILE_NAME
+        compiler.Compiler().compile(pipeline, package_path=str(package), pipeline_parameters=form)
+        storage.write_bytes(str(path.absolute()), package.read_bytes())
 
 
 def _add_choices(pipeline: Any) -> None:

@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from repot_pipelines.local.run import SAMPLE_FOLDER
-from tests.integration.command_line import repot
+from tests.integration.command_line import REPOT, repot
 from tests.web_server import running_web_server
 
 
@@ -193,3 +195,15 @@ def test_unwritable_output_file_is_an_error_without_traceback(folder: Path) -> N
     assert done.stderr.startswith("Error:")
     assert "labels.txt" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such limit")
+def test_compiled_file_is_complete_or_absent(tmp_path: Path) -> None:
+    output = tmp_path / "finetune.yaml"
+    limited = ["sh", "-c", 'ulimit -f 8 && exec "$@"', "sh", *REPOT]
+    done = subprocess.run(
+        [*limited, "compile", "--output", str(output)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "cannot be written: the file is too large" in done.stderr
+    assert not output.exists()

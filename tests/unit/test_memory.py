@@ -1,3 +1,4 @@
+import errno
 import json
 import resource
 import subprocess
@@ -70,6 +71,9 @@ def test_task_that_runs_out_of_memory_says_how_much_it_may_use_and_what_to_do() 
     "err",
     [
         MemoryError(),
+        RuntimeError("can't start new thread"),
+        ImportError("libtensorflow_cc.so.2: failed to map segment from shared object"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
         tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor\nmore lines"),
     ],
 )
@@ -79,7 +83,8 @@ def test_errors_of_python_and_tensorflow_are_described(err: Exception) -> None:
 
     assert "\n" not in message
     assert "GiB (" in message
-    assert ("OOM when allocating tensor" in message) == (not isinstance(err, MemoryError))
+    assert "more lines" not in message
+    assert not str(err) or str(err).splitlines()[0] in message
 
 
 def test_advice_in_a_pod_names_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +98,8 @@ def test_advice_in_a_pod_names_parameters(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_other_errors_are_not_about_memory() -> None:
-    assert not is_out_of_memory(ValueError("memory"))
+    for err in (ValueError("memory"), RuntimeError("other"), OSError(errno.ENOSPC, "full")):
+        assert not is_out_of_memory(err)
 
 
 def test_command_that_runs_out_of_memory_has_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from click.testing import CliRunner
 
 from repot import predictions
 from repot_pipelines.commands.predict import predict_command
+from tests.integration.kfp_api.command_line import run_repot
 
 
 @pytest.mark.parametrize("output_format", ["csv", "jsonl"])
@@ -21,3 +22,15 @@ def test_escape_sequences_for_programs_stay(
     result = CliRunner().invoke(predict_command, ["model", "a.jpg", "--format", output_format])
 
     assert result.output == "a\x1b[31m.jpg,cat\n"
+
+
+def test_interrupted_command_ends_without_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predictions, "predict_files", interrupt)
+
+    done = run_repot("predict", "model", "x.jpg")
+
+    assert done.exit_code == 130
+    assert done.errors.strip().startswith("Interrupted. Finished work is kept")
