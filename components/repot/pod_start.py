@@ -155,9 +155,9 @@ def find_job_obstacle(
     Args:
         job: The Job.
         pods: Its pods that have not ended.
-        events: Events of the Job; the latest warning explains missing pods.
+        events: Events of the Job, whose latest warning explains missing pods, or of its pods.
     """
-    spec = job["spec"]
+    events, spec = sorted(events, key=_event_time), job["spec"]
     if spec.get("suspend"):
         queue = (job["metadata"].get("labels") or {}).get(QUEUE_LABEL)
         text = "the Job is suspended"
@@ -165,8 +165,8 @@ def find_job_obstacle(
             text = f"{text}; queue {queue} starts it when there is room"
         return Obstacle(cause=QUEUE, text=text, key=(QUEUE, "suspended"))
     if len(pods) < spec["parallelism"]:
-        return _missing_pods(sorted(events, key=_event_time))
-    found = [(pod, obstacle) for pod in pods if (obstacle := find_obstacle(pod))]
+        return _missing_pods(events)
+    found = [(pod, obstacle) for pod in pods if (obstacle := find_obstacle(pod, _of(pod, events)))]
     if not found:
         return None
     # What never ends by itself comes first, what is normal last.
@@ -209,6 +209,11 @@ def describe_obstacle(reason: str, message: str, *, image: str = "") -> Obstacle
     words = [intro.get(cause, ""), "" if cause == CONFIG else reason, message]
     text = ": ".join(filter(None, words))
     return Obstacle(cause=cause, text=text, key=(cause, text))
+
+
+def _of(pod: KubernetesObject, events: Iterable[KubernetesObject]) -> list[KubernetesObject]:
+    name = pod["metadata"].get("name")
+    return [event for event in events if (event.get("involvedObject") or {}).get("name") == name]
 
 
 def _missing_pods(events: Sequence[KubernetesObject]) -> Obstacle:
@@ -283,32 +288,16 @@ def _starting(pod: KubernetesObject, events: Sequence[KubernetesObject]) -> Obst
 
 
 def _requests_text(pod: KubernetesObject) -> str:
-    """Return what the pod's containers request, e.g. "cpu 4, memory 16Gi, nvidia.com/gpu 1".
-
-    The largest container stands for the pod: Argo's own container requests next to nothing.
-    """
-    amounts: dict[str, list[str]] = {}
-    for container in (pod.get("spec") or {}).get("containers") or []:
-        resources = container.get("resources") or {}
-        merged = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
-        requested = {
-            name: quantity
-            for name, quantity in merged.items()
-            if name in (resources.get("requests") or {}) or "/" in name
-        }
-        for name, quantity in requested.items():
-            amounts.setdefault(name, []).append(str(quantity))
-    main = {name: max(quantities, key=_amount) for name, quantities in amounts.items()}
-    return ", ".join(f"{name} {quantity}" for name, quantity in sorted(main.items()))
-
-
-def _amount(quantity: str) -> float:
-    """Return roughly the number in a quantity, to compare two of the same resource."""
-    match = re.fullmatch(r"([0-9.]+)([a-zA-Z]*)", quantity)
-    if match is None:
-        return 0.0
-    powers = {"m": 1e-3, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-    return float(match[1]) * powers.get(match[2][:1], 1.0)
+    """Return what the pod's program requests, e.g. "cpu 4, memory 16Gi, nvidia.com/gpu 1"."""
+    containers = (pod.get("spec") or {}).get("containers") or [{}]
+    # Argo's own containers, which request next to nothing, are beside it.
+    named_main = [each for each in containers if each.get("name") == "main"]
+    resources = (named_main or containers)[0].get("resources") or {}
+    requests, limits = resources.get("requests") or {}, resources.get("limits") or {}
+    # Accelerators have a limit only; their names have a domain.
+    accelerators = {name: amount for name, amount in limits.items() if "/" in name}
+    amounts = {**accelerators, **requests}
+    return ", ".join(f"{name} {amount}" for name, amount in sorted(amounts.items()))
 
 
 def _scheduler_text(message: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from repot_pipelines.watch import follow, start_watch
+from tests.integration.kfp_api.answers import ApiError
 from tests.integration.kfp_api.command_line import CommandResult, run_repot
 from tests.integration.kfp_api.scripted_runs import (
     FINISHED,
@@ -553,6 +554,43 @@ def test_kubeconfig_of_another_cluster_is_told_from_the_runs(
 
     assert "Train is waiting: 0/1 nodes are available: 1 Insufficient cpu" in result.output
     assert f"{api.address} has no pods of this run in the namespace kubeflow" in result.output
+
+
+def test_source_that_fails_for_a_moment_changes_nothing(kfp: KfpApi, clock: Clock) -> None:
+    run_id = start_run(kfp)
+    script_runs(kfp, [Stage("RUNNING", PENDING, messages={"train": f"Unschedulable: {NO_CPU}"})])
+    scripted = kfp.before
+
+    def fail_for_a_moment(number: int, method: str, path: str) -> None:
+        scripted(number, method, path)
+        kfp.has_v1 = not 1040 < clock.now < 1080
+
+    kfp.before = fail_for_a_moment
+
+    result = attach(run_id, "--host", kfp.address, "--start-timeout", "2m", poll=10)
+
+    assert result.exit_code == 1
+    assert sum(clock.asleep) == 120
+    assert lines_about(result, "Train is") == [
+        "Train is waiting: 0/1 nodes are available: 1 Insufficient cpu"
+    ]
+    assert "has started" not in result.output
+
+
+def test_run_that_cannot_be_terminated_is_an_error_that_says_so(kfp: KfpApi) -> None:
+    run_id = start_run(kfp)
+    script_runs(kfp, [Stage("RUNNING", PENDING)])
+    kfp.answers.append(("POST", ":terminate", ApiError("denied", "not yours").answer()))
+
+    result = attach(
+        run_id, "--host", kfp.address, "--start-timeout", "1m", "--terminate-on-timeout"
+    )
+
+    assert result.exit_code == 1
+    message = " ".join(result.errors.split())
+    assert "Train must start within 1 min" in message
+    assert "The run could not be terminated: Cannot terminate the run" in message
+    assert "not yours" in message
 
 
 def test_run_that_argo_does_not_take_up_is_reported(kfp: KfpApi) -> None:

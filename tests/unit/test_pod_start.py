@@ -413,5 +413,14 @@ def test_worker_that_never_starts_comes_before_those_that_only_wait() -> None:
     )
 
 
+def test_events_of_a_worker_explain_its_waiting() -> None:
+    pod = unscheduled(NO_CPU)
+    scale_up = event("TriggeredScaleUp", "pod triggered scale-up", involvedObject={"name": "p"})
+    of_another = event("TriggeredScaleUp", "pod triggered scale-up", involvedObject={"name": "q"})
+
+    assert job_obstacle(make_job(), pod, events=[scale_up]).cause == SCALING
+    assert job_obstacle(make_job(), pod, events=[of_another]).cause == UNSCHEDULABLE
+
+
 def test_job_whose_workers_run_has_no_obstacle() -> None:
     assert find_job_obstacle(make_job(), [make_pod(phase="Running")]) is None

@@ -93,6 +93,7 @@ class WaitingPods:
         self._has_told = False
         self._num_skipped = 0
         self._num_refusals = 0
+        self._last_found: list[WaitingPod] = []
         self._is_visible_in_ui = False
 
     def find(self, run: ApiObject, statuses: Sequence[TaskStatus]) -> list[WaitingPod]:
@@ -109,14 +110,19 @@ class WaitingPods:
         follows_job = _trains_in_job(run) and any(
             status.task.key == "train" and status.state == RUNNING for status in statuses
         )
-        if not num_pending and not follows_job:
-            return []
+        if not num_pending:
+            self._last_found = []
+            if not follows_job:
+                return []
         found, jobs = self._find_in_cluster(follows_job=follows_job)
         if len(found) < num_pending:
             seen = {pod.name for pod in found}
             found += [pod for pod in self._find_in_workflow() if pod.name not in seen]
         if num_pending and not found:
-            found = [_invisible(statuses)]
+            # A source that fails for a moment must not look like pods that have started.
+            found = self._last_found or [_invisible(statuses)]
+        else:
+            self._last_found = found
         return [*found, *jobs]
 
     def take_blind_spot(self) -> str:
