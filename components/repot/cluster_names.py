@@ -98,7 +98,11 @@ _SOURCES = (
     ("ConfigMap", SETTINGS_CONFIG_MAP, {**CONFIG_MAP_VARIABLES, **INTEGRATION_VARIABLES}),
     ("Secret", S3_SECRET, S3_SECRET_VARIABLES),
     ("Secret", GOOGLE_SECRET, GOOGLE_SECRET_VARIABLES),
-    ("Secret", INTEGRATIONS_SECRET, INTEGRATION_SECRET_VARIABLES),
+    (
+        "Secret",
+        INTEGRATIONS_SECRET,
+        {**INTEGRATION_SECRET_VARIABLES, **TRACKING_SECRET_VARIABLES},
+    ),
 )
 """Kind and usual name of each object, and the variable of each of its keys."""
 _NAMESPACE_PATH = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")

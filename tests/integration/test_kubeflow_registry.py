@@ -269,6 +269,22 @@ def test_token_is_sent_and_never_shown(
     assert len(registry.versions) == 1
 
 
+def test_problem_in_a_pod_names_config_map_and_secret(
+    registry: Registry, storage_uri: str, settings: IntegrationSettings, task_pod: None
+) -> None:
+    del task_pod
+    registry.token = "x9secretx9"
+
+    with pytest.raises(ModelRegistryError, match="status 401") as caught:
+        register_version(make_result(storage_uri), settings)
+
+    assert str(caught.value).endswith(
+        "Check the key MODEL_REGISTRY_URL of the ConfigMap repot-settings in the namespace "
+        "research and the key registry_token of the Secret repot-integrations in the namespace "
+        "research."
+    )
+
+
 @pytest.mark.parametrize("problem", ["no registry", "unreachable", "locked"])
 def test_problem_is_a_warning_unless_required(
     registry: Registry,

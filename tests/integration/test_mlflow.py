@@ -207,6 +207,18 @@ def test_missing_package_is_named(storage_uri: str, monkeypatch: pytest.MonkeyPa
         track_run(make_result(storage_uri), IntegrationSettings(mlflow_tracking_uri="http://h"))
 
 
+def test_missing_package_in_a_pod_names_the_image(
+    storage_uri: str, monkeypatch: pytest.MonkeyPatch, task_pod: None
+) -> None:
+    del task_pod
+    monkeypatch.setitem(sys.modules, "mlflow.tracking", None)
+
+    with pytest.raises(UsageError, match="Use a cpu_image with it") as caught:
+        track_run(make_result(storage_uri), IntegrationSettings(mlflow_tracking_uri="http://h"))
+
+    assert "the key MLFLOW_TRACKING_URI of the ConfigMap repot-settings" in str(caught.value)
+
+
 @pytest.mark.parametrize("is_required", [False, True])
 def test_unreachable_server_is_a_warning_unless_required(
     storage_uri: str,

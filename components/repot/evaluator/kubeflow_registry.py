@@ -20,17 +20,19 @@ import requests.adapters
 import urllib3
 
 from repot import storage
+from repot.cluster_names import name_sources
 from repot.errors import RepotError, innermost_reason, printable
 from repot.evaluator.summary import RunResult, comparable_metrics
 from repot.layout import SAVED_MODEL_FOLDER, SERVING_FOLDER
 from repot.masking import mask, read_secrets, secret_parts
-from repot.settings.integrations import IntegrationSettings
+from repot.settings.integrations import IntegrationSettings, variable_name
 from repot.tls import CA_VARIABLES, find_ca_bundle
 
 API_VERSIONS = ("v1", "v1alpha3")
 """Newest first."""
 TOKEN_VARIABLE = "REPOT_MODEL_REGISTRY_TOKEN"
 
+_URL_VARIABLE = variable_name("model_registry_url")
 _TIMEOUT_SECONDS = (5, 30)  # connect, read
 _RETRIES = urllib3.Retry(
     total=2, backoff_factor=0.5, status_forcelist=(502, 503, 504), raise_on_status=False
@@ -104,8 +106,8 @@ class _Registry:
                 return self
         raise ModelRegistryError(
             f"{self._shown(self._url)} must be a Model Registry with the API "
-            f"{' or '.join(API_VERSIONS)}; it has neither. Check MODEL_REGISTRY_URL: it is the "
-            "address without /api."
+            f"{' or '.join(API_VERSIONS)}; it has neither. Check {name_sources(_URL_VARIABLE)}: it "
+            "is the address without /api."
         )
 
     def __exit__(self, *exc_info: object) -> None:
@@ -179,8 +181,8 @@ class _Registry:
             reason = innermost_reason(err)
         raise ModelRegistryError(
             f"The Model Registry at {self._shown(self._url)} must accept {method} {path}; got "
-            f"{printable(self._shown(reason)).rstrip('.')}. Check MODEL_REGISTRY_URL and "
-            "registry_token."
+            f"{printable(self._shown(reason)).rstrip('.')}. Check {name_sources(_URL_VARIABLE)} "
+            f"and {name_sources(TOKEN_VARIABLE)}."
         )
 
     def _shown(self, text: str) -> str:
@@ -197,7 +199,7 @@ def _id(value: Mapping[str, Any]) -> str:
     if not isinstance(identifier, str):
         raise ModelRegistryError(
             "An object of the Model Registry must have an id; the answer has none. Check "
-            "MODEL_REGISTRY_URL."
+            f"{name_sources(_URL_VARIABLE)}."
         )
     return identifier
 

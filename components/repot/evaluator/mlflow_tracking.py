@@ -18,13 +18,13 @@ from typing import Any
 
 import repot
 from repot import storage
+from repot.cluster_names import name_sources
 from repot.errors import RepotError, UsageError, advise, innermost_reason
 from repot.evaluator.summary import RunResult, comparable_metrics
 from repot.evaluator.verdict import Verdict
-from repot.extras import install_command
 from repot.layout import METRICS_NAME, MODEL_CARD_NAME, MODEL_FOLDER, REPORT_NAME, VERDICT_NAME
 from repot.masking import mask, read_secrets, secret_parts
-from repot.settings.integrations import IntegrationSettings
+from repot.settings.integrations import IntegrationSettings, variable_name
 
 TRAINING_TAG = "repot.training_id"
 MODEL_TAG = "repot.model"
@@ -40,6 +40,7 @@ _CLIENT_DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+_URI_VARIABLE = variable_name("mlflow_tracking_uri")
 _MAX_METRICS = 1000  # of one request
 _MAX_NOTE_CHARACTERS = 5000
 
@@ -88,9 +89,9 @@ def _make_client(tracking_uri: str) -> Any:
         raise UsageError(
             "MLflow tracking needs the package mlflow-skinny. "
             + advise(
-                on_machine=f"Run {install_command('mlflow')}; or unset MLFLOW_TRACKING_URI.",
+                on_machine=f"Run `pip install 'repot[mlflow]'`, or unset {_URI_VARIABLE}.",
                 in_pod="Use a cpu_image with it, see docs/after-promotion.md, or remove "
-                "MLFLOW_TRACKING_URI from the ConfigMap repot-settings.",
+                f"{name_sources(_URI_VARIABLE)}.",
             )
         ) from err
     return MlflowClient(tracking_uri=tracking_uri)
@@ -112,8 +113,8 @@ def _converting_errors(tracking_uri: str) -> Iterator[None]:
         reason = mask(innermost_reason(err), secrets).strip().rstrip(".")
         where = mask(tracking_uri, secrets)
         raise MlflowError(
-            f"MLflow at {where} must accept the run; got {reason}. Check MLFLOW_TRACKING_URI and "
-            "the credentials."
+            f"MLflow at {where} must accept the run; got {reason}. Check "
+            f"{name_sources(_URI_VARIABLE)}, and the credentials if the server requires them."
         ) from err
 
 
