@@ -1,13 +1,13 @@
 """Preflight: check every parameter and access right of a run, and report all problems at once."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from repot import checkpoints, progress, storage
-from repot.errors import RepotError, UsageError
-from repot.masking import mask, secret_parts
+from repot.errors import RepotError, UsageError, is_task_pod
+from repot.masking import find_credentials, mask, secret_parts
 from repot.planner.listing import list_folder
 from repot.settings import (
     CLUSTER_DEFAULT,
@@ -126,7 +126,7 @@ def check_parameters(parameters: ParameterValues, problems: Iterable[str] = ()) 
         or not (pictures_uri and storage_uri)
     ):
         raise UsageError(collected.found)
-    for warning in training.warnings:
+    for warning in (*training.warnings, *_stored_credentials(checkpoint)):
         progress.notice("plan", warning, is_warning=True)
     return Parameters(
         run=replace(
@@ -164,6 +164,17 @@ class _Problems:
     def settings(self, settings: type[_S], parameters: ParameterValues) -> _S | None:
         """Return the settings of a class, or None after collecting what is wrong with them."""
         return self.collect(lambda: settings.from_parameters(parameters))
+
+
+def _stored_credentials(settings: CheckpointSettings) -> Iterator[str]:
+    """Warn about credentials in a run that was started in the UI, which checks nothing."""
+    found = find_credentials(settings.checkpoint)
+    if found and is_task_pod():
+        yield (
+            f"checkpoint contains credentials ({found}), which Kubeflow Pipelines has stored and "
+            "shows to all who see this run. Make them invalid, copy the file to a bucket, and give "
+            "its URI"
+        )
 
 
 def _check_checkpoint(settings: CheckpointSettings, backbone: str) -> checkpoints.CheckpointSource:

@@ -13,6 +13,7 @@ from typing import Any
 
 from repot import checkpoints
 from repot.errors import RepotError, UsageError
+from repot.extras import DISTRIBUTION
 from repot_pipelines.compiled import find_compiled, read_pipeline
 from repot_pipelines.doctor.results import CheckResult, ok, problem, problem_from_error, warning
 from repot_pipelines.presets import PRESETS
@@ -158,7 +159,9 @@ def read_tensorflow_import(return_code: int, output: str, errors: str) -> CheckR
     return problem(
         "TensorFlow",
         f"It cannot be imported: {last_line.rstrip('.')}.",
-        f"{sys.executable} -m pip install --force-reinstall tensorflow",
+        shlex.join(
+            [sys.executable, "-m", "pip", "install", "--force-reinstall", _required("tensorflow")]
+        ),
     )
 
 
@@ -216,6 +219,14 @@ def _mismatch(text: str, installed: Mapping[str, str]) -> str:
     if not requirement.specifier.contains(version, prereleases=True):
         return f"{name} is {version} and must be {requirement.specifier}"
     return ""
+
+
+def _required(name: str) -> str:
+    """Return repot's requirement of a package, e.g. "tensorflow<2.22,>=2.21"."""
+    from packaging.requirements import Requirement
+
+    texts = importlib.metadata.requires(DISTRIBUTION) or []
+    return next((text for text in texts if Requirement(text).name == name), name)
 
 
 def _without_marker(text: str) -> str:

@@ -1,4 +1,5 @@
 import importlib.metadata
+import re
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,8 @@ def test_exit_of_the_tensorflow_import_is_interpreted(
     assert finding in result.finding
     assert (result.state == OK) == (return_code == 0)
     assert bool(result.fix) == (return_code != 0)
+    if return_code > 0:
+        assert re.search(r"--force-reinstall 'tensorflow[<>=]+\d", result.fix)
 
 
 def test_installed_pipeline_has_defaults_and_container_images() -> None:

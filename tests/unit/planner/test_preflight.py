@@ -107,3 +107,23 @@ def test_learning_rate_far_above_the_recipes_own_gives_a_warning(
 
     start = "plan: warning: learning_rate should be at most 0.0003 with recipe=fine_tune"
     assert sum(message.startswith(start) for message in caplog.messages) == num_warnings
+
+
+@pytest.mark.parametrize("in_pod", [False, True])
+def test_credentials_that_a_server_has_stored_give_a_warning(
+    *,
+    in_pod: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "repot.progress")
+    if in_pod:
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+        monkeypatch.setenv("KFP_POD_NAME", "plan")
+
+    check(tmp_path, checkpoint="https://user:planted@host/w.h5")
+
+    start = "plan: warning: checkpoint contains credentials (a user name or password)"
+    assert sum(message.startswith(start) for message in caplog.messages) == in_pod
+    assert "planted" not in caplog.text
