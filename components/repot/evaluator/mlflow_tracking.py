@@ -22,6 +22,7 @@ from repot.cluster_names import name_sources
 from repot.errors import RepotError, UsageError, advise, innermost_reason
 from repot.evaluator.summary import RunResult, comparable_metrics
 from repot.evaluator.verdict import Verdict
+from repot.extras import install_command
 from repot.layout import METRICS_NAME, MODEL_CARD_NAME, MODEL_FOLDER, REPORT_NAME, VERDICT_NAME
 from repot.masking import mask, read_secrets, secret_parts
 from repot.settings.integrations import IntegrationSettings, variable_name
@@ -89,7 +90,7 @@ def _make_client(tracking_uri: str) -> Any:
         raise UsageError(
             "MLflow tracking needs the package mlflow-skinny. "
             + advise(
-                on_machine=f"Run `pip install 'repot[mlflow]'`, or unset {_URI_VARIABLE}.",
+                on_machine=f"Run {install_command('mlflow')}; or unset {_URI_VARIABLE}.",
                 in_pod="Use a cpu_image with it, see docs/after-promotion.md, or remove "
                 f"{name_sources(_URI_VARIABLE)}.",
             )
