@@ -356,6 +356,22 @@ def test_promotion_is_read_from_the_storage_without_logs(api: KfpApi, gcs: str) 
     assert f"report  {gcs}/runs/v1/gate/none/1/report.html" in lines
 
 
+def test_storage_of_the_cluster_is_not_looked_for_on_this_machine(
+    api: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    api.has_logs = False
+    assert submit(api, "--storage-uri", "default").exit_code == 0
+    (run_id,) = api.store.runs
+    write_promotion("default", run_id=run_id)
+    script_runs(api, [Stage("SUCCEEDED", FINISHED)])
+
+    result = run_repot("submit", "--attach", run_id, "--host", api.address)
+
+    assert result.exit_code == 3
+    assert "The verdict is unknown" in result.output
+
+
 def test_promotion_by_another_run_is_not_taken_for_this_one(api: KfpApi, gcs: str) -> None:
     api.has_logs = False
     write_promotion(gcs, run_id="another")

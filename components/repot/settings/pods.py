@@ -50,6 +50,9 @@ class TaskSettings(Settings):
         cluster_only=True,
         place="pipeline",
     )
+    # Peak memory, measured on the sample with efficientnet_lite0: Plan 48 MiB, and 315 MiB for
+    # 100,000 pictures; Complete dataset 30 MiB; Train that follows a Job 75 MiB; Fetch checkpoint
+    # 620 MiB; one builder process 160 MiB; Evaluate 680 MiB; Train 840 MiB.
     task_cpu: str = setting(
         "250m",
         "CPUs of the small pods: Plan, Complete dataset, and Train if it only follows a Job.",

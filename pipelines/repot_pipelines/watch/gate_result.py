@@ -19,7 +19,7 @@ from repot.evaluator.verdict import Verdict
 from repot.json_record import RecordError, read_record
 from repot.layout import REPORT_NAME
 from repot.model_registry import read_champion
-from repot.settings import PARAMETERS
+from repot.settings import CLUSTER_DEFAULT, PARAMETERS
 from repot_pipelines.kfp_server.client import ApiObject
 from repot_pipelines.kfp_server.server import Server
 from repot_pipelines.watch.pod_logs import read_pod_log
@@ -113,7 +113,7 @@ def _find_promotion(run: ApiObject) -> GateResult | None:
     parameters = (run.runtime_config and run.runtime_config.parameters) or {}
     storage_uri = str(parameters.get("storage_uri", ""))
     model_name = str(parameters.get("model_name", PARAMETERS["model_name"].default))
-    if not storage_uri:
+    if storage_uri in ("", CLUSTER_DEFAULT):
         return None
     try:
         champion = read_champion(layout.champion_uri(storage_uri, model_name)).champion
