@@ -248,3 +248,14 @@ def test_rendering_is_deterministic() -> None:
     data = make_report_data(OUTCOMES, LABELS)
 
     assert render_report(data) == render_report(data)
+
+
+def test_labels_of_any_length_and_direction_stay_in_their_place() -> None:
+    labels = ["קופסה", "x" * 200]
+    html = render_report(make_report_data([make_outcome(0, *labels)], labels))
+
+    # Without isolation, two labels from right to left would swap around the arrow.
+    assert f"<bdi>{labels[0]}</bdi> → <bdi>{labels[1]}</bdi>" in html
+    # Looked at in a browser: without these two rules, a long label makes the page wider.
+    assert re.search(r"body \{[^}]*overflow-wrap: break-word", html)
+    assert ".pairs .breaks { min-width: 0; }" in html
