@@ -129,7 +129,7 @@ def notify_failure(task: str, storage_uri: str) -> Iterator[None]:
             Notification(
                 event="failed",
                 title=f"repot: {task} failed",
-                reason=reason[:_MAX_REASON_CHARACTERS],
+                reason=_shorten(reason),
                 storage_uri=storage_uri,
                 task=task,
             )
@@ -278,6 +278,11 @@ def _mask(text: str, url: str) -> str:
     path = urllib.parse.urlsplit(url).path.strip("/")
     parts = {url, path, *path.split("/")} if path else {url}
     return mask(text, [*(part for part in parts if len(part) > 3), *secret_parts(url)])
+
+
+def _shorten(reason: str) -> str:
+    is_long = len(reason) > _MAX_REASON_CHARACTERS
+    return reason[: _MAX_REASON_CHARACTERS - 1] + "…" if is_long else reason
 
 
 def _warn(notification: Notification, reason: str) -> None:

@@ -142,6 +142,20 @@ def test_failure_is_sent_with_its_reason_and_passes(
     assert (sent["event"], sent["task"]) == ("failed", "merge")
 
 
+@pytest.mark.parametrize(("length", "sent_length"), [(2000, 2000), (2001, 2000)])
+def test_long_reason_is_cut_visibly(
+    web: WebServer, tmp_path: Path, length: int, sent_length: int
+) -> None:
+    web.serve(SECRET_PATH, b"ok")
+
+    with pytest.raises(DataError), notify_failure("merge", str(tmp_path)):
+        raise DataError("x" * length)
+
+    reason = received(web)[0]["reason"]
+    assert len(reason) == sent_length
+    assert reason.endswith("…") == (length > sent_length)
+
+
 def test_reason_is_masked(web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_ACCESS_TOKEN", "x9secretx9")
     web.serve(SECRET_PATH, b"ok")
