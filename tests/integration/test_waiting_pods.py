@@ -682,6 +682,20 @@ def test_pods_that_fit_no_node_are_a_warning_before_the_start(
 
 
 @pytest.mark.usefixtures("admin")
+def test_autoscaler_makes_it_a_note(api: KubernetesApi, kfp: KfpApi) -> None:
+    keep_nodes(api, "cpu-1")
+    status = {"name": "cluster-autoscaler-status", "namespace": "kube-system"}
+    api.store.put({"apiVersion": "v1", "kind": "ConfigMap", "metadata": status, "data": {}})
+
+    result = run_repot("submit", *LOCATIONS)
+
+    assert result.exit_code == 0
+    assert "note: trainer pods request" in result.errors
+    assert "They wait until the autoscaler adds a node that fits." in result.errors
+    assert "warning" not in result.errors
+
+
+@pytest.mark.usefixtures("admin")
 def test_full_nodes_are_a_warning_that_says_so(api: KubernetesApi, kfp: KfpApi) -> None:
     keep_nodes(api)
     put_node(api, "busy", cpu="8", memory="32Gi")

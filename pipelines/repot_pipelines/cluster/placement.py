@@ -31,6 +31,7 @@ MAX_READ_NODES = 20
 """The pods of more nodes are not read: it would take long, and so many nodes have room."""
 
 _NUM_THREADS = 8
+_AUTOSCALER_PATH = "/api/v1/namespaces/kube-system/configmaps/cluster-autoscaler-status"
 _CPU, _MEMORY = "cpu", "memory"
 
 
@@ -178,6 +179,18 @@ def find_run_misfits(
     except ForbiddenError:
         free = {}
     return find_misfits(nodes, requests, free)
+
+
+def has_autoscaler(client: ClusterClient) -> bool:
+    """Return whether the cluster autoscaler runs; others, such as Karpenter, cannot be seen.
+
+    Raises:
+        ClusterError: The request failed for another reason than a missing permission.
+    """
+    try:
+        return client.find("check for an autoscaler", _AUTOSCALER_PATH) is not None
+    except ForbiddenError:
+        return False
 
 
 def read_free(

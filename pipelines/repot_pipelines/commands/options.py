@@ -430,7 +430,7 @@ def warn_about_nodes(
         request: The run.
     """
     from repot_pipelines.cluster.errors import ClusterError, ForbiddenError
-    from repot_pipelines.cluster.placement import find_run_misfits
+    from repot_pipelines.cluster.placement import find_run_misfits, has_autoscaler
 
     # With --host, kubeconfig may belong to another cluster, except for a port-forward.
     host = urllib.parse.urlsplit(server.address).hostname or ""
@@ -443,6 +443,7 @@ def warn_about_nodes(
             return
         namespace = server.namespace or server.kfp_namespace
         misfits = find_run_misfits(client, namespace, request.values, request.given)
+        is_autoscaled = bool(misfits) and has_autoscaler(client)
     except ForbiddenError:
         click.echo(
             "note: what the pods request was not compared with the nodes, which you may not list. "
@@ -453,8 +454,13 @@ def warn_about_nodes(
     except ClusterError:
         return
     for misfit in misfits:
-        outlook = "" if misfit.is_temporary else " Otherwise they wait for a node to be added."
-        click.echo(f"warning: {misfit.finding} {misfit.fix}{outlook}", err=True)
+        if is_autoscaled:
+            text = f"note: {misfit.finding} They wait until the autoscaler adds a node that fits."
+        elif misfit.is_temporary:
+            text = f"warning: {misfit.finding} {misfit.fix}"
+        else:
+            text = f"warning: {misfit.finding} {misfit.fix} Otherwise they wait for such a node."
+        click.echo(text, err=True)
 
 
 def connection_options(command: _Command) -> _Command:

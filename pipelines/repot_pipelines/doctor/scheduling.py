@@ -17,7 +17,13 @@ from repot_pipelines.cluster.nodes import (
     requested_by_pod,
     why_no_match,
 )
-from repot_pipelines.cluster.placement import TRAINER, PodRequest, find_misfits, read_free
+from repot_pipelines.cluster.placement import (
+    TRAINER,
+    PodRequest,
+    find_misfits,
+    has_autoscaler,
+    read_free,
+)
 from repot_pipelines.doctor.results import CheckResult, not_checked, ok, problem, warning
 
 TRAINER_NODES = "trainer nodes"
@@ -25,7 +31,6 @@ POD_SIZES = "pod sizes"
 QUOTA = "quota"
 
 _NUM_THREADS = 8
-_AUTOSCALER_PATH = "/api/v1/namespaces/kube-system/configmaps/cluster-autoscaler-status"
 _DEFAULT_REGISTRY = "docker.io/"
 _MAX_NAMES = 3
 
@@ -137,7 +142,7 @@ def check_sizes(
     fix = " ".join(dict.fromkeys(misfit.fix for misfit in misfits))
     if all(misfit.is_temporary for misfit in misfits):
         return warning(POD_SIZES, finding, fix)
-    if _has_autoscaler(client):
+    if has_autoscaler(client):
         return warning(
             POD_SIZES, finding, f"{fix} Or wait, if the autoscaler has nodes of that size."
         )
@@ -309,20 +314,13 @@ def _num_in_use(client: ClusterClient, node: Node, resource: str) -> int:
 
 def _problem_unless_autoscaled(client: ClusterClient, finding: str, fix: str) -> CheckResult:
     """Return a problem, or a warning if an autoscaler may add a suitable node."""
-    if _has_autoscaler(client):
+    if has_autoscaler(client):
         return warning(
             TRAINER_NODES,
             f"{finding}, at the moment.",
             f"{fix}; or wait, if the autoscaler has a node pool of that kind.",
         )
     return problem(TRAINER_NODES, f"{finding}.", f"{fix}.")
-
-
-def _has_autoscaler(client: ClusterClient) -> bool:
-    try:
-        return client.find("check for an autoscaler", _AUTOSCALER_PATH) is not None
-    except ForbiddenError:
-        return False
 
 
 def _hard_limit(quota: KubernetesObject, resource: str) -> int:
