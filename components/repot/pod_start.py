@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from repot.errors import printable
 from repot.kubernetes_rules import KubernetesObject
 
 UNSCHEDULABLE = "unschedulable"
@@ -347,5 +348,5 @@ def _event_time(event: KubernetesObject) -> str:
 
 
 def _one_line(text: str) -> str:
-    text = " ".join(text.split()).rstrip(".")
+    text = printable(" ".join(text.split()).rstrip("."))
     return text if len(text) <= _MAX_MESSAGE_CHARACTERS else f"{text[:_MAX_MESSAGE_CHARACTERS]}..."

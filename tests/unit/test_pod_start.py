@@ -355,6 +355,13 @@ def test_words_of_argo_are_described_without_the_pod(
     assert (found.cause, found.text) == (cause, text)
 
 
+def test_terminal_escapes_of_a_message_are_not_printed() -> None:
+    found = describe_obstacle("CreateContainerError", "\x1b[31mred\x1b[0m")
+
+    assert "\x1b" not in found.text
+    assert "red" in found.text
+
+
 def test_long_message_is_cut() -> None:
     found = describe_obstacle("SomethingNew", "x" * 5000)
 
