@@ -1,8 +1,24 @@
-"""checkpoint.json, the record of a converted checkpoint, and the id that it is stored under."""
+"""checkpoint.json, the record of a converted checkpoint, its id, and which checkpoints are stored.
+
+<checkpoints_uri>/
+  <sha256>/<backbone>-<values>/            weights.h5, checkpoint.json (last)
+  by-source/<content id of the URI>.json   the checksum of the files last fetched from that URI
+"""
 
 from dataclasses import dataclass
 
-from repot.json_record import JsonRecord
+from repot import layout, storage
+from repot.errors import CheckpointError
+from repot.json_record import JsonRecord, read_record, write_record
+from repot.layout import CHECKPOINT_NAME, FETCHED_SOURCES_FOLDER
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _FetchedSource(JsonRecord):
+    """One file below by-source/; the source's URI is left out because it can hold secrets."""
+
+    version: str
+    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,3 +61,51 @@ def checkpoint_id(*, sha256: str, backbone: str, values: str) -> str:
         values: "ema" or "raw".
     """
     return f"{sha256}/{backbone}-{values}"
+
+
+def find_checkpoint(checkpoints_uri: str, *, sha256: str, backbone: str, values: str) -> str:
+    """Return the id of a stored checkpoint; "" if it is not stored.
+
+    "auto" finds averaged values (EMA), and raw values only if the original has no others.
+    """
+    for stored_values in ("ema", "raw") if values == "auto" else (values,):
+        stored_id = checkpoint_id(sha256=sha256, backbone=backbone, values=stored_values)
+        record_uri = storage.join(checkpoints_uri, stored_id, CHECKPOINT_NAME)
+        if not storage.exists(record_uri):
+            continue
+        if values == "auto" and stored_values == "raw":
+            record = read_record(record_uri, CheckpointRecord, error=CheckpointError)
+            if record.available_values != ("raw",):
+                continue
+        return stored_id
+    return ""
+
+
+def find_sha256(checkpoints_uri: str, *, source_uri: str, version: str | None) -> str:
+    """Return the checksum of the files last fetched from a source.
+
+    Args:
+        checkpoints_uri: Folder of all stored checkpoints.
+        source_uri: Where they were fetched from.
+        version: Current version of the source; None if unknown, then it is assumed to be unchanged.
+
+    Returns:
+        "" if nothing was fetched from the source, or if it has changed since.
+    """
+    uri = _fetched_source_uri(checkpoints_uri, source_uri)
+    if not storage.exists(uri):
+        return ""
+    fetched = read_record(uri, _FetchedSource, error=CheckpointError)
+    return fetched.sha256 if version in (None, fetched.version) else ""
+
+
+def save_sha256(checkpoints_uri: str, *, source_uri: str, version: str, sha256: str) -> None:
+    """Store the checksum of the files fetched from a source, with the version of the source."""
+    uri = _fetched_source_uri(checkpoints_uri, source_uri)
+    write_record(uri, _FetchedSource(version=version, sha256=sha256))
+
+
+def _fetched_source_uri(checkpoints_uri: str, source_uri: str) -> str:
+    return storage.join(
+        checkpoints_uri, FETCHED_SOURCES_FOLDER, f"{layout.content_id(source_uri)}.json"
+    )

@@ -21,7 +21,7 @@ from repot.manifest import Rejection
 from repot.settings import DatasetSettings
 
 _NUM_WRITERS = 16
-_ITEM = re.compile(r"([0-9a-f]{16}):(\d{1,5})/(\d{1,5}):(.+)")
+_ITEM = re.compile(r"([0-9a-f]{16}):(\d{1,5})/(\d{1,5}):([0-9.e-]+):(.+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,11 +89,13 @@ class Share:
     dataset_id: str
     share_index: int
     num_shares: int
+    max_rejected_fraction: float
     storage_uri: str
 
     def to_item(self) -> str:
-        """Return the work item `<dataset_id>:<share_index>/<num_shares>:<storage_uri>`."""
-        return f"{self.dataset_id}:{self.share_index}/{self.num_shares}:{self.storage_uri}"
+        """Return the work item, see `from_item`."""
+        share = f"{self.share_index}/{self.num_shares}"
+        return f"{self.dataset_id}:{share}:{self.max_rejected_fraction}:{self.storage_uri}"
 
     @classmethod
     def from_item(cls, item: str) -> Self:
@@ -105,15 +107,16 @@ class Share:
         match = _ITEM.fullmatch(item)
         if not match or not int(match[2]) < int(match[3]):
             raise UsageError(
-                "A work item must be <dataset_id>:<share_index>/<num_shares>:<storage_uri>, with "
-                f"the index below the number of shares; got item={item!r}. Use the items that "
-                "`plan` returned."
+                "A work item must be <dataset_id>:<share_index>/<num_shares>:"
+                "<max_rejected_fraction>:<storage_uri>, with the index below the number of shares; "
+                f"got item={item!r}. Use the items that `plan` returned."
             )
         return cls(
             dataset_id=match[1],
             share_index=int(match[2]),
             num_shares=int(match[3]),
-            storage_uri=match[4],
+            max_rejected_fraction=float(match[4]),
+            storage_uri=match[5],
         )
 
     def select(self, shard_names: Sequence[str]) -> list[str]:

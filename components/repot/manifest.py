@@ -10,7 +10,7 @@ Every file found is either in a shard or listed as rejected:
 num_found = num_accepted + len(rejected).
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -95,6 +95,14 @@ class Manifest(JsonRecord):
     def num_classes(self) -> int:
         """Return the number of logits: one per label and one for the background."""
         return len(self.labels) + 1
+
+    def counted_rejections(self, exempt_reasons: Collection[str]) -> list[Rejection]:
+        """Return the rejections that count towards max_rejected_fraction: those of pictures.
+
+        Args:
+            exempt_reasons: `repot.picture_result.EXEMPT_REASONS`.
+        """
+        return [each for each in self.rejected if each.reason not in exempt_reasons]
 
     def split_shards(self, split: str) -> tuple[Receipt, ...]:
         """Return the receipts of one split, sorted by shard name."""

@@ -1,11 +1,12 @@
-"""What a finished training leaves: training.json, its record, and history.csv, its epochs."""
+"""The id of a training, and what a finished one leaves: training.json and history.csv."""
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from repot import storage
+import repot
+from repot import layout, storage
 from repot.csv_text import csv_text, read_csv
 from repot.errors import DataError
 from repot.json_record import JsonRecord
@@ -42,7 +43,7 @@ class TrainingRecord(JsonRecord):
     """Content of training.json, the completion marker of a training.
 
     Attributes:
-        training_id: Id of the training, see `repot.trainer.request.training_id`.
+        training_id: Id of the training, see `training_id`.
         dataset_id: Dataset that it was trained on.
         checkpoint_id: Checkpoint that it started from.
         settings: The training settings as requested; zeros mean "choose for me".
@@ -70,6 +71,28 @@ class TrainingRecord(JsonRecord):
     train_examples_per_second: float
     last_epoch: EpochRecord
     versions: dict[str, str]
+
+
+def training_id(
+    dataset_id: str, checkpoint_id: str, settings: TrainingSettings, rebuild: str = ""
+) -> str:
+    """Return the content id of a training: equal inputs, settings and code version give equal ids.
+
+    Args:
+        dataset_id: Id of the dataset.
+        checkpoint_id: Id of the converted checkpoint.
+        settings: Training settings.
+        rebuild: Any text; a different text gives a different id and so forces a new training.
+    """
+    return layout.content_id(
+        {
+            "dataset": dataset_id,
+            "checkpoint": checkpoint_id,
+            "settings": settings.to_json(),
+            "version": repot.__version__,
+            "rebuild": rebuild,
+        }
+    )
 
 
 _COLUMNS = tuple(field.name for field in dataclasses.fields(EpochRecord))

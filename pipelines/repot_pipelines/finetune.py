@@ -1,7 +1,8 @@
-"""The pipeline: its graph, resources and caching; all logic is in the components.
+"""The pipeline: its graph, resources, conditions and caching; all logic is in the components.
 
-plan -+-> build shards (N pods) -> merge -+-> train -> evaluate, gate and promote
-      +-> fetch checkpoint ---------------+
+plan -+-> build shards (N pods) -+-> train -> evaluate, gate and promote
+      +-> fetch checkpoint ------+
+      +-> evaluate, gate and promote, if the training is finished already
 """
 
 import json
@@ -12,12 +13,14 @@ from typing import Any, Dict, List
 
 from kfp import dsl, kubernetes
 from kfp.dsl.pipeline_channel import extract_pipeline_channels_from_any
+from kfp.pipeline_spec.pipeline_spec_pb2 import ParameterType
 
 from repot import cluster_names
 from repot.checkpoint_fetcher.component import fetch_checkpoint
 from repot.container_images import USER_ID
 from repot.evaluator.component import evaluate
 from repot.planner.component import plan
+from repot.planner.finished import ALL_STEPS, GATE_ONLY
 from repot.settings import (
     CLUSTER_VARIABLES,
     FORM_FIELDS,
@@ -32,7 +35,7 @@ from repot.settings import (
     TaskSettings,
     TrainingSettings,
 )
-from repot.shard_builder.component import build_shards, merge
+from repot.shard_builder.component import build_shards
 from repot.trainer.component import train
 
 # The defaults below come from the settings, where each is defined.
@@ -44,6 +47,17 @@ _SETTINGS_HELP = (
     "Any other setting, as a JSON object of names and values, such as "
     '{"builder_pods": 16, "image_size": 224}.'
 )
+
+_STEPS_INPUT = "plan--steps"
+"""The input of a condition. KFP's local runner takes the name for output `steps` of task `plan`."""
+_CONDITIONS = {
+    "build-shards": ALL_STEPS,
+    "fetch-checkpoint": ALL_STEPS,
+    "train": ALL_STEPS,
+    "evaluate": ALL_STEPS,
+    "evaluate-2": GATE_ONLY,
+}
+"""The value of Plan's output `steps` for which a task runs."""
 
 _KFP_KEYS = {"tolerationSeconds": "toleration_seconds"}
 
@@ -167,11 +181,31 @@ def _set_environment(tasks: List[dsl.PipelineTask], names: JobSettings) -> None:
         )
 
 
-_as_pipeline = dsl.pipeline(
-    name="repot-finetune",
-    display_name="repot: fine-tune an image classifier",
-    description="Pictures in folders to a fine-tuned, evaluated and promoted image classifier.",
-)
+def _as_pipeline(function: Callable[..., Any]) -> Any:
+    """Return a function as a pipeline in which some tasks run on a condition.
+
+    `dsl.If` puts tasks into a pipeline of their own, which costs a run one more sequential pod, and
+    no task outside can depend on it. KFP's server and its local runner also evaluate the condition
+    of a single task; only kfp 2.17 cannot compile it. What depends on a skipped task is skipped.
+    Source: `task` in backend/src/v2/compiler/argocompiler/dag.go of KFP 2.14 to 2.17.
+    """
+    pipeline = dsl.pipeline(
+        name="repot-finetune",
+        display_name="repot: fine-tune an image classifier",
+        description="Pictures in folders to a fine-tuned, evaluated and promoted image classifier.",
+    )(function)
+    spec = pipeline.pipeline_spec
+    for key, value in _CONDITIONS.items():
+        task = spec.root.dag.tasks[key]
+        inputs = spec.components[task.component_ref.name].input_definitions
+        inputs.parameters[_STEPS_INPUT].parameter_type = ParameterType.STRING
+        source = task.inputs.parameters[_STEPS_INPUT].task_output_parameter
+        source.producer_task, source.output_parameter_key = "plan", "steps"
+        if "plan" not in task.dependent_tasks:
+            task.dependent_tasks.append("plan")
+        left = f"inputs.parameter_values['{_STEPS_INPUT}']"
+        task.trigger_policy.condition = f"{left} == '{value}'"
+    return pipeline
 
 
 @_as_pipeline
@@ -210,16 +244,11 @@ def finetune(
     pod = planned.outputs
     used_storage_uri = planned.outputs["used_storage_uri"]
 
-    with dsl.ParallelFor(planned.outputs["Output"], name="Builders") as item:
+    first_built = build_shards(item=planned.outputs["first_item"])
+    _configure(first_built, "Build shards", image, pod=pod, size="builder")
+    with dsl.ParallelFor(planned.outputs["Output"], name="Other builders") as item:
         built = build_shards(item=item)
-        _configure(built, "Build shards", image, pod=pod, size="builder")
-
-    merged = merge(
-        dataset_id=planned.outputs["dataset_id"],
-        storage_uri=used_storage_uri,
-        max_rejected_fraction=planned.outputs["max_rejected_fraction"],
-    ).after(built)
-    _configure(merged, "Complete dataset", image, pod=pod)
+        _configure(built, "Build other shards", image, pod=pod, size="builder")
 
     fetched = fetch_checkpoint(
         checkpoint=checkpoint,
@@ -238,7 +267,7 @@ def finetune(
         settings=planned.outputs["training_settings"],
         rebuild=planned.outputs["rebuild"],
         job=planned.outputs["trainer_job"],
-    ).after(merged)
+    ).after(first_built, built)
     # Plan decides what the pod requests: everything if it trains, little if it follows a Job.
     _configure(trained, "Train", planned.outputs["trainer_pod_image"], pod=pod, size="trainer_pod")
     trained.set_accelerator_type(planned.outputs["trainer_pod_accelerator_type"])
@@ -250,20 +279,23 @@ def finetune(
         medium="Memory",
     )
 
-    evaluated = evaluate(
-        dataset_id=planned.outputs["dataset_id"],
-        training_id=trained.outputs["training_id"],
-        model_name=model_name,
-        min_precision=min_precision,
-        allow_label_removal=planned.outputs["allow_label_removal"],
-        run_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
-        storage_uri=used_storage_uri,
-    )
-    _configure(evaluated, "Evaluate and gate", image, pod=pod, size="evaluator", cached=False)
-    _set_environment([planned, built, merged, fetched, trained, evaluated], names)
-    kubernetes.use_secret_as_env(
-        evaluated,
-        secret_name=cluster_names.INTEGRATIONS_SECRET,
-        secret_key_to_env=cluster_names.TRACKING_SECRET_VARIABLES,
-        optional=True,
-    )
+    judged = {
+        "dataset_id": planned.outputs["dataset_id"],
+        "model_name": model_name,
+        "min_precision": min_precision,
+        "allow_label_removal": planned.outputs["allow_label_removal"],
+        "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        "storage_uri": used_storage_uri,
+    }
+    evaluated = evaluate(training_id=trained.outputs["training_id"], **judged)
+    only_judged = evaluate(training_id=planned.outputs["finished_training_id"], **judged)
+    tasks = [planned, first_built, built, fetched, trained, evaluated, only_judged]
+    _set_environment(tasks, names)
+    for task, name in ((evaluated, "Evaluate and gate"), (only_judged, "Gate, nothing new")):
+        _configure(task, name, image, pod=pod, size="evaluator", cached=False)
+        kubernetes.use_secret_as_env(
+            task,
+            secret_name=cluster_names.INTEGRATIONS_SECRET,
+            secret_key_to_env=cluster_names.TRACKING_SECRET_VARIABLES,
+            optional=True,
+        )

@@ -98,11 +98,18 @@ class CompiledPipeline:
         order = graphlib.TopologicalSorter(
             {key: task.get("dependentTasks", ()) for key, task in tasks.items()}
         )
+        skipped = set[str]()
         for key in order.static_order():
+            # Argo omits what depends on a task that did not run.
+            if not skipped.isdisjoint(tasks[key].get("dependentTasks", ())):
+                skipped.add(key)
+                continue
+            resolved = _resolve_inputs(tasks[key], values, outputs, run_id=self._folder.name)
+            if not _is_triggered(tasks[key], resolved):
+                skipped.add(key)
+                continue
             inner = self._spec["components"][tasks[key]["componentRef"]["name"]]
-            for inputs in _iterations(
-                tasks[key], _resolve_inputs(tasks[key], values, outputs, self._folder.name)
-            ):
+            for inputs in _iterations(tasks[key], resolved):
                 if "dag" in inner:
                     yield from self._run_graph(inner, inputs)
                 else:
@@ -154,13 +161,17 @@ def _resolve_inputs(task: Json, values: Json, outputs: dict[str, Json], run_id: 
     }
 
 
+def _is_triggered(task: Json, inputs: Json) -> bool:
+    """Return whether the condition of a task is true, which only uses the task's own inputs."""
+    if "triggerPolicy" not in task:
+        return True
+    condition = _CONDITION.fullmatch(task["triggerPolicy"]["condition"])
+    assert condition is not None, task["triggerPolicy"]
+    return bool(inputs[condition[1]] == condition[2])
+
+
 def _iterations(task: Json, inputs: Json) -> Iterator[Json]:
-    """Yield the inputs once, or per item of a loop, or not at all if a condition is false."""
-    if "triggerPolicy" in task:
-        condition = _CONDITION.fullmatch(task["triggerPolicy"]["condition"])
-        assert condition is not None, task["triggerPolicy"]
-        if inputs[condition[1]] != condition[2]:
-            return
+    """Yield the inputs once, or per item of a loop."""
     if "parameterIterator" not in task:
         yield inputs
         return

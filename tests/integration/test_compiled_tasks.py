@@ -28,8 +28,7 @@ SETTINGS = {
 EXPECTED_ORDER = [
     "plan",
     "build-shards",
-    "build-shards",
-    "merge",
+    "build-shards-2",
     "train",
     "evaluate",
 ]
@@ -95,11 +94,14 @@ def test_every_executor_runs_in_the_order_of_the_graph(
 ) -> None:
     names = [task.executor.removeprefix("exec-") for task in first]
 
-    assert {task.executor for task in first} == CompiledPipeline(
-        find_compiled(), tmp_path
-    ).executors
-    assert [name for name in names if name != "fetch-checkpoint"] == EXPECTED_ORDER
-    assert names.index("plan") < names.index("fetch-checkpoint") < names.index("train")
+    # The other evaluation is for a run whose training is finished already.
+    assert {*names, "evaluate-2"} == {
+        name.removeprefix("exec-") for name in CompiledPipeline(find_compiled(), tmp_path).executors
+    }
+    assert sorted(names) == sorted([*EXPECTED_ORDER, "fetch-checkpoint"])
+    order = [names.index(name) for name in ("plan", "fetch-checkpoint", "train", "evaluate")]
+    assert order == sorted(order)
+    assert max(names.index("build-shards"), names.index("build-shards-2")) < names.index("train")
 
 
 def test_plan_outputs_one_share_per_builder_and_the_pod_of_the_trainer(
@@ -107,10 +109,12 @@ def test_plan_outputs_one_share_per_builder_and_the_pod_of_the_trainer(
 ) -> None:
     plan = only(first, "plan").parameters
     storage_uri = arguments["storage_uri"]
-    shares = [f"{plan['dataset_id']}:{index}/2:{storage_uri}" for index in range(2)]
+    shares = [f"{plan['dataset_id']}:{index}/2:0.05:{storage_uri}" for index in range(2)]
 
-    assert plan["Output"] == shares
-    assert [task.inputs["item"] for task in first if task.executor == "exec-build-shards"] == shares
+    assert [plan["first_item"], *plan["Output"]] == shares
+    assert only(first, "build-shards").inputs["item"] == shares[0]
+    assert only(first, "build-shards-2").inputs["item"] == shares[1]
+    assert (plan["steps"], plan["finished_training_id"]) == ("all", "none")
     assert plan["trainer_job"] == "null"
     pod = {
         name.removeprefix("trainer_pod_"): value
@@ -148,11 +152,11 @@ def test_artifacts_point_to_dataset_weights_and_training(
     checkpoint_id = only(first, "fetch-checkpoint").parameters["checkpoint_id"]
     training_id = only(first, "train").parameters["training_id"]
 
-    dataset = only(first, "merge").artifacts["dataset"].metadata
-    assert target_uri(only(first, "merge"), "dataset") == layout.dataset_uri(
-        storage_uri, dataset_id
-    )
-    assert (dataset["num_labels"], dataset["train_examples"], dataset["rejected"]) == (4, 92, 0)
+    dataset = only(first, "plan").artifacts["dataset"].metadata
+    dataset_uri = layout.dataset_uri(storage_uri, dataset_id)
+    assert target_uri(only(first, "plan"), "dataset") == dataset_uri
+    assert (dataset["num_labels"], dataset["train_pictures"], dataset["rejected"]) == (4, 92, 0)
+    assert storage.exists(f"{dataset_uri}/manifest.json")
     weights_uri = target_uri(only(first, "fetch-checkpoint"), "weights")
     assert weights_uri == layout.checkpoint_uri(storage_uri, checkpoint_id)
     assert storage.exists(f"{weights_uri}/weights.h5")
@@ -241,23 +245,42 @@ def published_files(arguments: Json) -> dict[str, bytes]:
     }
 
 
-def test_second_run_uses_one_builder_and_neither_trains_nor_promotes(
-    first: list[TaskResult], second: list[TaskResult], arguments: Json
+def test_second_run_only_plans_and_judges(
+    first: list[TaskResult], second: list[TaskResult]
 ) -> None:
-    dataset_id = only(first, "plan").parameters["dataset_id"]
-
-    (item,) = only(second, "plan").parameters["Output"]
-    assert item == f"{dataset_id}:0/1:{arguments['storage_uri']}"
-    assert only(second, "train").parameters == only(first, "train").parameters
-    assert "is already finished" in only(second, "train").log
-    assert "head epoch" in only(first, "train").log
-    assert "head epoch" not in only(second, "train").log
     version = only(first, "train").parameters["training_id"]
-    gate = only(second, "evaluate")
+
+    # KFP's cache plays no part here: every task that is not skipped runs.
+    assert [task.executor for task in second] == ["exec-plan", "exec-evaluate-2"]
+    plan, gate = second
+    assert plan.parameters["Output"] == []
+    assert (plan.parameters["steps"], plan.parameters["finished_training_id"]) == ("gate", version)
     assert gate.parameters == {"Output": "unchanged"}
     shown = gate.artifacts["metrics"].metadata
     assert (shown["verdict"], shown["champion_version"]) == ("unchanged", version)
     assert shown["champion_precision_at_1"] == shown["precision_at_1"]
+
+
+def test_stored_checkpoint_is_fetched_with_little_memory(
+    first: list[TaskResult], second: list[TaskResult]
+) -> None:
+    memory = [only(tasks, "plan").parameters["fetcher_memory"] for tasks in (first, second)]
+
+    assert memory == ["4Gi", "512Mi"]
+
+
+def test_other_settings_train_again_on_the_existing_dataset(
+    first: list[TaskResult], arguments: Json, tmp_path: Path
+) -> None:
+    other = run({**arguments, "epochs": 1, "model_name": "other"}, tmp_path / "other")
+
+    plan, dataset_id = only(other, "plan").parameters, only(first, "plan").parameters["dataset_id"]
+    assert (plan["steps"], plan["Output"]) == ("all", [])
+    assert plan["first_item"].startswith(f"{dataset_id}:0/1:")
+    assert "nothing to build" in only(other, "build-shards").log
+    assert "is already stored" in only(other, "fetch-checkpoint").log
+    assert "head epoch" in only(other, "train").log
+    assert only(other, "evaluate").parameters == {"Output": "promote"}
 
 
 def test_end_of_a_run_is_notified(

@@ -25,6 +25,7 @@ from tests.integration.kfp_api.command_line import CommandResult, run_repot
 from tests.integration.kfp_api.scripted_runs import (
     FINISHED,
     TRAINING,
+    UNCHANGED,
     Stage,
     gate_log,
     script_runs,
@@ -306,7 +307,8 @@ def test_wait_prints_task_changes_and_the_verdict(api: KfpApi) -> None:
     assert result.exit_code == 0, result.errors
     for line in (
         "Plan: running",
-        "Build shards: done 2/2 in 1 min 30 s",
+        "Build shards: done in 1 min 30 s",
+        "Build other shards: done 2/2 in 1 min 30 s",
         "Train: running",
         "Evaluate and gate: done in 1 min 30 s",
         "Promote: 0.91 on 40 pictures",
@@ -328,6 +330,20 @@ def test_exit_code_with_wait_is_the_verdict(
 
     assert result.exit_code == exit_code, result.errors
     assert f"{verdict.capitalize()}: 0.91 on 40 pictures" in result.output
+
+
+def test_run_without_training_shows_what_was_skipped(api: KfpApi) -> None:
+    log = gate_log("unchanged", task="evaluate-2")
+    script_runs(api, [Stage("SUCCEEDED", UNCHANGED, log)])
+
+    result = submit(api, *WAIT)
+
+    assert result.exit_code == 0, result.errors
+    lines = result.output.splitlines()
+    for title in ("Build shards", "Build other shards", "Fetch checkpoint", "Train"):
+        assert f"{title}: skipped" in lines
+    assert "Gate, nothing new: done in 1 min 30 s" in lines
+    assert "Unchanged: 0.91 on 40 pictures" in lines
 
 
 def test_unreadable_verdict_exits_with_3(api: KfpApi) -> None:

@@ -121,10 +121,25 @@ def test_finished_shards_of_the_same_plan_are_kept(tmp_path: Path) -> None:
     assert storage.exists(f"{tmp_path}/receipts/train-00000-of-00001.json")
 
 
+def make_share(index: int, num_shares: int, *, max_rejected_fraction: float = 0.05) -> Share:
+    return Share(
+        dataset_id=DATASET_ID,
+        share_index=index,
+        num_shares=num_shares,
+        max_rejected_fraction=max_rejected_fraction,
+        storage_uri="gs://b/a:b",
+    )
+
+
+@pytest.mark.parametrize("fraction", [0, 0.0, 1.0, 0.123456789, 1e-9])
+def test_item_has_the_exact_limit_of_rejected_pictures(fraction: float) -> None:
+    share = make_share(0, 1, max_rejected_fraction=fraction)
+    assert Share.from_item(share.to_item()) == share
+
+
 def test_share_can_be_read_back_from_its_item() -> None:
-    uri = "gs://bucket/a:b/c"
-    share = Share(dataset_id=DATASET_ID, share_index=3, num_shares=64, storage_uri=uri)
-    assert share.to_item() == f"{DATASET_ID}:3/64:{uri}"
+    share = make_share(3, 64)
+    assert share.to_item() == f"{DATASET_ID}:3/64:0.05:gs://b/a:b"
     assert Share.from_item(share.to_item()) == share
 
 
@@ -134,11 +149,12 @@ def test_share_can_be_read_back_from_its_item() -> None:
         "",
         DATASET_ID,
         f"{DATASET_ID}:0/2",
-        f"{DATASET_ID}:0/2:",
-        f"{DATASET_ID}:1/1:gs://b",
-        f"{DATASET_ID}:0/0:gs://b",
-        f"{DATASET_ID}:-1/2:gs://b",
-        "abc:0/2:gs://b",
+        f"{DATASET_ID}:1/1:0.5:/s",
+        f"{DATASET_ID}:0/0:0.5:/s",
+        f"{DATASET_ID}:-1/2:0.5:/s",
+        f"{DATASET_ID}:0/2:0.5:",
+        f"{DATASET_ID}:0/2::/s",
+        "abc:0/2:0.5:/s",
     ],
 )
 def test_invalid_item_is_an_error(item: str) -> None:
@@ -149,11 +165,6 @@ def test_invalid_item_is_an_error(item: str) -> None:
 @pytest.mark.parametrize("num_shares", [1, 2, 3, 7, 9])
 def test_shares_are_even_and_complete(num_shares: int) -> None:
     names = [f"train-{index:05}-of-00007" for index in range(7)]
-    shares = [
-        Share(
-            dataset_id=DATASET_ID, share_index=index, num_shares=num_shares, storage_uri="gs://b"
-        ).select(names)
-        for index in range(num_shares)
-    ]
+    shares = [make_share(index, num_shares).select(names) for index in range(num_shares)]
     assert sorted(name for share in shares for name in share) == names
     assert max(map(len, shares)) - min(map(len, shares)) <= 1

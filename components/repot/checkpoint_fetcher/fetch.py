@@ -13,7 +13,7 @@ from repot import quiet_tensorflow, storage
 from repot.checkpoint_fetcher import checkpoint_store
 from repot.checkpoint_fetcher.originals import Original, fetch_original
 from repot.checkpoint_files import find_version
-from repot.checkpoint_record import CheckpointRecord
+from repot.checkpoint_record import CheckpointRecord, find_checkpoint, find_sha256, save_sha256
 from repot.checkpoints import CheckpointSource, resolve_source
 from repot.errors import convert_disk_errors
 from repot.layout import CHECKPOINT_NAME, WEIGHTS_NAME
@@ -50,11 +50,9 @@ def fetch_checkpoint(
         version, known_sha256 = None, resolved.sha256
     else:
         version = find_version(resolved.uri)
-        known_sha256 = checkpoint_store.find_sha256(
-            checkpoints_uri, source_uri=resolved.uri, version=version
-        )
+        known_sha256 = find_sha256(checkpoints_uri, source_uri=resolved.uri, version=version)
     if known_sha256:
-        stored_id = checkpoint_store.find_checkpoint(
+        stored_id = find_checkpoint(
             checkpoints_uri, sha256=known_sha256, backbone=backbone, values=values
         )
         if stored_id:
@@ -76,7 +74,7 @@ def fetch_checkpoint(
         folder_uri = storage.join(checkpoints_uri, record.checkpoint_id)
         checkpoint_store.save_checkpoint(folder_uri, weights_path, record)
     if not resolved.sha256:
-        checkpoint_store.save_sha256(
+        save_sha256(
             checkpoints_uri,
             source_uri=resolved.uri,
             version=version or "",

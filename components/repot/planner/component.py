@@ -26,8 +26,11 @@ def plan(
     compiled_settings: str,
     used_settings: dsl.Output[dsl.Markdown],
     used_storage_uri: dsl.OutputPath(str),
+    dataset: dsl.Output[dsl.Dataset],
     dataset_id: dsl.OutputPath(str),
-    max_rejected_fraction: dsl.OutputPath(float),
+    first_item: dsl.OutputPath(str),
+    steps: dsl.OutputPath(str),
+    finished_training_id: dsl.OutputPath(str),
     allow_label_removal: dsl.OutputPath(bool),
     checkpoint_sha256: dsl.OutputPath(str),
     checkpoint_values: dsl.OutputPath(str),
@@ -53,13 +56,17 @@ def plan(
     trainer_pod_node_selector: dsl.OutputPath(dict),
     trainer_pod_tolerations: dsl.OutputPath(list),
 ) -> List[str]:
-    """Check every setting, list and split the pictures, and return one item per builder pod.
+    """Check every setting, list and split the pictures, and return an item per further builder.
 
     Args:
         settings: Settings that are no field of the form, by name.
         compiled_settings: JSON of the settings that `repot compile` wrote into the pipeline.
         used_settings: Output: every setting of the run, its value and where that comes from.
         used_storage_uri: Output: the storage, which may be the cluster's default.
+        first_item: Output: the work item of the first builder. Most datasets need no other, and a
+            loop costs a run two more sequential pods.
+        steps: Output: what the run does, see `repot.planner.finished`.
+        finished_training_id: Output: the training that needs only the gate; "none" without one.
     """
     # KFP requires every parameter in the signature; each has the name of its setting.
     paths = dict(locals())
@@ -68,9 +75,10 @@ def plan(
     import os
     from pathlib import Path
 
-    from repot import progress
+    from repot import layout, progress
     from repot.checkpoint_files import find_version
     from repot.notification import notify_failure
+    from repot.planner.finished import find_finished_work
     from repot.planner.outputs import plan_outputs
     from repot.planner.plan import plan_work
     from repot.planner.preflight import check_settings
@@ -88,10 +96,17 @@ def plan(
         )
         Path(used_settings.path).write_text(used, encoding="utf-8")
         source = parameters.checkpoint
-        version = source.sha256 or find_version(source.uri) or "unknown"
+        version = source.sha256 or find_version(source.uri)
         work = plan_work(parameters)
-    for name, text in plan_outputs(parameters, work, checkpoint_version=version).items():
+        finished = find_finished_work(
+            parameters, dataset_id=work.dataset_id, checkpoint_version=version
+        )
+    outputs = plan_outputs(parameters, work, finished, checkpoint_version=version or "unknown")
+    for name, text in outputs.items():
         path = Path(paths[name])
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    return list(work.items)
+    uri = layout.dataset_uri(parameters.run.storage_uri, work.dataset_id)
+    Path(dataset.path).write_text(uri + "\n")
+    dataset.metadata.update(uri=uri, dataset_id=work.dataset_id, **work.facts)
+    return [] if finished.training_id else list(work.items[1:])

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from repot.planner.finished import FinishedWork
 from repot.planner.plan import PlannedWork
 from repot.planner.preflight import Parameters
 from repot.settings import NONE
@@ -12,8 +13,6 @@ _TASK_OUTPUTS = (
     "task_memory",
     "task_node_selector",
     "task_tolerations",
-    "fetcher_cpu",
-    "fetcher_memory",
     "builder_cpu",
     "builder_memory",
     "evaluator_cpu",
@@ -22,13 +21,14 @@ _TASK_OUTPUTS = (
 
 
 def plan_outputs(
-    parameters: Parameters, work: PlannedWork, *, checkpoint_version: str
+    parameters: Parameters, work: PlannedWork, finished: FinishedWork, *, checkpoint_version: str
 ) -> dict[str, str]:
     """Return the text of every output parameter of Plan, by name.
 
     Args:
         parameters: The checked settings of the run.
         work: The planned dataset and its work items.
+        finished: What the storage has already.
         checkpoint_version: Version of the checkpoint's files.
     """
     run, task = parameters.run, parameters.task
@@ -36,7 +36,9 @@ def plan_outputs(
     outputs: dict[str, Any] = {
         "used_storage_uri": run.storage_uri,
         "dataset_id": work.dataset_id,
-        "max_rejected_fraction": parameters.gate.max_rejected_fraction,
+        "first_item": work.items[0],
+        "steps": finished.steps,
+        "finished_training_id": finished.training_id or NONE,
         "allow_label_removal": parameters.gate.allow_label_removal,
         "checkpoint_sha256": parameters.checkpoint_settings.checkpoint_sha256 or NONE,
         "checkpoint_values": parameters.checkpoint_settings.checkpoint_values,
@@ -45,12 +47,20 @@ def plan_outputs(
         "rebuild": run.rebuild or NONE,
         "trainer_job": job.to_text() if job else "null",
         **{name: getattr(task, name) for name in _TASK_OUTPUTS},
+        **_fetcher_pod(parameters, finished),
         **{f"trainer_pod_{name}": value for name, value in _trainer_pod(parameters).items()},
     }
     return {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in outputs.items()
     }
+
+
+def _fetcher_pod(parameters: Parameters, finished: FinishedWork) -> dict[str, str]:
+    """Return what the pod of Fetch checkpoint requests: little if it only finds a stored one."""
+    size = "task" if finished.checkpoint_id else "fetcher"
+    names = ("cpu", "memory")
+    return {f"fetcher_{name}": getattr(parameters.task, f"{size}_{name}") for name in names}
 
 
 def _trainer_pod(parameters: Parameters) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from repot import layout, progress
 from repot.dataset_description import describe_dataset
 from repot.dataset_plan import DatasetPlan, Share, SourcePicture, write_plan
 from repot.errors import DataError, UsageError
-from repot.manifest import SPLITS, Rejection, Split, shard_name
+from repot.manifest import SPLITS, Rejection, Split, shard_name, shard_split
 from repot.picture_result import EXEMPT_REASONS
 from repot.planner import sharding
 from repot.planner.checksums import add_checksums
@@ -58,10 +58,11 @@ class PlannedDataset:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedWork:
-    """A dataset's id, and one work item for each builder pod."""
+    """A dataset's id, one work item for each builder pod, and a few facts about the dataset."""
 
     dataset_id: str
     items: tuple[str, ...]
+    facts: dict[str, int]
 
 
 def plan_work(parameters: Parameters) -> PlannedWork:
@@ -89,11 +90,25 @@ def plan_work(parameters: Parameters) -> PlannedWork:
             dataset_id=dataset_id,
             share_index=index,
             num_shares=num_shares,
+            max_rejected_fraction=parameters.gate.max_rejected_fraction,
             storage_uri=run.storage_uri,
         ).to_item()
         for index in range(num_shares)
     )
-    return PlannedWork(dataset_id=dataset_id, items=items)
+    return PlannedWork(dataset_id=dataset_id, items=items, facts=_facts(planned.plan))
+
+
+def _facts(plan: DatasetPlan) -> dict[str, int]:
+    """Return what KFP shows of a dataset, before its pictures are decoded."""
+    num_pictures: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+    for name, count in plan.num_pictures.items():
+        num_pictures[shard_split(name)] += count
+    return {
+        "num_labels": len(plan.labels),
+        "train_pictures": num_pictures["train"],
+        "validation_pictures": num_pictures["validation"],
+        "rejected": len(plan.rejected),
+    }
 
 
 def plan_dataset(

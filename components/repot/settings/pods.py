@@ -55,7 +55,7 @@ class TaskSettings(Settings):
     # 620 MiB; one builder process 160 MiB; Evaluate 680 MiB; Train 840 MiB.
     task_cpu: str = setting(
         "250m",
-        "CPUs of the small pods: Plan, Complete dataset, and Train if it only follows a Job.",
+        "CPUs of the small pods: Plan, and Train if it only follows a Job.",
         change_when="listing the pictures takes long",
         cluster_only=True,
         cluster_default=True,
@@ -63,7 +63,7 @@ class TaskSettings(Settings):
     )
     task_memory: str = setting(
         "512Mi",
-        "Memory of the small pods: Plan, Complete dataset, and Train if it only follows a Job.",
+        "Memory of the small pods: Plan, and Train if it only follows a Job.",
         change_when="there are more than 100,000 pictures, or a pod ends with OOMKilled",
         cluster_only=True,
         cluster_default=True,
@@ -115,15 +115,14 @@ class TaskSettings(Settings):
     )
     evaluator_cpu: str = setting(
         "2",
-        "CPUs of the pod that scores models, Evaluate and gate.",
+        "CPUs of the pod that scores models.",
         change_when="nodes are smaller or larger",
         cluster_only=True,
         cluster_default=True,
     )
     evaluator_memory: str = setting(
         "8Gi",
-        "Memory of the pod that scores models, Evaluate and gate; 2Gi is enough for a small "
-        "backbone.",
+        "Memory of the pod that scores models; 2Gi is enough for a small backbone.",
         change_when="nodes are smaller, or a pod ends with OOMKilled",
         cluster_only=True,
         cluster_default=True,

@@ -3,31 +3,12 @@
 import logging
 from collections.abc import Sequence
 
-from repot import layout, storage
-from repot.dataset_plan import Share, read_plan
+from repot.dataset_plan import read_plan
 from repot.progress import ProgressCounter
 from repot.shard_builder.receipts import finished_shards
 from repot.shard_builder.worker_pool import build_in_processes, num_cores
 
 _log = logging.getLogger(__name__)
-
-
-def build_item(item: str) -> None:
-    """Build the shards of one work item, unless its dataset exists.
-
-    Args:
-        item: See `Share.to_item`.
-
-    Raises:
-        UsageError: `item` is not a work item.
-        RepotError: As `build_shards`.
-    """
-    share = Share.from_item(item)
-    dataset_uri = layout.dataset_uri(share.storage_uri, share.dataset_id)
-    if storage.exists(storage.join(dataset_uri, layout.MANIFEST_NAME)):
-        _log.info("dataset %s exists, nothing to build", share.dataset_id)
-        return
-    build_shards(dataset_uri, share.select(read_plan(dataset_uri).shard_names))
 
 
 def build_shards(

@@ -1,23 +1,54 @@
-"""Complete a dataset: account for every file found, then write the manifest, last."""
+"""Complete a dataset: account for every file found, then write the manifest, last.
+
+The builder pod that finishes last does it, for it is the one that sees the receipts of all others:
+a pod of its own would cost a run twenty seconds. Two that finish at the same moment both see them,
+and write the same bytes.
+"""
 
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 
-from repot import progress, storage
+from repot import layout, progress, storage
 from repot.dataset_description import describe_dataset
-from repot.dataset_plan import DatasetPlan, read_plan
+from repot.dataset_plan import DatasetPlan, Share, read_plan
 from repot.errors import DataError, NotFoundError, join_names
 from repot.json_record import read_record, write_record
 from repot.layout import LABELS_NAME, MANIFEST_NAME
 from repot.manifest import SPLITS, Manifest, Receipt, Rejection, count_reasons
 from repot.picture_result import ADVICE, EXEMPT_REASONS, REASONS
 from repot.shard_builder.build import build_shards
-from repot.shard_builder.receipts import finished_shards
+from repot.shard_builder.receipts import finished_shards, has_all_receipts
 
 _MAX_FILES_NAMED = 10
 
 _log = logging.getLogger(__name__)
+
+
+def build_item(item: str) -> Manifest | None:
+    """Build the shards of one work item, and complete the dataset if they were the last ones.
+
+    Args:
+        item: See `repot.dataset_plan.Share`.
+
+    Returns:
+        The manifest of a complete dataset; None if other builders have not finished yet.
+
+    Raises:
+        UsageError: `item` is not a work item.
+        RepotError: As `build_shards` and `merge_dataset`.
+    """
+    share = Share.from_item(item)
+    dataset_uri = layout.dataset_uri(share.storage_uri, share.dataset_id)
+    if storage.exists(storage.join(dataset_uri, MANIFEST_NAME)):
+        _log.info("dataset %s exists, nothing to build", share.dataset_id)
+    else:
+        plan = read_plan(dataset_uri)
+        build_shards(dataset_uri, share.select(plan.shard_names))
+        if not has_all_receipts(dataset_uri, plan):
+            _log.info("other builders have not finished yet; the last one completes the dataset")
+            return None
+    return merge_dataset(dataset_uri, max_rejected_fraction=share.max_rejected_fraction)
 
 
 def merge_dataset(dataset_uri: str, *, max_rejected_fraction: float) -> Manifest:
@@ -96,9 +127,7 @@ def _combine(plan: DatasetPlan, receipts: Mapping[str, Receipt]) -> Manifest:
 
 
 def _check_rejected_fraction(manifest: Manifest, max_rejected_fraction: float) -> None:
-    counted = [
-        rejection for rejection in manifest.rejected if rejection.reason not in EXEMPT_REASONS
-    ]
+    counted = manifest.counted_rejections(EXEMPT_REASONS)
     num_files = manifest.num_accepted + len(counted)
     if len(counted) <= max_rejected_fraction * num_files:
         return

@@ -20,6 +20,15 @@ def write_receipt(dataset_uri: str, receipt: Receipt) -> None:
     write_record(storage.join(dataset_uri, _receipt_name(receipt.shard)), receipt)
 
 
+def has_all_receipts(dataset_uri: str, plan: DatasetPlan) -> bool:
+    """Return whether every shard of a plan has a receipt; the receipts are not read."""
+    receipts_uri = storage.join(dataset_uri, RECEIPTS_FOLDER)
+    stored = {
+        storage.relative_name(info.uri, dataset_uri) for info in storage.list_objects(receipts_uri)
+    }
+    return all(_receipt_name(name) in stored for name in plan.shard_names)
+
+
 def finished_shards(
     dataset_uri: str, plan: DatasetPlan, shard_names: Iterable[str]
 ) -> dict[str, Receipt]:

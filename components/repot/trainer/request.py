@@ -6,10 +6,10 @@
 from dataclasses import dataclass
 from typing import Self
 
-import repot
 from repot import layout, storage
 from repot.json_record import JsonRecord
 from repot.settings import TrainingSettings
+from repot.training_record import training_id
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +21,7 @@ class TrainingRequest(JsonRecord):
         weights_uri: Folder of the converted checkpoint.
         run_uri: Folder of the training. It holds the results, and until the training is finished
             the state that the next start resumes from.
-        training_id: Id of the training, see `training_id`.
+        training_id: Id of the training, see `repot.training_record.training_id`.
         checkpoint_id: Id of the converted checkpoint, for the training record.
         settings: Training settings.
     """
@@ -50,7 +50,7 @@ class TrainingRequest(JsonRecord):
             dataset_id: Id of the dataset.
             checkpoint_id: Id of the converted checkpoint.
             settings: Training settings.
-            rebuild: See `training_id`.
+            rebuild: See `repot.training_record.training_id`.
         """
         run_id = training_id(dataset_id, checkpoint_id, settings, rebuild)
         return cls(
@@ -71,25 +71,3 @@ class TrainingRequest(JsonRecord):
     def heartbeat_uri(self) -> str:
         """The file that the pipeline task rewrites for as long as it waits for its Job."""
         return storage.join(self.run_uri, layout.JOB_FOLDER, layout.HEARTBEAT_NAME)
-
-
-def training_id(
-    dataset_id: str, checkpoint_id: str, settings: TrainingSettings, rebuild: str = ""
-) -> str:
-    """Return the content id of a training: equal inputs, settings and code version give equal ids.
-
-    Args:
-        dataset_id: Id of the dataset.
-        checkpoint_id: Id of the converted checkpoint.
-        settings: Training settings.
-        rebuild: Any text; a different text gives a different id and so forces a new training.
-    """
-    return layout.content_id(
-        {
-            "dataset": dataset_id,
-            "checkpoint": checkpoint_id,
-            "settings": settings.to_json(),
-            "version": repot.__version__,
-            "rebuild": rebuild,
-        }
-    )

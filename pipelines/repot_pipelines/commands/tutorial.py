@@ -316,8 +316,9 @@ def _train(
     """
     quiet_tensorflow.import_tensorflow()
     from repot.manifest import read_manifest
-    from repot.trainer.request import TrainingRequest, training_id
+    from repot.trainer.request import TrainingRequest
     from repot.trainer.train import train
+    from repot.training_record import training_id
 
     weights_uri = _convert_checkpoint(
         checkpoint, settings.backbone, storage.join(train_uri, "checkpoint")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from repot.planner.finished import GATE_ONLY
 from repot.recipes import RECIPES
 from repot.settings import (
     DatasetSettings,
@@ -139,7 +140,8 @@ def estimate_run(
         gpu_hours[1] * max((gpu.hour for gpu in gpus.values()), default=0.0),
     )
     return Estimate(
-        pods=count_pods(pipeline, num_items=plan.run.builder_pods),
+        # The first builder is no item of the loop.
+        pods=count_pods(pipeline, num_items=plan.run.builder_pods - 1),
         hours=_scale(_add(training_seconds, *(stage.seconds for stage in cpu_stages)), 1 / 3600),
         accelerator_hours=gpu_hours,
         money=_add(gpu_money, *(_cost(stage, prices) for stage in (*cpu_stages, trainer))),
@@ -148,7 +150,7 @@ def estimate_run(
 
 
 def count_pods(pipeline: PipelineSpec, *, num_items: int) -> PodCount:
-    """Return the pods of a pipeline whose loops all have `num_items` items."""
+    """Return the pods of a run that trains, whose loops all have `num_items` items."""
     inner = _count_pods(pipeline, pipeline["root"], num_items)
     return PodCount(tasks=inner.tasks, drivers=inner.drivers + 1)
 
@@ -160,10 +162,11 @@ def _count_pods(pipeline: PipelineSpec, component: dict[str, Any], num_items: in
         component_inside = pipeline["components"][task["componentRef"]["name"]]
         is_loop = "parameterIterator" in task or "artifactIterator" in task
         times = num_items if is_loop else 1
+        is_skipped = task.get("triggerPolicy", {}).get("condition", "").endswith(f"'{GATE_ONLY}'")
         inner = (
             _count_pods(pipeline, component_inside, num_items)
             if "dag" in component_inside
-            else PodCount(tasks=1, drivers=0)
+            else PodCount(tasks=0 if is_skipped else 1, drivers=0)
         )
         tasks += times * inner.tasks
         drivers += times * (inner.drivers + 1) + is_loop
@@ -221,7 +224,6 @@ def _cpu_stages(plan: _RunPlan) -> Iterator[_Stage]:
         memory_gib=builder_gib,
         num_pods=plan.run.builder_pods,
     )
-    yield _Stage(seconds=_START, cpu=task_cpu, memory_gib=task_gib)  # merge
     yield _Stage(  # evaluate: score this model and, for the gate, the champion
         seconds=_add(_START, (2 * num_scored / score_fast, 2 * num_scored / score_slow)),
         cpu=_amount(tasks.evaluator_cpu),

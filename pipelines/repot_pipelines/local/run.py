@@ -263,12 +263,13 @@ def _log_tail(log_path: Path | None) -> str:
 
 
 def _collect(result: ProcessResult, arguments: dict[str, Any], output_path: Path) -> RunOutcome:
+    verdict = Verdict.from_json(result.results["verdict"])
     version_uri = layout.model_uri(
-        arguments["storage_uri"], arguments["model_name"], result.results["training_id"]
+        arguments["storage_uri"], arguments["model_name"], verdict.version
     )
     outcome = RunOutcome(
         evaluation=read_record(storage.join(version_uri, METRICS_NAME), EvaluationRecord),
-        verdict=Verdict.from_json(result.results["verdict"]),
+        verdict=verdict,
         output_path=output_path,
         version_uri=version_uri,
     )

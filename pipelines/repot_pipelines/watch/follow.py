@@ -18,6 +18,7 @@ from repot_pipelines.kfp_server.errors import (
 )
 from repot_pipelines.kfp_server.runs import (
     FINAL_STATES,
+    SUCCEEDED,
     get_pipeline_spec,
     get_run,
     terminate_run,
@@ -30,8 +31,10 @@ from repot_pipelines.watch.task_view import TaskView
 from repot_pipelines.watch.tasks import (
     FAILED,
     RUNNING,
+    SKIPPED,
     STARTING,
     STOPPED,
+    WAITING,
     PipelineTask,
     TaskStatus,
     read_statuses,
@@ -112,6 +115,12 @@ def _read_statuses(
     tasks: Sequence[PipelineTask], run: ApiObject, nodes: Sequence[ApiObject]
 ) -> tuple[TaskStatus, ...]:
     statuses = read_statuses(tasks, nodes, now=datetime.datetime.now(datetime.UTC))
+    if run.state == SUCCEEDED:
+        # Tasks that depend on a skipped one are listed without a state.
+        return tuple(
+            replace(status, state=SKIPPED) if status.state == WAITING else status
+            for status in statuses
+        )
     if not was_terminated(run):
         return statuses
     # Argo reports the tasks of a terminated workflow as failed.

@@ -27,7 +27,7 @@ from repot_pipelines.watch.pod_names import task_pods
 from repot_pipelines.watch.tasks import TaskStatus
 
 PROMOTED, REJECTED, UNCHANGED, UNKNOWN = "promote", "reject", "unchanged", "unknown"
-_GATE_TASKS = ("evaluate",)
+_GATE_TASKS = ("evaluate", "evaluate-2")
 """The tasks that contain a gate; one of them runs."""
 
 _HEADLINES = {

@@ -8,8 +8,15 @@ from typing import Any
 from tests.integration.kfp_api.server import API, KfpApi
 from tests.integration.kfp_api.workflow import Progress
 
-_BEFORE_TRAINING = ("plan", "build-shards", "merge", "fetch-checkpoint")
+_BEFORE_TRAINING = ("plan", "build-shards", "build-shards-2", "fetch-checkpoint")
 FINISHED = dict.fromkeys((*_BEFORE_TRAINING, "train", "evaluate"), "Succeeded")
+UNCHANGED = {
+    "plan": "Succeeded",
+    "build-shards": "Skipped",
+    "fetch-checkpoint": "Skipped",
+    "evaluate-2": "Succeeded",
+}
+"""A run whose training is finished already; tasks that depend on skipped ones have no nodes."""
 TRAINING = {**dict.fromkeys(_BEFORE_TRAINING, "Succeeded"), "train": "Running"}
 
 
@@ -45,11 +52,14 @@ def script_runs(api: KfpApi, stages: Sequence[Stage]) -> None:
     api.before = advance
 
 
-def gate_log(decision: str, **fields: Any) -> tuple[tuple[str, str], ...]:
+def gate_log(
+    decision: str, *, task: str = "evaluate", **fields: Any
+) -> tuple[tuple[str, str], ...]:
     """Return the logs of a stage in which the gate has decided.
 
     Args:
         decision: The gate's decision.
+        task: The task that contains the gate.
         **fields: Other fields of its verdict.
     """
     result = json.dumps(
@@ -61,7 +71,7 @@ def gate_log(decision: str, **fields: Any) -> tuple[tuple[str, str], ...]:
     )
     prefix = "[KFP Executor 2026-03-01 INFO]"
     log = f"I0301 launcher\n{prefix}: gate: started\n{prefix}: result: {result}\n"
-    return (("root.evaluate.executor", log),)
+    return ((f"root.{task}.executor", log),)
 
 
 def _enter(api: KfpApi, run_id: str, stage: Stage) -> None:

@@ -157,9 +157,10 @@ def _add_task(key: str, parent: Node, progress: Progress) -> None:
     if phase in (*driver_phases, "Starting"):
         return
     task = _node(f"{parent.path}.{key}", "Running" if phase == "Pending" else phase, progress)
-    task.children.append(
-        _node(f"{task.path}.executor", phase, progress, template=EXECUTOR, message=message)
-    )
+    if phase != "Skipped":
+        task.children.append(
+            _node(f"{task.path}.executor", phase, progress, template=EXECUTOR, message=message)
+        )
     parent.children.append(task)
 
 

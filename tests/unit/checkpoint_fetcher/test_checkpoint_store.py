@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from repot import storage
+from repot import checkpoint_record, storage
 from repot.checkpoint_fetcher import checkpoint_store
 from repot.checkpoint_fetcher.originals import Original
 from repot.checkpoint_record import CheckpointRecord
@@ -30,7 +30,7 @@ def save(folder: Path, values: str, available_values: tuple[str, ...]) -> None:
 
 
 def find(folder: Path, values: str) -> str:
-    return checkpoint_store.find_checkpoint(
+    return checkpoint_record.find_checkpoint(
         str(folder), sha256=SHA256, backbone="inception_v3", values=values
     )
 
@@ -119,15 +119,15 @@ def test_damaged_original_is_deleted(tmp_path: Path) -> None:
 def test_checksum_of_a_source_is_found_until_its_version_changes(
     tmp_path: Path, source_uri: str, version: str | None, expected: str
 ) -> None:
-    checkpoint_store.save_sha256(str(tmp_path), source_uri="/w.h5", version="3-1", sha256=SHA256)
+    checkpoint_record.save_sha256(str(tmp_path), source_uri="/w.h5", version="3-1", sha256=SHA256)
 
-    found = checkpoint_store.find_sha256(str(tmp_path), source_uri=source_uri, version=version)
+    found = checkpoint_record.find_sha256(str(tmp_path), source_uri=source_uri, version=version)
 
     assert found == expected
 
 
 def test_source_is_stored_without_its_secrets(tmp_path: Path) -> None:
-    checkpoint_store.save_sha256(
+    checkpoint_record.save_sha256(
         str(tmp_path), source_uri="https://h/w?signature=secret", version="", sha256=SHA256
     )
 

@@ -108,21 +108,57 @@ def test_every_displayed_name_is_short_and_distinct(documents: list[dict[str, An
 def test_no_two_artifacts_have_the_same_name(documents: list[dict[str, Any]]) -> None:
     names = [
         name
-        for component in documents[0]["components"].values()
+        for key, component in documents[0]["components"].items()
         for name in component.get("outputDefinitions", {}).get("artifacts", {})
+        if key != "comp-evaluate-2"  # runs instead of the other evaluation
     ]
 
     assert len(set(names)) == len(names) > 0
 
 
-def test_only_plan_and_evaluate_are_not_cached(documents: list[dict[str, Any]]) -> None:
+def test_only_plan_and_the_gate_are_not_cached(documents: list[dict[str, Any]]) -> None:
     tasks = all_tasks(documents[0])
     cached = {
         name for name, task in tasks.items() if task.get("cachingOptions", {}).get("enableCache")
     }
     uncached = {name for name, task in tasks.items() if task.get("cachingOptions") == {}}
-    assert cached == {"build-shards", "merge", "fetch-checkpoint", "train"}
-    assert uncached == {"plan", "evaluate"}
+    assert cached == {"build-shards", "build-shards-2", "fetch-checkpoint", "train"}
+    assert uncached == {"plan", "evaluate", "evaluate-2"}
+
+
+def test_tasks_run_only_for_the_steps_that_plan_chose(documents: list[dict[str, Any]]) -> None:
+    tasks = documents[0]["root"]["dag"]["tasks"]
+    steps = {
+        key: task["triggerPolicy"]["condition"]
+        for key, task in tasks.items()
+        if key != "plan" and "triggerPolicy" in task
+    }
+
+    # The items of the loop are none if there is nothing to build.
+    assert set(tasks) - set(steps) == {"plan", "for-loop-1"}
+    assert {key for key, condition in steps.items() if "'gate'" in condition} == {"evaluate-2"}
+    for key, condition in steps.items():
+        # KFP's server takes the value from an input of the task; KFP's local runner takes the name
+        # for the output of a task.
+        assert re.fullmatch(r"inputs\.parameter_values\['plan--steps'\] == '(all|gate)'", condition)
+        assert tasks[key]["inputs"]["parameters"]["plan--steps"]["taskOutputParameter"] == {
+            "producerTask": "plan",
+            "outputParameterKey": "steps",
+        }
+        component = documents[0]["components"][tasks[key]["componentRef"]["name"]]
+        assert "plan--steps" in component["inputDefinitions"]["parameters"]
+        assert "plan" in tasks[key]["dependentTasks"]
+
+
+def test_trainer_waits_for_all_builders_and_the_checkpoint(
+    documents: list[dict[str, Any]],
+) -> None:
+    tasks = documents[0]["root"]["dag"]["tasks"]
+
+    assert {"build-shards", "for-loop-1", "fetch-checkpoint"} <= set(
+        tasks["train"]["dependentTasks"]
+    )
+    assert set(tasks["evaluate-2"]["dependentTasks"]) == {"plan"}
 
 
 def test_cache_key_of_fetch_checkpoint_includes_the_checkpoint_version(
@@ -175,7 +211,7 @@ def test_loop_declares_every_parameter_that_it_uses(
 ) -> None:
     loop = documents[0]["components"]["comp-for-loop-1"]
     platform = documents[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"][
-        "exec-build-shards"
+        "exec-build-shards-2"
     ]
     used = set(re.findall(r"pipelinechannel--[\w-]+", f"{loop['dag']['tasks']} {platform}"))
     prefix = "pipelinechannel--plan-"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from repot.planner.component import plan
+from repot.planner.finished import FinishedWork
 from repot.planner.outputs import plan_outputs
 from repot.planner.plan import PlannedWork
 from repot.planner.preflight import check_parameters
@@ -14,7 +15,7 @@ from repot.settings import DEFAULTS, JobSettings
 
 SPOT = [{"key": "spot", "operator": "Exists", "effect": "NoSchedule"}]
 TAINTED = [{"operator": "Exists"}]
-CHANGES = {
+CHANGES: dict[str, Any] = {
     "cpu_image": "cpu-image",
     "trainer_image": "gpu-image",
     "accelerator_count": 2,
@@ -24,16 +25,22 @@ CHANGES = {
     "task_node_selector": {"pool": "cpu"},
     "task_tolerations": TAINTED,
 }
-WORK = PlannedWork(dataset_id="0" * 16, items=("item",))
+WORK = PlannedWork(dataset_id="0" * 16, items=("item", "item 2"), facts={})
+NOTHING = FinishedWork(checkpoint_id="", training_id="")
 
 
-def outputs(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> dict[str, str]:
+def outputs(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    finished: FinishedWork = NOTHING,
+    **changes: Any,
+) -> dict[str, str]:
     # A Job's storage cannot be a folder; nothing is written here.
     monkeypatch.setattr("repot.storage.is_local", lambda _: False)
     (folder / "1.jpg").touch()
     values = {**DEFAULTS, "pictures_uri": str(folder), "storage_uri": str(folder / "storage")}
     parameters = check_parameters({**values, "backbone": "efficientnet_lite0", **changes})
-    return plan_outputs(parameters, WORK, checkpoint_version="v")
+    return plan_outputs(parameters, WORK, finished, checkpoint_version="v")
 
 
 def trainer_pod(texts: dict[str, str]) -> dict[str, str]:
@@ -88,3 +95,37 @@ def test_every_output_of_the_component_is_there_and_none_is_empty(
     assert set(texts) == declared
     assert all(texts.values())  # KFP rejects empty quantities and selectors
     assert (texts["allow_label_removal"], texts["max_rejected_fraction"]) == ("false", "0.05")
+
+
+def test_run_without_finished_work_does_all_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = outputs(tmp_path, monkeypatch, fetcher_memory="3Gi")
+
+    assert (texts["steps"], texts["finished_training_id"]) == ("all", "none")
+    assert texts["first_item"] == "item"
+    assert texts["fetcher_memory"] == "3Gi"
+
+
+def test_finished_training_needs_only_the_gate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished = FinishedWork(checkpoint_id="c", training_id="t")
+
+    texts = outputs(tmp_path, monkeypatch, finished)
+
+    assert (texts["steps"], texts["finished_training_id"]) == ("gate", "t")
+
+
+def test_stored_checkpoint_is_found_by_a_small_pod(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished = FinishedWork(checkpoint_id="c", training_id="")
+
+    texts = outputs(tmp_path, monkeypatch, finished)
+
+    assert texts["steps"] == "all"
+    assert (texts["fetcher_cpu"], texts["fetcher_memory"]) == (
+        texts["task_cpu"],
+        texts["task_memory"],
+    )

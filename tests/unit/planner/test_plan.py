@@ -308,7 +308,9 @@ def test_work_has_one_item_per_pod_but_not_more_than_shards(
 ) -> None:
     work = plan_work(_parameters(pictures, str(tmp_path / "storage"), builder_pods))
     assert work.items == tuple(
-        f"{work.dataset_id}:{index}/{num_items}:{tmp_path}/storage" for index in range(num_items)
+        f"{work.dataset_id}:{index}/{num_items}:{GateSettings().max_rejected_fraction}:"
+        f"{tmp_path}/storage"
+        for index in range(num_items)
     )
     assert (tmp_path / "storage" / "datasets" / work.dataset_id / "plan.json").exists()
 
@@ -318,7 +320,18 @@ def test_work_of_an_existing_dataset_is_one_item(pictures: Path, tmp_path: Path)
     first = plan_work(parameters)
     manifest = tmp_path / "storage" / "datasets" / first.dataset_id / "manifest.json"
     storage.write_json(str(manifest), {"dataset_id": first.dataset_id})
-    assert plan_work(parameters).items == (f"{first.dataset_id}:0/1:{parameters.run.storage_uri}",)
+    (item,) = plan_work(parameters).items
+    assert item.startswith(f"{first.dataset_id}:0/1:")
+
+
+def test_work_has_the_facts_that_kfp_shows(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "a" / "Thumbs.db").write_bytes(b"x")
+    assert plan_work(_parameters(pictures, str(tmp_path / "storage"), 1)).facts == {
+        "num_labels": 3,
+        "train_pictures": 25,
+        "validation_pictures": 5,
+        "rejected": 1,
+    }
 
 
 def _notices(capture: pytest.LogCaptureFixture) -> list[str]:

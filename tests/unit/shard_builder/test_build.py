@@ -4,13 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from repot import layout, storage
+from repot import storage
 from repot.dataset_plan import Share
-from repot.errors import DataError, UsageError
 from repot.planner import checksums
-from repot.planner.listing import PictureRoots
 from repot.planner.plan import PlannedDataset
-from repot.shard_builder.build import build_item, build_shards
+from repot.shard_builder.build import build_shards
 from repot.shard_builder.merge import merge_dataset
 from tests.unit.conftest import MakePlan
 
@@ -39,7 +37,11 @@ def test_shards_do_not_depend_on_processes_and_shares(make_plan: MakePlan, tmp_p
     planned = make_plan(storage_uri=f"{tmp_path}/shares", **settings)
     for index in (2, 0, 1):
         share = Share(
-            dataset_id=planned.plan.dataset_id, share_index=index, num_shares=3, storage_uri="s"
+            dataset_id=planned.plan.dataset_id,
+            share_index=index,
+            num_shares=3,
+            max_rejected_fraction=0,
+            storage_uri="s",
         )
         build_shards(planned.dataset_uri, share.select(planned.plan.shard_names))
     results.append((_shards(planned), _receipts(planned)))
@@ -71,38 +73,6 @@ def test_progress_includes_pictures_of_finished_shards(
     assert done[0] == sum(planned.plan.num_pictures[name] for name in finished) > 0
     assert done == sorted(done)
     assert done[-1] == 30
-
-
-def test_items_build_their_shares_from_bucket_to_bucket(
-    make_plan: MakePlan, pictures: Path, gcs: str
-) -> None:
-    local = make_plan(train_shards=3)
-    build_shards(local.dataset_uri)
-    storage.upload_folder(pictures, f"{gcs}/pictures")
-    remote = make_plan(
-        roots=PictureRoots(pictures_uri=f"{gcs}/pictures"), storage_uri=f"{gcs}/out", train_shards=3
-    )
-    for index in range(2):
-        build_item(f"{remote.plan.dataset_id}:{index}/2:{gcs}/out")
-    assert _shards(remote) == _shards(local)
-
-
-def test_item_of_an_existing_dataset_does_nothing(tmp_path: Path) -> None:
-    dataset_id = "0" * 16
-    uri = layout.dataset_uri(str(tmp_path), dataset_id)
-    storage.write_json(f"{uri}/manifest.json", {})
-    build_item(f"{dataset_id}:0/1:{tmp_path}")
-    assert [path.name for path in Path(uri).iterdir()] == ["manifest.json"]
-
-
-def test_item_without_a_plan_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="must be planned before"):
-        build_item(f"{'0' * 16}:0/1:{tmp_path}")
-
-
-def test_invalid_item_is_an_error() -> None:
-    with pytest.raises(UsageError, match="work item"):
-        build_item("nonsense")
 
 
 def test_twins_in_two_unicode_forms_are_built_in_every_run(

@@ -3,12 +3,15 @@ from pathlib import Path
 import pytest
 
 from repot import storage
-from repot.dataset_plan import read_work_list
-from repot.errors import DataError
+from repot.dataset_plan import Share, read_work_list
+from repot.errors import DataError, UsageError
 from repot.manifest import Manifest
+from repot.planner.listing import PictureRoots
+from repot.planner.plan import PlannedDataset
 from repot.settings import DatasetSettings
+from repot.shard_builder import merge
 from repot.shard_builder.build import build_shards
-from repot.shard_builder.merge import merge_dataset
+from repot.shard_builder.merge import build_item, merge_dataset
 from tests.unit.conftest import MakePlan
 
 
@@ -155,3 +158,120 @@ def test_merge_tells_what_the_dataset_contains(
         "merge: left out 1: the file is not a picture ('b/000.jpg')",
     ]
     assert manifest.empty_label_folders == ("pears",)
+
+
+def item(planned: PlannedDataset, index: int, num_shares: int, fraction: float = 0) -> str:
+    return Share(
+        dataset_id=planned.plan.dataset_id,
+        share_index=index,
+        num_shares=num_shares,
+        max_rejected_fraction=fraction,
+        storage_uri=planned.dataset_uri.partition("/datasets/")[0],
+    ).to_item()
+
+
+def files(uri: str) -> dict[str, bytes]:
+    return {
+        storage.relative_name(info.uri, uri): storage.read_bytes(info.uri)
+        for info in storage.list_objects(uri)
+    }
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_builder_that_finishes_last_completes_the_dataset(
+    make_plan: MakePlan, tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    one = make_plan(storage_uri=f"{tmp_path}/one", train_shards=4)
+    build_shards(one.dataset_uri)
+    merge_dataset(one.dataset_uri, max_rejected_fraction=0)
+    planned = make_plan(storage_uri=f"{tmp_path}/three", train_shards=4)
+
+    manifests = [build_item(item(planned, index, 3)) for index in order]
+
+    assert [manifest is None for manifest in manifests] == [True, True, False]
+    assert files(planned.dataset_uri) == files(one.dataset_uri)
+
+
+def test_builders_that_finish_at_the_same_moment_write_the_same_manifest(
+    make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = make_plan(storage_uri=f"{tmp_path}/storage", train_shards=3)
+    others = []
+
+    def build_others_first(*arguments: object) -> bool:
+        # All receipts exist before any builder looks for those of the others.
+        monkeypatch.undo()
+        others.append(build_item(item(planned, 1, 2)))
+        storage.delete(f"{planned.dataset_uri}/manifest.json")
+        return True
+
+    monkeypatch.setattr(merge, "has_all_receipts", build_others_first)
+    manifest = build_item(item(planned, 0, 2))
+
+    assert others == [manifest]
+    assert manifest == merge_dataset(planned.dataset_uri, max_rejected_fraction=0)
+
+
+def test_builder_killed_before_it_completes_the_dataset_does_so_when_it_is_retried(
+    make_plan: MakePlan, tmp_path: Path
+) -> None:
+    planned = make_plan(storage_uri=f"{tmp_path}/storage", train_shards=3)
+    build_shards(planned.dataset_uri)
+    before = _versions(planned.dataset_uri)
+
+    manifest = build_item(item(planned, 1, 2))
+
+    assert manifest is not None
+    assert before.items() < _versions(planned.dataset_uri).items()
+
+
+def test_builder_reports_too_many_rejected_pictures_with_the_limit_of_its_item(
+    make_plan: MakePlan, pictures: Path, tmp_path: Path
+) -> None:
+    (pictures / "a" / "000.jpg").write_bytes(b"")
+    planned = make_plan(storage_uri=f"{tmp_path}/storage")
+    strict, lenient = item(planned, 0, 1, 0.0), item(planned, 0, 1, 0.5)
+
+    for _ in range(2):
+        with pytest.raises(DataError, match="1 of 30 are"):
+            build_item(strict)
+    assert build_item(lenient) is not None
+    # The dataset exists now; the limit still counts.
+    with pytest.raises(DataError, match="1 of 30 are"):
+        build_item(strict)
+
+
+def test_items_build_their_shares_from_bucket_to_bucket(
+    make_plan: MakePlan, pictures: Path, gcs: str
+) -> None:
+    local = make_plan(train_shards=3)
+    build_shards(local.dataset_uri)
+    storage.upload_folder(pictures, f"{gcs}/pictures")
+    remote = make_plan(
+        roots=PictureRoots(pictures_uri=f"{gcs}/pictures"), storage_uri=f"{gcs}/out", train_shards=3
+    )
+    for index in range(2):
+        manifest = build_item(item(remote, index, 2))
+    assert manifest is not None
+    assert {name: files(remote.dataset_uri)[name] for name in local.plan.shard_names} == {
+        name: files(local.dataset_uri)[name] for name in local.plan.shard_names
+    }
+
+
+def test_item_of_an_existing_dataset_changes_nothing(make_plan: MakePlan, tmp_path: Path) -> None:
+    planned = make_plan(storage_uri=f"{tmp_path}/storage")
+    manifest = build_item(item(planned, 0, 1))
+    before = _versions(planned.dataset_uri)
+
+    assert build_item(item(planned, 0, 1)) == manifest
+    assert _versions(planned.dataset_uri) == before
+
+
+def test_item_without_a_plan_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="must be planned before"):
+        build_item(f"{'0' * 16}:0/1:0.5:{tmp_path}")
+
+
+def test_invalid_item_is_an_error() -> None:
+    with pytest.raises(UsageError, match="work item"):
+        build_item("nonsense")

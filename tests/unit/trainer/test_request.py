@@ -6,7 +6,8 @@ import pytest
 
 import repot
 from repot.settings import TrainingSettings
-from repot.trainer.request import TrainingRequest, training_id
+from repot.trainer.request import TrainingRequest
+from repot.training_record import training_id
 
 SETTINGS = TrainingSettings()
 ID = training_id("data", "weights", SETTINGS)

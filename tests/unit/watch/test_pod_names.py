@@ -27,7 +27,9 @@ def pods_below(path: str, nodes: list[Node]) -> list[str]:
 
 
 @pytest.mark.parametrize("is_retried", [False, True])
-@pytest.mark.parametrize(("key", "count"), [("train", 1), ("build-shards", 3)])
+@pytest.mark.parametrize(
+    ("key", "count"), [("train", 1), ("build-shards", 1), ("build-shards-2", 3)]
+)
 def test_task_pods_are_the_executors_of_the_task(key: str, count: int, is_retried: bool) -> None:
     nodes, tree = simulated_nodes({"plan": "Succeeded", key: "Running"}, is_retried=is_retried)
 

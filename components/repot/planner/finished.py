@@ -1,0 +1,89 @@
+"""Find what a run needs and the storage already has: its checkpoint and its finished training.
+
+The storage decides, not KFP's cache: a run whose training is finished starts no trainer pod also if
+the cache is empty, or if the images have other digests.
+"""
+
+import logging
+from dataclasses import dataclass
+
+from repot import layout, storage
+from repot.checkpoint_record import find_checkpoint, find_sha256
+from repot.errors import NotFoundError
+from repot.json_record import read_record
+from repot.manifest import Manifest
+from repot.picture_result import EXEMPT_REASONS
+from repot.planner.preflight import Parameters
+from repot.training_record import training_id
+
+ALL_STEPS, GATE_ONLY = "all", "gate"
+"""What a run does after Plan: everything, or only evaluate and judge a finished training."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FinishedWork:
+    """What the storage has of a run.
+
+    Attributes:
+        checkpoint_id: The converted checkpoint; "" if it has to be fetched.
+        training_id: The finished training; "" if there is none, or if the dataset has more rejected
+            pictures than the run allows, which a builder then reports.
+    """
+
+    checkpoint_id: str
+    training_id: str
+
+    @property
+    def steps(self) -> str:
+        """Return ALL_STEPS or GATE_ONLY."""
+        return GATE_ONLY if self.training_id else ALL_STEPS
+
+
+def find_finished_work(
+    parameters: Parameters, *, dataset_id: str, checkpoint_version: str | None
+) -> FinishedWork:
+    """Return what the storage has for a run's pictures, checkpoint, settings and code version.
+
+    Args:
+        parameters: The checked parameters of the run.
+        dataset_id: The planned dataset.
+        checkpoint_version: Current version of the checkpoint's files; None if unknown.
+
+    Raises:
+        StorageError: Reading failed.
+        DataError: The manifest of the dataset is invalid.
+        CheckpointError: The record of a stored checkpoint is invalid.
+    """
+    storage_uri, settings = parameters.run.storage_uri, parameters.training
+    source, checkpoints_uri = parameters.checkpoint, layout.checkpoints_uri(storage_uri)
+    sha256 = source.sha256 or find_sha256(
+        checkpoints_uri, source_uri=source.uri, version=checkpoint_version
+    )
+    if not sha256:
+        return FinishedWork(checkpoint_id="", training_id="")
+    values = parameters.checkpoint_settings.checkpoint_values
+    checkpoint_id = find_checkpoint(
+        checkpoints_uri, sha256=sha256, backbone=settings.backbone, values=values
+    )
+    found_id = training_id(dataset_id, checkpoint_id, settings, parameters.run.rebuild)
+    record_uri = storage.join(layout.run_uri(storage_uri, found_id), layout.TRAINING_NAME)
+    is_finished = (
+        bool(checkpoint_id) and storage.exists(record_uri) and _is_accepted(dataset_id, parameters)
+    )
+    if is_finished:
+        _log.info("training %s is finished: nothing is built, fetched or trained", found_id)
+    return FinishedWork(checkpoint_id=checkpoint_id, training_id=found_id if is_finished else "")
+
+
+def _is_accepted(dataset_id: str, parameters: Parameters) -> bool:
+    """Return whether the dataset exists, with no more rejected pictures than the run allows."""
+    uri = layout.dataset_uri(parameters.run.storage_uri, dataset_id)
+    try:
+        manifest = read_record(storage.join(uri, layout.MANIFEST_NAME), Manifest)
+    except NotFoundError:
+        return False
+    num_rejected = len(manifest.counted_rejections(EXEMPT_REASONS))
+    num_pictures = manifest.num_accepted + num_rejected
+    return num_rejected <= parameters.gate.max_rejected_fraction * num_pictures
