@@ -10,7 +10,7 @@ import pytest
 from repot import layout, storage
 from repot.container_images import TRAINER_IMAGE
 from repot.progress import find_failure, format_failure
-from repot.settings import to_arguments
+from repot.settings import TaskSettings, to_arguments
 from repot_pipelines.compiled import find_compiled
 from repot_pipelines.local.run import SAMPLE_FOLDER
 from tests.integration.compiled_tasks import CompiledPipeline, Json, TaskResult
@@ -266,7 +266,7 @@ def test_stored_checkpoint_is_fetched_with_little_memory(
 ) -> None:
     memory = [only(tasks, "plan").parameters["fetcher_memory"] for tasks in (first, second)]
 
-    assert memory == ["4Gi", "512Mi"]
+    assert memory == [TaskSettings().fetcher_memory, TaskSettings().task_memory]
 
 
 def test_other_settings_train_again_on_the_existing_dataset(

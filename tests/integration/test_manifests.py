@@ -33,7 +33,7 @@ OVERLAYS = sorted(folder.name for folder in (MANIFESTS / "overlays").iterdir())
 KUSTOMIZATIONS = sorted(MANIFESTS.rglob("kustomization.yaml"))
 SCHEDULED = [overlay for overlay in OVERLAYS if overlay.endswith("-scheduled")]
 WITH_S3 = [overlay for overlay in OVERLAYS if not overlay.startswith("gke")]
-FOLDERS = ["argo-retry", *(f"overlays/{overlay}" for overlay in OVERLAYS)]
+FOLDERS = ["argo-requeue", "argo-retry", *(f"overlays/{overlay}" for overlay in OVERLAYS)]
 NEWEST_KUBECTL = Path(sysconfig.get_path("scripts")) / "kubectl"
 # `make oldest-kubectl` downloads the oldest version that the docs name.
 OLDEST_KUBECTL = Path(sys.prefix) / "oldest-kubectl" / "kubectl" / "kubectl"
@@ -183,7 +183,7 @@ def submit_command_line(overlay: str, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
-@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("folder", [name for name in FOLDERS if name != "argo-requeue"])
 def test_every_object_is_valid_for_kubernetes(folder: str, version: str) -> None:
     for found in built(folder):
         # The component job-policy needs this version, and is left out on older clusters.
@@ -607,6 +607,52 @@ def test_argo_retries_lost_pods_but_not_failed_programs() -> None:
     assert [message for message in failed if re.search(pattern, message)] == []
     assert retry["retryPolicy"] == "Always"
     assert int(retry["limit"]) == 3
+
+
+STOCK_CONTROLLER = """
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: workflow-controller
+  namespace: kubeflow
+spec:
+  selector:
+    matchLabels: {app: workflow-controller}
+  template:
+    metadata:
+      labels: {app: workflow-controller}
+    spec:
+      containers:
+        - name: workflow-controller
+          image: quay.io/argoproj/workflow-controller:v4.0.8
+          args: [--configmap, workflow-controller-configmap]
+          env:
+            - name: LEADER_ELECTION_IDENTITY
+              valueFrom: {fieldRef: {apiVersion: v1, fieldPath: metadata.name}}
+"""
+"""Shortened from manifests/kustomize/third-party/argo of KFP 2.17."""
+
+
+def test_argo_requeue_adds_one_variable_to_the_controller_of_kfp(tmp_path: Path) -> None:
+    (patch,) = built("argo-requeue")
+    # A strategic merge, like a server-side apply, merges containers and variables by name.
+    (tmp_path / "controller.yaml").write_text(STOCK_CONTROLLER)
+    (tmp_path / "patch.yaml").write_text(yaml.safe_dump(patch))
+    (tmp_path / "kustomization.yaml").write_text(
+        "resources: [controller.yaml]\npatches: [{path: patch.yaml}]\n"
+    )
+
+    (deployment,) = built(str(tmp_path))
+
+    expected = yaml.safe_load(STOCK_CONTROLLER)
+    variables = expected["spec"]["template"]["spec"]["containers"][0]["env"]
+    found = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "DEFAULT_REQUEUE_TIME", "value": "1s"} in found
+    found.remove({"name": "DEFAULT_REQUEUE_TIME", "value": "1s"})
+    assert found == variables
+    assert deployment == expected
+    for version in KUBERNETES_VERSIONS:
+        assert kubernetes_validate.validate(deployment, version, strict=True) == version
 
 
 def test_readme_describes_every_folder_and_setting() -> None:

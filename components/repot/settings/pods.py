@@ -51,7 +51,7 @@ class TaskSettings(Settings):
         place="pipeline",
     )
     # Peak memory, measured on the sample with efficientnet_lite0: Plan 48 MiB, and 315 MiB for
-    # 100,000 pictures; Complete dataset 30 MiB; Train that follows a Job 75 MiB; Fetch checkpoint
+    # 100,000 pictures; Train that follows a Job 75 MiB; Fetch checkpoint
     # 620 MiB; one builder process 160 MiB; Evaluate 680 MiB; Train 840 MiB.
     task_cpu: str = setting(
         "250m",

@@ -274,7 +274,7 @@ def test_only_the_evaluator_gets_the_credentials_of_mlflow(
 
     for name, names in variables.items():
         assert "REPOT_NOTIFY_URL" in names
-        assert ("MLFLOW_TRACKING_TOKEN" in names) == (name == "exec-evaluate")
+        assert ("MLFLOW_TRACKING_TOKEN" in names) == name.startswith("exec-evaluate")
         fields = {each["name"]: each["fieldPath"] for each in platform[name]["fieldPathAsEnv"]}
         assert fields == {"REPOT_RUN_ID": "metadata.labels['pipeline/runid']"}
 

@@ -91,10 +91,10 @@ def test_every_output_of_the_component_is_there_and_none_is_empty(
 ) -> None:
     texts = outputs(tmp_path, monkeypatch)
 
-    declared = set(plan.component_spec.outputs or {}) - {"Output", "used_settings"}
+    declared = set(plan.component_spec.outputs or {}) - {"Output", "dataset", "used_settings"}
     assert set(texts) == declared
     assert all(texts.values())  # KFP rejects empty quantities and selectors
-    assert (texts["allow_label_removal"], texts["max_rejected_fraction"]) == ("false", "0.05")
+    assert texts["allow_label_removal"] == "false"
 
 
 def test_run_without_finished_work_does_all_steps(
