@@ -315,12 +315,14 @@ def _has_json_type(value: Any, expected: type) -> bool:
         return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if expected is float:
         return isinstance(value, int | float) and math.isfinite(value)
+    if expected is str:
+        return isinstance(value, str) and value.isprintable()
     return isinstance(value, expected)
 
 
 def _wrong_json_type(name: str, value: Any) -> str:
     expected = value_type(name)
-    kind = "text" if expected is str else _KINDS[expected]
+    kind = "text on one line" if expected is str else _KINDS[expected]
     example = json.dumps(DEFAULTS[name])
     advice = f'Write "{name}": {example}, for example'
     if isinstance(value, str) and expected is not str:

@@ -107,8 +107,9 @@ def test_every_kind_of_administrators_default_is_read_from_text() -> None:
         ({"max_rejected_fraction": "1"}, "max_rejected_fraction in settings must be a number"),
         (
             {"trainer_cpu": 4},
-            'trainer_cpu in settings must be text; got 4. Write "trainer_cpu": "4"',
+            'trainer_cpu in settings must be text on one line; got 4. Write "trainer_cpu": "4"',
         ),
+        ({"rebuild": "a\nb"}, "rebuild in settings must be text on one line; got"),
         ({"trainer_tolerations": {}}, "trainer_tolerations in settings must be a JSON list"),
         ({"trainer_node_selector": "a=b"}, "trainer_node_selector in settings must be a JSON obj"),
     ],
