@@ -61,7 +61,7 @@ def version_uri(s3: str) -> str:
 
 def test_manifest_and_folder_of_a_version(version_uri: str) -> None:
     settings = IntegrationSettings(
-        kserve_service_account="models", kserve_memory="4Gi", kserve_runtime_version="2.19.1"
+        kserve_service_account="models", kserve_memory="4Gi", kserve_runtime_version="2.20.0-gpu"
     )
 
     text = write_inference_service(version_uri, settings, namespace="research")
@@ -86,7 +86,7 @@ def test_manifest_and_folder_of_a_version(version_uri: str) -> None:
                 "model": {
                     "modelFormat": {"name": "tensorflow"},
                     "protocolVersion": "v1",
-                    "runtimeVersion": "2.19.1",
+                    "runtimeVersion": "2.20.0-gpu",
                     "storageUri": f"{version_uri}/serving",
                     "resources": {"requests": resources, "limits": resources},
                 },
@@ -131,7 +131,7 @@ def test_manifest_has_only_fields_of_kserve(
     for name in vars(kserve.models):
         if name.startswith(("V1alpha1", "V1beta1")):
             monkeypatch.setattr(client.models, name, getattr(kserve.models, name), raising=False)
-    settings = IntegrationSettings(kserve_service_account="models", kserve_runtime_version="2.19.1")
+    settings = IntegrationSettings(kserve_service_account="models")
     manifest = yaml.safe_load(write_inference_service(version_uri, settings, namespace="research"))
     response = SimpleNamespace(data=json.dumps(manifest))
 
@@ -184,6 +184,7 @@ def test_folder_that_is_no_version_cannot_be_served(s3: str) -> None:
         ({"REPOT_KSERVE_MANIFEST": "yes"}, "kserve_manifest must be true or false"),
         ({"REPOT_KSERVE_CPU": "2Gi"}, "kserve_cpu must be a number of CPUs"),
         ({"REPOT_KSERVE_MEMORY": "2"}, "kserve_memory must lie in"),
+        ({"REPOT_KSERVE_RUNTIME_VERSION": "2.19 1"}, "kserve_runtime_version must be the tag"),
         ({"REPOT_KSERVE_SERVICE_ACCOUNT": "A b"}, "kserve_service_account must be the name"),
     ],
 )
@@ -202,6 +203,8 @@ def test_command_prints_the_manifest(version_uri: str) -> None:
     assert done.output == storage.read_text(f"{version_uri}/inference_service.yaml")
     model = yaml.safe_load(done.output)["spec"]["predictor"]["model"]
     assert model["resources"]["limits"] == {"cpu": "1", "memory": "4Gi"}
+    # KServe's own choice, 2.6.2, cannot load the model.
+    assert model["runtimeVersion"] == "2.19.1"
 
 
 def make_verdict(storage_uri: str, **changes: Any) -> str:

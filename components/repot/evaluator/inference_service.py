@@ -116,7 +116,7 @@ def _make_manifest(
     namespace: str,
 ) -> dict[str, Any]:
     resources = {"cpu": settings.kserve_cpu, "memory": settings.kserve_memory}
-    account, runtime = settings.kserve_service_account, settings.kserve_runtime_version
+    account = settings.kserve_service_account
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
@@ -136,7 +136,7 @@ def _make_manifest(
                 "model": {
                     "modelFormat": {"name": "tensorflow"},
                     "protocolVersion": "v1",
-                    **({"runtimeVersion": runtime} if runtime else {}),
+                    "runtimeVersion": settings.kserve_runtime_version,
                     "storageUri": serving_uri,
                     "resources": {"requests": resources, "limits": dict(resources)},
                 },

@@ -6,6 +6,7 @@ which `repot run` reads too. They are not parameters of the pipeline: none of th
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -13,12 +14,17 @@ from urllib.parse import urlsplit
 
 from repot.errors import UsageError, unknown_name
 from repot.kubernetes_rules import cpu_problems, memory_problems, name_problems
-from repot.settings.fields import Settings, must, one_of, setting
+from repot.settings.fields import Settings, matching, must, one_of, setting
 
 Event = Literal["failed", "promoted", "rejected", "unchanged"]
 EVENTS: tuple[Event, ...] = ("failed", "promoted", "rejected", "unchanged")
 FORMATS = ("auto", "slack", "json")
 
+SERVING_VERSION = "2.19.1"
+"""TensorFlow Serving for KServe. KServe's own default, 2.6.2, lacks the operation DisableCopyOnRead
+that TensorFlow 2.21 writes into every SavedModel."""
+
+_IMAGE_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _VARIABLES_OF_OTHERS = ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI")
 _BOOLEANS = {"true": True, "false": False}
 _WEB_SCHEMES = ("http", "https")
@@ -107,8 +113,9 @@ class IntegrationSettings(EnvironmentSettings):
     kserve_cpu: str = setting("1", "CPUs of a KServe pod.")
     kserve_memory: str = setting("2Gi", "Memory of a KServe pod.")
     kserve_runtime_version: str = setting(
-        "",
-        "Tag of TensorFlow Serving's image, if not the one that KServe was installed with.",
+        SERVING_VERSION,
+        "Tag of the image tensorflow/serving that KServe runs.",
+        rule=matching(_IMAGE_TAG, "be the tag of a container image, such as 2.19.1"),
     )
 
     mlflow_tracking_uri: str = setting(

@@ -2,7 +2,10 @@
 
 import click
 
+from repot.settings.integrations import IntegrationSettings
 from repot_pipelines.commands.options import NAMESPACE, SERVICE_ACCOUNT, debug_option
+
+_DEFAULTS = IntegrationSettings()
 
 
 @click.command("serve-manifest")
@@ -15,12 +18,15 @@ from repot_pipelines.commands.options import NAMESPACE, SERVICE_ACCOUNT, debug_o
     type=SERVICE_ACCOUNT,
     help="Service account of KServe's pods, which must be able to read the storage.",
 )
-@click.option("--cpu", default="1", show_default=True, help="CPUs of a pod.")
-@click.option("--memory", default="2Gi", show_default=True, help="Memory of a pod.")
+@click.option("--cpu", default=_DEFAULTS.kserve_cpu, show_default=True, help="CPUs of a pod.")
+@click.option(
+    "--memory", default=_DEFAULTS.kserve_memory, show_default=True, help="Memory of a pod."
+)
 @click.option(
     "--runtime-version",
-    default="",
-    help="Tag of TensorFlow Serving's image; default: the one that KServe was installed with.",
+    default=_DEFAULTS.kserve_runtime_version,
+    show_default=True,
+    help="Tag of the image tensorflow/serving.",
 )
 @debug_option
 def serve_manifest_command(
@@ -41,7 +47,6 @@ def serve_manifest_command(
     from repot import storage
     from repot.evaluator.inference_service import write_inference_service
     from repot.predictor import find_model
-    from repot.settings.integrations import IntegrationSettings
 
     settings = IntegrationSettings(
         kserve_service_account=service_account,
