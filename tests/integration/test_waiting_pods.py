@@ -110,6 +110,7 @@ def put_pod(
     *,
     path: str = "root.train.executor",
     phases: dict[str, str] = PENDING,
+    namespace: str = NAMESPACE,
 ) -> str:
     """Store the pod of a node of the run's workflow as KFP and Argo create it; return its name."""
     workflow = kfp.store.workflow(run_id)
@@ -128,7 +129,7 @@ def put_pod(
             "kind": "Pod",
             "metadata": {
                 "name": name,
-                "namespace": NAMESPACE,
+                "namespace": namespace,
                 "labels": {"pipeline/runid": run_id},
                 "annotations": {"workflows.argoproj.io/node-name": full_path},
             },
@@ -208,6 +209,22 @@ def test_unschedulable_pod_is_reported_within_30_seconds_and_once(
     ]
     assert seen_at[0] - 1000 <= 30
     assert "Why pods wait is known" not in result.output
+
+
+@pytest.mark.usefixtures("admin")
+def test_pods_are_looked_for_in_the_namespace_of_the_run(api: KubernetesApi, kfp: KfpApi) -> None:
+    kfp.store.is_multi_user = True
+    run_id = start_run(kfp, "--namespace", "alice")
+    put_pod(api, kfp, run_id, unschedulable(), namespace="alice")
+    script_runs(kfp, [Stage("RUNNING", PENDING)])
+    api.requests.clear()
+
+    result = attach(run_id, "--namespace", "alice", "--start-timeout", "2m")
+
+    assert "Insufficient cpu; it requests cpu 4, memory 16Gi" in result.output
+    assert {path for _, _, path in api.requests if path.endswith("/pods")} == {
+        "/api/v1/namespaces/alice/pods"
+    }
 
 
 @pytest.mark.usefixtures("admin")

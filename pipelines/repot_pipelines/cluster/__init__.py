@@ -1,1 +1,1 @@
-"""The Kubernetes API of the cluster: connect, read nodes and pods, and explain why pods wait."""
+"""The Kubernetes API of the cluster: connect, and compare its nodes with what pods request."""
