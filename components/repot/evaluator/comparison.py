@@ -13,7 +13,7 @@ _SIGNIFICANCE_LEVEL = 0.05
 _MAX_LABELS_NAMED = 5
 _ANOTHER_TASK_REASON = (
     "The champion has none of these labels, so it was trained for another task. Give this model "
-    "its own name with --model-name (pipeline parameter model_name)."
+    "its own name with --model-name (setting model_name)."
 )
 
 
@@ -222,7 +222,7 @@ def _removed_labels_reason(champion_version: str, labels: Sequence[str], is_allo
         return f"{change}; that was allowed (allow_label_removal)."
     return (
         f"{change}: it gives such pictures another label. Add pictures of {_pronoun(labels)}, or "
-        "allow the removal with --allow-label-removal (pipeline parameter allow_label_removal)."
+        "allow the removal with --allow-label-removal (setting allow_label_removal)."
     )
 
 

@@ -25,7 +25,7 @@ _LAYOUT_ADVICE = (
 )
 
 NESTED_ADVICE = (
-    "Use --nested (pipeline parameter nested) if every picture below a label folder belongs to "
+    "Use --nested (setting nested) if every picture below a label folder belongs to "
     "that label, or move the pictures up."
 )
 

@@ -145,7 +145,7 @@ def _check_rejected_fraction(manifest: Manifest, max_rejected_fraction: float) -
         *(f"  {_describe(rejection)}" for rejection in shown),
         (
             f"Correct or remove them in {manifest.pictures_uri}, or use a larger "
-            "--max-rejected-fraction (pipeline parameter max_rejected_fraction)."
+            "--max-rejected-fraction (setting max_rejected_fraction)."
         ),
     )
     raise DataError("\n".join(lines))

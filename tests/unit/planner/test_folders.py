@@ -228,7 +228,7 @@ def test_files_in_subfolders_beside_pictures_are_a_problem_above_the_limit(
         return
     (problem,) = problems
     assert "1 of 4 are in subfolders of label folders, such as a/x/3.jpg" in problem
-    assert "Use --nested (pipeline parameter nested)" in problem
+    assert "Use --nested (setting nested)" in problem
 
 
 def test_advice_for_folders_without_files_names_nested() -> None:

@@ -89,7 +89,7 @@ def test_too_many_rejected_files_are_an_error_until_more_are_allowed(
         "  b/000.jpg (label b): not_an_image",
         (
             f"Correct or remove them in {pictures}, or use a larger --max-rejected-fraction "
-            "(pipeline parameter max_rejected_fraction)."
+            "(setting max_rejected_fraction)."
         ),
     ]
     assert _versions(planned.dataset_uri) == before
