@@ -180,3 +180,40 @@ def test_run_resumes_after_ctrl_c_during_training(prepared: list[str], tmp_path:
     assert (
         f"resuming after epoch {saved} " in (tmp_path / "repot-output" / "pipeline.log").read_text()
     )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_and_resumed_run_publishes_the_bytes_of_an_undisturbed_one(tmp_path: Path) -> None:
+    options = ["--sample", "--epochs", "60"]
+    for name in ("undisturbed", "killed"):
+        (tmp_path / name).mkdir()
+    undisturbed = repot("run", *options, cwd=tmp_path / "undisturbed", timeout=600)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+
+    with subprocess.Popen(
+        [*REPOT, "run", *options], cwd=tmp_path / "killed", stdout=subprocess.DEVNULL
+    ) as process:
+        while not list((tmp_path / "killed").glob("repot-storage/runs/*/state/latest.json")):
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.01)
+        process.kill()
+    resumed = repot("run", *options, cwd=tmp_path / "killed", timeout=600)
+    assert resumed.returncode == 0, resumed.stderr
+
+    first, second = (published(tmp_path / name) for name in ("undisturbed", "killed"))
+    assert {"metrics.json", "model/saved_model/saved_model.pb", "model/model_card.md"} < set(first)
+    assert [name for name in first | second if first.get(name) != second.get(name)] == []
+
+
+def published(folder: Path) -> dict[str, bytes]:
+    """Return every file of the output folder by name, without the log and the report.
+
+    The report states how long the training took.
+    """
+    output = folder / "repot-output"
+    return {
+        str(path.relative_to(output)): path.read_bytes()
+        for path in output.rglob("*")
+        if path.is_file() and not path.name.startswith(("pipeline.log", "report.html"))
+    }
