@@ -80,7 +80,9 @@ def test_extras_install_what_the_project_declares() -> None:
 
     assert PROJECT["name"] == DISTRIBUTION
     assert {name: [package] for name, package in EXTRAS.items()} == {
-        name: packages for name, packages in declared.items() if name not in ("test", "lint", "dev")
+        name: packages
+        for name, packages in declared.items()
+        if name not in ("test", "lint", "dev", "browser")
     }
 
 
