@@ -2,9 +2,10 @@
 
     python benchmarks/decoder_sandbox.py [PICTURES [ROUNDS]]
 
-It builds one shard of all pictures of a folder, by default of 2,000 photo-like JPEGs, in turn with
-a sandboxed decoder and with the same decoder in the process itself, and prints the processor time
-per picture. A dataset is planned into a temporary folder; nothing else is written.
+It builds ten shards of the pictures of a folder, by default of 2,000 photo-like JPEGs. Each is
+built in turn with the decoder in the process itself and with a sandboxed one, so that other work of
+the machine affects both. It prints the processor time per picture, and the median of the ratios. A
+dataset is planned into a temporary folder; nothing else is written.
 """
 
 import io
@@ -27,6 +28,7 @@ from repot.settings import DatasetSettings
 from repot.shard_builder.shard import Decode, build_shard
 
 NUM_PICTURES = 2000
+NUM_SHARDS = 10
 NUM_ROUNDS = 5
 
 
@@ -40,13 +42,12 @@ def main() -> None:
             dataset_folder=lambda _: f"{folder}/dataset",
             listings_uri=None,
             settings=DatasetSettings(
-                train_shards=1, validation_shards=1, validation_fraction=0.001
+                train_shards=NUM_SHARDS, validation_shards=1, validation_fraction=0.001
             ),
         )
-        shard = planned.plan.shard_names[0]
-        num_pictures = planned.plan.num_pictures[shard]
+        shards = planned.plan.shard_names[:NUM_SHARDS]
 
-        def build(decode: Decode, cpu_seconds: Callable[[], float]) -> float:
+        def build(shard: str, decode: Decode, cpu_seconds: Callable[[], float]) -> float:
             """Return the processor time per picture in milliseconds."""
             started = cpu_seconds()
             build_shard(
@@ -56,22 +57,26 @@ def main() -> None:
                 decode=decode,
                 on_pictures=lambda _: None,
             )
-            return (cpu_seconds() - started) / num_pictures * 1e3
+            return (cpu_seconds() - started) / planned.plan.num_pictures[shard] * 1e3
 
         load_decoders()
         layers = ", ".join(decoder.layers())
-        print(f"{num_pictures} pictures; layers: {layers}; start: {decoder.cpu_seconds():.3f} s")
+        print(f"layers: {layers}; start: {decoder.cpu_seconds():.3f} s")
         inside, sandboxed = [], []
-        for _ in range(num_rounds):
-            inside.append(build(decode_here, time.process_time))
+        for shard in shards * num_rounds:
+            inside.append(build(shard, decode_here, time.process_time))
             sandboxed.append(
-                build(decoder.decode, lambda: time.process_time() + decoder.cpu_seconds())
+                build(shard, decoder.decode, lambda: time.process_time() + decoder.cpu_seconds())
             )
-            print(f"in the process {inside[-1]:.3f} ms, sandboxed {sandboxed[-1]:.3f} ms")
-        before, after = min(inside), min(sandboxed)
+        ratios = sorted(after / before for before, after in zip(inside, sandboxed, strict=True))
+        quarter = len(ratios) // 4
         print(
-            f"least: {before:.3f} ms and {after:.3f} ms per picture, {after / before - 1:+.1%}; "
-            f"median: {statistics.median(inside):.3f} ms and {statistics.median(sandboxed):.3f} ms"
+            f"here: median {statistics.median(inside):.3f} ms, least {min(inside):.3f} ms; "
+            f"sandboxed: {statistics.median(sandboxed):.3f} ms and {min(sandboxed):.3f} ms"
+        )
+        print(
+            f"ratio of {len(ratios)} pairs: median {statistics.median(ratios):.3f}, quartiles "
+            f"{ratios[quarter]:.3f} and {ratios[-quarter - 1]:.3f}"
         )
 
 

@@ -33,11 +33,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Self, cast
 
-from repot import sandbox
+from repot import jpeg_structure, sandbox
 from repot.errors import RepotError
-from repot.picture_result import REASONS, Picture, RejectedPicture
+from repot.picture_result import Picture, RejectedPicture
 
-MAX_FILES = 16
+MAX_FILES = 64
 """As many files are decoded at once."""
 MAX_FILES_BYTES = 8 << 20
 """Files of this size are copied to shared memory. A larger one goes through the pipe, alone."""
@@ -46,12 +46,18 @@ _REQUEST = struct.Struct("<II")
 _ANSWER = struct.Struct("<BIIQ")
 # One more byte has the number of files that are done.
 _SHARED_BYTES = MAX_FILES_BYTES + 1
-_MAX_ANSWER_BYTES = 1 << 29
+_MAX_JPEG_BYTES = 1 << 29
+_MAX_JSON_BYTES = 1 << 16
+_INVALID_ANSWER = "it gave an invalid answer"
+# Whoever decodes the result again takes the format from the content.
+_JPEG_START = b"\xff\xd8\xff"
 _MAX_SIDE = 1 << 16
 _MAX_DETAIL = 1000
 _READ_BYTES = 1 << 20
 _CHECK_MILLISECONDS = 200
 _EXIT_SECONDS = 10
+# Source: <linux/memfd.h>; Python 3.11 has no name for it.
+_MFD_NOEXEC_SEAL = 8
 # What the interpreter may need to start. None of them is a secret.
 _VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH")
 # One thread, because Landlock confines only one; and threads of codecs share two heaps, because
@@ -150,10 +156,9 @@ class PictureDecoder:
                     continue
                 # A file is only blamed for what it does alone: an earlier one may have damaged the
                 # process.
+                suspected = self.decode(files[start + suspect : start + suspect + 1])
                 results += self.decode(files[len(results) : start + suspect])
-                if not self._process.is_fresh:
-                    self._restart()
-                results += self.decode(files[start + suspect : start + suspect + 1])
+                results += suspected
         return results
 
     def _restart(self) -> None:
@@ -256,11 +261,14 @@ class _DecoderProcess:
                 yield _read_rejection(payload)
             elif kind == _Kind.OUT_OF_MEMORY:
                 raise self._out_of_memory()
-            elif kind not in (_Kind.UNCHANGED, _Kind.ENCODED) or not (
-                0 < height < _MAX_SIDE and 0 < width < _MAX_SIDE
-            ):
-                raise _StoppedError("it gave an invalid answer")
             else:
+                is_jpeg = (
+                    data.startswith(_JPEG_START)
+                    if kind == _Kind.UNCHANGED
+                    else kind == _Kind.ENCODED and jpeg_structure.is_plain_rgb(payload)
+                )
+                if not (is_jpeg and 0 < height < _MAX_SIDE and 0 < width < _MAX_SIDE):
+                    raise _StoppedError(_INVALID_ANSWER)
                 jpeg = data if kind == _Kind.UNCHANGED else payload
                 yield Picture(jpeg=jpeg, height=height, width=width)
 
@@ -298,8 +306,8 @@ class _DecoderProcess:
 
     def _receive(self, watchdog: "_Watchdog") -> tuple[int, int, int, bytes]:
         kind, height, width, size = _ANSWER.unpack(self._read(_ANSWER.size, watchdog))
-        if size > _MAX_ANSWER_BYTES:
-            raise _StoppedError("it gave an invalid answer")
+        if size > (_MAX_JPEG_BYTES if kind == _Kind.ENCODED else _MAX_JSON_BYTES):
+            raise _StoppedError(_INVALID_ANSWER)
         return kind, height, width, self._read(size, watchdog)
 
     def _read(self, size: int, watchdog: "_Watchdog") -> bytes:
@@ -393,11 +401,18 @@ def _create_shared_memory() -> tuple[int, mmap.mmap] | None:
     if sys.platform != "linux":
         return None
     try:
-        descriptor = os.memfd_create("repot-pictures")
+        descriptor = _create_memory_file()
         os.truncate(descriptor, _SHARED_BYTES)
         return descriptor, mmap.mmap(descriptor, _SHARED_BYTES)
     except OSError:
         return None
+
+
+def _create_memory_file() -> int:
+    with contextlib.suppress(OSError):
+        return os.memfd_create("repot-pictures", os.MFD_CLOEXEC | _MFD_NOEXEC_SEAL)
+    # Linux before 6.3 does not know the flag.
+    return os.memfd_create("repot-pictures")
 
 
 def _first_batch(files: Sequence[bytes]) -> Sequence[bytes]:
@@ -413,11 +428,9 @@ def _first_batch(files: Sequence[bytes]) -> Sequence[bytes]:
 def _read_rejection(payload: bytes) -> RejectedPicture:
     try:
         reason, detail = json.loads(payload)
-    except ValueError:
-        reason = detail = None
-    if reason not in REASONS or not isinstance(detail, str):
-        return RejectedPicture("corrupt")
-    return RejectedPicture(reason, detail[:_MAX_DETAIL])
+        return RejectedPicture(reason, detail[:_MAX_DETAIL].encode(errors="replace").decode())
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise _StoppedError(_INVALID_ANSWER) from None
 
 
 def main() -> None:

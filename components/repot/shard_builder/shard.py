@@ -19,7 +19,8 @@ from repot.shard_builder.receipts import write_receipt
 
 _NUM_READERS = 8
 # Limits of reading ahead, in pictures and bytes. A single picture may exceed the limit of bytes.
-_MAX_PICTURES_AHEAD = 16
+# As many as are decoded at once, so that reading goes on meanwhile.
+_MAX_PICTURES_AHEAD = MAX_FILES
 _MAX_BYTES_AHEAD = 64 << 20
 
 Decode = Callable[[Sequence[tuple[str, bytes]]], Sequence[Picture | RejectedPicture]]

@@ -258,6 +258,56 @@ def forge_size(_: dict[str, Any]) -> object:
     return endless_loop({})
 
 
+def forge(kind: int, payload: bytes) -> object:
+    """Answer with a picture of one pixel, or a rejection, by way of every open descriptor."""
+    header = bytes([kind]) + b"\1\0\0\0" * 2 + len(payload).to_bytes(8, "little")
+    for number in range(3, 16):
+        with contextlib.suppress(OSError):
+            os.write(number, header + payload)
+    return endless_loop({})
+
+
+@attack
+def forge_unchanged(_: dict[str, Any]) -> object:
+    """Claim that this file, which is none, is a JPEG."""
+    return forge(1, b"")
+
+
+@attack
+def forge_jpeg(_: dict[str, Any]) -> object:
+    return forge(2, b"\xff\xd8\xff but no JPEG")
+
+
+@attack
+def forge_reason(_: dict[str, Any]) -> object:
+    return forge(3, b'["no such reason", ""]')
+
+
+@attack
+def forge_number(_: dict[str, Any]) -> object:
+    return forge(3, b"5")
+
+
+@attack
+def forge_list(_: dict[str, Any]) -> object:
+    return forge(3, b'[["empty"], ["x"]]')
+
+
+@attack
+def forge_depth(_: dict[str, Any]) -> object:
+    return forge(3, b"[" * 60_000)
+
+
+@attack
+def forge_length(_: dict[str, Any]) -> object:
+    return forge(3, b'["empty", "' + b"x" * 70_000 + b'"]')
+
+
+@attack
+def forge_text(_: dict[str, Any]) -> object:
+    raise ValueError("text \ud800")
+
+
 @attack
 def print_much(_: dict[str, Any]) -> object:
     for number in (1, 2):

@@ -7,7 +7,7 @@ import pytest
 from repot import records, storage
 from repot.dataset_plan import SourcePicture
 from repot.errors import DataError, StorageError
-from repot.picture_decoder import PictureDecoder
+from repot.picture_decoder import MAX_FILES, PictureDecoder
 from repot.picture_result import MAX_FILE_BYTES, RejectedPicture
 from repot.shard_builder import shard
 from repot.shard_builder.shard import build_shard, read_ahead, read_picture
@@ -200,9 +200,9 @@ def test_reading_ahead_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return original(picture)
 
     monkeypatch.setattr(shard, "read_picture", read)
-    small = [_picture(f"{tmp_path}/{number}", b"x" * 10) for number in range(50)]
+    small = [_picture(f"{tmp_path}/{number}", b"x" * 10) for number in range(200)]
     large = [_picture(f"{tmp_path}/large{number}", b"x" * 2000) for number in range(4)]
-    for max_ahead, pictures in ((17, small), (2, large)):
+    for max_ahead, pictures in ((1 + MAX_FILES, small), (2, large)):
         started.clear()
         for num_taken, (_, data) in enumerate(read_ahead(pictures)):
             data.result()
