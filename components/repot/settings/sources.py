@@ -17,7 +17,13 @@ from typing import Any
 
 from repot.cluster_names import CONFIG_MAP_KEYS
 from repot.errors import UsageError, nearest_names
-from repot.settings.fields import CLUSTER_DEFAULT, ParameterValues, Settings, parameter_default
+from repot.settings.fields import (
+    CLUSTER_DEFAULT,
+    NONE,
+    ParameterValues,
+    Settings,
+    parameter_default,
+)
 from repot.settings.pods import JobSettings, TaskSettings
 from repot.settings.run import (
     CheckpointSettings,
@@ -265,7 +271,8 @@ def cluster_default_problems(data: Mapping[str, str], config_map: str) -> list[s
 def _is_cluster_default(name: str, value: object) -> bool:
     """Return whether a form field leaves the value to the cluster's administrator."""
     field = PARAMETERS[name]
-    return field.metadata["cluster_default"] and str(value).strip() in ("", CLUSTER_DEFAULT)
+    is_absent = str(value).strip() in ("", NONE, CLUSTER_DEFAULT)
+    return field.metadata["cluster_default"] and is_absent
 
 
 def _unpack(raw: ParameterValues) -> tuple[dict[str, Any], list[str]]:

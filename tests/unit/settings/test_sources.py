@@ -15,6 +15,7 @@ from repot.settings import (
     ResolvedSettings,
     cluster_default_problems,
     resolve_settings,
+    run_storage_uri,
     to_arguments,
 )
 
@@ -65,11 +66,15 @@ def test_later_sources_override_earlier_ones() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["default", "", " "])
+@pytest.mark.parametrize("text", ["default", "", " ", "none"])
 def test_storage_of_the_form_can_be_left_to_the_cluster(text: str) -> None:
     resolved = resolve(form={"storage_uri": text}, cluster={"STORAGE_URI": "s3://bucket/x"})
 
     assert resolved.values["storage_uri"] == "s3://bucket/x"
+    variables = {"REPOT_CLUSTER_STORAGE_URI": "s3://bucket/x"}
+    assert run_storage_uri(text, variables) == "s3://bucket/x"
+    assert run_storage_uri("gs://mine", variables) == "gs://mine"
+    assert run_storage_uri(text, {}) == ""
 
 
 def test_every_kind_of_administrators_default_is_read_from_text() -> None:
