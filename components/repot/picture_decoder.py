@@ -2,9 +2,8 @@
 
 Decoders of pictures are large C libraries that read bytes from strangers. The process that runs
 them has no network, no files, no credentials, no other process to reach, and limits of memory and
-time, see `repot.sandbox`. It gets several files per
-request, because one would take a quarter more time, and answers with the results of
-`repot.pictures.normalise_picture`:
+time, see `repot.sandbox`. It gets several files per request, because one by one they take a quarter
+more time, and answers with the results of `repot.pictures.normalise_picture`:
 
     request   uint32 number of files, uint32 whether they are in the shared memory, uint64 size of
               each; the files one behind the other, in the shared memory or here
