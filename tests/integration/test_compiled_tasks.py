@@ -57,9 +57,14 @@ def first(
 def second(
     arguments: Json, first: list[TaskResult], tmp_path_factory: pytest.TempPathFactory
 ) -> list[TaskResult]:
-    """Return the results of running the same arguments again."""
+    """Return the results of running the same arguments again, without TensorFlow."""
     del first
-    return run(arguments, tmp_path_factory.mktemp("second"))
+    packages = tmp_path_factory.mktemp("packages")
+    for name in ("tensorflow", "keras"):
+        (packages / f"{name}.py").write_text("raise SystemExit('must not be imported')\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(packages))
+        return run(arguments, tmp_path_factory.mktemp("second"))
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,19 @@
 """Modules that must start fast must not import slow packages."""
 
+import ast
+import inspect
 import subprocess
 import sys
+import textwrap
+from typing import Any
 
 import pytest
+
+from repot.checkpoint_fetcher.component import fetch_checkpoint
+from repot.evaluator.component import evaluate
+from repot.planner.component import plan
+from repot.shard_builder.component import build_shards
+from repot.trainer.component import train
 
 SLOW_PACKAGES = {"tensorflow", "keras", "kfp", "kubernetes", "google.cloud.storage", "PIL", "numpy"}
 
@@ -26,3 +36,33 @@ def test_planner_and_shard_builder_never_load_tensorflow(module: str) -> None:
     ).stdout.split()
 
     assert {"tensorflow", "keras"}.isdisjoint(loaded)
+
+
+@pytest.mark.parametrize(
+    ("component", "needed"),
+    [
+        (plan, {"numpy"}),
+        (build_shards, set()),
+        (fetch_checkpoint, set()),
+        (train, set()),
+        # The report has thumbnails and charts.
+        (evaluate, {"PIL", "numpy"}),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_pods_start_without_packages_that_they_may_not_need(
+    component: Any, needed: set[str]
+) -> None:
+    """A pod that finds its work finished must not wait for TensorFlow, nor need its memory."""
+    source = textwrap.dedent(inspect.getsource(component.python_func))
+    (function,) = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    imports = [ast.unparse(n) for n in function.body if isinstance(n, ast.Import | ast.ImportFrom)]
+    assert imports
+    program = "\n".join([*imports, "import sys", "print(*sys.modules)"])
+
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
+
+    optional = {"boto3", "botocore", "h5py", "mlflow", "pandas", "model_registry", "google.auth"}
+    assert (SLOW_PACKAGES | optional) & set(loaded) == needed
