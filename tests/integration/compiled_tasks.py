@@ -21,7 +21,7 @@ import yaml
 Json = dict[str, Any]
 """A part of the pipeline spec, or parameters by name."""
 
-TASK_SECONDS = 120.0
+TASK_SECONDS = 400.0
 _RUN_ID_PLACEHOLDER = "{{$.pipeline_job_uuid}}"
 _PLACEHOLDER = re.compile(r"\{\{\$\.inputs\.parameters\['([^']+)'\]\}\}")
 _CONDITION = re.compile(r"inputs\.parameter_values\['([^']+)'\] == '([^']*)'")

@@ -27,7 +27,7 @@ from repot.trainer.state import SavedState
 from repot.training_record import EpochRecord, TrainingRecord, read_history
 
 STOP_SECONDS = 5.0
-WAIT_SECONDS = 120.0
+WAIT_SECONDS = 400.0
 EVENTS_NAME = "progress.jsonl"
 SETTINGS = TrainingSettings(
     backbone="efficientnet_lite0", recipe="fine_tune", epochs=3, image_size=64

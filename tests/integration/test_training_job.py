@@ -32,7 +32,7 @@ from tests.integration.kubernetes_api.ready import JOB_RUNNER, NAMESPACE, prepar
 from tests.integration.kubernetes_api.server import KubernetesApi
 from tests.training_records import make_training_record
 
-WAIT_SECONDS = 120.0
+WAIT_SECONDS = 400.0
 SETTINGS = TrainingSettings(backbone="efficientnet_lite0", recipe="head", epochs=20, image_size=64)
 TASK = """
 import sys
