@@ -27,11 +27,11 @@ def test_pod_larger_than_every_node_is_explained_and_its_run_terminated(session:
     failed = submit(session, "large", builder_cpu="1000")
 
     assert "warning: builder pods request cpu 1000" in failed.errors
-    assert "Build shards is waiting" in failed.output
+    assert "shards is waiting" in failed.output
     assert "Insufficient cpu; it requests cpu 1k" in failed.output or (
         "Insufficient cpu; it requests cpu 1000" in failed.output
     )
-    assert "Build shards must start within 1 min" in failed.errors
+    assert "shards must start within 1 min" in failed.errors
     assert f"The run {failed.run_id} was terminated." in failed.errors
     assert session.kubeflow.end_of(failed.run_id, RUN_SECONDS) in ("FAILED", "CANCELED")
 

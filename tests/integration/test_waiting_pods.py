@@ -363,8 +363,8 @@ def test_driver_that_cannot_start_is_named(api: KubernetesApi, kfp: KfpApi) -> N
 @pytest.mark.usefixtures("admin")
 def test_pods_of_a_loop_are_one_line(api: KubernetesApi, kfp: KfpApi) -> None:
     run_id = start_run(kfp)
-    script_runs(kfp, [Stage("RUNNING", {"plan": "Succeeded", "build-shards": "Pending"})])
-    phases = {"plan": "Succeeded", "build-shards": "Pending"}
+    phases = {"plan": "Succeeded", "build-shards": "Succeeded", "build-shards-2": "Pending"}
+    script_runs(kfp, [Stage("RUNNING", phases)])
     workflow = kfp.store.workflow(run_id)
     spec = inner_spec(kfp.store._source(kfp.store.runs[run_id], pin=True)[0])
     paths = [
@@ -378,8 +378,8 @@ def test_pods_of_a_loop_are_one_line(api: KubernetesApi, kfp: KfpApi) -> None:
 
     result = attach(run_id, "--start-timeout", "1m")
 
-    (line,) = lines_about(result, "Build shards is")
-    assert line.startswith("Build shards is waiting (2 pods): 0/1 nodes")
+    (line,) = lines_about(result, "Build other shards is")
+    assert line.startswith("Build other shards is waiting (2 pods): 0/1 nodes")
 
 
 @pytest.mark.usefixtures("admin")
