@@ -186,7 +186,8 @@ def _as_pipeline(function: Callable[..., Any]) -> Any:
 
     `dsl.If` puts tasks into a pipeline of their own, which costs a run one more sequential pod, and
     no task outside can depend on it. KFP's server and its local runner also evaluate the condition
-    of a single task; only kfp 2.17 cannot compile it. What depends on a skipped task is skipped.
+    of a single task; only kfp 2.17 cannot compile it. The server also skips what depends on a
+    skipped task, the local runner does not: so every task of a branch has the condition.
     Source: `task` in backend/src/v2/compiler/argocompiler/dag.go of KFP 2.14 to 2.17.
     """
     pipeline = dsl.pipeline(
