@@ -39,6 +39,9 @@ _RETRIES = urllib3.Retry(
 )
 _MAX_ANSWER_CHARACTERS = 300
 
+_Json = dict[str, Any]
+"""An object of the API."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -119,7 +122,7 @@ class _Registry:
         return _id(found or self._send("POST", "registered_models", {"name": name}))
 
     def write_version(
-        self, model_id: str, name: str, *, description: str, properties: Mapping[str, Any]
+        self, model_id: str, name: str, *, description: str, properties: _Json
     ) -> str:
         """Create or update a version, and return its id."""
         typed = {key: _typed(value) for key, value in properties.items()}
@@ -153,19 +156,19 @@ class _Registry:
             path = f"model_versions/{_id(found)}"
             self._send("PATCH", path, {"customProperties": properties})
 
-    def _find_version(self, model_id: str, name: str) -> dict[str, Any] | None:
+    def _find_version(self, model_id: str, name: str) -> _Json | None:
         return self._find("model_version", {"name": name, "parentResourceId": model_id})
 
-    def _find(self, path: str, query: Mapping[str, str]) -> dict[str, Any] | None:
+    def _find(self, path: str, query: Mapping[str, str]) -> _Json | None:
         """Return an object or a list of them, or None if there is none."""
         return self._request("GET", path, params=query, is_missing_allowed=True)
 
-    def _send(self, method: str, path: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    def _send(self, method: str, path: str, content: _Json) -> _Json:
         return self._request(method, path, json=content) or {}
 
     def _request(
         self, method: str, path: str, *, is_missing_allowed: bool = False, **arguments: Any
-    ) -> dict[str, Any] | None:
+    ) -> _Json | None:
         try:
             answer = self._session.request(
                 method, f"{self._api}/{path}", timeout=_TIMEOUT_SECONDS, **arguments
@@ -189,7 +192,7 @@ class _Registry:
         return mask(text, [*read_secrets(os.environ), *secret_parts(self._url)])
 
 
-def _id(value: Mapping[str, Any]) -> str:
+def _id(value: _Json) -> str:
     """Return the id of an object of the registry.
 
     Raises:
@@ -204,13 +207,13 @@ def _id(value: Mapping[str, Any]) -> str:
     return identifier
 
 
-def _custom_properties(version: Mapping[str, Any]) -> dict[str, Any]:
+def _custom_properties(version: _Json) -> _Json:
     """Return the properties of a version; an update must repeat those that it does not change."""
-    properties: dict[str, Any] | None = version.get("customProperties")
+    properties: _Json | None = version.get("customProperties")
     return properties or {}
 
 
-def _typed(value: bool | float | str) -> dict[str, Any]:
+def _typed(value: bool | float | str) -> _Json:
     """Return a property in the form of the API: the value with the name of its type."""
     if isinstance(value, bool):
         return {"metadataType": "MetadataBoolValue", "bool_value": value}

@@ -70,6 +70,9 @@ CLUSTER_KEYS = {
 CLUSTER_VARIABLES = {key: f"REPOT_CLUSTER_{key}" for key in CLUSTER_KEYS}
 """Environment variable of Plan's pod by key of the ConfigMap."""
 
+Values = dict[str, Any]
+"""Values of settings by name, of the types of their fields."""
+
 _FROM_FORM, _FROM_SETTINGS = "the form", "the field settings"
 
 _MAX_SHOWN = 300
@@ -100,7 +103,7 @@ def choices(name: str) -> tuple[str | bool, ...]:
     return tuple(rule.choices) if rule else ()
 
 
-def read_values(raw: ParameterValues) -> tuple[dict[str, Any], list[str]]:
+def read_values(raw: ParameterValues) -> tuple[Values, list[str]]:
     """Convert settings from texts and files to the types of their fields.
 
     Args:
@@ -112,7 +115,7 @@ def read_values(raw: ParameterValues) -> tuple[dict[str, Any], list[str]]:
         wrong type, and name that is given twice.
     """
     raw, problems = _unpack(raw)
-    values: dict[str, Any] = {}
+    values: Values = {}
     for name, value in raw.items():
         if name not in PARAMETERS:
             problems.append(_unknown(name))
@@ -124,7 +127,7 @@ def read_values(raw: ParameterValues) -> tuple[dict[str, Any], list[str]]:
     return values, problems
 
 
-def to_arguments(values: ParameterValues) -> dict[str, Any]:
+def to_arguments(values: ParameterValues) -> Values:
     """Return the arguments of the pipeline for settings: form fields, the rest in `settings`.
 
     Settings that are only part of the compiled pipeline are left out.
@@ -179,7 +182,7 @@ class ResolvedSettings:
 
 def resolve_settings(
     form: ParameterValues,
-    settings: Mapping[str, Any],
+    settings: ParameterValues,
     *,
     compiled: ParameterValues,
     environment: Mapping[str, str],
@@ -230,9 +233,7 @@ def run_storage_uri(form_value: str, environment: Mapping[str, str]) -> str:
     return environment.get(CLUSTER_VARIABLES["STORAGE_URI"], "").strip()
 
 
-def read_cluster_defaults(
-    data: Mapping[str, str], config_map: str
-) -> tuple[dict[str, Any], list[str]]:
+def read_cluster_defaults(data: Mapping[str, str], config_map: str) -> tuple[Values, list[str]]:
     """Read an administrator's defaults from the data of their ConfigMap.
 
     Args:
@@ -242,7 +243,7 @@ def read_cluster_defaults(
     Returns:
         The valid values by setting, and one message per unknown key and wrong type.
     """
-    values: dict[str, Any] = {}
+    values: Values = {}
     problems = []
     for key, text in sorted(data.items()):
         if key not in CLUSTER_KEYS:
@@ -275,7 +276,7 @@ def _is_cluster_default(name: str, value: object) -> bool:
     return field.metadata["cluster_default"] and is_absent
 
 
-def _unpack(raw: ParameterValues) -> tuple[dict[str, Any], list[str]]:
+def _unpack(raw: ParameterValues) -> tuple[Values, list[str]]:
     """Return all settings by name: those given as such, and those inside `settings`."""
     named = {name: value for name, value in raw.items() if name != SETTINGS_FIELD}
     if SETTINGS_FIELD not in raw:
@@ -291,9 +292,9 @@ def _unpack(raw: ParameterValues) -> tuple[dict[str, Any], list[str]]:
     return {**inner, **named}, problems
 
 
-def _read_json(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _read_json(settings: ParameterValues) -> tuple[Values, list[str]]:
     """Check the keys and JSON types of the form's field `settings`."""
-    values: dict[str, Any] = {}
+    values: Values = {}
     problems = []
     for name, value in settings.items():
         if name not in PARAMETERS:

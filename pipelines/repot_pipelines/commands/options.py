@@ -52,6 +52,7 @@ DEBUG_OPTION = "--debug"
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Decorator = Callable[[_Command], _Command]
+_OptionValues = dict[str, Any]
 _CLICK_TYPES = {int: click.INT, float: click.FLOAT, str: click.STRING}
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _DURATION = re.compile(r"(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+)s?)?", re.ASCII)
@@ -235,7 +236,7 @@ def start_limit_options(command: _Command) -> _Command:
         ),
     ]
 
-    def build(values: dict[str, Any]) -> "StartLimit":
+    def build(values: _OptionValues) -> "StartLimit":
         from repot_pipelines.watch.start_watch import StartLimit
 
         return StartLimit(**values)
@@ -339,7 +340,7 @@ def request_options(command: _Command) -> _Command:
     ]
     names = ["pictures_uri", "storage_uri", "preset", "parameters", "assignments", "parameter_file"]
 
-    def build(values: dict[str, Any]) -> RequestOptions:
+    def build(values: _OptionValues) -> RequestOptions:
         uris = _given({name: values.pop(name) for name in ("pictures_uri", "storage_uri")})
         return RequestOptions(**{**values, "parameters": {**values["parameters"], **uris}})
 
@@ -384,7 +385,7 @@ def start_options(command: _Command) -> _Command:
     ]
     names = ["experiment", "service_account", "pipeline_root", "pipeline_name", "version_name"]
 
-    def build(values: dict[str, Any]) -> "StartOptions":
+    def build(values: _OptionValues) -> "StartOptions":
         from repot_pipelines.kfp_server.submission import StartOptions
 
         return StartOptions(**values)
@@ -526,7 +527,7 @@ def _as_group(
     argument: str,
     options: Sequence[Callable[[Any], Any]],
     names: Sequence[str],
-    build: Callable[[dict[str, Any]], Any],
+    build: Callable[[_OptionValues], Any],
 ) -> _Command:
     """Add options to a command and hand their values over as one argument.
 
@@ -548,7 +549,7 @@ def _as_group(
     return grouped  # type: ignore[return-value]
 
 
-def _given(values: dict[str, Any]) -> dict[str, Any]:
+def _given(values: _OptionValues) -> _OptionValues:
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -84,7 +84,7 @@ def main() -> None:
     _run_pipeline(request, runner)
 
 
-def _mask_output(arguments: Mapping[str, Any]) -> None:
+def _mask_output(arguments: ParameterValues) -> None:
     """Mask secrets: KFP prints all arguments, and what tasks print."""
     secrets = {part for value in arguments.values() for part in secret_parts(str(value))}
     secrets |= read_secrets(os.environ)
@@ -116,7 +116,7 @@ def _explicit_arguments(values: ParameterValues) -> dict[str, Any]:
     return {SETTINGS_FIELD: {}, **to_arguments(chosen)}
 
 
-def _insert_container_images(text: str, values: Mapping[str, Any]) -> str:
+def _insert_container_images(text: str, values: ParameterValues) -> str:
     """Replace every image placeholder in a compiled pipeline by the image reference.
 
     KFP resolves these placeholders on a cluster; its local runner would pass the placeholder itself
@@ -146,7 +146,7 @@ def _make_subprocess_runner(work_folder: Path) -> Any:
     return local.SubprocessRunner(use_venv=False)
 
 
-def _make_docker_runner(arguments: Mapping[str, Any], work_folder: Path) -> Any:
+def _make_docker_runner(arguments: ParameterValues, work_folder: Path) -> Any:
     """Return KFP's runner that starts each task as a container."""
     from kfp.local import docker_task_handler
 

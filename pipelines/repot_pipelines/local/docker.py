@@ -17,6 +17,7 @@ from repot import cluster_names, storage
 from repot.errors import RepotError, UsageError
 from repot.extras import install_command
 from repot.progress import EVENTS_VARIABLE
+from repot.settings import ParameterValues
 
 LABEL = "repot-run"
 
@@ -93,7 +94,7 @@ def pull_images(references: Iterable[str], console: Console) -> None:
                 ) from err
 
 
-def make_runner(arguments: Mapping[str, Any], work_folder: Path) -> Any:
+def make_runner(arguments: ParameterValues, work_folder: Path) -> Any:
     """Return a kfp.local.DockerRunner for one run.
 
     Args:
@@ -164,7 +165,7 @@ def remove_containers(work_folder: Path) -> None:
             continue  # another process is removing it
 
 
-def _paths_to_mount(arguments: Mapping[str, Any]) -> dict[str, bool]:
+def _paths_to_mount(arguments: ParameterValues) -> dict[str, bool]:
     """Return the existing local paths among the parameters, each with whether it is read-only."""
     paths: dict[str, bool] = {}
     for name in _PATH_PARAMETERS:
