@@ -133,8 +133,8 @@ def plan_dataset(
         settings: How pictures become shards.
         labels_file_uri: File with one label per line, in the order of their ids; "" uses the folder
             names, sorted.
-        max_rejected_fraction: Largest fraction of rejected files, in [0, 1]. Merge checks it for
-            all files; the planner already reports files in subfolders.
+        max_rejected_fraction: Largest fraction of rejected files, in [0, 1]. The last builder
+            checks it for all files; the planner already reports files in subfolders.
 
     Raises:
         UsageError: A folder, the labels file or the target is wrong; all problems are listed.
