@@ -120,26 +120,27 @@ class KubeflowUi:
 
     def read_log(self, run_id: str, task: str) -> str:
         """Return the log of a task as the UI shows it."""
-        self._open_task(run_id, task)
+        self._open_run(run_id)
+        self.page.locator(".react-flow__node").get_by_text(task, exact=True).click()
         self.page.get_by_role("button", name="Logs", exact=True).click()
         view = self.page.get_by_test_id("logs-view-window")
         view.wait_for()
         return str(view.inner_text())
 
-    def read_report(self, run_id: str, artifact: str) -> str:
-        """Return the text of an HTML artifact of a run, from its Visualization tab."""
-        self._open_task(run_id, artifact)
+    def read_report(self, run_id: str, task: str, artifact: str) -> str:
+        """Return the text of a task's HTML artifact, from its Visualization tab."""
+        self._open_run(run_id)
+        # Two tasks have a report, and one of them runs.
+        self.page.locator(f"[data-id='artifact.{task}.{artifact}']").click()
         self.page.get_by_role("button", name="Visualization", exact=True).click()
         body = self.page.frame_locator("iframe").locator("body")
         body.wait_for()
         return str(body.inner_text())
 
-    def _open_task(self, run_id: str, title: str) -> None:
-        """Select a node of a run's graph; its details open at the right."""
+    def _open_run(self, run_id: str) -> None:
         self._open(f"/runs/details/{run_id}")
         # A node that is selected before its task's state has arrived stays without details.
         self.page.wait_for_load_state("networkidle")
-        self.page.locator(".react-flow__node").get_by_text(title, exact=True).first.click()
 
     def _open(self, path: str) -> None:
         # The address differs only behind "#", so that without a reload an old page may stay.

@@ -78,7 +78,7 @@ def test_run_from_the_form_is_promoted_and_shows_its_verdict(
 
     assert session.kubeflow.end_of(run_id, RUN_SECONDS) == "SUCCEEDED"
     assert session.champion("from-the-ui") is not None
-    report = ui.read_report(run_id, "report")
+    report = ui.read_report(run_id, "evaluate", "report")
     assert "Promoted" in report
     assert "from-the-ui" in report
 
