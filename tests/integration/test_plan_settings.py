@@ -42,8 +42,9 @@ def test_prepared_cluster_needs_no_storage_in_the_form(
     assert plan.exit_code == 0, plan.log
     outputs = plan.parameters
     assert outputs["used_storage_uri"] == storage_uri
-    assert len(outputs["Output"]) == 2
-    assert all(item.endswith(f":{storage_uri}") for item in outputs["Output"])
+    items = [outputs["first_item"], *outputs["Output"]]
+    assert len(items) == 2
+    assert all(item.endswith(f":{storage_uri}") for item in items)
     assert (outputs["builder_cpu"], outputs["builder_memory"]) == ("1", "3Gi")
     assert outputs["task_tolerations"] == TOLERATIONS
     assert outputs["trainer_pod_image"] == "registry.example/trainer:2"
