@@ -1,6 +1,7 @@
 """Measure what decoding pictures in a sandboxed process costs the shard builder.
 
-    python benchmarks/decoder_sandbox.py [PICTURES [ROUNDS]]
+    make decoder-sandbox
+    .venv/bin/python benchmarks/decoder_sandbox.py [PICTURES [ROUNDS]]
 
 It builds ten shards of the pictures of a folder, by default of 2,000 photo-like JPEGs. Each is
 built in turn with the decoder in the process itself and with a sandboxed one, so that other work of
