@@ -129,7 +129,7 @@ def sample_dataset_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     from repot.planner.plan import plan_dataset
     from repot.settings import DatasetSettings
     from repot.shard_builder.build import build_shards
-    from repot.shard_builder.merge import merge_dataset
+    from repot.shard_builder.complete import complete_dataset
 
     pictures = Path(repot_pipelines.__file__).parent / "sample" / "pictures"
     folder = tmp_path_factory.mktemp("datasets")
@@ -140,7 +140,7 @@ def sample_dataset_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
         settings=DatasetSettings(train_shards=2),
     )
     build_shards(plan.dataset_uri, num_processes=1)
-    merge_dataset(plan.dataset_uri, max_rejected_fraction=0.0)
+    complete_dataset(plan.dataset_uri, max_rejected_fraction=0.0)
     return plan.dataset_uri
 
 

@@ -1,4 +1,4 @@
-"""Describe a dataset in a few lines, for the terminal and the logs of plan and merge."""
+"""Describe a dataset in a few lines, for the terminal and the logs of plan and build shards."""
 
 import statistics
 from collections import Counter

@@ -14,7 +14,7 @@ from repot.planner.listing import PictureRoots
 from repot.planner.plan import plan_dataset
 from repot.settings import DatasetSettings
 from repot.shard_builder.build import build_shards
-from repot.shard_builder.merge import merge_dataset
+from repot.shard_builder.complete import complete_dataset
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CLEAN, DIRTY = GOLDEN / "build_image_data", GOLDEN / "build_image_data_dirty"
@@ -42,7 +42,7 @@ def _build(
         labels_file_uri=str(labels_file),
     )
     build_shards(planned.dataset_uri, num_processes=2)
-    return merge_dataset(planned.dataset_uri, max_rejected_fraction=1)
+    return complete_dataset(planned.dataset_uri, max_rejected_fraction=1)
 
 
 def _read(folder: Path, shard: str) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ from repot.planner.listing import PictureRoots
 from repot.planner.plan import plan_dataset
 from repot.settings import DatasetSettings
 from repot.shard_builder.build import build_shards
-from repot.shard_builder.merge import merge_dataset
+from repot.shard_builder.complete import complete_dataset
 
 TESTS = Path(__file__).parents[1]
 GOLDEN = TESTS / "golden" / "build_image_data" / "data"
@@ -125,7 +125,7 @@ def test_every_attack_fails_and_every_picture_is_built(
 
     with caplog.at_level(logging.INFO):
         build_shards(planned.dataset_uri, num_processes=2)
-    manifest = merge_dataset(planned.dataset_uri, max_rejected_fraction=1)
+    manifest = complete_dataset(planned.dataset_uri, max_rejected_fraction=1)
 
     assert manifest.num_accepted == 40
     assert len(manifest.rejected) == len(attacks) > 35

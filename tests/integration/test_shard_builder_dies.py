@@ -16,7 +16,7 @@ from repot.planner.listing import PictureRoots
 from repot.planner.plan import PlannedDataset, plan_dataset
 from repot.settings import DatasetSettings
 from repot.shard_builder.build import build_shards
-from repot.shard_builder.merge import merge_dataset
+from repot.shard_builder.complete import complete_dataset
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "build_image_data" / "data"
 BUILD = """
@@ -101,7 +101,7 @@ def test_killed_builder_leaves_no_process_and_the_next_one_resumes(
             tmp_path / "complete" / name
         ).read_bytes()
     manifests = [
-        merge_dataset(planned.dataset_uri, max_rejected_fraction=0)
+        complete_dataset(planned.dataset_uri, max_rejected_fraction=0)
         for planned in (complete, killed)
     ]
     assert manifests[0] == manifests[1]
@@ -116,7 +116,7 @@ import sys
 from pathlib import Path
 import repot.planner.plan, repot.shard_builder.worker
 from repot.picture_decoder import PictureDecoder
-from repot.shard_builder.merge import merge_dataset
+from repot.shard_builder.complete import complete_dataset
 from repot.shard_builder.shard import build_shard
 with PictureDecoder() as decoder:
     build_shard(
@@ -126,7 +126,7 @@ with PictureDecoder() as decoder:
         decode=decoder.decode,
         on_pictures=lambda _: None,
     )
-merge_dataset(sys.argv[1], max_rejected_fraction=0)
+complete_dataset(sys.argv[1], max_rejected_fraction=0)
 forbidden = {"tensorflow", "keras", "kfp", "google.cloud.storage", "PIL"} & set(sys.modules)
 sys.exit(f"these must not be imported: {forbidden}" if forbidden else 0)
 """

@@ -15,7 +15,7 @@ from repot.planner.listing import PictureRoots
 from repot.planner.plan import plan_dataset
 from repot.settings import DatasetSettings
 from repot.shard_builder.build import build_shards
-from repot.shard_builder.merge import merge_dataset
+from repot.shard_builder.complete import complete_dataset
 from tests.integration.test_storage_gcs import put_object as put_gcs_object
 from tests.integration.test_storage_s3 import put_object as put_s3_object
 
@@ -90,7 +90,7 @@ def test_dataset_of_gzip_pictures_has_every_picture(bucket: str, put: Put, tmp_p
         settings=DatasetSettings(),
     )
     build_shards(plan.dataset_uri, num_processes=1)
-    merge_dataset(plan.dataset_uri, max_rejected_fraction=0.2)
+    complete_dataset(plan.dataset_uri, max_rejected_fraction=0.2)
     manifest = read_manifest(plan.dataset_uri)
     assert [(item.path, item.reason) for item in manifest.rejected] == [
         ("cat/damaged.png", "unreadable")

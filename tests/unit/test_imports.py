@@ -28,7 +28,9 @@ def test_fast_modules_load_no_slow_package(module: str) -> None:
     assert SLOW_PACKAGES.isdisjoint(loaded)
 
 
-@pytest.mark.parametrize("module", ["planner.plan", "shard_builder.build", "shard_builder.merge"])
+@pytest.mark.parametrize(
+    "module", ["planner.plan", "shard_builder.build", "shard_builder.complete"]
+)
 def test_planner_and_shard_builder_never_load_tensorflow(module: str) -> None:
     program = f"import sys, repot.{module}; print(*sys.modules)"
     loaded = subprocess.run(

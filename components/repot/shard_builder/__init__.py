@@ -1,1 +1,1 @@
-"""Shard builder: write the planned TFRecord shards, then merge them into a dataset."""
+"""Shard builder: write the planned TFRecord shards, then complete the dataset."""

@@ -14,7 +14,7 @@ def build_shards(item: str):
     from repot import layout, progress
     from repot.dataset_plan import Share
     from repot.notification import notify_failure
-    from repot.shard_builder.merge import build_item
+    from repot.shard_builder.complete import build_item
 
     with (
         progress.task("build shards"),

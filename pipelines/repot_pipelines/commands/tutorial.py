@@ -279,12 +279,12 @@ def _build_dataset(
         max_rejected_fraction: Share of damaged pictures above which the build fails, in [0, 1].
 
     Raises:
-        RepotError: As `plan_dataset`, `build_shards` and `merge_dataset`.
+        RepotError: As `plan_dataset`, `build_shards` and `complete_dataset`.
     """
     from repot.planner.listing import PictureRoots
     from repot.planner.plan import plan_dataset
     from repot.shard_builder.build import build_shards
-    from repot.shard_builder.merge import merge_dataset
+    from repot.shard_builder.complete import complete_dataset
 
     plan = plan_dataset(
         PictureRoots(train_uri=train_uri, validation_uri=validation_uri),
@@ -296,7 +296,7 @@ def _build_dataset(
     )
     if not plan.exists:
         build_shards(plan.dataset_uri)
-    return merge_dataset(plan.dataset_uri, max_rejected_fraction=max_rejected_fraction)
+    return complete_dataset(plan.dataset_uri, max_rejected_fraction=max_rejected_fraction)
 
 
 def _train(

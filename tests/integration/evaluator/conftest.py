@@ -11,7 +11,7 @@ from repot.planner.listing import PictureRoots
 from repot.planner.plan import plan_dataset
 from repot.settings import DatasetSettings, TrainingSettings
 from repot.shard_builder.build import build_shards
-from repot.shard_builder.merge import merge_dataset
+from repot.shard_builder.complete import complete_dataset
 from repot.training_record import EpochRecord, TrainingRecord
 from tests.integration.evaluator.colours import (
     COLOURS,
@@ -54,7 +54,7 @@ def dataset(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         settings=DatasetSettings(train_shards=1, validation_shards=3),
     )
     build_shards(plan.dataset_uri, num_processes=1)
-    merge_dataset(plan.dataset_uri, max_rejected_fraction=0.5)
+    complete_dataset(plan.dataset_uri, max_rejected_fraction=0.5)
     return folder
 
 

@@ -9,7 +9,7 @@ from repot.dataset_plan import Share
 from repot.planner import checksums
 from repot.planner.plan import PlannedDataset
 from repot.shard_builder.build import build_shards
-from repot.shard_builder.merge import merge_dataset
+from repot.shard_builder.complete import complete_dataset
 from tests.unit.conftest import MakePlan
 
 
@@ -89,4 +89,4 @@ def test_twins_in_two_unicode_forms_are_built_in_every_run(
     for train_shards in (1, 2):
         planned = make_plan(train_shards=train_shards)
         build_shards(planned.dataset_uri, num_processes=1)
-        assert merge_dataset(planned.dataset_uri, max_rejected_fraction=0).num_accepted == 32
+        assert complete_dataset(planned.dataset_uri, max_rejected_fraction=0).num_accepted == 32

@@ -9,9 +9,9 @@ from repot.manifest import Manifest
 from repot.planner.listing import PictureRoots
 from repot.planner.plan import PlannedDataset
 from repot.settings import DatasetSettings
-from repot.shard_builder import merge
+from repot.shard_builder import complete
 from repot.shard_builder.build import build_shards
-from repot.shard_builder.merge import build_item, merge_dataset
+from repot.shard_builder.complete import build_item, complete_dataset
 from tests.unit.conftest import MakePlan
 
 
@@ -28,7 +28,7 @@ def test_manifest_accounts_for_every_file(make_plan: MakePlan, pictures: Path) -
     (pictures / "c" / "sub" / "1.jpg").write_bytes(b"x")
     planned = make_plan(train_shards=2)
     build_shards(planned.dataset_uri)
-    manifest = merge_dataset(planned.dataset_uri, max_rejected_fraction=0.1)
+    manifest = complete_dataset(planned.dataset_uri, max_rejected_fraction=0.1)
     assert manifest.num_found == 32
     assert (
         manifest.num_accepted
@@ -54,16 +54,16 @@ def test_missing_shards_are_built(make_plan: MakePlan) -> None:
     planned = make_plan(train_shards=4)
     build_shards(planned.dataset_uri, planned.plan.shard_names[1:3])
     before = _versions(planned.dataset_uri)
-    manifest = merge_dataset(planned.dataset_uri, max_rejected_fraction=0)
+    manifest = complete_dataset(planned.dataset_uri, max_rejected_fraction=0)
     assert manifest.num_accepted == 30
     assert before.items() < _versions(planned.dataset_uri).items()
 
 
 def test_merging_again_changes_nothing(make_plan: MakePlan) -> None:
     planned = make_plan()
-    first = merge_dataset(planned.dataset_uri, max_rejected_fraction=0)
+    first = complete_dataset(planned.dataset_uri, max_rejected_fraction=0)
     before = _versions(planned.dataset_uri)
-    assert merge_dataset(planned.dataset_uri, max_rejected_fraction=0) == first
+    assert complete_dataset(planned.dataset_uri, max_rejected_fraction=0) == first
     assert _versions(planned.dataset_uri) == before
     assert make_plan().exists
 
@@ -79,7 +79,7 @@ def test_too_many_rejected_files_are_an_error_until_more_are_allowed(
     build_shards(planned.dataset_uri)
     before = _versions(planned.dataset_uri)
     with pytest.raises(DataError) as caught:
-        merge_dataset(planned.dataset_uri, max_rejected_fraction=0.19)
+        complete_dataset(planned.dataset_uri, max_rejected_fraction=0.19)
     assert str(caught.value).splitlines() == [
         "At most 19.0% of the files may be rejected; 6 of 30 are:",
         "  5 x empty: the file is empty. Copy the files again, or remove them.",
@@ -93,11 +93,11 @@ def test_too_many_rejected_files_are_an_error_until_more_are_allowed(
         ),
     ]
     assert _versions(planned.dataset_uri) == before
-    manifest = merge_dataset(planned.dataset_uri, max_rejected_fraction=0.2)
+    manifest = complete_dataset(planned.dataset_uri, max_rejected_fraction=0.2)
     assert manifest.num_accepted == 24
     assert before.items() < _versions(planned.dataset_uri).items()
     with pytest.raises(DataError, match="6 of 30 are"):
-        merge_dataset(planned.dataset_uri, max_rejected_fraction=0.19)
+        complete_dataset(planned.dataset_uri, max_rejected_fraction=0.19)
 
 
 def test_at_most_ten_rejected_files_are_named(make_plan: MakePlan, pictures: Path) -> None:
@@ -105,7 +105,7 @@ def test_at_most_ten_rejected_files_are_named(make_plan: MakePlan, pictures: Pat
         path.write_bytes(b"")
     planned = make_plan()
     with pytest.raises(DataError, match="19 of 30 are") as caught:
-        merge_dataset(planned.dataset_uri, max_rejected_fraction=0.5)
+        complete_dataset(planned.dataset_uri, max_rejected_fraction=0.5)
     assert str(caught.value).count("): empty") == 10
 
 
@@ -116,7 +116,7 @@ def test_label_without_a_usable_training_picture_is_named(
         path.write_text("text")
     planned = make_plan()
     with pytest.raises(DataError, match=r"rejected for 'b'\. Rejected: b/000\.jpg") as caught:
-        merge_dataset(planned.dataset_uri, max_rejected_fraction=1)
+        complete_dataset(planned.dataset_uri, max_rejected_fraction=1)
     assert "and 7 more" in str(caught.value)
     assert not storage.exists(f"{planned.dataset_uri}/manifest.json")
 
@@ -127,21 +127,21 @@ def test_validation_without_a_usable_picture_is_an_error(make_plan: MakePlan) ->
         Path(picture.uri).write_text("text")
     planned = make_plan(validation_fraction=0.0001)
     with pytest.raises(DataError, match="validation split must have a usable picture"):
-        merge_dataset(planned.dataset_uri, max_rejected_fraction=1)
+        complete_dataset(planned.dataset_uri, max_rejected_fraction=1)
 
 
-def test_merge_without_a_plan_is_an_error(tmp_path: Path) -> None:
+def test_dataset_without_a_plan_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="must be planned before"):
-        merge_dataset(str(tmp_path), max_rejected_fraction=0)
+        complete_dataset(str(tmp_path), max_rejected_fraction=0)
 
 
 def test_invalid_manifest_is_an_error(tmp_path: Path) -> None:
     storage.write_json(f"{tmp_path}/manifest.json", {"name": "a web app"})
     with pytest.raises(DataError, match=r"manifest\.json must be a valid Manifest"):
-        merge_dataset(str(tmp_path), max_rejected_fraction=0)
+        complete_dataset(str(tmp_path), max_rejected_fraction=0)
 
 
-def test_merge_tells_what_the_dataset_contains(
+def test_completion_tells_what_the_dataset_contains(
     make_plan: MakePlan, pictures: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="repot.progress")
@@ -149,13 +149,13 @@ def test_merge_tells_what_the_dataset_contains(
     (pictures / "pears").mkdir()
     planned = make_plan()
     caplog.clear()
-    manifest = merge_dataset(planned.dataset_uri, max_rejected_fraction=1)
+    manifest = complete_dataset(planned.dataset_uri, max_rejected_fraction=1)
     notices = [each.getMessage() for each in caplog.records if each.name == "repot.progress"]
     num_examples = [manifest.num_examples(split) for split in ("train", "validation")]
     assert notices == [
-        "merge: 29 pictures of 3 labels, per label 8 to 12, median 9; "
+        "build shards: 29 pictures of 3 labels, per label 8 to 12, median 9; "
         "{} for training, {} for validation".format(*num_examples),
-        "merge: left out 1: the file is not a picture ('b/000.jpg')",
+        "build shards: left out 1: the file is not a picture ('b/000.jpg')",
     ]
     assert manifest.empty_label_folders == ("pears",)
 
@@ -183,7 +183,7 @@ def test_builder_that_finishes_last_completes_the_dataset(
 ) -> None:
     one = make_plan(storage_uri=f"{tmp_path}/one", train_shards=4)
     build_shards(one.dataset_uri)
-    merge_dataset(one.dataset_uri, max_rejected_fraction=0)
+    complete_dataset(one.dataset_uri, max_rejected_fraction=0)
     planned = make_plan(storage_uri=f"{tmp_path}/three", train_shards=4)
 
     manifests = [build_item(item(planned, index, 3)) for index in order]
@@ -205,11 +205,11 @@ def test_builders_that_finish_at_the_same_moment_write_the_same_manifest(
         storage.delete(f"{planned.dataset_uri}/manifest.json")
         return True
 
-    monkeypatch.setattr(merge, "has_all_receipts", build_others_first)
+    monkeypatch.setattr(complete, "has_all_receipts", build_others_first)
     manifest = build_item(item(planned, 0, 2))
 
     assert others == [manifest]
-    assert manifest == merge_dataset(planned.dataset_uri, max_rejected_fraction=0)
+    assert manifest == complete_dataset(planned.dataset_uri, max_rejected_fraction=0)
 
 
 def test_builder_killed_before_it_completes_the_dataset_does_so_when_it_is_retried(

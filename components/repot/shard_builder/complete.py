@@ -36,7 +36,7 @@ def build_item(item: str) -> Manifest | None:
 
     Raises:
         UsageError: `item` is not a work item.
-        RepotError: As `build_shards` and `merge_dataset`.
+        RepotError: As `build_shards` and `complete_dataset`.
     """
     share = Share.from_item(item)
     dataset_uri = layout.dataset_uri(share.storage_uri, share.dataset_id)
@@ -48,17 +48,17 @@ def build_item(item: str) -> Manifest | None:
         if not has_all_receipts(dataset_uri, plan):
             _log.info("other builders have not finished yet; the last one completes the dataset")
             return None
-    return merge_dataset(dataset_uri, max_rejected_fraction=share.max_rejected_fraction)
+    return complete_dataset(dataset_uri, max_rejected_fraction=share.max_rejected_fraction)
 
 
-def merge_dataset(dataset_uri: str, *, max_rejected_fraction: float) -> Manifest:
+def complete_dataset(dataset_uri: str, *, max_rejected_fraction: float) -> Manifest:
     """Write the manifest of a dataset, after building shards that are missing.
 
     Args:
         dataset_uri: Folder of a planned dataset.
         max_rejected_fraction: Largest fraction of rejected files, in [0, 1]; files with exempt
             reasons do not count. It is not part of the dataset: a dataset that was refused can be
-            merged with a larger fraction, and no shard is built again.
+            completed with a larger fraction, and no shard is built again.
 
     Returns:
         The manifest, also if it existed before.
@@ -80,7 +80,7 @@ def merge_dataset(dataset_uri: str, *, max_rejected_fraction: float) -> Manifest
     for line in describe_dataset(
         {split: manifest.class_counts(split) for split in SPLITS}, manifest.rejected
     ):
-        progress.notice("merge", line)
+        progress.notice("build shards", line)
     return manifest
 
 
