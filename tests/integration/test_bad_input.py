@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -145,11 +146,9 @@ def test_shards_tells_what_it_found_and_left_out(folder: Path, tmp_path: Path) -
     done = repot("shards", *folders, "--output-directory", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
-    counts = [line for line in lines if line.startswith(("read checksums:", "build shards:"))]
-    for task in ("read checksums:", "build shards:"):
-        last = [line.split() for line in counts if line.startswith(task)][-1]
-        done_and_total = last[2].split("/")
-        assert done_and_total[0] == done_and_total[1]
+    for task in ("read checksums", "build shards"):
+        counts = [found for line in lines if (found := re.match(rf"{task}: (\d+)/(\d+)", line))]
+        assert counts[-1][1] == counts[-1][2]
     for part in (
         "pictures of 3 labels, per label 2 to",
         "left out 1: it is a pipe, a socket, a device or a link to a folder",
