@@ -28,7 +28,7 @@ TRAINER = "trainer"
 """Kind of the pods that train, in the task's own pod or in a Job."""
 
 MAX_READ_NODES = 20
-"""The pods of more nodes are not read: it would take long, and so many nodes have room."""
+"""Free room is checked on this many nodes at most: reading the pods of more takes too long."""
 
 _NUM_THREADS = 8
 _AUTOSCALER_PATH = "/api/v1/namespaces/kube-system/configmaps/cluster-autoscaler-status"

@@ -11,19 +11,17 @@ import click
 
 from repot.errors import RepotError
 from repot.masking import MaskedStream, mask, read_secrets
+from repot_pipelines.commands.connection import connect_to_server, open_cluster, warn_about_nodes
 from repot_pipelines.commands.options import (
     RUN_NAME,
     RequestOptions,
-    connect_to_server,
     connection_options,
     debug_option,
     logs_options,
-    open_cluster,
     poll_option,
     request_options,
     start_limit_options,
     start_options,
-    warn_about_nodes,
 )
 from repot_pipelines.kfp_server.access import ConnectionOptions
 

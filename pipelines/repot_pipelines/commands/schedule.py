@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from repot_pipelines.commands.connection import connect_to_server
 from repot_pipelines.commands.options import (
     SCHEDULE_NAME,
     RequestOptions,
-    connect_to_server,
     connection_options,
     debug_option,
     request_options,

@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING
 import click
 
 from repot.errors import EXIT_GATE_REJECTED, EXIT_INTERRUPTED, UsageError
+from repot_pipelines.commands.connection import connect_to_server, open_cluster, warn_about_nodes
 from repot_pipelines.commands.options import (
     RUN_NAME,
     RequestOptions,
-    connect_to_server,
     connection_options,
     debug_option,
     logs_options,
-    open_cluster,
     poll_option,
     request_options,
     start_limit_options,
     start_options,
-    warn_about_nodes,
 )
 from repot_pipelines.kfp_server.access import ConnectionOptions
 
