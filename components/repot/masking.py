@@ -1,4 +1,4 @@
-"""Secrets in text: what a web address or the environment keeps secret, and how it is masked.
+"""Find the secrets of web addresses and of the environment, and mask them in text.
 
 A secret must not appear in anything that repot prints or writes. Known values are masked wherever
 they occur; other text is masked if it looks like a credential.

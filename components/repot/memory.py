@@ -1,4 +1,4 @@
-"""How much memory this process may use, and what to say when it runs out."""
+"""The memory limit of this process, and the message for running out of memory."""
 
 import errno
 import os
@@ -47,7 +47,7 @@ def find_memory_limit() -> MemoryLimit:
 
 
 def is_out_of_memory(err: BaseException) -> bool:
-    """Return whether an error says that memory ran out.
+    """Return whether an error means that memory ran out.
 
     TensorFlow has a type of its own. A thread needs memory for its stack, and an extension module
     for its code.

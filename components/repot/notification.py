@@ -1,10 +1,10 @@
 """Notifications: tell a webhook, such as Slack's, that a run failed, promoted or was rejected.
 
-Each task sends the notice of its own failure, so no further pod is needed; the task that ends a run
-sends its outcome. What ends a pod from outside, such as a lack of memory, cannot be sent from it.
+Each task reports its own failure, so no additional pod is needed; the last task reports the outcome
+of the run. A pod that is killed from outside, for example for its memory, cannot report that.
 
-A notification never makes a run fail: what goes wrong is a warning in the log. The address is
-secret as a whole, for a webhook's path is its key; logs show its host only.
+A notification never makes a run fail: errors are logged as warnings. The whole address is secret,
+because the path of a webhook is its key; logs show only the host.
 """
 
 import contextlib

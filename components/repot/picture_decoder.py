@@ -1,18 +1,18 @@
-"""Normalise picture files in a process of its own, which a hostile file cannot leave.
+"""Normalise picture files in a sandboxed process that a hostile file cannot escape from.
 
-Decoders of pictures are large C libraries that read bytes from strangers. The process that runs
-them has no network, no files, no credentials, no other process to reach, and limits of memory and
-time, see `repot.sandbox`. It gets several files per request, because one by one they take a quarter
-more time, and answers with the results of `repot.pictures.normalise_picture`:
+Picture decoders are large C libraries that parse untrusted bytes. The process that runs them has
+no network, files, credentials or access to other processes, and its memory and time are limited;
+see `repot.sandbox`. Each request holds several files, because one file per request costs 25 % more
+time. The answers are the results of `repot.pictures.normalise_picture`:
 
     request   uint32 number of files, uint32 whether they are in the shared memory, uint64 size of
-              each; the files one behind the other, in the shared memory or here
+              each; then the files, concatenated, in the shared memory or in the request
     answers   per file: uint8 kind, uint32 height, uint32 width, uint64 size; JPEG or JSON of that
               size
 
-Answers to files in the shared memory come together, so a counter there says how far the decoder is.
-A file whose decoder crashes or exceeds a limit is rejected, and the next one gets a new decoder.
-Everything that the decoder answers may be forged: it is checked, and used as data only.
+Answers to files in the shared memory are sent together, so a counter in that memory has the number
+of finished files. A file whose decoder crashes or exceeds a limit is rejected, and the next file
+gets a new decoder. Answers are untrusted: they are checked and treated as data only.
 """
 
 import contextlib
@@ -37,9 +37,9 @@ from repot.errors import RepotError
 from repot.picture_result import Picture, RejectedPicture
 
 MAX_FILES = 64
-"""As many files are decoded at once."""
+"""Files per request at most."""
 MAX_FILES_BYTES = 8 << 20
-"""Files of this size are copied to shared memory. A larger one goes through the pipe, alone."""
+"""Bytes of a request that fit into shared memory; a larger file is sent alone, through the pipe."""
 
 _REQUEST = struct.Struct("<II")
 _ANSWER = struct.Struct("<BIIQ")
@@ -74,7 +74,7 @@ class _Kind(enum.IntEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecoderLimits:
-    """What a decoder may use: more than any picture needs that `repot.pictures` accepts.
+    """Limits of a decoder: more than any picture that `repot.pictures` accepts needs.
 
     A progressive JPEG of 484 megapixels needs 3.1 GiB and 4 s; the slowest picture measured, 89
     megapixels in four colours, needs 5 s.
@@ -91,7 +91,7 @@ class DecoderLimits:
 
 
 class PictureDecoder:
-    """Decodes pictures in a sandboxed process, which starts at once and ends with `close`.
+    """Decodes pictures in a sandboxed process, which runs until `close`.
 
     Use it in one thread: the process ends with the thread that started it.
     """
@@ -126,7 +126,7 @@ class PictureDecoder:
         return self._process.layers()
 
     def cpu_seconds(self) -> float:
-        """Return the processor time that the process has used; 0 where the system does not say."""
+        """Return the processor time that the process has used; 0 if it is unknown."""
         return _cpu_seconds(self._process.process_id)
 
     def decode(self, files: Sequence[tuple[str, bytes]]) -> list[Picture | RejectedPicture]:

@@ -1,9 +1,9 @@
-"""Confine this process: from then on it can compute, and use the descriptors that it has open.
+"""Confine this process: afterwards it can only compute and use its open descriptors.
 
-No right or privilege is needed for it, so it works in a pod under the Pod Security Standard
-"restricted". Four layers, each applied where the system has it:
+This needs no privileges, so it works in a pod under the Pod Security Standard "restricted". There
+are four layers, each applied where the system supports it:
 
-    limits      no new descriptors, files or core dumps; a limit of memory. Every system.
+    limits      no new descriptors, files or core dumps; limited memory. Every system.
     namespaces  an empty network, and no capabilities outside. Linux, unless the machine or the
                 container runtime forbids user namespaces, as in most pods.
     Landlock    no file, no TCP, no signals to other processes. Linux 5.13; TCP 6.7; signals 6.12.

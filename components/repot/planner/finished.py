@@ -1,7 +1,7 @@
-"""Find what a run needs and the storage already has: its checkpoint and its finished training.
+"""Find a run's checkpoint and finished training in the storage, so that it can skip them.
 
-The storage decides, not KFP's cache: a run whose training is finished starts no trainer pod also if
-the cache is empty, or if the images have other digests.
+This does not depend on KFP's cache: a run whose training is finished starts no trainer pod, even if
+the cache is empty or the images have other digests.
 """
 
 import logging

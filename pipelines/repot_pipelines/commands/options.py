@@ -274,7 +274,7 @@ def pipeline_options(command: _Command) -> _Command:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestOptions:
-    """What a command line says about the pipeline run to submit.
+    """The options of a command line that describe the pipeline run to submit.
 
     Attributes:
         preset: Name of the set of defaults.

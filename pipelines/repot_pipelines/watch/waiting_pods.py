@@ -1,10 +1,10 @@
-"""The pods of a run that have not started, and why, from the best source that is available.
+"""Find the pods of a run that have not started, and why, from the best available source.
 
-The Kubernetes API has a pod's status, what it requests, and its events; it is used if a kubeconfig,
-or the pod that this runs in, leads to the run's cluster. KFP's UI returns the same for one pod.
-Otherwise the server's copy of the Argo workflow has a part: Argo copies the status of a pod that
-waits into the message of its node, and there alone says why it could not create a pod, e.g. for a
-quota.
+1. The Kubernetes API has a pod's status, requests and events. It is used if a kubeconfig, or the
+   pod that this process runs in, leads to the run's cluster.
+2. KFP's UI returns the same for one pod at a time.
+3. The KFP server has a copy of the Argo workflow. Argo copies the status of a waiting pod into the
+   message of its node; only there is the reason why a pod could not be created, such as a quota.
 
 Source: `getPendingReason` and `markNodePending` in workflow/controller/operator.go of Argo;
 frontend/server/handlers/pod-info.ts of kubeflow/pipelines 2.16 and 2.17.
