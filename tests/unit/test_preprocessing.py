@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from repot.preprocessing import central_crop, decode_jpeg, distort_picture
+from repot.preprocessing import (
+    central_crop,
+    decode_jpeg,
+    distort_picture,
+    mirror,
+    view_picture,
+)
 from repot.records import decode_example, read_records
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -47,6 +53,78 @@ def test_central_crop_keeps_as_many_rows_as_2016(length: int, kept: int) -> None
     rows = central_crop(ramp, kept).numpy()[:, 0, 0]
 
     np.testing.assert_array_equal(rows, np.arange(kept) + (length - kept) // 2)
+
+
+def test_central_view_equals_the_central_crop(picture: Any) -> None:
+    np.testing.assert_array_equal(
+        view_picture(picture, 96, "central").numpy(), central_crop(picture, 96).numpy()
+    )
+
+
+def test_whole_view_shows_all_four_corners() -> None:
+    picture = np.full((40, 80, 3), 0.5, np.float32)
+    corners = {(0, 0): 0.1, (0, -1): 0.2, (-1, 0): 0.3, (-1, -1): 0.4}
+    for (row, column), value in corners.items():
+        rows = slice(None, 10) if row == 0 else slice(-10, None)
+        columns = slice(None, 20) if column == 0 else slice(-20, None)
+        picture[rows, columns] = value
+
+    whole = view_picture(tf.constant(picture), 16, "whole").numpy()
+
+    assert whole.shape == (16, 16, 3)
+    for (row, column), value in corners.items():
+        np.testing.assert_allclose(whole[row, column], value, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "rows", "columns"),
+    [
+        (40, 40, (0, 16), (0, 16)),
+        (20, 40, (4, 12), (0, 16)),
+        (40, 20, (0, 16), (4, 12)),
+        (30, 40, (2, 14), (0, 16)),
+        (9, 16, (3, 12), (0, 16)),  # 7 rows of padding: 3 above, 4 below
+        (1, 4000, (7, 8), (0, 16)),
+        (3, 2, (0, 16), (2, 13)),
+    ],
+)
+def test_padded_view_keeps_the_aspect_ratio(
+    height: int, width: int, rows: tuple[int, int], columns: tuple[int, int]
+) -> None:
+    padded = view_picture(tf.ones((height, width, 3)), 16, "padded").numpy()
+
+    expected = np.full((16, 16, 3), 0.5, np.float32)
+    expected[slice(*rows), slice(*columns)] = 1
+    np.testing.assert_array_equal(padded, expected)
+
+
+def test_padded_view_of_a_square_equals_the_whole_view(picture: Any) -> None:
+    square = picture[:48, :48]
+
+    np.testing.assert_array_equal(
+        view_picture(square, 32, "padded").numpy(), view_picture(square, 32, "whole").numpy()
+    )
+
+
+def test_unknown_view_is_an_error(picture: Any) -> None:
+    with pytest.raises(ValueError, match="view='square'"):
+        view_picture(picture, 32, "square")  # type: ignore[arg-type]
+
+
+def test_views_work_in_a_graph_that_does_not_know_the_size(picture: Any) -> None:
+    for view in ("central", "whole", "padded"):
+        inside = tf.function(
+            lambda pixels, view=view: view_picture(pixels, 24, view),
+            input_signature=[tf.TensorSpec([None, None, 3], tf.float32)],
+        )
+        np.testing.assert_array_equal(
+            inside(picture).numpy(), view_picture(picture, 24, view).numpy()
+        )
+
+
+def test_mirror_exchanges_left_and_right_of_one_picture_and_of_a_batch(picture: Any) -> None:
+    np.testing.assert_array_equal(mirror(picture).numpy(), picture.numpy()[:, ::-1])
+    np.testing.assert_array_equal(mirror(picture[None]).numpy(), picture.numpy()[None, :, ::-1])
 
 
 def test_distort_picture_depends_only_on_its_seed(picture: Any) -> None:
