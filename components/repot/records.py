@@ -17,6 +17,7 @@ import contextlib
 import io
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,6 +32,23 @@ _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
 _MASK_DELTA = 0xA282EAD8
 _FIELD = descriptor_pb2.FieldDescriptorProto
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Box:
+    """A bounding box in a picture.
+
+    Attributes:
+        xmin, ymin, xmax, ymax: Its edges as fractions of the picture's width and height, in [0, 1],
+            with xmin < xmax and ymin < ymax.
+        label: Name of what is in it; "" if only the picture has a label.
+    """
+
+    xmin: float
+    ymin: float
+    xmax: float
+    ymax: float
+    label: str = ""
 
 
 def picture_features(

@@ -10,13 +10,13 @@ folder next to train/ and validation/ have a reason of their own.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import cast
 
 from repot.errors import join_names
 from repot.manifest import Rejection, Split
 from repot.picture_result import EXEMPT_REASONS
+from repot.planner.inputs.inventory import CandidatePicture, Inventory
 from repot.planner.listing import FoundFile
 
 _LAYOUT_ADVICE = (
@@ -45,65 +45,6 @@ _SYSTEM_NAMES = frozenset(
 _SYSTEM_FOLDERS = frozenset(
     {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CandidatePicture:
-    """A file in a label folder; its content has not been checked yet.
-
-    Attributes:
-        file: The file.
-        label: Name of the label folder.
-        split: The split whose folder contains it; None if the pictures are not split yet.
-    """
-
-    file: FoundFile
-    label: str
-    split: Split | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Inventory:
-    """Every file found, either as a candidate or with the reason for its rejection.
-
-    Attributes:
-        is_split: Whether the pictures are in train/ and validation/ folders.
-        candidates: The files in label folders, sorted by path.
-        rejected: All other files, sorted by path.
-        empty_label_folders: Paths of label folders without a file that could be a picture, sorted.
-    """
-
-    is_split: bool
-    candidates: tuple[CandidatePicture, ...]
-    rejected: tuple[Rejection, ...]
-    empty_label_folders: tuple[str, ...] = ()
-
-    @property
-    def labels(self) -> set[str]:
-        """Return the names of the label folders that directly contain files."""
-        return {candidate.label for candidate in self.candidates}
-
-    @property
-    def all_folders(self) -> set[str]:
-        """Return the names of the label folders, those of labels that are not listed included."""
-        return self.labels | {
-            item.label for item in self.rejected if item.reason == "label_not_listed"
-        }
-
-    @property
-    def nested_paths(self) -> list[str]:
-        """Return the paths of the files in subfolders of label folders, if those are rejected."""
-        return [item.path for item in self.rejected if item.reason == "nested_folder"]
-
-    @property
-    def folders_without_files(self) -> dict[str, str]:
-        """Return the label folders that contain only subfolders, each with one file in them."""
-        nested = {
-            rejection.label: rejection.path
-            for rejection in reversed(self.rejected)
-            if rejection.reason == "nested_folder"
-        }
-        return {label: nested[label] for label in sorted(set(nested) - self.labels)}
 
 
 def assign_labels(
@@ -142,7 +83,7 @@ def assign_labels(
         else:
             candidates.append(
                 CandidatePicture(
-                    file=file, label=label, split=cast(Split, split) if is_split else None
+                    file=file, label=label, split=cast(Split, split) if is_split else ""
                 )
             )
     return Inventory(

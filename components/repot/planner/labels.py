@@ -11,7 +11,8 @@ from collections.abc import Collection, Sequence
 
 from repot import storage
 from repot.errors import UsageError, join_names
-from repot.planner.folders import NESTED_ADVICE, Inventory
+from repot.planner.folders import NESTED_ADVICE
+from repot.planner.inputs.inventory import Inventory
 
 MAX_LABELS_FILE_BYTES = 16 << 20
 """Limit of a labels file: a hundred thousand labels of ordinary length have 2 MiB."""

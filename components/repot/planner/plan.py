@@ -14,12 +14,8 @@ from repot.manifest import SPLITS, Rejection, Split, shard_name, shard_split
 from repot.picture_result import EXEMPT_REASONS
 from repot.planner import sharding
 from repot.planner.checksums import add_checksums
-from repot.planner.folders import (
-    CandidatePicture,
-    Inventory,
-    assign_labels,
-    find_layout_problems,
-)
+from repot.planner.folders import assign_labels, find_layout_problems
+from repot.planner.inputs.inventory import CandidatePicture, Inventory
 from repot.planner.labels import (
     find_label_count_problems,
     find_label_name_problems,
@@ -236,7 +232,7 @@ def _reject_unreadable(candidate: CandidatePicture, detail: str) -> Rejection:
     return Rejection(
         path=candidate.file.path,
         label=candidate.label,
-        split=candidate.split or "",
+        split=candidate.split,
         reason="unreadable",
         detail=detail,
     )

@@ -3,7 +3,8 @@ from collections.abc import Sequence
 import pytest
 
 from repot.manifest import Rejection
-from repot.planner.folders import Inventory, assign_labels, find_layout_problems
+from repot.planner.folders import assign_labels, find_layout_problems
+from repot.planner.inputs.inventory import Inventory
 from repot.planner.listing import FoundFile
 
 
@@ -30,9 +31,9 @@ def test_folder_names_are_labels() -> None:
     inventory = _assign_labels("roses/1.jpg", "daisy/no_ending", "daisy/.hidden.jpg", "LICENSE.txt")
     assert not inventory.is_split
     assert [(item.file.path, item.label, item.split) for item in inventory.candidates] == [
-        ("daisy/.hidden.jpg", "daisy", None),
-        ("daisy/no_ending", "daisy", None),
-        ("roses/1.jpg", "roses", None),
+        ("daisy/.hidden.jpg", "daisy", ""),
+        ("daisy/no_ending", "daisy", ""),
+        ("roses/1.jpg", "roses", ""),
     ]
     assert inventory.rejected == (
         Rejection(path="LICENSE.txt", label="", split="", reason="outside_labels"),

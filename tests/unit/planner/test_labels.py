@@ -6,7 +6,8 @@ import pytest
 
 from repot.errors import StorageError, UsageError
 from repot.planner import labels
-from repot.planner.folders import Inventory, assign_labels
+from repot.planner.folders import assign_labels
+from repot.planner.inputs.inventory import Inventory
 from repot.planner.labels import (
     find_label_count_problems,
     find_label_name_problems,

@@ -1,0 +1,75 @@
+"""What a reader of PICTURES returns: one record per picture, and why other files are left out.
+
+The rest of the planner sees only this, whatever PICTURES is.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from repot.manifest import Rejection, Split
+from repot.planner.listing import FoundFile
+from repot.records import Box
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CandidatePicture:
+    """A file that has a label; its content has not been checked yet.
+
+    Attributes:
+        file: The file; `file.path` is the picture's name in messages, in rejections and in records.
+        label: Name of its class.
+        split: The split that the input states; "" if it states none.
+        group: Pictures of one group, such as those of one patient, belong to the same split; "" if
+            the picture belongs to no group.
+        boxes: Its bounding boxes.
+    """
+
+    file: FoundFile
+    label: str
+    split: Split | Literal[""] = ""
+    group: str = ""
+    boxes: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inventory:
+    """Every file found, either as a candidate or with the reason for its rejection.
+
+    Attributes:
+        is_split: Whether the input states a split for all pictures, as train/ and validation/ do.
+        candidates: The pictures with a label, sorted by path.
+        rejected: All other files, sorted by path.
+        empty_label_folders: Paths of label folders without a file that could be a picture, sorted.
+    """
+
+    is_split: bool
+    candidates: tuple[CandidatePicture, ...]
+    rejected: tuple[Rejection, ...]
+    empty_label_folders: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> set[str]:
+        """Return the names of the labels that have candidates."""
+        return {candidate.label for candidate in self.candidates}
+
+    @property
+    def all_folders(self) -> set[str]:
+        """Return the names of the labels, those that are not listed included."""
+        return self.labels | {
+            item.label for item in self.rejected if item.reason == "label_not_listed"
+        }
+
+    @property
+    def nested_paths(self) -> list[str]:
+        """Return the paths of the files in subfolders of label folders, if those are rejected."""
+        return [item.path for item in self.rejected if item.reason == "nested_folder"]
+
+    @property
+    def folders_without_files(self) -> dict[str, str]:
+        """Return the label folders that contain only subfolders, each with one file in them."""
+        nested = {
+            rejection.label: rejection.path
+            for rejection in reversed(self.rejected)
+            if rejection.reason == "nested_folder"
+        }
+        return {label: nested[label] for label in sorted(set(nested) - self.labels)}
