@@ -11,13 +11,15 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from repot import storage
 from repot.errors import DataError, NotFoundError, UsageError
+from repot.file_parts import FilePart
 from repot.json_record import JsonRecord, read_record, write_record
 from repot.layout import MANIFEST_NAME, PLAN_NAME, RECEIPTS_FOLDER, WORK_FOLDER
 from repot.manifest import Rejection
+from repot.records import Box
 from repot.settings import DatasetSettings
 
 _NUM_WRITERS = 16
@@ -36,6 +38,12 @@ class SourcePicture:
         size_bytes: Size when the file was listed.
         crc32c: CRC32C of its bytes, 8 hex digits.
         version: Version when the file was listed, see `repot.storage.ObjectInfo`.
+        part: Where the picture is in the file; None if it is the whole file. Size and checksum are
+            then those of the picture, and the version is that of the file.
+        text: What the label means, for people; "" if the label's name says it. If it is not "", the
+            record has both.
+        boxes: The picture's bounding boxes; None if the record has no features for them.
+        crop: The record has only this part of the picture; None for the whole picture.
     """
 
     uri: str
@@ -45,6 +53,47 @@ class SourcePicture:
     size_bytes: int
     crc32c: str
     version: str
+    part: FilePart | None = None
+    text: str = ""
+    boxes: tuple[Box, ...] | None = None
+    crop: Box | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON-able values; absent ones are left out."""
+        value = {name: getattr(self, name) for name in _REQUIRED_FIELDS}
+        if self.part:
+            value["part"] = dataclasses.asdict(self.part)
+        if self.text:
+            value["text"] = self.text
+        if self.boxes is not None:
+            value["boxes"] = [dataclasses.asdict(box) for box in self.boxes]
+        if self.crop:
+            value["crop"] = dataclasses.asdict(self.crop)
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Build from what `to_json` returned.
+
+        Raises:
+            TypeError: A field is missing or unknown.
+        """
+        if value.keys() <= _REQUIRED_FIELDS.keys():
+            return cls(**value)
+        part, boxes, crop = value.get("part"), value.get("boxes"), value.get("crop")
+        typed = {
+            "part": FilePart(**part) if part else None,
+            "boxes": None if boxes is None else tuple(Box(**box) for box in boxes),
+            "crop": Box(**crop) if crop else None,
+        }
+        return cls(**{**value, **typed})
+
+
+_REQUIRED_FIELDS = dict.fromkeys(
+    field.name
+    for field in dataclasses.fields(SourcePicture)
+    if field.default is dataclasses.MISSING
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,7 +196,7 @@ def write_plan(
     _clear_unfinished(dataset_uri, plan.dataset_id)
 
     def write_work_list(shard: str) -> None:
-        pictures = [dataclasses.asdict(picture) for picture in shards[shard]]
+        pictures = [picture.to_json() for picture in shards[shard]]
         storage.write_json(_work_uri(dataset_uri, shard), {"shard": shard, "pictures": pictures})
 
     with ThreadPoolExecutor(_NUM_WRITERS) as writers:
@@ -185,8 +234,8 @@ def read_work_list(dataset_uri: str, shard: str) -> list[SourcePicture]:
         ) from err
     try:
         # Without JsonRecord, whose type checks would take 45 s per million pictures.
-        return [SourcePicture(**picture) for picture in work_list["pictures"]]
-    except (TypeError, KeyError) as err:
+        return [SourcePicture.from_json(picture) for picture in work_list["pictures"]]
+    except (TypeError, KeyError, AttributeError) as err:
         raise DataError(
             f"{uri} must be a valid work list; got {err}. Delete it and {PLAN_NAME}, and run again."
         ) from err

@@ -33,6 +33,12 @@ _CRC = struct.Struct("<I")
 _MASK_DELTA = 0xA282EAD8
 _FIELD = descriptor_pb2.FieldDescriptorProto
 
+BOX_EDGES = ("xmin", "ymin", "xmax", "ymax")
+_BOX_KINDS = {
+    "image/object/bbox/label": "int64_list",
+    **{f"image/object/bbox/{edge}": "float_list" for edge in BOX_EDGES},
+}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Box:
@@ -52,9 +58,20 @@ class Box:
 
 
 def picture_features(
-    *, jpeg: bytes, height: int, width: int, class_id: int, label: str, filename: str
+    *,
+    jpeg: bytes,
+    height: int,
+    width: int,
+    class_id: int,
+    label: str,
+    filename: str,
+    text: str = "",
+    boxes: Sequence[Box] | None = None,
 ) -> dict[str, list[Value]]:
-    """Return the nine features of one picture, with the names and types of 2016.
+    """Return the features of one picture, with the names and types of 2016.
+
+    There are nine, as build_image_data.py writes them. With boxes and a text, there are the
+    fifteen of build_imagenet_data.py.
 
     Args:
         jpeg: The picture as an RGB JPEG.
@@ -63,21 +80,32 @@ def picture_features(
         class_id: In 1..N; 0 is the background.
         label: Name of the class.
         filename: Base name of the source file.
+        text: What the label means, for people; then `label` is a synset, the id of a meaning in
+            WordNet. "" if there is only the label.
+        boxes: The picture's boxes; None leaves out their features.
 
-    Source: research/inception/inception/data/build_image_data.py of tensorflow/models.
+    Source: research/inception/inception/data/build_image_data.py and build_imagenet_data.py of
+        tensorflow/models.
     """
-    return {
+    features: dict[str, list[Value]] = {
         "image/height": [height],
         "image/width": [width],
         "image/channels": [3],
         "image/colorspace": [b"RGB"],
         "image/format": [b"JPEG"],
         "image/class/label": [class_id],
-        "image/class/text": [label.encode()],
+        "image/class/text": [(text or label).encode()],
         # A file name that is not UTF-8 keeps its bytes from the disk.
         "image/filename": [filename.encode(errors="surrogateescape")],
         "image/encoded": [jpeg],
     }
+    if text:
+        features["image/class/synset"] = [label.encode()]
+    if boxes is not None:
+        for edge in BOX_EDGES:
+            features[f"image/object/bbox/{edge}"] = [getattr(box, edge) for box in boxes]
+        features["image/object/bbox/label"] = [class_id] * len(boxes)
+    return features
 
 
 def encode_example(features: Mapping[str, Sequence[Value]]) -> bytes:
@@ -85,13 +113,16 @@ def encode_example(features: Mapping[str, Sequence[Value]]) -> bytes:
 
     Args:
         features: Values by feature name. All values of a feature have the same type: bytes,
-            int (int64) or float (float32). A feature without values has no kind.
+            int (int64) or float (float32). A feature without values has no kind, except those of
+            bounding boxes, which have the kind that they have with boxes.
     """
     example = _Example()
     for name, values in features.items():
         feature = example.features.feature[name]
         if values:
             getattr(feature, _kind(values[0])).value.extend(values)
+        elif name in _BOX_KINDS:
+            getattr(feature, _BOX_KINDS[name]).SetInParent()
     serialized: bytes = example.SerializeToString(deterministic=True)
     return serialized
 

@@ -119,6 +119,18 @@ def test_read_of_an_outdated_version_fails(bucket: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_range_is_read_from_the_listed_version(bucket: str) -> None:
+    info = storage.write_bytes(f"{bucket}/x", b"0123456789")
+    assert storage.read_range(info.uri, offset=0, num_bytes=1) == b"0"
+    assert storage.read_range(info.uri, offset=3, num_bytes=4, version=info.version) == b"3456"
+    assert storage.read_range(info.uri, offset=8, num_bytes=9) == b"89"
+    storage.write_bytes(f"{bucket}/x", b"another content")
+    with pytest.raises(NotFoundError, match="changed or deleted since"):
+        storage.read_range(info.uri, offset=0, num_bytes=1, version=info.version)
+    with pytest.raises(NotFoundError, match=f"{bucket}/y"):
+        storage.read_range(f"{bucket}/y", offset=0, num_bytes=1)
+
+
 def test_missing_object_raises_not_found_error(bucket: str, tmp_path: Path) -> None:
     assert storage.stat(f"{bucket}/x") is None
     assert not storage.exists(f"{bucket}/x")

@@ -26,11 +26,11 @@ _log = logging.getLogger(__name__)
 _NUM_READERS = 16
 # A file that changed just before it was read may change again within the resolution of its
 # timestamps, so its checksum is not cached.
-_SETTLED_NS = 2_000_000_000
+SETTLED_NS = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class _FileState:
+class FileState:
     """What changes whenever a file does: `text` for the cache; and when it last changed."""
 
     text: str
@@ -42,7 +42,7 @@ class _Read:
     """A file's checksum and its state before and after it was read, or why it cannot be read."""
 
     crc32c: str = ""
-    state: _FileState | None = None
+    state: FileState | None = None
     error: str = ""
 
 
@@ -63,14 +63,13 @@ def add_checksums(
     Returns:
         The readable files in the same order, and error messages by URI of unreadable files.
     """
-    settled_before_ns = time.time_ns() - _SETTLED_NS
+    settled_before_ns = time.time_ns() - SETTLED_NS
     cache_uri = f"{listings_uri}/{layout.content_id(roots.folders)}.json" if listings_uri else ""
     cache = _read_cache(cache_uri) if cache_uri else {}
     without_checksum = [file for file in files if not file.crc32c]
     known = {file.uri: cache[file.uri] for file in without_checksum if _is_cached(file, cache)}
     unread = [file for file in without_checksum if file.uri not in known]
-    checksums = {file.uri: crc32c for file in files if (crc32c := file.crc32c)}
-    checksums |= {uri: crc32c for uri, (_, crc32c) in known.items()}
+    checksums = {uri: crc32c for uri, (_, crc32c) in known.items()}
     unreadable = {}
     for file, read in zip(unread, _read_all(unread), strict=True):
         if read.error:
@@ -82,9 +81,9 @@ def add_checksums(
     if cache_uri and unread:
         storage.write_json(cache_uri, known)
     checked = [
-        dataclasses.replace(file, crc32c=checksums[file.uri])
+        file if file.crc32c else dataclasses.replace(file, crc32c=checksums[file.uri])
         for file in files
-        if file.uri in checksums
+        if file.crc32c or file.uri in checksums
     ]
     return checked, unreadable
 
@@ -92,19 +91,19 @@ def add_checksums(
 def _is_cached(file: FoundFile, cache: _Cache) -> bool:
     if file.uri not in cache:
         return False
-    state = _state(file)
+    state = file_state(file.uri, file.version)
     return state is not None and cache[file.uri][0] == state.text
 
 
-def _state(file: FoundFile) -> _FileState | None:
-    """Return the current state of a file; None if it is gone."""
-    if not storage.is_local(file.uri):
-        return _FileState(file.version, 0)
+def file_state(uri: str, version: str) -> FileState | None:
+    """Return the current state of a file, in an object store that of `version`; None if gone."""
+    if not storage.is_local(uri):
+        return FileState(version, 0)
     try:
-        status = os.stat(file.uri)  # noqa: PTH116 (a Path per file doubles the time of a replan)
+        status = os.stat(uri)  # noqa: PTH116 (a Path per file doubles the time of a replan)
     except OSError:
         return None
-    return _FileState(
+    return FileState(
         f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_ino}",
         max(status.st_mtime_ns, status.st_ctime_ns),
     )
@@ -148,7 +147,7 @@ def _read(file: FoundFile) -> _Read:
 
     An error of an object store is raised, because it does not concern one file only.
     """
-    before = _state(file)
+    before = file_state(file.uri, file.version)
     if not storage.is_local(file.uri):
         crc32c = storage.read_crc32c_hex(file.uri, version=file.version)
     else:
@@ -157,4 +156,6 @@ def _read(file: FoundFile) -> _Read:
         except StorageError as err:
             return _Read(error=str(err))
     # A file that changed while it was read is not cached.
-    return _Read(crc32c=crc32c, state=before if _state(file) == before else None)
+    return _Read(
+        crc32c=crc32c, state=before if file_state(file.uri, file.version) == before else None
+    )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from repot import storage
 from repot.errors import NoBucketError, UsageError
+from repot.file_parts import FilePart
 from repot.manifest import SPLITS
 
 
@@ -68,6 +69,8 @@ class FoundFile:
         crc32c: CRC32C of its bytes, 8 hex digits; "" if the listing has no checksum.
         version: See `repot.storage.ObjectInfo`.
         kind: What it is if it is not a file, such as "a named pipe"; "" for a file.
+        part: Where it is in the file at `uri`; None if it is that file. Then size and checksum are
+            those of the part, and the checksum is known.
     """
 
     uri: str
@@ -76,6 +79,7 @@ class FoundFile:
     crc32c: str
     version: str
     kind: str = ""
+    part: FilePart | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

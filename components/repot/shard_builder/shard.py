@@ -12,6 +12,7 @@ import google_crc32c
 from repot import records, storage
 from repot.dataset_plan import SourcePicture, read_work_list
 from repot.errors import ContentEncodingError, DataError, NotFoundError, convert_disk_errors
+from repot.file_parts import FilePart, read_part
 from repot.manifest import Receipt, Rejection, shard_split
 from repot.picture_decoder import MAX_FILES, MAX_FILES_BYTES
 from repot.picture_result import MAX_FILE_BYTES, Picture, RejectedPicture
@@ -96,6 +97,11 @@ def read_picture(picture: SourcePicture) -> bytes:
     """
     if picture.size_bytes > MAX_FILE_BYTES:
         raise RejectedPicture("too_large", f"{picture.size_bytes} bytes")
+    if picture.part:
+        data = _read_part(picture, picture.part)
+        if storage.crc32c_hex(data) != picture.crc32c:
+            raise _changed(picture)
+        return data
     try:
         content = _read_content(picture)
     except ContentEncodingError as err:
@@ -114,6 +120,18 @@ def _read_content(picture: SourcePicture) -> storage.Content:
             return storage.read_object(picture.uri, version=picture.version)
         return storage.read_object(picture.uri)
     except NotFoundError as err:
+        raise _changed(picture) from err
+
+
+def _read_part(picture: SourcePicture, part: FilePart) -> bytes:
+    """Return a part of the listed version of a file, or of the current one."""
+    try:
+        with contextlib.suppress(NotFoundError):
+            return read_part(
+                picture.uri, part, size_bytes=picture.size_bytes, version=picture.version
+            )
+        return read_part(picture.uri, part, size_bytes=picture.size_bytes)
+    except (NotFoundError, DataError) as err:
         raise _changed(picture) from err
 
 
@@ -203,5 +221,7 @@ def _to_example(picture: SourcePicture, normal: Picture) -> bytes:
         class_id=picture.class_id,
         label=picture.label,
         filename=picture.path.rpartition("/")[2],
+        text=picture.text,
+        boxes=picture.boxes,
     )
     return records.encode_example(features)

@@ -86,6 +86,11 @@ class Backend(Protocol):
     def read_crc32c_hex(self, uri: str, *, version: str | None = None) -> str:
         """Read an object to compute the CRC32C of its stored bytes."""
 
+    def read_range(
+        self, uri: str, *, offset: int, num_bytes: int, version: str | None = None
+    ) -> bytes:
+        """Return a range of an object's stored bytes."""
+
     def write_bytes(self, uri: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
         """Write a whole object."""
 

@@ -91,6 +91,25 @@ def read_crc32c_hex(uri: str, *, version: str | None = None) -> str:
     return _backend(uri).read_crc32c_hex(uri, version=version)
 
 
+def read_range(uri: str, *, offset: int, num_bytes: int, version: str | None = None) -> bytes:
+    """Return a range of the object's stored bytes, fewer at its end.
+
+    No checksum of the object store covers a range: callers verify what they read. The bytes are not
+    decompressed, whatever the object's Content-Encoding.
+
+    Args:
+        uri: The object.
+        offset: First byte, below the object's size.
+        num_bytes: Number of bytes, at least 1.
+        version: As in `read_object`.
+
+    Raises:
+        NotFoundError: The object does not exist, or no longer has that version.
+        StorageError: It cannot be read, or ends before `offset`.
+    """
+    return _backend(uri).read_range(uri, offset=offset, num_bytes=num_bytes, version=version)
+
+
 def read_text(uri: str) -> str:
     """Return the object as text.
 

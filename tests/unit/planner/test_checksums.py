@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def everything_is_settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take every file for old enough to be cached, however new."""
-    monkeypatch.setattr(checksums, "_SETTLED_NS", -3600 * 10**9)
+    monkeypatch.setattr(checksums, "SETTLED_NS", -3600 * 10**9)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_each_folder_has_its_own_cache(folder: Path, tmp_path: Path, reads: list
 def test_recently_changed_file_is_not_cached(
     folder: Path, tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checksums, "_SETTLED_NS", 1_000_000_000)
+    monkeypatch.setattr(checksums, "SETTLED_NS", 1_000_000_000)
     time.sleep(1.2)
     (folder / "b").write_bytes(b"new")
     (folder / "a").rename(folder / "c")  # changes the change time only

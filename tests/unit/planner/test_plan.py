@@ -278,7 +278,7 @@ def test_unreadable_picture_is_rejected(
 def test_picture_replaced_by_one_of_equal_size_and_time_is_another_dataset(
     make_plan: MakePlan, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checksums, "_SETTLED_NS", -3600 * 10**9)
+    monkeypatch.setattr(checksums, "SETTLED_NS", -3600 * 10**9)
     picture = pictures / "a" / "000.jpg"
     before, status = make_plan().plan.dataset_id, picture.stat()
     picture.write_bytes(picture.read_bytes()[:-1] + b"\0")

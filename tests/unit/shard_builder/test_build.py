@@ -78,7 +78,7 @@ def test_progress_includes_pictures_of_finished_shards(
 def test_twins_in_two_unicode_forms_are_built_in_every_run(
     make_plan: MakePlan, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checksums, "_SETTLED_NS", -3600 * 10**9)
+    monkeypatch.setattr(checksums, "SETTLED_NS", -3600 * 10**9)
     for number, name in enumerate(("caf\u00e9.jpg", "cafe\u0301.jpg")):
         path = pictures / "a" / name
         path.write_bytes((pictures / "a" / f"00{number}.jpg").read_bytes().ljust(2000, b"\0"))

@@ -28,6 +28,7 @@ from repot.storage.content_encoding import decode_bytes, decode_file
 from repot.storage.gcs.client import blob_handle, bucket_handle, client, request_options
 from repot.storage.gcs.errors import GenerationMismatchError, convert_gcs_errors
 from repot.storage.gcs.transfer import (
+    download_range,
     download_to_file,
     find_object,
     to_object_info,
@@ -70,6 +71,11 @@ def read_crc32c_hex(uri: str, *, version: str | None = None) -> str:
     buffer = io.BytesIO()
     download_to_file(uri, buffer, version=version)
     return stream_crc32c_hex(buffer)
+
+
+def read_range(uri: str, *, offset: int, num_bytes: int, version: str | None = None) -> bytes:
+    """Return a range of an object's stored bytes; NotFoundError if it no longer has `version`."""
+    return download_range(uri, offset=offset, num_bytes=num_bytes, version=version)
 
 
 def write_bytes(uri: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:

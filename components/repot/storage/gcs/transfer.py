@@ -74,6 +74,29 @@ def download_to_file(
     raise damaged_error(uri, _NUM_DOWNLOADS)
 
 
+def download_range(uri: str, *, offset: int, num_bytes: int, version: str | None) -> bytes:
+    """Return a range of an object's stored bytes.
+
+    Raises:
+        NotFoundError: The object does not exist, or no longer has that version.
+        StorageError: It cannot be read.
+    """
+    try:
+        with convert_gcs_errors("read", uri):
+            data: bytes = blob_handle(uri, version=version).download_as_bytes(
+                start=offset,
+                end=offset + num_bytes - 1,
+                raw_download=True,
+                checksum=None,
+                **request_options(),
+            )
+    except NotFoundError as err:
+        if version is None:
+            raise
+        raise changed_error(uri) from err
+    return data
+
+
 def upload_from_file(uri: str, file: BinaryIO, *, generation: int | None = None) -> ObjectInfo:
     """Upload a whole seekable file.
 

@@ -86,6 +86,19 @@ def read_crc32c_hex(uri: str, *, version: str | None = None) -> str:
     return crc32c
 
 
+def read_range(uri: str, *, offset: int, num_bytes: int, version: str | None = None) -> bytes:
+    """Return a range of a file's bytes; NotFoundError if it no longer has `version`."""
+    path = Path(uri)
+    with convert_os_errors("read", path), path.open("rb", buffering=0) as file:
+        _check_version(uri, os.fstat(file.fileno()), version)
+        file.seek(offset)
+        parts = []
+        while num_bytes > 0 and (part := file.read(num_bytes)):
+            parts.append(part)
+            num_bytes -= len(part)
+    return b"".join(parts)
+
+
 def write_bytes(uri: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
     """Write a whole file; missing folders are created."""
     status = write_atomically(Path(uri), lambda file: file.write(data), if_absent=if_absent)

@@ -49,6 +49,7 @@ from repot.storage.s3.errors import (
 )
 from repot.storage.s3.transfer import (
     Response,
+    download_range,
     download_to_file,
     find_object,
     to_object_info,
@@ -95,6 +96,11 @@ def read_crc32c_hex(uri: str, *, version: str | None = None) -> str:
     buffer = io.BytesIO()
     download_to_file(uri, buffer, version=version)
     return stream_crc32c_hex(buffer)
+
+
+def read_range(uri: str, *, offset: int, num_bytes: int, version: str | None = None) -> bytes:
+    """Return a range of an object's stored bytes; NotFoundError if it no longer has `version`."""
+    return download_range(uri, offset=offset, num_bytes=num_bytes, version=version)
 
 
 def write_bytes(uri: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:

@@ -109,6 +109,35 @@ def download_to_file(
     raise damaged_error(uri, _NUM_DOWNLOADS)
 
 
+def download_range(uri: str, *, offset: int, num_bytes: int, version: str | None) -> bytes:
+    """Return a range of an object's stored bytes.
+
+    Raises:
+        NotFoundError: The object does not exist, or no longer has that version.
+        StorageError: It cannot be read.
+    """
+    condition = {} if version is None else {"IfMatch": f'"{version}"'}
+
+    def get_range(client: Any) -> tuple[Response, bytes]:
+        response: Response = client.get_object(
+            **bucket_and_key(uri), Range=f"bytes={offset}-{offset + num_bytes - 1}", **condition
+        )
+        with contextlib.closing(response["Body"]) as body:
+            return response, body.read()
+
+    try:
+        with convert_s3_errors("read", uri):
+            response, data = request(get_range)
+    except (NotFoundError, ETagMismatchError) as err:
+        if version is None:
+            raise
+        raise changed_error(uri) from err
+    # A service may ignore the condition of the request.
+    if version is not None and to_object_info(uri, response).version != version:
+        raise changed_error(uri)
+    return data
+
+
 def upload_from_file(
     uri: str,
     file: BinaryIO,
