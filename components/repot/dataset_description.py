@@ -25,11 +25,12 @@ def describe_dataset(
         num_by_label.update(counts)
     num_pictures = list(num_by_label.values())
     by_split = {split: sum(counts.values()) for split, counts in class_counts.items()}
+    test = f", {by_split['test']} for testing" if by_split.get("test") else ""
     pictures = (
         f"{sum(num_pictures)} pictures of {len(num_pictures)} labels, per label "
         f"{min(num_pictures)} to {max(num_pictures)}, median "
         f"{statistics.median(num_pictures):g}; "
-        f"{by_split['train']} for training, {by_split['validation']} for validation"
+        f"{by_split['train']} for training, {by_split['validation']} for validation{test}"
     )
     return [
         pictures,

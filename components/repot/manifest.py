@@ -20,8 +20,10 @@ from repot.json_record import JsonRecord, read_record
 from repot.layout import MANIFEST_NAME
 from repot.settings import DatasetSettings
 
-Split = Literal["train", "validation"]
-SPLITS: tuple[Split, ...] = ("train", "validation")
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+"""Every split. Train and validation always have pictures; a dataset without test has no shard of
+it. Nothing may be chosen by scores on validation, which the gate uses, or on test."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +92,11 @@ class Manifest(JsonRecord):
     num_accepted: int
     rejected: tuple[Rejection, ...] = ()
     empty_label_folders: tuple[str, ...] = ()
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """Return the splits that the dataset has, in the order of SPLITS."""
+        return tuple(split for split in SPLITS if self.split_shards(split))
 
     @property
     def num_classes(self) -> int:

@@ -17,7 +17,7 @@ REASONS = {
     "unreadable": "the file cannot be read",
     "nested_folder": "the file is in a subfolder of a label folder",
     "outside_labels": "the file is not in a label folder and is not a picture",
-    "test_folder": "the file is in test/, next to train/ and validation/; test/ is not used",
+    "test_folder": "the picture is directly in test/, so it has no label to be scored by",
     "system_file": "the file belongs to the operating system or to a tool",
     "not_a_file": "it is a pipe, a socket, a device or a link to a folder that contains it",
     "label_not_listed": "the label is not in the labels file",

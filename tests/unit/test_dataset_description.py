@@ -14,6 +14,13 @@ def test_one_line_tells_pictures_labels_and_splits() -> None:
     ]
 
 
+def test_one_line_tells_the_test_split_if_there_is_one() -> None:
+    (line,) = describe_dataset(
+        {"train": {"a": 3}, "validation": {"a": 1}, "test": {"a": 2, "b": 1}}, []
+    )
+    assert line.endswith("; 3 for training, 1 for validation, 3 for testing")
+
+
 def test_one_line_per_reason_names_the_first_files() -> None:
     rejected = [
         _rejection("a/1", "empty"),

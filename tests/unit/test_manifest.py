@@ -83,7 +83,8 @@ def test_num_classes_includes_the_background(manifest: Manifest) -> None:
 
 
 def test_num_examples_of_all_splits_add_up_to_num_accepted(manifest: Manifest) -> None:
-    assert [manifest.num_examples(split) for split in SPLITS] == [6, 1]
+    assert [manifest.num_examples(split) for split in SPLITS] == [6, 1, 0]
+    assert manifest.splits == ("train", "validation")
     assert sum(map(manifest.num_examples, SPLITS)) == manifest.num_accepted
 
 
@@ -146,7 +147,7 @@ def test_invalid_manifest_file_is_an_error(tmp_path: Path) -> None:
         read_manifest(str(tmp_path))
 
 
-@pytest.mark.parametrize("change", [{"colour": "blue"}, {"split": "test"}, {"class_counts": [1]}])
+@pytest.mark.parametrize("change", [{"colour": "blue"}, {"split": "dev"}, {"class_counts": [1]}])
 def test_invalid_receipt_is_an_error(manifest: Manifest, change: dict[str, Any]) -> None:
     with pytest.raises(RecordError):
         Receipt.from_json({**_through_json(manifest.shards[0].to_json()), **change})

@@ -80,7 +80,7 @@ def evaluate(
         dataset_uri: Folder of the dataset.
         output_uri: Folder for the results.
         run_uri: Folder with the model's training.json and history.csv, for the report; "" for none.
-        subset: "train" or "validation".
+        subset: "train", "validation" or "test".
         num_examples: Score only this many examples, the first ones; 0 scores all.
 
     Raises:
@@ -124,7 +124,7 @@ def evaluate_folder(
         train_uri: A training folder, or any other model location, see `repot.predictor.find_model`.
         data_uri: Folder of shards with its manifest.
         eval_uri: Folder for the results.
-        subset: "train" or "validation".
+        subset: "train", "validation" or "test".
         num_examples: Score only this many examples, the first ones; 0 scores all.
 
     Raises:

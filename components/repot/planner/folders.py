@@ -3,10 +3,11 @@
     PICTURES/<label>/<picture>              not split yet, or
     PICTURES/train/<label>/<picture>        already split
     PICTURES/validation/<label>/<picture>
+    PICTURES/test/<label>/<picture>         may be left out
 
 If subfolders of label folders are allowed, <label>/<folder>/.../<picture> belongs to <label> too.
-val/ and valid/ are accepted as names of validation/. All other files are rejected; those in a test/
-folder next to train/ and validation/ have a reason of their own.
+val/ and valid/ are accepted as names of validation/. All other files are rejected. Test pictures
+often come without labels: those directly in test/ have a reason of their own, which is no problem.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -166,7 +167,10 @@ def _find_split_folders(paths: Sequence[str]) -> dict[str, Split]:
     """Return the split of each split folder, by name; empty if the pictures are not split yet."""
     folders = {path.partition("/")[0] for path in paths if "/" in path}
     validation = next((name for name in _VALIDATION_FOLDERS if name in folders), "")
-    return {"train": "train", validation: "validation"} if "train" in folders and validation else {}
+    if "train" not in folders or not validation:
+        return {}
+    test: dict[str, Split] = {_TEST_FOLDER: "test"} if _TEST_FOLDER in folders else {}
+    return {"train": "train", validation: "validation", **test}
 
 
 def _find_empty_label_folders(

@@ -194,7 +194,7 @@ def _find_split_problems(inventory: Inventory, labels: Collection[str]) -> list[
         problems.append(
             "Every label must have pictures in the training folder; these have none: "
             f"{join_names(map(repr, untrained))}. Add pictures there, or remove the folders from "
-            "validation."
+            "the other splits."
         )
     if not any(candidate.split == "validation" for candidate in inventory.candidates):
         problems.append(

@@ -19,38 +19,50 @@ class PictureRoots:
     """The location of the pictures: one folder, or one folder per split.
 
     Attributes:
-        pictures_uri: The one folder, which contains label folders, or train/ and validation/ with
-            label folders in them.
+        pictures_uri: The one folder, which contains label folders, or train/ and validation/ (and
+            test/) with label folders in them.
         train_uri, validation_uri: The two folders, each of which contains label folders.
+        test_uri: A third folder like those two, or "".
     """
 
     pictures_uri: str = ""
     train_uri: str = ""
     validation_uri: str = ""
+    test_uri: str = ""
 
     def __post_init__(self) -> None:
         is_set = (bool(self.pictures_uri), bool(self.train_uri), bool(self.validation_uri))
-        if is_set not in ((True, False, False), (False, True, True)):
+        is_valid = is_set == (False, True, True) or (
+            is_set == (True, False, False) and not self.test_uri
+        )
+        if not is_valid:
             raise UsageError(
                 "The pictures must be in one folder, or in one folder for training and one for "
                 f"validation; got pictures={self.pictures_uri!r}, train={self.train_uri!r}, "
-                f"validation={self.validation_uri!r}."
+                f"validation={self.validation_uri!r}, test={self.test_uri!r}."
             )
-        if self.train_uri and self.train_uri == self.validation_uri:
-            raise UsageError(
-                "Training and validation must have separate folders; "
-                f"got {self.train_uri!r} for both. Pass only one folder to have it split."
-            )
+        uses: dict[str, list[str]] = {}
+        for split, uri in zip(SPLITS, self._split_uris, strict=True):
+            if uri:
+                uses.setdefault(uri, []).append(split)
+        for uri, splits in uses.items():
+            if len(splits) > 1:
+                raise UsageError(
+                    f"Every split must have a folder of its own; got {uri!r} for "
+                    f"{' and '.join(splits)}. Pass only one folder to have it split."
+                )
 
     @property
     def folders(self) -> dict[str, str]:
         """Return the folder URIs by the prefix of the paths in them."""
         if self.pictures_uri:
             return {"": self.pictures_uri}
-        return {
-            f"{split}/": uri
-            for split, uri in zip(SPLITS, (self.train_uri, self.validation_uri), strict=True)
-        }
+        by_split = zip(SPLITS, self._split_uris, strict=True)
+        return {f"{split}/": uri for split, uri in by_split if uri}
+
+    @property
+    def _split_uris(self) -> tuple[str, str, str]:
+        return self.train_uri, self.validation_uri, self.test_uri
 
     @property
     def description(self) -> str:

@@ -103,6 +103,7 @@ def _facts(plan: DatasetPlan) -> dict[str, int]:
         "num_labels": len(plan.labels),
         "train_pictures": num_pictures["train"],
         "validation_pictures": num_pictures["validation"],
+        "test_pictures": num_pictures["test"],
         "rejected": len(plan.rejected),
     }
 
@@ -267,6 +268,8 @@ def _with_num_shards(settings: DatasetSettings, pictures: _PicturesBySplit) -> D
 
     def resolve(requested: int, split: Split) -> int:
         num_pictures = len(pictures[split])
+        if split == "test" and not num_pictures:
+            return 0
         num_shards = requested or sharding.choose_num_shards(num_pictures, settings.num_threads)
         if num_shards > num_pictures:
             _log.warning(
@@ -278,17 +281,23 @@ def _with_num_shards(settings: DatasetSettings, pictures: _PicturesBySplit) -> D
         settings,
         train_shards=resolve(settings.train_shards, "train"),
         validation_shards=resolve(settings.validation_shards, "validation"),
+        test_shards=resolve(settings.test_shards, "test"),
     )
 
 
 def _num_shards(settings: DatasetSettings) -> dict[Split, int]:
-    return {"train": settings.train_shards, "validation": settings.validation_shards}
+    num_shards: dict[Split, int] = {
+        "train": settings.train_shards,
+        "validation": settings.validation_shards,
+        "test": settings.test_shards,
+    }
+    return {split: count for split, count in num_shards.items() if count}
 
 
 def _assign_to_shards(
     pictures: _PicturesBySplit, settings: DatasetSettings
 ) -> dict[str, list[SourcePicture]]:
-    """Return the pictures of every shard of both splits, by shard name."""
+    """Return the pictures of every shard of all splits, by shard name."""
     return {
         shard_name(split, index, num_shards): shard
         for split, num_shards in _num_shards(settings).items()

@@ -31,7 +31,7 @@ class RunSettings(Settings):
     pictures_uri: str = setting(
         None,
         "Folder of label folders, or of train/ and validation/ (val/, valid/) folders of label "
-        "folders; a test/ folder beside them is ignored.",
+        "folders; a test/ folder beside them becomes the test split.",
         change_when="always",
         cluster_only=True,
         place="form",
@@ -106,17 +106,23 @@ class DatasetSettings(Settings):
         rule=between(0, 99_999, "0 chooses"),
         change_when="the layout must equal another one",
     )
+    test_shards: int = setting(
+        0,
+        "Shards of the test split, if there is one; 0 chooses.",
+        rule=between(0, 99_999, "0 chooses"),
+        change_when="the layout must equal another one",
+    )
     num_threads: int = setting(
         1,
         "Thread count of the 2016 shard layout: decides which picture is in which shard, "
-        "not the speed. Must divide both shard counts.",
+        "not the speed. Must divide all shard counts.",
         rule=between(1, 1024),
         change_when="shards must equal those of the 2016 program",
     )
 
     def _problems(self) -> Iterator[str]:
         yield from Settings._problems(self)
-        for name in ("train_shards", "validation_shards"):
+        for name in ("train_shards", "validation_shards", "test_shards"):
             count = getattr(self, name)
             if 0 <= count <= 99_999 and self.num_threads >= 1 and count % self.num_threads:
                 yield must(name, f"be a multiple of num_threads={self.num_threads}", count)

@@ -15,7 +15,7 @@ from repot.dataset_plan import DatasetPlan, Share, read_plan
 from repot.errors import DataError, NotFoundError, join_names
 from repot.json_record import read_record, write_record
 from repot.layout import LABELS_NAME, MANIFEST_NAME
-from repot.manifest import SPLITS, Manifest, Receipt, Rejection, count_reasons
+from repot.manifest import Manifest, Receipt, Rejection, count_reasons
 from repot.picture_result import ADVICE, EXEMPT_REASONS, REASONS
 from repot.shard_builder.build import build_shards
 from repot.shard_builder.receipts import finished_shards, has_all_receipts
@@ -78,7 +78,7 @@ def complete_dataset(dataset_uri: str, *, max_rejected_fraction: float) -> Manif
         )
         write_record(storage.join(dataset_uri, MANIFEST_NAME), manifest)
     for line in describe_dataset(
-        {split: manifest.class_counts(split) for split in SPLITS}, manifest.rejected
+        {split: manifest.class_counts(split) for split in manifest.splits}, manifest.rejected
     ):
         progress.notice("build shards", line)
     return manifest
@@ -160,11 +160,12 @@ def _check_labels(manifest: Manifest) -> None:
             f"{join_names(map(repr, untrained))}. {_describe_rejected(manifest, untrained)} "
             "Add usable pictures, or remove the folders."
         )
-    if not manifest.num_examples("validation"):
-        problems.append(
-            "The validation split must have a usable picture; all its pictures were rejected. "
-            "Add usable pictures."
-        )
+    problems += [
+        f"The {split} split must have a usable picture; all its pictures were rejected. "
+        "Add usable pictures."
+        for split in manifest.splits
+        if not manifest.num_examples(split) and split != "train"
+    ]
     if problems:
         raise DataError("\n".join(problems))
 

@@ -25,7 +25,7 @@ from repot.layout import (
     TRAINING_NAME,
     WEIGHTS_NAME,
 )
-from repot.manifest import SPLITS, Manifest, read_manifest
+from repot.manifest import Manifest, Split, read_manifest
 from repot.trainer.batches import Pictures
 from repot.trainer.loop import fit
 from repot.trainer.model_files import make_reproducible
@@ -41,6 +41,9 @@ from repot.trainer.strategy import (
 )
 from repot.training_record import TrainingRecord, write_history
 from repot.zoo import find_backbone
+
+# What a training opens: validation for the scores of each epoch in the history; never test.
+_SPLITS: tuple[Split, ...] = ("train", "validation")
 
 
 def run_training(request: TrainingRequest, *, should_stop: Callable[[], bool]) -> TrainingRecord:
@@ -92,7 +95,7 @@ def run_training(request: TrainingRequest, *, should_stop: Callable[[], bool]) -
             settings=settings,
             image_size=image_size,
             labels=manifest.labels,
-            num_examples={split: manifest.num_examples(split) for split in SPLITS},
+            num_examples={split: manifest.num_examples(split) for split in manifest.splits},
             num_parameters=int(classifier.count_params()),
             epochs=len(position.history),
             seconds=position.seconds,
@@ -122,7 +125,7 @@ def _open_pictures(
             shuffle_buffer=1024 * settings.input_queue_memory_factor,
             seed=settings.seed,
         )
-        for split in SPLITS
+        for split in _SPLITS
     }
 
 

@@ -5,6 +5,7 @@ The options are the tutorial's. Its spelling works too: `--train_directory=DIR`,
 
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
@@ -28,6 +29,9 @@ from repot_pipelines.commands.options import (
     setting_option,
     shown_progress,
 )
+
+if TYPE_CHECKING:
+    from repot.planner.listing import PictureRoots
 
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -63,11 +67,18 @@ class TutorialCommand(click.Command):
 @click.command("shards", cls=TutorialCommand)
 @directory_option("--train-directory", help="Training pictures: one folder per label.")
 @directory_option("--validation-directory", help="Validation pictures: one folder per label.")
+@click.option(
+    "--test-directory",
+    default="",
+    metavar="DIRECTORY",
+    help="Test pictures, optional: one folder per label. Nothing is selected on them.",
+)
 @directory_option("--output-directory", help="Where to write shards, labels.txt, manifest.json.")
 @setting_option("labels_file_uri", with_default=True)
 @setting_option("nested", with_default=True)
 @setting_option("train_shards", with_default=True)
 @setting_option("validation_shards", with_default=True)
+@setting_option("test_shards", with_default=True)
 @setting_option("num_threads", with_default=True)
 @setting_option("max_rejected_fraction", with_default=True)
 @debug_option
@@ -75,26 +86,34 @@ def shards_command(
     *,
     train_directory: str,
     validation_directory: str,
+    test_directory: str,
     output_directory: str,
     labels_file_uri: str,
     nested: bool,
     train_shards: int,
     validation_shards: int,
+    test_shards: int,
     num_threads: int,
     max_rejected_fraction: float,
 ) -> None:
     """Step 1: convert labelled pictures to sharded TFRecords."""
+    from repot.planner.listing import PictureRoots
+
     settings = DatasetSettings(
         nested=nested,
         train_shards=train_shards,
         validation_shards=validation_shards,
+        test_shards=test_shards,
         num_threads=num_threads,
     )
     gate = GateSettings(max_rejected_fraction=max_rejected_fraction)
     with shown_progress():
         manifest = _build_dataset(
-            train_uri=storage.normalise(train_directory),
-            validation_uri=storage.normalise(validation_directory),
+            PictureRoots(
+                train_uri=storage.normalise(train_directory),
+                validation_uri=storage.normalise(validation_directory),
+                test_uri=storage.normalise(test_directory) if test_directory else "",
+            ),
             output_uri=storage.normalise(output_directory),
             labels_file_uri=storage.normalise(labels_file_uri) if labels_file_uri else "",
             settings=settings,
@@ -261,9 +280,8 @@ def evaluate_command(
 
 
 def _build_dataset(
+    roots: "PictureRoots",
     *,
-    train_uri: str,
-    validation_uri: str,
     output_uri: str,
     labels_file_uri: str,
     settings: DatasetSettings,
@@ -272,7 +290,7 @@ def _build_dataset(
     """Build a dataset from one folder of label folders per split; a rerun resumes.
 
     Args:
-        train_uri, validation_uri: The pictures.
+        roots: The pictures.
         output_uri: Folder of the dataset.
         labels_file_uri: File with one label per line; "" uses the sorted folder names.
         settings: How pictures become shards.
@@ -281,13 +299,12 @@ def _build_dataset(
     Raises:
         RepotError: As `plan_dataset`, `build_shards` and `complete_dataset`.
     """
-    from repot.planner.listing import PictureRoots
     from repot.planner.plan import plan_dataset
     from repot.shard_builder.build import build_shards
     from repot.shard_builder.complete import complete_dataset
 
     plan = plan_dataset(
-        PictureRoots(train_uri=train_uri, validation_uri=validation_uri),
+        roots,
         dataset_folder=lambda _: output_uri,
         listings_uri=None,
         settings=settings,

@@ -118,9 +118,15 @@ def test_folder_next_to_train_and_validation_is_a_problem() -> None:
     assert "2 are not: 'extra/a/1.jpg', 'val/a/1.jpg'" in problem
 
 
-def test_test_folder_next_to_train_and_validation_is_ignored() -> None:
+def test_test_folder_next_to_train_and_validation_is_a_split() -> None:
     inventory = _assign_labels("train/a/1.jpg", "validation/a/1.jpg", "test/a/1.jpg", "test/2.jpg")
-    assert _reasons(inventory) == {"test/a/1.jpg": "test_folder", "test/2.jpg": "test_folder"}
+    assert [(item.file.path, item.label, item.split) for item in inventory.candidates] == [
+        ("test/a/1.jpg", "a", "test"),
+        ("train/a/1.jpg", "a", "train"),
+        ("validation/a/1.jpg", "a", "validation"),
+    ]
+    # Without a label folder, a test picture has no label.
+    assert _reasons(inventory) == {"test/2.jpg": "test_folder"}
     assert find_layout_problems(inventory) == []
 
 
@@ -167,7 +173,7 @@ def test_nested_pictures_next_to_others_are_rejected_without_a_problem() -> None
         (
             ["train/a/1.jpg", "validation/a/1.jpg"],
             ["train/pears", "validation/pears/sub", "test/x", "other", "train"],
-            ("train/pears", "validation/pears"),
+            ("test/x", "train/pears", "validation/pears"),
         ),
         (["train/a/1.jpg", "val/b/1.jpg"], ["val/a"], ("val/a",)),
         (["validation/a/1.jpg"], ["train/a"], ("train/a",)),

@@ -43,6 +43,30 @@ def test_two_roots_list_the_same_files_as_their_parent(tmp_path: Path) -> None:
     assert list_files(roots) == one
 
 
+def test_three_roots_list_the_same_files_as_their_parent(tmp_path: Path) -> None:
+    _write(tmp_path, "train/a/1.jpg", "validation/a/2.jpg", "test/a/3.jpg")
+    roots = PictureRoots(
+        train_uri=f"{tmp_path}/train",
+        validation_uri=f"{tmp_path}/validation",
+        test_uri=f"{tmp_path}/test",
+    )
+    assert list_files(roots) == list_files(PictureRoots(pictures_uri=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("roots", "message"),
+    [
+        ({"train_uri": "/a", "validation_uri": "/b", "test_uri": "/b"}, "for validation and test"),
+        ({"train_uri": "/a", "validation_uri": "/a"}, "for train and validation"),
+        ({"pictures_uri": "/a", "test_uri": "/b"}, "must be in one folder"),
+        ({"train_uri": "/a", "test_uri": "/b"}, "must be in one folder"),
+    ],
+)
+def test_roots_that_are_no_splits_are_a_problem(roots: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        PictureRoots(**roots)
+
+
 def test_gcs_files_have_checksum_and_generation(gcs: str) -> None:
     storage.write_bytes(f"{gcs}/p/a/{DECOMPOSED}.jpg", b"123456789")
     storage.write_bytes(f"{gcs}/pictures/a/1.jpg", b"")

@@ -8,6 +8,7 @@ from repot import storage
 from repot.checkpoints import CheckpointSource
 from repot.dataset_plan import read_plan, read_work_list
 from repot.errors import DataError, UsageError
+from repot.manifest import shard_split
 from repot.planner import checksums
 from repot.planner.listing import PictureRoots
 from repot.planner.plan import PlannedDataset, plan_work, raise_problems
@@ -330,6 +331,7 @@ def test_work_has_the_facts_that_kfp_shows(pictures: Path, tmp_path: Path) -> No
         "num_labels": 3,
         "train_pictures": 25,
         "validation_pictures": 5,
+        "test_pictures": 0,
         "rejected": 1,
     }
 
@@ -402,3 +404,36 @@ def test_csv_as_labels_file_is_the_only_problem(make_plan: MakePlan) -> None:
         make_plan(labels=f"id,label\n{lines}")
     assert len(caught.value.problems) == 1
     assert "Its first line is 'id,label'" in str(caught.value)
+
+
+def test_test_folder_has_shards_of_its_own(
+    make_plan: MakePlan, write_pictures: WritePictures, tmp_path: Path
+) -> None:
+    for split, count in {"train": 6, "validation": 2, "test": 3}.items():
+        write_pictures(tmp_path / "split" / split, {"a": count, "b": count})
+    planned = make_plan(tmp_path / "split", test_shards=2)
+
+    paths = _paths(planned)
+
+    assert list(paths) == [
+        "test-00000-of-00002",
+        "test-00001-of-00002",
+        "train-00000-of-00001",
+        "validation-00000-of-00001",
+    ]
+    for name, found in paths.items():
+        assert {path.partition("/")[0] for path in found} == {shard_split(name)}
+    assert sum(planned.plan.num_pictures.values()) == 22
+    assert planned.plan.settings.test_shards == 2
+
+
+def test_dataset_without_test_keeps_the_id_from_before_there_was_one(
+    make_plan: MakePlan, write_pictures: WritePictures, tmp_path: Path
+) -> None:
+    for split, count in {"train": 6, "validation": 2}.items():
+        write_pictures(tmp_path / "split" / split, {"a": count, "b": count})
+
+    planned = make_plan(tmp_path / "split", test_shards=3)
+
+    assert planned.plan.settings.test_shards == 0
+    assert planned.plan.dataset_id == "e47829a12f986c70"

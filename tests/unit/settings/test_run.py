@@ -16,6 +16,7 @@ BOUNDARIES: list[tuple[Settings, str, list[Any], list[Any]]] = [
     (DatasetSettings, "validation_fraction", [1e-9, 1 - 1e-9], [0, 1, -0.1, float("nan")]),
     (DatasetSettings, "train_shards", [0, 1, 99_999], [-1, 100_000]),
     (DatasetSettings, "validation_shards", [0, 1, 99_999], [-1, 100_000]),
+    (DatasetSettings, "test_shards", [0, 1, 99_999], [-1, 100_000]),
     (DatasetSettings, "num_threads", [1, 1024], [0, 1025]),
     (TrainingSettings, "epochs", [0, 10_000], [-1, 10_001]),
     (TrainingSettings, "batch_size", [1, 65_536], [0, 65_537]),

@@ -13,7 +13,7 @@ from repot.evaluation_record import EvaluationRecord
 from repot.evaluator.outcomes import Mistake, Outcome
 from repot.json_record import JsonRecord, read_record
 from repot.layout import HISTORY_NAME, TRAINING_NAME
-from repot.manifest import SPLITS, Manifest, count_reasons
+from repot.manifest import Manifest, count_reasons
 from repot.picture_result import REASONS
 from repot.training_record import EpochRecord, TrainingRecord, read_history
 
@@ -173,7 +173,7 @@ def _summarise_dataset(manifest: Manifest) -> DatasetSummary:
                 num_examples=manifest.num_examples(split),
                 class_counts=manifest.class_counts(split),
             )
-            for split in SPLITS
+            for split in manifest.splits
         },
         rejected=tuple(
             RejectionSummary(
