@@ -300,10 +300,12 @@ def test_invalid_requests_and_missing_files_raise_errors(
 ) -> None:
     run_uri = make_run("first")
     with pytest.raises(
-        UsageError, match=r"subset must be one of train, validation; got subset='test'"
+        UsageError, match=r"subset must be one of train, validation, test; got subset='dev'"
     ) as caught:
-        evaluate_in(run_uri, dataset, tmp_path / "out", subset="test", num_examples=-1)
+        evaluate_in(run_uri, dataset, tmp_path / "out", subset="dev", num_examples=-1)
     assert len(caught.value.problems) == 2
+    with pytest.raises(DataError, match="must have at least one test example"):
+        evaluate_in(run_uri, dataset, tmp_path / "out", subset="test")
     with pytest.raises(DataError, match="Build the shards first"):
         evaluate_in(run_uri, tmp_path / "nothing", tmp_path / "out")
     with pytest.raises(ModelError, match=r"nothing/model/model\.keras does not exist"):
