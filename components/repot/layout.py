@@ -6,6 +6,7 @@
                                    manifest.json (last)
       checkpoints/<checkpoint_id>/ weights.h5, checkpoint.json (last);
                                    checkpoint_id = <sha256>/<backbone>-<values>
+      features/                    features of frozen backbones, see repot.feature_store
       runs/<training_id>/          state/, events/, history.csv, model/,
                                    training.json (last of training), job/,
                                    evaluation/ (metrics.json last),
@@ -42,6 +43,9 @@ CHECKPOINT_NAME = "checkpoint.json"
 # checkpoints/
 ORIGINAL_FOLDER = "original"
 FETCHED_SOURCES_FOLDER = "by-source"
+
+# in the storage URI, or in the folder of a training without one
+FEATURES_FOLDER = "features"
 
 # runs/<training_id>/
 STATE_FOLDER = "state"
@@ -95,6 +99,11 @@ def checkpoints_uri(storage_uri: str) -> str:
 def checkpoint_uri(storage_uri: str, checkpoint_id: str) -> str:
     """Return the folder of one converted checkpoint."""
     return _under(storage_uri, "checkpoints", checkpoint_id)
+
+
+def features_uri(storage_uri: str) -> str:
+    """Return the folder of all stored features."""
+    return _under(storage_uri, FEATURES_FOLDER)
 
 
 def run_uri(storage_uri: str, training_id: str) -> str:

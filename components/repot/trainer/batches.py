@@ -83,10 +83,12 @@ class FeatureTable:
     Attributes:
         features: float32 [num_examples, features].
         labels: int64 [num_examples], class ids.
+        digests: S32 [num_examples], SHA-256 of the encoded bytes of the examples.
     """
 
     features: Any
     labels: Any
+    digests: Any = None
 
 
 def feature_batches(

@@ -24,6 +24,8 @@ class TrainingRequest(JsonRecord):
         training_id: Id of the training, see `repot.training_record.training_id`.
         checkpoint_id: Id of the converted checkpoint, for the training record.
         settings: Training settings.
+        features_uri: Folder of the features of frozen backbones, which trainings may share; "" for
+            one in the folder of the training.
     """
 
     dataset_uri: str
@@ -32,6 +34,7 @@ class TrainingRequest(JsonRecord):
     training_id: str
     checkpoint_id: str
     settings: TrainingSettings
+    features_uri: str = ""
 
     @classmethod
     def from_ids(
@@ -60,6 +63,7 @@ class TrainingRequest(JsonRecord):
             training_id=run_id,
             checkpoint_id=checkpoint_id,
             settings=settings,
+            features_uri=layout.features_uri(storage_uri),
         )
 
     @property

@@ -46,6 +46,23 @@ def is_chief(strategy: Any) -> bool:
     return bool(resolver.task_type == "chief" or (not has_chief and resolver.task_id == 0))
 
 
+def worker_index_and_count(strategy: Any) -> tuple[int, int]:
+    """Return the index of this worker, from 0, and the number of workers."""
+    if not _has_several_workers(strategy):
+        return 0, 1
+    resolver = strategy.cluster_resolver
+    jobs = resolver.cluster_spec().as_dict()
+    tasks = [(job, i) for job in ("chief", "worker") for i in range(len(jobs.get(job, ())))]
+    return tasks.index((resolver.task_type, resolver.task_id)), len(tasks)
+
+
+def any_worker(strategy: Any, *, is_true: bool) -> bool:
+    """Return, once every worker has called this, whether it is true on one of them."""
+    if not _has_several_workers(strategy):
+        return is_true
+    return _sum_over_replicas(strategy, int(is_true)) > 0
+
+
 def check_same_state(strategy: Any, file_name: str) -> None:
     """Check that all workers start from the same saved state; no later step would notice.
 

@@ -1,135 +1,329 @@
-"""Features are stored in parts; a resumed training computes only the missing parts."""
+"""Features are computed once per picture, checkpoint and view, and read from the store after."""
 
+import logging
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from repot.dataset import open_shards
-from repot.errors import StoppedError
+from repot.dataset import open_shards, read_examples
+from repot.errors import StoppedError, TrainingError
 from repot.manifest import SPLITS, read_manifest
+from repot.memory import MemoryLimit
+from repot.preprocessing import central_crop, decode_jpeg, view_picture
+from repot.records import Value, decode_example, encode_example, frame_record, read_records
 from repot.trainer import features
 from repot.trainer.batches import FeatureTable, Pictures
-from repot.trainer.features import cached_features
-from repot.trainer.state import StateStore
+from repot.trainer.features import CENTRAL, FeatureReader, PictureView
 from tests.unit.trainer.stop_after import StopAfter
 
-# 92 training and 40 validation pictures in parts of 16; the last parts have 12 and 8.
-PART_FILES = [f"features-t-train-{i:05}.npz" for i in range(6)] + [
-    f"features-t-validation-{i:05}.npz" for i in range(3)
-]
+NUM_TRAIN = 92
+WHOLE, MIRRORED = PictureView("whole"), PictureView("central", mirrored=True)
 
 
 @pytest.fixture(autouse=True)
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "PART_PICTURES", 16)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute 92 training pictures in 12 batches and store them in parts of 16."""
+    monkeypatch.setattr(features, "BATCH_SIZE", 8)
+    monkeypatch.setattr(features, "PART_ROWS", (16, 16))
 
 
 @pytest.fixture(scope="module")
-def pictures(
+def shards(
     sample_dataset_uri: str, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Pictures]:
+) -> dict[str, list[Path]]:
     manifest, scratch = read_manifest(sample_dataset_uri), tmp_path_factory.mktemp("scratch")
     return {
-        split: Pictures(
-            shards=tuple(open_shards(sample_dataset_uri, manifest.split_shards(split), scratch)),
-            num_examples=manifest.num_examples(split),
-            image_size=16,
-            batch_size=8,
-            shuffle_buffer=1024,
-            seed=5,
-        )
+        split: open_shards(sample_dataset_uri, manifest.split_shards(split), scratch)
         for split in SPLITS
     }
 
 
+class CallCounter(keras.layers.Layer):  # type: ignore[misc]
+    """Counts how often the backbone is called, in `num_calls`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_calls = tf.Variable(0, trainable=False)
+
+    def call(self, inputs: Any) -> Any:
+        self.num_calls.assign_add(1)
+        return inputs
+
+
+class Backbone:
+    """A tiny backbone with counted calls."""
+
+    def __init__(self) -> None:
+        keras.utils.set_random_seed(3)
+        self._counter = CallCounter()
+        pictures = keras.Input([16, 16, 3])
+        maps = keras.layers.Conv2D(5, 3, activation="relu")(self._counter(pictures))
+        self.extractor = keras.Model(pictures, keras.layers.GlobalAveragePooling2D()(maps))
+
+    def num_calls(self) -> int:
+        """Return the number of calls since this was last asked."""
+        count = int(self._counter.num_calls)
+        self._counter.num_calls.assign(0)
+        return count
+
+
 @pytest.fixture(scope="module")
-def extractor() -> Any:
-    keras.utils.set_random_seed(3)
-    pictures = keras.Input([16, 16, 3])
-    features = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(5, 3)(pictures))
-    return keras.Model(pictures, features)
+def backbone() -> Backbone:
+    return Backbone()
 
 
-def store_in(run: Path, training_id: str = "t", *, is_writer: bool = True) -> StateStore:
-    return StateStore(str(run), training_id, is_writer=is_writer)
+@pytest.fixture
+def make_reader(
+    backbone: Backbone, shards: dict[str, list[Path]], tmp_path: Path
+) -> Callable[..., FeatureReader]:
+    """Return a function that starts a new training with the same store."""
+    backbone.num_calls()
+
+    def make(
+        files: dict[str, list[Path]] = shards,
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+        checkpoint_id: str = "c",
+        features_uri: str = str(tmp_path / "features"),
+    ) -> FeatureReader:
+        pictures = {
+            split: Pictures(
+                shards=tuple(paths),
+                num_examples=sum(1 for path in paths for _ in read_records(path)),
+                image_size=16,
+                batch_size=8,
+                shuffle_buffer=1024,
+                seed=5,
+            )
+            for split, paths in files.items()
+        }
+        return FeatureReader(
+            backbone.extractor,
+            pictures,
+            features_uri=features_uri,
+            checkpoint_id=checkpoint_id,
+            backbone="tiny",
+            scratch=tmp_path,
+            strategy=tf.distribute.get_strategy(),
+            should_stop=should_stop,
+        )
+
+    return make
 
 
-def files(run: Path) -> list[str]:
-    return sorted(path.name for path in (run / "state").glob("*"))
+def parts(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.vectors"))
 
 
-def assert_equal(found: dict[str, FeatureTable], expected: dict[str, FeatureTable]) -> None:
-    for split in SPLITS:
-        np.testing.assert_array_equal(found[split].features, expected[split].features)
-        np.testing.assert_array_equal(found[split].labels, expected[split].labels)
+def assert_equal(found: FeatureTable, expected: FeatureTable) -> None:
+    np.testing.assert_array_equal(found.features, expected.features)
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_array_equal(found.digests, expected.digests)
 
 
-@pytest.mark.parametrize(
-    ("num_batches", "num_parts", "num_left"),
-    [(1, 0, 17), (2, 1, 15), (3, 1, 15), (12, 6, 5), (13, 6, 5), (16, 8, 1)],
-)
-def test_second_start_computes_only_the_missing_parts(
-    pictures: dict[str, Pictures],
-    extractor: Any,
-    tmp_path: Path,
-    *,
-    num_batches: int,
-    num_parts: int,
-    num_left: int,
+def expected_features(backbone: Backbone, paths: list[Path], view: Callable[[Any], Any]) -> Any:
+    """Compute the features of every example in order, as the model would see it."""
+    pictures = [view(decode_jpeg(example["encoded"])) for example in read_examples(paths)]
+    vectors = backbone.extractor(tf.stack(pictures), training=False).numpy()
+    backbone.num_calls()
+    return vectors
+
+
+def test_features_are_those_of_the_examples_in_order(
+    make_reader: Callable[..., FeatureReader], backbone: Backbone, shards: dict[str, list[Path]]
 ) -> None:
-    whole = cached_features(extractor, pictures, store_in(tmp_path / "whole"), StopAfter())
-    with pytest.raises(StoppedError, match="computed features"):
-        cached_features(extractor, pictures, store_in(tmp_path), StopAfter(num_batches))
-    assert files(tmp_path) == PART_FILES[:num_parts]
+    (table,) = make_reader().read("train")
 
-    should_stop = StopAfter()
-    resumed = cached_features(extractor, pictures, store_in(tmp_path), should_stop)
-
-    assert should_stop.num_calls == num_left
-    assert files(tmp_path) == files(tmp_path / "whole") == PART_FILES
-    assert_equal(resumed, whole)
+    expected = expected_features(backbone, shards["train"], lambda p: central_crop(p, 16))
+    np.testing.assert_allclose(table.features, expected, atol=1e-6)
+    labels = [int(example["label"]) for example in read_examples(shards["train"])]
+    np.testing.assert_array_equal(table.labels, labels)
+    assert table.features.dtype == np.float32
 
 
-def test_start_with_all_parts_computes_nothing(
-    pictures: dict[str, Pictures], extractor: Any, tmp_path: Path
+def test_each_view_has_its_own_features(
+    make_reader: Callable[..., FeatureReader], backbone: Backbone, shards: dict[str, list[Path]]
 ) -> None:
-    whole = cached_features(extractor, pictures, store_in(tmp_path), StopAfter())
+    tables = make_reader().read("validation", (CENTRAL, WHOLE, MIRRORED))
 
-    assert_equal(cached_features(extractor, pictures, store_in(tmp_path), StopAfter(0)), whole)
-
-
-def test_part_size_does_not_change_the_features(
-    pictures: dict[str, Pictures], extractor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    in_parts = cached_features(extractor, pictures, store_in(tmp_path / "parts"), StopAfter())
-    monkeypatch.setattr(features, "PART_PICTURES", 1024)
-    at_once = cached_features(extractor, pictures, store_in(tmp_path / "at_once"), StopAfter())
-
-    assert files(tmp_path / "at_once") == [
-        "features-t-train-00000.npz",
-        "features-t-validation-00000.npz",
+    views: list[Callable[[Any], Any]] = [
+        lambda picture: central_crop(picture, 16),
+        lambda picture: view_picture(picture, 16, "whole"),
+        lambda picture: central_crop(picture, 16)[:, ::-1],
     ]
-    assert_equal(in_parts, at_once)
-    assert at_once["train"].features.shape == (92, 5)
+    for table, view in zip(tables, views, strict=True):
+        expected = expected_features(backbone, shards["validation"], view)
+        np.testing.assert_allclose(table.features, expected, atol=1e-6)
 
 
-def test_parts_of_another_training_are_not_used(
-    pictures: dict[str, Pictures], extractor: Any, tmp_path: Path
+def test_second_training_computes_nothing(
+    make_reader: Callable[..., FeatureReader], backbone: Backbone
 ) -> None:
-    cached_features(extractor, pictures, store_in(tmp_path), StopAfter())
-    should_stop = StopAfter()
+    (table,) = make_reader().read("train")
+    assert backbone.num_calls() == 12
 
-    cached_features(extractor, pictures, store_in(tmp_path, "u"), should_stop)
+    (again,) = make_reader().read("train")
 
-    assert should_stop.num_calls == 17
+    assert backbone.num_calls() == 0
+    assert_equal(again, table)
 
 
-def test_worker_that_does_not_write_stores_no_part(
-    pictures: dict[str, Pictures], extractor: Any, tmp_path: Path
+def test_other_views_and_checkpoints_compute_their_own_features(
+    make_reader: Callable[..., FeatureReader], backbone: Backbone
 ) -> None:
-    cached_features(extractor, pictures, store_in(tmp_path, is_writer=False), StopAfter())
+    make_reader().read("train")
+    backbone.num_calls()
 
-    assert files(tmp_path) == []
+    make_reader().read("train", (CENTRAL, WHOLE))
+    assert backbone.num_calls() == 12  # of WHOLE
+
+    make_reader(checkpoint_id="d").read("train")
+    assert backbone.num_calls() == 12
+
+    make_reader().read("train", (WHOLE, CENTRAL))
+    assert backbone.num_calls() == 0
+
+
+def test_only_new_pictures_are_computed(
+    make_reader: Callable[..., FeatureReader],
+    backbone: Backbone,
+    shards: dict[str, list[Path]],
+    tmp_path: Path,
+) -> None:
+    make_reader({"train": shards["train"]}).read("train")
+    backbone.num_calls()
+    # Another dataset: most of the pictures in another order, in one shard, with 3 new ones.
+    records = [record for path in shards["train"] for record in read_records(path)][:1:-1]
+    new = [record for path in shards["validation"] for record in read_records(path)][:3]
+    path = tmp_path / "train-00000-of-00001"
+    path.write_bytes(b"".join(map(frame_record, records[:40] + new + records[40:])))
+
+    (table,) = make_reader({"train": [path]}).read("train")
+
+    assert backbone.num_calls() == 1
+    expected = expected_features(backbone, [path], lambda p: central_crop(p, 16))
+    np.testing.assert_allclose(table.features, expected, atol=1e-6)
+    make_reader({"train": [path]}).read("train")
+    assert backbone.num_calls() == 0
+
+
+def test_same_picture_under_another_label_and_name_is_computed_once(
+    make_reader: Callable[..., FeatureReader],
+    backbone: Backbone,
+    shards: dict[str, list[Path]],
+    tmp_path: Path,
+) -> None:
+    example = decode_example(next(read_records(shards["train"][0])))
+    copies: list[dict[str, list[Value]]] = [
+        {**example, "image/class/label": [label], "image/filename": [str(label).encode()]}
+        for label in range(1, 21)
+    ]
+    path = tmp_path / "train-00000-of-00001"
+    path.write_bytes(b"".join(frame_record(encode_example(copy)) for copy in copies))
+
+    (table,) = make_reader({"train": [path]}).read("train")
+
+    assert backbone.num_calls() == 1
+    np.testing.assert_array_equal(table.labels, range(1, 21))
+    assert len(np.unique(table.features, axis=0)) == 1
+
+
+@pytest.mark.parametrize("num_batches", [0, 1, 5, 11])
+def test_stopped_training_keeps_what_it_computed(
+    make_reader: Callable[..., FeatureReader], backbone: Backbone, num_batches: int
+) -> None:
+    with pytest.raises(StoppedError, match="computed features"):
+        make_reader(should_stop=StopAfter(num_batches)).read("train")
+    assert backbone.num_calls() == num_batches
+
+    (table,) = make_reader().read("train")
+
+    assert backbone.num_calls() == 12 - num_batches
+    backbone.num_calls()
+    (whole,) = make_reader(checkpoint_id="d").read("train")
+    assert_equal(table, whole)
+
+
+def test_split_without_pictures_has_an_empty_table(
+    make_reader: Callable[..., FeatureReader],
+) -> None:
+    (table,) = make_reader({"validation": []}).read("validation")
+
+    assert table.features.shape == (0, 5)
+    assert table.labels.shape == table.digests.shape == (0,)
+
+
+def test_damaged_part_is_computed_again(
+    make_reader: Callable[..., FeatureReader],
+    backbone: Backbone,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (table,) = make_reader().read("train")
+    stored = parts(tmp_path)
+    assert len(stored) == 6
+    stored[2].write_bytes(stored[2].read_bytes()[:-1])
+    stored[4].unlink()
+    backbone.num_calls()
+
+    with caplog.at_level(logging.WARNING):
+        (again,) = make_reader().read("train")
+
+    assert backbone.num_calls() in (3, 4)  # 16 pictures each; the smallest part has 12
+    assert_equal(again, table)
+    assert len([message for message in caplog.messages if "computed again" in message]) == 2
+    make_reader().read("train")
+    assert backbone.num_calls() == 0
+
+
+def test_store_that_cannot_be_written_does_not_stop_the_training(
+    make_reader: Callable[..., FeatureReader],
+    shards: dict[str, list[Path]],
+    backbone: Backbone,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (expected,) = make_reader().read("validation")
+    backbone.num_calls()
+    # Each picture twice: the copies are filled without the store.
+    twice = [*shards["validation"], *shards["validation"]]
+
+    with caplog.at_level(logging.WARNING):
+        (table,) = make_reader({"validation": twice}, features_uri="/proc/f").read("validation")
+
+    assert backbone.num_calls() == 5
+    np.testing.assert_array_equal(table.features, np.tile(expected.features, [2, 1]))
+    assert any("are not stored" in message for message in caplog.messages)
+
+
+def test_large_table_is_mapped_to_a_file_that_has_no_name(
+    make_reader: Callable[..., FeatureReader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (expected,) = make_reader().read("train")
+    small = MemoryLimit(size_bytes=8 * 4 * 5 * NUM_TRAIN - 1, source="a test")
+    monkeypatch.setattr(features, "find_memory_limit", lambda: small)
+
+    (table,) = make_reader().read("train")
+
+    assert isinstance(table.features, np.memmap)
+    assert not isinstance(expected.features, np.memmap)
+    assert_equal(table, expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["features"]
+
+
+def test_full_disk_is_an_error_that_says_what_to_do(
+    make_reader: Callable[..., FeatureReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(features, "MAX_MEMORY_SHARE", 0.0)
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+
+    with pytest.raises(TrainingError, match=r"features of 92 pictures.*No space left.*TMPDIR"):
+        make_reader().read("train")

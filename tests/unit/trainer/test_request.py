@@ -25,6 +25,7 @@ def test_request_from_ids_names_the_folders_of_the_storage() -> None:
         training_id=ID,
         checkpoint_id="weights",
         settings=SETTINGS,
+        features_uri="gs://bucket/features",
     )
 
 
