@@ -1,12 +1,13 @@
-"""Decode, crop and distort pictures: float32 [height, width, 3], RGB, in [0, 1].
+"""Decode, crop and resize pictures: float32 [height, width, 3], RGB, in [0, 1].
 
-Except for randomness, every function computes the values that the 2016 programs computed. Random
-numbers come from a seed argument, so a picture is distorted in the same way in every run. The
-classifier's first layer rescales pictures to the backbone's value range.
+Every function computes the values that the 2016 programs computed. The classifier's first layer
+rescales pictures to the backbone's value range. `repot.augmentation` changes training pictures.
 
 Source: tensorflow/models, research/inception/inception/image_processing.py.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import tensorflow as tf
@@ -16,12 +17,27 @@ View = Literal["central", "whole", "padded"]
 
 # Share of height and width that evaluation keeps.
 _CENTRAL_FRACTION = 0.875
-_MAX_BRIGHTNESS_DELTA = 32 / 255
-_MAX_HUE_DELTA = 0.2
-_FACTOR_RANGE = (0.5, 1.5)
-_WHOLE_PICTURE = ((0.0, 0.0, 1.0, 1.0),)
 # Mid-grey, which is zero in the value range of most backbones.
 _PADDING_VALUE = 0.5
+
+LEGACY_RESIZERS = ("bilinear", "nearest", "bicubic", "area")
+"""Resizing methods of TensorFlow 1, in the order of the 2016 program's preprocessing threads."""
+
+_RESIZE_OPERATIONS = dict(
+    zip(
+        LEGACY_RESIZERS,
+        (
+            tf.raw_ops.ResizeBilinear,
+            tf.raw_ops.ResizeNearestNeighbor,
+            tf.raw_ops.ResizeBicubic,
+            tf.raw_ops.ResizeArea,
+        ),
+        strict=True,
+    )
+)
+# Both sides of a JPEG can be decoded at a fraction of their size, which costs less.
+_JPEG_SCALES = (2, 4, 8)
+_JPEG_MARGIN = 8  # pixels
 
 
 def decode_jpeg(data: Any) -> Any:
@@ -53,7 +69,7 @@ def central_crop(picture: Any, image_size: int) -> Any:
         sampling of TensorFlow 1 (no half-pixel centres), as the 2016 weights were evaluated.
     """
     centre = tf.image.central_crop(picture, _CENTRAL_FRACTION)
-    return _resize(tf.raw_ops.ResizeBilinear, centre, (image_size, image_size))
+    return resize_legacy(centre, (image_size, image_size))
 
 
 def view_picture(picture: Any, image_size: int, view: View) -> Any:
@@ -75,7 +91,7 @@ def view_picture(picture: Any, image_size: int, view: View) -> Any:
     if view == "central":
         return central_crop(picture, image_size)
     if view == "whole":
-        return _resize(tf.raw_ops.ResizeBilinear, picture, (image_size, image_size))
+        return resize_legacy(picture, (image_size, image_size))
     if view == "padded":
         return _pad_to_square(picture, image_size)
     raise ValueError(f"view must be central, whole or padded; got view={view!r}.")
@@ -86,57 +102,74 @@ def mirror(pictures: Any) -> Any:
     return tf.reverse(pictures, axis=[-2])
 
 
-def distort_picture(picture: Any, image_size: int, seed: Any) -> Any:
-    """Return a random crop of a picture, randomly flipped and recoloured: the input in training.
-
-    The 2016 program had four preprocessing threads with different resizing methods and orders of
-    colour operations; here each of the four variants is chosen with equal probability.
+def resize_legacy(picture: Any, size: Any, method: str = "bilinear") -> Any:
+    """Resize with the sampling of TensorFlow 1; the aspect ratio is not kept.
 
     Args:
-        picture: float32 [height, width, 3].
-        image_size: Height and width of the result in pixels.
-        seed: int32 or int64 [2]; equal seeds give equal results.
+        picture: uint8 or float32 [height, width, 3].
+        size: Height and width of the result in pixels, a tuple or int32 [2].
+        method: One of LEGACY_RESIZERS.
 
     Returns:
-        float32 [image_size, image_size, 3], in [0, 1].
+        [*size, 3], float32; of the picture's own type with "nearest".
     """
-    crop_seed, flip_seed, variant_seed, colour_seed = tf.unstack(tf.random.split(seed, 4))
-    crop, square = _random_crop(picture, crop_seed), (image_size, image_size)
-    variant = tf.random.stateless_uniform((), variant_seed, maxval=4, dtype=tf.int32)
-    branches = (
-        lambda: _distort_colours(
-            _resize(tf.raw_ops.ResizeBilinear, crop, square), colour_seed, contrast_last=True
-        ),
-        lambda: _distort_colours(
-            _resize(tf.raw_ops.ResizeNearestNeighbor, crop, square),
-            colour_seed,
-            contrast_last=False,
-        ),
-        lambda: _distort_colours(
-            _resize(tf.raw_ops.ResizeBicubic, crop, square), colour_seed, contrast_last=True
-        ),
-        lambda: _distort_colours(
-            _resize(tf.raw_ops.ResizeArea, crop, square), colour_seed, contrast_last=False
-        ),
-    )
-    recoloured = tf.switch_case(variant, branches)
-    return tf.clip_by_value(
-        tf.image.stateless_random_flip_left_right(recoloured, flip_seed), 0.0, 1.0
-    )
+    operation = _RESIZE_OPERATIONS[method]
+    return operation(images=picture[tf.newaxis], size=size, align_corners=False)[0]
 
 
-def _random_crop(picture: Any, seed: Any) -> Any:
-    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-        tf.shape(picture),
-        bounding_boxes=tf.constant([_WHOLE_PICTURE]),
-        seed=seed,
-        min_object_covered=0.1,
-        aspect_ratio_range=(0.75, 1.33),
-        area_range=(0.05, 1.0),
-        max_attempts=100,
-        use_image_if_no_bounding_boxes=True,
-    )
-    return tf.ensure_shape(tf.slice(picture, begin, size), (None, None, 3))
+def central_window(shape: Any) -> Any:
+    """Return the window that `central_crop` keeps, int32 [4]: top, left, height, width in pixels.
+
+    Args:
+        shape: int32 [3], height, width and channels of the picture.
+    """
+    sides = tf.cast(shape[:2], tf.float64)
+    # As in tf.image.central_crop, which truncates.
+    begin = tf.cast((sides - sides * _CENTRAL_FRACTION) / 2, tf.int32)
+    return tf.concat([begin, shape[:2] - 2 * begin], axis=0)
+
+
+def decode_window(
+    data: Any, choose_window: Callable[[Any], Any], *, min_side: int | None = None
+) -> Any:
+    """Decode a part of one JPEG; pixels outside it are not computed.
+
+    Args:
+        data: string [], a JPEG file; PNG files and single-frame GIF files work too.
+        choose_window: (int32 [3]: height, width, channels) -> int32 [4]: top, left, height, width.
+        min_side: If both sides of the window are at least 2, 4 or 8 times as long as this, in
+            pixels, a JPEG is decoded at 1/2, 1/4 or 1/8 of its size. None decodes at full size.
+
+    Returns:
+        uint8 [height, width, 3], RGB: the pixels that `tf.io.decode_jpeg` gives in the window, or
+        at a smaller size the means of its blocks of pixels, as libjpeg computes them.
+    """
+
+    def decode_jpeg_window() -> Any:
+        shape = tf.io.extract_jpeg_shape(data)
+        window = choose_window(shape)
+
+        def decode_at(scale: int) -> Any:
+            top, left, height, width = tf.unstack(window // scale)
+            # The last column depends on its right neighbour, because colours have a coarser grid.
+            wider = tf.minimum(width + _JPEG_MARGIN, shape[1] // scale - left)
+            wide_window = tf.stack([top, left, height, wider])
+            pixels = tf.io.decode_and_crop_jpeg(data, wide_window, channels=3, ratio=scale)
+            return pixels[:, :width]
+
+        if min_side is None:
+            return decode_at(1)
+        shorter = tf.reduce_min(window[2:])
+        index = tf.add_n([tf.cast(shorter >= scale * min_side, tf.int32) for scale in _JPEG_SCALES])
+        return tf.switch_case(index, [partial(decode_at, scale) for scale in (1, *_JPEG_SCALES)])
+
+    def decode_whole() -> Any:
+        pixels = tf.io.decode_jpeg(data, channels=3)
+        top, left, height, width = tf.unstack(choose_window(tf.shape(pixels)))
+        return pixels[top : top + height, left : left + width]
+
+    pixels = tf.cond(tf.io.is_jpeg(data), decode_jpeg_window, decode_whole)
+    return tf.ensure_shape(pixels, [None, None, 3])
 
 
 def _pad_to_square(picture: Any, image_size: int) -> Any:
@@ -144,28 +177,10 @@ def _pad_to_square(picture: Any, image_size: int) -> Any:
     longest = tf.reduce_max(sides)
     # Rounded division in integers, because float results may differ between devices.
     size = tf.maximum((2 * sides * image_size + longest) // (2 * longest), 1)
-    resized = _resize(tf.raw_ops.ResizeBilinear, picture, size)
+    resized = resize_legacy(picture, size)
     before = (image_size - size) // 2
     after = image_size - size - before
     padding = tf.stack([before, after], axis=1)
     padding = tf.pad(padding, [[0, 1], [0, 0]])  # none for the colours
     square = tf.pad(resized, padding, constant_values=_PADDING_VALUE)
     return tf.ensure_shape(square, (image_size, image_size, 3))
-
-
-def _resize(operation: Any, picture: Any, size: Any) -> Any:
-    """Resize to (height, width) with the sampling of TensorFlow 1."""
-    return operation(images=picture[tf.newaxis], size=size, align_corners=False)[0]
-
-
-def _distort_colours(picture: Any, seed: Any, *, contrast_last: bool) -> Any:
-    """Change brightness, saturation, hue and contrast; contrast comes last, or after brightness."""
-    brightness_seed, saturation_seed, hue_seed, contrast_seed = tf.unstack(tf.random.split(seed, 4))
-    picture = tf.image.stateless_random_brightness(picture, _MAX_BRIGHTNESS_DELTA, brightness_seed)
-    if not contrast_last:
-        picture = tf.image.stateless_random_contrast(picture, *_FACTOR_RANGE, contrast_seed)
-    picture = tf.image.stateless_random_saturation(picture, *_FACTOR_RANGE, saturation_seed)
-    picture = tf.image.stateless_random_hue(picture, _MAX_HUE_DELTA, hue_seed)
-    if contrast_last:
-        picture = tf.image.stateless_random_contrast(picture, *_FACTOR_RANGE, contrast_seed)
-    return picture

@@ -29,6 +29,15 @@ Importing this module does not import TensorFlow.
 
 from dataclasses import dataclass
 
+AUGMENTATIONS = {
+    "none": "the pictures as evaluation sees them",
+    "flip": "mirrored with probability 1/2",
+    "light": "random crops of at least half of the picture, mirrored",
+    "inception": "the 2016 tutorial's crops, colors and mirror images",
+    "randaugment": "random crops, mirrored, then two random transformations (RandAugment)",
+}
+"""Ways to change training pictures at random, see `repot.augmentation`, and a line about each."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
@@ -43,6 +52,8 @@ class Recipe:
         learning_rate: Peak learning rate of the fine_tune phase; 0 without one.
         max_learning_rate: Highest sensible peak learning rate of the main phase, which is the
             fine_tune phase if there is one; see the table above.
+        augmentation: A key of AUGMENTATIONS. Features of the frozen backbone are computed once per
+            picture, so a recipe that trains only a head has none.
     """
 
     summary: str
@@ -52,6 +63,7 @@ class Recipe:
     epochs: int
     learning_rate: float
     max_learning_rate: float
+    augmentation: str
 
     @property
     def main_learning_rate(self) -> float:
@@ -68,6 +80,7 @@ RECIPES = {
         epochs=0,
         learning_rate=0.0,
         max_learning_rate=0.1,
+        augmentation="none",
     ),
     "fine_tune": Recipe(
         summary="train the head, then the whole network with BatchNorm statistics frozen",
@@ -77,5 +90,6 @@ RECIPES = {
         epochs=10,
         learning_rate=3e-5,
         max_learning_rate=3e-4,
+        augmentation="inception",
     ),
 }

@@ -21,6 +21,7 @@ import pytest
 
 from repot.json_record import read_record
 from repot.settings import TrainingSettings
+from repot.trainer.position import PHASES
 from repot.trainer.request import TrainingRequest
 from repot.trainer.state import SavedState
 from repot.training_record import EpochRecord, TrainingRecord, read_history
@@ -88,8 +89,7 @@ def has_saved(run: Path, phase: str, epoch: int) -> bool:
     if not latest.exists():
         return False
     position = read_record(str(latest), SavedState).position
-    phases = [result.name for result in position.results]
-    return phase in phases or (position.phase == phase and position.epoch >= epoch)
+    return (PHASES.index(position.phase), position.epoch) >= (PHASES.index(phase), epoch)
 
 
 def test_killed_training_ends_with_bit_identical_weights(

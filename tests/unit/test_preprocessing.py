@@ -1,22 +1,27 @@
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from repot.preprocessing import (
+    LEGACY_RESIZERS,
     central_crop,
+    central_window,
     decode_jpeg,
-    distort_picture,
+    decode_window,
     mirror,
+    resize_legacy,
+    to_unit_range,
     view_picture,
 )
 from repot.records import decode_example, read_records
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 EVALUATED = np.load(GOLDEN / "preprocessing" / "eval_299.npz")
-SEEDS = range(40)
 
 
 @pytest.fixture(scope="module")
@@ -127,61 +132,78 @@ def test_mirror_exchanges_left_and_right_of_one_picture_and_of_a_batch(picture: 
     np.testing.assert_array_equal(mirror(picture[None]).numpy(), picture.numpy()[None, :, ::-1])
 
 
-def test_distort_picture_depends_only_on_its_seed(picture: Any) -> None:
-    first, second, other = (
-        distort_picture(picture, 64, seed).numpy() for seed in ([1, 2], [1, 2], [1, 3])
-    )
+def test_central_window_of_a_file_has_the_pixels_of_2016(jpegs: dict[str, bytes]) -> None:
+    """Also of files that are CMYK, grey, PNG or GIF inside."""
+    for name in EVALUATED.files:
+        window = decode_window(jpegs[name], central_window)
+        pixels = to_unit_range(window)
 
-    np.testing.assert_array_equal(first, second)
-    assert np.abs(first - other).max() > 0.01
-
-
-def test_distort_picture_keeps_range_and_shape_for_every_seed(picture: Any) -> None:
-    for seed in SEEDS:
-        distorted = distort_picture(picture, 48, [7, seed])
-
-        assert distorted.shape == (48, 48, 3)
-        assert 0 <= float(tf.reduce_min(distorted)) <= float(tf.reduce_max(distorted)) <= 1
+        resized = resize_legacy(pixels, (299, 299)).numpy()
+        np.testing.assert_array_equal((resized * 2 - 1).astype(np.float16), EVALUATED[name])
 
 
-def test_distort_picture_resizes_a_quarter_by_nearest_neighbour() -> None:
-    black_and_white = tf.cast(
-        tf.random.stateless_uniform((40, 40, 1), [1, 1]) < 0.5, tf.float32
-    ) * tf.ones((1, 1, 3))
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF"])
+@pytest.mark.parametrize("window", [(0, 0, 61, 47), (7, 13, 30, 21), (60, 46, 1, 1)])
+def test_window_has_the_pixels_of_the_whole_picture(
+    window: tuple[int, int, int, int], file_format: str
+) -> None:
+    encoded = save(noise(61, 47), file_format)
+    top, left, height, width = window
 
-    # Colours change pixel by pixel, so two colours stay two unless resizing mixes neighbours.
-    num_colours = [
-        len(np.unique(pixels[:, :, 0])) for pixels in _distorted(0.3 + 0.3 * black_and_white)
-    ]
+    pixels = decode_window(encoded, lambda shape: tf.constant(window)).numpy()
 
-    assert 0.1 < np.mean([number <= 2 for number in num_colours]) < 0.4
-
-
-def test_distort_picture_flips_about_half_of_the_pictures() -> None:
-    left_is_dark = tf.tile(tf.linspace(0.2, 0.6, 80)[tf.newaxis, :, tf.newaxis], [80, 1, 3])
-
-    flipped = [
-        bool(tf.reduce_mean(d[:, :8]) > tf.reduce_mean(d[:, -8:])) for d in _distorted(left_is_dark)
-    ]
-
-    assert 0.25 < np.mean(flipped) < 0.75
+    whole = tf.io.decode_jpeg(encoded, channels=3).numpy()
+    np.testing.assert_array_equal(pixels, whole[top : top + height, left : left + width])
 
 
-def test_distort_picture_accepts_a_picture_of_one_pixel() -> None:
-    assert distort_picture(tf.fill((1, 1, 3), 0.5), 32, [0, 0]).shape == (32, 32, 3)
+@pytest.mark.parametrize(
+    ("height", "width", "expected"),
+    [
+        (127, 200, (127, 200)),
+        (128, 127, (128, 127)),
+        (128, 200, (64, 100)),
+        (255, 255, (127, 127)),
+        (256, 300, (64, 75)),
+        (512, 600, (64, 75)),
+        (1400, 520, (175, 65)),
+    ],
+)
+def test_large_jpeg_is_decoded_at_a_fraction_that_still_covers_the_target(
+    height: int, width: int, expected: tuple[int, int]
+) -> None:
+    smooth = Image.new("L", (width, height))
+    smooth.putdata([(x * 255) // width for _ in range(height) for x in range(width)])
+    encoded = save(smooth.convert("RGB"), "JPEG")
+
+    def whole(shape: Any) -> Any:
+        return tf.concat([[0, 0], shape[:2]], axis=0)
+
+    pixels = decode_window(encoded, whole, min_side=64).numpy()
+
+    assert pixels.shape == (*expected, 3)
+    means = np.asarray(smooth.resize(pixels.shape[1::-1], Image.Resampling.BOX))
+    np.testing.assert_allclose(pixels[..., 0], means, atol=6)
 
 
-def test_distort_picture_gives_equal_results_in_a_parallel_pipeline(picture: Any) -> None:
-    indices = tf.data.Dataset.range(8)
-    distorted = indices.map(
-        lambda i: distort_picture(picture, 32, tf.stack([tf.constant(5, tf.int64), i])), 4
-    )
+@pytest.mark.parametrize("method", LEGACY_RESIZERS)
+def test_legacy_resizers_are_those_of_tensorflow_1(method: str, picture: Any) -> None:
+    functions = {
+        "bilinear": tf.compat.v1.image.resize_bilinear,
+        "nearest": tf.compat.v1.image.resize_nearest_neighbor,
+        "bicubic": tf.compat.v1.image.resize_bicubic,
+        "area": tf.compat.v1.image.resize_area,
+    }
 
-    for index, pixels in enumerate(distorted):
-        np.testing.assert_array_equal(
-            pixels.numpy(), distort_picture(picture, 32, tf.constant([5, index], tf.int64)).numpy()
-        )
+    expected = functions[method](picture[tf.newaxis], (31, 20))[0].numpy()
+    np.testing.assert_array_equal(resize_legacy(picture, (31, 20), method).numpy(), expected)
 
 
-def _distorted(picture: Any) -> list[Any]:
-    return [distort_picture(picture, 32, [11, seed]) for seed in SEEDS]
+def noise(height: int, width: int) -> Image.Image:
+    rng = np.random.default_rng([height, width])
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def save(picture: Image.Image, file_format: str) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, file_format)
+    return buffer.getvalue()

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from repot.recipes import RECIPES
+from repot.recipes import AUGMENTATIONS, RECIPES
 from repot.settings.fields import (
     CLUSTER_DEFAULT,
     Rule,
@@ -18,6 +18,8 @@ from repot.settings.fields import (
 from repot.zoo import BACKBONES
 
 CHECKPOINT_VALUES = ("auto", "ema", "raw")
+RECIPE_DEFAULT = "default"
+"""Value of a setting that the recipe decides."""
 MAX_BUILDER_PODS = 64
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -203,6 +205,19 @@ class TrainingSettings(Settings):
         rule=between(0, 2**31 - 1),
         change_when="you want to see how much of a difference is chance",
     )
+    augmentation: str = setting(
+        RECIPE_DEFAULT,
+        "Random changes of training pictures, when more than the head is trained: "
+        f"{', '.join(AUGMENTATIONS)}; `{RECIPE_DEFAULT}` is the recipe's own.",
+        rule=one_of((RECIPE_DEFAULT, *AUGMENTATIONS)),
+        change_when="colors decide the label (light), or the training scores are far better than "
+        "those on validation pictures (randaugment)",
+    )
+    no_flip: bool = setting(
+        False,
+        "Never mirror training pictures.",
+        change_when="pictures show text, or labels mean left or right",
+    )
     input_queue_memory_factor: int = setting(
         1,
         "Shuffle buffer in units of 1024 records.",
@@ -211,19 +226,34 @@ class TrainingSettings(Settings):
     )
 
     @property
+    def chosen_augmentation(self) -> str:
+        """The augmentation, a key of `repot.recipes.AUGMENTATIONS`."""
+        if self.augmentation != RECIPE_DEFAULT:
+            return self.augmentation
+        return RECIPES[self.recipe].augmentation
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """One message per value that is valid but probably a mistake."""
+        return tuple(self._warnings())
+
+    def _warnings(self) -> Iterator[str]:
         recipe = RECIPES[self.recipe]
-        if self.learning_rate <= recipe.max_learning_rate:
-            return ()
-        own, high = f"{recipe.main_learning_rate:g}", f"{recipe.max_learning_rate:g}"
-        warning = (
-            f"learning_rate should be at most {high} with recipe={self.recipe}; got "
-            f"learning_rate={self.learning_rate:g}. Higher rates make training with AdamW, "
-            f"the recipe's optimizer, unstable. Choose {own} to {high}, or 0 for the recipe's own, "
-            f"{own}."
-        )
-        return (warning,)
+        if self.learning_rate > recipe.max_learning_rate:
+            own, high = f"{recipe.main_learning_rate:g}", f"{recipe.max_learning_rate:g}"
+            yield (
+                f"learning_rate should be at most {high} with recipe={self.recipe}; got "
+                f"learning_rate={self.learning_rate:g}. Higher rates make training with AdamW, "
+                f"the recipe's optimizer, unstable. Choose {own} to {high}, or 0 for the recipe's "
+                f"own, {own}."
+            )
+        if recipe.augmentation == "none" and self.chosen_augmentation != "none":
+            yield (
+                f"augmentation should be {RECIPE_DEFAULT} or none with recipe={self.recipe}; got "
+                f"augmentation={self.augmentation!r}. It has no effect: this recipe computes the "
+                "features of each picture once. Choose recipe=fine_tune to train on changed "
+                "pictures."
+            )
 
     def _problems(self) -> Iterator[str]:
         yield from Settings._problems(self)
@@ -231,6 +261,8 @@ class TrainingSettings(Settings):
         if self.image_size != 0 and not smallest <= self.image_size <= 4096:
             rule = f"be 0 (the backbone's own) or lie in {smallest}..4096 for {self.backbone}"
             yield must("image_size", rule, self.image_size)
+        if self.augmentation == "flip" and self.no_flip:
+            yield must("augmentation", "not be flip with no_flip", self.augmentation)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,7 @@
 """Batches for training and scoring, as tf.data.Datasets of (inputs, labels, mask).
 
-inputs: float32 [batch, image_size, image_size, 3] pictures in [0, 1], or float32 [batch, features]
+inputs: float32 [batch, image_size, image_size, 3] pictures in [0, 1] to score,
+    TrainingPictures to train on, see `repot.augmentation`, or float32 [batch, features]
 labels: int64 [batch], class ids in 1..N, 0 for padding
 mask: float32 [batch], 1 for an example, 0 for padding
 
@@ -15,8 +16,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from repot.augmentation import TrainingPictures, crop_for_training
 from repot.dataset import read_examples
-from repot.preprocessing import central_crop, decode_jpeg, distort_picture
+from repot.preprocessing import central_crop, decode_jpeg
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +31,8 @@ class Pictures:
         image_size: Height and width of the inputs, in pixels.
         batch_size: Examples per batch.
         shuffle_buffer: Size of the shuffle buffer, in records.
-        seed: Seed of the order and the distortions; no global random state has a part in them.
+        seed: Seed of the order and the augmentation; no global random state has a part in them.
+        augmentation: A key of `repot.recipes.AUGMENTATIONS`, for training batches.
     """
 
     shards: tuple[Path, ...]
@@ -38,6 +41,7 @@ class Pictures:
     batch_size: int
     shuffle_buffer: int
     seed: int
+    augmentation: str = "none"
 
     def batches(self, skip: int = 0) -> Any:
         """Return every example once, in order, preprocessed as for evaluation.
@@ -50,8 +54,11 @@ class Pictures:
             examples.map(self._preprocess, num_parallel_calls=tf.data.AUTOTUNE), self.batch_size
         )
 
-    def distorted_batches(self, epoch: int, skip: int = 0) -> Any:
-        """Return every example once, shuffled and distorted; equal epochs give equal batches.
+    def training_batches(self, epoch: int, skip: int = 0) -> Any:
+        """Return every example once, shuffled and cropped; equal epochs give equal batches.
+
+        The inputs are TrainingPictures, which `repot.augmentation.augment` turns into the model's
+        input.
 
         Args:
             epoch: Number of the epoch, from 0.
@@ -60,17 +67,21 @@ class Pictures:
         rng = np.random.default_rng([self.seed, epoch])
         shards = [self.shards[i] for i in rng.permutation(len(self.shards))]
         buffer = min(self.shuffle_buffer, self.num_examples)
-        *order_seeds, distortion_seed = rng.integers(1, 2**31, size=3).tolist()
+        *order_seeds, crop_seed = rng.integers(1, 2**31, size=3).tolist()
         examples = _shuffle(read_examples(shards), buffer, order_seeds)
 
-        def distort(index: Any, example: dict[str, tf.Tensor]) -> tuple[Any, Any]:
+        def crop(index: Any, example: dict[str, tf.Tensor]) -> tuple[TrainingPictures, Any]:
             # The seed depends on the example's place in the epoch, not on the thread that maps it.
-            seed = tf.stack([tf.constant(distortion_seed, tf.int64), index])
-            picture = distort_picture(decode_jpeg(example["encoded"]), self.image_size, seed)
+            picture = crop_for_training(
+                example["encoded"],
+                self.image_size,
+                tf.stack([tf.constant(crop_seed, tf.int64), index]),
+                augmentation=self.augmentation,
+            )
             return picture, example["label"]
 
         numbered = examples.enumerate().skip(skip * self.batch_size)
-        return _batch(numbered.map(distort, num_parallel_calls=tf.data.AUTOTUNE), self.batch_size)
+        return _batch(numbered.map(crop, num_parallel_calls=tf.data.AUTOTUNE), self.batch_size)
 
     def _preprocess(self, example: dict[str, tf.Tensor]) -> tuple[Any, Any]:
         return central_crop(decode_jpeg(example["encoded"]), self.image_size), example["label"]
@@ -145,7 +156,9 @@ def _pad(inputs: Any, labels: Any, batch_size: int) -> tuple[Any, Any, Any]:
     """Return a batch of static shape with its mask; padding is zeros at the end."""
     missing = batch_size - tf.shape(labels)[0]
     mask = tf.pad(tf.ones_like(labels, tf.float32), [[0, missing]])
-    padding = [[0, missing]] + [[0, 0]] * (inputs.shape.rank - 1)
-    inputs = tf.ensure_shape(tf.pad(inputs, padding), [batch_size, *inputs.shape[1:]])
-    labels = tf.ensure_shape(tf.pad(labels, [[0, missing]]), [batch_size])
-    return inputs, labels, tf.ensure_shape(mask, [batch_size])
+
+    def pad(values: Any) -> Any:
+        padding = [[0, missing]] + [[0, 0]] * (values.shape.rank - 1)
+        return tf.ensure_shape(tf.pad(values, padding), [batch_size, *values.shape[1:]])
+
+    return tf.nest.map_structure(pad, inputs), pad(labels), tf.ensure_shape(mask, [batch_size])

@@ -27,9 +27,9 @@ from repot.layout import (
 )
 from repot.manifest import Manifest, Split, read_manifest
 from repot.trainer.batches import Pictures
-from repot.trainer.drivers import Trainee, run_recipe
-from repot.trainer.loop import TrainingRun
+from repot.trainer.loop import fit
 from repot.trainer.model_files import make_reproducible
+from repot.trainer.phases import make_phases
 from repot.trainer.request import TrainingRequest
 from repot.trainer.state import StateStore
 from repot.trainer.strategy import (
@@ -65,34 +65,26 @@ def run_training(request: TrainingRequest, *, should_stop: Callable[[], bool]) -
     store = StateStore(request.run_uri, request.training_id, is_writer=is_chief(strategy))
     position = store.load()
     check_same_state(strategy, store.file_name)
-    with (
-        tempfile.TemporaryDirectory(prefix="repot-train-") as scratch,
-        storage.as_local_file(storage.join(request.weights_uri, WEIGHTS_NAME)) as weights_path,
-    ):
+    with tempfile.TemporaryDirectory(prefix="repot-train-") as scratch:
         pictures = _open_pictures(request, manifest, image_size, Path(scratch))
-        with strategy.scope():
-            classifier = build_classifier(
-                settings.backbone,
-                num_classes=manifest.num_classes,
-                image_size=image_size,
-                weights_path=weights_path,
-                seed=settings.seed,
-            )
-        trainee = Trainee(
-            classifier=classifier,
-            weights_path=weights_path,
-            pictures=pictures,
-            settings=settings,
-        )
-        run = TrainingRun(
-            strategy=strategy,
+        classifier = _build_classifier(request, manifest.num_classes, image_size, strategy)
+        phases = make_phases(
+            classifier,
+            pictures,
+            settings,
             position=position,
             store=store,
-            started=started - position.seconds,
             should_stop=should_stop,
         )
         try:
-            classifier = run_recipe(trainee, run)
+            fit(
+                phases,
+                strategy=strategy,
+                position=position,
+                store=store,
+                started=started - position.seconds,
+                should_stop=should_stop,
+            )
         except StoppedError:
             wait_for_all(strategy)
             raise
@@ -132,9 +124,24 @@ def _open_pictures(
             batch_size=settings.batch_size,
             shuffle_buffer=1024 * settings.input_queue_memory_factor,
             seed=settings.seed,
+            augmentation=settings.chosen_augmentation,
         )
         for split in _SPLITS
     }
+
+
+def _build_classifier(
+    request: TrainingRequest, num_classes: int, image_size: int, strategy: Any
+) -> Any:
+    weights_uri = storage.join(request.weights_uri, WEIGHTS_NAME)
+    with strategy.scope(), storage.as_local_file(weights_uri) as weights_path:
+        return build_classifier(
+            request.settings.backbone,
+            num_classes=num_classes,
+            image_size=image_size,
+            weights_path=weights_path,
+            seed=request.settings.seed,
+        )
 
 
 def _versions() -> dict[str, str]:

@@ -169,6 +169,8 @@ def checkpoint_command(
 @setting_option("batch_size", with_default=True)
 @setting_option("image_size", with_default=True)
 @setting_option("seed", with_default=True)
+@setting_option("augmentation", with_default=True)
+@setting_option("no_flip", with_default=True)
 @setting_option("input_queue_memory_factor", with_default=True)
 @debug_option
 def train_command(
@@ -184,6 +186,8 @@ def train_command(
     batch_size: int,
     image_size: int,
     seed: int,
+    augmentation: str,
+    no_flip: bool,
     input_queue_memory_factor: int,
 ) -> None:
     """Step 3: retrain on the shards of step 1 from the checkpoint of step 2.
@@ -198,6 +202,8 @@ def train_command(
         learning_rate=learning_rate,
         image_size=image_size,
         seed=seed,
+        augmentation=augmentation,
+        no_flip=no_flip,
         input_queue_memory_factor=input_queue_memory_factor,
     )
     with shown_progress():

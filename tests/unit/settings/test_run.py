@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from repot.errors import UsageError
-from repot.recipes import RECIPES
+from repot.recipes import AUGMENTATIONS, RECIPES
 from repot.settings import DatasetSettings, GateSettings, TrainingSettings
 from repot.zoo import BACKBONES
 
@@ -24,6 +24,13 @@ BOUNDARIES: list[tuple[Settings, str, list[Any], list[Any]]] = [
     (TrainingSettings, "image_size", [0, 75, 4096], [-1, 1, 74, 4097]),
     (TrainingSettings, "seed", [0, 2**31 - 1], [-1, 2**31]),
     (TrainingSettings, "input_queue_memory_factor", [1, 1024], [0, 1025]),
+    (
+        TrainingSettings,
+        "augmentation",
+        ["default", *AUGMENTATIONS],
+        ["", "Inception", "autoaugment"],
+    ),
+    (TrainingSettings, "no_flip", [False, True], []),
     (TrainingSettings, "backbone", list(BACKBONES), ["", "Inception_V3", "vgg16"]),
     (TrainingSettings, "recipe", list(RECIPES), ["", "fine-tune"]),
     (GateSettings, "min_precision", [0, 1], [-0.001, 1.001, float("nan")]),
@@ -83,6 +90,28 @@ def test_learning_rate_above_the_sensible_range_of_the_recipe_gives_a_warning(re
 def test_learning_rate_of_2016_gives_a_warning_for_the_whole_network_only() -> None:
     assert TrainingSettings(recipe="fine_tune", learning_rate=0.001).warnings
     assert not TrainingSettings(recipe="head", learning_rate=0.001).warnings
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+def test_augmentation_without_effect_gives_a_warning(augmentation: str) -> None:
+    assert TrainingSettings(recipe="fine_tune", augmentation=augmentation).warnings == ()
+
+    warnings = TrainingSettings(recipe="head", augmentation=augmentation).warnings
+
+    assert len(warnings) == (augmentation != "none")
+    assert all(warning.startswith("augmentation should be default") for warning in warnings)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_augmentation_is_the_recipes_own_unless_it_is_chosen(recipe: str) -> None:
+    assert TrainingSettings(recipe=recipe).chosen_augmentation == RECIPES[recipe].augmentation
+    assert TrainingSettings(recipe=recipe, augmentation="flip").chosen_augmentation == "flip"
+
+
+def test_flip_alone_cannot_be_combined_with_no_flip() -> None:
+    with pytest.raises(UsageError, match="augmentation must not be flip with no_flip"):
+        TrainingSettings(augmentation="flip", no_flip=True)
+    assert TrainingSettings(augmentation="light", no_flip=True).no_flip
 
 
 @pytest.mark.parametrize("name", BACKBONES)

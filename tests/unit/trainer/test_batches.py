@@ -23,13 +23,16 @@ def pictures(sample_dataset_uri: str, tmp_path_factory: pytest.TempPathFactory) 
         batch_size=32,
         shuffle_buffer=1024,
         seed=5,
+        augmentation="inception",
     )
 
 
 def collect(batches: Any) -> tuple[Any, Any, Any]:
     """Return the inputs, labels and masks of all batches, each as one array."""
     columns = zip(*batches.as_numpy_iterator(), strict=True)
-    inputs, labels, mask = (np.concatenate(column) for column in columns)
+    inputs, labels, mask = (
+        tf.nest.map_structure(lambda *parts: np.concatenate(parts), *column) for column in columns
+    )
     return inputs, labels, mask
 
 
@@ -38,14 +41,18 @@ def assert_rest(every: Any, rest: Any, skip: int) -> None:
     expected, found = list(every.as_numpy_iterator())[skip:], list(rest.as_numpy_iterator())
     assert len(found) == len(expected)
     for batch, same in zip(expected, found, strict=True):
-        for column, same_column in zip(batch, same, strict=True):
-            np.testing.assert_array_equal(column, same_column)
+        assert_equal_columns(batch, same)
+
+
+def assert_equal_columns(expected: Any, found: Any) -> None:
+    for column, same in zip(tf.nest.flatten(expected), tf.nest.flatten(found), strict=True):
+        np.testing.assert_array_equal(column, same)
 
 
 @pytest.mark.parametrize("skip", [1, 2, 3, 4])
 def test_skipped_batches_leave_the_other_batches_unchanged(pictures: Pictures, skip: int) -> None:
     assert_rest(pictures.batches(), pictures.batches(skip), skip)
-    assert_rest(pictures.distorted_batches(1), pictures.distorted_batches(1, skip), skip)
+    assert_rest(pictures.training_batches(1), pictures.training_batches(1, skip), skip)
 
 
 def test_evaluation_batches_have_every_example_once_and_in_order(
@@ -64,7 +71,7 @@ def test_evaluation_batches_have_every_example_once_and_in_order(
 
 
 def test_training_batches_have_every_example_once(pictures: Pictures) -> None:
-    _, labels, mask = collect(pictures.distorted_batches(0))
+    _, labels, mask = collect(pictures.training_batches(0))
 
     _, expected, expected_mask = collect(pictures.batches())
     assert mask.sum() == pictures.num_examples
@@ -75,7 +82,7 @@ def test_global_seed_does_not_change_the_training_batches(pictures: Pictures) ->
     labels = []
     for seed in (1, 2):
         tf.random.set_seed(seed)
-        labels.append(collect(pictures.distorted_batches(0))[1])
+        labels.append(collect(pictures.training_batches(0))[1])
 
     np.testing.assert_array_equal(*labels)
 
@@ -84,8 +91,8 @@ def test_small_buffer_shuffles_within_its_reach(pictures: Pictures) -> None:
     in_order = dataclasses.replace(pictures, shuffle_buffer=1, shards=pictures.shards[:1])
     shuffled = dataclasses.replace(in_order, shuffle_buffer=2)
 
-    _, expected, _ = collect(in_order.distorted_batches(0))
-    labels = collect(shuffled.distorted_batches(0))[1]
+    _, expected, _ = collect(in_order.training_batches(0))
+    labels = collect(shuffled.training_batches(0))[1]
 
     np.testing.assert_array_equal(expected, collect(in_order.batches())[1])
     assert not np.array_equal(labels, expected)
@@ -93,10 +100,9 @@ def test_small_buffer_shuffles_within_its_reach(pictures: Pictures) -> None:
 
 
 def test_training_batches_depend_on_the_epoch_only(pictures: Pictures) -> None:
-    first, same, next_epoch = (collect(pictures.distorted_batches(epoch)) for epoch in (3, 3, 4))
+    first, same, next_epoch = (collect(pictures.training_batches(epoch)) for epoch in (3, 3, 4))
 
-    for column, same_column in zip(first, same, strict=True):
-        np.testing.assert_array_equal(column, same_column)
+    assert_equal_columns(first, same)
     assert not np.array_equal(first[1], next_epoch[1])
 
 

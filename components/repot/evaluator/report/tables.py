@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from repot.evaluation_record import ClassRecord, EvaluationRecord
 from repot.evaluator.report.data import DatasetSummary
 from repot.metrics import wilson_interval
-from repot.recipes import RECIPES
+from repot.recipes import AUGMENTATIONS, RECIPES
 from repot.settings import TrainingSettings
 from repot.training_record import TrainingRecord
 from repot.zoo import BACKBONES
@@ -53,6 +53,7 @@ def training_rows(training: TrainingRecord) -> list[tuple[str, str]]:
         ("backbone", f"{settings.backbone}: {BACKBONES[settings.backbone].summary}"),
         ("recipe", f"{settings.recipe}: {RECIPES[settings.recipe].summary}"),
         ("checkpoint", training.checkpoint_id),
+        ("augmentation", _augmentation(settings)),
         ("image size", f"{side} x {side} pixels"),
         ("batch size", str(settings.batch_size)),
         ("peak learning rate", f"{_peak_learning_rate(settings):g}"),
@@ -100,3 +101,9 @@ def _label_row(scores: ClassRecord, num_train: int) -> LabelRow:
 def _peak_learning_rate(settings: TrainingSettings) -> float:
     """Return the rate of the recipe's main phase; a setting of 0 means the recipe's default."""
     return settings.learning_rate or RECIPES[settings.recipe].main_learning_rate
+
+
+def _augmentation(settings: TrainingSettings) -> str:
+    name = settings.chosen_augmentation
+    never = ", but never mirrored" if settings.no_flip and name != "none" else ""
+    return f"{name}: {AUGMENTATIONS[name]}{never}"
