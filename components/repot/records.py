@@ -15,6 +15,7 @@ TensorFlow may be loaded in the same process and declares them too.
 
 import contextlib
 import io
+import mmap
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -165,6 +166,31 @@ def read_records(source: bytes | Path) -> Iterator[bytes]:
             where = f"record {record_index} of {name}, at byte {file.tell() - len(header)}"
             yield _read_data(file, header, where)
             record_index += 1
+
+
+def frame_positions(path: Path) -> list[tuple[int, int]]:
+    """Return offset and size of the data of every record in a shard, from the frames' headers.
+
+    Checksums are not verified: that of the whole shard covers them.
+
+    Raises:
+        CorruptShardError: The last frame is incomplete.
+    """
+    positions, offset = [], 0
+    with path.open("rb") as file, contextlib.ExitStack() as stack:
+        end = file.seek(0, io.SEEK_END)
+        data = (
+            stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            if end
+            else b""
+        )
+        while offset + _LENGTH.size + _CRC.size <= end:
+            (size_bytes,) = _LENGTH.unpack_from(data, offset)
+            positions.append((offset + _LENGTH.size + _CRC.size, size_bytes))
+            offset += _LENGTH.size + size_bytes + 2 * _CRC.size
+    if offset != end:
+        raise _corrupt(f"{len(positions)} records of {path}", "the last one is incomplete")
+    return positions
 
 
 def _read_data(file: BinaryIO, header: bytes, where: str) -> bytes:

@@ -1,14 +1,29 @@
+import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from repot import storage
-from repot.dataset import open_shards, read_examples
+from repot.dataset import (
+    PADDING,
+    open_examples,
+    share_of_batches,
+    shuffled_numbers,
+    spread_over_lanes,
+)
 from repot.errors import CorruptShardError
 from repot.manifest import read_manifest
+from tests.shard_files import write_shards
 
 SHARD = "train-00001-of-00002"
+
+
+def numbers_of(examples: Any) -> list[int]:
+    """Return the numbers of examples from `write_shards`."""
+    return [int(example["filename"]) for example in examples.as_numpy_iterator()]
 
 
 @pytest.fixture
@@ -19,36 +34,55 @@ def dataset_copy(sample_dataset_uri: str, tmp_path: Path) -> str:
     return uri
 
 
-def test_examples_match_the_receipts(sample_dataset_uri: str, tmp_path: Path) -> None:
+def read_train(dataset_uri: str) -> list[Any]:
+    with open_examples(dataset_uri, read_manifest(dataset_uri)) as examples:
+        return list(examples["train"].read().as_numpy_iterator())
+
+
+def test_examples_match_the_receipts(sample_dataset_uri: str) -> None:
     manifest = read_manifest(sample_dataset_uri)
 
-    for receipt in manifest.shards:
-        examples = list(read_examples(open_shards(sample_dataset_uri, [receipt], tmp_path)))
-        labels = [manifest.labels[int(example["label"]) - 1] for example in examples]
-        assert {label: labels.count(label) for label in labels} == receipt.class_counts
-        assert all(example["encoded"].numpy().startswith(b"\xff\xd8\xff") for example in examples)
+    with open_examples(sample_dataset_uri, manifest) as examples:
+        for split in ("train", "validation"):
+            read = iter(examples[split].read().as_numpy_iterator())
+            for receipt in manifest.split_shards(split):
+                part = list(itertools.islice(read, receipt.num_records))
+                labels = [manifest.labels[example["label"] - 1] for example in part]
+                assert {label: labels.count(label) for label in labels} == receipt.class_counts
+                assert all(example["encoded"].startswith(b"\xff\xd8\xff") for example in part)
+            assert next(read, None) is None
 
 
-def test_examples_of_a_split_are_read_once_and_in_order(
-    sample_dataset_uri: str, tmp_path: Path
-) -> None:
-    shards = open_shards(
-        sample_dataset_uri, read_manifest(sample_dataset_uri).split_shards("train"), tmp_path
-    )
+@pytest.mark.parametrize(
+    "numbers", [[], [0], [11], [3, 4, 2], [11, 0, 11, 5, 5], list(range(11, -1, -1))]
+)
+def test_examples_are_read_by_number_in_any_order(numbers: list[int], tmp_path: Path) -> None:
+    manifest = write_shards(str(tmp_path), train=[3, 0, 1, 8], validation=[2])
 
-    filenames = [example["filename"].numpy() for example in read_examples(shards)]
+    with open_examples(str(tmp_path), manifest) as examples:
+        assert [len(examples[split]) for split in ("train", "validation")] == [12, 2]
+        read = examples["train"].read(np.array(numbers, np.int64))
+        assert numbers_of(read) == numbers == numbers_of(read)
+        assert int(read.cardinality()) == len(numbers)
+        assert numbers_of(examples["validation"].read()) == [0, 1]
 
-    assert len(set(filenames)) == len(filenames)
-    assert filenames == [
-        example["filename"].numpy() for shard in shards for example in read_examples([shard])
-    ]
+
+def test_padding_is_a_black_picture_without_a_label(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    manifest = write_shards(str(tmp_path), train=[1])
+    with open_examples(str(tmp_path), manifest) as examples:
+        (example,) = examples["train"].read(np.array([PADDING]))
+
+    assert int(example["label"]) == 0
+    assert tf.io.decode_jpeg(example["encoded"]).numpy().tolist() == [[[0, 0, 0]]]
 
 
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:-1], lambda data: data[:-1] + bytes([data[-1] ^ 1])]
 )
 def test_error_for_damaged_shard_has_both_checksums_and_advice(
-    damage: Callable[[bytes], bytes], dataset_copy: str, tmp_path: Path
+    damage: Callable[[bytes], bytes], dataset_copy: str
 ) -> None:
     path, (_, receipt) = (
         Path(dataset_copy, SHARD),
@@ -57,7 +91,7 @@ def test_error_for_damaged_shard_has_both_checksums_and_advice(
     path.write_bytes(damage(path.read_bytes()))
 
     with pytest.raises(CorruptShardError) as caught:
-        open_shards(dataset_copy, [receipt], tmp_path)
+        read_train(dataset_copy)
 
     size, crc32c = path.stat().st_size, storage.crc32c_hex(path.read_bytes())
     assert f"{path} must have {receipt.size_bytes} bytes with CRC32C {receipt.crc32c}" in str(
@@ -67,21 +101,108 @@ def test_error_for_damaged_shard_has_both_checksums_and_advice(
     assert f"Delete it, receipts/{SHARD}.json and manifest.json" in str(caught.value)
 
 
-def test_missing_shard_is_an_error(dataset_copy: str, tmp_path: Path) -> None:
+def test_missing_shard_is_an_error(dataset_copy: str) -> None:
     Path(dataset_copy, SHARD).unlink()
 
     with pytest.raises(CorruptShardError, match=rf"{SHARD} must exist; it is missing\. Delete"):
-        open_shards(dataset_copy, read_manifest(dataset_copy).split_shards("train"), tmp_path)
+        read_train(dataset_copy)
 
 
-def test_shards_in_a_bucket_are_downloaded_once(
-    sample_dataset_uri: str, gcs: str, tmp_path: Path
+def test_examples_of_intact_shards_are_read_although_another_is_damaged(dataset_copy: str) -> None:
+    manifest = read_manifest(dataset_copy)
+    Path(dataset_copy, SHARD).unlink()
+
+    with open_examples(dataset_copy, manifest) as examples:
+        first = np.arange(manifest.split_shards("train")[0].num_records)
+        assert len(list(examples["train"].read(first))) == len(first)
+
+
+def test_local_shard_is_verified_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = write_shards(str(tmp_path), train=[3, 3, 3])
+    verified: list[str] = []
+    verify = storage.file_crc32c_hex
+
+    def count(path: Path) -> str:
+        verified.append(path.name)
+        return verify(path)
+
+    monkeypatch.setattr(storage, "file_crc32c_hex", count)
+    with open_examples(str(tmp_path), manifest) as examples:
+        assert verified == []
+        for _epoch in range(3):
+            assert len(numbers_of(examples["train"].read(np.arange(6)))) == 6
+        assert sorted(verified) == [receipt.shard for receipt in manifest.shards[:2]]
+
+
+@pytest.mark.parametrize("sizes", [[7], [5, 0, 9], [4] * 40, [100, 1, 50] * 7])
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 32])
+def test_shuffled_order_has_every_example_once_and_depends_on_the_seeds_only(
+    sizes: list[int], batch_size: int
 ) -> None:
-    storage.copy_folder(sample_dataset_uri, f"{gcs}/dataset")
-    receipts = read_manifest(f"{gcs}/dataset").split_shards("train")
+    def order(*seeds: int) -> list[int]:
+        return list(shuffled_numbers(sizes, seeds=seeds, window=16, batch_size=batch_size))
 
-    downloaded = open_shards(f"{gcs}/dataset", receipts, tmp_path)
-    storage.delete_folder(f"{gcs}/dataset")
+    assert sorted(order(5, 0)) == list(range(sum(sizes)))
+    assert order(5, 0) == order(5, 0)
+    assert order(5, 0) != order(5, 1)
 
-    assert [path.name for path in downloaded] == [receipt.shard for receipt in receipts]
-    assert open_shards(f"{gcs}/dataset", receipts, tmp_path) == downloaded
+
+def test_shuffled_order_reads_few_shards_at_a_time() -> None:
+    sizes = [64] * 64
+    order = shuffled_numbers(sizes, seeds=(0, 0), window=512, batch_size=32)
+
+    shards = order // 64
+    # 8 lanes, each at one shard or at the border of two
+    assert all(len(set(shards[i : i + 32])) <= 16 for i in range(0, len(shards), 32))
+    assert all(len(set(shards[i : i + 32])) >= 8 for i in range(0, len(shards), 32))
+    first_use = [int(np.flatnonzero(shards == shard)[0]) for shard in range(64)]
+    last_use = [int(np.flatnonzero(shards == shard)[-1]) for shard in range(64)]
+    assert max(np.subtract(last_use, first_use)) <= 2 * 8 * 64
+
+
+def test_small_shards_are_mixed_within_the_window() -> None:
+    def mean_number_of_shards(window: int) -> float:
+        order = shuffled_numbers([4] * 256, seeds=(0, 0), window=window, batch_size=32)
+        batches = (order // 4).reshape(-1, 32)
+        return float(np.mean([len(set(batch)) for batch in batches]))
+
+    assert mean_number_of_shards(1) < 17
+    assert mean_number_of_shards(1024) > 25
+
+
+@pytest.mark.parametrize("num_workers", [2, 4, 8])
+def test_each_worker_needs_its_share_of_the_shards(num_workers: int) -> None:
+    order = shuffled_numbers([64] * 64, seeds=(0, 0), window=512, batch_size=32)
+
+    for worker in range(num_workers):
+        share = share_of_batches(order, batch_size=32, replicas=[worker], num_replicas=num_workers)
+        # a shard at the border of two workers is needed by both
+        assert len(set((share // 64).ravel())) <= 64 // num_workers + 2
+
+
+@pytest.mark.parametrize("num_examples", [1, 31, 32, 33, 100])
+@pytest.mark.parametrize("num_replicas", [1, 2, 3, 4, 5])
+def test_replicas_share_every_batch_whatever_their_number(
+    num_examples: int, num_replicas: int
+) -> None:
+    order = spread_over_lanes(np.arange(num_examples), num_shards=20, batch_size=32)
+    shares = [
+        share_of_batches(order, batch_size=32, replicas=[i], num_replicas=num_replicas)
+        for i in range(num_replicas)
+    ]
+
+    together = share_of_batches(
+        order, batch_size=32, replicas=range(num_replicas), num_replicas=num_replicas
+    )
+    np.testing.assert_array_equal(np.concatenate(shares, axis=1), together)
+    assert together.shape[1:] == (num_replicas, -(-32 // num_replicas))
+    for batch in range(len(together)):
+        found = together[batch][together[batch] != PADDING].tolist()
+        assert found == order[32 * batch : 32 * (batch + 1)].tolist()
+
+
+def test_lanes_keep_the_order_of_few_shards() -> None:
+    for num_shards in (1, 7):
+        np.testing.assert_array_equal(
+            spread_over_lanes(np.arange(50), num_shards=num_shards, batch_size=8), np.arange(50)
+        )

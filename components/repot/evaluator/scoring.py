@@ -1,17 +1,15 @@
 """Run a model once on every example of a split."""
 
 import heapq
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from repot import progress
-from repot.dataset import open_shards, read_examples
+from repot.dataset import Examples, open_examples
 from repot.errors import DataError, ModelError
 from repot.evaluator.outcomes import Mistake, Outcome, make_outcomes
 from repot.manifest import read_manifest
@@ -62,9 +60,8 @@ def score_split(
         )
     outcomes: list[Outcome] = []
     worst: list[tuple[float, int, Mistake]] = []  # heap, the least confident mistake first
-    with tempfile.TemporaryDirectory(prefix="repot-evaluate-") as scratch:
-        shards = open_shards(dataset_uri, manifest.split_shards(subset), Path(scratch))
-        for batch, jpegs in _predict_batches(model, shards, manifest.labels, total):
+    with open_examples(dataset_uri, manifest) as examples:
+        for batch, jpegs in _predict_batches(model, examples[subset], manifest.labels, total):
             for i, (outcome, jpeg) in enumerate(zip(batch, jpegs, strict=True), len(outcomes)):
                 if not outcome.correct:
                     # -i: among equally confident mistakes, earlier examples are kept.
@@ -82,15 +79,15 @@ def score_split(
 
 
 def _predict_batches(
-    model: Model, shards: Sequence[Path], labels: Sequence[str], total: int
+    model: Model, examples: Examples, labels: Sequence[str], total: int
 ) -> Iterator[tuple[list[Outcome], list[bytes]]]:
     """Yield the outcomes and the JPEG bytes of each batch; the last batch may be smaller."""
 
     def prepare(example: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return model.prepare(example["encoded"]), example
 
-    examples = read_examples(shards).take(total).map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
-    for pictures, batch in examples.batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE):
+    prepared = examples.read(np.arange(total)).map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+    for pictures, batch in prepared.batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE):
         filenames = [name.decode(errors="replace") for name in batch["filename"].numpy()]
         true_labels = [labels[class_id - 1] for class_id in batch["label"].numpy()]
         # probabilities: float32 [batch, num_model_labels]

@@ -97,8 +97,8 @@ class Backend(Protocol):
     def swap_bytes(self, uri: str, data: bytes, *, expected_version: str | None) -> ObjectInfo:
         """Write an object if it still has the expected version."""
 
-    def download(self, uri: str, path: Path, *, version: str | None = None) -> None:
-        """Copy an object to a local file."""
+    def download(self, uri: str, path: Path, *, version: str | None = None) -> ObjectInfo:
+        """Copy an object to a local file; return the state of the object."""
 
     def upload(self, path: Path, uri: str, *, if_absent: bool = False) -> ObjectInfo:
         """Copy a local file to an object."""

@@ -188,9 +188,14 @@ def swap_bytes(uri: str, data: bytes, *, expected_version: str | None) -> Object
     return _backend(uri).swap_bytes(uri, data, expected_version=expected_version)
 
 
-def download(uri: str, path: Path, *, version: str | None = None) -> None:
-    """Copy the object's content atomically to a local file; otherwise as `read_object`."""
-    _backend(uri).download(uri, path, version=version)
+def download(uri: str, path: Path, *, version: str | None = None) -> ObjectInfo:
+    """Copy the object's content atomically to a local file; otherwise as `read_object`.
+
+    Returns:
+        The state of the object; size and CRC32C are those of the stored bytes, which differ from
+        the content if the object has `Content-Encoding: gzip`.
+    """
+    return _backend(uri).download(uri, path, version=version)
 
 
 def upload(path: Path, uri: str, *, if_absent: bool = False) -> ObjectInfo:

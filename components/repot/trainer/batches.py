@@ -8,16 +8,14 @@ mask: float32 [batch], 1 for an example, 0 for padding
 Every batch has the full batch size, so that each replica of a strategy always gets a share of it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from repot.augmentation import TrainingPictures, crop_for_training
-from repot.dataset import read_examples
+from repot.dataset import Examples, shuffled_numbers
 from repot.preprocessing import central_crop, decode_jpeg
 
 
@@ -26,22 +24,25 @@ class Pictures:
     """The pictures of one split.
 
     Attributes:
-        shards: Local, verified shards.
-        num_examples: Number of records in the shards.
+        examples: The examples of the split.
         image_size: Height and width of the inputs, in pixels.
         batch_size: Examples per batch.
-        shuffle_buffer: Size of the shuffle buffer, in records.
+        shuffle_buffer: Examples of small shards that are shuffled together.
         seed: Seed of the order and the augmentation; no global random state has a part in them.
         augmentation: A key of `repot.recipes.AUGMENTATIONS`, for training batches.
     """
 
-    shards: tuple[Path, ...]
-    num_examples: int
+    examples: Examples
     image_size: int
     batch_size: int
     shuffle_buffer: int
     seed: int
     augmentation: str = "none"
+
+    @property
+    def num_examples(self) -> int:
+        """Number of pictures."""
+        return len(self.examples)
 
     def batches(self, skip: int = 0) -> Any:
         """Return every example once, in order, preprocessed as for evaluation.
@@ -49,9 +50,10 @@ class Pictures:
         Args:
             skip: Batches to leave out at the start.
         """
-        examples = read_examples(self.shards).skip(skip * self.batch_size)
+        numbers = np.arange(skip * self.batch_size, self.num_examples)
         return _batch(
-            examples.map(self._preprocess, num_parallel_calls=tf.data.AUTOTUNE), self.batch_size
+            self.examples.read(numbers).map(self._preprocess, num_parallel_calls=tf.data.AUTOTUNE),
+            self.batch_size,
         )
 
     def training_batches(self, epoch: int, skip: int = 0) -> Any:
@@ -64,23 +66,26 @@ class Pictures:
             epoch: Number of the epoch, from 0.
             skip: Batches to leave out at the start.
         """
-        rng = np.random.default_rng([self.seed, epoch])
-        shards = [self.shards[i] for i in rng.permutation(len(self.shards))]
-        buffer = min(self.shuffle_buffer, self.num_examples)
-        *order_seeds, crop_seed = rng.integers(1, 2**31, size=3).tolist()
-        examples = _shuffle(read_examples(shards), buffer, order_seeds)
+        order = shuffled_numbers(
+            self.examples.shard_sizes,
+            seeds=(self.seed, epoch),
+            window=self.shuffle_buffer,
+            batch_size=self.batch_size,
+        )
+        crop_seed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
 
-        def crop(index: Any, example: dict[str, tf.Tensor]) -> tuple[TrainingPictures, Any]:
+        def crop(place: Any, example: dict[str, tf.Tensor]) -> tuple[TrainingPictures, Any]:
             # The seed depends on the example's place in the epoch, not on the thread that maps it.
             picture = crop_for_training(
                 example["encoded"],
                 self.image_size,
-                tf.stack([tf.constant(crop_seed, tf.int64), index]),
+                tf.stack([tf.constant(crop_seed, tf.int64), place]),
                 augmentation=self.augmentation,
             )
             return picture, example["label"]
 
-        numbered = examples.enumerate().skip(skip * self.batch_size)
+        first = skip * self.batch_size
+        numbered = self.examples.read(order[first:]).enumerate(first)
         return _batch(numbered.map(crop, num_parallel_calls=tf.data.AUTOTUNE), self.batch_size)
 
     def _preprocess(self, example: dict[str, tf.Tensor]) -> tuple[Any, Any]:
@@ -119,26 +124,6 @@ def feature_batches(
     order = order[skip * batch_size :]
     rows = tf.data.Dataset.from_tensor_slices((table.features[order], table.labels[order]))
     return _batch(rows, batch_size)
-
-
-def _shuffle(examples: Any, buffer_size: int, seeds: Sequence[int]) -> Any:
-    """Shuffle a tf.data.Dataset as `Dataset.shuffle` does, by two seeds.
-
-    The method takes only one of the two, and TensorFlow's global seed as the other.
-    Source: tensorflow/python/data/ops/shuffle_op.py.
-    """
-    specs = tf.nest.flatten(examples.element_spec)
-    variant = tf.raw_ops.ShuffleDatasetV3(
-        input_dataset=tf.data.experimental.to_variant(examples),
-        buffer_size=tf.constant(buffer_size, tf.int64),
-        seed=tf.constant(seeds[0], tf.int64),
-        seed2=tf.constant(seeds[1], tf.int64),
-        seed_generator=tf.raw_ops.DummySeedGenerator(),
-        output_types=[spec.dtype for spec in specs],
-        output_shapes=[spec.shape for spec in specs],
-        reshuffle_each_iteration=False,
-    )
-    return tf.data.experimental.from_variant(variant, examples.element_spec)
 
 
 def _batch(examples: Any, batch_size: int) -> Any:

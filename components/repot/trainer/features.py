@@ -25,7 +25,6 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from repot import progress
-from repot.dataset import read_examples
 from repot.errors import StoppedError, StorageError, TrainingError
 from repot.feature_store import Digests, FeatureKey, FeatureStore, equal_pairs
 from repot.memory import find_memory_limit
@@ -285,7 +284,7 @@ class FeatureReader:
         scheduled: list[set[bytes]] = [set() for _ in columns]
         waiting: dict[tuple[int, ...], _Batch] = {}
         first = 0
-        examples = read_examples(self._pictures[split].shards).batch(_READ_EXAMPLES)
+        examples = self._pictures[split].examples.read().batch(_READ_EXAMPLES)
         for chunk in examples.as_numpy_iterator():
             rows = slice(first, first + len(chunk["label"]))
             chunk_digests = [hashlib.sha256(encoded).digest() for encoded in chunk["encoded"]]

@@ -4,7 +4,7 @@ import platform
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import tensorflow as tf
 import repot
 from repot import storage
 from repot.classifier import build_classifier, export_saved_model, published_model
-from repot.dataset import open_shards
+from repot.dataset import Examples, open_examples
 from repot.errors import DataError, StoppedError
 from repot.json_record import write_record
 from repot.layout import (
@@ -25,7 +25,8 @@ from repot.layout import (
     TRAINING_NAME,
     WEIGHTS_NAME,
 )
-from repot.manifest import Manifest, Split, read_manifest
+from repot.manifest import Split, read_manifest
+from repot.settings import TrainingSettings
 from repot.trainer.batches import Pictures
 from repot.trainer.loop import fit
 from repot.trainer.model_files import make_reproducible
@@ -65,8 +66,11 @@ def run_training(request: TrainingRequest, *, should_stop: Callable[[], bool]) -
     store = StateStore(request.run_uri, request.training_id, is_writer=is_chief(strategy))
     position = store.load()
     check_same_state(strategy, store.file_name)
-    with tempfile.TemporaryDirectory(prefix="repot-train-") as scratch:
-        pictures = _open_pictures(request, manifest, image_size, Path(scratch))
+    with (
+        tempfile.TemporaryDirectory(prefix="repot-train-") as scratch,
+        open_examples(request.dataset_uri, manifest, should_stop=should_stop) as examples,
+    ):
+        pictures = _make_pictures(examples, settings, image_size)
         classifier = _build_classifier(request, manifest.num_classes, image_size, strategy)
         phases = make_phases(
             classifier,
@@ -112,14 +116,12 @@ def run_training(request: TrainingRequest, *, should_stop: Callable[[], bool]) -
     return record
 
 
-def _open_pictures(
-    request: TrainingRequest, manifest: Manifest, image_size: int, scratch: Path
+def _make_pictures(
+    examples: Mapping[str, Examples], settings: TrainingSettings, image_size: int
 ) -> dict[str, Pictures]:
-    settings = request.settings
     return {
         split: Pictures(
-            shards=tuple(open_shards(request.dataset_uri, manifest.split_shards(split), scratch)),
-            num_examples=manifest.num_examples(split),
+            examples=examples[split],
             image_size=image_size,
             batch_size=settings.batch_size,
             shuffle_buffer=1024 * settings.input_queue_memory_factor,

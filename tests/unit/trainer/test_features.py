@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from repot.dataset import open_shards, read_examples
 from repot.errors import StoppedError, TrainingError
 from repot.manifest import SPLITS, read_manifest
 from repot.memory import MemoryLimit
@@ -20,6 +19,7 @@ from repot.records import Value, decode_example, encode_example, frame_record, r
 from repot.trainer import features
 from repot.trainer.batches import FeatureTable, Pictures
 from repot.trainer.features import CENTRAL, FeatureReader, PictureView
+from tests.shard_files import examples_of
 from tests.unit.trainer.stop_after import StopAfter
 
 NUM_TRAIN = 92
@@ -34,12 +34,10 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def shards(
-    sample_dataset_uri: str, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, list[Path]]:
-    manifest, scratch = read_manifest(sample_dataset_uri), tmp_path_factory.mktemp("scratch")
+def shards(sample_dataset_uri: str) -> dict[str, list[Path]]:
+    manifest = read_manifest(sample_dataset_uri)
     return {
-        split: open_shards(sample_dataset_uri, manifest.split_shards(split), scratch)
+        split: [Path(sample_dataset_uri, each.shard) for each in manifest.split_shards(split)]
         for split in SPLITS
     }
 
@@ -94,8 +92,7 @@ def make_reader(
     ) -> FeatureReader:
         pictures = {
             split: Pictures(
-                shards=tuple(paths),
-                num_examples=sum(1 for path in paths for _ in read_records(path)),
+                examples=examples_of(paths),
                 image_size=16,
                 batch_size=8,
                 shuffle_buffer=1024,
@@ -129,7 +126,7 @@ def assert_equal(found: FeatureTable, expected: FeatureTable) -> None:
 
 def expected_features(backbone: Backbone, paths: list[Path], view: Callable[[Any], Any]) -> Any:
     """Compute the features of every example in order, as the model would see it."""
-    pictures = [view(decode_jpeg(example["encoded"])) for example in read_examples(paths)]
+    pictures = [view(decode_jpeg(example["encoded"])) for example in examples_of(paths).read()]
     vectors = backbone.extractor(tf.stack(pictures), training=False).numpy()
     backbone.num_calls()
     return vectors
@@ -142,7 +139,7 @@ def test_features_are_those_of_the_examples_in_order(
 
     expected = expected_features(backbone, shards["train"], lambda p: central_crop(p, 16))
     np.testing.assert_allclose(table.features, expected, atol=1e-6)
-    labels = [int(example["label"]) for example in read_examples(shards["train"])]
+    labels = [int(example["label"]) for example in examples_of(shards["train"]).read()]
     np.testing.assert_array_equal(table.labels, labels)
     assert table.features.dtype == np.float32
 

@@ -1,10 +1,11 @@
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 import pytest
 
 from repot.classifier import build_classifier
+from repot.dataset import Examples
 from repot.recipes import RECIPES
 from repot.settings import TrainingSettings
 from repot.trainer.batches import Pictures
@@ -23,8 +24,7 @@ def classifier() -> Any:
 def phases_of(classifier: Any, run: Path, **settings: Any) -> list[TrainingPhase]:
     """Return the phases at a position after the head phase, where no features are computed."""
     pictures = Pictures(
-        shards=(),
-        num_examples=10,
+        examples=cast(Examples, range(10)),  # only their number matters
         image_size=32,
         batch_size=4,
         shuffle_buffer=1,

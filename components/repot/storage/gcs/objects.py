@@ -92,14 +92,17 @@ def swap_bytes(uri: str, data: bytes, *, expected_version: str | None) -> Object
         raise conflict_error(uri, expected_version) from err
 
 
-def download(uri: str, path: Path, *, version: str | None = None) -> None:
+def download(uri: str, path: Path, *, version: str | None = None) -> ObjectInfo:
     """Copy an object atomically to a local file; NotFoundError if it no longer has `version`."""
+    info: ObjectInfo
 
     def write(file: BinaryIO) -> None:
-        _, encoding = download_to_file(uri, file, version=version)
+        nonlocal info
+        info, encoding = download_to_file(uri, file, version=version)
         decode_file(file, encoding, uri, path.parent)
 
     write_atomically(path, write)
+    return info
 
 
 def upload(path: Path, uri: str, *, if_absent: bool = False) -> ObjectInfo:

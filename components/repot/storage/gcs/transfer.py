@@ -8,7 +8,12 @@ from typing import Any, BinaryIO
 
 from repot.errors import NotFoundError, StorageError
 from repot.storage.backend import ObjectInfo, changed_error, damaged_error
-from repot.storage.checksums import crc32c_from_base64, crc32c_to_base64, stream_crc32c_hex
+from repot.storage.checksums import (
+    ChecksummedFile,
+    crc32c_from_base64,
+    crc32c_to_base64,
+    stream_crc32c_hex,
+)
 from repot.storage.gcs.client import blob_handle, request_options
 from repot.storage.gcs.errors import GenerationMismatchError, convert_gcs_errors
 
@@ -51,18 +56,18 @@ def download_to_file(
         NotFoundError: The object does not exist, or no longer has that version.
         StorageError: It cannot be read, or every download is damaged.
     """
+    target = ChecksummedFile(file)
     for _ in range(_NUM_DOWNLOADS):
-        file.seek(0)
-        file.truncate()
+        target.restart()
         try:
-            blob = _download(uri, file, version)
+            blob = _download(uri, target, version)
         except NotFoundError:
             # The client resumes a download from the version that it began with; that one is gone if
             # another process replaced the object in between.
             if version is None and file.seek(0, io.SEEK_END) > 0:
                 continue
             raise
-        crc32c = stream_crc32c_hex(file)
+        crc32c = target.crc32c_hex()
         if blob.crc32c and crc32c == crc32c_from_base64(blob.crc32c):
             info = ObjectInfo(
                 uri=uri,
@@ -130,7 +135,7 @@ def upload_from_file(uri: str, file: BinaryIO, *, generation: int | None = None)
     return info
 
 
-def _download(uri: str, file: BinaryIO, version: str | None) -> Any:
+def _download(uri: str, file: ChecksummedFile, version: str | None) -> Any:
     """Download the stored bytes without verification: the client skips it for resumed downloads."""
     try:
         with convert_gcs_errors("read", uri):

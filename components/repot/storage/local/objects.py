@@ -122,7 +122,7 @@ def swap_bytes(uri: str, data: bytes, *, expected_version: str | None) -> Object
         return write_bytes(uri, data)
 
 
-def download(uri: str, path: Path, *, version: str | None = None) -> None:
+def download(uri: str, path: Path, *, version: str | None = None) -> ObjectInfo:
     """Copy a file; NotFoundError if it no longer has `version`."""
     source = Path(uri)
 
@@ -132,6 +132,7 @@ def download(uri: str, path: Path, *, version: str | None = None) -> None:
 
     with convert_os_errors("read", source), source.open("rb") as reader:
         write_atomically(path, copy_to)
+        return _to_object_info(uri, os.fstat(reader.fileno()))
 
 
 def upload(path: Path, uri: str, *, if_absent: bool = False) -> ObjectInfo:

@@ -20,6 +20,7 @@ from repot.errors import NotFoundError
 from repot.storage.backend import ObjectInfo, changed_error, damaged_error
 from repot.storage.checksums import (
     BLOCK_BYTES,
+    ChecksummedFile,
     crc32c_from_base64,
     crc32c_hex,
     crc32c_to_base64,
@@ -96,14 +97,15 @@ def download_to_file(
         NotFoundError: The object does not exist, or no longer has that version.
         StorageError: It cannot be read, or every download is damaged.
     """
+    target = ChecksummedFile(file)
     for _ in range(_NUM_DOWNLOADS):
         with contextlib.suppress(DamagedError):
-            response = _download(uri, file, version)
+            response = _download(uri, target, version)
             info = to_object_info(uri, response)
             # A service may ignore the condition of the request.
             if version is not None and info.version != version:
                 raise changed_error(uri)
-            crc32c = stream_crc32c_hex(file)
+            crc32c = target.crc32c_hex()
             if info.crc32c in (None, crc32c):
                 return dataclasses.replace(info, crc32c=crc32c), response.get("ContentEncoding")
     raise damaged_error(uri, _NUM_DOWNLOADS)
@@ -215,17 +217,17 @@ def _check_bucket(bucket: str, _endpoint_url: str) -> None:
                 raise
 
 
-def _download(uri: str, file: BinaryIO, version: str | None) -> Response:
+def _download(uri: str, file: ChecksummedFile, version: str | None) -> Response:
     condition = {} if version is None else {"IfMatch": f'"{version}"'}
 
     def get_object(client: Any) -> Response:
-        file.seek(0)
-        file.truncate()
+        file.restart()
         response: Response = client.get_object(
             **bucket_and_key(uri), ChecksumMode="ENABLED", **condition
         )
         with contextlib.closing(response["Body"]) as body:
-            file.writelines(body.iter_chunks(BLOCK_BYTES))
+            for block in body.iter_chunks(BLOCK_BYTES):
+                file.write(block)
         return response
 
     try:
