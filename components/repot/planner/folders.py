@@ -3,7 +3,7 @@
     PICTURES/<label>/<picture>              not split yet, or
     PICTURES/train/<label>/<picture>        already split
     PICTURES/validation/<label>/<picture>
-    PICTURES/test/<label>/<picture>         may be left out
+    PICTURES/test/<label>/<picture>         one of these two may be left out
 
 If subfolders of label folders are allowed, <label>/<folder>/.../<picture> belongs to <label> too.
 val/ and valid/ are accepted as names of validation/. All other files are rejected. Test pictures
@@ -167,10 +167,26 @@ def _find_split_folders(paths: Sequence[str]) -> dict[str, Split]:
     """Return the split of each split folder, by name; empty if the pictures are not split yet."""
     folders = {path.partition("/")[0] for path in paths if "/" in path}
     validation = next((name for name in _VALIDATION_FOLDERS if name in folders), "")
-    if "train" not in folders or not validation:
-        return {}
-    test: dict[str, Split] = {_TEST_FOLDER: "test"} if _TEST_FOLDER in folders else {}
-    return {"train": "train", validation: "validation", **test}
+    found: dict[str, Split] = {"train": "train"} if "train" in folders else {}
+    if found and validation:
+        found[validation] = "validation"
+    if found and _TEST_FOLDER in folders and (validation or not _are_labels(paths)):
+        found[_TEST_FOLDER] = "test"
+    return found if len(found) > 1 else {}
+
+
+def _are_labels(paths: Iterable[str]) -> bool:
+    """Return whether train/ and test/ are labels: train/ has pictures, or another folder exists."""
+    folders = [
+        (PurePosixPath(path).parts[:-1], PurePosixPath(path).suffix.lower())
+        for path in paths
+        if not _is_system_file(path)
+    ]
+    return any(
+        (parts == ("train",) and suffix in _PICTURE_SUFFIXES)
+        or (parts and parts[0] not in ("train", _TEST_FOLDER))
+        for parts, suffix in folders
+    )
 
 
 def _find_empty_label_folders(

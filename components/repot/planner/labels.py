@@ -196,7 +196,11 @@ def _find_split_problems(inventory: Inventory, labels: Collection[str]) -> list[
             f"{join_names(map(repr, untrained))}. Add pictures there, or remove the folders from "
             "the other splits."
         )
-    if not any(candidate.split == "validation" for candidate in inventory.candidates):
+    stated = {candidate.split for candidate in inventory.candidates}
+    left_out = {rejection.split for rejection in inventory.rejected}
+    # Without a validation folder, but with one for test, validation is taken from training.
+    has_validation_folder = "validation" in left_out or "test" not in stated | left_out
+    if "validation" not in stated and has_validation_folder:
         problems.append(
             "The validation folder must contain pictures of a label; it contains none. "
             "Move some there."

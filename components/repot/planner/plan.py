@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from repot import layout, progress
 from repot.dataset_description import describe_dataset
 from repot.dataset_plan import DatasetPlan, Share, SourcePicture, write_plan
-from repot.errors import DataError, UsageError
+from repot.errors import DataError, UsageError, join_names
 from repot.manifest import SPLITS, Rejection, Split, shard_name, shard_split
 from repot.picture_result import EXEMPT_REASONS
 from repot.planner import sharding
@@ -26,7 +26,7 @@ from repot.planner.labels import (
 )
 from repot.planner.listing import PictureRoots, find_overlap, list_files
 from repot.planner.preflight import Parameters
-from repot.planner.split import split_pictures
+from repot.planner.split import find_groups, find_split_warnings, split_pictures
 from repot.settings import DatasetSettings
 
 FORMAT_VERSION = 3
@@ -166,7 +166,8 @@ def plan_dataset(
     )
     inventory = _with_checksums(inventory, roots, listings_uri)
     raise_problems(data=find_picture_count_problems(inventory, labels))
-    pictures = _split(inventory, labels, settings.validation_fraction)
+    pictures, split_warnings = _split(inventory, labels, settings)
+    raise_problems(data=_find_split_problems(pictures, labels))
     settings = _with_num_shards(settings, pictures)
     shards = _assign_to_shards(pictures, settings)
     plan = DatasetPlan(
@@ -179,7 +180,7 @@ def plan_dataset(
         rejected=inventory.rejected,
         empty_label_folders=inventory.empty_label_folders,
     )
-    _announce(inventory, pictures, labels)
+    _announce(inventory, pictures, labels, split_warnings)
     dataset_uri = dataset_folder(plan.dataset_id)
     was_written = write_plan(dataset_uri, plan, shards)
     return PlannedDataset(dataset_uri=dataset_uri, plan=plan, exists=not was_written)
@@ -198,7 +199,12 @@ def raise_problems(*, usage: Sequence[str] = (), data: Sequence[str] = ()) -> No
         raise DataError("\n".join(data))
 
 
-def _announce(inventory: Inventory, pictures: _PicturesBySplit, labels: Sequence[str]) -> None:
+def _announce(
+    inventory: Inventory,
+    pictures: _PicturesBySplit,
+    labels: Sequence[str],
+    split_warnings: Sequence[str],
+) -> None:
     """Tell the user what was found and what is suspicious."""
     class_counts = {
         split: {**dict.fromkeys(labels, 0), **Counter(picture.label for picture in pictures[split])}
@@ -206,7 +212,7 @@ def _announce(inventory: Inventory, pictures: _PicturesBySplit, labels: Sequence
     }
     for line in describe_dataset(class_counts, inventory.rejected):
         progress.notice("plan", line)
-    for warning in find_suspicious_labels(inventory):
+    for warning in (*find_suspicious_labels(inventory), *split_warnings):
         progress.notice("plan", warning, is_warning=True)
 
 
@@ -240,16 +246,23 @@ def _reject_unreadable(candidate: CandidatePicture, detail: str) -> Rejection:
 
 
 def _split(
-    inventory: Inventory, labels: Sequence[str], validation_fraction: float
-) -> _PicturesBySplit:
-    """Return the pictures of each split, sorted by class id, then by path."""
+    inventory: Inventory, labels: Sequence[str], settings: DatasetSettings
+) -> tuple[_PicturesBySplit, list[str]]:
+    """Return the pictures of each split, sorted by class id, then by path; and warnings."""
     class_ids = {label: class_id for class_id, label in enumerate(labels, start=1)}
+    candidates, pattern = inventory.candidates, settings.group_pattern
+    groups = find_groups(candidates, pattern)
     splits = split_pictures(
-        ((candidate.file.path, candidate.label) for candidate in inventory.candidates),
-        validation_fraction,
+        candidates,
+        groups,
+        validation_fraction=settings.validation_fraction,
+        test_fraction=settings.test_fraction,
     )
+    warnings = find_split_warnings(candidates, groups, splits, group_pattern=pattern)
     pictures: _PicturesBySplit = {split: [] for split in SPLITS}
-    for candidate in sorted(inventory.candidates, key=lambda item: class_ids[item.label]):
+    for candidate, split in sorted(
+        zip(candidates, splits, strict=True), key=lambda item: class_ids[item[0].label]
+    ):
         picture = SourcePicture(
             label=candidate.label,
             class_id=class_ids[candidate.label],
@@ -259,8 +272,26 @@ def _split(
             crc32c=candidate.file.crc32c,
             version=candidate.file.version,
         )
-        pictures[candidate.split or splits[candidate.file.path]].append(picture)
-    return pictures
+        pictures[split].append(picture)
+    return pictures, warnings
+
+
+def _find_split_problems(pictures: _PicturesBySplit, labels: Sequence[str]) -> list[str]:
+    """Check that every label can be trained and that there is something to validate on."""
+    problems = []
+    trained = {picture.label for picture in pictures["train"]}
+    if untrained := [label for label in labels if label not in trained]:
+        problems.append(
+            "Every label must have a picture to train on; these have none: "
+            f"{join_names(map(repr, untrained))}. Add pictures, or remove the labels."
+        )
+    if not pictures["validation"]:
+        problems.append(
+            "Validation must have a picture; it has none, because the pictures of each label are "
+            "copies of one picture, or belong to one group. Add other pictures, or correct "
+            "the groups (--group-pattern, setting group_pattern)."
+        )
+    return problems
 
 
 def _with_num_shards(settings: DatasetSettings, pictures: _PicturesBySplit) -> DatasetSettings:

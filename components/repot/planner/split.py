@@ -1,54 +1,283 @@
-"""Assign each picture to training or validation by its path alone.
+"""Assign each picture to train, validation or test, so that what is alike stays together.
 
-A picture belongs to validation if the hash of its path is below a threshold, so its split does not
-change when other pictures are added or removed. There is one exception: if a label would have no
-training picture or no validation picture, the picture closest to the threshold is moved. It moves
-back once more pictures are added.
+Pictures with the same key always get the same split. The key is the picture's group, if it has one,
+otherwise its content: the size and the CRC32C of its bytes. A copy that is in a group joins all
+pictures of that group and all its copies elsewhere.
+
+Each label gives round(n x fraction) of its n pictures to validation, those with the lowest hash of
+the key, and round(n x fraction) to test, those with the highest. Names, paths and the order of the
+listing do not matter. When a picture is added, at most one other picture of its label crosses the
+border between validation and train, and at most one that between train and test.
+
+Where a key stands for several pictures, the numbers are approximate, because no key is divided: in
+the order of the hash, a key is taken if that brings the numbers of all its labels closer to what
+they should be, and left out otherwise. Rare labels choose first. Source: "On the Stratification of
+Multi-Label Data", Sechidis, Tsoumakas and Vlahavas, 2011, with an order by hash instead of chance.
+
+Whatever the fractions, every label has a key in train, a label with two keys has one in validation,
+and a label with three has one in test, if test is wanted and no key is shared with other labels.
+
+A split that the input states is kept, and n counts the pictures without one. If the input states no
+picture for validation (or for test), n also counts those that it states for training, which are
+then taken like the others.
 """
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from repot.errors import join_names
 from repot.manifest import Split
+from repot.planner.inputs.inventory import CandidatePicture
+
+_Key = tuple[int, bytes]
+"""Rank of the kind (groups before contents) and a SHA-256."""
+
+_MAX_EXAMPLES = 3
+
+
+def find_groups(pictures: Iterable[CandidatePicture], group_pattern: str) -> list[str]:
+    """Return the group of each picture, "" for none.
+
+    Args:
+        pictures: The pictures; a group that the input states is kept.
+        group_pattern: Regular expression that is searched in the path relative to PICTURES. The
+            group is what the first capture group matched, or the whole match without one. "" finds
+            no groups.
+    """
+    if not group_pattern:
+        return [picture.group for picture in pictures]
+    pattern = re.compile(group_pattern)
+    return [picture.group or _find_group(pattern, picture.file.path) for picture in pictures]
 
 
 def split_pictures(
-    pictures: Iterable[tuple[str, str]], validation_fraction: float
-) -> dict[str, Split]:
-    """Return the split of every picture.
+    pictures: Sequence[CandidatePicture],
+    groups: Sequence[str],
+    *,
+    validation_fraction: float,
+    test_fraction: float = 0.0,
+) -> list[Split]:
+    """Return the split of each picture.
 
     Args:
-        pictures: Path (relative to PICTURES, Unicode normal form C) and label of each picture.
-        validation_fraction: Expected fraction of validation pictures, in (0, 1).
-
-    Returns:
-        Split by path. Every label with at least two pictures has pictures in both splits.
+        pictures: The pictures, with checksums, in any order.
+        groups: The group of each picture, see `find_groups`.
+        validation_fraction: Fraction of the pictures of each label for validation, in (0, 1).
+        test_fraction: Fraction of the pictures of each label for test, in [0, 1); 0 takes none. The
+            sum of both is below 1.
     """
-    paths_by_label: dict[str, list[str]] = defaultdict(list)
-    for path, label in pictures:
-        paths_by_label[label].append(path)
-    splits: dict[str, Split] = {}
-    for paths in paths_by_label.values():
-        splits.update(_split_label(paths, validation_fraction))
-    return splits
+    keys = _find_keys(pictures, groups)
+    stated: dict[_Key, set[str]] = defaultdict(set)
+    for key, picture in zip(keys, pictures, strict=True):
+        if picture.split:
+            stated[key].add(picture.split)
+    stated_splits = {picture.split for picture in pictures}
+    bundles = _bundles(pictures, keys)
+    without_split = {key for key in bundles if key not in stated}
+    for_training = {key for key in bundles if stated.get(key) == {"train"}}
+    draw = _Draw(bundles, train={key for key in bundles if stated.get(key, {"train"}) & {"train"}})
+    fractions: dict[Split, float] = {"validation": validation_fraction, "test": test_fraction}
+    for split, fraction in fractions.items():
+        if fraction:
+            pool = without_split if split in stated_splits else without_split | for_training
+            num_later = 1 if split == "validation" and test_fraction else 0
+            draw.take(split, pool, fraction, num_reserved=1 + num_later)
+    return [
+        _choose(picture, stated.get(key, ()), draw.taken.get(key))
+        for key, picture in zip(keys, pictures, strict=True)
+    ]
 
 
-def path_fraction(path: str) -> float:
-    """Return a number in [0, 1) that depends only on the path: the first 8 bytes of its SHA-256."""
-    digest = hashlib.sha256(path.encode(errors="surrogateescape")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+def find_split_warnings(
+    pictures: Sequence[CandidatePicture],
+    groups: Sequence[str],
+    splits: Sequence[Split],
+    *,
+    group_pattern: str,
+) -> list[str]:
+    """Return a warning for each oddity of a split that is probably a mistake.
 
-
-def _split_label(paths: list[str], validation_fraction: float) -> dict[str, Split]:
-    fractions = {path: path_fraction(path) for path in paths}
-    splits: dict[str, Split] = {
-        path: "validation" if fraction < validation_fraction else "train"
-        for path, fraction in fractions.items()
+    Args:
+        pictures, groups, splits: As `split_pictures` takes and returns them.
+        group_pattern: See `find_groups`.
+    """
+    warnings = []
+    if group_pattern and not any(groups):
+        warnings.append(
+            f"The group pattern {group_pattern!r} matches no picture; a path is, for example, "
+            f"{pictures[0].file.path!r}. Correct --group-pattern (setting group_pattern)."
+        )
+    splits_by_group: dict[str, set[str]] = defaultdict(set)
+    for group, split in zip(groups, splits, strict=True):
+        splits_by_group[group].add(split)
+    divided = sorted(group for group, found in splits_by_group.items() if group and len(found) > 1)
+    if divided:
+        warnings.append(
+            f"The input divides {len(divided)} {'group' if len(divided) == 1 else 'groups'} among "
+            f"splits: {_join_examples(divided)}. Scores on pictures of a group that was trained on "
+            "are too high. Move each group to one split."
+        )
+    validated = {
+        picture.label
+        for picture, split in zip(pictures, splits, strict=True)
+        if split == "validation"
     }
-    ranked = sorted(fractions, key=lambda path: (fractions[path], path))
-    if len(ranked) >= 2 and "validation" not in splits.values():
-        splits[ranked[0]] = "validation"
-    if len(ranked) >= 2 and "train" not in splits.values():
-        splits[ranked[-1]] = "train"
-    return splits
+    unvalidated = sorted({picture.label for picture in pictures} - validated)
+    if unvalidated and validated:
+        warnings.append(
+            f"No picture of {_join_examples(unvalidated)} is in validation, so "
+            f"{'it is' if len(unvalidated) == 1 else 'they are'} not scored. A label needs two "
+            "pictures that are neither copies of each other nor of one group. Add pictures."
+        )
+    return warnings
+
+
+class _Draw:
+    """Takes keys for validation and test, and counts what is left for training.
+
+    Attributes:
+        taken: The split of every key that was taken.
+    """
+
+    def __init__(self, bundles: Mapping[_Key, Counter[str]], *, train: Collection[_Key]) -> None:
+        self.taken: dict[_Key, Split] = {}
+        self._bundles = bundles
+        # Number of keys per label that would be trained on.
+        self._num_left = Counter(label for key in train for label in bundles[key])
+
+    def take(
+        self, split: Split, pool: Collection[_Key], fraction: float, *, num_reserved: int
+    ) -> None:
+        """Take the keys of one split.
+
+        Args:
+            split: The split.
+            pool: The keys to take from; the number of their pictures is what the fraction is of.
+            fraction: Fraction of the pictures of each label.
+            num_reserved: Number of keys of each label to leave, for train and for the next split.
+        """
+        by_label: dict[str, list[_Key]] = defaultdict(list)
+        sizes: Counter[str] = Counter()
+        for key in sorted(pool, key=lambda key: (key[1], key[0]), reverse=split == "test"):
+            sizes.update(self._bundles[key])
+            for label in self._bundles[key]:
+                by_label[label].append(key)
+        quota = _Quota(
+            wanted={label: max(1, round(size * fraction)) for label, size in sizes.items()}
+        )
+        for label in sorted(by_label, key=lambda label: (len(by_label[label]), label)):
+            self._take_label(split, label, by_label[label], quota, num_reserved)
+
+    def _take_label(
+        self, split: Split, label: str, keys: Sequence[_Key], quota: "_Quota", num_reserved: int
+    ) -> None:
+        for key in keys:
+            if quota.given[label] >= quota.wanted[label]:
+                return
+            bundle = self._bundles[key]
+            if self._is_free(key, num_reserved) and quota.added_error(bundle) < 0:
+                self._take_key(split, key, quota)
+        if quota.given[label]:
+            return
+        # Every key is too large: the one that does the least harm. Train goes before the reserve.
+        free = [key for key in keys if self._is_free(key, min(num_reserved, 1))]
+        if free:
+            best = min(free, key=lambda key: quota.added_error(self._bundles[key]))
+            self._take_key(split, best, quota)
+
+    def _is_free(self, key: _Key, num_reserved: int) -> bool:
+        """Return whether a key can be taken so that enough keys of all its labels are left."""
+        return key not in self.taken and all(
+            self._num_left[label] > num_reserved for label in self._bundles[key]
+        )
+
+    def _take_key(self, split: Split, key: _Key, quota: "_Quota") -> None:
+        self.taken[key] = split
+        quota.given.update(self._bundles[key])
+        self._num_left.subtract(dict.fromkeys(self._bundles[key], 1))
+
+
+@dataclass(kw_only=True, slots=True)
+class _Quota:
+    """How many pictures of each label a split should get, and how many it was given."""
+
+    wanted: dict[str, int]
+    given: Counter[str] = field(default_factory=Counter)
+
+    def added_error(self, bundle: Mapping[str, int]) -> int:
+        """Return by how much a bundle would bring all numbers away from what they should be."""
+        return sum(
+            abs(self.given[label] + count - self.wanted[label])
+            - abs(self.given[label] - self.wanted[label])
+            for label, count in bundle.items()
+        )
+
+
+def _choose(picture: CandidatePicture, stated: Collection[str], taken: Split | None) -> Split:
+    if taken:
+        return taken
+    if picture.split:
+        return picture.split
+    # A copy of a picture that the input assigned, or a member of its group.
+    for split in _MOST_PROTECTED_FIRST:
+        if split in stated:
+            return split
+    return "train"
+
+
+_MOST_PROTECTED_FIRST: tuple[Split, ...] = ("test", "validation", "train")
+
+
+def _find_keys(pictures: Sequence[CandidatePicture], groups: Sequence[str]) -> list[_Key]:
+    """Return the key of each picture.
+
+    Groups that have a copy of one picture in common become one group. Its key is the smallest, so
+    that it does not depend on the order of the pictures.
+    """
+    contents = [_key(1, f"{picture.file.size_bytes} {picture.file.crc32c}") for picture in pictures]
+    # A forest of keys; a root is the smallest key of its tree.
+    parents: dict[_Key, _Key] = {}
+
+    def root(key: _Key) -> _Key:
+        while (parent := parents.get(key, key)) != key:
+            parents[key] = parents.get(parent, parent)
+            key = parent
+        return key
+
+    for content, group in zip(contents, groups, strict=True):
+        if group:
+            low, high = sorted((root(content), root(_key(0, group))))
+            parents[high] = low
+    return [root(content) for content in contents]
+
+
+def _key(rank: int, text: str) -> _Key:
+    return rank, hashlib.sha256(text.encode(errors="surrogateescape")).digest()
+
+
+def _bundles(
+    pictures: Iterable[CandidatePicture], keys: Iterable[_Key]
+) -> dict[_Key, Counter[str]]:
+    """Return the number of pictures per label of each key; empty files, no pictures, are left out.
+
+    All empty files are copies of each other, and would tie the labels together.
+    """
+    bundles: dict[_Key, Counter[str]] = defaultdict(Counter)
+    for key, picture in zip(keys, pictures, strict=True):
+        if picture.file.size_bytes:
+            bundles[key][picture.label] += 1
+    return bundles
+
+
+def _find_group(pattern: re.Pattern[str], path: str) -> str:
+    match = pattern.search(path)
+    if not match:
+        return ""
+    return (match[1] or "") if pattern.groups else match[0]
+
+
+def _join_examples(names: Sequence[str]) -> str:
+    return join_names(map(repr, names), _MAX_EXAMPLES)

@@ -26,6 +26,14 @@ _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _SHA256 = re.compile(r"([0-9a-fA-F]{64})?")
 
 
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSettings(Settings):
     """What a run reads, where it writes, and under which name it publishes."""
@@ -91,10 +99,24 @@ class DatasetSettings(Settings):
     )
     validation_fraction: float = setting(
         0.2,
-        "Fraction of the pictures held out for validation; ignored if they are already split.",
+        "Fraction of each label's pictures held out for validation; ignored if they are already "
+        "split.",
         rule=Rule("lie between 0 and 1", lambda value: 0 < value < 1),
         change_when="few pictures: larger; very many: smaller",
         place="form",
+    )
+    test_fraction: float = setting(
+        0.0,
+        "Fraction of each label's pictures held out for a test split; ignored if there is one.",
+        rule=Rule("lie in 0..1, below 1", lambda value: 0 <= value < 1),
+        change_when="you choose between models by their validation scores",
+    )
+    group_pattern: str = setting(
+        "",
+        "Regular expression on the path of a picture; pictures for which it finds the same text "
+        "(that of its first capture group, if it has one) belong to the same split.",
+        rule=Rule("be a regular expression", _is_pattern),
+        change_when="pictures of one patient, place or video differ little",
     )
     train_shards: int = setting(
         0,
@@ -128,6 +150,10 @@ class DatasetSettings(Settings):
             count = getattr(self, name)
             if 0 <= count <= 99_999 and self.num_threads >= 1 and count % self.num_threads:
                 yield must(name, f"be a multiple of num_threads={self.num_threads}", count)
+        fractions = (self.validation_fraction, self.test_fraction)
+        if max(fractions) < 1 <= sum(fractions):
+            rule = f"leave pictures for training beside validation_fraction={fractions[0]:g}"
+            yield must("test_fraction", rule, fractions[1])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -130,6 +130,31 @@ def test_test_folder_next_to_train_and_validation_is_a_split() -> None:
     assert find_layout_problems(inventory) == []
 
 
+@pytest.mark.parametrize("stray", [[], ["README.md", "train/notes.txt", "__MACOSX/x/1.jpg"]])
+def test_train_and_test_folders_are_splits_without_validation(stray: list[str]) -> None:
+    inventory = _assign_labels("train/a/1.jpg", "test/a/2.jpg", *stray)
+    assert [(item.label, item.split) for item in inventory.candidates] == [
+        ("a", "test"),
+        ("a", "train"),
+    ]
+    assert find_layout_problems(inventory) == []
+
+
+def test_test_pictures_without_labels_do_not_make_train_a_label() -> None:
+    inventory = _assign_labels("train/a/1.jpg", "train/b/2.jpg", "test/3.jpg")
+    assert inventory.labels == {"a", "b"}
+    assert _reasons(inventory) == {"test/3.jpg": "test_folder"}
+
+
+@pytest.mark.parametrize(
+    "paths", [("train/1.jpg", "test/2.jpg"), ("train/1.jpg", "test/2.jpg", "bus/3.jpg")]
+)
+def test_train_and_test_folders_with_pictures_are_labels(paths: tuple[str, ...]) -> None:
+    inventory = _assign_labels(*paths)
+    assert not inventory.is_split
+    assert inventory.labels == {path.partition("/")[0] for path in paths}
+
+
 @pytest.mark.parametrize("folder", ["val", "valid"])
 def test_short_names_of_the_validation_folder_are_accepted(folder: str) -> None:
     inventory = _assign_labels("train/a/1.jpg", f"{folder}/a/2.jpg")
@@ -141,7 +166,7 @@ def test_short_names_of_the_validation_folder_are_accepted(folder: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "folders", [("train", "test"), ("Train", "Test"), ("Training", "Validation")]
+    "folders", [("train", "dev"), ("Train", "Test"), ("Training", "Validation")]
 )
 def test_folders_that_look_like_splits_are_a_problem(folders: tuple[str, str]) -> None:
     (problem,) = find_layout_problems(

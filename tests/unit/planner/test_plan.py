@@ -329,8 +329,8 @@ def test_work_has_the_facts_that_kfp_shows(pictures: Path, tmp_path: Path) -> No
     (pictures / "a" / "Thumbs.db").write_bytes(b"x")
     assert plan_work(_parameters(pictures, str(tmp_path / "storage"), 1)).facts == {
         "num_labels": 3,
-        "train_pictures": 25,
-        "validation_pictures": 5,
+        "train_pictures": 24,
+        "validation_pictures": 6,
         "test_pictures": 0,
         "rejected": 1,
     }
@@ -437,3 +437,66 @@ def test_dataset_without_test_keeps_the_id_from_before_there_was_one(
 
     assert planned.plan.settings.test_shards == 0
     assert planned.plan.dataset_id == "e47829a12f986c70"
+
+
+def _splits(planned: PlannedDataset) -> dict[str, str]:
+    """Return the split of each picture, by path."""
+    return {path: shard_split(name) for name, paths in _paths(planned).items() for path in paths}
+
+
+def test_copies_and_groups_stay_together_in_the_shards(make_plan: MakePlan, pictures: Path) -> None:
+    for number in range(6):
+        shutil.copy(pictures / "a" / f"{number:03}.jpg", pictures / "a" / f"copy {number}.jpg")
+        (pictures / "b" / f"{number:03}.jpg").rename(pictures / "b" / f"p{number % 3} {number}.jpg")
+
+    splits = _splits(make_plan(test_fraction=0.2, group_pattern=r"b/(p\d)"))
+
+    assert set(splits.values()) == {"train", "validation", "test"}
+    for number in range(6):
+        assert splits[f"a/{number:03}.jpg"] == splits[f"a/copy {number}.jpg"]
+    for patient in range(3):
+        paths = (f"b/p{patient} {number}.jpg" for number in (patient, patient + 3))
+        assert len({splits[path] for path in paths}) == 1
+
+
+def test_test_fraction_takes_from_a_training_folder_and_keeps_validation(
+    make_plan: MakePlan, write_pictures: WritePictures, tmp_path: Path
+) -> None:
+    write_pictures(tmp_path / "split" / "train", {"a": 10, "b": 20})
+    write_pictures(tmp_path / "split", {"validation/a": 12})
+
+    planned = make_plan(tmp_path / "split", test_fraction=0.2)
+
+    assert list(planned.plan.num_pictures.values()) == [24, 12, 6]
+    splits = _splits(planned)
+    assert all(s == "validation" for path, s in splits.items() if path.startswith("validation/"))
+
+
+def test_train_and_test_folders_give_validation_from_train(
+    make_plan: MakePlan, write_pictures: WritePictures, tmp_path: Path
+) -> None:
+    write_pictures(tmp_path / "split", {"train/a": 10, "train/b": 10, "test/a": 3, "test/b": 3})
+
+    planned = make_plan(tmp_path / "split")
+
+    assert planned.plan.num_pictures == {
+        "train-00000-of-00001": 16,
+        "validation-00000-of-00001": 4,
+        "test-00000-of-00001": 6,
+    }
+
+
+def test_pictures_of_one_group_per_label_cannot_be_validated(
+    make_plan: MakePlan, pictures: Path
+) -> None:
+    del pictures
+    with pytest.raises(DataError, match="Validation must have a picture; it has none"):
+        make_plan(group_pattern="^[^/]+")
+
+
+def test_group_pattern_without_a_match_is_a_warning(
+    make_plan: MakePlan, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="repot.progress")
+    make_plan(group_pattern="patient")
+    assert any("The group pattern 'patient' matches no picture" in n for n in _notices(caplog))

@@ -14,6 +14,8 @@ SETTINGS: list[Settings] = [DatasetSettings, TrainingSettings, GateSettings]
 # For each field: the outermost valid values, and their invalid neighbours.
 BOUNDARIES: list[tuple[Settings, str, list[Any], list[Any]]] = [
     (DatasetSettings, "validation_fraction", [1e-9, 1 - 1e-9], [0, 1, -0.1, float("nan")]),
+    (DatasetSettings, "test_fraction", [0, 0.79], [-1e-9, 1, float("nan")]),
+    (DatasetSettings, "group_pattern", ["", r"^([^/]+)/", r"patient\d+"], ["(", "[", "a{2,1}"]),
     (DatasetSettings, "train_shards", [0, 1, 99_999], [-1, 100_000]),
     (DatasetSettings, "validation_shards", [0, 1, 99_999], [-1, 100_000]),
     (DatasetSettings, "test_shards", [0, 1, 99_999], [-1, 100_000]),
@@ -192,4 +194,22 @@ def test_whole_number_for_a_float_gives_the_same_json() -> None:
     )
     assert json.dumps(GateSettings(min_precision=1).to_json()) == json.dumps(
         GateSettings(min_precision=1.0).to_json()
+    )
+
+
+@pytest.mark.parametrize(
+    ("validation", "test", "fits"), [(0.5, 0.49, True), (0.5, 0.5, False), (0.9, 0.2, False)]
+)
+def test_fractions_must_leave_pictures_for_training(
+    validation: float, test: float, fits: bool
+) -> None:
+    if fits:
+        DatasetSettings(validation_fraction=validation, test_fraction=test)
+        return
+    with pytest.raises(UsageError) as caught:
+        DatasetSettings(validation_fraction=validation, test_fraction=test)
+    (problem,) = caught.value.problems
+    assert problem == (
+        "test_fraction must leave pictures for training beside "
+        f"validation_fraction={validation:g}; got test_fraction={test!r}."
     )

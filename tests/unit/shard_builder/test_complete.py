@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from repot import storage
-from repot.dataset_plan import Share, read_work_list
+from repot.dataset_plan import Share
 from repot.errors import DataError, UsageError
 from repot.manifest import Manifest
 from repot.planner.listing import PictureRoots
@@ -12,7 +12,7 @@ from repot.settings import DatasetSettings
 from repot.shard_builder import complete
 from repot.shard_builder.build import build_shards
 from repot.shard_builder.complete import build_item, complete_dataset
-from tests.unit.conftest import MakePlan
+from tests.unit.conftest import MakePlan, WritePictures
 
 
 def _versions(uri: str) -> dict[str, str]:
@@ -121,12 +121,17 @@ def test_label_without_a_usable_training_picture_is_named(
     assert not storage.exists(f"{planned.dataset_uri}/manifest.json")
 
 
-def test_validation_without_a_usable_picture_is_an_error(make_plan: MakePlan) -> None:
-    planned = make_plan(validation_fraction=0.0001)
-    for picture in read_work_list(planned.dataset_uri, "validation-00000-of-00001"):
-        Path(picture.uri).write_text("text")
-    planned = make_plan(validation_fraction=0.0001)
-    with pytest.raises(DataError, match="validation split must have a usable picture"):
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_split_without_a_usable_picture_is_an_error(
+    make_plan: MakePlan, write_pictures: WritePictures, tmp_path: Path, split: str
+) -> None:
+    folder = tmp_path / "split"
+    for name in ("train", "validation", "test"):
+        write_pictures(folder / name, {"a": 2, "b": 2})
+    for path in (folder / split).glob("*/*"):
+        path.write_text("text")
+    planned = make_plan(folder)
+    with pytest.raises(DataError, match=f"{split} split must have a usable picture"):
         complete_dataset(planned.dataset_uri, max_rejected_fraction=1)
 
 
