@@ -20,7 +20,8 @@ import_tensorflow()
 import keras, numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from repot.trainer.step import StepRunner
+from repot.trainer.optimizer import WeightAverage
+from repot.trainer.step import StepRunner, smoothed_cross_entropy
 
 def train(strategy):
     keras.utils.set_random_seed(0)
@@ -28,8 +29,15 @@ def train(strategy):
         model = keras.Sequential([keras.Input([3]), keras.layers.Dense(4)])
         optimizer = keras.optimizers.AdamW(0.1)
         optimizer.build(model.trainable_variables)
-    logits = lambda inputs, training: model(inputs, training=training)
-    runner = StepRunner(logits, model.trainable_variables, optimizer, strategy)
+        average = WeightAverage(model, 0.9)
+    runner = StepRunner(
+        lambda inputs, training: (model(inputs, training=training),),
+        lambda outputs, labels: smoothed_cross_entropy(outputs[0], labels),
+        [(optimizer, model.trainable_variables)],
+        strategy,
+        penalty=lambda: 0.1 * tf.reduce_sum(model.weights[0].value ** 2),
+        average=average,
+    )
     draw = np.random.default_rng(0)
     inputs = draw.normal(size=(6, 8, 3)).astype(np.float32)
     labels, mask = draw.integers(1, 4, (6, 8)), np.ones((6, 8), np.float32)
@@ -40,6 +48,8 @@ def train(strategy):
         "sums": list(map(dataclasses.astuple, steps)),
         "score": dataclasses.astuple(runner.score(batches)),
         "kernel": model.weights[0].numpy().tolist(),
+        "average": np.asarray(average.variables[1]).tolist(),
+        "logits": runner.predict(batches)[0].tolist(),
     }
 
 one = train(tf.distribute.get_strategy())

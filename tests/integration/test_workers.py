@@ -169,10 +169,8 @@ def test_long_epoch_is_saved_while_it_runs(
     saved: list[tuple[str, int, int]] = []
     save = StateStore.save
 
-    def save_and_note(
-        store: StateStore, position: TrainingPosition, model: Any, optimizer: Any
-    ) -> None:
-        save(store, position, model, optimizer)
+    def save_and_note(store: StateStore, position: TrainingPosition, *variables: Any) -> None:
+        save(store, position, *variables)
         saved.append((position.phase, position.epoch, position.num_steps))
 
     monkeypatch.setattr(StateStore, "save", save_and_note)

@@ -11,9 +11,6 @@ from dataclasses import dataclass, field
 
 from repot.training_record import EpochRecord
 
-PHASES = ("head", "fine_tune")
-"""All training phases, in the order in which they run."""
-
 
 @dataclass(frozen=True, slots=True)
 class Sums:
@@ -30,15 +27,39 @@ class Sums:
     num_examples: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhaseResult:
+    """What a finished phase did.
+
+    Attributes:
+        name: Name of the phase.
+        epochs: Epochs that it trained.
+        num_steps: Steps that it took.
+        best_epoch: Epoch whose state it ended with; 0 is the state before the first epoch. The
+            last epoch unless the phase selects one.
+        best_score: Selection score of that state; None unless the phase selects one.
+    """
+
+    name: str
+    epochs: int
+    num_steps: int
+    best_epoch: int
+    best_score: float | None
+
+
 @dataclass(kw_only=True, slots=True)
 class TrainingPosition:
     """How far a training has come.
 
     Attributes:
-        phase: Current phase, one of PHASES; "" before the first one.
+        phase: Name of the current phase; "" between phases.
         epoch: Finished epochs of that phase.
         step_sums: Sums of each finished step of the current epoch.
         epoch_seconds: Duration of those steps.
+        best_epoch: Epoch of the current phase with the highest selection score so far; 0 is the
+            state before the first epoch.
+        best_score: That score; None before the first one, and in a phase without a selection.
+        results: Finished phases, in the order in which they ran.
         history: One record per finished epoch, over all phases.
         seconds: Duration of the whole training at the last save, over all starts.
     """
@@ -47,6 +68,9 @@ class TrainingPosition:
     epoch: int = 0
     step_sums: list[Sums] = field(default_factory=list)
     epoch_seconds: float = 0.0
+    best_epoch: int = 0
+    best_score: float | None = None
+    results: list[PhaseResult] = field(default_factory=list)
     history: list[EpochRecord] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -55,14 +79,37 @@ class TrainingPosition:
         """Number of finished steps of the current epoch."""
         return len(self.step_sums)
 
-    def is_past(self, phase: str) -> bool:
-        """Return whether a later phase than `phase` has begun."""
-        return self.phase != "" and PHASES.index(self.phase) > PHASES.index(phase)
+    @property
+    def num_finished_steps(self) -> int:
+        """Number of steps of all finished phases."""
+        return sum(result.num_steps for result in self.results)
+
+    def result_of(self, phase: str) -> PhaseResult | None:
+        """Return the result of a phase, or None if it is not finished."""
+        return next((result for result in self.results if result.name == phase), None)
 
     def start_phase(self, phase: str) -> None:
         """Move to the start of a phase."""
         self.phase, self.epoch = phase, 0
         self.step_sums, self.epoch_seconds = [], 0.0
+        self.best_epoch, self.best_score = 0, None
+
+    def finish_phase(self, *, num_steps: int) -> PhaseResult:
+        """Move past the current phase and return its result.
+
+        Args:
+            num_steps: Steps that the phase took.
+        """
+        result = PhaseResult(
+            name=self.phase,
+            epochs=self.epoch,
+            num_steps=num_steps,
+            best_epoch=self.epoch if self.best_score is None else self.best_epoch,
+            best_score=self.best_score,
+        )
+        self.results.append(result)
+        self.start_phase("")
+        return result
 
     def finish_step(self, sums: Sums, *, epoch_seconds: float) -> None:
         """Move past one step.
@@ -99,6 +146,16 @@ class TrainingPosition:
         self.epoch += 1
         self.step_sums, self.epoch_seconds = [], 0.0
         return record
+
+    def note_score(self, score: float) -> bool:
+        """Note the selection score of the current epoch; return whether it is the best so far.
+
+        Of equal scores the earliest counts.
+        """
+        if self.best_score is not None and not score > self.best_score:
+            return False
+        self.best_epoch, self.best_score = self.epoch, score
+        return True
 
     def examples_per_second(self, num_examples: int) -> float:
         """Return the median training speed over the epochs of the last phase.

@@ -28,9 +28,9 @@ from repot.layout import (
 from repot.manifest import Split, read_manifest
 from repot.settings import TrainingSettings
 from repot.trainer.batches import Pictures
-from repot.trainer.loop import fit
+from repot.trainer.drivers import Trainee, run_recipe
+from repot.trainer.loop import TrainingRun
 from repot.trainer.model_files import make_reproducible
-from repot.trainer.phases import make_phases
 from repot.trainer.request import TrainingRequest
 from repot.trainer.state import StateStore
 from repot.trainer.strategy import (
@@ -68,27 +68,33 @@ def run_training(request: TrainingRequest, *, should_stop: Callable[[], bool]) -
     check_same_state(strategy, store.file_name)
     with (
         tempfile.TemporaryDirectory(prefix="repot-train-") as scratch,
+        storage.as_local_file(storage.join(request.weights_uri, WEIGHTS_NAME)) as weights_path,
         open_examples(request.dataset_uri, manifest, should_stop=should_stop) as examples,
     ):
         pictures = _make_pictures(examples, settings, image_size)
-        classifier = _build_classifier(request, manifest.num_classes, image_size, strategy)
-        phases = make_phases(
-            classifier,
-            pictures,
-            settings,
+        with strategy.scope():
+            classifier = build_classifier(
+                settings.backbone,
+                num_classes=manifest.num_classes,
+                image_size=image_size,
+                weights_path=weights_path,
+                seed=settings.seed,
+            )
+        trainee = Trainee(
+            classifier=classifier,
+            weights_path=weights_path,
+            pictures=pictures,
+            settings=settings,
+        )
+        run = TrainingRun(
+            strategy=strategy,
             position=position,
             store=store,
+            started=started - position.seconds,
             should_stop=should_stop,
         )
         try:
-            fit(
-                phases,
-                strategy=strategy,
-                position=position,
-                store=store,
-                started=started - position.seconds,
-                should_stop=should_stop,
-            )
+            classifier = run_recipe(trainee, run)
         except StoppedError:
             wait_for_all(strategy)
             raise
@@ -130,20 +136,6 @@ def _make_pictures(
         )
         for split in _SPLITS
     }
-
-
-def _build_classifier(
-    request: TrainingRequest, num_classes: int, image_size: int, strategy: Any
-) -> Any:
-    weights_uri = storage.join(request.weights_uri, WEIGHTS_NAME)
-    with strategy.scope(), storage.as_local_file(weights_uri) as weights_path:
-        return build_classifier(
-            request.settings.backbone,
-            num_classes=num_classes,
-            image_size=image_size,
-            weights_path=weights_path,
-            seed=request.settings.seed,
-        )
 
 
 def _versions() -> dict[str, str]:

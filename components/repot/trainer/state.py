@@ -1,7 +1,9 @@
 """Saves and loads the training position, so that a killed training can resume.
 
-    <run>/state/<phase>-<epoch>[-<step>].npz   variables of the phase's model and optimizer
-    <run>/state/latest.json                    SavedState: the position, and the name of its .npz
+    <run>/state/<phase>-<epoch>[-<step>].npz   variables of the phase, see `repot.trainer.loop`
+    <run>/state/<phase>-best-<epoch>.npz       the model's variables at the phase's best epoch
+    <run>/state/<phase>-result.npz             the model's variables at the end of a phase
+    <run>/state/latest.json                    SavedState: the position, and the name of its files
     <run>/events/                              TensorBoard events of the epochs up to the position
 
 latest.json is written last, so that a file of variables counts only once it is complete.
@@ -10,7 +12,7 @@ latest.json is written last, so that a file of variables counts only once it is 
 import io
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,11 +39,13 @@ class SavedState(JsonRecord):
         training_id: Training that the state belongs to.
         file_name: File of the variables, in the same folder.
         position: The position at which they were saved.
+        best_file_name: File of the current phase's best state; "" without one.
     """
 
     training_id: str
     file_name: str
     position: TrainingPosition
+    best_file_name: str = ""
 
 
 class StateStore:
@@ -56,12 +60,14 @@ class StateStore:
         training_id: Id of the training.
         is_writer: Whether this process writes.
         file_name: File of the variables that were loaded or saved last; "" if there are none.
+        best_file_name: The same for the current phase's best state.
     """
 
     def __init__(self, run_uri: str, training_id: str, *, is_writer: bool = True) -> None:
         self.training_id = training_id
         self.is_writer = is_writer
         self.file_name = ""
+        self.best_file_name = ""
         self._folder_uri = storage.join(run_uri, STATE_FOLDER)
         self._events_uri = storage.join(run_uri, EVENTS_FOLDER)
         self._num_event_epochs = 0
@@ -83,31 +89,45 @@ class StateStore:
                 f"{saved.training_id}, which has another dataset, another checkpoint or other "
                 f"settings than {self.training_id}. Choose another folder."
             )
-        if not storage.exists(self._uri(saved.file_name)):
+        file_names = [name for name in (saved.file_name, saved.best_file_name) if name]
+        missing = [name for name in file_names if not storage.exists(self._uri(name))]
+        if missing:
             # If a pod comes back after its replacement has started, the two may delete each
             # other's files.
             _log.warning(
                 "%s names %s, which does not exist; the training starts from the beginning",
                 STATE_NAME,
-                saved.file_name,
+                missing[0],
             )
             return TrainingPosition()
         position = saved.position
         steps = f" and {position.num_steps} steps" if position.num_steps else ""
         _log.info("resuming after epoch %d%s of phase %s", position.epoch, steps, position.phase)
-        self.file_name = saved.file_name
+        self.file_name, self.best_file_name = saved.file_name, saved.best_file_name
         self._num_event_epochs = len(position.history)
         return position
 
-    def restore(self, model: Any, optimizer: Any) -> None:
-        """Assign the loaded variables to the model and the optimizer of the position's phase."""
-        data = storage.read_bytes(self._uri(self.file_name))
-        with np.load(io.BytesIO(data)) as arrays:
-            for name, variable in _named_variables(model, optimizer).items():
-                variable.assign(arrays[name])
+    def restore(self, variables: Mapping[str, keras.Variable]) -> None:
+        """Assign the loaded values to the variables of the position's phase, by name."""
+        _assign(variables, storage.read_bytes(self._uri(self.file_name)))
 
-    def save(self, position: TrainingPosition, model: Any, optimizer: Any) -> None:
-        """Save the position with all variables of the model and the optimizer."""
+    def read_best(self) -> dict[str, Any]:
+        """Return the values of the current phase's best state by name."""
+        return _unpack(storage.read_bytes(self._uri(self.best_file_name)))
+
+    def save(
+        self,
+        position: TrainingPosition,
+        variables: Mapping[str, keras.Variable],
+        best: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Save the position with all variables of its phase, and with its best state.
+
+        Args:
+            position: The position.
+            variables: All variables of the phase by name.
+            best: Values at the position's best epoch by name; empty without one.
+        """
         if not self.is_writer:
             return
         new_epochs = position.history[self._num_event_epochs :]
@@ -115,15 +135,32 @@ class StateStore:
             _write_events(self._events_uri, new_epochs, first_step=self._num_event_epochs + 1)
             self._num_event_epochs = len(position.history)
         step = f"-{position.num_steps:06d}" if position.num_steps else ""
-        outdated = self.file_name
+        outdated = {self.file_name, self.best_file_name, ""}
         self.file_name = f"{position.phase}-{position.epoch:05d}{step}.npz"
-        self.write_file(self.file_name, _pack(_named_variables(model, optimizer)))
+        self.write_file(self.file_name, _pack(values(variables)))
+        best_file_name = f"{position.phase}-best-{position.best_epoch:05d}.npz" if best else ""
+        if best and best_file_name != self.best_file_name:
+            self.write_file(best_file_name, _pack(best))
+        self.best_file_name = best_file_name
         write_record(
             self._uri(STATE_NAME),
-            SavedState(training_id=self.training_id, file_name=self.file_name, position=position),
+            SavedState(
+                training_id=self.training_id,
+                file_name=self.file_name,
+                position=position,
+                best_file_name=best_file_name,
+            ),
         )
-        if outdated not in ("", self.file_name):
-            storage.delete(self._uri(outdated))
+        for name in outdated - {self.file_name, self.best_file_name, ""}:
+            storage.delete(self._uri(name))
+
+    def write_result(self, phase: str, variables: Mapping[str, keras.Variable]) -> None:
+        """Keep the variables of a model at the end of a phase."""
+        self.write_file(_result_name(phase), _pack(values(variables)))
+
+    def restore_result(self, phase: str, variables: Mapping[str, keras.Variable]) -> None:
+        """Assign the values that `write_result` kept at the end of a phase."""
+        _assign(variables, storage.read_bytes(self._uri(_result_name(phase))))
 
     def delete(self) -> None:
         """Delete the state; a finished training does not need it."""
@@ -157,14 +194,32 @@ def _write_events(folder_uri: str, epochs: Sequence[EpochRecord], *, first_step:
         storage.upload_folder(Path(scratch), folder_uri)
 
 
-def _pack(variables: dict[str, keras.Variable]) -> bytes:
+def numbered(variables: Sequence[keras.Variable], prefix: str = "") -> dict[str, keras.Variable]:
+    """Return variables by prefix and index; Keras' own names differ between processes."""
+    return {f"{prefix}{i}": variable for i, variable in enumerate(variables)}
+
+
+def values(variables: Mapping[str, keras.Variable]) -> dict[str, Any]:
+    """Return copies of the values of variables, by the same names."""
+    return {name: np.array(np.asarray(variable)) for name, variable in variables.items()}
+
+
+def _pack(arrays: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()
-    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in variables.items()}
     np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 
-def _named_variables(model: Any, optimizer: Any) -> dict[str, keras.Variable]:
-    """Return every variable by kind and index; Keras' own names differ between processes."""
-    named = {f"model/{i}": variable for i, variable in enumerate(model.variables)}
-    return named | {f"optimizer/{i}": variable for i, variable in enumerate(optimizer.variables)}
+def _unpack(data: bytes) -> dict[str, Any]:
+    with np.load(io.BytesIO(data)) as arrays:
+        return dict(arrays)
+
+
+def _assign(variables: Mapping[str, keras.Variable], data: bytes) -> None:
+    arrays = _unpack(data)
+    for name, variable in variables.items():
+        variable.assign(arrays[name])
+
+
+def _result_name(phase: str) -> str:
+    return f"{phase}-result.npz"

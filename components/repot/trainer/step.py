@@ -8,39 +8,65 @@ A batch is (inputs, labels, mask), see `repot.trainer.batches`.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
+from repot.trainer.optimizer import WeightAverage
 from repot.trainer.position import Sums
 
 LABEL_SMOOTHING = 0.1
 """Source: research/inception, inception_model.py:loss; counts the background among the classes."""
+
+Outputs = Callable[[Any, bool], tuple[Any, ...]]
+Loss = Callable[[tuple[Any, ...], Any], Any]
+
+
+def smoothed_cross_entropy(logits: Any, labels: Any) -> Any:
+    """Return the cross-entropy with smoothed labels: float32 [batch], in nats.
+
+    Args:
+        logits: float32 [batch, N + 1].
+        labels: int64 [batch], class ids.
+    """
+    targets = tf.one_hot(labels, logits.shape[-1])
+    targets = targets * (1 - LABEL_SMOOTHING) + LABEL_SMOOTHING / logits.shape[-1]
+    return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
 
 
 class StepRunner:
     """The compiled steps of one phase.
 
     Args:
-        logits: (inputs, training) -> float32 [batch, N + 1] logits.
-        variables: Variables to train.
-        optimizer: keras.Optimizer, created under the strategy; it sums gradients over replicas.
+        outputs: (inputs, training) -> tuple of float32 [batch, N + 1] logits; the first ones are
+            the classifier's, others are only for the loss.
+        loss: (outputs, labels) -> float32 [batch], the loss of each example. A step follows the
+            gradient of the mean over the examples of the batch, on all replicas, without padding.
+        optimizers: Each keras.Optimizer with the variables that it trains, created under the
+            strategy; it sums gradients over replicas.
         strategy: tf.distribute.Strategy.
+        penalty: () -> float32 [], added to the mean loss once; None without one.
+        average: Moves towards the weights after each step; None without one.
     """
 
     def __init__(
         self,
-        logits: Callable[[Any, bool], Any],
-        variables: Sequence[Any],
-        optimizer: Any,
+        outputs: Outputs,
+        loss: Loss,
+        optimizers: Sequence[tuple[Any, Sequence[Any]]],
         strategy: Any,
+        *,
+        penalty: Callable[[], Any] | None = None,
+        average: WeightAverage | None = None,
     ) -> None:
-        self._logits = logits
-        self._variables = list(variables)
-        self._optimizer = optimizer
+        self._outputs = outputs
+        self._loss = loss
+        self._optimizers = optimizers
         self._strategy = strategy
-        self._train = tf.function(
-            lambda batch, stop: self._sum_over_replicas(self._train_replica, (*batch, stop))
-        )
+        self._penalty = penalty
+        self._average = average
+        self._train = tf.function(self._train_all_replicas)
         self._score = tf.function(lambda batch: self._sum_over_replicas(self._score_replica, batch))
+        self._predict = tf.function(self._predict_all_replicas)
 
     def distribute(self, batches: Any) -> Any:
         """Return the batches of a tf.data.Dataset, each split over the replicas."""
@@ -65,28 +91,57 @@ class StepRunner:
         totals = [self._score(batch) for batch in self.distribute(batches)]
         return Sums(*(tf.add_n(totals).numpy().tolist() if totals else [0.0] * 3))
 
+    def predict(self, batches: Any) -> tuple[Any, Any]:
+        """Return the classifier's logits for all examples of a tf.data.Dataset.
+
+        All workers get the same arrays.
+
+        Returns:
+            float32 [num_examples, N + 1] logits, and int64 [num_examples] labels.
+        """
+        parts = []
+        for batch in self.distribute(batches):
+            logits, labels, mask = (part.numpy() for part in self._predict(batch))
+            parts.append((logits[mask > 0], labels[mask > 0]))
+        if not parts:
+            return np.zeros([0, 0], np.float32), np.zeros([0], np.int64)
+        logits, labels = zip(*parts, strict=True)
+        return np.concatenate(logits), np.concatenate(labels)
+
     def _sum_over_replicas(self, step: Any, arguments: Any) -> Any:
         # sums: float32 [3] or [4] on each replica
         sums = self._strategy.run(step, args=arguments)
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
 
+    def _train_all_replicas(self, batch: Any, stop: Any) -> Any:
+        sums = self._sum_over_replicas(self._train_replica, (*batch, stop))
+        if self._average is not None:
+            self._average.update(self._strategy)
+        return sums
+
     def _train_replica(self, inputs: Any, labels: Any, mask: Any, stop: Any) -> Any:
         """Return float32 [4]: the sums of the batch, and 1 if this worker was asked to stop."""
-        count = tf.distribute.get_replica_context().all_reduce(
-            tf.distribute.ReduceOp.SUM, tf.reduce_sum(mask)
-        )
+        context = tf.distribute.get_replica_context()
+        count = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(mask))
         with tf.GradientTape() as tape:
-            logits = self._logits(inputs, True)
-            targets = tf.one_hot(labels, logits.shape[-1])
-            targets = targets * (1 - LABEL_SMOOTHING) + LABEL_SMOOTHING / logits.shape[-1]
-            smoothed = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
-            loss = tf.reduce_sum(smoothed * mask) / count
-        gradients = tape.gradient(loss, [variable.value for variable in self._variables])
-        self._optimizer.apply(gradients, self._variables)
-        return tf.concat([_batch_sums(logits, labels, mask), [stop]], axis=0)
+            outputs = self._outputs(inputs, True)
+            loss = tf.reduce_sum(self._loss(outputs, labels) * mask) / count
+            if self._penalty is not None:
+                loss += self._penalty() / context.num_replicas_in_sync
+        groups = [[variable.value for variable in group] for _, group in self._optimizers]
+        gradients = tape.gradient(loss, groups)
+        for (optimizer, group), group_gradients in zip(self._optimizers, gradients, strict=True):
+            optimizer.apply(group_gradients, group)
+        return tf.concat([_batch_sums(outputs[0], labels, mask), [stop]], axis=0)
 
     def _score_replica(self, inputs: Any, labels: Any, mask: Any) -> Any:
-        return _batch_sums(self._logits(inputs, False), labels, mask)
+        return _batch_sums(self._outputs(inputs, False)[0], labels, mask)
+
+    def _predict_all_replicas(self, batch: Any) -> Any:
+        parts = self._strategy.run(
+            lambda inputs, labels, mask: (self._outputs(inputs, False)[0], labels, mask), args=batch
+        )
+        return [self._strategy.gather(part, axis=0) for part in parts]
 
 
 def _batch_sums(logits: Any, labels: Any, mask: Any) -> Any:

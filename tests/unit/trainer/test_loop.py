@@ -13,41 +13,42 @@ import tensorflow as tf
 from repot.errors import StoppedError, TrainingError
 from repot.trainer import loop
 from repot.trainer.batches import FeatureTable, feature_batches
-from repot.trainer.loop import fit
-from repot.trainer.phases import TrainingPhase
+from repot.trainer.loop import TrainingRun, fit
+from repot.trainer.optimizer import make_optimizer
+from repot.trainer.phases import Selection, TrainingPhase
 from repot.trainer.position import TrainingPosition
 from repot.trainer.state import StateStore
+from repot.trainer.step import smoothed_cross_entropy
 from tests.unit.trainer.stop_after import StopAfter
 
 BATCH_SIZE, NUM_EXAMPLES, EPOCHS = 4, 10, 2
 STEPS_PER_EPOCH = 3
 
 
-def make_phases(*, save_interval: int = 1, scale: float = 1.0) -> list[TrainingPhase]:
+def make_phases(*, scale: float = 1.0, **changes: Any) -> list[TrainingPhase]:
     """Return two phases that train one linear model with seeded weights."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input([3]), keras.layers.Dense(4)])
     rng = np.random.default_rng(0)
     features = scale * rng.normal(size=(NUM_EXAMPLES, 3)).astype(np.float32)
     table = FeatureTable(features=features, labels=rng.integers(1, 4, NUM_EXAMPLES))
-    return [
-        TrainingPhase(
-            name=name,
-            model=model,
-            logits=lambda inputs, training: model(inputs, training=training),
-            epochs=EPOCHS,
-            learning_rate=0.1,
-            save_interval=save_interval,
-            reports_steps=True,
-            num_examples=NUM_EXAMPLES,
-            batch_size=BATCH_SIZE,
-            train_batches=lambda epoch, skip: feature_batches(
-                table, BATCH_SIZE, seed=epoch, skip=skip
-            ),
-            validation_batches=lambda: feature_batches(table, BATCH_SIZE),
-        )
-        for name in ("head", "fine_tune")
-    ]
+    phase = TrainingPhase(
+        name="head",
+        model=model,
+        outputs=lambda inputs, training: (model(inputs, training=training),),
+        loss=lambda outputs, labels: smoothed_cross_entropy(outputs[0], labels),
+        optimizer=lambda factor: make_optimizer(
+            0.1 * factor, num_steps=EPOCHS * STEPS_PER_EPOCH, steps_per_epoch=STEPS_PER_EPOCH
+        ),
+        epochs=EPOCHS,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        learning_rate=0.1,
+        save_interval=1,
+        reports_steps=True,
+        train_batches=lambda epoch, skip: feature_batches(table, BATCH_SIZE, seed=epoch, skip=skip),
+        validation_batches=lambda: feature_batches(table, BATCH_SIZE),
+    )
+    return [dataclasses.replace(phase, name=name, **changes) for name in ("head", "fine_tune")]
 
 
 def run(
@@ -56,16 +57,16 @@ def run(
     """Start a training in a folder; return its kernel and its position."""
     phases = phases or make_phases()
     store = StateStore(str(folder), "t")
-    position = store.load()
-    fit(
-        phases,
+    training = TrainingRun(
         strategy=tf.distribute.get_strategy(),
-        position=position,
+        position=store.load(),
         store=store,
         started=0.0,
         should_stop=should_stop,
     )
-    return phases[-1].model.weights[0].numpy(), position
+    for phase in phases:
+        fit(phase, training)
+    return phases[-1].model.weights[0].numpy(), training.position
 
 
 @pytest.fixture(scope="module")
@@ -140,11 +141,147 @@ def note_saves(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
     saved: list[tuple[str, int, int]] = []
     save = StateStore.save
 
-    def save_and_note(
-        store: StateStore, position: TrainingPosition, model: Any, optimizer: Any
-    ) -> None:
-        save(store, position, model, optimizer)
+    def save_and_note(store: StateStore, position: TrainingPosition, *variables: Any) -> None:
+        save(store, position, *variables)
         saved.append((position.phase, position.epoch, position.num_steps))
 
     monkeypatch.setattr(StateStore, "save", save_and_note)
     return saved
+
+
+@pytest.mark.parametrize("name", ["", "Head", "a-b", "_a", "a/b"])
+def test_name_of_a_phase_must_be_fit_for_a_file_name(name: str) -> None:
+    (phase, _) = make_phases()
+
+    with pytest.raises(ValueError, match="name of a phase must be"):
+        dataclasses.replace(phase, name=name)
+
+
+class ScriptedSelection:
+    """Scores the epochs of one phase as listed, and notes the kernel that was scored."""
+
+    def __init__(self, scores: list[float], *, patience: int = 0) -> None:
+        self._scores, self._patience = scores, patience
+        self.kernels: list[Any] = []
+
+    def of(self, phase: TrainingPhase) -> TrainingPhase:
+        """Return the phase with this selection."""
+        selection = Selection(
+            batches=phase.validation_batches,
+            score=lambda logits, labels: self._score(phase),
+            patience=self._patience,
+        )
+        return dataclasses.replace(phase, selection=selection)
+
+    def _score(self, phase: TrainingPhase) -> float:
+        self.kernels.append(phase.model.weights[0].numpy())
+        return self._scores[len(self.kernels) - 1]
+
+
+@pytest.mark.parametrize(
+    ("scores", "best_epoch"), [([0.1, 0.3, 0.2], 1), ([0.5, 0.3, 0.2], 0), ([0.1, 0.2, 0.3], 2)]
+)
+def test_phase_ends_with_its_best_state(
+    scores: list[float], best_epoch: int, tmp_path: Path
+) -> None:
+    selection = ScriptedSelection(scores)
+
+    kernel, position = run(tmp_path, StopAfter(), [selection.of(make_phases()[0])])
+
+    assert len(selection.kernels) == 1 + EPOCHS
+    np.testing.assert_array_equal(kernel, selection.kernels[best_epoch])
+    (result,) = position.results
+    assert (result.best_epoch, result.best_score) == (best_epoch, max(scores))
+    assert result.num_steps == EPOCHS * STEPS_PER_EPOCH
+
+
+def test_phase_ends_after_epochs_without_a_better_score(tmp_path: Path) -> None:
+    selection = ScriptedSelection([0.1, 0.3, 0.2, 0.3, 0.9], patience=2)
+
+    kernel, position = run(tmp_path, StopAfter(), [selection.of(make_phases(epochs=9)[0])])
+
+    (result,) = position.results
+    assert (result.epochs, result.num_steps) == (3, 3 * STEPS_PER_EPOCH)
+    np.testing.assert_array_equal(kernel, selection.kernels[1])
+
+
+def precision(logits: Any, labels: Any) -> float:
+    return float(np.mean(np.argmax(logits, axis=-1) == labels))
+
+
+def make_selecting_phases() -> list[TrainingPhase]:
+    """Return phases that average, and end with the epoch of the highest precision@1."""
+    phases = make_phases(average_decay=0.9, keeps_result=True)
+    selection = Selection(batches=phases[0].validation_batches, score=precision)
+    return [dataclasses.replace(phase, selection=selection) for phase in phases]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted_selection(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Any, TrainingPosition]:
+    return run(tmp_path_factory.mktemp("selection"), StopAfter(), make_selecting_phases())
+
+
+@pytest.mark.parametrize("num_steps", [1, 5, 6, 8])
+def test_selection_and_average_survive_an_interruption(
+    num_steps: int, uninterrupted_selection: tuple[Any, TrainingPosition], tmp_path: Path
+) -> None:
+    with pytest.raises(StoppedError):
+        run(tmp_path, StopAfter(num_steps - 1), make_selecting_phases())
+
+    kernel, position = run(tmp_path, StopAfter(), make_selecting_phases())
+
+    np.testing.assert_array_equal(kernel, uninterrupted_selection[0])
+    assert position.results == uninterrupted_selection[1].results
+    assert scores(position) == scores(uninterrupted_selection[1])
+
+
+def test_model_of_a_finished_phase_gets_its_result_in_a_later_start(tmp_path: Path) -> None:
+    def make() -> list[TrainingPhase]:
+        first, second = make_phases(keeps_result=True)[0], make_phases()[1]
+        return [first, second]  # with one model each
+
+    phases = make()
+    run(tmp_path, StopAfter(), phases)
+    resumed = make()
+
+    run(tmp_path, StopAfter(), resumed)
+
+    for phase, same in zip(phases, resumed, strict=True):
+        for weight, same_weight in zip(phase.model.weights, same.model.weights, strict=True):
+            np.testing.assert_array_equal(same_weight.numpy(), weight.numpy())
+
+
+def one_step(**changes: Any) -> TrainingPhase:
+    """Return a phase of one step of plain gradient descent."""
+    phase = make_phases(epochs=1, steps_per_epoch=1, optimizer=keras.optimizers.SGD, **changes)[0]
+    batches = phase.train_batches
+    return dataclasses.replace(
+        phase, train_batches=lambda epoch, skip: batches(epoch, skip).take(1)
+    )
+
+
+def test_phase_with_an_average_ends_with_it(tmp_path: Path) -> None:
+    start = one_step().model.weights[0].numpy()
+
+    kernel, _ = run(tmp_path / "raw", StopAfter(), [one_step()])
+    average, _ = run(tmp_path / "average", StopAfter(), [one_step(average_decay=0.9999)])
+
+    assert not np.allclose(kernel, start)
+    # The decay of the first step is 2 / 11, whatever the highest one is.
+    np.testing.assert_allclose(average, kernel + 2 / 11 * (start - kernel), rtol=1e-5)
+
+
+def test_multipliers_scale_learning_rates_and_zero_freezes(tmp_path: Path) -> None:
+    factors = {"kernel": 0.25, "bias": 0.0}
+    full = one_step()
+    scaled = one_step(multiplier=lambda variable: factors[variable.name])
+    start = full.model.weights[0].numpy()
+
+    full_kernel, _ = run(tmp_path / "full", StopAfter(), [full])
+    kernel, _ = run(tmp_path / "scaled", StopAfter(), [scaled])
+
+    np.testing.assert_allclose(kernel - start, 0.25 * (full_kernel - start), rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(scaled.model.weights[1].numpy(), np.zeros(4))
+    assert np.any(full.model.weights[1].numpy() != 0)

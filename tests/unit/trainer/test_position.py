@@ -1,25 +1,43 @@
 import pytest
 
-from repot.trainer.position import Sums, TrainingPosition
+from repot.trainer.position import PhaseResult, Sums, TrainingPosition
 from tests.training_records import make_epoch_record
 
 
-def test_new_position_is_before_every_phase() -> None:
+def test_new_position_has_no_results() -> None:
     position = TrainingPosition()
 
-    assert not position.is_past("head")
-    assert not position.is_past("fine_tune")
+    assert position.result_of("head") is None
+    assert position.num_finished_steps == 0
 
 
-def test_position_in_a_phase_is_past_the_phases_before_it() -> None:
+def test_finished_phase_leaves_its_result_and_the_position_between_phases() -> None:
     position = TrainingPosition(phase="head", epoch=20)
-    assert not position.is_past("head")
 
+    result = position.finish_phase(num_steps=40)
+
+    assert result == PhaseResult(
+        name="head", epochs=20, num_steps=40, best_epoch=20, best_score=None
+    )
+    assert position == TrainingPosition(results=[result])
+    assert position.result_of("head") == result
+    assert position.result_of("fine_tune") is None
     position.start_phase("fine_tune")
+    position.finish_phase(num_steps=2)
+    assert position.num_finished_steps == 42
 
-    assert position.is_past("head")
-    assert not position.is_past("fine_tune")
-    assert (position.epoch, position.num_steps) == (0, 0)
+
+def test_earliest_of_the_highest_scores_is_the_best() -> None:
+    position = TrainingPosition(phase="fine_tune")
+    are_best = []
+    for epoch, score in enumerate([0.5, 0.7, 0.7, 0.6, float("nan")]):
+        position.epoch = epoch
+        are_best.append(position.note_score(score))
+
+    result = position.finish_phase(num_steps=8)
+
+    assert are_best == [True, True, False, False, False]
+    assert (result.epochs, result.best_epoch, result.best_score) == (4, 1, 0.7)
 
 
 def test_finished_epoch_divides_sums_by_the_number_of_examples() -> None:

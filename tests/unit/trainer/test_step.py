@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from repot.trainer.position import Sums
-from repot.trainer.step import LABEL_SMOOTHING, StepRunner
+from repot.trainer.step import LABEL_SMOOTHING, StepRunner, smoothed_cross_entropy
 
 WIDTH, NUM_CLASSES = 3, 4
 
@@ -18,9 +18,9 @@ def make_runner(learning_rate: float = 1.0) -> tuple[StepRunner, Any]:
     model = keras.Sequential([keras.Input([WIDTH]), keras.layers.Dense(NUM_CLASSES)])
     optimizer = keras.optimizers.SGD(learning_rate)
     runner = StepRunner(
-        lambda inputs, training: model(inputs, training=training),
-        model.trainable_variables,
-        optimizer,
+        lambda inputs, training: (model(inputs, training=training),),
+        lambda outputs, labels: smoothed_cross_entropy(outputs[0], labels),
+        [(optimizer, model.trainable_variables)],
         tf.distribute.get_strategy(),
     )
     return runner, model
@@ -93,6 +93,17 @@ def test_score_of_no_batches_is_zero() -> None:
     runner, _ = make_runner()
 
     assert runner.score(one_batch([1], [1]).take(0)) == Sums(0.0, 0.0, 0.0)
+
+
+def test_predicted_logits_leave_out_padding() -> None:
+    runner, model = make_runner()
+    batches = one_batch([3, 1, 2, 0], [1, 1, 1, 0])
+    ((inputs, _, _),) = batches.as_numpy_iterator()
+
+    logits, labels = runner.predict(batches)
+
+    np.testing.assert_allclose(logits, model(inputs[:3]).numpy(), rtol=1e-6)
+    np.testing.assert_array_equal(labels, [3, 1, 2])
 
 
 def test_scoring_changes_no_weight() -> None:

@@ -1,0 +1,188 @@
+"""One driver per recipe: it runs the phases of a training, and may choose the next by results.
+
+A driver must do the same in every process that starts or resumes the same training: its decisions
+follow from the settings, the data and the results of earlier phases only.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from repot.augmentation import augment
+from repot.classifier import split_classifier, training_logits
+from repot.recipes import RECIPES
+from repot.settings import TrainingSettings
+from repot.trainer.batches import FeatureTable, Pictures, feature_batches
+from repot.trainer.features import cached_features
+from repot.trainer.loop import TrainingRun, fit
+from repot.trainer.optimizer import make_optimizer
+from repot.trainer.phases import TrainingPhase
+from repot.trainer.step import smoothed_cross_entropy
+
+HEAD_SAVE_INTERVAL = 10
+"""Epochs of the head phase between two saves; each takes milliseconds."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trainee:
+    """What a driver trains, and on what.
+
+    Attributes:
+        classifier: keras.Model from `repot.classifier.build_classifier`.
+        weights_path: The checkpoint's weights, see `repot.backbone_weights`.
+        pictures: The pictures of each split.
+        settings: Training settings; zeros take the recipe's own epochs and learning rate.
+    """
+
+    classifier: Any
+    weights_path: Path
+    pictures: Mapping[str, Pictures]
+    settings: TrainingSettings
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of batches per epoch; the last one may be padded."""
+        return math.ceil(self.pictures["train"].num_examples / self.settings.batch_size)
+
+
+def run_recipe(trainee: Trainee, run: TrainingRun) -> Any:
+    """Run the recipe of the settings to its end.
+
+    Returns:
+        The trained keras.Model, like one from `repot.classifier.build_classifier`.
+
+    Raises:
+        StoppedError: The training was asked to stop; the position is saved.
+        TrainingError: The loss is not finite.
+    """
+    return _DRIVERS[trainee.settings.recipe](trainee, run)
+
+
+def train_head(trainee: Trainee, run: TrainingRun) -> Any:
+    """Train the head on cached features."""
+    recipe, settings = RECIPES["head"], trainee.settings
+    phase = head_phase(
+        trainee,
+        run,
+        epochs=settings.epochs or recipe.head_epochs,
+        learning_rate=settings.learning_rate or recipe.head_learning_rate,
+    )
+    fit(phase, run)
+    return trainee.classifier
+
+
+def train_head_and_fine_tune(trainee: Trainee, run: TrainingRun) -> Any:
+    """Train the head on cached features, then the whole network."""
+    # The settings' epochs and learning rate are those of the recipe's main phase.
+    recipe, settings = RECIPES["fine_tune"], trainee.settings
+    head = head_phase(
+        trainee, run, epochs=recipe.head_epochs, learning_rate=recipe.head_learning_rate
+    )
+    fine_tune = fine_tune_phase(
+        trainee,
+        epochs=settings.epochs or recipe.epochs,
+        learning_rate=settings.learning_rate or recipe.learning_rate,
+    )
+    fit(head, run, later_steps=fine_tune.num_steps)
+    fit(fine_tune, run)
+    return trainee.classifier
+
+
+_DRIVERS: dict[str, Callable[[Trainee, TrainingRun], Any]] = {
+    "head": train_head,
+    "fine_tune": train_head_and_fine_tune,
+}
+
+
+def head_phase(
+    trainee: Trainee, run: TrainingRun, *, epochs: int, learning_rate: float
+) -> TrainingPhase:
+    """Return the phase that trains the head; computes the features unless it is finished.
+
+    Raises:
+        StoppedError: The training was asked to stop; complete parts of the features are kept.
+    """
+    settings = trainee.settings
+    extractor, head = split_classifier(trainee.classifier)
+    features: Mapping[str, FeatureTable] = {}
+    if run.position.result_of("head") is None:
+        features = cached_features(extractor, trainee.pictures, run.store, run.should_stop)
+
+    def train_batches(epoch: int, skip: int) -> Any:
+        seed = int(np.random.SeedSequence([settings.seed, epoch]).generate_state(1)[0])
+        return feature_batches(features["train"], settings.batch_size, seed=seed, skip=skip)
+
+    return _adamw_phase(
+        trainee,
+        name="head",
+        model=head,
+        logits=lambda features, training: head(features, training=training),
+        epochs=epochs,
+        learning_rate=learning_rate,
+        save_interval=HEAD_SAVE_INTERVAL,
+        reports_steps=False,
+        train_batches=train_batches,
+        validation_batches=lambda: feature_batches(features["validation"], settings.batch_size),
+    )
+
+
+def fine_tune_phase(trainee: Trainee, *, epochs: int, learning_rate: float) -> TrainingPhase:
+    """Return the phase that trains the whole network, with BatchNorm statistics frozen."""
+    train, flip = trainee.pictures["train"], not trainee.settings.no_flip
+    logits = training_logits(trainee.classifier)
+
+    def augmented_logits(inputs: Any, training: bool) -> Any:
+        if training:
+            inputs = augment(inputs, augmentation=train.augmentation, flip=flip)
+        return logits(inputs, training)
+
+    return _adamw_phase(
+        trainee,
+        name="fine_tune",
+        model=trainee.classifier,
+        logits=augmented_logits,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        save_interval=1,
+        reports_steps=True,
+        train_batches=train.training_batches,
+        validation_batches=trainee.pictures["validation"].batches,
+    )
+
+
+def _adamw_phase(
+    trainee: Trainee,
+    *,
+    name: str,
+    model: Any,
+    logits: Callable[[Any, bool], Any],
+    epochs: int,
+    learning_rate: float,
+    save_interval: int,
+    reports_steps: bool,
+    train_batches: Callable[[int, int], Any],
+    validation_batches: Callable[[], Any],
+) -> TrainingPhase:
+    steps_per_epoch = trainee.steps_per_epoch
+    return TrainingPhase(
+        name=name,
+        model=model,
+        outputs=lambda inputs, training: (logits(inputs, training),),
+        loss=lambda outputs, labels: smoothed_cross_entropy(outputs[0], labels),
+        optimizer=lambda factor: make_optimizer(
+            factor * learning_rate,
+            num_steps=epochs * steps_per_epoch,
+            steps_per_epoch=steps_per_epoch,
+        ),
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        learning_rate=learning_rate,
+        save_interval=save_interval,
+        reports_steps=reports_steps,
+        train_batches=train_batches,
+        validation_batches=validation_batches,
+    )

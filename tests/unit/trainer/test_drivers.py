@@ -1,0 +1,127 @@
+"""The phases that each recipe runs, on a training whose steps are not taken."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import tensorflow as tf
+
+from repot.classifier import build_classifier
+from repot.dataset import Examples
+from repot.recipes import RECIPES
+from repot.settings import TrainingSettings
+from repot.trainer import drivers
+from repot.trainer.batches import Pictures
+from repot.trainer.drivers import Trainee, run_recipe
+from repot.trainer.loop import TrainingRun
+from repot.trainer.phases import TrainingPhase
+from repot.trainer.position import TrainingPosition
+from repot.trainer.state import StateStore
+
+HEAD, FINE_TUNE = RECIPES["head"], RECIPES["fine_tune"]
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Any:
+    return build_classifier("mobilenet_v2", num_classes=3, image_size=32, seed=0)
+
+
+@pytest.fixture
+def run_phases(classifier: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that runs a recipe without its steps, and returns its phases."""
+    monkeypatch.setattr(drivers, "cached_features", lambda *arguments: {})
+    pictures = Pictures(
+        examples=cast(Examples, range(10)),  # only their number matters
+        image_size=32,
+        batch_size=4,
+        shuffle_buffer=1,
+        seed=0,
+    )
+
+    def run(**settings: Any) -> list[tuple[TrainingPhase, int]]:
+        fitted = []
+        monkeypatch.setattr(
+            drivers,
+            "fit",
+            lambda phase, training, *, later_steps=0: fitted.append((phase, later_steps)),
+        )
+        trainee = Trainee(
+            classifier=classifier,
+            weights_path=Path(),
+            pictures={"train": pictures, "validation": pictures},
+            settings=TrainingSettings(
+                backbone="mobilenet_v2", image_size=32, batch_size=4, **settings
+            ),
+        )
+        training = TrainingRun(
+            strategy=tf.distribute.get_strategy(),
+            position=TrainingPosition(),
+            store=StateStore(str(tmp_path), "t"),
+            started=0.0,
+            should_stop=lambda: False,
+        )
+        assert run_recipe(trainee, training) is classifier
+        return fitted
+
+    return run
+
+
+def test_head_recipe_trains_only_the_head(run_phases: Any) -> None:
+    ((head, later_steps),) = run_phases(recipe="head")
+
+    assert (head.name, head.epochs, head.learning_rate) == (
+        "head",
+        HEAD.head_epochs,
+        HEAD.head_learning_rate,
+    )
+    assert [variable.name for variable in head.model.trainable_variables] == ["kernel", "bias"]
+    assert later_steps == 0
+
+
+def test_fine_tune_recipe_trains_the_head_and_then_the_whole_network(
+    run_phases: Any, classifier: Any
+) -> None:
+    (head, later_steps), (fine_tune, no_later_steps) = run_phases(recipe="fine_tune")
+
+    assert (head.name, head.epochs) == ("head", FINE_TUNE.head_epochs)
+    assert (fine_tune.name, fine_tune.epochs) == ("fine_tune", FINE_TUNE.epochs)
+    assert fine_tune.learning_rate == FINE_TUNE.learning_rate
+    assert fine_tune.model is classifier
+    # 10 examples in batches of 4: the last, partial batch counts as a step.
+    assert (head.steps_per_epoch, fine_tune.num_steps) == (3, 3 * FINE_TUNE.epochs)
+    assert (later_steps, no_later_steps) == (fine_tune.num_steps, 0)
+
+
+@pytest.mark.parametrize("recipe", ["head", "fine_tune"])
+def test_settings_change_only_the_last_phase_of_a_recipe(recipe: str, run_phases: Any) -> None:
+    default = [phase for phase, _ in run_phases(recipe=recipe)]
+
+    phases = [phase for phase, _ in run_phases(recipe=recipe, epochs=7, learning_rate=0.25)]
+
+    assert [(phase.epochs, phase.learning_rate) for phase in phases[:-1]] == [
+        (phase.epochs, phase.learning_rate) for phase in default[:-1]
+    ]
+    assert (phases[-1].epochs, phases[-1].learning_rate) == (7, 0.25)
+    optimizer = phases[-1].optimizer(0.5)
+    optimizer.build([])
+    optimizer.iterations.assign(phases[-1].steps_per_epoch)  # the end of the warm-up
+    assert float(optimizer.learning_rate) == pytest.approx(0.125)
+
+
+@pytest.mark.parametrize(("num_examples", "expected"), [(3, 1), (4, 1), (5, 2)])
+def test_last_partial_batch_counts_as_a_step(num_examples: int, expected: int) -> None:
+    pictures = Pictures(
+        examples=cast(Examples, range(num_examples)),
+        image_size=32,
+        batch_size=4,
+        shuffle_buffer=1,
+        seed=0,
+    )
+    trainee = Trainee(
+        classifier=None,
+        weights_path=Path(),
+        pictures={"train": pictures},
+        settings=TrainingSettings(batch_size=4),
+    )
+
+    assert trainee.steps_per_epoch == expected
