@@ -102,7 +102,12 @@ class Examples:
                         if shard < 0:
                             chunk.append(_PADDING_RECORD)
                             continue
-                        file = plan.open(self._first_shard + shard)
+                        index = self._first_shard + shard
+                        if chunk and not plan.is_present(index):
+                            # What is here does not wait for what is not.
+                            yield chunk
+                            chunk = []
+                        file = plan.open(index)
                         chunk.append(file.read(number - starts[shard]))
                         if place in last_use:
                             plan.release(last_use[place])

@@ -278,6 +278,10 @@ class ReadPlan:
             self.held[index] = self._cache._acquire(self, index)
         return self.held[index]
 
+    def is_present(self, index: int) -> bool:
+        """Return whether `open` need not wait."""
+        return index in self.held or self._cache._shards[index].state == "present"
+
     def release(self, index: int) -> None:
         """Allow a shard to be evicted."""
         self.held.pop(index).close()
