@@ -8,6 +8,7 @@
                                    checkpoint_id = <sha256>/<backbone>-<values>
       features/                    features of frozen backbones, see repot.feature_store
       runs/<training_id>/          state/, events/, history.csv, model/,
+                                   augmented_pictures.json (if any),
                                    training.json (last of training), job/,
                                    evaluation/ (metrics.json last),
                                    gate/<champion version>/predictions.csv,
@@ -52,6 +53,7 @@ STATE_FOLDER = "state"
 STATE_NAME = "latest.json"
 EVENTS_FOLDER = "events"
 HISTORY_NAME = "history.csv"
+AUGMENTED_NAME = "augmented_pictures.json"
 TRAINING_NAME = "training.json"
 JOB_FOLDER = "job"
 REQUEST_NAME = "request.json"

@@ -1,4 +1,4 @@
-"""The id of a training, and what a finished one leaves: training.json and history.csv."""
+"""The id of a training, and what a finished one leaves, such as training.json and history.csv."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -71,6 +71,36 @@ class TrainingRecord(JsonRecord):
     train_examples_per_second: float
     last_epoch: EpochRecord
     versions: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentedExample(JsonRecord):
+    """One training picture, as evaluation sees it and as training sees it; all as data URIs.
+
+    Attributes:
+        label: Its label.
+        original: What evaluation sees.
+        augmented: What training may see, one of each of some epochs.
+    """
+
+    label: str
+    original: str
+    augmented: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentedPictures(JsonRecord):
+    """Content of augmented_pictures.json, for the report.
+
+    Attributes:
+        augmentation: A key of `repot.recipes.AUGMENTATIONS`.
+        has_flips: Whether pictures may be mirrored.
+        examples: Some training pictures, of different labels as far as possible.
+    """
+
+    augmentation: str
+    has_flips: bool
+    examples: tuple[AugmentedExample, ...]
 
 
 def training_id(

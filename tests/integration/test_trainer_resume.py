@@ -159,9 +159,9 @@ def model_files(run: Path) -> dict[str, str]:
     """Return the checksum of every file that is published, by name."""
     folder = run / "model"
     files = [path for path in folder.rglob("*") if path.is_file()]
+    files.append(run / "augmented_pictures.json")
     return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
+        str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
     }
 
 

@@ -26,7 +26,9 @@ from repot.layout import (
     WEIGHTS_NAME,
 )
 from repot.manifest import Split, read_manifest
+from repot.recipes import RECIPES
 from repot.settings import TrainingSettings
+from repot.trainer.augmented_pictures import write_augmented_pictures
 from repot.trainer.batches import Pictures
 from repot.trainer.drivers import Trainee, run_recipe
 from repot.trainer.loop import TrainingRun
@@ -72,6 +74,10 @@ def run_training(request: TrainingRequest, *, should_stop: Callable[[], bool]) -
         open_examples(request.dataset_uri, manifest, should_stop=should_stop) as examples,
     ):
         pictures = _make_pictures(examples, settings, image_size)
+        if store.is_writer and RECIPES[settings.recipe].augmentation != "none":
+            write_augmented_pictures(
+                pictures["train"], manifest.labels, request.run_uri, flip=not settings.no_flip
+            )
         with strategy.scope():
             classifier = build_classifier(
                 settings.backbone,

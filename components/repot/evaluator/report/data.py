@@ -12,10 +12,15 @@ from repot.errors import ModelError
 from repot.evaluation_record import EvaluationRecord
 from repot.evaluator.outcomes import Mistake, Outcome
 from repot.json_record import JsonRecord, read_record
-from repot.layout import HISTORY_NAME, TRAINING_NAME
+from repot.layout import AUGMENTED_NAME, HISTORY_NAME, TRAINING_NAME
 from repot.manifest import Manifest, count_reasons
 from repot.picture_result import REASONS
-from repot.training_record import EpochRecord, TrainingRecord, read_history
+from repot.training_record import (
+    AugmentedPictures,
+    EpochRecord,
+    TrainingRecord,
+    read_history,
+)
 
 MAX_FILES_NAMED = 20
 MAX_THUMBNAIL_SIDE = 160
@@ -88,6 +93,7 @@ class ReportData(JsonRecord):
         history: Scores by epoch; empty if unknown.
         dataset: The dataset.
         mistakes: The most confident mistakes, most confident first.
+        augmented: Training pictures as the network saw them; None if it saw them unchanged.
     """
 
     evaluation: EvaluationRecord
@@ -95,6 +101,7 @@ class ReportData(JsonRecord):
     history: tuple[EpochRecord, ...]
     dataset: DatasetSummary
     mistakes: tuple[MistakeRecord, ...]
+    augmented: AugmentedPictures | None = None
 
 
 def build_report_data(
@@ -112,10 +119,11 @@ def build_report_data(
         manifest: The dataset's manifest.
         mistakes: The mistakes to show.
         training: The training of the model; None if unknown.
-        run_uri: Folder of the training, with its history.csv; "" if unknown.
+        run_uri: Folder of the training, with its history.csv and augmented_pictures.json; "" if
+            unknown.
 
     Raises:
-        DataError: The file is not a valid history.csv.
+        DataError: The file is not a valid history.csv, or augmented_pictures.json is not valid.
     """
     return ReportData(
         evaluation=evaluation,
@@ -126,6 +134,7 @@ def build_report_data(
             MistakeRecord(outcome=mistake.outcome, thumbnail=thumbnail(mistake.jpeg))
             for mistake in mistakes
         ),
+        augmented=_read_augmented(run_uri),
     )
 
 
@@ -160,6 +169,11 @@ def _read_history(run_uri: str) -> tuple[EpochRecord, ...]:
     if not run_uri or not storage.exists(storage.join(run_uri, HISTORY_NAME)):
         return ()
     return read_history(run_uri)
+
+
+def _read_augmented(run_uri: str) -> AugmentedPictures | None:
+    uri = storage.join(run_uri, AUGMENTED_NAME)
+    return read_record(uri, AugmentedPictures) if run_uri and storage.exists(uri) else None
 
 
 def _summarise_dataset(manifest: Manifest) -> DatasetSummary:

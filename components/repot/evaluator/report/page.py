@@ -25,6 +25,7 @@ from repot.evaluator.report.tables import label_rows, timing_rows, training_rows
 from repot.evaluator.report.templates import environment
 from repot.evaluator.verdict import Score, Verdict
 from repot.layout import CHAMPION_NAME
+from repot.recipes import AUGMENTATIONS
 from repot.training_record import EpochRecord
 
 MAX_HEAT_MAP_LABELS = 40
@@ -71,6 +72,8 @@ def render_report(
         mistakes=data.mistakes,
         num_mistakes=evaluation.num_examples - evaluation.num_correct,
         curves=_training_curves(data.history),
+        augmented=data.augmented,
+        augmentations=AUGMENTATIONS,
         calibration_marks=calibration_marks(evaluation.calibration.bins),
         training_rows=[*training_rows(training), *timing_rows(training)] if training else [],
     )

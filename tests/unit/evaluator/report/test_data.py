@@ -19,6 +19,7 @@ from repot.evaluator.report.data import (
 )
 from repot.manifest import Manifest, Receipt, Rejection, Split
 from repot.settings import DatasetSettings
+from repot.training_record import AugmentedPictures
 from tests.unit.evaluator.samples import make_outcome, make_report_data, make_training
 
 HISTORY = (
@@ -101,8 +102,19 @@ def test_invalid_history_raises_an_error_with_the_file_and_line(tmp_path: Path) 
         build(tmp_path)
 
 
+def test_augmented_pictures_are_read_from_the_training(tmp_path: Path) -> None:
+    augmented = AugmentedPictures(augmentation="light", has_flips=True, examples=())
+    (tmp_path / "augmented_pictures.json").write_text(augmented.to_text())
+
+    data = build(tmp_path)
+
+    assert data.augmented == augmented
+    assert ReportData.from_text(data.to_text()) == data
+
+
 def test_missing_history_and_training_are_empty(tmp_path: Path) -> None:
     assert build(tmp_path).history == ()
+    assert build(tmp_path).augmented is None
     assert read_training(str(tmp_path)) is None
     assert read_training("") is None
 

@@ -10,6 +10,7 @@ from repot.evaluator.comparison import judge
 from repot.evaluator.outcomes import Outcome
 from repot.evaluator.report.page import MAX_HEAT_MAP_LABELS, MAX_OPEN_LABELS, render_report
 from repot.evaluator.verdict import Verdict
+from repot.training_record import AugmentedExample, AugmentedPictures
 from tests.unit.evaluator.samples import PIXEL, make_outcome, make_report_data
 
 LABELS = ["cat", "<script>alert(1)</script>"]
@@ -259,3 +260,22 @@ def test_labels_of_any_length_and_direction_stay_in_their_place() -> None:
     # Looked at in a browser: without these two rules, a long label makes the page wider.
     assert re.search(r"body \{[^}]*overflow-wrap: break-word", html)
     assert ".pairs .breaks { min-width: 0; }" in html
+
+
+@pytest.mark.parametrize("has_flips", [True, False])
+def test_augmented_training_pictures_are_shown_with_their_label(*, has_flips: bool) -> None:
+    augmented = AugmentedPictures(
+        augmentation="inception",
+        has_flips=has_flips,
+        examples=(AugmentedExample(label=LABELS[1], original=PIXEL, augmented=(PIXEL,) * 3),),
+    )
+    data = make_report_data(OUTCOMES[:1], LABELS)
+
+    text = text_of(render_report(dataclasses.replace(data, augmented=augmented)))
+
+    page = parse(render_report(dataclasses.replace(data, augmented=augmented)))
+    assert page.attributes.count(("src", PIXEL)) == 4
+    assert "the 2016 tutorial's crops, colors and mirror images" in text
+    assert ("but never mirrored" in text) != has_flips
+    assert LABELS[1] in text
+    assert "Training pictures" not in text_of(render_report(data))

@@ -1,0 +1,122 @@
+"""Shows some training pictures as the network sees them: in TensorBoard and in the report.
+
+Augmentation that hides what decides the label is easy to see and hard to measure.
+"""
+
+import base64
+import io
+import itertools
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from repot import storage
+from repot.augmentation import TrainingPictures, augment, crop_for_training
+from repot.json_record import write_record
+from repot.layout import AUGMENTED_NAME, EVENTS_FOLDER
+from repot.preprocessing import decode_jpeg, view_picture
+from repot.trainer.batches import Pictures
+from repot.training_record import AugmentedExample, AugmentedPictures
+
+NUM_EXAMPLES = 4
+NUM_VARIANTS = 7
+"""Variants of each picture."""
+
+MAX_RECORDS_READ = 2048
+"""Records among which pictures of different labels are looked for."""
+
+_MAX_SIDE = 144  # pixels
+_JPEG_QUALITY = 82
+
+
+def write_augmented_pictures(
+    pictures: Pictures, labels: Sequence[str], run_uri: str, *, flip: bool
+) -> None:
+    """Write augmented_pictures.json, and the same pictures as TensorBoard images in events/.
+
+    Equal arguments give an equal file. Nothing is written if it exists already, or if the pictures
+    are not changed.
+
+    Args:
+        pictures: The training pictures.
+        labels: Label names; labels[i] has class_id i + 1.
+        run_uri: Folder of the training.
+        flip: Whether pictures may be mirrored.
+    """
+    uri = storage.join(run_uri, AUGMENTED_NAME)
+    if pictures.augmentation == "none" or storage.exists(uri):
+        return
+    chosen = _choose_examples(pictures)
+    # uint8 [NUM_EXAMPLES, 1 + NUM_VARIANTS, image_size, image_size, 3]
+    rows = np.stack(
+        [_draw_row(encoded, i, pictures, flip) for i, (_, encoded) in enumerate(chosen)]
+    )
+    names = [labels[label - 1] for label, _ in chosen]
+    _write_events(rows, names, storage.join(run_uri, EVENTS_FOLDER))
+    record = AugmentedPictures(
+        augmentation=pictures.augmentation,
+        has_flips=flip,
+        examples=tuple(
+            AugmentedExample(
+                label=name, original=_data_uri(row[0]), augmented=tuple(map(_data_uri, row[1:]))
+            )
+            for name, row in zip(names, rows, strict=True)
+        ),
+    )
+    write_record(uri, record)
+
+
+def _choose_examples(pictures: Pictures) -> list[tuple[int, bytes]]:
+    """Return label and JPEG of the first pictures of different labels, then of any label."""
+    first_of_label: dict[int, bytes] = {}
+    others: list[tuple[int, bytes]] = []
+    numbers = np.arange(min(pictures.num_examples, MAX_RECORDS_READ))
+    for example in pictures.examples.read(numbers).as_numpy_iterator():
+        label, encoded = int(example["label"]), example["encoded"]
+        if label not in first_of_label:
+            first_of_label[label] = encoded
+        elif len(others) < NUM_EXAMPLES:
+            others.append((label, encoded))
+        if len(first_of_label) == NUM_EXAMPLES:
+            break
+    return list(itertools.islice((*first_of_label.items(), *others), NUM_EXAMPLES))
+
+
+def _draw_row(encoded: bytes, index: int, pictures: Pictures, flip: bool) -> Any:
+    """Return a picture as evaluation sees it, and as training sees it in some epochs."""
+    original = view_picture(decode_jpeg(encoded), pictures.image_size, "central")
+    crops = [
+        crop_for_training(
+            encoded,
+            pictures.image_size,
+            [pictures.seed, index * NUM_VARIANTS + variant],
+            augmentation=pictures.augmentation,
+        )
+        for variant in range(NUM_VARIANTS)
+    ]
+    batch = TrainingPictures(*map(tf.stack, zip(*crops, strict=True)))
+    inputs = augment(batch, augmentation=pictures.augmentation, flip=flip)
+    row = tf.concat([original[tf.newaxis], inputs], axis=0)
+    return tf.image.convert_image_dtype(row, tf.uint8, saturate=True).numpy()
+
+
+def _write_events(rows: Any, names: Sequence[str], folder_uri: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="repot-events-") as scratch:
+        with tf.summary.create_file_writer(scratch).as_default():
+            for i, (row, name) in enumerate(zip(rows, names, strict=True)):
+                tf.summary.image(f"training pictures/{i + 1} {name}", row, 0, len(row))
+            tf.summary.flush()
+        storage.upload_folder(Path(scratch), folder_uri)
+
+
+def _data_uri(pixels: Any) -> str:
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
