@@ -31,6 +31,8 @@ Value = bytes | int | float
 
 _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
+# The limit of a protobuf message.
+_MAX_RECORD_BYTES = (1 << 31) - 1
 _MASK_DELTA = 0xA282EAD8
 _FIELD = descriptor_pb2.FieldDescriptorProto
 
@@ -129,7 +131,11 @@ def encode_example(features: Mapping[str, Sequence[Value]]) -> bytes:
 
 
 def decode_example(serialized: bytes) -> dict[str, list[Value]]:
-    """Return the values by feature name of a serialized tf.train.Example."""
+    """Return the values by feature name of a serialized tf.train.Example.
+
+    Raises:
+        google.protobuf.message.DecodeError: The bytes are no such message.
+    """
     example = _Example.FromString(serialized)
     features = {}
     for name, feature in example.features.feature.items():
@@ -161,11 +167,24 @@ def read_records(source: bytes | Path) -> Iterator[bytes]:
         else contextlib.nullcontext(io.BytesIO(source))
     )
     with opened as file:
-        record_index = 0
-        while header := file.read(_LENGTH.size + _CRC.size):
-            where = f"record {record_index} of {name}, at byte {file.tell() - len(header)}"
-            yield _read_data(file, header, where)
-            record_index += 1
+        for _, data in read_frames(file, name):
+            yield data
+
+
+def read_frames(file: BinaryIO, name: str) -> Iterator[tuple[int, bytes]]:
+    """Yield the offset and the data of every record of an open shard; see `read_records`."""
+    record_index, offset = 0, 0
+    while header := file.read(_LENGTH.size + _CRC.size):
+        data = _read_data(file, header, f"record {record_index} of {name}, at byte {offset}")
+        yield offset + len(header), data
+        record_index += 1
+        offset += len(header) + len(data) + _CRC.size
+
+
+def is_frame(head: bytes) -> bool:
+    """Return whether these bytes, at least 12, begin with a TFRecord frame."""
+    length, crc = head[: _LENGTH.size], head[_LENGTH.size : _LENGTH.size + _CRC.size]
+    return len(crc) == _CRC.size and _CRC.unpack(crc)[0] == _masked_crc(length)
 
 
 def frame_positions(path: Path) -> list[tuple[int, int]]:
@@ -201,6 +220,8 @@ def _read_data(file: BinaryIO, header: bytes, where: str) -> bytes:
     if _CRC.unpack_from(header, _LENGTH.size)[0] != _masked_crc(length):
         raise _corrupt(where, "the checksum of the length does not match")
     (size_bytes,) = _LENGTH.unpack(length)
+    if size_bytes > _MAX_RECORD_BYTES:
+        raise _corrupt(where, f"a record must have at most {_MAX_RECORD_BYTES} bytes")
     data, crc = file.read(size_bytes), file.read(_CRC.size)
     if len(data) < size_bytes or len(crc) < _CRC.size:
         raise _corrupt(where, f"the file ends before the record's {size_bytes} bytes")
