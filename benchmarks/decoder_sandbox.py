@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from repot.picture_decoder import PictureDecoder
-from repot.picture_result import Picture, RejectedPicture
+from repot.picture_result import Edges, Picture, RejectedPicture
 from repot.pictures import load_decoders, normalise_picture
 from repot.planner.listing import PictureRoots
 from repot.planner.plan import plan_dataset
@@ -81,12 +81,14 @@ def main() -> None:
         )
 
 
-def decode_here(files: Sequence[tuple[str, bytes]]) -> list[Picture | RejectedPicture]:
+def decode_here(
+    files: Sequence[tuple[str, bytes]], crops: Sequence[Edges | None]
+) -> list[Picture | RejectedPicture]:
     """Decode without a sandbox."""
     results: list[Picture | RejectedPicture] = []
-    for _, data in files:
+    for (_, data), crop in zip(files, crops, strict=True):
         try:
-            results.append(normalise_picture(data))
+            results.append(normalise_picture(data, crop))
         except RejectedPicture as rejection:
             results.append(rejection)
     return results

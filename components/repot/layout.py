@@ -2,6 +2,7 @@
 
     <storage_uri>/
       listings/<digest>.json       CRC32C of pictures, cached by URI and state of the file
+      unpacked/<digest>.tar        compressed archives of pictures, unpacked
       datasets/<dataset_id>/       plan.json, work/, shards, receipts/, labels.txt,
                                    manifest.json (last)
       checkpoints/<checkpoint_id>/ weights.h5, checkpoint.json (last);
@@ -86,6 +87,11 @@ def content_id(value: Any) -> str:
 def listings_uri(storage_uri: str) -> str:
     """Return the folder of cached checksums."""
     return _under(storage_uri, "listings")
+
+
+def unpacked_uri(storage_uri: str) -> str:
+    """Return the folder of archives that had to be unpacked."""
+    return _under(storage_uri, "unpacked")
 
 
 def dataset_uri(storage_uri: str, dataset_id: str) -> str:

@@ -6,7 +6,8 @@ see `repot.sandbox`. Each request holds several files, because one file per requ
 time. The answers are the results of `repot.pictures.normalise_picture`:
 
     request   uint32 number of files, uint32 whether they are in the shared memory, uint64 size of
-              each; then the files, concatenated, in the shared memory or in the request
+              each, four float32 of each, the edges of the part to crop it to; then the files,
+              concatenated, in the shared memory or in the request
     answers   per file: uint8 kind, uint32 height, uint32 width, uint64 size; JPEG or JSON of that
               size
 
@@ -34,7 +35,7 @@ from typing import IO, Self, cast
 
 from repot import jpeg_structure, sandbox
 from repot.errors import RepotError
-from repot.picture_result import Picture, RejectedPicture
+from repot.picture_result import Edges, Picture, RejectedPicture
 
 MAX_FILES = 64
 """Files per request at most."""
@@ -42,6 +43,7 @@ MAX_FILES_BYTES = 8 << 20
 """Bytes of a request that fit into shared memory; a larger file is sent alone, through the pipe."""
 
 _REQUEST = struct.Struct("<II")
+_WHOLE: Edges = (0.0, 0.0, 1.0, 1.0)
 _ANSWER = struct.Struct("<BIIQ")
 # One more byte has the number of files that are done.
 _SHARED_BYTES = MAX_FILES_BYTES + 1
@@ -129,23 +131,27 @@ class PictureDecoder:
         """Return the processor time that the process has used; 0 if it is unknown."""
         return _cpu_seconds(self._process.process_id)
 
-    def decode(self, files: Sequence[tuple[str, bytes]]) -> list[Picture | RejectedPicture]:
+    def decode(
+        self, files: Sequence[tuple[str, bytes]], crops: Sequence[Edges | None] = ()
+    ) -> list[Picture | RejectedPicture]:
         """Return what `repot.pictures.normalise_picture` returns or raises for each file.
 
         Args:
             files: Name for error messages, and content.
+            crops: What to crop each picture to; empty for whole pictures.
 
         Raises:
             RepotError: There is too little memory to decode one, or the process cannot be started.
         """
         results: list[Picture | RejectedPicture] = []
+        crops = crops or [None] * len(files)
         while len(results) < len(files):
             start = len(results)
             batch = _first_batch([data for _, data in files[start:]])
             self._process.layers()
             is_fresh = self._process.is_fresh
             try:
-                for result in self._process.exchange(batch):
+                for result in self._process.exchange(batch, crops[start:]):
                     results.append(result)  # noqa: PERF402 - keeps those before an error
             except _StoppedError as stopped:
                 suspect = max(self._process.num_done(), len(results) - start)
@@ -155,8 +161,10 @@ class PictureDecoder:
                     continue
                 # A file is only blamed for what it does alone: an earlier one may have damaged the
                 # process.
-                suspected = self.decode(files[start + suspect : start + suspect + 1])
-                results += self.decode(files[len(results) : start + suspect])
+                last = slice(start + suspect, start + suspect + 1)
+                suspected = self.decode(files[last], crops[last])
+                before = slice(len(results), start + suspect)
+                results += self.decode(files[before], crops[before])
                 results += suspected
         return results
 
@@ -245,15 +253,17 @@ class _DecoderProcess:
             self._layers = tuple(json.loads(payload))
         return self._layers
 
-    def exchange(self, files: Sequence[bytes]) -> Iterator[Picture | RejectedPicture]:
-        """Yield the result of each file.
+    def exchange(
+        self, files: Sequence[bytes], crops: Sequence[Edges | None]
+    ) -> Iterator[Picture | RejectedPicture]:
+        """Yield the result of each file; there are at least as many crops.
 
         Raises:
             _StoppedError: The decoder cannot be used any more.
         """
         self.is_fresh = False
         watchdog = _Watchdog(self.process_id, self._limits)
-        self._send(files, watchdog)
+        self._send(files, crops, watchdog)
         for data in files:
             kind, height, width, payload = self._receive(watchdog)
             if kind == _Kind.REJECTED:
@@ -278,11 +288,17 @@ class _DecoderProcess:
         """
         return 0 if self._shared is None else min(self._shared[MAX_FILES_BYTES], self._num_last)
 
-    def _send(self, files: Sequence[bytes], watchdog: "_Watchdog") -> None:
+    def _send(
+        self, files: Sequence[bytes], crops: Sequence[Edges | None], watchdog: "_Watchdog"
+    ) -> None:
         sizes = [len(data) for data in files]
         self._num_last = len(files) - 1
         is_shared = self._shared is not None and sum(sizes) <= MAX_FILES_BYTES
-        parts = [_REQUEST.pack(len(files), is_shared) + struct.pack(f"<{len(files)}Q", *sizes)]
+        edges = [edge for crop in crops[: len(files)] for edge in crop or _WHOLE]
+        parts = [
+            _REQUEST.pack(len(files), is_shared),
+            struct.pack(f"<{len(sizes)}Q{len(edges)}f", *sizes, *edges),
+        ]
         if self._shared is not None:
             self._shared[MAX_FILES_BYTES] = 0
         if self._shared is not None and is_shared:
@@ -453,12 +469,13 @@ def main() -> None:
     while header := requests.read(_REQUEST.size):
         count, is_shared = _REQUEST.unpack(header)
         sizes = struct.unpack(f"<{count}Q", requests.read(8 * count))
+        crops = struct.iter_unpack("<4f", requests.read(16 * count))
         source: IO[bytes] | mmap.mmap = requests
         if is_shared:
             (source,) = memory
             source.seek(0)
-        for number, size in enumerate(sizes, start=1):
-            _answer_file(source.read(size), answers)
+        for number, (size, crop) in enumerate(zip(sizes, crops, strict=True), start=1):
+            _answer_file(source.read(size), None if crop == _WHOLE else crop, answers)
             if is_shared:
                 memory[0][MAX_FILES_BYTES] = number
             else:
@@ -466,11 +483,11 @@ def main() -> None:
         answers.flush()
 
 
-def _answer_file(data: bytes, answers: IO[bytes]) -> None:
+def _answer_file(data: bytes, crop: Edges | None, answers: IO[bytes]) -> None:
     from repot.pictures import normalise_picture
 
     try:
-        picture = normalise_picture(data)
+        picture = normalise_picture(data, crop)
     except RejectedPicture as rejection:
         payload = json.dumps([rejection.reason, rejection.detail]).encode()
         _answer(answers, _Kind.REJECTED, payload=payload)

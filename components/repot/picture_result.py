@@ -21,6 +21,9 @@ REASONS = {
     "system_file": "the file belongs to the operating system or to a tool",
     "not_a_file": "it is a pipe, a socket, a device or a link to a folder that contains it",
     "label_not_listed": "the label is not in the labels file",
+    "not_in_manifest": "the file is not in the metadata file beside it",
+    "other_extension": "with a metadata file of ImageNet, pictures are the files named .JPEG",
+    "no_box": "the picture has no bounding box to crop it to",
 }
 """Why a file is not in any shard, by the reason key that receipts, manifest and report use."""
 
@@ -37,12 +40,25 @@ ADVICE = {
 }
 """What to do about rejected files, by reason; exempt reasons need no action."""
 
-EXEMPT_REASONS = ("outside_labels", "test_folder", "system_file", "not_a_file", "label_not_listed")
+EXEMPT_REASONS = (
+    "outside_labels",
+    "test_folder",
+    "system_file",
+    "not_a_file",
+    "label_not_listed",
+    "not_in_manifest",
+    "other_extension",
+    "no_box",
+)
 """Reasons of files that were never meant as training pictures. They are listed in the manifest but
 do not count towards max_rejected_fraction."""
 
 MAX_FILE_BYTES = 1 << 28
 """Larger files are not read."""
+
+
+Edges = tuple[float, float, float, float]
+"""xmin, ymin, xmax and ymax of a part of a picture, as fractions of its width and height."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

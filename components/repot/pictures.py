@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from repot import bit_depth, file_formats, jpeg_structure
-from repot.picture_result import Picture, RejectedPicture
+from repot.picture_result import Edges, Picture, RejectedPicture
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF")
 """Accepted formats, by Pillow's names. MPO, the multi-picture JPEG, is opened as JPEG."""
@@ -56,13 +56,18 @@ _UPRIGHT_OPERATIONS = {
 }
 
 
-def normalise_picture(data: bytes) -> Picture:
+def normalise_picture(data: bytes, crop: Edges | None = None) -> Picture:
     """Return the picture in a file, of any of `FORMATS`, as an upright RGB JPEG.
 
     An upright JPEG or MPO with three components and at most MAX_PIXELS keeps its bytes. Everything
     else is encoded as a JPEG of quality 100 without chroma subsampling: turned upright by its EXIF
     orientation, transparent pixels on white, samples of more than 8 bits scaled as
     `repot.bit_depth` states, only the first frame or page.
+
+    Args:
+        data: The file.
+        crop: The part of the upright picture to return, rounded to whole pixels, at least one; it
+            is always encoded again. None for the whole picture.
 
     Raises:
         RejectedPicture: The file is empty, not a picture, truncated, corrupt, too large, or of a
@@ -73,7 +78,7 @@ def normalise_picture(data: bytes) -> Picture:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about unusual metadata.
         try:
-            return _normalise_any(data)
+            return _normalise_any(data, crop)
         except (RejectedPicture, MemoryError):
             raise
         except Exception as err:
@@ -81,17 +86,17 @@ def normalise_picture(data: bytes) -> Picture:
             raise _rejection(data, err) from err
 
 
-def _normalise_any(data: bytes) -> Picture:
+def _normalise_any(data: bytes, crop: Edges | None) -> Picture:
     try:
-        return _normalise(data)
+        return _normalise(data, crop)
     except ValueError:
         # Pillow refuses a PNG with more than 1 MiB of text or of a colour profile.
         if not data.startswith(_PNG_SIGNATURE):
             raise
-        return _normalise(_without_metadata(data))
+        return _normalise(_without_metadata(data), crop)
 
 
-def _normalise(data: bytes) -> Picture:
+def _normalise(data: bytes, crop: Edges | None) -> Picture:
     is_grey_alpha = bit_depth.is_deep_grey_alpha(data)
     with _open(bit_depth.as_four_channels(data) if is_grey_alpha else data) as image:
         is_deep_colour = bit_depth.is_deep_colour(image)  # reading metadata may load the pixels
@@ -103,7 +108,7 @@ def _normalise(data: bytes) -> Picture:
                 "planes of 16-bit CMYK samples", "Convert it to a TIFF of one plane or a PNG."
             )
         is_upright = _orientation(image) not in _UPRIGHT_OPERATIONS
-        if scale == 1 and is_upright and jpeg_structure.is_plain_rgb(data):
+        if not crop and scale == 1 and is_upright and jpeg_structure.is_plain_rgb(data):
             width, height = image.size
             # Draft mode reads all entropy-coded data but computes only one pixel in 64.
             image.draft("RGB", (1, 1))
@@ -121,9 +126,24 @@ def _normalise(data: bytes) -> Picture:
         else:
             rgb = _to_rgb(image)
         upright = rgb if operation is None else rgb.transpose(operation)
+        if crop:
+            upright = upright.crop(_to_pixels(crop, upright.size))
         if image.format == "PNG":
             _check_png(data)
         return Picture(jpeg=_encode(upright), height=upright.height, width=upright.width)
+
+
+def _to_pixels(edges: Edges, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return the edges in pixels, at least one pixel apart, within a picture of this size."""
+    left, top = (
+        min(max(round(edge * side), 0), side - 1)
+        for edge, side in zip(edges[:2], size, strict=True)
+    )
+    right, bottom = (
+        min(max(round(edge * side), low + 1), side)
+        for edge, side, low in zip(edges[2:], size, (left, top), strict=True)
+    )
+    return left, top, right, bottom
 
 
 def _low_bytes(data: bytes) -> Image.Image:

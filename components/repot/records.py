@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 
 import google_crc32c
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
 
 from repot.errors import CorruptShardError
 
@@ -134,9 +135,14 @@ def decode_example(serialized: bytes) -> dict[str, list[Value]]:
     """Return the values by feature name of a serialized tf.train.Example.
 
     Raises:
-        google.protobuf.message.DecodeError: The bytes are no such message.
+        CorruptShardError: The bytes are no such message.
     """
-    example = _Example.FromString(serialized)
+    try:
+        example = _Example.FromString(serialized)
+    except DecodeError as err:
+        raise CorruptShardError(
+            f"A record must be a tf.train.Example; it cannot be read ({err}). Give other shards."
+        ) from err
     features = {}
     for name, feature in example.features.feature.items():
         kind = feature.WhichOneof("kind")

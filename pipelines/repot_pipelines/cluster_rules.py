@@ -134,9 +134,11 @@ def pipeline_root_problem(uri: str) -> str | None:
 
 
 def _unreachable_uris(parameters: ParameterValues) -> Iterator[str]:
-    for name in ("pictures_uri", "storage_uri", "labels_file_uri"):
+    required = ("pictures_uri", "storage_uri")
+    optional = ("labels_file_uri", "imagenet_metadata_file_uri", "bounding_box_file_uri")
+    for name in (*required, *optional):
         uri = empty_if_none(parameters.get(name, ""))
-        if not uri and name in parameters and name != "labels_file_uri":
+        if not uri and name in parameters and name in required:
             yield (
                 f"{name} must be the URI of a folder; it is empty. Use gs://BUCKET/PATH or "
                 "s3://BUCKET/PATH; a variable of the shell may not be set."

@@ -34,7 +34,7 @@ _UNUSED_REASONS = ("system_file", "not_a_file")
 _VALIDATION_FOLDERS = ("validation", "val", "valid")
 _TEST_FOLDER = "test"
 _SPLIT_LIKE_NAMES = frozenset({"train", "training", *_VALIDATION_FOLDERS, "test", "testing", "dev"})
-_PICTURE_SUFFIXES = frozenset(
+PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
     | {".avif", ".heic", ".heif"}
 )
@@ -65,7 +65,7 @@ def assign_labels(
     """
     # With a slash at the end, an empty folder is the folder of a file without a name.
     empty_paths = [f"{path}/" for path in empty_folders]
-    split_folders = _find_split_folders([*(file.path for file in files), *empty_paths])
+    split_folders = find_split_folders([*(file.path for file in files), *empty_paths])
     is_split = bool(split_folders)
     candidates, rejected = [], []
     for file in files:
@@ -113,7 +113,7 @@ def find_layout_problems(inventory: Inventory, *, max_rejected_fraction: float =
         rejection.path
         for rejection in inventory.rejected
         if rejection.reason == "outside_labels"
-        and PurePosixPath(rejection.path).suffix.lower() in _PICTURE_SUFFIXES
+        and PurePosixPath(rejection.path).suffix.lower() in PICTURE_SUFFIXES
     ]
     if outside:
         problems.append(
@@ -163,7 +163,7 @@ def _nested_folders_advice(folders: Collection[str]) -> str:
     return f"{NESTED_ADVICE} Or pass the folder whose subfolders are the labels."
 
 
-def _find_split_folders(paths: Sequence[str]) -> dict[str, Split]:
+def find_split_folders(paths: Collection[str]) -> dict[str, Split]:
     """Return the split of each split folder, by name; empty if the pictures are not split yet."""
     folders = {path.partition("/")[0] for path in paths if "/" in path}
     validation = next((name for name in _VALIDATION_FOLDERS if name in folders), "")
@@ -175,15 +175,15 @@ def _find_split_folders(paths: Sequence[str]) -> dict[str, Split]:
     return found if len(found) > 1 else {}
 
 
-def _are_labels(paths: Iterable[str]) -> bool:
+def _are_labels(paths: Collection[str]) -> bool:
     """Return whether train/ and test/ are labels: train/ has pictures, or another folder exists."""
     folders = [
         (PurePosixPath(path).parts[:-1], PurePosixPath(path).suffix.lower())
         for path in paths
-        if not _is_system_file(path)
+        if not is_system_file(path)
     ]
     return any(
-        (parts == ("train",) and suffix in _PICTURE_SUFFIXES)
+        (parts == ("train",) and suffix in PICTURE_SUFFIXES)
         or (parts and parts[0] not in ("train", _TEST_FOLDER))
         for parts, suffix in folders
     )
@@ -201,7 +201,7 @@ def _find_empty_label_folders(
         (unused if item.reason in _UNUSED_REASONS else used).append(item.path)
     empty = {_label_folder(path, split_folders) for path in unused}
     empty -= {_label_folder(path, split_folders) for path in used}
-    return sorted(folder for folder in empty if folder and not _is_system_file(f"{folder}/"))
+    return sorted(folder for folder in empty if folder and not is_system_file(f"{folder}/"))
 
 
 def _separate_split(path: str, split_folders: Mapping[str, Split]) -> tuple[str, str]:
@@ -224,7 +224,7 @@ def _rejection_reason(
     path: str, folder: str, listed_labels: Collection[str] | None, *, nested: bool
 ) -> str:
     """Return why a file is rejected, or ""; `folder` is relative to PICTURES or its split."""
-    if _is_system_file(path):
+    if is_system_file(path):
         return "system_file"
     label, _, inner_folders = folder.partition("/")
     if not label:  # No folder, or on an object store a folder with an empty name.
@@ -234,7 +234,8 @@ def _rejection_reason(
     return "nested_folder" if inner_folders and not nested else ""
 
 
-def _is_system_file(path: str) -> bool:
+def is_system_file(path: str) -> bool:
+    """Return whether a file belongs to an operating system or a tool, by its name or folder."""
     *folders, name = path.lower().split("/")
     return (
         name in _SYSTEM_NAMES

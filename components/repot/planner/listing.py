@@ -37,7 +37,7 @@ class PictureRoots:
         )
         if not is_valid:
             raise UsageError(
-                "The pictures must be in one folder, or in one folder for training and one for "
+                "The pictures must be in one place, or in one for training and one for "
                 f"validation; got pictures={self.pictures_uri!r}, train={self.train_uri!r}, "
                 f"validation={self.validation_uri!r}, test={self.test_uri!r}."
             )
@@ -93,6 +93,11 @@ class FoundFile:
     kind: str = ""
     part: FilePart | None = None
 
+    @property
+    def name(self) -> str:
+        """Return the base name."""
+        return self.path.rpartition("/")[2]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listing:
@@ -119,18 +124,34 @@ def list_files(roots: PictureRoots) -> Listing:
     problems: list[str] = []
     for prefix, root_uri in roots.folders.items():
         try:
-            found = list_folder(root_uri)
+            listing = list_root(prefix, root_uri)
         except UsageError as err:
             problems += err.problems
             continue
-        files += [_to_found_file(info, prefix, root_uri) for info in found.objects]
-        files += [_to_other(uri, kind, prefix, root_uri) for uri, kind in found.others.items()]
-        empty_folders += [_path(uri, prefix, root_uri) for uri in found.empty_folders]
+        files += listing.files
+        empty_folders += listing.empty_folders
     if problems:
         raise UsageError(problems)
     return Listing(
         files=tuple(sorted(files, key=lambda file: (file.path, file.uri))),
         empty_folders=tuple(sorted(empty_folders)),
+    )
+
+
+def list_root(prefix: str, root_uri: str) -> Listing:
+    """Return everything below one root, with the prefix before every path.
+
+    Raises:
+        UsageError: The folder is missing, empty or a file.
+        StorageError: The folder cannot be listed.
+    """
+    found = list_folder(root_uri)
+    return Listing(
+        files=(
+            *(_to_found_file(info, prefix, root_uri) for info in found.objects),
+            *(_to_other(uri, kind, prefix, root_uri) for uri, kind in found.others.items()),
+        ),
+        empty_folders=tuple(_path(uri, prefix, root_uri) for uri in found.empty_folders),
     )
 
 

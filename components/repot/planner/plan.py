@@ -1,10 +1,14 @@
 """Plan a dataset: its labels, splits, shards and id. All problems are reported at once."""
 
 import dataclasses
+import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from repot import layout, progress
 from repot.dataset_description import describe_dataset
@@ -14,8 +18,10 @@ from repot.manifest import SPLITS, Rejection, Split, shard_name, shard_split
 from repot.picture_result import EXEMPT_REASONS
 from repot.planner import sharding
 from repot.planner.checksums import add_checksums
-from repot.planner.folders import assign_labels, find_layout_problems
+from repot.planner.folders import find_layout_problems
+from repot.planner.inputs.annotations import add_boxes, add_texts, crop_to_boxes
 from repot.planner.inputs.inventory import CandidatePicture, Inventory
+from repot.planner.inputs.read import ReadOptions, read_inventory
 from repot.planner.labels import (
     find_label_count_problems,
     find_label_name_problems,
@@ -24,13 +30,16 @@ from repot.planner.labels import (
     find_suspicious_labels,
     read_labels,
 )
-from repot.planner.listing import PictureRoots, find_overlap, list_files
+from repot.planner.listing import PictureRoots, find_overlap
 from repot.planner.preflight import Parameters
 from repot.planner.split import find_groups, find_split_warnings, split_pictures
-from repot.settings import DatasetSettings
+from repot.records import BOX_EDGES, Box
+from repot.settings import DatasetSettings, InputSettings
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Part of every dataset id. Increase it when the same pictures would give different shards."""
+
+_NO_INPUT_SETTINGS = InputSettings()
 
 _PicturesBySplit = dict[Split, list[SourcePicture]]
 
@@ -77,6 +86,8 @@ def plan_work(parameters: Parameters) -> PlannedWork:
         listings_uri=layout.listings_uri(run.storage_uri),
         settings=parameters.dataset,
         labels_file_uri=run.labels_file_uri,
+        inputs=parameters.inputs,
+        unpacked_uri=layout.unpacked_uri(run.storage_uri),
         max_rejected_fraction=parameters.gate.max_rejected_fraction,
     )
     dataset_id, num_shards = planned.plan.dataset_id, len(planned.plan.shard_names)
@@ -115,13 +126,15 @@ def plan_dataset(
     listings_uri: str | None,
     settings: DatasetSettings,
     labels_file_uri: str = "",
+    inputs: InputSettings = _NO_INPUT_SETTINGS,
+    unpacked_uri: str = "",
     max_rejected_fraction: float = 1.0,
 ) -> PlannedDataset:
     """List the pictures and write the plan of their dataset, unless the dataset exists.
 
-    The dataset id depends on the paths, bytes, labels and splits of the pictures and on the shard
-    layout. It does not depend on the location of the pictures, nor on files that are rejected for
-    one of `EXEMPT_REASONS`.
+    The dataset id depends on the names, bytes, labels and splits of the pictures and on the shard
+    layout. It does not depend on the location of the pictures, on the format of the input, nor on
+    files that are rejected for one of `EXEMPT_REASONS`.
 
     Args:
         roots: Location of the pictures.
@@ -130,6 +143,8 @@ def plan_dataset(
         settings: How pictures become shards.
         labels_file_uri: File with one label per line, in the order of their ids; "" uses the folder
             names, sorted.
+        inputs: The format of the pictures, and files with more about them.
+        unpacked_uri: Folder for archives that must be unpacked; "" refuses them.
         max_rejected_fraction: Largest fraction of rejected files, in [0, 1]. The last builder
             checks it for all files; the planner already reports files in subfolders.
 
@@ -139,15 +154,17 @@ def plan_dataset(
         StorageError: Reading or writing failed.
     """
     raise_problems(usage=find_overlap(roots, dataset_folder("")))
-    listing = list_files(roots)
     lines = read_labels(labels_file_uri) if labels_file_uri else None
-    inventory = assign_labels(
-        listing.files,
+    options = ReadOptions(
+        input_format=inputs.input_format,
         listed_labels=lines,
-        empty_folders=listing.empty_folders,
         nested=settings.nested,
+        crop_to_boxes=settings.crop_to_boxes,
+        listings_uri=listings_uri,
+        unpacked_uri=unpacked_uri,
     )
-    labels = tuple(sorted(inventory.labels) if lines is None else lines)
+    inventory = _annotate(read_inventory(roots, options), inputs, lines, settings)
+    labels = tuple(lines or inventory.label_order or sorted(inventory.labels))
     labels_file_problems = find_labels_file_problems(
         lines or (), inventory.all_folders, labels_file_uri
     )
@@ -176,7 +193,7 @@ def plan_dataset(
         labels=labels,
         settings=settings,
         num_pictures={name: len(shard) for name, shard in shards.items()},
-        num_found=len(listing.files),
+        num_found=inventory.num_found,
         rejected=inventory.rejected,
         empty_label_folders=inventory.empty_label_folders,
     )
@@ -184,6 +201,29 @@ def plan_dataset(
     dataset_uri = dataset_folder(plan.dataset_id)
     was_written = write_plan(dataset_uri, plan, shards)
     return PlannedDataset(dataset_uri=dataset_uri, plan=plan, exists=not was_written)
+
+
+def _annotate(
+    inventory: Inventory,
+    inputs: InputSettings,
+    lines: Sequence[str] | None,
+    settings: DatasetSettings,
+) -> Inventory:
+    """Add texts of synsets and bounding boxes, from files of their own, and crop to the boxes."""
+    labels = {*inventory.labels, *(lines or ())}
+    if inputs.imagenet_metadata_file_uri:
+        inventory = add_texts(inventory, inputs.imagenet_metadata_file_uri, labels)
+    if inputs.bounding_box_file_uri:
+        inventory = add_boxes(inventory, inputs.bounding_box_file_uri, labels)
+    if not settings.crop_to_boxes:
+        return inventory
+    if not inventory.has_boxes:
+        raise UsageError(
+            "crop_to_boxes must have bounding boxes; the pictures have none. Give them with "
+            "--bounding-box-file, or in the columns xmin, ymin, xmax and ymax of a manifest."
+        )
+    labels |= {box.label for each in inventory.candidates for box in each.boxes if not lines}
+    return crop_to_boxes(inventory, labels - {""})
 
 
 def raise_problems(*, usage: Sequence[str] = (), data: Sequence[str] = ()) -> None:
@@ -220,15 +260,23 @@ def _with_checksums(
     inventory: Inventory, roots: PictureRoots, listings_uri: str | None
 ) -> Inventory:
     """Add the checksum of every candidate; reject files that cannot be read."""
-    files, unreadable = add_checksums(
-        [candidate.file for candidate in inventory.candidates], roots, listings_uri
-    )
-    by_uri = {file.uri: file for file in files}
+    # A picture that is cropped to several boxes is several candidates.
+    distinct = {
+        candidate.file.uri: candidate.file
+        for candidate in inventory.candidates
+        if not candidate.file.part
+    }
+    files, unreadable = add_checksums([*distinct.values()], roots, listings_uri)
+    checksums = {file.uri: file.crc32c for file in files if not file.part}
     candidates = []
     rejected = [*inventory.rejected]
     for candidate in inventory.candidates:
-        if candidate.file.uri in by_uri:
-            candidates.append(dataclasses.replace(candidate, file=by_uri[candidate.file.uri]))
+        file = candidate.file
+        if file.part:
+            candidates.append(candidate)
+        elif file.uri in checksums:
+            file = dataclasses.replace(file, crc32c=checksums[file.uri])
+            candidates.append(dataclasses.replace(candidate, file=file))
         else:
             rejected.append(_reject_unreadable(candidate, unreadable[candidate.file.uri]))
     rejected.sort(key=lambda rejection: rejection.path)
@@ -248,7 +296,10 @@ def _reject_unreadable(candidate: CandidatePicture, detail: str) -> Rejection:
 def _split(
     inventory: Inventory, labels: Sequence[str], settings: DatasetSettings
 ) -> tuple[_PicturesBySplit, list[str]]:
-    """Return the pictures of each split, sorted by class id, then by path; and warnings."""
+    """Return the pictures of each split, sorted by class id, name and content; and warnings.
+
+    So the order does not depend on folders, of which other inputs know nothing.
+    """
     class_ids = {label: class_id for class_id, label in enumerate(labels, start=1)}
     candidates, pattern = inventory.candidates, settings.group_pattern
     groups = find_groups(candidates, pattern)
@@ -260,9 +311,14 @@ def _split(
     )
     warnings = find_split_warnings(candidates, groups, splits, group_pattern=pattern)
     pictures: _PicturesBySplit = {split: [] for split in SPLITS}
-    for candidate, split in sorted(
-        zip(candidates, splits, strict=True), key=lambda item: class_ids[item[0].label]
-    ):
+
+    def order(item: tuple[CandidatePicture, Split]) -> tuple[object, ...]:
+        candidate = item[0]
+        file, crop = candidate.file, candidate.crop
+        edges = (crop.xmin, crop.ymin, crop.xmax, crop.ymax) if crop else ()
+        return class_ids[candidate.label], file.name, file.crc32c, file.size_bytes, edges
+
+    for candidate, split in sorted(zip(candidates, splits, strict=True), key=order):
         picture = SourcePicture(
             label=candidate.label,
             class_id=class_ids[candidate.label],
@@ -271,6 +327,10 @@ def _split(
             size_bytes=candidate.file.size_bytes,
             crc32c=candidate.file.crc32c,
             version=candidate.file.version,
+            part=candidate.file.part,
+            text=inventory.texts.get(candidate.label, ""),
+            boxes=candidate.boxes if inventory.has_boxes else None,
+            crop=candidate.crop,
         )
         pictures[split].append(picture)
     return pictures, warnings
@@ -340,23 +400,38 @@ def _assign_to_shards(
     }
 
 
+def _identity(picture: SourcePicture) -> list[Any]:
+    """Return what makes a picture's record what it is, whatever input it comes from."""
+    identity: list[Any] = [
+        picture.path.rpartition("/")[2],
+        picture.size_bytes,
+        picture.crc32c,
+        picture.label,
+    ]
+    if picture.text or picture.boxes is not None or picture.crop:
+        boxes = None if picture.boxes is None else [_edges(box) for box in picture.boxes]
+        identity.append([picture.text, boxes, _edges(picture.crop) if picture.crop else None])
+    return identity
+
+
+def _edges(box: Box) -> list[float]:
+    """Return the edges of a box as records store them, in single precision."""
+    return [float(np.float32(getattr(box, edge))) for edge in BOX_EDGES]
+
+
 def _dataset_id(
     pictures: _PicturesBySplit,
     labels: Sequence[str],
     settings: DatasetSettings,
     rejected: Sequence[Rejection],
 ) -> str:
-    rows = [
-        (picture.path, picture.size_bytes, picture.crc32c, picture.label, split)
-        for split in SPLITS
-        for picture in pictures[split]
-    ]
+    rows = [[*_identity(picture), split] for split in SPLITS for picture in pictures[split]]
     content = {
         "format": FORMAT_VERSION,
         "labels": labels,
         "num_shards": _num_shards(settings),
         "num_threads": settings.num_threads,
-        "pictures": sorted(rows),
+        "pictures": sorted(rows, key=json.dumps),
         "rejected": [
             (item.path, item.reason) for item in rejected if item.reason not in EXEMPT_REASONS
         ],

@@ -1,5 +1,6 @@
 """Preflight: check every parameter and access right of a run, and report all problems at once."""
 
+import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -8,12 +9,13 @@ from typing import Any, TypeVar
 from repot import checkpoints, progress, storage
 from repot.errors import RepotError, UsageError, is_task_pod
 from repot.masking import find_credentials, mask, secret_parts
-from repot.planner.listing import list_folder
+from repot.planner.inputs.read import check_location
 from repot.settings import (
     CLUSTER_DEFAULT,
     CheckpointSettings,
     DatasetSettings,
     GateSettings,
+    InputSettings,
     JobSettings,
     ParameterValues,
     RunSettings,
@@ -36,12 +38,13 @@ class Parameters:
     """The checked parameters of one run; every URI is in its normal form.
 
     Attributes:
-        run, dataset, training, gate, task, job: Settings by subject.
+        run, inputs, dataset, training, gate, task, job: Settings by subject.
         checkpoint_settings: Settings of the pre-trained checkpoint.
         checkpoint: The checkpoint that they name.
     """
 
     run: RunSettings
+    inputs: InputSettings
     dataset: DatasetSettings
     training: TrainingSettings
     gate: GateSettings
@@ -91,6 +94,7 @@ def check_parameters(parameters: ParameterValues, problems: Iterable[str] = ()) 
     """
     collected = _Problems(problems)
     run = collected.settings(RunSettings, parameters)
+    inputs = collected.settings(InputSettings, parameters)
     dataset = collected.settings(DatasetSettings, parameters)
     checkpoint = collected.settings(CheckpointSettings, parameters)
     training = collected.settings(TrainingSettings, parameters)
@@ -104,7 +108,11 @@ def check_parameters(parameters: ParameterValues, problems: Iterable[str] = ()) 
         source = collected.collect(lambda: _check_checkpoint(checkpoint, backbone))
     pictures_uri = collected.collect(lambda: _normalise_uri(parameters, "pictures_uri"))
     storage_uri = collected.collect(lambda: _check_storage(parameters))
-    labels_file_uri = collected.collect(lambda: _check_labels_file(run)) if run else ""
+    labels_file_uri = (
+        collected.collect(lambda: _check_file("labels file", run.labels_file_uri)) if run else ""
+    )
+    if inputs:
+        inputs = collected.collect(functools.partial(_with_locations, inputs))
     if task and job and training:
         collected.found += mode_problems(
             task.trainer_mode,
@@ -119,10 +127,20 @@ def check_parameters(parameters: ParameterValues, problems: Iterable[str] = ()) 
         )
     if collected.found and pictures_uri:
         # Without other problems the plan lists the pictures anyway and reports the same.
-        collected.collect(lambda: list_folder(pictures_uri))
+        collected.collect(lambda: check_location(pictures_uri))
     if (
         collected.found
-        or not (run and dataset and training and gate and task and job and checkpoint and source)
+        or not (
+            run
+            and inputs
+            and dataset
+            and training
+            and gate
+            and task
+            and job
+            and checkpoint
+            and source
+        )
         or not (pictures_uri and storage_uri)
     ):
         raise UsageError(collected.found)
@@ -135,6 +153,7 @@ def check_parameters(parameters: ParameterValues, problems: Iterable[str] = ()) 
             storage_uri=storage_uri,
             labels_file_uri=labels_file_uri or "",
         ),
+        inputs=inputs,
         dataset=dataset,
         training=training,
         gate=gate,
@@ -206,10 +225,23 @@ def _check_storage(parameters: ParameterValues) -> str:
     return uri
 
 
-def _check_labels_file(run: RunSettings) -> str:
-    if not run.labels_file_uri:
+def _check_file(name: str, location: str) -> str:
+    if not location:
         return ""
-    uri = storage.normalise(run.labels_file_uri)
+    uri = storage.normalise(location)
     if not storage.exists(uri):
-        raise UsageError(f"The labels file must exist; there is no {uri}.")
+        raise UsageError(f"The {name} must exist; there is no {uri}.")
     return uri
+
+
+def _with_locations(inputs: InputSettings) -> InputSettings:
+    """Return the settings with URIs in their normal form."""
+    boxes = inputs.bounding_box_file_uri
+    boxes_uri = storage.normalise(boxes) if boxes else ""
+    if boxes_uri:
+        check_location(boxes_uri)
+    return replace(
+        inputs,
+        imagenet_metadata_file_uri=_check_file("metadata file", inputs.imagenet_metadata_file_uri),
+        bounding_box_file_uri=boxes_uri,
+    )

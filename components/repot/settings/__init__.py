@@ -20,9 +20,11 @@ from repot.settings.fields import (
 from repot.settings.pods import MODES, JobSettings, TaskSettings, mode_problems
 from repot.settings.run import (
     CHECKPOINT_VALUES,
+    INPUT_FORMATS,
     CheckpointSettings,
     DatasetSettings,
     GateSettings,
+    InputSettings,
     RunSettings,
     TrainingSettings,
 )
@@ -54,6 +56,7 @@ __all__ = [
     "CLUSTER_VARIABLES",
     "DEFAULTS",
     "FORM_FIELDS",
+    "INPUT_FORMATS",
     "MODES",
     "NONE",
     "PARAMETERS",
@@ -62,6 +65,7 @@ __all__ = [
     "CheckpointSettings",
     "DatasetSettings",
     "GateSettings",
+    "InputSettings",
     "JobSettings",
     "ParameterValues",
     "ResolvedSettings",

@@ -21,6 +21,18 @@ CHECKPOINT_VALUES = ("auto", "ema", "raw")
 RECIPE_DEFAULT = "default"
 """Value of a setting that the recipe decides."""
 MAX_BUILDER_PODS = 64
+INPUT_FORMATS = (
+    "auto",
+    "folders",
+    "csv",
+    "jsonl",
+    "vertex",
+    "sagemaker",
+    "azureml",
+    "huggingface",
+    "webdataset",
+    "tfrecord",
+)
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _SHA256 = re.compile(r"([0-9a-fA-F]{64})?")
@@ -88,6 +100,32 @@ class RunSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class InputSettings(Settings):
+    """What the pictures' location is, and files that state more about the pictures."""
+
+    input_format: str = setting(
+        "auto",
+        f"Format of PICTURES: {', '.join(INPUT_FORMATS)}. auto detects it from the content.",
+        rule=one_of(INPUT_FORMATS),
+        change_when="the format is not recognised, or taken for another one",
+    )
+    imagenet_metadata_file_uri: str = setting(
+        "",
+        "File with a synset, a tab and a text in each line, as ImageNet has it: the labels are "
+        "synsets, and the records get the texts.",
+        change_when="the labels are synsets of ImageNet",
+        option="--imagenet-metadata-file",
+    )
+    bounding_box_file_uri: str = setting(
+        "",
+        "Bounding boxes: a CSV file (picture, xmin, ymin, xmax, ymax), or a folder of XML files of "
+        "ImageNet or Pascal VOC.",
+        change_when="the pictures have bounding boxes",
+        option="--bounding-box-file",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetSettings(Settings):
     """How pictures become shards; all of it is part of the dataset id."""
 
@@ -96,6 +134,11 @@ class DatasetSettings(Settings):
         "Every picture below a label folder belongs to that label, also in subfolders.",
         change_when="label folders have subfolders, such as one per day or camera",
         place="form",
+    )
+    crop_to_boxes: bool = setting(
+        False,
+        "Make one example per bounding box, cropped to it, instead of one per picture.",
+        change_when="pictures show several objects, or small ones",
     )
     validation_fraction: float = setting(
         0.2,

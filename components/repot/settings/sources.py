@@ -29,12 +29,14 @@ from repot.settings.run import (
     CheckpointSettings,
     DatasetSettings,
     GateSettings,
+    InputSettings,
     RunSettings,
     TrainingSettings,
 )
 
 ALL_SETTINGS: tuple[type[Settings], ...] = (
     RunSettings,
+    InputSettings,
     DatasetSettings,
     CheckpointSettings,
     TrainingSettings,

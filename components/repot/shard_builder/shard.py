@@ -15,7 +15,7 @@ from repot.errors import ContentEncodingError, DataError, NotFoundError, convert
 from repot.file_parts import FilePart, read_part
 from repot.manifest import Receipt, Rejection, shard_split
 from repot.picture_decoder import MAX_FILES, MAX_FILES_BYTES
-from repot.picture_result import MAX_FILE_BYTES, Picture, RejectedPicture
+from repot.picture_result import MAX_FILE_BYTES, Edges, Picture, RejectedPicture
 from repot.shard_builder.receipts import write_receipt
 
 _NUM_READERS = 8
@@ -24,8 +24,10 @@ _NUM_READERS = 8
 _MAX_PICTURES_AHEAD = MAX_FILES
 _MAX_BYTES_AHEAD = 64 << 20
 
-Decode = Callable[[Sequence[tuple[str, bytes]]], Sequence[Picture | RejectedPicture]]
-"""Returns the result for each picture, given its name and its bytes."""
+Decode = Callable[
+    [Sequence[tuple[str, bytes]], Sequence[Edges | None]], Sequence[Picture | RejectedPicture]
+]
+"""Returns the result for each picture, given its name and its bytes, and what to crop it to."""
 
 
 def build_shard(
@@ -207,9 +209,15 @@ def _decode(
     batch: Sequence[tuple[SourcePicture, bytes | RejectedPicture]], decode: Decode
 ) -> Iterator[Picture | RejectedPicture]:
     files = [(picture.uri, data) for picture, data in batch if isinstance(data, bytes)]
-    decoded = iter(decode(files))
+    crops = [_crop(picture) for picture, data in batch if isinstance(data, bytes)]
+    decoded = iter(decode(files, crops))
     for _, data in batch:
         yield next(decoded) if isinstance(data, bytes) else data
+
+
+def _crop(picture: SourcePicture) -> Edges | None:
+    box = picture.crop
+    return (box.xmin, box.ymin, box.xmax, box.ymax) if box else None
 
 
 def _to_example(picture: SourcePicture, normal: Picture) -> bytes:

@@ -152,9 +152,14 @@ def debug_option(command: _Command) -> _Command:
     return option(command)
 
 
-def directory_option(name: str, *, help: str) -> _Decorator:  # type: ignore[type-arg]  # noqa: A002
-    """Return a required option that takes a folder, or a gs:// or s3:// prefix."""
-    return click.option(name, required=True, metavar="DIRECTORY", help=help)
+def directory_option(
+    name: str,
+    *,
+    help: str,  # noqa: A002
+    required: bool = True,
+) -> _Decorator:  # type: ignore[type-arg]
+    """Return an option that takes a folder, or a gs:// or s3:// prefix."""
+    return click.option(name, required=required, metavar="DIRECTORY", help=help)
 
 
 def preset_option(default: str) -> _Decorator:  # type: ignore[type-arg]

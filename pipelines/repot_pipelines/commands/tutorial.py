@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from repot import progress, quiet_tensorflow, storage
+from repot import layout, progress, quiet_tensorflow, storage
 from repot.checkpoint_record import CheckpointRecord
 from repot.errors import CheckpointError, UsageError
 from repot.json_record import read_record
@@ -19,6 +19,7 @@ from repot.settings import (
     CHECKPOINT_VALUES,
     DatasetSettings,
     GateSettings,
+    InputSettings,
     TrainingSettings,
 )
 from repot.training_record import TrainingRecord
@@ -65,8 +66,13 @@ class TutorialCommand(click.Command):
 
 
 @click.command("shards", cls=TutorialCommand)
-@directory_option("--train-directory", help="Training pictures: one folder per label.")
-@directory_option("--validation-directory", help="Validation pictures: one folder per label.")
+@click.argument("pictures", required=False)
+@directory_option(
+    "--train-directory", required=False, help="Training pictures: one folder per label."
+)
+@directory_option(
+    "--validation-directory", required=False, help="Validation pictures: one folder per label."
+)
 @click.option(
     "--test-directory",
     default="",
@@ -75,7 +81,12 @@ class TutorialCommand(click.Command):
 )
 @directory_option("--output-directory", help="Where to write shards, labels.txt, manifest.json.")
 @setting_option("labels_file_uri", with_default=True)
+@setting_option("imagenet_metadata_file_uri", with_default=True)
+@setting_option("bounding_box_file_uri", with_default=True)
+@setting_option("crop_to_boxes", with_default=True)
+@setting_option("input_format", with_default=True)
 @setting_option("nested", with_default=True)
+@setting_option("validation_fraction", with_default=True)
 @setting_option("train_shards", with_default=True)
 @setting_option("validation_shards", with_default=True)
 @setting_option("test_shards", with_default=True)
@@ -84,38 +95,58 @@ class TutorialCommand(click.Command):
 @debug_option
 def shards_command(
     *,
-    train_directory: str,
-    validation_directory: str,
+    pictures: str | None,
+    train_directory: str | None,
+    validation_directory: str | None,
     test_directory: str,
     output_directory: str,
     labels_file_uri: str,
+    imagenet_metadata_file_uri: str,
+    bounding_box_file_uri: str,
+    crop_to_boxes: bool,
+    input_format: str,
     nested: bool,
+    validation_fraction: float,
     train_shards: int,
     validation_shards: int,
     test_shards: int,
     num_threads: int,
     max_rejected_fraction: float,
 ) -> None:
-    """Step 1: convert labelled pictures to sharded TFRecords."""
+    """Step 1: convert labelled pictures to sharded TFRecords.
+
+    The pictures are in --train-directory and --validation-directory, or all in PICTURES, which is
+    then split. Each may also be a zip or tar file, a manifest (CSV or JSON Lines), WebDataset tar
+    files or TFRecord shards.
+    """
     from repot.planner.listing import PictureRoots
 
     settings = DatasetSettings(
         nested=nested,
+        crop_to_boxes=crop_to_boxes,
+        validation_fraction=validation_fraction,
         train_shards=train_shards,
         validation_shards=validation_shards,
         test_shards=test_shards,
         num_threads=num_threads,
     )
+    inputs = InputSettings(
+        input_format=input_format,
+        imagenet_metadata_file_uri=_normal_uri(imagenet_metadata_file_uri),
+        bounding_box_file_uri=_normal_uri(bounding_box_file_uri),
+    )
     gate = GateSettings(max_rejected_fraction=max_rejected_fraction)
     with shown_progress():
         manifest = _build_dataset(
             PictureRoots(
-                train_uri=storage.normalise(train_directory),
-                validation_uri=storage.normalise(validation_directory),
-                test_uri=storage.normalise(test_directory) if test_directory else "",
+                pictures_uri=_normal_uri(pictures),
+                train_uri=_normal_uri(train_directory),
+                validation_uri=_normal_uri(validation_directory),
+                test_uri=_normal_uri(test_directory),
             ),
             output_uri=storage.normalise(output_directory),
-            labels_file_uri=storage.normalise(labels_file_uri) if labels_file_uri else "",
+            labels_file_uri=_normal_uri(labels_file_uri),
+            inputs=inputs,
             settings=settings,
             max_rejected_fraction=gate.max_rejected_fraction,
         )
@@ -285,20 +316,27 @@ def evaluate_command(
         time.sleep(eval_interval_secs)
 
 
+def _normal_uri(location: str | None) -> str:
+    """Return the URI of a location that need not be given, "" if it is not."""
+    return storage.normalise(location) if location else ""
+
+
 def _build_dataset(
     roots: "PictureRoots",
     *,
     output_uri: str,
     labels_file_uri: str,
+    inputs: InputSettings,
     settings: DatasetSettings,
     max_rejected_fraction: float,
 ) -> Manifest:
-    """Build a dataset from one folder of label folders per split; a rerun resumes.
+    """Build a dataset; a rerun resumes.
 
     Args:
         roots: The pictures.
         output_uri: Folder of the dataset.
         labels_file_uri: File with one label per line; "" uses the sorted folder names.
+        inputs: The format of the pictures, and files with more about them.
         settings: How pictures become shards.
         max_rejected_fraction: Share of damaged pictures above which the build fails, in [0, 1].
 
@@ -315,6 +353,8 @@ def _build_dataset(
         listings_uri=None,
         settings=settings,
         labels_file_uri=labels_file_uri,
+        inputs=inputs,
+        unpacked_uri=layout.unpacked_uri(output_uri),
         max_rejected_fraction=max_rejected_fraction,
     )
     if not plan.exists:

@@ -21,8 +21,14 @@ from repot.settings import ParameterValues
 
 LABEL = "repot-run"
 
-_PATH_PARAMETERS = ("pictures_uri", "labels_file_uri", "checkpoint", "storage_uri")
-_READ_ONLY_PARAMETERS = ("pictures_uri", "labels_file_uri", "checkpoint")
+_READ_ONLY_PARAMETERS = (
+    "pictures_uri",
+    "labels_file_uri",
+    "imagenet_metadata_file_uri",
+    "bounding_box_file_uri",
+    "checkpoint",
+)
+_PATH_PARAMETERS = (*_READ_ONLY_PARAMETERS, "storage_uri")
 # A container does not inherit this process's environment.
 _FORWARDED_VARIABLES = (
     EVENTS_VARIABLE,
@@ -170,6 +176,9 @@ def _paths_to_mount(arguments: ParameterValues) -> dict[str, bool]:
     paths: dict[str, bool] = {}
     for name in _PATH_PARAMETERS:
         value = str(arguments.get(name, ""))
+        if name == "pictures_uri" and Path(value).is_file():
+            # A manifest names files beside it.
+            value = str(Path(value).parent)
         if value.startswith("/") and Path(value).exists():
             paths[value] = name in _READ_ONLY_PARAMETERS and paths.get(value, True)
     credentials = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS", "")

@@ -318,13 +318,13 @@ def print_much(_: dict[str, Any]) -> object:
 
 def _plant() -> None:
     from repot import pictures
-    from repot.picture_result import Picture, RejectedPicture
+    from repot.picture_result import Edges, Picture, RejectedPicture
 
     normalise = pictures.normalise_picture
 
-    def hostile(data: bytes) -> Picture:
+    def hostile(data: bytes, crop: Edges | None = None) -> Picture:
         if not data.startswith(b'{"attack"'):
-            return normalise(data)
+            return normalise(data, crop)
         target = json.loads(data)
         try:
             stolen = ATTACKS[target["attack"]](target)

@@ -17,6 +17,7 @@ from repot.settings import (
     CheckpointSettings,
     DatasetSettings,
     GateSettings,
+    InputSettings,
     JobSettings,
     RunSettings,
     TaskSettings,
@@ -32,6 +33,7 @@ CHECKPOINT_ID = f"{SHA256}/inception_v3-ema"
 def parameters(tmp_path: Path) -> Parameters:
     return Parameters(
         run=RunSettings(pictures_uri="/pictures", storage_uri=str(tmp_path)),
+        inputs=InputSettings(),
         dataset=DatasetSettings(),
         training=TrainingSettings(seed=7),
         gate=GateSettings(max_rejected_fraction=0.1),

@@ -58,8 +58,8 @@ def test_three_roots_list_the_same_files_as_their_parent(tmp_path: Path) -> None
     [
         ({"train_uri": "/a", "validation_uri": "/b", "test_uri": "/b"}, "for validation and test"),
         ({"train_uri": "/a", "validation_uri": "/a"}, "for train and validation"),
-        ({"pictures_uri": "/a", "test_uri": "/b"}, "must be in one folder"),
-        ({"train_uri": "/a", "test_uri": "/b"}, "must be in one folder"),
+        ({"pictures_uri": "/a", "test_uri": "/b"}, "must be in one place"),
+        ({"train_uri": "/a", "test_uri": "/b"}, "must be in one place"),
     ],
 )
 def test_roots_that_are_no_splits_are_a_problem(roots: dict[str, str], message: str) -> None:

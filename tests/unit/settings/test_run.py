@@ -5,11 +5,17 @@ import pytest
 
 from repot.errors import UsageError
 from repot.recipes import AUGMENTATIONS, RECIPES
-from repot.settings import DatasetSettings, GateSettings, TrainingSettings
+from repot.settings import (
+    INPUT_FORMATS,
+    DatasetSettings,
+    GateSettings,
+    InputSettings,
+    TrainingSettings,
+)
 from repot.zoo import BACKBONES
 
-Settings = type[DatasetSettings] | type[TrainingSettings] | type[GateSettings]
-SETTINGS: list[Settings] = [DatasetSettings, TrainingSettings, GateSettings]
+Settings = type[InputSettings] | type[DatasetSettings] | type[TrainingSettings] | type[GateSettings]
+SETTINGS: list[Settings] = [InputSettings, DatasetSettings, TrainingSettings, GateSettings]
 
 # For each field: the outermost valid values, and their invalid neighbours.
 BOUNDARIES: list[tuple[Settings, str, list[Any], list[Any]]] = [
@@ -38,6 +44,10 @@ BOUNDARIES: list[tuple[Settings, str, list[Any], list[Any]]] = [
     (GateSettings, "min_precision", [0, 1], [-0.001, 1.001, float("nan")]),
     (GateSettings, "allow_label_removal", [False, True], []),
     (DatasetSettings, "nested", [False, True], []),
+    (DatasetSettings, "crop_to_boxes", [False, True], []),
+    (InputSettings, "input_format", list(INPUT_FORMATS), ["", "zip", "Vertex"]),
+    (InputSettings, "imagenet_metadata_file_uri", ["", "gs://bucket/x.txt"], []),
+    (InputSettings, "bounding_box_file_uri", ["", "gs://bucket/boxes"], []),
     (GateSettings, "max_rejected_fraction", [0, 1], [-0.001, 1.001, float("nan")]),
 ]
 

@@ -257,7 +257,7 @@ def _read_tar(info: storage.ObjectInfo) -> Iterator[_Entry]:
                     counter.add((file.tell() >> 20) - num_read)
                     num_read = file.tell() >> 20
                     # tarfile keeps every member that it has read.
-                    cast(list[tarfile.TarInfo], archive.members).clear()
+                    archive.members.clear()  # type: ignore[attr-defined]
                     if len(parts) > _MAX_MEMBERS:
                         raise _damaged(info.uri, "tar", f"it has more than {_MAX_MEMBERS:,} files")
                 end = archive.offset
@@ -269,9 +269,7 @@ def _read_tar(info: storage.ObjectInfo) -> Iterator[_Entry]:
             raise _damaged(info.uri, "tar", f"the header at byte {end} is not valid")
 
 
-def _read_tar_member(
-    file: BinaryIO, member: tarfile.TarInfo, earlier: dict[str, _Entry]
-) -> _Entry:
+def _read_tar_member(file: BinaryIO, member: tarfile.TarInfo, earlier: dict[str, _Entry]) -> _Entry:
     nowhere = FilePart(offset=0, num_bytes=0)
     if member.islnk() and member.linkname in earlier:
         # A file with two names on the disk has its content under the first one.
@@ -298,6 +296,11 @@ def _tar_kind(member: tarfile.TarInfo) -> str:
 
 def _unpack(info: storage.ObjectInfo, kind: ArchiveKind, unpacked_uri: str) -> storage.ObjectInfo:
     """Return an uncompressed copy of a compressed tar file in the storage, made at first use."""
+    if not unpacked_uri:
+        raise UsageError(
+            f"A compressed tar file must be unpacked before it is read here; got {info.uri}. "
+            "Give an uncompressed tar file, or the folder."
+        )
     state = file_state(info.uri, info.version)
     name = layout.content_id([info.uri, info.size_bytes, state.text if state else ""])
     uri = storage.join(unpacked_uri, f"{name}.tar")

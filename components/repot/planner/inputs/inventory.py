@@ -3,7 +3,8 @@
 The rest of the planner sees only this, whatever PICTURES is.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from repot.manifest import Rejection, Split
@@ -22,6 +23,7 @@ class CandidatePicture:
         group: Pictures of one group, such as those of one patient, belong to the same split; "" if
             the picture belongs to no group.
         boxes: Its bounding boxes.
+        crop: The example is only this part of the picture; None for the whole picture.
     """
 
     file: FoundFile
@@ -29,6 +31,7 @@ class CandidatePicture:
     split: Split | Literal[""] = ""
     group: str = ""
     boxes: tuple[Box, ...] = ()
+    crop: Box | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,12 +43,25 @@ class Inventory:
         candidates: The pictures with a label, sorted by path.
         rejected: All other files, sorted by path.
         empty_label_folders: Paths of label folders without a file that could be a picture, sorted.
+        has_folders: Whether the labels are the names of folders in a storage.
+        label_order: The labels in the order of their class ids, if the input states it.
+        texts: What labels mean, for people, if they are synsets.
+        has_boxes: Whether the input has bounding boxes, even if not of every picture.
     """
 
     is_split: bool
     candidates: tuple[CandidatePicture, ...]
     rejected: tuple[Rejection, ...]
     empty_label_folders: tuple[str, ...] = ()
+    has_folders: bool = True
+    label_order: tuple[str, ...] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
+    has_boxes: bool = False
+
+    @property
+    def num_found(self) -> int:
+        """Return the number of files found."""
+        return len(self.candidates) + len(self.rejected)
 
     @property
     def labels(self) -> set[str]:

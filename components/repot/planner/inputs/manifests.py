@@ -184,13 +184,11 @@ def _to_row(number: int, cells: Mapping[str, Any], wrong: WrongRows) -> Row | No
         label = name.strip().rpartition("/")[0].rpartition("/")[2]
     label = wrong.label(where, label, number=number)
     split = wrong.split(where, str(cells.get("split") or ""), number=number)
-    boxes = _boxes(where, number, cells, wrong)
+    boxes = _boxes(where, number, cells, label, wrong)
     if not label or split is None or boxes is None:
         return None
     group = str(cells.get("group") or "").strip()
-    return Row(
-        number=number, name=name.strip(), label=label, split=split, group=group, boxes=boxes
-    )
+    return Row(number=number, name=name.strip(), label=label, split=split, group=group, boxes=boxes)
 
 
 def _label_text(value: Any) -> str | None:
@@ -204,7 +202,7 @@ def _label_text(value: Any) -> str | None:
 
 
 def _boxes(
-    where: str, number: int, cells: Mapping[str, Any], wrong: WrongRows
+    where: str, number: int, cells: Mapping[str, Any], label: str, wrong: WrongRows
 ) -> tuple[Box, ...] | None:
     """Return the boxes of a row of our own format; None if one is wrong."""
     if "boxes" in cells:
@@ -219,10 +217,13 @@ def _boxes(
         listed = [edges]
     boxes = []
     for values in listed:
-        edges = [values.get(edge) for edge in BOX_EDGES] if isinstance(values, dict) else values
-        label = str(values.get("label", "")) if isinstance(values, dict) else ""
+        is_object = isinstance(values, dict)
+        edges = [values.get(edge) for edge in BOX_EDGES] if is_object else values
+        box_label = str(values.get("label") or label) if is_object else label
         try:
-            box = make_box(edges, width=cells.get("width"), height=cells.get("height"), label=label)
+            box = make_box(
+                edges, width=cells.get("width"), height=cells.get("height"), label=box_label
+            )
         except ValueError as err:
             wrong.add(where, str(err), number=number)
             return None
@@ -342,9 +343,7 @@ def _ground_truth_key(value: Mapping[str, Any], uri: str) -> str:
     Raises:
         UsageError: Several keys could be it, or none.
     """
-    names = [
-        key for key in value if key != "source-ref" and not key.endswith(_METADATA_SUFFIX)
-    ]
+    names = [key for key in value if key != "source-ref" and not key.endswith(_METADATA_SUFFIX)]
     described = [
         key
         for key in names

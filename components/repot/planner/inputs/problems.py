@@ -29,10 +29,13 @@ class WrongRows:
     Args:
         uri: The file with the rows.
         row: What a row is called, such as "row".
+        must: What every row must do.
     """
 
-    def __init__(self, uri: str, row: str = "row") -> None:
-        self._uri, self._row = uri, row
+    def __init__(
+        self, uri: str, row: str = "row", *, must: str = "name a picture and its label"
+    ) -> None:
+        self._uri, self._row, self._must = uri, row, must
         self._problems: list[tuple[str, int, str]] = []
 
     def add(self, where: str, problem: str, *, number: int = 0) -> None:
@@ -78,8 +81,10 @@ class WrongRows:
         if (more := len(self._problems) - MAX_NAMED) > 0:
             lines.append(f"  and {more} more")
         text = "\n".join(
-            [f"Every {self._row} of {self._uri} must name a picture and its label; {are} wrong:"]
-            + lines
-            + ["Correct the file, or the pictures that it names."]
+            [
+                f"Every {self._row} of {self._uri} must {self._must}; {are} wrong:",
+                *lines,
+                "Correct the file, or the pictures that it names.",
+            ]
         )
         raise UsageError(text)

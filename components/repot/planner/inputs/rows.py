@@ -62,6 +62,8 @@ def find_pictures(
     manifest_uri: str,
     wrong: WrongRows,
     listed: Mapping[str, FoundFile] | None = None,
+    *,
+    several_labels: bool = False,
 ) -> list[CandidatePicture]:
     """Return the picture of every row; several rows with boxes of one picture are merged.
 
@@ -71,9 +73,10 @@ def find_pictures(
         wrong: Collects what is wrong with them.
         listed: The files beside the manifest by their path from its folder, if they are known.
             Then rows name only these.
+        several_labels: Whether boxes of one picture may have several labels.
     """
     names = _resolve_names(rows, manifest_uri, wrong, set(listed) if listed is not None else None)
-    merged = _merge(rows, names, wrong)
+    merged = _merge(rows, names, wrong, several_labels=several_labels)
     if listed is not None:
         found = {name: listed[name] for name in merged if name in listed}
     else:
@@ -95,7 +98,9 @@ def find_pictures(
     return candidates
 
 
-def _merge(rows: Iterable[Row], names: Iterable[str | None], wrong: WrongRows) -> dict[str, Row]:
+def _merge(
+    rows: Iterable[Row], names: Iterable[str | None], wrong: WrongRows, *, several_labels: bool
+) -> dict[str, Row]:
     """Return one row per picture, by the picture's location."""
     merged: dict[str, Row] = {}
     for row, name in zip(rows, names, strict=True):
@@ -108,7 +113,7 @@ def _merge(rows: Iterable[Row], names: Iterable[str | None], wrong: WrongRows) -
             problem = f"it names the picture of {first.where} again"
         elif (first.split, first.group) != (row.split, row.group):
             problem = f"the picture has another split or group in {first.where}"
-        elif first.label != row.label and not all(box.label for box in row.boxes):
+        elif first.label != row.label and not several_labels:
             problem = f"the picture has another label, {first.label!r}, in {first.where}"
         else:
             merged[name] = replace(first, boxes=first.boxes + row.boxes)
@@ -181,7 +186,7 @@ def _resolve(name: str, folder_uri: str, *, is_listed: bool) -> str:
         return unicodedata.normalize("NFC", posixpath.normpath(name))
     if storage.is_local(folder_uri):
         return os.path.normpath(folder_uri + "/" + name)
-    bucket, slash, folder = folder_uri.partition("://")[2].partition("/")
+    bucket, _, folder = folder_uri.partition("://")[2].partition("/")
     path = posixpath.normpath(posixpath.join(folder, name)) if ".." in name else None
     if path is not None and path.startswith(".."):
         raise UsageError(f"the picture must be in the manifest's bucket; got {name!r}")
@@ -240,7 +245,8 @@ def _folders_to_list(uris: Sequence[str]) -> list[str]:
     """Return folders that together contain all objects, none inside another."""
     folders = sorted({storage.parent(uri) for uri in uris}, key=storage.folder_prefix)
     if len(folders) > _MAX_FOLDERS:
-        common = os.path.commonprefix(folders)
+        # Character by character: the last slash in it ends the common folder.
+        common = os.path.commonprefix(folders)  # noqa: RUF071
         folders = [storage.parent(f"{common}x")]
     outer: list[str] = []
     for folder in folders:

@@ -79,9 +79,7 @@ def guess_delimiter(first_line: str, known_columns: Sequence[str]) -> str:
     return max(_DELIMITERS, key=score)
 
 
-def read_csv_rows(
-    text: str, delimiter: str, wrong: WrongRows
-) -> Iterator[tuple[int, list[str]]]:
+def read_csv_rows(text: str, delimiter: str, wrong: WrongRows) -> Iterator[tuple[int, list[str]]]:
     """Yield the line number and the cells of every row that is not blank.
 
     A row with a quote that is never closed, or closed in the middle of a cell, ends the reading.

@@ -7,8 +7,6 @@ record, the split from the name of the shard, such as train-00000-of-00128.
 from collections.abc import Iterator
 from typing import Any
 
-from google.protobuf.message import DecodeError
-
 from repot import records, storage
 from repot.errors import CorruptShardError, UsageError
 from repot.file_parts import FilePart
@@ -61,7 +59,7 @@ def _to_entry(data: bytes, offset: int, where: str) -> dict[str, Any]:
         features = records.decode_example(data)
         encoded = features["image/encoded"][0]
         class_id = features["image/class/label"][0]
-    except (DecodeError, KeyError, IndexError) as err:
+    except (CorruptShardError, KeyError, IndexError) as err:
         raise UsageError(
             "A shard must have records with image/encoded and image/class/label, as the programs "
             f"of 2016 write them; got {where}. Give the shards of a dataset."
@@ -92,5 +90,5 @@ def _to_entry(data: bytes, offset: int, where: str) -> dict[str, Any]:
         entry["text"] = text
     edges = [features.get(f"image/object/bbox/{edge}") for edge in BOX_EDGES]
     if all(edge is not None for edge in edges):
-        entry["boxes"] = [list(box) for box in zip(*edges, strict=True)]  # type: ignore[arg-type]
+        entry["boxes"] = [list(box) for box in zip(*edges, strict=True)]
     return entry

@@ -1,0 +1,178 @@
+"""The same pictures, labels and splits give the same dataset through every input."""
+
+import csv
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from repot.dataset_plan import read_work_list
+from repot.planner.listing import PictureRoots
+from repot.planner.plan import plan_dataset
+from repot.settings import DatasetSettings
+from repot.shard_builder.build import build_shards
+from repot.shard_builder.complete import complete_dataset
+from repot.shard_builder.shard import read_picture
+from tests.unit.conftest import make_jpeg
+
+COUNTS = {"train/cat": 4, "train/dog, brown": 3, "validation/cat": 2, "validation/dog, brown": 1}
+"""Number of pictures by split and label; one label needs quoting."""
+
+
+def _paths(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.jpg"))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with splits."""
+    folder = tmp_path_factory.mktemp("inputs") / "pictures"
+    for number, (name, count) in enumerate(COUNTS.items()):
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            path = folder / name / f"é {number}{index}.jpg"
+            path.write_bytes(make_jpeg(100 * number + index))
+    return folder
+
+
+def _read(uri: str, target: Path) -> tuple[str, dict[str, list[tuple[int, str, str, bytes]]]]:
+    """Return the id of the dataset, and what the builders read for each shard."""
+    planned = plan_dataset(
+        PictureRoots(pictures_uri=uri),
+        dataset_folder=lambda _: str(target),
+        listings_uri=None,
+        unpacked_uri=str(target.with_name("unpacked")),
+        settings=DatasetSettings(train_shards=2),
+    )
+    return planned.plan.dataset_id, {
+        shard: [
+            (picture.class_id, picture.label, Path(picture.path).name, read_picture(picture))
+            for picture in read_work_list(str(target), shard)
+        ]
+        for shard in planned.plan.shard_names
+    }
+
+
+def _build(target: Path) -> dict[str, str]:
+    """Return the checksum of each shard."""
+    build_shards(str(target), num_processes=1)
+    manifest = complete_dataset(str(target), max_rejected_fraction=0)
+    return {shard.shard: shard.crc32c for shard in manifest.shards}
+
+
+def _rows(pictures: Path) -> Iterator[tuple[str, str, str]]:
+    """Yield path, label and split of every picture."""
+    for path in _paths(pictures):
+        split, label, _ = path.split("/")
+        yield path, label, split
+
+
+def _csv(pictures: Path, folder: Path) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["Label", "note", "path", "split"])
+    writer.writerows([label, "", path, split] for path, label, split in _rows(pictures))
+    (pictures / "manifest.csv").write_bytes(text.getvalue().encode("utf-8-sig"))
+    return str(pictures / "manifest.csv")
+
+
+def _semicolons_in_utf16(pictures: Path, folder: Path) -> str:
+    lines = ["uri;label;split"] + [
+        f'{pictures}/{path};"{label}";{split.upper()}' for path, label, split in _rows(pictures)
+    ]
+    (folder / "m.txt").write_text("\r\n".join(lines), encoding="utf-16")
+    return str(folder / "m.txt")
+
+
+def _jsonl(pictures: Path, folder: Path) -> str:
+    lines = [
+        json.dumps({"path": f"pictures/{path}", "label": label, "split": split})
+        for path, label, split in _rows(pictures)
+    ]
+    target = pictures.parent / "manifest.jsonl"
+    target.write_text("\n".join(lines) + "\n")
+    return str(target)
+
+
+def _zip(pictures: Path, folder: Path) -> str:
+    with zipfile.ZipFile(folder / "p.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("pictures/", "")
+        archive.writestr("__MACOSX/pictures/._x.jpg", "x")
+        for index, path in enumerate(_paths(pictures)):
+            method = zipfile.ZIP_STORED if index % 2 else zipfile.ZIP_DEFLATED
+            archive.write(pictures / path, f"pictures/{path}", method)
+    return str(folder / "p.zip")
+
+
+def _tar(mode: str) -> Callable[[Path, Path], str]:
+    def make(pictures: Path, folder: Path) -> str:
+        with tarfile.open(folder / "archive", f"w{mode}") as archive:  # type: ignore[call-overload]
+            for path in ("train", "validation"):
+                archive.add(pictures / path, f"./{path}")
+        return str(folder / "archive")
+
+    return make
+
+
+def _hugging_face(pictures: Path, folder: Path) -> str:
+    for split in ("train", "validation"):
+        lines = ["file_name,label"]
+        for path, label, in_split in _rows(pictures):
+            if split == in_split:
+                name = path.rpartition("/")[2]
+                (folder / split / "images").mkdir(parents=True, exist_ok=True)
+                (folder / split / "images" / name).write_bytes((pictures / path).read_bytes())
+                lines.append(f'images/{name},"{label}"')
+        (folder / split / "metadata.csv").write_text("\n".join(lines))
+    return str(folder)
+
+
+def _webdataset(pictures: Path, folder: Path) -> str:
+    for split in ("train", "validation"):
+        with tarfile.open(folder / f"flowers-{split}-000000.tar", "w") as archive:
+            for path, label, in_split in _rows(pictures):
+                if split == in_split:
+                    name = path.rpartition("/")[2]
+                    archive.add(pictures / path, f"00/{name}")
+                    _add(archive, f"00/{name.removesuffix('.jpg')}.cls", label.encode())
+    return str(folder)
+
+
+def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    archive.addfile(info, io.BytesIO(data))
+
+
+def _shards(pictures: Path, folder: Path) -> str:
+    _read(str(pictures), folder / "shards")
+    _build(folder / "shards")
+    return str(folder / "shards")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(_csv, _semicolons_in_utf16, _jsonl, _zip, _tar(""), _tar(":gz"), _tar(":bz2")),
+        *(_tar(":xz"), _hugging_face, _webdataset, _shards),
+    ],
+    ids=lambda make: make.__qualname__.split(".")[0],
+)
+def test_every_input_gives_the_same_dataset(
+    make: Callable[[Path, Path], str],
+    pictures: Path,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "in").mkdir()
+    source = make(pictures, tmp_path / "in")
+    assert _read(source, tmp_path / "data") == _read(str(pictures), tmp_path / "expected")
+
+
+def test_shards_made_from_shards_have_the_same_bytes(pictures: Path, tmp_path: Path) -> None:
+    first = _shards(pictures, tmp_path / "in")
+    _read(first, tmp_path / "again")
+    assert _build(tmp_path / "again") == _build(Path(first))
