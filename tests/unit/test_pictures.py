@@ -482,3 +482,31 @@ def test_rejection_needs_a_known_reason() -> None:
 def test_import_does_not_load_tensorflow() -> None:
     code = "import sys, repot.pictures, repot.records; sys.exit('tensorflow' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_crop_is_a_part_of_the_upright_picture(orientation: int) -> None:
+    data = _bytes(_gradient(), "PNG", exif=_exif(orientation))
+    whole = Image.open(io.BytesIO(normalise_picture(data).jpeg))
+    cropped = normalise_picture(data, (0.25, 0.5, 0.75, 1.0))
+    width, height = whole.size
+    expected = whole.crop((width // 4, height // 2, width * 3 // 4, height))
+    assert (cropped.width, cropped.height) == expected.size
+    assert np.abs(_pixels(cropped.jpeg) - np.asarray(expected).astype(int)).max() <= 4
+
+
+@pytest.mark.parametrize(
+    ("edges", "size"),
+    [
+        ((0.0, 0.0, 0.001, 0.001), (1, 1)),
+        ((0.999, 0.999, 1.0, 1.0), (1, 1)),
+        ((0.5, 0.5, 0.501, 1.0), (1, 30)),
+        ((0.0, 0.0, 1.0, 1.0), (80, 60)),
+    ],
+)
+def test_crop_has_at_least_one_pixel(
+    edges: tuple[float, float, float, float], size: tuple[int, int]
+) -> None:
+    picture = normalise_picture(_bytes(_gradient(), "JPEG"), edges)
+    assert (picture.width, picture.height) == size
+    assert jpeg_structure.is_plain_rgb(picture.jpeg)

@@ -1,9 +1,13 @@
-"""Read a text file of rows: CSV with or without a header, or JSON Lines, in UTF-8 or UTF-16."""
+"""Read a text file of rows: CSV with or without a header, or JSON Lines.
+
+The text is UTF-8, or UTF-16 or UTF-32 with a byte order mark; the file may be compressed by gzip.
+"""
 
 import codecs
 import csv
 import io
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +25,7 @@ _BOMS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_GZIP = b"\x1f\x8b"
 _DELIMITERS = ",;\t"
 # csv's own limit is 128 KiB; a text in a foreign manifest may be longer.
 _MAX_CELL = 1 << 24
@@ -66,7 +71,24 @@ def read_file_text(info: storage.ObjectInfo) -> str:
             f"A manifest must have at most {MAX_BYTES:,} bytes; {info.uri} has "
             f"{info.size_bytes:,}. Give a file with one line per picture, or split it."
         )
-    return decode_text(storage.read_bytes(info.uri), info.uri)
+    data = storage.read_bytes(info.uri)
+    if data.startswith(_GZIP):
+        data = _gunzip(data, info.uri)
+    return decode_text(data, info.uri)
+
+
+def _gunzip(data: bytes, uri: str) -> bytes:
+    inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        text = inflater.decompress(data, MAX_BYTES + 1)
+    except zlib.error as err:
+        raise UsageError(f"{uri} must be complete gzip data; {err}. Copy it again.") from err
+    if len(text) > MAX_BYTES or not inflater.eof:
+        raise UsageError(
+            f"A manifest must be complete, and have at most {MAX_BYTES:,} bytes; {uri} is cut off "
+            "or larger. Copy it again, or split it."
+        )
+    return text
 
 
 def guess_delimiter(first_line: str, known_columns: Sequence[str]) -> str:
@@ -109,8 +131,10 @@ def read_json_rows(text: str, wrong: WrongRows) -> Iterator[tuple[int, Mapping[s
             value = json.loads(line, object_pairs_hook=_unique_object)
         except RecursionError:
             wrong.add(f"line {number}", "it is nested too deeply", number=number)
-        except ValueError as err:
+        except json.JSONDecodeError as err:
             wrong.add(f"line {number}", f"it is not a JSON object ({err})", number=number)
+        except ValueError as err:
+            wrong.add(f"line {number}", str(err), number=number)
         else:
             if isinstance(value, dict):
                 yield number, value

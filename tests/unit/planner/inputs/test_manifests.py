@@ -1,0 +1,361 @@
+"""Manifests of every format, as their systems document them, and what is wrong with rows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repot import storage
+from repot.errors import UsageError
+from repot.planner.inputs.inventory import CandidatePicture, Inventory
+from repot.planner.inputs.read import ReadOptions, read_inventory
+from repot.planner.listing import PictureRoots
+from repot.records import Box
+
+
+def _inventory(uri: str | Path, **options: Any) -> Inventory:
+    return read_inventory(PictureRoots(pictures_uri=str(uri)), ReadOptions(**options))
+
+
+def _rows(uri: str | Path, **options: Any) -> list[tuple[str, str, str]]:
+    """Return name, label and split of every picture."""
+    return [
+        (each.file.name, each.label, each.split) for each in _inventory(uri, **options).candidates
+    ]
+
+
+def _write(folder: Path, text: str, name: str = "manifest", encoding: str = "utf-8") -> Path:
+    path = folder / name
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with the pictures 1.jpg to 4.jpg."""
+    for number in range(1, 5):
+        (tmp_path / f"{number}.jpg").write_bytes(b"picture %d" % number)
+    return tmp_path
+
+
+def _problem(path: Path, **options: Any) -> str:
+    with pytest.raises(UsageError) as caught:
+        _inventory(path, **options)
+    return str(caught.value)
+
+
+VERTEX_CSV = """test,gs://{b}/1.jpg,daisy
+training,gs://{b}/2.jpg,dandelion
+gs://{b}/3.jpg,daisy
+UNASSIGNED,gs://{b}/4.jpg,dandelion
+"""
+
+
+def _vertex_line(bucket: str, number: int, label: str, use: str) -> str:
+    return json.dumps(
+        {
+            "imageGcsUri": f"gs://{bucket}/{number}.jpg",
+            "classificationAnnotation": {
+                "displayName": label,
+                "annotationResourceLabels": {
+                    "aiplatform.googleapis.com/annotation_set_name": "displayName",
+                    "env": "prod",
+                },
+            },
+            "dataItemResourceLabels": {"aiplatform.googleapis.com/ml_use": use},
+        }
+    )
+
+
+@pytest.fixture
+def bucket(gcs: str) -> str:
+    """Return the name of a bucket on gs:// with four pictures."""
+    for number in range(1, 5):
+        storage.write_bytes(f"{gcs}/{number}.jpg", b"picture %d" % number)
+    return gcs.removeprefix("gs://")
+
+
+def test_import_files_of_vertex(folder: Path, bucket: str) -> None:
+    expected = [
+        ("1.jpg", "daisy", "test"),
+        ("2.jpg", "dandelion", "train"),
+        ("3.jpg", "daisy", ""),
+        ("4.jpg", "dandelion", ""),
+    ]
+    assert _rows(_write(folder, VERTEX_CSV.format(b=bucket))) == expected
+    uses = {"test": "test", "train": "training", "": "unassigned"}
+    lines = [
+        _vertex_line(bucket, number, label, uses[split])
+        for number, (_, label, split) in enumerate(expected, start=1)
+    ]
+    assert _rows(_write(folder, "\n".join(lines))) == expected
+
+
+def test_manifest_in_one_bucket_names_pictures_in_others(bucket: str, s3: str, gcs: str) -> None:
+    for number in range(100):
+        storage.write_bytes(f"{s3}/deep/{number % 3}/{number}.jpg", b"%d" % number)
+    lines = [f"{s3}/deep/{number % 3}/{number}.jpg,b" for number in range(100)]
+    text = "\n".join(["uri,label", f"gs://{bucket}/1.jpg,a", "2.jpg,a", *lines])
+    storage.write_text(f"{gcs}/lists/m.csv", text)
+    problem = "there is no file gs://.*/lists/2.jpg"
+    with pytest.raises(UsageError, match=problem):
+        _inventory(f"{gcs}/lists/m.csv")
+    storage.write_text(f"{gcs}/lists/m.csv", text.replace("\n2.jpg", "\n../2.jpg"))
+    candidates = _inventory(f"{gcs}/lists/m.csv").candidates
+    assert len({each.file.uri for each in candidates}) == 102
+    assert {each.file.uri[:5] for each in candidates} == {"gs://", "s3://"}
+
+
+def test_manifest_in_a_bucket_names_no_local_file(gcs: str, folder: Path) -> None:
+    storage.write_text(f"{gcs}/m.csv", f"uri,label\n{folder}/1.jpg,a\nfile:///etc/passwd,a\n")
+    with pytest.raises(UsageError) as caught:
+        _inventory(f"{gcs}/m.csv")
+    assert str(caught.value).count("a manifest in a bucket must not name files of a machine") == 2
+
+
+def test_import_files_of_sagemaker(folder: Path, s3: str) -> None:
+    lst = "5\t1\t1.jpg\n1000\t0.000000\t2.jpg\n22\t2\t./3.jpg\n"
+    assert _rows(_write(folder, lst, "train.lst")) == [
+        ("1.jpg", "1", ""),
+        ("2.jpg", "0", ""),
+        ("3.jpg", "2", ""),
+    ]
+    assert [
+        label for _, label, _ in _rows(folder / "train.lst", listed_labels=["a", "b", "c"])
+    ] == [
+        "b",
+        "a",
+        "c",
+    ]
+    for number in (1, 2):
+        storage.write_bytes(f"{s3}/image/filename{number}.jpg", b"%d" % number)
+    plain = [
+        {"source-ref": f"{s3}/image/filename1.jpg", "class": "0"},
+        {"source-ref": f"{s3}/image/filename2.jpg", "class": "1", "class-metadata": {"a": 1}},
+    ]
+    path = _write(folder, "\n".join(map(json.dumps, plain)))
+    assert [label for _, label, _ in _rows(path)] == ["0", "1"]
+    # The output of a labelling job of Ground Truth.
+    metadata = {"confidence": 0.93, "job-name": "j", "class-name": "dog", "human-annotated": "yes"}
+    labelled = [
+        {"source-ref": f"{s3}/image/filename{number}.jpg", "pets": 0, "pets-metadata": metadata}
+        for number in (1, 2)
+    ]
+    path = _write(folder, "\n".join(map(json.dumps, labelled)))
+    assert [label for _, label, _ in _rows(path)] == ["dog", "dog"]
+    ambiguous = json.dumps({"source-ref": f"{s3}/image/filename1.jpg", "a": 0, "b": 1})
+    assert "the first line of" in _problem(_write(folder, ambiguous))
+
+
+def test_import_files_of_azure_machine_learning(folder: Path) -> None:
+    datastore = "azureml://subscriptions/s/resourcegroups/r/workspaces/w/datastores/d/paths/"
+    lines = [
+        {
+            "image_url": f"{prefix}{number}.jpg",
+            "image_details": {"format": "jpg", "width": "400px", "height": "258px"},
+            "label": label,
+        }
+        for number, (prefix, label) in enumerate(
+            [(f"{datastore}image_data/", "can"), ("AmlDatastore://image_data/", "milk_bottle")], 1
+        )
+    ]
+    assert _rows(_write(folder, "\n".join(map(json.dumps, lines)))) == [
+        ("1.jpg", "can", ""),
+        ("2.jpg", "milk_bottle", ""),
+    ]
+    (folder / "image_data").mkdir()
+    for number in (1, 2):
+        (folder / f"{number}.jpg").rename(folder / "image_data" / f"{number}.jpg")
+    assert len(_rows(folder / "manifest")) == 2
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_metadata_files_of_hugging_face(name: str, folder: Path) -> None:
+    rows = [{"file_name": f"{number}.jpg", "label": number % 2} for number in (1, 2, 3)]
+    text = (
+        "\n".join(map(json.dumps, rows))
+        if name.endswith("jsonl")
+        else "\n".join(["file_name,label", *(f"{row['file_name']},{row['label']}" for row in rows)])
+    )
+    _write(folder, text, name)
+    expected = [("1.jpg", "1", ""), ("2.jpg", "0", ""), ("3.jpg", "1", "")]
+    assert _rows(folder) == expected
+    assert [(each.path, each.reason) for each in _inventory(folder).rejected] == [
+        ("4.jpg", "not_in_manifest"),
+        (name, "system_file"),
+    ]
+    assert _rows(folder / name) == expected
+
+
+def test_folders_are_labels_where_hugging_face_metadata_has_none(folder: Path) -> None:
+    for label in ("cat", "dog"):
+        (folder / "train" / label).mkdir(parents=True)
+        (folder / "train" / label / "1.jpg").write_bytes(label.encode())
+    _write(folder, "file_name,text\ncat/1.jpg,a cat\ndog/1.jpg,a dog\n", "train/metadata.csv")
+    assert _rows(folder / "train") == [("1.jpg", "cat", ""), ("1.jpg", "dog", "")]
+
+
+def test_cells_may_be_quoted_and_columns_in_any_order(folder: Path) -> None:
+    text = 'GROUP;Label;"path"\r\n7;"roses; red";1.jpg\r\n\r\n;" daisy ";"2.jpg"\r\n'
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-32"):
+        first, second = _inventory(_write(folder, text, encoding=encoding)).candidates
+        assert (first.label, first.group) == ("roses; red", "7")
+        assert (second.label, second.group) == ("daisy", "")
+
+
+def test_boxes_are_fractions_or_pixels(folder: Path) -> None:
+    header = "path,label,xmin,ymin,xmax,ymax"
+    fractions = f"{header}\n1.jpg,a,0,.5,1,1\n1.jpg,a,0.25,0,0.5,1\n2.jpg,b,,,,\n"
+    first, second = _inventory(_write(folder, fractions)).candidates
+    assert first.boxes == (
+        Box(xmin=0, ymin=0.5, xmax=1, ymax=1, label="a"),
+        Box(xmin=0.25, ymin=0, xmax=0.5, ymax=1, label="a"),
+    )
+    assert second.boxes == ()
+    pixels = f"{header},width,height\n1.jpg,a,0,50,200,100,200,100\n"
+    assert _inventory(_write(folder, pixels)).candidates[0].boxes == first.boxes[:1]
+    row = {"path": "1.jpg", "label": "a", "boxes": [[0, 0.5, 1, 1], [0.25, 0, 0.5, 1]]}
+    assert _inventory(_write(folder, json.dumps(row))).candidates[0].boxes == first.boxes
+
+
+def _boxed(candidate: CandidatePicture) -> list[str]:
+    return [box.label for box in candidate.boxes]
+
+
+def test_boxes_of_several_labels_need_cropping(folder: Path) -> None:
+    text = "path,label,xmin,ymin,xmax,ymax\n1.jpg,a,0,0,1,1\n1.jpg,b,0,0,.5,1\n"
+    assert "line 3: the picture has another label, 'a', in line 2" in _problem(_write(folder, text))
+    (candidate,) = _inventory(folder / "manifest", crop_to_boxes=True).candidates
+    assert _boxed(candidate) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("1.jpg,", "line 3: the label is empty"),
+        (",a", "line 3: it names no picture"),
+        ("5.jpg,a", "line 3: there is no file {folder}/5.jpg"),
+        ("./2.jpg,a", "line 3: it names the picture of line 2 again"),
+        ("1.jpg,a,b", "line 3: it has 3 cells, but the header has 2; quote cells"),
+        ("1.jpg", "line 3: it has 1 cells, but the header has 2; quote cells"),
+        ('"1.jpg"x,a', "line 3: the quoting is not valid CSV"),
+        ('1.jpg,"a', "line 3: the quoting is not valid CSV"),
+        ("https://x.org/1.jpg,a", "line 3: A storage location must be a gs:// or s3:// URI"),
+        (r"C:\pictures\1.jpg,a", "is on a disk of Windows; use relative paths"),
+        (".,a", "line 3: there is no file {folder}"),
+    ],
+)
+def test_wrong_row_is_named(row: str, message: str, folder: Path) -> None:
+    problem = _problem(_write(folder, f"path,label\n2.jpg,b\n{row}\n"))
+    assert problem.startswith(
+        f"Every row of {folder}/manifest must name a picture and its label; 1"
+    )
+    assert message.format(folder=folder) in problem
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ("dev2,,,,", "the split must be train, validation, test or empty; got 'dev2'"),
+        (",0,0,1,1.2", "a box must have xmin < xmax and ymin < ymax, fractions of the picture"),
+        (",0.5,0,0.5,1", "got 0.5, 0, 0.5, 1"),
+        (",-0.1,0,0.5,1", "got -0.1, 0, 0.5, 1"),
+        (",0,0,1,", "a box must have four numbers"),
+        (",nan,0,1,1", "a box must have xmin < xmax"),
+    ],
+)
+def test_wrong_split_or_box_is_named(cells: str, message: str, folder: Path) -> None:
+    text = f"path,label,split,xmin,ymin,xmax,ymax\n1.jpg,a,{cells}\n"
+    assert f"line 2: {message}" in _problem(_write(folder, text)).replace(
+        "; got 0.5", ": got 0.5"
+    ) or message in _problem(folder / "manifest")
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("path,lable", "it has no column label, but 'lable'"),
+        ("path,label,label", "it has 'label' more than once"),
+        ("path,uri,label", "it has 'path', 'uri', which name the same thing"),
+        ("label,image", "it has no column path or uri"),
+        ("path,label,xmin", "of xmin, ymin, xmax, ymax it has only xmin"),
+    ],
+)
+def test_wrong_header_is_explained(header: str, message: str, folder: Path) -> None:
+    problem = _problem(_write(folder, f"{header}\n1.jpg,a\n"))
+    assert message in problem
+    assert "Its columns are" in problem
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"path": "1.jpg"}', "the label is empty"),
+        ('{"path": "1.jpg", "label": ["a", "b"]}', "the label must be one text; got ['a', 'b']"),
+        ('{"path": "1.jpg", "label": {"x": 1}}', "the label must be one text"),
+        ('{"path": 1, "label": "a"}', "it names no picture"),
+        ('{"path": "1.jpg", "label": "a", "label": "b"}', "the key 'label' occurs twice"),
+        ("[1]", "it is not a JSON object"),
+        ('{"path": "1.jpg", ', "it is not a JSON object"),
+        ('{"path": "1.jpg", "label": "a", "boxes": 3}', "boxes must be a list"),
+    ],
+)
+def test_wrong_json_row_is_named(line: str, message: str, folder: Path) -> None:
+    text = f'{{"path": "2.jpg", "label": "b"}}\n{line}\n'
+    assert f"line 2: {message}" in _problem(_write(folder, text))
+
+
+def test_first_twenty_wrong_rows_are_named_and_the_others_counted(folder: Path) -> None:
+    rows = [f"missing {number}.jpg,a" for number in range(30)]
+    lines = _problem(_write(folder, "\n".join(["path,label", "1.jpg,a", *rows]))).splitlines()
+    assert "30 rows are wrong" in lines[0]
+    assert lines[1] == f"  line 3: there is no file {folder}/missing 0.jpg"
+    assert lines[20].startswith("  line 22: ")
+    assert lines[21:] == ["  and 10 more", "Correct the file, or the pictures that it names."]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "is an empty file"),
+        (b"\xff\xd8\xff\xe0picture", "is a single picture"),
+        (b"%PDF-1.4", "is a PDF document"),
+        (b"some text, with commas\n", "is a file whose first line is 'some text, with commas'"),
+        (b"path,label\n\xe9.jpg,a\n", "must be UTF-8 or UTF-16 text; byte 11 is not"),
+        ("path,label\n1.jpg,a\n".encode("utf-16-le"), "it contains NUL characters"),
+        (b'{"picture": "1.jpg"}', "is a file whose first line is"),
+    ],
+)
+def test_unknown_content_is_described(data: bytes, message: str, folder: Path) -> None:
+    (folder / "m").write_bytes(data)
+    assert message in _problem(folder / "m")
+
+
+def test_input_format_overrides_detection(folder: Path) -> None:
+    path = _write(folder, "file_name,label\n1.jpg,a\n")
+    assert _rows(path, input_format="csv") == [("1.jpg", "a", "")]
+    for name, message in (
+        ("webdataset", "must have input_format=webdataset; it is a file whose first line is"),
+        ("azureml", "must have one JSON object per line"),
+    ):
+        assert message in _problem(path, input_format=name)
+    assert "PICTURES must be a file" in _problem(folder, input_format="vertex")
+
+
+def test_pictures_without_a_split_are_reported(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="repot.progress")
+    path = _write(folder, "path,label,split\n1.jpg,a,train\n2.jpg,a,\n3.jpg,b,\n")
+    assert not _inventory(path).is_split
+    assert "2 of 3 pictures have no split and are split like pictures of an input without" in (
+        caplog.text
+    )
+
+
+def test_gzipped_manifest_is_read(folder: Path) -> None:
+    import gzip
+
+    (folder / "m.csv.gz").write_bytes(gzip.compress(b"path,label\n1.jpg,a\n"))
+    assert _rows(folder / "m.csv.gz") == [("1.jpg", "a", "")]
