@@ -7,6 +7,7 @@ returns the probabilities of the N labels.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import numpy as np
 import tensorflow as tf
 
 from repot.backbone_weights import load_weights
+from repot.model_spec import ModelSpec
 from repot.picture_ops.normalise import normalise
-from repot.preprocessing import central_crop, decode_jpeg
+from repot.preprocessing import decode_jpeg, view_picture
 from repot.zoo import build_backbone, find_backbone
 
 DROPOUT = 0.2
@@ -26,6 +28,12 @@ Source: research/inception, slim/inception_model.py.
 """
 
 HEAD_NAME = "logits"
+
+POWER_EPSILON = 1e-4
+"""Added under a square root, so that its gradient is finite when the network is fine-tuned."""
+
+_LENGTH_EPSILON = 1e-12  # Also Keras' own in UnitNormalization.
+_NEVER = -1e4  # Logit of a class that is never predicted.
 
 
 def build_classifier(
@@ -121,7 +129,161 @@ def published_model(classifier: Any) -> Any:
     return model
 
 
-def export_saved_model(model: Any, labels: Sequence[str], folder: Path) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class FeatureNetwork:
+    """The backbone with features from several depths.
+
+    Attributes:
+        model: keras.Model that shares the classifier's layers: float32 [batch, image_size,
+            image_size, 3], RGB in [0, 1] -> a list of parts, float32 [batch, sizes[i]].
+        sizes: Length of each part. The first part is the backbone's own features.
+    """
+
+    model: Any
+    sizes: tuple[int, ...]
+
+    @property
+    def extractor(self) -> Any:
+        """keras.Model from pictures to all parts, one after the other."""
+        parts = self.model.outputs
+        features = keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
+        return keras.Model(self.model.input, features, name="deep_features")
+
+
+def feature_network(classifier: Any, *, use_depths: bool) -> FeatureNetwork:
+    """Return the feature network of a classifier.
+
+    Args:
+        classifier: A model built by `build_classifier`.
+        use_depths: Whether to add features from inside the backbone: mean and standard deviation
+            of the last feature map at each of the two lowest resolutions where branches are merged.
+            A backbone without such a layer has none.
+            Source: Evci et al. 2022, Head2Toe: Utilizing Intermediate Representations.
+    """
+    (network,) = [layer for layer in classifier.layers if isinstance(layer, keras.Model)]
+    maps = _last_merged_maps(network) if use_depths else []
+    inside = keras.Model(network.input, [network.output, *maps], name=f"{network.name}_depths")
+    rescaled = classifier.get_layer("rescale")(classifier.input)
+    outputs = inside(rescaled)
+    own, *merged = outputs if isinstance(outputs, list | tuple) else [outputs]
+    parts = [own]
+    for feature_map in merged:
+        values = keras.ops.cast(feature_map, "float32")
+        mean = keras.ops.mean(values, axis=(1, 2))
+        variance = keras.ops.var(values, axis=(1, 2))
+        deviation = keras.ops.sqrt(keras.ops.add(variance, POWER_EPSILON))
+        parts.append(keras.layers.Concatenate()([mean, deviation]))
+    model = keras.Model(classifier.input, parts, name="feature_network")
+    return FeatureNetwork(model=model, sizes=tuple(part.shape[-1] for part in parts))
+
+
+def _last_merged_maps(network: Any) -> list[Any]:
+    """Return the last merged feature map at each of the two lowest resolutions."""
+    last: dict[int, Any] = {}
+    pooled = network.layers[-1].input
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Add | keras.layers.Concatenate):
+            shape = layer.output.shape
+            if len(shape) == 4 and shape[1] and shape[1] > 1 and layer.output is not pooled:
+                last[shape[1]] = layer.output
+    return [last[side] for side in sorted(last)[:2]]
+
+
+def linear_classifier(network: FeatureNetwork, kernel: Any, bias: Any) -> Any:
+    """Return a classifier with a linear head on normalised features, to be fine-tuned.
+
+    Args:
+        network: The feature network.
+        kernel, bias: float [features, N] and float [N], see `normalise_features`.
+
+    Returns:
+        keras.Model like one from `build_classifier`, whose background class has the probability 0.
+    """
+    normalised = _normalise_parts(network.model.outputs)
+    num_labels = len(bias)
+    head = keras.layers.Dense(num_labels, name=HEAD_NAME, dtype="float32")
+    logits = head(normalised)
+    padded = keras.ops.pad(logits, [[0, 0], [1, 0]], constant_values=_NEVER)
+    model = keras.Model(network.model.input, padded, name="linear_classifier")
+    head.set_weights([np.asarray(kernel, np.float32), np.asarray(bias, np.float32)])
+    return model
+
+
+def published_linear_model(
+    network: FeatureNetwork, kernel: Any, bias: Any, *, spec: ModelSpec
+) -> Any:
+    """Return the published model of a linear head on normalised features, averaged over views.
+
+    Args:
+        network: The feature network.
+        kernel, bias: float [features, N] and float [N], see `normalise_features`.
+        spec: Views, mirror images and the temperature, by which the logits are divided.
+
+    Returns:
+        A keras.Model of Keras' own layers, with one input per view -> float32 [batch, N],
+        probabilities in the order of labels.txt.
+    """
+    side = spec.image_size
+    views = [keras.Input([side, side, 3], name=view) for view in spec.views]
+    pictures = [*views, *(keras.ops.flip(view, axis=2) for view in views if spec.mirrored)]
+    outputs = [network.model(each) for each in pictures]
+    per_picture = [each if isinstance(each, list | tuple) else [each] for each in outputs]
+    parts = [
+        keras.layers.Average()(list(part)) if len(part) > 1 else part[0]
+        for part in zip(*per_picture, strict=True)
+    ]
+    head = keras.layers.Dense(
+        len(bias),
+        activation="softmax",
+        kernel_initializer="zeros",
+        name="probabilities",
+        dtype="float32",
+    )
+    model = keras.Model(views, head(_normalise_parts(parts)), name=f"{spec.backbone}_classifier")
+    scaled = [np.asarray(each, np.float64) / spec.temperature for each in (kernel, bias)]
+    head.set_weights([each.astype(np.float32) for each in scaled])
+    return model
+
+
+def normalise_features(features: Any, sizes: Sequence[int]) -> Any:
+    """Return normalised features: the signed square root of each part, scaled to equal lengths.
+
+    Averaged over a feature map, features are skewed; the root evens them out. The parts are scaled
+    so that they count alike, and together have length one. Source: Perronnin et al. 2010, Improving
+    the Fisher Kernel for Large-Scale Image Classification, section 3.
+
+    Args:
+        features: float [n, sum(sizes)].
+        sizes: Length of each part.
+
+    Returns:
+        float64 [n, sum(sizes)].
+    """
+    parts, first = [], 0
+    for size in sizes:
+        values = np.asarray(features[:, first : first + size], np.float64)
+        rooted = np.sign(values) * np.sqrt(np.abs(values) + POWER_EPSILON)
+        lengths = np.linalg.norm(rooted, axis=1, keepdims=True)
+        parts.append(rooted / np.maximum(lengths, _LENGTH_EPSILON))
+        first += size
+    return np.concatenate(parts, axis=1) / len(parts) ** 0.5
+
+
+def _normalise_parts(parts: Sequence[Any]) -> Any:
+    """Return what `normalise_features` does, as layers."""
+    normalised = []
+    for part in parts:
+        values = keras.ops.cast(part, "float32")
+        size = keras.ops.sqrt(keras.ops.add(keras.ops.abs(values), POWER_EPSILON))
+        rooted = keras.ops.multiply(keras.ops.sign(values), size)
+        normalised.append(keras.layers.UnitNormalization(dtype="float32")(rooted))
+    joined = keras.layers.Concatenate()(normalised) if len(normalised) > 1 else normalised[0]
+    return keras.ops.multiply(joined, len(parts) ** -0.5)
+
+
+def export_saved_model(
+    model: Any, labels: Sequence[str], folder: Path, *, spec: ModelSpec | None = None
+) -> None:
     """Export a published model as a SavedModel that takes picture files, without Keras or repot.
 
     The default signature takes `image_bytes`, string [batch]: the bytes of picture files that
@@ -131,18 +293,21 @@ def export_saved_model(model: Any, labels: Sequence[str], folder: Path) -> None:
     the labels in the order of the probabilities.
 
     Args:
-        model: A model made by `published_model`.
+        model: A model made by `published_model` or `published_linear_model`.
         labels: N label names, in the order of the model's outputs.
         folder: Folder to write.
+        spec: The model's views; None is the central crop.
     """
-    module = _ServedModel(model, labels)
+    spec = spec or ModelSpec(backbone="", image_size=model.inputs[0].shape[1])
+    module = _ServedModel(model, labels, spec)
     tf.saved_model.save(module, str(folder), signatures=module.serve)
 
 
 class _ServedModel(tf.Module):  # type: ignore[misc]
-    def __init__(self, model: Any, labels: Sequence[str]) -> None:
+    def __init__(self, model: Any, labels: Sequence[str], spec: ModelSpec) -> None:
         super().__init__()
         self._model = model
+        self._image_size, self._views = spec.image_size, spec.views
         self._labels = tf.constant(list(labels))
 
     @tf.function(  # type: ignore[untyped-decorator]
@@ -150,13 +315,16 @@ class _ServedModel(tf.Module):  # type: ignore[misc]
         input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")],
     )
     def serve(self, image_bytes: Any) -> dict[str, Any]:
-        image_size = self._model.input_shape[1]
-        # float32 [batch, image_size, image_size, 3]
-        pictures = tf.map_fn(
-            lambda encoded: central_crop(decode_jpeg(normalise(encoded)), image_size),
-            image_bytes,
-            fn_output_signature=tf.TensorSpec([image_size, image_size, 3], tf.float32),
+        picture_spec = tf.TensorSpec([self._image_size, self._image_size, 3], tf.float32)
+
+        def prepare(encoded: Any) -> list[Any]:
+            picture = decode_jpeg(normalise(encoded))
+            return [view_picture(picture, self._image_size, view) for view in self._views]
+
+        # float32 [batch, image_size, image_size, 3] each
+        views = tf.map_fn(
+            prepare, image_bytes, fn_output_signature=[picture_spec] * len(self._views)
         )
-        scores = self._model(pictures, training=False)
+        scores = self._model(views if len(views) > 1 else views[0], training=False)
         names = tf.broadcast_to(self._labels[None, :], tf.shape(scores))
         return {"class_names": names, "probabilities": scores}

@@ -14,9 +14,9 @@
                                    evaluation/ (metrics.json last),
                                    gate/<champion version>/predictions.csv,
                                    gate/<champion version>/<verdict_id>/ verdict.json, report.html
-      models/<name>/<version>/     model.keras, saved_model/, labels.txt, metrics.json,
-                                   model_card.md, model.json (last); for KServe serving/1/ and
-                                   inference_service.yaml (last of the two)
+      models/<name>/<version>/     model.keras, saved_model/, labels.txt, model_spec.json,
+                                   metrics.json, model_card.md, model.json (last); for KServe
+                                   serving/1/ and inference_service.yaml (last of the two)
       models/<name>/champion.json  the version in production
       notifications/<run id>/      one file per event that was sent, see repot.notification
 
@@ -71,6 +71,7 @@ VERDICT_NAME = "verdict.json"
 MODEL_FOLDER = "model"
 KERAS_NAME = "model.keras"
 SAVED_MODEL_FOLDER = "saved_model"
+MODEL_SPEC_NAME = "model_spec.json"
 MODEL_CARD_NAME = "model_card.md"
 MODEL_RECORD_NAME = "model.json"
 CHAMPION_NAME = "champion.json"

@@ -14,9 +14,16 @@ import numpy as np
 
 from repot import quiet_tensorflow, storage
 from repot.errors import ModelError, printable
-from repot.layout import CHAMPION_NAME, KERAS_NAME, LABELS_NAME, MODEL_FOLDER
+from repot.layout import (
+    CHAMPION_NAME,
+    KERAS_NAME,
+    LABELS_NAME,
+    MODEL_FOLDER,
+    MODEL_SPEC_NAME,
+)
 from repot.metrics import FloatArray
 from repot.model_registry import read_champion
+from repot.model_spec import ModelSpec, read_model_spec
 
 BATCH_SIZE = 32
 
@@ -27,20 +34,21 @@ class Model:
 
     Attributes:
         labels: N label names; column i of the probabilities belongs to labels[i].
-        image_size: Height and width in pixels of the network's input.
-        call: Maps a tensor, float32 [batch, image_size, image_size, 3] in [0, 1], to probabilities,
-            float32 [batch, N].
+        spec: The views that the network takes.
+        call: Maps a tuple of tensors, one per view, float32 [batch, image_size, image_size, 3] in
+            [0, 1], to probabilities, float32 [batch, N].
     """
 
     labels: tuple[str, ...]
-    image_size: int
-    call: Callable[[Any], Any]
+    spec: ModelSpec
+    call: Callable[[tuple[Any, ...]], Any]
 
-    def prepare(self, jpeg: Any) -> Any:
-        """Return the network's input for a JPEG, string []: float32 [image_size, image_size, 3]."""
-        from repot.preprocessing import central_crop, decode_jpeg
+    def prepare(self, jpeg: Any) -> tuple[Any, ...]:
+        """Return the views of a JPEG, string []: float32 [image_size, image_size, 3] each."""
+        from repot.preprocessing import decode_jpeg, view_picture
 
-        return central_crop(decode_jpeg(jpeg), self.image_size)
+        picture = decode_jpeg(jpeg)
+        return tuple(view_picture(picture, self.spec.image_size, view) for view in self.spec.views)
 
     def predict(self, jpegs: Sequence[bytes]) -> FloatArray:
         """Return probabilities, float32 [len(jpegs), N].
@@ -53,7 +61,8 @@ class Model:
         parts = []
         for start in range(0, len(jpegs), BATCH_SIZE):
             batch = [self.prepare(jpeg) for jpeg in jpegs[start : start + BATCH_SIZE]]
-            parts.append(self.call(tf.stack(batch)).numpy())
+            views = tuple(tf.stack(pictures) for pictures in zip(*batch, strict=True))
+            parts.append(self.call(views).numpy())
         return np.concatenate(parts) if parts else np.empty((0, len(self.labels)), np.float32)
 
 
@@ -113,7 +122,7 @@ def load_model(model_uri: str) -> Model:
     """Load the image classifier of a model folder, see `find_model`.
 
     Raises:
-        ModelError: model.keras cannot be loaded, or does not match labels.txt.
+        ModelError: model.keras cannot be loaded, or does not match labels.txt or model_spec.json.
     """
     quiet_tensorflow.import_tensorflow()
     import keras
@@ -127,16 +136,25 @@ def load_model(model_uri: str) -> Model:
         raise ModelError(
             f"{uri} must be a Keras model; loading failed: {err}. Train again."
         ) from err
-    image_size = network.input_shape[1]
     num_outputs = network.output_shape[-1]
     if num_outputs != len(labels):
         raise ModelError(
             f"{uri} must have one output per line of {LABELS_NAME}; got {num_outputs} outputs for "
             f"{len(labels)} labels. Train again, with a new `rebuild` text."
         )
+    image_size = network.inputs[0].shape[1]
+    spec = read_model_spec(model_uri) or ModelSpec(backbone="", image_size=image_size)
+    shapes = [tuple(each.shape[1:]) for each in network.inputs]
+    if shapes != [(spec.image_size, spec.image_size, 3)] * len(spec.views):
+        raise ModelError(
+            f"{uri} must have one input per view of {MODEL_SPEC_NAME}, {spec.image_size} x "
+            f"{spec.image_size} x 3 each; got {len(spec.views)} views and inputs={shapes}. Use the "
+            f"{MODEL_SPEC_NAME} that was published with the model."
+        )
+    signature = tuple(tf.TensorSpec([None, *shape], tf.float32) for shape in shapes)
 
-    @tf.function(input_signature=[tf.TensorSpec([None, image_size, image_size, 3], tf.float32)])  # type: ignore[untyped-decorator]
-    def call(pictures: Any) -> Any:
-        return network(pictures, training=False)
+    @tf.function(input_signature=[signature])  # type: ignore[untyped-decorator]
+    def call(views: tuple[Any, ...]) -> Any:
+        return network(list(views) if len(views) > 1 else views[0], training=False)
 
-    return Model(labels=labels, image_size=image_size, call=call)
+    return Model(labels=labels, spec=spec, call=call)

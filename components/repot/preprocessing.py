@@ -8,12 +8,11 @@ Source: tensorflow/models, research/inception/inception/image_processing.py.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import tensorflow as tf
 
-View = Literal["central", "whole", "padded"]
-"""Which part of a picture a model sees outside training, see `view_picture`."""
+from repot.model_spec import View
 
 # Share of height and width that evaluation keeps.
 _CENTRAL_FRACTION = 0.875

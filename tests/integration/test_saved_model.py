@@ -13,11 +13,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from repot.classifier import build_classifier, export_saved_model, published_model
+from repot.classifier import (
+    build_classifier,
+    export_saved_model,
+    feature_network,
+    normalise_features,
+    published_linear_model,
+    published_model,
+)
 from repot.evaluator.report.model_card import render_model_card
+from repot.json_record import write_record
+from repot.model_spec import ModelSpec, View
 from repot.pictures import normalise_picture
 from repot.predictor import load_model
-from repot.preprocessing import central_crop, decode_jpeg
+from repot.preprocessing import central_crop, decode_jpeg, view_picture
 from tests.unit.evaluator.samples import make_outcome, make_report_data
 
 DATA = Path(__file__).parent.parent / "golden"
@@ -95,6 +104,36 @@ def test_probabilities_of_the_exported_model_equal_those_of_the_model(
 
     assert np.ptp(expected, axis=0).max() > 0.1
     np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-5)
+
+
+def test_model_of_several_views_predicts_and_serves_the_same(tmp_path: Path) -> None:
+    built = build_classifier("efficientnet_lite0", num_classes=3, image_size=SIZE, seed=0)
+    network = feature_network(built, use_depths=True)
+    kernel = np.random.default_rng(1).normal(size=(sum(network.sizes), len(LABELS)), scale=30)
+    jpegs = [normalise_picture(path.read_bytes()).jpeg for path in PICTURES]
+    pictures = np.stack([central_crop(decode_jpeg(jpeg), SIZE) for jpeg in jpegs])
+    features = normalise_features(np.asarray(network.extractor(pictures)), network.sizes)
+    bias = -np.mean(features @ kernel, axis=0)  # so that the labels differ between pictures
+    views: tuple[View, ...] = ("central", "whole", "padded")
+    spec = ModelSpec(
+        backbone="efficientnet_lite0", image_size=SIZE, views=views, mirrored=True, temperature=0.7
+    )
+    model = published_linear_model(network, kernel, bias, spec=spec)
+    model.save(tmp_path / "model.keras")
+    export_saved_model(model, LABELS, tmp_path / "saved_model", spec=spec)
+    (tmp_path / "labels.txt").write_text("".join(f"{label}\n" for label in LABELS))
+    write_record(str(tmp_path / "model_spec.json"), spec)
+
+    predicted = load_model(str(tmp_path)).predict(jpegs)
+    serve = tf.saved_model.load(str(tmp_path / "saved_model")).signatures["serving_default"]
+    served = serve(tf.constant(jpegs))["probabilities"].numpy()
+
+    inputs = [
+        np.stack([view_picture(decode_jpeg(jpeg), SIZE, view) for jpeg in jpegs]) for view in views
+    ]
+    assert np.ptp(predicted, axis=0).max() > 0.1
+    np.testing.assert_allclose(predicted, np.asarray(model(inputs)), atol=1e-6)
+    np.testing.assert_allclose(served, predicted, atol=1e-6)
 
 
 def card_examples(language: str) -> list[str]:

@@ -10,11 +10,16 @@ import pytest
 from repot.backbone_weights import save_weights, stable_names
 from repot.classifier import (
     build_classifier,
+    feature_network,
+    linear_classifier,
+    normalise_features,
+    published_linear_model,
     published_model,
     split_classifier,
     training_logits,
 )
 from repot.errors import CheckpointError
+from repot.model_spec import ModelSpec
 from repot.zoo import build_backbone
 
 SIZE = 64
@@ -22,6 +27,7 @@ LOAD = (
     "import sys, keras, numpy as np; model = keras.models.load_model(sys.argv[1]);"
     " np.save(sys.argv[3], model(np.load(sys.argv[2])))"
 )
+LOAD_TWO_VIEWS = LOAD.replace("np.load(sys.argv[2])", "list(np.load(sys.argv[2]))")
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +172,78 @@ def test_published_model_loads_in_a_process_without_repot(backbone: str, tmp_pat
 
     np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), model(pictures), atol=1e-4)
     assert np.ptp(model(pictures)) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("backbone", "num_depths"),
+    [("efficientnet_lite0", 2), ("mobilenet_v2", 2), ("inception_v3", 2), ("convnext_tiny", 0)],
+)
+def test_features_from_inside_the_backbone_are_statistics_of_merged_maps(
+    backbone: str, num_depths: int
+) -> None:
+    size = max(SIZE, 96)
+    built = build_classifier(backbone, num_classes=3, image_size=size, seed=0)
+    pictures = np.random.default_rng(0).random((2, size, size, 3), np.float32)
+
+    network = feature_network(built, use_depths=True)
+
+    assert len(network.sizes) == 1 + num_depths
+    features = np.asarray(network.extractor(pictures))
+    assert features.shape == (2, sum(network.sizes))
+    own = np.asarray(split_classifier(built)[0](pictures))
+    np.testing.assert_allclose(features[:, : network.sizes[0]], own, atol=1e-5)
+    if num_depths:
+        # Half of a part are means, the other half standard deviations.
+        deviations = features[:, network.sizes[0] + network.sizes[1] // 2 :][:, :8]
+        assert (deviations > 0).all()
+    assert feature_network(built, use_depths=False).sizes == network.sizes[:1]
+
+
+def test_linear_classifier_has_the_logits_of_the_normalised_features(
+    classifier: Any, pictures: Any
+) -> None:
+    network = feature_network(classifier, use_depths=True)
+    kernel, bias = _random_linear_head(sum(network.sizes))
+
+    logits = np.asarray(linear_classifier(network, kernel, bias)(pictures))
+
+    expected = normalise_features(np.asarray(network.extractor(pictures)), network.sizes)
+    np.testing.assert_allclose(logits[:, 1:], expected @ kernel + bias, atol=1e-4)
+    assert (logits[:, 0] < -1000).all()
+
+
+def test_published_linear_model_averages_features_over_views_and_mirror_images(
+    classifier: Any, pictures: Any, tmp_path: Path
+) -> None:
+    network = feature_network(classifier, use_depths=True)
+    kernel, bias = _random_linear_head(sum(network.sizes))
+    spec = ModelSpec(
+        backbone="efficientnet_lite0",
+        image_size=SIZE,
+        views=("whole", "padded"),
+        mirrored=True,
+        temperature=0.5,
+    )
+    views = np.stack([pictures, np.clip(pictures + 0.2, 0, 1)])
+    np.save(tmp_path / "pictures.npy", views)
+
+    model = published_linear_model(network, kernel, bias, spec=spec)
+
+    both = [*views, *(view[:, :, ::-1] for view in views)]
+    mean = np.mean([np.asarray(network.extractor(each)) for each in both], axis=0)
+    scores = np.exp((normalise_features(mean, network.sizes) @ kernel + bias) / 0.5)
+    expected = scores / scores.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(np.asarray(model(list(views))), expected, atol=1e-5)
+    model.save(tmp_path / "model.keras")
+    names = ("model.keras", "pictures.npy", "scores.npy")
+    subprocess.run(
+        [sys.executable, "-c", LOAD_TWO_VIEWS, *(str(tmp_path / name) for name in names)],
+        check=True,
+        cwd=tmp_path,
+    )
+    np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), expected, atol=1e-5)
+
+
+def _random_linear_head(num_features: int) -> tuple[Any, Any]:
+    rng = np.random.default_rng(3)
+    return rng.normal(size=(num_features, 3)), rng.normal(size=3)

@@ -28,7 +28,8 @@ from repot import progress
 from repot.errors import StoppedError, StorageError, TrainingError
 from repot.feature_store import Digests, FeatureKey, FeatureStore, equal_pairs
 from repot.memory import find_memory_limit
-from repot.preprocessing import View, decode_jpeg, mirror, view_picture
+from repot.model_spec import View
+from repot.preprocessing import decode_jpeg, mirror, view_picture
 from repot.trainer.batches import FeatureTable, Pictures
 from repot.trainer.state import StateStore
 from repot.trainer.strategy import any_worker, worker_index_and_count

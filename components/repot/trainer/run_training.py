@@ -21,11 +21,13 @@ from repot.layout import (
     KERAS_NAME,
     LABELS_NAME,
     MODEL_FOLDER,
+    MODEL_SPEC_NAME,
     SAVED_MODEL_FOLDER,
     TRAINING_NAME,
     WEIGHTS_NAME,
 )
 from repot.manifest import Split, read_manifest
+from repot.model_spec import ModelSpec
 from repot.recipes import RECIPES
 from repot.settings import TrainingSettings
 from repot.trainer.augmented_pictures import write_augmented_pictures
@@ -120,7 +122,10 @@ def run_training(request: TrainingRequest, *, should_stop: Callable[[], bool]) -
             versions=_versions(),
         )
         if store.is_writer:
-            _write_model(classifier, manifest.labels, request.run_uri, Path(scratch))
+            spec = ModelSpec(backbone=settings.backbone, image_size=image_size)
+            _write_model(
+                published_model(classifier), manifest.labels, spec, request.run_uri, Path(scratch)
+            )
             write_history(request.run_uri, position.history)
             write_record(storage.join(request.run_uri, TRAINING_NAME), record)
             store.delete()
@@ -153,9 +158,13 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _write_model(classifier: Any, labels: Sequence[str], run_uri: str, scratch: Path) -> None:
-    """Write model.keras, saved_model/ and labels.txt, whose lines name the model's outputs."""
-    model = published_model(classifier)
+def _write_model(
+    model: Any, labels: Sequence[str], spec: ModelSpec, run_uri: str, scratch: Path
+) -> None:
+    """Write model.keras, saved_model/, model_spec.json and labels.txt.
+
+    The lines of labels.txt name the model's outputs.
+    """
     folder = scratch / MODEL_FOLDER
     folder.mkdir()
     with warnings.catch_warnings():
@@ -164,7 +173,8 @@ def _write_model(classifier: Any, labels: Sequence[str], run_uri: str, scratch: 
             "ignore", message="__array__ implementation", category=DeprecationWarning
         )
         model.save(folder / KERAS_NAME)
-    export_saved_model(model, labels, folder / SAVED_MODEL_FOLDER)
+    export_saved_model(model, labels, folder / SAVED_MODEL_FOLDER, spec=spec)
+    write_record(str(folder / MODEL_SPEC_NAME), spec)
     (folder / LABELS_NAME).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
     make_reproducible(folder)
     storage.upload_folder(folder, storage.join(run_uri, MODEL_FOLDER))

@@ -15,10 +15,18 @@ from repot.errors import ModelError
 from repot.evaluator.evaluate import evaluate_run
 from repot.evaluator.outcomes import read_outcomes
 from repot.evaluator.versions import promote
+from repot.json_record import write_record
 from repot.model_registry import ChampionChange
+from repot.model_spec import ModelSpec
 from repot.predictions import predict_files
 from repot.predictor import find_model, load_model, read_labels
-from tests.integration.evaluator.colours import COLOURS, MakeRun, save_model, save_picture
+from tests.integration.evaluator.colours import (
+    COLOURS,
+    IMAGE_SIZE,
+    MakeRun,
+    save_model,
+    save_picture,
+)
 
 EXPECTED_PROBABILITY = math.exp(8) / (math.exp(8) + 2)
 
@@ -244,3 +252,22 @@ def test_labels_with_control_characters_are_rejected(tmp_path: Path, label: str)
         read_labels(str(tmp_path))
 
     assert str(raised.value).isprintable()
+
+
+def test_model_without_a_spec_takes_the_central_crop(model: str) -> None:
+    assert load_model(model).spec.views == ("central",)
+
+
+def test_spec_of_another_model_is_an_error_with_both_sides(model: str) -> None:
+    spec = ModelSpec(backbone="", image_size=IMAGE_SIZE, views=("whole", "padded"))
+    write_record(f"{model}/model_spec.json", spec)
+
+    with pytest.raises(ModelError, match=r"one input per view.*got 2 views"):
+        load_model(model)
+
+
+def test_damaged_spec_is_an_error_that_names_the_file(model: str) -> None:
+    Path(model, "model_spec.json").write_text('{"views": ["upside_down"]}')
+
+    with pytest.raises(ModelError, match=r"model_spec\.json must be a valid ModelSpec"):
+        load_model(model)
