@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from repot.json_record import JsonRecord
 from repot.metrics import CalibrationBin, Interval
@@ -57,6 +57,8 @@ class EvaluationRecord(JsonRecord):
         per_class: One entry per label, in that order.
         confusion_matrix: Non-zero counts by true label, then by predicted label.
         calibration: Calibration of the most probable label's probability.
+        excluded: Examples of the split that are not scored, by reason, see
+            `repot.manifest.EXCLUSION_REASONS`.
     """
 
     evaluation_id: str
@@ -74,6 +76,7 @@ class EvaluationRecord(JsonRecord):
     per_class: tuple[ClassRecord, ...]
     confusion_matrix: dict[str, dict[str, int]]
     calibration: CalibrationRecord
+    excluded: dict[str, int] = field(default_factory=dict)
 
     @property
     def macro_recall(self) -> float:

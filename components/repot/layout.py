@@ -3,7 +3,7 @@
     <storage_uri>/
       listings/<digest>.json       CRC32C of pictures, cached by URI and state of the file
       unpacked/<digest>.tar        compressed archives of pictures, unpacked
-      datasets/<dataset_id>/       plan.json, work/, shards, receipts/, labels.txt,
+      datasets/<dataset_id>/       plan.json, work/, shards, receipts/, digests/, labels.txt,
                                    manifest.json (last)
       checkpoints/<checkpoint_id>/ weights.h5, checkpoint.json (last);
                                    checkpoint_id = <sha256>/<backbone>-<values>
@@ -35,6 +35,7 @@ ID_LENGTH = 16
 PLAN_NAME = "plan.json"
 WORK_FOLDER = "work"
 RECEIPTS_FOLDER = "receipts"
+DIGESTS_FOLDER = "digests"
 LABELS_NAME = "labels.txt"
 MANIFEST_NAME = "manifest.json"
 

@@ -3,6 +3,7 @@
 A dataset folder contains
     <split>-<index>-of-<count>   TFRecord shards; index and count have 5 digits
     receipts/<shard>.json        written after the shard
+    digests/<split>.bin          the content of each record, see repot.example_digests
     labels.txt                   line n is the label of class n; class 0 is the background
     manifest.json                written last: without it the dataset does not exist
 
@@ -46,6 +47,30 @@ class Rejection(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Exclusion(JsonRecord):
+    """A record of validation or test that no evaluation scores, and the reason.
+
+    Attributes:
+        split: The split of the record.
+        digest: Its content, 32 hex digits, see `repot.example_digests`. All records of the split
+            with this content are excluded.
+        reason: A key of EXCLUSION_REASONS.
+        path: The picture's path, relative to the pictures folder; "" if unknown.
+        detail: More about the reason, such as the path of the other picture, or "".
+    """
+
+    split: Split
+    digest: str
+    reason: str
+    path: str = ""
+    detail: str = ""
+
+
+EXCLUSION_REASONS = {"copy_of_training": "train has a copy of the picture"}
+"""Why a record is not scored, by the reason key that manifest, metrics and report use."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Receipt(JsonRecord):
     """The content of one shard.
 
@@ -57,6 +82,8 @@ class Receipt(JsonRecord):
         crc32c: CRC32C of the shard's bytes, 8 hex digits.
         class_counts: Number of records per label; labels without records are omitted.
         rejected: Pictures that were assigned to this shard and rejected.
+        digests: The digests of its records in order, in base64, see `repot.example_digests`; "" in
+            a manifest, and in a receipt of an earlier version.
     """
 
     shard: str
@@ -66,6 +93,7 @@ class Receipt(JsonRecord):
     crc32c: str
     class_counts: dict[str, int]
     rejected: tuple[Rejection, ...] = ()
+    digests: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,10 +105,11 @@ class Manifest(JsonRecord):
         pictures_uri: The folder or folders that the pictures came from.
         labels: Label names; labels[i] has class id i + 1.
         settings: The settings that the dataset was built with, shard counts resolved.
-        shards: One receipt per shard, sorted by name; rejections moved to `rejected`.
+        shards: One receipt per shard, sorted by name, without rejections and digests.
         num_found, num_accepted: Number of files found; number of pictures in shards.
         rejected: Every file that is in no shard, sorted by path.
         empty_label_folders: Paths of label folders without a file that could be a picture.
+        excluded: Records that are not scored, sorted by path.
     """
 
     dataset_id: str
@@ -92,6 +121,7 @@ class Manifest(JsonRecord):
     num_accepted: int
     rejected: tuple[Rejection, ...] = ()
     empty_label_folders: tuple[str, ...] = ()
+    excluded: tuple[Exclusion, ...] = ()
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -152,9 +182,9 @@ def shard_split(name: str) -> Split:
     return cast(Split, name.split("-", 1)[0])
 
 
-def count_reasons(rejected: Iterable[Rejection]) -> dict[str, int]:
-    """Return the number of rejections per reason, most frequent first."""
+def count_reasons(items: Iterable[Rejection | Exclusion]) -> dict[str, int]:
+    """Return the number of rejections or exclusions per reason, most frequent first."""
     counts: dict[str, int] = {}
-    for rejection in rejected:
+    for rejection in items:
         counts[rejection.reason] = counts.get(rejection.reason, 0) + 1
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -34,6 +34,9 @@ from repot.layout import (
 from repot.manifest import SPLITS, read_manifest
 from repot.predictor import find_model
 
+_FORMAT = 2
+"""Part of every evaluation id. Increase it when files of an evaluation get other columns."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -188,6 +191,7 @@ def _evaluation_id(model_uri: str, dataset_uri: str, subset: str, num_examples: 
             "dataset": read_manifest(dataset_uri).dataset_id,
             "subset": subset,
             "num_examples": num_examples,
+            "format": _FORMAT,
             "version": repot.__version__,
         }
     )
@@ -237,6 +241,7 @@ def _evaluate(
         dataset_id=manifest.dataset_id,
         training_id=training.training_id if training else "",
         subset=subset,
+        excluded=scored.excluded,
     )
     data = build_report_data(
         record, manifest=manifest, mistakes=scored.mistakes, training=training, run_uri=run_uri

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from repot import layout, quiet_tensorflow, storage
-from repot.errors import AlreadyExistsError, ModelError
+from repot.errors import AlreadyExistsError, DataError, ModelError
 from repot.evaluator.comparison import judge
 from repot.evaluator.outcomes import Outcome, read_outcomes, write_outcomes
 from repot.evaluator.report.data import ReportData
 from repot.evaluator.report.page import render_report
+from repot.evaluator.unseen import Unseen, find_unseen
 from repot.evaluator.verdict import NO_CHAMPION, Verdict
 from repot.evaluator.versions import promote
 from repot.json_record import read_record
@@ -113,10 +114,10 @@ def decide(
     """Decide whether an evaluated, published version replaces the champion.
 
     The version is promoted if its precision@1 reaches the threshold and it gets at least as many
-    validation pictures right as the champion. The champion is scored on the same pictures, with
-    labels matched by name; its predictions are stored, so repeating the comparison is free, and
-    TensorFlow is imported only to compute them. A version that was rolled back is rejected, and so
-    is one without a label that the champion has.
+    pictures right as the champion, of those that neither was trained on. The champion is scored on
+    the same pictures, with labels matched by name; its predictions are stored, so repeating the
+    comparison is free, and TensorFlow is imported only to compute them. A version that was rolled
+    back is rejected, and so is one without a label that the champion has.
 
     Args:
         storage_uri: Root of all stored files.
@@ -138,12 +139,19 @@ def decide(
     gate_uri = layout.gate_uri(storage_uri, training_id, champion_version)
     challenger_outcomes = read_outcomes(storage.join(evaluation_uri, PREDICTIONS_NAME))
     champion_outcomes: list[Outcome] | None = None
+    unseen: Unseen | None = None
     unknown_labels: list[str] = []
     removed_labels: list[str] = []
     dataset_uri = layout.dataset_uri(storage_uri, dataset_id)
     if champion is not None and champion_version != training_id:
         champion_uri = layout.model_uri(storage_uri, model_name, champion_version)
-        champion_outcomes = _champion_outcomes(champion_uri, dataset_uri, gate_uri)
+        unseen = find_unseen(
+            challenger_outcomes,
+            dataset_uri=dataset_uri,
+            champion_dataset_uri=layout.dataset_uri(storage_uri, champion.dataset_id),
+        )
+        if unseen.pictures.is_enough:
+            champion_outcomes = _champion_outcomes(champion_uri, dataset_uri, gate_uri)
         champion_labels = read_labels(champion_uri)
         unknown_labels = _unknown_labels(challenger_outcomes, champion_labels)
         labels = read_labels(storage.join(run_uri, MODEL_FOLDER))
@@ -156,6 +164,7 @@ def decide(
         champion_version=champion_version,
         min_precision=min_precision,
         decided_at=decided_at,
+        unseen=unseen,
         unknown_labels=unknown_labels,
         removed_labels=removed_labels,
         allow_label_removal=allow_label_removal,
@@ -215,13 +224,24 @@ def _keep_verdict(uri: str, verdict: Verdict) -> Verdict:
 def _champion_outcomes(champion_uri: str, dataset_uri: str, gate_uri: str) -> list[Outcome]:
     """Return the champion's outcomes on the validation split, computed at most once."""
     uri = storage.join(gate_uri, PREDICTIONS_NAME)
-    if not storage.exists(uri):
+    if not _are_current(uri):
         quiet_tensorflow.import_tensorflow()
         from repot.evaluator.scoring import score_split
 
         scored = score_split(champion_uri, dataset_uri, subset="validation", task="gate")
         write_outcomes(uri, scored.outcomes)
     return read_outcomes(uri)
+
+
+def _are_current(uri: str) -> bool:
+    """Return whether there are stored outcomes, with the columns of this version of repot."""
+    if not storage.exists(uri):
+        return False
+    try:
+        read_outcomes(uri)
+    except DataError:
+        return False
+    return True
 
 
 def _unknown_labels(challenger: Sequence[Outcome], champion_labels: Sequence[str]) -> list[str]:

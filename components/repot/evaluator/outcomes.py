@@ -24,6 +24,7 @@ class Outcome:
 
     Attributes:
         filename: File name of the picture, as stored in the shard.
+        digest: Content of the picture, 32 hex digits, see `repot.example_digests`.
         label: The true label.
         predicted: The most probable label.
         probability: Probability of the predicted label.
@@ -35,6 +36,7 @@ class Outcome:
     """
 
     filename: str
+    digest: str
     label: str
     predicted: str
     probability: float
@@ -65,6 +67,7 @@ _COLUMNS = tuple(field.name for field in dataclasses.fields(Outcome))
 
 def make_outcomes(
     filenames: Sequence[str],
+    digests: Sequence[str],
     true_labels: Sequence[str],
     probabilities: metrics.FloatArray,
     model_labels: Sequence[str],
@@ -73,6 +76,7 @@ def make_outcomes(
 
     Args:
         filenames: One per picture.
+        digests: One per picture.
         true_labels: One per picture.
         probabilities: float [num_pictures, num_model_labels].
         model_labels: Names of the columns; a true label that is not among them is a mistake.
@@ -88,6 +92,7 @@ def make_outcomes(
     return [
         Outcome(
             filename=filename,
+            digest=digests[i],
             label=true_labels[i],
             predicted=model_labels[int(predicted[i])],
             probability=float(probabilities[i, predicted[i]]),
@@ -119,11 +124,12 @@ def read_outcomes(uri: str) -> list[Outcome]:
     return [
         Outcome(
             filename=filename,
+            digest=digest,
             label=label,
             predicted=predicted,
             probability=float(probability),
             label_probability=float(label_probability),
             label_rank=int(label_rank),
         )
-        for filename, label, predicted, probability, label_probability, label_rank in rows
+        for filename, digest, label, predicted, probability, label_probability, label_rank in rows
     ]

@@ -3,16 +3,17 @@
 import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
 
 from repot import progress
-from repot.dataset import Examples, open_examples
+from repot.dataset import Examples, Numbers, open_examples
 from repot.errors import DataError, ModelError
 from repot.evaluator.outcomes import Mistake, Outcome, make_outcomes
-from repot.manifest import read_manifest
+from repot.example_digests import example_digest, join_digests, read_digests
+from repot.manifest import EXCLUSION_REASONS, Manifest, Split, count_reasons, read_manifest
 from repot.predictor import Model, load_model
 
 BATCH_SIZE = 32
@@ -27,17 +28,19 @@ class ScoredSplit:
         outcomes: One per example, in the order of the shards.
         mistakes: The most confident mistakes, most confident first; at most MAX_MISTAKES.
         labels: Every label of the dataset, followed by those that only the model has.
+        excluded: Number of examples of the split that are not scored, by reason.
     """
 
     outcomes: tuple[Outcome, ...]
     mistakes: tuple[Mistake, ...]
     labels: tuple[str, ...]
+    excluded: dict[str, int]
 
 
 def score_split(
     model_uri: str, dataset_uri: str, *, subset: str, num_examples: int = 0, task: str = "evaluate"
 ) -> ScoredSplit:
-    """Predict the first examples of a split; labels are matched by name.
+    """Predict the first examples of a split, excluded ones left out; labels are matched by name.
 
     Args:
         model_uri: Folder with model.keras and labels.txt.
@@ -51,17 +54,14 @@ def score_split(
         CorruptShardError: A shard's bytes differ from its receipt.
         ModelError: The model cannot be loaded, or its output is not finite.
     """
-    manifest, model = read_manifest(dataset_uri), load_model(model_uri)
-    total = min(num_examples or manifest.num_examples(subset), manifest.num_examples(subset))
-    if total == 0:
-        raise DataError(
-            f"A dataset must have at least one {subset} example to be evaluated; {dataset_uri} has "
-            "none. Add pictures."
-        )
+    manifest = read_manifest(dataset_uri)
+    numbers = _scored_numbers(dataset_uri, manifest, subset, task)
+    numbers = numbers[: num_examples or None]
+    model = load_model(model_uri)
     outcomes: list[Outcome] = []
     worst: list[tuple[float, int, Mistake]] = []  # heap, the least confident mistake first
     with open_examples(dataset_uri, manifest) as examples:
-        for batch, jpegs in _predict_batches(model, examples[subset], manifest.labels, total):
+        for batch, jpegs in _predict_batches(model, examples[subset], manifest.labels, numbers):
             for i, (outcome, jpeg) in enumerate(zip(batch, jpegs, strict=True), len(outcomes)):
                 if not outcome.correct:
                     # -i: among equally confident mistakes, earlier examples are kept.
@@ -70,23 +70,48 @@ def score_split(
                     if len(worst) > MAX_MISTAKES:
                         heapq.heappop(worst)
             outcomes += batch
-            progress.report(task, len(outcomes), total, unit="pictures")
+            progress.report(task, len(outcomes), len(numbers), unit="pictures")
     return ScoredSplit(
         outcomes=tuple(outcomes),
         mistakes=tuple(mistake for _, _, mistake in sorted(worst, reverse=True)),
         labels=tuple(dict.fromkeys((*manifest.labels, *model.labels))),
+        excluded=_count_excluded(manifest, subset),
     )
 
 
+def _scored_numbers(dataset_uri: str, manifest: Manifest, subset: str, task: str) -> Numbers:
+    """Return the numbers of the examples of a split that are not excluded, in order."""
+    total = manifest.num_examples(subset)
+    excluded = [bytes.fromhex(item.digest) for item in manifest.excluded if item.split == subset]
+    numbers = np.arange(total)
+    if excluded:
+        digests = read_digests(dataset_uri, manifest, cast(Split, subset), task=task)
+        numbers = np.flatnonzero(~np.isin(digests, join_digests(excluded)))
+    if not len(numbers):
+        reasons = "; ".join(
+            f"{count}: {EXCLUSION_REASONS.get(reason, reason)}"
+            for reason, count in _count_excluded(manifest, subset).items()
+        )
+        raise DataError(
+            f"A dataset must have at least one {subset} example to be evaluated; {dataset_uri} has "
+            f"{f'{total}, none of which is scored ({reasons})' if total else 'none'}. Add pictures."
+        )
+    return numbers
+
+
+def _count_excluded(manifest: Manifest, subset: str) -> dict[str, int]:
+    return count_reasons(item for item in manifest.excluded if item.split == subset)
+
+
 def _predict_batches(
-    model: Model, examples: Examples, labels: Sequence[str], total: int
+    model: Model, examples: Examples, labels: Sequence[str], numbers: Numbers
 ) -> Iterator[tuple[list[Outcome], list[bytes]]]:
     """Yield the outcomes and the JPEG bytes of each batch; the last batch may be smaller."""
 
     def prepare(example: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return model.prepare(example["encoded"]), example
 
-    prepared = examples.read(np.arange(total)).map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+    prepared = examples.read(numbers).map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
     for pictures, batch in prepared.batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE):
         filenames = [name.decode(errors="replace") for name in batch["filename"].numpy()]
         true_labels = [labels[class_id - 1] for class_id in batch["label"].numpy()]
@@ -98,5 +123,6 @@ def _predict_batches(
                 "A model must predict finite probabilities; it does not for the picture "
                 f"{filenames[int(np.argmin(is_finite))]}. Train again."
             )
-        outcomes = make_outcomes(filenames, true_labels, probabilities, model.labels)
-        yield outcomes, list(batch["encoded"].numpy())
+        jpegs = list(batch["encoded"].numpy())
+        digests = [example_digest(jpeg).hex() for jpeg in jpegs]
+        yield make_outcomes(filenames, digests, true_labels, probabilities, model.labels), jpegs

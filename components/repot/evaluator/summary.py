@@ -5,7 +5,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,13 +27,14 @@ def summarise(
     dataset_id: str,
     training_id: str,
     subset: str,
+    excluded: Mapping[str, int],
 ) -> EvaluationRecord:
     """Compute every score of at least one outcome.
 
     Args:
         outcomes: The scored pictures.
         labels: Every true or predicted label, in class order.
-        evaluation_id, dataset_id, training_id, subset: See `EvaluationRecord`.
+        evaluation_id, dataset_id, training_id, subset, excluded: See `EvaluationRecord`.
     """
     ranks = np.array([outcome.label_rank for outcome in outcomes])
     precision = metrics.precision_at_1(ranks)
@@ -59,6 +60,7 @@ def summarise(
         per_class=_class_records(outcomes, labels),
         confusion_matrix=_confusion_counts(outcomes),
         calibration=CalibrationRecord(error=calibration_error, bins=tuple(bins)),
+        excluded=dict(excluded),
     )
 
 

@@ -60,6 +60,48 @@ class PairedComparison(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ComparedPictures(JsonRecord):
+    """How many pictures two versions were compared on, and why not on all.
+
+    Attributes:
+        num_scored: Pictures of the split that the version was scored on.
+        num_compared: Those of them that neither version was trained on, matched by content.
+        num_required: Fewest pictures for a comparison.
+        num_trained_on_by_champion, num_trained_on_by_version: Scored pictures that each was trained
+            on; one may count in both.
+        problem: Why it is unknown what the champion was trained on, or "".
+    """
+
+    num_scored: int
+    num_compared: int
+    num_required: int
+    num_trained_on_by_champion: int
+    num_trained_on_by_version: int
+    problem: str = ""
+
+    @property
+    def is_enough(self) -> bool:
+        """Return whether there are enough pictures for a comparison."""
+        return self.num_compared >= self.num_required
+
+    @property
+    def num_left_out(self) -> int:
+        """Return the number of scored pictures that are not compared."""
+        return self.num_scored - self.num_compared
+
+    @property
+    def left_out_text(self) -> str:
+        """Return why pictures are left out, e.g. "the champion was trained on 5"; "" if none is."""
+        trained_on = {
+            "the champion": self.num_trained_on_by_champion,
+            "this version": self.num_trained_on_by_version,
+        }
+        return " and ".join(
+            f"{name} was trained on {count:,}" for name, count in trained_on.items() if count
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict(JsonRecord):
     """The gate's decision on one version.
 
@@ -70,7 +112,10 @@ class Verdict(JsonRecord):
         version: The version that was judged.
         champion_version: The version that it was compared with, or "none".
         min_precision: Threshold on precision@1.
-        challenger, champion: Scores on the same pictures; champion is None if nothing was compared.
+        subset: The split that decides.
+        challenger, champion: Scores on the compared pictures; if nothing was compared, champion is
+            None, and that of the challenger is on all scored pictures.
+        compared: Which pictures were compared, or would have been; None without a comparison.
         comparison: The paired comparison, or None if nothing was compared.
         unknown_labels: Every label of the dataset that the champion does not have; the reasons name
             only the first few.
@@ -85,8 +130,10 @@ class Verdict(JsonRecord):
     version: str
     champion_version: str
     min_precision: float
+    subset: str = "validation"
     challenger: Score
     champion: Score | None = None
+    compared: ComparedPictures | None = None
     comparison: PairedComparison | None = None
     unknown_labels: tuple[str, ...] = ()
     removed_labels: tuple[str, ...] = ()

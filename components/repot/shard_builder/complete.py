@@ -5,17 +5,36 @@ a pod of its own would cost a run twenty seconds. Two that finish at the same mo
 and write the same bytes.
 """
 
+import base64
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
 
 from repot import layout, progress, storage
 from repot.dataset_description import describe_dataset
-from repot.dataset_plan import DatasetPlan, Share, read_plan
+from repot.dataset_plan import DatasetPlan, Share, read_plan, read_work_list
 from repot.errors import DataError, NotFoundError, join_names
+from repot.example_digests import (
+    DIGEST_BYTES,
+    Digests,
+    join_digests,
+    shard_digests,
+    write_digests,
+)
 from repot.json_record import read_record, write_record
 from repot.layout import LABELS_NAME, MANIFEST_NAME
-from repot.manifest import Manifest, Receipt, Rejection, count_reasons
+from repot.manifest import (
+    EXCLUSION_REASONS,
+    SPLITS,
+    Exclusion,
+    Manifest,
+    Receipt,
+    Rejection,
+    Split,
+    count_reasons,
+)
 from repot.picture_result import ADVICE, EXEMPT_REASONS, REASONS
 from repot.shard_builder.build import build_shards
 from repot.shard_builder.receipts import finished_shards, has_all_receipts
@@ -68,10 +87,18 @@ def complete_dataset(dataset_uri: str, *, max_rejected_fraction: float) -> Manif
         StorageError: Reading or writing failed.
     """
     existing = _read_existing_manifest(dataset_uri)
-    manifest = existing or _account_for_files(dataset_uri)
+    digests: dict[Split, Digests] = {}
+    if existing is None:
+        plan, receipts = _build_missing(dataset_uri)
+        digests = _combine_digests(dataset_uri, receipts)
+        manifest = _combine(plan, receipts, _find_copies(dataset_uri, receipts, digests))
+    else:
+        manifest = existing
     _check_rejected_fraction(manifest, max_rejected_fraction)
     _check_labels(manifest)
     if existing is None:
+        for split in manifest.splits:
+            write_digests(dataset_uri, split, digests[split])
         storage.write_text(
             storage.join(dataset_uri, LABELS_NAME),
             "".join(f"{label}\n" for label in manifest.labels),
@@ -81,6 +108,8 @@ def complete_dataset(dataset_uri: str, *, max_rejected_fraction: float) -> Manif
         {split: manifest.class_counts(split) for split in manifest.splits}, manifest.rejected
     ):
         progress.notice("build shards", line)
+    if manifest.excluded:
+        progress.notice("build shards", _describe_excluded(manifest.excluded), is_warning=True)
     return manifest
 
 
@@ -91,8 +120,8 @@ def _read_existing_manifest(dataset_uri: str) -> Manifest | None:
         return None
 
 
-def _account_for_files(dataset_uri: str) -> Manifest:
-    """Return the manifest of the whole plan, after building missing shards."""
+def _build_missing(dataset_uri: str) -> tuple[DatasetPlan, list[Receipt]]:
+    """Return the plan and the receipts of all of its shards, after building missing ones."""
     plan = read_plan(dataset_uri)
     receipts = finished_shards(dataset_uri, plan, plan.shard_names)
     if missing := [name for name in plan.shard_names if name not in receipts]:
@@ -104,11 +133,69 @@ def _account_for_files(dataset_uri: str) -> Manifest:
             f"Every shard must have a receipt; {join_names(missing)} in {dataset_uri} have none. "
             "Run again."
         )
-    return _combine(plan, receipts)
+    return plan, [receipts[name] for name in plan.shard_names]
 
 
-def _combine(plan: DatasetPlan, receipts: Mapping[str, Receipt]) -> Manifest:
-    shards = [receipts[name] for name in plan.shard_names]
+def _combine_digests(dataset_uri: str, receipts: Sequence[Receipt]) -> dict[Split, Digests]:
+    """Return the digests of the records of each split, in the order of the shards."""
+    pieces: dict[Split, list[bytes]] = {split: [] for split in SPLITS}
+    for receipt in receipts:
+        digests = base64.b64decode(receipt.digests)
+        if not digests:  # The shard is empty, or an earlier version built it.
+            digests = shard_digests(dataset_uri, receipt).tobytes()
+        pieces[receipt.split].append(digests)
+    return {split: join_digests(found) for split, found in pieces.items()}
+
+
+def _find_copies(
+    dataset_uri: str, receipts: Sequence[Receipt], digests: Mapping[Split, Digests]
+) -> list[Exclusion]:
+    """Return the records of validation and test that have a copy in train.
+
+    Only an input that states the splits itself can have any: others are split by content.
+
+    Args:
+        dataset_uri: Folder of the dataset, with its work lists.
+        receipts: The receipts of all shards, in order.
+        digests: The digests of the records of each split.
+    """
+    excluded = []
+    for split in ("validation", "test"):
+        numbers = np.flatnonzero(np.isin(digests[split], digests["train"])).tolist()
+        first = 0
+        for receipt in receipts:
+            if receipt.split != split:
+                continue
+            inside = [n - first for n in numbers if first <= n < first + receipt.num_records]
+            paths = _record_paths(dataset_uri, receipt) if inside else []
+            excluded += [
+                Exclusion(
+                    split=split,
+                    digest=digests[split][first + n].ljust(DIGEST_BYTES, b"\0").hex(),
+                    reason="copy_of_training",
+                    path=paths[n],
+                )
+                for n in inside
+            ]
+            first += receipt.num_records
+    return excluded
+
+
+def _record_paths(dataset_uri: str, receipt: Receipt) -> list[str]:
+    """Return the path of the picture of each record of a shard, "" where that is unknown."""
+    rejected = {rejection.path for rejection in receipt.rejected}
+    paths = [
+        picture.path
+        for picture in read_work_list(dataset_uri, receipt.shard)
+        if picture.path not in rejected
+    ]
+    # Parts of one picture have the same path; if one was rejected, the others cannot be told apart.
+    return paths if len(paths) == receipt.num_records else [""] * receipt.num_records
+
+
+def _combine(
+    plan: DatasetPlan, shards: Sequence[Receipt], excluded: Sequence[Exclusion]
+) -> Manifest:
     rejected = sorted(
         [*plan.rejected, *(rejection for shard in shards for rejection in shard.rejected)],
         key=lambda rejection: rejection.path,
@@ -118,11 +205,12 @@ def _combine(plan: DatasetPlan, receipts: Mapping[str, Receipt]) -> Manifest:
         pictures_uri=plan.pictures_uri,
         labels=plan.labels,
         settings=plan.settings,
-        shards=tuple(dataclasses.replace(shard, rejected=()) for shard in shards),
+        shards=tuple(dataclasses.replace(shard, rejected=(), digests="") for shard in shards),
         num_found=plan.num_found,
         num_accepted=sum(shard.num_records for shard in shards),
         rejected=tuple(rejected),
         empty_label_folders=plan.empty_label_folders,
+        excluded=tuple(sorted(excluded, key=lambda item: (item.path, item.digest))),
     )
 
 
@@ -168,6 +256,19 @@ def _check_labels(manifest: Manifest) -> None:
     ]
     if problems:
         raise DataError("\n".join(problems))
+
+
+def _describe_excluded(excluded: Sequence[Exclusion]) -> str:
+    reasons = (
+        f"{count}: {EXCLUSION_REASONS.get(reason, reason)} "
+        f"({_examples(item.path for item in excluded if item.reason == reason)})"
+        for reason, count in count_reasons(excluded).items()
+    )
+    return f"not scored in validation and test, {'; '.join(reasons)}"
+
+
+def _examples(paths: Iterable[str]) -> str:
+    return join_names(map(repr, paths), 3)
 
 
 def _describe_rejected(manifest: Manifest, labels: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """Build one shard: read its pictures ahead, write their records in order, then its receipt."""
 
+import base64
 import contextlib
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -12,6 +13,7 @@ import google_crc32c
 from repot import records, storage
 from repot.dataset_plan import SourcePicture, read_work_list
 from repot.errors import ContentEncodingError, DataError, NotFoundError, convert_disk_errors
+from repot.example_digests import example_digest
 from repot.file_parts import FilePart, read_part
 from repot.manifest import Receipt, Rejection, shard_split
 from repot.picture_decoder import MAX_FILES, MAX_FILES_BYTES
@@ -153,6 +155,7 @@ def _write_records(
 ) -> Receipt:
     split = shard_split(shard)
     class_counts: Counter[str] = Counter()
+    digests = []
     rejected = []
     crc = 0
     for batch in _batches(pictures):
@@ -161,6 +164,7 @@ def _write_records(
                 record = records.frame_record(_to_example(picture, result))
                 file.write(record)
                 crc = google_crc32c.extend(crc, record)
+                digests.append(example_digest(result.jpeg))
                 class_counts[picture.label] += 1
             else:
                 rejected.append(
@@ -181,6 +185,7 @@ def _write_records(
         crc32c=f"{crc:08x}",
         class_counts=dict(sorted(class_counts.items())),
         rejected=tuple(rejected),
+        digests=base64.b64encode(b"".join(digests)).decode(),
     )
 
 

@@ -45,17 +45,22 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dataset(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a dataset of the pictures with three validation shards."""
     folder = tmp_path_factory.mktemp("dataset")
+    build_dataset(pictures, folder, validation_shards=3)
+    return folder
+
+
+def build_dataset(pictures: Path, folder: Path, *, validation_shards: int = 1) -> None:
+    """Build a dataset of a folder with train/ and validation/."""
     plan = plan_dataset(
         PictureRoots(
             train_uri=str(pictures / "train"), validation_uri=str(pictures / "validation")
         ),
         dataset_folder=lambda _: str(folder),
         listings_uri=None,
-        settings=DatasetSettings(train_shards=1, validation_shards=3),
+        settings=DatasetSettings(train_shards=1, validation_shards=validation_shards),
     )
     build_shards(plan.dataset_uri, num_processes=1)
     complete_dataset(plan.dataset_uri, max_rejected_fraction=0.5)
-    return folder
 
 
 @pytest.fixture
@@ -74,6 +79,7 @@ def make_run(storage_uri: str, tmp_path: Path) -> MakeRun:
         training_id: str,
         labels: Sequence[str] = tuple(COLOURS),
         colours: Sequence[str] = tuple(COLOURS),
+        dataset_id: str = "colours",
     ) -> str:
         run_uri = layout.run_uri(storage_uri, training_id)
         save_model(tmp_path / training_id, labels, colours)
@@ -86,7 +92,7 @@ def make_run(storage_uri: str, tmp_path: Path) -> MakeRun:
         )
         training = TrainingRecord(
             training_id=training_id,
-            dataset_id="colours",
+            dataset_id=dataset_id,
             checkpoint_id="0" * 64 + "/mobilenet_v2-raw",
             settings=TrainingSettings(backbone="mobilenet_v2", recipe="head"),
             image_size=IMAGE_SIZE,

@@ -19,6 +19,7 @@ from repot.evaluator.outcomes import read_outcomes
 from repot.evaluator.report.data import ReportData
 from repot.json_record import read_record
 from tests.integration.evaluator.colours import NUM_VALIDATION, MakeRun, save_model
+from tests.integration.evaluator.conftest import build_dataset
 
 RIGHT = math.exp(8) / (math.exp(8) + 2)
 WRONG = 1 / (math.exp(8) + 2)
@@ -328,3 +329,38 @@ def test_model_with_nan_outputs_raises_an_error(dataset: Path, tmp_path: Path) -
         match=r"must predict finite probabilities; it does not for the picture \w+_\d\.jpg",
     ):
         evaluate(str(tmp_path / "model"), str(dataset), str(tmp_path / "out"))
+
+
+def test_copies_of_training_pictures_are_not_scored(
+    make_run: MakeRun, pictures: Path, tmp_path: Path
+) -> None:
+    dirty = tmp_path / "pictures"
+    shutil.copytree(pictures, dirty)
+    for i in range(2):
+        shutil.copy(dirty / "train" / "red" / "0.jpg", dirty / "validation" / "blue" / f"{i}.jpg")
+    build_dataset(dirty, tmp_path / "dataset", validation_shards=2)
+
+    metrics = evaluate_in(make_run("first"), tmp_path / "dataset", tmp_path / "out")
+    few = evaluate_in(make_run("second"), tmp_path / "dataset", tmp_path / "few", num_examples=7)
+
+    # Without the two red pictures labelled blue, all scores are those of the clean dataset.
+    assert (metrics.num_examples, metrics.num_correct) == (12, 11)
+    assert metrics.excluded == few.excluded == {"copy_of_training": 2}
+    assert few.num_examples == 7
+    rows = (tmp_path / "out" / "predictions.csv").read_text().splitlines()
+    assert len(rows) == 13
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "Not scored: 2 pictures (train has a copy of the picture)." in report
+
+
+def test_split_of_copies_only_cannot_be_evaluated(
+    make_run: MakeRun, pictures: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(pictures / "train", tmp_path / "pictures" / "train")
+    shutil.copytree(pictures / "train", tmp_path / "pictures" / "validation")
+    build_dataset(tmp_path / "pictures", tmp_path / "dataset")
+
+    with pytest.raises(
+        DataError, match=r"none of which is scored \(6: train has a copy of the picture\)"
+    ):
+        evaluate_in(make_run("first"), tmp_path / "dataset", tmp_path / "out")

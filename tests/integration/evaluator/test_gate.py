@@ -21,9 +21,9 @@ HALF = ("red", "blue", "green")
 FIRST, LATER = "2026-11-27T14:05:00Z", "2026-11-28T09:30:00Z"
 
 
-def evaluate_version(storage_uri: str, training_id: str) -> None:
+def evaluate_version(storage_uri: str, training_id: str, dataset_id: str = "colours") -> None:
     evaluate_run(
-        storage_uri=storage_uri, dataset_id="colours", training_id=training_id, model_name="m"
+        storage_uri=storage_uri, dataset_id=dataset_id, training_id=training_id, model_name="m"
     )
 
 

@@ -21,6 +21,7 @@ def make_outcome(i: int, label: str, predicted: str) -> Outcome:
     """Return the outcome of picture i."""
     return Outcome(
         filename=f"picture {i} <b>.jpg",
+        digest=f"{i:032x}",
         label=label,
         predicted=predicted,
         probability=0.875,
@@ -78,6 +79,7 @@ def make_report_data(
         dataset_id="d1d1",
         training_id="t1t1",
         subset="validation",
+        excluded={},
     )
     dataset = DatasetSummary(
         dataset_id="d1d1",

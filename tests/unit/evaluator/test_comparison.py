@@ -13,6 +13,7 @@ def make_outcomes(correct: str) -> list[Outcome]:
     return [
         Outcome(
             filename=f"{i}.jpg",
+            digest=f"{i:032x}",
             label="cat",
             predicted="cat" if mark == "1" else "dog",
             probability=0.9,

@@ -18,6 +18,7 @@ def make_outcome(
 ) -> Outcome:
     return Outcome(
         filename="x.jpg",
+        digest="0" * 32,
         label=label,
         predicted=predicted,
         probability=probability,
@@ -39,7 +40,13 @@ def make_record(
     outcomes: Sequence[Outcome] = OUTCOMES, labels: Sequence[str] = LABELS
 ) -> EvaluationRecord:
     return summarise(
-        outcomes, labels, evaluation_id="e", dataset_id="d", training_id="t", subset="validation"
+        outcomes,
+        labels,
+        evaluation_id="e",
+        dataset_id="d",
+        training_id="t",
+        subset="validation",
+        excluded={"copy_of_training": 3},
     )
 
 
@@ -48,7 +55,7 @@ def test_summarise_computes_the_scores() -> None:
 
     assert (record.evaluation_id, record.dataset_id) == ("e", "d")
     assert (record.training_id, record.subset) == ("t", "validation")
-    assert record.num_examples == 4
+    assert (record.num_examples, record.excluded) == (4, {"copy_of_training": 3})
     assert record.num_correct == 2
     assert record.precision_at_1 == 0.5
     assert record.precision_at_1_interval == pytest.approx((0.15004, 0.84996), abs=1e-5)

@@ -1,3 +1,5 @@
+import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -280,3 +282,45 @@ def test_item_without_a_plan_is_an_error(tmp_path: Path) -> None:
 def test_invalid_item_is_an_error() -> None:
     with pytest.raises(UsageError, match="work item"):
         build_item("nonsense")
+
+
+def test_copies_of_training_pictures_are_not_scored(
+    make_plan: MakePlan,
+    write_pictures: WritePictures,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", logger="repot.progress")
+    folder = tmp_path / "split"
+    write_pictures(folder, {"train/a": 6, "train/b": 6, "validation/a": 4, "validation/b": 4})
+    write_pictures(folder, {"test/b": 3})
+    shutil.copy(folder / "train" / "a" / "002.jpg", folder / "validation" / "a" / "renamed.jpg")
+    shutil.copy(folder / "train" / "a" / "003.jpg", folder / "test" / "b" / "relabelled.jpg")
+    (folder / "validation" / "a" / "001.jpg").write_text("damaged")
+
+    manifest = complete_dataset(
+        make_plan(folder, validation_shards=3).dataset_uri, max_rejected_fraction=0.1
+    )
+
+    assert [(item.split, item.path, item.reason) for item in manifest.excluded] == [
+        ("test", "test/b/relabelled.jpg", "copy_of_training"),
+        ("validation", "validation/a/renamed.jpg", "copy_of_training"),
+    ]
+    jpeg = (folder / "train" / "a" / "002.jpg").read_bytes()
+    assert manifest.excluded[1].digest == hashlib.sha256(jpeg).hexdigest()[:32]
+    # They are records like the others.
+    assert [manifest.num_examples(split) for split in manifest.splits] == [12, 8, 4]
+    assert (
+        "build shards: warning: not scored in validation and test, 2: train has a copy of the "
+        "picture ('test/b/relabelled.jpg', 'validation/a/renamed.jpg')"
+    ) in [each.getMessage() for each in caplog.records]
+
+
+def test_split_by_content_leaves_no_copy_of_a_training_picture(
+    make_plan: MakePlan, pictures: Path
+) -> None:
+    for path in list(pictures.glob("*/*")):
+        shutil.copy(path, path.with_name(f"copy of {path.name}"))
+    manifest = complete_dataset(make_plan().dataset_uri, max_rejected_fraction=0)
+    assert manifest.num_accepted == 60
+    assert manifest.excluded == ()

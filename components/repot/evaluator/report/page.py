@@ -25,6 +25,7 @@ from repot.evaluator.report.tables import label_rows, timing_rows, training_rows
 from repot.evaluator.report.templates import environment
 from repot.evaluator.verdict import Score, Verdict
 from repot.layout import CHAMPION_NAME
+from repot.manifest import EXCLUSION_REASONS
 from repot.recipes import AUGMENTATIONS
 from repot.training_record import EpochRecord
 
@@ -70,6 +71,10 @@ def render_report(
         heat_map=heat_map(matrix, evaluation.labels, MAX_HEAT_MAP_LABELS),
         confusions=worst_confusions(matrix, evaluation.labels, MAX_CONFUSIONS),
         mistakes=data.mistakes,
+        excluded=[
+            (EXCLUSION_REASONS.get(reason, reason), count)
+            for reason, count in evaluation.excluded.items()
+        ],
         num_mistakes=evaluation.num_examples - evaluation.num_correct,
         curves=_training_curves(data.history),
         augmented=data.augmented,

@@ -1,0 +1,88 @@
+"""Which pictures neither champion nor challenger was trained on: only those compare them fairly.
+
+When a dataset grows, a picture may cross from train to validation, and a picture may be renamed or
+get another label. The champion knows such a picture. Pictures are therefore matched by content, see
+`repot.example_digests`, with the training pictures of both versions.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from repot.errors import RepotError
+from repot.evaluator.outcomes import Outcome
+from repot.evaluator.verdict import ComparedPictures
+from repot.example_digests import Digests, join_digests, read_digests
+from repot.manifest import read_manifest
+
+MIN_COMPARED = 30
+"""Fewest unseen pictures for a comparison, or half of the split, if that is fewer: below it, the
+95 % interval of precision@1 is wider than 0.3, and chance decides."""
+
+_T = TypeVar("_T")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unseen:
+    """The pictures of a split that neither version was trained on.
+
+    Attributes:
+        is_unseen: One per scored picture, in order.
+        pictures: Their numbers.
+    """
+
+    is_unseen: tuple[bool, ...]
+    pictures: ComparedPictures
+
+    def select(self, rows: Sequence[_T]) -> list[_T]:
+        """Return the rows of the unseen pictures, of one row per scored picture."""
+        return [row for row, is_kept in zip(rows, self.is_unseen, strict=True) if is_kept]
+
+
+def find_unseen(
+    outcomes: Sequence[Outcome], *, dataset_uri: str, champion_dataset_uri: str
+) -> Unseen:
+    """Return which scored pictures are in the training split of neither dataset.
+
+    Args:
+        outcomes: The challenger's outcomes.
+        dataset_uri: The challenger's dataset.
+        champion_dataset_uri: The champion's dataset. If it cannot be read, all of its training
+            pictures are unknown, which the result states.
+
+    Raises:
+        RepotError: The challenger's dataset cannot be read.
+    """
+    scored = join_digests(bytes.fromhex(outcome.digest) for outcome in outcomes)
+    by_challenger = np.isin(scored, _training_digests(dataset_uri))
+    by_champion, problem = np.zeros(len(scored), bool), ""
+    if champion_dataset_uri != dataset_uri:
+        try:
+            by_champion = np.isin(scored, _training_digests(champion_dataset_uri))
+        except RepotError as err:
+            problem = str(err)
+            _log.warning("The champion's training pictures are unknown: %s", problem)
+    else:
+        by_champion = by_challenger
+    is_unseen = ~(by_challenger | by_champion)
+    num_scored = len(outcomes)
+    return Unseen(
+        is_unseen=tuple(is_unseen.tolist()),
+        pictures=ComparedPictures(
+            num_scored=num_scored,
+            num_compared=int(is_unseen.sum()),
+            num_required=min(MIN_COMPARED, -(-num_scored // 2)),
+            num_trained_on_by_champion=int(by_champion.sum()),
+            num_trained_on_by_version=int(by_challenger.sum()),
+            problem=problem,
+        ),
+    )
+
+
+def _training_digests(dataset_uri: str) -> Digests:
+    return read_digests(dataset_uri, read_manifest(dataset_uri), "train", task="gate")

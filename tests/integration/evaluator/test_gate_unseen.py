@@ -1,0 +1,167 @@
+"""The gate compares on pictures that neither model was trained on, matched by content."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from repot import layout, storage
+from repot.evaluator.evaluate import evaluate_run
+from repot.evaluator.gate import GateReport, decide
+from repot.evaluator.versions import promote
+from repot.model_registry import ChampionChange
+from tests.integration.evaluator.colours import MakeRun
+from tests.integration.evaluator.conftest import build_dataset
+
+# Correct on the four red pictures only.
+HALF = ("red", "blue", "green")
+TIME = "2026-11-27T14:05:00Z"
+
+
+def build_previous(pictures: Path, folder: Path, moved: Sequence[tuple[str, str]]) -> None:
+    """Build the dataset from before some pictures were moved from train to validation.
+
+    Args:
+        pictures: The present pictures.
+        folder: Folder of the dataset.
+        moved: Path in validation/, and the path in train/ before.
+    """
+    previous = folder.with_name("previous pictures")
+    shutil.copytree(pictures, previous)
+    for path, path_before in moved:
+        (previous / "validation" / path).rename(previous / "train" / path_before)
+    build_dataset(previous, folder)
+
+
+@pytest.fixture(scope="session")
+def one_renamed_one_relabelled(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a dataset with two present validation pictures in train, one under another label."""
+    folder = tmp_path_factory.mktemp("moved") / "dataset"
+    moved = [("red/red_0.jpg", "red/renamed.jpg"), ("green/green_1.jpg", "blue/wrong.jpg")]
+    build_previous(pictures, folder, moved)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def seven_in_train(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a dataset with seven of the twelve present validation pictures in train."""
+    folder = tmp_path_factory.mktemp("seven") / "dataset"
+    moved = [
+        (path, path)
+        for path in (
+            *(f"red/red_{i}.jpg" for i in range(4)),
+            *(f"green/green_{i}.jpg" for i in range(3)),
+        )
+    ]
+    build_previous(pictures, folder, moved)
+    return folder
+
+
+def decide_after_growth(
+    make_run: MakeRun, storage_uri: str, previous: Path, *, min_precision: float = 0.0
+) -> GateReport:
+    """Decide on a version of the present dataset; the champion was trained on the previous one."""
+    storage.copy_folder(str(previous), layout.dataset_uri(storage_uri, "previous"))
+    make_run("old", colours=HALF, dataset_id="previous")
+    evaluate_run(storage_uri=storage_uri, dataset_id="previous", training_id="old", model_name="m")
+    change = ChampionChange(version="old", action="promote", time=TIME, run_id="run 1")
+    promote(storage_uri, "m", change, expected_champion="none")
+    make_run("new")
+    evaluate_run(storage_uri=storage_uri, dataset_id="colours", training_id="new", model_name="m")
+    return decide_again(storage_uri, min_precision=min_precision)
+
+
+def decide_again(storage_uri: str, *, min_precision: float = 0.0) -> GateReport:
+    return decide(
+        storage_uri=storage_uri,
+        dataset_id="colours",
+        training_id="new",
+        model_name="m",
+        min_precision=min_precision,
+        allow_label_removal=False,
+        decided_at=TIME,
+    )
+
+
+def test_renamed_and_relabelled_training_pictures_of_the_champion_are_not_compared(
+    make_run: MakeRun, storage_uri: str, one_renamed_one_relabelled: Path
+) -> None:
+    report = decide_after_growth(
+        make_run, storage_uri, one_renamed_one_relabelled, min_precision=0.91
+    )
+
+    verdict = report.verdict
+    assert verdict.decision == "promote"
+    assert verdict.compared is not None
+    assert (verdict.compared.num_scored, verdict.compared.num_compared) == (12, 10)
+    assert verdict.compared.num_trained_on_by_champion == 2
+    assert verdict.compared.num_trained_on_by_version == 0
+    assert verdict.champion is not None
+    # The champion would have 4 of all 12 right, this version has 11: one red picture less.
+    assert (verdict.champion.precision_at_1, verdict.champion.num_examples) == (0.3, 10)
+    assert (verdict.challenger.precision_at_1, verdict.challenger.num_examples) == (0.9, 10)
+    assert verdict.comparison is not None
+    assert verdict.comparison.both_right == 3
+    # The threshold is for the score on all pictures.
+    assert verdict.reasons[0].startswith(
+        "precision@1 of 0.9167 on all 12 pictures reaches the threshold of 0.9100."
+    )
+    expected = (
+        "10 of 12 validation pictures are compared, because the champion was trained on 2, under "
+        "these or other names and labels."
+    )
+    assert verdict.reasons[-1] == expected
+    assert expected in report.report_html
+    assert "scored on the same 10 pictures" in report.report_html
+    assert "this model" in report.report_html
+
+
+def test_dataset_of_an_earlier_version_is_matched_by_its_shards(
+    make_run: MakeRun, storage_uri: str, one_renamed_one_relabelled: Path
+) -> None:
+    first = decide_after_growth(make_run, storage_uri, one_renamed_one_relabelled)
+    for dataset_id in ("colours", "previous"):
+        storage.delete_folder(f"{layout.dataset_uri(storage_uri, dataset_id)}/digests")
+
+    assert decide_again(storage_uri).verdict == first.verdict
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_champion_whose_training_pictures_are_unknown_is_compared_on_all(
+    make_run: MakeRun, storage_uri: str, one_renamed_one_relabelled: Path, is_gone: bool
+) -> None:
+    decide_after_growth(make_run, storage_uri, one_renamed_one_relabelled)
+    previous_uri = layout.dataset_uri(storage_uri, "previous")
+    storage.delete_folder(previous_uri if is_gone else f"{previous_uri}/digests")
+    if not is_gone:
+        storage.delete(f"{previous_uri}/train-00000-of-00001")
+
+    verdict = decide_again(storage_uri).verdict
+
+    assert verdict.champion is not None
+    assert verdict.champion.precision_at_1 == 4 / 12
+    assert verdict.reasons[-1].startswith(
+        "It is unknown which pictures the champion was trained on, and they count in its favour: "
+    )
+    assert previous_uri in verdict.reasons[-1]
+
+
+def test_too_few_unseen_pictures_lead_to_rejection_with_advice(
+    make_run: MakeRun, storage_uri: str, seven_in_train: Path
+) -> None:
+    report = decide_after_growth(make_run, storage_uri, seven_in_train, min_precision=0.5)
+
+    verdict = report.verdict
+    assert verdict.decision == "reject"
+    assert (verdict.champion, verdict.comparison) == (None, None)
+    assert verdict.challenger.num_examples == 12
+    assert verdict.reasons[0] == (
+        "Only 5 of 12 validation pictures are new to both versions, and a comparison needs 6: the "
+        "champion was trained on 7. Add pictures that the champion has not seen; in a folder "
+        "validation/ of their own, they are never trained on. To put this version into production "
+        "without a comparison: `repot rollback --to new`."
+    )
+    assert verdict.reasons[1].startswith("precision@1 of 0.9167 on all 12 pictures reaches")
+    # The champion was not scored for nothing.
+    assert not storage.exists(f"{layout.gate_uri(storage_uri, 'new', 'old')}/predictions.csv")
