@@ -12,6 +12,7 @@ from repot.errors import DataError
 from repot.json_record import JsonRecord
 from repot.layout import HISTORY_NAME
 from repot.settings import TrainingSettings
+from repot.settings.run import SETTINGS_OF_THE_MACHINE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +119,11 @@ def training_id(
         {
             "dataset": dataset_id,
             "checkpoint": checkpoint_id,
-            "settings": settings.to_json(),
+            "settings": {
+                name: value
+                for name, value in settings.to_json().items()
+                if name not in SETTINGS_OF_THE_MACHINE
+            },
             "version": repot.__version__,
             "rebuild": rebuild,
         }

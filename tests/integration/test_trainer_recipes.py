@@ -20,10 +20,11 @@ import_tensorflow()
 import keras, numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from repot.trainer.batches import ShareOfBatches
 from repot.trainer.optimizer import WeightAverage
 from repot.trainer.step import StepRunner, smoothed_cross_entropy
 
-def train(strategy):
+def train(strategy, is_shared=False):
     keras.utils.set_random_seed(0)
     with strategy.scope():
         model = keras.Sequential([keras.Input([3]), keras.layers.Dense(4)])
@@ -42,7 +43,12 @@ def train(strategy):
     inputs = draw.normal(size=(6, 8, 3)).astype(np.float32)
     labels, mask = draw.integers(1, 4, (6, 8)), np.ones((6, 8), np.float32)
     mask[-1, 1:] = 0
-    batches = tf.data.Dataset.from_tensor_slices((inputs, labels, mask))
+    columns = (inputs, labels, mask)
+    if is_shared:
+        halves = tuple(column.reshape(12, 4, *column.shape[2:]) for column in columns)
+        batches = ShareOfBatches(replica_batches=tf.data.Dataset.from_tensor_slices(halves))
+    else:
+        batches = tf.data.Dataset.from_tensor_slices(columns)
     steps = [runner.train_step(batch, stop=False)[0] for batch in runner.distribute(batches)]
     return {
         "sums": list(map(dataclasses.astuple, steps)),
@@ -54,7 +60,8 @@ def train(strategy):
 
 one = train(tf.distribute.get_strategy())
 two = train(tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]))
-print(json.dumps({"one": one, "two": two}))
+shared = train(tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]), is_shared=True)
+print(json.dumps({"one": one, "two": two, "shared": shared}))
 """
 
 
@@ -87,4 +94,5 @@ def test_two_devices_train_like_one() -> None:
 
     for name, numbers in results["one"].items():
         np.testing.assert_allclose(numbers, results["two"][name], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(numbers, results["shared"][name], rtol=1e-4, atol=1e-5)
     assert results["two"]["score"][2] == 41

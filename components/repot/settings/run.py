@@ -33,6 +33,8 @@ INPUT_FORMATS = (
     "webdataset",
     "tfrecord",
 )
+SETTINGS_OF_THE_MACHINE = ("shard_cache_gib",)
+"""Training settings that change how a training runs, but not its result."""
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _SHA256 = re.compile(r"([0-9a-fA-F]{64})?")
@@ -225,7 +227,7 @@ class CheckpointSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingSettings(Settings):
-    """How a model is trained; all of it is part of the training id."""
+    """How a model is trained; all of it but SETTINGS_OF_THE_MACHINE is part of the training id."""
 
     backbone: str = setting(
         "inception_v3",
@@ -289,9 +291,16 @@ class TrainingSettings(Settings):
     )
     input_queue_memory_factor: int = setting(
         1,
-        "Shuffle buffer in units of 1024 records.",
+        "Pictures of small shards that are shuffled together, in units of 1024.",
         rule=between(1, 1024),
-        change_when="there is much memory, or very little",
+        change_when="shards have far fewer than 1024 pictures, and there are many of them",
+    )
+    shard_cache_gib: int = setting(
+        0,
+        "Disk space for shards from object storage, in GiB; 0 uses half of what is free. It does "
+        "not change the result.",
+        rule=between(0, 1_000_000, "0 uses half of what is free"),
+        change_when="a pod may use only a part of its node's disk",
     )
 
     @property

@@ -6,8 +6,11 @@ labels: int64 [batch], class ids in 1..N, 0 for padding
 mask: float32 [batch], 1 for an example, 0 for padding
 
 Every batch has the full batch size, so that each replica of a strategy always gets a share of it.
+With several workers, each reads only its own rows of every batch, as ShareOfBatches. The batches as
+such do not depend on the number of workers.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +18,42 @@ import numpy as np
 import tensorflow as tf
 
 from repot.augmentation import TrainingPictures, crop_for_training
-from repot.dataset import Examples, shuffled_numbers
+from repot.dataset import (
+    PADDING,
+    Examples,
+    Numbers,
+    share_of_batches,
+    shuffled_numbers,
+    spread_over_lanes,
+)
 from repot.preprocessing import central_crop, decode_jpeg
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """The replicas of this worker among all that share each batch.
+
+    Attributes:
+        worker: Index of the worker, from 0.
+        num_workers: Number of workers.
+        num_replicas: Replicas of each worker, such as its GPUs.
+    """
+
+    worker: int
+    num_workers: int
+    num_replicas: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShareOfBatches:
+    """This worker's rows of each batch.
+
+    Attributes:
+        replica_batches: tf.data.Dataset of (inputs, labels, mask), one element for each replica of
+            this worker in turn.
+    """
+
+    replica_batches: Any
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +67,8 @@ class Pictures:
         shuffle_buffer: Examples of small shards that are shuffled together.
         seed: Seed of the order and the augmentation; no global random state has a part in them.
         augmentation: A key of `repot.recipes.AUGMENTATIONS`, for training batches.
+        share: This worker's share of the batches that are trained on or scored; None if there is
+            only one worker.
     """
 
     examples: Examples
@@ -38,6 +77,7 @@ class Pictures:
     shuffle_buffer: int
     seed: int
     augmentation: str = "none"
+    share: Share | None = None
 
     @property
     def num_examples(self) -> int:
@@ -56,11 +96,22 @@ class Pictures:
             self.batch_size,
         )
 
-    def training_batches(self, epoch: int, skip: int = 0) -> Any:
-        """Return every example once, shuffled and cropped; equal epochs give equal batches.
+    def scoring_batches(self) -> Any:
+        """Return this worker's share of every example, preprocessed as for evaluation."""
+        if self.share is None:
+            return self.batches()
+        order = spread_over_lanes(
+            np.arange(self.num_examples),
+            num_shards=len(self.examples.shard_sizes),
+            batch_size=self.batch_size,
+        )
+        return self._shared_batches(order, lambda _place, example: self._preprocess(example))
 
-        The inputs are TrainingPictures, which `repot.augmentation.augment` turns into the model's
-        input.
+    def training_batches(self, epoch: int, skip: int = 0) -> Any:
+        """Return this worker's share of every example, shuffled and cropped.
+
+        Equal epochs give equal batches. The inputs are TrainingPictures, which
+        `repot.augmentation.augment` turns into the model's input.
 
         Args:
             epoch: Number of the epoch, from 0.
@@ -84,9 +135,40 @@ class Pictures:
             )
             return picture, example["label"]
 
+        if self.share is not None:
+            return self._shared_batches(order, crop, skip)
         first = skip * self.batch_size
         numbered = self.examples.read(order[first:]).enumerate(first)
         return _batch(numbered.map(crop, num_parallel_calls=tf.data.AUTOTUNE), self.batch_size)
+
+    def _shared_batches(
+        self, order: Numbers, prepare: Callable[[Any, Any], tuple[Any, Any]], skip: int = 0
+    ) -> ShareOfBatches:
+        """Return this worker's share of an order.
+
+        Args:
+            order: Numbers of the examples.
+            prepare: (place in the order, example) -> input and label.
+            skip: Batches to leave out at the start.
+        """
+        share = self.share or Share(worker=0, num_workers=1, num_replicas=1)
+        first_replica = share.worker * share.num_replicas
+        # int64 [num_batches, num_replicas, rows]
+        places = share_of_batches(
+            np.arange(len(order))[skip * self.batch_size :],
+            batch_size=self.batch_size,
+            replicas=range(first_replica, first_replica + share.num_replicas),
+            num_replicas=share.num_workers * share.num_replicas,
+        )
+        numbers = np.where(places == PADDING, PADDING, order[places]).ravel()
+        numbered = tf.data.Dataset.zip(
+            tf.data.Dataset.from_tensor_slices(places.ravel()), self.examples.read(numbers)
+        )
+        prepared = numbered.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+        batches = prepared.batch(places.shape[-1], drop_remainder=True).map(
+            lambda inputs, labels: (inputs, labels, tf.cast(labels > 0, tf.float32))
+        )
+        return ShareOfBatches(replica_batches=batches.prefetch(tf.data.AUTOTUNE))
 
     def _preprocess(self, example: dict[str, tf.Tensor]) -> tuple[Any, Any]:
         return central_crop(decode_jpeg(example["encoded"]), self.image_size), example["label"]

@@ -150,7 +150,7 @@ def fine_tune_phase(trainee: Trainee, *, epochs: int, learning_rate: float) -> T
         save_interval=1,
         reports_steps=True,
         train_batches=train.training_batches,
-        validation_batches=trainee.pictures["validation"].batches,
+        validation_batches=trainee.pictures["validation"].scoring_batches,
     )
 
 

@@ -31,7 +31,7 @@ from repot.model_spec import ModelSpec
 from repot.recipes import RECIPES
 from repot.settings import TrainingSettings
 from repot.trainer.augmented_pictures import write_augmented_pictures
-from repot.trainer.batches import Pictures
+from repot.trainer.batches import Pictures, Share
 from repot.trainer.drivers import Trainee, run_recipe
 from repot.trainer.loop import TrainingRun
 from repot.trainer.model_files import make_reproducible
@@ -43,6 +43,7 @@ from repot.trainer.strategy import (
     is_chief,
     make_deterministic,
     wait_for_all,
+    worker_index_and_count,
 )
 from repot.training_record import TrainingRecord, write_history
 from repot.zoo import find_backbone
@@ -73,9 +74,14 @@ def run_training(request: TrainingRequest, *, should_stop: Callable[[], bool]) -
     with (
         tempfile.TemporaryDirectory(prefix="repot-train-") as scratch,
         storage.as_local_file(storage.join(request.weights_uri, WEIGHTS_NAME)) as weights_path,
-        open_examples(request.dataset_uri, manifest, should_stop=should_stop) as examples,
+        open_examples(
+            request.dataset_uri,
+            manifest,
+            cache_bytes=settings.shard_cache_gib * 2**30,
+            should_stop=should_stop,
+        ) as examples,
     ):
-        pictures = _make_pictures(examples, settings, image_size)
+        pictures = _make_pictures(examples, settings, image_size, strategy)
         if store.is_writer and RECIPES[settings.recipe].augmentation != "none":
             write_augmented_pictures(
                 pictures["train"], manifest.labels, request.run_uri, flip=not settings.no_flip
@@ -134,8 +140,14 @@ def run_training(request: TrainingRequest, *, should_stop: Callable[[], bool]) -
 
 
 def _make_pictures(
-    examples: Mapping[str, Examples], settings: TrainingSettings, image_size: int
+    examples: Mapping[str, Examples], settings: TrainingSettings, image_size: int, strategy: Any
 ) -> dict[str, Pictures]:
+    worker, num_workers = worker_index_and_count(strategy)
+    share = Share(
+        worker=worker,
+        num_workers=num_workers,
+        num_replicas=strategy.num_replicas_in_sync // num_workers,
+    )
     return {
         split: Pictures(
             examples=examples[split],
@@ -144,6 +156,7 @@ def _make_pictures(
             shuffle_buffer=1024 * settings.input_queue_memory_factor,
             seed=settings.seed,
             augmentation=settings.chosen_augmentation,
+            share=share if num_workers > 1 else None,
         )
         for split in _SPLITS
     }

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from repot.trainer.batches import ShareOfBatches
 from repot.trainer.optimizer import WeightAverage
 from repot.trainer.position import Sums
 
@@ -69,7 +70,11 @@ class StepRunner:
         self._predict = tf.function(self._predict_all_replicas)
 
     def distribute(self, batches: Any) -> Any:
-        """Return the batches of a tf.data.Dataset, each split over the replicas."""
+        """Return the batches of a tf.data.Dataset, or this worker's share, split over replicas."""
+        if isinstance(batches, ShareOfBatches):
+            return self._strategy.distribute_datasets_from_function(
+                lambda _context: batches.replica_batches
+            )
         return self._strategy.experimental_distribute_dataset(batches)
 
     def train_step(self, batch: Any, *, stop: bool) -> tuple[Sums, bool]:

@@ -32,6 +32,7 @@ BOUNDARIES: list[tuple[Settings, str, list[Any], list[Any]]] = [
     (TrainingSettings, "image_size", [0, 75, 4096], [-1, 1, 74, 4097]),
     (TrainingSettings, "seed", [0, 2**31 - 1], [-1, 2**31]),
     (TrainingSettings, "input_queue_memory_factor", [1, 1024], [0, 1025]),
+    (TrainingSettings, "shard_cache_gib", [0, 1_000_000], [-1, 1_000_001]),
     (
         TrainingSettings,
         "augmentation",

@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,7 +8,7 @@ import tensorflow as tf
 
 from repot.dataset import open_examples
 from repot.manifest import read_manifest
-from repot.trainer.batches import FeatureTable, Pictures, feature_batches
+from repot.trainer.batches import FeatureTable, Pictures, Share, feature_batches
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +89,45 @@ def test_training_batches_depend_on_the_epoch_only(pictures: Pictures) -> None:
 
     assert_equal_columns(first, same)
     assert not np.array_equal(first[1], next_epoch[1])
+
+
+@pytest.mark.parametrize(("num_workers", "num_replicas"), [(2, 1), (3, 1), (2, 2)])
+def test_workers_share_the_batches_of_a_single_worker(
+    pictures: Pictures, num_workers: int, num_replicas: int
+) -> None:
+    def shared(worker: int) -> Pictures:
+        share = Share(worker=worker, num_workers=num_workers, num_replicas=num_replicas)
+        return dataclasses.replace(pictures, share=share)
+
+    workers = [shared(worker) for worker in range(num_workers)]
+    whole = list(pictures.training_batches(1, 1).as_numpy_iterator())
+    shares = [
+        list(worker.training_batches(1, 1).replica_batches.as_numpy_iterator())
+        for worker in workers
+    ]
+    assert {len(share) for share in shares} == {len(whole) * num_replicas}
+    for step, batch in enumerate(whole):
+        rows = slice(step * num_replicas, (step + 1) * num_replicas)
+        inputs, labels, mask = zip(*(part for share in shares for part in share[rows]), strict=True)
+        assert {len(part) for part in labels} == {-(-32 // (num_workers * num_replicas))}
+        is_example, expected = np.concatenate(mask) > 0, batch[2] > 0
+        np.testing.assert_array_equal(np.concatenate(labels)[is_example], batch[1][expected])
+        together = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *inputs)
+        for found, column in zip(tf.nest.flatten(together), tf.nest.flatten(batch[0]), strict=True):
+            np.testing.assert_array_equal(found[is_example], column[expected])
+
+
+def test_workers_score_every_example_once(pictures: Pictures) -> None:
+    _, labels, mask = collect(pictures.scoring_batches())
+    found: list[int] = []
+    for worker in range(2):
+        share = Share(worker=worker, num_workers=2, num_replicas=1)
+        batches = dataclasses.replace(pictures, share=share).scoring_batches()
+        _, shared_labels, shared_mask = collect(batches.replica_batches)
+        assert abs(shared_mask.sum() - len(labels[mask > 0]) / 2) <= 16
+        found += shared_labels[shared_mask > 0].tolist()
+
+    assert sorted(found) == sorted(labels[mask > 0].tolist())
 
 
 def test_last_feature_batch_is_padded() -> None:

@@ -70,6 +70,10 @@ def test_every_input_and_setting_changes_the_id(other: str) -> None:
     assert other != ID
 
 
+def test_setting_of_the_machine_keeps_the_id() -> None:
+    assert training_id("data", "weights", dataclasses.replace(SETTINGS, shard_cache_gib=3)) == ID
+
+
 def test_code_version_changes_the_id(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repot, "__version__", "9.9.9")
 
