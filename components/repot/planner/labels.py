@@ -50,7 +50,7 @@ def find_labels_file_problems(
 
     Args:
         lines: The lines of the file.
-        folders: Names of the existing label folders.
+        folders: The labels of the pictures.
         labels_file_uri: Location of the file, for the messages.
     """
     known = join_names(map(repr, sorted(folders))) or "missing"
@@ -59,9 +59,9 @@ def find_labels_file_problems(
         content = f"Its first line is {first[:80]!r}" if first else "It is empty"
         return [
             (
-                "A labels file must have one label per line, each the name of a label folder; no "
-                f"line of {labels_file_uri} is one. {content}, and the label folders are "
-                f"{known}. Correct the file, or leave it out to use the sorted folder names."
+                "A labels file must have one label per line, each the label of pictures; no line "
+                f"of {labels_file_uri} is one. {content}, and the labels of the pictures are "
+                f"{known}. Correct the file, or leave it out to use these labels, sorted."
             )
         ]
     blank, repeated, unknown = [], [], []
@@ -87,8 +87,8 @@ def find_labels_file_problems(
         )
     if unknown:
         problems.append(
-            f"A listed label must have a folder with its name; in {labels_file_uri}, "
-            f"{join_names(unknown, 3)}; the label folders are {known}. Correct the lines."
+            f"A listed label must have pictures; in {labels_file_uri}, {join_names(unknown, 3)}; "
+            f"the labels of the pictures are {known}. Correct the lines."
         )
     return problems
 
@@ -102,7 +102,7 @@ def find_label_name_problems(labels: Collection[str]) -> list[str]:
         (
             "A label name must be UTF-8 text without control characters and without leading or "
             f"trailing spaces; got {join_names(repr(label) for label in invalid)}. "
-            "Rename these folders."
+            "Rename these labels."
         )
     ]
 
@@ -122,7 +122,8 @@ def find_label_count_problems(
     return [
         (
             f"There must be at least two labels; got {got}.{empty} "
-            "Pass the folder that contains one folder per label."
+            "Give pictures of at least two labels, such as the folder that contains one folder per "
+            "label."
         )
     ]
 
@@ -137,7 +138,7 @@ def find_picture_count_problems(inventory: Inventory, labels: Collection[str]) -
             (
                 "A label must have at least two pictures, one for training and one for validation; "
                 f"these have fewer: {join_names(map(repr, too_few))}. Add pictures, or remove the "
-                "folders."
+                "labels."
             )
         ]
     return []
@@ -178,7 +179,9 @@ def find_suspicious_labels(inventory: Inventory) -> list[str]:
 def _find_stored_names(inventory: Inventory) -> dict[str, set[str]]:
     """Return the names of each label's folders as stored, by the folder's normalised path."""
     stored: dict[str, set[str]] = defaultdict(set)
-    for candidate in inventory.candidates:
+    for candidate in inventory.candidates if inventory.has_folders else ():
+        if candidate.file.part:
+            continue
         split_parts = 1 if inventory.is_split else 0
         parts = candidate.file.path.split("/")
         folder = "/".join(parts[: split_parts + 1])
@@ -192,9 +195,9 @@ def _find_split_problems(inventory: Inventory, labels: Collection[str]) -> list[
     trained = {candidate.label for candidate in inventory.candidates if candidate.split == "train"}
     if untrained := sorted(set(labels) - trained):
         problems.append(
-            "Every label must have pictures in the training folder; these have none: "
-            f"{join_names(map(repr, untrained))}. Add pictures there, or remove the folders from "
-            "the other splits."
+            "Every label must have pictures for training; these have none: "
+            f"{join_names(map(repr, untrained))}. Add some, or remove the labels from the other "
+            "splits."
         )
     stated = {candidate.split for candidate in inventory.candidates}
     left_out = {rejection.split for rejection in inventory.rejected}
@@ -202,8 +205,8 @@ def _find_split_problems(inventory: Inventory, labels: Collection[str]) -> list[
     has_validation_folder = "validation" in left_out or "test" not in stated | left_out
     if "validation" not in stated and has_validation_folder:
         problems.append(
-            "The validation folder must contain pictures of a label; it contains none. "
-            "Move some there."
+            "There must be pictures of a label for validation; there are none. "
+            "Move some there from training."
         )
     return problems
 

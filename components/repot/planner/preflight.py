@@ -238,8 +238,8 @@ def _with_locations(inputs: InputSettings) -> InputSettings:
     """Return the settings with URIs in their normal form."""
     boxes = inputs.bounding_box_file_uri
     boxes_uri = storage.normalise(boxes) if boxes else ""
-    if boxes_uri:
-        check_location(boxes_uri)
+    if boxes_uri and not (storage.exists(boxes_uri) or storage.list_objects(boxes_uri)):
+        raise UsageError(f"The bounding boxes must exist; there is nothing at {boxes_uri}.")
     return replace(
         inputs,
         imagenet_metadata_file_uri=_check_file("metadata file", inputs.imagenet_metadata_file_uri),

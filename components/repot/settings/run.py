@@ -55,7 +55,8 @@ class RunSettings(Settings):
     pictures_uri: str = setting(
         None,
         "Folder of label folders, or of train/ and validation/ (val/, valid/) folders of label "
-        "folders; a test/ folder beside them becomes the test split.",
+        "folders; a test/ folder beside them becomes the test split. Or a zip or tar file, a "
+        "manifest, an import file of another system, or TFRecord shards.",
         change_when="always",
         cluster_only=True,
         place="form",

@@ -77,9 +77,11 @@ def run_command(
     """Turn PICTURES into a fine-tuned, evaluated classifier and a report.
 
     PICTURES is a folder (or a gs:// or s3:// prefix) of label/picture folders, or one that holds
-    train/label/... and validation/label/.... The command runs the same compiled pipeline as a
-    cluster. Run it again with the same --storage-uri to resume; if nothing changed, nothing is
-    computed again.
+    train/label/... and validation/label/..., or a zip or tar file, a manifest (CSV or JSON Lines),
+    an import file of another system, or TFRecord shards; see docs/inputs.md.
+
+    The command runs the same compiled pipeline as a cluster. Run it again with the same
+    --storage-uri to resume; if nothing changed, nothing is computed again.
     """
     from rich.console import Console
 
@@ -87,7 +89,7 @@ def run_command(
     from repot_pipelines.local.run import SAMPLE_FOLDER, run_pipeline
 
     if sample == (pictures is not None):
-        raise UsageError("Give either PICTURES, a folder of label folders, or --sample.")
+        raise UsageError("Give either PICTURES, such as a folder of label folders, or --sample.")
     images = {"cpu_image": cpu_image, "trainer_image": trainer_image}
     arguments = {
         **PRESETS[preset],

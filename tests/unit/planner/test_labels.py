@@ -60,8 +60,8 @@ def test_invalid_lines_of_a_labels_file_are_reported_by_kind() -> None:
             "Delete the repeated lines."
         ),
         (
-            "A listed label must have a folder with its name; in L, line 4 is '0 b'; "
-            "the label folders are 'a', 'b'. Correct the lines."
+            "A listed label must have pictures; in L, line 4 is '0 b'; "
+            "the labels of the pictures are 'a', 'b'. Correct the lines."
         ),
     ]
 
@@ -78,7 +78,7 @@ def test_invalid_lines_of_a_labels_file_are_reported_by_kind() -> None:
 def test_file_without_any_label_folder_gets_one_message(lines: list[str]) -> None:
     (problem,) = find_labels_file_problems(lines, {"b", "a"}, "labels.csv")
     assert "no line of labels.csv is one" in problem
-    assert "the label folders are 'a', 'b'." in problem
+    assert "the labels of the pictures are 'a', 'b'." in problem
     assert len(problem) < 400
 
 
@@ -87,7 +87,7 @@ def test_empty_labels_file_is_called_empty(text: str, tmp_path: Path) -> None:
     path = tmp_path / "labels.txt"
     path.write_text(text, encoding="utf-8")
     (problem,) = find_labels_file_problems(read_labels(str(path)), {"a", "b"}, "L")
-    assert "It is empty, and the label folders are 'a', 'b'." in problem
+    assert "It is empty, and the labels of the pictures are 'a', 'b'." in problem
 
 
 def test_labels_file_that_is_no_ordinary_file_is_not_read(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_validation_folder_needs_a_picture() -> None:
     (problem,) = find_picture_count_problems(
         _inventory("train/a/1", "train/b/1", "validation/notes"), ["a", "b"]
     )
-    assert "validation folder must contain pictures" in problem
+    assert "must be pictures of a label for validation" in problem
 
 
 def _stored(*names: str, is_split: bool = False) -> Inventory:

@@ -222,7 +222,7 @@ def test_validation_folder_without_pictures_is_an_error(
     write_pictures(tmp_path / "split", {"train/a": 2, "train/b": 1})
     (tmp_path / "split" / "validation").mkdir()
     (tmp_path / "split" / "validation" / "README.md").write_text("later")
-    with pytest.raises(DataError, match="validation folder must contain pictures"):
+    with pytest.raises(DataError, match="must be pictures of a label for validation"):
         make_plan(tmp_path / "split")
 
 

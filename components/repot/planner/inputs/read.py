@@ -370,9 +370,13 @@ def _read_shard(
 ) -> None:
     """Add the pictures of one TFRecord shard."""
     split = _prefix_split(prefix) or _split_of_name(name)
+    lines = options.listed_labels or ()
     for number, entry in enumerate(tfrecords.list_shard(info, options.listings_uri)):
-        label = unicodedata.normalize("NFC", str(entry["label"]).strip())
-        content.class_ids[label].add(entry["class_id"])
+        class_id = entry["class_id"]
+        # A record without a text has only the number of its line in the labels file.
+        named = lines[class_id - 1] if 0 < class_id <= len(lines) else str(class_id)
+        label = unicodedata.normalize("NFC", (entry["label"] or named).strip())
+        content.class_ids[label].add(class_id)
         if "text" in entry:
             content.texts[label] = entry["text"]
         base = PurePosixPath(entry["name"]).name or f"{number}.jpg"
@@ -433,6 +437,8 @@ def _read_tree(
                 f"With input_format={wanted}, a folder must contain such files; there is none at "
                 f"the top of {uri}. Choose another --input-format, or auto."
             )
+        if wanted == "auto" and _read_split_manifests(content, prefix, uri, files, options):
+            return
         content.files += files
         return
     by_path = {file.path: file for file, _ in shards}
@@ -450,6 +456,55 @@ def _read_tree(
             _read_samples(content, prefix, info.uri, name, _list_archive(info, kind, options))
 
 
+def _read_split_manifests(
+    content: _Content, prefix: str, uri: str, files: Sequence[FoundFile], options: ReadOptions
+) -> bool:
+    """Add the pictures of manifests that are named after splits, such as train.lst and test.lst.
+
+    Returns:
+        Whether there are such manifests. Label folders come first.
+
+    Raises:
+        UsageError: There is a manifest at the top, but it is not named after a split.
+    """
+    label_folders = {
+        file.path.removeprefix(prefix).partition("/")[0]
+        for file in files
+        if _has_picture_name(file) and "/" in file.path.removeprefix(prefix)
+    }
+    if len(label_folders) > 1 or prefix:
+        return False
+    found = {
+        file: text_format
+        for file in files
+        if "/" not in file.path and (text_format := _probe_manifest(file))
+    }
+    if not found:
+        return False
+    splits = {file: _split_of_name(file.path) for file in found}
+    if "" in splits.values() or len(set(splits.values())) < max(2, len(found)):
+        names = ", ".join(repr(file.path) for file in found)
+        raise UsageError(
+            f"PICTURES must be the manifest itself, or a folder with one for each split, named "
+            f"after it, such as train.csv and validation.csv; {uri} contains {names}. Give the "
+            "manifest instead of the folder."
+        )
+    for file, text_format in found.items():
+        _read_manifest(content, f"{splits[file]}/", _to_info(file), text_format, options)
+    return True
+
+
+def _probe_manifest(file: FoundFile) -> ManifestFormat | None:
+    """Return the format of a manifest; None if a file is something else."""
+    if file.kind or file.part or _has_picture_name(file) or is_system_file(file.path):
+        return None
+    head = read_head(_to_info(file), _HEAD_BYTES)
+    try:
+        return manifest_format(decode_text(head, file.uri, is_head=True)) if head else None
+    except UsageError:
+        return None
+
+
 def _find_shards(
     files: Sequence[FoundFile], wanted: str
 ) -> list[tuple[FoundFile, Literal["tfrecord", "tar", "gzip", "bzip2", "xz"]]]:
@@ -458,8 +513,7 @@ def _find_shards(
     Label folders with pictures come first: what lies beside them is left out as ever.
     """
     if wanted == "folders" or (
-        wanted == "auto"
-        and any(_has_picture_name(file) and "/" in file.path.removeprefix("/") for file in files)
+        wanted == "auto" and any(_has_picture_name(file) and "/" in file.path for file in files)
     ):
         return []
     shards = []

@@ -83,7 +83,7 @@ def _to_entry(data: bytes, offset: int, where: str) -> dict[str, Any]:
         "size": len(encoded),
         "crc32c": storage.crc32c_hex(encoded),
         "class_id": class_id,
-        "label": synset or text or str(class_id),
+        "label": synset or text,
         "name": filename,
     }
     if synset:

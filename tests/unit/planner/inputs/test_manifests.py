@@ -359,3 +359,31 @@ def test_gzipped_manifest_is_read(folder: Path) -> None:
 
     (folder / "m.csv.gz").write_bytes(gzip.compress(b"path,label\n1.jpg,a\n"))
     assert _rows(folder / "m.csv.gz") == [("1.jpg", "a", "")]
+
+
+def test_folder_with_a_manifest_for_each_split(folder: Path) -> None:
+    _write(folder, "5\t1\t1.jpg\n6\t0\t2.jpg\n", "train.lst")
+    _write(folder, "1\t1\t3.jpg\n2\t0\t4.jpg\n", "my_validation.lst")
+    assert sorted(_rows(folder)) == [
+        ("1.jpg", "1", "train"),
+        ("2.jpg", "0", "train"),
+        ("3.jpg", "1", "validation"),
+        ("4.jpg", "0", "validation"),
+    ]
+    roots = PictureRoots(
+        train_uri=f"{folder}/train.lst", validation_uri=f"{folder}/my_validation.lst"
+    )
+    assert len(read_inventory(roots, ReadOptions()).candidates) == 4
+
+
+def test_folder_with_a_manifest_is_not_the_manifest(folder: Path) -> None:
+    _write(folder, "path,label\n1.jpg,a\n", "labels.csv")
+    assert "contains 'labels.csv'. Give the manifest instead of the folder" in _problem(folder)
+
+
+def test_manifest_beside_label_folders_is_left_out(folder: Path) -> None:
+    for label in "ab":
+        (folder / label).mkdir()
+        (folder / label / "1.jpg").write_bytes(b"x")
+    _write(folder, "path,label\n1.jpg,a\n", "labels.csv")
+    assert [label for _, label, _ in _rows(folder)] == ["a", "b"]
