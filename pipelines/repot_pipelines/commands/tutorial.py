@@ -87,6 +87,8 @@ class TutorialCommand(click.Command):
 @setting_option("input_format", with_default=True)
 @setting_option("nested", with_default=True)
 @setting_option("validation_fraction", with_default=True)
+@setting_option("test_fraction", with_default=True)
+@setting_option("group_pattern", with_default=True)
 @setting_option("train_shards", with_default=True)
 @setting_option("validation_shards", with_default=True)
 @setting_option("test_shards", with_default=True)
@@ -107,6 +109,8 @@ def shards_command(
     input_format: str,
     nested: bool,
     validation_fraction: float,
+    test_fraction: float,
+    group_pattern: str,
     train_shards: int,
     validation_shards: int,
     test_shards: int,
@@ -125,6 +129,8 @@ def shards_command(
         nested=nested,
         crop_to_boxes=crop_to_boxes,
         validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
+        group_pattern=group_pattern,
         train_shards=train_shards,
         validation_shards=validation_shards,
         test_shards=test_shards,

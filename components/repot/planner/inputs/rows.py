@@ -111,6 +111,8 @@ def _merge(
             continue
         if not (row.boxes and first.boxes):
             problem = f"it names the picture of {first.where} again"
+        elif not set(row.boxes).isdisjoint(first.boxes):
+            problem = f"it names the picture of {first.where} again, with the same box"
         elif (first.split, first.group) != (row.split, row.group):
             problem = f"the picture has another split or group in {first.where}"
         elif first.label != row.label and not several_labels:

@@ -223,6 +223,13 @@ def _boxed(candidate: CandidatePicture) -> list[str]:
     return [box.label for box in candidate.boxes]
 
 
+def test_repeated_box_is_named(folder: Path) -> None:
+    row = "1.jpg,a,0,0,1,1"
+    text = f"path,label,xmin,ymin,xmax,ymax\n{row}\n1.jpg,a,0,0,1,.5\n{row}\n"
+    problem = _problem(_write(folder, text))
+    assert "line 4: it names the picture of line 2 again, with the same box" in problem
+
+
 def test_boxes_of_several_labels_need_cropping(folder: Path) -> None:
     text = "path,label,xmin,ymin,xmax,ymax\n1.jpg,a,0,0,1,1\n1.jpg,b,0,0,.5,1\n"
     assert "line 3: the picture has another label, 'a', in line 2" in _problem(_write(folder, text))
