@@ -17,7 +17,8 @@ from pathlib import PurePosixPath
 from typing import Any, Literal, cast
 
 from repot import file_formats, progress, storage
-from repot.errors import UsageError
+from repot.errors import NoBucketError, UsageError
+from repot.file_parts import read_part
 from repot.manifest import Rejection, Split
 from repot.planner.folders import (
     PICTURE_SUFFIXES,
@@ -87,6 +88,7 @@ class _Content:
     class_ids: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     texts: dict[str, str] = field(default_factory=dict)
     has_boxes: bool = False
+    is_split_by_name: bool = False
 
 
 def read_inventory(roots: PictureRoots, options: ReadOptions) -> Inventory:
@@ -127,7 +129,11 @@ def _to_inventory(content: _Content, options: ReadOptions) -> Inventory:
         empty_folders=sorted(content.empty_folders),
         nested=options.nested,
     )
-    candidates, rejected = _select_listed(content.candidates, options.listed_labels)
+    labelled = content.candidates
+    if content.is_split_by_name and all(each.split == "train" for each in labelled):
+        # As a folder train/ alone is no split: there is nothing to validate on.
+        labelled = [dataclasses.replace(each, split="") for each in labelled]
+    candidates, rejected = _select_listed(labelled, options.listed_labels)
     every = sorted([*inventory.candidates, *candidates], key=lambda each: each.file.path)
     num_unsplit = sum(not candidate.split for candidate in every)
     if 0 < num_unsplit < len(every):
@@ -139,7 +145,7 @@ def _to_inventory(content: _Content, options: ReadOptions) -> Inventory:
         )
     return dataclasses.replace(
         inventory,
-        is_split=(inventory.is_split or not inventory.candidates) and num_unsplit == 0,
+        is_split=num_unsplit == 0 if candidates else inventory.is_split,
         candidates=tuple(every),
         rejected=tuple(
             sorted([*inventory.rejected, *content.rejected, *rejected], key=lambda each: each.path)
@@ -218,7 +224,10 @@ def _find_file(uri: str) -> storage.ObjectInfo | None:
     is_bucket = not storage.is_local(uri) and uri.count("/") < 3
     if is_bucket or uri.endswith("/"):
         return None
-    info = storage.stat(uri)
+    try:
+        info = storage.stat(uri)
+    except NoBucketError:
+        return None  # listing the folder reports it
     # An object store can have both, such as a folder and its placeholder.
     return None if info is not None and info.size_bytes == 0 and _is_folder(uri) else info
 
@@ -351,6 +360,7 @@ def _read_samples(
 ) -> None:
     """Add the samples of one tar file in the WebDataset format."""
     wrong = WrongRows(uri, "sample")
+    content.is_split_by_name |= not prefix
     split = _prefix_split(prefix) or _split_of_name(name)
     inner = f"{prefix}{name}/"
     within = [
@@ -369,6 +379,7 @@ def _read_shard(
     content: _Content, prefix: str, info: storage.ObjectInfo, name: str, options: ReadOptions
 ) -> None:
     """Add the pictures of one TFRecord shard."""
+    content.is_split_by_name |= not prefix
     split = _prefix_split(prefix) or _split_of_name(name)
     lines = options.listed_labels or ()
     for number, entry in enumerate(tfrecords.list_shard(info, options.listings_uri)):
@@ -565,7 +576,8 @@ def _to_info(file: FoundFile) -> storage.ObjectInfo:
 def _metadata_format(file: FoundFile) -> ManifestFormat | None:
     """Return the format of a metadata file of Hugging Face; None if it is something else."""
     try:
-        text = decode_text(_read_listed(file)[:_HEAD_BYTES], file.uri, is_head=True)
+        head = _read_listed(file) if file.part else read_head(_to_info(file), _HEAD_BYTES)
+        text = decode_text(head[:_HEAD_BYTES], file.uri, is_head=True)
     except UsageError:
         return None
     found = manifest_format(text)
@@ -573,8 +585,6 @@ def _metadata_format(file: FoundFile) -> ManifestFormat | None:
 
 
 def _read_listed(file: FoundFile) -> bytes:
-    from repot.file_parts import read_part
-
     if file.part:
         return read_part(file.uri, file.part, size_bytes=file.size_bytes, version=file.version)
     return storage.read_bytes(file.uri)

@@ -169,13 +169,11 @@ def _resolve(name: str, folder_uri: str, *, is_listed: bool) -> str:
     """
     if not name or "\0" in name:
         raise UsageError("it names no picture")
-    scheme = _SCHEME.match(name)
-    is_absolute = scheme is not None or name.startswith(("/", "~"))
     if _WINDOWS_PATH.match(name):
         raise UsageError(f"the picture {name!r} is on a disk of Windows; use relative paths")
-    if is_listed and is_absolute:
-        raise UsageError(f"the picture must be beside the manifest; got {name!r}")
-    if is_absolute:
+    if _SCHEME.match(name) or name.startswith(("/", "~")):
+        if is_listed:
+            raise UsageError(f"the picture must be beside the manifest; got {name!r}")
         uri = storage.normalise(name)
         if storage.is_local(uri) and not storage.is_local(folder_uri):
             raise UsageError(
@@ -188,12 +186,20 @@ def _resolve(name: str, folder_uri: str, *, is_listed: bool) -> str:
         return unicodedata.normalize("NFC", posixpath.normpath(name))
     if storage.is_local(folder_uri):
         return os.path.normpath(folder_uri + "/" + name)
-    bucket, _, folder = folder_uri.partition("://")[2].partition("/")
-    path = posixpath.normpath(posixpath.join(folder, name)) if ".." in name else None
-    if path is not None and path.startswith(".."):
+    return _resolve_in_bucket(name, folder_uri)
+
+
+def _resolve_in_bucket(name: str, folder_uri: str) -> str:
+    """Return the object of a relative path; other names in a bucket are literal."""
+    parts = name.split("/")
+    if not {".", ".."} & set(parts):
+        return storage.join(folder_uri, name)
+    scheme, _, rest = folder_uri.partition("://")
+    bucket, _, folder = rest.partition("/")
+    path = posixpath.normpath(posixpath.join(folder, name))
+    if path.startswith(".."):
         raise UsageError(f"the picture must be in the manifest's bucket; got {name!r}")
-    scheme_name = folder_uri.partition("://")[0]
-    return storage.join(folder_uri, name) if path is None else f"{scheme_name}://{bucket}/{path}"
+    return f"{scheme}://{bucket}/{path}"
 
 
 def _look_up(uris: Sequence[str], manifest_uri: str) -> dict[str, FoundFile]:

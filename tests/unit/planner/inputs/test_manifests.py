@@ -96,15 +96,18 @@ def test_manifest_in_one_bucket_names_pictures_in_others(bucket: str, s3: str, g
     for number in range(100):
         storage.write_bytes(f"{s3}/deep/{number % 3}/{number}.jpg", b"%d" % number)
     lines = [f"{s3}/deep/{number % 3}/{number}.jpg,b" for number in range(100)]
-    text = "\n".join(["uri,label", f"gs://{bucket}/1.jpg,a", "2.jpg,a", *lines])
+    text = "\n".join(["uri,label", f"gs://{bucket}/1.jpg,a", "./2.jpg,a", *lines])
     storage.write_text(f"{gcs}/lists/m.csv", text)
     problem = "there is no file gs://.*/lists/2.jpg"
     with pytest.raises(UsageError, match=problem):
         _inventory(f"{gcs}/lists/m.csv")
-    storage.write_text(f"{gcs}/lists/m.csv", text.replace("\n2.jpg", "\n../2.jpg"))
+    storage.write_text(f"{gcs}/lists/m.csv", text.replace("\n./2.jpg", "\n../2.jpg"))
     candidates = _inventory(f"{gcs}/lists/m.csv").candidates
     assert len({each.file.uri for each in candidates}) == 102
     assert {each.file.uri[:5] for each in candidates} == {"gs://", "s3://"}
+    storage.write_text(f"{gcs}/lists/m.csv", "uri,label\n../../1.jpg,a\n")
+    with pytest.raises(UsageError, match="must be in the manifest's bucket"):
+        _inventory(f"{gcs}/lists/m.csv")
 
 
 def test_manifest_in_a_bucket_names_no_local_file(gcs: str, folder: Path) -> None:
@@ -359,6 +362,11 @@ def test_pictures_without_a_split_are_reported(
     assert "2 of 3 pictures have no split and are split like pictures of an input without" in (
         caplog.text
     )
+
+
+def test_missing_bucket_is_named(gcs: str) -> None:
+    with pytest.raises(UsageError, match=r"there is no bucket gs://.*-missing"):
+        _inventory(f"{gcs}-missing/m.csv")
 
 
 def test_gzipped_manifest_is_read(folder: Path) -> None:

@@ -99,6 +99,13 @@ def test_labels_keep_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert _inventory(tmp_path).label_order == ("zebra", "ape", "bear", "a")
 
 
+def test_shards_for_training_only_are_not_split(tmp_path: Path) -> None:
+    _tar(tmp_path / "train-000.tar", {"1.jpg": b"1", "1.cls": b"0"})
+    assert [each.split for each in _inventory(tmp_path).candidates] == [""]
+    _tar(tmp_path / "val-000.tar", {"1.jpg": b"1", "1.cls": b"0"})
+    assert [each.split for each in _inventory(tmp_path).candidates] == ["train", "validation"]
+
+
 def test_record_without_a_text_has_the_label_of_its_line(tmp_path: Path) -> None:
     _write_shard(tmp_path / "x", {"image/class/text": [], "image/class/label": [2]})
     (candidate,) = _inventory(tmp_path / "x").candidates
