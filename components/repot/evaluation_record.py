@@ -38,6 +38,23 @@ class CalibrationRecord(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SplitScores(JsonRecord):
+    """The main scores of a model on one split, see `EvaluationRecord`."""
+
+    num_examples: int
+    num_correct: int
+    precision_at_1: float
+    precision_at_1_interval: Interval
+    recall_at_5: float
+    recall_k: int
+    macro_recall: float
+    macro_f1: float
+    loss: float | None
+    calibration_error: float
+    excluded: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationRecord(JsonRecord):
     """Content of metrics.json, the completion marker of an evaluation.
 
@@ -59,6 +76,8 @@ class EvaluationRecord(JsonRecord):
         calibration: Calibration of the most probable label's probability.
         excluded: Examples of the split that are not scored, by reason, see
             `repot.manifest.EXCLUSION_REASONS`.
+        test: Scores of the same model on the test split; None if there is none, or if this is the
+            evaluation of another split than validation.
     """
 
     evaluation_id: str
@@ -77,6 +96,24 @@ class EvaluationRecord(JsonRecord):
     confusion_matrix: dict[str, dict[str, int]]
     calibration: CalibrationRecord
     excluded: dict[str, int] = field(default_factory=dict)
+    test: SplitScores | None = None
+
+    @property
+    def scores(self) -> SplitScores:
+        """Return the main scores."""
+        return SplitScores(
+            num_examples=self.num_examples,
+            num_correct=self.num_correct,
+            precision_at_1=self.precision_at_1,
+            precision_at_1_interval=self.precision_at_1_interval,
+            recall_at_5=self.recall_at_5,
+            recall_k=self.recall_k,
+            macro_recall=self.macro_recall,
+            macro_f1=self.macro_f1,
+            loss=self.loss,
+            calibration_error=self.calibration.error,
+            excluded=self.excluded,
+        )
 
     @property
     def macro_recall(self) -> float:

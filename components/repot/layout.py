@@ -11,7 +11,7 @@
       runs/<training_id>/          state/, events/, history.csv, model/,
                                    augmented_pictures.json (if any),
                                    training.json (last of training), job/,
-                                   evaluation/ (metrics.json last),
+                                   evaluation/ (metrics.json last; test/ has that of test),
                                    gate/<champion version>/predictions.csv,
                                    gate/<champion version>/<verdict_id>/ verdict.json, report.html
       models/<name>/<version>/     model.keras, saved_model/, labels.txt, model_spec.json,
@@ -134,6 +134,11 @@ def verdict_name(training_id: str, champion_version: str, verdict_id: str) -> st
 def models_uri(storage_uri: str) -> str:
     """Return the folder of all models."""
     return _under(storage_uri, "models")
+
+
+def split_folder(folder_uri: str, split: str) -> str:
+    """Return where a folder of scores has those of a split: itself for validation."""
+    return folder_uri if split == "validation" else storage.join(folder_uri, split)
 
 
 def model_uri(storage_uri: str, model_name: str, version: str) -> str:

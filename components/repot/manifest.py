@@ -149,6 +149,11 @@ class Manifest(JsonRecord):
         """Return the number of records in one split."""
         return sum(shard.num_records for shard in self.split_shards(split))
 
+    def has_scored(self, split: str) -> bool:
+        """Return whether the split has a record that evaluations score."""
+        num_excluded = sum(item.split == split for item in self.excluded)
+        return self.num_examples(split) > num_excluded
+
     def class_counts(self, split: str) -> dict[str, int]:
         """Return the number of records per label in one split, labels without records included."""
         return {

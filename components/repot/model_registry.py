@@ -38,6 +38,7 @@ class ModelRecord(JsonRecord):
         dataset_id: The dataset that it was trained and evaluated on.
         training_id: Its training.
         metrics: Its scores on the validation split.
+        test_metrics: Its scores on the test split; None if there is none.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ModelRecord(JsonRecord):
     dataset_id: str
     training_id: str
     metrics: ModelScores
+    test_metrics: ModelScores | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,6 +12,7 @@ def evaluate(
     model_name: str,
     min_precision: float,
     allow_label_removal: bool,
+    gate_split: str,
     run_id: str,
     storage_uri: str,
     metrics: dsl.Output[dsl.Metrics],
@@ -52,6 +53,7 @@ def evaluate(
             model_name=model_name,
             min_precision=min_precision,
             allow_label_removal=allow_label_removal,
+            gate_split=gate_split,
             run_id=run_id,
             decided_at=utc_time(),
         )

@@ -71,6 +71,7 @@ def evaluate(
     run_uri: str = "",
     subset: str = "validation",
     num_examples: int = 0,
+    test: EvaluationRecord | None = None,
 ) -> EvaluationRecord:
     """Score a model once on every example of a split and write all results to a folder.
 
@@ -85,6 +86,7 @@ def evaluate(
         run_uri: Folder with the model's training.json and history.csv, for the report; "" for none.
         subset: "train", "validation" or "test".
         num_examples: Score only this many examples, the first ones; 0 scores all.
+        test: Evaluation of the same model on test, whose scores record and report show too.
 
     Raises:
         UsageError: `subset` or `num_examples` is invalid.
@@ -93,7 +95,7 @@ def evaluate(
         ModelError: The model cannot be loaded, or its output is not finite.
     """
     _check_request(subset, num_examples)
-    evaluation_id = _evaluation_id(model_uri, dataset_uri, subset, num_examples)
+    evaluation_id = _evaluation_id(model_uri, dataset_uri, subset, num_examples, test)
     metrics_uri = storage.join(output_uri, METRICS_NAME)
     finished = _read_finished(metrics_uri, evaluation_id)
     if finished is not None:
@@ -108,6 +110,7 @@ def evaluate(
         run_uri=run_uri,
         subset=subset,
         num_examples=num_examples,
+        test=test,
     )
     write_record(metrics_uri, record)
     return record
@@ -147,9 +150,9 @@ def evaluate_folder(
 def evaluate_run(
     *, storage_uri: str, dataset_id: str, training_id: str, model_name: str
 ) -> EvaluatedRun:
-    """Evaluate the model of a run on the whole validation split and publish it as a version.
+    """Evaluate the model of a run on all of validation and test, and publish it as a version.
 
-    Both are done once: a second call only reads the results.
+    All is done once: a second call only reads the results.
 
     Args:
         storage_uri: Root of all stored files.
@@ -162,12 +165,13 @@ def evaluate_run(
     """
     run_uri = layout.run_uri(storage_uri, training_id)
     evaluation_uri = storage.join(run_uri, EVALUATION_FOLDER)
-    evaluation = evaluate(
-        storage.join(run_uri, MODEL_FOLDER),
-        layout.dataset_uri(storage_uri, dataset_id),
-        evaluation_uri,
-        run_uri=run_uri,
-    )
+    model_uri = storage.join(run_uri, MODEL_FOLDER)
+    dataset_uri = layout.dataset_uri(storage_uri, dataset_id)
+    test: EvaluationRecord | None = None
+    if read_manifest(dataset_uri).has_scored("test"):
+        test_uri = layout.split_folder(evaluation_uri, "test")
+        test = evaluate(model_uri, dataset_uri, test_uri, run_uri=run_uri, subset="test")
+    evaluation = evaluate(model_uri, dataset_uri, evaluation_uri, run_uri=run_uri, test=test)
     publish(run_uri, storage_uri, model_name=model_name, version=training_id)
     report_html = storage.read_text(storage.join(evaluation_uri, REPORT_NAME))
     return EvaluatedRun(evaluation=evaluation, report_html=report_html)
@@ -183,7 +187,13 @@ def _check_request(subset: str, num_examples: int) -> None:
         raise UsageError(problems)
 
 
-def _evaluation_id(model_uri: str, dataset_uri: str, subset: str, num_examples: int) -> str:
+def _evaluation_id(
+    model_uri: str,
+    dataset_uri: str,
+    subset: str,
+    num_examples: int,
+    test: EvaluationRecord | None,
+) -> str:
     """Return the id of everything that an evaluation depends on; does not need TensorFlow."""
     return layout.content_id(
         {
@@ -191,6 +201,7 @@ def _evaluation_id(model_uri: str, dataset_uri: str, subset: str, num_examples: 
             "dataset": read_manifest(dataset_uri).dataset_id,
             "subset": subset,
             "num_examples": num_examples,
+            "test": test.evaluation_id if test else "",
             "format": _FORMAT,
             "version": repot.__version__,
         }
@@ -228,6 +239,7 @@ def _evaluate(
     run_uri: str,
     subset: str,
     num_examples: int,
+    test: EvaluationRecord | None,
 ) -> EvaluationRecord:
     quiet_tensorflow.import_tensorflow()
     from repot.evaluator.scoring import score_split
@@ -242,6 +254,7 @@ def _evaluate(
         training_id=training.training_id if training else "",
         subset=subset,
         excluded=scored.excluded,
+        test=test.scores if test else None,
     )
     data = build_report_data(
         record, manifest=manifest, mistakes=scored.mistakes, training=training, run_uri=run_uri

@@ -1,9 +1,10 @@
 """The gate: decide whether a version replaces the champion, write verdict and report, and promote.
 
 The results against one champion are in runs/<version>/gate/<champion version>/: predictions.csv
-(the champion's predictions for the version's validation pictures), and a folder for each verdict
-with verdict.json and report.html. A verdict is never replaced: another threshold or a rollback
-gives another verdict, and the same verdict again keeps the time of the first.
+(the champion's predictions for the version's validation pictures; in test/ for those of test), and
+a folder for each verdict with verdict.json and report.html. A verdict is never replaced: another
+threshold or a rollback gives another verdict, and the same verdict again keeps the time of the
+first.
 """
 
 import logging
@@ -59,6 +60,7 @@ def decide_and_promote(
     model_name: str,
     min_precision: float,
     allow_label_removal: bool,
+    gate_split: str,
     run_id: str,
     decided_at: str,
 ) -> GateReport:
@@ -69,7 +71,7 @@ def decide_and_promote(
 
     Args:
         storage_uri, dataset_id, training_id, model_name: See `decide`.
-        min_precision, allow_label_removal, decided_at: See `decide`.
+        min_precision, allow_label_removal, gate_split, decided_at: See `decide`.
         run_id: The pipeline run, see `repot.model_registry.ChampionChange`.
 
     Raises:
@@ -87,6 +89,7 @@ def decide_and_promote(
         model_name=model_name,
         min_precision=min_precision,
         allow_label_removal=allow_label_removal,
+        gate_split=gate_split,
         decided_at=decided_at,
     )
     if report.verdict.decision == "promote":
@@ -109,6 +112,7 @@ def decide(
     model_name: str,
     min_precision: float,
     allow_label_removal: bool,
+    gate_split: str,
     decided_at: str,
 ) -> GateReport:
     """Decide whether an evaluated, published version replaces the champion.
@@ -126,6 +130,7 @@ def decide(
         model_name: The model whose champion the version is compared with.
         min_precision: Threshold on precision@1, inclusive.
         allow_label_removal: Whether the version may lack labels of the champion.
+        gate_split: The split that decides, "validation" or "test".
         decided_at: The time, see `Verdict`.
 
     Raises:
@@ -137,7 +142,8 @@ def decide(
     champion = _find_champion(storage_uri, model_name)
     champion_version = champion.version if champion else NO_CHAMPION
     gate_uri = layout.gate_uri(storage_uri, training_id, champion_version)
-    challenger_outcomes = read_outcomes(storage.join(evaluation_uri, PREDICTIONS_NAME))
+    split_uri = layout.split_folder(evaluation_uri, gate_split)
+    challenger_outcomes = read_outcomes(storage.join(split_uri, PREDICTIONS_NAME))
     champion_outcomes: list[Outcome] | None = None
     unseen: Unseen | None = None
     unknown_labels: list[str] = []
@@ -151,7 +157,7 @@ def decide(
             champion_dataset_uri=layout.dataset_uri(storage_uri, champion.dataset_id),
         )
         if unseen.pictures.is_enough:
-            champion_outcomes = _champion_outcomes(champion_uri, dataset_uri, gate_uri)
+            champion_outcomes = _champion_outcomes(champion_uri, dataset_uri, gate_uri, gate_split)
         champion_labels = read_labels(champion_uri)
         unknown_labels = _unknown_labels(challenger_outcomes, champion_labels)
         labels = read_labels(storage.join(run_uri, MODEL_FOLDER))
@@ -164,6 +170,7 @@ def decide(
         champion_version=champion_version,
         min_precision=min_precision,
         decided_at=decided_at,
+        subset=gate_split,
         unseen=unseen,
         unknown_labels=unknown_labels,
         removed_labels=removed_labels,
@@ -221,14 +228,16 @@ def _keep_verdict(uri: str, verdict: Verdict) -> Verdict:
     return verdict
 
 
-def _champion_outcomes(champion_uri: str, dataset_uri: str, gate_uri: str) -> list[Outcome]:
-    """Return the champion's outcomes on the validation split, computed at most once."""
-    uri = storage.join(gate_uri, PREDICTIONS_NAME)
+def _champion_outcomes(
+    champion_uri: str, dataset_uri: str, gate_uri: str, split: str
+) -> list[Outcome]:
+    """Return the champion's outcomes on a split, computed at most once."""
+    uri = storage.join(layout.split_folder(gate_uri, split), PREDICTIONS_NAME)
     if not _are_current(uri):
         quiet_tensorflow.import_tensorflow()
         from repot.evaluator.scoring import score_split
 
-        scored = score_split(champion_uri, dataset_uri, subset="validation", task="gate")
+        scored = score_split(champion_uri, dataset_uri, subset=split, task="gate")
         write_outcomes(uri, scored.outcomes)
     return read_outcomes(uri)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from repot import metrics
-from repot.evaluation_record import CalibrationRecord, ClassRecord, EvaluationRecord
+from repot.evaluation_record import CalibrationRecord, ClassRecord, EvaluationRecord, SplitScores
 from repot.evaluator.outcomes import Outcome
 from repot.evaluator.report.data import ReportData
 from repot.evaluator.verdict import Verdict
@@ -28,13 +28,14 @@ def summarise(
     training_id: str,
     subset: str,
     excluded: Mapping[str, int],
+    test: SplitScores | None = None,
 ) -> EvaluationRecord:
     """Compute every score of at least one outcome.
 
     Args:
         outcomes: The scored pictures.
         labels: Every true or predicted label, in class order.
-        evaluation_id, dataset_id, training_id, subset, excluded: See `EvaluationRecord`.
+        evaluation_id, dataset_id, training_id, subset, excluded, test: See `EvaluationRecord`.
     """
     ranks = np.array([outcome.label_rank for outcome in outcomes])
     precision = metrics.precision_at_1(ranks)
@@ -61,6 +62,7 @@ def summarise(
         confusion_matrix=_confusion_counts(outcomes),
         calibration=CalibrationRecord(error=calibration_error, bins=tuple(bins)),
         excluded=dict(excluded),
+        test=test,
     )
 
 
@@ -101,6 +103,10 @@ def comparable_metrics(evaluation: EvaluationRecord, verdict: Verdict) -> dict[s
         "macro_f1": evaluation.macro_f1,
         "num_examples": evaluation.num_examples,
     }
+    if evaluation.test is not None:
+        metrics |= _test_metrics(evaluation.test)
+    if verdict.subset != "validation":
+        metrics["gate_split"] = verdict.subset
     # Nothing is compared with a version that is the champion itself.
     champion = verdict.challenger if verdict.decision == "unchanged" else verdict.champion
     if champion is not None:
@@ -110,7 +116,23 @@ def comparable_metrics(evaluation: EvaluationRecord, verdict: Verdict) -> dict[s
         metrics["difference_to_champion"] = verdict.comparison.difference
         metrics["difference_to_champion_low"] = low
         metrics["difference_to_champion_high"] = high
+    if verdict.compared is not None:
+        metrics["num_compared"] = verdict.compared.num_compared
+        metrics["num_left_out"] = verdict.compared.num_left_out
     return metrics
+
+
+def _test_metrics(test: SplitScores) -> dict[str, float]:
+    low, high = test.precision_at_1_interval
+    return {
+        "test_precision_at_1": test.precision_at_1,
+        "test_precision_at_1_low": low,
+        "test_precision_at_1_high": high,
+        f"test_recall_at_{test.recall_k}": test.recall_at_5,
+        "test_macro_recall": test.macro_recall,
+        "test_macro_f1": test.macro_f1,
+        "test_num_examples": test.num_examples,
+    }
 
 
 def _loss(outcomes: Sequence[Outcome]) -> float | None:

@@ -9,6 +9,7 @@ import logging
 
 from repot import layout, storage
 from repot.errors import ConflictError, ModelError, NotFoundError, UsageError, join_names
+from repot.evaluation_record import SplitScores
 from repot.evaluator.report.data import ReportData
 from repot.evaluator.report.model_card import render_model_card
 from repot.evaluator.verdict import NO_CHAMPION
@@ -163,15 +164,20 @@ def _model_record(data: ReportData, run_uri: str, model_name: str, version: str)
         image_size=training.image_size,
         dataset_id=training.dataset_id,
         training_id=training.training_id,
-        metrics=ModelScores(
-            precision_at_1=evaluation.precision_at_1,
-            precision_at_1_interval=evaluation.precision_at_1_interval,
-            recall_at_5=evaluation.recall_at_5,
-            recall_k=evaluation.recall_k,
-            loss=evaluation.loss,
-            num_examples=evaluation.num_examples,
-            subset=evaluation.subset,
-        ),
+        metrics=_model_scores(evaluation.scores, evaluation.subset),
+        test_metrics=_model_scores(evaluation.test, "test") if evaluation.test else None,
+    )
+
+
+def _model_scores(scores: SplitScores, subset: str) -> ModelScores:
+    return ModelScores(
+        precision_at_1=scores.precision_at_1,
+        precision_at_1_interval=scores.precision_at_1_interval,
+        recall_at_5=scores.recall_at_5,
+        recall_k=scores.recall_k,
+        loss=scores.loss,
+        num_examples=scores.num_examples,
+        subset=subset,
     )
 
 

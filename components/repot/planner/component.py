@@ -32,6 +32,7 @@ def plan(
     steps: dsl.OutputPath(str),
     finished_training_id: dsl.OutputPath(str),
     allow_label_removal: dsl.OutputPath(bool),
+    gate_split: dsl.OutputPath(str),
     checkpoint_sha256: dsl.OutputPath(str),
     checkpoint_values: dsl.OutputPath(str),
     checkpoint_version: dsl.OutputPath(str),

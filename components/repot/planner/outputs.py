@@ -40,6 +40,7 @@ def plan_outputs(
         "steps": finished.steps,
         "finished_training_id": finished.training_id or NONE,
         "allow_label_removal": parameters.gate.allow_label_removal,
+        "gate_split": parameters.gate.gate_split,
         "checkpoint_sha256": parameters.checkpoint_settings.checkpoint_sha256 or NONE,
         "checkpoint_values": parameters.checkpoint_settings.checkpoint_values,
         "checkpoint_version": checkpoint_version,

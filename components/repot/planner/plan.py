@@ -77,6 +77,7 @@ def plan_work(parameters: Parameters) -> PlannedWork:
         The work; a single item if the dataset exists.
 
     Raises:
+        UsageError: The gate is to decide on a test split that the dataset does not have.
         RepotError: As `plan_dataset`.
     """
     run = parameters.run
@@ -90,6 +91,12 @@ def plan_work(parameters: Parameters) -> PlannedWork:
         unpacked_uri=layout.unpacked_uri(run.storage_uri),
         max_rejected_fraction=parameters.gate.max_rejected_fraction,
     )
+    facts = _facts(planned.plan)
+    if parameters.gate.gate_split == "test" and not facts["test_pictures"]:
+        raise UsageError(
+            "gate_split must be validation if there is no test split; got gate_split='test'. Add a "
+            "test/ folder, or let repot take one from the pictures with --test-fraction."
+        )
     dataset_id, num_shards = planned.plan.dataset_id, len(planned.plan.shard_names)
     num_shares = 1 if planned.exists else min(run.builder_pods, num_shards)
     items = tuple(
@@ -102,7 +109,7 @@ def plan_work(parameters: Parameters) -> PlannedWork:
         ).to_item()
         for index in range(num_shares)
     )
-    return PlannedWork(dataset_id=dataset_id, items=items, facts=_facts(planned.plan))
+    return PlannedWork(dataset_id=dataset_id, items=items, facts=facts)
 
 
 def _facts(plan: DatasetPlan) -> dict[str, int]:

@@ -17,6 +17,7 @@ from repot.settings.fields import (
 )
 from repot.zoo import BACKBONES
 
+GATE_SPLITS = ("validation", "test")
 CHECKPOINT_VALUES = ("auto", "ema", "raw")
 RECIPE_DEFAULT = "default"
 """Value of a setting that the recipe decides."""
@@ -359,6 +360,12 @@ class GateSettings(Settings):
         False,
         "Promote a model even if it lacks a label that the champion has.",
         change_when="a label was removed or renamed on purpose",
+    )
+    gate_split: str = setting(
+        "validation",
+        "Split that the gate decides on: validation, or test, if the pictures have one.",
+        rule=one_of(GATE_SPLITS),
+        change_when="settings were chosen by validation scores, and test has enough pictures",
     )
     max_rejected_fraction: float = setting(
         0.05,

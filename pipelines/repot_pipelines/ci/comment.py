@@ -135,11 +135,11 @@ def _comparison(verdict: Verdict) -> str:
     if comparison is None:
         has_champion = verdict.champion_version != NO_CHAMPION
         reason = "Nothing was compared" if has_champion else "There is no champion yet"
-        parts = [f"scored on {num_pictures:,} validation pictures", threshold]
+        parts = [f"scored on {num_pictures:,} {verdict.subset} pictures", threshold]
         return f"{reason}; {', '.join(filter(None, parts))}."
     low, high = comparison.interval
     return (
-        f"On the same {num_pictures:,} validation pictures, both versions are right on "
+        f"On the same {num_pictures:,} {verdict.subset} pictures, both versions are right on "
         f"{comparison.both_right:,} and both are wrong on {comparison.both_wrong:,}. "
         f"Challenger minus champion: {comparison.difference:+.4f} \\[{low:+.4f}, {high:+.4f}\\], "
         f"exact McNemar p = {comparison.p_value:.2g}{threshold and f'; {threshold}'}."

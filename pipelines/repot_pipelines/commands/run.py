@@ -23,6 +23,7 @@ from repot_pipelines.presets import PRESETS
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from repot.evaluation_record import SplitScores
     from repot_pipelines.local.run import RunOutcome
 
 
@@ -154,11 +155,22 @@ def _print_outcome(console: "Console", outcome: "RunOutcome") -> None:
             "precision@1": f"{evaluation.precision_at_1:.3f}  (95 % interval {low:.3f} to "
             f"{high:.3f}, {evaluation.num_examples} validation pictures)",
             f"recall@{evaluation.recall_k}": f"{evaluation.recall_at_5:.3f}",
+            **_test_row(evaluation.test),
             "verdict": f"{verdict.decision}: {' '.join(verdict.reasons)}",
             "model": str(outcome.output_path / MODEL_FOLDER),
             "report": str(outcome.output_path / REPORT_NAME),
         },
     )
+
+
+def _test_row(test: "SplitScores | None") -> dict[str, str]:
+    if test is None:
+        return {}
+    low, high = test.precision_at_1_interval
+    return {
+        "test": f"{test.precision_at_1:.3f}  (95 % interval {low:.3f} to {high:.3f}, "
+        f"{test.num_examples} test pictures)"
+    }
 
 
 def _print_rows(console: "Console", rows: dict[str, str]) -> None:

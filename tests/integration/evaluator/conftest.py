@@ -50,10 +50,12 @@ def dataset(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build_dataset(pictures: Path, folder: Path, *, validation_shards: int = 1) -> None:
-    """Build a dataset of a folder with train/ and validation/."""
+    """Build a dataset of a folder with train/ and validation/, and test/ if it has one."""
     plan = plan_dataset(
         PictureRoots(
-            train_uri=str(pictures / "train"), validation_uri=str(pictures / "validation")
+            train_uri=str(pictures / "train"),
+            validation_uri=str(pictures / "validation"),
+            test_uri=str(pictures / "test") if (pictures / "test").exists() else "",
         ),
         dataset_folder=lambda _: str(folder),
         listings_uri=None,

@@ -42,6 +42,7 @@ def decide_version(
         model_name="m",
         min_precision=min_precision,
         allow_label_removal=allow_label_removal,
+        gate_split="validation",
         decided_at=decided_at,
     )
 
@@ -139,7 +140,8 @@ def test_champion_itself_is_unchanged_without_tensorflow(storage_uri: str, champ
     program = (
         "import sys; from repot.evaluator.gate import decide;"
         "report = decide(storage_uri=sys.argv[1], dataset_id='colours', training_id='old',"
-        " model_name='m', min_precision=0.99, allow_label_removal=False, decided_at='now');"
+        " model_name='m', min_precision=0.99, allow_label_removal=False,"
+        " gate_split='validation', decided_at='now');"
         "print(report.verdict.decision, {'tensorflow', 'keras'} & set(sys.modules))"
     )
 
@@ -492,6 +494,7 @@ def judge_and_promote(storage_uri: str, training_id: str, *, run_id: str) -> Gat
         model_name="m",
         min_precision=0.5,
         allow_label_removal=False,
+        gate_split="validation",
         run_id=run_id,
         decided_at=FIRST,
     )

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from repot import layout, storage
+from repot.evaluation_record import EvaluationRecord
 from repot.evaluator.evaluate import evaluate_run
 from repot.evaluator.gate import GateReport, decide
 from repot.evaluator.versions import promote
-from repot.model_registry import ChampionChange
-from tests.integration.evaluator.colours import MakeRun
+from repot.model_registry import ChampionChange, ModelRecord
+from tests.integration.evaluator.colours import MakeRun, save_picture
 from tests.integration.evaluator.conftest import build_dataset
 
 # Correct on the four red pictures only.
@@ -58,6 +59,20 @@ def seven_in_train(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
+@pytest.fixture(scope="session")
+def with_test(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a dataset with five test pictures, one of them a copy of a training picture."""
+    folder = tmp_path_factory.mktemp("test") / "dataset"
+    tested = folder.with_name("pictures")
+    shutil.copytree(pictures, tested)
+    for i, (label, colour) in enumerate([("red", "red"), ("green", "green"), ("blue", "green")]):
+        save_picture(tested / "test" / label / f"{i}.jpg", colour, size=(30 + i, 31))
+    save_picture(tested / "test" / "green" / "other.jpg", "green", size=(30, 50))
+    shutil.copy(tested / "train" / "blue" / "0.jpg", tested / "test" / "blue" / "copy.jpg")
+    build_dataset(tested, folder)
+    return folder
+
+
 def decide_after_growth(
     make_run: MakeRun, storage_uri: str, previous: Path, *, min_precision: float = 0.0
 ) -> GateReport:
@@ -72,7 +87,9 @@ def decide_after_growth(
     return decide_again(storage_uri, min_precision=min_precision)
 
 
-def decide_again(storage_uri: str, *, min_precision: float = 0.0) -> GateReport:
+def decide_again(
+    storage_uri: str, *, min_precision: float = 0.0, gate_split: str = "validation"
+) -> GateReport:
     return decide(
         storage_uri=storage_uri,
         dataset_id="colours",
@@ -80,6 +97,7 @@ def decide_again(storage_uri: str, *, min_precision: float = 0.0) -> GateReport:
         model_name="m",
         min_precision=min_precision,
         allow_label_removal=False,
+        gate_split=gate_split,
         decided_at=TIME,
     )
 
@@ -165,3 +183,55 @@ def test_too_few_unseen_pictures_lead_to_rejection_with_advice(
     assert verdict.reasons[1].startswith("precision@1 of 0.9167 on all 12 pictures reaches")
     # The champion was not scored for nothing.
     assert not storage.exists(f"{layout.gate_uri(storage_uri, 'new', 'old')}/predictions.csv")
+
+
+def test_test_split_is_scored_beside_validation_and_can_decide(
+    make_run: MakeRun, storage_uri: str, with_test: Path
+) -> None:
+    storage.delete_folder(layout.dataset_uri(storage_uri, "colours"))
+    storage.copy_folder(str(with_test), layout.dataset_uri(storage_uri, "colours"))
+    make_run("old", colours=HALF)
+    run_uri = make_run("new")
+    for version in ("old", "new"):
+        run = evaluate_run(
+            storage_uri=storage_uri, dataset_id="colours", training_id=version, model_name="m"
+        )
+    change = ChampionChange(version="old", action="promote", time=TIME, run_id="run 1")
+    promote(storage_uri, "m", change, expected_champion="none")
+
+    on_validation = decide_again(storage_uri)
+    on_test = decide_again(storage_uri, gate_split="test", min_precision=0.8)
+
+    test = run.evaluation.test
+    assert test is not None
+    # Three of four right; the copy of a training picture is not scored.
+    assert (test.num_examples, test.num_correct, test.precision_at_1) == (4, 3, 0.75)
+    assert test.excluded == {"copy_of_training": 1}
+    assert (run.evaluation.num_examples, run.evaluation.num_correct) == (12, 11)
+    stored = EvaluationRecord.from_text(storage.read_text(f"{run_uri}/evaluation/metrics.json"))
+    assert stored == run.evaluation
+    record = ModelRecord.from_text(
+        storage.read_text(f"{layout.model_uri(storage_uri, 'm', 'new')}/model.json")
+    )
+    assert record.test_metrics is not None
+    assert (record.test_metrics.precision_at_1, record.test_metrics.subset) == (0.75, "test")
+    card = storage.read_text(f"{layout.model_uri(storage_uri, 'm', 'new')}/model_card.md")
+    assert "On 4 pictures of the test split, on which nothing was selected:" in card
+    assert "<h2>Test</h2>" in run.report_html
+    assert "3 of 4" in run.report_html
+
+    assert (on_validation.verdict.decision, on_validation.verdict.subset) == (
+        "promote",
+        "validation",
+    )
+    assert on_validation.verdict.challenger.num_examples == 12
+    verdict = on_test.verdict
+    assert (verdict.decision, verdict.subset) == ("reject", "test")
+    assert verdict.challenger.num_examples == 4
+    assert verdict.champion is not None
+    assert verdict.champion.precision_at_1 == 0.5
+    assert verdict.reasons[0] == "precision@1 of 0.7500 is below the threshold of 0.8000."
+    assert "scored on the same 4 pictures of test" in on_test.report_html
+    gate_uri = layout.gate_uri(storage_uri, "new", "old")
+    assert storage.exists(f"{gate_uri}/test/predictions.csv")
+    assert storage.exists(f"{gate_uri}/predictions.csv")

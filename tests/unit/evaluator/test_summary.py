@@ -9,7 +9,7 @@ import pytest
 from repot.evaluation_record import ClassRecord, EvaluationRecord
 from repot.evaluator.outcomes import Outcome
 from repot.evaluator.summary import comparable_metrics, summarise
-from repot.evaluator.verdict import Decision, PairedComparison, Score, Verdict
+from repot.evaluator.verdict import ComparedPictures, Decision, PairedComparison, Score, Verdict
 from repot.json_record import RecordError
 
 
@@ -184,3 +184,36 @@ def test_comparable_metrics_leave_out_what_is_unknown() -> None:
     assert not {"champion_precision_at_1", "difference_to_champion"} & set(first)
     # The champion is the version itself.
     assert unchanged["champion_precision_at_1"] == 0.5
+
+
+def test_comparable_metrics_have_test_and_what_was_compared() -> None:
+    record = replace(make_record(), test=make_record().scores)
+    verdict = replace(
+        make_verdict("promote", has_champion=True),
+        subset="test",
+        compared=ComparedPictures(
+            num_scored=4,
+            num_compared=3,
+            num_required=2,
+            num_trained_on_by_champion=1,
+            num_trained_on_by_version=0,
+        ),
+    )
+
+    metrics = comparable_metrics(record, verdict)
+
+    low, high = record.precision_at_1_interval
+    assert {name: value for name, value in metrics.items() if name.startswith("test_")} == {
+        "test_precision_at_1": 0.5,
+        "test_precision_at_1_low": low,
+        "test_precision_at_1_high": high,
+        "test_recall_at_5": 0.75,
+        "test_macro_recall": record.macro_recall,
+        "test_macro_f1": record.macro_f1,
+        "test_num_examples": 4,
+    }
+    assert (metrics["gate_split"], metrics["num_compared"], metrics["num_left_out"]) == (
+        "test",
+        3,
+        1,
+    )

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -502,3 +503,13 @@ def test_group_pattern_without_a_match_is_a_warning(
     caplog.set_level("INFO", logger="repot.progress")
     make_plan(group_pattern="patient")
     assert any("The group pattern 'patient' matches no picture" in n for n in _notices(caplog))
+
+
+def test_gate_cannot_decide_on_a_test_split_that_is_missing(pictures: Path, tmp_path: Path) -> None:
+    parameters = _parameters(pictures, str(tmp_path / "storage"), 1)
+    on_test = dataclasses.replace(parameters, gate=GateSettings(gate_split="test"))
+    with pytest.raises(UsageError, match="must be validation if there is no test split"):
+        plan_work(on_test)
+
+    with_test = dataclasses.replace(on_test, dataset=DatasetSettings(test_fraction=0.2))
+    assert plan_work(with_test).facts["test_pictures"] == 6

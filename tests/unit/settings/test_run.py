@@ -44,6 +44,7 @@ BOUNDARIES: list[tuple[Settings, str, list[Any], list[Any]]] = [
     (TrainingSettings, "recipe", list(RECIPES), ["", "fine-tune"]),
     (GateSettings, "min_precision", [0, 1], [-0.001, 1.001, float("nan")]),
     (GateSettings, "allow_label_removal", [False, True], []),
+    (GateSettings, "gate_split", ["validation", "test"], ["", "train", "Test"]),
     (DatasetSettings, "nested", [False, True], []),
     (DatasetSettings, "crop_to_boxes", [False, True], []),
     (InputSettings, "input_format", list(INPUT_FORMATS), ["", "zip", "Vertex"]),

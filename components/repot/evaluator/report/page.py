@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from repot import bit_depth, storage
-from repot.evaluation_record import EvaluationRecord
+from repot.evaluation_record import EvaluationRecord, SplitScores
 from repot.evaluator.report.charts import (
     Axis,
     CurveChart,
@@ -95,15 +95,22 @@ def _predict_locations(version_uri: str) -> list[str]:
 def _headline(evaluation: EvaluationRecord, verdict: Verdict | None) -> Headline:
     if verdict is not None:
         return Headline(verdict.title, verdict.challenger.text, verdict.reference_text)
-    return Headline("Evaluated", _score(evaluation).text, "")
+    return Headline("Evaluated", _score(evaluation.scores).text, "")
 
 
 def _score_chart(
     evaluation: EvaluationRecord, verdict: Verdict | None
 ) -> tuple[Axis, list[ScoreRow]]:
     """Return the axis and the rows of the chart of precision@1: this model, and the champion."""
-    scores = [("this model", "challenger", _score(evaluation))]
+    scores = [("this model", "challenger", _score(evaluation.scores))]
+    if evaluation.test is not None:
+        scores.append(("on test", "challenger", _score(evaluation.test)))
     if verdict is not None and verdict.champion is not None:
+        # The champion next to this model, on the same pictures.
+        if all(score != verdict.challenger for _, _, score in scores):
+            scores.append(("compared", "challenger", verdict.challenger))
+        elif scores[0][2] != verdict.challenger:
+            scores.reverse()
         scores.append(("champion", "champion", verdict.champion))
     lowest = [score.interval[0] for _, _, score in scores]
     if verdict is not None and verdict.min_precision > 0:
@@ -115,11 +122,11 @@ def _score_chart(
     ]
 
 
-def _score(evaluation: EvaluationRecord) -> Score:
+def _score(scores: SplitScores) -> Score:
     return Score(
-        precision_at_1=evaluation.precision_at_1,
-        interval=evaluation.precision_at_1_interval,
-        num_examples=evaluation.num_examples,
+        precision_at_1=scores.precision_at_1,
+        interval=scores.precision_at_1_interval,
+        num_examples=scores.num_examples,
     )
 
 

@@ -279,3 +279,17 @@ def test_augmented_training_pictures_are_shown_with_their_label(*, has_flips: bo
     assert ("but never mirrored" in text) != has_flips
     assert LABELS[1] in text
     assert "Training pictures" not in text_of(render_report(data))
+
+
+def test_scores_on_test_are_beside_those_on_validation() -> None:
+    data = make_report_data(OUTCOMES, LABELS)
+    test = dataclasses.replace(data.evaluation.scores, num_examples=8, excluded={"x": 2})
+    data = dataclasses.replace(data, evaluation=dataclasses.replace(data.evaluation, test=test))
+
+    text = text_of(render_report(data, make_verdict(OUTCOMES, OUTCOMES)))
+
+    assert "scorevalidationtest precision@10.6670.667" in text
+    assert "correct2 of 32 of 8 not scored02" in text
+    assert "Test Nothing was selected" not in text_of(
+        render_report(make_report_data(OUTCOMES, LABELS))
+    )
