@@ -27,6 +27,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from repot.errors import join_names
 from repot.manifest import Split
@@ -129,8 +130,8 @@ def find_split_warnings(
     if unvalidated and validated:
         warnings.append(
             f"No picture of {_join_examples(unvalidated)} is in validation, so "
-            f"{'it is' if len(unvalidated) == 1 else 'they are'} not scored. A label needs two "
-            "pictures that are neither copies of each other nor of one group. Add pictures."
+            f"{'it is' if len(unvalidated) == 1 else 'they are'} not scored. Add pictures: to be "
+            "split, a label needs two that are neither copies of each other nor of one group."
         )
     return warnings
 
@@ -142,9 +143,16 @@ class _Draw:
         taken: The split of every key that was taken.
     """
 
-    def __init__(self, bundles: Mapping[_Key, Counter[str]], *, train: Collection[_Key]) -> None:
+    def __init__(
+        self, bundles: Mapping[_Key, Mapping[str, int]], *, train: Collection[_Key]
+    ) -> None:
         self.taken: dict[_Key, Split] = {}
         self._bundles = bundles
+        # The keys of each label, in the order of their hashes.
+        self._by_label: dict[str, list[_Key]] = defaultdict(list)
+        for key in sorted(bundles, key=itemgetter(1, 0)):
+            for label in bundles[key]:
+                self._by_label[label].append(key)
         # Number of keys per label that would be trained on.
         self._num_left = Counter(label for key in train for label in bundles[key])
 
@@ -159,12 +167,15 @@ class _Draw:
             fraction: Fraction of the pictures of each label.
             num_reserved: Number of keys of each label to leave, for train and for the next split.
         """
-        by_label: dict[str, list[_Key]] = defaultdict(list)
-        sizes: Counter[str] = Counter()
-        for key in sorted(pool, key=lambda key: (key[1], key[0]), reverse=split == "test"):
-            sizes.update(self._bundles[key])
-            for label in self._bundles[key]:
-                by_label[label].append(key)
+        step = -1 if split == "test" else 1
+        by_label = {
+            label: [key for key in keys[::step] if key in pool]
+            for label, keys in self._by_label.items()
+        }
+        sizes = {
+            label: sum(self._bundles[key][label] for key in keys)
+            for label, keys in by_label.items()
+        }
         quota = _Quota(
             wanted={label: max(1, round(size * fraction)) for label, size in sizes.items()}
         )
@@ -196,8 +207,9 @@ class _Draw:
 
     def _take_key(self, split: Split, key: _Key, quota: "_Quota") -> None:
         self.taken[key] = split
-        quota.given.update(self._bundles[key])
-        self._num_left.subtract(dict.fromkeys(self._bundles[key], 1))
+        for label, count in self._bundles[key].items():
+            quota.given[label] += count
+            self._num_left[label] -= 1
 
 
 @dataclass(kw_only=True, slots=True)
@@ -260,15 +272,22 @@ def _key(rank: int, text: str) -> _Key:
 
 def _bundles(
     pictures: Iterable[CandidatePicture], keys: Iterable[_Key]
-) -> dict[_Key, Counter[str]]:
+) -> dict[_Key, dict[str, int]]:
     """Return the number of pictures per label of each key; empty files, no pictures, are left out.
 
     All empty files are copies of each other, and would tie the labels together.
     """
-    bundles: dict[_Key, Counter[str]] = defaultdict(Counter)
+    bundles: dict[_Key, dict[str, int]] = {}
+    # Most keys are of one picture: they share one dictionary per label.
+    singles: dict[str, dict[str, int]] = {}
     for key, picture in zip(keys, pictures, strict=True):
-        if picture.file.size_bytes:
-            bundles[key][picture.label] += 1
+        label = picture.label
+        if not picture.file.size_bytes:
+            continue
+        if key not in bundles:
+            bundles[key] = singles.setdefault(label, {label: 1})
+        else:
+            bundles[key] = {**bundles[key], label: bundles[key].get(label, 0) + 1}
     return bundles
 
 

@@ -119,7 +119,8 @@ def _summary(
 
 def _num_pictures(record: TrainingRecord) -> str:
     counts = record.num_examples
-    return f"{counts.get('train', 0):,} + {counts.get('validation', 0):,}"
+    test = f" + {counts['test']:,} for test" if counts.get("test") else ""
+    return f"{counts.get('train', 0):,} + {counts.get('validation', 0):,}{test}"
 
 
 def _setting_name(name: str) -> str:

@@ -186,12 +186,16 @@ def _possible_gpus(trainer: JobSettings, prices: Prices) -> dict[str, GpuPrice]:
 def _training_seconds(plan: _RunPlan, gpus: Mapping[str, GpuPrice]) -> Range:
     recipe = RECIPES[plan.training.recipe]
     epochs = (plan.training.epochs or recipe.epochs) if recipe.fine_tune else 0
-    train_pictures = plan.num_pictures * (1 - plan.dataset.validation_fraction)
+    train_pictures = plan.num_pictures * (1 - _scored_fraction(plan))
     # The head's phase runs every picture forward once and caches the features.
     num_steps = train_pictures * (epochs + 1 / _FORWARD_SPEED)
     slow, fast = _pictures_per_second(plan, gpus)
     start = _GPU_START if gpus else _START
     return _add((num_steps / fast, num_steps / slow), _HEAD, start)
+
+
+def _scored_fraction(plan: _RunPlan) -> float:
+    return plan.dataset.validation_fraction + plan.dataset.test_fraction
 
 
 def _pictures_per_second(plan: _RunPlan, gpus: Mapping[str, GpuPrice]) -> Range:
@@ -214,7 +218,7 @@ def _cpu_stages(plan: _RunPlan) -> Iterator[_Stage]:
     builder_cpu, builder_gib = _amount(tasks.builder_cpu), _gib(tasks.builder_memory)
     slow, fast = _scale(_CPU_BUILDING, plan.run.builder_pods * builder_cpu)
     score_slow, score_fast = _scale(_CPU_SCORING, plan.training_speed)
-    num_scored = num_pictures * plan.dataset.validation_fraction
+    num_scored = num_pictures * _scored_fraction(plan)
     plan_seconds = _add(_START, (num_pictures / 10_000, num_pictures / 1000))
     task_cpu, task_gib = _amount(tasks.task_cpu), _gib(tasks.task_memory)
     yield _Stage(seconds=plan_seconds, cpu=task_cpu, memory_gib=task_gib)

@@ -114,3 +114,11 @@ def test_both_records_are_read(tmp_path: Path) -> None:
     lineage = read_lineage(str(tmp_path), version="v", champion_version="w")
 
     assert lineage == Lineage(challenger=training(), champion=training())
+
+
+def test_test_pictures_are_counted_beside_the_others() -> None:
+    with_test = training(num_examples={"train": 8, "validation": 2, "test": 1200})
+
+    section = lineage_section(Lineage(challenger=with_test, champion=training()))
+
+    assert "| 8 + 2 | 8 + 2 + 1,200 for test |" in section

@@ -66,6 +66,17 @@ def test_accelerator_hours_follow_from_pictures_epochs_and_speed() -> None:
     assert high == pytest.approx(800_000 * (10 + 1 / 3) / 120 / 3600, rel=0.02)
 
 
+def test_test_pictures_are_not_trained_on() -> None:
+    with_test = estimate(1_000_000, trainer_node_selector=L4, test_fraction=0.3)
+
+    # 500,000 instead of 800,000 training pictures.
+    ratio = (
+        with_test.accelerator_hours[1]
+        / estimate(1_000_000, trainer_node_selector=L4).accelerator_hours[1]
+    )
+    assert ratio == pytest.approx(5 / 8, rel=0.02)
+
+
 def test_recipe_head_takes_less_than_the_whole_network() -> None:
     assert estimate(100_000, recipe="head").accelerator_hours < estimate(100_000).accelerator_hours
 
