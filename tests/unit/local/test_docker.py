@@ -18,7 +18,7 @@ from kfp.local.status import Status
 
 from repot.progress import EVENTS_VARIABLE, PROCESS, ProcessExited, parse_event
 from repot_pipelines.local.child import _make_docker_runner
-from repot_pipelines.local.docker import run_container
+from repot_pipelines.local.docker import make_runner, run_container
 
 OUTPUT = b"one line\n"
 
@@ -115,3 +115,21 @@ def test_killed_task_is_reported_with_its_own_status(
     assert handler.run() == Status.FAILURE
     (line,) = (tmp_path / "events.jsonl").read_bytes().splitlines()
     assert parse_event(line) == ProcessExited(process=PROCESS, status=137)
+
+
+def test_folder_of_a_manifest_is_mounted(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "m.csv").write_text("path,label")
+    (tmp_path / "boxes").mkdir()
+    arguments = {
+        "pictures_uri": f"{tmp_path}/in/m.csv",
+        "bounding_box_file_uri": f"{tmp_path}/boxes",
+        "storage_uri": f"{tmp_path}/storage",
+    }
+    mounts = make_runner(arguments, tmp_path / "work").container_run_args["mounts"]
+    assert {mount["Source"]: mount["ReadOnly"] for mount in mounts} == {
+        f"{tmp_path}/in": True,
+        f"{tmp_path}/boxes": True,
+        f"{tmp_path}/storage": False,
+        f"{tmp_path}/work": False,
+    }

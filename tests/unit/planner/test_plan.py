@@ -319,6 +319,20 @@ def test_work_has_one_item_per_pod_but_not_more_than_shards(
     assert (tmp_path / "storage" / "datasets" / work.dataset_id / "plan.json").exists()
 
 
+def test_archive_is_unpacked_into_the_storage_of_a_run(pictures: Path, tmp_path: Path) -> None:
+    archive = Path(shutil.make_archive(f"{tmp_path}/archive", "gztar", pictures.parent, "pictures"))
+    folder = plan_work(_parameters(pictures, str(tmp_path / "storage"), 1))
+    work = plan_work(_parameters(archive, str(tmp_path / "other"), 1))
+    assert work.dataset_id == folder.dataset_id
+    (unpacked,) = (tmp_path / "other" / "unpacked").iterdir()
+    uris = {
+        picture.uri
+        for shard in ("train-00000-of-00005", "validation-00000-of-00001")
+        for picture in read_work_list(f"{tmp_path}/other/datasets/{work.dataset_id}", shard)
+    }
+    assert uris == {str(unpacked)}
+
+
 def test_work_of_an_existing_dataset_is_one_item(pictures: Path, tmp_path: Path) -> None:
     parameters = _parameters(pictures, str(tmp_path / "storage"), 4)
     first = plan_work(parameters)
