@@ -39,14 +39,16 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _read(uri: str, target: Path) -> tuple[str, dict[str, list[tuple[int, str, str, bytes]]]]:
+def _read(
+    uri: str, target: Path, *, nested: bool = False
+) -> tuple[str, dict[str, list[tuple[int, str, str, bytes]]]]:
     """Return the id of the dataset, and what the builders read for each shard."""
     planned = plan_dataset(
         PictureRoots(pictures_uri=uri),
         dataset_folder=lambda _: str(target),
         listings_uri=None,
         unpacked_uri=str(target.with_name("unpacked")),
-        settings=DatasetSettings(train_shards=2),
+        settings=DatasetSettings(train_shards=2, nested=nested),
     )
     return planned.plan.dataset_id, {
         shard: [
@@ -170,6 +172,27 @@ def test_every_input_gives_the_same_dataset(
     (tmp_path / "in").mkdir()
     source = make(pictures, tmp_path / "in")
     assert _read(source, tmp_path / "data") == _read(str(pictures), tmp_path / "expected")
+
+
+def test_unsplit_and_nested_pictures_give_the_same_dataset(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    rows = ["path,label"]
+    for number in range(24):
+        label, day = "ab"[number % 2], f"day {number % 3}"
+        path = folder / label / day / f"{number // 6}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(make_jpeg(number))
+        rows.append(f"pictures/{label}/{day}/{path.name},{label}")
+    (tmp_path / "m.csv").write_text("\n".join(rows))
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        for path in sorted(folder.rglob("*.jpg"), reverse=True):
+            archive.write(path, path.relative_to(folder))
+    read = [
+        _read(str(tmp_path / name), tmp_path / f"data {name}", nested=True)
+        for name in ("pictures", "m.csv", "p.zip")
+    ]
+    assert read[0] == read[1] == read[2]
+    assert {len(pictures) for pictures in read[0][1].values()} == {4, 10}
 
 
 def test_shards_made_from_shards_have_the_same_bytes(pictures: Path, tmp_path: Path) -> None:
