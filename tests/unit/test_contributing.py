@@ -20,6 +20,7 @@ SUBJECTS = [
     "A backbone",
     "A recipe",
     "A metric in the report",
+    "An input format",
     "A storage backend",
     "A command",
 ]
