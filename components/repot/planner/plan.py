@@ -218,10 +218,18 @@ def _annotate(
 ) -> Inventory:
     """Add texts of synsets and bounding boxes, from files of their own, and crop to the boxes."""
     labels = {*inventory.labels, *(lines or ())}
+    if settings.crop_to_boxes and not lines:
+        # A manifest states the label of each box; an annotation may name other things too.
+        labels |= {box.label for each in inventory.candidates for box in each.boxes} - {""}
     if inputs.imagenet_metadata_file_uri:
         inventory = add_texts(inventory, inputs.imagenet_metadata_file_uri, labels)
     if inputs.bounding_box_file_uri:
-        inventory = add_boxes(inventory, inputs.bounding_box_file_uri, labels)
+        inventory = add_boxes(
+            inventory,
+            inputs.bounding_box_file_uri,
+            labels,
+            several_labels=settings.crop_to_boxes,
+        )
     if not settings.crop_to_boxes:
         return inventory
     if not inventory.has_boxes:
@@ -229,8 +237,7 @@ def _annotate(
             "crop_to_boxes must have bounding boxes; the pictures have none. Give them with "
             "--bounding-box-file, or in the columns xmin, ymin, xmax and ymax of a manifest."
         )
-    labels |= {box.label for each in inventory.candidates for box in each.boxes if not lines}
-    return crop_to_boxes(inventory, labels - {""})
+    return crop_to_boxes(inventory, labels)
 
 
 def raise_problems(*, usage: Sequence[str] = (), data: Sequence[str] = ()) -> None:

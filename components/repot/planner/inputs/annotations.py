@@ -68,7 +68,9 @@ def add_texts(inventory: Inventory, metadata_uri: str, labels: Collection[str]) 
     )
 
 
-def add_boxes(inventory: Inventory, boxes_uri: str, labels: Collection[str]) -> Inventory:
+def add_boxes(
+    inventory: Inventory, boxes_uri: str, labels: Collection[str], *, several_labels: bool = False
+) -> Inventory:
     """Return the inventory with the boxes of a CSV file or of a folder of XML files.
 
     A box of another label is skipped, as in 2016: one whose name is a label, but not the picture's.
@@ -77,13 +79,14 @@ def add_boxes(inventory: Inventory, boxes_uri: str, labels: Collection[str]) -> 
         inventory: The pictures.
         boxes_uri: See `repot.planner.inputs.boxes`.
         labels: All labels.
+        several_labels: Keep the boxes of other labels, too.
 
     Raises:
         UsageError: The boxes are missing or wrong.
         StorageError: They cannot be read.
     """
     index = read_boxes(boxes_uri)
-    known = set(labels)
+    known = set() if several_labels else set(labels)
     candidates = []
     num_used, num_foreign = 0, 0
     for candidate in inventory.candidates:

@@ -226,3 +226,23 @@ def test_one_example_per_box(tmp_path: Path) -> None:
 def test_cropping_needs_boxes(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="crop_to_boxes must have bounding boxes"):
         _plan(pictures, tmp_path / "data", crop_to_boxes=True)
+
+
+def test_crops_have_the_label_of_the_object_if_it_is_a_label(
+    pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "boxes").mkdir()
+    objects = _object("cat", 0, 0, 9, 9), _object("dog", 9, 9, 99, 99), _object("tree", 1, 1, 5, 5)
+    for name in ("cat0", "cat1", "dog0", "dog1"):
+        (tmp_path / "boxes" / f"{name}.xml").write_text(_voc("".join(objects)))
+    planned = _plan(
+        pictures, tmp_path / "data", crop_to_boxes=True, bounding_box_file_uri=f"{tmp_path}/boxes"
+    )
+    assert planned.plan.labels == ("cat", "dog")
+    labels = {each.path: each.label for each in _work(planned)}
+    assert [labels[f"cat/cat0.box{number}.jpg"] for number in (1, 2, 3)] == ["cat", "dog", "cat"]
+    assert [labels[f"dog/dog1.box{number}.jpg"] for number in (1, 2, 3)] == ["cat", "dog", "dog"]
+    whole = _plan(pictures, tmp_path / "whole", bounding_box_file_uri=f"{tmp_path}/boxes")
+    boxes = {each.path: each.boxes or () for each in _work(whole)}
+    # A box of the other label is skipped, one of something else is not.
+    assert [len(boxes[f"cat/cat{number}.jpg"]) for number in range(3)] == [2, 2, 0]
