@@ -34,6 +34,8 @@ class CheckpointRecord(JsonRecord):
         available_values: Every kind of values that the original has.
         num_arrays, num_parameters: Size of the backbone, BatchNorm statistics included.
         step: Training step of the original; None if it is unknown.
+        num_auxiliary_arrays: Arrays of an auxiliary head that the weights file holds too; None in
+            records of versions that did not convert it.
     """
 
     source: str
@@ -45,6 +47,7 @@ class CheckpointRecord(JsonRecord):
     num_arrays: int
     num_parameters: int
     step: int | None
+    num_auxiliary_arrays: int | None = None
 
     @property
     def checkpoint_id(self) -> str:
@@ -66,17 +69,19 @@ def checkpoint_id(*, sha256: str, backbone: str, values: str) -> str:
 def find_checkpoint(checkpoints_uri: str, *, sha256: str, backbone: str, values: str) -> str:
     """Return the id of a stored checkpoint; "" if it is not stored.
 
-    "auto" finds averaged values (EMA), and raw values only if the original has no others.
+    "auto" finds averaged values (EMA), and raw values only if the original has no others. One that
+    was converted before auxiliary heads were is not found, so that it is converted again.
     """
     for stored_values in ("ema", "raw") if values == "auto" else (values,):
         stored_id = checkpoint_id(sha256=sha256, backbone=backbone, values=stored_values)
         record_uri = storage.join(checkpoints_uri, stored_id, CHECKPOINT_NAME)
         if not storage.exists(record_uri):
             continue
-        if values == "auto" and stored_values == "raw":
-            record = read_record(record_uri, CheckpointRecord, error=CheckpointError)
-            if record.available_values != ("raw",):
-                continue
+        record = read_record(record_uri, CheckpointRecord, error=CheckpointError)
+        if record.kind == "tensorflow" and record.num_auxiliary_arrays is None:
+            continue
+        if values == "auto" and stored_values == "raw" and record.available_values != ("raw",):
+            continue
         return stored_id
     return ""
 

@@ -27,7 +27,8 @@ DROPOUT = 0.2
 Source: research/inception, slim/inception_model.py.
 """
 
-HEAD_NAME = "logits"
+RESCALE_NAME, DROPOUT_NAME, HEAD_NAME = "rescale", "dropout", "logits"
+"""Names of the layers around the backbone."""
 
 POWER_EPSILON = 1e-4
 """Added under a square root, so that its gradient is finite when the network is fine-tuned."""
@@ -68,9 +69,9 @@ def build_classifier(
     for generator, layer_seed in zip(seed_generators, seeds, strict=True):
         generator.state.assign([int(layer_seed), 0])
     pictures = keras.Input([image_size, image_size, 3], name="pictures")
-    rescaled = keras.layers.Rescaling(spec.scale, spec.offset, name="rescale")(pictures)
+    rescaled = keras.layers.Rescaling(spec.scale, spec.offset, name=RESCALE_NAME)(pictures)
     features = network(rescaled)
-    dropped_out = keras.layers.Dropout(DROPOUT, seed=int(dropout_seed), name="dropout")(features)
+    dropped_out = keras.layers.Dropout(DROPOUT, seed=int(dropout_seed), name=DROPOUT_NAME)(features)
     # Zeros, as in Kolesnikov et al. 2020 (BiT): no class has an advantage at first, for any seed.
     head = keras.layers.Dense(
         num_classes, kernel_initializer="zeros", name=HEAD_NAME, dtype="float32"
@@ -85,7 +86,7 @@ def split_classifier(classifier: Any) -> tuple[Any, Any]:
     Returns:
         The extractor from pictures to features, and the head from features to logits.
     """
-    dropout, head = classifier.get_layer("dropout"), classifier.get_layer(HEAD_NAME)
+    dropout, head = classifier.get_layer(DROPOUT_NAME), classifier.get_layer(HEAD_NAME)
     extractor = keras.Model(classifier.input, dropout.input, name="features")
     features = keras.Input(dropout.input.shape[1:], name="features")
     return extractor, keras.Model(features, head(dropout(features)), name="head")
@@ -114,7 +115,7 @@ def published_model(classifier: Any) -> Any:
         [0, 1] -> float32 [batch, N], probabilities in the order of labels.txt. It shares the
         classifier's layers except the last one, which is a copy.
     """
-    features = classifier.get_layer("dropout").input
+    features = classifier.get_layer(DROPOUT_NAME).input
     kernel, bias = classifier.get_layer(HEAD_NAME).get_weights()
     head = keras.layers.Dense(
         len(bias) - 1,

@@ -6,8 +6,9 @@ A reader asks for any numbers in any order; only the shards with those examples 
 are arrays of numbers.
 
 An example is a dict of scalar tensors: `encoded` string, the JPEG bytes; `label` int64, the class
-id in 1..N; `filename` string, the base name of the picture file. PADDING is an example with label 0
-and a black picture of one pixel, which fills a batch.
+id in 1..N; `filename` string, the base name of the picture file; `boxes` string, the serialized
+float32 [num_boxes, 4] objects (ymin, xmin, ymax, xmax) in [0, 1], see `decode_boxes`. PADDING is an
+example with label 0 and a black picture of one pixel, which fills a batch.
 """
 
 import contextlib
@@ -34,10 +35,15 @@ PADDING = -1
 NUM_LANES = 8
 """Most shards that a batch takes its examples from, see `spread_over_lanes`."""
 
+_BOX_FEATURES = [f"image/object/bbox/{edge}" for edge in ("ymin", "xmin", "ymax", "xmax")]
 _FEATURES = {
     "image/encoded": tf.io.FixedLenFeature([], tf.string),
     "image/class/label": tf.io.FixedLenFeature([], tf.int64),
     "image/filename": tf.io.FixedLenFeature([], tf.string, default_value=""),
+    **{
+        name: tf.io.FixedLenSequenceFeature([], tf.float32, allow_missing=True)
+        for name in _BOX_FEATURES
+    },
 }
 _CHUNK_RECORDS = 16
 
@@ -160,11 +166,18 @@ def open_examples(
 def parse_example(record: Any) -> dict[str, Any]:
     """Return the example in a serialized tf.train.Example, string []."""
     features = tf.io.parse_single_example(record, _FEATURES)
+    boxes = tf.stack([features[name] for name in _BOX_FEATURES], axis=-1)
     return {
         "encoded": features["image/encoded"],
         "label": features["image/class/label"],
         "filename": features["image/filename"],
+        "boxes": tf.io.serialize_tensor(boxes),  # a scalar, so that examples can be batched
     }
+
+
+def decode_boxes(example: dict[str, Any]) -> Any:
+    """Return the boxes of an example: float32 [num_boxes, 4] as (ymin, xmin, ymax, xmax)."""
+    return tf.ensure_shape(tf.io.parse_tensor(example["boxes"], tf.float32), [None, 4])
 
 
 def shuffled_numbers(

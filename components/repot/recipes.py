@@ -45,25 +45,30 @@ class Recipe:
 
     Attributes:
         summary: One line for help texts and reports.
-        fine_tune: Whether the whole network is trained after the head.
-        head_epochs: Epochs of the head phase, which trains the head on cached features.
+        fine_tune: Whether the whole network is trained.
+        optimizer: Name of the optimizer, for messages.
+        head_epochs: Epochs of the head phase, which trains the head on cached features; 0 without
+            one.
         head_learning_rate: Peak learning rate of the head phase.
-        epochs: Epochs of the fine_tune phase; 0 without one.
-        learning_rate: Peak learning rate of the fine_tune phase; 0 without one.
-        max_learning_rate: Highest sensible peak learning rate of the main phase, which is the
-            fine_tune phase if there is one; see the table above.
+        epochs: Epochs of the phase that trains the whole network; 0 without one.
+        learning_rate: Peak learning rate of that phase; 0 without one.
+        max_learning_rate: Highest sensible peak learning rate of the main phase, which trains the
+            whole network if the recipe does; see the table above.
+        backbone: The only backbone that it trains; "" for any.
         augmentation: A key of AUGMENTATIONS. Features of the frozen backbone are computed once per
             picture, so a recipe that trains only a head has none.
     """
 
     summary: str
     fine_tune: bool
+    optimizer: str = "AdamW"
     head_epochs: int
     head_learning_rate: float
     epochs: int
     learning_rate: float
     max_learning_rate: float
     augmentation: str
+    backbone: str = ""
 
     @property
     def main_learning_rate(self) -> float:
@@ -91,5 +96,18 @@ RECIPES = {
         learning_rate=3e-5,
         max_learning_rate=3e-4,
         augmentation="inception",
+    ),
+    "inception_2016": Recipe(
+        summary="train all of Inception-v3 as the 2016 tutorial did",
+        fine_tune=True,
+        optimizer="RMSProp",
+        head_epochs=0,
+        head_learning_rate=0.0,
+        # The tutorial's result is for 2000 steps of 32 of 3170 pictures.
+        epochs=20,
+        learning_rate=1e-3,
+        max_learning_rate=1e-2,
+        augmentation="inception",
+        backbone="inception_v3",
     ),
 }

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
 from repot import zoo
+from repot.auxiliary_head import LAYER, build_auxiliary_head
 from repot.backbone_weights import load_weights
 from repot.checkpoint_fetcher import fetch
 from repot.checkpoint_record import CheckpointRecord
@@ -128,6 +130,32 @@ def test_features_equal_those_of_the_original_graph(
     np.testing.assert_allclose(
         features(backbone, tmp_path, checkpoint_id), expected(values), atol=TOLERANCE, rtol=0
     )
+
+
+@pytest.mark.parametrize("values", ["ema", "raw"])
+def test_auxiliary_logits_equal_those_of_the_original_graph(
+    checkpoints: Path, backbone: Any, tmp_path: Path, values: str
+) -> None:
+    path = checkpoints / "v2" / f"model.ckpt-{STEP}"
+    checkpoint_id = fetch.fetch_checkpoint(
+        str(path), backbone="inception_v3", values=values, checkpoints_uri=str(tmp_path)
+    )
+    load_weights(backbone, tmp_path / checkpoint_id / "weights.h5")
+    auxiliary = build_auxiliary_head(17, num_classes=1001, seed=0)
+    convolutions = keras.Model(auxiliary.input, auxiliary.layers[-2].output)
+    load_weights(convolutions, tmp_path / checkpoint_id / "weights.h5")
+    suffix = EMA if values == "ema" else ""
+    variables = (
+        _stand_in().value(f"aux_logits/FC/{name}{suffix}", shape)
+        for name, shape in (("weights", (768, 1001)), ("biases", (1001,)))
+    )
+    auxiliary.get_layer("auxiliary_logits").set_weights(list(variables))
+
+    middle = keras.Model(backbone.input, backbone.get_layer(LAYER).output)
+    logits = auxiliary(middle(_stand_in().images(), training=False), training=False)
+
+    expected_logits = np.load(GOLDEN / "expected.npz")[f"aux_{values}"]
+    np.testing.assert_allclose(np.asarray(logits), expected_logits, atol=TOLERANCE, rtol=0)
 
 
 def test_published_archive_yields_averages_by_default(

@@ -58,10 +58,35 @@ def train(strategy, is_shared=False):
         "logits": runner.predict(batches)[0].tolist(),
     }
 
+def statistics(strategy):
+    with strategy.scope():
+        model = keras.Sequential([keras.Input([3]), keras.layers.BatchNormalization(momentum=0.9)])
+        optimizer = keras.optimizers.SGD(0.0)
+        optimizer.build(model.trainable_variables)
+        head = keras.layers.Dense(4)
+        head.build((None, 3))
+    runner = StepRunner(
+        lambda inputs, training: (head(model(inputs, training=training)),),
+        lambda outputs, labels: smoothed_cross_entropy(outputs[0], labels),
+        [(optimizer, model.trainable_variables)],
+        strategy,
+        statistics=model.non_trainable_variables,
+    )
+    inputs = np.random.default_rng(0).normal(size=(1, 8, 3)).astype(np.float32)
+    labels, mask = np.ones((1, 8), np.int64), np.ones((1, 8), np.float32)
+    batches = tf.data.Dataset.from_tensor_slices((inputs, labels, mask))
+    for batch in runner.distribute(batches):
+        runner.train_step(batch, stop=False)
+    values = strategy.experimental_local_results(model.non_trainable_variables[0].value)
+    found = [value.numpy().tolist() for value in values]
+    return {"found": found, "mean": inputs[0].mean(0).tolist()}
+
 one = train(tf.distribute.get_strategy())
-two = train(tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]))
-shared = train(tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"]), is_shared=True)
-print(json.dumps({"one": one, "two": two, "shared": shared}))
+mirrored = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
+two = train(mirrored)
+shared = train(mirrored, is_shared=True)
+trained = statistics(mirrored)
+print(json.dumps({"one": one, "two": two, "shared": shared, "statistics": trained}))
 """
 
 
@@ -96,3 +121,8 @@ def test_two_devices_train_like_one() -> None:
         np.testing.assert_allclose(numbers, results["two"][name], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(numbers, results["shared"][name], rtol=1e-4, atol=1e-5)
     assert results["two"]["score"][2] == 41
+    # Each device normalises by its own share; the moving statistics are the mean of both.
+    statistics = results["statistics"]
+    assert len(statistics["found"]) == 2
+    for found in statistics["found"]:
+        np.testing.assert_allclose(found, 0.1 * np.array(statistics["mean"]), rtol=1e-4)

@@ -9,6 +9,7 @@ import pytest
 from repot import storage
 from repot.dataset import (
     PADDING,
+    decode_boxes,
     open_examples,
     share_of_batches,
     shuffled_numbers,
@@ -16,7 +17,8 @@ from repot.dataset import (
 )
 from repot.errors import CorruptShardError
 from repot.manifest import read_manifest
-from tests.shard_files import write_shards
+from repot.records import Box, encode_example, frame_record, picture_features
+from tests.shard_files import examples_of, write_shards
 
 SHARD = "train-00001-of-00002"
 
@@ -65,6 +67,23 @@ def test_examples_are_read_by_number_in_any_order(numbers: list[int], tmp_path: 
         assert numbers_of(read) == numbers == numbers_of(read)
         assert int(read.cardinality()) == len(numbers)
         assert numbers_of(examples["validation"].read()) == [0, 1]
+
+
+def test_boxes_of_an_example_keep_their_order_and_edges(tmp_path: Path) -> None:
+    boxes = (Box(xmin=0.1, ymin=0.2, xmax=0.3, ymax=0.4), Box(xmin=0, ymin=0, xmax=1, ymax=0.5))
+    path = tmp_path / "shard"
+    for found in (boxes, (), None):
+        features = picture_features(
+            jpeg=b"x", height=1, width=1, class_id=1, label="a", filename="a", boxes=found
+        )
+        path.write_bytes(frame_record(encode_example(features)))
+
+        (example,) = examples_of([path]).read()
+
+        expected = [[box.ymin, box.xmin, box.ymax, box.xmax] for box in found or ()]
+        np.testing.assert_allclose(
+            decode_boxes(example).numpy(), np.reshape(expected, [-1, 4]), rtol=1e-6
+        )
 
 
 def test_padding_is_a_black_picture_without_a_label(tmp_path: Path) -> None:

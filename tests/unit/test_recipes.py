@@ -34,4 +34,6 @@ def test_main_learning_rate_of_a_recipe_is_sensible(name: str) -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_trains_pretrained_weights_at_a_lower_rate_than_the_head(name: str) -> None:
-    assert RECIPES[name].learning_rate < RECIPES[name].head_learning_rate
+    recipe = RECIPES[name]
+
+    assert recipe.learning_rate < recipe.head_learning_rate or recipe.head_epochs == 0

@@ -43,6 +43,7 @@ def convert(
     chosen = "raw"
     available_values: tuple[str, ...] = ("raw",)
     step: int | None = None
+    auxiliary_arrays: dict[str, Array] = {}
     with tempfile.TemporaryDirectory(prefix="repot-") as folder:
         scratch = Path(folder)
         file = find_weights(original.paths, scratch)
@@ -62,8 +63,10 @@ def convert(
             )
             arrays, chosen, step = weights.arrays, weights.values, weights.step
             available_values = weights.available_values
-    _check_finite(file, arrays)
-    save_weights(weights_path, arrays)
+            auxiliary_arrays = weights.auxiliary_arrays
+    stored = arrays | auxiliary_arrays
+    _check_finite(file, stored)
+    save_weights(weights_path, stored)
     return CheckpointRecord(
         source=source.name,
         sha256=original.sha256,
@@ -74,6 +77,7 @@ def convert(
         num_arrays=len(arrays),
         num_parameters=sum(array.size for array in arrays.values()),
         step=step,
+        num_auxiliary_arrays=len(auxiliary_arrays),
     )
 
 

@@ -1,7 +1,8 @@
 """Read Inception-v3 from the TensorFlow checkpoints that the 2016 programs wrote, V1 or V2.
 
-A checkpoint holds raw values, moving averages (EMA) of them, or both. Variables that the backbone
-does not need, such as optimizer slots and the auxiliary head, are ignored.
+A checkpoint holds raw values, moving averages (EMA) of them, or both. The convolutions of the
+auxiliary head are read too, if the checkpoint has them; other variables, such as optimizer slots,
+are ignored.
 """
 
 import re
@@ -12,9 +13,11 @@ from typing import Any
 
 import tensorflow as tf
 
+from repot.auxiliary_head import ARRAY_SHAPES
 from repot.backbone_weights import Array, check_shapes
 from repot.checkpoint_fetcher.inception_names import (
     EMA_SUFFIX,
+    auxiliary_names,
     keras_names,
     scopes_2016_03_01,
     scopes_2016_08_28,
@@ -32,13 +35,16 @@ class InceptionWeights:
     """The backbone's weights at one training step.
 
     Attributes:
-        arrays: Arrays by stable Keras name.
+        arrays: Arrays of the backbone by stable Keras name.
+        auxiliary_arrays: Arrays of the auxiliary head by name, see `repot.auxiliary_head`; empty if
+            the checkpoint has none.
         values: "ema" or "raw".
         available_values: Every kind of values in the checkpoint.
         step: The training step; None if it is unknown.
     """
 
     arrays: dict[str, Array]
+    auxiliary_arrays: dict[str, Array]
     values: str
     available_values: tuple[str, ...]
     step: int | None
@@ -61,20 +67,25 @@ def read_inception(
     try:
         reader = tf.train.load_checkpoint(str(path))
         found: _Shapes = reader.get_variable_to_shape_map()
-        names = _release_names(path, found)
+        scopes = _release_scopes(path, found)
+        names = keras_names(scopes)
         suffixes = _available_suffixes(names, found, is_averaged=is_averaged)
         chosen = _choose_values(path, values, suffixes)
-        keras_by_variable = {f"{name}{suffixes[chosen]}": keras for name, keras in names.items()}
+        suffix = suffixes[chosen]
+        backbone = {keras: f"{name}{suffix}" for name, keras in names.items()}
+        auxiliary = {keras: f"{name}{suffix}" for name, keras in auxiliary_names(scopes).items()}
+        if not any(variable in found for variable in auxiliary.values()):
+            auxiliary = {}
         check_shapes(
             found,
-            {variable: shapes[keras] for variable, keras in keras_by_variable.items()},
+            {variable: shapes[keras] for keras, variable in backbone.items()}
+            | {variable: ARRAY_SHAPES[keras] for keras, variable in auxiliary.items()},
             source=path.name,
             backbone="inception_v3",
         )
         return InceptionWeights(
-            arrays={
-                keras: reader.get_tensor(variable) for variable, keras in keras_by_variable.items()
-            },
+            arrays={keras: reader.get_tensor(name) for keras, name in backbone.items()},
+            auxiliary_arrays={keras: reader.get_tensor(name) for keras, name in auxiliary.items()},
             values=chosen,
             available_values=tuple(sorted(suffixes)),
             step=_read_step(reader, found, path),
@@ -87,12 +98,11 @@ def read_inception(
         ) from err
 
 
-def _release_names(path: Path, found: _Shapes) -> dict[str, str]:
-    """Return the Keras name by plain variable name, for the release that wrote the checkpoint."""
+def _release_scopes(path: Path, found: _Shapes) -> list[str]:
+    """Return the scopes of the release that wrote the checkpoint."""
     for scopes in (scopes_2016_03_01(), scopes_2016_08_28()):
-        names = keras_names(scopes)
-        if any(name in found for name in names):
-            return names
+        if any(name in found for name in keras_names(scopes)):
+            return scopes
     raise CheckpointError(
         f"{path.name} must hold an Inception-v3 of 2016 "
         "(conv0/weights or InceptionV3/Conv2d_1a_3x3/weights); "

@@ -11,6 +11,8 @@ same layout (height, width, in, out) in all three. None of them scales in its Ba
                    2016_08_28  InceptionV3/Mixed_5b/Branch_1/Conv2d_0b_5x5/BatchNorm/beta
                    Keras       batch_normalization_7/beta
 
+The convolutions of the auxiliary head get the names of `repot.auxiliary_head`.
+
 Source: tensorflow/models, research/inception/inception/slim/inception_model.py and
 research/slim/nets/inception_v3.py.
 """
@@ -66,6 +68,11 @@ _BLOCKS: tuple[tuple[str, str, _Branches], ...] = (
     ("mixed_8x8x2048a", "Mixed_7b", _WIDE),
     ("mixed_8x8x2048b", "Mixed_7c", _WIDE),
 )
+# Scopes of the auxiliary head in both releases, by layer name of `repot.auxiliary_head`.
+_AUXILIARY = {
+    "auxiliary_proj": ("aux_logits/proj", "InceptionV3/AuxLogits/Conv2d_1b_1x1"),
+    "auxiliary_conv": ("aux_logits/Conv", "InceptionV3/AuxLogits/Conv2d_2a_5x5"),
+}
 # Names in the files of 2016_08_28 that do not follow the pattern.
 _IRREGULAR = {
     "Mixed_5c/Branch_1/Conv2d_0a_1x1": "Mixed_5c/Branch_1/Conv2d_0b_1x1",
@@ -80,13 +87,27 @@ def keras_names(scopes: list[str]) -> dict[str, str]:
     Args:
         scopes: `scopes_2016_03_01()` or `scopes_2016_08_28()`.
     """
-    names = {}
+    names: dict[str, str] = {}
     for rank, scope in enumerate(scopes):
         number = f"_{rank}" if rank else ""
-        names[f"{scope}/weights"] = f"conv2d{number}/kernel"
-        for variable in ("beta", "moving_mean", "moving_variance"):
-            names[f"{scope}/BatchNorm/{variable}"] = f"batch_normalization{number}/{variable}"
+        names |= _layer_names(scope, f"conv2d{number}", f"batch_normalization{number}")
     return names
+
+
+def auxiliary_names(scopes: list[str]) -> dict[str, str]:
+    """Return the same as `keras_names` for the convolutions of the release's auxiliary head."""
+    release = 0 if scopes == scopes_2016_03_01() else 1
+    names: dict[str, str] = {}
+    for layer, auxiliary_scopes in _AUXILIARY.items():
+        names |= _layer_names(auxiliary_scopes[release], layer, f"{layer}_norm")
+    return names
+
+
+def _layer_names(scope: str, convolution: str, norm: str) -> dict[str, str]:
+    """Return the Keras name by variable name, for one convolution and its BatchNorm."""
+    variables = ("beta", "moving_mean", "moving_variance")
+    norms = {f"{scope}/BatchNorm/{variable}": f"{norm}/{variable}" for variable in variables}
+    return {f"{scope}/weights": f"{convolution}/kernel", **norms}
 
 
 def scopes_2016_03_01() -> list[str]:

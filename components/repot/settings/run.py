@@ -304,6 +304,18 @@ class TrainingSettings(Settings):
         rule=between(0, 1_000_000, "0 uses half of what is free"),
         change_when="a pod may use only a part of its node's disk",
     )
+    num_epochs_per_decay: float = setting(
+        30.0,
+        "Epochs after which the learning rate falls, and falls again; recipe inception_2016 only.",
+        rule=Rule("lie above 0 and be at most 10000", lambda value: 0 < value <= 10_000),
+        change_when="a training of the 2016 recipe runs for more than 30 epochs",
+    )
+    learning_rate_decay_factor: float = setting(
+        0.16,
+        "What the learning rate is multiplied by each time; recipe inception_2016 only.",
+        rule=Rule("lie above 0 and be at most 1", lambda value: 0 < value <= 1),
+        change_when="a training of the 2016 recipe runs for more than 30 epochs",
+    )
 
     @property
     def chosen_augmentation(self) -> str:
@@ -323,10 +335,18 @@ class TrainingSettings(Settings):
             own, high = f"{recipe.main_learning_rate:g}", f"{recipe.max_learning_rate:g}"
             yield (
                 f"learning_rate should be at most {high} with recipe={self.recipe}; got "
-                f"learning_rate={self.learning_rate:g}. Higher rates make training with AdamW, "
-                f"the recipe's optimizer, unstable. Choose {own} to {high}, or 0 for the recipe's "
-                f"own, {own}."
+                f"learning_rate={self.learning_rate:g}. Higher rates make training with "
+                f"{recipe.optimizer}, the recipe's optimizer, unstable. Choose {own} to {high}, or "
+                f"0 for the recipe's own, {own}."
             )
+        for name in ("num_epochs_per_decay", "learning_rate_decay_factor"):
+            value = getattr(self, name)
+            if self.recipe != "inception_2016" and value != getattr(TrainingSettings(), name):
+                yield (
+                    f"{name} should be set with recipe=inception_2016 only; got {name}={value:g} "
+                    f"with recipe={self.recipe}. It has no effect: the learning rate of this "
+                    "recipe falls along a cosine. Leave it out."
+                )
         if recipe.augmentation == "none" and self.chosen_augmentation != "none":
             yield (
                 f"augmentation should be {RECIPE_DEFAULT} or none with recipe={self.recipe}; got "
@@ -341,6 +361,12 @@ class TrainingSettings(Settings):
         if self.image_size != 0 and not smallest <= self.image_size <= 4096:
             rule = f"be 0 (the backbone's own) or lie in {smallest}..4096 for {self.backbone}"
             yield must("image_size", rule, self.image_size)
+        recipe = RECIPES.get(self.recipe)
+        if recipe is not None and recipe.backbone not in ("", self.backbone):
+            yield (
+                f"recipe={self.recipe} must be used with backbone={recipe.backbone}; got "
+                f"backbone={self.backbone!r}. Use recipe=fine_tune for {self.backbone}."
+            )
         if self.augmentation == "flip" and self.no_flip:
             yield must("augmentation", "not be flip with no_flip", self.augmentation)
 

@@ -22,6 +22,7 @@ from repot.dataset import (
     PADDING,
     Examples,
     Numbers,
+    decode_boxes,
     share_of_batches,
     shuffled_numbers,
     spread_over_lanes,
@@ -84,6 +85,11 @@ class Pictures:
         """Number of pictures."""
         return len(self.examples)
 
+    @property
+    def num_full_batches(self) -> int:
+        """Number of training batches that are full; at least 1."""
+        return max(1, self.num_examples // self.batch_size)
+
     def batches(self, skip: int = 0) -> Any:
         """Return every example once, in order, preprocessed as for evaluation.
 
@@ -107,7 +113,7 @@ class Pictures:
         )
         return self._shared_batches(order, lambda _place, example: self._preprocess(example))
 
-    def training_batches(self, epoch: int, skip: int = 0) -> Any:
+    def training_batches(self, epoch: int, skip: int = 0, *, only_full: bool = False) -> Any:
         """Return this worker's share of every example, shuffled and cropped.
 
         Equal epochs give equal batches. The inputs are TrainingPictures, which
@@ -116,6 +122,9 @@ class Pictures:
         Args:
             epoch: Number of the epoch, from 0.
             skip: Batches to leave out at the start.
+            only_full: Leave out the examples that do not fill a batch, other ones in each epoch; a
+                dataset smaller than a batch fills it by repetition. For BatchNorm in training mode,
+                which takes padding for pictures.
         """
         order = shuffled_numbers(
             self.examples.shard_sizes,
@@ -123,6 +132,8 @@ class Pictures:
             window=self.shuffle_buffer,
             batch_size=self.batch_size,
         )
+        if only_full:
+            order = np.resize(order, self.num_full_batches * self.batch_size)
         crop_seed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
 
         def crop(place: Any, example: dict[str, tf.Tensor]) -> tuple[TrainingPictures, Any]:
@@ -132,6 +143,7 @@ class Pictures:
                 self.image_size,
                 tf.stack([tf.constant(crop_seed, tf.int64), place]),
                 augmentation=self.augmentation,
+                boxes=decode_boxes(example),
             )
             return picture, example["label"]
 

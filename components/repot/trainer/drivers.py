@@ -18,6 +18,7 @@ from repot.recipes import RECIPES
 from repot.settings import TrainingSettings
 from repot.trainer.batches import FeatureTable, Pictures, feature_batches
 from repot.trainer.features import cached_features
+from repot.trainer.inception_2016 import inception_2016_phase
 from repot.trainer.loop import TrainingRun, fit
 from repot.trainer.optimizer import make_optimizer
 from repot.trainer.phases import TrainingPhase
@@ -47,6 +48,11 @@ class Trainee:
     def steps_per_epoch(self) -> int:
         """Number of batches per epoch; the last one may be padded."""
         return math.ceil(self.pictures["train"].num_examples / self.settings.batch_size)
+
+    def augment(self, inputs: Any) -> Any:
+        """Return the model's input for TrainingPictures."""
+        augmentation, can_flip = self.settings.chosen_augmentation, not self.settings.no_flip
+        return augment(inputs, augmentation=augmentation, flip=can_flip)
 
 
 def run_recipe(trainee: Trainee, run: TrainingRun) -> Any:
@@ -92,9 +98,24 @@ def train_head_and_fine_tune(trainee: Trainee, run: TrainingRun) -> Any:
     return trainee.classifier
 
 
+def train_like_2016(trainee: Trainee, run: TrainingRun) -> Any:
+    """Train the whole network as research/inception did, see `repot.trainer.inception_2016`."""
+    with run.strategy.scope():
+        phase = inception_2016_phase(
+            trainee.classifier,
+            pictures=trainee.pictures,
+            settings=trainee.settings,
+            weights_path=trainee.weights_path,
+            augment=trainee.augment,
+        )
+    fit(phase, run)
+    return trainee.classifier
+
+
 _DRIVERS: dict[str, Callable[[Trainee, TrainingRun], Any]] = {
     "head": train_head,
     "fine_tune": train_head_and_fine_tune,
+    "inception_2016": train_like_2016,
 }
 
 
@@ -132,13 +153,10 @@ def head_phase(
 
 def fine_tune_phase(trainee: Trainee, *, epochs: int, learning_rate: float) -> TrainingPhase:
     """Return the phase that trains the whole network, with BatchNorm statistics frozen."""
-    train, flip = trainee.pictures["train"], not trainee.settings.no_flip
     logits = training_logits(trainee.classifier)
 
     def augmented_logits(inputs: Any, training: bool) -> Any:
-        if training:
-            inputs = augment(inputs, augmentation=train.augmentation, flip=flip)
-        return logits(inputs, training)
+        return logits(trainee.augment(inputs) if training else inputs, training)
 
     return _adamw_phase(
         trainee,
@@ -149,7 +167,7 @@ def fine_tune_phase(trainee: Trainee, *, epochs: int, learning_rate: float) -> T
         learning_rate=learning_rate,
         save_interval=1,
         reports_steps=True,
-        train_batches=train.training_batches,
+        train_batches=trainee.pictures["train"].training_batches,
         validation_batches=trainee.pictures["validation"].scoring_batches,
     )
 

@@ -138,6 +138,7 @@ class _Learner:
             run.strategy,
             penalty=phase.penalty,
             average=self._average,
+            statistics=_statistics(phase.model) if phase.updates_statistics else (),
         )
 
     def start(self) -> None:
@@ -203,6 +204,12 @@ class _Learner:
         if self._average is not None:
             named |= numbered(self._average.variables, "average/")
         return named
+
+
+def _statistics(model: Any) -> list[Any]:
+    # Integers are the states of random generators.
+    variables = model.non_trainable_variables
+    return [variable for variable in variables if "float" in str(variable.dtype)]
 
 
 def _is_over(phase: TrainingPhase, position: TrainingPosition) -> bool:

@@ -45,6 +45,8 @@ class TrainingPhase:
         average_decay: Decay of the moving average of the weights, see
             `repot.trainer.optimizer.WeightAverage`; scores and the result are those of the
             average. 0 without one.
+        updates_statistics: Whether a step updates statistics among the model's variables, such as
+            those of a BatchNorm in training mode; each step then averages them over the replicas.
         selection: Selects the epoch whose state the phase ends with; None is the last epoch.
         keeps_result: Whether the result is stored until the training ends. Then `fit` sets the
             model to it even if the phase was finished in an earlier start; without it, the model
@@ -67,6 +69,7 @@ class TrainingPhase:
     optimizer: Callable[[float], Any]
     multiplier: Callable[[Any], float] | None = None
     average_decay: float = 0.0
+    updates_statistics: bool = False
     selection: Selection | None = None
     keeps_result: bool = False
     epochs: int

@@ -47,6 +47,8 @@ class StepRunner:
         strategy: tf.distribute.Strategy.
         penalty: () -> float32 [], added to the mean loss once; None without one.
         average: Moves towards the weights after each step; None without one.
+        statistics: Variables that each replica updates by its own share of a batch, as BatchNorm
+            does in training mode. They become the mean over the replicas after each step.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class StepRunner:
         *,
         penalty: Callable[[], Any] | None = None,
         average: WeightAverage | None = None,
+        statistics: Sequence[Any] = (),
     ) -> None:
         self._outputs = outputs
         self._loss = loss
@@ -65,6 +68,7 @@ class StepRunner:
         self._strategy = strategy
         self._penalty = penalty
         self._average = average
+        self._statistics = [variable.value for variable in statistics]
         self._train = tf.function(self._train_all_replicas)
         self._score = tf.function(lambda batch: self._sum_over_replicas(self._score_replica, batch))
         self._predict = tf.function(self._predict_all_replicas)
@@ -137,6 +141,13 @@ class StepRunner:
         gradients = tape.gradient(loss, groups)
         for (optimizer, group), group_gradients in zip(self._optimizers, gradients, strict=True):
             optimizer.apply(group_gradients, group)
+        if self._statistics and context.num_replicas_in_sync > 1:
+            means = context.all_reduce(
+                tf.distribute.ReduceOp.MEAN,
+                [variable.read_value() for variable in self._statistics],
+            )
+            for variable, mean in zip(self._statistics, means, strict=True):
+                variable.assign(mean)
         return tf.concat([_batch_sums(outputs[0], labels, mask), [stop]], axis=0)
 
     def _score_replica(self, inputs: Any, labels: Any, mask: Any) -> Any:

@@ -15,6 +15,7 @@ from repot.errors import CheckpointError, UsageError
 from repot.json_record import read_record
 from repot.layout import CHECKPOINT_NAME
 from repot.manifest import SPLITS, Manifest
+from repot.recipes import RECIPES
 from repot.settings import (
     CHECKPOINT_VALUES,
     DatasetSettings,
@@ -198,7 +199,12 @@ def checkpoint_command(
     required=True,
     help="Folder that `repot checkpoint` wrote, or any checkpoint.",
 )
-@click.option("--fine-tune", is_flag=True, help="After the head, train the whole network too.")
+@click.option(
+    "--fine-tune",
+    is_flag=True,
+    help="Train the whole network, not only the head: an Inception-v3 as in 2016 "
+    "(recipe inception_2016), others by recipe fine_tune.",
+)
 @setting_option("recipe")
 @setting_option("backbone", with_default=True)
 @setting_option("learning_rate", "--initial-learning-rate", with_default=True)
@@ -209,6 +215,8 @@ def checkpoint_command(
 @setting_option("augmentation", with_default=True)
 @setting_option("no_flip", with_default=True)
 @setting_option("input_queue_memory_factor", with_default=True)
+@setting_option("num_epochs_per_decay", with_default=True)
+@setting_option("learning_rate_decay_factor", with_default=True)
 @debug_option
 def train_command(
     *,
@@ -226,6 +234,8 @@ def train_command(
     augmentation: str,
     no_flip: bool,
     input_queue_memory_factor: int,
+    num_epochs_per_decay: float,
+    learning_rate_decay_factor: float,
 ) -> None:
     """Step 3: retrain on the shards of step 1 from the checkpoint of step 2.
 
@@ -233,7 +243,7 @@ def train_command(
     """
     settings = TrainingSettings(
         backbone=backbone,
-        recipe=recipe or ("fine_tune" if fine_tune else "head"),
+        recipe=recipe or _recipe(backbone, fine_tune=fine_tune),
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
@@ -242,6 +252,8 @@ def train_command(
         augmentation=augmentation,
         no_flip=no_flip,
         input_queue_memory_factor=input_queue_memory_factor,
+        num_epochs_per_decay=num_epochs_per_decay,
+        learning_rate_decay_factor=learning_rate_decay_factor,
     )
     with shown_progress():
         for warning in settings.warnings:
@@ -366,6 +378,12 @@ def _build_dataset(
     if not plan.exists:
         build_shards(plan.dataset_uri)
     return complete_dataset(plan.dataset_uri, max_rejected_fraction=max_rejected_fraction)
+
+
+def _recipe(backbone: str, *, fine_tune: bool) -> str:
+    if not fine_tune:
+        return "head"
+    return "inception_2016" if RECIPES["inception_2016"].backbone == backbone else "fine_tune"
 
 
 def _train(

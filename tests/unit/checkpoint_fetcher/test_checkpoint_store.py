@@ -12,19 +12,27 @@ from repot.errors import CheckpointError
 SHA256 = "a" * 64
 
 
-def save(folder: Path, values: str, available_values: tuple[str, ...]) -> None:
+def save(
+    folder: Path,
+    values: str,
+    available_values: tuple[str, ...],
+    *,
+    kind: str = "tensorflow",
+    num_auxiliary_arrays: int | None = 0,
+) -> None:
     weights_path = folder / "weights.tmp"
     weights_path.write_bytes(b"weights")
     record = CheckpointRecord(
         source="w",
         sha256=SHA256,
         backbone="inception_v3",
-        kind="tensorflow",
+        kind=kind,
         values=values,
         available_values=available_values,
         num_arrays=1,
         num_parameters=1,
         step=None,
+        num_auxiliary_arrays=num_auxiliary_arrays,
     )
     checkpoint_store.save_checkpoint(f"{folder}/{record.checkpoint_id}", weights_path, record)
 
@@ -58,6 +66,23 @@ def test_auto_finds_averages_and_raw_values_only_without_averages(
         save(tmp_path, values, available)
 
     assert find(tmp_path, requested) == (f"{SHA256}/inception_v3-{expected}" if expected else "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_auxiliary_arrays", "is_found"),
+    [
+        ("tensorflow", None, False),
+        ("tensorflow", 0, True),
+        ("tensorflow", 8, True),
+        ("keras", None, True),
+    ],
+)
+def test_checkpoint_converted_without_its_auxiliary_head_is_converted_again(
+    tmp_path: Path, kind: str, num_auxiliary_arrays: int | None, is_found: bool
+) -> None:
+    save(tmp_path, "ema", ("ema",), kind=kind, num_auxiliary_arrays=num_auxiliary_arrays)
+
+    assert bool(find(tmp_path, "auto")) == is_found
 
 
 def test_weights_without_a_record_are_not_found(tmp_path: Path) -> None:

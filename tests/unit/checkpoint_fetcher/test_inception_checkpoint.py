@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from repot.auxiliary_head import ARRAY_SHAPES
 from repot.checkpoint_fetcher.inception_checkpoint import InceptionWeights, read_inception
 from repot.checkpoint_fetcher.inception_names import (
     EMA_SUFFIX,
+    auxiliary_names,
     keras_names,
     scopes_2016_03_01,
     scopes_2016_08_28,
@@ -128,3 +130,35 @@ def test_v2_checkpoint_without_its_data_file_is_rejected(tmp_path: Path) -> None
 
     with pytest.raises(CheckpointError, match="m must be an intact TensorFlow checkpoint"):
         read(path)
+
+
+def auxiliary_arrays(names: dict[str, str], suffix: str = "") -> dict[str, Any]:
+    """Return zeros in the shapes of the auxiliary head."""
+    return {
+        f"{name}{suffix}": np.zeros(ARRAY_SHAPES[keras], np.float32)
+        for name, keras in auxiliary_names(scopes_of(names)).items()
+    }
+
+
+def scopes_of(names: dict[str, str]) -> list[str]:
+    return scopes_2016_03_01() if names is MARCH else scopes_2016_08_28()
+
+
+@pytest.mark.parametrize("names", [MARCH, AUGUST])
+def test_auxiliary_head_is_read_if_the_checkpoint_has_it(
+    names: dict[str, str], tmp_path: Path
+) -> None:
+    without = write(tmp_path / "without.ckpt", numbered(names))
+    path = write(tmp_path / "with.ckpt", numbered(names) | auxiliary_arrays(names))
+
+    assert read(without).auxiliary_arrays == {}
+    shapes = {name: array.shape for name, array in read(path).auxiliary_arrays.items()}
+    assert shapes == ARRAY_SHAPES
+
+
+def test_incomplete_auxiliary_head_is_refused(tmp_path: Path) -> None:
+    arrays = numbered(MARCH) | auxiliary_arrays(MARCH)
+    del arrays["aux_logits/Conv/BatchNorm/beta"]
+
+    with pytest.raises(CheckpointError, match="aux_logits/Conv/BatchNorm/beta 768 is missing"):
+        read(write(tmp_path / "model.ckpt-1", arrays))

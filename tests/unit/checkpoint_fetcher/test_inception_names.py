@@ -1,7 +1,9 @@
 import json
 from pathlib import Path
 
+from repot.auxiliary_head import ARRAY_SHAPES
 from repot.checkpoint_fetcher.inception_names import (
+    auxiliary_names,
     keras_names,
     scopes_2016_03_01,
     scopes_2016_08_28,
@@ -9,7 +11,8 @@ from repot.checkpoint_fetcher.inception_names import (
 
 GOLDEN = Path(__file__).parent.parent.parent / "golden" / "checkpoint"
 # The first 94 rows; the auxiliary head and the classifier follow.
-ROWS = json.loads((GOLDEN / "name_map.json").read_text())[:94]
+ALL_ROWS = json.loads((GOLDEN / "name_map.json").read_text())
+ROWS, AUXILIARY_ROWS = ALL_ROWS[:94], ALL_ROWS[94:96]
 
 
 def test_scopes_of_both_releases_match_the_original_programs() -> None:
@@ -34,3 +37,19 @@ def test_every_name_is_a_variable_in_the_published_files() -> None:
 
     assert set(keras_names(scopes_2016_03_01())) < old
     assert set(keras_names(scopes_2016_08_28())) < slim
+
+
+def test_auxiliary_convolutions_have_the_names_and_shapes_of_both_releases() -> None:
+    old, slim = auxiliary_names(scopes_2016_03_01()), auxiliary_names(scopes_2016_08_28())
+    shapes = json.loads((GOLDEN / "variables.json").read_text())
+
+    assert {name: tuple(shapes[name]) for name in old} == {
+        name: ARRAY_SHAPES[keras] for name, keras in old.items()
+    }
+    assert len(old) == 8
+    for row in AUXILIARY_ROWS:
+        for variable in ("weights", "BatchNorm/beta", "BatchNorm/moving_mean"):
+            assert old[f"{row['old']}/{variable}"] == slim[f"{row['slim']}/{variable}"]
+    assert set(slim) <= {
+        name for name, _ in json.loads((GOLDEN / "slim_2016_08_28_variables.json").read_text())
+    }

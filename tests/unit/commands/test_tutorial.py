@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from repot.errors import UsageError
+from repot.settings import TrainingSettings
 from repot_pipelines.cli import repot
 from repot_pipelines.commands import tutorial
 
@@ -91,17 +92,58 @@ def test_values_keep_their_underscores() -> None:
     )
 
 
-def test_learning_rate_of_the_tutorial_is_accepted_with_a_warning(
+def settings_of(monkeypatch: pytest.MonkeyPatch, *args: str) -> TrainingSettings:
+    """Return the settings that `repot train` with these options trains with."""
+    trained: list[TrainingSettings] = []
+    monkeypatch.setattr(tutorial, "_train", lambda settings, **_: trained.append(settings))
+    repot.main(["train", *args], standalone_mode=False)
+    (settings,) = trained
+    return settings
+
+
+def test_options_of_the_tutorial_train_as_in_2016_without_a_warning(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trained: list[float] = []
-    monkeypatch.setattr(
-        tutorial, "_train", lambda settings, **_: trained.append(settings.learning_rate)
-    )
+    settings = settings_of(monkeypatch, *TUTORIAL["train"].split())
 
-    repot.main(["train", *TUTORIAL["train"].split()], standalone_mode=False)
+    assert (settings.recipe, settings.backbone) == ("inception_2016", "inception_v3")
+    assert settings.learning_rate == 0.001
+    assert "warning" not in capsys.readouterr().err
 
-    assert trained == [0.001]
+
+@pytest.mark.parametrize(
+    ("options", "recipe"),
+    [
+        ([], "head"),
+        (["--backbone", "mobilenet_v2"], "head"),
+        (["--fine-tune"], "inception_2016"),
+        (["--fine-tune", "--backbone", "mobilenet_v2"], "fine_tune"),
+        (["--fine-tune", "--recipe", "fine_tune"], "fine_tune"),
+        (["--recipe", "inception_2016"], "inception_2016"),
+    ],
+)
+def test_recipe_follows_from_fine_tune_and_the_backbone_unless_it_is_chosen(
+    options: list[str], recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = ["--data-dir=d", "--train-dir=t", "--pretrained-model-checkpoint-path=c"]
+
+    assert settings_of(monkeypatch, *folders, *options).recipe == recipe
+
+
+def test_learning_rate_of_the_tutorial_gives_a_warning_with_adamw(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*TUTORIAL["train"].split(), "--recipe=fine_tune"]
+
+    assert settings_of(monkeypatch, *options).learning_rate == 0.001
     shown = " ".join(capsys.readouterr().err.split())
     assert "train: warning: learning_rate should be at most 0.0003 with recipe=fine_tune" in shown
     assert "Choose 3e-05 to 0.0003, or 0 for the recipe's own" in shown
+
+
+def test_decay_in_steps_has_the_flags_of_2016(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--num_epochs_per_decay=2.5", "--learning_rate_decay_factor=0.94"]
+
+    settings = settings_of(monkeypatch, *TUTORIAL["train"].split(), *flags)
+
+    assert (settings.num_epochs_per_decay, settings.learning_rate_decay_factor) == (2.5, 0.94)

@@ -33,6 +33,8 @@ BOUNDARIES: list[tuple[Settings, str, list[Any], list[Any]]] = [
     (TrainingSettings, "seed", [0, 2**31 - 1], [-1, 2**31]),
     (TrainingSettings, "input_queue_memory_factor", [1, 1024], [0, 1025]),
     (TrainingSettings, "shard_cache_gib", [0, 1_000_000], [-1, 1_000_001]),
+    (TrainingSettings, "num_epochs_per_decay", [1e-9, 10_000], [0, 10_001, float("nan")]),
+    (TrainingSettings, "learning_rate_decay_factor", [1e-9, 1], [0, 1.001, float("nan")]),
     (
         TrainingSettings,
         "augmentation",
@@ -101,9 +103,42 @@ def test_learning_rate_above_the_sensible_range_of_the_recipe_gives_a_warning(re
         assert warning.endswith(f"Choose {own:g} to {high:g}, or 0 for the recipe's own, {own:g}.")
 
 
-def test_learning_rate_of_2016_gives_a_warning_for_the_whole_network_only() -> None:
-    assert TrainingSettings(recipe="fine_tune", learning_rate=0.001).warnings
+def test_learning_rate_of_2016_gives_a_warning_for_the_whole_network_with_adamw_only() -> None:
+    (warning,) = TrainingSettings(recipe="fine_tune", learning_rate=0.001).warnings
+    assert "with AdamW, the recipe's optimizer" in warning
     assert not TrainingSettings(recipe="head", learning_rate=0.001).warnings
+    assert not TrainingSettings(recipe="inception_2016", learning_rate=0.001).warnings
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("num_epochs_per_decay", 2.5), ("learning_rate_decay_factor", 0.94)]
+)
+def test_decay_in_steps_gives_a_warning_with_other_recipes_than_that_of_2016(
+    name: str, value: float
+) -> None:
+    values: dict[str, Any] = {name: value}
+
+    (warning,) = TrainingSettings(recipe="fine_tune", **values).warnings
+
+    assert warning.startswith(f"{name} should be set with recipe=inception_2016 only; got {name}=")
+    assert f"={value:g} with recipe=fine_tune" in warning
+    assert TrainingSettings(recipe="inception_2016", **values).warnings == ()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_of_one_backbone_is_refused_for_others(recipe: str) -> None:
+    only = RECIPES[recipe].backbone
+    for backbone in BACKBONES:
+        if only in ("", backbone):
+            assert TrainingSettings(recipe=recipe, backbone=backbone).recipe == recipe
+            continue
+        with pytest.raises(UsageError) as caught:
+            TrainingSettings(recipe=recipe, backbone=backbone)
+        (problem,) = caught.value.problems
+        assert problem == (
+            f"recipe={recipe} must be used with backbone={only}; got backbone={backbone!r}. "
+            f"Use recipe=fine_tune for {backbone}."
+        )
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)

@@ -1,5 +1,6 @@
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,9 @@ import tensorflow as tf
 
 from repot.dataset import open_examples
 from repot.manifest import read_manifest
+from repot.records import Box, encode_example, frame_record, picture_features
 from repot.trainer.batches import FeatureTable, Pictures, Share, feature_batches
+from tests.shard_files import examples_of
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +76,60 @@ def test_training_batches_have_every_example_once(pictures: Pictures) -> None:
     _, expected, expected_mask = collect(pictures.batches())
     assert mask.sum() == pictures.num_examples
     np.testing.assert_array_equal(np.sort(labels[mask > 0]), np.sort(expected[expected_mask > 0]))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "num_batches"), [(32, 2), (46, 2), (92, 1), (93, 1), (200, 1)]
+)
+def test_full_batches_leave_out_the_rest_or_repeat_a_small_dataset(
+    batch_size: int, num_batches: int, pictures: Pictures
+) -> None:
+    assert pictures.num_examples == 92
+    pictures = dataclasses.replace(pictures, batch_size=batch_size)
+
+    batches = list(pictures.training_batches(0, only_full=True).as_numpy_iterator())
+
+    assert len(batches) == pictures.num_full_batches == num_batches
+    assert all(mask.tolist() == [1.0] * batch_size for _, _, mask in batches)
+    numbers = np.concatenate([inputs.draws[:, 0] for inputs, _, _ in batches])
+    assert len(set(numbers.tolist())) == num_batches * batch_size
+    if num_batches == 2:
+        whole = list(pictures.training_batches(0).as_numpy_iterator())
+        for batch, same in zip(whole, batches, strict=False):
+            assert_equal_columns(batch, same)
+        assert_rest(
+            pictures.training_batches(0, only_full=True),
+            pictures.training_batches(0, 1, only_full=True),
+            1,
+        )
+
+
+def test_training_crops_follow_the_boxes_of_the_examples(tmp_path: Path) -> None:
+    # Black, but for the object at the right edge.
+    picture = np.zeros([64, 64, 3], np.uint8)
+    picture[16:48, 40:] = 255
+    box = Box(xmin=40 / 64, ymin=16 / 64, xmax=1.0, ymax=48 / 64)
+    jpeg = tf.io.encode_jpeg(picture, quality=100).numpy()
+    shares = {}
+    for name, boxes in (("boxes", (box,)), ("none", None)):
+        features = picture_features(
+            jpeg=jpeg, height=64, width=64, class_id=1, label="a", filename="a.jpg", boxes=boxes
+        )
+        path = tmp_path / name
+        path.write_bytes(frame_record(encode_example(features)) * 64)
+        pictures = Pictures(
+            examples=examples_of([path]),
+            image_size=16,
+            batch_size=64,
+            shuffle_buffer=1,
+            seed=5,
+            augmentation="inception",
+        )
+        ((inputs, _, _),) = pictures.training_batches(0).as_numpy_iterator()
+        shares[name] = float(np.mean(inputs.pixels.max(axis=(1, 2, 3)) > 64))
+
+    assert shares["boxes"] == 1.0
+    assert shares["none"] < 0.8
 
 
 def test_global_seed_does_not_change_the_training_batches(pictures: Pictures) -> None:

@@ -49,9 +49,7 @@ def run_phases(classifier: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             classifier=classifier,
             weights_path=Path(),
             pictures={"train": pictures, "validation": pictures},
-            settings=TrainingSettings(
-                backbone="mobilenet_v2", image_size=32, batch_size=4, **settings
-            ),
+            settings=TrainingSettings(**{"backbone": "mobilenet_v2", "batch_size": 4, **settings}),
         )
         training = TrainingRun(
             strategy=tf.distribute.get_strategy(),
@@ -90,6 +88,22 @@ def test_fine_tune_recipe_trains_the_head_and_then_the_whole_network(
     # 10 examples in batches of 4: the last, partial batch counts as a step.
     assert (head.steps_per_epoch, fine_tune.num_steps) == (3, 3 * FINE_TUNE.epochs)
     assert (later_steps, no_later_steps) == (fine_tune.num_steps, 0)
+
+
+def test_recipe_of_2016_trains_the_whole_network_in_one_phase(
+    run_phases: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        drivers, "inception_2016_phase", lambda classifier, **parts: made.append(parts)
+    )
+
+    ((phase, later_steps),) = run_phases(recipe="inception_2016", backbone="inception_v3")
+
+    assert phase is None
+    assert later_steps == 0
+    (parts,) = made
+    assert set(parts) == {"pictures", "settings", "weights_path", "augment"}
 
 
 @pytest.mark.parametrize("recipe", ["head", "fine_tune"])
