@@ -1,5 +1,6 @@
-"""The four steps of 2016, exactly as the README shows them."""
+"""The four steps of 2016, as the README shows them, but for the download of the checkpoint."""
 
+import math
 import os
 import re
 import shutil
@@ -10,6 +11,10 @@ from pathlib import Path
 import pytest
 
 import repot_pipelines
+from repot.backbone_weights import save_weights, stable_names
+from repot.json_record import read_record
+from repot.training_record import TrainingRecord
+from repot.zoo import build_backbone
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = Path(repot_pipelines.__file__).parent / "sample" / "pictures"
@@ -23,16 +28,19 @@ def example() -> str:
     return found[1]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_the_example_trains_a_good_model_without_a_warning(tmp_path: Path) -> None:
-    shutil.copytree(SAMPLE, tmp_path / "pictures")
+def run_example(folder: Path, changes: dict[str, str]) -> str:
+    """Run the README's commands on the sample with some texts replaced; return what they print."""
+    shutil.copytree(SAMPLE, folder / "pictures")
     labels = sorted(path.name for path in (SAMPLE / "train").iterdir())
-    (tmp_path / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
+    (folder / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
+    commands = example()
+    for text, replacement in changes.items():
+        assert commands.count(text) == 1
+        commands = commands.replace(text, replacement)
 
     done = subprocess.run(
-        ["sh", "-e", "-c", example()],
-        cwd=tmp_path,
+        ["sh", "-e", "-c", commands],
+        cwd=folder,
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
@@ -41,6 +49,44 @@ def test_the_example_trains_a_good_model_without_a_warning(tmp_path: Path) -> No
 
     assert done.returncode == 0, done.stderr
     assert "warning" not in done.stderr
-    precision = re.search(r"precision @ 1 = ([\d.]+)", done.stdout)
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_example_with_the_installed_weights_trains_a_good_model(tmp_path: Path) -> None:
+    output = run_example(
+        tmp_path,
+        {
+            "inception-v3-2016-03-01": "efficientnet-lite0 --backbone efficientnet_lite0",
+            "--fine-tune --initial-learning-rate 0.001": "--backbone efficientnet_lite0",
+        },
+    )
+
+    precision = re.search(r"precision @ 1 = ([\d.]+)", output)
     assert precision is not None
     assert float(precision[1]) >= 0.75
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_example_trains_inception_v3_as_in_2016(tmp_path: Path) -> None:
+    backbone = build_backbone("inception_v3", image_size=75)
+    names = stable_names(backbone)
+    weights = dict(zip(names, backbone.get_weights(), strict=True))
+    save_weights(tmp_path / "inception.h5", weights)
+
+    output = run_example(
+        tmp_path,
+        {
+            "inception-v3-2016-03-01": "inception.h5",  # random weights, not a download
+            "--initial-learning-rate 0.001": "--initial-learning-rate 0.001 --image-size 75 "
+            "--num-epochs 2",
+        },
+    )
+
+    assert "precision @ 1 = " in output
+    record = read_record(f"{tmp_path}/train/training.json", TrainingRecord)
+    assert (record.settings.recipe, record.last_epoch.phase) == ("inception_2016",) * 2
+    assert record.settings.learning_rate == 0.001
+    assert math.isfinite(record.last_epoch.train_loss)
