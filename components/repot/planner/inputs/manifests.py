@@ -182,8 +182,8 @@ def _to_row(number: int, cells: Mapping[str, Any], wrong: WrongRows) -> Row | No
     if "label" not in cells and "file_name" in cells:
         # Without a column for it, the folder is the label, as it is without a metadata file.
         label = name.strip().rpartition("/")[0].rpartition("/")[2]
-    label = wrong.label(where, label, number=number)
-    split = wrong.split(where, str(cells.get("split") or ""), number=number)
+    label = wrong.check_label(where, label, number=number)
+    split = wrong.check_split(where, str(cells.get("split") or ""), number=number)
     boxes = _boxes(where, number, cells, label, wrong)
     if not label or split is None or boxes is None:
         return None
@@ -279,8 +279,8 @@ def _read_vertex_csv(text: str, wrong: WrongRows) -> Iterator[Row]:
         elif len(labels) > 1:
             wrong.add(where, f"a picture must have one label; got {labels}", number=number)
         else:
-            label = wrong.label(where, labels[0] if labels else "", number=number)
-            split = wrong.split(where, use, number=number)
+            label = wrong.check_label(where, labels[0] if labels else "", number=number)
+            split = wrong.check_split(where, use, number=number)
             if label and split is not None:
                 yield Row(number=number, name=name, label=label, split=split)
 
@@ -297,7 +297,7 @@ def _read_lst(text: str, wrong: WrongRows) -> Iterator[Row]:
             continue
         # MXNet's im2rec writes classes as 3.000000.
         label = cells[1].partition(".")[0] if _NUMBER.fullmatch(cells[1]) else cells[1]
-        if label := wrong.label(where, label, number=number):
+        if label := wrong.check_label(where, label, number=number):
             yield Row(number=number, name=cells[2], label=label)
 
 

@@ -48,14 +48,14 @@ class WrongRows:
         """
         self._problems.append((where, number, problem))
 
-    def label(self, where: str, text: str, *, number: int = 0) -> str:
+    def check_label(self, where: str, text: str, *, number: int = 0) -> str:
         """Return a label in its normal form; "" after adding why it is not valid."""
         label = unicodedata.normalize("NFC", text.strip())
         if not label:
             self.add(where, "the label is empty", number=number)
         return label
 
-    def split(self, where: str, text: str, *, number: int = 0) -> Split | Literal[""] | None:
+    def check_split(self, where: str, text: str, *, number: int = 0) -> Split | Literal[""] | None:
         """Return the split that a name stands for, "" for none; None if it is not a known name."""
         split = _SPLIT_NAMES.get(text.strip().lower())
         if split is None:

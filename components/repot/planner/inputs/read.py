@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from repot import file_formats, progress, storage
 from repot.errors import NoBucketError, UsageError
@@ -35,6 +35,8 @@ from repot.planner.inputs.stored_file import read_head
 from repot.planner.inputs.tables import decode_text, read_file_text
 from repot.planner.listing import FoundFile, PictureRoots, list_folder, list_root
 from repot.records import BOX_EDGES, Box
+
+_ShardKind = Literal["tfrecord", "tar", "gzip", "bzip2", "xz"]
 
 _HEAD_BYTES = 1 << 16
 _METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
@@ -512,9 +514,7 @@ def _probe_manifest(file: FoundFile) -> ManifestFormat | None:
         return None
 
 
-def _find_shards(
-    files: Sequence[FoundFile], wanted: str
-) -> list[tuple[FoundFile, Literal["tfrecord", "tar", "gzip", "bzip2", "xz"]]]:
+def _find_shards(files: Sequence[FoundFile], wanted: str) -> list[tuple[FoundFile, _ShardKind]]:
     """Return the shards at the top of a folder, or of its folders for splits, with their kinds.
 
     Label folders with pictures come first: what lies beside them is left out as ever.
@@ -523,7 +523,7 @@ def _find_shards(
         wanted == "auto" and any(_has_picture_name(file) and "/" in file.path for file in files)
     ):
         return []
-    shards = []
+    shards: list[tuple[FoundFile, _ShardKind]] = []
     for number, file in enumerate(_top_files(files)):
         kind = _shard_kind(file)
         if kind and wanted in ("auto", "tfrecord" if kind == "tfrecord" else "webdataset"):
@@ -556,7 +556,7 @@ def _has_picture_name(file: FoundFile) -> bool:
     return file.path[file.path.rfind(".") :].lower() in PICTURE_SUFFIXES
 
 
-def _shard_kind(file: FoundFile) -> Any:
+def _shard_kind(file: FoundFile) -> _ShardKind | None:
     """Return what kind of shard a file is; None if it is none."""
     if _has_picture_name(file):
         return None
@@ -564,7 +564,7 @@ def _shard_kind(file: FoundFile) -> Any:
     if tfrecords.is_tfrecord(head):
         return "tfrecord"
     kind = archives.archive_kind(head)
-    return None if kind == "zip" else kind
+    return None if kind is None or kind == "zip" else kind
 
 
 def _to_info(file: FoundFile) -> storage.ObjectInfo:

@@ -91,7 +91,7 @@ def read_samples(
         elif not labels:
             wrong.add(key, "it has no .cls file, and no .json file with a label")
         else:
-            label = wrong.label(key, labels.get("cls", labels.get("json", "")))
+            label = wrong.check_label(key, labels.get("cls", labels.get("json", "")))
             candidates.append(CandidatePicture(file=pictures[0].file, label=label, split=split))
     return candidates, rejected
 
