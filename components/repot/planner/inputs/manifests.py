@@ -107,11 +107,8 @@ def _json_format(line: str) -> ManifestFormat | None:
 
 
 def _has_header(cells: Sequence[str]) -> bool:
-    """Return whether cells are names of columns: two known ones, or one close to a known one."""
-    names = [cell.lower() for cell in cells]
-    if any(name in _NAME_COLUMNS for name in names):
-        return True
-    return "label" in names
+    """Return whether cells are names of columns: one that names the picture, or the label."""
+    return any(cell.lower() in (*_NAME_COLUMNS, "label") for cell in cells)
 
 
 def _read_csv(text: str, uri: str, wrong: WrongRows) -> Iterator[Row]:
