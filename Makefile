@@ -27,7 +27,7 @@ LOCK = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo serving-skew decoder-sandbox manifest-speed test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
+.PHONY: help venv install demo serving-skew decoder-sandbox manifest-speed streaming test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ decoder-sandbox: $(STAMP) ## measure what decoding pictures in a sandboxed proce
 
 manifest-speed: $(STAMP) ## measure how long it takes to validate a manifest of 100,000 pictures
 	$(BIN)/python benchmarks/manifest.py
+
+streaming: $(STAMP) ## measure what a training downloads before its first step, from a slow object store
+	$(BIN)/python benchmarks/streaming.py
 
 test: $(DEV_STAMP) ## run all tests except those marked slow or cluster
 	$(BIN)/python -m pytest -m "not slow and not cluster" $(PARALLEL)
@@ -113,7 +116,7 @@ lock: $(IMAGES:%=lock-%) ## pin the packages of the images; LOCK_FLAGS=--upgrade
 	$(LOCK) --output-file images/build.txt images/build.in
 
 lock-%: | $(BIN)/uv
-	$(LOCK) --extra s3 --excludes images/$*/excludes.txt --output-file images/$*/requirements.txt \
+	$(LOCK) --extra hub --extra s3 --excludes images/$*/excludes.txt --output-file images/$*/requirements.txt \
 		pyproject.toml images/$*/requirements.in
 
 $(BIN)/uv: | $(VENV)/bin/python

@@ -6,6 +6,7 @@ in any process: `conv2d_17/kernel`, `batch_normalization_17/beta`, `block_3_expa
 arrays give identical files.
 """
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -22,6 +23,9 @@ Array = npt.NDArray[Any]
 
 _UNNAMED_VARIABLE = re.compile(r"\bvariable_\d+$")
 _NUM_SHOWN = 3
+# SigLIP's numbers 0, 1, 2, ... of its positions: they follow from the image size.
+_POSITION_NUMBERS = "/position_ids"
+_POSITIONS = "position_embedding"
 
 
 def stable_names(model: Any) -> list[str]:
@@ -74,6 +78,9 @@ def save_weights(path: Path, arrays: Mapping[str, Array]) -> None:
 def load_weights(model: Any, path: Path | str) -> None:
     """Set every weight of a backbone from a file written by `save_weights`.
 
+    Position embeddings for another number of patches are resized: those of a network of KerasHub
+    that is built for another image size than its preset.
+
     Args:
         model: A keras.Model built by `repot.zoo.build_backbone`.
         path: The file.
@@ -81,10 +88,19 @@ def load_weights(model: Any, path: Path | str) -> None:
     Raises:
         CheckpointError: The file is damaged, or holds the weights of another backbone.
     """
-    expected = dict(zip(stable_names(model), model.weights, strict=True))
+    # A network of KerasHub is a layer of the backbone.
+    network = next((each for each in model.layers if _is_of_keras_hub(each)), model)
+    expected = {
+        name: weight
+        for name, weight in zip(stable_names(network), network.weights, strict=True)
+        if not name.endswith(_POSITION_NUMBERS)
+    }
     try:
         with h5py.File(path, "r") as file:
-            found = find_datasets(file)
+            found: dict[str, Any] = dict(find_datasets(file))
+            for name, weight in expected.items():
+                if _POSITIONS in name and name in found:
+                    found[name] = _resize_positions(found[name][()], tuple(weight.shape))
             check_shapes(array_shapes(found), array_shapes(expected), source=str(path))
             for name, weight in expected.items():
                 weight.assign(found[name][()])
@@ -93,6 +109,39 @@ def load_weights(model: Any, path: Path | str) -> None:
             f"{path} must be a weights file written by repot; it cannot be read: {err}. "
             "Convert the checkpoint again."
         ) from err
+
+
+def _is_of_keras_hub(layer: Any) -> bool:
+    return type(layer).__module__.startswith("keras_hub.")
+
+
+def _resize_positions(array: Array, shape: tuple[int, ...]) -> Array:
+    """Return position embeddings for a square of another number of patches.
+
+    Interpolation is bicubic, as in the networks' own code. Tokens that come before the patches,
+    such as the class token, keep theirs.
+
+    Args:
+        array: [..., num_tokens, width].
+        shape: Shape of the result; the array is returned as it is if only that can fit.
+    """
+    import keras
+
+    if array.shape == shape or array.ndim != len(shape) or array.shape[-1] != shape[-1]:
+        return array
+    source, target = math.isqrt(array.shape[-2]), math.isqrt(shape[-2])
+    num_first = array.shape[-2] - source**2
+    if num_first != shape[-2] - target**2:
+        return array
+    tokens = array.reshape(-1, array.shape[-1])
+    grid = tokens[num_first:].reshape(source, source, -1)
+    resized = np.asarray(
+        keras.ops.image.resize(
+            grid, (target, target), interpolation="bicubic", data_format="channels_last"
+        )
+    )
+    patches = resized.reshape(target**2, -1)
+    return np.concatenate([tokens[:num_first], patches]).reshape(shape)
 
 
 def find_datasets(group: h5py.Group) -> dict[str, h5py.Dataset]:

@@ -2,7 +2,8 @@
 
     a file                the file itself: an archive, weights, or a TensorFlow V1 checkpoint
     P, P.index, P.data-*  all files P.* of a TensorFlow V2 checkpoint
-    a folder              the newest checkpoint in its `checkpoint` file, or the weights of repot
+    a folder              the newest checkpoint in its `checkpoint` file, a preset of KerasHub, or
+                          the weights of repot
 Only names are examined, not contents.
 """
 
@@ -16,6 +17,7 @@ import requests
 
 from repot import storage
 from repot.errors import CheckpointError, innermost_reason
+from repot.hub_backbone import PRESET_NAMES
 from repot.layout import WEIGHTS_NAME
 from repot.masking import mask, redact_url, secret_parts
 from repot.tls import CA_VARIABLES, find_ca_bundle
@@ -125,13 +127,16 @@ def _v2_files(uri: str) -> list[storage.ObjectInfo]:
 
 
 def _folder_files(uri: str) -> list[storage.ObjectInfo]:
-    """Return the files that a folder's `checkpoint` file names, or the weights of repot.
+    """Return the files that a folder's `checkpoint` file names, a preset, or the weights of repot.
 
     The `checkpoint` file may hold an absolute path from before the folder was moved, so only the
     last part of the path counts.
     """
     state_uri = storage.join(uri, "checkpoint")
     if not storage.exists(state_uri):
+        preset = [storage.stat(storage.join(uri, name)) for name in PRESET_NAMES]
+        if preset[0] and preset[-1]:
+            return [info for info in preset if info]
         return _single_file(storage.join(uri, WEIGHTS_NAME))
     match = _STATE_LINE.search(storage.read_text(state_uri))
     if match is None:

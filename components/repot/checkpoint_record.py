@@ -29,7 +29,7 @@ class CheckpointRecord(JsonRecord):
         source: The checkpoint as the user named it: a known name, a path, or a URI without secrets.
         sha256: Checksum of the original files.
         backbone: The backbone that the weights are for.
-        kind: Format of the original: tensorflow, keras or pytorch.
+        kind: Format of the original: tensorflow, keras, pytorch or preset.
         values: The values that were converted: "ema" or "raw".
         available_values: Every kind of values that the original has.
         num_arrays, num_parameters: Size of the backbone, BatchNorm statistics included.

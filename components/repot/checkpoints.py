@@ -9,6 +9,7 @@ A checkpoint is named by one of
                                  `checkpoint` file
         a Keras file             .weights.h5, .h5 or .keras
         a PyTorch state dict     .pth
+        a preset of KerasHub     a folder with config.json and model.weights.h5
         a folder                 written by `repot checkpoint`
 File types are detected from content, not from names, see `repot.checkpoint_fetcher.weights_files`.
 """
@@ -71,7 +72,58 @@ _INCEPTION = {
         is_averaged=True,
     ),
 }
-KNOWN_CHECKPOINTS = (*_INCEPTION, _EFFICIENTNET_LITE0, IMAGENET)
+_KAGGLE_MODELS = "https://www.kaggle.com/api/v1/models/keras"
+# By backbone: preset and path of its archive. Source: keras_hub/src/models/*/*_presets.py.
+_KERAS_HUB = {
+    name: CheckpointSource(name=name, uri=f"{_KAGGLE_MODELS}/{path}/download", backbone=backbone)
+    for backbone, name, path in (
+        ("vit", "vit_base_patch16_224_imagenet21k", "vit/keras/vit_base_patch16_224_imagenet21k/3"),
+        ("vit", "vit_base_patch16_224_imagenet", "vit/keras/vit_base_patch16_224_imagenet/4"),
+        (
+            "vit",
+            "vit_large_patch16_224_imagenet21k",
+            "vit/keras/vit_large_patch16_224_imagenet21k/3",
+        ),
+        (
+            "deit",
+            "deit_tiny_distilled_patch16_224_imagenet",
+            "deit/keras/deit_tiny_distilled_patch16_224_imagenet/1",
+        ),
+        (
+            "deit",
+            "deit_small_distilled_patch16_224_imagenet",
+            "deit/keras/deit_small_distilled_patch16_224_imagenet/1",
+        ),
+        (
+            "deit",
+            "deit_base_distilled_patch16_224_imagenet",
+            "deit/keras/deit_base_distilled_patch16_224_imagenet/1",
+        ),
+        ("dinov2", "dinov2_small", "dinov2/keras/dinov2_small/1"),
+        ("dinov2", "dinov2_base", "dinov2/keras/dinov2_base/1"),
+        ("dinov2", "dinov2_large", "dinov2/keras/dinov2_large/1"),
+        ("siglip2", "siglip2_base_patch16_224", "siglip/keras/siglip2_base_patch16_224/1"),
+        ("siglip2", "siglip2_base_patch16_384", "siglip/keras/siglip2_base_patch16_384/1"),
+        ("siglip2", "siglip2_large_patch16_256", "siglip/keras/siglip2_large_patch16_256/1"),
+        (
+            "swin",
+            "swin_tiny_patch4_window7_224",
+            "swin-transformer/keras/swin_tiny_patch4_window7_224/1",
+        ),
+        (
+            "swin",
+            "swin_base_patch4_window7_224",
+            "swin-transformer/keras/swin_base_patch4_window7_224/1",
+        ),
+        (
+            "resnet_vd",
+            "resnet_vd_50_ssld_v2_imagenet",
+            "resnet_vd/keras/resnet_vd_50_ssld_v2_imagenet/2",
+        ),
+        ("resnet_vd", "resnet_50_imagenet", "resnetv1/keras/resnet_50_imagenet/3"),
+    )
+}
+KNOWN_CHECKPOINTS = (*_INCEPTION, _EFFICIENTNET_LITE0, IMAGENET, *_KERAS_HUB)
 
 
 def check_source(
@@ -128,8 +180,8 @@ def _resolve(source: str, backbone: str) -> CheckpointSource:
             sha256=_EFFICIENTNET_LITE0_SHA256,
             backbone="efficientnet_lite0",
         )
-    elif name in _INCEPTION:
-        resolved = _INCEPTION[name]
+    elif name in _INCEPTION or name in _KERAS_HUB:
+        resolved = (_INCEPTION | _KERAS_HUB)[name]
     elif is_web(name):
         resolved = _web(name)
     else:

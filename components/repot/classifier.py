@@ -58,7 +58,7 @@ def build_classifier(
         CheckpointError: The weights do not fit the backbone.
     """
     spec = find_backbone(backbone)
-    network = build_backbone(backbone, image_size=image_size)
+    network = build_backbone(backbone, image_size=image_size, weights_path=weights_path)
     if weights_path is not None:
         load_weights(network, weights_path)
     seed_generators = [

@@ -11,6 +11,7 @@ DISTRIBUTION = "repot"
 EXTRAS = {
     "docker": "docker>=7",
     "heif": "pi-heif>=1.0",
+    "hub": "keras-hub>=0.32,<0.33",
     "mlflow": "mlflow-skinny>=3.1,<4",
     "s3": "boto3>=1.36",
 }

@@ -14,6 +14,7 @@ import numpy as np
 
 from repot import quiet_tensorflow, storage
 from repot.errors import ModelError, printable
+from repot.hub_backbone import register_layers
 from repot.layout import (
     CHAMPION_NAME,
     KERAS_NAME,
@@ -131,6 +132,7 @@ def load_model(model_uri: str) -> Model:
     labels, uri = read_labels(model_uri), storage.join(model_uri, KERAS_NAME)
     try:
         with storage.as_local_file(uri) as path:
+            register_layers(path)
             network = keras.models.load_model(path, compile=False)
     except (ValueError, TypeError, OSError) as err:
         raise ModelError(

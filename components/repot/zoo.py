@@ -5,10 +5,14 @@ the checkpoint "imagenet" and the cost estimate read the table; tests/unit/test_
 row, and needs the length of the new feature vector. A network that Keras does not have also needs a
 builder, such as `repot.efficientnet_lite`, and a default checkpoint in `repot.checkpoints`.
 
+The rows with a `hub_class` are families of KerasHub, an optional package: the checkpoint, a preset,
+decides which network of the family it is, see `repot.hub_backbone`.
+
 Importing this module does not import TensorFlow.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from repot.errors import UsageError, unknown_name
@@ -31,6 +35,9 @@ class Backbone:
             Keras does not publish any.
         default_checkpoint: Checkpoint that it starts from by default, see `repot.checkpoints`.
         scale, offset: Its input is `scale * x + offset` for pictures x in [0, 1].
+        hub_class: Its class in `keras_hub.models`; "" for a network that is not of KerasHub.
+        pooling: How the class's output becomes features: "token" for the first token, "mean" over
+            tokens or places, "none" for a network that pools by itself.
         training_speed: Pictures per second when the whole network is trained at `image_size`,
             relative to inception_v3; a rough figure for cost estimates.
     """
@@ -44,6 +51,8 @@ class Backbone:
     default_checkpoint: str = "imagenet"
     scale: float = 2.0
     offset: float = -1.0
+    hub_class: str = ""
+    pooling: str = ""
     training_speed: float = 3.0
 
 
@@ -146,6 +155,81 @@ _TABLE = (
         "inception_resnet_v2_weights_tf_dim_ordering_tf_kernels_notop.h5",
         training_speed=0.45,
     ),
+    # The networks of KerasHub have their presets' own scaling inside.
+    Backbone(
+        name="vit",
+        summary="ViT-B/16 pre-trained on ImageNet-21k, 86 M parameters, or another ViT of KerasHub "
+        "(Apache-2.0)",
+        image_size=224,
+        min_image_size=32,
+        default_checkpoint="vit_base_patch16_224_imagenet21k",
+        scale=1.0,
+        offset=0.0,
+        hub_class="ViTBackbone",
+        pooling="token",
+        training_speed=0.9,
+    ),
+    Backbone(
+        name="deit",
+        summary="DeiT-S/16, 22 M parameters, or another DeiT of KerasHub (Apache-2.0)",
+        image_size=224,
+        min_image_size=32,
+        default_checkpoint="deit_small_distilled_patch16_224_imagenet",
+        scale=1.0,
+        offset=0.0,
+        hub_class="DeiTBackbone",
+        pooling="token",
+        training_speed=2.0,
+    ),
+    Backbone(
+        name="dinov2",
+        summary="DINOv2 ViT-S/14, 22 M parameters, or another DINOv2 of KerasHub (Apache-2.0)",
+        image_size=224,
+        min_image_size=42,
+        default_checkpoint="dinov2_small",
+        scale=1.0,
+        offset=0.0,
+        hub_class="DINOV2Backbone",
+        pooling="token",
+        training_speed=1.7,
+    ),
+    Backbone(
+        name="siglip2",
+        summary="SigLIP2 ViT-B/16, 93 M parameters, or another SigLIP of KerasHub (Apache-2.0)",
+        image_size=224,
+        min_image_size=32,
+        default_checkpoint="siglip2_base_patch16_224",
+        scale=1.0,
+        offset=0.0,
+        hub_class="SigLIPVisionEncoder",
+        pooling="none",
+        training_speed=0.9,
+    ),
+    Backbone(
+        name="swin",
+        summary="Swin-T, 28 M parameters, or another Swin Transformer of KerasHub (MIT)",
+        image_size=224,
+        min_image_size=32,
+        default_checkpoint="swin_tiny_patch4_window7_224",
+        scale=1.0,
+        offset=0.0,
+        hub_class="SwinTransformerBackbone",
+        pooling="mean",
+        training_speed=1.0,
+    ),
+    Backbone(
+        name="resnet_vd",
+        summary="ResNet-vd-50 with distilled weights, 24 M parameters, or another ResNet of "
+        "KerasHub (Apache-2.0)",
+        image_size=224,
+        min_image_size=32,
+        default_checkpoint="resnet_vd_50_ssld_v2_imagenet",
+        scale=1.0,
+        offset=0.0,
+        hub_class="ResNetBackbone",
+        pooling="mean",
+        training_speed=1.5,
+    ),
 )
 
 BACKBONES = {backbone.name: backbone for backbone in _TABLE}
@@ -162,24 +246,42 @@ def find_backbone(name: str) -> Backbone:
     return BACKBONES[name]
 
 
-def build_backbone(name: str, *, image_size: int) -> Any:
+def build_backbone(name: str, *, image_size: int, weights_path: Path | None = None) -> Any:
     """Build a backbone with random weights.
 
     Args:
         name: A key of BACKBONES.
         image_size: Height and width of its input in pixels.
+        weights_path: File of its weights; only for the architecture of a network of KerasHub, which
+            needs it.
 
     Returns:
         A keras.Model: float32 [batch, image_size, image_size, 3] in the network's own value range
         -> float32 [batch, features].
 
     Raises:
-        UsageError: The name is unknown, or the image size is too small for the network.
+        UsageError: The name is unknown, the image size does not suit the network, or KerasHub is
+            needed and missing.
+        CheckpointError: The weights file has no valid architecture.
     """
     backbone = find_backbone(name)
     if image_size < backbone.min_image_size:
         rule = f"be at least {backbone.min_image_size} for {name}"
         raise UsageError(f"image_size must {rule}; got image_size={image_size}.")
+    if backbone.hub_class:
+        from repot.hub_backbone import build_hub_backbone, load_architecture
+
+        if weights_path is None:
+            raise UsageError(
+                f"backbone {name} must be built from the weights of a checkpoint; got none. "
+                "Name a preset of KerasHub as the checkpoint."
+            )
+        return build_hub_backbone(
+            load_architecture(weights_path),
+            image_size=image_size,
+            pooling=backbone.pooling,
+            backbone=name,
+        )
     shape = (image_size, image_size, 3)
     if not backbone.keras_name:
         from repot.efficientnet_lite import build_efficientnet_lite0

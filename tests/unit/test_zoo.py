@@ -26,7 +26,7 @@ NUM_FEATURES = {
 }
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", NUM_FEATURES)
 def test_backbone_returns_features_at_its_smallest_image_size(name: str) -> None:
     size = BACKBONES[name].min_image_size
     model = zoo.build_backbone(name, image_size=size)
@@ -72,6 +72,9 @@ def test_row_is_complete_and_consistent(name: str) -> None:
     assert spec.scale > 0
     assert spec.training_speed > 0
     assert bool(spec.keras_name) == bool(spec.imagenet_path)
+    # tests/integration/test_hub_backbones.py builds the networks of KerasHub.
+    assert bool(spec.hub_class) == (name not in NUM_FEATURES)
+    assert (spec.pooling in ("token", "mean", "none")) == bool(spec.hub_class)
 
 
 def test_image_size_below_the_minimum_is_an_error() -> None:

@@ -14,6 +14,13 @@ from repot.checkpoint_fetcher.weights_files import WeightsFile, find_weights
 from repot.checkpoint_record import CheckpointRecord
 from repot.checkpoints import CheckpointSource
 from repot.errors import CheckpointError, join_names
+from repot.hub_backbone import (
+    PRESET_WEIGHTS_NAME,
+    HubArchitecture,
+    build_network,
+    read_preset,
+    save_architecture,
+)
 from repot.zoo import build_backbone, find_backbone
 
 _NUM_SHOWN = 3
@@ -44,15 +51,31 @@ def convert(
     available_values: tuple[str, ...] = ("raw",)
     step: int | None = None
     auxiliary_arrays: dict[str, Array] = {}
+    architecture: HubArchitecture | None = None
     with tempfile.TemporaryDirectory(prefix="repot-") as folder:
         scratch = Path(folder)
         file = find_weights(original.paths, scratch)
-        model = build_backbone(backbone, image_size=find_backbone(backbone).image_size)
+        spec = find_backbone(backbone)
+        if (file.kind == "preset") != bool(spec.hub_class):
+            raise CheckpointError(
+                f"backbone {backbone} must be used with "
+                f"{'a preset of KerasHub' if spec.hub_class else 'a checkpoint of its own network'}"
+                f"; {file.path.name} is {'one' if file.kind == 'preset' else 'none'}. "
+                f"Use checkpoint={spec.default_checkpoint}, or another backbone."
+            )
+        if file.kind == "preset":
+            architecture = read_preset(file.path, class_name=spec.hub_class, backbone=backbone)
+            model = build_network(
+                architecture, image_size=architecture.image_size, backbone=backbone
+            )
+        else:
+            model = build_backbone(backbone, image_size=spec.image_size)
         shapes = array_shapes(dict(zip(stable_names(model), model.weights, strict=True)))
         if file.kind != "tensorflow":
             _check_values(file, values)
-        if file.kind == "keras":
-            arrays = read_keras_file(file.path, model, backbone=backbone, scratch=scratch)
+        if file.kind in ("keras", "preset"):
+            path = file.path / PRESET_WEIGHTS_NAME if file.kind == "preset" else file.path
+            arrays = read_keras_file(path, model, backbone=backbone, scratch=scratch)
         elif file.kind == "pytorch":
             _check_backbone(file, "a PyTorch file", backbone, "efficientnet_lite0")
             arrays = read_efficientnet_lite0(file.path, shapes=shapes)
@@ -67,6 +90,8 @@ def convert(
     stored = arrays | auxiliary_arrays
     _check_finite(file, stored)
     save_weights(weights_path, stored)
+    if architecture is not None:
+        save_architecture(weights_path, architecture)
     return CheckpointRecord(
         source=source.name,
         sha256=original.sha256,

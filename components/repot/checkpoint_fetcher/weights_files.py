@@ -18,8 +18,9 @@ from typing import Literal
 from repot.checkpoint_fetcher import torch_file
 from repot.checkpoint_files import find_files
 from repot.errors import CheckpointError, join_names
+from repot.hub_backbone import CONFIG_NAME, is_preset
 
-Kind = Literal["tensorflow", "keras", "pytorch"]
+Kind = Literal["tensorflow", "keras", "pytorch", "preset"]
 
 MAX_UNPACKED_BYTES = 8 << 30
 MAX_UNPACKED_FILES = 10_000
@@ -44,7 +45,8 @@ class WeightsFile:
 
     Attributes:
         kind: The format.
-        path: The file; for a TensorFlow V2 checkpoint the prefix of its files.
+        path: The file; for a TensorFlow V2 checkpoint the prefix of its files, for a preset of
+            KerasHub its folder.
     """
 
     kind: Kind
@@ -55,7 +57,7 @@ def find_weights(paths: Sequence[Path], scratch: Path) -> WeightsFile:
     """Find the weights in a checkpoint's files.
 
     Args:
-        paths: One file, or the files of a TensorFlow V2 checkpoint.
+        paths: One file, or the files of a TensorFlow V2 checkpoint or of a preset.
         scratch: Folder for unpacked files.
 
     Raises:
@@ -64,6 +66,8 @@ def find_weights(paths: Sequence[Path], scratch: Path) -> WeightsFile:
     indices = [path for path in paths if path.suffix == ".index"]
     if indices:
         return WeightsFile(kind="tensorflow", path=indices[0].with_suffix(""))
+    if is_preset(path.name for path in paths):
+        return WeightsFile(kind="preset", path=paths[0].parent)
     path = paths[0]
     with path.open("rb") as file:
         header = file.read(512)
@@ -134,6 +138,10 @@ def _find_in_folder(folder: Path, archive_name: str) -> WeightsFile:
         if path.name == "checkpoint":
             named = [Path(uri) for uri in find_files(str(path.parent)).uris]
             return find_weights(named, folder)
+    for path in files:
+        beside = [other for other in files if other.parent == path.parent]
+        if path.name == CONFIG_NAME and is_preset(other.name for other in beside):
+            return WeightsFile(kind="preset", path=path.parent)
     found = [path for path in files if _detect_kind(path)]
     if len(found) != 1:
         names = [str(path.relative_to(folder)) for path in (found or files)]
