@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from repot.errors import RepotError
+from repot.errors import DataError, NotFoundError
 from repot.evaluator.outcomes import Outcome
 from repot.evaluator.verdict import ComparedPictures
 from repot.example_digests import Digests, join_digests, read_digests
@@ -52,11 +52,12 @@ def find_unseen(
     Args:
         outcomes: The challenger's outcomes.
         dataset_uri: The challenger's dataset.
-        champion_dataset_uri: The champion's dataset. If it cannot be read, all of its training
+        champion_dataset_uri: The champion's dataset. If it was deleted or is damaged, its training
             pictures are unknown, which the result states.
 
     Raises:
-        RepotError: The challenger's dataset cannot be read.
+        DataError: The challenger's dataset is missing or damaged.
+        StorageError: A dataset cannot be read at present.
     """
     scored = join_digests(bytes.fromhex(outcome.digest) for outcome in outcomes)
     by_challenger = np.isin(scored, _training_digests(dataset_uri))
@@ -64,7 +65,7 @@ def find_unseen(
     if champion_dataset_uri != dataset_uri:
         try:
             by_champion = np.isin(scored, _training_digests(champion_dataset_uri))
-        except RepotError as err:
+        except (DataError, NotFoundError) as err:
             problem = str(err)
             _log.warning("The champion's training pictures are unknown: %s", problem)
     else:

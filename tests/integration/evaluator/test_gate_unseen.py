@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from repot import layout, storage
+from repot.errors import StorageError
 from repot.evaluation_record import EvaluationRecord
 from repot.evaluator.evaluate import evaluate_run
 from repot.evaluator.gate import GateReport, decide
@@ -163,6 +164,18 @@ def test_champion_whose_training_pictures_are_unknown_is_compared_on_all(
         "It is unknown which pictures the champion was trained on, and they count in its favour: "
     )
     assert previous_uri in verdict.reasons[-1]
+
+
+def test_storage_error_is_not_taken_for_a_deleted_dataset(
+    make_run: MakeRun, storage_uri: str, one_renamed_one_relabelled: Path
+) -> None:
+    decide_after_growth(make_run, storage_uri, one_renamed_one_relabelled)
+    manifest = Path(layout.dataset_uri(storage_uri, "previous"), "manifest.json")
+    manifest.unlink()
+    manifest.mkdir()
+
+    with pytest.raises(StorageError, match=r"previous/manifest\.json"):
+        decide_again(storage_uri)
 
 
 def test_too_few_unseen_pictures_lead_to_rejection_with_advice(
