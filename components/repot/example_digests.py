@@ -7,7 +7,8 @@ A digest is the first half of the SHA-256 of the example's JPEG. It does not dep
 name, label or split. A million examples have 16 MB, which are read in one go, without the shards.
 
 The last builder writes the files, before the manifest. For a dataset of an earlier version, the
-digests are computed from its shards and stored for the next time.
+digests are computed from its shards and stored for the next time. A published version has a copy of
+those that it was trained on, because its dataset may be deleted.
 """
 
 import hashlib
@@ -41,10 +42,31 @@ def join_digests(digests: Iterable[bytes]) -> Digests:
     return np.frombuffer(b"".join(digests), f"S{DIGEST_BYTES}")
 
 
-def write_digests(dataset_uri: str, split: Split, digests: Digests) -> None:
-    """Store the digests of the examples of one split, in order."""
+def write_digests(uri: str, digests: Digests) -> None:
+    """Store digests in one file."""
     data = digests.tobytes()
-    storage.write_bytes(_uri(dataset_uri, split), data + example_digest(data))
+    storage.write_bytes(uri, data + example_digest(data))
+
+
+def read_stored(uri: str) -> Digests | None:
+    """Return the digests in a file, or None if it is missing or damaged.
+
+    Raises:
+        StorageError: Reading failed.
+    """
+    if not storage.exists(uri):
+        return None
+    stored = storage.read_bytes(uri)
+    data = stored[:-DIGEST_BYTES]
+    if len(stored) % DIGEST_BYTES or stored != data + example_digest(data):
+        _log.warning("%s is damaged and not used", uri)
+        return None
+    return join_digests([data])
+
+
+def digests_uri(dataset_uri: str, split: Split) -> str:
+    """Return the file of the digests of one split of a dataset."""
+    return storage.join(dataset_uri, DIGESTS_FOLDER, f"{split}.bin")
 
 
 def read_digests(dataset_uri: str, manifest: Manifest, split: Split, *, task: str) -> Digests:
@@ -61,16 +83,12 @@ def read_digests(dataset_uri: str, manifest: Manifest, split: Split, *, task: st
         CorruptShardError: A shard is damaged.
         StorageError: Reading or writing failed.
     """
-    num_bytes = manifest.num_examples(split) * DIGEST_BYTES
-    uri = _uri(dataset_uri, split)
-    if storage.exists(uri):
-        stored = storage.read_bytes(uri)
-        data = stored[:num_bytes]
-        if stored == data + example_digest(data):
-            return join_digests([data])
-        _log.warning("%s is damaged; the digests are computed from the shards again", uri)
+    uri = digests_uri(dataset_uri, split)
+    stored = read_stored(uri)
+    if stored is not None and len(stored) == manifest.num_examples(split):
+        return stored
     digests = _read_shards(dataset_uri, manifest, split, task=task)
-    write_digests(dataset_uri, split, digests)
+    write_digests(uri, digests)
     return digests
 
 
@@ -104,7 +122,3 @@ def _read_shards(dataset_uri: str, manifest: Manifest, split: Split, *, task: st
         found.append(shard_digests(dataset_uri, receipt).tobytes())
         progress.report(task, number, len(receipts), unit="shards")
     return join_digests(found)
-
-
-def _uri(dataset_uri: str, split: Split) -> str:
-    return storage.join(dataset_uri, DIGESTS_FOLDER, f"{split}.bin")

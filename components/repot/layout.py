@@ -15,8 +15,9 @@
                                    gate/<champion version>/predictions.csv,
                                    gate/<champion version>/<verdict_id>/ verdict.json, report.html
       models/<name>/<version>/     model.keras, saved_model/, labels.txt, model_spec.json,
-                                   metrics.json, model_card.md, model.json (last); for KServe
-                                   serving/1/ and inference_service.yaml (last of the two)
+                                   metrics.json, trained_on.bin, model_card.md, model.json (last);
+                                   for KServe serving/1/ and inference_service.yaml (last of the
+                                   two)
       models/<name>/champion.json  the version in production
       notifications/<run id>/      one file per event that was sent, see repot.notification
 
@@ -75,6 +76,7 @@ SAVED_MODEL_FOLDER = "saved_model"
 MODEL_SPEC_NAME = "model_spec.json"
 MODEL_CARD_NAME = "model_card.md"
 MODEL_RECORD_NAME = "model.json"
+TRAINED_ON_NAME = "trained_on.bin"
 CHAMPION_NAME = "champion.json"
 SERVING_FOLDER = "serving"
 INFERENCE_SERVICE_NAME = "inference_service.yaml"

@@ -154,6 +154,7 @@ def decide(
         unseen = find_unseen(
             challenger_outcomes,
             dataset_uri=dataset_uri,
+            champion_uri=champion_uri,
             champion_dataset_uri=layout.dataset_uri(storage_uri, champion.dataset_id),
         )
         if unseen.pictures.is_enough:

@@ -12,10 +12,12 @@ from typing import TypeVar
 
 import numpy as np
 
+from repot import storage
 from repot.errors import DataError, NotFoundError
 from repot.evaluator.outcomes import Outcome
 from repot.evaluator.verdict import ComparedPictures
-from repot.example_digests import Digests, join_digests, read_digests
+from repot.example_digests import Digests, join_digests, read_digests, read_stored
+from repot.layout import TRAINED_ON_NAME
 from repot.manifest import read_manifest
 
 MIN_COMPARED = 30
@@ -45,14 +47,20 @@ class Unseen:
 
 
 def find_unseen(
-    outcomes: Sequence[Outcome], *, dataset_uri: str, champion_dataset_uri: str
+    outcomes: Sequence[Outcome],
+    *,
+    dataset_uri: str,
+    champion_uri: str,
+    champion_dataset_uri: str,
 ) -> Unseen:
     """Return which scored pictures are in the training split of neither dataset.
 
     Args:
         outcomes: The challenger's outcomes.
         dataset_uri: The challenger's dataset.
-        champion_dataset_uri: The champion's dataset. If it was deleted or is damaged, its training
+        champion_uri: Folder of the champion, which has the digests of its training pictures.
+        champion_dataset_uri: The champion's dataset, for a champion without digests, published by
+            an earlier version of repot. If it was deleted or is damaged, the champion's training
             pictures are unknown, which the result states.
 
     Raises:
@@ -64,7 +72,9 @@ def find_unseen(
     by_champion, problem = np.zeros(len(scored), bool), ""
     if champion_dataset_uri != dataset_uri:
         try:
-            by_champion = np.isin(scored, _training_digests(champion_dataset_uri))
+            stored = read_stored(storage.join(champion_uri, TRAINED_ON_NAME))
+            digests = _training_digests(champion_dataset_uri) if stored is None else stored
+            by_champion = np.isin(scored, digests)
         except (DataError, NotFoundError) as err:
             problem = str(err)
             _log.warning("The champion's training pictures are unknown: %s", problem)

@@ -13,6 +13,7 @@ from repot.evaluation_record import SplitScores
 from repot.evaluator.report.data import ReportData
 from repot.evaluator.report.model_card import render_model_card
 from repot.evaluator.verdict import NO_CHAMPION
+from repot.example_digests import read_digests, write_digests
 from repot.json_record import read_record, write_record
 from repot.layout import (
     CHAMPION_NAME,
@@ -22,8 +23,10 @@ from repot.layout import (
     MODEL_FOLDER,
     MODEL_RECORD_NAME,
     REPORT_DATA_NAME,
+    TRAINED_ON_NAME,
     TRAINING_NAME,
 )
+from repot.manifest import read_manifest
 from repot.model_registry import (
     Champion,
     ChampionChange,
@@ -41,7 +44,8 @@ _log = logging.getLogger(__name__)
 def publish(run_uri: str, storage_uri: str, *, model_name: str, version: str) -> str:
     """Copy a run's model, metrics and model card to models/<name>/<version>/, if not done already.
 
-    The folder is self-contained, and its model.json is written last.
+    The folder also gets the digests of the training pictures, for later comparisons. It is
+    self-contained, and its model.json is written last.
 
     Args:
         run_uri: Folder of an evaluated run.
@@ -66,6 +70,7 @@ def publish(run_uri: str, storage_uri: str, *, model_name: str, version: str) ->
     record = _model_record(data, run_uri, model_name, version)
     storage.copy_folder(storage.join(run_uri, MODEL_FOLDER), target_uri)
     storage.write_bytes(storage.join(target_uri, METRICS_NAME), metrics_bytes)
+    _write_trained_on(storage.join(target_uri, TRAINED_ON_NAME), storage_uri, record.dataset_id)
     card = render_model_card(data, model_name=model_name, version=version)
     storage.write_text(storage.join(target_uri, MODEL_CARD_NAME), card)
     write_record(record_uri, record)
@@ -148,6 +153,13 @@ def rollback(storage_uri: str, model_name: str, to_version: str = "", *, time: s
     storage.swap_bytes(uri, restored.to_bytes(), expected_version=object_version)
     _log.info("%s: rolled back from %s to %s", model_name, champion.version, version)
     return restored
+
+
+def _write_trained_on(uri: str, storage_uri: str, dataset_id: str) -> None:
+    """Keep with a version which pictures it was trained on, for the gate."""
+    dataset_uri = layout.dataset_uri(storage_uri, dataset_id)
+    manifest = read_manifest(dataset_uri)
+    write_digests(uri, read_digests(dataset_uri, manifest, "train", task="evaluate"))
 
 
 def _model_record(data: ReportData, run_uri: str, model_name: str, version: str) -> ModelRecord:

@@ -19,6 +19,7 @@ from repot.errors import DataError, NotFoundError, join_names
 from repot.example_digests import (
     DIGEST_BYTES,
     Digests,
+    digests_uri,
     join_digests,
     shard_digests,
     write_digests,
@@ -98,7 +99,7 @@ def complete_dataset(dataset_uri: str, *, max_rejected_fraction: float) -> Manif
     _check_labels(manifest)
     if existing is None:
         for split in manifest.splits:
-            write_digests(dataset_uri, split, digests[split])
+            write_digests(digests_uri(dataset_uri, split), digests[split])
         storage.write_text(
             storage.join(dataset_uri, LABELS_NAME),
             "".join(f"{label}\n" for label in manifest.labels),

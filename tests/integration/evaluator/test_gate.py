@@ -335,6 +335,7 @@ def test_version_is_complete_and_published_only_once(make_run: MakeRun, storage_
         "labels.txt",
         "metrics.json",
         "model_card.md",
+        "trained_on.bin",
         "model.json",
     }
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == written

@@ -136,10 +136,25 @@ def test_renamed_and_relabelled_training_pictures_of_the_champion_are_not_compar
     assert "this model" in report.report_html
 
 
+def forget_trained_on(storage_uri: str) -> None:
+    """Make the champion one that an earlier version of repot published."""
+    storage.delete(f"{layout.model_uri(storage_uri, 'm', 'old')}/trained_on.bin")
+
+
+def test_deleted_dataset_of_the_champion_is_not_needed(
+    make_run: MakeRun, storage_uri: str, one_renamed_one_relabelled: Path
+) -> None:
+    first = decide_after_growth(make_run, storage_uri, one_renamed_one_relabelled)
+    storage.delete_folder(layout.dataset_uri(storage_uri, "previous"))
+
+    assert decide_again(storage_uri).verdict == first.verdict
+
+
 def test_dataset_of_an_earlier_version_is_matched_by_its_shards(
     make_run: MakeRun, storage_uri: str, one_renamed_one_relabelled: Path
 ) -> None:
     first = decide_after_growth(make_run, storage_uri, one_renamed_one_relabelled)
+    forget_trained_on(storage_uri)
     for dataset_id in ("colours", "previous"):
         storage.delete_folder(f"{layout.dataset_uri(storage_uri, dataset_id)}/digests")
 
@@ -152,6 +167,7 @@ def test_champion_whose_training_pictures_are_unknown_is_compared_on_all(
 ) -> None:
     decide_after_growth(make_run, storage_uri, one_renamed_one_relabelled)
     previous_uri = layout.dataset_uri(storage_uri, "previous")
+    forget_trained_on(storage_uri)
     storage.delete_folder(previous_uri if is_gone else f"{previous_uri}/digests")
     if not is_gone:
         storage.delete(f"{previous_uri}/train-00000-of-00001")
@@ -170,6 +186,7 @@ def test_storage_error_is_not_taken_for_a_deleted_dataset(
     make_run: MakeRun, storage_uri: str, one_renamed_one_relabelled: Path
 ) -> None:
     decide_after_growth(make_run, storage_uri, one_renamed_one_relabelled)
+    forget_trained_on(storage_uri)
     manifest = Path(layout.dataset_uri(storage_uri, "previous"), "manifest.json")
     manifest.unlink()
     manifest.mkdir()
