@@ -88,10 +88,12 @@ class ShardCache:
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
+        # Closing makes waiting readers fail, which is not why the block ended.
+        failure = self._failure
         self.close()
         is_wrapped = isinstance(error, Exception) and not isinstance(error, RepotError)
-        if self._failure is not None and is_wrapped:
-            raise self._failure from error
+        if failure is not None and is_wrapped:
+            raise failure from error
 
     def close(self) -> None:
         """Cancel what is pending, and delete the copies."""

@@ -239,6 +239,26 @@ def test_shard_stored_with_gzip_encoding_is_verified_by_its_content(
     assert manifest.shards[0].size_bytes == len(data)
 
 
+def test_other_error_is_not_hidden_by_readers_that_wait(
+    gcs: str, manifest: Manifest, server: ShardServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_cache, "_CLOSE_SECONDS", 0.1)
+    server.held = {"train-00001-of-00040"}
+
+    def fail_in_first_shard(examples: Mapping[str, Examples]) -> None:
+        # Prefetching waits for the second shard meanwhile.
+        read = iter(examples["train"].read(np.arange(17)).prefetch(20).as_numpy_iterator())
+        for _ in range(SHARD_RECORDS):
+            next(read)
+        raise ValueError("another error")
+
+    with (
+        pytest.raises(ValueError, match="another error"),
+        open_examples(f"{gcs}/d", manifest) as examples,
+    ):
+        fail_in_first_shard(examples)
+
+
 def test_stop_while_a_shard_does_not_arrive_ends_the_reader(
     gcs: str, manifest: Manifest, server: ShardServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
