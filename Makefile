@@ -27,7 +27,7 @@ LOCK = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo serving-skew decoder-sandbox manifest-speed streaming test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
+.PHONY: help venv install demo serving-skew decoder-sandbox inception-2016 manifest-speed streaming test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ serving-skew: $(STAMP) ## compare an exported model with `repot predict` on many
 
 decoder-sandbox: $(STAMP) ## measure what decoding pictures in a sandboxed process costs
 	$(BIN)/python benchmarks/decoder_sandbox.py
+
+inception-2016: $(STAMP) ## train real Inception-v3 weights by several recipes, see benchmarks/inception_2016.py; ARGS
+	$(BIN)/python benchmarks/inception_2016.py $(ARGS)
 
 manifest-speed: $(STAMP) ## measure how long it takes to validate a manifest of 100,000 pictures
 	$(BIN)/python benchmarks/manifest.py

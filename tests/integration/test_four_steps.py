@@ -28,8 +28,8 @@ def example() -> str:
     return found[1]
 
 
-def run_example(folder: Path, changes: dict[str, str]) -> str:
-    """Run the README's commands on the sample with some texts replaced; return what they print."""
+def run_example(folder: Path, changes: dict[str, str]) -> tuple[str, str]:
+    """Run the README's commands on the sample with some texts replaced; return both outputs."""
     shutil.copytree(SAMPLE, folder / "pictures")
     labels = sorted(path.name for path in (SAMPLE / "train").iterdir())
     (folder / "labels.txt").write_text("".join(f"{label}\n" for label in labels))
@@ -48,14 +48,13 @@ def run_example(folder: Path, changes: dict[str, str]) -> str:
     )
 
     assert done.returncode == 0, done.stderr
-    assert "warning" not in done.stderr
-    return done.stdout
+    return done.stdout, done.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_example_with_the_installed_weights_trains_a_good_model(tmp_path: Path) -> None:
-    output = run_example(
+    output, errors = run_example(
         tmp_path,
         {
             "inception-v3-2016-03-01": "efficientnet-lite0 --backbone efficientnet_lite0",
@@ -63,6 +62,7 @@ def test_the_example_with_the_installed_weights_trains_a_good_model(tmp_path: Pa
         },
     )
 
+    assert "warning" not in errors
     precision = re.search(r"precision @ 1 = ([\d.]+)", output)
     assert precision is not None
     assert float(precision[1]) >= 0.75
@@ -76,7 +76,7 @@ def test_the_example_trains_inception_v3_as_in_2016(tmp_path: Path) -> None:
     weights = dict(zip(names, backbone.get_weights(), strict=True))
     save_weights(tmp_path / "inception.h5", weights)
 
-    output = run_example(
+    output, errors = run_example(
         tmp_path,
         {
             "inception-v3-2016-03-01": "inception.h5",  # random weights, not a download
@@ -86,6 +86,7 @@ def test_the_example_trains_inception_v3_as_in_2016(tmp_path: Path) -> None:
     )
 
     assert "precision @ 1 = " in output
+    assert "should take at least 1000 steps; got 4." in " ".join(errors.split())
     record = read_record(f"{tmp_path}/train/training.json", TrainingRecord)
     assert (record.settings.recipe, record.last_epoch.phase) == ("inception_2016",) * 2
     assert record.settings.learning_rate == 0.001

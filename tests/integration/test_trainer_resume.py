@@ -19,11 +19,14 @@ import keras
 import numpy as np
 import pytest
 
+from repot.backbone_weights import save_weights, stable_names
 from repot.json_record import read_record
+from repot.layout import WEIGHTS_NAME
 from repot.settings import TrainingSettings
 from repot.trainer.request import TrainingRequest
 from repot.trainer.state import SavedState
 from repot.training_record import EpochRecord, TrainingRecord, read_history
+from repot.zoo import build_backbone
 
 STOP_SECONDS = 5.0
 WAIT_SECONDS = 400.0
@@ -46,18 +49,29 @@ def start(sample_dataset_uri: str, lite0_weights_uri: str) -> Start:
     """Return a function that starts a training process in a folder."""
 
     def start_in(run: Path, **environment: str) -> subprocess.Popen[bytes]:
-        request = TrainingRequest(
-            dataset_uri=sample_dataset_uri,
-            weights_uri=lite0_weights_uri,
-            run_uri=str(run),
-            training_id="t",
-            checkpoint_id="c",
-            settings=SETTINGS,
-        )
-        command = [sys.executable, "-W", "error", "-c", TRAIN, request.to_text()]
-        return subprocess.Popen(command, env={**os.environ, **environment})
+        request = make_request(sample_dataset_uri, lite0_weights_uri, run, SETTINGS)
+        return start_training(request, **environment)
 
     return start_in
+
+
+def make_request(
+    dataset_uri: str, weights_uri: str, run: Path, settings: TrainingSettings
+) -> TrainingRequest:
+    return TrainingRequest(
+        dataset_uri=dataset_uri,
+        weights_uri=weights_uri,
+        run_uri=str(run),
+        training_id="t",
+        checkpoint_id="c",
+        settings=settings,
+    )
+
+
+def start_training(request: TrainingRequest, **environment: str) -> subprocess.Popen[bytes]:
+    """Start a process that trains; each warning is an error."""
+    command = [sys.executable, "-W", "error", "-c", TRAIN, request.to_text()]
+    return subprocess.Popen(command, env={**os.environ, **environment})
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +120,29 @@ def test_killed_training_ends_with_bit_identical_weights(
         np.testing.assert_array_equal(same, weight)
     assert history(tmp_path) == history(uninterrupted)
     assert model_files(tmp_path) == model_files(uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_killed_training_of_2016_ends_with_bit_identical_weights(
+    sample_dataset_uri: str, tmp_path: Path
+) -> None:
+    backbone = build_backbone("inception_v3", image_size=75)
+    arrays = dict(zip(stable_names(backbone), backbone.get_weights(), strict=True))
+    save_weights(tmp_path / WEIGHTS_NAME, arrays)  # random, but the same for both trainings
+    settings = TrainingSettings(recipe="inception_2016", epochs=3, image_size=75)
+
+    def start(run: Path) -> subprocess.Popen[bytes]:
+        return start_training(make_request(sample_dataset_uri, str(tmp_path), run, settings))
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(whole).wait(2 * WAIT_SECONDS) == 0
+    kill_when(killed, lambda: has_saved(killed, "inception_2016", 1), start)
+    kill_when(killed, lambda: has_saved(killed, "inception_2016", 2), start)
+    assert start(killed).wait(2 * WAIT_SECONDS) == 0
+
+    assert model_files(killed) == model_files(whole)
+    assert history(killed) == history(whole)
 
 
 def test_terminated_training_stops_within_seconds_and_keeps_its_last_epoch(

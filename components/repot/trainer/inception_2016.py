@@ -46,6 +46,11 @@ BATCH_NORM_DECAY = 0.9997
 AVERAGE_DECAY = 0.9999
 RMSPROP_DECAY, RMSPROP_MOMENTUM, RMSPROP_EPSILON = 0.9, 0.9, 1.0
 _LOGITS_STDDEV = 0.01
+MIN_STEPS = 1000
+"""Fewer steps give a warning: after 1000, a quarter of the BatchNorm statistics is new.
+
+The tutorial's result, 93.4 % on flowers, took 2000.
+"""
 
 
 def inception_2016_phase(
@@ -74,6 +79,17 @@ def inception_2016_phase(
     decay_epochs = settings.num_epochs_per_decay
     decay_steps = int(train.num_examples / settings.batch_size * decay_epochs)
 
+    epochs = settings.epochs or recipe.epochs
+    num_steps = epochs * train.num_full_batches
+    if num_steps < MIN_STEPS:
+        progress.notice(
+            "train",
+            f"recipe=inception_2016 should take at least {MIN_STEPS} steps; got {num_steps}. Its "
+            "BatchNorm statistics and its learning rate are slow. Choose more epochs, or "
+            "recipe=fine_tune.",
+            is_warning=True,
+        )
+
     def outputs(inputs: Any, training: bool) -> tuple[Any, ...]:
         return tuple(model(augment(inputs) if training else inputs, training=training))
 
@@ -93,7 +109,7 @@ def inception_2016_phase(
         ),
         average_decay=AVERAGE_DECAY,
         updates_statistics=True,
-        epochs=settings.epochs or recipe.epochs,
+        epochs=epochs,
         steps_per_epoch=train.num_full_batches,
         learning_rate=learning_rate,
         save_interval=1,
