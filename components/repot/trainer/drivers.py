@@ -17,7 +17,7 @@ from repot.classifier import split_classifier, training_logits
 from repot.recipes import RECIPES
 from repot.settings import TrainingSettings
 from repot.trainer.batches import FeatureTable, Pictures, feature_batches
-from repot.trainer.features import cached_features
+from repot.trainer.features import FeatureReader
 from repot.trainer.inception_2016 import inception_2016_phase
 from repot.trainer.loop import TrainingRun, fit
 from repot.trainer.optimizer import make_optimizer
@@ -36,12 +36,15 @@ class Trainee:
         classifier: keras.Model from `repot.classifier.build_classifier`.
         weights_path: The checkpoint's weights, see `repot.backbone_weights`.
         pictures: The pictures of each split.
+        features: The checkpoint's features of them; they are read before a phase changes the
+            backbone.
         settings: Training settings; zeros take the recipe's own epochs and learning rate.
     """
 
     classifier: Any
     weights_path: Path
     pictures: Mapping[str, Pictures]
+    features: FeatureReader
     settings: TrainingSettings
 
     @property
@@ -125,13 +128,13 @@ def head_phase(
     """Return the phase that trains the head; computes the features unless it is finished.
 
     Raises:
-        StoppedError: The training was asked to stop; complete parts of the features are kept.
+        StoppedError: The training was asked to stop; the features that were computed are kept.
     """
     settings = trainee.settings
-    extractor, head = split_classifier(trainee.classifier)
+    _, head = split_classifier(trainee.classifier)
     features: Mapping[str, FeatureTable] = {}
     if run.position.result_of("head") is None:
-        features = cached_features(extractor, trainee.pictures, run.store, run.should_stop)
+        features = {split: trainee.features.read(split)[0] for split in trainee.pictures}
 
     def train_batches(epoch: int, skip: int) -> Any:
         seed = int(np.random.SeedSequence([settings.seed, epoch]).generate_state(1)[0])

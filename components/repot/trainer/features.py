@@ -9,8 +9,6 @@ the other pictures in the batch, so it makes no difference which ones were store
 """
 
 import hashlib
-import io
-import itertools
 import logging
 import os
 import tempfile
@@ -31,7 +29,6 @@ from repot.memory import find_memory_limit
 from repot.model_spec import View
 from repot.preprocessing import decode_jpeg, mirror, view_picture
 from repot.trainer.batches import FeatureTable, Pictures
-from repot.trainer.state import StateStore
 from repot.trainer.strategy import any_worker, worker_index_and_count
 
 BATCH_SIZE = 32
@@ -116,7 +113,8 @@ class FeatureReader:
     """Returns the features of the pictures of a training.
 
     Args:
-        extractor: keras.Model from pictures to features, with the checkpoint's weights.
+        extractor: keras.Model from pictures to features, with the checkpoint's weights. Read all
+            features before they are trained.
         pictures: The pictures of each split.
         features_uri: Folder of all stored features, see `repot.feature_store`.
         checkpoint_id: Id of the converted checkpoint.
@@ -146,6 +144,7 @@ class FeatureReader:
         self._scratch = scratch
         self._strategy = strategy
         self._should_stop = should_stop
+        self._weights_checksum = _weights_checksum(extractor)
         has_gpu = bool(tf.config.list_physical_devices("GPU"))
         self._batch_size = GPU_BATCH_SIZE if has_gpu else BATCH_SIZE
         self._decode = tf.function(self._decode_views, autograph=False)
@@ -165,7 +164,10 @@ class FeatureReader:
         Raises:
             StoppedError: The training was asked to stop; what was computed is kept.
             TrainingError: The local disk has no room for the table.
+            ValueError: The backbone has been trained; its features are not the checkpoint's.
         """
+        if _weights_checksum(self._extractor) != self._weights_checksum:
+            raise ValueError("Features must be read before the backbone is trained.")
         pictures = self._pictures[split]
         labels = np.zeros(pictures.num_examples, np.int64)
         digests: Digests = np.zeros(pictures.num_examples, "S32")
@@ -401,106 +403,15 @@ def _copy_to_equal_examples(column: _Column, digests: Digests) -> None:
     column.is_filled[empty[targets]] = True
 
 
+def _weights_checksum(model: Any) -> bytes:
+    checksum = hashlib.sha256()
+    for weight in model.weights:
+        checksum.update(np.asarray(weight).tobytes())
+    return checksum.digest()
+
+
 def _stopped() -> StoppedError:
     return StoppedError(
         "The training was asked to stop while it computed features. What it computed is stored. "
         "Start it again to resume from there."
     )
-
-
-PART_PICTURES = 1024
-
-
-def cached_features(
-    extractor: Any,
-    pictures: Mapping[str, Pictures],
-    store: StateStore,
-    should_stop: Callable[[], bool],
-) -> dict[str, FeatureTable]:
-    """Return the features of each split; computes and stores those that are not stored yet.
-
-    Args:
-        extractor: keras.Model from pictures to features.
-        pictures: The pictures of each split.
-        store: Keeps the parts.
-        should_stop: Called before every batch.
-
-    Raises:
-        StoppedError: `should_stop` returned True; complete parts are kept.
-    """
-    infer = tf.function(lambda inputs: extractor(inputs, training=False), reduce_retracing=True)
-    total = sum(split.num_examples for split in pictures.values())
-    num_done = 0
-
-    def report(table: FeatureTable) -> None:
-        nonlocal num_done
-        num_done += len(table.labels)
-        note = "features of the frozen backbone"
-        progress.report("train", num_done, total, unit="pictures", note=note)
-
-    def extract(batch: tuple[Any, Any, Any]) -> FeatureTable:
-        if should_stop():
-            raise StoppedError(
-                "The training was asked to stop while it computed features. Start it again to "
-                "resume from the last complete part."
-            )
-        inputs, labels, mask = batch
-        is_example = mask.numpy() > 0
-        table = FeatureTable(
-            features=infer(inputs).numpy()[is_example], labels=labels.numpy()[is_example]
-        )
-        report(table)
-        return table
-
-    tables = {}
-    for name, split in pictures.items():
-        prefix = f"features-{store.training_id}-{name}"
-        parts = [_empty_table(extractor)]  # a split may have no pictures
-        for part in _stored_parts(prefix, store):
-            report(part)
-            parts.append(part)
-        num_batches = max(1, PART_PICTURES // split.batch_size)
-        first = len(parts) - 1
-        batches = map(extract, split.batches(skip=first * num_batches))
-        for index in itertools.count(first):
-            computed = list(itertools.islice(batches, num_batches))
-            if not computed:
-                break
-            part = _concatenate(computed)
-            store.write_file(_file_name(prefix, index), _pack(part))
-            parts.append(part)
-        tables[name] = _concatenate(parts)
-    return tables
-
-
-def _stored_parts(prefix: str, store: StateStore) -> Iterator[FeatureTable]:
-    for index in itertools.count():
-        data = store.read_file(_file_name(prefix, index))
-        if data is None:
-            return
-        with np.load(io.BytesIO(data)) as arrays:
-            yield FeatureTable(features=arrays["features"], labels=arrays["labels"])
-
-
-def _file_name(prefix: str, index: int) -> str:
-    return f"{prefix}-{index:05d}.npz"
-
-
-def _empty_table(extractor: Any) -> FeatureTable:
-    return FeatureTable(
-        features=np.zeros([0, extractor.output.shape[-1]], np.float32),
-        labels=np.zeros([0], np.int64),
-    )
-
-
-def _concatenate(tables: Sequence[FeatureTable]) -> FeatureTable:
-    return FeatureTable(
-        features=np.concatenate([table.features for table in tables]),
-        labels=np.concatenate([table.labels for table in tables]),
-    )
-
-
-def _pack(table: FeatureTable) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, features=table.features, labels=table.labels)
-    return buffer.getvalue()

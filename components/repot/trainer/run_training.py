@@ -13,11 +13,17 @@ import tensorflow as tf
 
 import repot
 from repot import storage
-from repot.classifier import build_classifier, export_saved_model, published_model
+from repot.classifier import (
+    build_classifier,
+    export_saved_model,
+    published_model,
+    split_classifier,
+)
 from repot.dataset import Examples, open_examples
 from repot.errors import DataError, StoppedError
 from repot.json_record import write_record
 from repot.layout import (
+    FEATURES_FOLDER,
     KERAS_NAME,
     LABELS_NAME,
     MODEL_FOLDER,
@@ -33,6 +39,7 @@ from repot.settings import TrainingSettings
 from repot.trainer.augmented_pictures import write_augmented_pictures
 from repot.trainer.batches import Pictures, Share
 from repot.trainer.drivers import Trainee, run_recipe
+from repot.trainer.features import FeatureReader
 from repot.trainer.loop import TrainingRun
 from repot.trainer.model_files import make_reproducible
 from repot.trainer.request import TrainingRequest
@@ -70,6 +77,7 @@ def run_training(request: TrainingRequest, *, should_stop: Callable[[], bool]) -
     image_size = settings.image_size or find_backbone(settings.backbone).image_size
     store = StateStore(request.run_uri, request.training_id, is_writer=is_chief(strategy))
     position = store.load()
+    store.delete_old_features()
     check_same_state(strategy, store.file_name)
     with (
         tempfile.TemporaryDirectory(prefix="repot-train-") as scratch,
@@ -94,10 +102,22 @@ def run_training(request: TrainingRequest, *, should_stop: Callable[[], bool]) -
                 weights_path=weights_path,
                 seed=settings.seed,
             )
+        extractor, _ = split_classifier(classifier)
+        features = FeatureReader(
+            extractor,
+            pictures,
+            features_uri=request.features_uri or storage.join(request.run_uri, FEATURES_FOLDER),
+            checkpoint_id=request.checkpoint_id,
+            backbone=settings.backbone,
+            scratch=Path(scratch),
+            strategy=strategy,
+            should_stop=should_stop,
+        )
         trainee = Trainee(
             classifier=classifier,
             weights_path=weights_path,
             pictures=pictures,
+            features=features,
             settings=settings,
         )
         run = TrainingRun(

@@ -200,6 +200,13 @@ def checkpoint_command(
     help="Folder that `repot checkpoint` wrote, or any checkpoint.",
 )
 @click.option(
+    "--features-dir",
+    default="",
+    metavar="DIRECTORY",
+    help="Where the pictures' features are stored, so that trainings with other settings can share "
+    "them; by default in --train-dir.",
+)
+@click.option(
     "--fine-tune",
     is_flag=True,
     help="Train the whole network, not only the head: an Inception-v3 as in 2016 "
@@ -223,6 +230,7 @@ def train_command(
     data_dir: str,
     train_dir: str,
     checkpoint: str,
+    features_dir: str,
     fine_tune: bool,
     recipe: str | None,
     backbone: str,
@@ -262,6 +270,7 @@ def train_command(
             data_uri=storage.normalise(data_dir),
             train_uri=storage.normalise(train_dir),
             checkpoint=checkpoint,
+            features_uri=storage.normalise(features_dir) if features_dir else "",
             settings=settings,
         )
     click.echo(f"Model: {train_dir}/model")
@@ -387,15 +396,21 @@ def _recipe(backbone: str, *, fine_tune: bool) -> str:
 
 
 def _train(
-    *, data_uri: str, train_uri: str, checkpoint: str, settings: TrainingSettings
+    *,
+    data_uri: str,
+    train_uri: str,
+    checkpoint: str,
+    features_uri: str,
+    settings: TrainingSettings,
 ) -> TrainingRecord:
     """Train on a folder of shards; a rerun resumes.
 
     Args:
         data_uri: Folder that `repot shards` wrote.
-        train_uri: Folder for checkpoint/, state/, events/ and model/.
+        train_uri: Folder for checkpoint/, features/, state/, events/ and model/.
         checkpoint: Folder that `repot checkpoint` wrote, or any checkpoint, which is then converted
             to train_uri/checkpoint.
+        features_uri: Folder of the stored features; "" for train_uri/features.
         settings: How to train.
 
     Raises:
@@ -420,6 +435,7 @@ def _train(
             training_id=training_id(dataset_id, checkpoint_id, settings),
             checkpoint_id=checkpoint_id,
             settings=settings,
+            features_uri=features_uri,
         )
     )
 

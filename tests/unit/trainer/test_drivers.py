@@ -1,6 +1,7 @@
 """The phases that each recipe runs, on a training whose steps are not taken."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -13,11 +14,13 @@ from repot.settings import TrainingSettings
 from repot.trainer import drivers
 from repot.trainer.batches import Pictures
 from repot.trainer.drivers import Trainee, run_recipe
+from repot.trainer.features import FeatureReader
 from repot.trainer.loop import TrainingRun
 from repot.trainer.phases import TrainingPhase
 from repot.trainer.position import TrainingPosition
 from repot.trainer.state import StateStore
 
+NO_FEATURES = cast(FeatureReader, SimpleNamespace(read=lambda split: [None]))
 HEAD, FINE_TUNE = RECIPES["head"], RECIPES["fine_tune"]
 
 
@@ -29,7 +32,6 @@ def classifier() -> Any:
 @pytest.fixture
 def run_phases(classifier: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function that runs a recipe without its steps, and returns its phases."""
-    monkeypatch.setattr(drivers, "cached_features", lambda *arguments: {})
     pictures = Pictures(
         examples=cast(Examples, range(10)),  # only their number matters
         image_size=32,
@@ -49,6 +51,7 @@ def run_phases(classifier: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             classifier=classifier,
             weights_path=Path(),
             pictures={"train": pictures, "validation": pictures},
+            features=NO_FEATURES,
             settings=TrainingSettings(**{"backbone": "mobilenet_v2", "batch_size": 4, **settings}),
         )
         training = TrainingRun(
@@ -135,6 +138,7 @@ def test_last_partial_batch_counts_as_a_step(num_examples: int, expected: int) -
         classifier=None,
         weights_path=Path(),
         pictures={"train": pictures},
+        features=NO_FEATURES,
         settings=TrainingSettings(batch_size=4),
     )
 

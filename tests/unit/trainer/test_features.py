@@ -247,6 +247,21 @@ def test_stopped_training_keeps_what_it_computed(
     assert_equal(table, whole)
 
 
+def test_features_of_a_trained_backbone_are_not_stored(
+    make_reader: Callable[..., FeatureReader], backbone: Backbone, tmp_path: Path
+) -> None:
+    reader = make_reader()
+    kernel = backbone.extractor.weights[1]
+    before = kernel.numpy()
+    kernel.assign(before + 1)
+
+    with pytest.raises(ValueError, match="before the backbone is trained"):
+        reader.read("train")
+
+    kernel.assign(before)
+    assert parts(tmp_path) == []
+
+
 def test_split_without_pictures_has_an_empty_table(
     make_reader: Callable[..., FeatureReader],
 ) -> None:

@@ -153,15 +153,28 @@ def test_damaged_latest_json_is_refused(tmp_path: Path) -> None:
 def test_worker_that_does_not_write_only_reads(tmp_path: Path) -> None:
     position = TrainingPosition(phase="head", epoch=3, history=[make_epoch_record()])
     save(StateStore(str(tmp_path), "t"), position)
+    (tmp_path / "state" / "features-t-train-00000.npz").touch()
     before = sorted(tmp_path.rglob("*"))
     worker = StateStore(str(tmp_path), "t", is_writer=False)
     assert worker.load() == position
 
     position.history.append(make_epoch_record(epoch=2))
     save(worker, position)
-    worker.write_file("features.npz", b"x")
+    worker.delete_old_features()
 
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_features_of_earlier_versions_are_deleted(tmp_path: Path) -> None:
+    store = StateStore(str(tmp_path), "t")
+    save(store, TrainingPosition(phase="head", epoch=1))
+    before = files(tmp_path)
+    for name in ("features-t-train-00000.npz", "features-t-validation-00000.npz"):
+        (tmp_path / "state" / name).touch()
+
+    store.delete_old_features()
+
+    assert files(tmp_path) == before
 
 
 def test_deleted_state_leaves_nothing(tmp_path: Path) -> None:
