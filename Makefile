@@ -27,7 +27,7 @@ LOCK = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo serving-skew decoder-sandbox inception-2016 manifest-speed streaming test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
+.PHONY: help venv install demo serving-skew quality decoder-sandbox inception-2016 manifest-speed streaming test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ demo: $(STAMP) ## run the whole pipeline on the sample pictures
 
 serving-skew: $(STAMP) ## compare an exported model with `repot predict` on many kinds of picture files
 	$(BIN)/python benchmarks/serving_skew.py
+
+quality: $(STAMP) ## compare recipes on seven small sets of pictures from packages; takes an hour
+	$(BIN)/python benchmarks/quality.py
 
 decoder-sandbox: $(STAMP) ## measure what decoding pictures in a sandboxed process costs
 	$(BIN)/python benchmarks/decoder_sandbox.py

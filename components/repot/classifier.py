@@ -147,7 +147,8 @@ class FeatureNetwork:
     def extractor(self) -> Any:
         """keras.Model from pictures to all parts, one after the other."""
         parts = self.model.outputs
-        features = keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
+        joined = keras.layers.Concatenate(name="deep_features")
+        features = joined(parts) if len(parts) > 1 else parts[0]
         return keras.Model(self.model.input, features, name="deep_features")
 
 
@@ -168,13 +169,13 @@ def feature_network(classifier: Any, *, use_depths: bool) -> FeatureNetwork:
     outputs = inside(rescaled)
     own, *merged = outputs if isinstance(outputs, list | tuple) else [outputs]
     parts = [own]
-    for feature_map in merged:
+    for i, feature_map in enumerate(merged):
         values = keras.ops.cast(feature_map, "float32")
         mean = keras.ops.mean(values, axis=(1, 2))
         variance = keras.ops.var(values, axis=(1, 2))
         deviation = keras.ops.sqrt(keras.ops.add(variance, POWER_EPSILON))
-        parts.append(keras.layers.Concatenate()([mean, deviation]))
-    model = keras.Model(classifier.input, parts, name="feature_network")
+        parts.append(keras.layers.Concatenate(name=f"depth{i}")([mean, deviation]))
+    model = _named(keras.Model(classifier.input, parts, name="feature_network"))
     return FeatureNetwork(model=model, sizes=tuple(part.shape[-1] for part in parts))
 
 
@@ -205,7 +206,7 @@ def linear_classifier(network: FeatureNetwork, kernel: Any, bias: Any) -> Any:
     head = keras.layers.Dense(num_labels, name=HEAD_NAME, dtype="float32")
     logits = head(normalised)
     padded = keras.ops.pad(logits, [[0, 0], [1, 0]], constant_values=_NEVER)
-    model = keras.Model(network.model.input, padded, name="linear_classifier")
+    model = _named(keras.Model(network.model.input, padded, name="linear_classifier"))
     head.set_weights([np.asarray(kernel, np.float32), np.asarray(bias, np.float32)])
     return model
 
@@ -230,8 +231,8 @@ def published_linear_model(
     outputs = [network.model(each) for each in pictures]
     per_picture = [each if isinstance(each, list | tuple) else [each] for each in outputs]
     parts = [
-        keras.layers.Average()(list(part)) if len(part) > 1 else part[0]
-        for part in zip(*per_picture, strict=True)
+        keras.layers.Average(name=f"mean{i}")(list(part)) if len(part) > 1 else part[0]
+        for i, part in enumerate(zip(*per_picture, strict=True))
     ]
     head = keras.layers.Dense(
         len(bias),
@@ -240,7 +241,8 @@ def published_linear_model(
         name="probabilities",
         dtype="float32",
     )
-    model = keras.Model(views, head(_normalise_parts(parts)), name=f"{spec.backbone}_classifier")
+    outputs = head(_normalise_parts(parts))
+    model = _named(keras.Model(views, outputs, name=f"{spec.backbone}_classifier"))
     scaled = [np.asarray(each, np.float64) / spec.temperature for each in (kernel, bias)]
     head.set_weights([each.astype(np.float32) for each in scaled])
     return model
@@ -273,13 +275,25 @@ def normalise_features(features: Any, sizes: Sequence[int]) -> Any:
 def _normalise_parts(parts: Sequence[Any]) -> Any:
     """Return what `normalise_features` does, as layers."""
     normalised = []
-    for part in parts:
+    for i, part in enumerate(parts):
         values = keras.ops.cast(part, "float32")
         size = keras.ops.sqrt(keras.ops.add(keras.ops.abs(values), POWER_EPSILON))
         rooted = keras.ops.multiply(keras.ops.sign(values), size)
-        normalised.append(keras.layers.UnitNormalization(dtype="float32")(rooted))
-    joined = keras.layers.Concatenate()(normalised) if len(normalised) > 1 else normalised[0]
+        normalised.append(keras.layers.UnitNormalization(dtype="float32", name=f"unit{i}")(rooted))
+    join = keras.layers.Concatenate(name="normalised")
+    joined = join(normalised) if len(normalised) > 1 else normalised[0]
     return keras.ops.multiply(joined, len(parts) ** -0.5)
+
+
+def _named(model: Any) -> Any:
+    """Name the operations of a model by their places; Keras counts all that the process has made.
+
+    A resumed training makes others, and equal models must give equal files.
+    """
+    for i, operation in enumerate(model.operations):
+        if not isinstance(operation, keras.layers.Layer):
+            operation.name = f"operation{i}"
+    return model
 
 
 def export_saved_model(

@@ -63,6 +63,8 @@ class Recipe:
         max_learning_rate: Highest sensible peak learning rate of the main phase, which trains the
             whole network if the recipe does; see the table above.
         backbone: The only backbone that it trains; "" for any.
+        selects_itself: Whether it chooses what to train by cross-validation on the training
+            pictures; then it has no epochs and no learning rates, here or in the settings.
         augmentation: A key of AUGMENTATIONS. Features of the frozen backbone are computed once per
             picture, so a recipe that trains only a head has none.
     """
@@ -77,6 +79,7 @@ class Recipe:
     max_learning_rate: float
     augmentation: str
     backbone: str = ""
+    selects_itself: bool = False
 
     @property
     def main_learning_rate(self) -> float:
@@ -117,5 +120,17 @@ RECIPES = {
         max_learning_rate=3e-3,
         augmentation="inception",
         backbone="inception_v3",
+    ),
+    "auto": Recipe(
+        summary="choose views, depths and regularization by cross-validation on training pictures",
+        fine_tune=False,
+        optimizer="L-BFGS",
+        head_epochs=0,
+        head_learning_rate=0.0,
+        epochs=0,
+        learning_rate=0.0,
+        max_learning_rate=0.0,
+        augmentation="none",
+        selects_itself=True,
     ),
 }

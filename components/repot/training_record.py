@@ -11,6 +11,7 @@ from repot.csv_text import csv_text, read_csv
 from repot.errors import DataError
 from repot.json_record import JsonRecord
 from repot.layout import HISTORY_NAME
+from repot.selection_record import SelectionRecord
 from repot.settings import TrainingSettings
 from repot.settings.run import SETTINGS_OF_THE_MACHINE
 
@@ -57,6 +58,7 @@ class TrainingRecord(JsonRecord):
         train_examples_per_second: Median speed over the epochs of the last phase.
         last_epoch: The last row of the history.
         versions: Version by package.
+        selection: What recipe auto tried and chose; None for other recipes.
     """
 
     training_id: str
@@ -72,6 +74,7 @@ class TrainingRecord(JsonRecord):
     train_examples_per_second: float
     last_epoch: EpochRecord
     versions: dict[str, str]
+    selection: SelectionRecord | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -30,6 +30,7 @@ def test_main_learning_rate_of_a_recipe_is_sensible(name: str) -> None:
         recipe.learning_rate if recipe.fine_tune else recipe.head_learning_rate
     )
     assert 3 * recipe.main_learning_rate <= recipe.max_learning_rate
+    assert (recipe.main_learning_rate == 0) == recipe.selects_itself
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -18,6 +18,7 @@ from repot.settings.fields import (
 from repot.zoo import BACKBONES
 
 GATE_SPLITS = ("validation", "test")
+CLASS_WEIGHTS = ("auto", "on", "off")
 CHECKPOINT_VALUES = ("auto", "ema", "raw")
 RECIPE_DEFAULT = "default"
 """Value of a setting that the recipe decides."""
@@ -37,6 +38,12 @@ INPUT_FORMATS = (
 SETTINGS_OF_THE_MACHINE = ("shard_cache_gib",)
 """Training settings that change how a training runs, but not its result."""
 
+_OWN_LEARNING_RATES = [
+    f"{name}: {recipe.main_learning_rate:g}"
+    for name, recipe in RECIPES.items()
+    if not recipe.selects_itself
+]
+_DURATION = re.compile(r"0|[1-9][0-9]{0,5}[smh]")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _SHA256 = re.compile(r"([0-9a-fA-F]{64})?")
 
@@ -262,7 +269,7 @@ class TrainingSettings(Settings):
     learning_rate: float = setting(
         0.0,
         "Peak learning rate of the recipe's main phase; 0 uses the recipe's own "
-        f"({', '.join(f'{name}: {each.main_learning_rate:g}' for name, each in RECIPES.items())}).",
+        f"({', '.join(_OWN_LEARNING_RATES)}).",
         rule=between(0, 100, "0 uses the recipe's own"),
         change_when="the loss is not finite, or hardly falls",
         place="form",
@@ -290,6 +297,22 @@ class TrainingSettings(Settings):
         False,
         "Never mirror training pictures.",
         change_when="pictures show text, or labels mean left or right",
+    )
+    class_weights: str = setting(
+        "auto",
+        "With recipe auto, give the pictures of small labels more weight: off, on, or auto (on if "
+        "the largest label has more than 10 times the pictures of the smallest). Cross-validation "
+        "chooses how much more, by the recall averaged over labels.",
+        rule=one_of(CLASS_WEIGHTS),
+        change_when="every label matters alike (on), or every picture does (off)",
+    )
+    budget: str = setting(
+        "0",
+        "With recipe auto, time that trying to fine-tune the whole network may take, such as 90s, "
+        "10m or 1h; 0 does not try. Fine-tuning is kept only if it is better on held-out training "
+        "pictures.",
+        rule=matching(_DURATION, "be 0 or a whole number followed by s, m or h, such as 10m"),
+        change_when="there is a GPU, or time",
     )
     input_queue_memory_factor: int = setting(
         1,
@@ -325,13 +348,21 @@ class TrainingSettings(Settings):
         return RECIPES[self.recipe].augmentation
 
     @property
+    def budget_seconds(self) -> int:
+        """The budget in seconds."""
+        unit = {"s": 1, "m": 60, "h": 3600}
+        return 0 if self.budget == "0" else int(self.budget[:-1]) * unit[self.budget[-1]]
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """One message per value that is valid but probably a mistake."""
         return tuple(self._warnings())
 
     def _warnings(self) -> Iterator[str]:
         recipe = RECIPES[self.recipe]
-        if self.learning_rate > recipe.max_learning_rate:
+        if recipe.selects_itself:
+            yield from self._warnings_without_effect()
+        elif self.learning_rate > recipe.max_learning_rate:
             own, high = f"{recipe.main_learning_rate:g}", f"{recipe.max_learning_rate:g}"
             yield (
                 f"learning_rate should be at most {high} with recipe={self.recipe}; got "
@@ -347,13 +378,26 @@ class TrainingSettings(Settings):
                     f"with recipe={self.recipe}. It has no effect: the learning rate of this "
                     "recipe falls along a cosine. Leave it out."
                 )
-        if recipe.augmentation == "none" and self.chosen_augmentation != "none":
+        is_fine_tuned = recipe.augmentation != "none" or (
+            recipe.selects_itself and self.budget_seconds
+        )
+        if not is_fine_tuned and self.chosen_augmentation != "none":
             yield (
                 f"augmentation should be {RECIPE_DEFAULT} or none with recipe={self.recipe}; got "
                 f"augmentation={self.augmentation!r}. It has no effect: this recipe computes the "
                 "features of each picture once. Choose recipe=fine_tune to train on changed "
                 "pictures."
             )
+
+    def _warnings_without_effect(self) -> Iterator[str]:
+        for name in ("epochs", "learning_rate"):
+            value = getattr(self, name)
+            if value:
+                yield (
+                    f"{name} should be 0 with recipe={self.recipe}; got {name}={value:g}. It has "
+                    "no effect: this recipe fits its head to the optimum. Choose recipe=head to "
+                    f"set {name}."
+                )
 
     def _problems(self) -> Iterator[str]:
         yield from Settings._problems(self)

@@ -70,6 +70,8 @@ class Pictures:
         augmentation: A key of `repot.recipes.AUGMENTATIONS`, for training batches.
         share: This worker's share of the batches that are trained on or scored; None if there is
             only one worker.
+        only: int64 [n], numbers of the examples that take part; None is all of them. Needs that
+            there is only one worker.
     """
 
     examples: Examples
@@ -79,11 +81,12 @@ class Pictures:
     seed: int
     augmentation: str = "none"
     share: Share | None = None
+    only: Any = None
 
     @property
     def num_examples(self) -> int:
         """Number of pictures."""
-        return len(self.examples)
+        return len(self.examples) if self.only is None else len(self.only)
 
     @property
     def num_full_batches(self) -> int:
@@ -96,7 +99,8 @@ class Pictures:
         Args:
             skip: Batches to leave out at the start.
         """
-        numbers = np.arange(skip * self.batch_size, self.num_examples)
+        numbers = np.arange(self.num_examples) if self.only is None else self.only
+        numbers = numbers[skip * self.batch_size :]
         return _batch(
             self.examples.read(numbers).map(self._preprocess, num_parallel_calls=tf.data.AUTOTUNE),
             self.batch_size,
@@ -132,6 +136,8 @@ class Pictures:
             window=self.shuffle_buffer,
             batch_size=self.batch_size,
         )
+        if self.only is not None:
+            order = order[np.isin(order, self.only)]
         if only_full:
             order = np.resize(order, self.num_full_batches * self.batch_size)
         crop_seed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])

@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 
 from repot.augmentation import augment
-from repot.classifier import split_classifier, training_logits
+from repot.classifier import published_model, split_classifier, training_logits
+from repot.model_spec import ModelSpec
 from repot.recipes import RECIPES
+from repot.selection_record import SelectionRecord
 from repot.settings import TrainingSettings
+from repot.trainer.auto.train_auto import train_auto
 from repot.trainer.batches import FeatureTable, Pictures, feature_batches
 from repot.trainer.features import FeatureReader
 from repot.trainer.inception_2016 import inception_2016_phase
@@ -58,17 +61,42 @@ class Trainee:
         return augment(inputs, augmentation=augmentation, flip=can_flip)
 
 
-def run_recipe(trainee: Trainee, run: TrainingRun) -> Any:
-    """Run the recipe of the settings to its end.
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TrainedModel:
+    """What a recipe ends with.
 
-    Returns:
-        The trained keras.Model, like one from `repot.classifier.build_classifier`.
+    Attributes:
+        model: The keras.Model to publish, see `repot.classifier`.
+        spec: What it takes.
+        selection: What recipe auto tried and chose; None for other recipes.
+    """
+
+    model: Any
+    spec: ModelSpec
+    selection: SelectionRecord | None = None
+
+
+def run_recipe(trainee: Trainee, run: TrainingRun) -> TrainedModel:
+    """Run the recipe of the settings to its end.
 
     Raises:
         StoppedError: The training was asked to stop; the position is saved.
         TrainingError: The loss is not finite.
     """
-    return _DRIVERS[trainee.settings.recipe](trainee, run)
+    settings = trainee.settings
+    if settings.recipe == "auto":
+        chosen = train_auto(
+            trainee.classifier,
+            pictures=trainee.pictures,
+            reader=trainee.features,
+            weights_path=trainee.weights_path,
+            settings=settings,
+            run=run,
+        )
+        return TrainedModel(model=chosen.model, spec=chosen.spec, selection=chosen.record)
+    classifier = _DRIVERS[settings.recipe](trainee, run)
+    spec = ModelSpec(backbone=settings.backbone, image_size=trainee.pictures["train"].image_size)
+    return TrainedModel(model=published_model(classifier), spec=spec)
 
 
 def train_head(trainee: Trainee, run: TrainingRun) -> Any:

@@ -151,6 +151,24 @@ class FeatureReader:
         self._infer = tf.function(self._extract, autograph=False)
         self._can_store = True
 
+    def with_extractor(self, extractor: Any, *, backbone: str) -> "FeatureReader":
+        """Return a reader of another extractor's features of the same pictures.
+
+        Args:
+            extractor: keras.Model from pictures to features.
+            backbone: Name of these features in the store.
+        """
+        return FeatureReader(
+            extractor,
+            self._pictures,
+            features_uri=self._features_uri,
+            checkpoint_id=self._checkpoint_id,
+            backbone=backbone,
+            scratch=self._scratch,
+            strategy=self._strategy,
+            should_stop=self._should_stop,
+        )
+
     def read(self, split: str, views: Sequence[PictureView] = (CENTRAL,)) -> list[FeatureTable]:
         """Return the features of a split, one table per view; rows are in the order of the shards.
 

@@ -16,7 +16,6 @@ from repot import storage
 from repot.classifier import (
     build_classifier,
     export_saved_model,
-    published_model,
     split_classifier,
 )
 from repot.dataset import Examples, open_examples
@@ -33,12 +32,11 @@ from repot.layout import (
     WEIGHTS_NAME,
 )
 from repot.manifest import Split, read_manifest
-from repot.model_spec import ModelSpec
 from repot.recipes import RECIPES
 from repot.settings import TrainingSettings
 from repot.trainer.augmented_pictures import write_augmented_pictures
 from repot.trainer.batches import Pictures, Share
-from repot.trainer.drivers import Trainee, run_recipe
+from repot.trainer.drivers import TrainedModel, Trainee, run_recipe
 from repot.trainer.features import FeatureReader
 from repot.trainer.loop import TrainingRun
 from repot.trainer.model_files import make_reproducible
@@ -128,7 +126,7 @@ def run_training(request: TrainingRequest, *, should_stop: Callable[[], bool]) -
             should_stop=should_stop,
         )
         try:
-            classifier = run_recipe(trainee, run)
+            trained = run_recipe(trainee, run)
         except StoppedError:
             wait_for_all(strategy)
             raise
@@ -140,18 +138,16 @@ def run_training(request: TrainingRequest, *, should_stop: Callable[[], bool]) -
             image_size=image_size,
             labels=manifest.labels,
             num_examples={split: manifest.num_examples(split) for split in manifest.splits},
-            num_parameters=int(classifier.count_params()),
+            num_parameters=int(trained.model.count_params()),
             epochs=len(position.history),
             seconds=position.seconds,
             train_examples_per_second=position.examples_per_second(manifest.num_examples("train")),
             last_epoch=position.history[-1],
             versions=_versions(),
+            selection=trained.selection,
         )
         if store.is_writer:
-            spec = ModelSpec(backbone=settings.backbone, image_size=image_size)
-            _write_model(
-                published_model(classifier), manifest.labels, spec, request.run_uri, Path(scratch)
-            )
+            _write_model(trained, manifest.labels, request.run_uri, Path(scratch))
             write_history(request.run_uri, position.history)
             write_record(storage.join(request.run_uri, TRAINING_NAME), record)
             store.delete()
@@ -191,9 +187,7 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _write_model(
-    model: Any, labels: Sequence[str], spec: ModelSpec, run_uri: str, scratch: Path
-) -> None:
+def _write_model(trained: TrainedModel, labels: Sequence[str], run_uri: str, scratch: Path) -> None:
     """Write model.keras, saved_model/, model_spec.json and labels.txt.
 
     The lines of labels.txt name the model's outputs.
@@ -205,9 +199,9 @@ def _write_model(
         warnings.filterwarnings(
             "ignore", message="__array__ implementation", category=DeprecationWarning
         )
-        model.save(folder / KERAS_NAME)
-    export_saved_model(model, labels, folder / SAVED_MODEL_FOLDER, spec=spec)
-    write_record(str(folder / MODEL_SPEC_NAME), spec)
+        trained.model.save(folder / KERAS_NAME)
+    export_saved_model(trained.model, labels, folder / SAVED_MODEL_FOLDER, spec=trained.spec)
+    write_record(str(folder / MODEL_SPEC_NAME), trained.spec)
     (folder / LABELS_NAME).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
     make_reproducible(folder)
     storage.upload_folder(folder, storage.join(run_uri, MODEL_FOLDER))

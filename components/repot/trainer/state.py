@@ -137,10 +137,10 @@ class StateStore:
         step = f"-{position.num_steps:06d}" if position.num_steps else ""
         outdated = {self.file_name, self.best_file_name, ""}
         self.file_name = f"{position.phase}-{position.epoch:05d}{step}.npz"
-        self._write_file(self.file_name, _pack(values(variables)))
+        self.write_file(self.file_name, _pack(values(variables)))
         best_file_name = f"{position.phase}-best-{position.best_epoch:05d}.npz" if best else ""
         if best and best_file_name != self.best_file_name:
-            self._write_file(best_file_name, _pack(best))
+            self.write_file(best_file_name, _pack(best))
         self.best_file_name = best_file_name
         write_record(
             self._uri(STATE_NAME),
@@ -156,7 +156,7 @@ class StateStore:
 
     def write_result(self, phase: str, variables: Mapping[str, keras.Variable]) -> None:
         """Keep the variables of a model at the end of a phase."""
-        self._write_file(_result_name(phase), _pack(values(variables)))
+        self.write_file(_result_name(phase), _pack(values(variables)))
 
     def restore_result(self, phase: str, variables: Mapping[str, keras.Variable]) -> None:
         """Assign the values that `write_result` kept at the end of a phase."""
@@ -172,7 +172,14 @@ class StateStore:
         """Delete the state; a finished training does not need it."""
         storage.delete_folder(self._folder_uri)
 
-    def _write_file(self, name: str, data: bytes) -> None:
+    def read_file(self, name: str) -> bytes | None:
+        """Return a file kept beside the state, or None if it does not exist."""
+        try:
+            return storage.read_bytes(self._uri(name))
+        except NotFoundError:
+            return None
+
+    def write_file(self, name: str, data: bytes) -> None:
         """Keep a file beside the state; does nothing unless this process writes."""
         if self.is_writer:
             storage.write_bytes(self._uri(name), data)

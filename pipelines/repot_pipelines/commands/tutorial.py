@@ -221,6 +221,8 @@ def checkpoint_command(
 @setting_option("seed", with_default=True)
 @setting_option("augmentation", with_default=True)
 @setting_option("no_flip", with_default=True)
+@setting_option("class_weights", with_default=True)
+@setting_option("budget", with_default=True)
 @setting_option("input_queue_memory_factor", with_default=True)
 @setting_option("num_epochs_per_decay", with_default=True)
 @setting_option("learning_rate_decay_factor", with_default=True)
@@ -241,6 +243,8 @@ def train_command(
     seed: int,
     augmentation: str,
     no_flip: bool,
+    class_weights: str,
+    budget: str,
     input_queue_memory_factor: int,
     num_epochs_per_decay: float,
     learning_rate_decay_factor: float,
@@ -259,6 +263,8 @@ def train_command(
         seed=seed,
         augmentation=augmentation,
         no_flip=no_flip,
+        class_weights=class_weights,
+        budget=budget,
         input_queue_memory_factor=input_queue_memory_factor,
         num_epochs_per_decay=num_epochs_per_decay,
         learning_rate_decay_factor=learning_rate_decay_factor,

@@ -42,6 +42,8 @@ BOUNDARIES: list[tuple[Settings, str, list[Any], list[Any]]] = [
         ["", "Inception", "autoaugment"],
     ),
     (TrainingSettings, "no_flip", [False, True], []),
+    (TrainingSettings, "budget", ["0", "1s", "10m", "999999h"], ["", "10", "0m", "1.5h", "-1m"]),
+    (TrainingSettings, "class_weights", ["auto", "on", "off"], ["", "On", "balanced"]),
     (TrainingSettings, "backbone", list(BACKBONES), ["", "Inception_V3", "vgg16"]),
     (TrainingSettings, "recipe", list(RECIPES), ["", "fine-tune"]),
     (GateSettings, "min_precision", [0, 1], [-0.001, 1.001, float("nan")]),
@@ -88,7 +90,9 @@ def test_all_problems_are_reported_at_once() -> None:
     assert named == ["backbone", "recipe", "epochs", "batch_size", "learning_rate", "seed"]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe", [name for name, recipe in RECIPES.items() if not recipe.selects_itself]
+)
 def test_learning_rate_above_the_sensible_range_of_the_recipe_gives_a_warning(recipe: str) -> None:
     own, high = RECIPES[recipe].main_learning_rate, RECIPES[recipe].max_learning_rate
 
@@ -260,3 +264,12 @@ def test_fractions_must_leave_pictures_for_training(
         "test_fraction must leave pictures for training beside "
         f"validation_fraction={validation:g}; got test_fraction={test!r}."
     )
+
+
+@pytest.mark.parametrize(("name", "value"), [("epochs", 5), ("learning_rate", 0.1)])
+def test_settings_of_the_optimizer_have_no_effect_with_auto(name: str, value: float) -> None:
+    assert TrainingSettings(recipe="auto").warnings == ()
+
+    (warning,) = TrainingSettings(recipe="auto", **{name: value}).warnings  # type: ignore[arg-type]
+
+    assert warning.startswith(f"{name} should be 0 with recipe=auto; got {name}={value}")

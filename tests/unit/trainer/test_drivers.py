@@ -61,7 +61,9 @@ def run_phases(classifier: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             started=0.0,
             should_stop=lambda: False,
         )
-        assert run_recipe(trainee, training) is classifier
+        trained = run_recipe(trainee, training)
+        assert trained.model.get_layer("rescale") is classifier.get_layer("rescale")
+        assert trained.selection is None
         return fitted
 
     return run

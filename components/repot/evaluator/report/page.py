@@ -59,6 +59,7 @@ def render_report(
     return template.render(
         evaluation=evaluation,
         dataset=data.dataset,
+        selection=training.selection if training else None,
         bit_depth_rule=bit_depth.RULE,
         verdict=verdict,
         predict_locations=_predict_locations(version_uri),

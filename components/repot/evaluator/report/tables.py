@@ -56,7 +56,7 @@ def training_rows(training: TrainingRecord) -> list[tuple[str, str]]:
         ("augmentation", _augmentation(settings)),
         ("image size", f"{side} x {side} pixels"),
         ("batch size", str(settings.batch_size)),
-        ("peak learning rate", f"{_peak_learning_rate(settings):g}"),
+        *_learning_rate_rows(settings),
         ("seed", str(settings.seed)),
         ("epochs", str(training.epochs)),
         ("parameters", f"{training.num_parameters:,}"),
@@ -98,9 +98,12 @@ def _label_row(scores: ClassRecord, num_train: int) -> LabelRow:
     )
 
 
-def _peak_learning_rate(settings: TrainingSettings) -> float:
+def _learning_rate_rows(settings: TrainingSettings) -> list[tuple[str, str]]:
     """Return the rate of the recipe's main phase; a setting of 0 means the recipe's default."""
-    return settings.learning_rate or RECIPES[settings.recipe].main_learning_rate
+    recipe = RECIPES[settings.recipe]
+    if recipe.selects_itself:
+        return []
+    return [("peak learning rate", f"{settings.learning_rate or recipe.main_learning_rate:g}")]
 
 
 def _augmentation(settings: TrainingSettings) -> str:

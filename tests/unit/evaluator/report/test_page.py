@@ -10,6 +10,7 @@ from repot.evaluator.comparison import judge
 from repot.evaluator.outcomes import Outcome
 from repot.evaluator.report.page import MAX_HEAT_MAP_LABELS, MAX_OPEN_LABELS, render_report
 from repot.evaluator.verdict import Verdict
+from repot.selection_record import CandidateRecord, ForecastRecord, SelectionRecord
 from repot.training_record import AugmentedExample, AugmentedPictures
 from tests.unit.evaluator.samples import PIXEL, make_outcome, make_report_data
 
@@ -293,3 +294,33 @@ def test_scores_on_test_are_beside_those_on_validation() -> None:
     assert "Test Nothing was selected" not in text_of(
         render_report(make_report_data(OUTCOMES, LABELS))
     )
+
+
+def test_report_shows_what_recipe_auto_tried_and_its_forecast_beside_the_score() -> None:
+    data = make_report_data([make_outcome(0, "a", "a"), make_outcome(1, "a", "b")], ["a", "b"])
+    assert data.training is not None
+    tried = [
+        CandidateRecord(
+            name=name, precision_at_1=score, mean_recall=score, loss=0.5, is_chosen=name == "wide"
+        )
+        for name, score in (("wide", 0.875), ("narrow", 0.75))
+    ]
+    selection = SelectionRecord(
+        method="5-fold cross-validation",
+        num_examples=40,
+        candidates=tuple(tried),
+        penalty=1e-4,
+        class_weight=0.0,
+        balance="no class weights, because labels are equal",
+        fine_tuning="not tried",
+        temperature=0.5,
+        forecast=ForecastRecord(precision_at_1=0.9, low=0.8, high=0.95, num_examples=2),
+    )
+    training = dataclasses.replace(data.training, selection=selection)
+
+    text = text_of(render_report(dataclasses.replace(data, training=training)))
+
+    assert "Forecast of precision@1 before the evaluation: 0.900" in text
+    assert "Measured on 2 pictures: 0.500, outside of the interval" in text
+    assert "wide0.8750.8750.500chosennarrow0.750" in text.replace(" ", "")
+    assert "Selection" not in text_of(render_report(data))

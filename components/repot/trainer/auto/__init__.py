@@ -1,0 +1,1 @@
+"""Recipe `auto`: it selects its configuration on the training pictures alone."""

@@ -1,0 +1,448 @@
+"""Linear heads on frozen features: fitted to the optimum, and cross-validated.
+
+A head is multinomial logistic regression with a penalty on its weights, on normalised features. It
+has one optimum, so there is neither a learning rate nor a number of epochs to choose, only the
+penalty. NumPy is enough: with few pictures, a fit takes milliseconds.
+
+`repot.classifier.normalise_features` normalises features, of several depths and views.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+MAX_ROWS = 8192
+"""Rows whose features are in memory as float64 at a time."""
+
+ERROR_EXPONENT = 0.3
+SPREAD = 1.15
+"""See `forecast`."""
+
+Z_90 = 1.645
+"""Standard deviations on each side of a 90 % interval."""
+
+_LOG_TEMPERATURES = (-3.0, 3.0)
+_MAX_ITERATIONS = 200
+_MAX_HALVINGS = 30
+_MEMORY = 10  # Pairs that L-BFGS keeps.
+_GRADIENT_TOLERANCE = 1e-6
+_NORM_EPSILON = 1e-12
+
+
+Rows = Callable[[slice], FloatArray]
+"""Returns normalised features of some rows, float64 [n, features]."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LinearHead:
+    """A linear map from normalised features to logits.
+
+    Attributes:
+        kernel: float64 [features, N].
+        bias: float64 [N].
+    """
+
+    kernel: FloatArray
+    bias: FloatArray
+
+    def logits(self, rows: FloatArray) -> FloatArray:
+        """Return the logits of normalised features, float64 [n, N]."""
+        logits: FloatArray = rows @ self.kernel + self.bias
+        return logits
+
+
+def softmax(logits: FloatArray) -> FloatArray:
+    """Return the probabilities of logits, float64 [n, N]."""
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: FloatArray = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def log_losses(logits: FloatArray, classes: IntArray) -> FloatArray:
+    """Return the cross-entropy of each row in nats, float64 [n]."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    rows = np.arange(len(classes))
+    losses: FloatArray = np.log(np.exp(shifted).sum(axis=1)) - shifted[rows, classes]
+    return losses
+
+
+def assign_folds(digests: Sequence[bytes], classes: IntArray, num_folds: int) -> IntArray:
+    """Assign every example to a fold, by its content: stratified by class, copies together.
+
+    Args:
+        digests: SHA-256 of every example.
+        classes: int64 [n], in 0..N-1.
+        num_folds: Number of folds.
+
+    Returns:
+        int64 [n], in 0..num_folds-1. Folds of a class differ by at most one distinct example.
+    """
+    ranks = _ranks_within_class(digests, classes)
+    # The offset spreads the remainders of small classes over the folds.
+    folds = {digest: (rank + class_) % num_folds for digest, (class_, rank) in ranks.items()}
+    return np.array([folds[digest] for digest in digests], np.int64)
+
+
+def select_part(digests: Sequence[bytes], classes: IntArray, fraction: float) -> npt.NDArray[Any]:
+    """Choose the examples of the selection part, by content: stratified, copies together.
+
+    Args:
+        digests: SHA-256 of every example.
+        classes: int64 [n], in 0..N-1.
+        fraction: Share of each class's distinct examples, rounded; at least one is left.
+
+    Returns:
+        bool [n]: whether an example is in the selection part.
+    """
+    ranks = _ranks_within_class(digests, classes)
+    sizes: dict[int, int] = {}
+    for class_, rank in ranks.values():
+        sizes[class_] = max(sizes.get(class_, 0), rank + 1)
+    counts = {class_: min(int(fraction * size + 0.5), size - 1) for class_, size in sizes.items()}
+    return np.array([ranks[digest][1] < counts[ranks[digest][0]] for digest in digests], np.bool_)
+
+
+def _ranks_within_class(
+    digests: Sequence[bytes], classes: IntArray
+) -> dict[bytes, tuple[int, int]]:
+    """Return by distinct digest its class and its place in the class.
+
+    Places follow a hash of the digest, because the planner's split follows the digest itself. An
+    example that has two labels counts for the lower class.
+    """
+    class_of: dict[bytes, int] = {}
+    for digest, class_ in zip(digests, classes.tolist(), strict=True):
+        class_of[digest] = min(class_, class_of.get(digest, class_))
+    sizes: dict[int, int] = {}
+    ranks = {}
+    for digest in sorted(class_of, key=lambda digest: hashlib.sha256(b"fold" + digest).digest()):
+        class_ = class_of[digest]
+        ranks[digest] = (class_, sizes.get(class_, 0))
+        sizes[class_] = sizes.get(class_, 0) + 1
+    return ranks
+
+
+def class_weights(classes: IntArray, num_classes: int, exponent: float) -> FloatArray:
+    """Return the weight of every example: (1 / size of its class) ^ exponent, 1 on average.
+
+    Args:
+        classes: int64 [n].
+        num_classes: N.
+        exponent: 0 weighs all examples alike; 1 gives every class the same total weight.
+    """
+    counts = np.maximum(np.bincount(classes, minlength=num_classes), 1)
+    weights: FloatArray = (1.0 / counts[classes]) ** exponent
+    return np.asarray(weights * (len(weights) / weights.sum()), np.float64)
+
+
+def fit_head(
+    rows: Rows,
+    num_features: int,
+    classes: IntArray,
+    num_classes: int,
+    *,
+    penalty: float,
+    weights: FloatArray | None = None,
+) -> LinearHead:
+    """Fit a head to all rows.
+
+    It minimises the weighted mean cross-entropy + penalty / 2 * |kernel|^2, for features that are
+    centred and have a mean squared length of one; the bias has no penalty.
+
+    Args:
+        rows: Normalised features of the examples; called again and again if there are many.
+        num_features: Their length.
+        classes: int64 [n], in 0..N-1.
+        num_classes: N.
+        penalty: See above.
+        weights: float64 [n], 1 on average; None weighs all rows alike.
+    """
+    weights = np.ones(len(classes)) if weights is None else weights
+    mean, scale = _moments(rows, num_features, weights)
+    if len(classes) <= min(num_features, MAX_ROWS):
+        centred = (rows(slice(0, len(classes))) - mean) / scale
+        basis = _gram_basis(centred @ centred.T)
+        reduced = centred @ (centred.T @ basis)
+        kernel, bias = _solve(
+            lambda: [reduced],
+            classes,
+            num_classes,
+            reduced.shape[1],
+            penalty=penalty,
+            weights=weights,
+        )
+        kernel = centred.T @ (basis @ kernel)
+    else:
+
+        def chunks() -> Iterator[FloatArray]:
+            for part in _parts(len(classes)):
+                yield (rows(part) - mean) / scale
+
+        kernel, bias = _solve(
+            chunks, classes, num_classes, num_features, penalty=penalty, weights=weights
+        )
+    kernel = kernel / scale
+    return LinearHead(kernel=kernel, bias=bias - mean @ kernel)
+
+
+def cross_validate(
+    normalised: FloatArray,
+    classes: IntArray,
+    num_classes: int,
+    *,
+    folds: IntArray,
+    penalties: Sequence[float],
+    weights: FloatArray | None = None,
+) -> Mapping[float, FloatArray]:
+    """Return the logits of every row, by penalty, from heads that were not fitted to its fold.
+
+    Args:
+        normalised: float64 [n, features]; at most MAX_ROWS rows, because they are in memory.
+        classes: int64 [n], in 0..N-1.
+        num_classes: N.
+        folds: int64 [n], see `assign_folds`.
+        penalties: See `fit_head`.
+        weights: As in `fit_head`.
+
+    Returns:
+        float64 [n, N] by penalty.
+    """
+    weights = np.ones(len(classes)) if weights is None else weights
+    has_few_rows = len(classes) <= normalised.shape[1]
+    products = normalised @ normalised.T if has_few_rows else None
+    logits = {penalty: np.zeros((len(classes), num_classes)) for penalty in penalties}
+    for fold in np.unique(folds):
+        held_out, fitted = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+        if not len(fitted):
+            continue
+        share = weights[fitted] / weights[fitted].mean()
+        if products is None:
+            mean, scale = _moments_of(normalised[fitted], share)
+            rows = (normalised[fitted] - mean) / scale
+            held_out_rows = (normalised[held_out] - mean) / scale
+        else:
+            rows, held_out_rows = _reduce_products(products, fitted, held_out, share)
+        kernel, bias = None, None
+        for penalty in sorted(penalties, reverse=True):
+            # A weaker penalty starts from the solution of the stronger one before.
+            kernel, bias = _solve(
+                _always(rows),
+                classes[fitted],
+                num_classes,
+                rows.shape[1],
+                penalty=penalty,
+                weights=share,
+                start=None if kernel is None or bias is None else (kernel, bias),
+            )
+            logits[penalty][held_out] = held_out_rows @ kernel + bias
+    return logits
+
+
+def _always(rows: FloatArray) -> Callable[[], list[FloatArray]]:
+    return lambda: [rows]
+
+
+def _parts(num_rows: int) -> list[slice]:
+    return [slice(first, min(first + MAX_ROWS, num_rows)) for first in range(0, num_rows, MAX_ROWS)]
+
+
+def _moments(rows: Rows, num_features: int, weights: FloatArray) -> tuple[FloatArray, float]:
+    """Return the weighted mean of the rows, and the root of their mean squared distance to it."""
+    total, squares = np.zeros(num_features), 0.0
+    for part in _parts(len(weights)):
+        values = rows(part)
+        total += weights[part] @ values
+        squares += float(weights[part] @ np.sum(values**2, axis=1))
+    mean = total / weights.sum()
+    variance = squares / weights.sum() - float(mean @ mean)
+    return mean, float(max(variance, _NORM_EPSILON) ** 0.5)
+
+
+def _moments_of(normalised: FloatArray, weights: FloatArray) -> tuple[FloatArray, float]:
+    mean = weights @ normalised / weights.sum()
+    variance = float(weights @ np.sum((normalised - mean) ** 2, axis=1)) / weights.sum()
+    return mean, float(max(variance, _NORM_EPSILON) ** 0.5)
+
+
+def _reduce_products(
+    products: FloatArray, fitted: IntArray, held_out: IntArray, weights: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Return fitted and held-out rows in a basis of the fitted ones, centred and scaled.
+
+    With fewer rows than features, a solution is a combination of the rows, so their inner products
+    are all that is needed.
+    """
+    share = weights / weights.sum()
+    inner = products[np.ix_(fitted, fitted)]
+    cross = products[np.ix_(held_out, fitted)]
+    # Inner products of the centred rows: <a - m, b - m> with m the weighted mean of the fitted.
+    with_mean = inner @ share
+    mean_square = float(share @ with_mean)
+    centred = inner - with_mean[:, None] - with_mean[None, :] + mean_square
+    centred_cross = cross - (cross @ share)[:, None] - with_mean[None, :] + mean_square
+    scale_square = max(float(share @ np.diag(centred)), _NORM_EPSILON)
+    centred, centred_cross = centred / scale_square, centred_cross / scale_square
+    basis = _gram_basis(centred)
+    return centred @ basis, centred_cross @ basis
+
+
+def _gram_basis(products: FloatArray) -> FloatArray:
+    """Return B with rows @ (rows.T @ B) = the coordinates of rows in an orthonormal basis.
+
+    Args:
+        products: float64 [n, n], inner products of the rows.
+    """
+    values, vectors = np.linalg.eigh(products)
+    is_kept = values > 1e-10 * max(values[-1], _NORM_EPSILON)
+    basis: FloatArray = vectors[:, is_kept] / np.sqrt(values[is_kept])
+    return basis
+
+
+def _solve(
+    chunks: Callable[[], Iterable[FloatArray]],
+    classes: IntArray,
+    num_classes: int,
+    num_features: int,
+    *,
+    penalty: float,
+    weights: FloatArray,
+    start: tuple[FloatArray, FloatArray] | None = None,
+) -> tuple[FloatArray, FloatArray]:
+    """Return kernel and bias that minimise the penalised loss of rows that come in chunks."""
+    total = weights.sum()
+
+    def loss_and_gradient(point: FloatArray) -> tuple[float, FloatArray]:
+        kernel, bias = point[:-1], point[-1]
+        loss = 0.5 * penalty * float(np.sum(kernel**2))
+        gradient = np.zeros_like(point)
+        gradient[:-1] = penalty * kernel
+        first = 0
+        for rows in chunks():
+            part = slice(first, first + len(rows))
+            first = part.stop
+            logits = rows @ kernel + bias
+            share = weights[part] / total
+            loss += float(share @ log_losses(logits, classes[part]))
+            errors = softmax(logits)
+            errors[np.arange(len(rows)), classes[part]] -= 1.0
+            errors *= share[:, None]
+            gradient[:-1] += rows.T @ errors
+            gradient[-1] += errors.sum(axis=0)
+        return loss, gradient
+
+    point = np.zeros((num_features + 1, num_classes))
+    if start is not None:
+        point[:-1], point[-1] = start
+    point = _minimise(loss_and_gradient, point)
+    return point[:-1], point[-1]
+
+
+def _minimise(
+    loss_and_gradient: Callable[[FloatArray], tuple[float, FloatArray]], point: FloatArray
+) -> FloatArray:
+    """Minimise a smooth convex function with L-BFGS.
+
+    Source: Nocedal and Wright 2006, Numerical Optimization, algorithms 3.1, 7.4 and 7.5.
+    """
+    loss, gradient = loss_and_gradient(point)
+    pairs: list[tuple[FloatArray, FloatArray, float]] = []  # step, change of gradient, product
+    for _ in range(_MAX_ITERATIONS):
+        if np.abs(gradient).max() < _GRADIENT_TOLERANCE:
+            break
+        direction = _two_loops(gradient, pairs)
+        slope = float(np.sum(gradient * direction))
+        length = 1.0 if pairs else 1.0 / max(1.0, float(np.abs(gradient).sum()))
+        for _ in range(_MAX_HALVINGS):
+            new_point = point - length * direction
+            new_loss, new_gradient = loss_and_gradient(new_point)
+            if new_loss <= loss - 1e-4 * length * slope:
+                break
+            length /= 2
+        else:
+            break  # Rounding errors hide any further progress.
+        step, change = new_point - point, new_gradient - gradient
+        product = float(np.sum(step * change))
+        if product > _NORM_EPSILON:
+            pairs = [*pairs[-(_MEMORY - 1) :], (step, change, product)]
+        point, loss, gradient = new_point, new_loss, new_gradient
+    return point
+
+
+def _two_loops(
+    gradient: FloatArray, pairs: Sequence[tuple[FloatArray, FloatArray, float]]
+) -> FloatArray:
+    direction = gradient.copy()
+    factors = []
+    for step, change, product in reversed(pairs):
+        factor = float(np.sum(step * direction)) / product
+        direction -= factor * change
+        factors.append(factor)
+    if pairs:
+        _, change, product = pairs[-1]
+        direction *= product / float(np.sum(change**2))
+    for (step, change, product), factor in zip(pairs, reversed(factors), strict=True):
+        direction += step * (factor - float(np.sum(change * direction)) / product)
+    return direction
+
+
+def fit_temperature(logits: FloatArray, classes: IntArray) -> float:
+    """Return the temperature that minimises the loss of logits divided by it.
+
+    A normal prior on its logarithm keeps it near 1 where few examples say little; without it, the
+    temperature of a head without a mistake would be zero.
+    Source: Guo et al. 2017, On Calibration of Modern Neural Networks, section 4.2.
+
+    Args:
+        logits: float64 [n, N], of examples that the head was not fitted to.
+        classes: int64 [n], in 0..N-1.
+    """
+
+    def loss(log_temperature: float) -> float:
+        losses = log_losses(logits / np.exp(log_temperature), classes)
+        return float(np.sum(losses)) + 0.5 * log_temperature**2
+
+    # Golden section; the loss has one minimum.
+    low, high = _LOG_TEMPERATURES
+    ratio = (5**0.5 - 1) / 2
+    for _ in range(60):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        if loss(left) <= loss(right):
+            high = right
+        else:
+            low = left
+    return float(np.exp((low + high) / 2))
+
+
+def forecast(
+    is_correct: npt.NDArray[np.bool_], *, fitted_share: float, num_scored: int
+) -> tuple[float, float, float]:
+    """Forecast precision@1 of the final head on new pictures, with a 90 % interval.
+
+    The final head is fitted to all examples, the scored ones to a share of them. The error of a
+    head falls with the number of examples as n ^ -ERROR_EXPONENT; and the score of one training
+    spreads more than two independent counts do. Both constants are means over seven small sets of
+    pictures with 5 to 50 pictures per label (`benchmarks/quality.py`).
+
+    Args:
+        is_correct: bool [n], of held-out examples.
+        fitted_share: Share of the examples that the scored heads were fitted to.
+        num_scored: Pictures that the score will be measured on; 0 for infinitely many.
+
+    Returns:
+        The forecast, and the ends of its interval.
+    """
+    num_examples = len(is_correct)
+    # Agresti and Coull 1998: two more of each, so that no error is not certainty.
+    error = float(np.sum(~is_correct) + 2) / (num_examples + 4)
+    share = float(np.mean(~is_correct)) * fitted_share**ERROR_EXPONENT
+    variance = error * (1 - error) * (1 / num_examples + (1 / num_scored if num_scored else 0))
+    margin = Z_90 * SPREAD * float(variance**0.5)
+    score = 1 - share
+    return score, max(0.0, score - margin), min(1.0, score + margin)

@@ -1,0 +1,292 @@
+"""The choices of recipe `auto`, made by cross-validation on the training pictures alone.
+
+Candidates are features of several views and depths, see `CANDIDATES`; penalties of the head's
+weights; and, where labels are very unequal in size, class weights. Every choice is a pure function
+of features, labels and contents of the pictures, so it is the same after a restart.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from repot.classifier import normalise_features
+from repot.model_spec import View
+from repot.selection_record import CandidateRecord, ForecastRecord, SelectionRecord
+from repot.trainer.auto.heads import (
+    MAX_ROWS,
+    FloatArray,
+    IntArray,
+    LinearHead,
+    assign_folds,
+    class_weights,
+    cross_validate,
+    fit_head,
+    fit_temperature,
+    forecast,
+    log_losses,
+)
+
+NUM_FOLDS = 5
+PENALTIES = (1e-5, 1e-4, 1e-3)
+
+CLASS_WEIGHTS = (0.0, 0.5, 1.0)
+"""Exponents of the class weights that are tried where labels are very unequal in size."""
+
+IMBALANCE_RATIO = 10
+"""Labels are very unequal if the largest has more than this many times the smallest's pictures."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """Features that a head may use.
+
+    Attributes:
+        name: What they are, for people.
+        views: The views that features are averaged over.
+        use_depths: Whether they include features from inside the backbone.
+    """
+
+    name: str
+    views: tuple[View, ...]
+    use_depths: bool
+
+
+CANDIDATES: tuple[Candidate, ...] = (
+    Candidate(
+        name="three views, several depths",
+        views=("central", "whole", "padded"),
+        use_depths=True,
+    ),
+    Candidate(
+        name="three views, last layer", views=("central", "whole", "padded"), use_depths=False
+    ),
+    Candidate(name="whole picture, several depths", views=("whole",), use_depths=True),
+    Candidate(name="central crop, last layer", views=("central",), use_depths=False),
+)
+"""The first one is chosen unless another is better by more than a standard error.
+
+Over seven small sets with 5 to 50 pictures per label, it is 2.3 points better than the last one on
+average; choosing the lowest loss instead would lose half a point of that to chance.
+"""
+
+VIEWS: tuple[View, ...] = ("central", "whole", "padded")
+"""Every view of a candidate."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TrainingFeatures:
+    """The features of the training pictures.
+
+    Attributes:
+        tables: float32 [n, features] by view.
+        sizes: Lengths of the parts of a row, the backbone's own features first.
+        classes: int64 [n], in 0..num_classes-1.
+        digests: S32 [n], SHA-256 of the contents.
+        num_classes: Number of labels.
+    """
+
+    tables: dict[View, Any]
+    sizes: tuple[int, ...]
+    classes: IntArray
+    digests: Any
+    num_classes: int
+
+    def candidates(self) -> list[Candidate]:
+        """Return the candidates that this backbone has features for."""
+        has_depths = len(self.sizes) > 1
+        return [each for each in CANDIDATES if has_depths or not each.use_depths]
+
+    def part_sizes(self, candidate: Candidate) -> tuple[int, ...]:
+        """Return the lengths of the parts that a candidate uses."""
+        return self.sizes if candidate.use_depths else self.sizes[:1]
+
+    def rows(self, candidate: Candidate, which: Any) -> FloatArray:
+        """Return the normalised features of some rows, averaged over the candidate's views."""
+        sizes = self.part_sizes(candidate)
+        values = [
+            np.asarray(self.tables[view][which], np.float64)[:, : sum(sizes)]
+            for view in candidate.views
+        ]
+        rows: FloatArray = normalise_features(sum(values) / len(values), sizes)
+        return rows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SelectedHead:
+    """The chosen configuration, fitted to all training pictures.
+
+    Attributes:
+        candidate: Its features.
+        head: Its head.
+        record: How it was chosen.
+    """
+
+    candidate: Candidate
+    head: LinearHead
+    record: SelectionRecord
+
+
+def select_head(
+    features: TrainingFeatures, *, balance: str, num_validation: int, fine_tuning: str
+) -> SelectedHead:
+    """Choose features, penalty and class weights; fit the head, temperature and forecast.
+
+    Args:
+        features: Features of the training pictures.
+        balance: "auto", "on" or "off": whether class weights are tried.
+        num_validation: Validation pictures that the forecast is for.
+        fine_tuning: Why the network is not fine-tuned, for the record.
+    """
+    scored = _scored_rows(features)
+    classes = features.classes[scored]
+    digests = [bytes(digest) for digest in features.digests[scored]]
+    folds = assign_folds(digests, classes, NUM_FOLDS)
+    trials = [
+        _try_candidate(features, candidate, scored, folds) for candidate in features.candidates()
+    ]
+    chosen = _choose(trials, classes)
+    is_tried, reason = _weighs_classes(features.classes, balance)
+    if is_tried:
+        weighted = [
+            _try_weights(features, chosen, scored, folds, exponent)
+            for exponent in CLASS_WEIGHTS
+            if exponent
+        ]
+        trials += weighted
+        best = max([chosen, *weighted], key=lambda trial: _mean_recall(trial.logits, classes))
+        reason += f"; {best.weight_text} has the best recall, averaged over labels"
+        chosen = best
+    weights = class_weights(features.classes, features.num_classes, chosen.exponent)
+    head = fit_head(
+        lambda which: features.rows(chosen.candidate, which),
+        sum(features.part_sizes(chosen.candidate)),
+        features.classes,
+        features.num_classes,
+        penalty=chosen.penalty,
+        weights=weights,
+    )
+    is_correct = chosen.logits.argmax(axis=1) == classes
+    score, low, high = forecast(
+        is_correct,
+        fitted_share=(1 - 1 / NUM_FOLDS) * len(classes) / len(features.classes),
+        num_scored=num_validation,
+    )
+    record = SelectionRecord(
+        method=f"{NUM_FOLDS}-fold cross-validation on training pictures",
+        num_examples=len(classes),
+        candidates=tuple(
+            CandidateRecord(
+                name=trial.name,
+                precision_at_1=float(np.mean(trial.logits.argmax(axis=1) == classes)),
+                mean_recall=_mean_recall(trial.logits, classes),
+                loss=float(np.mean(log_losses(trial.logits, classes))),
+                is_chosen=trial is chosen,
+            )
+            for trial in trials
+        ),
+        penalty=chosen.penalty,
+        class_weight=chosen.exponent,
+        balance=reason,
+        fine_tuning=fine_tuning,
+        temperature=fit_temperature(chosen.logits, classes),
+        forecast=ForecastRecord(
+            precision_at_1=score, low=low, high=high, num_examples=num_validation
+        ),
+    )
+    return SelectedHead(candidate=chosen.candidate, head=head, record=record)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Trial:
+    candidate: Candidate
+    penalty: float
+    exponent: float
+    logits: FloatArray
+
+    @property
+    def weight_text(self) -> str:
+        names = {0.0: "no class weights", 0.5: "half class weights", 1.0: "full class weights"}
+        return names[self.exponent]
+
+    @property
+    def name(self) -> str:
+        return (
+            f"{self.candidate.name}, {self.weight_text}" if self.exponent else (self.candidate.name)
+        )
+
+
+def _scored_rows(features: TrainingFeatures) -> IntArray:
+    """Return the rows that take part in cross-validation: all, or a fixed sample by content."""
+    num_rows = len(features.classes)
+    if num_rows <= MAX_ROWS:
+        return np.arange(num_rows)
+    return np.sort(np.argsort(features.digests, kind="stable")[:MAX_ROWS])
+
+
+def _try_candidate(
+    features: TrainingFeatures, candidate: Candidate, scored: IntArray, folds: IntArray
+) -> _Trial:
+    classes = features.classes[scored]
+    logits = cross_validate(
+        features.rows(candidate, scored),
+        classes,
+        features.num_classes,
+        folds=folds,
+        penalties=PENALTIES,
+    )
+    penalty = min(PENALTIES, key=lambda each: float(np.mean(log_losses(logits[each], classes))))
+    return _Trial(candidate=candidate, penalty=penalty, exponent=0.0, logits=logits[penalty])
+
+
+def _try_weights(
+    features: TrainingFeatures,
+    trial: _Trial,
+    scored: IntArray,
+    folds: IntArray,
+    exponent: float,
+) -> _Trial:
+    classes = features.classes[scored]
+    logits = cross_validate(
+        features.rows(trial.candidate, scored),
+        classes,
+        features.num_classes,
+        folds=folds,
+        penalties=[trial.penalty],
+        weights=class_weights(classes, features.num_classes, exponent),
+    )[trial.penalty]
+    return _Trial(
+        candidate=trial.candidate, penalty=trial.penalty, exponent=exponent, logits=logits
+    )
+
+
+def _choose(trials: Sequence[_Trial], classes: IntArray) -> _Trial:
+    """Return the first trial, or the one with the lowest loss if it is significantly better."""
+    losses = [log_losses(trial.logits, classes) for trial in trials]
+    chosen = 0
+    for i in range(1, len(trials)):
+        gains = losses[0] - losses[i]
+        error = float(np.std(gains)) / len(gains) ** 0.5
+        if np.mean(gains) > error and np.mean(losses[i]) < np.mean(losses[chosen]):
+            chosen = i
+    return trials[chosen]
+
+
+def _weighs_classes(classes: IntArray, balance: str) -> tuple[bool, str]:
+    """Return whether class weights are tried, and why."""
+    counts = np.bincount(classes)
+    counts = counts[counts > 0]
+    largest, smallest = int(counts.max()), int(counts.min())
+    sizes = f"the largest label has {largest} training pictures, the smallest {smallest}"
+    if balance != "auto":
+        return balance == "on", f"class weights are {balance} by setting; {sizes}"
+    if largest > IMBALANCE_RATIO * smallest:
+        return True, f"class weights were tried, because {sizes}"
+    return False, f"no class weights, because {sizes}"
+
+
+def _mean_recall(logits: FloatArray, classes: IntArray) -> float:
+    is_correct: npt.NDArray[np.bool_] = logits.argmax(axis=1) == classes
+    return float(np.mean([np.mean(is_correct[classes == each]) for each in np.unique(classes)]))

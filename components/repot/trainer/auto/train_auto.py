@@ -1,0 +1,320 @@
+"""Recipe `auto`: features, cross-validation on them, a head, and the model that is published.
+
+    <run>/state/auto-plan.json  FineTuningPlan: whether fine-tuning is tried
+    <run>/state/auto.json       AutoState: what cross-validation chose
+    <run>/state/auto.npz        the head
+    <run>/state/auto-...        see `repot.trainer.auto.fine_tuning`
+
+Each is written once it is decided. A resumed training reads them, so that no decision is taken
+twice, in particular none that depends on the speed of the machine.
+"""
+
+import io
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from repot import progress
+from repot.classifier import FeatureNetwork, feature_network, published_linear_model
+from repot.json_record import JsonRecord
+from repot.model_spec import ModelSpec
+from repot.recipes import AUGMENTATIONS
+from repot.selection_record import SelectionRecord
+from repot.settings import TrainingSettings
+from repot.trainer.auto.fine_tuning import (
+    FineTuning,
+    FineTuningPlan,
+    fine_tune,
+    plan_fine_tuning,
+    try_fine_tuning,
+)
+from repot.trainer.auto.heads import LinearHead, log_losses
+from repot.trainer.auto.selection import (
+    CANDIDATES,
+    NUM_FOLDS,
+    VIEWS,
+    SelectedHead,
+    TrainingFeatures,
+    select_head,
+)
+from repot.trainer.batches import Pictures
+from repot.trainer.features import FeatureReader, PictureView
+from repot.trainer.loop import TrainingRun
+from repot.trainer.position import Sums
+
+PHASE = "head"
+MIN_RANDAUGMENT_PICTURES = 20_000
+"""Training pictures from which on RandAugment is the default of fine-tuning."""
+
+_PLAN_NAME = "auto-plan.json"
+_RECORD_NAME = "auto.json"
+_HEAD_NAME = "auto.npz"
+_DEPTHS_SUFFIX = "+depths"
+"""Added to the backbone's name in the feature store, because these features are longer."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AutoState(JsonRecord):
+    """What auto.json holds.
+
+    Attributes:
+        candidate: Name of the chosen candidate.
+        record: How it was chosen.
+        train_loss, train_precision_at_1: Scores of the head on the training pictures.
+        seconds: Duration of the choice.
+    """
+
+    candidate: str
+    record: SelectionRecord
+    train_loss: float
+    train_precision_at_1: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class AutoModel:
+    """The result of recipe `auto`.
+
+    Attributes:
+        model: The published keras.Model.
+        spec: Its views and temperature.
+        record: How it was chosen.
+    """
+
+    model: Any
+    spec: ModelSpec
+    record: SelectionRecord
+
+
+def train_auto(
+    classifier: Any,
+    *,
+    pictures: Mapping[str, Pictures],
+    reader: FeatureReader,
+    weights_path: Path,
+    settings: TrainingSettings,
+    run: TrainingRun,
+) -> AutoModel:
+    """Choose a configuration on the training pictures and train it on all of them.
+
+    Validation pictures take no part; their number alone is used, for the width of the forecast's
+    interval.
+
+    Args:
+        classifier: keras.Model from `repot.classifier.build_classifier`.
+        pictures: The pictures of each split.
+        reader: Reads the features of the classifier's backbone.
+        weights_path: The checkpoint's weights, see `repot.backbone_weights`.
+        settings: Training settings.
+        run: The training.
+
+    Raises:
+        StoppedError: The training was asked to stop; the features that were computed are kept.
+    """
+    network, train = feature_network(classifier, use_depths=True), pictures["train"]
+    num_labels = classifier.output.shape[-1] - 1
+    plan = _plan(network, train, num_labels=num_labels, settings=settings, run=run)
+    all_features = _FeatureLoader(reader, network, settings.backbone, num_labels)
+    stored = _load(run)
+    if stored is None:
+        stored = _select(
+            all_features.load(),
+            num_validation=pictures["validation"].num_examples,
+            plan=plan,
+            settings=settings,
+            run=run,
+        )
+    state, head = stored
+    candidate = next(each for each in CANDIDATES if each.name == state.candidate)
+    _add_to_history(state, train.num_examples, run)
+    used = network if candidate.use_depths else feature_network(classifier, use_depths=False)
+    record = state.record
+    if plan.epochs:
+        work = FineTuning(
+            classifier=classifier,
+            network=used,
+            candidate=candidate,
+            weights_path=weights_path,
+            pictures=pictures,
+            augmentation=_augmentation(settings, train.num_examples),
+            flip=not settings.no_flip,
+            run=run,
+        )
+        decision = try_fine_tuning(work, plan, all_features.load, record.penalty)
+        record = replace(record, fine_tuning=decision.text)
+        if decision.is_chosen:
+            head = fine_tune(work, head, decision)
+            record = replace(record, temperature=decision.temperature)
+    spec = ModelSpec(
+        backbone=settings.backbone,
+        image_size=train.image_size,
+        views=candidate.views,
+        temperature=record.temperature,
+    )
+    model = published_linear_model(used, head.kernel, head.bias, spec=spec)
+    return AutoModel(model=model, spec=spec, record=record)
+
+
+class _FeatureLoader:
+    """Reads the features of the training pictures, once.
+
+    Args:
+        reader: Reads features of the same pictures.
+        network: The feature network, with the checkpoint's weights when `load` is called.
+        backbone: Name of the backbone.
+        num_labels: Number of labels.
+    """
+
+    def __init__(
+        self, reader: FeatureReader, network: FeatureNetwork, backbone: str, num_labels: int
+    ) -> None:
+        self._reader = reader.with_extractor(
+            network.extractor, backbone=f"{backbone}{_DEPTHS_SUFFIX}"
+        )
+        self._sizes = network.sizes
+        self._num_labels = num_labels
+        self._features: TrainingFeatures | None = None
+
+    def load(self) -> TrainingFeatures:
+        """Return the features; computes those that are not stored."""
+        if self._features is None:
+            tables = self._reader.read("train", [PictureView(view) for view in VIEWS])
+            self._features = TrainingFeatures(
+                tables={view: table.features for view, table in zip(VIEWS, tables, strict=True)},
+                sizes=self._sizes,
+                classes=np.asarray(tables[0].labels, np.int64) - 1,
+                digests=tables[0].digests,
+                num_classes=self._num_labels,
+            )
+        return self._features
+
+
+def _plan(
+    network: FeatureNetwork,
+    train: Pictures,
+    *,
+    num_labels: int,
+    settings: TrainingSettings,
+    run: TrainingRun,
+) -> FineTuningPlan:
+    """Return the stored plan, or make, print and store it."""
+    stored = run.store.read_file(_PLAN_NAME)
+    if stored is not None:
+        return FineTuningPlan.from_text(stored.decode())
+    plan = plan_fine_tuning(
+        network, train, num_labels=num_labels, budget_seconds=settings.budget_seconds
+    )
+    run.store.write_file(_PLAN_NAME, plan.to_text().encode())
+    _print_plan(train.num_examples, len(network.sizes) - 1, plan)
+    return plan
+
+
+def _augmentation(settings: TrainingSettings, num_examples: int) -> str:
+    """Return the augmentation of fine-tuning: the setting, or one that suits the size."""
+    if settings.augmentation in AUGMENTATIONS:
+        return settings.augmentation
+    return "randaugment" if num_examples >= MIN_RANDAUGMENT_PICTURES else "light"
+
+
+def _select(
+    features: TrainingFeatures,
+    *,
+    num_validation: int,
+    plan: FineTuningPlan,
+    settings: TrainingSettings,
+    run: TrainingRun,
+) -> tuple[AutoState, LinearHead]:
+    """Choose by cross-validation, and keep the decisions."""
+    started = time.monotonic()
+    selected = select_head(
+        features,
+        balance=settings.class_weights,
+        num_validation=num_validation,
+        fine_tuning=plan.reason,
+    )
+    loss, precision = _train_scores(features, selected)
+    state = AutoState(
+        candidate=selected.candidate.name,
+        record=selected.record,
+        train_loss=loss,
+        train_precision_at_1=precision,
+        seconds=time.monotonic() - started,
+    )
+    _print_choice(state.record)
+    buffer = io.BytesIO()
+    np.savez(buffer, kernel=selected.head.kernel, bias=selected.head.bias)
+    run.store.write_file(_HEAD_NAME, buffer.getvalue())
+    run.store.write_file(_RECORD_NAME, state.to_text().encode())
+    return state, selected.head
+
+
+def _load(run: TrainingRun) -> tuple[AutoState, LinearHead] | None:
+    text, data = run.store.read_file(_RECORD_NAME), run.store.read_file(_HEAD_NAME)
+    if text is None or data is None:
+        return None
+    with np.load(io.BytesIO(data)) as arrays:
+        head = LinearHead(kernel=arrays["kernel"], bias=arrays["bias"])
+    return AutoState.from_text(text.decode()), head
+
+
+def _train_scores(features: TrainingFeatures, selected: SelectedHead) -> tuple[float, float]:
+    """Return loss and precision@1 of the head on the training pictures."""
+    loss, num_correct, num_rows = 0.0, 0, len(features.classes)
+    for first in range(0, num_rows, 8192):
+        part = slice(first, min(first + 8192, num_rows))
+        logits = selected.head.logits(features.rows(selected.candidate, part))
+        loss += float(np.sum(log_losses(logits, features.classes[part])))
+        num_correct += int(np.sum(logits.argmax(axis=1) == features.classes[part]))
+    return loss / num_rows, num_correct / num_rows
+
+
+def _add_to_history(state: AutoState, num_examples: int, run: TrainingRun) -> None:
+    """Record the head as one epoch; its validation scores follow in the evaluation."""
+    if run.position.result_of(PHASE) is not None:
+        return
+    run.position.start_phase(PHASE)
+    sums = Sums(
+        loss=state.train_loss * num_examples,
+        correct=state.train_precision_at_1 * num_examples,
+        num_examples=float(num_examples),
+    )
+    run.position.finish_step(sums, epoch_seconds=state.seconds)
+    run.position.finish_epoch(Sums(0.0, 0.0, 0.0), learning_rate=0.0)
+    run.position.finish_phase(num_steps=1)
+    run.position.seconds = time.monotonic() - run.started
+
+
+def _print_plan(num_examples: int, num_depths: int, plan: FineTuningPlan) -> None:
+    depths = f", with {num_depths} depths each" if num_depths else ""
+    progress.notice(
+        "train",
+        f"plan of recipe auto: features of {num_examples} training pictures from {len(VIEWS)} "
+        f"views{depths}; {NUM_FOLDS}-fold cross-validation of views, depths, penalty and class "
+        "weights; then the best head on all training pictures. The time is that of computing "
+        f"features {len(VIEWS)} times, unless they are stored. Fine-tuning: {plan.reason}",
+    )
+
+
+def _print_choice(record: SelectionRecord) -> None:
+    forecast = record.forecast
+    for candidate in record.candidates:
+        _log.info(
+            "%s: precision@1 %.3f, loss %.3f%s",
+            candidate.name,
+            candidate.precision_at_1,
+            candidate.loss,
+            ", chosen" if candidate.is_chosen else "",
+        )
+    progress.notice(
+        "train",
+        f"chosen: {next(each.name for each in record.candidates if each.is_chosen)}; forecast of "
+        f"precision@1 {forecast.precision_at_1:.3f}, 90 % interval {forecast.low:.3f} to "
+        f"{forecast.high:.3f}",
+    )
