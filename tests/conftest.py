@@ -125,6 +125,7 @@ def s3(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
 def sample_dataset_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the dataset of the built-in sample, with two training shards; read-only."""
     import repot_pipelines
+    from repot.data_checks import DataLimits
     from repot.planner.listing import PictureRoots
     from repot.planner.plan import plan_dataset
     from repot.settings import DatasetSettings
@@ -140,7 +141,7 @@ def sample_dataset_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
         settings=DatasetSettings(train_shards=2),
     )
     build_shards(plan.dataset_uri, num_processes=1)
-    complete_dataset(plan.dataset_uri, max_rejected_fraction=0.0)
+    complete_dataset(plan.dataset_uri, limits=DataLimits(max_rejected_fraction=0.0))
     return plan.dataset_uri
 
 

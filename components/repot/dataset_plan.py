@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from repot import storage
+from repot.data_checks import DataLimits
 from repot.errors import DataError, NotFoundError, UsageError
 from repot.file_parts import FilePart
 from repot.json_record import JsonRecord, read_record, write_record
@@ -23,7 +24,8 @@ from repot.records import Box
 from repot.settings import DatasetSettings
 
 _NUM_WRITERS = 16
-_ITEM = re.compile(r"([0-9a-f]{16}):(\d{1,5})/(\d{1,5}):([0-9.e-]+):(.+)")
+_NUMBER = r"-?[0-9.]+(?:e-?[0-9]+)?"
+_ITEM = re.compile(rf"([0-9a-f]{{16}}):(\d{{1,5}})/(\d{{1,5}}):({_NUMBER}(?:,{_NUMBER}){{3}}):(.+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,13 +140,14 @@ class Share:
     dataset_id: str
     share_index: int
     num_shares: int
-    max_rejected_fraction: float
+    limits: DataLimits
     storage_uri: str
 
     def to_item(self) -> str:
         """Return the work item, see `from_item`."""
         share = f"{self.share_index}/{self.num_shares}"
-        return f"{self.dataset_id}:{share}:{self.max_rejected_fraction}:{self.storage_uri}"
+        limits = ",".join(map(str, dataclasses.astuple(self.limits)))
+        return f"{self.dataset_id}:{share}:{limits}:{self.storage_uri}"
 
     @classmethod
     def from_item(cls, item: str) -> Self:
@@ -157,14 +160,20 @@ class Share:
         if not match or not int(match[2]) < int(match[3]):
             raise UsageError(
                 "A work item must be <dataset_id>:<share_index>/<num_shares>:"
-                "<max_rejected_fraction>:<storage_uri>, with the index below the number of shares; "
+                "<limits>:<storage_uri>, with the index below the number of shares; "
                 f"got item={item!r}. Use the items that `plan` returned."
             )
+        rejected, leaked, smallest, conflicts = match[4].split(",")
         return cls(
             dataset_id=match[1],
             share_index=int(match[2]),
             num_shares=int(match[3]),
-            max_rejected_fraction=float(match[4]),
+            limits=DataLimits(
+                max_rejected_fraction=float(rejected),
+                max_leaked_fraction=float(leaked),
+                min_pictures_per_label=int(smallest),
+                max_conflicts=int(conflicts),
+            ),
             storage_uri=match[5],
         )
 

@@ -3,8 +3,8 @@
     <storage_uri>/
       listings/<digest>.json       CRC32C of pictures, cached by URI and state of the file
       unpacked/<digest>.tar        compressed archives of pictures, unpacked
-      datasets/<dataset_id>/       plan.json, work/, shards, receipts/, digests/, labels.txt,
-                                   manifest.json (last)
+      datasets/<dataset_id>/       plan.json, work/, shards, checks/, receipts/, data.html,
+                                   checks.json, digests/, labels.txt, manifest.json (last)
       checkpoints/<checkpoint_id>/ weights.h5, checkpoint.json (last);
                                    checkpoint_id = <sha256>/<backbone>-<values>
       features/                    features of frozen backbones, see repot.feature_store
@@ -37,6 +37,9 @@ PLAN_NAME = "plan.json"
 WORK_FOLDER = "work"
 RECEIPTS_FOLDER = "receipts"
 DIGESTS_FOLDER = "digests"
+CHECKS_FOLDER = "checks"
+CHECKS_NAME = "checks.json"
+DATA_PAGE_NAME = "data.html"
 LABELS_NAME = "labels.txt"
 MANIFEST_NAME = "manifest.json"
 

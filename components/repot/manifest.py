@@ -2,7 +2,9 @@
 
 A dataset folder contains
     <split>-<index>-of-<count>   TFRecord shards; index and count have 5 digits
+    checks/<shard>.npy           what its pictures look like, see repot.shard_builder.appearances
     receipts/<shard>.json        written after the shard
+    checks.json, data.html       what the pictures show, see repot.data_checks
     digests/<split>.bin          the content of each record, see repot.example_digests
     labels.txt                   line n is the label of class n; class 0 is the background
     manifest.json                written last: without it the dataset does not exist

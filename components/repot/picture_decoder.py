@@ -8,8 +8,9 @@ time. The answers are the results of `repot.pictures.normalise_picture`:
     request   uint32 number of files, uint32 whether they are in the shared memory, uint64 size of
               each, four float32 of each, the edges of the part to crop it to; then the files,
               concatenated, in the shared memory or in the request
-    answers   per file: uint8 kind, uint32 height, uint32 width, uint64 size; JPEG or JSON of that
-              size
+    answers   per file: uint8 kind, uint8 format, uint32 height, uint32 width, uint64 size; then, of
+              that size, the JSON of a rejection, or a miniature, followed by the JPEG if the
+              picture was encoded again
 
 Answers to files in the shared memory are sent together, so a counter in that memory has the number
 of finished files. A file whose decoder crashes or exceeds a limit is rejected, and the next file
@@ -35,7 +36,13 @@ from typing import IO, Self, cast
 
 from repot import jpeg_structure, sandbox
 from repot.errors import RepotError
-from repot.picture_result import Edges, Picture, RejectedPicture
+from repot.picture_result import (
+    MINIATURE_BYTES,
+    SOURCE_FORMATS,
+    Edges,
+    Picture,
+    RejectedPicture,
+)
 
 MAX_FILES = 64
 """Files per request at most."""
@@ -44,7 +51,7 @@ MAX_FILES_BYTES = 8 << 20
 
 _REQUEST = struct.Struct("<II")
 _WHOLE: Edges = (0.0, 0.0, 1.0, 1.0)
-_ANSWER = struct.Struct("<BIIQ")
+_ANSWER = struct.Struct("<BBIIQ")
 # One more byte has the number of files that are done.
 _SHARED_BYTES = MAX_FILES_BYTES + 1
 _MAX_JPEG_BYTES = 1 << 29
@@ -53,6 +60,7 @@ _INVALID_ANSWER = "it gave an invalid answer"
 # Whoever decodes the result again takes the format from the content.
 _JPEG_START = b"\xff\xd8\xff"
 _MAX_SIDE = 1 << 16
+_NUM_FORMATS = len(SOURCE_FORMATS)
 _MAX_DETAIL = 1000
 _READ_BYTES = 1 << 20
 _CHECK_MILLISECONDS = 200
@@ -98,9 +106,16 @@ class PictureDecoder:
     Use it in one thread: the process ends with the thread that started it.
     """
 
-    def __init__(self, limits: DecoderLimits | None = None) -> None:
+    def __init__(self, limits: DecoderLimits | None = None, *, max_side: int = 0) -> None:
+        """Start the process.
+
+        Args:
+            limits: Limits of the process.
+            max_side: Reduce every picture to this many pixels at most per side; 0 keeps its size.
+        """
         self._limits = limits or DecoderLimits()
-        self._process = _DecoderProcess(self._limits)
+        self._max_side = max_side
+        self._process = _DecoderProcess(self._limits, max_side)
 
     def __enter__(self) -> Self:
         """Return this object."""
@@ -170,7 +185,7 @@ class PictureDecoder:
 
     def _restart(self) -> None:
         self.close()
-        self._process = _DecoderProcess(self._limits)
+        self._process = _DecoderProcess(self._limits, self._max_side)
 
 
 def _blame(name: str, stopped: "_StoppedError") -> RejectedPicture:
@@ -198,7 +213,7 @@ class _StoppedError(Exception):
 class _DecoderProcess:
     """A decoder, its two pipes, and the memory that it shares with this process."""
 
-    def __init__(self, limits: DecoderLimits) -> None:
+    def __init__(self, limits: DecoderLimits, max_side: int) -> None:
         self.is_fresh = True
         self._num_last = 0
         self._limits = limits
@@ -208,7 +223,7 @@ class _DecoderProcess:
         descriptors = () if shared is None else (shared[0],)
         command = [
             *(sys.executable, "-P", "-X", "utf8", "-m", "repot.picture_decoder"),
-            *(str(limits.memory_bytes), *map(str, descriptors)),
+            *map(str, (limits.memory_bytes, max_side, *descriptors)),
         ]
         # In its own process group: Ctrl-C in the terminal goes to this process, which ends it.
         self._process = subprocess.Popen(  # noqa: S603
@@ -243,7 +258,7 @@ class _DecoderProcess:
         if not self._layers:
             try:
                 watchdog = _Watchdog(self.process_id, DecoderLimits())
-                _, _, _, payload = self._receive(watchdog)
+                *_, payload = self._receive(watchdog)
             except _StoppedError as stopped:
                 self.close()
                 raise RepotError(
@@ -265,21 +280,29 @@ class _DecoderProcess:
         watchdog = _Watchdog(self.process_id, self._limits)
         self._send(files, crops, watchdog)
         for data in files:
-            kind, height, width, payload = self._receive(watchdog)
+            kind, file_format, height, width, payload = self._receive(watchdog)
             if kind == _Kind.REJECTED:
                 yield _read_rejection(payload)
             elif kind == _Kind.OUT_OF_MEMORY:
                 raise self._out_of_memory()
             else:
+                miniature, encoded = payload[:MINIATURE_BYTES], payload[MINIATURE_BYTES:]
                 is_jpeg = (
-                    data.startswith(_JPEG_START)
+                    data.startswith(_JPEG_START) and not encoded
                     if kind == _Kind.UNCHANGED
-                    else kind == _Kind.ENCODED and jpeg_structure.is_plain_rgb(payload)
+                    else kind == _Kind.ENCODED and jpeg_structure.is_plain_rgb(encoded)
                 )
-                if not (is_jpeg and 0 < height < _MAX_SIDE and 0 < width < _MAX_SIDE):
+                is_measured = len(miniature) == MINIATURE_BYTES and file_format < _NUM_FORMATS
+                is_sized = 0 < height < _MAX_SIDE and 0 < width < _MAX_SIDE
+                if not (is_jpeg and is_measured and is_sized):
                     raise _StoppedError(_INVALID_ANSWER)
-                jpeg = data if kind == _Kind.UNCHANGED else payload
-                yield Picture(jpeg=jpeg, height=height, width=width)
+                yield Picture(
+                    jpeg=encoded or data,
+                    height=height,
+                    width=width,
+                    source_format=SOURCE_FORMATS[file_format],
+                    miniature=miniature,
+                )
 
     def num_done(self) -> int:
         """Return the number of files of the last request whose decoding ended.
@@ -319,11 +342,11 @@ class _DecoderProcess:
             except BrokenPipeError:
                 raise self._ended() from None
 
-    def _receive(self, watchdog: "_Watchdog") -> tuple[int, int, int, bytes]:
-        kind, height, width, size = _ANSWER.unpack(self._read(_ANSWER.size, watchdog))
+    def _receive(self, watchdog: "_Watchdog") -> tuple[int, int, int, int, bytes]:
+        kind, file_format, height, width, size = _ANSWER.unpack(self._read(_ANSWER.size, watchdog))
         if size > (_MAX_JPEG_BYTES if kind == _Kind.ENCODED else _MAX_JSON_BYTES):
             raise _StoppedError(_INVALID_ANSWER)
-        return kind, height, width, self._read(size, watchdog)
+        return kind, file_format, height, width, self._read(size, watchdog)
 
     def _read(self, size: int, watchdog: "_Watchdog") -> bytes:
         while len(self._received) < size:
@@ -451,7 +474,7 @@ def _read_rejection(payload: bytes) -> RejectedPicture:
 def main() -> None:
     """Confine this process, then answer requests until there are no more."""
     requests, answers = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
-    memory_bytes, *shared = map(int, sys.argv[1:])
+    memory_bytes, max_side, *shared = map(int, sys.argv[1:])
     memory = [mmap.mmap(each, _SHARED_BYTES) for each in shared]
     for descriptor in shared:
         os.close(descriptor)
@@ -475,7 +498,7 @@ def main() -> None:
             (source,) = memory
             source.seek(0)
         for number, (size, crop) in enumerate(zip(sizes, crops, strict=True), start=1):
-            _answer_file(source.read(size), None if crop == _WHOLE else crop, answers)
+            _answer_file(source.read(size), None if crop == _WHOLE else crop, max_side, answers)
             if is_shared:
                 memory[0][MAX_FILES_BYTES] = number
             else:
@@ -483,11 +506,13 @@ def main() -> None:
         answers.flush()
 
 
-def _answer_file(data: bytes, crop: Edges | None, answers: IO[bytes]) -> None:
-    from repot.pictures import normalise_picture
+def _answer_file(data: bytes, crop: Edges | None, max_side: int, answers: IO[bytes]) -> None:
+    from repot.pictures import normalise_picture, reduce_picture
 
     try:
         picture = normalise_picture(data, crop)
+        if max_side:
+            picture = reduce_picture(picture, max_side)
     except RejectedPicture as rejection:
         payload = json.dumps([rejection.reason, rejection.detail]).encode()
         _answer(answers, _Kind.REJECTED, payload=payload)
@@ -496,14 +521,28 @@ def _answer_file(data: bytes, crop: Edges | None, answers: IO[bytes]) -> None:
     else:
         is_same = picture.jpeg is data
         kind = _Kind.UNCHANGED if is_same else _Kind.ENCODED
-        payload = b"" if is_same else picture.jpeg
-        _answer(answers, kind, picture.height, picture.width, payload)
+        file_format = SOURCE_FORMATS.index(picture.source_format)
+        payload = picture.miniature + (b"" if is_same else picture.jpeg)
+        _answer(
+            answers,
+            kind,
+            file_format=file_format,
+            height=picture.height,
+            width=picture.width,
+            payload=payload,
+        )
 
 
 def _answer(
-    answers: IO[bytes], kind: _Kind, height: int = 0, width: int = 0, payload: bytes = b""
+    answers: IO[bytes],
+    kind: _Kind,
+    *,
+    file_format: int = 0,
+    height: int = 0,
+    width: int = 0,
+    payload: bytes = b"",
 ) -> None:
-    answers.write(_ANSWER.pack(kind, height, width, len(payload)))
+    answers.write(_ANSWER.pack(kind, file_format, height, width, len(payload)))
     answers.write(payload)
 
 

@@ -60,14 +60,31 @@ MAX_FILE_BYTES = 1 << 28
 Edges = tuple[float, float, float, float]
 """xmin, ymin, xmax and ymax of a part of a picture, as fractions of its width and height."""
 
+MINIATURE_SIDE = 48
+"""Height and width of a miniature, in pixels."""
+
+MINIATURE_BYTES = MINIATURE_SIDE**2 * 3
+
+SOURCE_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "HEIF", "MPO")
+"""Formats of files before they are normalised, by Pillow's names."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """An upright RGB JPEG and its size in pixels."""
+    """An upright RGB JPEG, and what it looks like.
+
+    Attributes:
+        jpeg: The JPEG.
+        height, width: Its size in pixels.
+        source_format: Format of the file before it was normalised, of SOURCE_FORMATS.
+        miniature: uint8 [48, 48, 3], YCbCr: the whole picture, whatever its aspect ratio.
+    """
 
     jpeg: bytes
     height: int
     width: int
+    source_format: str
+    miniature: bytes
 
 
 class RejectedPicture(Exception):  # noqa: N818 (an expected result for one file, not a failure)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from repot import picture_result, records
+from repot.data_checks import DataLimits
 from repot.errors import UsageError
 from repot.manifest import Manifest
 from repot.planner.listing import PictureRoots
@@ -42,7 +43,7 @@ def _build(
         labels_file_uri=str(labels_file),
     )
     build_shards(planned.dataset_uri, num_processes=2)
-    return complete_dataset(planned.dataset_uri, max_rejected_fraction=1)
+    return complete_dataset(planned.dataset_uri, limits=DataLimits(max_rejected_fraction=1))
 
 
 def _read(folder: Path, shard: str) -> list[dict[str, Any]]:

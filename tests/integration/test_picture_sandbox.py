@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from repot import sandbox
+from repot.data_checks import DataLimits
 from repot.errors import RepotError
 from repot.picture_decoder import MAX_FILES, MAX_FILES_BYTES, DecoderLimits, PictureDecoder
 from repot.picture_result import Picture, RejectedPicture
@@ -125,7 +126,7 @@ def test_every_attack_fails_and_every_picture_is_built(
 
     with caplog.at_level(logging.INFO):
         build_shards(planned.dataset_uri, num_processes=2)
-    manifest = complete_dataset(planned.dataset_uri, max_rejected_fraction=1)
+    manifest = complete_dataset(planned.dataset_uri, limits=DataLimits(max_rejected_fraction=1))
 
     assert manifest.num_accepted == 40
     assert len(manifest.rejected) == len(attacks) > 35
@@ -225,7 +226,7 @@ def test_forged_answers_are_rejected(secrets: Path) -> None:
         results = {name: _decode(decoder, _file(name))[0] for name in FORGERIES}
         (after,) = _decode(decoder, good)
 
-    assert len(results) == 10
+    assert len(results) == 12
     assert after == normalise_picture(good)
     # A lone surrogate could not be written into a receipt.
     forged = results.pop("forge_text")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from repot import storage
+from repot.data_checks import DataLimits
 from repot.dataset_plan import read_work_list
 from repot.planner.listing import PictureRoots
 from repot.planner.plan import PlannedDataset, plan_dataset
@@ -101,7 +102,7 @@ def test_killed_builder_leaves_no_process_and_the_next_one_resumes(
             tmp_path / "complete" / name
         ).read_bytes()
     manifests = [
-        complete_dataset(planned.dataset_uri, max_rejected_fraction=0)
+        complete_dataset(planned.dataset_uri, limits=DataLimits(max_rejected_fraction=0))
         for planned in (complete, killed)
     ]
     assert manifests[0] == manifests[1]
@@ -126,7 +127,7 @@ with PictureDecoder() as decoder:
         decode=decoder.decode,
         on_pictures=lambda _: None,
     )
-complete_dataset(sys.argv[1], max_rejected_fraction=0)
+complete_dataset(sys.argv[1], limits=DataLimits(max_rejected_fraction=0))
 forbidden = {"tensorflow", "keras", "kfp", "google.cloud.storage", "PIL"} & set(sys.modules)
 sys.exit(f"these must not be imported: {forbidden}" if forbidden else 0)
 """

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from repot import storage
+from repot.data_checks import DataLimits
 from repot.errors import ContentEncodingError
 from repot.manifest import read_manifest
 from repot.planner.listing import PictureRoots
@@ -90,7 +91,7 @@ def test_dataset_of_gzip_pictures_has_every_picture(bucket: str, put: Put, tmp_p
         settings=DatasetSettings(),
     )
     build_shards(plan.dataset_uri, num_processes=1)
-    complete_dataset(plan.dataset_uri, max_rejected_fraction=0.2)
+    complete_dataset(plan.dataset_uri, limits=DataLimits(max_rejected_fraction=0.2))
     manifest = read_manifest(plan.dataset_uri)
     assert [(item.path, item.reason) for item in manifest.rejected] == [
         ("cat/damaged.png", "unreadable")

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from repot import storage
+from repot.data_checks import DataLimits
 from repot.dataset_plan import (
     DatasetPlan,
     Share,
@@ -121,25 +122,31 @@ def test_finished_shards_of_the_same_plan_are_kept(tmp_path: Path) -> None:
     assert storage.exists(f"{tmp_path}/receipts/train-00000-of-00001.json")
 
 
-def make_share(index: int, num_shares: int, *, max_rejected_fraction: float = 0.05) -> Share:
+def make_share(index: int, num_shares: int, limits: DataLimits | None = None) -> Share:
     return Share(
         dataset_id=DATASET_ID,
         share_index=index,
         num_shares=num_shares,
-        max_rejected_fraction=max_rejected_fraction,
+        limits=limits or DataLimits(max_rejected_fraction=0.05),
         storage_uri="gs://b/a:b",
     )
 
 
 @pytest.mark.parametrize("fraction", [0, 0.0, 1.0, 0.123456789, 1e-9])
-def test_item_has_the_exact_limit_of_rejected_pictures(fraction: float) -> None:
-    share = make_share(0, 1, max_rejected_fraction=fraction)
+def test_item_has_the_exact_limits(fraction: float) -> None:
+    limits = DataLimits(
+        max_rejected_fraction=fraction,
+        max_leaked_fraction=1 - fraction,
+        min_pictures_per_label=7,
+        max_conflicts=-1,
+    )
+    share = make_share(0, 1, limits)
     assert Share.from_item(share.to_item()) == share
 
 
 def test_share_can_be_read_back_from_its_item() -> None:
     share = make_share(3, 64)
-    assert share.to_item() == f"{DATASET_ID}:3/64:0.05:gs://b/a:b"
+    assert share.to_item() == f"{DATASET_ID}:3/64:0.05,1.0,0,-1:gs://b/a:b"
     assert Share.from_item(share.to_item()) == share
 
 
@@ -149,12 +156,14 @@ def test_share_can_be_read_back_from_its_item() -> None:
         "",
         DATASET_ID,
         f"{DATASET_ID}:0/2",
-        f"{DATASET_ID}:1/1:0.5:/s",
-        f"{DATASET_ID}:0/0:0.5:/s",
-        f"{DATASET_ID}:-1/2:0.5:/s",
-        f"{DATASET_ID}:0/2:0.5:",
+        f"{DATASET_ID}:1/1:0.5,1.0,0,-1:/s",
+        f"{DATASET_ID}:0/0:0.5,1.0,0,-1:/s",
+        f"{DATASET_ID}:-1/2:0.5,1.0,0,-1:/s",
+        f"{DATASET_ID}:0/2:0.5,1.0,0,-1:",
         f"{DATASET_ID}:0/2::/s",
-        "abc:0/2:0.5:/s",
+        "abc:0/2:0.5,1.0,0,-1:/s",
+        f"{DATASET_ID}:0/2:0.5:/s",
+        f"{DATASET_ID}:0/2:0.5,1.0,0,x:/s",
     ],
 )
 def test_invalid_item_is_an_error(item: str) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from repot import storage
+from repot.data_checks import DataLimits
 from repot.errors import CorruptShardError, NotFoundError
 from repot.example_digests import DIGEST_BYTES, join_digests, read_digests, shard_digests
 from repot.manifest import Manifest, read_manifest
@@ -21,7 +22,7 @@ def dataset_uri(make_plan: MakePlan) -> str:
     """Return a dataset with three training shards."""
     planned = make_plan(train_shards=3)
     build_shards(planned.dataset_uri, num_processes=1)
-    complete_dataset(planned.dataset_uri, max_rejected_fraction=0)
+    complete_dataset(planned.dataset_uri, limits=DataLimits(max_rejected_fraction=0))
     return planned.dataset_uri
 
 
@@ -78,7 +79,7 @@ def test_receipts_of_an_earlier_version_give_the_same_digests(make_plan: MakePla
         receipt = storage.read_json(str(path))
         del receipt["digests"]
         storage.write_json(str(path), receipt)
-    complete_dataset(planned.dataset_uri, max_rejected_fraction=0)
+    complete_dataset(planned.dataset_uri, limits=DataLimits(max_rejected_fraction=0))
     manifest = read_manifest(planned.dataset_uri)
     stored = read_digests(planned.dataset_uri, manifest, "train", task="gate")
     computed = [shard_digests(planned.dataset_uri, s) for s in manifest.split_shards("train")]

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from repot import jpeg_structure, picture_result, pictures
-from repot.picture_result import Picture, RejectedPicture
+from repot.picture_result import RejectedPicture
 from repot.pictures import normalise_picture
 
 TESTS = Path(__file__).parents[1]
@@ -77,12 +77,48 @@ def _damaged(data: bytes, seed: int, count: int) -> Iterator[bytes]:
 @pytest.mark.parametrize("progressive", [False, True])
 def test_upright_rgb_jpeg_keeps_its_bytes(progressive: bool) -> None:
     data = _bytes(_gradient(), "JPEG", progressive=progressive, exif=_exif(1))
-    assert normalise_picture(data) == Picture(jpeg=data, height=60, width=80)
+    result = normalise_picture(data)
+    assert (result.jpeg, result.height, result.width) == (data, 60, 80)
 
 
 def test_multi_picture_jpeg_keeps_its_bytes() -> None:
     data = _bytes(_gradient(), "MPO", save_all=True, append_images=[_gradient(size=(40, 30))])
-    assert normalise_picture(data) == Picture(jpeg=data, height=60, width=80)
+    result = normalise_picture(data)
+    assert (result.jpeg, result.height, result.width) == (data, 60, 80)
+    assert result.source_format == "MPO"
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF"])
+def test_miniature_is_the_upright_picture_of_any_format(file_format: str) -> None:
+    # Left half dark, right half bright red; stored lying on its side where EXIF data can say so.
+    picture = Image.new("RGB", (400, 300), (20, 20, 20))
+    picture.paste((230, 60, 60), (200, 0, 400, 300))
+    result = normalise_picture(_bytes(picture, file_format))
+    assert result.source_format == file_format
+    # miniature: uint8 [48, 48, 3], YCbCr
+    miniature = np.frombuffer(result.miniature, np.uint8).reshape(48, 48, 3).astype(int)
+    expected = np.asarray(picture.resize((48, 48), Image.Resampling.BILINEAR).convert("YCbCr"))
+    assert np.abs(miniature - expected)[:, [*range(21), *range(27, 48)]].max() <= 8
+
+
+def test_miniature_of_a_turned_picture_is_upright() -> None:
+    upright = normalise_picture(_bytes(_gradient(size=(300, 200)), "JPEG", quality=95))
+    turned = _bytes(
+        _gradient(size=(300, 200)).transpose(Image.Transpose.ROTATE_90),
+        "JPEG",
+        quality=95,
+        exif=_exif(6),
+    )
+    first, second = (
+        np.frombuffer(data, np.uint8).astype(int)
+        for data in (upright.miniature, normalise_picture(turned).miniature)
+    )
+    assert np.abs(first - second).max() <= 8
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (47, 48), (49, 3000)])
+def test_every_size_has_a_miniature(size: tuple[int, int]) -> None:
+    assert len(normalise_picture(_bytes(_gradient(size=size), "PNG")).miniature) == 48 * 48 * 3
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from repot import layout, storage
 from repot.checkpoint_record import find_checkpoint, find_sha256
+from repot.data_checks import DataLimits, is_accepted, read_checks
 from repot.errors import NotFoundError
 from repot.json_record import read_record
 from repot.manifest import Manifest
-from repot.picture_result import EXEMPT_REASONS
 from repot.planner.preflight import Parameters
 from repot.training_record import training_id
 
@@ -78,12 +78,11 @@ def find_finished_work(
 
 
 def _is_accepted(dataset_id: str, parameters: Parameters) -> bool:
-    """Return whether the dataset exists, with no more rejected pictures than the run allows."""
+    """Return whether the dataset exists, within the limits of the run."""
     uri = layout.dataset_uri(parameters.run.storage_uri, dataset_id)
     try:
         manifest = read_record(storage.join(uri, layout.MANIFEST_NAME), Manifest)
     except NotFoundError:
         return False
-    num_rejected = len(manifest.counted_rejections(EXEMPT_REASONS))
-    num_pictures = manifest.num_accepted + num_rejected
-    return num_rejected <= parameters.gate.max_rejected_fraction * num_pictures
+    limits = DataLimits.from_settings(parameters.gate)
+    return is_accepted(manifest, read_checks(uri), limits)

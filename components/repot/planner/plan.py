@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from repot import layout, progress
+from repot.data_checks import DataLimits
 from repot.dataset_description import describe_dataset
 from repot.dataset_plan import DatasetPlan, Share, SourcePicture, write_plan
 from repot.errors import DataError, UsageError, join_names
@@ -104,7 +105,7 @@ def plan_work(parameters: Parameters) -> PlannedWork:
             dataset_id=dataset_id,
             share_index=index,
             num_shares=num_shares,
-            max_rejected_fraction=parameters.gate.max_rejected_fraction,
+            limits=DataLimits.from_settings(parameters.gate),
             storage_uri=run.storage_uri,
         ).to_item()
         for index in range(num_shares)

@@ -443,3 +443,22 @@ class GateSettings(Settings):
         rule=between(0, 1),
         change_when="the pictures come from an unreliable source",
     )
+    max_leaked_fraction: float = setting(
+        1.0,
+        "Fraction of validation or test pictures that may be copies of training pictures, above "
+        "which the run fails; they are never scored.",
+        rule=between(0, 1),
+        change_when="copies must be removed before a training is paid for",
+    )
+    min_pictures_per_label: int = setting(
+        0,
+        "Number of pictures of a label below which the run fails.",
+        rule=between(0, 1_000_000),
+        change_when="labels with few pictures are mistakes",
+    )
+    max_conflicts: int = setting(
+        -1,
+        "Number of pictures with several labels above which the run fails; -1 only warns.",
+        rule=between(-1, 1_000_000_000, "-1 only warns"),
+        change_when="every picture must have one label",
+    )

@@ -8,11 +8,19 @@ and write the same bytes.
 import base64
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from repot import layout, progress, storage
+from repot.data_checks import (
+    DataChecks,
+    DataLimits,
+    data_warnings,
+    describe_checks,
+    limit_problems,
+    read_checks,
+)
 from repot.dataset_description import describe_dataset
 from repot.dataset_plan import DatasetPlan, Share, read_plan, read_work_list
 from repot.errors import DataError, NotFoundError, join_names
@@ -25,9 +33,8 @@ from repot.example_digests import (
     write_digests,
 )
 from repot.json_record import read_record, write_record
-from repot.layout import LABELS_NAME, MANIFEST_NAME
+from repot.layout import CHECKS_NAME, DATA_PAGE_NAME, LABELS_NAME, MANIFEST_NAME
 from repot.manifest import (
-    EXCLUSION_REASONS,
     SPLITS,
     Exclusion,
     Manifest,
@@ -38,6 +45,8 @@ from repot.manifest import (
 )
 from repot.picture_result import ADVICE, EXEMPT_REASONS, REASONS
 from repot.shard_builder.build import build_shards
+from repot.shard_builder.data_page import render_data_page, samples_per_label
+from repot.shard_builder.examine import examine
 from repot.shard_builder.receipts import finished_shards, has_all_receipts
 
 _MAX_FILES_NAMED = 10
@@ -68,50 +77,74 @@ def build_item(item: str) -> Manifest | None:
         if not has_all_receipts(dataset_uri, plan):
             _log.info("other builders have not finished yet; the last one completes the dataset")
             return None
-    return complete_dataset(dataset_uri, max_rejected_fraction=share.max_rejected_fraction)
+    return complete_dataset(dataset_uri, limits=share.limits)
 
 
-def complete_dataset(dataset_uri: str, *, max_rejected_fraction: float) -> Manifest:
+def complete_dataset(dataset_uri: str, *, limits: DataLimits) -> Manifest:
     """Write the manifest of a dataset, after building shards that are missing.
 
     Args:
         dataset_uri: Folder of a planned dataset.
-        max_rejected_fraction: Largest fraction of rejected files, in [0, 1]; files with exempt
-            reasons do not count. It is not part of the dataset: a dataset that was refused can be
-            completed with a larger fraction, and no shard is built again.
+        limits: What the run accepts.
 
     Returns:
         The manifest, also if it existed before.
 
     Raises:
-        DataError: Too many files are rejected, or a label has no usable picture to train on.
+        DataError: A limit is exceeded, or a label has no usable picture to train on.
         StorageError: Reading or writing failed.
     """
     existing = _read_existing_manifest(dataset_uri)
-    digests: dict[Split, Digests] = {}
+    checks: DataChecks | None
     if existing is None:
-        plan, receipts = _build_missing(dataset_uri)
-        digests = _combine_digests(dataset_uri, receipts)
-        manifest = _combine(plan, receipts, _find_copies(dataset_uri, receipts, digests))
+        manifest, checks = _complete(dataset_uri, limits)
     else:
-        manifest = existing
-    _check_rejected_fraction(manifest, max_rejected_fraction)
-    _check_labels(manifest)
-    if existing is None:
-        for split in manifest.splits:
-            write_digests(digests_uri(dataset_uri, split), digests[split])
-        storage.write_text(
-            storage.join(dataset_uri, LABELS_NAME),
-            "".join(f"{label}\n" for label in manifest.labels),
-        )
-        write_record(storage.join(dataset_uri, MANIFEST_NAME), manifest)
+        manifest, checks = existing, read_checks(dataset_uri)
+        _check_rejected_fraction(manifest, limits.max_rejected_fraction)
+        _check_labels(manifest)
     for line in describe_dataset(
         {split: manifest.class_counts(split) for split in manifest.splits}, manifest.rejected
     ):
         progress.notice("build shards", line)
-    if manifest.excluded:
-        progress.notice("build shards", _describe_excluded(manifest.excluded), is_warning=True)
+    for line in describe_checks(checks) if checks else ():
+        progress.notice("build shards", line)
+    for warning in data_warnings(manifest, checks):
+        progress.notice("build shards", warning, is_warning=True)
+    page_uri = storage.join(dataset_uri, DATA_PAGE_NAME)
+    if checks:
+        progress.notice("build shards", f"all findings, with pictures: {page_uri}")
+    if problems := limit_problems(manifest, checks, limits):
+        raise DataError("\n".join([*problems, f"See {page_uri}."]))
     return manifest
+
+
+def _complete(dataset_uri: str, limits: DataLimits) -> tuple[Manifest, DataChecks]:
+    """Build missing shards, examine all pictures, and write everything, the manifest last."""
+    plan, receipts = _build_missing(dataset_uri)
+    digests = _combine_digests(dataset_uri, receipts)
+    exact = _find_copies(dataset_uri, receipts, digests)
+    manifest = _combine(plan, receipts, exact)
+    _check_rejected_fraction(manifest, limits.max_rejected_fraction)
+    _check_labels(manifest)
+    examined = examine(
+        dataset_uri,
+        plan,
+        receipts,
+        digests,
+        samples_per_label=samples_per_label(len(plan.labels)),
+    )
+    manifest = _combine(plan, receipts, [*exact, *examined.excluded])
+    page = render_data_page(manifest, examined)
+    storage.write_text(storage.join(dataset_uri, DATA_PAGE_NAME), page)
+    write_record(storage.join(dataset_uri, CHECKS_NAME), examined.checks)
+    for split in manifest.splits:
+        write_digests(digests_uri(dataset_uri, split), digests[split])
+    storage.write_text(
+        storage.join(dataset_uri, LABELS_NAME),
+        "".join(f"{label}\n" for label in manifest.labels),
+    )
+    write_record(storage.join(dataset_uri, MANIFEST_NAME), manifest)
+    return manifest, examined.checks
 
 
 def _read_existing_manifest(dataset_uri: str) -> Manifest | None:
@@ -257,19 +290,6 @@ def _check_labels(manifest: Manifest) -> None:
     ]
     if problems:
         raise DataError("\n".join(problems))
-
-
-def _describe_excluded(excluded: Sequence[Exclusion]) -> str:
-    reasons = (
-        f"{count}: {EXCLUSION_REASONS.get(reason, reason)} "
-        f"({_examples(item.path for item in excluded if item.reason == reason)})"
-        for reason, count in count_reasons(excluded).items()
-    )
-    return f"not scored in validation and test, {'; '.join(reasons)}"
-
-
-def _examples(paths: Iterable[str]) -> str:
-    return join_names(map(repr, paths), 3)
 
 
 def _describe_rejected(manifest: Manifest, labels: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from repot.dataset_plan import DatasetPlan
 from repot.json_record import RecordError, write_record
 from repot.layout import RECEIPTS_FOLDER
 from repot.manifest import Receipt
+from repot.shard_builder.appearances import appearances_name
 
 _NUM_READERS = 16
 
@@ -34,14 +35,18 @@ def finished_shards(
 ) -> dict[str, Receipt]:
     """Return the receipts, by shard, of those of `shard_names` that are finished.
 
-    A shard is finished if its file and its receipt exist, and the receipt matches the size of the
-    file and the number of pictures in the plan.
+    A shard is finished if its file, its receipt and what its pictures look like exist, and the
+    receipt matches the size of the file and the number of pictures in the plan.
     """
     sizes = {
         storage.relative_name(info.uri, dataset_uri): info.size_bytes
         for info in storage.list_objects(dataset_uri)
     }
-    stored = [name for name in shard_names if name in sizes and _receipt_name(name) in sizes]
+    stored = [
+        name
+        for name in shard_names
+        if {name, _receipt_name(name), appearances_name(name)} <= sizes.keys()
+    ]
     with ThreadPoolExecutor(_NUM_READERS) as readers:
         receipts = list(readers.map(lambda name: _read_receipt(dataset_uri, name), stored))
     return {

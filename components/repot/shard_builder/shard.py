@@ -1,4 +1,7 @@
-"""Build one shard: read its pictures ahead, write their records in order, then its receipt."""
+"""Build one shard: read its pictures ahead, write their records in order, then its receipt.
+
+What its pictures look like is stored before the receipt, see `repot.shard_builder.appearances`.
+"""
 
 import base64
 import contextlib
@@ -9,6 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
 
 from repot import records, storage
 from repot.dataset_plan import SourcePicture, read_work_list
@@ -18,6 +23,7 @@ from repot.file_parts import FilePart, read_part
 from repot.manifest import Receipt, Rejection, shard_split
 from repot.picture_decoder import MAX_FILES, MAX_FILES_BYTES
 from repot.picture_result import MAX_FILE_BYTES, Edges, Picture, RejectedPicture
+from repot.shard_builder.appearances import measure, write_appearances
 from repot.shard_builder.receipts import write_receipt
 
 _NUM_READERS = 8
@@ -57,10 +63,11 @@ def build_shard(
     try:
         with convert_disk_errors(scratch_path), path.open("wb") as file:
             pictures = read_work_list(dataset_uri, shard)
-            receipt = _write_records(pictures, shard, file, decode, on_pictures)
+            receipt, rows = _write_records(pictures, shard, file, decode, on_pictures)
         storage.upload(path, storage.join(dataset_uri, shard))
     finally:
         path.unlink(missing_ok=True)
+    write_appearances(dataset_uri, shard, rows)
     write_receipt(dataset_uri, receipt)
     return receipt
 
@@ -152,14 +159,23 @@ def _write_records(
     file: BinaryIO,
     decode: Decode,
     on_pictures: Callable[[int], None],
-) -> Receipt:
+) -> tuple[Receipt, NDArray[np.void]]:
+    """Return the receipt and what the pictures of the records look like."""
     split = shard_split(shard)
+    rows = []
+    num_done = 0
     class_counts: Counter[str] = Counter()
     digests = []
     rejected = []
     crc = 0
     for batch in _batches(pictures):
-        for (picture, _), result in zip(batch, _decode(batch, decode), strict=True):
+        results = list(_decode(batch, decode))
+        used = [i for i, result in enumerate(results) if isinstance(result, Picture)]
+        rows.append(measure([result for result in results if isinstance(result, Picture)]))
+        rows[-1]["picture"] = [num_done + i for i in used]
+        rows[-1]["class_id"] = [batch[i][0].class_id for i in used]
+        num_done += len(batch)
+        for (picture, _), result in zip(batch, results, strict=True):
             if isinstance(result, Picture):
                 record = records.frame_record(_to_example(picture, result))
                 file.write(record)
@@ -177,7 +193,7 @@ def _write_records(
                     )
                 )
         on_pictures(len(batch))
-    return Receipt(
+    receipt = Receipt(
         shard=shard,
         split=split,
         num_records=class_counts.total(),
@@ -187,6 +203,7 @@ def _write_records(
         rejected=tuple(rejected),
         digests=base64.b64encode(b"".join(digests)).decode(),
     )
+    return receipt, np.concatenate([*rows, measure([])])
 
 
 def _batches(
@@ -214,13 +231,14 @@ def _decode(
     batch: Sequence[tuple[SourcePicture, bytes | RejectedPicture]], decode: Decode
 ) -> Iterator[Picture | RejectedPicture]:
     files = [(picture.uri, data) for picture, data in batch if isinstance(data, bytes)]
-    crops = [_crop(picture) for picture, data in batch if isinstance(data, bytes)]
+    crops = [crop_edges(picture) for picture, data in batch if isinstance(data, bytes)]
     decoded = iter(decode(files, crops))
     for _, data in batch:
         yield next(decoded) if isinstance(data, bytes) else data
 
 
-def _crop(picture: SourcePicture) -> Edges | None:
+def crop_edges(picture: SourcePicture) -> Edges | None:
+    """Return what to crop a picture to, see `repot.picture_decoder`; None for all of it."""
     box = picture.crop
     return (box.xmin, box.ymin, box.xmax, box.ymax) if box else None
 

@@ -7,7 +7,7 @@ import click
 
 from repot import storage
 from repot.errors import EXIT_GATE_REJECTED, UsageError, printable
-from repot.layout import MODEL_FOLDER, REPORT_NAME
+from repot.layout import DATA_PAGE_NAME, MODEL_FOLDER, REPORT_NAME
 from repot.settings import ParameterValues
 from repot_pipelines.cluster_rules import settings_problems
 from repot_pipelines.commands.options import (
@@ -159,6 +159,7 @@ def _print_outcome(console: "Console", outcome: "RunOutcome") -> None:
             "verdict": f"{verdict.decision}: {' '.join(verdict.reasons)}",
             "model": str(outcome.output_path / MODEL_FOLDER),
             "report": str(outcome.output_path / REPORT_NAME),
+            "data": str(outcome.output_path / DATA_PAGE_NAME),
         },
     )
 

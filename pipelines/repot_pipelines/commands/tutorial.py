@@ -11,6 +11,7 @@ import click
 
 from repot import layout, progress, quiet_tensorflow, storage
 from repot.checkpoint_record import CheckpointRecord
+from repot.data_checks import DataLimits
 from repot.errors import CheckpointError, UsageError
 from repot.json_record import read_record
 from repot.layout import CHECKPOINT_NAME
@@ -95,6 +96,9 @@ class TutorialCommand(click.Command):
 @setting_option("test_shards", with_default=True)
 @setting_option("num_threads", with_default=True)
 @setting_option("max_rejected_fraction", with_default=True)
+@setting_option("max_leaked_fraction", with_default=True)
+@setting_option("min_pictures_per_label", with_default=True)
+@setting_option("max_conflicts", with_default=True)
 @debug_option
 def shards_command(
     *,
@@ -117,6 +121,9 @@ def shards_command(
     test_shards: int,
     num_threads: int,
     max_rejected_fraction: float,
+    max_leaked_fraction: float,
+    min_pictures_per_label: int,
+    max_conflicts: int,
 ) -> None:
     """Step 1: convert labelled pictures to sharded TFRecords.
 
@@ -142,7 +149,12 @@ def shards_command(
         imagenet_metadata_file_uri=_normal_uri(imagenet_metadata_file_uri),
         bounding_box_file_uri=_normal_uri(bounding_box_file_uri),
     )
-    gate = GateSettings(max_rejected_fraction=max_rejected_fraction)
+    gate = GateSettings(
+        max_rejected_fraction=max_rejected_fraction,
+        max_leaked_fraction=max_leaked_fraction,
+        min_pictures_per_label=min_pictures_per_label,
+        max_conflicts=max_conflicts,
+    )
     with shown_progress():
         manifest = _build_dataset(
             PictureRoots(
@@ -155,7 +167,7 @@ def shards_command(
             labels_file_uri=_normal_uri(labels_file_uri),
             inputs=inputs,
             settings=settings,
-            max_rejected_fraction=gate.max_rejected_fraction,
+            limits=DataLimits.from_settings(gate),
         )
     click.echo(
         f"{manifest.num_accepted} of {manifest.num_found} pictures in {len(manifest.shards)} "
@@ -361,7 +373,7 @@ def _build_dataset(
     labels_file_uri: str,
     inputs: InputSettings,
     settings: DatasetSettings,
-    max_rejected_fraction: float,
+    limits: DataLimits,
 ) -> Manifest:
     """Build a dataset; a rerun resumes.
 
@@ -371,7 +383,7 @@ def _build_dataset(
         labels_file_uri: File with one label per line; "" uses the sorted folder names.
         inputs: The format of the pictures, and files with more about them.
         settings: How pictures become shards.
-        max_rejected_fraction: Share of damaged pictures above which the build fails, in [0, 1].
+        limits: What is accepted.
 
     Raises:
         RepotError: As `plan_dataset`, `build_shards` and `complete_dataset`.
@@ -388,11 +400,11 @@ def _build_dataset(
         labels_file_uri=labels_file_uri,
         inputs=inputs,
         unpacked_uri=layout.unpacked_uri(output_uri),
-        max_rejected_fraction=max_rejected_fraction,
+        max_rejected_fraction=limits.max_rejected_fraction,
     )
     if not plan.exists:
         build_shards(plan.dataset_uri)
-    return complete_dataset(plan.dataset_uri, max_rejected_fraction=max_rejected_fraction)
+    return complete_dataset(plan.dataset_uri, limits=limits)
 
 
 def _recipe(backbone: str, *, fine_tune: bool) -> str:

@@ -22,7 +22,7 @@ from repot.errors import EXIT_FAILED, EXIT_USAGE, RepotError, StorageError, Usag
 from repot.evaluation_record import EvaluationRecord
 from repot.evaluator.verdict import IN_PRODUCTION, Verdict
 from repot.json_record import read_record
-from repot.layout import METRICS_NAME, MODEL_FOLDER, MODEL_RECORD_NAME, REPORT_NAME
+from repot.layout import DATA_PAGE_NAME, METRICS_NAME, MODEL_FOLDER, MODEL_RECORD_NAME, REPORT_NAME
 from repot_pipelines.compiled import find_compiled, pipeline_for
 from repot_pipelines.local.docker import check_docker, pull_images
 from repot_pipelines.local.events import follow_lines
@@ -63,7 +63,7 @@ class RunOutcome:
     Attributes:
         evaluation: Scores of the version.
         verdict: The gate's verdict.
-        output_path: The output folder: report.html, metrics.json, model/.
+        output_path: The output folder: report.html, data.html, metrics.json, model/.
         version_uri: The published version under the storage URI.
     """
 
@@ -96,7 +96,7 @@ def run_pipeline(
     show_logs: bool = False,
     runner: str = "subprocess",
 ) -> RunOutcome:
-    """Run the compiled pipeline, and put report, metrics and model into the output folder.
+    """Run the compiled pipeline, and put reports, metrics and model into the output folder.
 
     Args:
         arguments: Settings by name, including `pictures_uri` and `storage_uri`.
@@ -275,6 +275,12 @@ def _collect(result: ProcessResult, arguments: dict[str, Any], output_path: Path
     )
     _replace_folder(output_path / MODEL_FOLDER, version_uri)
     (output_path / REPORT_NAME).write_bytes(storage.read_bytes(result.results["report_uri"]))
+    page_uri = storage.join(
+        layout.dataset_uri(arguments["storage_uri"], outcome.evaluation.dataset_id), DATA_PAGE_NAME
+    )
+    (output_path / DATA_PAGE_NAME).unlink(missing_ok=True)
+    if storage.exists(page_uri):  # A dataset of an earlier version has no page.
+        (output_path / DATA_PAGE_NAME).write_bytes(storage.read_bytes(page_uri))
     (output_path / METRICS_NAME).write_text(outcome.metrics_text(), encoding="utf-8")
     return outcome
 

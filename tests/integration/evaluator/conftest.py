@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from repot import layout, storage
+from repot.data_checks import DataLimits
 from repot.json_record import write_record
 from repot.planner.listing import PictureRoots
 from repot.planner.plan import plan_dataset
@@ -62,7 +63,7 @@ def build_dataset(pictures: Path, folder: Path, *, validation_shards: int = 1) -
         settings=DatasetSettings(train_shards=1, validation_shards=validation_shards),
     )
     build_shards(plan.dataset_uri, num_processes=1)
-    complete_dataset(plan.dataset_uri, max_rejected_fraction=0.5)
+    complete_dataset(plan.dataset_uri, limits=DataLimits(max_rejected_fraction=0.5))
 
 
 @pytest.fixture

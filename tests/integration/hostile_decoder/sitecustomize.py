@@ -27,6 +27,12 @@ PARENT = os.getppid()
 ATTACKS: dict[str, Callable[[dict[str, Any]], object]] = {}
 LIBC = ctypes.CDLL(None, use_errno=True)
 CPU_SECONDS = 1.0
+MINIATURE_BYTES = 48 * 48 * 3
+# What `repot.jpeg_structure.is_plain_rgb` accepts: a frame of three components, a scan, an end.
+PLAIN_JPEG = bytes.fromhex(
+    "ffd8 ffc0 0011 08 0001 0001 03 011100 021101 031101 "
+    "ffda 000c 03 0100 0211 0311 00 3f 00 00 ffd9"
+)
 
 
 def attack(function: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any]], object]:
@@ -254,13 +260,13 @@ def forge_answer(_: dict[str, Any]) -> object:
 def forge_size(_: dict[str, Any]) -> object:
     for number in range(3, 16):
         with contextlib.suppress(OSError):
-            os.write(number, b"\2" + b"\1\0\0\0" * 2 + (1 << 62).to_bytes(8, "little"))
+            os.write(number, b"\2\0" + b"\1\0\0\0" * 2 + (1 << 62).to_bytes(8, "little"))
     return endless_loop({})
 
 
-def forge(kind: int, payload: bytes) -> object:
+def forge(kind: int, payload: bytes, *, file_format: int = 0) -> object:
     """Answer with a picture of one pixel, or a rejection, by way of every open descriptor."""
-    header = bytes([kind]) + b"\1\0\0\0" * 2 + len(payload).to_bytes(8, "little")
+    header = bytes([kind, file_format]) + b"\1\0\0\0" * 2 + len(payload).to_bytes(8, "little")
     for number in range(3, 16):
         with contextlib.suppress(OSError):
             os.write(number, header + payload)
@@ -270,12 +276,22 @@ def forge(kind: int, payload: bytes) -> object:
 @attack
 def forge_unchanged(_: dict[str, Any]) -> object:
     """Claim that this file, which is none, is a JPEG."""
-    return forge(1, b"")
+    return forge(1, bytes(MINIATURE_BYTES))
 
 
 @attack
 def forge_jpeg(_: dict[str, Any]) -> object:
-    return forge(2, b"\xff\xd8\xff but no JPEG")
+    return forge(2, bytes(MINIATURE_BYTES) + b"\xff\xd8\xff but no JPEG")
+
+
+@attack
+def forge_miniature(_: dict[str, Any]) -> object:
+    return forge(2, PLAIN_JPEG[:MINIATURE_BYTES])
+
+
+@attack
+def forge_format(_: dict[str, Any]) -> object:
+    return forge(2, bytes(MINIATURE_BYTES) + PLAIN_JPEG, file_format=255)
 
 
 @attack
@@ -330,7 +346,13 @@ def _plant() -> None:
             stolen = ATTACKS[target["attack"]](target)
         except (MemoryError, OSError, RuntimeError, ValueError) as err:
             raise RejectedPicture("corrupt", f"{type(err).__name__}: {err}") from err
-        return Picture(jpeg=repr(stolen).encode(), height=1, width=1)
+        return Picture(
+            jpeg=repr(stolen).encode(),
+            height=1,
+            width=1,
+            source_format="JPEG",
+            miniature=bytes(MINIATURE_BYTES),
+        )
 
     pictures.normalise_picture = hostile
 

@@ -312,8 +312,7 @@ def test_work_has_one_item_per_pod_but_not_more_than_shards(
 ) -> None:
     work = plan_work(_parameters(pictures, str(tmp_path / "storage"), builder_pods))
     assert work.items == tuple(
-        f"{work.dataset_id}:{index}/{num_items}:{GateSettings().max_rejected_fraction}:"
-        f"{tmp_path}/storage"
+        f"{work.dataset_id}:{index}/{num_items}:0.05,1.0,0,-1:{tmp_path}/storage"
         for index in range(num_items)
     )
     assert (tmp_path / "storage" / "datasets" / work.dataset_id / "plan.json").exists()

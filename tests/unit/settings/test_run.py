@@ -55,6 +55,9 @@ BOUNDARIES: list[tuple[Settings, str, list[Any], list[Any]]] = [
     (InputSettings, "imagenet_metadata_file_uri", ["", "gs://bucket/x.txt"], []),
     (InputSettings, "bounding_box_file_uri", ["", "gs://bucket/boxes"], []),
     (GateSettings, "max_rejected_fraction", [0, 1], [-0.001, 1.001, float("nan")]),
+    (GateSettings, "max_leaked_fraction", [0, 0.5, 1], [-0.001, 1.001]),
+    (GateSettings, "min_pictures_per_label", [0, 1_000_000], [-1, 1_000_001]),
+    (GateSettings, "max_conflicts", [-1, 0, 1_000_000_000], [-2, 1_000_000_001]),
 ]
 
 

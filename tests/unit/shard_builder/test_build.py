@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 
 from repot import storage
+from repot.data_checks import DataLimits
 from repot.dataset_plan import Share
 from repot.planner import checksums
 from repot.planner.plan import PlannedDataset
 from repot.shard_builder.build import build_shards
 from repot.shard_builder.complete import complete_dataset
 from tests.unit.conftest import MakePlan
+
+NO_REJECTED = DataLimits(max_rejected_fraction=0)
 
 
 def _shards(planned: PlannedDataset) -> dict[str, bytes]:
@@ -40,7 +43,7 @@ def test_shards_do_not_depend_on_processes_and_shares(make_plan: MakePlan, tmp_p
             dataset_id=planned.plan.dataset_id,
             share_index=index,
             num_shares=3,
-            max_rejected_fraction=0,
+            limits=NO_REJECTED,
             storage_uri="s",
         )
         build_shards(planned.dataset_uri, share.select(planned.plan.shard_names))
@@ -89,4 +92,4 @@ def test_twins_in_two_unicode_forms_are_built_in_every_run(
     for train_shards in (1, 2):
         planned = make_plan(train_shards=train_shards)
         build_shards(planned.dataset_uri, num_processes=1)
-        assert complete_dataset(planned.dataset_uri, max_rejected_fraction=0).num_accepted == 32
+        assert complete_dataset(planned.dataset_uri, limits=NO_REJECTED).num_accepted == 32

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from repot import storage
+from repot.data_checks import DataLimits
 from repot.dataset_plan import Share
 from repot.errors import DataError, UsageError
 from repot.manifest import Manifest
@@ -15,6 +16,8 @@ from repot.shard_builder import complete
 from repot.shard_builder.build import build_shards
 from repot.shard_builder.complete import build_item, complete_dataset
 from tests.unit.conftest import MakePlan, WritePictures
+
+NO_REJECTED = DataLimits(max_rejected_fraction=0)
 
 
 def _versions(uri: str) -> dict[str, str]:
@@ -30,7 +33,7 @@ def test_manifest_accounts_for_every_file(make_plan: MakePlan, pictures: Path) -
     (pictures / "c" / "sub" / "1.jpg").write_bytes(b"x")
     planned = make_plan(train_shards=2)
     build_shards(planned.dataset_uri)
-    manifest = complete_dataset(planned.dataset_uri, max_rejected_fraction=0.1)
+    manifest = complete_dataset(planned.dataset_uri, limits=DataLimits(max_rejected_fraction=0.1))
     assert manifest.num_found == 32
     assert (
         manifest.num_accepted
@@ -56,16 +59,16 @@ def test_missing_shards_are_built(make_plan: MakePlan) -> None:
     planned = make_plan(train_shards=4)
     build_shards(planned.dataset_uri, planned.plan.shard_names[1:3])
     before = _versions(planned.dataset_uri)
-    manifest = complete_dataset(planned.dataset_uri, max_rejected_fraction=0)
+    manifest = complete_dataset(planned.dataset_uri, limits=NO_REJECTED)
     assert manifest.num_accepted == 30
     assert before.items() < _versions(planned.dataset_uri).items()
 
 
 def test_merging_again_changes_nothing(make_plan: MakePlan) -> None:
     planned = make_plan()
-    first = complete_dataset(planned.dataset_uri, max_rejected_fraction=0)
+    first = complete_dataset(planned.dataset_uri, limits=NO_REJECTED)
     before = _versions(planned.dataset_uri)
-    assert complete_dataset(planned.dataset_uri, max_rejected_fraction=0) == first
+    assert complete_dataset(planned.dataset_uri, limits=NO_REJECTED) == first
     assert _versions(planned.dataset_uri) == before
     assert make_plan().exists
 
@@ -81,7 +84,7 @@ def test_too_many_rejected_files_are_an_error_until_more_are_allowed(
     build_shards(planned.dataset_uri)
     before = _versions(planned.dataset_uri)
     with pytest.raises(DataError) as caught:
-        complete_dataset(planned.dataset_uri, max_rejected_fraction=0.19)
+        complete_dataset(planned.dataset_uri, limits=DataLimits(max_rejected_fraction=0.19))
     assert str(caught.value).splitlines() == [
         "At most 19.0% of the files may be rejected; 6 of 30 are:",
         "  5 x empty: the file is empty. Copy the files again, or remove them.",
@@ -95,11 +98,11 @@ def test_too_many_rejected_files_are_an_error_until_more_are_allowed(
         ),
     ]
     assert _versions(planned.dataset_uri) == before
-    manifest = complete_dataset(planned.dataset_uri, max_rejected_fraction=0.2)
+    manifest = complete_dataset(planned.dataset_uri, limits=DataLimits(max_rejected_fraction=0.2))
     assert manifest.num_accepted == 24
     assert before.items() < _versions(planned.dataset_uri).items()
     with pytest.raises(DataError, match="6 of 30 are"):
-        complete_dataset(planned.dataset_uri, max_rejected_fraction=0.19)
+        complete_dataset(planned.dataset_uri, limits=DataLimits(max_rejected_fraction=0.19))
 
 
 def test_at_most_ten_rejected_files_are_named(make_plan: MakePlan, pictures: Path) -> None:
@@ -107,7 +110,7 @@ def test_at_most_ten_rejected_files_are_named(make_plan: MakePlan, pictures: Pat
         path.write_bytes(b"")
     planned = make_plan()
     with pytest.raises(DataError, match="19 of 30 are") as caught:
-        complete_dataset(planned.dataset_uri, max_rejected_fraction=0.5)
+        complete_dataset(planned.dataset_uri, limits=DataLimits(max_rejected_fraction=0.5))
     assert str(caught.value).count("): empty") == 10
 
 
@@ -118,7 +121,7 @@ def test_label_without_a_usable_training_picture_is_named(
         path.write_text("text")
     planned = make_plan()
     with pytest.raises(DataError, match=r"rejected for 'b'\. Rejected: b/000\.jpg") as caught:
-        complete_dataset(planned.dataset_uri, max_rejected_fraction=1)
+        complete_dataset(planned.dataset_uri, limits=DataLimits(max_rejected_fraction=1))
     assert "and 7 more" in str(caught.value)
     assert not storage.exists(f"{planned.dataset_uri}/manifest.json")
 
@@ -134,18 +137,18 @@ def test_split_without_a_usable_picture_is_an_error(
         path.write_text("text")
     planned = make_plan(folder)
     with pytest.raises(DataError, match=f"{split} split must have a usable picture"):
-        complete_dataset(planned.dataset_uri, max_rejected_fraction=1)
+        complete_dataset(planned.dataset_uri, limits=DataLimits(max_rejected_fraction=1))
 
 
 def test_dataset_without_a_plan_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="must be planned before"):
-        complete_dataset(str(tmp_path), max_rejected_fraction=0)
+        complete_dataset(str(tmp_path), limits=NO_REJECTED)
 
 
 def test_invalid_manifest_is_an_error(tmp_path: Path) -> None:
     storage.write_json(f"{tmp_path}/manifest.json", {"name": "a web app"})
     with pytest.raises(DataError, match=r"manifest\.json must be a valid Manifest"):
-        complete_dataset(str(tmp_path), max_rejected_fraction=0)
+        complete_dataset(str(tmp_path), limits=NO_REJECTED)
 
 
 def test_completion_tells_what_the_dataset_contains(
@@ -156,13 +159,19 @@ def test_completion_tells_what_the_dataset_contains(
     (pictures / "pears").mkdir()
     planned = make_plan()
     caplog.clear()
-    manifest = complete_dataset(planned.dataset_uri, max_rejected_fraction=1)
+    manifest = complete_dataset(planned.dataset_uri, limits=DataLimits(max_rejected_fraction=1))
     notices = [each.getMessage() for each in caplog.records if each.name == "repot.progress"]
     num_examples = [manifest.num_examples(split) for split in ("train", "validation")]
     assert notices == [
         "build shards: 29 pictures of 3 labels, per label 8 to 12, median 9; "
         "{} for training, {} for validation".format(*num_examples),
         "build shards: left out 1: the file is not a picture ('b/000.jpg')",
+        (
+            "build shards: unusual, very small: 29 "
+            "('b/007.jpg', 'b/006.jpg', 'b/002.jpg' and 26 more)"
+        ),
+        "build shards: warning: fewer than 10 pictures of 2 of 3 labels: 'b' (8), 'c' (9)",
+        f"build shards: all findings, with pictures: {planned.dataset_uri}/data.html",
     ]
     assert manifest.empty_label_folders == ("pears",)
 
@@ -172,7 +181,7 @@ def item(planned: PlannedDataset, index: int, num_shares: int, fraction: float =
         dataset_id=planned.plan.dataset_id,
         share_index=index,
         num_shares=num_shares,
-        max_rejected_fraction=fraction,
+        limits=DataLimits(max_rejected_fraction=fraction),
         storage_uri=planned.dataset_uri.partition("/datasets/")[0],
     ).to_item()
 
@@ -190,7 +199,7 @@ def test_builder_that_finishes_last_completes_the_dataset(
 ) -> None:
     one = make_plan(storage_uri=f"{tmp_path}/one", train_shards=4)
     build_shards(one.dataset_uri)
-    complete_dataset(one.dataset_uri, max_rejected_fraction=0)
+    complete_dataset(one.dataset_uri, limits=NO_REJECTED)
     planned = make_plan(storage_uri=f"{tmp_path}/three", train_shards=4)
 
     manifests = [build_item(item(planned, index, 3)) for index in order]
@@ -216,7 +225,7 @@ def test_builders_that_finish_at_the_same_moment_write_the_same_manifest(
     manifest = build_item(item(planned, 0, 2))
 
     assert others == [manifest]
-    assert manifest == complete_dataset(planned.dataset_uri, max_rejected_fraction=0)
+    assert manifest == complete_dataset(planned.dataset_uri, limits=NO_REJECTED)
 
 
 def test_builder_killed_before_it_completes_the_dataset_does_so_when_it_is_retried(
@@ -276,7 +285,7 @@ def test_item_of_an_existing_dataset_changes_nothing(make_plan: MakePlan, tmp_pa
 
 def test_item_without_a_plan_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="must be planned before"):
-        build_item(f"{'0' * 16}:0/1:0.5:{tmp_path}")
+        build_item(f"{'0' * 16}:0/1:0.5,1.0,0,-1:{tmp_path}")
 
 
 def test_invalid_item_is_an_error() -> None:
@@ -299,7 +308,8 @@ def test_copies_of_training_pictures_are_not_scored(
     (folder / "validation" / "a" / "001.jpg").write_text("damaged")
 
     manifest = complete_dataset(
-        make_plan(folder, validation_shards=3).dataset_uri, max_rejected_fraction=0.1
+        make_plan(folder, validation_shards=3).dataset_uri,
+        limits=DataLimits(max_rejected_fraction=0.1),
     )
 
     assert [(item.split, item.path, item.reason) for item in manifest.excluded] == [
@@ -310,10 +320,19 @@ def test_copies_of_training_pictures_are_not_scored(
     assert manifest.excluded[1].digest == hashlib.sha256(jpeg).hexdigest()[:32]
     # They are records like the others.
     assert [manifest.num_examples(split) for split in manifest.splits] == [12, 8, 4]
-    assert (
-        "build shards: warning: not scored in validation and test, 2: train has a copy of the "
-        "picture ('test/b/relabelled.jpg', 'validation/a/renamed.jpg')"
-    ) in [each.getMessage() for each in caplog.records]
+    notices = [each.getMessage() for each in caplog.records]
+    for warning in (
+        (
+            "copies of training pictures, not scored: 1 of 8 validation pictures, "
+            "'validation/a/renamed.jpg'"
+        ),
+        ("copies of training pictures, not scored: 1 of 4 test pictures, 'test/b/relabelled.jpg'"),
+        (
+            "the same picture under several labels, 1 times: 'train/a/003.jpg' (a, train) and "
+            "'test/b/relabelled.jpg' (b, test)"
+        ),
+    ):
+        assert f"build shards: warning: {warning}" in notices
 
 
 def test_split_by_content_leaves_no_copy_of_a_training_picture(
@@ -321,6 +340,6 @@ def test_split_by_content_leaves_no_copy_of_a_training_picture(
 ) -> None:
     for path in list(pictures.glob("*/*")):
         shutil.copy(path, path.with_name(f"copy of {path.name}"))
-    manifest = complete_dataset(make_plan().dataset_uri, max_rejected_fraction=0)
+    manifest = complete_dataset(make_plan().dataset_uri, limits=NO_REJECTED)
     assert manifest.num_accepted == 60
     assert manifest.excluded == ()

@@ -6,9 +6,10 @@ The sections follow Mitchell et al., "Model cards for model reporting", FAT* 201
 import re
 
 from repot.errors import printable
+from repot.evaluator.report import templates
 from repot.evaluator.report.data import ReportData
 from repot.evaluator.report.tables import label_rows, training_rows
-from repot.evaluator.report.templates import environment
+from repot.pages import environment
 from repot.serving_client import ACCEPTED_FILES
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~])")
@@ -22,7 +23,7 @@ def render_model_card(data: ReportData, *, model_name: str, version: str) -> str
         model_name: The model.
         version: The version.
     """
-    template = environment().get_template("model_card.md.j2")
+    template = environment(templates.__name__).get_template("model_card.md.j2")
     return template.render(
         model_name=model_name,
         version=version,

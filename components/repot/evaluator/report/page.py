@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from repot import bit_depth, storage
 from repot.evaluation_record import EvaluationRecord, SplitScores
+from repot.evaluator.report import templates
 from repot.evaluator.report.charts import (
     Axis,
     CurveChart,
@@ -22,10 +23,10 @@ from repot.evaluator.report.charts import (
 from repot.evaluator.report.confusions import confusion_counts, heat_map, worst_confusions
 from repot.evaluator.report.data import ReportData
 from repot.evaluator.report.tables import label_rows, timing_rows, training_rows
-from repot.evaluator.report.templates import environment
 from repot.evaluator.verdict import Score, Verdict
 from repot.layout import CHAMPION_NAME
 from repot.manifest import EXCLUSION_REASONS
+from repot.pages import environment
 from repot.recipes import AUGMENTATIONS
 from repot.training_record import EpochRecord
 
@@ -55,7 +56,7 @@ def render_report(
     evaluation, training = data.evaluation, data.training
     matrix = confusion_counts(evaluation)
     axis, score_rows = _score_chart(evaluation, verdict)
-    template = environment().get_template("report.html.j2")
+    template = environment(templates.__name__).get_template("report.html.j2")
     return template.render(
         evaluation=evaluation,
         dataset=data.dataset,

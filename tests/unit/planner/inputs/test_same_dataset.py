@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from repot.data_checks import DataLimits
 from repot.dataset_plan import read_work_list
 from repot.planner.listing import PictureRoots
 from repot.planner.plan import plan_dataset
@@ -62,7 +63,7 @@ def _read(
 def _build(target: Path) -> dict[str, str]:
     """Return the checksum of each shard."""
     build_shards(str(target), num_processes=1)
-    manifest = complete_dataset(str(target), max_rejected_fraction=0)
+    manifest = complete_dataset(str(target), limits=DataLimits(max_rejected_fraction=0))
     return {shard.shard: shard.crc32c for shard in manifest.shards}
 
 

@@ -1,0 +1,57 @@
+"""The style of all HTML pages, filters of their templates, and the template of the data page."""
+
+import functools
+import importlib.resources
+import re
+
+import jinja2
+import markupsafe
+
+from repot.errors import printable
+
+MISSING = "–"
+
+# Where a name without blanks may go on in the next line: after its separators, not in a number.
+_BREAK = re.compile(r"(?<=[_/:;@=+-])(?=[^\s_/.,:;@=+-])|(?<=[.,])(?=[^\W\d_])")
+
+
+@functools.cache
+def environment(package: str = __name__) -> jinja2.Environment:
+    """Return the templates of a package and of this one; values are escaped in HTML only."""
+    folders = [importlib.resources.files(name) for name in (package, __name__)]
+
+    def load(name: str) -> str | None:
+        found = (folder / name for folder in folders if (folder / name).is_file())
+        return next((file.read_text(encoding="utf-8") for file in found), None)
+
+    env = jinja2.Environment(
+        loader=jinja2.FunctionLoader(load),
+        autoescape=jinja2.select_autoescape(["html.j2"], default=False),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    env.filters.update(decimal=decimal, count=count, plural=plural, name=name)
+    return env
+
+
+def decimal(value: float | None, digits: int = 2) -> str:
+    """Return a number with a fixed number of decimals, or a dash for None."""
+    return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def count(value: int) -> str:
+    """Return a whole number with thousands separators."""
+    return f"{value:,}"
+
+
+def name(text: str) -> markupsafe.Markup:
+    """Return a label, file name or id as printable HTML that breaks only between its words."""
+    parts = [markupsafe.escape(part) for part in _BREAK.split(printable(text))]
+    return markupsafe.Markup("<wbr>").join(parts)
+
+
+def plural(value: int, noun: str) -> str:
+    """Return a count with its noun: "1 picture", "1,200 pictures"."""
+    return f"{value:,} {noun}{'' if value == 1 else 's'}"

@@ -1,0 +1,150 @@
+"""What every picture of a shard looks like, measured from its miniature and stored with the shard.
+
+    checks/<shard>.npy   one row per record of the shard, in its order; written before the receipt
+
+The rows of all shards are compared when the dataset is complete, see
+`repot.shard_builder.duplicates` and `repot.shard_builder.data_checks`.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repot import storage
+from repot.layout import CHECKS_FOLDER
+from repot.picture_result import MINIATURE_SIDE, SOURCE_FORMATS, Picture
+
+CHROMA_SIDE = 6
+"""Height and width of the stored colours, in pixels."""
+
+APPEARANCE = np.dtype(
+    [
+        ("picture", "<u4"),  # index in the shard's work list
+        ("class_id", "<u4"),
+        ("height", "<u4"),
+        ("width", "<u4"),
+        ("source_format", "u1"),  # index in SOURCE_FORMATS
+        ("contrast", "<f4"),  # standard deviation of the grey levels
+        ("edge_width", "<f4"),  # see `_edge_widths`
+        ("content", "u1", (4,)),  # first and last column, first and last row of luminance
+        ("luminance", "u1", (MINIATURE_SIDE, MINIATURE_SIDE)),
+        ("chroma", "u1", (2, CHROMA_SIDE, CHROMA_SIDE)),
+    ]
+)
+"""One row: 2.4 KB per picture."""
+
+# A border differs from the picture's first pixel by at most this, of 255: JPEG's noise.
+_BORDER_TOLERANCE = 16
+# What a border surrounds has at least this many rows and columns.
+_MIN_CONTENT = 15
+_NUM_IGNORED_ROWS = 4
+
+
+def measure(pictures: Sequence[Picture]) -> NDArray[np.void]:
+    """Return a row of APPEARANCE for each picture."""
+    rows = np.zeros(len(pictures), APPEARANCE)
+    if not pictures:
+        return rows
+    rows["height"] = [picture.height for picture in pictures]
+    rows["width"] = [picture.width for picture in pictures]
+    rows["source_format"] = [SOURCE_FORMATS.index(picture.source_format) for picture in pictures]
+    # miniatures: uint8 [pictures, 48, 48, 3], YCbCr
+    miniatures = np.frombuffer(b"".join(each.miniature for each in pictures), np.uint8)
+    miniatures = miniatures.reshape(-1, MINIATURE_SIDE, MINIATURE_SIDE, 3)
+    grey = np.ascontiguousarray(miniatures[..., 0])
+    rows["contrast"] = grey.reshape(len(pictures), -1).std(axis=1, dtype=np.float32)
+    rows["edge_width"] = _edge_widths(grey)
+    rows["content"] = _content(grey)
+    rows["luminance"] = grey
+    for band in (1, 2):
+        rows["chroma"][:, band - 1] = _reduce(miniatures[..., band], MINIATURE_SIDE // CHROMA_SIDE)
+    return rows
+
+
+def write_appearances(dataset_uri: str, shard: str, rows: NDArray[np.void]) -> None:
+    """Store the rows of a shard; equal rows give equal bytes."""
+    buffer = io.BytesIO()
+    np.save(buffer, rows, allow_pickle=False)
+    storage.write_bytes(appearances_uri(dataset_uri, shard), buffer.getvalue())
+
+
+def read_appearances(dataset_uri: str, shard: str, num_records: int) -> NDArray[np.void] | None:
+    """Return the rows of a shard; None if they are missing or damaged."""
+    uri = appearances_uri(dataset_uri, shard)
+    if not storage.exists(uri):
+        return None
+    try:
+        rows = np.load(io.BytesIO(storage.read_bytes(uri)), allow_pickle=False)
+    except (ValueError, EOFError, OSError):
+        return None
+    return rows if rows.dtype == APPEARANCE and rows.shape == (num_records,) else None
+
+
+def appearances_uri(dataset_uri: str, shard: str) -> str:
+    """Return the location of the rows of a shard."""
+    return storage.join(dataset_uri, appearances_name(shard))
+
+
+def appearances_name(shard: str) -> str:
+    """Return the name of the file with the rows of a shard, relative to the dataset."""
+    return f"{CHECKS_FOLDER}/{shard}.npy"
+
+
+def _reduce(bands: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """Return the means of blocks of pixels: uint8 [pictures, rows / factor, columns / factor]."""
+    sums = bands[:, ::factor].astype(np.uint16)
+    for start in range(1, factor):
+        sums += bands[:, start::factor]
+    total = sums[:, :, ::factor].astype(np.uint32)
+    for start in range(1, factor):
+        total += sums[:, :, start::factor]
+    half = factor * factor // 2
+    return ((total + half) // (factor * factor)).astype(np.uint8)
+
+
+def _content(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the part inside a border of one colour: uint8 [pictures, 4], see APPEARANCE."""
+    side = grey.shape[1]
+    corner = grey[:, :1, :1].astype(np.int16)
+    differs = np.abs(grey - corner) > _BORDER_TOLERANCE
+    box = np.empty((len(grey), 4), np.uint8)
+    for first, axis in ((0, 1), (2, 2)):
+        # used: bool [pictures, columns or rows]
+        used = differs.any(axis=axis)
+        box[:, first] = used.argmax(axis=1)
+        box[:, first + 1] = side - 1 - used[:, ::-1].argmax(axis=1)
+    sizes = box[:, 1::2].astype(np.int16) - box[:, ::2] + 1
+    is_whole = (sizes < _MIN_CONTENT).any(axis=1) | ~differs.any(axis=(1, 2))
+    box[is_whole] = (0, side - 1, 0, side - 1)
+    return box
+
+
+def _edge_widths(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the width of the sharpest edges as a share of the side: float32 [pictures].
+
+    It is the standard deviation of the Gaussian blur that makes an edge of the picture's whole
+    range as steep as its steepest ones. A picture of one level has no edge: 0.
+    """
+    side = grey.shape[1]
+    level_range = _near_highest(grey.max(axis=2)) + _near_highest(255 - grey.min(axis=2)) - 255
+    signed = grey.astype(np.int16)
+    slopes = np.maximum(
+        np.abs(signed[:, 1:, :-1] - signed[:, :-1, :-1]),
+        np.abs(signed[:, :-1, 1:] - signed[:, :-1, :-1]),
+    )
+    steepest = np.maximum(_near_highest(slopes.max(axis=2)), 1)
+    slope = steepest * math.sqrt(2 * math.pi) * side
+    widths: NDArray[np.float32] = (np.maximum(level_range, 0) / slope).astype(np.float32)
+    return widths
+
+
+def _near_highest(extremes: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the extreme of some rows of pixels: [pictures, rows] to float32 [pictures].
+
+    A few rows are ignored: those with noise, or with the picture's only highlight.
+    """
+    return np.sort(extremes, axis=1)[:, -_NUM_IGNORED_ROWS - 1].astype(np.float32)

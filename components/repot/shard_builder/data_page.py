@@ -1,0 +1,180 @@
+"""The data page: one HTML file that shows what a person should know about a dataset.
+
+Like the report, it is self-contained and needs no script. It has at most MAX_PAGE_BYTES of
+pictures, whatever the size of the dataset, because Kubeflow's page loads it as a whole.
+"""
+
+import base64
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from repot.data_checks import (
+    OUTLIER_KINDS,
+    CheckedPicture,
+    CopyGroup,
+    Outlier,
+    data_warnings,
+)
+from repot.dataset_plan import SourcePicture
+from repot.errors import DataError, StorageError
+from repot.manifest import Manifest, count_reasons
+from repot.pages import environment
+from repot.picture_decoder import PictureDecoder
+from repot.picture_result import ADVICE, REASONS, Picture, RejectedPicture
+from repot.shard_builder.examine import Examined
+from repot.shard_builder.shard import crop_edges, read_picture
+
+MAX_PAGE_BYTES = 3 << 20
+"""Bytes of all pictures of a page, encoded; text adds about 0.2 MB per 1,000 labels."""
+
+MAX_SAMPLES_PER_LABEL, MAX_SAMPLES = 6, 240
+MAX_GROUPS, MAX_PICTURES_PER_GROUP, MAX_LEAKS, MAX_OUTLIERS = 24, 4, 24, 8
+MAX_OPEN_LABELS = 12
+_MAX_FILES_NAMED = 10
+_THUMBNAIL_SIDE = 128
+_BATCH = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Reason:
+    """Files that were left out for one reason: why, what to do, how many, and the first paths."""
+
+    explanation: str
+    advice: str
+    num_files: int
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _OutlierKind:
+    """Outliers of one kind: what they are, how many, the threshold, and the first of them."""
+
+    name: str
+    num_pictures: int
+    threshold: float
+    outliers: tuple[Outlier, ...]
+
+
+def samples_per_label(num_labels: int) -> int:
+    """Return how many pictures the page shows of each label; 0 if there are too many labels."""
+    return min(MAX_SAMPLES_PER_LABEL, MAX_SAMPLES // max(1, num_labels)) or 1
+
+
+def render_data_page(manifest: Manifest, examined: Examined) -> str:
+    """Return the page as HTML; it does not depend on where the dataset is stored."""
+    checks = examined.checks
+    conflicts, copies = _shorten(checks.conflicts), _shorten(checks.copies)
+    leaks = examined.leaks[:MAX_LEAKS]
+    kinds = [
+        _OutlierKind(
+            name=OUTLIER_KINDS[kind],
+            num_pictures=count,
+            threshold=next(item.threshold for item in checks.outliers if item.kind == kind),
+            outliers=tuple(
+                islice((item for item in checks.outliers if item.kind == kind), MAX_OUTLIERS)
+            ),
+        )
+        for kind, count in checks.num_outliers.items()
+    ]
+    samples = dict(islice(examined.samples.items(), MAX_SAMPLES))
+    # In the order of their importance: the last ones may find no room.
+    wanted = [
+        *(picture for pair in leaks for picture in pair),
+        *(picture for group in conflicts for picture in group.pictures),
+        *(item.picture for kind in kinds for item in kind.outliers),
+        *(picture for group in copies for picture in group.pictures),
+        *(picture for pictures in samples.values() for picture in pictures),
+    ]
+    counts = {split: manifest.class_counts(split) for split in manifest.splits}
+    return (
+        environment()
+        .get_template("data.html.j2")
+        .render(
+            manifest=manifest,
+            checks=checks,
+            warnings=data_warnings(manifest, checks),
+            counts=counts,
+            most=max(sum(each[label] for each in counts.values()) for label in manifest.labels),
+            reasons=_reasons(manifest),
+            leaks=leaks,
+            conflicts=conflicts,
+            copies=copies,
+            outlier_kinds=kinds,
+            samples=samples,
+            thumbnails=_thumbnails(dict.fromkeys(wanted), examined.sources),
+            max_open_labels=MAX_OPEN_LABELS,
+        )
+    )
+
+
+def _shorten(groups: Sequence[CopyGroup]) -> list[CopyGroup]:
+    return [
+        CopyGroup(
+            is_exact=group.is_exact,
+            num_pictures=group.num_pictures,
+            pictures=group.pictures[:MAX_PICTURES_PER_GROUP],
+        )
+        for group in groups[:MAX_GROUPS]
+    ]
+
+
+def _reasons(manifest: Manifest) -> list[_Reason]:
+    return [
+        _Reason(
+            explanation=REASONS.get(reason, reason),
+            advice=ADVICE.get(reason, ""),
+            num_files=count,
+            files=tuple(
+                islice(
+                    (item.path for item in manifest.rejected if item.reason == reason),
+                    _MAX_FILES_NAMED,
+                )
+            ),
+        )
+        for reason, count in count_reasons(manifest.rejected).items()
+    ]
+
+
+def _thumbnails(
+    pictures: Iterable[CheckedPicture], sources: Mapping[CheckedPicture, SourcePicture]
+) -> dict[CheckedPicture, str]:
+    """Return data URIs of pictures, as many as the page has room for."""
+    thumbnails: dict[CheckedPicture, str] = {}
+    room = MAX_PAGE_BYTES
+    with PictureDecoder(max_side=_THUMBNAIL_SIDE) as decoder:
+        for batch in _batches(pictures):
+            found = _read(batch, sources)
+            results = decoder.decode(
+                [(source.uri, data) for _, source, data in found],
+                [crop_edges(source) for _, source, _ in found],
+            )
+            for (picture, _, _), result in zip(found, results, strict=True):
+                if not isinstance(result, Picture):
+                    continue
+                text = "data:image/jpeg;base64," + base64.b64encode(result.jpeg).decode()
+                if len(text) > room:
+                    return thumbnails
+                room -= len(text)
+                thumbnails[picture] = text
+    return thumbnails
+
+
+def _batches(pictures: Iterable[CheckedPicture]) -> Iterator[list[CheckedPicture]]:
+    remaining = iter(pictures)
+    while batch := list(islice(remaining, _BATCH)):
+        yield batch
+
+
+def _read(
+    batch: Sequence[CheckedPicture], sources: Mapping[CheckedPicture, SourcePicture]
+) -> list[tuple[CheckedPicture, SourcePicture, bytes]]:
+    """Return the files of pictures that can still be read: the page does without the others."""
+    found = []
+    for picture in batch:
+        source = sources[picture]
+        try:
+            found.append((picture, source, read_picture(source)))
+        except (RejectedPicture, DataError, StorageError):
+            continue
+    return found

@@ -1,0 +1,486 @@
+"""Find near-copies among many pictures: resized, compressed, cropped, mirrored or with a border.
+
+Three steps, each on far fewer pairs than the one before:
+
+1.  Hash: the 42 lowest frequencies of a picture's cosine transform, as in pHash (C. Zauner,
+    "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010), of several views:
+    the whole picture, two crops, what is inside a border, and the mirror image of each. Signs of
+    single frequencies flip easily where a picture has little of a frequency, so that bits are signs
+    of random projections (M. Charikar, "Similarity Estimation Techniques from Rounding Algorithms",
+    2002) of the frequencies in their principal components.
+2.  Candidates: pictures that agree in all bits of one of several tables, also after flipping the
+    least certain bits (Q. Lv et al., "Multi-Probe LSH", 2007). The time grows with the number of
+    pictures, not with its square: of a large group of alike pictures, each is compared with a few.
+3.  Verification: the two miniatures are aligned by shift and scale (B. Lucas, T. Kanade, "An
+    Iterative Image Registration Technique", 1981), and must then agree everywhere, in colour too.
+
+No library of perceptual hashes is used: they hash a picture file or an image object, but here only
+the decoder's process has one, and every view of a million pictures must be hashed; on arrays of
+miniatures that is a few matrix products.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repot.picture_result import MINIATURE_SIDE
+
+Floats = NDArray[np.float32]
+Indices = NDArray[np.int64]
+
+MIN_CONTRAST = 4.0
+"""Pictures with a smaller standard deviation of grey levels, of 255, are not compared: any two of
+them look alike."""
+
+_SIDE = MINIATURE_SIDE
+_WHOLE = np.array([[0, 1, 0, 1]], np.float32)
+_CROPS = (0.025, 0.05)
+"""What two of the views leave out on each side, as a share."""
+
+# Vertical and horizontal frequency, the lowest first; without (0, 0), the mean.
+_NUM_FREQUENCIES = 8
+_FREQUENCIES = np.array(
+    [
+        (total - horizontal, horizontal)
+        for total in range(1, _NUM_FREQUENCIES + 1)
+        for horizontal in range(total + 1)
+        if max(horizontal, total - horizontal) < _NUM_FREQUENCIES
+    ]
+)
+_MIRROR_SIGNS = np.where(_FREQUENCIES[:, 1] % 2, -1, 1).astype(np.float32)
+
+_NUM_TABLES, _NUM_DIMENSIONS, _NUM_FLIPPED = 8, 24, 3
+_MIN_BITS, _MAX_BITS = 12, 22
+_NUM_SAMPLED = 20_000
+_MAX_PER_BUCKET = 16
+# Candidates are at most this far apart, relative to the length of their hash vector.
+_MAX_DISTANCE = 0.4
+# Of a group of alike pictures, each is compared with about as many of the nearest.
+_MAX_COMPARED = 16
+
+# Limits of verification, found on drawings, cut-outs and photographs: correlation at half the
+# resolution before and after the alignment, of all pixels, and of fine detail; the largest mean
+# square difference of a part, in units of the variance; and of the colours of a part, of 255.
+_MIN_START, _MIN_ROUGH, _MIN_CORRELATION, _MIN_DETAIL = 0.65, 0.85, 0.95, 0.6
+_MAX_PART, _MAX_COLOUR = 0.6, 24.0
+_PART_SIDE = 8
+# The outermost pixels, which may still contain some of a border, are not compared.
+_MARGIN = 2
+_MAX_MOVE = 0.12
+_NUM_ROUGH_STEPS, _NUM_FINE_STEPS = 6, 3
+_CHUNK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """The same part of many pictures, or of their mirror images, hashed.
+
+    Attributes:
+        members: int64 [n], the pictures.
+        boxes: float32 [n, 4] or [1, 4], the part: left, right, top, bottom, as shares.
+        is_mirrored: Whether it is a part of the mirror image.
+        vectors: float16 [n, dimensions], the hash vectors.
+    """
+
+    members: Indices
+    boxes: Floats
+    is_mirrored: bool
+    vectors: NDArray[np.float16]
+
+
+_PAIR = np.dtype([("query", "<i8"), ("target", "<i8"), ("views", "<i2", (2,)), ("distance", "<f4")])
+
+
+def find_near_copies(rows: NDArray[np.void], pictures: Indices) -> Indices:
+    """Return the pairs of pictures that are near-copies of each other.
+
+    Args:
+        rows: Rows of `repot.shard_builder.appearances.APPEARANCE`; may be a memory map.
+        pictures: Indices of the rows to compare, ascending. Of equal pictures, it should have one,
+            because of many alike only some are compared.
+
+    Returns:
+        int64 [pairs, 2] of indices, the lower one first, sorted.
+    """
+    used = pictures[rows["contrast"][pictures] >= MIN_CONTRAST]
+    if len(used) < 2:
+        return np.empty((0, 2), np.int64)
+    views = _make_views(rows, used)
+    candidates = _find_candidates(views, len(rows))
+    copies = [
+        part[_are_copies(rows, part, views)]
+        for part in np.split(candidates, range(_CHUNK, len(candidates), _CHUNK))
+    ]
+    found = np.concatenate(copies)
+    pairs = np.stack([found["query"], found["target"]], axis=1)
+    return np.unique(np.sort(pairs, axis=1), axis=0)
+
+
+def _make_views(rows: NDArray[np.void], used: Indices) -> list[_View]:
+    """Return the hashed views of all pictures; the first and the last but one are also targets."""
+    has_border, content = _content_boxes(rows["content"][used])
+    parts = [
+        (used, _WHOLE),
+        *((used, np.array([[crop, 1 - crop] * 2], np.float32)) for crop in _CROPS),
+        (used[has_border], content[has_border]),
+    ]
+
+    sample = used[np.linspace(0, len(used) - 1, min(len(used), _NUM_SAMPLED)).astype(np.int64)]
+    center, components = _principal_components(_frequencies(rows, sample, _WHOLE))
+    views = []
+    for members, boxes in parts:
+        straight = np.empty((len(members), _NUM_DIMENSIONS), np.float16)
+        mirrored = np.empty_like(straight)
+        for start in range(0, len(members), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            some = boxes[part] if len(boxes) > 1 else boxes
+            waves = _frequencies(rows, members[part], some)
+            straight[part] = (waves - center) @ components
+            mirrored[part] = (waves * _MIRROR_SIGNS - center) @ components
+        # The part at the left of a picture is at the right of its mirror image.
+        turned = np.stack([1 - boxes[:, 1], 1 - boxes[:, 0], boxes[:, 2], boxes[:, 3]], axis=1)
+        views += [_View(members, boxes, False, straight), _View(members, turned, True, mirrored)]
+    return views
+
+
+def _content_boxes(content: NDArray[np.uint8]) -> tuple[NDArray[np.bool_], Floats]:
+    """Return which pictures have a border, and what is inside: float32 [n, 4], as shares.
+
+    A pixel at the border is left out: it shows some of both.
+    """
+    ends = content.astype(np.float32)
+    has_border = ends != np.array([0, _SIDE - 1, 0, _SIDE - 1])
+    ends += has_border * np.array([1, -1, 1, -1], np.float32) + np.array([0, 1, 0, 1], np.float32)
+    return has_border.any(axis=1), (ends / _SIDE).astype(np.float32)
+
+
+def _principal_components(waves: Floats) -> tuple[Floats, Floats]:
+    """Return the mean [frequencies] and the components [frequencies, dimensions] of a sample.
+
+    The mirror image of each picture is a part of the sample. Components with much variance count
+    less than they would, so that the many pictures of a light object on black do not look alike.
+    """
+    both = np.concatenate([waves, waves * _MIRROR_SIGNS]).astype(np.float64)
+    center = both.mean(axis=0)
+    variances, vectors = np.linalg.eigh(np.cov(both - center, rowvar=False))
+    strongest = np.argsort(-variances, kind="stable")[:_NUM_DIMENSIONS]
+    scales = np.maximum(variances[strongest], 1e-9) ** -0.25
+    return center.astype(np.float32), (vectors[:, strongest] * scales).astype(np.float32)
+
+
+def _frequencies(rows: NDArray[np.void], pictures: Indices, boxes: Floats) -> Floats:
+    """Return the low frequencies of parts of pictures, of length 1: float32 [n, frequencies]."""
+    steps = np.arange(_NUM_FREQUENCIES)[:, np.newaxis]
+    cosines = np.cos(np.pi * steps * (2 * np.arange(_SIDE) + 1) / (2 * _SIDE)).astype(np.float32)
+    waves = np.empty((len(pictures), len(_FREQUENCIES)), np.float32)
+    for start in range(0, len(pictures), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        some = boxes[part] if len(boxes) > 1 else boxes
+        across = cosines @ _sampling(some[:, :2])[0]
+        down = cosines @ _sampling(some[:, 2:])[0]
+        luminance = rows["luminance"][pictures[part]].astype(np.float32)
+        spectrum = down @ (luminance @ across.transpose(0, 2, 1))
+        waves[part] = spectrum[:, _FREQUENCIES[:, 0], _FREQUENCIES[:, 1]]
+    lengths = np.linalg.norm(waves, axis=1, keepdims=True)
+    waves /= np.maximum(lengths, 1e-6)
+    return waves
+
+
+def _sampling(ranges: Floats, side: int = _SIDE) -> tuple[Floats, NDArray[np.bool_]]:
+    """Return what samples parts of lines of pixels at as many points, by linear interpolation.
+
+    Args:
+        ranges: float32 [n, 2], first and last position, as shares of the line.
+        side: Number of pixels in a line.
+
+    Returns:
+        float32 [n, side, side], points times pixels; bool [n, side], whether a point is inside.
+    """
+    steps = (np.arange(side, dtype=np.float32) + 0.5) / side
+    positions = (ranges[:, :1] + (ranges[:, 1:] - ranges[:, :1]) * steps) * side - 0.5
+    clipped = np.clip(positions, 0, side - 1)[..., np.newaxis]
+    weights = np.clip(1 - np.abs(clipped - np.arange(side, dtype=np.float32)), 0, 1)
+    return weights.astype(np.float32, copy=False), (positions > -0.75) & (positions < side - 0.25)
+
+
+def _find_candidates(views: list[_View], num_pictures: int) -> NDArray[np.void]:
+    """Return pairs of pictures with similar hashes, each once, with its most similar views."""
+    num_bits = int(np.clip(np.ceil(np.log2(num_pictures)) + 2, _MIN_BITS, _MAX_BITS))
+    draw = np.random.default_rng(0)
+    found = np.empty(0, _PAIR)
+    for _ in range(_NUM_TABLES):
+        planes = draw.standard_normal((_NUM_DIMENSIONS, num_bits)).astype(np.float32)
+        parts = [found]
+        keys = [_keys(view, planes) for view in views]
+        for target, view in enumerate(views):
+            if view.is_mirrored or (len(view.boxes) == 1 and target != 0):
+                continue
+            plain = keys[target][:, 0]
+            order = np.argsort(plain, kind="stable")
+            starts = np.zeros(2**num_bits + 1, np.int32)
+            starts[1:] = np.cumsum(np.bincount(plain, minlength=2**num_bits))
+            for query in range(len(views)):
+                parts += _collisions(views, (query, target), keys[query], order, starts)
+        found = _nearest(np.concatenate(parts), num_pictures)
+    return found
+
+
+def _keys(view: _View, planes: Floats) -> NDArray[np.int32]:
+    """Return the buckets of each picture: int32 [n, probes], the first one without flipped bits."""
+    num_bits = planes.shape[1]
+    bits = (1 << np.arange(num_bits)).astype(np.int32)
+    keys = np.empty((len(view.members), 2**_NUM_FLIPPED), np.int32)
+    for start in range(0, len(keys), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        projected = view.vectors[part].astype(np.float32) @ planes
+        keys[part, 0] = (projected > 0) @ bits
+        unsure = bits[np.argpartition(np.abs(projected), _NUM_FLIPPED, axis=1)[:, :_NUM_FLIPPED]]
+        for bit in range(_NUM_FLIPPED):
+            keys[part, 2**bit : 2 ** (bit + 1)] = keys[part, : 2**bit] ^ unsure[:, bit : bit + 1]
+    return keys
+
+
+def _collisions(
+    views: list[_View],
+    pair: tuple[int, int],
+    keys: NDArray[np.int32],
+    order: Indices,
+    starts: NDArray[np.int32],
+) -> Iterator[NDArray[np.void]]:
+    """Yield the similar ones of the pairs of a query and a target in one bucket.
+
+    Args:
+        views: All views.
+        pair: The number of the view of the queries, and of that of the targets.
+        keys: int32 [queries, probes], buckets of the queries.
+        order: int64 [targets], the targets by bucket.
+        starts: int32 [buckets + 1], where each bucket starts in `order`.
+    """
+    queries, targets = views[pair[0]], views[pair[1]]
+    for column in keys.T:
+        counts = starts[column + 1] - starts[column]
+        hits = np.flatnonzero(counts)
+        taken = np.minimum(counts[hits], _MAX_PER_BUCKET)
+        # Of a large bucket, every query takes another part.
+        firsts = starts[column[hits]] + hits * 40_503 % (counts[hits] - taken + 1)
+        for part in np.split(np.arange(len(hits)), range(1 << 18, len(hits), 1 << 18)):
+            repeated = np.repeat(part, taken[part])
+            ends = np.cumsum(taken[part])
+            within = np.arange(len(repeated)) - np.repeat(ends - taken[part], taken[part])
+            query, target = hits[repeated], order[firsts[repeated] + within]
+            differs = queries.members[query] != targets.members[target]
+            query, target = query[differs], target[differs]
+            wanted = targets.vectors[target].astype(np.float32)
+            distance = np.linalg.norm(queries.vectors[query] - wanted, axis=1)
+            distance /= np.maximum(np.linalg.norm(wanted, axis=1), 1e-6)
+            near = distance <= _MAX_DISTANCE
+            rows = np.empty(int(near.sum()), _PAIR)
+            rows["query"] = queries.members[query[near]]
+            rows["target"] = targets.members[target[near]]
+            rows["views"] = pair
+            rows["distance"] = distance[near]
+            yield rows
+
+
+def _nearest(pairs: NDArray[np.void], num_pictures: int) -> NDArray[np.void]:
+    """Return each pair of pictures once, with the smallest distance, and few pairs per picture."""
+    low = np.minimum(pairs["query"], pairs["target"])
+    high = np.maximum(pairs["query"], pairs["target"])
+    numbers = low * num_pictures + high
+    pairs = pairs[np.lexsort((pairs["distance"], numbers))]
+    numbers.sort()
+    is_first = np.ones(len(numbers), np.bool_)
+    is_first[1:] = numbers[1:] != numbers[:-1]
+    pairs = pairs[is_first]
+    is_kept = np.zeros(len(pairs), np.bool_)
+    for side in ("query", "target"):
+        order = np.lexsort((pairs["distance"], pairs[side]))
+        places = np.arange(len(pairs)) - np.searchsorted(pairs[side][order], pairs[side][order])
+        is_kept[order[places < _MAX_COMPARED]] = True
+    return pairs[is_kept]
+
+
+def _are_copies(
+    rows: NDArray[np.void], pairs: NDArray[np.void], views: list[_View]
+) -> NDArray[np.bool_]:
+    """Return which pairs show the same, after aligning their miniatures."""
+    first, boxes = _miniatures(rows, pairs["query"], pairs["views"][:, 0], views)
+    second, other_boxes = _miniatures(rows, pairs["target"], pairs["views"][:, 1], views)
+    likely = np.arange(len(pairs))
+
+    def keep(chosen: NDArray[np.bool_]) -> None:
+        nonlocal first, second, boxes, other_boxes, likely
+        first, second, likely = first[chosen], second[chosen], likely[chosen]
+        boxes, other_boxes = boxes[chosen], other_boxes[chosen]
+
+    for num_steps, limit in ((0, _MIN_START), (_NUM_ROUGH_STEPS, _MIN_ROUGH)):
+        one, other = _halve(first), _halve(second)
+        boxes = _align(one, other, boxes, other_boxes, num_steps)
+        keep(_compare(one, other, boxes, other_boxes).correlation >= limit)
+    boxes = _align(first, second, boxes, other_boxes, _NUM_FINE_STEPS)
+    keep(_agree(_compare(first, second, boxes, other_boxes)))
+    keep(_colours_agree(rows, pairs[likely], views, boxes, other_boxes))
+    result = np.zeros(len(pairs), np.bool_)
+    result[likely] = True
+    return result
+
+
+def _miniatures(
+    rows: NDArray[np.void], pictures: Indices, numbers: NDArray[np.int16], views: list[_View]
+) -> tuple[Floats, Floats]:
+    """Return luminance [n, side, side], mirrored where the view is, and the boxes of the views."""
+    luminance = rows["luminance"][pictures].astype(np.float32)
+    boxes = np.empty((len(pictures), 4), np.float32)
+    for number, view in enumerate(views):
+        chosen = np.flatnonzero(numbers == number)
+        if view.is_mirrored:
+            luminance[chosen] = luminance[chosen][:, :, ::-1]
+        places = np.searchsorted(view.members, pictures[chosen])
+        boxes[chosen] = view.boxes[places] if len(view.boxes) > 1 else view.boxes
+    return luminance, boxes
+
+
+def _halve(luminance: Floats) -> Floats:
+    side = luminance.shape[1] // 2
+    halves: Floats = luminance.reshape(-1, side, 2, side, 2).mean(axis=(2, 4), dtype=np.float32)
+    return halves
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """Two pictures at the same points: mean 0 and variance 1 where both are; 0 elsewhere.
+
+    Attributes:
+        first, second: float32 [n, side, side].
+        num_pixels: float32 [n], the number of points where both are.
+    """
+
+    first: Floats
+    second: Floats
+    num_pixels: Floats
+
+    @property
+    def correlation(self) -> Floats:
+        """Return the correlation of each pair of pictures."""
+        sums: Floats = (self.first * self.second).sum(axis=(1, 2))
+        return sums / self.num_pixels
+
+
+def _compare(first: Floats, second: Floats, boxes: Floats, second_boxes: Floats) -> _Compared:
+    one, is_inside = _sample(first, boxes)
+    other, _ = _sample(second, second_boxes)
+    margin = max(1, _MARGIN * first.shape[1] // _SIDE)
+    inside = np.zeros_like(one)
+    window = (slice(None), slice(margin, -margin), slice(margin, -margin))
+    inside[window] = is_inside[window]
+    num_pixels: Floats = np.maximum(inside.sum(axis=(1, 2), dtype=np.float32), 1)
+    return _Compared(
+        _standardise(one, inside, num_pixels), _standardise(other, inside, num_pixels), num_pixels
+    )
+
+
+def _sample(luminance: Floats, boxes: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    side = luminance.shape[1]
+    across, is_across = _sampling(boxes[:, :2], side)
+    down, is_down = _sampling(boxes[:, 2:], side)
+    sampled = (down @ luminance @ across.transpose(0, 2, 1)).astype(np.float32, copy=False)
+    return sampled, is_down[:, :, np.newaxis] & is_across[:, np.newaxis]
+
+
+def _standardise(picture: Floats, inside: Floats, num_pixels: Floats) -> Floats:
+    num_pixels = num_pixels[:, np.newaxis, np.newaxis]
+    mean = (picture * inside).sum(axis=(1, 2), keepdims=True) / num_pixels
+    centered: Floats = (picture - mean) * inside
+    variance = np.square(centered).sum(axis=(1, 2), keepdims=True) / num_pixels
+    centered /= np.sqrt(variance + 1)
+    return centered
+
+
+def _align(
+    first: Floats, second: Floats, boxes: Floats, second_boxes: Floats, num_steps: int
+) -> Floats:
+    """Return the boxes of the first pictures that show the same as the second ones' boxes."""
+    side = first.shape[1]
+    steps = (np.arange(side, dtype=np.float32) + 0.5) / side
+    start = boxes
+    for _ in range(num_steps if len(boxes) else 0):
+        both = _compare(first, second, boxes, second_boxes)
+        down, across = np.gradient(both.first, axis=(1, 2))
+        sizes = boxes[:, 1::2] - boxes[:, ::2]
+        across *= side / sizes[:, 0][:, np.newaxis, np.newaxis]
+        down *= side / sizes[:, 1][:, np.newaxis, np.newaxis]
+        inside = both.second != 0
+        # slopes: float32 [n, pixels, 4], by left, right, top and bottom
+        slopes = np.stack(
+            [
+                across * (1 - steps),
+                across * steps,
+                down * (1 - steps)[:, np.newaxis],
+                down * steps[:, np.newaxis],
+            ],
+            axis=-1,
+        )
+        slopes = (slopes * inside[..., np.newaxis]).reshape(len(first), -1, 4)
+        missing = (both.second - both.first).reshape(len(first), -1, 1)
+        squares = slopes.transpose(0, 2, 1) @ slopes
+        damping = 1e-3 * np.trace(squares, axis1=1, axis2=2) / 4 + 1e-3
+        squares += damping[:, np.newaxis, np.newaxis] * np.eye(4, dtype=np.float32)
+        moves = np.linalg.solve(squares, slopes.transpose(0, 2, 1) @ missing)[..., 0]
+        boxes = np.clip(boxes + np.clip(moves, -0.05, 0.05), start - _MAX_MOVE, start + _MAX_MOVE)
+    return boxes
+
+
+def _agree(both: _Compared) -> NDArray[np.bool_]:
+    """Return which pictures agree as a whole, in detail and in every part."""
+    first, second = _detail(both.first), _detail(both.second)
+    products = (first * second).sum(axis=(1, 2))
+    energies = np.square(first).sum(axis=(1, 2)) * np.square(second).sum(axis=(1, 2))
+    detail = products / np.sqrt(energies + 1e-6)
+    part = _box_sums(np.square(both.first - both.second), _PART_SIDE).max(axis=(1, 2))
+    part /= _PART_SIDE**2
+    is_same: NDArray[np.bool_] = (
+        (both.correlation >= _MIN_CORRELATION) & (detail >= _MIN_DETAIL) & (part <= _MAX_PART)
+    )
+    return is_same
+
+
+def _detail(picture: Floats) -> Floats:
+    """Return a picture without what its surroundings of 3 x 3 pixels have in common."""
+    detail = np.zeros_like(picture)
+    detail[:, 1:-1, 1:-1] = picture[:, 1:-1, 1:-1] - _box_sums(picture, 3) / 9
+    inside: NDArray[np.bool_] = picture != 0
+    return detail * inside
+
+
+def _box_sums(picture: Floats, size: int) -> Floats:
+    """Return the sums of all squares of `size` x `size` pixels."""
+    sums = np.zeros((len(picture), picture.shape[1] + 1, picture.shape[2] + 1), np.float32)
+    sums[:, 1:, 1:] = picture.cumsum(axis=1).cumsum(axis=2)
+    return (
+        sums[:, size:, size:]
+        - sums[:, :-size, size:]
+        - sums[:, size:, :-size]
+        + sums[:, :-size, :-size]
+    )
+
+
+def _colours_agree(
+    rows: NDArray[np.void],
+    pairs: NDArray[np.void],
+    views: list[_View],
+    boxes: Floats,
+    second_boxes: Floats,
+) -> NDArray[np.bool_]:
+    """Return which pairs have the same colours in every part."""
+    largest = np.zeros(len(pairs), np.float32)
+    mirrored = np.array([view.is_mirrored for view in views])[pairs["views"][:, 0]]
+    for band in range(2):
+        first = rows["chroma"][pairs["query"], band].astype(np.float32)
+        first[mirrored] = first[mirrored][:, :, ::-1]
+        second = rows["chroma"][pairs["target"], band].astype(np.float32)
+        one, other = _sample(first, boxes)[0], _sample(second, second_boxes)[0]
+        inner = np.abs(one - other)[:, 1:-1, 1:-1]
+        largest = np.maximum(largest, inner.max(axis=(1, 2)))
+    return largest <= _MAX_COLOUR

@@ -1,0 +1,301 @@
+"""Examine all pictures of a complete dataset: copies, conflicts, leaks and outliers.
+
+It compares the rows of `repot.shard_builder.appearances` and decodes nothing. The rows of a million
+pictures have 2.5 GB, so they are in a temporary file, not in memory.
+"""
+
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repot.data_checks import OUTLIER_KINDS, CheckedPicture, CopyGroup, DataChecks, Outlier
+from repot.dataset_plan import DatasetPlan, SourcePicture, read_work_list
+from repot.errors import DataError, convert_disk_errors
+from repot.example_digests import DIGEST_BYTES, Digests
+from repot.manifest import SPLITS, Exclusion, Receipt, Split
+from repot.picture_result import MINIATURE_SIDE, SOURCE_FORMATS
+from repot.shard_builder.appearances import APPEARANCE, appearances_uri, read_appearances
+from repot.shard_builder.duplicates import find_near_copies
+
+MAX_GROUPS, MAX_PICTURES_PER_GROUP, MAX_OUTLIERS = 200, 12, 200
+"""What checks.json lists of each kind at most."""
+
+BLANK_CONTRAST, LOW_CONTRAST = 2.0, 6.0
+"""Standard deviation of grey levels, of 255."""
+SMALL_SIDE = 32
+"""Shorter side in pixels."""
+LONG_ASPECT = 4.0
+"""Longer side divided by the shorter one."""
+WIDE_EDGES = 0.018
+"""Width of the sharpest edges as a share of the side; of 700 sharp photographs, cut-outs and
+drawings, fewer than 1 % have 0.0125; blurred by 5 % of their side, 95 % have more than this."""
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Examined:
+    """What was found.
+
+    Attributes:
+        checks: The results for people.
+        excluded: Near-copies of training pictures in validation and test.
+        leaks: The first pictures of validation and test that are a copy, near or exact, of one in
+            train, each with that one.
+        samples: Pictures to show as an example of each label.
+        sources: Where every picture that is named here can be read.
+    """
+
+    checks: DataChecks
+    excluded: tuple[Exclusion, ...]
+    leaks: tuple[tuple[CheckedPicture, CheckedPicture], ...]
+    samples: dict[str, tuple[CheckedPicture, ...]]
+    sources: dict[CheckedPicture, SourcePicture]
+
+
+def examine(
+    dataset_uri: str,
+    plan: DatasetPlan,
+    receipts: Sequence[Receipt],
+    digests: Mapping[Split, Digests],
+    *,
+    samples_per_label: int,
+) -> Examined:
+    """Examine the pictures of a dataset whose shards are all built.
+
+    Args:
+        dataset_uri: Folder of the dataset.
+        plan: Its plan.
+        receipts: The receipts of all shards, in the order of the plan.
+        digests: The digests of the records of each split.
+        samples_per_label: Number of samples to choose.
+
+    Raises:
+        DataError: What the builders measured is missing or damaged.
+        StorageError: Reading failed, or there is no room for temporary files.
+    """
+    # By split, as the digests are; the shards of each split keep their order.
+    ordered = [each for split in SPLITS for each in receipts if each.split == split]
+    everything = np.concatenate([digests[split] for split in SPLITS])
+    with tempfile.TemporaryDirectory(prefix="repot-checks-") as folder:
+        with convert_disk_errors(Path(folder)):
+            rows = _gather(dataset_uri, ordered, Path(folder))
+        examiner = _Examiner(dataset_uri, plan, ordered, everything, rows)
+        return examiner.examine(samples_per_label)
+
+
+def _gather(dataset_uri: str, receipts: Sequence[Receipt], folder: Path) -> NDArray[np.void]:
+    """Return the rows of all shards, one after the other, in a file."""
+    num_records = sum(receipt.num_records for receipt in receipts)
+    rows: NDArray[np.void] = np.memmap(
+        folder / "rows", APPEARANCE, mode="w+", shape=(max(1, num_records),)
+    )[:num_records]
+    start = 0
+    for receipt in receipts:
+        part = read_appearances(dataset_uri, receipt.shard, receipt.num_records)
+        if part is None:
+            raise DataError(
+                f"{appearances_uri(dataset_uri, receipt.shard)} must have a row for each of "
+                f"{receipt.num_records} records; it is missing or damaged. Delete {receipt.shard} "
+                "and run again."
+            )
+        rows[start : start + len(part)] = part
+        start += len(part)
+    return rows
+
+
+class _Examiner:
+    """Answers questions about the records of a dataset, numbered by split, shard and record."""
+
+    def __init__(
+        self,
+        dataset_uri: str,
+        plan: DatasetPlan,
+        receipts: Sequence[Receipt],
+        digests: Digests,
+        rows: NDArray[np.void],
+    ) -> None:
+        self._dataset_uri, self._plan, self._receipts = dataset_uri, plan, receipts
+        self._digests, self._rows = digests, rows
+        counts = [receipt.num_records for receipt in receipts]
+        self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._splits = np.repeat([SPLITS.index(each.split) for each in receipts], counts)
+        self._work_lists: dict[int, list[SourcePicture]] = {}
+        self._sources: dict[CheckedPicture, SourcePicture] = {}
+
+    def examine(self, samples_per_label: int) -> Examined:
+        _, first, content = np.unique(self._digests, return_index=True, return_inverse=True)
+        pairs = find_near_copies(self._rows, np.sort(first))
+        pairs = self._of_other_files(pairs)
+        groups = _connected(len(self._rows), content, first, pairs)
+        shown, conflicts = self._describe_groups(groups, content)
+        num_exact = len(content) - len(first)
+        sides = np.sort(np.minimum(self._rows["height"], self._rows["width"]))
+        formats = Counter(self._rows["source_format"].tolist())
+        outliers, num_outliers = self._outliers()
+        checks = DataChecks(
+            num_copies=sum(len(group) - 1 for group in groups),
+            num_exact_copies=num_exact,
+            copies=tuple(shown[:MAX_GROUPS]),
+            num_conflicts=len(conflicts),
+            conflicts=tuple(conflicts[:MAX_GROUPS]),
+            num_outliers=num_outliers,
+            outliers=tuple(outliers),
+            formats={SOURCE_FORMATS[code]: count for code, count in formats.most_common()},
+            sides=tuple(int(sides[i]) for i in (0, len(sides) // 2, -1)) if len(sides) else (),
+        )
+        leaks = self._leaks(content, first, pairs)
+        return Examined(
+            checks=checks,
+            excluded=tuple(
+                Exclusion(
+                    split=SPLITS[int(self._splits[record])],
+                    digest=self._digests[record].ljust(DIGEST_BYTES, b"\0").hex(),
+                    reason="copy_of_training",
+                    path=self._source(record).path,
+                    detail=self._source(origin).path,
+                )
+                for record, origin in leaks
+                if content[record] != content[origin]
+            ),
+            leaks=tuple(
+                (self._picture(record), self._picture(origin))
+                for record, origin in leaks[:MAX_GROUPS]
+            ),
+            samples=self._samples(samples_per_label),
+            sources=self._sources,
+        )
+
+    def _source(self, record: int) -> SourcePicture:
+        shard = int(np.searchsorted(self._starts, record, side="right")) - 1
+        if shard not in self._work_lists:
+            self._work_lists[shard] = read_work_list(self._dataset_uri, self._receipts[shard].shard)
+        return self._work_lists[shard][int(self._rows["picture"][record])]
+
+    def _picture(self, record: int) -> CheckedPicture:
+        source = self._source(record)
+        split = SPLITS[int(self._splits[record])]
+        picture = CheckedPicture(path=source.path, label=source.label, split=split)
+        self._sources[picture] = source
+        return picture
+
+    def _of_other_files(self, pairs: Indices) -> Indices:
+        """Return the pairs that are not two parts of the same picture."""
+        differs = [self._source(one).path != self._source(other).path for one, other in pairs]
+        return pairs[np.array(differs, np.bool_)]
+
+    def _describe_groups(
+        self, groups: Sequence[Sequence[int]], content: Indices
+    ) -> tuple[list[CopyGroup], list[CopyGroup]]:
+        """Return the groups with one label, and those with several; the largest first."""
+        alike: list[CopyGroup] = []
+        conflicts: list[CopyGroup] = []
+        for group in groups:
+            kinds = {(self._rows["class_id"][i], self._splits[i]): i for i in reversed(group)}
+            chosen = list(dict.fromkeys([*sorted(kinds.values()), *group]))
+            described = CopyGroup(
+                is_exact=len({int(content[i]) for i in group}) == 1,
+                num_pictures=len(group),
+                pictures=tuple(self._picture(i) for i in chosen[:MAX_PICTURES_PER_GROUP]),
+            )
+            has_one_label = len({int(self._rows["class_id"][i]) for i in group}) == 1
+            (alike if has_one_label else conflicts).append(described)
+        return alike, conflicts
+
+    def _leaks(self, content: Indices, first: Indices, pairs: Indices) -> list[tuple[int, int]]:
+        """Return the records outside train that have a copy in train, each with the first such."""
+        trained = np.flatnonzero(self._splits == SPLITS.index("train"))
+        # Of each content in train, the first record; of others, -1.
+        origins = np.full(len(first), -1)
+        origins[content[trained][::-1]] = trained[::-1]
+        alike = origins.copy()
+        for one, other in pairs[::-1].tolist():
+            for copy, origin in ((one, other), (other, one)):
+                if origins[content[copy]] < 0 <= origins[content[origin]]:
+                    alike[content[copy]] = origins[content[origin]]
+        leaked = (self._splits != SPLITS.index("train")) & (alike[content] >= 0)
+        return [(i, int(alike[content[i]])) for i in np.flatnonzero(leaked).tolist()]
+
+    def _outliers(self) -> tuple[list[Outlier], dict[str, int]]:
+        rows = self._rows
+        height, width = rows["height"].astype(np.float64), rows["width"].astype(np.float64)
+        shorter, longer = np.minimum(height, width), np.maximum(height, width)
+        contrast, edges = rows["contrast"], rows["edge_width"]
+        has_contrast = contrast >= LOW_CONTRAST
+        # Smaller pictures are enlarged to be measured, and look blurred then.
+        is_measurable = has_contrast & (shorter >= MINIATURE_SIDE)
+        found: dict[str, tuple[NDArray[np.bool_], NDArray[np.floating], float]] = {
+            "blank": (contrast < BLANK_CONTRAST, contrast, BLANK_CONTRAST),
+            "nearly_uniform": (
+                (contrast >= BLANK_CONTRAST) & ~has_contrast,
+                contrast,
+                LOW_CONTRAST,
+            ),
+            "very_small": (shorter < SMALL_SIDE, shorter, SMALL_SIDE),
+            "extreme_aspect": (longer > LONG_ASPECT * shorter, longer / shorter, LONG_ASPECT),
+            "blurred": (is_measurable & (edges > WIDE_EDGES), edges, WIDE_EDGES),
+        }
+        outliers, numbers = [], {}
+        for kind in OUTLIER_KINDS:
+            is_unusual, measured, threshold = found[kind]
+            records = np.flatnonzero(is_unusual)
+            if not len(records):
+                continue
+            numbers[kind] = len(records)
+            # The most unusual first: the farther from the threshold, the lower.
+            distance = -np.abs(measured[records] - threshold)
+            outliers += [
+                Outlier(
+                    picture=self._picture(record),
+                    kind=kind,
+                    measured=round(float(measured[record]), 4),
+                    threshold=threshold,
+                )
+                for record in records[np.argsort(distance, kind="stable")][:MAX_OUTLIERS].tolist()
+            ]
+        return outliers, numbers
+
+    def _samples(self, number: int) -> dict[str, tuple[CheckedPicture, ...]]:
+        """Return pictures of each label, spread over its records."""
+        order = np.argsort(self._rows["class_id"], kind="stable")
+        class_ids = self._rows["class_id"][order]
+        samples = {}
+        for class_id, label in enumerate(self._plan.labels, start=1):
+            start, end = np.searchsorted(class_ids, [class_id, class_id + 1]).tolist()
+            steps = np.linspace(start, end - 1, min(number, end - start)).astype(np.int64)
+            samples[label] = tuple(self._picture(record) for record in sorted(order[steps]))
+        return samples
+
+
+def _connected(
+    num_records: int, content: Indices, first: Indices, pairs: Indices
+) -> list[list[int]]:
+    """Return the groups of two and more records that show the same, the largest first.
+
+    Args:
+        num_records: Number of records.
+        content: int64 [records], equal for records with equal content.
+        first: int64 [contents], the first record of each.
+        pairs: int64 [pairs, 2], near-copies among the first records.
+    """
+    parent = np.arange(num_records)
+
+    def root(record: int) -> int:
+        while parent[record] != record:
+            parent[record] = parent[parent[record]]
+            record = int(parent[record])
+        return record
+
+    for one, other in pairs.tolist():
+        low, high = sorted((root(one), root(other)))
+        parent[high] = low
+    repeated = np.flatnonzero(np.bincount(content)[content] > 1)
+    groups: dict[int, list[int]] = defaultdict(list)
+    for record in np.union1d(repeated, pairs.ravel()).tolist():
+        groups[root(int(first[content[record]]))].append(record)
+    return sorted(groups.values(), key=lambda group: (-len(group), group))

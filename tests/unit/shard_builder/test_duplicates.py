@@ -1,0 +1,97 @@
+import io
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+import repot_pipelines
+from repot.pictures import normalise_picture
+from repot.shard_builder.appearances import measure
+from repot.shard_builder.duplicates import MIN_CONTRAST, find_near_copies
+
+SAMPLE = Path(repot_pipelines.__file__).parent / "sample" / "pictures"
+
+
+def pictures() -> list[Image.Image]:
+    """Return the drawings of the sample, each once, on white."""
+    found = []
+    for path in sorted(SAMPLE.rglob("*.*")):
+        with Image.open(path) as image:
+            found.append(image.convert("RGB"))
+    return found
+
+
+def encode(image: Image.Image, quality: int = 92) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def variants(image: Image.Image, draw: random.Random) -> Iterator[tuple[str, bytes]]:
+    width, height = image.size
+    scale = draw.choice([0.5, 0.7, 1.5])
+    yield "resized", encode(image.resize((round(width * scale), round(height * scale))))
+    yield "compressed", encode(image, 40)
+    x, y = draw.random(), draw.random()
+    left, top = round(width * 0.05 * x), round(height * 0.05 * y)
+    yield (
+        "cropped",
+        encode(image.crop((left, top, left + round(width * 0.95), top + round(height * 0.95)))),
+    )
+    yield "mirrored", encode(ImageOps.mirror(image))
+    border = round(min(width, height) * draw.choice([0.03, 0.06, 0.1]))
+    yield "bordered", encode(ImageOps.expand(image, border, draw.choice(["black", "white", "red"])))
+
+
+@pytest.fixture(scope="module")
+def originals() -> list[Image.Image]:
+    return pictures()
+
+
+def test_planted_copies_are_found_and_nothing_else(originals: list[Image.Image]) -> None:
+    draw = random.Random(3)
+    files = [encode(image) for image in originals]
+    planted = []
+    for number, image in enumerate(originals[::3]):
+        for kind, data in variants(image, draw):
+            planted.append((number * 3, len(files), kind))
+            files.append(data)
+    rows = measure([normalise_picture(data) for data in files])
+
+    found = {(int(one), int(other)) for one, other in find_near_copies(rows, np.arange(len(rows)))}
+
+    origin = {copy: number for number, copy, _ in planted}
+    missed = [kind for number, copy, kind in planted if (number, copy) not in found]
+    assert len(planted) == 220
+    assert len(missed) <= 0.05 * len(planted), missed
+    wrong = [pair for pair in found if len({origin.get(i, i) for i in pair}) == 2]
+    assert wrong == []
+
+
+def test_plain_pictures_are_no_copies_of_each_other() -> None:
+    greys = [Image.new("RGB", (100, 80), (level, level, level)) for level in (90, 100, 110)]
+    rows = measure([normalise_picture(encode(image)) for image in greys])
+
+    assert (rows["contrast"] < MIN_CONTRAST).all()
+    assert find_near_copies(rows, np.arange(3)).shape == (0, 2)
+
+
+def test_other_colour_is_no_copy(originals: list[Image.Image]) -> None:
+    image = originals[0]
+    red, green, blue = image.split()
+    other = Image.merge("RGB", (blue, green, red))
+    rows = measure([normalise_picture(encode(each)) for each in (image, other)])
+    difference = np.abs(rows["chroma"][0].astype(int) - rows["chroma"][1]).max()
+
+    assert difference > 40, "the picture must have colours"
+    assert len(find_near_copies(rows, np.arange(2))) == 0
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_less_than_two_pictures_have_no_copies(originals: list[Image.Image], count: int) -> None:
+    rows = measure([normalise_picture(encode(image)) for image in originals[:count]])
+
+    assert find_near_copies(rows, np.arange(count)).shape == (0, 2)
