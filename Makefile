@@ -27,7 +27,7 @@ LOCK = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo serving-skew quality decoder-sandbox inception-2016 manifest-speed streaming test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
+.PHONY: help venv install demo serving-skew quality decoder-sandbox data-checks inception-2016 manifest-speed streaming test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,8 @@ decoder-sandbox: $(STAMP) ## measure what decoding pictures in a sandboxed proce
 
 inception-2016: $(STAMP) ## train real Inception-v3 weights by several recipes, see benchmarks/inception_2016.py; ARGS
 	$(BIN)/python benchmarks/inception_2016.py $(ARGS)
+data-checks: $(STAMP) ## measure what the checks of a dataset cost, and what they find
+	$(BIN)/python benchmarks/data_checks.py
 
 manifest-speed: $(STAMP) ## measure how long it takes to validate a manifest of 100,000 pictures
 	$(BIN)/python benchmarks/manifest.py

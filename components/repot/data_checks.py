@@ -176,8 +176,8 @@ def is_accepted(manifest: Manifest, checks: DataChecks | None, limits: DataLimit
     return is_within and not limit_problems(manifest, checks, limits)
 
 
-def data_warnings(manifest: Manifest, checks: DataChecks | None) -> list[str]:
-    """Return one sentence per finding that can make a model or its scores worse."""
+def score_warnings(manifest: Manifest, checks: DataChecks | None) -> list[str]:
+    """Return one sentence per finding that makes scores uncertain or a model worse."""
     warnings = [
         f"copies of training pictures, not scored: {count} of {total} {split} pictures, "
         + join_names((repr(e.path) for e in manifest.excluded if e.split == split), _MAX_NAMED)
@@ -185,10 +185,16 @@ def data_warnings(manifest: Manifest, checks: DataChecks | None) -> list[str]:
         if count
     ]
     if checks and checks.num_conflicts:
+        times = "once" if checks.num_conflicts == 1 else f"{checks.num_conflicts} times"
         warnings.append(
-            f"the same picture under several labels, {checks.num_conflicts} times: "
-            f"{_name_conflicts(checks.conflicts)}"
+            f"the same picture under several labels, {times}: {_name_conflicts(checks.conflicts)}"
         )
+    return warnings
+
+
+def data_warnings(manifest: Manifest, checks: DataChecks | None) -> list[str]:
+    """Return `score_warnings`, and one about labels with few pictures."""
+    warnings = score_warnings(manifest, checks)
     if small := _small_labels(manifest, FEW_PICTURES):
         warnings.append(
             f"fewer than {FEW_PICTURES} pictures of {len(small)} of {len(manifest.labels)} labels: "

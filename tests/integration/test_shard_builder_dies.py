@@ -116,6 +116,7 @@ def test_shards_are_built_without_tensorflow_and_decoded_elsewhere(
 import sys
 from pathlib import Path
 import repot.planner.plan, repot.shard_builder.worker
+from repot.data_checks import DataLimits
 from repot.picture_decoder import PictureDecoder
 from repot.shard_builder.complete import complete_dataset
 from repot.shard_builder.shard import build_shard

@@ -68,6 +68,7 @@ def judge(
     removed_labels: Sequence[str] = (),
     allow_label_removal: bool = False,
     empty_label_folders: Sequence[str] = (),
+    data_warnings: Sequence[str] = (),
     was_rolled_back: bool = False,
 ) -> Verdict:
     """Promote a version that reaches the threshold and gets at least as many pictures right.
@@ -92,6 +93,7 @@ def judge(
             rejected then, unless `allow_label_removal`.
         allow_label_removal: Whether a version without labels of the champion may be promoted.
         empty_label_folders: Label folders without pictures; the reasons state them.
+        data_warnings: What is wrong with the pictures; the reasons state it.
         was_rolled_back: Whether the version was rolled back before; it is rejected then.
     """
     whole_score = score_of(challenger)
@@ -140,6 +142,7 @@ def judge(
             reasons = [_ANOTHER_TASK_REASON, *reasons]
     if empty_label_folders:
         reasons.append(_empty_folders_reason(empty_label_folders))
+    reasons += [f"Data: {warning}." for warning in data_warnings]
     return Verdict(
         decision=decision,
         reasons=tuple(reasons),

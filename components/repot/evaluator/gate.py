@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from repot import layout, quiet_tensorflow, storage
+from repot.data_checks import read_checks, score_warnings
 from repot.errors import AlreadyExistsError, DataError, ModelError
 from repot.evaluator.comparison import judge
 from repot.evaluator.outcomes import Outcome, read_outcomes, write_outcomes
@@ -163,6 +164,7 @@ def decide(
         unknown_labels = _unknown_labels(challenger_outcomes, champion_labels)
         labels = read_labels(storage.join(run_uri, MODEL_FOLDER))
         removed_labels = [label for label in champion_labels if label not in labels]
+    manifest = read_manifest(dataset_uri)
     verdict = judge(
         challenger_outcomes,
         champion_outcomes,
@@ -176,7 +178,8 @@ def decide(
         unknown_labels=unknown_labels,
         removed_labels=removed_labels,
         allow_label_removal=allow_label_removal,
-        empty_label_folders=read_manifest(dataset_uri).empty_label_folders,
+        empty_label_folders=manifest.empty_label_folders,
+        data_warnings=score_warnings(manifest, read_checks(dataset_uri)),
         was_rolled_back=champion is not None and training_id in champion.rolled_back,
     )
     _log.info("%s: %s", verdict.headline, " ".join(verdict.reasons))

@@ -160,6 +160,13 @@ def test_empty_label_folders_are_stated_but_decide_nothing(
     assert verdict.empty_label_folders == tuple(folders)
 
 
+def test_data_warnings_are_stated_but_decide_nothing() -> None:
+    verdict = make_verdict("11", "10", data_warnings=["1 of 8 pictures is a copy"])
+
+    assert verdict.decision == make_verdict("11", "10").decision
+    assert verdict.reasons[-1] == "Data: 1 of 8 pictures is a copy."
+
+
 def test_another_task_gets_no_advice_to_allow_the_removal_of_labels() -> None:
     verdict = make_verdict("11", "00", unknown_labels=["cat"], removed_labels=["hen"])
 

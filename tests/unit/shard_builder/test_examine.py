@@ -1,0 +1,88 @@
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageFilter, ImageOps
+
+import repot_pipelines
+from repot.data_checks import DataLimits, read_checks
+from repot.errors import DataError
+from repot.shard_builder.complete import complete_dataset
+from tests.unit.conftest import MakePlan
+
+SAMPLE = Path(repot_pipelines.__file__).parent / "sample" / "pictures" / "train"
+
+
+@pytest.fixture
+def dirty(tmp_path: Path) -> Path:
+    """Return drawings of two labels with copies, a conflict and unusual pictures."""
+    folder = tmp_path / "dirty"
+    for split, first, last in (("train", 0, 8), ("validation", 8, 12)):
+        for label in ("fruit", "vehicles"):
+            target = folder / split / label
+            target.mkdir(parents=True)
+            for path in sorted((SAMPLE / label).iterdir())[first:last]:
+                shutil.copy(path, target / path.name)
+    trained = sorted((folder / "train" / "fruit").iterdir())
+    with Image.open(trained[0]) as image:
+        picture = image.convert("RGB")
+    ImageOps.mirror(picture).save(folder / "validation" / "fruit" / "mirrored.jpg", quality=60)
+    shutil.copy(trained[1], folder / "train" / "vehicles" / f"conflict{trained[1].suffix}")
+    Image.new("RGB", (90, 80), "white").save(folder / "train" / "fruit" / "blank.png")
+    with Image.open(trained[2]) as image:
+        other = image.convert("RGB")
+    other.resize((20, 20)).save(folder / "train" / "fruit" / "tiny.png")
+    other.resize((500, 90)).save(folder / "train" / "fruit" / "long.png")
+    blurred = other.filter(ImageFilter.GaussianBlur(min(other.size) / 12))
+    blurred.save(folder / "train" / "vehicles" / "blurred.png")
+    return folder
+
+
+def test_findings_are_stored_shown_and_limited(make_plan: MakePlan, dirty: Path) -> None:
+    dataset_uri = make_plan(dirty).dataset_uri
+
+    manifest = complete_dataset(dataset_uri, limits=DataLimits())
+
+    checks = read_checks(dataset_uri)
+    assert checks is not None
+    (leaked,) = manifest.excluded
+    assert (leaked.split, leaked.path, leaked.reason) == (
+        "validation",
+        "validation/fruit/mirrored.jpg",
+        "copy_of_training",
+    )
+    assert leaked.detail == f"train/fruit/{min(p.name for p in (SAMPLE / 'fruit').iterdir())}"
+    (conflict,) = checks.conflicts
+    assert sorted(conflict.labels) == ["fruit", "vehicles"]
+    assert conflict.is_exact
+    unusual = {(item.kind, item.picture.path.rpartition("/")[2]) for item in checks.outliers}
+    assert unusual >= {
+        ("blank", "blank.png"),
+        ("very_small", "tiny.png"),
+        ("extreme_aspect", "long.png"),
+        ("blurred", "blurred.png"),
+    }
+    page = (Path(dataset_uri) / "data.html").read_text()
+    assert page.count("data:image/jpeg;base64,") > 10
+    assert "mirrored.jpg" in page
+
+    for limits, message in (
+        (DataLimits(max_leaked_fraction=0.1), "At most 10.0% of validation may be copies"),
+        (DataLimits(max_conflicts=0), "At most 0 pictures may have several labels; 1 have"),
+        (DataLimits(min_pictures_per_label=50), "Every label must have at least 50 pictures"),
+    ):
+        with pytest.raises(DataError, match=message):
+            complete_dataset(dataset_uri, limits=limits)
+    assert complete_dataset(dataset_uri, limits=DataLimits(max_conflicts=1)) == manifest
+
+
+def test_dataset_of_an_earlier_version_has_no_checks_and_stays_usable(
+    make_plan: MakePlan, pictures: Path
+) -> None:
+    dataset_uri = make_plan().dataset_uri
+    manifest = complete_dataset(dataset_uri, limits=DataLimits())
+    for name in ("checks.json", "data.html"):
+        (Path(dataset_uri) / name).unlink()
+    shutil.rmtree(Path(dataset_uri) / "checks")
+
+    assert complete_dataset(dataset_uri, limits=DataLimits(max_conflicts=0)) == manifest
