@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from repot.trainer.state import SavedState
 from repot.training_record import EpochRecord, TrainingRecord, read_history
 from repot.zoo import build_backbone
 
+NUM_RANDOM_KILLS = 20
 STOP_SECONDS = 5.0
 WAIT_SECONDS = 400.0
 EVENTS_NAME = "progress.jsonl"
@@ -48,8 +50,10 @@ Start = Callable[..., subprocess.Popen[bytes]]
 def start(sample_dataset_uri: str, lite0_weights_uri: str) -> Start:
     """Return a function that starts a training process in a folder."""
 
-    def start_in(run: Path, **environment: str) -> subprocess.Popen[bytes]:
-        request = make_request(sample_dataset_uri, lite0_weights_uri, run, SETTINGS)
+    def start_in(
+        run: Path, settings: TrainingSettings = SETTINGS, **environment: str
+    ) -> subprocess.Popen[bytes]:
+        request = make_request(sample_dataset_uri, lite0_weights_uri, run, settings)
         return start_training(request, **environment)
 
     return start_in
@@ -114,12 +118,36 @@ def test_killed_training_ends_with_bit_identical_weights(
     kill_when(tmp_path, lambda: has_saved(tmp_path, "fine_tune", 1), start)
     assert start(tmp_path).wait(WAIT_SECONDS) == 0
 
-    expected, resumed = weights(uninterrupted), weights(tmp_path)
-    assert len(expected) == len(resumed) > 100
-    for weight, same in zip(expected, resumed, strict=True):
-        np.testing.assert_array_equal(same, weight)
-    assert history(tmp_path) == history(uninterrupted)
-    assert model_files(tmp_path) == model_files(uninterrupted)
+    assert_same_results(tmp_path, uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("recipe", ["head", "fine_tune"])
+def test_training_killed_at_random_moments_ends_with_bit_identical_files(
+    recipe: str, start: Start, tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(SETTINGS, recipe=recipe, epochs=2 if recipe != "head" else 0)
+    started = time.monotonic()
+    assert start(tmp_path / "whole", settings).wait(WAIT_SECONDS) == 0
+    duration = time.monotonic() - started
+    rng, num_kills, num_runs = random.Random(recipe), 0, 0
+    while num_kills < NUM_RANDOM_KILLS:
+        run = tmp_path / str(num_runs)
+        code = None
+        while code != 0:
+            process = start(run, settings)
+            # Some starts are not killed, so that the training comes to its end.
+            timeout = rng.uniform(0, duration) if rng.random() < 0.8 else WAIT_SECONDS
+            try:
+                code = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                code = process.wait(WAIT_SECONDS)
+                num_kills += 1
+            assert code in (0, -signal.SIGKILL)
+        num_runs += 1
+        assert_same_results(run, tmp_path / "whole")
 
 
 @pytest.mark.slow
@@ -166,6 +194,7 @@ def test_finished_training_leaves_its_results_and_no_state(uninterrupted: Path) 
     assert sorted(path.name for path in (uninterrupted / "model").iterdir()) == [
         "labels.txt",
         "model.keras",
+        "model_spec.json",
         "saved_model",
     ]
     assert (uninterrupted / "model" / "labels.txt").read_text().splitlines() == list(record.labels)
@@ -184,7 +213,18 @@ def test_progress_runs_from_the_first_step_to_the_last(uninterrupted: Path) -> N
     assert done == sorted(done)
     assert {report["total"] for report in steps} == {done[-1]}
     assert "precision@1" in steps[-1]["note"]
-    assert [report["done"] for report in reports if report["unit"] == "pictures"][-1] == 132
+    pictures = [report for report in reports if report["unit"] == "pictures"]
+    ends = [report["total"] for report in pictures if report["done"] == report["total"]]
+    assert ends == [92, 40]  # training and validation
+
+
+def assert_same_results(run: Path, expected: Path) -> None:
+    pairs = list(zip(weights(expected), weights(run), strict=True))
+    assert len(pairs) > 100
+    for weight, same in pairs:
+        np.testing.assert_array_equal(same, weight)
+    assert history(run) == history(expected)
+    assert model_files(run) == model_files(expected)
 
 
 def weights(run: Path) -> list[Any]:

@@ -210,7 +210,7 @@ class FeatureTable:
 def feature_batches(
     table: FeatureTable, batch_size: int, *, seed: int | None = None, skip: int = 0
 ) -> Any:
-    """Return every row of a table once.
+    """Return every row of a table once, as a tf.data.Dataset; the table is not copied.
 
     Args:
         table: The rows.
@@ -222,18 +222,31 @@ def feature_batches(
     if seed is not None:
         np.random.default_rng(seed).shuffle(order)
     order = order[skip * batch_size :]
-    rows = tf.data.Dataset.from_tensor_slices((table.features[order], table.labels[order]))
-    return _batch(rows, batch_size)
+    padding = [0, -len(order) % batch_size]
+    rows = np.pad(order, padding)
+    labels = np.pad(table.labels[order], padding)
+    mask = np.pad(np.ones(len(order), np.float32), padding)
+    shape = [batch_size, table.features.shape[1]]
+
+    def gather(rows: Any, labels: Any, mask: Any) -> tuple[Any, Any, Any]:
+        # A tensor that a tf.data function uses is copied with every iterator; this is not.
+        features = tf.numpy_function(table.features.__getitem__, [rows], tf.float32)
+        return tf.ensure_shape(features, shape), labels, mask
+
+    batches = tf.data.Dataset.from_tensor_slices((rows, labels, mask))
+    return _prefetch(batches.batch(batch_size, drop_remainder=True).map(gather))
 
 
 def _batch(examples: Any, batch_size: int) -> Any:
+    batches = examples.batch(batch_size)
+    return _prefetch(batches.map(lambda inputs, labels: _pad(inputs, labels, batch_size)))
+
+
+def _prefetch(batches: Any) -> Any:
     # DATA: every worker reads all examples and keeps its share of each batch, so that the batches
     # do not depend on the number of workers.
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    batches = examples.batch(batch_size).map(
-        lambda inputs, labels: _pad(inputs, labels, batch_size)
-    )
     return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
 
 

@@ -211,6 +211,16 @@ def test_shuffled_features_stay_with_their_labels(num_examples: int) -> None:
     assert sorted(labels[mask > 0]) == list(range(num_examples))
 
 
+def test_features_are_not_copied() -> None:
+    table = FeatureTable(features=np.zeros([3, 2], np.float32), labels=np.arange(1, 4))
+    batches = feature_batches(table, 2, seed=3)
+
+    table.features[:] = [[1, 1], [2, 2], [3, 3]]  # after the dataset was built
+
+    features, labels, mask = collect(batches)
+    np.testing.assert_array_equal(features[mask > 0][:, 0], labels[mask > 0])
+
+
 @pytest.mark.parametrize("skip", [1, 2])
 def test_skipped_feature_batches_leave_the_other_batches_unchanged(skip: int) -> None:
     table = FeatureTable(features=np.arange(5, dtype=np.float32)[:, None], labels=np.arange(5))
