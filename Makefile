@@ -27,7 +27,7 @@ LOCK = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo serving-skew quality decoder-sandbox data-checks inception-2016 manifest-speed streaming test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
+.PHONY: help venv install demo serving-skew quality decoder-sandbox feature-memory sample-run data-checks inception-2016 manifest-speed streaming test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,12 @@ manifest-speed: $(STAMP) ## measure how long it takes to validate a manifest of 
 
 streaming: $(STAMP) ## measure what a training downloads before its first step, from a slow object store
 	$(BIN)/python benchmarks/streaming.py
+
+feature-memory: $(STAMP) ## measure the memory that a large table of features takes
+	$(BIN)/python benchmarks/feature_memory.py
+
+sample-run: $(STAMP) ## measure the wall and CPU time of `repot run --sample`
+	$(BIN)/python benchmarks/sample_run.py
 
 test: $(DEV_STAMP) ## run all tests except those marked slow or cluster
 	$(BIN)/python -m pytest -m "not slow and not cluster" $(PARALLEL)

@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import functools
 import importlib
 import os
 import re
@@ -28,13 +29,25 @@ def import_tensorflow() -> None:
     Devices are not initialised, so strategies and virtual devices can still be configured. Sets
     KERAS_BACKEND, and TF_CPP_MIN_LOG_LEVEL unless it is set already.
     """
+    preload_tensorflow()
+    _find_devices()
+
+
+def preload_tensorflow() -> None:
+    """Import TensorFlow and Keras only; a process may do this before it forks."""
     if "tensorflow" in sys.modules:
         return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["KERAS_BACKEND"] = "tensorflow"
     with _filter_stderr():
         importlib.import_module("keras")
-        importlib.import_module("tensorflow").config.list_physical_devices("GPU")
+        importlib.import_module("tensorflow")
+
+
+@functools.cache
+def _find_devices() -> None:
+    with _filter_stderr():  # messages about a missing driver
+        sys.modules["tensorflow"].config.list_physical_devices("GPU")
 
 
 @contextlib.contextmanager

@@ -34,7 +34,9 @@ from repot.settings import (
     to_arguments,
 )
 from repot_pipelines.compiled import read_pipeline
+from repot_pipelines.local import task_client
 from repot_pipelines.local.docker import make_runner, remove_containers, run_container
+from repot_pipelines.local.task_server import TaskServers
 from repot_pipelines.parameters import with_defaults
 
 # An executor's container image that is a pipeline parameter, as the KFP compiler writes it.
@@ -76,12 +78,15 @@ def main() -> None:
     uses_docker = request.runner == "docker"
     clean_up = functools.partial(remove_containers, work_folder) if uses_docker else _do_nothing
     threading.Thread(target=_exit_with_parent, args=[clean_up, work_folder], daemon=True).start()
-    runner = (
-        _make_docker_runner(request.arguments, work_folder)
-        if uses_docker
-        else _make_subprocess_runner(work_folder)
-    )
-    _run_pipeline(request, runner)
+    if uses_docker:
+        _run_pipeline(request, _make_docker_runner(request.arguments, work_folder))
+        return
+    servers = TaskServers(work_folder)
+    servers.start()  # first: it imports KFP while this process does
+    try:
+        _run_pipeline(request, _make_subprocess_runner(work_folder, servers))
+    finally:
+        servers.stop()
 
 
 def _mask_output(arguments: ParameterValues) -> None:
@@ -129,7 +134,7 @@ def _insert_container_images(text: str, values: ParameterValues) -> str:
     return _IMAGE_PLACEHOLDER.sub(lambda match: f"{match[1]}{json.dumps(images[match[2]])}", text)
 
 
-def _make_subprocess_runner(work_folder: Path) -> Any:
+def _make_subprocess_runner(work_folder: Path, servers: TaskServers) -> Any:
     """Return KFP's runner that starts each task as a process of this Python."""
     from kfp import local
     from kfp.local import subprocess_task_handler
@@ -139,9 +144,14 @@ def _make_subprocess_runner(work_folder: Path) -> Any:
     # `python3` find this interpreter instead.
     subprocess_task_handler.replace_python_executable = lambda command, _: command
     # KFP forgets with which status a task ended, which tells a killed task from a failed one.
-    subprocess_task_handler.run_local_subprocess = _reporting_status(
-        subprocess_task_handler.run_local_subprocess
-    )
+    run = subprocess_task_handler.run_local_subprocess
+
+    def run_with_server(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
+        function = full_command[full_command.index("--function_to_execute") + 1]
+        variables = {**(env_vars or {}), **servers.environment_for(function)}
+        return int(run(full_command, variables))
+
+    subprocess_task_handler.run_local_subprocess = _reporting_status(run_with_server)
     _put_python3_on_path(work_folder)
     return local.SubprocessRunner(use_venv=False)
 
@@ -181,14 +191,13 @@ class _PlainStream:
 
 
 def _put_python3_on_path(work_folder: Path) -> None:
-    """Make `python3` run this interpreter in every task, even if its path contains blanks.
-
-    With -P, `python3 -m` does not import modules from the user's working folder.
-    """
+    """Make `python3` run `task_client` in this interpreter, even if its path contains blanks."""
     folder = work_folder / "bin"
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "python3"
-    script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -P "$@"\n', encoding="utf-8")
+    # -I and -S: it starts in milliseconds, and imports nothing from the user's working folder.
+    command = shlex.join([sys.executable, "-I", "-S", task_client.__file__])
+    script.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
     script.chmod(0o755)
     os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 

@@ -1,0 +1,201 @@
+"""Starts the tasks of `repot run` as forks of a process that has imported their libraries.
+
+Every task is a process of its own, as on a cluster, but to import KFP and TensorFlow takes longer
+than most tasks of a small run. So the first server imports KFP once, and forks for each task. When
+the run is about to use TensorFlow, a fork of the server imports that too, while other tasks run,
+and serves the tasks that need it. It only imports TensorFlow: threads and devices start in the
+task.
+
+`python3` of a task is `repot_pipelines.local.task_client`. It sends its arguments, environment and
+standard streams to a server, waits for the fork, and ends with its status. Without a server it
+starts Python as usual.
+
+Usage: python -m repot_pipelines.local.task_server FOLDER LISTENER
+
+FOLDER is for the sockets, and LISTENER the file descriptor of the first server's.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from repot import quiet_tensorflow
+from repot_pipelines.local import task_client
+from repot_pipelines.local.task_client import SOCKET_VARIABLE
+
+_PLAIN, _TENSORFLOW = "plain.sock", "tensorflow.sock"
+# A request is its length in 4 bytes, with the standard streams attached, and JSON.
+_LENGTH_BYTES = 4
+_PRELOAD = bytes(_LENGTH_BYTES)
+_TENSORFLOW_MODULES = ("repot.trainer.run_training", "repot.evaluator.scoring")
+_BEFORE_TENSORFLOW = ("build_shards", "fetch_checkpoint", "train")
+"""Component functions that run with, or before, others that need TensorFlow."""
+_USES_TENSORFLOW = ("fetch_checkpoint", "train", "evaluate")
+
+
+class TaskServers:
+    """The servers of one run, seen from the process that runs the pipeline.
+
+    Args:
+        folder: An existing folder for their sockets.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._tensorflow_process = 0  # its id; 0 before it runs
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the first server, if this machine can fork safely."""
+        # Forks of a process that has opened a GPU cannot use it. Importing TensorFlow opens none,
+        # but no test of ours proves that for every driver.
+        has_gpu = Path("/proc/driver/nvidia").exists() or Path("/dev/kfd").exists()
+        if sys.platform != "linux" or has_gpu or not hasattr(os, "pidfd_open"):
+            return
+        # The socket exists before the server runs, so no task finds it missing.
+        with _listen(self._folder / _PLAIN) as listener:
+            number = listener.fileno()
+            module = "repot_pipelines.local.task_server"
+            self._process = subprocess.Popen(  # noqa: S603 - our own module in this interpreter
+                [sys.executable, "-P", "-m", module, str(self._folder), str(number)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[number],
+            )
+
+    def stop(self) -> None:
+        """Stop the servers; tasks that run go on."""
+        if self._process is None:
+            return
+        if self._tensorflow_process:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._tensorflow_process, signal.SIGTERM)
+        self._process.terminate()
+        self._process.wait()
+
+    def environment_for(self, function: str) -> dict[str, str]:
+        """Return the variables with which a task finds its server.
+
+        Args:
+            function: Name of the task's component function.
+        """
+        if self._process is None:
+            return {}
+        if function in _BEFORE_TENSORFLOW and not self._tensorflow_process:
+            self._tensorflow_process = self._preload()
+        uses_tensorflow = self._tensorflow_process and function in _USES_TENSORFLOW
+        name = _TENSORFLOW if uses_tensorflow else _PLAIN
+        return {SOCKET_VARIABLE: str(self._folder / name)}
+
+    def _preload(self) -> int:
+        """Let the first server start the one with TensorFlow; return its process id, or 0."""
+        try:
+            with task_client.connect(str(self._folder / _PLAIN)) as connection:
+                connection.sendall(_PRELOAD)
+                return int(connection.recv(16) or 0)
+        except OSError:
+            return 0
+
+
+def main() -> None:
+    """Serve the tasks of a run; in the fork for a task, run the task and end like it."""
+    folder, listener = Path(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))
+    from kfp.dsl import executor_main
+
+    _serve(listener, folder)
+    executor_main.executor_main()
+
+
+def _serve(listener: socket.socket, folder: Path) -> None:
+    """Fork for every connection; return only in the process of a task."""
+    gc.freeze()  # so that collections in forks do not copy all of the memory
+    signal.signal(signal.SIGCHLD, _reap)
+    while True:
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            break
+        connection.close()
+    # A process per connection: it starts the task, waits for it, and reports its status.
+    listener.close()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    header, streams, _, _ = socket.recv_fds(connection, _LENGTH_BYTES, 3)
+    if header == _PRELOAD:
+        _serve_with_tensorflow(connection, folder)
+        return
+    request = connection.makefile("rb").read(int.from_bytes(header, "big"))
+    connection.sendall(task_client.TAKEN)
+    task = os.fork()
+    if task != 0:
+        _wait_for(task, connection)
+    connection.close()
+    _become_task(json.loads(request), streams)
+
+
+def _reap(*_: object) -> None:
+    """Wait for the processes that have ended, so that their CPU time counts as the run's."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _serve_with_tensorflow(connection: socket.socket, folder: Path) -> None:
+    """Import TensorFlow and serve the tasks that need it; return only in the process of a task."""
+    listener = _listen(folder / _TENSORFLOW)
+    connection.sendall(str(os.getpid()).encode())
+    connection.close()
+    importlib.import_module("numpy")  # its matrix library starts threads and handles forks
+    num_threads = _count_threads()
+    quiet_tensorflow.preload_tensorflow()
+    for module in _TENSORFLOW_MODULES:
+        importlib.import_module(module)
+    if _count_threads() > num_threads:
+        # A fork has none of the threads that TensorFlow waits for. Tasks then start as usual.
+        os._exit(0)
+    _serve(listener, folder)
+
+
+def _wait_for(task: int, connection: socket.socket) -> NoReturn:
+    """Report the exit status of a task; kill it if its client is gone, which stands for it."""
+    poll = select.poll()
+    poll.register(os.pidfd_open(task), select.POLLIN)
+    poll.register(connection, select.POLLIN)
+    if connection.fileno() in dict(poll.poll()):
+        os.kill(task, signal.SIGKILL)
+    _, status = os.waitpid(task, 0)
+    with contextlib.suppress(OSError):
+        connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+    os._exit(0)
+
+
+def _become_task(request: dict[str, Any], streams: list[int]) -> None:
+    """Take over the arguments, environment, folder and standard streams of a task."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    sys.argv[1:] = request["arguments"]
+
+
+def _listen(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(task_client.socket_address(str(path)))
+    listener.listen()
+    return listener
+
+
+def _count_threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+if __name__ == "__main__":
+    main()
