@@ -58,6 +58,9 @@ serving-skew: $(STAMP) ## compare an exported model with `repot predict` on many
 quality: $(STAMP) ## compare recipes on seven small sets of pictures from packages; takes an hour
 	$(BIN)/python benchmarks/quality.py
 
+training-speed: $(STAMP) ## measure input, augmentation and training steps, each next to its baseline
+	$(BIN)/python benchmarks/training.py
+
 decoder-sandbox: $(STAMP) ## measure what decoding pictures in a sandboxed process costs
 	$(BIN)/python benchmarks/decoder_sandbox.py
 

@@ -49,7 +49,10 @@ def train(strategy, is_shared=False):
         batches = ShareOfBatches(replica_batches=tf.data.Dataset.from_tensor_slices(halves))
     else:
         batches = tf.data.Dataset.from_tensor_slices(columns)
-    steps = [runner.train_step(batch, stop=False)[0] for batch in runner.distribute(batches)]
+    distributed = iter(runner.distribute(batches))
+    steps = []
+    for num_steps in (1, 2, 3):
+        steps += runner.train_steps(distributed, num_steps, stop=False).sums
     return {
         "sums": list(map(dataclasses.astuple, steps)),
         "score": dataclasses.astuple(runner.score(batches)),
@@ -75,8 +78,8 @@ def statistics(strategy):
     inputs = np.random.default_rng(0).normal(size=(1, 8, 3)).astype(np.float32)
     labels, mask = np.ones((1, 8), np.int64), np.ones((1, 8), np.float32)
     batches = tf.data.Dataset.from_tensor_slices((inputs, labels, mask))
-    for batch in runner.distribute(batches):
-        runner.train_step(batch, stop=False)
+    distributed = iter(runner.distribute(batches))
+    runner.train_steps(distributed, int(batches.cardinality()), stop=False)
     values = strategy.experimental_local_results(model.non_trainable_variables[0].value)
     found = [value.numpy().tolist() for value in values]
     return {"found": found, "mean": inputs[0].mean(0).tolist()}

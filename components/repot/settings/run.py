@@ -20,6 +20,8 @@ from repot.zoo import BACKBONES
 GATE_SPLITS = ("validation", "test")
 CLASS_WEIGHTS = ("auto", "on", "off")
 CHECKPOINT_VALUES = ("auto", "ema", "raw")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+XLA_VALUES = ("auto", "on", "off")
 RECIPE_DEFAULT = "default"
 """Value of a setting that the recipe decides."""
 MAX_BUILDER_PODS = 64
@@ -314,6 +316,32 @@ class TrainingSettings(Settings):
         rule=matching(_DURATION, "be 0 or a whole number followed by s, m or h, such as 10m"),
         change_when="there is a GPU, or time",
     )
+    gradient_accumulation: int = setting(
+        1,
+        "Parts of a batch that are computed one after the other; their gradients are summed.",
+        rule=between(1, 1024),
+        change_when="a batch of this size does not fit into the GPU's memory",
+    )
+    precision: str = setting(
+        "auto",
+        f"What layers compute in: {', '.join(PRECISIONS)}; weights are always float32. `auto` is "
+        "bfloat16 on GPUs that have it, float16 on older ones with tensor cores, and float32 on a "
+        "CPU.",
+        rule=one_of(PRECISIONS),
+        change_when="you compare with float32, or the loss is not finite on a GPU",
+    )
+    xla: str = setting(
+        "auto",
+        f"Whether XLA compiles the training steps: {', '.join(XLA_VALUES)}; `auto` uses it on a "
+        "single GPU.",
+        rule=one_of(XLA_VALUES),
+        change_when="compiling takes longer than training, or fails",
+    )
+    deterministic: bool = setting(
+        False,
+        "Bit-identical results also on GPUs, where it is slower; a CPU's always are.",
+        change_when="a training on a GPU must be repeatable",
+    )
     input_queue_memory_factor: int = setting(
         1,
         "Pictures of small shards that are shuffled together, in units of 1024.",
@@ -413,6 +441,9 @@ class TrainingSettings(Settings):
             )
         if self.augmentation == "flip" and self.no_flip:
             yield must("augmentation", "not be flip with no_flip", self.augmentation)
+        if 1 <= self.batch_size < self.gradient_accumulation <= 1024:
+            rule = f"be at most batch_size={self.batch_size}"
+            yield must("gradient_accumulation", rule, self.gradient_accumulation)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

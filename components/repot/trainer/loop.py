@@ -3,23 +3,30 @@
 import contextlib
 import logging
 import math
+import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import keras
+
 from repot import progress
 from repot.errors import StoppedError, TrainingError
 from repot.trainer.optimizer import WeightAverage
 from repot.trainer.phases import TrainingPhase
-from repot.trainer.position import PhaseResult, TrainingPosition
+from repot.trainer.position import PhaseResult, Sums, TrainingPosition
 from repot.trainer.state import StateStore, numbered, values
-from repot.trainer.step import StepRunner
+from repot.trainer.step import CallResult, StepRunner
+from repot.trainer.strategy import FLOAT32, Computation
 from repot.training_record import EpochRecord
 
 SAVE_SECONDS = 600.0
 """Seconds between two saves within an epoch: the most that a killed machine loses."""
+
+INPUT_LIMIT = 0.9
+"""Share of the step's speed below which the log says that the input limits the training."""
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +40,8 @@ class TrainingRun:
         position: How far the training has come; `fit` advances it.
         store: Saves the position; also holds the variables if the position was loaded.
         started: time.monotonic() at which an uninterrupted training would have started.
-        should_stop: Called before every step.
+        should_stop: Called before every call of the compiled steps.
+        computation: How the device computes steps.
     """
 
     strategy: Any
@@ -41,6 +49,7 @@ class TrainingRun:
     store: StateStore
     started: float
     should_stop: Callable[[], bool]
+    computation: Computation = FLOAT32
 
 
 def fit(phase: TrainingPhase, run: TrainingRun, *, later_steps: int = 0) -> PhaseResult:
@@ -59,6 +68,7 @@ def fit(phase: TrainingPhase, run: TrainingRun, *, later_steps: int = 0) -> Phas
     Raises:
         StoppedError: `should_stop` returned True on a worker; the position is saved.
         TrainingError: The loss is not finite.
+        StepOutOfMemoryError: The device's memory does not suffice for a step.
     """
     position = run.position
     result = position.result_of(phase.name)
@@ -73,24 +83,17 @@ def fit(phase: TrainingPhase, run: TrainingRun, *, later_steps: int = 0) -> Phas
     while not _is_over(phase, position):
         steps_before_epoch = position.num_finished_steps + position.epoch * phase.steps_per_epoch
         epoch_name = f"{phase.name} epoch {position.epoch + 1}/{phase.epochs}"
-        epoch_started = time.monotonic() - position.epoch_seconds
-        batches = phase.train_batches(position.epoch, position.num_steps)
-        for batch in learner.runner.distribute(batches):
-            sums, is_stopping = learner.runner.train_step(batch, stop=run.should_stop())
-            position.finish_step(sums, epoch_seconds=time.monotonic() - epoch_started)
-            _check_finite(sums.loss, phase, position)
-            if phase.reports_steps:
-                note = f"{epoch_name}, loss {sums.loss / sums.num_examples:.2f}"
-                done = steps_before_epoch + position.num_steps
-                progress.report("train", done, total_steps, unit="steps", note=note)
-            if is_stopping or time.monotonic() - learner.saved_at >= SAVE_SECONDS:
-                learner.save()
-            if is_stopping:
-                raise _stopped(phase, position)
 
+        def report(sums: Sums, name: str = epoch_name, before: int = steps_before_epoch) -> None:
+            if phase.reports_steps:
+                note = f"{name}, loss {sums.loss / sums.num_examples:.2f}"
+                done = before + position.num_steps
+                progress.report("train", done, total_steps, unit="steps", note=note)
+
+        _train_epoch(phase, run, learner, report)
         record = learner.finish_epoch()
-        note = f"{epoch_name}, {_scores(record)}"
         done = steps_before_epoch + phase.steps_per_epoch
+        note = f"{epoch_name}, {_scores(record)}"
         progress.report("train", done, total_steps, unit="steps", note=note)
         _log.info(
             "%s epoch %d of %d: %s, %.2f s",
@@ -103,6 +106,95 @@ def fit(phase: TrainingPhase, run: TrainingRun, *, later_steps: int = 0) -> Phas
         if position.epoch % phase.save_interval == 0 or _is_over(phase, position):
             learner.save()
     return learner.finish()
+
+
+def _train_epoch(
+    phase: TrainingPhase, run: TrainingRun, learner: "_Learner", report: Callable[[Sums], None]
+) -> None:
+    """Take the steps of an epoch that are left; `report` gets the Sums of the last one."""
+    position = run.position
+    batches = iter(
+        learner.runner.distribute(phase.train_batches(position.epoch, position.num_steps))
+    )
+    speed = _SpeedMeter(phase)
+    while position.num_steps < phase.steps_per_epoch:
+        num_steps = speed.num_steps_of_next_call(
+            most=phase.steps_per_call or run.computation.steps_per_call,
+            left=phase.steps_per_epoch - position.num_steps,
+        )
+        started = time.monotonic()
+        result = learner.runner.train_steps(batches, num_steps, stop=run.should_stop())
+        seconds = time.monotonic() - started
+        speed.add(result, seconds)
+        for sums in result.sums:
+            step_end = position.epoch_seconds + seconds / num_steps
+            position.finish_step(sums, epoch_seconds=step_end)
+            _check_finite(sums.loss, phase, position)
+        report(result.sums[-1])
+        if result.is_stopping or time.monotonic() - learner.saved_at >= SAVE_SECONDS:
+            learner.save()
+        if result.is_stopping:
+            raise _stopped(phase, position)
+    if phase.reports_steps and speed.text:
+        _log.info("%s: %s", phase.name, speed.text)
+
+
+class _SpeedMeter:
+    """Measures in one epoch whether input or steps limit the speed; only for the log.
+
+    A GPU computes while the host goes on, so only a call of a single step tells how long a step
+    takes. The second call of an epoch is one, because the first may compile. The results of steps
+    do not depend on how many are in a call.
+
+    Args:
+        phase: The phase.
+    """
+
+    def __init__(self, phase: TrainingPhase) -> None:
+        self._has_probe = phase.reports_steps
+        self._num_calls = 0
+        self._num_steps = 0
+        self._num_examples = 0.0
+        self._seconds = 0.0
+        self._step_seconds: list[float] = []  # of single steps, without waiting for the input
+
+    def num_steps_of_next_call(self, *, most: int, left: int) -> int:
+        """Return how many steps the next call should take.
+
+        Args:
+            most: Most steps per call.
+            left: Steps left in the epoch.
+        """
+        is_probe = self._has_probe and self._num_calls == 1
+        return min(1 if is_probe else most, left)
+
+    def add(self, result: CallResult, seconds: float) -> None:
+        """Take a call into account, except the first one.
+
+        Args:
+            result: What the call returned.
+            seconds: How long it took.
+        """
+        self._num_calls += 1
+        if self._num_calls == 1:
+            return
+        self._seconds += seconds
+        self._num_steps += len(result.sums)
+        self._num_examples += sum(sums.num_examples for sums in result.sums)
+        if len(result.sums) == 1:
+            self._step_seconds.append(seconds - result.waited_seconds)
+
+    @property
+    def text(self) -> str:
+        """Which of the two limits the speed, with numbers; "" after too few calls."""
+        if not self._step_seconds:
+            return ""
+        found = self._num_examples / self._seconds
+        step_seconds = max(statistics.median(self._step_seconds), 1e-9)
+        possible = self._num_examples / self._num_steps / step_seconds
+        if found < INPUT_LIMIT * possible:
+            return f"input {found:.0f} pictures/s, step could take {possible:.0f}"
+        return f"step {found:.0f} pictures/s, input keeps up"
 
 
 class _Learner:
@@ -126,6 +218,9 @@ class _Learner:
         with run.strategy.scope():
             for factor in sorted(groups.keys() - {0.0}, reverse=True):
                 optimizer = phase.optimizer(factor)
+                if run.computation.precision == "float16":
+                    # Small gradients would be zero in float16.
+                    optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
                 optimizer.build(groups[factor])
                 self._optimizers.append((optimizer, groups[factor]))
             self._average = (
@@ -139,6 +234,8 @@ class _Learner:
             penalty=phase.penalty,
             average=self._average,
             statistics=_statistics(phase.model) if phase.updates_statistics else (),
+            model=phase.model,
+            computation=run.computation,
         )
 
     def start(self) -> None:

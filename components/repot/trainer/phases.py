@@ -57,6 +57,8 @@ class TrainingPhase:
         learning_rate: Peak learning rate, for messages.
         save_interval: Epochs between two saves; the last epoch is always saved.
         reports_steps: Whether every step reports its progress, not only every epoch.
+        steps_per_call: Most steps per call of the compiled loop, between which nothing is saved,
+            stopped or reported; 0 leaves it to the device, see `repot.trainer.strategy`.
         train_batches: (epoch in [0, epochs), number of batches to skip) -> the epoch's batches.
         validation_batches: () -> the batches that are scored after each epoch, for the history.
     """
@@ -77,6 +79,7 @@ class TrainingPhase:
     learning_rate: float
     save_interval: int
     reports_steps: bool
+    steps_per_call: int = 0
     train_batches: Callable[[int, int], Any]
     validation_batches: Callable[[], Any]
 

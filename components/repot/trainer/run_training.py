@@ -1,5 +1,9 @@
 """One training from start to end: open the data, build the classifier, train, write results."""
 
+import dataclasses
+import gc
+import logging
+import math
 import platform
 import tempfile
 import time
@@ -42,8 +46,11 @@ from repot.trainer.loop import TrainingRun
 from repot.trainer.model_files import make_reproducible
 from repot.trainer.request import TrainingRequest
 from repot.trainer.state import StateStore
+from repot.trainer.step import StepOutOfMemoryError
 from repot.trainer.strategy import (
+    Computation,
     check_same_state,
+    choose_computation,
     choose_strategy,
     is_chief,
     make_deterministic,
@@ -52,6 +59,8 @@ from repot.trainer.strategy import (
 )
 from repot.training_record import TrainingRecord, write_history
 from repot.zoo import find_backbone
+
+_log = logging.getLogger(__name__)
 
 # What a training opens: validation for the scores of each epoch in the history; never test.
 _SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -62,10 +71,44 @@ def run_training(request: TrainingRequest, *, should_stop: Callable[[], bool]) -
 
     `repot.trainer.train.train` documents the arguments and the errors.
     """
+    strategy = choose_strategy()
+    make_deterministic(on_gpu=request.settings.deterministic)
+    computation = choose_computation(request.settings, strategy)
+    _log.info("training in %s, %s", computation.precision, _device_names(strategy))
+    while True:
+        try:
+            return _run(request, strategy, computation, should_stop)
+        except StepOutOfMemoryError as err:
+            num_parts = 2 * computation.num_parts
+            if num_parts > request.settings.batch_size // strategy.num_replicas_in_sync:
+                # The error of TensorFlow: its message names the tensor that did not fit.
+                raise err.__cause__ or err from None
+            _log.warning(
+                "a step with %d examples at a time does not fit into the device's memory; the "
+                "training goes on from its last saved position with half as many "
+                "(gradient_accumulation=%d)",
+                math.ceil(request.settings.batch_size / computation.num_parts),
+                num_parts,
+            )
+            computation = dataclasses.replace(computation, num_parts=num_parts)
+        # Here, no frame of the failed attempt refers to its variables any more.
+        keras.utils.clear_session()
+        gc.collect()
+
+
+def _run(
+    request: TrainingRequest,
+    strategy: Any,
+    computation: Computation,
+    should_stop: Callable[[], bool],
+) -> TrainingRecord:
+    """Start or resume the training.
+
+    Raises:
+        StepOutOfMemoryError: The device's memory does not suffice for a step.
+    """
     started = time.monotonic()
     settings = request.settings
-    strategy = choose_strategy()
-    make_deterministic()
     manifest = read_manifest(request.dataset_uri)
     if manifest.num_examples("train") == 0:
         raise DataError(
@@ -124,6 +167,7 @@ def run_training(request: TrainingRequest, *, should_stop: Callable[[], bool]) -
             store=store,
             started=started - position.seconds,
             should_stop=should_stop,
+            computation=computation,
         )
         try:
             trained = run_recipe(trainee, run)
@@ -176,6 +220,16 @@ def _make_pictures(
         )
         for split in _SPLITS
     }
+
+
+def _device_names(strategy: Any) -> str:
+    """Return the number and the kind of the devices that compute."""
+    num_devices = strategy.num_replicas_in_sync
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return "on a CPU" if num_devices == 1 else f"on {num_devices} CPUs"
+    name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
+    return f"on {num_devices} x {name}"
 
 
 def _versions() -> dict[str, str]:

@@ -1,11 +1,15 @@
-"""One training step and the scoring of a split, under any tf.distribute strategy.
+"""Training steps and the scoring of a split, under any tf.distribute strategy.
 
 `Model.fit` does not work under MultiWorkerMirroredStrategy (Keras issue 20585), so training uses a
 custom step.
 A batch is (inputs, labels, mask), see `repot.trainer.batches`.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,12 +18,17 @@ import tensorflow as tf
 from repot.trainer.batches import ShareOfBatches
 from repot.trainer.optimizer import WeightAverage
 from repot.trainer.position import Sums
+from repot.trainer.strategy import FLOAT32, Computation
 
 LABEL_SMOOTHING = 0.1
 """Source: research/inception, inception_model.py:loss; counts the background among the classes."""
 
 Outputs = Callable[[Any, bool], tuple[Any, ...]]
 Loss = Callable[[tuple[Any, ...], Any], Any]
+
+
+class StepOutOfMemoryError(Exception):
+    """The device's memory does not suffice for a training step; more parts need less."""
 
 
 def smoothed_cross_entropy(logits: Any, labels: Any) -> Any:
@@ -32,6 +41,23 @@ def smoothed_cross_entropy(logits: Any, labels: Any) -> Any:
     targets = tf.one_hot(labels, logits.shape[-1])
     targets = targets * (1 - LABEL_SMOOTHING) + LABEL_SMOOTHING / logits.shape[-1]
     return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallResult:
+    """What one call of the compiled training steps returns.
+
+    Attributes:
+        sums: The Sums of each step's batch, before its update.
+        is_stopping: Whether any worker was asked to stop. All workers get the same answer, so they
+            all stop after the same step.
+        waited_seconds: How long a call of one step waited for its batch; 0 for several steps,
+            because nobody can tell while a device computes.
+    """
+
+    sums: list[Sums]
+    is_stopping: bool
+    waited_seconds: float
 
 
 class StepRunner:
@@ -49,6 +75,8 @@ class StepRunner:
         average: Moves towards the weights after each step; None without one.
         statistics: Variables that each replica updates by its own share of a batch, as BatchNorm
             does in training mode. They become the mean over the replicas after each step.
+        model: keras.Model whose layers `outputs` calls; needed for a precision below float32.
+        computation: How the steps are computed.
     """
 
     def __init__(
@@ -61,6 +89,8 @@ class StepRunner:
         penalty: Callable[[], Any] | None = None,
         average: WeightAverage | None = None,
         statistics: Sequence[Any] = (),
+        model: Any = None,
+        computation: Computation = FLOAT32,
     ) -> None:
         self._outputs = outputs
         self._loss = loss
@@ -69,31 +99,62 @@ class StepRunner:
         self._penalty = penalty
         self._average = average
         self._statistics = [variable.value for variable in statistics]
-        self._train = tf.function(self._train_all_replicas)
+        self._model = model
+        self._computation = computation
+        self._train_one = tf.function(self._take_step)
+        self._train_several = tf.function(self._take_steps)
+        # Of a step, XLA compiles all but the update, which communicates between replicas.
+        self._gradients = tf.function(self._batch_gradients, jit_compile=computation.uses_xla)
         self._score = tf.function(lambda batch: self._sum_over_replicas(self._score_replica, batch))
         self._predict = tf.function(self._predict_all_replicas)
 
     def distribute(self, batches: Any) -> Any:
-        """Return the batches of a tf.data.Dataset, or this worker's share, split over replicas."""
+        """Return the batches of a tf.data.Dataset, or this worker's share, split over replicas.
+
+        They are copied to the devices before they are needed.
+        """
         if isinstance(batches, ShareOfBatches):
             return self._strategy.distribute_datasets_from_function(
                 lambda _context: batches.replica_batches
             )
+        gpus = tf.config.list_logical_devices("GPU")
+        if len(gpus) == 1 and self._strategy.num_replicas_in_sync == 1:
+            # The default strategy does not copy; the others do.
+            return batches.apply(tf.data.experimental.prefetch_to_device(gpus[0].name))
         return self._strategy.experimental_distribute_dataset(batches)
 
-    def train_step(self, batch: Any, *, stop: bool) -> tuple[Sums, bool]:
-        """Take one optimisation step.
+    def train_steps(self, batches: Any, num_steps: int, *, stop: bool) -> CallResult:
+        """Take several optimisation steps in one call, which the host waits for only once.
+
+        The results of a step do not depend on how many others are in the call.
 
         Args:
-            batch: A distributed batch.
+            batches: Iterator of distributed batches, with at least `num_steps` left.
+            num_steps: Number of steps.
             stop: Whether this worker was asked to stop.
 
-        Returns:
-            The Sums of the batch before the update, and whether any worker was asked to stop. All
-            workers get the same answer, so they all stop after the same step.
+        Raises:
+            StepOutOfMemoryError: The device's memory does not suffice for a step.
         """
-        *sums, num_stopping = self._train(batch, tf.constant(float(stop))).numpy().tolist()
-        return Sums(*sums), num_stopping > 0
+        started = time.monotonic()
+        try:
+            if num_steps == 1:
+                batch = next(batches)
+                waited_seconds = time.monotonic() - started
+                rows = self._train_one(batch, tf.constant(float(stop)))[tf.newaxis]
+            else:
+                waited_seconds = 0.0
+                rows = self._train_several(
+                    batches, tf.constant(num_steps), tf.constant(float(stop))
+                )
+            rows = rows.numpy().tolist()
+        except tf.errors.ResourceExhaustedError as err:
+            raise StepOutOfMemoryError(str(err)) from err
+        return CallResult(
+            sums=[Sums(*row[:3]) for row in rows],
+            is_stopping=rows[-1][3] > 0,
+            waited_seconds=waited_seconds,
+        )
 
     def score(self, batches: Any) -> Sums:
         """Return the Sums over all batches of a tf.data.Dataset."""
@@ -122,23 +183,30 @@ class StepRunner:
         sums = self._strategy.run(step, args=arguments)
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)
 
-    def _train_all_replicas(self, batch: Any, stop: Any) -> Any:
-        sums = self._sum_over_replicas(self._train_replica, (*batch, stop))
+    def _take_step(self, batch: Any, stop: Any) -> Any:
+        """Return float32 [4]: the sums of the batch, and the number of workers that stop."""
+        row = self._sum_over_replicas(self._train_replica, (*batch, stop))
         if self._average is not None:
             self._average.update(self._strategy)
-        return sums
+        return row
+
+    def _take_steps(self, batches: Any, num_steps: Any, stop: Any) -> Any:
+        """Return float32 [num_steps, 4], a row of `_take_step` for each step."""
+
+        def take_step(index: Any, rows: Any) -> tuple[Any, Any]:
+            return index + 1, rows.write(index, self._take_step(next(batches), stop))
+
+        rows = tf.TensorArray(tf.float32, size=num_steps, element_shape=[4])
+        _, rows = tf.while_loop(
+            lambda index, _: index < num_steps, take_step, (0, rows), parallel_iterations=1
+        )
+        return rows.stack()
 
     def _train_replica(self, inputs: Any, labels: Any, mask: Any, stop: Any) -> Any:
-        """Return float32 [4]: the sums of the batch, and 1 if this worker was asked to stop."""
+        """Return float32 [4]: the sums of the replica's examples, and 1 if its worker stops."""
         context = tf.distribute.get_replica_context()
         count = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(mask))
-        with tf.GradientTape() as tape:
-            outputs = self._outputs(inputs, True)
-            loss = tf.reduce_sum(self._loss(outputs, labels) * mask) / count
-            if self._penalty is not None:
-                loss += self._penalty() / context.num_replicas_in_sync
-        groups = [[variable.value for variable in group] for _, group in self._optimizers]
-        gradients = tape.gradient(loss, groups)
+        sums, gradients = self._gradients(inputs, labels, mask, count)
         for (optimizer, group), group_gradients in zip(self._optimizers, gradients, strict=True):
             optimizer.apply(group_gradients, group)
         if self._statistics and context.num_replicas_in_sync > 1:
@@ -148,7 +216,56 @@ class StepRunner:
             )
             for variable, mean in zip(self._statistics, means, strict=True):
                 variable.assign(mean)
-        return tf.concat([_batch_sums(outputs[0], labels, mask), [stop]], axis=0)
+        return tf.concat([sums, [stop]], axis=0)
+
+    def _batch_gradients(
+        self, inputs: Any, labels: Any, mask: Any, count: Any
+    ) -> tuple[Any, list[list[Any]]]:
+        """Return the sums of a replica's examples and the gradients of its part of the loss.
+
+        Args:
+            inputs, labels, mask: The replica's share of a batch.
+            count: Number of examples in the whole batch.
+        """
+        num_parts = self._computation.num_parts
+        if num_parts == 1:
+            return self._part_gradients(inputs, labels, mask, count)
+        parts = tf.nest.map_structure(
+            lambda values: _split(values, num_parts), (inputs, labels, mask)
+        )
+
+        def add_part(index: Any, sums: Any, gradients: Any) -> tuple[Any, Any, Any]:
+            part: tuple[Any, Any, Any] = tf.nest.map_structure(lambda values: values[index], parts)
+            more_sums, more = self._part_gradients(*part, count)
+            return index + 1, sums + more_sums, tf.nest.map_structure(tf.add, gradients, more)
+
+        zeros = [[tf.zeros(variable.shape) for variable in group] for _, group in self._optimizers]
+        _, sums, gradients = tf.while_loop(
+            lambda index, *_: index < num_parts,
+            add_part,
+            (0, tf.zeros([3]), zeros),
+            parallel_iterations=1,
+        )
+        return sums, gradients
+
+    def _part_gradients(
+        self, inputs: Any, labels: Any, mask: Any, count: Any
+    ) -> tuple[Any, list[list[Any]]]:
+        with tf.GradientTape() as tape:
+            with computing_in(self._computation.precision, self._model):
+                outputs = self._outputs(inputs, True)
+            outputs = tuple(tf.cast(output, tf.float32) for output in outputs)
+            loss = tf.reduce_sum(self._loss(outputs, labels) * mask) / count
+            if self._penalty is not None:
+                num_replicas = self._strategy.num_replicas_in_sync
+                loss += self._penalty() / (num_replicas * self._computation.num_parts)
+            if self._computation.precision == "float16":
+                loss = self._optimizers[0][0].scale_loss(loss)
+        groups = [[variable.value for variable in group] for _, group in self._optimizers]
+        gradients = tape.gradient(loss, groups)
+        if self._computation.precision == "float16" and len(groups) > 1:
+            gradients = _skip_together(gradients)
+        return _batch_sums(outputs[0], labels, mask), gradients
 
     def _score_replica(self, inputs: Any, labels: Any, mask: Any) -> Any:
         return _batch_sums(self._outputs(inputs, False)[0], labels, mask)
@@ -158,6 +275,52 @@ class StepRunner:
             lambda inputs, labels, mask: (self._outputs(inputs, False)[0], labels, mask), args=batch
         )
         return [self._strategy.gather(part, axis=0) for part in parts]
+
+
+@contextlib.contextmanager
+def computing_in(precision: str, model: Any) -> Iterator[None]:
+    """Let the layers of a model compute in another precision for the duration of a `with` block.
+
+    Weights stay float32, and so do the layers that return the model's outputs. A function that is
+    traced in the block keeps the precision.
+
+    Args:
+        precision: float32, bfloat16 or float16.
+        model: keras.Model whose layers compute in float32.
+    """
+    if precision == "float32":
+        yield
+        return
+    heads = {output._keras_history.operation for output in model.outputs}
+    layers = [
+        layer
+        for layer in model._flatten_layers()
+        if layer not in heads and layer.dtype_policy.name == "float32"
+    ]
+    try:
+        for layer in layers:
+            layer.dtype_policy = f"mixed_{precision}"
+        yield
+    finally:
+        for layer in layers:
+            layer.dtype_policy = "float32"
+
+
+def _split(values: Any, num_parts: int) -> Any:
+    """Return [num_parts, size, ...] of [batch, ...]; zeros are added at the end if needed."""
+    size = math.ceil(values.shape[0] / num_parts)
+    padding = [[0, num_parts * size - values.shape[0]]] + [[0, 0]] * (values.shape.rank - 1)
+    return tf.reshape(tf.pad(values, padding), [num_parts, size, *values.shape[1:]])
+
+
+def _skip_together(gradients: list[list[Any]]) -> list[list[Any]]:
+    """Make all gradients non-finite if one is, so that all optimizers skip the step.
+
+    So their loss scales stay equal.
+    """
+    total = tf.add_n([tf.reduce_sum(gradient) for gradient in tf.nest.flatten(gradients)])
+    nothing = tf.cast(total - total, tf.float32)  # NaN unless all are finite
+    return tf.nest.map_structure(lambda gradient: gradient + nothing, gradients)  # type: ignore[no-any-return]
 
 
 def _batch_sums(logits: Any, labels: Any, mask: Any) -> Any:

@@ -1,13 +1,26 @@
-"""The tf.distribute strategy of a training, and what its workers agree on."""
+"""Where and how a training computes: its tf.distribute strategy, precision and compiler."""
 
 import json
 import os
 import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
 from repot.errors import StoppedError
+from repot.settings import TrainingSettings
+
+STEPS_PER_CALL = 16
+"""Steps that a GPU takes before the host looks at the results.
+
+A GPU waits for the host after each call. A step on a CPU takes so long that this does not matter,
+and a training that is asked to stop finishes its call first.
+"""
+
+_BFLOAT16_CAPABILITY = (8, 0)  # Ampere
+_FLOAT16_CAPABILITY = (7, 0)  # Volta, the first with tensor cores
 
 
 def choose_strategy() -> Any:
@@ -23,17 +36,70 @@ def choose_strategy() -> Any:
     return tf.distribute.MirroredStrategy() if num_gpus > 1 else tf.distribute.get_strategy()
 
 
-def make_deterministic() -> None:
-    """On a CPU, make equal steps give bit-identical results.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Computation:
+    """How a device computes training steps.
+
+    Attributes:
+        precision: What layers compute in: float32, bfloat16 or float16. Weights are float32.
+        uses_xla: Whether XLA compiles the steps.
+        num_parts: Parts of a batch that are computed one after the other; more need less memory.
+        steps_per_call: Most steps that the device takes before the host looks at the results.
+    """
+
+    precision: str = "float32"
+    uses_xla: bool = False
+    num_parts: int = 1
+    steps_per_call: int = 1
+
+
+FLOAT32 = Computation()
+"""As a CPU computes."""
+
+
+def choose_computation(settings: TrainingSettings, strategy: Any) -> Computation:
+    """Return how the available devices compute, as the settings say or as suits them.
+
+    Mixed precision needs tensor cores to be faster. On a CPU, XLA takes minutes to compile a
+    network (docs/performance.md); with several replicas or deterministic operations, TensorFlow
+    does not support it for every operation (keras/src/trainers/trainer.py).
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    is_single_gpu = len(gpus) == 1 and strategy.num_replicas_in_sync == 1
+    return Computation(
+        precision=(_best_precision(gpus) if settings.precision == "auto" else settings.precision),
+        uses_xla=(
+            is_single_gpu and not settings.deterministic
+            if settings.xla == "auto"
+            else settings.xla == "on"
+        ),
+        num_parts=settings.gradient_accumulation,
+        steps_per_call=STEPS_PER_CALL if gpus else 1,
+    )
+
+
+def _best_precision(gpus: Sequence[Any]) -> str:
+    capabilities = [
+        tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
+        for gpu in gpus
+    ]
+    lowest = min(capabilities, default=(0, 0))
+    if lowest >= _BFLOAT16_CAPABILITY:
+        return "bfloat16"
+    return "float16" if lowest >= _FLOAT16_CAPABILITY else "float32"
+
+
+def make_deterministic(*, on_gpu: bool = False) -> None:
+    """Make equal steps give bit-identical results, on a CPU always, on a GPU if asked to.
 
     Nothing is seeded here. Any library in the process may draw from the generators of Python,
     NumPy, Keras and TensorFlow, so training does not: every layer, order and distortion has its
     own seed, derived from the settings. TensorFlow rejects an operation without a seed.
 
-    On a GPU, some gradients have no deterministic kernel, and TensorFlow would refuse to run them
-    (`tf.config.experimental.enable_op_determinism`).
+    On a GPU, some gradients have no deterministic kernel, and TensorFlow refuses to run them
+    (`tf.config.experimental.enable_op_determinism`); the others are slower.
     """
-    if not tf.config.list_physical_devices("GPU"):
+    if on_gpu or not tf.config.list_physical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()
 
 

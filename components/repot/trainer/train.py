@@ -26,8 +26,9 @@ def train(
 
     Args:
         request: What to train.
-        should_stop: Called before every step. If it returns True on any worker, all workers stop
-            after that step and the state is saved.
+        should_stop: Called before every call of the compiled steps: each step on a CPU, several on
+            a GPU. If it returns True on any worker, all workers stop after that call and the state
+            is saved.
 
     Returns:
         The record in training.json.

@@ -235,6 +235,10 @@ def checkpoint_command(
 @setting_option("no_flip", with_default=True)
 @setting_option("class_weights", with_default=True)
 @setting_option("budget", with_default=True)
+@setting_option("gradient_accumulation", with_default=True)
+@setting_option("precision", with_default=True)
+@setting_option("xla", with_default=True)
+@setting_option("deterministic", with_default=True)
 @setting_option("input_queue_memory_factor", with_default=True)
 @setting_option("num_epochs_per_decay", with_default=True)
 @setting_option("learning_rate_decay_factor", with_default=True)
@@ -257,6 +261,10 @@ def train_command(
     no_flip: bool,
     class_weights: str,
     budget: str,
+    gradient_accumulation: int,
+    precision: str,
+    xla: str,
+    deterministic: bool,
     input_queue_memory_factor: int,
     num_epochs_per_decay: float,
     learning_rate_decay_factor: float,
@@ -277,6 +285,10 @@ def train_command(
         no_flip=no_flip,
         class_weights=class_weights,
         budget=budget,
+        gradient_accumulation=gradient_accumulation,
+        precision=precision,
+        xla=xla,
+        deterministic=deterministic,
         input_queue_memory_factor=input_queue_memory_factor,
         num_epochs_per_decay=num_epochs_per_decay,
         learning_rate_decay_factor=learning_rate_decay_factor,

@@ -44,6 +44,10 @@ BOUNDARIES: list[tuple[Settings, str, list[Any], list[Any]]] = [
     (TrainingSettings, "no_flip", [False, True], []),
     (TrainingSettings, "budget", ["0", "1s", "10m", "999999h"], ["", "10", "0m", "1.5h", "-1m"]),
     (TrainingSettings, "class_weights", ["auto", "on", "off"], ["", "On", "balanced"]),
+    (TrainingSettings, "gradient_accumulation", [1, 32], [0, 1025]),
+    (TrainingSettings, "precision", ["auto", "float32", "bfloat16", "float16"], ["", "fp16"]),
+    (TrainingSettings, "xla", ["auto", "on", "off"], ["", "yes"]),
+    (TrainingSettings, "deterministic", [False, True], []),
     (TrainingSettings, "backbone", list(BACKBONES), ["", "Inception_V3", "vgg16"]),
     (TrainingSettings, "recipe", list(RECIPES), ["", "fine-tune"]),
     (GateSettings, "min_precision", [0, 1], [-0.001, 1.001, float("nan")]),
@@ -162,6 +166,12 @@ def test_augmentation_without_effect_gives_a_warning(augmentation: str) -> None:
 def test_augmentation_is_the_recipes_own_unless_it_is_chosen(recipe: str) -> None:
     assert TrainingSettings(recipe=recipe).chosen_augmentation == RECIPES[recipe].augmentation
     assert TrainingSettings(recipe=recipe, augmentation="flip").chosen_augmentation == "flip"
+
+
+def test_batch_has_at_least_one_example_per_part() -> None:
+    assert TrainingSettings(batch_size=4, gradient_accumulation=4).gradient_accumulation == 4
+    with pytest.raises(UsageError, match="gradient_accumulation must be at most batch_size=4"):
+        TrainingSettings(batch_size=4, gradient_accumulation=5)
 
 
 def test_flip_alone_cannot_be_combined_with_no_flip() -> None:

@@ -13,12 +13,13 @@ import tensorflow as tf
 from repot.errors import StoppedError, TrainingError
 from repot.trainer import loop
 from repot.trainer.batches import FeatureTable, feature_batches
-from repot.trainer.loop import TrainingRun, fit
+from repot.trainer.loop import TrainingRun, _SpeedMeter, fit
 from repot.trainer.optimizer import make_optimizer
 from repot.trainer.phases import Selection, TrainingPhase
-from repot.trainer.position import TrainingPosition
+from repot.trainer.position import Sums, TrainingPosition
 from repot.trainer.state import StateStore
-from repot.trainer.step import smoothed_cross_entropy
+from repot.trainer.step import CallResult, smoothed_cross_entropy
+from repot.trainer.strategy import FLOAT32, Computation
 from tests.unit.trainer.stop_after import StopAfter
 
 BATCH_SIZE, NUM_EXAMPLES, EPOCHS = 4, 10, 2
@@ -52,7 +53,10 @@ def make_phases(*, scale: float = 1.0, **changes: Any) -> list[TrainingPhase]:
 
 
 def run(
-    folder: Path, should_stop: Callable[[], bool], phases: list[TrainingPhase] | None = None
+    folder: Path,
+    should_stop: Callable[[], bool],
+    phases: list[TrainingPhase] | None = None,
+    computation: Computation = FLOAT32,
 ) -> tuple[Any, TrainingPosition]:
     """Start a training in a folder; return its kernel and its position."""
     phases = phases or make_phases()
@@ -63,6 +67,7 @@ def run(
         store=store,
         started=0.0,
         should_stop=should_stop,
+        computation=computation,
     )
     for phase in phases:
         fit(phase, training)
@@ -92,6 +97,58 @@ def test_training_stopped_at_any_step_resumes_bit_identically(
     assert rest.num_calls == 2 * EPOCHS * STEPS_PER_EPOCH - num_steps
     np.testing.assert_array_equal(kernel, uninterrupted[0])
     assert scores(position) == scores(uninterrupted[1])
+
+
+# Calls end at the end of an epoch, whose second call is of one step.
+@pytest.mark.parametrize(("steps_per_call", "num_calls"), [(1, 12), (2, 8), (3, 4), (100, 4)])
+def test_steps_per_call_change_no_result_also_after_an_interruption(
+    steps_per_call: int,
+    num_calls: int,
+    uninterrupted: tuple[Any, TrainingPosition],
+    tmp_path: Path,
+) -> None:
+    computation = Computation(steps_per_call=steps_per_call)
+    whole = StopAfter()
+    kernel, position = run(tmp_path / "whole", whole, computation=computation)
+    with pytest.raises(StoppedError):
+        run(tmp_path / "resumed", StopAfter(num_calls // 2), computation=computation)
+    # The rest with calls of another length.
+    resumed, _ = run(tmp_path / "resumed", StopAfter())
+
+    assert whole.num_calls == num_calls
+    np.testing.assert_array_equal(kernel, uninterrupted[0])
+    np.testing.assert_array_equal(resumed, uninterrupted[0])
+    assert scores(position) == scores(uninterrupted[1])
+
+
+def test_phase_of_quick_steps_has_calls_of_its_own_length(tmp_path: Path) -> None:
+    calls = StopAfter()
+
+    run(tmp_path, calls, make_phases(steps_per_call=100, reports_steps=False))
+
+    assert calls.num_calls == 2 * EPOCHS
+
+
+@pytest.mark.parametrize(
+    ("waited", "expected"),
+    [
+        (0.0, "step 80 pictures/s, input keeps up"),
+        (0.01, "step 80 pictures/s, input keeps up"),
+        (0.2, "input 80 pictures/s, step could take 133"),
+    ],
+)
+def test_log_says_whether_input_or_step_limits_the_speed(waited: float, expected: str) -> None:
+    speed = _SpeedMeter(make_phases()[0])
+    slow_first = CallResult(sums=[Sums(1.0, 1.0, 40.0)], is_stopping=False, waited_seconds=9.0)
+    result = CallResult(sums=[Sums(1.0, 1.0, 40.0)], is_stopping=False, waited_seconds=waited)
+
+    assert speed.text == ""
+    speed.add(slow_first, 10.0)
+    assert speed.text == ""
+    speed.add(result, 0.5)
+    speed.add(result, 0.5)
+
+    assert speed.text == expected
 
 
 def test_finished_training_takes_no_further_step(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -8,12 +9,23 @@ import pytest
 import tensorflow as tf
 
 from repot.trainer.position import Sums
-from repot.trainer.step import LABEL_SMOOTHING, StepRunner, smoothed_cross_entropy
+from repot.trainer.step import (
+    LABEL_SMOOTHING,
+    StepOutOfMemoryError,
+    StepRunner,
+    smoothed_cross_entropy,
+)
+from repot.trainer.strategy import FLOAT32, Computation
 
 WIDTH, NUM_CLASSES = 3, 4
 
 
-def make_runner(learning_rate: float = 1.0) -> tuple[StepRunner, Any]:
+def make_runner(
+    learning_rate: float = 1.0,
+    *,
+    computation: Computation = FLOAT32,
+    penalty: Callable[[Any], Any] | None = None,
+) -> tuple[StepRunner, Any]:
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input([WIDTH]), keras.layers.Dense(NUM_CLASSES)])
     optimizer = keras.optimizers.SGD(learning_rate)
@@ -22,8 +34,57 @@ def make_runner(learning_rate: float = 1.0) -> tuple[StepRunner, Any]:
         lambda outputs, labels: smoothed_cross_entropy(outputs[0], labels),
         [(optimizer, model.trainable_variables)],
         tf.distribute.get_strategy(),
+        penalty=None if penalty is None else lambda: penalty(model),
+        model=model,
+        computation=computation,
     )
     return runner, model
+
+
+def penalty(model: Any) -> Any:
+    return 0.1 * tf.reduce_sum(model.weights[0].value ** 2)
+
+
+class NotingDense(keras.layers.Dense):  # type: ignore[misc]
+    """Notes the dtype of its outputs whenever a call is traced."""
+
+    seen: ClassVar[list[str]] = []
+
+    def call(self, inputs: Any) -> Any:
+        outputs = super().call(inputs)
+        self.seen.append(outputs.dtype.name)
+        return outputs
+
+
+def make_deep_model() -> Any:
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [keras.Input([WIDTH]), NotingDense(5, activation="relu"), NotingDense(NUM_CLASSES)]
+    )
+
+
+def make_deep_runner(precision: str = "float32") -> tuple[StepRunner, Any]:
+    model = make_deep_model()
+    optimizer = keras.optimizers.SGD(0.1)
+    if precision == "float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    optimizer.build(model.trainable_variables)
+    runner = StepRunner(
+        lambda inputs, training: (model(inputs, training=training),),
+        lambda outputs, labels: smoothed_cross_entropy(outputs[0], labels),
+        [(optimizer, model.trainable_variables)],
+        tf.distribute.get_strategy(),
+        model=model,
+        computation=Computation(precision=precision),
+    )
+    return runner, model
+
+
+def four_batches() -> Any:
+    inputs = np.random.default_rng(1).normal(size=(4, 3, WIDTH)).astype(np.float32)
+    labels = np.array([[1, 2, 3], [2, 2, 1], [3, 1, 1], [1, 0, 0]])
+    mask = (labels > 0).astype(np.float32)
+    return tf.data.Dataset.from_tensor_slices((inputs, labels, mask))
 
 
 def one_batch(labels: list[int], mask: list[float]) -> Any:
@@ -34,8 +95,8 @@ def one_batch(labels: list[int], mask: list[float]) -> Any:
 
 
 def train_step(runner: StepRunner, batches: Any, *, stop: bool = False) -> tuple[Sums, bool]:
-    (batch,) = runner.distribute(batches)
-    return runner.train_step(batch, stop=stop)
+    result = runner.train_steps(iter(runner.distribute(batches)), 1, stop=stop)
+    return result.sums[0], result.is_stopping
 
 
 def test_padding_changes_neither_the_step_nor_the_sums() -> None:
@@ -50,6 +111,132 @@ def test_padding_changes_neither_the_step_nor_the_sums() -> None:
     )
     for expected, weight in zip(short_model.weights, long_model.weights, strict=True):
         np.testing.assert_allclose(weight.numpy(), expected.numpy(), atol=1e-6)
+
+
+# 5 examples fit into 2 parts only with padding.
+@pytest.mark.parametrize("num_parts", [2, 3, 5])
+def test_parts_of_a_batch_give_the_step_of_the_whole_batch(num_parts: int) -> None:
+    whole, whole_model = make_runner()
+    parts, parts_model = make_runner(computation=Computation(num_parts=num_parts))
+    batches = one_batch([1, 2, 3, 1, 0], [1, 1, 1, 1, 0])
+
+    expected, found = (train_step(runner, batches)[0] for runner in (whole, parts))
+
+    np.testing.assert_allclose(dataclasses.astuple(found), dataclasses.astuple(expected), rtol=1e-6)
+    for weight, other in zip(whole_model.weights, parts_model.weights, strict=True):
+        np.testing.assert_allclose(other.numpy(), weight.numpy(), atol=1e-6)
+
+
+def test_parts_include_the_penalty_once() -> None:
+    whole, whole_model = make_runner(penalty=penalty)
+    parts, parts_model = make_runner(computation=Computation(num_parts=2), penalty=penalty)
+
+    for runner in (whole, parts):
+        train_step(runner, one_batch([1, 2, 3, 1], [1, 1, 1, 1]))
+
+    expected = whole_model.weights[0].numpy()
+    np.testing.assert_allclose(parts_model.weights[0].numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("calls", [(4,), (1, 3), (3, 1), (1, 1, 1, 1)])
+def test_results_do_not_depend_on_the_number_of_steps_per_call(calls: tuple[int, ...]) -> None:
+    alone, alone_model = make_runner()
+    runner, model = make_runner()
+    batches = four_batches()
+
+    expected = [train_step(alone, batches.skip(i).take(1))[0] for i in range(4)]
+    iterator = iter(runner.distribute(batches))
+    found = [
+        sums
+        for num_steps in calls
+        for sums in runner.train_steps(iterator, num_steps, stop=False).sums
+    ]
+
+    assert found == expected
+    for weight, other in zip(alone_model.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(other.numpy(), weight.numpy())
+
+
+@pytest.mark.parametrize("num_steps", [1, 2])
+def test_call_of_any_length_reports_a_worker_that_was_asked_to_stop(num_steps: int) -> None:
+    runner, _ = make_runner()
+    iterator = iter(runner.distribute(four_batches()))
+
+    assert not runner.train_steps(iterator, num_steps, stop=False).is_stopping
+    assert runner.train_steps(iterator, num_steps, stop=True).is_stopping
+
+
+def test_xla_gives_the_same_step() -> None:
+    plain, plain_model = make_runner()
+    compiled, compiled_model = make_runner(computation=Computation(uses_xla=True))
+    batches = one_batch([1, 2, 3], [1, 1, 1])
+
+    expected, found = (train_step(runner, batches)[0] for runner in (plain, compiled))
+
+    np.testing.assert_allclose(dataclasses.astuple(found), dataclasses.astuple(expected), rtol=1e-5)
+    np.testing.assert_allclose(
+        compiled_model.weights[0].numpy(), plain_model.weights[0].numpy(), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_lower_precision_computes_nearly_the_same_step_with_float32_weights(
+    precision: str,
+) -> None:
+    exact, exact_model = make_deep_runner()
+    runner, model = make_deep_runner(precision)
+    batches = one_batch([1, 2, 3], [1, 1, 1])
+
+    expected = train_step(exact, batches)[0]
+    NotingDense.seen.clear()
+    found = train_step(runner, batches)[0]
+
+    # The hidden layer computes in the lower precision, the one that returns the logits does not.
+    assert NotingDense.seen == [precision, "float32"]
+    assert found.loss == pytest.approx(expected.loss, rel=0.02)
+    for weight, other in zip(exact_model.weights, model.weights, strict=True):
+        assert other.dtype == "float32"
+        np.testing.assert_allclose(other.numpy(), weight.numpy(), atol=0.02)
+    # Scoring, and the model itself, still compute in float32.
+    NotingDense.seen.clear()
+    runner.score(batches)
+    assert set(NotingDense.seen) == {"float32"}
+    assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
+
+
+def test_step_without_finite_float16_gradients_is_skipped_by_all_optimizers() -> None:
+    model = make_deep_model()
+    groups = [model.weights[:2], model.weights[2:]]
+    optimizers = []
+    for group in groups:
+        optimizer = keras.optimizers.LossScaleOptimizer(
+            keras.optimizers.SGD(1.0), initial_scale=2.0**120
+        )
+        optimizer.build(group)
+        optimizers.append((optimizer, group))
+    runner = StepRunner(
+        lambda inputs, training: (model(inputs, training=training),),
+        lambda outputs, labels: smoothed_cross_entropy(outputs[0], labels),
+        optimizers,
+        tf.distribute.get_strategy(),
+        model=model,
+        computation=Computation(precision="float16"),
+    )
+    before = [weight.numpy() for weight in model.weights]
+
+    train_step(runner, one_batch([1, 2, 3], [1, 1, 1]))
+
+    for weight, old in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), old)
+    assert [float(optimizer.dynamic_scale) for optimizer, _ in optimizers] == [2.0**119] * 2
+
+
+def test_step_without_enough_memory_raises_an_error_of_its_own() -> None:
+    runner, _ = make_runner(penalty=lambda model: tf.reduce_sum(tf.tile(model.weights[0], huge)))
+    huge = [2**20, 2**20]  # times 12 values of 4 bytes: 48 TiB
+
+    with pytest.raises(StepOutOfMemoryError, match="OOM when allocating"):
+        train_step(runner, one_batch([1, 2, 3, 1], [1, 1, 1, 1]))
 
 
 def test_step_follows_the_gradient_of_the_smoothed_loss() -> None:

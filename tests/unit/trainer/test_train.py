@@ -2,9 +2,11 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from repot.backbone_weights import save_weights, stable_names
 from repot.errors import CheckpointError, DataError, TrainingError, UsageError
@@ -12,6 +14,7 @@ from repot.json_record import write_record
 from repot.manifest import read_manifest
 from repot.settings import TrainingSettings
 from repot.trainer.request import TrainingRequest
+from repot.trainer.step import CallResult, StepOutOfMemoryError, StepRunner
 from repot.trainer.train import train
 from repot.zoo import build_backbone
 from tests.training_records import make_training_record
@@ -104,3 +107,66 @@ def test_loss_that_is_not_finite_names_the_step_and_the_learning_rate(
         start(sample_dataset_uri, str(tmp_path), tmp_path / "run")
 
     assert not (tmp_path / "run" / "training.json").exists()
+
+
+def test_training_goes_on_with_smaller_parts_after_the_memory_ran_out(
+    sample_dataset_uri: str,
+    lite0_weights_uri: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    parts = fail_for_large_parts(monkeypatch, num_parts_that_fit=4)
+    request = make_request(sample_dataset_uri, lite0_weights_uri, tmp_path)
+    request = dataclasses.replace(
+        request,
+        settings=TrainingSettings(
+            backbone="efficientnet_lite0", recipe="head", image_size=32, epochs=2
+        ),
+    )
+
+    record = train(request)
+
+    assert record.epochs == 2
+    assert parts == [1, 2, 4, 4]
+    messages = [entry.message for entry in caplog.records if "does not fit" in entry.message]
+    assert ["gradient_accumulation=2" in message for message in messages] == [True, False]
+    assert "with 16 examples at a time" in messages[1]
+
+
+def test_memory_that_does_not_suffice_for_one_example_ends_the_training(
+    sample_dataset_uri: str,
+    lite0_weights_uri: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts = fail_for_large_parts(monkeypatch, num_parts_that_fit=64)
+    request = make_request(sample_dataset_uri, lite0_weights_uri, tmp_path)
+    request = dataclasses.replace(
+        request,
+        settings=TrainingSettings(
+            backbone="efficientnet_lite0", recipe="head", image_size=32, epochs=2, batch_size=4
+        ),
+    )
+
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        train(request)
+
+    assert parts == [1, 2, 4]
+
+
+def fail_for_large_parts(monkeypatch: pytest.MonkeyPatch, *, num_parts_that_fit: int) -> list[int]:
+    """Let steps with fewer parts run out of memory; return a list of the parts of each call."""
+    parts: list[int] = []
+    take_steps = StepRunner.train_steps
+
+    def fail_or_take_steps(runner: StepRunner, *arguments: Any, **options: Any) -> CallResult:
+        parts.append(runner._computation.num_parts)
+        if parts[-1] < num_parts_that_fit:
+            raise StepOutOfMemoryError("too large") from tf.errors.ResourceExhaustedError(
+                None, None, "OOM when allocating tensor"
+            )
+        return take_steps(runner, *arguments, **options)
+
+    monkeypatch.setattr(StepRunner, "train_steps", fail_or_take_steps)
+    return parts
