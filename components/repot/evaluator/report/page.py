@@ -133,7 +133,9 @@ def _score(scores: SplitScores) -> Score:
 
 
 def _training_curves(history: Sequence[EpochRecord]) -> list[CurveChart]:
-    """Return the charts of precision@1 and loss by epoch; none without a history."""
+    """Return the charts of precision@1 and loss by epoch; none for fewer than two epochs."""
+    if len(history) < 2:
+        return []
     phases = [row.phase for row in history]
     precision: dict[str, Sequence[float | None]] = {
         "train": [row.train_precision_at_1 for row in history],

@@ -231,6 +231,14 @@ def test_report_without_training_says_that_it_is_unknown() -> None:
     assert "the model's folder has no training record" in text_of(html)
 
 
+def test_one_epoch_has_no_curves() -> None:
+    data = make_report_data(OUTCOMES, LABELS)
+
+    html = render_report(dataclasses.replace(data, history=data.history[:1]))
+
+    assert "<h2>Training curves</h2>" not in html
+
+
 @pytest.mark.parametrize(
     "num_labels", [MAX_OPEN_LABELS, MAX_OPEN_LABELS + 1, MAX_HEAT_MAP_LABELS + 1]
 )
