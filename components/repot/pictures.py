@@ -116,7 +116,8 @@ def _normalise(data: bytes, crop: Edges | None) -> Picture:
         if not crop and scale == 1 and is_upright and jpeg_structure.is_plain_rgb(data):
             width, height = image.size
             # Draft mode reads all entropy-coded data but computes only a few of the pixels.
-            image.draft("YCbCr", (_MIN_DRAFT_SIDE, _MIN_DRAFT_SIDE))
+            # The mode stays RGB: libjpeg cannot turn RGB components into YCbCr.
+            image.draft(None, (_MIN_DRAFT_SIDE, _MIN_DRAFT_SIDE))
             image.load()
             return Picture(
                 jpeg=data,

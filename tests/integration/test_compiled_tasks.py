@@ -114,7 +114,7 @@ def test_plan_outputs_one_share_per_builder_and_the_pod_of_the_trainer(
 ) -> None:
     plan = only(first, "plan").parameters
     storage_uri = arguments["storage_uri"]
-    shares = [f"{plan['dataset_id']}:{index}/2:0.05:{storage_uri}" for index in range(2)]
+    shares = [f"{plan['dataset_id']}:{index}/2:0.05,1.0,0,-1:{storage_uri}" for index in range(2)]
 
     assert [plan["first_item"], *plan["Output"]] == shares
     assert only(first, "build-shards").inputs["item"] == shares[0]

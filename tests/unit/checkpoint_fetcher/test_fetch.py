@@ -54,6 +54,7 @@ def test_weights_and_record_are_stored_under_the_checksum_of_the_original(tmp_pa
         "available_values": ["raw"],
         "kind": "pytorch",
         "num_arrays": 245,
+        "num_auxiliary_arrays": 0,
         "num_parameters": 3_413_024,
         "step": None,
     }
