@@ -109,7 +109,7 @@ class ShardCache:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def check_room(self, num_bytes: int) -> None:
-        """Check that shards of so many bytes can be on disk at the same time.
+        """Check that the bound allows shards of `num_bytes` on disk at the same time.
 
         Raises:
             UsageError: They exceed the bound.

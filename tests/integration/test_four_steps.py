@@ -1,4 +1,4 @@
-"""The four steps of 2016, as the README shows them, but for the download of the checkpoint."""
+"""The four steps of 2016, as the README shows them, except for the download of the checkpoint."""
 
 import math
 import os

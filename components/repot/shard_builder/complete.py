@@ -223,7 +223,8 @@ def _record_paths(dataset_uri: str, receipt: Receipt) -> list[str]:
         for picture in read_work_list(dataset_uri, receipt.shard)
         if picture.path not in rejected
     ]
-    # Parts of one picture have the same path; if one was rejected, the others cannot be told apart.
+    # Parts of one picture have the same path; if one was rejected, nothing tells
+    # which records the others are.
     return paths if len(paths) == receipt.num_records else [""] * receipt.num_records
 
 

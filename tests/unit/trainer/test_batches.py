@@ -105,7 +105,7 @@ def test_full_batches_leave_out_the_rest_or_repeat_a_small_dataset(
 
 
 def test_training_crops_follow_the_boxes_of_the_examples(tmp_path: Path) -> None:
-    # Black, but for the object at the right edge.
+    # Black, except for the object at the right edge.
     picture = np.zeros([64, 64, 3], np.uint8)
     picture[16:48, 40:] = 255
     box = Box(xmin=40 / 64, ymin=16 / 64, xmax=1.0, ymax=48 / 64)
