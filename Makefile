@@ -27,7 +27,7 @@ LOCK = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo serving-skew quality decoder-sandbox feature-memory sample-run data-checks inception-2016 manifest-speed streaming test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
+.PHONY: help venv install demo serving-skew quality decoder-sandbox feature-memory sample-run data-checks inception-2016 mobilenet manifest-speed streaming test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,10 @@ decoder-sandbox: $(STAMP) ## measure what decoding pictures in a sandboxed proce
 
 inception-2016: $(STAMP) ## train real Inception-v3 weights by several recipes, see benchmarks/inception_2016.py; ARGS
 	$(BIN)/python benchmarks/inception_2016.py $(ARGS)
+
+mobilenet: $(STAMP) ## train MobileNetV2 weights of Open Images, see benchmarks/mobilenet_open_images.py; ARGS
+	$(BIN)/python benchmarks/mobilenet_open_images.py $(ARGS)
+
 data-checks: $(STAMP) ## measure what the checks of a dataset cost, and what they find
 	$(BIN)/python benchmarks/data_checks.py
 

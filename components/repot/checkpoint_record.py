@@ -36,6 +36,7 @@ class CheckpointRecord(JsonRecord):
         step: Training step of the original; None if it is unknown.
         num_auxiliary_arrays: Arrays of an auxiliary head that the weights file holds too; None in
             records of versions that did not convert it.
+        licence: Licence of the weights; "" if it is not known.
     """
 
     source: str
@@ -48,11 +49,17 @@ class CheckpointRecord(JsonRecord):
     num_parameters: int
     step: int | None
     num_auxiliary_arrays: int | None = None
+    licence: str = ""
 
     @property
     def checkpoint_id(self) -> str:
         """The id of these weights, see `checkpoint_id`."""
         return checkpoint_id(sha256=self.sha256, backbone=self.backbone, values=self.values)
+
+    @property
+    def licence_text(self) -> str:
+        """The licence, for people."""
+        return f"licence {self.licence or 'not known'}"
 
 
 def checkpoint_id(*, sha256: str, backbone: str, values: str) -> str:

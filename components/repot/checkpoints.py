@@ -45,6 +45,7 @@ class CheckpointSource:
         sha256: Expected checksum of the original files; "" if unknown.
         backbone: The only backbone that it fits; "" if not known.
         is_averaged: Whether variables under their plain names are moving averages (EMA) already.
+        licence: Licence of the weights, as their authors state it; "" if repot does not know it.
     """
 
     name: str
@@ -52,6 +53,7 @@ class CheckpointSource:
     sha256: str = ""
     backbone: str = ""
     is_averaged: bool = False
+    licence: str = ""
 
 
 _EFFICIENTNET_LITE0 = "efficientnet-lite0"
@@ -59,23 +61,31 @@ _EFFICIENTNET_LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdb
 _TENSORFLOW_MODELS = "https://download.tensorflow.org/models"
 # Source of the base URL: keras/src/applications/*.py.
 _KERAS_APPLICATIONS = "https://storage.googleapis.com/tensorflow/keras-applications"
+_APACHE = "Apache-2.0"
 _INCEPTION = {
     "inception-v3-2016-03-01": CheckpointSource(
         name="inception-v3-2016-03-01",
         uri=f"{_TENSORFLOW_MODELS}/image/imagenet/inception-v3-2016-03-01.tar.gz",
         backbone="inception_v3",
+        licence=_APACHE,
     ),
     "inception-v3-2016-08-28": CheckpointSource(
         name="inception-v3-2016-08-28",
         uri=f"{_TENSORFLOW_MODELS}/inception_v3_2016_08_28.tar.gz",
         backbone="inception_v3",
         is_averaged=True,
+        licence=_APACHE,
     ),
 }
 _KAGGLE_MODELS = "https://www.kaggle.com/api/v1/models/keras"
 # By backbone: preset and path of its archive. Source: keras_hub/src/models/*/*_presets.py.
 _KERAS_HUB = {
-    name: CheckpointSource(name=name, uri=f"{_KAGGLE_MODELS}/{path}/download", backbone=backbone)
+    name: CheckpointSource(
+        name=name,
+        uri=f"{_KAGGLE_MODELS}/{path}/download",
+        backbone=backbone,
+        licence="MIT" if backbone == "swin" else _APACHE,
+    )
     for backbone, name, path in (
         ("vit", "vit_base_patch16_224_imagenet21k", "vit/keras/vit_base_patch16_224_imagenet21k/3"),
         ("vit", "vit_base_patch16_224_imagenet", "vit/keras/vit_base_patch16_224_imagenet/4"),
@@ -179,6 +189,7 @@ def _resolve(source: str, backbone: str) -> CheckpointSource:
             uri=_installed_weights(),
             sha256=_EFFICIENTNET_LITE0_SHA256,
             backbone="efficientnet_lite0",
+            licence=_APACHE,
         )
     elif name in _INCEPTION or name in _KERAS_HUB:
         resolved = (_INCEPTION | _KERAS_HUB)[name]

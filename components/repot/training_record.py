@@ -48,6 +48,8 @@ class TrainingRecord(JsonRecord):
         training_id: Id of the training, see `training_id`.
         dataset_id: Dataset that it was trained on.
         checkpoint_id: Checkpoint that it started from.
+        weights: The checkpoint as it was named when it was fetched, and the licence of its weights;
+            "" if that is unknown.
         settings: The training settings as requested; zeros mean "choose for me".
         image_size: Height and width of the model's input, in pixels.
         labels: Label names; labels[i] has class_id i + 1.
@@ -75,6 +77,7 @@ class TrainingRecord(JsonRecord):
     last_epoch: EpochRecord
     versions: dict[str, str]
     selection: SelectionRecord | None = None
+    weights: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -158,8 +158,7 @@ _TABLE = (
     # The networks of KerasHub have their presets' own scaling inside.
     Backbone(
         name="vit",
-        summary="ViT-B/16 pre-trained on ImageNet-21k, 86 M parameters, or another ViT of KerasHub "
-        "(Apache-2.0)",
+        summary="ViT-B/16 pre-trained on ImageNet-21k, 86 M parameters, or another ViT of KerasHub",
         image_size=224,
         min_image_size=32,
         default_checkpoint="vit_base_patch16_224_imagenet21k",
@@ -171,7 +170,7 @@ _TABLE = (
     ),
     Backbone(
         name="deit",
-        summary="DeiT-S/16, 22 M parameters, or another DeiT of KerasHub (Apache-2.0)",
+        summary="DeiT-S/16, 22 M parameters, or another DeiT of KerasHub",
         image_size=224,
         min_image_size=32,
         default_checkpoint="deit_small_distilled_patch16_224_imagenet",
@@ -183,7 +182,7 @@ _TABLE = (
     ),
     Backbone(
         name="dinov2",
-        summary="DINOv2 ViT-S/14, 22 M parameters, or another DINOv2 of KerasHub (Apache-2.0)",
+        summary="DINOv2 ViT-S/14, 22 M parameters, or another DINOv2 of KerasHub",
         image_size=224,
         min_image_size=42,
         default_checkpoint="dinov2_small",
@@ -195,7 +194,7 @@ _TABLE = (
     ),
     Backbone(
         name="siglip2",
-        summary="SigLIP2 ViT-B/16, 93 M parameters, or another SigLIP of KerasHub (Apache-2.0)",
+        summary="SigLIP2 ViT-B/16, 93 M parameters, or another SigLIP of KerasHub",
         image_size=224,
         min_image_size=32,
         default_checkpoint="siglip2_base_patch16_224",
@@ -207,7 +206,7 @@ _TABLE = (
     ),
     Backbone(
         name="swin",
-        summary="Swin-T, 28 M parameters, or another Swin Transformer of KerasHub (MIT)",
+        summary="Swin-T, 28 M parameters, or another Swin Transformer of KerasHub",
         image_size=224,
         min_image_size=32,
         default_checkpoint="swin_tiny_patch4_window7_224",
@@ -220,7 +219,7 @@ _TABLE = (
     Backbone(
         name="resnet_vd",
         summary="ResNet-vd-50 with distilled weights, 24 M parameters, or another ResNet of "
-        "KerasHub (Apache-2.0)",
+        "KerasHub",
         image_size=224,
         min_image_size=32,
         default_checkpoint="resnet_vd_50_ssld_v2_imagenet",

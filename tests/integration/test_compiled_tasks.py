@@ -167,6 +167,7 @@ def test_artifacts_point_to_dataset_weights_and_training(
     assert storage.exists(f"{weights_uri}/weights.h5")
     assert target_uri(only(first, "train"), "model") == layout.run_uri(storage_uri, training_id)
     training = storage.read_json(f"{layout.run_uri(storage_uri, training_id)}/training.json")
+    assert training["weights"].endswith("licence not known")
     assert (training["dataset_id"], training["checkpoint_id"]) == (dataset_id, checkpoint_id)
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from repot.checkpoint_record import CheckpointRecord
@@ -23,6 +25,11 @@ def test_record_is_equal_after_writing_and_reading() -> None:
 def test_record_with_an_unknown_key_is_rejected() -> None:
     with pytest.raises(RecordError, match="weights_path"):
         CheckpointRecord.from_json({**RECORD.to_json(), "weights_path": "/tmp/weights.h5"})
+
+
+@pytest.mark.parametrize(("licence", "text"), [("MIT", "licence MIT"), ("", "licence not known")])
+def test_licence_that_is_not_known_is_named_as_that(licence: str, text: str) -> None:
+    assert dataclasses.replace(RECORD, licence=licence).licence_text == text
 
 
 def test_checkpoint_id_is_checksum_backbone_and_values() -> None:

@@ -19,6 +19,13 @@ def test_default_of_each_backbone_is_a_known_checkpoint_that_fits(
     assert resolved.backbone == backbone
 
 
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_licence_is_known_unless_keras_publishes_the_weights(backbone: str) -> None:
+    resolved = resolve_source("default", backbone=backbone)
+
+    assert resolved.licence in (("",) if resolved.name == "imagenet" else ("Apache-2.0", "MIT"))
+
+
 def test_checkpoint_of_the_tutorial_has_its_published_address() -> None:
     assert resolve_source("inception-v3-2016-03-01", backbone="inception_v3").uri == (
         "https://download.tensorflow.org/models/image/imagenet/inception-v3-2016-03-01.tar.gz"

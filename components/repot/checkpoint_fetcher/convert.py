@@ -103,6 +103,7 @@ def convert(
         num_parameters=sum(array.size for array in arrays.values()),
         step=step,
         num_auxiliary_arrays=len(auxiliary_arrays),
+        licence=source.licence,
     )
 
 

@@ -17,15 +17,17 @@ import tensorflow as tf
 
 import repot
 from repot import storage
+from repot.checkpoint_record import CheckpointRecord
 from repot.classifier import (
     build_classifier,
     export_saved_model,
     split_classifier,
 )
 from repot.dataset import Examples, open_examples
-from repot.errors import DataError, StoppedError
-from repot.json_record import write_record
+from repot.errors import CheckpointError, DataError, StoppedError
+from repot.json_record import read_record, write_record
 from repot.layout import (
+    CHECKPOINT_NAME,
     FEATURES_FOLDER,
     KERAS_NAME,
     LABELS_NAME,
@@ -178,6 +180,7 @@ def _run(
             training_id=request.training_id,
             dataset_id=manifest.dataset_id,
             checkpoint_id=request.checkpoint_id,
+            weights=_describe_weights(request.weights_uri),
             settings=settings,
             image_size=image_size,
             labels=manifest.labels,
@@ -197,6 +200,15 @@ def _run(
             store.delete()
         wait_for_all(strategy)
     return record
+
+
+def _describe_weights(weights_uri: str) -> str:
+    """Return the name and the licence of converted weights, "" if they have no record."""
+    uri = storage.join(weights_uri, CHECKPOINT_NAME)
+    if not storage.exists(uri):
+        return ""
+    record = read_record(uri, CheckpointRecord, error=CheckpointError)
+    return f"{record.source}, {record.licence_text}"
 
 
 def _make_pictures(

@@ -196,10 +196,10 @@ def checkpoint_command(
 
     folder_uri = storage.normalise(output_directory)
     with shown_progress():
-        convert_to_folder(
+        record = convert_to_folder(
             uri, backbone=backbone, values=values, folder_uri=folder_uri, sha256=sha256
         )
-    click.echo(f"Weights of {backbone}: {folder_uri}")
+    click.echo(f"Weights of {backbone} ({record.licence_text}): {folder_uri}")
 
 
 @click.command("train", cls=TutorialCommand)

@@ -52,6 +52,7 @@ def training_rows(training: TrainingRecord) -> list[tuple[str, str]]:
     return [
         ("backbone", f"{settings.backbone}: {BACKBONES[settings.backbone].summary}"),
         ("recipe", f"{settings.recipe}: {RECIPES[settings.recipe].summary}"),
+        *([("weights", training.weights)] if training.weights else []),
         ("checkpoint", training.checkpoint_id),
         ("augmentation", _augmentation(settings)),
         ("image size", f"{side} x {side} pixels"),

@@ -59,6 +59,13 @@ def test_training_rows_show_settings_and_results() -> None:
     assert rows[-2:] == [("a", "1"), ("b", "2")]
 
 
+def test_weights_and_their_licence_are_shown_if_the_training_recorded_them() -> None:
+    training = dataclasses.replace(make_training(), weights="dinov2_small, licence Apache-2.0")
+
+    assert dict(training_rows(training))["weights"] == "dinov2_small, licence Apache-2.0"
+    assert "weights" not in dict(training_rows(make_training()))
+
+
 def test_times_are_apart_from_the_rows_that_equal_trainings_share() -> None:
     training = make_training()
     slower = dataclasses.replace(training, seconds=1.0, train_examples_per_second=2.0)
