@@ -12,7 +12,6 @@ import io
 import struct
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -37,6 +36,8 @@ MAX_SIDE = 65_500
 # A JPEG is decoded at this length of its shorter side, or up to twice, for its miniature. Most
 # pictures are then decoded at 1/8, which is the fastest, and edges remain sharp enough to measure.
 _MIN_DRAFT_SIDE = 44
+# Of Pillow's forty plug-ins, those of `FORMATS`.
+_PLUGINS = ("Jpeg", "Png", "Gif", "Bmp", "WebP", "Tiff", "Avif", "Mpo")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PREFIX_BYTES = 16
 _THUMBNAIL_QUALITY = 72
@@ -61,7 +62,7 @@ _UPRIGHT_OPERATIONS = {
 }
 
 
-def normalise_picture(data: bytes, crop: Edges | None = None) -> Picture:
+def normalise_picture(data: bytes, crop: Edges | None = None, *, max_side: int = 0) -> Picture:
     """Return the picture in a file, of any of `FORMATS`, as an upright RGB JPEG.
 
     An upright JPEG or MPO with three components and at most MAX_PIXELS keeps its bytes. Everything
@@ -73,6 +74,8 @@ def normalise_picture(data: bytes, crop: Edges | None = None) -> Picture:
         data: The file.
         crop: The part of the upright picture to return, rounded to whole pixels, at least one; it
             is always encoded again. None for the whole picture.
+        max_side: Return a JPEG of at most this many pixels per side, to show it; 0 for its own
+            size.
 
     Raises:
         RejectedPicture: The file is empty, not a picture, truncated, corrupt, too large, or of a
@@ -83,7 +86,7 @@ def normalise_picture(data: bytes, crop: Edges | None = None) -> Picture:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about unusual metadata.
         try:
-            return _normalise_any(data, crop)
+            return _normalise_any(data, crop, max_side)
         except (RejectedPicture, MemoryError):
             raise
         except Exception as err:
@@ -91,17 +94,17 @@ def normalise_picture(data: bytes, crop: Edges | None = None) -> Picture:
             raise _rejection(data, err) from err
 
 
-def _normalise_any(data: bytes, crop: Edges | None) -> Picture:
+def _normalise_any(data: bytes, crop: Edges | None, max_side: int) -> Picture:
     try:
-        return _normalise(data, crop)
+        return _normalise(data, crop, max_side)
     except ValueError:
         # Pillow refuses a PNG with more than 1 MiB of text or of a colour profile.
         if not data.startswith(_PNG_SIGNATURE):
             raise
-        return _normalise(_without_metadata(data), crop)
+        return _normalise(_without_metadata(data), crop, max_side)
 
 
-def _normalise(data: bytes, crop: Edges | None) -> Picture:
+def _normalise(data: bytes, crop: Edges | None, max_side: int) -> Picture:
     is_grey_alpha = bit_depth.is_deep_grey_alpha(data)
     with _open(bit_depth.as_four_channels(data) if is_grey_alpha else data) as image:
         is_deep_colour = bit_depth.is_deep_colour(image)  # reading metadata may load the pixels
@@ -115,9 +118,13 @@ def _normalise(data: bytes, crop: Edges | None) -> Picture:
         is_upright = _orientation(image) not in _UPRIGHT_OPERATIONS
         if not crop and scale == 1 and is_upright and jpeg_structure.is_plain_rgb(data):
             width, height = image.size
+            if max_side:
+                image.draft("RGB", (max_side, max_side))
+                return _encode(image.convert("RGB"), str(image.format), max_side)
             # Draft mode reads all entropy-coded data but computes only a few of the pixels.
-            # The mode stays RGB: libjpeg cannot turn RGB components into YCbCr.
-            image.draft(None, (_MIN_DRAFT_SIDE, _MIN_DRAFT_SIDE))
+            # libjpeg cannot turn RGB components into YCbCr.
+            mode = None if _has_rgb_components(image) else "YCbCr"
+            image.draft(mode, (_MIN_DRAFT_SIDE, _MIN_DRAFT_SIDE))
             image.load()
             return Picture(
                 jpeg=data,
@@ -142,24 +149,7 @@ def _normalise(data: bytes, crop: Edges | None) -> Picture:
             upright = upright.crop(_to_pixels(crop, upright.size))
         if image.format == "PNG":
             _check_png(data)
-        return Picture(
-            jpeg=_encode(upright),
-            height=upright.height,
-            width=upright.width,
-            source_format=str(image.format),
-            miniature=_miniature(upright),
-        )
-
-
-def reduce_picture(picture: Picture, max_side: int) -> Picture:
-    """Return a picture as a small JPEG, to show it; its aspect ratio is kept."""
-    with Image.open(io.BytesIO(picture.jpeg)) as image:
-        image.draft("RGB", (2 * max_side, 2 * max_side))
-        small = image.convert("RGB")
-    small.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=_THUMBNAIL_QUALITY)
-    return replace(picture, jpeg=buffer.getvalue(), height=small.height, width=small.width)
+        return _encode(upright, str(image.format), max_side)
 
 
 def _to_pixels(edges: Edges, size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -228,12 +218,22 @@ def load_decoders() -> None:
     Other code may have loaded Pillow's own plug-ins already, without the modes and formats that
     are added here.
     """
-    Image.init()
+    for name in _PLUGINS:
+        importlib.import_module(f"PIL.{name}ImagePlugin")
     bit_depth.complete_tiff_modes()
     for module in ("pi_heif", "pillow_heif"):
         with contextlib.suppress(ImportError):
             importlib.import_module(module).register_heif_opener()
             return
+
+
+def _has_rgb_components(image: Image.Image) -> bool:
+    """Return whether libjpeg may take a JPEG of three components for RGB, not YCbCr.
+
+    Source: default_decompress_parms in libjpeg's jdapimin.c.
+    """
+    ids = [component[0] for component in getattr(image, "layer", ())]
+    return image.info.get("adobe_transform") == 0 or bytes(ids) == b"RGB"
 
 
 def _decoding_scale(image: Image.Image) -> int:
@@ -308,11 +308,22 @@ def _check_png(data: bytes) -> None:
         image.verify()
 
 
-def _encode(image: Image.Image) -> bytes:
+def _encode(image: Image.Image, source_format: str, max_side: int) -> Picture:
+    """Return an upright RGB picture as a JPEG, reduced to `max_side` if it is not 0."""
     image.info = {}
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=100, subsampling=0)
-    return buffer.getvalue()
+    if max_side:
+        image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+        image.save(buffer, "JPEG", quality=_THUMBNAIL_QUALITY)
+    else:
+        image.save(buffer, "JPEG", quality=100, subsampling=0)
+    return Picture(
+        jpeg=buffer.getvalue(),
+        height=image.height,
+        width=image.width,
+        source_format=source_format,
+        miniature=_miniature(image),
+    )
 
 
 def _without_metadata(png: bytes) -> bytes:

@@ -223,7 +223,11 @@ def test_forged_answers_are_rejected(secrets: Path) -> None:
     good = (GOLDEN / "train" / "roses" / "img_00.jpg").read_bytes()
 
     with PictureDecoder(DecoderLimits(cpu_seconds=10.0)) as decoder:
-        results = {name: _decode(decoder, _file(name))[0] for name in FORGERIES}
+        # Only the miniature of a file that is not in the shared memory has a length.
+        padding = {"forge_miniature": b" " * MAX_FILES_BYTES}
+        results = {
+            name: _decode(decoder, _file(name) + padding.get(name, b""))[0] for name in FORGERIES
+        }
         (after,) = _decode(decoder, good)
 
     assert len(results) == 12

@@ -546,3 +546,18 @@ def test_crop_has_at_least_one_pixel(
     picture = normalise_picture(_bytes(_gradient(), "JPEG"), edges)
     assert (picture.width, picture.height) == size
     assert jpeg_structure.is_plain_rgb(picture.jpeg)
+
+
+@pytest.mark.parametrize(("format_name", "size"), [("JPEG", (500, 300)), ("PNG", (300, 500))])
+def test_picture_to_show_is_reduced_and_keeps_its_shape(
+    format_name: str, size: tuple[int, int]
+) -> None:
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").resize(size).convert("RGB").save(buffer, format_name)
+
+    picture = normalise_picture(buffer.getvalue(), max_side=100)
+
+    assert sorted([picture.width, picture.height]) == [60, 100]
+    assert (picture.width > picture.height) == (size[0] > size[1])
+    with Image.open(io.BytesIO(picture.jpeg)) as image:
+        assert image.size == (picture.width, picture.height)

@@ -9,7 +9,6 @@ The rows of all shards are compared when the dataset is complete, see
 import io
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +40,7 @@ APPEARANCE = np.dtype(
 _BORDER_TOLERANCE = 16
 # What a border surrounds has at least this many rows and columns.
 _MIN_CONTENT = 15
-_NUM_IGNORED_ROWS = 4
+_NUM_IGNORED = 4
 
 
 def measure(pictures: Sequence[Picture]) -> NDArray[np.void]:
@@ -129,22 +128,32 @@ def _edge_widths(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
     It is the standard deviation of the Gaussian blur that makes an edge of the picture's whole
     range as steep as its steepest ones. A picture of one level has no edge: 0.
     """
-    side = grey.shape[1]
-    level_range = _near_highest(grey.max(axis=2)) + _near_highest(255 - grey.min(axis=2)) - 255
-    signed = grey.astype(np.int16)
-    slopes = np.maximum(
-        np.abs(signed[:, 1:, :-1] - signed[:, :-1, :-1]),
-        np.abs(signed[:, :-1, 1:] - signed[:, :-1, :-1]),
-    )
-    steepest = np.maximum(_near_highest(slopes.max(axis=2)), 1)
+    num_pictures, side, _ = grey.shape
+    level_range = _near_highest(grey.max(axis=1)) + _near_highest(255 - grey.min(axis=1)) - 255
+    lines = grey.reshape(num_pictures, -1)
+    # Of each pixel to the next one in its row; the last one of a row has none.
+    across = np.zeros_like(lines)
+    _differ(lines[:, 1:], lines[:, :-1], across[:, :-1])
+    across[:, side - 1 :: side] = 0
+    slopes = np.zeros_like(lines)
+    _differ(lines[:, side:], lines[:, :-side], slopes[:, :-side])
+    np.maximum(slopes, across, out=slopes)
+    steepest = np.maximum(_near_highest(slopes.reshape(grey.shape).max(axis=1)), 1)
     slope = steepest * math.sqrt(2 * math.pi) * side
     widths: NDArray[np.float32] = (np.maximum(level_range, 0) / slope).astype(np.float32)
     return widths
 
 
-def _near_highest(extremes: NDArray[Any]) -> NDArray[np.float32]:
-    """Return the extreme of some rows of pixels: [pictures, rows] to float32 [pictures].
+def _differ(one: NDArray[np.uint8], other: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+    """Write the absolute differences."""
+    np.maximum(one, other, out=out)
+    out -= np.minimum(one, other)
 
-    A few rows are ignored: those with noise, or with the picture's only highlight.
+
+def _near_highest(extremes: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the extreme of some columns: uint8 [pictures, columns] to float32 [pictures].
+
+    A few columns are ignored: those with noise, or with the picture's only highlight.
     """
-    return np.sort(extremes, axis=1)[:, -_NUM_IGNORED_ROWS - 1].astype(np.float32)
+    place = extremes.shape[1] - 1 - _NUM_IGNORED
+    return np.partition(extremes, place, axis=1)[:, place].astype(np.float32)

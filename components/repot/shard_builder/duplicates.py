@@ -55,6 +55,8 @@ _NUM_TABLES, _NUM_DIMENSIONS, _NUM_FLIPPED = 5, 24, 3
 _MIN_BITS, _MAX_BITS = 12, 22
 _NUM_SAMPLED = 20_000
 _MAX_PER_BUCKET = 16
+# Near pairs differ in about 9 of the 64 bits of their signatures, others in 32.
+_MAX_SIGNATURE_BITS = 20
 # Candidates are at most this far apart, relative to the length of their hash vector.
 _MAX_DISTANCE = 0.4
 # Of a group of alike pictures, each is compared with about as many of the nearest.
@@ -70,7 +72,9 @@ _PART_SIDE = 8
 _MARGIN = 2
 _MAX_MOVE = 0.12
 _NUM_ROUGH_STEPS, _NUM_FINE_STEPS = 6, 3
-_CHUNK = 512
+_CHUNK, _CHUNK_HASHED = 512, 1 << 15
+# OpenBLAS uses one thread up to this number of multiplications. Source: its interface/gemm.c.
+_MAX_PRODUCT = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +85,14 @@ class _View:
         members: int64 [n], the pictures.
         boxes: float32 [n, 4] or [1, 4], the part: left, right, top, bottom, as shares.
         is_mirrored: Whether it is a part of the mirror image.
+        is_target: Whether it is one of those that all views are compared with.
         vectors: float16 [n, dimensions], the hash vectors.
     """
 
     members: Indices
     boxes: Floats
     is_mirrored: bool
+    is_target: bool
     vectors: NDArray[np.float16]
 
 
@@ -119,29 +125,32 @@ def find_near_copies(rows: NDArray[np.void], pictures: Indices) -> Indices:
 
 
 def _make_views(rows: NDArray[np.void], used: Indices) -> list[_View]:
-    """Return the hashed views of all pictures; the first and the last but one are also targets."""
+    """Return the hashed views of all pictures."""
     has_border, content = _content_boxes(rows["content"][used])
     parts = [
-        (used, _WHOLE),
-        *((used, np.array([[crop, 1 - crop] * 2], np.float32)) for crop in _CROPS),
-        (used[has_border], content[has_border]),
+        (used, _WHOLE, True),
+        *((used, np.array([[crop, 1 - crop] * 2], np.float32), False) for crop in _CROPS),
+        (used[has_border], content[has_border], True),
     ]
 
     sample = used[np.linspace(0, len(used) - 1, min(len(used), _NUM_SAMPLED)).astype(np.int64)]
     center, components = _principal_components(_frequencies(rows, sample, _WHOLE))
     views = []
-    for members, boxes in parts:
+    for members, boxes, is_target in parts:
         straight = np.empty((len(members), _NUM_DIMENSIONS), np.float16)
         mirrored = np.empty_like(straight)
         for start in range(0, len(members), _CHUNK):
             part = slice(start, start + _CHUNK)
             some = boxes[part] if len(boxes) > 1 else boxes
             waves = _frequencies(rows, members[part], some)
-            straight[part] = (waves - center) @ components
-            mirrored[part] = (waves * _MIRROR_SIGNS - center) @ components
+            straight[part] = _product(waves - center, components)
+            mirrored[part] = _product(waves * _MIRROR_SIGNS - center, components)
         # The part at the left of a picture is at the right of its mirror image.
         turned = np.stack([1 - boxes[:, 1], 1 - boxes[:, 0], boxes[:, 2], boxes[:, 3]], axis=1)
-        views += [_View(members, boxes, False, straight), _View(members, turned, True, mirrored)]
+        views += [
+            _View(members, boxes, False, is_target, straight),
+            _View(members, turned, True, False, mirrored),
+        ]
     return views
 
 
@@ -164,7 +173,9 @@ def _principal_components(waves: Floats) -> tuple[Floats, Floats]:
     """
     both = np.concatenate([waves, waves * _MIRROR_SIGNS]).astype(np.float64)
     center = both.mean(axis=0)
-    variances, vectors = np.linalg.eigh(np.cov(both - center, rowvar=False))
+    both -= center
+    covariance = sum(part.T @ part for part in np.split(both, range(128, len(both), 128)))
+    variances, vectors = np.linalg.eigh(covariance / len(both))
     strongest = np.argsort(-variances, kind="stable")[:_NUM_DIMENSIONS]
     scales = np.maximum(variances[strongest], 1e-9) ** -0.25
     return center.astype(np.float32), (vectors[:, strongest] * scales).astype(np.float32)
@@ -207,81 +218,130 @@ def _sampling(ranges: Floats, side: int = _SIDE) -> tuple[Floats, NDArray[np.boo
 
 def _find_candidates(views: list[_View], num_pictures: int) -> NDArray[np.void]:
     """Return pairs of pictures with similar hashes, each once, with its most similar views."""
-    num_bits = int(np.clip(np.ceil(np.log2(num_pictures)) + 2, _MIN_BITS, _MAX_BITS))
+    targets = [each for each in views if each.is_target]
+    members = np.concatenate([each.members for each in targets])
+    vectors = np.concatenate([each.vectors for each in targets])
+    numbers = np.repeat(
+        [number for number, each in enumerate(views) if each.is_target],
+        [len(each.members) for each in targets],
+    )
     draw = np.random.default_rng(0)
+    planes = draw.standard_normal((_NUM_DIMENSIONS, 64)).astype(np.float32)
+    # signatures: uint64 [n], which rule out most pairs at little cost
+    wanted = _signatures(vectors, planes)
+    signatures = [_signatures(view.vectors, planes) for view in views]
+
+    num_bits = int(np.clip(np.ceil(np.log2(num_pictures)) + 2, _MIN_BITS, _MAX_BITS))
     found = np.empty(0, _PAIR)
     for _ in range(_NUM_TABLES):
         planes = draw.standard_normal((_NUM_DIMENSIONS, num_bits)).astype(np.float32)
-        parts = [found]
-        keys = [_keys(view, planes) for view in views]
-        for target, view in enumerate(views):
-            if view.is_mirrored or (len(view.boxes) == 1 and target != 0):
-                continue
-            plain = keys[target][:, 0]
-            order = np.argsort(plain, kind="stable")
-            starts = np.zeros(2**num_bits + 1, np.int32)
-            starts[1:] = np.cumsum(np.bincount(plain, minlength=2**num_bits))
-            for query in range(len(views)):
-                parts += _collisions(views, (query, target), keys[query], order, starts)
-        found = _nearest(np.concatenate(parts), num_pictures)
+        plain = np.concatenate(
+            [_buckets(vectors[part], planes, 0)[:, 0] for part in _parts(len(vectors))]
+        )
+        order = np.argsort(plain, kind="stable")
+        starts = np.zeros(2**num_bits + 1, np.int32)
+        starts[1:] = np.cumsum(np.bincount(plain, minlength=2**num_bits))
+        pairs = [found]
+        for number, view in enumerate(views):
+            for part in _parts(len(view.members)):
+                buckets = _buckets(view.vectors[part], planes, _NUM_FLIPPED)
+                for query, place in _collisions(buckets, starts):
+                    query += part.start  # noqa: PLW2901
+                    target = order[place]
+                    likely = np.flatnonzero(
+                        np.bitwise_count(signatures[number][query] ^ wanted[target])
+                        <= _MAX_SIGNATURE_BITS
+                    )
+                    query, target = query[likely], target[likely]  # noqa: PLW2901
+                    rows = np.empty(len(query), _PAIR)
+                    rows["query"], rows["target"] = view.members[query], members[target]
+                    rows["views"][:, 0], rows["views"][:, 1] = number, numbers[target]
+                    rows["distance"] = _distances(view.vectors[query], vectors[target])
+                    is_near = rows["distance"] <= _MAX_DISTANCE
+                    pairs.append(rows[is_near & (rows["query"] != rows["target"])])
+        found = _nearest(np.concatenate(pairs), num_pictures)
     return found
 
 
-def _keys(view: _View, planes: Floats) -> NDArray[np.int32]:
-    """Return the buckets of each picture: int32 [n, probes], the first one without flipped bits."""
-    num_bits = planes.shape[1]
-    bits = (1 << np.arange(num_bits)).astype(np.int32)
-    keys = np.empty((len(view.members), 2**_NUM_FLIPPED), np.int32)
-    for start in range(0, len(keys), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        projected = view.vectors[part].astype(np.float32) @ planes
-        keys[part, 0] = (projected > 0) @ bits
-        unsure = bits[np.argpartition(np.abs(projected), _NUM_FLIPPED, axis=1)[:, :_NUM_FLIPPED]]
-        for bit in range(_NUM_FLIPPED):
-            keys[part, 2**bit : 2 ** (bit + 1)] = keys[part, : 2**bit] ^ unsure[:, bit : bit + 1]
-    return keys
+def _parts(number: int) -> Iterator[slice]:
+    return (slice(start, start + _CHUNK_HASHED) for start in range(0, number, _CHUNK_HASHED))
+
+
+def _signatures(vectors: NDArray[np.float16], planes: Floats) -> NDArray[np.uint64]:
+    signatures = np.empty(len(vectors), np.uint64)
+    for part in _parts(len(vectors)):
+        signs = _product(vectors[part].astype(np.float32), planes) > 0
+        signatures[part] = np.packbits(signs, axis=1).view(np.uint64)[:, 0]
+    return signatures
+
+
+def _product(rows: Floats, matrix: Floats) -> Floats:
+    """Return the matrix product of many rows and a small matrix.
+
+    In blocks: for large products, BLAS starts threads, which take much processor time to wait.
+    """
+    size, width = matrix.shape
+    block = _MAX_PRODUCT // matrix.size
+    whole = len(rows) // block * block
+    result = np.empty((len(rows), width), np.float32)
+    np.matmul(
+        rows[:whole].reshape(-1, block, size),
+        matrix,
+        out=result[:whole].reshape(-1, block, width),
+    )
+    np.matmul(rows[whole:], matrix, out=result[whole:])
+    return result
+
+
+def _distances(one: NDArray[np.float16], other: NDArray[np.float16]) -> Floats:
+    """Return the distance of pairs of hash vectors, relative to the length of the second one."""
+    wanted = other.astype(np.float32)
+    lengths = np.maximum(np.linalg.norm(wanted, axis=1), 1e-6)
+    distances: Floats = np.linalg.norm(one - wanted, axis=1) / lengths
+    return distances
+
+
+def _buckets(vectors: NDArray[np.float16], planes: Floats, num_flipped: int) -> NDArray[np.int32]:
+    """Return the bucket of each vector, and those after flipping its least certain bits.
+
+    Returns:
+        int32 [n, 2 ** num_flipped]; the first one is without flipped bits.
+    """
+    bits = 1 << np.arange(planes.shape[1], dtype=np.int32)
+    projected = _product(vectors.astype(np.float32), planes)
+    buckets = np.empty((len(vectors), 2**num_flipped), np.int32)
+    # Exact, because there are at most 24 bits.
+    buckets[:, 0] = (projected > 0).astype(np.float32) @ bits.astype(np.float32)
+    if num_flipped:
+        unsure = bits[np.argpartition(np.abs(projected), num_flipped, axis=1)[:, :num_flipped]]
+        for bit in range(num_flipped):
+            flipped = buckets[:, : 2**bit] ^ unsure[:, bit : bit + 1]
+            buckets[:, 2**bit : 2 ** (bit + 1)] = flipped
+    return buckets
 
 
 def _collisions(
-    views: list[_View],
-    pair: tuple[int, int],
-    keys: NDArray[np.int32],
-    order: Indices,
-    starts: NDArray[np.int32],
-) -> Iterator[NDArray[np.void]]:
-    """Yield the similar ones of the pairs of a query and a target in one bucket.
+    buckets: NDArray[np.int32], starts: NDArray[np.int32]
+) -> Iterator[tuple[Indices, Indices]]:
+    """Yield queries, and the places of targets in the same buckets.
 
     Args:
-        views: All views.
-        pair: The number of the view of the queries, and of that of the targets.
-        keys: int32 [queries, probes], buckets of the queries.
-        order: int64 [targets], the targets by bucket.
-        starts: int32 [buckets + 1], where each bucket starts in `order`.
+        buckets: int32 [queries, probes], buckets of the queries.
+        starts: int32 [buckets + 1], the place of the first target of each bucket.
     """
-    queries, targets = views[pair[0]], views[pair[1]]
-    for column in keys.T:
-        counts = starts[column + 1] - starts[column]
-        hits = np.flatnonzero(counts)
-        taken = np.minimum(counts[hits], _MAX_PER_BUCKET)
-        # Of a large bucket, every query takes another part.
-        firsts = starts[column[hits]] + hits * 40_503 % (counts[hits] - taken + 1)
-        for part in np.split(np.arange(len(hits)), range(1 << 18, len(hits), 1 << 18)):
-            repeated = np.repeat(part, taken[part])
-            ends = np.cumsum(taken[part])
-            within = np.arange(len(repeated)) - np.repeat(ends - taken[part], taken[part])
-            query, target = hits[repeated], order[firsts[repeated] + within]
-            differs = queries.members[query] != targets.members[target]
-            query, target = query[differs], target[differs]
-            wanted = targets.vectors[target].astype(np.float32)
-            distance = np.linalg.norm(queries.vectors[query] - wanted, axis=1)
-            distance /= np.maximum(np.linalg.norm(wanted, axis=1), 1e-6)
-            near = distance <= _MAX_DISTANCE
-            rows = np.empty(int(near.sum()), _PAIR)
-            rows["query"] = queries.members[query[near]]
-            rows["target"] = targets.members[target[near]]
-            rows["views"] = pair
-            rows["distance"] = distance[near]
-            yield rows
+    first = starts[buckets]
+    counts = starts[1:][buckets] - first
+    hits = np.flatnonzero(counts)
+    queries = hits // buckets.shape[1]
+    counts, first = counts.ravel()[hits], first.ravel()[hits]
+    taken = np.minimum(counts, _MAX_PER_BUCKET)
+    # Of a large bucket, every query takes another part.
+    first = first + queries * 40_503 % (counts - taken + 1)
+    for start in range(0, len(hits), _CHUNK_HASHED):
+        part = slice(start, start + _CHUNK_HASHED)
+        ends = np.cumsum(taken[part])
+        within = np.arange(ends[-1]) - np.repeat(ends - taken[part], taken[part])
+        yield np.repeat(queries[part], taken[part]), np.repeat(first[part], taken[part]) + within
 
 
 def _nearest(pairs: NDArray[np.void], num_pictures: int) -> NDArray[np.void]:

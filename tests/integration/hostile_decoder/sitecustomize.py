@@ -276,22 +276,23 @@ def forge(kind: int, payload: bytes, *, file_format: int = 0) -> object:
 @attack
 def forge_unchanged(_: dict[str, Any]) -> object:
     """Claim that this file, which is none, is a JPEG."""
-    return forge(1, bytes(MINIATURE_BYTES))
+    return forge(1, b"")
 
 
 @attack
 def forge_jpeg(_: dict[str, Any]) -> object:
-    return forge(2, bytes(MINIATURE_BYTES) + b"\xff\xd8\xff but no JPEG")
+    return forge(2, b"\xff\xd8\xff but no JPEG")
 
 
 @attack
 def forge_miniature(_: dict[str, Any]) -> object:
+    """Answer without a miniature, if the file is not in the shared memory."""
     return forge(2, PLAIN_JPEG[:MINIATURE_BYTES])
 
 
 @attack
 def forge_format(_: dict[str, Any]) -> object:
-    return forge(2, bytes(MINIATURE_BYTES) + PLAIN_JPEG, file_format=255)
+    return forge(2, PLAIN_JPEG, file_format=255)
 
 
 @attack
@@ -338,9 +339,9 @@ def _plant() -> None:
 
     normalise = pictures.normalise_picture
 
-    def hostile(data: bytes, crop: Edges | None = None) -> Picture:
+    def hostile(data: bytes, crop: Edges | None = None, *, max_side: int = 0) -> Picture:
         if not data.startswith(b'{"attack"'):
-            return normalise(data, crop)
+            return normalise(data, crop, max_side=max_side)
         target = json.loads(data)
         try:
             stolen = ATTACKS[target["attack"]](target)
