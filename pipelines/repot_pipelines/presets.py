@@ -7,7 +7,6 @@ PRESETS: dict[str, ParameterValues] = {
     "laptop": {
         **DEFAULTS,
         "backbone": "efficientnet_lite0",
-        "recipe": "head",
         "builder_pods": 1,
     },
 }

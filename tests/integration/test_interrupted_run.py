@@ -16,6 +16,8 @@ from tests.integration.command_line import REPOT, repot
 
 MARK = "REPOT_TEST_MARK"
 STOP_SECONDS = 15.0
+HEAD = ("--recipe", "head")
+"""The recipe whose training takes as long as its epochs say."""
 
 
 def processes_with(mark: str) -> list[int]:
@@ -46,7 +48,7 @@ def start_and_signal(
     """
     (folder / "temporary").mkdir()
     mark = secrets.token_hex(8)
-    command = [*REPOT, "run", *options, "--epochs", "2000"]
+    command = [*REPOT, "run", *options, *HEAD, "--epochs", "2000"]
     with subprocess.Popen(
         command,
         cwd=folder,
@@ -89,7 +91,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Return options of a run whose shards and weights already exist."""
     folder = tmp_path_factory.mktemp("prepared")
     options = ["--sample", "--storage-uri", str(folder / "storage")]
-    done = repot("run", *options, "--epochs", "1", cwd=folder)
+    done = repot("run", *options, *HEAD, "--epochs", "1", cwd=folder)
     assert done.returncode == 0, done.stderr
     return options
 
@@ -122,7 +124,7 @@ def test_killed_run_leaves_no_process_or_temporary_file(
 def test_killed_task_is_named_with_its_signal_and_the_likely_cause(
     prepared: list[str], tmp_path: Path
 ) -> None:
-    command = [*REPOT, "run", *prepared, "--epochs", "2000"]
+    command = [*REPOT, "run", *prepared, *HEAD, "--epochs", "2000"]
     mark = secrets.token_hex(8)
     environment = {**os.environ, MARK: mark}
     with subprocess.Popen(
@@ -151,7 +153,7 @@ def test_killed_task_is_named_with_its_signal_and_the_likely_cause(
 
 
 def test_run_resumes_after_ctrl_c_during_training(prepared: list[str], tmp_path: Path) -> None:
-    options = ["run", *prepared, "--epochs", "150", "--seed", "7"]
+    options = ["run", *prepared, *HEAD, "--epochs", "150", "--seed", "7"]
     runs = Path(prepared[-1]) / "runs"
     before = set(runs.iterdir())
 
@@ -185,7 +187,7 @@ def test_run_resumes_after_ctrl_c_during_training(prepared: list[str], tmp_path:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_killed_and_resumed_run_publishes_the_bytes_of_an_undisturbed_one(tmp_path: Path) -> None:
-    options = ["--sample", "--epochs", "60"]
+    options = ["--sample", *HEAD, "--epochs", "60"]
     for name in ("undisturbed", "killed"):
         (tmp_path / name).mkdir()
     undisturbed = repot("run", *options, cwd=tmp_path / "undisturbed", timeout=600)

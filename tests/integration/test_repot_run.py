@@ -42,7 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_sample_reaches_its_expected_score_and_is_promoted(finished: Path) -> None:
     metrics = json.loads((finished / "repot-output" / "metrics.json").read_text())
-    assert metrics["precision_at_1"] >= 0.80
+    assert metrics["precision_at_1"] >= 0.85  # 34 of 40; recipe head reaches 33
     assert metrics["num_examples"] == 40
     assert metrics["recall_at_5"] == 1.0
     assert (metrics["promoted"], metrics["verdict"]) == (True, "promote")
@@ -159,6 +159,8 @@ def test_run_works_on_object_storage(
         f"{bucket}/pictures",
         "--storage-uri",
         f"{bucket}/storage",
+        "--recipe",
+        "head",
         "--epochs",
         "10",
         cwd=tmp_path,

@@ -80,7 +80,7 @@ def leaking_files(folder: Path) -> list[str]:
 
 
 def run_options(checkpoint: str) -> list[str]:
-    return ["run", "--sample", "--checkpoint", checkpoint, "--epochs", "1"]
+    return ["run", "--sample", "--checkpoint", checkpoint, "--recipe", "head", "--epochs", "1"]
 
 
 @pytest.mark.parametrize(
@@ -255,6 +255,7 @@ def test_successful_run_shows_and_stores_no_secret(
 
     arguments = {
         **PRESETS["laptop"],
+        "recipe": "head",
         "checkpoint": url,
         "epochs": 1,
         "pictures_uri": str(SAMPLE_FOLDER),

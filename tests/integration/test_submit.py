@@ -117,7 +117,7 @@ def test_run_gets_exactly_the_parameters_and_options_that_were_set(
     result = submit(api, "--params", file, *parameters.split(), *options.split())
 
     assert result.exit_code == 0, result.errors
-    assert "warning: learning_rate should be at most 0.0003 with recipe=fine_tune" in result.errors
+    assert "warning: learning_rate should be 0 with recipe=auto" in result.errors
     run = only_run(api)
     assert run["runtime_config"] == {
         "parameters": {
@@ -145,7 +145,6 @@ def test_preset_laptop_sends_its_own_values_only(api: KfpApi) -> None:
         "pictures_uri": "gs://pictures/flowers",
         "storage_uri": "gs://repot/here",
         "backbone": "efficientnet_lite0",
-        "recipe": "head",
         "settings": {"builder_pods": 1},
     }
 

@@ -317,6 +317,7 @@ def test_pipeline_trains_in_a_job_and_promotes_the_model(
 ) -> None:
     arguments = {
         **PRESETS["laptop"],
+        "recipe": "head",
         "pictures_uri": str(SAMPLE_FOLDER),
         "storage_uri": f"{gcs}/store",
         "trainer_mode": "job",

@@ -28,7 +28,9 @@ from repot.training_record import EpochRecord, read_history
 from tests.conftest import free_port
 
 WAIT_SECONDS = 400.0
-SETTINGS = TrainingSettings(backbone="efficientnet_lite0", epochs=3, image_size=64, batch_size=8)
+SETTINGS = TrainingSettings(
+    backbone="efficientnet_lite0", recipe="fine_tune", epochs=3, image_size=64, batch_size=8
+)
 
 Make = Callable[[Path], TrainingRequest]
 

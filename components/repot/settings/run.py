@@ -37,6 +37,8 @@ INPUT_FORMATS = (
     "webdataset",
     "tfrecord",
 )
+GPU_BUDGET_SECONDS = 3600
+"""What budget=auto is on a GPU; without one it is 0, because a trial takes far longer there."""
 SETTINGS_OF_THE_MACHINE = ("shard_cache_gib",)
 """Training settings that change how a training runs, but not its result."""
 
@@ -45,7 +47,7 @@ _OWN_LEARNING_RATES = [
     for name, recipe in RECIPES.items()
     if not recipe.selects_itself
 ]
-_DURATION = re.compile(r"0|[1-9][0-9]{0,5}[smh]")
+_DURATION = re.compile(r"auto|0|[1-9][0-9]{0,5}[smh]")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _SHA256 = re.compile(r"([0-9a-fA-F]{64})?")
 
@@ -248,10 +250,10 @@ class TrainingSettings(Settings):
         place="form",
     )
     recipe: str = setting(
-        "fine_tune",
+        "auto",
         f"How to train: {', '.join(RECIPES)}.",
         rule=one_of(RECIPES),
-        change_when="there are few pictures, or no GPU",
+        change_when="predictions must be fast (head), or another recipe suits the pictures better",
         place="form",
     )
     epochs: int = setting(
@@ -309,12 +311,14 @@ class TrainingSettings(Settings):
         change_when="every label matters alike (on), or every picture does (off)",
     )
     budget: str = setting(
-        "0",
+        "auto",
         "With recipe auto, time that trying to fine-tune the whole network may take, such as 90s, "
-        "10m or 1h; 0 does not try. Fine-tuning is kept only if it is better on held-out training "
-        "pictures.",
-        rule=matching(_DURATION, "be 0 or a whole number followed by s, m or h, such as 10m"),
-        change_when="there is a GPU, or time",
+        "10m or 1h; 0 does not try, and auto is 1h on a GPU and 0 without one. Fine-tuning is kept "
+        "only if it is better on held-out training pictures.",
+        rule=matching(
+            _DURATION, "be auto, 0, or a whole number followed by s, m or h, such as 10m"
+        ),
+        change_when="there is time but no GPU, or a GPU but no time",
     )
     gradient_accumulation: int = setting(
         1,
@@ -375,9 +379,14 @@ class TrainingSettings(Settings):
             return self.augmentation
         return RECIPES[self.recipe].augmentation
 
-    @property
-    def budget_seconds(self) -> int:
-        """The budget in seconds."""
+    def budget_seconds(self, *, has_gpu: bool) -> int:
+        """Return the budget in seconds.
+
+        Args:
+            has_gpu: Whether the training runs on a GPU.
+        """
+        if self.budget == "auto":
+            return GPU_BUDGET_SECONDS if has_gpu else 0
         unit = {"s": 1, "m": 60, "h": 3600}
         return 0 if self.budget == "0" else int(self.budget[:-1]) * unit[self.budget[-1]]
 
@@ -407,7 +416,7 @@ class TrainingSettings(Settings):
                     "recipe falls along a cosine. Leave it out."
                 )
         is_fine_tuned = recipe.augmentation != "none" or (
-            recipe.selects_itself and self.budget_seconds
+            recipe.selects_itself and self.budget != "0"
         )
         if not is_fine_tuned and self.chosen_augmentation != "none":
             yield (

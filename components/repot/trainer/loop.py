@@ -263,18 +263,23 @@ class _Learner:
         record = self._run.position.finish_epoch(
             validation, learning_rate=float(optimizer.learning_rate)
         )
-        self._select()
+        score = self._select()
+        if self._phase.after_epoch is not None:
+            with self._scored_weights():
+                self._phase.after_epoch(self._run.position.epoch, score)
         return record
 
-    def _select(self) -> None:
+    def _select(self) -> float | None:
         """Score the current state, and keep it if it is the best; only in a phase that selects."""
         selection = self._phase.selection
         if selection is None:
-            return
+            return None
         with self._scored_weights():
             logits, labels = self.runner.predict(selection.batches())
-            if self._run.position.note_score(selection.score(logits, labels)):
+            score = selection.score(logits, labels)
+            if self._run.position.note_score(score):
                 self._best = values(numbered(self._phase.model.variables))
+        return score
 
     def finish(self) -> PhaseResult:
         """Set the model to the phase's result and move past the phase."""

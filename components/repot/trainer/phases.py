@@ -61,6 +61,9 @@ class TrainingPhase:
             stopped or reported; 0 leaves it to the device, see `repot.trainer.strategy`.
         train_batches: (epoch in [0, epochs), number of batches to skip) -> the epoch's batches.
         validation_batches: () -> the batches that are scored after each epoch, for the history.
+        after_epoch: (finished epochs, selection score or None) is called after each epoch, when the
+            model has the weights that are scored, and before the state is saved: after an
+            interruption, it is called again for an epoch that is repeated.
     """
 
     name: str
@@ -82,6 +85,7 @@ class TrainingPhase:
     steps_per_call: int = 0
     train_batches: Callable[[int, int], Any]
     validation_batches: Callable[[], Any]
+    after_epoch: Callable[[int, float | None], None] | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

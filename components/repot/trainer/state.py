@@ -184,6 +184,11 @@ class StateStore:
         if self.is_writer:
             storage.write_bytes(self._uri(name), data)
 
+    def delete_file(self, name: str) -> None:
+        """Delete a file kept beside the state, if it exists."""
+        if self.is_writer:
+            storage.delete(self._uri(name))
+
     def _uri(self, name: str) -> str:
         return storage.join(self._folder_uri, name)
 

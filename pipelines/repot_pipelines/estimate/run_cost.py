@@ -27,6 +27,10 @@ DEFAULT_NUM_PICTURES = 10_000
 
 _FORWARD_SPEED = 3.0  # a forward pass, relative to a training step
 
+# Recipe auto; see `repot.trainer.auto`.
+_AUTO_VIEWS = 3
+_AUTO_EPOCHS: Range = (0.0, 16.0)  # not tried, or all of a trial and of the final training
+
 # Pictures per second per CPU, Inception-v3.
 _CPU_TRAINING: Range = (1.0, 4.0)
 _CPU_SCORING: Range = (3.0, 12.0)
@@ -187,11 +191,17 @@ def _training_seconds(plan: _RunPlan, gpus: Mapping[str, GpuPrice]) -> Range:
     recipe = RECIPES[plan.training.recipe]
     epochs = (plan.training.epochs or recipe.epochs) if recipe.fine_tune else 0
     train_pictures = plan.num_pictures * (1 - _scored_fraction(plan))
-    # The head's phase runs every picture forward once and caches the features.
-    num_steps = train_pictures * (epochs + 1 / _FORWARD_SPEED)
+    # Every picture runs forward once per view, and its features are stored.
+    num_views = _AUTO_VIEWS if recipe.selects_itself else 1
+    num_steps = train_pictures * (epochs + num_views / _FORWARD_SPEED)
     slow, fast = _pictures_per_second(plan, gpus)
     start = _GPU_START if gpus else _START
-    return _add((num_steps / fast, num_steps / slow), _HEAD, start)
+    seconds = _add((num_steps / fast, num_steps / slow), _HEAD, start)
+    if recipe.selects_itself and plan.trainer.num_workers == 1:
+        budget = plan.training.budget_seconds(has_gpu=bool(gpus))
+        low, high = _scale(_AUTO_EPOCHS, train_pictures)
+        return _add(seconds, (min(low / fast, budget), min(high / slow, budget)))
+    return seconds
 
 
 def _scored_fraction(plan: _RunPlan) -> float:

@@ -44,7 +44,13 @@ def test_count_pods_of_a_task_a_condition_and_a_loop() -> None:
 
 
 def test_ranges_are_ordered() -> None:
-    for values in ({}, {"accelerator_count": 0}, {"recipe": "head"}, {"accelerator_count": 8}):
+    for values in (
+        {},
+        {"accelerator_count": 0},
+        {"recipe": "head"},
+        {"recipe": "fine_tune"},
+        {"accelerator_count": 8},
+    ):
         found = estimate(1000, **values)
         for low, high in (found.hours, found.accelerator_hours, found.money):
             assert 0 <= low <= high
@@ -59,7 +65,9 @@ def test_more_pictures_take_more_time_and_money() -> None:
 
 
 def test_accelerator_hours_follow_from_pictures_epochs_and_speed() -> None:
-    low, high = estimate(1_000_000, trainer_node_selector=L4, epochs=10).accelerator_hours
+    low, high = estimate(
+        1_000_000, trainer_node_selector=L4, recipe="fine_tune", epochs=10
+    ).accelerator_hours
 
     # 800,000 training pictures, 10 epochs and a third for the head, 120 to 450 per second.
     assert low == pytest.approx(800_000 * (10 + 1 / 3) / 450 / 3600, rel=0.02)
@@ -67,18 +75,32 @@ def test_accelerator_hours_follow_from_pictures_epochs_and_speed() -> None:
 
 
 def test_test_pictures_are_not_trained_on() -> None:
-    with_test = estimate(1_000_000, trainer_node_selector=L4, test_fraction=0.3)
+    values = {"trainer_node_selector": L4, "recipe": "fine_tune"}
+    with_test = estimate(1_000_000, **values, test_fraction=0.3)
 
     # 500,000 instead of 800,000 training pictures.
-    ratio = (
-        with_test.accelerator_hours[1]
-        / estimate(1_000_000, trainer_node_selector=L4).accelerator_hours[1]
-    )
+    ratio = with_test.accelerator_hours[1] / estimate(1_000_000, **values).accelerator_hours[1]
     assert ratio == pytest.approx(5 / 8, rel=0.02)
 
 
 def test_recipe_head_takes_less_than_the_whole_network() -> None:
-    assert estimate(100_000, recipe="head").accelerator_hours < estimate(100_000).accelerator_hours
+    head, fine_tune = (estimate(100_000, recipe=name) for name in ("head", "fine_tune"))
+    assert head.accelerator_hours < fine_tune.accelerator_hours
+
+
+def test_recipe_auto_takes_three_views_and_on_a_gpu_up_to_its_budget() -> None:
+    zero, ten_minutes, an_hour, default = (
+        estimate(1_000_000, trainer_node_selector=L4, recipe="auto", **values).accelerator_hours
+        for values in ({"budget": "0"}, {"budget": "10m"}, {"budget": "1h"}, {})
+    )
+
+    head = estimate(1_000_000, trainer_node_selector=L4, recipe="head").accelerator_hours
+    one_view = 800_000 / 3 / 450 / 3600
+    assert zero[0] - head[0] == pytest.approx(2 * one_view, rel=0.02)
+    assert (ten_minutes[0], an_hour[0]) == (zero[0], zero[0])
+    assert ten_minutes[1] - zero[1] == pytest.approx(1 / 6)
+    assert an_hour[1] - zero[1] == pytest.approx(1)
+    assert default == an_hour
 
 
 def test_no_accelerator_means_no_accelerator_hours() -> None:

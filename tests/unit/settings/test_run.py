@@ -42,7 +42,7 @@ BOUNDARIES: list[tuple[Settings, str, list[Any], list[Any]]] = [
         ["", "Inception", "autoaugment"],
     ),
     (TrainingSettings, "no_flip", [False, True], []),
-    (TrainingSettings, "budget", ["0", "1s", "10m", "999999h"], ["", "10", "0m", "1.5h", "-1m"]),
+    (TrainingSettings, "budget", ["auto", "0", "1s", "10m", "999999h"], ["", "10", "0m", "-1m"]),
     (TrainingSettings, "class_weights", ["auto", "on", "off"], ["", "On", "balanced"]),
     (TrainingSettings, "gradient_accumulation", [1, 32], [0, 1025]),
     (TrainingSettings, "precision", ["auto", "float32", "bfloat16", "float16"], ["", "fp16"]),

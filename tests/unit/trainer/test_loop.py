@@ -252,6 +252,24 @@ def test_phase_ends_with_its_best_state(
     assert result.num_steps == EPOCHS * STEPS_PER_EPOCH
 
 
+def test_callback_after_each_epoch_gets_its_score_and_sees_its_weights(tmp_path: Path) -> None:
+    selection = ScriptedSelection([0.1, 0.3, 0.2])
+    phase = selection.of(make_phases()[0])
+    calls: list[tuple[int, float | None]] = []
+
+    def after_epoch(epoch: int, score: float | None) -> None:
+        calls.append((epoch, score))
+        np.testing.assert_array_equal(phase.model.weights[0], selection.kernels[epoch])
+
+    run(tmp_path / "a", StopAfter(), [dataclasses.replace(phase, after_epoch=after_epoch)])
+    other = dataclasses.replace(
+        make_phases()[0], after_epoch=lambda epoch, score: calls.append((epoch, score))
+    )
+    run(tmp_path / "b", StopAfter(), [other])
+
+    assert calls == [(1, 0.3), (2, 0.2), (1, None), (2, None)]
+
+
 def test_phase_ends_after_epochs_without_a_better_score(tmp_path: Path) -> None:
     selection = ScriptedSelection([0.1, 0.3, 0.2, 0.3, 0.9], patience=2)
 

@@ -177,6 +177,18 @@ def test_features_of_earlier_versions_are_deleted(tmp_path: Path) -> None:
     assert files(tmp_path) == before
 
 
+def test_file_beside_the_state_is_deleted_by_the_writer_only(tmp_path: Path) -> None:
+    store = StateStore(str(tmp_path), "t")
+    store.write_file("a.npz", b"a")
+
+    StateStore(str(tmp_path), "t", is_writer=False).delete_file("a.npz")
+    assert store.read_file("a.npz") == b"a"
+    store.delete_file("a.npz")
+    store.delete_file("a.npz")  # a repeated epoch deletes it again
+
+    assert store.read_file("a.npz") is None
+
+
 def test_deleted_state_leaves_nothing(tmp_path: Path) -> None:
     store = StateStore(str(tmp_path), "t")
     save(store, TrainingPosition(phase="head", epoch=1))

@@ -3,14 +3,17 @@
 A trial starts from the chosen head, fitted to four fifths of the training pictures: head first,
 then the whole network (Kumar et al. 2022). The rest, the selection part, chooses the epoch, and
 decides by a paired comparison whether fine-tuning is kept. Then the network is trained again, from
-the checkpoint and on all training pictures, for as many epochs. The weights before and after are
-averaged if that is better on the selection part (Wortsman et al. 2022).
+the checkpoint and on all training pictures, for as many epochs. The states after the best epochs
+are averaged one by one, and with the weights before, as long as that is not worse on the selection
+part.
+
+Source: Wortsman et al. 2022, Model soups, recipe 1 (greedy), and Robust fine-tuning of zero-shot
+models, section 3 (the weights before and after).
 """
 
 import io
-import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,26 +23,30 @@ import numpy as np
 import tensorflow as tf
 
 from repot import progress
-from repot.augmentation import augment
+from repot.augmentation import augment, mixup
 from repot.backbone_weights import load_weights
 from repot.classifier import HEAD_NAME, FeatureNetwork, linear_classifier, normalise_features
 from repot.dataset import Examples
 from repot.json_record import JsonRecord
 from repot.preprocessing import decode_jpeg, view_picture
+from repot.selection_record import CandidateRecord, ForecastRecord
 from repot.trainer.auto.heads import (
     FloatArray,
     IntArray,
     LinearHead,
     fit_head,
     fit_temperature,
+    forecast,
     log_losses,
+    mean_recall,
     select_part,
 )
-from repot.trainer.auto.selection import Candidate, TrainingFeatures
+from repot.trainer.auto.selection import VIEWS, Candidate, TrainingFeatures
 from repot.trainer.batches import Pictures
 from repot.trainer.loop import TrainingRun, fit
 from repot.trainer.optimizer import make_optimizer
 from repot.trainer.phases import Selection, TrainingPhase
+from repot.trainer.state import StateStore
 from repot.trainer.step import LABEL_SMOOTHING
 
 MAX_EPOCHS = 8
@@ -53,15 +60,19 @@ MIN_PICTURES_PER_LABEL = 10
 """Fewer training pictures per label on average are too few to fine-tune."""
 
 SELECTION_SHARE = 0.2
-AVERAGES = (1.0, 0.5)
-"""Shares of the fine-tuned weights in the average with those before."""
+NUM_STATES = 3
+"""States after the best epochs that may be averaged."""
+
+SHARE_OF_BEFORE = 0.5
+"""Share of the weights before fine-tuning in the average that is tried with them."""
 
 _DECISION_NAME = "auto-fine-tuning.json"
 _HEAD_NAME = "auto-trial.npz"
 _BATCH_SIZE = 32
 _STEP_COST = 3.0  # A training step takes about as long as three forward passes.
 
-_log = logging.getLogger(__name__)
+_Values = list[Any]
+"""Values of a model's trainable variables."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,21 +94,25 @@ class FineTuningDecision(JsonRecord):
 
     Attributes:
         is_chosen: Whether fine-tuning is kept.
-        epochs: Epochs after which the trial was best.
-        share: Share of the fine-tuned weights in the average.
+        epochs: Epochs after which the states are averaged, the best one first.
+        share: Share of that average in the one with the weights before.
         temperature: Temperature of the fine-tuned network.
         num_correct_before, num_correct: Pictures of the selection part that the head alone, and the
             fine-tuned network, classify correctly.
         num_examples: Pictures of the selection part.
+        candidates: The scores of both on the selection part.
+        forecast: The score that is forecast for the fine-tuned network.
     """
 
     is_chosen: bool
-    epochs: int
+    epochs: tuple[int, ...]
     share: float
     temperature: float
     num_correct_before: int
     num_correct: int
     num_examples: int
+    candidates: tuple[CandidateRecord, ...]
+    forecast: ForecastRecord
 
     @property
     def text(self) -> str:
@@ -108,7 +123,10 @@ class FineTuningDecision(JsonRecord):
         )
         if not self.is_chosen:
             return f"tried and not kept: {counts}"
-        return f"kept, {self.epochs} epochs, {self.share:.0%} of the fine-tuned weights: {counts}"
+        states = "the state" if len(self.epochs) == 1 else "the mean of the states"
+        epochs = ", ".join(map(str, sorted(self.epochs)))
+        before = "" if self.share == 1 else f", averaged with {1 - self.share:.0%} of those before"
+        return f"kept, with {states} after epoch {epochs}{before}: {counts}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -123,6 +141,7 @@ class FineTuning:
         pictures: The pictures of each split.
         augmentation: A key of `repot.recipes.AUGMENTATIONS`.
         flip: Whether pictures may be mirrored.
+        mixes: Whether training pictures are blended (mixup).
         run: The training.
     """
 
@@ -133,6 +152,7 @@ class FineTuning:
     pictures: Mapping[str, Pictures]
     augmentation: str
     flip: bool
+    mixes: bool
     run: TrainingRun
 
     @property
@@ -155,7 +175,9 @@ def plan_fine_tuning(
     """
     num_examples = pictures.num_examples
     if not budget_seconds:
-        return FineTuningPlan(epochs=0, reason="not tried: budget=0")
+        return FineTuningPlan(
+            epochs=0, reason="not tried: the budget is 0, its default without a GPU"
+        )
     if pictures.share is not None:
         return FineTuningPlan(epochs=0, reason="not tried: there are several workers")
     if num_examples < MIN_PICTURES_PER_LABEL * num_labels:
@@ -166,10 +188,13 @@ def plan_fine_tuning(
         return FineTuningPlan(epochs=0, reason=reason)
     # One epoch of the trial, which is scored, and one of the final training.
     share = 1 - SELECTION_SHARE
-    passes = num_examples * (_STEP_COST * share + SELECTION_SHARE + _STEP_COST)
-    epoch_seconds = passes * _seconds_per_picture(network)
-    epochs = min(int(budget_seconds / epoch_seconds), MAX_EPOCHS)
-    minutes = f"about {max(epochs, MIN_EPOCHS) * epoch_seconds / 60:.1f} min"
+    pass_seconds = num_examples * _seconds_per_picture(network)
+    epoch_seconds = pass_seconds * (_STEP_COST * share + SELECTION_SHARE + _STEP_COST)
+    # At the end of the trial, every view of the selection part is scored with each average.
+    end_seconds = pass_seconds * SELECTION_SHARE * len(VIEWS) * (NUM_STATES + 1)
+    epochs = min(int((budget_seconds - end_seconds) / epoch_seconds), MAX_EPOCHS)
+    expected = end_seconds + max(epochs, MIN_EPOCHS) * epoch_seconds
+    minutes = f"about {expected / 60:.1f} min"
     if epochs < MIN_EPOCHS:
         reason = f"not tried: {MIN_EPOCHS} epochs would take {minutes}, more than the budget"
         return FineTuningPlan(epochs=0, reason=reason)
@@ -192,16 +217,17 @@ def try_fine_tuning(
     if stored is not None:
         return FineTuningDecision.from_text(stored.decode())
     head, part, before, classes = _trial_head(work, features, penalty)
-    train = _pictures(work, np.flatnonzero(~part))
     selection = _pictures(work, np.flatnonzero(part))
     model, initial = _start(work, head)
-    result = fit(
+    states = _States(store, "auto-trial", model, most=NUM_STATES)
+    fit(
         _phase(
             work,
             "auto_trial",
             model,
-            train,
+            _pictures(work, np.flatnonzero(~part)),
             epochs=plan.epochs,
+            schedule_epochs=plan.epochs,
             selection=Selection(
                 batches=selection.batches,
                 score=lambda logits, labels: (
@@ -209,33 +235,95 @@ def try_fine_tuning(
                 ),
                 patience=MIN_EPOCHS,
             ),
+            after_epoch=states.keep,
         ),
         work.run,
     )
-    tuned = _values(model)
-    best: tuple[float, FloatArray, float] | None = None
-    for share in AVERAGES:
-        _assign_average(model, initial, tuned, share)
-        logits = _logits(work, model, selection.examples, np.flatnonzero(part))
-        loss = float(np.mean(log_losses(logits, classes)))
-        if best is None or loss < best[0]:
-            best = (loss, logits, share)
+    score = _make_scorer(work, model, selection.examples, np.flatnonzero(part))
+
+    def loss_of(values: _Values) -> float:
+        _assign(model, values)
+        return float(np.mean(log_losses(score(), classes)))
+
+    epochs, tuned, loss = average_greedily(states.best_first(), states.read, loss_of)
+    share = 1 - SHARE_OF_BEFORE
+    if loss_of(_average_with(initial, tuned, share)) >= loss:
+        share = 1.0
+    _assign(model, _average_with(initial, tuned, share))
+    logits = score()
     load_weights(work.backbone, work.weights_path)
-    _, logits, share = best or (0.0, before, 0.0)
+    decision = _decide(work, before, logits, classes, epochs=tuple(epochs), share=share)
+    store.write_file(_DECISION_NAME, decision.to_text().encode())
+    progress.notice("train", f"fine-tuning {decision.text}")
+    return decision
+
+
+def average_greedily(
+    epochs: Sequence[int], read: Callable[[int], _Values], loss_of: Callable[[_Values], float]
+) -> tuple[list[int], _Values, float]:
+    """Average states one by one, each only if the average does not get worse by it.
+
+    Args:
+        epochs: The epochs of the states, the best one first.
+        read: (epoch) -> the state after it.
+        loss_of: (state) -> its loss.
+
+    Returns:
+        The epochs in the average, the average, and its loss.
+    """
+    chosen, total = [epochs[0]], read(epochs[0])
+    average, loss = total, loss_of(total)
+    for epoch in epochs[1:]:
+        new_total = [old + new for old, new in zip(total, read(epoch), strict=True)]
+        new_average = [values / (len(chosen) + 1) for values in new_total]
+        new_loss = loss_of(new_average)
+        if new_loss <= loss:
+            chosen.append(epoch)
+            total, average, loss = new_total, new_average, new_loss
+    return chosen, average, loss
+
+
+def _decide(
+    work: FineTuning,
+    before: FloatArray,
+    logits: FloatArray,
+    classes: IntArray,
+    *,
+    epochs: tuple[int, ...],
+    share: float,
+) -> FineTuningDecision:
+    """Compare the logits of the head alone and of the fine-tuned network on the selection part."""
     was_right, is_right = (each.argmax(axis=1) == classes for each in (before, logits))
-    gain, num_changed = int(is_right.sum() - was_right.sum()), int((was_right != is_right).sum())
-    decision = FineTuningDecision(
-        is_chosen=result.best_epoch > 0 and is_better(gain, num_changed),
-        epochs=result.best_epoch,
+    is_chosen = is_better(
+        int(is_right.sum() - was_right.sum()), num_changed=int((was_right != is_right).sum())
+    )
+    num_validation = work.pictures["validation"].num_examples
+    expected, low, high = forecast(
+        is_right, fitted_share=1 - SELECTION_SHARE, num_scored=num_validation
+    )
+    place = f"on {len(classes)} pictures of the selection part"
+    return FineTuningDecision(
+        is_chosen=is_chosen,
+        epochs=epochs,
         share=share,
         temperature=fit_temperature(logits, classes),
         num_correct_before=int(was_right.sum()),
         num_correct=int(is_right.sum()),
         num_examples=len(classes),
+        candidates=tuple(
+            CandidateRecord(
+                name=f"{work.candidate.name}, {kind}; {place}",
+                precision_at_1=float(np.mean(each.argmax(axis=1) == classes)),
+                mean_recall=mean_recall(each, classes),
+                loss=float(np.mean(log_losses(each, classes))),
+                is_chosen=is_chosen and kind == "fine-tuned",
+            )
+            for kind, each in (("head alone", before), ("fine-tuned", logits))
+        ),
+        forecast=ForecastRecord(
+            precision_at_1=expected, low=low, high=high, num_examples=num_validation
+        ),
     )
-    store.write_file(_DECISION_NAME, decision.to_text().encode())
-    progress.notice("train", f"fine-tuning {decision.text}")
-    return decision
 
 
 def is_better(gain: int, num_changed: int) -> bool:
@@ -248,12 +336,30 @@ def is_better(gain: int, num_changed: int) -> bool:
     return gain > 0 and gain**2 > num_changed
 
 
-def fine_tune(work: FineTuning, selected: LinearHead, decision: FineTuningDecision) -> LinearHead:
+def fine_tune(
+    work: FineTuning, selected: LinearHead, plan: FineTuningPlan, decision: FineTuningDecision
+) -> LinearHead:
     """Fine-tune on all training pictures; return the head that goes with the network."""
     model, initial = _start(work, selected)
-    train = _pictures(work, None)
-    fit(_phase(work, "fine_tune", model, train, epochs=decision.epochs), work.run)
-    _assign_average(model, initial, _values(model), decision.share)
+    states = _States(work.run.store, "auto-final", model, most=len(decision.epochs))
+
+    def keep(epoch: int, _: float | None) -> None:
+        if epoch in decision.epochs:
+            states.keep(epoch, None)
+
+    phase = _phase(
+        work,
+        "fine_tune",
+        model,
+        _pictures(work, None),
+        epochs=max(decision.epochs),
+        schedule_epochs=plan.epochs,
+        after_epoch=keep,
+    )
+    fit(phase, work.run)
+    kept = [states.read(epoch) for epoch in decision.epochs]
+    tuned = [sum(values) / len(kept) for values in zip(*kept, strict=True)]
+    _assign(model, _average_with(initial, tuned, decision.share))
     return _head_of(model)
 
 
@@ -315,20 +421,94 @@ def _pictures(work: FineTuning, numbers: Any) -> Pictures:
     )
 
 
-def _start(work: FineTuning, head: LinearHead) -> tuple[Any, list[Any]]:
+def _start(work: FineTuning, head: LinearHead) -> tuple[Any, _Values]:
     """Return the classifier with the checkpoint's weights and a head, and their values."""
     with work.run.strategy.scope():
         model = linear_classifier(work.network, head.kernel, head.bias)
     return model, _values(model)
 
 
-def _values(model: Any) -> list[Any]:
+class _States:
+    """Values of a model after some epochs, kept beside the state of the training.
+
+    A resumed training repeats the epoch that was interrupted; what is kept of it is replaced.
+
+    Args:
+        store: Keeps the files.
+        name: Start of their names.
+        model: The model.
+        most: Number of states that are kept: those with the highest scores.
+    """
+
+    def __init__(self, store: StateStore, name: str, model: Any, *, most: int) -> None:
+        self._store = store
+        self._name = name
+        self._model = model
+        self._most = most
+
+    def keep(self, epoch: int, score: float | None) -> None:
+        """Keep the model's current state if it is among the best.
+
+        Args:
+            epoch: Number of finished epochs.
+            score: Higher is better; None if all are kept.
+        """
+        buffer = io.BytesIO()
+        np.savez(buffer, *_values(self._model))
+        self._store.write_file(self._file_name(epoch), buffer.getvalue())
+        old = self._read_index()
+        scores = {each: old[each] for each in old if each < epoch} | {epoch: score or 0.0}
+        best = sorted(scores, key=lambda each: (-scores[each], each))[: self._most]
+        index = _KeptStates(epochs=tuple(best), scores=tuple(scores[each] for each in best))
+        self._store.write_file(self._index_name, index.to_text().encode())
+        for each in {*old, epoch} - {*best}:
+            self._store.delete_file(self._file_name(each))
+
+    def best_first(self) -> list[int]:
+        """Return the epochs of the states that are kept."""
+        return list(self._read_index())
+
+    def read(self, epoch: int) -> _Values:
+        """Return the state that is kept of an epoch."""
+        data = self._store.read_file(self._file_name(epoch)) or b""
+        with np.load(io.BytesIO(data)) as arrays:
+            return [arrays[name] for name in arrays.files]
+
+    def _read_index(self) -> dict[int, float]:
+        data = self._store.read_file(self._index_name)
+        if data is None:
+            return {}
+        index = _KeptStates.from_text(data.decode())
+        return dict(zip(index.epochs, index.scores, strict=True))
+
+    @property
+    def _index_name(self) -> str:
+        return f"{self._name}-states.json"
+
+    def _file_name(self, epoch: int) -> str:
+        return f"{self._name}-{epoch:05d}.npz"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _KeptStates(JsonRecord):
+    """The epochs whose states are kept, the best one first, and their scores."""
+
+    epochs: tuple[int, ...]
+    scores: tuple[float, ...]
+
+
+def _values(model: Any) -> _Values:
     return [np.array(np.asarray(variable)) for variable in model.trainable_variables]
 
 
-def _assign_average(model: Any, before: list[Any], after: list[Any], share: float) -> None:
-    for variable, old, new in zip(model.trainable_variables, before, after, strict=True):
-        variable.assign((1 - share) * old + share * new)
+def _assign(model: Any, values: _Values) -> None:
+    for variable, value in zip(model.trainable_variables, values, strict=True):
+        variable.assign(value)
+
+
+def _average_with(before: _Values, after: _Values, share: float) -> _Values:
+    """Return the average of two states; `share` is that of the second."""
+    return [(1 - share) * old + share * new for old, new in zip(before, after, strict=True)]
 
 
 def _head_of(model: Any) -> LinearHead:
@@ -343,34 +523,35 @@ def _phase(
     train: Pictures,
     *,
     epochs: int,
+    schedule_epochs: int,
+    after_epoch: Callable[[int, float | None], None],
     selection: Selection | None = None,
 ) -> TrainingPhase:
+    """Return a phase that trains the whole network.
+
+    Args:
+        work: What to fine-tune.
+        name: Name of the phase.
+        model: The classifier.
+        train: The pictures to train on.
+        epochs: Number of epochs.
+        schedule_epochs: Epochs after which the learning rate would be zero.
+        after_epoch: See `TrainingPhase`.
+        selection: See `TrainingPhase`.
+    """
     steps_per_epoch = -(-train.num_examples // train.batch_size)
-    num_labels = model.output.shape[-1] - 1
-
-    def outputs(inputs: Any, training: bool) -> tuple[Any]:
-        if training:
-            inputs = augment(inputs, augmentation=work.augmentation, flip=work.flip)
-        return (model(inputs, training=False),)  # BatchNorm keeps the checkpoint's statistics.
-
-    def loss(outputs: Any, labels: Any) -> Any:
-        targets = tf.one_hot(labels - 1, num_labels)
-        smoothed = targets * (1 - LABEL_SMOOTHING) + LABEL_SMOOTHING / num_labels
-        return tf.nn.softmax_cross_entropy_with_logits(smoothed, outputs[0][:, 1:])
-
     return TrainingPhase(
         name=name,
         model=model,
-        outputs=outputs,
-        loss=loss,
+        outputs=lambda inputs, training: _outputs(work, model, inputs, training),
+        loss=_loss,
         optimizer=lambda factor: make_optimizer(
             factor * LEARNING_RATE,
-            num_steps=epochs * steps_per_epoch,
+            num_steps=schedule_epochs * steps_per_epoch,
             steps_per_epoch=steps_per_epoch,
         ),
         multiplier=_multiplier(work.backbone),
         selection=selection,
-        keeps_result=True,
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
         learning_rate=LEARNING_RATE,
@@ -378,7 +559,36 @@ def _phase(
         reports_steps=True,
         train_batches=train.training_batches,
         validation_batches=work.pictures["validation"].scoring_batches,
+        after_epoch=after_epoch,
     )
+
+
+def _outputs(work: FineTuning, model: Any, inputs: Any, training: bool) -> tuple[Any, ...]:
+    """Return the logits and, if pictures are blended, the share of each example in each.
+
+    Returns:
+        float32 [batch, N + 1], and perhaps float32 [batch, batch].
+    """
+    # BatchNorm keeps the checkpoint's statistics.
+    if not training:
+        return (model(inputs, training=False),)
+    draws = inputs.draws
+    pictures = augment(inputs, augmentation=work.augmentation, flip=work.flip)
+    if not work.mixes:
+        return (model(pictures, training=False),)
+    is_example = tf.cast(tf.reduce_any(draws > 0, axis=1), tf.float32)  # padding has zeros
+    pictures, shares = mixup(pictures, tf.eye(tf.shape(draws)[0]), is_example, draws)
+    return model(pictures, training=False), shares
+
+
+def _loss(outputs: tuple[Any, ...], labels: Any) -> Any:
+    """Return the cross-entropy with smoothed labels, those of blended pictures blended alike."""
+    logits = outputs[0][:, 1:]
+    targets = tf.one_hot(labels - 1, logits.shape[-1])
+    targets = targets * (1 - LABEL_SMOOTHING) + LABEL_SMOOTHING / logits.shape[-1]
+    if len(outputs) > 1:
+        targets = outputs[1] @ targets
+    return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
 
 
 def _multiplier(backbone: Any) -> Callable[[Any], float]:
@@ -395,11 +605,15 @@ def _multiplier(backbone: Any) -> Callable[[Any], float]:
     return lambda variable: factors.get(id(variable), 1.0)
 
 
-def _logits(work: FineTuning, model: Any, examples: Examples, numbers: IntArray) -> FloatArray:
-    """Return the logits of some examples, with features averaged over the candidate's views."""
+def _make_scorer(
+    work: FineTuning, model: Any, examples: Examples, numbers: IntArray
+) -> Callable[[], FloatArray]:
+    """Return the function that computes the logits of some examples with the model's weights.
+
+    Features are averaged over the candidate's views.
+    """
     network, views = work.network, work.candidate.views
     side = work.pictures["train"].image_size
-    head = _head_of(model)
 
     def prepare(example: dict[str, Any]) -> tuple[Any, ...]:
         picture = decode_jpeg(example["encoded"])
@@ -411,8 +625,12 @@ def _logits(work: FineTuning, model: Any, examples: Examples, numbers: IntArray)
         ),
         reduce_retracing=True,
     )
-    parts = []
-    for batch in examples.read(numbers).map(prepare).batch(_BATCH_SIZE):
-        features = np.mean([infer(pictures).numpy() for pictures in batch], axis=0)
-        parts.append(head.logits(normalise_features(features, network.sizes)))
-    return np.concatenate(parts)
+
+    def score() -> FloatArray:
+        head, parts = _head_of(model), []
+        for batch in examples.read(numbers).map(prepare).batch(_BATCH_SIZE):
+            features = np.mean([infer(pictures).numpy() for pictures in batch], axis=0)
+            parts.append(head.logits(normalise_features(features, network.sizes)))
+        return np.concatenate(parts)
+
+    return score

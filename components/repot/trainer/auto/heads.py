@@ -73,6 +73,12 @@ def log_losses(logits: FloatArray, classes: IntArray) -> FloatArray:
     return losses
 
 
+def mean_recall(logits: FloatArray, classes: IntArray) -> float:
+    """Return the share of rows classified correctly, averaged over the classes that occur."""
+    is_correct: npt.NDArray[np.bool_] = logits.argmax(axis=1) == classes
+    return float(np.mean([np.mean(is_correct[classes == each]) for each in np.unique(classes)]))
+
+
 def assign_folds(digests: Sequence[bytes], classes: IntArray, num_folds: int) -> IntArray:
     """Assign every example to a fold, by its content: stratified by class, copies together.
 

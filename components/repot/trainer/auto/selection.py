@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from repot.classifier import normalise_features
 from repot.model_spec import View
@@ -27,6 +26,7 @@ from repot.trainer.auto.heads import (
     fit_temperature,
     forecast,
     log_losses,
+    mean_recall,
 )
 
 NUM_FOLDS = 5
@@ -156,7 +156,7 @@ def select_head(
             if exponent
         ]
         trials += weighted
-        best = max([chosen, *weighted], key=lambda trial: _mean_recall(trial.logits, classes))
+        best = max([chosen, *weighted], key=lambda trial: mean_recall(trial.logits, classes))
         reason += f"; {best.weight_text} has the best recall, averaged over labels"
         chosen = best
     weights = class_weights(features.classes, features.num_classes, chosen.exponent)
@@ -181,7 +181,7 @@ def select_head(
             CandidateRecord(
                 name=trial.name,
                 precision_at_1=float(np.mean(trial.logits.argmax(axis=1) == classes)),
-                mean_recall=_mean_recall(trial.logits, classes),
+                mean_recall=mean_recall(trial.logits, classes),
                 loss=float(np.mean(log_losses(trial.logits, classes))),
                 is_chosen=trial is chosen,
             )
@@ -285,8 +285,3 @@ def _weighs_classes(classes: IntArray, balance: str) -> tuple[bool, str]:
     if largest > IMBALANCE_RATIO * smallest:
         return True, f"class weights were tried, because {sizes}"
     return False, f"no class weights, because {sizes}"
-
-
-def _mean_recall(logits: FloatArray, classes: IntArray) -> float:
-    is_correct: npt.NDArray[np.bool_] = logits.argmax(axis=1) == classes
-    return float(np.mean([np.mean(is_correct[classes == each]) for each in np.unique(classes)]))

@@ -18,16 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from repot import progress
 from repot.classifier import FeatureNetwork, feature_network, published_linear_model
 from repot.json_record import JsonRecord
 from repot.model_spec import ModelSpec
 from repot.recipes import AUGMENTATIONS
-from repot.selection_record import SelectionRecord
+from repot.selection_record import ForecastRecord, SelectionRecord
 from repot.settings import TrainingSettings
 from repot.trainer.auto.fine_tuning import (
     FineTuning,
+    FineTuningDecision,
     FineTuningPlan,
     fine_tune,
     plan_fine_tuning,
@@ -48,8 +50,8 @@ from repot.trainer.loop import TrainingRun
 from repot.trainer.position import Sums
 
 PHASE = "head"
-MIN_RANDAUGMENT_PICTURES = 20_000
-"""Training pictures from which on RandAugment is the default of fine-tuning."""
+LARGE_DATASET = 20_000
+"""Training pictures from which on RandAugment and mixup are the default of fine-tuning."""
 
 _PLAN_NAME = "auto-plan.json"
 _RECORD_NAME = "auto.json"
@@ -145,13 +147,13 @@ def train_auto(
             pictures=pictures,
             augmentation=_augmentation(settings, train.num_examples),
             flip=not settings.no_flip,
+            mixes=_mixes(settings, train.num_examples),
             run=run,
         )
         decision = try_fine_tuning(work, plan, all_features.load, record.penalty)
-        record = replace(record, fine_tuning=decision.text)
+        record = _record_with(record, decision)
         if decision.is_chosen:
-            head = fine_tune(work, head, decision)
-            record = replace(record, temperature=decision.temperature)
+            head = fine_tune(work, head, plan, decision)
     spec = ModelSpec(
         backbone=settings.backbone,
         image_size=train.image_size,
@@ -208,8 +210,12 @@ def _plan(
     stored = run.store.read_file(_PLAN_NAME)
     if stored is not None:
         return FineTuningPlan.from_text(stored.decode())
+    has_gpu = bool(tf.config.list_physical_devices("GPU"))
     plan = plan_fine_tuning(
-        network, train, num_labels=num_labels, budget_seconds=settings.budget_seconds
+        network,
+        train,
+        num_labels=num_labels,
+        budget_seconds=settings.budget_seconds(has_gpu=has_gpu),
     )
     run.store.write_file(_PLAN_NAME, plan.to_text().encode())
     _print_plan(train.num_examples, len(network.sizes) - 1, plan)
@@ -220,7 +226,32 @@ def _augmentation(settings: TrainingSettings, num_examples: int) -> str:
     """Return the augmentation of fine-tuning: the setting, or one that suits the size."""
     if settings.augmentation in AUGMENTATIONS:
         return settings.augmentation
-    return "randaugment" if num_examples >= MIN_RANDAUGMENT_PICTURES else "light"
+    return "randaugment" if num_examples >= LARGE_DATASET else "light"
+
+
+def _mixes(settings: TrainingSettings, num_examples: int) -> bool:
+    """Return whether training pictures are blended; not if the setting chooses an augmentation."""
+    return settings.augmentation not in AUGMENTATIONS and num_examples >= LARGE_DATASET
+
+
+def _record_with(record: SelectionRecord, decision: FineTuningDecision) -> SelectionRecord:
+    """Return the record with what the trial of fine-tuning showed."""
+    candidates = record.candidates
+    if not decision.is_chosen:
+        return replace(
+            record, fine_tuning=decision.text, candidates=(*candidates, *decision.candidates)
+        )
+    _print_forecast(decision.forecast)
+    return replace(
+        record,
+        fine_tuning=decision.text,
+        candidates=(
+            *(replace(each, is_chosen=False) for each in candidates),
+            *decision.candidates,
+        ),
+        temperature=decision.temperature,
+        forecast=decision.forecast,
+    )
 
 
 def _select(
@@ -303,7 +334,6 @@ def _print_plan(num_examples: int, num_depths: int, plan: FineTuningPlan) -> Non
 
 
 def _print_choice(record: SelectionRecord) -> None:
-    forecast = record.forecast
     for candidate in record.candidates:
         _log.info(
             "%s: precision@1 %.3f, loss %.3f%s",
@@ -314,7 +344,14 @@ def _print_choice(record: SelectionRecord) -> None:
         )
     progress.notice(
         "train",
-        f"chosen: {next(each.name for each in record.candidates if each.is_chosen)}; forecast of "
-        f"precision@1 {forecast.precision_at_1:.3f}, 90 % interval {forecast.low:.3f} to "
-        f"{forecast.high:.3f}",
+        f"chosen: {next(each.name for each in record.candidates if each.is_chosen)}",
+    )
+    _print_forecast(record.forecast)
+
+
+def _print_forecast(forecast: ForecastRecord) -> None:
+    progress.notice(
+        "train",
+        f"forecast of precision@1 {forecast.precision_at_1:.3f}, 90 % interval "
+        f"{forecast.low:.3f} to {forecast.high:.3f}",
     )

@@ -4,18 +4,23 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from repot.augmentation import NUM_DRAWS, TrainingPictures, mixup
 from repot.classifier import build_classifier, feature_network
+from repot.selection_record import CandidateRecord, ForecastRecord
 from repot.settings import TrainingSettings
 from repot.trainer.auto import fine_tuning
 from repot.trainer.auto.fine_tuning import (
     LAYER_DECAY,
     FineTuningDecision,
+    average_greedily,
     is_better,
     plan_fine_tuning,
 )
-from repot.trainer.auto.train_auto import MIN_RANDAUGMENT_PICTURES, _augmentation
+from repot.trainer.auto.train_auto import LARGE_DATASET, _augmentation, _mixes
 from repot.trainer.batches import Pictures, Share
+from repot.trainer.state import StateStore
 
 SIZE = 32
 
@@ -50,7 +55,7 @@ def network(classifier: Any) -> Any:
 @pytest.mark.parametrize(
     ("number", "budget", "share", "reason"),
     [
-        (100, 0, None, "budget=0"),
+        (100, 0, None, "the budget is 0"),
         (29, 3600, None, "29 training pictures are fewer than 10 per label"),
         (100, 3600, Share(worker=0, num_workers=2, num_replicas=1), "several workers"),
         (10**9, 1, None, "more than the budget"),
@@ -72,10 +77,11 @@ def test_plan_has_as_many_epochs_as_the_budget_allows(
     network: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fine_tuning, "_seconds_per_picture", lambda network: 0.01)
-    # An epoch takes 5.6 forward passes of 100 pictures, 5.6 s.
+    # An epoch takes 5.6 forward passes of 100 pictures, 5.6 s; scoring the selection part in three
+    # views takes .6 s, with each of four averages.
     epochs = [
         plan_fine_tuning(network, make_pictures(100), num_labels=3, budget_seconds=budget).epochs
-        for budget in (16, 17, 23, 3600)
+        for budget in (19, 20, 25, 3600)
     ]
 
     assert epochs == [0, 3, 4, fine_tuning.MAX_EPOCHS]
@@ -112,26 +118,111 @@ def test_part_of_the_pictures_is_read_by_number() -> None:
 def test_augmentation_of_fine_tuning_is_the_setting_or_suits_the_size() -> None:
     settings = TrainingSettings(recipe="auto", budget="1h")
 
-    assert _augmentation(settings, MIN_RANDAUGMENT_PICTURES - 1) == "light"
-    assert _augmentation(settings, MIN_RANDAUGMENT_PICTURES) == "randaugment"
+    assert _augmentation(settings, LARGE_DATASET - 1) == "light"
+    assert _augmentation(settings, LARGE_DATASET) == "randaugment"
+    assert [_mixes(settings, LARGE_DATASET - change) for change in (1, 0)] == [False, True]
     chosen = TrainingSettings(recipe="auto", budget="1h", augmentation="flip")
-    assert _augmentation(chosen, 10) == "flip"
+    assert _augmentation(chosen, LARGE_DATASET) == "flip"
+    assert not _mixes(chosen, LARGE_DATASET)
     assert chosen.warnings == ()
-    assert TrainingSettings(recipe="auto", augmentation="flip").warnings
+    assert TrainingSettings(recipe="auto", budget="0", augmentation="flip").warnings
 
 
-@pytest.mark.parametrize("is_chosen", [False, True])
-def test_decision_states_both_counts(is_chosen: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("is_chosen", "epochs", "share", "start"),
+    [
+        (False, (4,), 1.0, "tried and not kept: of 80"),
+        (True, (4,), 1.0, "kept, with the state after epoch 4: of 80"),
+        (True, (5, 3), 0.5, "kept, with the mean of the states after epoch 3, 5, averaged with 50"),
+    ],
+)
+def test_decision_states_both_counts(
+    is_chosen: bool, epochs: tuple[int, ...], share: float, start: str
+) -> None:
+    row = CandidateRecord(name="a", precision_at_1=0.5, mean_recall=0.5, loss=1.0, is_chosen=False)
     decision = FineTuningDecision(
         is_chosen=is_chosen,
-        epochs=4,
-        share=0.5,
+        epochs=epochs,
+        share=share,
         temperature=1.0,
         num_correct_before=60,
         num_correct=66,
         num_examples=80,
+        candidates=(row, row),
+        forecast=ForecastRecord(precision_at_1=0.8, low=0.7, high=0.9, num_examples=0),
     )
 
-    assert decision.text.startswith("kept, 4 epochs, 50%" if is_chosen else "tried and not kept")
+    assert decision.text.startswith(start)
     assert "of 80 pictures" in decision.text
     assert FineTuningDecision.from_text(decision.to_text()) == decision
+
+
+def test_states_are_averaged_only_while_the_average_does_not_get_worse() -> None:
+    # The loss is the distance to 3: the mean of 2 and 4 is better, that of 2, 4 and 9 is not, and
+    # that of 2, 4 and 3 is equal.
+    states = {1: 2.0, 2: 4.0, 3: 9.0, 4: 3.0}
+
+    chosen, average, loss = average_greedily(
+        [1, 2, 3, 4],
+        lambda epoch: [np.array([states[epoch]]), np.array([0.0])],
+        lambda values: abs(float(values[0][0]) - 3),
+    )
+
+    assert chosen == [1, 2, 4]
+    assert [values.tolist() for values in average] == [[3.0], [0.0]]
+    assert loss == 0
+
+
+def test_best_states_are_kept_also_if_an_epoch_is_repeated(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input([1]), keras.layers.Dense(1, use_bias=False)])
+    store = StateStore(str(tmp_path), "t")
+
+    def keep(epoch: int, score: float) -> list[int]:
+        states = fine_tuning._States(store, "trial", model, most=2)
+        model.layers[0].kernel.assign([[float(epoch)]])
+        states.keep(epoch, score)
+        return states.best_first()
+
+    assert [keep(1, 0.5), keep(2, 0.1), keep(3, 0.9)] == [[1], [1, 2], [3, 1]]
+    # The training was killed before it could save epoch 3.
+    assert keep(3, 0.9) == [3, 1]
+    assert keep(4, 0.5) == [3, 1]  # of equal scores, the earliest counts
+    states = fine_tuning._States(store, "trial", model, most=2)
+    assert [float(states.read(epoch)[0][0, 0]) for epoch in states.best_first()] == [3, 1]
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == [
+        "trial-00001.npz",
+        "trial-00003.npz",
+        "trial-states.json",
+    ]
+
+
+def test_blended_pictures_have_blended_labels() -> None:
+    layers = [keras.Input([2, 2, 3]), keras.layers.Flatten(), keras.layers.Dense(4)]
+    model = keras.Sequential(layers)
+    pixels = np.random.default_rng(0).integers(0, 256, [4, 2, 2, 3]).astype(np.uint8)
+    draws = np.random.default_rng(1).uniform(0.2, 0.8, [4, NUM_DRAWS]).astype(np.float32)
+    pixels[3] = draws[3] = 0  # padding
+    inputs = TrainingPictures(tf.constant(pixels), tf.constant(draws))
+    labels, mask = tf.constant([1, 2, 3, 0]), tf.constant([1.0, 1.0, 1.0, 0.0])
+    work: Any = fine_tuning.FineTuning(
+        classifier=None,
+        network=None,  # type: ignore[arg-type]
+        candidate=None,  # type: ignore[arg-type]
+        weights_path=Path(),
+        pictures={},
+        augmentation="none",
+        flip=False,
+        mixes=True,
+        run=None,  # type: ignore[arg-type]
+    )
+
+    outputs = fine_tuning._outputs(work, model, inputs, True)
+    losses = fine_tuning._loss(outputs, labels)
+
+    smoothed = 0.9 * tf.one_hot(labels - 1, 3) + 0.1 / 3
+    mixed, targets = mixup(tf.constant(pixels, tf.float32) / 255, smoothed, mask, inputs.draws)
+    assert np.any(np.abs(mixed - pixels / 255) > 0.01)
+    expected = tf.nn.softmax_cross_entropy_with_logits(targets, model(mixed)[:, 1:])
+    np.testing.assert_allclose(losses[:3], expected[:3], rtol=1e-5)
+    np.testing.assert_allclose(mixed[0], pixels[0] / 255, atol=1e-6)  # its neighbour is padding
+    assert len(fine_tuning._outputs(work, model, mixed, False)) == 1
