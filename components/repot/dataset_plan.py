@@ -46,6 +46,8 @@ class SourcePicture:
             record has both.
         boxes: The picture's bounding boxes; None if the record has no features for them.
         crop: The record has only this part of the picture; None for the whole picture.
+        group: Names the pictures that no division of train may separate, 32 hex digits; "" if the
+            picture may be anywhere.
     """
 
     uri: str
@@ -59,6 +61,7 @@ class SourcePicture:
     text: str = ""
     boxes: tuple[Box, ...] | None = None
     crop: Box | None = None
+    group: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON-able values; absent ones are left out."""
@@ -71,6 +74,8 @@ class SourcePicture:
             value["boxes"] = [dataclasses.asdict(box) for box in self.boxes]
         if self.crop:
             value["crop"] = dataclasses.asdict(self.crop)
+        if self.group:
+            value["group"] = self.group
         return value
 
     @classmethod

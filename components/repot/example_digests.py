@@ -6,6 +6,12 @@
 A digest is the first half of the SHA-256 of the example's JPEG. It does not depend on the picture's
 name, label or split. A million examples have 16 MB, which are read in one go, without the shards.
 
+    <dataset>/groups/train.bin      in the same form, the group of each example, zeros for none;
+                                    only if the dataset has groups
+
+Examples of one group, such as pictures of one patient, belong to the same part of every division of
+train, see `repot.planner.split.group_digests`.
+
 The last builder writes the files, before the manifest. For a dataset of an earlier version, the
 digests are computed from its shards and stored for the next time. A published version has a copy of
 those that it was trained on, because its dataset may be deleted.
@@ -20,7 +26,7 @@ import numpy.typing as npt
 
 from repot import progress, storage
 from repot.errors import CorruptShardError, NotFoundError
-from repot.layout import DIGESTS_FOLDER
+from repot.layout import DIGESTS_FOLDER, GROUPS_FOLDER
 from repot.manifest import Manifest, Receipt, Split
 from repot.records import decode_example, read_records
 
@@ -67,6 +73,30 @@ def read_stored(uri: str) -> Digests | None:
 def digests_uri(dataset_uri: str, split: Split) -> str:
     """Return the file of the digests of one split of a dataset."""
     return storage.join(dataset_uri, DIGESTS_FOLDER, f"{split}.bin")
+
+
+def groups_uri(dataset_uri: str) -> str:
+    """Return the file of the groups of a dataset's training examples."""
+    return storage.join(dataset_uri, GROUPS_FOLDER, "train.bin")
+
+
+def read_groups(dataset_uri: str, manifest: Manifest) -> Digests | None:
+    """Return the group of each training example, b"" for none; None if the dataset has no groups.
+
+    Raises:
+        CorruptShardError: The file is damaged.
+        StorageError: Reading failed.
+    """
+    uri = groups_uri(dataset_uri)
+    if not storage.exists(uri):
+        return None
+    groups = read_stored(uri)
+    if groups is None or len(groups) != manifest.num_examples("train"):
+        raise CorruptShardError(
+            f"{uri} must name the group of each training example; it is damaged. Restore the "
+            "dataset, or delete it and run again."
+        )
+    return groups
 
 
 def read_digests(dataset_uri: str, manifest: Manifest, split: Split, *, task: str) -> Digests:

@@ -4,7 +4,8 @@
       listings/<digest>.json       CRC32C of pictures, cached by URI and state of the file
       unpacked/<digest>.tar        compressed archives of pictures, unpacked
       datasets/<dataset_id>/       plan.json, work/, shards, checks/, receipts/, data.html,
-                                   checks.json, digests/, labels.txt, manifest.json (last)
+                                   checks.json, digests/, groups/ (if any), labels.txt,
+                                   manifest.json (last)
       checkpoints/<checkpoint_id>/ weights.h5, checkpoint.json (last);
                                    checkpoint_id = <sha256>/<backbone>-<values>
       features/                    features of frozen backbones, see repot.feature_store
@@ -37,6 +38,7 @@ PLAN_NAME = "plan.json"
 WORK_FOLDER = "work"
 RECEIPTS_FOLDER = "receipts"
 DIGESTS_FOLDER = "digests"
+GROUPS_FOLDER = "groups"
 CHECKS_FOLDER = "checks"
 CHECKS_NAME = "checks.json"
 DATA_PAGE_NAME = "data.html"

@@ -6,6 +6,7 @@ A dataset folder contains
     receipts/<shard>.json        written after the shard
     checks.json, data.html       what the pictures show, see repot.data_checks
     digests/<split>.bin          the content of each record, see repot.example_digests
+    groups/train.bin             the group of each record, if any has one
     labels.txt                   line n is the label of class n; class 0 is the background
     manifest.json                written last: without it the dataset does not exist
 
@@ -86,6 +87,8 @@ class Receipt(JsonRecord):
         rejected: Pictures that were assigned to this shard and rejected.
         digests: The digests of its records in order, in base64, see `repot.example_digests`; "" in
             a manifest, and in a receipt of an earlier version.
+        groups: The groups of its records in the same form; "" in a manifest, and if no record has
+            one.
     """
 
     shard: str
@@ -96,6 +99,7 @@ class Receipt(JsonRecord):
     class_counts: dict[str, int]
     rejected: tuple[Rejection, ...] = ()
     digests: str = ""
+    groups: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -50,6 +50,15 @@ def test_plan_and_work_lists_can_be_read_back(tmp_path: Path) -> None:
     assert {name: read_work_list(str(tmp_path), name) for name in PLAN.shard_names} == shards
 
 
+def test_group_is_in_the_work_list_only_if_there_is_one(tmp_path: Path) -> None:
+    (picture,) = _shards(PLAN)["train-00000-of-00001"]
+    grouped = dataclasses.replace(picture, group="ab" * 16)
+
+    assert "group" not in picture.to_json()
+    assert grouped.to_json()["group"] == "ab" * 16
+    assert SourcePicture.from_json(grouped.to_json()) == grouped
+
+
 def test_plan_in_a_bucket_can_be_read_back(gcs: str) -> None:
     write_plan(f"{gcs}/d", PLAN, _shards(PLAN))
     assert read_plan(f"{gcs}/d") == PLAN

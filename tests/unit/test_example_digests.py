@@ -9,7 +9,13 @@ import pytest
 from repot import storage
 from repot.data_checks import DataLimits
 from repot.errors import CorruptShardError, NotFoundError
-from repot.example_digests import DIGEST_BYTES, join_digests, read_digests, shard_digests
+from repot.example_digests import (
+    DIGEST_BYTES,
+    join_digests,
+    read_digests,
+    read_groups,
+    shard_digests,
+)
 from repot.manifest import Manifest, read_manifest
 from repot.records import decode_example, read_records
 from repot.shard_builder.build import build_shards
@@ -102,3 +108,40 @@ def test_without_digests_and_shards_nothing_is_known(dataset_uri: str) -> None:
 def test_digest_that_ends_with_zeros_is_found() -> None:
     digests = [b"a" * 14 + b"\0\0", b"\0" * 16, b"b" * 16]
     assert np.isin(join_digests(digests), join_digests(digests[:2])).tolist() == [True, True, False]
+
+
+def test_groups_of_training_records_are_stored_in_their_order(make_plan: MakePlan) -> None:
+    # In a group: a/000 to a/002, a/010 and a/011, b/000 to b/002, and c/000 to c/002.
+    planned = make_plan(train_shards=3, group_pattern=r"^(\w/\d\d)[0-2]")
+    build_shards(planned.dataset_uri, num_processes=1)
+    complete_dataset(planned.dataset_uri, limits=DataLimits(max_rejected_fraction=0))
+    manifest = read_manifest(planned.dataset_uri)
+
+    groups = read_groups(planned.dataset_uri, manifest)
+
+    assert groups is not None
+    names = []
+    for receipt in manifest.split_shards("train"):
+        for record in read_records(Path(planned.dataset_uri, receipt.shard)):
+            features = decode_example(record)
+            (label,), (file,) = features["image/class/text"], features["image/filename"]
+            assert isinstance(label, bytes)
+            assert isinstance(file, bytes)
+            names.append(label + file[:2] if file[2:3] in b"012" else b"")
+    by_name: dict[bytes, set[bytes]] = {}
+    for name, group in zip(names, map(bytes, groups), strict=True):
+        by_name.setdefault(name, set()).add(group)
+    assert by_name.pop(b"") == {b""}
+    assert len(by_name) >= 2
+    assert all(len(found) == 1 for found in by_name.values())
+    assert len(set.union(*by_name.values())) == len(by_name)
+    assert not any(receipt.groups for receipt in manifest.shards)
+    path = Path(planned.dataset_uri, "groups", "train.bin")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CorruptShardError, match="must name the group of each training example"):
+        read_groups(planned.dataset_uri, manifest)
+
+
+def test_dataset_without_groups_has_no_file_of_them(dataset_uri: str) -> None:
+    assert read_groups(dataset_uri, read_manifest(dataset_uri)) is None
+    assert not Path(dataset_uri, "groups").exists()

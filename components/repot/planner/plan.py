@@ -33,7 +33,7 @@ from repot.planner.labels import (
 )
 from repot.planner.listing import PictureRoots, find_overlap
 from repot.planner.preflight import Parameters
-from repot.planner.split import find_groups, find_split_warnings, split_pictures
+from repot.planner.split import find_groups, find_split_warnings, group_digests, split_pictures
 from repot.records import BOX_EDGES, Box
 from repot.settings import DatasetSettings, InputSettings
 
@@ -325,15 +325,17 @@ def _split(
         test_fraction=settings.test_fraction,
     )
     warnings = find_split_warnings(candidates, groups, splits, group_pattern=pattern)
+    digests = group_digests(candidates, groups)
     pictures: _PicturesBySplit = {split: [] for split in SPLITS}
 
-    def order(item: tuple[CandidatePicture, Split]) -> tuple[object, ...]:
+    def order(item: tuple[CandidatePicture, Split, str]) -> tuple[object, ...]:
         candidate = item[0]
         file, crop = candidate.file, candidate.crop
         edges = (crop.xmin, crop.ymin, crop.xmax, crop.ymax) if crop else ()
         return class_ids[candidate.label], file.name, file.crc32c, file.size_bytes, edges
 
-    for candidate, split in sorted(zip(candidates, splits, strict=True), key=order):
+    items = zip(candidates, splits, digests, strict=True)
+    for candidate, split, group in sorted(items, key=order):
         picture = SourcePicture(
             label=candidate.label,
             class_id=class_ids[candidate.label],
@@ -346,6 +348,8 @@ def _split(
             text=inventory.texts.get(candidate.label, ""),
             boxes=candidate.boxes if inventory.has_boxes else None,
             crop=candidate.crop,
+            # Only training divides a split further.
+            group=group if split == "train" else "",
         )
         pictures[split].append(picture)
     return pictures, warnings
@@ -426,6 +430,8 @@ def _identity(picture: SourcePicture) -> list[Any]:
     if picture.text or picture.boxes is not None or picture.crop:
         boxes = None if picture.boxes is None else [_edges(box) for box in picture.boxes]
         identity.append([picture.text, boxes, _edges(picture.crop) if picture.crop else None])
+    if picture.group:
+        identity.append({"group": picture.group})
     return identity
 
 

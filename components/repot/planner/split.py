@@ -30,11 +30,14 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 
 from repot.errors import join_names
+from repot.example_digests import DIGEST_BYTES
 from repot.manifest import Split
 from repot.planner.inputs.inventory import CandidatePicture
 
 _Key = tuple[int, bytes]
 """Rank of the kind (groups before contents) and a SHA-256."""
+
+_GROUP_RANK, _CONTENT_RANK = 0, 1
 
 _MAX_EXAMPLES = 3
 
@@ -90,6 +93,30 @@ def split_pictures(
         _choose(picture, stated.get(key, ()), draw.taken.get(key))
         for key, picture in zip(keys, pictures, strict=True)
     ]
+
+
+def group_digests(pictures: Sequence[CandidatePicture], groups: Sequence[str]) -> list[str]:
+    """Return what names the group of each picture, 32 hex digits; "" where it is the only member.
+
+    It follows from the content of all members, not from names: the same pictures in the same groups
+    are the same dataset. Groups that have a copy in common are one, and the parts of a picture are
+    members each.
+
+    Args:
+        pictures: The pictures, with checksums, in any order.
+        groups: The group of each picture, see `find_groups`.
+    """
+    keys = _find_keys(pictures, groups)
+    members: dict[_Key, set[str]] = defaultdict(set)
+    for key, picture in zip(keys, pictures, strict=True):
+        if key[0] == _GROUP_RANK:
+            members[key].add(f"{picture.file.size_bytes} {picture.file.crc32c} {picture.crop}")
+    digests = {
+        key: hashlib.sha256("\n".join(sorted(found)).encode()).hexdigest()[: 2 * DIGEST_BYTES]
+        for key, found in members.items()
+        if len(found) > 1
+    }
+    return [digests.get(key, "") for key in keys]
 
 
 def find_split_warnings(
@@ -249,7 +276,10 @@ def _find_keys(pictures: Sequence[CandidatePicture], groups: Sequence[str]) -> l
     Groups that have a copy of one picture in common become one group. Its key is the smallest, so
     that it does not depend on the order of the pictures.
     """
-    contents = [_key(1, f"{picture.file.size_bytes} {picture.file.crc32c}") for picture in pictures]
+    contents = [
+        _key(_CONTENT_RANK, f"{picture.file.size_bytes} {picture.file.crc32c}")
+        for picture in pictures
+    ]
     # A forest of keys; a root is the smallest key of its tree.
     parents: dict[_Key, _Key] = {}
 
@@ -261,7 +291,7 @@ def _find_keys(pictures: Sequence[CandidatePicture], groups: Sequence[str]) -> l
 
     for content, group in zip(contents, groups, strict=True):
         if group:
-            low, high = sorted((root(content), root(_key(0, group))))
+            low, high = sorted((root(content), root(_key(_GROUP_RANK, group))))
             parents[high] = low
     return [root(content) for content in contents]
 

@@ -28,6 +28,7 @@ from repot.example_digests import (
     DIGEST_BYTES,
     Digests,
     digests_uri,
+    groups_uri,
     join_digests,
     shard_digests,
     write_digests,
@@ -139,6 +140,9 @@ def _complete(dataset_uri: str, limits: DataLimits) -> tuple[Manifest, DataCheck
     write_record(storage.join(dataset_uri, CHECKS_NAME), examined.checks)
     for split in manifest.splits:
         write_digests(digests_uri(dataset_uri, split), digests[split])
+    groups = _combine_groups(receipts)
+    if any(groups):
+        write_digests(groups_uri(dataset_uri), groups)
     storage.write_text(
         storage.join(dataset_uri, LABELS_NAME),
         "".join(f"{label}\n" for label in manifest.labels),
@@ -179,6 +183,15 @@ def _combine_digests(dataset_uri: str, receipts: Sequence[Receipt]) -> dict[Spli
             digests = shard_digests(dataset_uri, receipt).tobytes()
         pieces[receipt.split].append(digests)
     return {split: join_digests(found) for split, found in pieces.items()}
+
+
+def _combine_groups(receipts: Sequence[Receipt]) -> Digests:
+    """Return the group of each training record, in the order of the shards, b"" for none."""
+    return join_digests(
+        base64.b64decode(receipt.groups) or bytes(DIGEST_BYTES * receipt.num_records)
+        for receipt in receipts
+        if receipt.split == "train"
+    )
 
 
 def _find_copies(
@@ -240,7 +253,9 @@ def _combine(
         pictures_uri=plan.pictures_uri,
         labels=plan.labels,
         settings=plan.settings,
-        shards=tuple(dataclasses.replace(shard, rejected=(), digests="") for shard in shards),
+        shards=tuple(
+            dataclasses.replace(shard, rejected=(), digests="", groups="") for shard in shards
+        ),
         num_found=plan.num_found,
         num_accepted=sum(shard.num_records for shard in shards),
         rejected=tuple(rejected),

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from repot import records, storage
 from repot.dataset_plan import SourcePicture, read_work_list
 from repot.errors import ContentEncodingError, DataError, NotFoundError, convert_disk_errors
-from repot.example_digests import example_digest
+from repot.example_digests import DIGEST_BYTES, example_digest
 from repot.file_parts import FilePart, read_part
 from repot.manifest import Receipt, Rejection, shard_split
 from repot.picture_decoder import MAX_FILES, MAX_FILES_BYTES
@@ -165,7 +165,7 @@ def _write_records(
     rows = []
     num_done = 0
     class_counts: Counter[str] = Counter()
-    digests = []
+    digests, groups = [], []
     rejected = []
     crc = 0
     for batch in _batches(pictures):
@@ -181,6 +181,7 @@ def _write_records(
                 file.write(record)
                 crc = google_crc32c.extend(crc, record)
                 digests.append(example_digest(result.jpeg))
+                groups.append(bytes.fromhex(picture.group).rjust(DIGEST_BYTES, b"\0"))
                 class_counts[picture.label] += 1
             else:
                 rejected.append(
@@ -202,6 +203,7 @@ def _write_records(
         class_counts=dict(sorted(class_counts.items())),
         rejected=tuple(rejected),
         digests=base64.b64encode(b"".join(digests)).decode(),
+        groups=base64.b64encode(b"".join(groups)).decode() if any(map(any, groups)) else "",
     )
     return receipt, np.concatenate([*rows, measure([])])
 

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from repot.augmentation import augment
 from repot.classifier import published_model, split_classifier, training_logits
+from repot.example_digests import Digests
 from repot.model_spec import ModelSpec
 from repot.recipes import RECIPES
 from repot.selection_record import SelectionRecord
@@ -47,6 +48,8 @@ class Trainee:
         features: The checkpoint's features of them; they are read before a phase changes the
             backbone.
         settings: Training settings; zeros take the recipe's own epochs and learning rate.
+        groups: The group of each training picture, which no division of them separates; None
+            without groups. See `repot.example_digests`.
     """
 
     classifier: Any
@@ -54,6 +57,7 @@ class Trainee:
     pictures: Mapping[str, Pictures]
     features: FeatureReader
     settings: TrainingSettings
+    groups: Digests | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -103,6 +107,7 @@ def run_recipe(trainee: Trainee, run: TrainingRun) -> TrainedModel:
             weights_path=trainee.weights_path,
             settings=settings,
             run=run,
+            groups=trainee.groups,
         )
         return TrainedModel(model=chosen.model, spec=chosen.spec, selection=chosen.record)
     classifier = _DRIVERS[settings.recipe](trainee, run)

@@ -25,6 +25,7 @@ from repot.classifier import (
 )
 from repot.dataset import Examples, open_examples
 from repot.errors import CheckpointError, DataError, StoppedError
+from repot.example_digests import read_groups
 from repot.json_record import read_record, write_record
 from repot.layout import (
     CHECKPOINT_NAME,
@@ -162,6 +163,7 @@ def _run(
             pictures=pictures,
             features=features,
             settings=settings,
+            groups=read_groups(request.dataset_uri, manifest),
         )
         run = TrainingRun(
             strategy=strategy,

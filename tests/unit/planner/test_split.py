@@ -9,7 +9,12 @@ import pytest
 from repot.manifest import Split
 from repot.planner.inputs.inventory import CandidatePicture
 from repot.planner.listing import FoundFile
-from repot.planner.split import find_groups, find_split_warnings, split_pictures
+from repot.planner.split import (
+    find_groups,
+    find_split_warnings,
+    group_digests,
+    split_pictures,
+)
 
 SEEDS = range(20)
 
@@ -257,6 +262,34 @@ def test_copies_join_groups() -> None:
         others = _random_pictures(seed, num_pictures=30)
         splits = _split([*others, *linked], 0.4)
         assert len(set(splits[-5:])) == 1
+
+
+def test_digest_of_a_group_follows_from_its_members() -> None:
+    pictures = [
+        _picture("a", 1, path="1", group="g1"),
+        _picture("a", 2, path="2", group="g1"),
+        _picture("b", 1, path="3", group="g2"),  # a copy joins the groups
+        _picture("b", 3, path="4", group="g2"),
+        _picture("b", 4, path="5", group="alone"),
+        _picture("b", 4, path="6", group="alone"),  # only copies of one picture
+        _picture("b", 5, path="7"),
+        _picture("a", 6, path="8", group="g3"),
+        _picture("a", 7, path="9", group="g3"),
+    ]
+
+    def digests(pictures: list[CandidatePicture], prefix: str = "") -> list[str]:
+        groups = [picture.group and prefix + picture.group for picture in pictures]
+        return group_digests(pictures, groups)
+
+    found = digests(pictures)
+
+    assert len({*found[:4]}) == len({*found[7:]}) == 1
+    assert len({found[0], found[7], ""}) == 3
+    assert found[4:7] == ["", "", ""]
+    assert all(len(bytes.fromhex(digest)) in (0, 16) for digest in found)
+    assert digests(pictures[::-1], prefix="other name ") == found[::-1]
+    assert digests(pictures[:8])[7] == ""
+    assert digests(pictures[1:])[6] == found[7]
 
 
 def test_stated_splits_are_kept_and_the_rest_is_divided() -> None:

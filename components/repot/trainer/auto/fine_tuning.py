@@ -380,8 +380,7 @@ def _trial_head(
     data = store.read_file(_HEAD_NAME)
     if data is None:
         table = features()
-        digests = [bytes(digest) for digest in table.digests]
-        part = select_part(digests, table.classes, SELECTION_SHARE)
+        part = select_part(table.keys(slice(None)), table.classes, SELECTION_SHARE)
         fitted = np.flatnonzero(~part)
         head = fit_head(
             lambda which: table.rows(work.candidate, fitted[which]),

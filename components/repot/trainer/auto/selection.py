@@ -86,6 +86,7 @@ class TrainingFeatures:
         classes: int64 [n], in 0..num_classes-1.
         digests: S32 [n], SHA-256 of the contents.
         num_classes: Number of labels.
+        groups: S16 [n], the group of each picture, b"" for none; None without groups.
     """
 
     tables: dict[View, Any]
@@ -93,6 +94,15 @@ class TrainingFeatures:
     classes: IntArray
     digests: Any
     num_classes: int
+    groups: Any = None
+
+    def keys(self, rows: Any) -> list[bytes]:
+        """Return what some rows belong to: the group, or the content of the picture."""
+        digests = map(bytes, self.digests[rows])
+        if self.groups is None:
+            return list(digests)
+        groups = map(bytes, self.groups[rows])
+        return [group or digest for group, digest in zip(groups, digests, strict=True)]
 
     def candidates(self) -> list[Candidate]:
         """Return the candidates that this backbone has features for."""
@@ -142,8 +152,7 @@ def select_head(
     """
     scored = _scored_rows(features)
     classes = features.classes[scored]
-    digests = [bytes(digest) for digest in features.digests[scored]]
-    folds = assign_folds(digests, classes, NUM_FOLDS)
+    folds = assign_folds(features.keys(scored), classes, NUM_FOLDS)
     trials = [
         _try_candidate(features, candidate, scored, folds) for candidate in features.candidates()
     ]
@@ -175,7 +184,8 @@ def select_head(
         num_scored=num_validation,
     )
     record = SelectionRecord(
-        method=f"{NUM_FOLDS}-fold cross-validation on training pictures",
+        method=f"{NUM_FOLDS}-fold cross-validation on training pictures"
+        + ("" if features.groups is None else ", groups kept together"),
         num_examples=len(classes),
         candidates=tuple(
             CandidateRecord(

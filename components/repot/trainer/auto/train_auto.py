@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from repot import progress
 from repot.classifier import FeatureNetwork, feature_network, published_linear_model
+from repot.example_digests import Digests
 from repot.json_record import JsonRecord
 from repot.model_spec import ModelSpec
 from repot.recipes import AUGMENTATIONS
@@ -103,6 +104,7 @@ def train_auto(
     weights_path: Path,
     settings: TrainingSettings,
     run: TrainingRun,
+    groups: Digests | None = None,
 ) -> AutoModel:
     """Choose a configuration on the training pictures and train it on all of them.
 
@@ -116,6 +118,7 @@ def train_auto(
         weights_path: The checkpoint's weights, see `repot.backbone_weights`.
         settings: Training settings.
         run: The training.
+        groups: The group of each training picture, see `repot.example_digests`.
 
     Raises:
         StoppedError: The training was asked to stop; the features that were computed are kept.
@@ -123,7 +126,7 @@ def train_auto(
     network, train = feature_network(classifier, use_depths=True), pictures["train"]
     num_labels = classifier.output.shape[-1] - 1
     plan = _plan(network, train, num_labels=num_labels, settings=settings, run=run)
-    all_features = _FeatureLoader(reader, network, settings.backbone, num_labels)
+    all_features = _FeatureLoader(reader, network, settings.backbone, num_labels, groups)
     stored = _load(run)
     if stored is None:
         stored = _select(
@@ -172,16 +175,23 @@ class _FeatureLoader:
         network: The feature network, with the checkpoint's weights when `load` is called.
         backbone: Name of the backbone.
         num_labels: Number of labels.
+        groups: The group of each picture; None without groups.
     """
 
     def __init__(
-        self, reader: FeatureReader, network: FeatureNetwork, backbone: str, num_labels: int
+        self,
+        reader: FeatureReader,
+        network: FeatureNetwork,
+        backbone: str,
+        num_labels: int,
+        groups: Digests | None,
     ) -> None:
         self._reader = reader.with_extractor(
             network.extractor, backbone=f"{backbone}{_DEPTHS_SUFFIX}"
         )
         self._sizes = network.sizes
         self._num_labels = num_labels
+        self._groups = groups
         self._features: TrainingFeatures | None = None
 
     def load(self) -> TrainingFeatures:
@@ -194,6 +204,7 @@ class _FeatureLoader:
                 classes=np.asarray(tables[0].labels, np.int64) - 1,
                 digests=tables[0].digests,
                 num_classes=self._num_labels,
+                groups=self._groups,
             )
         return self._features
 

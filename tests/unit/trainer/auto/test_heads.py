@@ -101,6 +101,32 @@ def test_copies_are_in_one_fold_even_with_different_labels() -> None:
     assert folds[0] == folds[1] == folds[3]
 
 
+def test_groups_are_in_one_fold_and_even_the_folds_out() -> None:
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 20, 200)  # about ten examples each
+    classes = groups % 2
+    keys = [digest(group) for group in groups.tolist()]
+
+    folds = assign_folds(keys, classes, 5)
+    part = select_part(keys, classes, 0.2)
+
+    for group in range(20):
+        assert len(set(folds[groups == group])) == len(set(part[groups == group])) == 1
+    for class_ in range(2):
+        sizes = np.bincount(folds[classes == class_], minlength=5)
+        largest = max(np.bincount(groups[classes == class_]))
+        assert np.ptp(sizes) <= largest
+        share = part[classes == class_].mean()
+        assert abs(share - 0.2) <= largest / np.sum(classes == class_)
+
+
+def test_selection_part_takes_a_large_group_rather_than_none() -> None:
+    # Three groups of 30; 18 examples are wanted.
+    keys = [digest(i // 30) for i in range(90)]
+
+    assert select_part(keys, np.zeros(90, np.int64), 0.2).sum() == 30
+
+
 def test_selection_part_has_its_share_of_every_label_and_leaves_one() -> None:
     classes = np.array([0] * 50 + [1] * 3 + [2])
     digests = [digest(i) for i in range(54)]
@@ -144,7 +170,8 @@ def test_forecast_covers_the_measured_score_in_nine_of_ten_cases(
         _, low, high = forecast(is_correct, fitted_share=0.8, num_scored=50)
         covered += low <= 1 - rng.binomial(50, final) / 50 <= high
 
-    assert 0.88 <= covered / 1000 <= 0.98
+    # More than nine of ten, because here labels have equal shares among new pictures.
+    assert 0.9 <= covered / 1000 <= 0.99
 
 
 def test_forecast_without_an_error_is_not_certain() -> None:

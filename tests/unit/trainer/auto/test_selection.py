@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 from typing import Any
 
@@ -43,6 +44,38 @@ def make_features(
     return TrainingFeatures(
         tables=tables, sizes=sizes, classes=classes, digests=digests, num_classes=len(counts)
     )
+
+
+def test_a_picture_belongs_to_its_group_or_to_its_content() -> None:
+    features = make_features((3, 2), signal={})
+    groups = np.array([b"", b"g", b"g", b"", b"h"], "S16")
+    grouped = dataclasses.replace(features, groups=groups)
+
+    digests = [bytes(digest) for digest in features.digests]
+    assert features.keys(slice(None)) == digests
+    assert grouped.keys(slice(None)) == [digests[0], b"g", b"g", digests[3], b"h"]
+    assert grouped.keys([4, 0]) == [b"h", digests[0]]
+
+
+def test_pictures_of_a_group_do_not_vouch_for_each_other() -> None:
+    # Five groups of nearly equal pictures per label, whose features say nothing about the label.
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(20), 8)
+    centres = rng.normal(size=(20, 24))
+    table = np.abs(centres[groups] + 0.01 * rng.normal(size=(160, 24))).astype(np.float32)
+    features = dataclasses.replace(
+        make_features((40, 40, 40, 40), signal={}), tables=dict.fromkeys(VIEWS, table)
+    )
+    names = np.array([hashlib.sha256(bytes([group])).digest()[:16] for group in groups], "S16")
+
+    alone, grouped = (
+        choose(each).record for each in (features, dataclasses.replace(features, groups=names))
+    )
+
+    assert alone.forecast.precision_at_1 > 0.9  # a neighbour from the same group is in another fold
+    assert grouped.forecast.precision_at_1 < 0.5
+    assert grouped.method.endswith("groups kept together")
+    assert "groups" not in alone.method
 
 
 def choose(features: TrainingFeatures, balance: str = "auto") -> Any:
