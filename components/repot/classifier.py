@@ -314,32 +314,27 @@ def export_saved_model(
         spec: The model's views; None is the central crop.
     """
     spec = spec or ModelSpec(backbone="", image_size=model.inputs[0].shape[1])
-    module = _ServedModel(model, labels, spec)
-    tf.saved_model.save(module, str(folder), signatures=module.serve)
-
-
-class _ServedModel(tf.Module):  # type: ignore[misc]
-    def __init__(self, model: Any, labels: Sequence[str], spec: ModelSpec) -> None:
-        super().__init__()
-        self._model = model
-        self._image_size, self._views = spec.image_size, spec.views
-        self._labels = tf.constant(list(labels))
-
-    @tf.function(  # type: ignore[untyped-decorator]
+    module = tf.Module()
+    # The variables alone: TensorFlow would trace and save the functions of a Keras model, and
+    # trace a tf.function again, which is most of the time and of no use to a server.
+    module.model_variables = [variable.value for variable in model.variables]
+    serve = tf.function(
+        lambda image_bytes: _serve(model, labels, spec, image_bytes),
         autograph=False,  # its copies of the code make errors long
         input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")],
     )
-    def serve(self, image_bytes: Any) -> dict[str, Any]:
-        picture_spec = tf.TensorSpec([self._image_size, self._image_size, 3], tf.float32)
+    tf.saved_model.save(module, str(folder), signatures=serve.get_concrete_function())
 
-        def prepare(encoded: Any) -> list[Any]:
-            picture = decode_jpeg(normalise(encoded))
-            return [view_picture(picture, self._image_size, view) for view in self._views]
 
-        # float32 [batch, image_size, image_size, 3] each
-        views = tf.map_fn(
-            prepare, image_bytes, fn_output_signature=[picture_spec] * len(self._views)
-        )
-        scores = self._model(views if len(views) > 1 else views[0], training=False)
-        names = tf.broadcast_to(self._labels[None, :], tf.shape(scores))
-        return {"class_names": names, "probabilities": scores}
+def _serve(model: Any, labels: Sequence[str], spec: ModelSpec, image_bytes: Any) -> dict[str, Any]:
+    picture_spec = tf.TensorSpec([spec.image_size, spec.image_size, 3], tf.float32)
+
+    def prepare(encoded: Any) -> list[Any]:
+        picture = decode_jpeg(normalise(encoded))
+        return [view_picture(picture, spec.image_size, view) for view in spec.views]
+
+    # float32 [batch, image_size, image_size, 3] each
+    views = tf.map_fn(prepare, image_bytes, fn_output_signature=[picture_spec] * len(spec.views))
+    scores = model(views if len(views) > 1 else views[0], training=False)
+    names = tf.broadcast_to(tf.constant(list(labels))[tf.newaxis], tf.shape(scores))
+    return {"class_names": names, "probabilities": scores}

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from repot import classifier
 from repot.classifier import (
     build_classifier,
     export_saved_model,
@@ -24,6 +25,7 @@ from repot.classifier import (
 from repot.evaluator.report.model_card import render_model_card
 from repot.json_record import write_record
 from repot.model_spec import ModelSpec, View
+from repot.picture_ops.normalise import normalise
 from repot.pictures import normalise_picture
 from repot.predictor import load_model
 from repot.preprocessing import central_crop, decode_jpeg, view_picture
@@ -134,6 +136,24 @@ def test_model_of_several_views_predicts_and_serves_the_same(tmp_path: Path) -> 
     assert np.ptp(predicted, axis=0).max() > 0.1
     np.testing.assert_allclose(predicted, np.asarray(model(inputs)), atol=1e-6)
     np.testing.assert_allclose(served, predicted, atol=1e-6)
+
+
+def test_export_traces_the_model_once_and_saves_nothing_else(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced = []
+
+    def normalise_and_note(encoded: Any) -> Any:
+        traced.append(encoded)
+        return normalise(encoded)
+
+    monkeypatch.setattr(classifier, "normalise", normalise_and_note)
+    export_saved_model(model, LABELS, tmp_path)
+
+    loaded = tf.saved_model.load(str(tmp_path))
+    assert len(traced) == 1
+    assert list(loaded.signatures) == ["serving_default"]
+    assert len(loaded.model_variables) == len(model.variables)
 
 
 def card_examples(language: str) -> list[str]:
