@@ -83,7 +83,7 @@ def _measure(folder: Path, mode: str, num_rows: int, num_columns: int) -> None:
             store.fill(digests, table, np.zeros(num_rows, np.bool_))
             filled = FeatureTable(features=table, labels=labels, digests=digests)
             for epoch in range(NUM_EPOCHS):
-                for _ in feature_batches(filled, BATCH_SIZE, seed=epoch):
+                for _ in feature_batches(filled, BATCH_SIZE, seed=epoch).dataset():
                     pass
     size = 4e-9 * num_rows * num_columns
     peak, private = meter.peak_bytes / 1e9, meter.peak_private_bytes / 1e9

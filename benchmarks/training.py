@@ -4,17 +4,20 @@
 
 The pictures are generated: JPEGs of 500 x 375 pixels and about 58 kB. Throughput is in pictures per
 second, over all cores; CPU is user and system time of the process per picture, in milliseconds.
-Other work on the machine changes the first, and hardly the second. With a GPU, the steps are also
-measured in bfloat16 and with XLA.
+Other work on the machine changes the first, and hardly the second.
 
 The baseline of the input is what Keras offers: `keras.utils.image_dataset_from_directory`, and the
 2016 tutorial's crop and colors by `tf.image` on each picture, as Keras' layers have no such crop.
+
+Each way to compute a step runs in a process of its own, which is killed after --seconds: XLA can
+compile for longer than anybody waits, and nothing else stops it.
 """
 
 import argparse
 import io
 import os
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -33,8 +36,17 @@ QUALITY = 88
 BATCH_SIZE = 32
 IMAGE_SIZES = (224, 299)
 NUM_LABELS = 2
+NUM_FEATURES = 1280
+HEAD_ROWS = 20_000
 CALLS = (256, 16, 1)
 """Steps per call that are compared, the baseline last."""
+
+STEPS = tuple(
+    (precision, uses_xla)
+    for precision in ("float16", "bfloat16", "float32")
+    for uses_xla in (True, False)
+)
+"""Ways to compute a step, the baseline last."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,83 +211,139 @@ def measure_augmentations(image_size: int, num_calls: int) -> Iterator[Measureme
             yield measure(f"{name}{suffix}", calls, skip=1)
 
 
-def measure_steps(backbone: str, image_size: int, num_steps: int) -> Iterator[Measurement]:
-    """Yield the speed of the training step of the whole network, without input."""
+def measure_steps(arguments: list[str], seconds: float) -> Iterator[Measurement | str]:
+    """Yield the speed of the training step of the whole network, without input, or why not.
+
+    Args:
+        arguments: Options of this program for the processes that measure.
+        seconds: After this time, a process is killed.
+    """
+    for precision, uses_xla in STEPS:
+        name = f"{precision}{', XLA' if uses_xla else ''}"
+        command = [sys.executable, __file__, *arguments, "--step", precision]
+        try:
+            found = subprocess.run(
+                [*command, "--xla"] if uses_xla else command,
+                stdout=subprocess.PIPE,
+                timeout=seconds,
+                check=True,
+            )
+        except subprocess.TimeoutExpired:
+            yield f"{name:38} not finished after {seconds:.0f} s"
+        else:
+            per_second, milliseconds = map(float, found.stdout.split())
+            yield Measurement(name=name, per_second=per_second, cpu_milliseconds=milliseconds)
+
+
+def measure_step(
+    backbone: str, image_size: int, num_steps: int, *, precision: str, uses_xla: bool
+) -> Measurement:
+    """Return the speed of one way to compute a step."""
     import tensorflow as tf
 
+    from repot.augmentation import NUM_DRAWS, TrainingPictures
     from repot.trainer.strategy import Computation
 
-    has_gpu = bool(tf.config.list_physical_devices("GPU"))
-    precisions = ("float32", "bfloat16", "float16") if has_gpu else ("float32", "bfloat16")
-    for precision in precisions:
-        for uses_xla in (False, True):
-            computation = Computation(precision=precision, uses_xla=uses_xla)
-            name = f"{precision}{', XLA' if uses_xla else ''}"
-            steps = _take_steps(_network_runner(backbone, image_size, computation), 1, num_steps)
-            yield measure(name, (BATCH_SIZE * number for number in steps))
+    rng = np.random.default_rng(0)
+    pictures = TrainingPictures(
+        rng.integers(0, 256, (BATCH_SIZE, image_size, image_size, 3), dtype=np.uint8),
+        rng.random((BATCH_SIZE, NUM_DRAWS), np.float32),
+    )
+    labels = np.arange(BATCH_SIZE) % NUM_LABELS + 1
+    batch = (pictures, labels, np.ones(BATCH_SIZE, np.float32))
+    computation = Computation(precision=precision, uses_xla=uses_xla)
+    runner = _network_runner(backbone, image_size, computation)
+    iterator = iter(runner.distribute(tf.data.Dataset.from_tensors(batch).cache().repeat()))
+
+    def steps() -> Iterator[int]:
+        for _ in range(1 + num_steps):
+            runner.train_steps(iterator, 1, stop=False)
+            yield BATCH_SIZE
+
+    return measure("", steps(), skip=1)
 
 
-def measure_calls(num_steps: int) -> Iterator[Measurement]:
-    """Yield the steps per second of a head on stored features, by steps per call."""
-    for steps_per_call in CALLS:
-        steps = _take_steps(_head_runner(), steps_per_call, num_steps)
-        yield measure(f"head, {steps_per_call} steps per call", steps)
+def measure_head(num_rows: int, num_epochs: int) -> Iterator[Measurement]:
+    """Yield the steps per second of a head on stored features, by where batches come from.
+
+    Each is an epoch after the other over all rows in a new order, with what a training does besides
+    the steps: make the order, and start to read. One of the baselines is what earlier versions did.
+    """
+    from repot.trainer.batches import FeatureTable
+
+    rng = np.random.default_rng(0)
+    table = FeatureTable(
+        features=rng.random((num_rows, NUM_FEATURES), np.float32),
+        labels=rng.integers(1, NUM_LABELS + 1, num_rows),
+    )
+    for from_table in (True, False):
+        for steps_per_call in CALLS:
+            source = "table" if from_table else "tf.data"
+            steps = _take_head_steps(table, steps_per_call, num_epochs, from_table=from_table)
+            yield measure(f"{source}, {steps_per_call} steps per call", steps, skip=1)
 
 
-def _take_steps(runner_and_batches: Any, steps_per_call: int, num_steps: int) -> Iterator[int]:
-    runner, batches = runner_and_batches
-    iterator = iter(runner.distribute(batches))
-    for _ in range(2 + num_steps // steps_per_call):
-        runner.train_steps(iterator, steps_per_call, stop=False)
-        yield steps_per_call
+def _take_head_steps(
+    table: Any, steps_per_call: int, num_epochs: int, *, from_table: bool
+) -> Iterator[int]:
+    """Train for some epochs; yield the number of steps of each."""
+    from repot.trainer.batches import feature_batches
+
+    runner = _head_runner()
+    num_steps = -(-len(table.labels) // BATCH_SIZE)
+    for epoch in range(1 + num_epochs):
+        batches = feature_batches(table, BATCH_SIZE, seed=epoch)
+        iterator = iter(runner.distribute(batches if from_table else batches.dataset()))
+        for first in range(0, num_steps, steps_per_call):
+            runner.train_steps(iterator, min(steps_per_call, num_steps - first), stop=False)
+        yield num_steps
 
 
-def _network_runner(backbone: str, image_size: int, computation: Any) -> tuple[Any, Any]:
+def _network_runner(backbone: str, image_size: int, computation: Any) -> Any:
     import tensorflow as tf
 
-    from repot.augmentation import NUM_DRAWS, TrainingPictures, augment
+    from repot.augmentation import augment
     from repot.classifier import build_classifier, training_logits
 
     classifier = build_classifier(
         backbone, num_classes=NUM_LABELS + 1, image_size=image_size, seed=0
     )
-    logits = training_logits(classifier)
-    rng = np.random.default_rng(0)
-    inputs = TrainingPictures(
-        rng.integers(0, 256, (BATCH_SIZE, image_size, image_size, 3), dtype=np.uint8),
-        rng.random((BATCH_SIZE, NUM_DRAWS), np.float32),
-    )
     augment_batch = tf.function(
         lambda pictures: augment(pictures, augmentation="inception", flip=True), jit_compile=True
     )
-    return _runner(classifier, logits, inputs, computation, augment_batch)
+    return _runner(classifier, training_logits(classifier), computation, augment_batch)
 
 
-def _head_runner() -> tuple[Any, Any]:
+def _head_runner() -> Any:
+    """Return the runner of the head that recipe head trains: dropout and a dense layer."""
     import keras
 
+    from repot.classifier import DROPOUT
     from repot.trainer.strategy import FLOAT32
 
-    head = keras.Sequential([keras.Input([1280]), keras.layers.Dense(NUM_LABELS + 1)])
-    inputs = np.random.default_rng(0).random((BATCH_SIZE, 1280), np.float32)
+    dropout = keras.layers.Dropout(DROPOUT, seed=0)
+    head = keras.Sequential(
+        [keras.Input([NUM_FEATURES]), dropout, keras.layers.Dense(NUM_LABELS + 1)]
+    )
 
     def logits(features: Any, training: bool) -> Any:
         return head(features, training=training)
 
-    return _runner(head, logits, inputs, FLOAT32, lambda features: features)
+    return _runner(head, logits, FLOAT32, lambda features: features)
 
 
-def _runner(
-    model: Any, logits: Any, inputs: Any, computation: Any, augment: Any
-) -> tuple[Any, Any]:
+def _runner(model: Any, logits: Any, computation: Any, augment: Any) -> Any:
+    import keras
     import tensorflow as tf
 
     from repot.trainer.optimizer import make_optimizer
     from repot.trainer.step import StepRunner, smoothed_cross_entropy
 
     optimizer = make_optimizer(1e-4, num_steps=1000, steps_per_epoch=100)
+    if computation.precision == "float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     optimizer.build(model.trainable_variables)
-    runner = StepRunner(
+    return StepRunner(
         lambda pictures, training: (logits(augment(pictures), training),),
         lambda outputs, labels: smoothed_cross_entropy(outputs[0], labels),
         [(optimizer, model.trainable_variables)],
@@ -283,9 +351,6 @@ def _runner(
         model=model,
         computation=computation,
     )
-    labels = np.arange(BATCH_SIZE) % NUM_LABELS + 1
-    batch = (inputs, labels, np.ones(BATCH_SIZE, np.float32))
-    return runner, tf.data.Dataset.from_tensors(batch).cache().repeat()
 
 
 def _cpu_seconds() -> float:
@@ -293,18 +358,18 @@ def _cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _print_table(title: str, unit: str, measurements: Iterator[Measurement]) -> None:
-    """Print a row per measurement; ratios are to the last one, the baseline."""
+def _print_table(title: str, unit: str, measurements: Iterable[Measurement | str]) -> None:
+    """Print a row per measurement, or a line instead; ratios are to the last one, the baseline."""
     rows = list(measurements)
     print(f"\n{title}\n{'':38} {unit:>12} {'ratio':>6} {'CPU ms':>8} {'ratio':>6}")
     for row in rows:
-        speed = row.per_second / rows[-1].per_second
-        cpu = rows[-1].cpu_milliseconds / row.cpu_milliseconds
-        print(
-            f"{row.name:38} {row.per_second:12.1f} {speed:6.2f} {row.cpu_milliseconds:8.2f} "
-            f"{cpu:6.2f}",
-            flush=True,
-        )
+        if isinstance(row, Measurement) and isinstance(rows[-1], Measurement):
+            speed = row.per_second / rows[-1].per_second
+            cpu = rows[-1].cpu_milliseconds / row.cpu_milliseconds
+            numbers = f"{row.cpu_milliseconds:8.2f} {cpu:6.2f}"
+            print(f"{row.name:38} {row.per_second:12.1f} {speed:6.2f} {numbers}", flush=True)
+        else:
+            print(row, flush=True)
 
 
 def main() -> int:
@@ -315,9 +380,24 @@ def main() -> int:
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--image-size", type=int, default=224, help="of the steps, in pixels")
     parser.add_argument("--steps", type=int, default=4, help="steps of the whole network")
-    parser.add_argument("--only", choices=("input", "augmentation", "steps", "calls"))
+    parser.add_argument("--seconds", type=float, default=120, help="most seconds per kind of step")
+    parser.add_argument("--only", choices=("input", "augmentation", "head", "steps"))
+    parser.add_argument(
+        "--step", choices=sorted({precision for precision, _ in STEPS}), help="internal"
+    )
+    parser.add_argument("--xla", action="store_true", help="internal")
     arguments = parser.parse_args()
     quiet_tensorflow.import_tensorflow()
+    if arguments.step:
+        found = measure_step(
+            arguments.backbone,
+            arguments.image_size,
+            arguments.steps,
+            precision=arguments.step,
+            uses_xla=arguments.xla,
+        )
+        print(found.per_second, found.cpu_milliseconds)
+        return 0
     import tensorflow as tf
 
     gpus = [
@@ -335,12 +415,18 @@ def main() -> int:
     if arguments.only in (None, "augmentation"):
         rows = measure_augmentations(arguments.image_size, 5)
         _print_table("Augmentation of a batch, device's part", "pictures/s", rows)
-    if arguments.only in (None, "calls"):
-        _print_table("Steps of a head, batches in memory", "steps/s", measure_calls(512))
+    if arguments.only in (None, "head"):
+        title = f"Head on {HEAD_ROWS} x {NUM_FEATURES} features, batches of {BATCH_SIZE}"
+        _print_table(title, "steps/s", measure_head(HEAD_ROWS, 2))
     if arguments.only in (None, "steps"):
         title = f"Steps of {arguments.backbone} at {arguments.image_size} px, without input"
-        rows = measure_steps(arguments.backbone, arguments.image_size, arguments.steps)
-        _print_table(title, "pictures/s", rows)
+        options = ("backbone", "image_size", "steps")
+        own = [
+            text
+            for name in options
+            for text in (f"--{name.replace('_', '-')}", str(getattr(arguments, name)))
+        ]
+        _print_table(title, "pictures/s", measure_steps(own, arguments.seconds))
     return 0
 
 

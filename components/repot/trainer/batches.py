@@ -207,10 +207,48 @@ class FeatureTable:
     digests: Any = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class RowBatches:
+    """Batches of the rows of a table; compiled steps gather them from the table, see `StepRunner`.
+
+    Attributes:
+        table: The rows.
+        numbers: int32 [num_batches, batch_size], the table's rows in each batch; 0 for padding.
+        mask: float32 [num_batches, batch_size], 1 for a row, 0 for padding.
+        skip: Batches to leave out at the start.
+    """
+
+    table: FeatureTable
+    numbers: Any
+    mask: Any
+    skip: int = 0
+
+    def dataset(self) -> Any:
+        """Return the batches as a tf.data.Dataset; the table is not copied."""
+        shape = [self.numbers.shape[1], self.table.features.shape[1]]
+
+        def gather(numbers: Any, mask: Any) -> tuple[Any, Any, Any]:
+            # A tensor that a tf.data function uses is copied with every iterator; this is not.
+            features = tf.numpy_function(self.table.features.__getitem__, [numbers], tf.float32)
+            return (
+                tf.ensure_shape(features, shape),
+                batch_labels(self.table.labels, numbers, mask),
+                mask,
+            )
+
+        rest = (self.numbers[self.skip :], self.mask[self.skip :])
+        return _prefetch(tf.data.Dataset.from_tensor_slices(rest).map(gather))
+
+
+def batch_labels(labels: Any, numbers: Any, mask: Any) -> Any:
+    """Return the labels of the rows of a batch, int64 [batch], 0 for padding."""
+    return tf.gather(labels, numbers) * tf.cast(mask, tf.int64)
+
+
 def feature_batches(
     table: FeatureTable, batch_size: int, *, seed: int | None = None, skip: int = 0
-) -> Any:
-    """Return every row of a table once, as a tf.data.Dataset; the table is not copied.
+) -> RowBatches:
+    """Return every row of a table once.
 
     Args:
         table: The rows.
@@ -218,23 +256,16 @@ def feature_batches(
         seed: Seed of the order; None keeps the rows in order.
         skip: Batches to leave out at the start.
     """
-    order = np.arange(len(table.labels))
+    order = np.arange(len(table.labels), dtype=np.int32)
     if seed is not None:
         np.random.default_rng(seed).shuffle(order)
-    order = order[skip * batch_size :]
     padding = [0, -len(order) % batch_size]
-    rows = np.pad(order, padding)
-    labels = np.pad(table.labels[order], padding)
-    mask = np.pad(np.ones(len(order), np.float32), padding)
-    shape = [batch_size, table.features.shape[1]]
-
-    def gather(rows: Any, labels: Any, mask: Any) -> tuple[Any, Any, Any]:
-        # A tensor that a tf.data function uses is copied with every iterator; this is not.
-        features = tf.numpy_function(table.features.__getitem__, [rows], tf.float32)
-        return tf.ensure_shape(features, shape), labels, mask
-
-    batches = tf.data.Dataset.from_tensor_slices((rows, labels, mask))
-    return _prefetch(batches.batch(batch_size, drop_remainder=True).map(gather))
+    return RowBatches(
+        table=table,
+        numbers=np.pad(order, padding).reshape(-1, batch_size),
+        mask=np.pad(np.ones(len(order), np.float32), padding).reshape(-1, batch_size),
+        skip=skip,
+    )
 
 
 def _batch(examples: Any, batch_size: int) -> Any:

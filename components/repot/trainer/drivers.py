@@ -4,7 +4,6 @@ A driver must do the same in every process that starts or resumes the same train
 follow from the settings, the data and the results of earlier phases only.
 """
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -184,7 +183,6 @@ def head_phase(
         seed = int(np.random.SeedSequence([settings.seed, epoch]).generate_state(1)[0])
         return feature_batches(features["train"], settings.batch_size, seed=seed, skip=skip)
 
-    @functools.cache  # building a dataset takes longer than reading a small one
     def validation_batches() -> Any:
         return feature_batches(features["validation"], settings.batch_size)
 

@@ -10,6 +10,7 @@ the other pictures in the batch, so it makes no difference which ones were store
 
 import hashlib
 import logging
+import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -397,7 +398,11 @@ def _new_table(num_rows: int, num_columns: int, scratch: Path) -> npt.NDArray[np
     """Return a float32 array in memory, or in a file if it is large for the memory."""
     size_bytes = 4 * num_rows * num_columns
     if size_bytes <= MAX_MEMORY_SHARE * find_memory_limit().size_bytes:
-        return np.zeros([num_rows, num_columns], np.float32)
+        # TensorFlow can use memory that begins with a page; NumPy's own does not.
+        memory = mmap.mmap(-1, max(size_bytes, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return np.frombuffer(memory, np.float32, num_rows * num_columns).reshape(
+            num_rows, num_columns
+        )
     # The file has no name, so it disappears with the array, however this process ends.
     with tempfile.TemporaryFile(dir=scratch) as file:
         try:

@@ -3,6 +3,10 @@
 `Model.fit` does not work under MultiWorkerMirroredStrategy (Keras issue 20585), so training uses a
 custom step.
 A batch is (inputs, labels, mask), see `repot.trainer.batches`.
+
+Features are read in another way than pictures: the compiled loop over steps gathers each batch from
+the table by itself, because a step of a head takes less time than to get a batch from tf.data. The
+batches are the same.
 """
 
 import contextlib
@@ -10,18 +14,24 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from repot.trainer.batches import ShareOfBatches
+from repot.trainer.batches import FeatureTable, RowBatches, ShareOfBatches, batch_labels
 from repot.trainer.optimizer import WeightAverage
 from repot.trainer.position import Sums
 from repot.trainer.strategy import FLOAT32, Computation
 
 LABEL_SMOOTHING = 0.1
 """Source: research/inception, inception_model.py:loss; counts the background among the classes."""
+
+MAX_DEVICE_TABLE_BYTES = 2**30
+"""Size up to which a table of features is copied to a GPU; it gets a larger one batch by batch."""
+
+_ALIGNMENT = 64
+"""Multiple that TensorFlow requires of the address of memory that it does not own."""
 
 Outputs = Callable[[Any, bool], tuple[Any, ...]]
 Loss = Callable[[tuple[Any, ...], Any], Any]
@@ -58,6 +68,62 @@ class CallResult:
     sums: list[Sums]
     is_stopping: bool
     waited_seconds: float
+
+
+class _Rows(NamedTuple):
+    """RowBatches as tensors.
+
+    Attributes:
+        features: float32 [num_rows, features].
+        labels: int64 [num_rows].
+        numbers, mask: As in RowBatches.
+    """
+
+    features: Any
+    labels: Any
+    numbers: Any
+    mask: Any
+
+    def batch(self, index: Any, is_on_host: bool) -> tuple[Any, Any, Any]:
+        """Return one batch, in a compiled function.
+
+        Args:
+            index: int32 [], number of the batch.
+            is_on_host: Whether the features are in the host's memory, which a GPU cannot read.
+        """
+        numbers, mask = self.numbers[index], self.mask[index]
+        with tf.device("CPU:0" if is_on_host else None):
+            features = tf.gather(self.features, numbers)
+        return features, batch_labels(self.labels, numbers, mask), mask
+
+
+class _RowIterator:
+    """An iterator over the batches of a table, of which several can be taken at once.
+
+    Args:
+        rows: The batches.
+        skip: Batches to leave out at the start.
+        is_on_host: See `_Rows.batch`.
+    """
+
+    def __init__(self, rows: _Rows, skip: int, *, is_on_host: bool) -> None:
+        self.rows, self.is_on_host = rows, is_on_host
+        self._next_batch = skip
+
+    def __iter__(self) -> "_RowIterator":
+        return self
+
+    def __next__(self) -> tuple[Any, Any, Any]:
+        first, end = self.take(1)
+        if first == end:
+            raise StopIteration
+        return self.rows.batch(first, self.is_on_host)
+
+    def take(self, num_batches: int | None = None) -> tuple[int, int]:
+        """Return the number of the next batch, and of the one after those that are taken."""
+        first, end = self._next_batch, len(self.rows.numbers)
+        self._next_batch = end if num_batches is None else min(first + num_batches, end)
+        return first, self._next_batch
 
 
 class StepRunner:
@@ -103,16 +169,25 @@ class StepRunner:
         self._computation = computation
         self._train_one = tf.function(self._take_step)
         self._train_several = tf.function(self._take_steps)
+        self._train_rows = tf.function(self._take_row_steps, autograph=False)
         # Of a step, XLA compiles all but the update, which communicates between replicas.
         self._gradients = tf.function(self._batch_gradients, jit_compile=computation.uses_xla)
         self._score = tf.function(lambda batch: self._sum_over_replicas(self._score_replica, batch))
+        self._score_rows = tf.function(self._score_all_rows, autograph=False)
         self._predict = tf.function(self._predict_all_replicas)
+        self._tables: list[tuple[FeatureTable, Any, Any, bool]] = []
 
     def distribute(self, batches: Any) -> Any:
-        """Return the batches of a tf.data.Dataset, or this worker's share, split over replicas.
+        """Return batches split over replicas, to iterate over.
 
-        They are copied to the devices before they are needed.
+        Args:
+            batches: A tf.data.Dataset, whose batches are copied to the devices before they are
+                needed, this worker's share, or RowBatches.
         """
+        if isinstance(batches, RowBatches):
+            if self._strategy.num_replicas_in_sync > 1:
+                return self.distribute(batches.dataset())
+            return self._iterate_rows(batches)
         if isinstance(batches, ShareOfBatches):
             return self._strategy.distribute_datasets_from_function(
                 lambda _context: batches.replica_batches
@@ -138,7 +213,17 @@ class StepRunner:
         """
         started = time.monotonic()
         try:
-            if num_steps == 1:
+            if isinstance(batches, _RowIterator):
+                waited_seconds = 0.0
+                first, end = batches.take(num_steps)
+                rows = self._train_rows(
+                    batches.rows,
+                    tf.constant(first),
+                    tf.constant(end - first),
+                    tf.constant(float(stop)),
+                    batches.is_on_host,
+                )
+            elif num_steps == 1:
                 batch = next(batches)
                 waited_seconds = time.monotonic() - started
                 rows = self._train_one(batch, tf.constant(float(stop)))[tf.newaxis]
@@ -157,12 +242,24 @@ class StepRunner:
         )
 
     def score(self, batches: Any) -> Sums:
-        """Return the Sums over all batches of a tf.data.Dataset."""
-        totals = [self._score(batch) for batch in self.distribute(batches)]
+        """Return the Sums over all batches, see `distribute`."""
+        distributed = self.distribute(batches)
+        if isinstance(distributed, _RowIterator):
+            first, end = distributed.take()
+            totals = [
+                self._score_rows(
+                    distributed.rows,
+                    tf.constant(first),
+                    tf.constant(end - first),
+                    distributed.is_on_host,
+                )
+            ]
+        else:
+            totals = [self._score(batch) for batch in distributed]
         return Sums(*(tf.add_n(totals).numpy().tolist() if totals else [0.0] * 3))
 
     def predict(self, batches: Any) -> tuple[Any, Any]:
-        """Return the classifier's logits for all examples of a tf.data.Dataset.
+        """Return the classifier's logits for all examples of batches, see `distribute`.
 
         All workers get the same arrays.
 
@@ -192,15 +289,47 @@ class StepRunner:
 
     def _take_steps(self, batches: Any, num_steps: Any, stop: Any) -> Any:
         """Return float32 [num_steps, 4], a row of `_take_step` for each step."""
+        return _stack_results(num_steps, 4, lambda _: self._take_step(next(batches), stop))
 
-        def take_step(index: Any, rows: Any) -> tuple[Any, Any]:
-            return index + 1, rows.write(index, self._take_step(next(batches), stop))
-
-        rows = tf.TensorArray(tf.float32, size=num_steps, element_shape=[4])
-        _, rows = tf.while_loop(
-            lambda index, _: index < num_steps, take_step, (0, rows), parallel_iterations=1
+    def _take_row_steps(
+        self, rows: _Rows, first: Any, num_steps: Any, stop: Any, is_on_host: bool
+    ) -> Any:
+        """Return what `_take_steps` does, for the batches of a table from `first` on."""
+        return _stack_results(
+            num_steps,
+            4,
+            lambda index: self._take_step(rows.batch(first + index, is_on_host), stop),
         )
-        return rows.stack()
+
+    def _score_all_rows(self, rows: _Rows, first: Any, num_batches: Any, is_on_host: bool) -> Any:
+        """Return float32 [3], the sums over batches of a table from `first` on."""
+        sums = _stack_results(
+            num_batches,
+            3,
+            lambda index: self._sum_over_replicas(
+                self._score_replica, rows.batch(first + index, is_on_host)
+            ),
+        )
+        return tf.reduce_sum(sums, axis=0)
+
+    def _iterate_rows(self, batches: RowBatches) -> _RowIterator:
+        features, labels, is_on_host = self._place(batches.table)
+        rows = _Rows(features, labels, tf.constant(batches.numbers), tf.constant(batches.mask))
+        return _RowIterator(rows, batches.skip, is_on_host=is_on_host)
+
+    def _place(self, table: FeatureTable) -> tuple[Any, Any, bool]:
+        """Return a table's features and labels as tensors, and whether a GPU cannot read them."""
+        for known, *placed in self._tables:
+            if known is table:
+                return tuple(placed)
+        features, labels = _share_memory(table.features), tf.constant(table.labels, tf.int64)
+        gpus = tf.config.list_logical_devices("GPU")
+        is_on_host = bool(gpus) and table.features.nbytes > MAX_DEVICE_TABLE_BYTES
+        if gpus and not is_on_host:
+            with tf.device(gpus[0].name):
+                features = tf.identity(features)
+        self._tables.append((table, features, labels, is_on_host))
+        return features, labels, is_on_host
 
     def _train_replica(self, inputs: Any, labels: Any, mask: Any, stop: Any) -> Any:
         """Return float32 [4]: the sums of the replica's examples, and 1 if its worker stops."""
@@ -275,6 +404,28 @@ class StepRunner:
             lambda inputs, labels, mask: (self._outputs(inputs, False)[0], labels, mask), args=batch
         )
         return [self._strategy.gather(part, axis=0) for part in parts]
+
+
+def _stack_results(num_results: Any, width: int, compute: Callable[[Any], Any]) -> Any:
+    """Return float32 [num_results, width]: what `compute` returns for 0, 1, ..., in this order."""
+
+    def compute_next(index: Any, results: Any) -> tuple[Any, Any]:
+        return index + 1, results.write(index, compute(index))
+
+    results = tf.TensorArray(tf.float32, size=num_results, element_shape=[width])
+    _, results = tf.while_loop(
+        lambda index, _: index < num_results, compute_next, (0, results), parallel_iterations=1
+    )
+    return results.stack()
+
+
+def _share_memory(array: Any) -> Any:
+    """Return a float32 array as a tensor on the host, without a copy if TensorFlow allows it."""
+    can_share = array.size and array.flags.c_contiguous and array.flags.writeable
+    if can_share and array.ctypes.data % _ALIGNMENT == 0:
+        return tf.experimental.dlpack.from_dlpack(array.__dlpack__())
+    with tf.device("CPU:0"):
+        return tf.constant(array, tf.float32)
 
 
 @contextlib.contextmanager

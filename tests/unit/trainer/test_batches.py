@@ -192,7 +192,7 @@ def test_last_feature_batch_is_padded() -> None:
         features=np.arange(10, dtype=np.float32).reshape(5, 2), labels=np.arange(1, 6)
     )
 
-    features, labels, mask = collect(feature_batches(table, 4))
+    features, labels, mask = collect(feature_batches(table, 4).dataset())
 
     assert labels.tolist() == [1, 2, 3, 4, 5, 0, 0, 0]
     assert mask.tolist() == [1, 1, 1, 1, 1, 0, 0, 0]
@@ -205,7 +205,7 @@ def test_shuffled_features_stay_with_their_labels(num_examples: int) -> None:
         features=np.arange(num_examples, dtype=np.float32)[:, None], labels=np.arange(num_examples)
     )
 
-    features, labels, mask = collect(feature_batches(table, 4, seed=1))
+    features, labels, mask = collect(feature_batches(table, 4, seed=1).dataset())
 
     np.testing.assert_array_equal(features[mask > 0][:, 0], labels[mask > 0])
     assert sorted(labels[mask > 0]) == list(range(num_examples))
@@ -213,7 +213,7 @@ def test_shuffled_features_stay_with_their_labels(num_examples: int) -> None:
 
 def test_features_are_not_copied() -> None:
     table = FeatureTable(features=np.zeros([3, 2], np.float32), labels=np.arange(1, 4))
-    batches = feature_batches(table, 2, seed=3)
+    batches = feature_batches(table, 2, seed=3).dataset()
 
     table.features[:] = [[1, 1], [2, 2], [3, 3]]  # after the dataset was built
 
@@ -225,6 +225,6 @@ def test_features_are_not_copied() -> None:
 def test_skipped_feature_batches_leave_the_other_batches_unchanged(skip: int) -> None:
     table = FeatureTable(features=np.arange(5, dtype=np.float32)[:, None], labels=np.arange(5))
 
-    assert_rest(
-        feature_batches(table, 4, seed=1), feature_batches(table, 4, seed=1, skip=skip), skip
-    )
+    whole, rest = (feature_batches(table, 4, seed=1, skip=number) for number in (0, skip))
+
+    assert_rest(whole.dataset(), rest.dataset(), skip)

@@ -16,7 +16,7 @@ from repot.manifest import SPLITS, read_manifest
 from repot.memory import MemoryLimit
 from repot.preprocessing import central_crop, decode_jpeg, view_picture
 from repot.records import Value, decode_example, encode_example, frame_record, read_records
-from repot.trainer import features
+from repot.trainer import features, step
 from repot.trainer.batches import FeatureTable, Pictures
 from repot.trainer.features import CENTRAL, FeatureReader, PictureView
 from tests.shard_files import examples_of
@@ -326,6 +326,22 @@ def test_large_table_is_mapped_to_a_file_that_has_no_name(
     assert not isinstance(expected.features, np.memmap)
     assert_equal(table, expected)
     assert [path.name for path in tmp_path.iterdir()] == ["features"]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_training_steps_use_the_memory_of_a_table(
+    in_memory: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "MAX_MEMORY_SHARE", float(in_memory))
+    table = features._new_table(3, 5, tmp_path)
+    other = np.zeros([4, 5], np.float32).ravel()[5:].reshape(3, 5)  # not where a page begins
+
+    shared, copied = step._share_memory(table), step._share_memory(other)
+    table[1, 2] = other[1, 2] = 7
+
+    assert isinstance(table, np.memmap) != in_memory
+    assert shared.numpy().tolist() == table.tolist()
+    assert not copied.numpy().any()
 
 
 def test_full_disk_is_an_error_that_says_what_to_do(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from repot.trainer.batches import FeatureTable, feature_batches
 from repot.trainer.position import Sums
 from repot.trainer.step import (
     LABEL_SMOOTHING,
@@ -155,6 +156,40 @@ def test_results_do_not_depend_on_the_number_of_steps_per_call(calls: tuple[int,
     assert found == expected
     for weight, other in zip(alone_model.weights, model.weights, strict=True):
         np.testing.assert_array_equal(other.numpy(), weight.numpy())
+
+
+@pytest.mark.parametrize(("calls", "skip"), [((4,), 0), ((1, 3), 0), ((1, 1, 1), 1), ((2,), 2)])
+def test_batches_gathered_from_a_table_give_the_steps_of_a_tf_data_dataset(
+    calls: tuple[int, ...], skip: int
+) -> None:
+    features = np.random.default_rng(2).normal(size=(11, WIDTH)).astype(np.float32)
+    table = FeatureTable(features=features, labels=np.arange(11) % 3 + 1)
+    batches = feature_batches(table, 3, seed=1, skip=skip)  # 4 batches, the last with padding
+    plain, plain_model = make_runner()
+    runner, model = make_runner()
+
+    expected = [train_step(plain, batches.dataset().skip(i).take(1))[0] for i in range(4 - skip)]
+    iterator = iter(runner.distribute(batches))
+    found = [
+        sums
+        for num_steps in calls
+        for sums in runner.train_steps(iterator, num_steps, stop=False).sums
+    ]
+
+    assert found == expected
+    for weight, other in zip(plain_model.weights, model.weights, strict=True):
+        np.testing.assert_array_equal(other.numpy(), weight.numpy())
+    totals = [dataclasses.astuple(runner.score(each)) for each in (batches, batches.dataset())]
+    np.testing.assert_allclose(totals[0], totals[1], rtol=1e-6)
+    logits, labels = runner.predict(batches)
+    np.testing.assert_array_equal(logits, runner.predict(batches.dataset())[0])
+    assert len(labels) == 11 - 3 * skip
+
+
+def test_empty_table_has_no_score() -> None:
+    table = FeatureTable(features=np.zeros([0, WIDTH], np.float32), labels=np.zeros(0, np.int64))
+
+    assert make_runner()[0].score(feature_batches(table, 3)) == Sums(0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("num_steps", [1, 2])
