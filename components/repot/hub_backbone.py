@@ -12,7 +12,6 @@ TensorFlow nor h5py.
 
 import json
 import types
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,20 +197,6 @@ def build_hub_backbone(
         pool = "GlobalAveragePooling1D" if len(outputs.shape) == 3 else "GlobalAveragePooling2D"
         outputs = getattr(keras.layers, pool)(name="features")(outputs)
     return keras.Model(pictures, outputs, name=f"{backbone}_features")
-
-
-def register_layers(model_path: Path) -> None:
-    """Import KerasHub if a .keras file has layers of it, so that Keras knows them.
-
-    Raises:
-        UsageError: They are needed and KerasHub is not installed.
-    """
-    if not zipfile.is_zipfile(model_path):
-        return
-    with zipfile.ZipFile(model_path) as archive:
-        config = archive.read("config.json") if "config.json" in archive.namelist() else b""
-    if b'"keras_hub' in config:
-        import_keras_hub("of this model")
 
 
 def save_architecture(weights_path: Path, architecture: HubArchitecture) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from repot import quiet_tensorflow, storage
 from repot.errors import ModelError, printable
-from repot.hub_backbone import register_layers
+from repot.keras_model import load_keras_model
 from repot.layout import (
     CHAMPION_NAME,
     KERAS_NAME,
@@ -123,21 +123,15 @@ def load_model(model_uri: str) -> Model:
     """Load the image classifier of a model folder, see `find_model`.
 
     Raises:
-        ModelError: model.keras cannot be loaded, or does not match labels.txt or model_spec.json.
+        ModelError: model.keras cannot be loaded, has a layer that no published model has, or does
+            not match labels.txt or model_spec.json.
     """
     quiet_tensorflow.import_tensorflow()
-    import keras
     import tensorflow as tf
 
     labels, uri = read_labels(model_uri), storage.join(model_uri, KERAS_NAME)
-    try:
-        with storage.as_local_file(uri) as path:
-            register_layers(path)
-            network = keras.models.load_model(path, compile=False)
-    except (ValueError, TypeError, OSError) as err:
-        raise ModelError(
-            f"{uri} must be a Keras model; loading failed: {err}. Train again."
-        ) from err
+    with storage.as_local_file(uri) as path:
+        network = load_keras_model(path, uri=uri)
     num_outputs = network.output_shape[-1]
     if num_outputs != len(labels):
         raise ModelError(

@@ -12,13 +12,13 @@ from repot.backbone_weights import load_weights
 from repot.checkpoint_fetcher.fetch import convert_to_folder, fetch_checkpoint
 from repot.classifier import build_classifier, export_saved_model, published_model
 from repot.errors import CheckpointError, UsageError
-from repot.hub_backbone import load_architecture, register_layers
+from repot.hub_backbone import load_architecture
+from repot.keras_model import load_keras_model
 from repot.layout import WEIGHTS_NAME
 from repot.zoo import BACKBONES, build_backbone
 
 hub = pytest.importorskip("keras_hub", reason="make venv EXTRAS=hub")
 
-import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 
 SCALE, OFFSET = [1 / 58.4, 1 / 57.1, 1 / 57.4], [-2.1, -2.0, -1.8]
@@ -158,8 +158,7 @@ def test_preset_becomes_a_model_with_the_features_of_keras_hub(
     assert probabilities.shape == (1, 3)
     assert np.isfinite(probabilities).all()
     model.save(tmp_path / "model.keras")
-    register_layers(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    loaded = load_keras_model(tmp_path / "model.keras", uri="model.keras")
     np.testing.assert_allclose(loaded(other, training=False), probabilities, atol=1e-6)
 
 

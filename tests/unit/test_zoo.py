@@ -9,6 +9,7 @@ import pytest
 from repot import zoo
 from repot.checkpoints import resolve_source
 from repot.errors import UsageError
+from repot.keras_model import check_classes
 from repot.zoo import BACKBONES
 
 # Published length of each backbone's feature vector.
@@ -40,6 +41,8 @@ def test_backbone_returns_features_at_its_smallest_image_size(name: str) -> None
     (millions,) = re.findall(r", ([\d.]+) M parameters", BACKBONES[name].summary)
     decimals = 1 if "." in millions else 0
     assert f"{model.count_params() / 1e6:.{decimals}f}" == millions
+    # A published model of this network can be loaded.
+    check_classes(keras.saving.serialize_keras_object(model), uri="model.keras")
 
 
 @pytest.mark.parametrize("name", [name for name in BACKBONES if BACKBONES[name].imagenet_path])
