@@ -27,7 +27,7 @@ LOCK = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo serving-skew quality decoder-sandbox feature-memory sample-run data-checks inception-2016 mobilenet manifest-speed streaming test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
+.PHONY: help venv install demo serving-skew quality decoder-sandbox feature-memory sample-run data-checks inception-2016 mobilenet manifest-speed streaming gate-years test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ data-checks: $(STAMP) ## measure what the checks of a dataset cost, and what the
 
 manifest-speed: $(STAMP) ## measure how long it takes to validate a manifest of 100,000 pictures
 	$(BIN)/python benchmarks/manifest.py
+
+gate-years: $(STAMP) ## simulate 10,000 years of nightly retraining under several rules of the gate
+	$(BIN)/python benchmarks/gate.py
 
 streaming: $(STAMP) ## measure what a training downloads before its first step, from a slow object store
 	$(BIN)/python benchmarks/streaming.py
