@@ -5,7 +5,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from repot.json_record import JsonRecord
-from repot.metrics import CalibrationBin, Interval
+from repot.metrics import (
+    CalibrationBin,
+    Interval,
+    LabelScore,
+    macro_f1_interval,
+    macro_recall_interval,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +58,8 @@ class SplitScores(JsonRecord):
     loss: float | None
     calibration_error: float
     excluded: dict[str, int] = field(default_factory=dict)
+    macro_recall_interval: Interval | None = None
+    macro_f1_interval: Interval | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,7 +121,20 @@ class EvaluationRecord(JsonRecord):
             loss=self.loss,
             calibration_error=self.calibration.error,
             excluded=self.excluded,
+            macro_recall_interval=macro_recall_interval(self._label_scores),
+            macro_f1_interval=macro_f1_interval(self._label_scores),
         )
+
+    @property
+    def _label_scores(self) -> list[LabelScore]:
+        return [
+            LabelScore(
+                num_examples=each.num_examples,
+                num_predicted=each.num_predicted,
+                num_correct=each.num_correct,
+            )
+            for each in self.per_class
+        ]
 
     @property
     def macro_recall(self) -> float:

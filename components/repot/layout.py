@@ -20,6 +20,7 @@
                                    for KServe serving/1/ and inference_service.yaml (last of the
                                    two)
       models/<name>/champion.json  the version in production
+      models/<name>/comparisons.json   the gate's comparisons, see repot.evaluator.comparison_log
       notifications/<run id>/      one file per event that was sent, see repot.notification
 
 A folder is complete once the file marked "last" exists; without it, the folder does not count.
@@ -83,6 +84,7 @@ MODEL_CARD_NAME = "model_card.md"
 MODEL_RECORD_NAME = "model.json"
 TRAINED_ON_NAME = "trained_on.bin"
 CHAMPION_NAME = "champion.json"
+COMPARISONS_NAME = "comparisons.json"
 SERVING_FOLDER = "serving"
 INFERENCE_SERVICE_NAME = "inference_service.yaml"
 
@@ -156,6 +158,11 @@ def model_uri(storage_uri: str, model_name: str, version: str) -> str:
 def champion_uri(storage_uri: str, model_name: str) -> str:
     """Return the pointer to the version in production."""
     return _under(storage_uri, "models", model_name, CHAMPION_NAME)
+
+
+def comparisons_uri(storage_uri: str, model_name: str) -> str:
+    """Return the file of all comparisons of a model."""
+    return _under(storage_uri, "models", model_name, COMPARISONS_NAME)
 
 
 def notification_uri(storage_uri: str, run_id: str, event: str) -> str:

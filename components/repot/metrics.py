@@ -5,6 +5,7 @@ Throughout, `probabilities` is float [num_examples, num_labels] without the back
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import NamedTuple
@@ -134,6 +135,46 @@ def label_scores(confusion: NDArray[np.int64]) -> list[LabelScore]:
         LabelScore(num_examples=int(row), num_predicted=int(column), num_correct=int(correct))
         for row, column, correct in zip(rows, columns, diagonal, strict=True)
     ]
+
+
+def macro_recall_interval(scores: Sequence[LabelScore]) -> Interval:
+    """Return the 95 % interval of the mean recall of the labels that have examples.
+
+    Source: Zou and Donner, "Construction of confidence limits about effect measures: a general
+    approach", Statistics in Medicine 27 (2008): the limits of a sum from those of its parts, here
+    Wilson intervals, which stay valid for labels with few examples.
+    """
+    return _mean_interval([(each.num_correct, each.num_examples) for each in scores], lambda p: p)
+
+
+def macro_f1_interval(scores: Sequence[LabelScore]) -> Interval:
+    """Return the 95 % interval of the mean F1 of the labels that are true or predicted.
+
+    F1 is 2 J / (1 + J), J the share of the examples that are correct of those that have the label
+    or are predicted to have it; the intervals of J are combined as in `macro_recall_interval`.
+    """
+    counts = [
+        (each.num_correct, each.num_examples + each.num_predicted - each.num_correct)
+        for each in scores
+    ]
+    return _mean_interval(counts, lambda share: 2 * share / (1 + share))
+
+
+def _mean_interval(
+    counts: Sequence[tuple[int, int]], transform: Callable[[float], float]
+) -> Interval:
+    """Return the interval of the mean of increasing functions of proportions."""
+    below, above, total, size = 0.0, 0.0, 0.0, 0
+    for successes, n in counts:
+        if n:
+            low, high = map(transform, wilson_interval(successes, n))
+            value = transform(successes / n)
+            below, above = below + (value - low) ** 2, above + (high - value) ** 2
+            total, size = total + value, size + 1
+    if not size:
+        return 0.0, 1.0
+    mean = total / size
+    return max(0.0, mean - math.sqrt(below) / size), min(1.0, mean + math.sqrt(above) / size)
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:

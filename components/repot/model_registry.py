@@ -62,6 +62,7 @@ class ChampionChange(JsonRecord):
         time: When, in UTC, e.g. 2026-11-27T14:05:00Z.
         run_id: Id of the pipeline run that promoted it; "" for a rollback.
         verdict: Name of the gate's verdict.json under the storage URI; "" for a rollback.
+        reason: Why a person promoted it whatever the gate found; "" if the gate decided.
     """
 
     version: str
@@ -69,6 +70,7 @@ class ChampionChange(JsonRecord):
     time: str
     run_id: str = ""
     verdict: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -283,9 +283,7 @@ def finetune(
     judged = {
         "dataset_id": planned.outputs["dataset_id"],
         "model_name": model_name,
-        "min_precision": min_precision,
-        "allow_label_removal": planned.outputs["allow_label_removal"],
-        "gate_split": planned.outputs["gate_split"],
+        "settings": planned.outputs["gate_settings"],
         "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         "storage_uri": used_storage_uri,
     }

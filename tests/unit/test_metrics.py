@@ -167,3 +167,33 @@ def test_calibration_error_is_weighted_by_examples() -> None:
 
     # 3/4 * |2/3 - 0.6| + 1/4 * |0 - 0.9|
     assert metrics.calibration_error(bins) == pytest.approx(0.05 + 0.225)
+
+
+def test_interval_of_macro_scores_combines_those_of_the_labels() -> None:
+    one = [metrics.LabelScore(num_examples=50, num_predicted=45, num_correct=40)]
+    assert metrics.macro_recall_interval(one) == pytest.approx(metrics.wilson_interval(40, 50))
+    low, high = metrics.wilson_interval(40, 55)
+    expected = (2 * low / (1 + low), 2 * high / (1 + high))
+    assert metrics.macro_f1_interval(one) == pytest.approx(expected)
+
+    # Four labels alike: the same mean, and half of the width.
+    four_low, four_high = metrics.macro_recall_interval(one * 4)
+    low, high = metrics.wilson_interval(40, 50)
+    assert 0.8 - four_low == pytest.approx((0.8 - low) / 2)
+    assert four_high - 0.8 == pytest.approx((high - 0.8) / 2)
+    empty = metrics.LabelScore(num_examples=0, num_predicted=0, num_correct=0)
+    assert metrics.macro_recall_interval([*one, empty]) == metrics.macro_recall_interval(one)
+
+
+def test_interval_of_macro_recall_contains_the_true_value_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    recalls, sizes = np.array([0.95, 0.8, 0.6, 0.3]), np.array([100, 30, 15, 8])
+    covered = 0
+    for correct in rng.binomial(sizes, recalls, size=(1000, 4)):
+        scores = [
+            metrics.LabelScore(num_examples=int(n), num_predicted=int(n), num_correct=int(k))
+            for n, k in zip(sizes, correct, strict=True)
+        ]
+        low, high = metrics.macro_recall_interval(scores)
+        covered += low <= recalls.mean() <= high
+    assert 0.93 <= covered / 1000 <= 0.98

@@ -15,7 +15,7 @@ from repot.evaluator.kubeflow_registry import register_version
 from repot.evaluator.mlflow_tracking import track_run
 from repot.evaluator.report.data import ReportData
 from repot.evaluator.summary import RunResult
-from repot.evaluator.verdict import Decision, Verdict
+from repot.evaluator.verdict import IN_PRODUCTION, Decision, Verdict
 from repot.json_record import read_record
 from repot.layout import EVALUATION_FOLDER, REPORT_DATA_NAME, REPORT_NAME
 from repot.notification import Notification, notify
@@ -24,6 +24,7 @@ from repot.settings.integrations import Event, IntegrationSettings, variable_nam
 _EVENTS: dict[Decision, Event] = {
     "promote": "promoted",
     "reject": "rejected",
+    "undecided": "undecided",
     "unchanged": "unchanged",
 }
 _REQUIRED_VARIABLE = variable_name("integrations_required")
@@ -65,7 +66,7 @@ def report_outcome(storage_uri: str, verdict_name: str) -> None:
         return
     failures = []
     # Also for a version that is the champion already: an earlier attempt may have failed.
-    is_champion = verdict.decision != "reject"
+    is_champion = verdict.decision in IN_PRODUCTION
     if is_champion and settings.kserve_manifest:
         failures += _attempt(
             "The manifest for KServe was not written",

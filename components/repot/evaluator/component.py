@@ -10,9 +10,7 @@ def evaluate(
     dataset_id: str,
     training_id: str,
     model_name: str,
-    min_precision: float,
-    allow_label_removal: bool,
-    gate_split: str,
+    settings: str,
     run_id: str,
     storage_uri: str,
     metrics: dsl.Output[dsl.Metrics],
@@ -26,7 +24,7 @@ def evaluate(
     between the pods of a pipeline.
 
     Returns:
-        The gate's decision: `promote`, `reject` or `unchanged`.
+        The gate's decision: `promote`, `reject`, `undecided` or `unchanged`.
     """
     from pathlib import Path
 
@@ -37,6 +35,7 @@ def evaluate(
     from repot.evaluator.summary import comparable_metrics
     from repot.model_registry import utc_time
     from repot.notification import notify_failure
+    from repot.settings import GateSettings
 
     with progress.task("evaluate"), notify_failure("evaluate", storage_uri):
         run = evaluate_run(
@@ -51,9 +50,7 @@ def evaluate(
             dataset_id=dataset_id,
             training_id=training_id,
             model_name=model_name,
-            min_precision=min_precision,
-            allow_label_removal=allow_label_removal,
-            gate_split=gate_split,
+            settings=GateSettings.from_text(settings),
             run_id=run_id,
             decided_at=utc_time(),
         )

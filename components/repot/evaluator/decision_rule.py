@@ -129,19 +129,13 @@ class RuleResult:
     num_needed: int | None
 
 
-def decide_comparison(
-    counts: PairedCounts,
-    *,
-    num_earlier: int = 0,
-    comparisons_per_year: int = COMPARISONS_PER_YEAR,
-) -> RuleResult:
+def decide_comparison(counts: PairedCounts, alpha: float) -> RuleResult:
     """Decide whether a challenger is better than the champion.
 
     Args:
         counts: The comparison, on pictures that neither was trained on.
-        num_earlier, comparisons_per_year: See `next_alpha`.
+        alpha: The level of the comparison, see `next_alpha`.
     """
-    alpha = next_alpha(num_earlier, comparisons_per_year)
     p_value = p_not_worse(counts)
     # Two-sided, so twice the one-sided level.
     p_equal = mcnemar_p(counts.only_champion, counts.only_challenger)
@@ -182,7 +176,7 @@ def p_not_worse(counts: PairedCounts, margin: float = MARGIN) -> float:
     if counts.only_challenger <= counts.only_champion:
         return 1.0
     statistic = float(
-        _binomial_tail(observed, _share(_estimate(observed, n), margin))[counts.only_challenger]
+        binomial_tail(observed, _share(_estimate(observed, n), margin))[counts.only_challenger]
     )
     low, high = _discordance_interval(observed, n)
     low, high = max(low, margin), max(high, margin)
@@ -287,7 +281,7 @@ def _share(discordance: float, margin: float) -> float:
 
 def _threshold(d: int, n: int, margin: float, statistic: float) -> int:
     """Return the fewest of d discordant pictures that are as extreme as the statistic."""
-    tail = _binomial_tail(d, _share(_estimate(d, n), margin))
+    tail = binomial_tail(d, _share(_estimate(d, n), margin))
     extreme = np.flatnonzero(tail <= statistic * (1 + 1e-9))
     smallest = int(extreme[0]) if len(extreme) else d + 1
     return max(smallest, d // 2 + 1)
@@ -303,7 +297,7 @@ def _rejection_probability(
     for d, weight in zip(range(low, high + 1), weights, strict=True):
         threshold = thresholds[d - first]
         if threshold <= d:
-            probability += float(weight) * float(_binomial_tail(d, share)[threshold])
+            probability += float(weight) * float(binomial_tail(d, share)[threshold])
     return probability
 
 
@@ -316,10 +310,10 @@ def _discordance_interval(num_discordant: int, n: int) -> Interval:
 
     def is_below(p: float) -> bool:
         # P(X >= num_discordant) is small: p is below the interval.
-        return float(_binomial_tail(n, p)[num_discordant]) < _MISS / 2
+        return float(binomial_tail(n, p)[num_discordant]) < _MISS / 2
 
     def is_above(p: float) -> bool:
-        tail = _binomial_tail(n, 1 - p)  # of the number of concordant pictures
+        tail = binomial_tail(n, 1 - p)  # of the number of concordant pictures
         return float(tail[n - num_discordant]) < _MISS / 2
 
     low = _bisect(is_below) if num_discordant else 0.0
@@ -349,7 +343,7 @@ def _binomial_range(n: int, p: float) -> tuple[int, int]:
     return max(0, math.floor(n * p - spread)), min(n, math.ceil(n * p + spread))
 
 
-def _binomial_tail(n: int, p: float) -> FloatArray:
+def binomial_tail(n: int, p: float) -> FloatArray:
     """Return P(X >= k) for k = 0 .. n + 1, X binomial."""
     return _cached_tail(n, p) if n <= _CACHED_TAIL else _compute_tail(n, p)
 
@@ -370,7 +364,7 @@ def _binomial_pmf(n: int, p: float, first: int, last: int) -> FloatArray:
     """Return P(X = k) for k = first .. last."""
     k = np.arange(first, last + 1)
     if p <= 0 or p >= 1:
-        return (k == (n if p >= 1 else 0)).astype(np.float64)
+        return np.asarray(k == (n if p >= 1 else 0), np.float64)
     factorials = _log_factorials(n)
     return np.asarray(
         np.exp(

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from repot import layout, quiet_tensorflow, storage
 from repot.data_checks import read_checks, score_warnings
 from repot.errors import AlreadyExistsError, DataError, ModelError
-from repot.evaluator.comparison import judge
+from repot.evaluator.comparison import check_same_pictures, compare_outcomes, judge
+from repot.evaluator.comparison_log import pictures_id, record_comparison
+from repot.evaluator.decision_rule import PairedCounts
 from repot.evaluator.outcomes import Outcome, read_outcomes, write_outcomes
 from repot.evaluator.report.data import ReportData
 from repot.evaluator.report.page import render_report
@@ -33,6 +35,7 @@ from repot.layout import (
 from repot.manifest import read_manifest
 from repot.model_registry import Champion, ChampionChange, read_champion
 from repot.predictor import read_labels
+from repot.settings import GateSettings
 
 _log = logging.getLogger(__name__)
 
@@ -59,9 +62,7 @@ def decide_and_promote(
     dataset_id: str,
     training_id: str,
     model_name: str,
-    min_precision: float,
-    allow_label_removal: bool,
-    gate_split: str,
+    settings: GateSettings,
     run_id: str,
     decided_at: str,
 ) -> GateReport:
@@ -72,7 +73,7 @@ def decide_and_promote(
 
     Args:
         storage_uri, dataset_id, training_id, model_name: See `decide`.
-        min_precision, allow_label_removal, gate_split, decided_at: See `decide`.
+        settings, decided_at: See `decide`.
         run_id: The pipeline run, see `repot.model_registry.ChampionChange`.
 
     Raises:
@@ -88,9 +89,7 @@ def decide_and_promote(
         dataset_id=dataset_id,
         training_id=training_id,
         model_name=model_name,
-        min_precision=min_precision,
-        allow_label_removal=allow_label_removal,
-        gate_split=gate_split,
+        settings=settings,
         decided_at=decided_at,
     )
     if report.verdict.decision == "promote":
@@ -100,6 +99,7 @@ def decide_and_promote(
             time=decided_at,
             run_id=run_id,
             verdict=report.verdict_name,
+            reason=report.verdict.forced,
         )
         promote(storage_uri, model_name, change, expected_champion=report.verdict.champion_version)
     return report
@@ -111,27 +111,24 @@ def decide(
     dataset_id: str,
     training_id: str,
     model_name: str,
-    min_precision: float,
-    allow_label_removal: bool,
-    gate_split: str,
+    settings: GateSettings,
     decided_at: str,
 ) -> GateReport:
     """Decide whether an evaluated, published version replaces the champion.
 
-    The version is promoted if its precision@1 reaches the threshold and it gets at least as many
-    pictures right as the champion, of those that neither was trained on. The champion is scored on
-    the same pictures, with labels matched by name; its predictions are stored, so repeating the
-    comparison is free, and TensorFlow is imported only to compute them. A version that was rolled
-    back is rejected, and so is one without a label that the champion has.
+    The version is promoted if it is better than the champion by `repot.evaluator.decision_rule`, on
+    the pictures that neither was trained on, and passes the checks of `repot.evaluator.floors`. The
+    champion is scored on the same pictures, with labels matched by name; its predictions are
+    stored, so repeating the comparison is free, and TensorFlow is imported only to compute them.
+    The comparison is recorded before it is decided, see `repot.evaluator.comparison_log`. A version
+    that was rolled back is rejected, and so is one without a label that the champion has.
 
     Args:
         storage_uri: Root of all stored files.
         dataset_id: The version's dataset.
         training_id: The version.
         model_name: The model whose champion the version is compared with.
-        min_precision: Threshold on precision@1, inclusive.
-        allow_label_removal: Whether the version may lack labels of the champion.
-        gate_split: The split that decides, "validation" or "test".
+        settings: See `repot.evaluator.comparison.judge`.
         decided_at: The time, see `Verdict`.
 
     Raises:
@@ -143,6 +140,7 @@ def decide(
     champion = _find_champion(storage_uri, model_name)
     champion_version = champion.version if champion else NO_CHAMPION
     gate_uri = layout.gate_uri(storage_uri, training_id, champion_version)
+    gate_split = settings.gate_split
     split_uri = layout.split_folder(evaluation_uri, gate_split)
     challenger_outcomes = read_outcomes(storage.join(split_uri, PREDICTIONS_NAME))
     champion_outcomes: list[Outcome] | None = None
@@ -164,6 +162,25 @@ def decide(
         unknown_labels = _unknown_labels(challenger_outcomes, champion_labels)
         labels = read_labels(storage.join(run_uri, MODEL_FOLDER))
         removed_labels = [label for label in champion_labels if label not in labels]
+    entry, pairings = None, []
+    if champion_outcomes is not None and unseen is not None:
+        check_same_pictures(champion_outcomes, challenger_outcomes)
+        compared = unseen.select(challenger_outcomes)
+        comparison = compare_outcomes(unseen.select(champion_outcomes), compared)
+        entry, log = record_comparison(
+            storage_uri,
+            model_name,
+            champion=champion_version,
+            challenger=training_id,
+            pictures_id=pictures_id(compared),
+            counts=PairedCounts(
+                only_champion=comparison.only_champion,
+                only_challenger=comparison.only_challenger,
+                num_compared=len(compared),
+            ),
+            comparisons_per_year=settings.comparisons_per_year,
+        )
+        pairings = log.pairings(up_to=entry.number)
     manifest = read_manifest(dataset_uri)
     verdict = judge(
         challenger_outcomes,
@@ -171,18 +188,18 @@ def decide(
         model_name=model_name,
         version=training_id,
         champion_version=champion_version,
-        min_precision=min_precision,
+        settings=settings,
         decided_at=decided_at,
-        subset=gate_split,
+        entry=entry,
+        pairings=pairings,
         unseen=unseen,
         unknown_labels=unknown_labels,
         removed_labels=removed_labels,
-        allow_label_removal=allow_label_removal,
         empty_label_folders=manifest.empty_label_folders,
         data_warnings=score_warnings(manifest, read_checks(dataset_uri)),
         was_rolled_back=champion is not None and training_id in champion.rolled_back,
     )
-    _log.info("%s: %s", verdict.headline, " ".join(verdict.reasons))
+    _log.info("%s %s", verdict.headline, " ".join(verdict.reasons))
     name = layout.verdict_name(training_id, champion_version, verdict.verdict_id)
     verdict = _keep_verdict(storage.join(storage_uri, name), verdict)
     data = read_record(storage.join(evaluation_uri, REPORT_DATA_NAME), ReportData)

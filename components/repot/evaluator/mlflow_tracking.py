@@ -21,7 +21,7 @@ from repot import storage
 from repot.cluster_names import name_sources
 from repot.errors import RepotError, UsageError, advise, innermost_reason
 from repot.evaluator.summary import RunResult, comparable_metrics
-from repot.evaluator.verdict import Verdict
+from repot.evaluator.verdict import IN_PRODUCTION, Verdict
 from repot.extras import install_command
 from repot.layout import METRICS_NAME, MODEL_CARD_NAME, MODEL_FOLDER, REPORT_NAME, VERDICT_NAME
 from repot.masking import mask, read_secrets, secret_parts
@@ -74,7 +74,7 @@ def track_run(result: RunResult, settings: IntegrationSettings) -> str:
         if run.data.tags.get(COMPLETE_TAG) != "true":
             _log_training(client, run_id, result, settings)
         _log_verdict(client, run_id, result)
-        if result.verdict.decision != "reject":
+        if result.verdict.decision in IN_PRODUCTION:
             _move_champion(client, experiment_id, run_id, result.verdict)
         client.set_terminated(run_id)
     _log.info("MLflow: experiment %r, run %s", name, run_id)

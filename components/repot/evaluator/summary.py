@@ -100,7 +100,9 @@ def comparable_metrics(evaluation: EvaluationRecord, verdict: Verdict) -> dict[s
         "precision_at_1_high": high,
         f"recall_at_{evaluation.recall_k}": evaluation.recall_at_5,
         "macro_recall": evaluation.macro_recall,
+        **_bounds("macro_recall", evaluation.scores.macro_recall_interval),
         "macro_f1": evaluation.macro_f1,
+        **_bounds("macro_f1", evaluation.scores.macro_f1_interval),
         "num_examples": evaluation.num_examples,
     }
     if evaluation.test is not None:
@@ -116,10 +118,23 @@ def comparable_metrics(evaluation: EvaluationRecord, verdict: Verdict) -> dict[s
         metrics["difference_to_champion"] = verdict.comparison.difference
         metrics["difference_to_champion_low"] = low
         metrics["difference_to_champion_high"] = high
+        rule = verdict.comparison.rule
+        if rule is not None:
+            metrics["gate_p_value"] = rule.p_value
+            metrics["gate_level"] = rule.alpha
+            if rule.num_needed is not None:
+                metrics["num_pictures_needed"] = rule.num_needed
+    if verdict.challenger.expected_precision is not None:
+        metrics["expected_precision_at_1"] = verdict.challenger.expected_precision
     if verdict.compared is not None:
         metrics["num_compared"] = verdict.compared.num_compared
         metrics["num_left_out"] = verdict.compared.num_left_out
     return metrics
+
+
+def _bounds(name: str, interval: metrics.Interval | None) -> dict[str, float]:
+    low, high = interval or (0.0, 1.0)
+    return {f"{name}_low": low, f"{name}_high": high}
 
 
 def _test_metrics(test: SplitScores) -> dict[str, float]:

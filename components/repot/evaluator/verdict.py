@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from repot.errors import EXIT_GATE_REJECTED
+from repot.evaluator.decision_rule import Ruling
+from repot.evaluator.floors import ChanceCheck, LabelCount
 from repot.json_record import JsonRecord
 from repot.layout import content_id
 from repot.metrics import Interval
 
-Decision = Literal["promote", "reject", "unchanged"]
+Decision = Literal["promote", "reject", "undecided", "unchanged"]
 NO_CHAMPION = "none"
 IN_PRODUCTION: tuple[Decision, ...] = ("promote", "unchanged")
 """Decisions after which the version is in production."""
@@ -16,17 +18,32 @@ IN_PRODUCTION: tuple[Decision, ...] = ("promote", "unchanged")
 _TITLES: dict[Decision, str] = {
     "promote": "Promoted",
     "reject": "Not promoted",
+    "undecided": "Undecided",
     "unchanged": "Unchanged",
 }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score(JsonRecord):
-    """precision@1 of one version, with its 95 % interval."""
+    """The scores of one version, with their 95 % intervals.
+
+    Attributes:
+        precision_at_1, interval, num_examples: Over all pictures.
+        macro_recall, macro_f1: Averages over labels, in which every label counts alike; None in a
+            verdict of an earlier version of repot.
+        macro_recall_interval, macro_f1_interval: Their intervals.
+        expected_precision: precision@1 corrected for selection, see
+            `repot.evaluator.decision_rule.correct_selection`; None if nothing was compared.
+    """
 
     precision_at_1: float
     interval: Interval
     num_examples: int
+    macro_recall: float | None = None
+    macro_recall_interval: Interval | None = None
+    macro_f1: float | None = None
+    macro_f1_interval: Interval | None = None
+    expected_precision: float | None = None
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -39,6 +56,29 @@ class Score(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RuleRecord(JsonRecord):
+    """What the decision rule says about a comparison, see `repot.evaluator.decision_rule`.
+
+    Attributes:
+        ruling: "better", "worse" or "undecided".
+        p_value: Of "this version is worse than the champion by `margin` or more".
+        alpha: The level of this comparison; a version is better if p_value is not above it.
+        margin: Loss of precision@1 that a promotion must not exceed.
+        number: 1 for the first comparison of the model.
+        comparisons_per_year: Number of comparisons that share the yearly error.
+        num_needed: About how many pictures would decide; None if it is decided.
+    """
+
+    ruling: Ruling
+    p_value: float
+    alpha: float
+    margin: float
+    number: int
+    comparisons_per_year: int
+    num_needed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PairedComparison(JsonRecord):
     """Two versions compared on the same pictures.
 
@@ -48,6 +88,7 @@ class PairedComparison(JsonRecord):
         difference: precision@1 of the challenger minus that of the champion.
         interval: Its 95 % interval.
         p_value: Exact two-sided McNemar p-value of "both versions are equally good".
+        rule: What decides; None in a verdict of an earlier version of repot.
     """
 
     both_right: int
@@ -57,6 +98,7 @@ class PairedComparison(JsonRecord):
     difference: float
     interval: Interval
     p_value: float
+    rule: RuleRecord | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +148,10 @@ class Verdict(JsonRecord):
     """The gate's decision on one version.
 
     Attributes:
-        decision: "promote", "reject", or "unchanged" if the version is already the champion.
+        decision: "promote", "reject", "undecided" if the pictures do not show which version is
+            better and the champion stays, or "unchanged" if the version is already the champion.
+        sentence: The verdict in one sentence, without its title; "" in a verdict of an earlier
+            version of repot.
         reasons: Sentences, the decisive one first.
         model_name: The model that the version belongs to.
         version: The version that was judged.
@@ -121,6 +166,10 @@ class Verdict(JsonRecord):
             only the first few.
         removed_labels: Every label that the champion has and the version does not have.
         empty_label_folders: Label folders of the dataset without pictures, which are left out.
+        chance: Whether the version is better than chance; None for a version that is the champion.
+        missed_labels: Labels of which the version gets no picture right.
+        lost_labels: Labels on which it is worse than the champion.
+        forced: Why it was promoted whatever the gate found; "" if it was not.
         decided_at: When the verdict was reached first, in UTC, e.g. 2026-11-27T14:05:00Z.
     """
 
@@ -138,6 +187,11 @@ class Verdict(JsonRecord):
     unknown_labels: tuple[str, ...] = ()
     removed_labels: tuple[str, ...] = ()
     empty_label_folders: tuple[str, ...] = ()
+    chance: ChanceCheck | None = None
+    missed_labels: tuple[LabelCount, ...] = ()
+    lost_labels: tuple[LabelCount, ...] = ()
+    forced: str = ""
+    sentence: str = ""
     decided_at: str
 
     @property
@@ -158,14 +212,21 @@ class Verdict(JsonRecord):
         return "; ".join([*champion, *threshold])
 
     @property
-    def headline(self) -> str:
-        """Return the verdict in one line: title, score and reference."""
+    def scores_text(self) -> str:
+        """Return the score and what it was compared with."""
         reference = f"; {self.reference_text}" if self.reference_text else ""
-        return f"{self.title}: {self.challenger.text}{reference}"
+        return f"{self.challenger.text}{reference}"
+
+    @property
+    def headline(self) -> str:
+        """Return the verdict in one sentence."""
+        return f"{self.title}: {self.sentence or self.scores_text}"
 
 
 def exit_code_of(decision: str | None) -> int:
     """Return the exit code of a command for a run that succeeded; a failed run is an error.
+
+    An undecided version is not in production, which is what a job that deploys has to know.
 
     Args:
         decision: The gate's decision, or any other text if that is unknown; None if the run has no

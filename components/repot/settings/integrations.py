@@ -16,8 +16,8 @@ from repot.errors import UsageError, unknown_name
 from repot.kubernetes_rules import cpu_problems, memory_problems, name_problems
 from repot.settings.fields import Settings, matching, must, one_of, setting
 
-Event = Literal["failed", "promoted", "rejected", "unchanged"]
-EVENTS: tuple[Event, ...] = ("failed", "promoted", "rejected", "unchanged")
+Event = Literal["failed", "promoted", "rejected", "undecided", "unchanged"]
+EVENTS: tuple[Event, ...] = ("failed", "promoted", "rejected", "undecided", "unchanged")
 FORMATS = ("auto", "slack", "json")
 
 SERVING_VERSION = "2.19.1"

@@ -18,6 +18,7 @@ from repot.settings.fields import (
 from repot.zoo import BACKBONES
 
 GATE_SPLITS = ("validation", "test")
+UNDECIDED_ACTIONS = ("keep", "prefer_new")
 CLASS_WEIGHTS = ("auto", "on", "off")
 CHECKPOINT_VALUES = ("auto", "ema", "raw")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -476,6 +477,31 @@ class GateSettings(Settings):
         "Split that the gate decides on: validation, or test, if the pictures have one.",
         rule=one_of(GATE_SPLITS),
         change_when="settings were chosen by validation scores, and test has enough pictures",
+    )
+    when_undecided: str = setting(
+        "keep",
+        "What happens if the pictures do not show which version is better: keep the champion, or "
+        "prefer_new, which promotes the new version unless it is clearly worse.",
+        rule=one_of(UNDECIDED_ACTIONS),
+        change_when="a fresh model is worth more than a proven one",
+    )
+    comparisons_per_year: int = setting(
+        365,
+        "Number of comparisons with the champion that share the gate's yearly error of 5 %; see "
+        "docs/gate.md.",
+        rule=between(1, 1_000_000),
+        change_when="you retrain weekly (52), monthly (12) or every hour (8760)",
+    )
+    allow_poor_model: bool = setting(
+        False,
+        "Promote a model even if it is no better than chance, or never finds one of the labels.",
+        change_when="you try the pipeline on pictures that mean nothing",
+    )
+    force_promote: str = setting(
+        "",
+        "Reason for promoting the model whatever the gate finds; verdict and champion.json keep "
+        "it.",
+        change_when="a person has decided; for one run, never in a schedule",
     )
     max_rejected_fraction: float = setting(
         0.05,

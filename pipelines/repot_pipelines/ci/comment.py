@@ -6,9 +6,16 @@ Everything that comes from a run (labels, URIs, pod logs) is escaped by `markdow
 from dataclasses import dataclass
 
 from repot.evaluator.verdict import NO_CHAMPION, Score, Verdict
+from repot.metrics import Interval
 from repot_pipelines.ci.lineage import Lineage, lineage_section
 from repot_pipelines.ci.markdown import code, code_block, escape, link, table
-from repot_pipelines.watch.gate_result import PROMOTED, REJECTED, UNCHANGED, GateResult
+from repot_pipelines.watch.gate_result import (
+    PROMOTED,
+    REJECTED,
+    UNCHANGED,
+    UNDECIDED,
+    GateResult,
+)
 
 MARKER = "<!-- repot ci -->"
 """First line of every comment; a workflow uses it to find and update its earlier comment."""
@@ -16,7 +23,7 @@ MARKER = "<!-- repot ci -->"
 _MAX_FAILURE_CHARACTERS = 20_000
 """Well below GitHub's limit of 65,536 characters per comment."""
 
-_OUTCOMES = {PROMOTED: "promoted", REJECTED: "not promoted"}
+_OUTCOMES = {PROMOTED: "promoted", REJECTED: "not promoted", UNDECIDED: "undecided about"}
 _GOOGLE_BROWSER = "https://storage.cloud.google.com/"
 
 
@@ -56,7 +63,7 @@ def verdict_comment(run: StartedRun, result: GateResult, lineage: Lineage) -> st
     model = code(run.model_name) + (f" {code(verdict.version)}" if verdict else "")
     parts = [f"### repot: {outcome} {model}"]
     if verdict is not None:
-        parts += [_score_table(verdict), _comparison(verdict)]
+        parts += [f"**{escape(verdict.headline)}**", _score_table(verdict), _comparison(verdict)]
     elif result.headline:
         parts.append(escape(result.headline))
     else:
@@ -113,19 +120,37 @@ def unfinished_comment() -> str:
 def _score_table(verdict: Verdict) -> str:
     challenger, champion, comparison = verdict.challenger, verdict.champion, verdict.comparison
     challenger_head = f"challenger {code(verdict.version)}"
-    score_name = "precision@1, 95 % interval"
     if champion is None:
-        return table(["", challenger_head], [[score_name, _score(challenger)]])
-    rows = [[score_name, _score(champion), _score(challenger)]]
+        rows = [[name, text] for name, text, _ in _scores(challenger, challenger)]
+        return table(["", challenger_head], rows)
+    rows = [[name, old, new] for name, old, new in _scores(champion, challenger)]
     if comparison is not None:
         wins = (str(comparison.only_champion), str(comparison.only_challenger))
         rows.append(["pictures that only this version classifies correctly", *wins])
     return table(["", f"champion {code(verdict.champion_version)}", challenger_head], rows)
 
 
-def _score(score: Score) -> str:
-    low, high = score.interval
-    return f"{score.precision_at_1:.4f} \\[{low:.4f}, {high:.4f}\\]"
+def _scores(champion: Score, challenger: Score) -> list[tuple[str, str, str]]:
+    """Return the name of each score, and both versions' values with their 95 % intervals."""
+    rows = []
+    for name, value, interval in (
+        ("precision@1, 95 % interval", "precision_at_1", "interval"),
+        ("mean recall of the labels", "macro_recall", "macro_recall_interval"),
+        ("mean F1 of the labels", "macro_f1", "macro_f1_interval"),
+    ):
+        old, new = (
+            _score(getattr(each, value), getattr(each, interval)) for each in (champion, challenger)
+        )
+        if old and new:
+            rows.append((name, old, new))
+    return rows
+
+
+def _score(value: float | None, interval: Interval | None) -> str:
+    """Return a score; "" if an earlier version of repot did not compute it."""
+    if value is None or interval is None:
+        return ""
+    return f"{value:.4f} \\[{interval[0]:.4f}, {interval[1]:.4f}\\]"
 
 
 def _comparison(verdict: Verdict) -> str:

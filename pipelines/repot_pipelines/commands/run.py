@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 @click.option(
     "--require-promotion",
     is_flag=True,
-    help=f"Exit with {EXIT_GATE_REJECTED} if the gate rejects the model.",
+    help=f"Exit with {EXIT_GATE_REJECTED} if the gate rejects the model, or is undecided.",
 )
 @click.option("--logs", "show_logs", is_flag=True, help="Show what the tasks log.")
 @click.option("--verbose", is_flag=True, help="Show everything that Kubeflow and the tasks print.")
@@ -146,22 +146,32 @@ def _print_inputs(console: "Console", arguments: ParameterValues, output_path: P
 
 
 def _print_outcome(console: "Console", outcome: "RunOutcome") -> None:
-    """Print the scores with their 95 % intervals, the verdict, and the paths of the results."""
+    """Print the verdict, the scores with their 95 % intervals, and the paths of the results."""
     evaluation, verdict = outcome.evaluation, outcome.verdict
     low, high = evaluation.precision_at_1_interval
     _print_rows(
         console,
         {
+            "verdict": verdict.headline,
+            "reasons": " ".join(verdict.reasons),
             "precision@1": f"{evaluation.precision_at_1:.3f}  (95 % interval {low:.3f} to "
             f"{high:.3f}, {evaluation.num_examples} validation pictures)",
             f"recall@{evaluation.recall_k}": f"{evaluation.recall_at_5:.3f}",
             **_test_row(evaluation.test),
-            "verdict": f"{verdict.decision}: {' '.join(verdict.reasons)}",
+            **_balanced_row(evaluation.scores),
             "model": str(outcome.output_path / MODEL_FOLDER),
             "report": str(outcome.output_path / REPORT_NAME),
             "data": str(outcome.output_path / DATA_PAGE_NAME),
         },
     )
+
+
+def _balanced_row(scores: "SplitScores") -> dict[str, str]:
+    low, high = scores.macro_recall_interval or (0.0, 1.0)
+    return {
+        "per label": f"mean recall {scores.macro_recall:.3f}  (95 % interval {low:.3f} to "
+        f"{high:.3f}), mean F1 {scores.macro_f1:.3f}"
+    }
 
 
 def _test_row(test: "SplitScores | None") -> dict[str, str]:

@@ -50,7 +50,7 @@ MAX_NUM_PICTURES = 10**9
     "--wait",
     is_flag=True,
     help="Follow the run to its end; exit with 1 if it fails, with "
-    f"{EXIT_GATE_REJECTED} if the gate rejects the model.",
+    f"{EXIT_GATE_REJECTED} if the gate rejects the model or is undecided.",
 )
 @click.option("--attach", metavar="RUN_ID", help="Follow an existing run; starts nothing.")
 @logs_options

@@ -26,13 +26,15 @@ from repot_pipelines.watch.pod_logs import read_pod_log
 from repot_pipelines.watch.pod_names import task_pods
 from repot_pipelines.watch.tasks import TaskStatus
 
-PROMOTED, REJECTED, UNCHANGED, UNKNOWN = "promote", "reject", "unchanged", "unknown"
+PROMOTED, REJECTED, UNDECIDED = "promote", "reject", "undecided"
+UNCHANGED, UNKNOWN = "unchanged", "unknown"
 _GATE_TASKS = ("evaluate", "evaluate-2")
 """The tasks that contain a gate; one of them runs."""
 
 _HEADLINES = {
     PROMOTED: "Promoted.",
     REJECTED: "Not promoted.",
+    UNDECIDED: "Undecided: the pictures do not show which model is better; the champion stays.",
     UNCHANGED: "Unchanged: the model is the champion already.",
     UNKNOWN: "The verdict is unknown: the gate's log is gone, or the server does not return logs. "
     "See the report of Evaluate and gate in the UI.",
@@ -50,9 +52,9 @@ class GateResult:
     """What the gate of a run decided.
 
     Attributes:
-        verdict: PROMOTED, REJECTED, UNCHANGED, or UNKNOWN if no gate ran or its log is gone and the
-            storage does not show that the run has promoted its model.
-        headline: The scores in one line; "" if the log is gone.
+        verdict: PROMOTED, REJECTED, UNDECIDED, UNCHANGED, or UNKNOWN if no gate ran or its log is
+            gone and the storage does not show that the run has promoted its model.
+        headline: The verdict in one sentence; "" if the log is gone.
         reasons: The gate's reasons, one sentence each.
         report_uri: URI of the gate's report; "" if the log is gone.
         record: The gate's full verdict; None if the log is gone or another version of repot with

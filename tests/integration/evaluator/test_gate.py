@@ -3,16 +3,19 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from repot import layout, storage
 from repot.errors import ConflictError, DataError, ModelError, NotFoundError, UsageError
+from repot.evaluator.comparison_log import read_comparisons
 from repot.evaluator.evaluate import evaluate_run
 from repot.evaluator.gate import GateReport, decide, decide_and_promote
 from repot.evaluator.verdict import Verdict
 from repot.evaluator.versions import promote, rollback
 from repot.model_registry import Champion, ChampionChange, ModelRecord, read_champion
+from repot.settings import GateSettings
 from tests.integration.evaluator.colours import MakeRun
 
 TURNED = ("green", "blue", "red")
@@ -27,12 +30,17 @@ def evaluate_version(storage_uri: str, training_id: str, dataset_id: str = "colo
     )
 
 
+def gate_settings(**values: Any) -> GateSettings:
+    """Return settings with which twelve pictures can decide: the whole yearly error for each."""
+    return GateSettings(**{"comparisons_per_year": 1, **values})
+
+
 def decide_version(
     storage_uri: str,
     training_id: str,
     min_precision: float = 0.0,
     *,
-    allow_label_removal: bool = False,
+    settings: GateSettings | None = None,
     decided_at: str = FIRST,
 ) -> GateReport:
     return decide(
@@ -40,9 +48,7 @@ def decide_version(
         dataset_id="colours",
         training_id=training_id,
         model_name="m",
-        min_precision=min_precision,
-        allow_label_removal=allow_label_removal,
-        gate_split="validation",
+        settings=settings or gate_settings(min_precision=min_precision),
         decided_at=decided_at,
     )
 
@@ -124,24 +130,77 @@ def test_better_version_is_promoted_and_the_verdict_is_stored(
     assert "Comparison with the champion" in report.report_html
 
 
-def test_worse_version_is_rejected(make_run: MakeRun, storage_uri: str, champion: str) -> None:
-    make_run("worse", colours=TURNED)
-    evaluate_version(storage_uri, "worse")
+def test_worse_version_is_rejected(make_run: MakeRun, storage_uri: str) -> None:
+    make_run("good")
+    make_run("worse", colours=HALF)
+    for version in ("good", "worse"):
+        evaluate_version(storage_uri, version)
+    promote_version(storage_uri, "good", "none")
 
     verdict = decide_version(storage_uri, "worse").verdict
 
     assert verdict.decision == "reject"
-    assert verdict.reasons[0].startswith(
-        f"On the same pictures, this version gets 4 fewer right than the champion {champion}"
+    assert (
+        "On the same pictures, this version gets 7 fewer right than the champion good: 0 that only "
+        "this version gets right, 7 that only the champion gets right." in verdict.reasons
     )
+
+
+def test_equal_version_is_undecided_and_the_champion_stays_unless_new_is_preferred(
+    make_run: MakeRun, storage_uri: str
+) -> None:
+    for version in ("good", "equal"):
+        make_run(version)
+        evaluate_version(storage_uri, version)
+    promote_version(storage_uri, "good", "none")
+
+    report = judge_and_promote(storage_uri, "equal", run_id="run 2")
+
+    assert report.verdict.decision == "undecided"
+    assert champion_version(storage_uri) == "good"
+    sentence = report.verdict.headline
+    assert sentence.startswith("Undecided: 12 pictures do not show which version is better")
+    assert sentence.endswith(" would, so the champion good stays.")
+    assert "Undecided:" in report.report_html
+    assert stored_decisions(storage_uri, "equal") == ["undecided"]
+
+    newer = judge_and_promote(
+        storage_uri, "equal", run_id="run 3", settings=gate_settings(when_undecided="prefer_new")
+    )
+
+    assert newer.verdict.decision == "promote"
+    assert champion_version(storage_uri) == "equal"
+    assert stored_decisions(storage_uri, "equal") == ["promote", "undecided"]
+    # The same comparison, so nothing more was spent.
+    assert read_comparisons(storage_uri, "m").num_comparisons == 1
+
+
+def test_forced_promotion_is_in_the_history_with_its_reason(
+    make_run: MakeRun, storage_uri: str
+) -> None:
+    make_run("good")
+    make_run("worse", colours=HALF)
+    for version in ("good", "worse"):
+        evaluate_version(storage_uri, version)
+    promote_version(storage_uri, "good", "none")
+
+    report = judge_and_promote(
+        storage_uri, "worse", run_id="run 2", settings=gate_settings(force_promote="camera 4")
+    )
+
+    assert report.verdict.headline == "Promoted: forced, because 'camera 4'."
+    record = read_model_champion(storage_uri)
+    assert record.version == "worse"
+    assert record.history[-1].reason == "camera 4"
+    assert record.history[-1].verdict == report.verdict_name
 
 
 def test_champion_itself_is_unchanged_without_tensorflow(storage_uri: str, champion: str) -> None:
     program = (
-        "import sys; from repot.evaluator.gate import decide;"
+        "import sys; from repot.settings import GateSettings;"
+        "from repot.evaluator.gate import decide;"
         "report = decide(storage_uri=sys.argv[1], dataset_id='colours', training_id='old',"
-        " model_name='m', min_precision=0.99, allow_label_removal=False,"
-        " gate_split='validation', decided_at='now');"
+        " model_name='m', settings=GateSettings(min_precision=0.99), decided_at='now');"
         "print(report.verdict.decision, {'tensorflow', 'keras'} & set(sys.modules))"
     )
 
@@ -229,6 +288,7 @@ def promotion(version: str) -> dict[str, str]:
         "time": FIRST,
         "run_id": "run 1",
         "verdict": "",
+        "reason": "",
     }
 
 
@@ -459,7 +519,7 @@ def test_version_without_a_label_of_the_champion_is_rejected_unless_allowed(
     promote_version(storage_uri, "old", "none")
 
     rejected = decide_version(storage_uri, "new")
-    allowed = decide_version(storage_uri, "new", allow_label_removal=True)
+    allowed = decide_version(storage_uri, "new", settings=gate_settings(allow_label_removal=True))
 
     assert (rejected.verdict.decision, allowed.verdict.decision) == ("reject", "promote")
     for report in (rejected, allowed):
@@ -469,7 +529,10 @@ def test_version_without_a_label_of_the_champion_is_rejected_unless_allowed(
             in report.report_html
         )
     assert "--allow-label-removal" in rejected.verdict.reasons[0]
-    assert allowed.verdict.reasons[-1].endswith("that was allowed (allow_label_removal).")
+    assert any(
+        reason.endswith("that was allowed (allow_label_removal).")
+        for reason in allowed.verdict.reasons
+    )
 
 
 def test_champion_of_another_task_leads_to_rejection_with_advice(
@@ -487,15 +550,15 @@ def test_champion_of_another_task_leads_to_rejection_with_advice(
     assert "--model-name" in verdict.reasons[0]
 
 
-def judge_and_promote(storage_uri: str, training_id: str, *, run_id: str) -> GateReport:
+def judge_and_promote(
+    storage_uri: str, training_id: str, *, run_id: str, settings: GateSettings | None = None
+) -> GateReport:
     return decide_and_promote(
         storage_uri=storage_uri,
         dataset_id="colours",
         training_id=training_id,
         model_name="m",
-        min_precision=0.5,
-        allow_label_removal=False,
-        gate_split="validation",
+        settings=settings or gate_settings(min_precision=0.5),
         run_id=run_id,
         decided_at=FIRST,
     )

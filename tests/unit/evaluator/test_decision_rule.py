@@ -67,7 +67,7 @@ def test_more_pictures_that_only_the_challenger_gets_right_never_raise_the_p_val
 def test_tie_or_small_difference_is_undecided_and_states_how_many_pictures_are_needed(
     only_champion: int, only_challenger: int, num_compared: int
 ) -> None:
-    result = decide_comparison(counts(only_champion, only_challenger, num_compared))
+    result = decide_comparison(counts(only_champion, only_challenger, num_compared), next_alpha(0))
 
     assert result.ruling == "undecided"
     assert result.num_needed is not None
@@ -78,15 +78,15 @@ def test_tie_or_small_difference_is_undecided_and_states_how_many_pictures_are_n
 
 def test_clear_differences_are_decided_at_the_first_comparison_and_after_a_year() -> None:
     for num_earlier in (0, STEADY):
-        assert decide_comparison(counts(3, 30, 500), num_earlier=num_earlier).ruling == "better"
-        worse = decide_comparison(counts(30, 3, 500), num_earlier=num_earlier)
+        assert decide_comparison(counts(3, 30, 500), next_alpha(num_earlier)).ruling == "better"
+        worse = decide_comparison(counts(30, 3, 500), next_alpha(num_earlier))
         assert (worse.ruling, worse.num_needed) == ("worse", None)
 
 
 def test_first_comparisons_have_a_higher_level() -> None:
     # Ten pictures of forty, all in favour of the challenger.
-    assert decide_comparison(counts(0, 10, 40)).ruling == "better"
-    assert decide_comparison(counts(0, 10, 40), num_earlier=STEADY).ruling == "undecided"
+    assert decide_comparison(counts(0, 10, 40), next_alpha(0)).ruling == "better"
+    assert decide_comparison(counts(0, 10, 40), next_alpha(STEADY)).ruling == "undecided"
 
 
 def test_levels_of_any_year_of_comparisons_add_up_to_the_yearly_error_at_most() -> None:
@@ -109,7 +109,7 @@ def test_a_version_as_good_as_seen_is_promoted_with_the_stated_number_of_picture
         for b, c, _ in rng.multinomial(needed, shares, size=60)
     ]
 
-    assert decide_comparison(seen, num_earlier=STEADY).num_needed == needed
+    assert decide_comparison(seen, next_alpha(STEADY)).num_needed == needed
     assert 0.65 <= np.mean(wins) <= 1
 
 

@@ -160,7 +160,11 @@ def test_comparable_metrics_have_verdict_interval_and_champion() -> None:
         "precision_at_1_high": high,
         "recall_at_5": 0.75,
         "macro_recall": record.macro_recall,
+        "macro_recall_low": pytest.approx(0.20298, abs=1e-5),
+        "macro_recall_high": pytest.approx(0.79702, abs=1e-5),
         "macro_f1": record.macro_f1,
+        "macro_f1_low": pytest.approx(0.18031, abs=1e-5),
+        "macro_f1_high": pytest.approx(0.72405, abs=1e-5),
         "num_examples": 4,
     }
 

@@ -11,7 +11,7 @@ from repot.planner.finished import FinishedWork
 from repot.planner.outputs import plan_outputs
 from repot.planner.plan import PlannedWork
 from repot.planner.preflight import check_parameters
-from repot.settings import DEFAULTS, JobSettings
+from repot.settings import DEFAULTS, GateSettings, JobSettings
 
 SPOT = [{"key": "spot", "operator": "Exists", "effect": "NoSchedule"}]
 TAINTED = [{"operator": "Exists"}]
@@ -94,7 +94,7 @@ def test_every_output_of_the_component_is_there_and_none_is_empty(
     declared = set(plan.component_spec.outputs or {}) - {"Output", "dataset", "used_settings"}
     assert set(texts) == declared
     assert all(texts.values())  # KFP rejects empty quantities and selectors
-    assert texts["allow_label_removal"] == "false"
+    assert GateSettings.from_text(texts["gate_settings"]) == GateSettings()
 
 
 def test_run_without_finished_work_does_all_steps(

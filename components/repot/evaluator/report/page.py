@@ -39,8 +39,8 @@ class Headline(NamedTuple):
     """The result in one line, split into parts of different size."""
 
     title: str
-    score: str
-    reference: str
+    sentence: str
+    scores: str
 
 
 def render_report(
@@ -96,8 +96,9 @@ def _predict_locations(version_uri: str) -> list[str]:
 
 def _headline(evaluation: EvaluationRecord, verdict: Verdict | None) -> Headline:
     if verdict is not None:
-        return Headline(verdict.title, verdict.challenger.text, verdict.reference_text)
-    return Headline("Evaluated", _score(evaluation.scores).text, "")
+        return Headline(verdict.title, verdict.sentence or verdict.scores_text, verdict.scores_text)
+    text = _score(evaluation.scores).text
+    return Headline("Evaluated", text, "")
 
 
 def _score_chart(

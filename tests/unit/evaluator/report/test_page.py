@@ -11,6 +11,7 @@ from repot.evaluator.outcomes import Outcome
 from repot.evaluator.report.page import MAX_HEAT_MAP_LABELS, MAX_OPEN_LABELS, render_report
 from repot.evaluator.verdict import Verdict
 from repot.selection_record import CandidateRecord, ForecastRecord, SelectionRecord
+from repot.settings import GateSettings
 from repot.training_record import AugmentedExample, AugmentedPictures
 from tests.unit.evaluator.samples import PIXEL, make_outcome, make_report_data
 
@@ -69,7 +70,7 @@ def make_verdict(
         model_name="m",
         version="t1t1",
         champion_version="none" if champion is None else "c0c0",
-        min_precision=min_precision,
+        settings=GateSettings(min_precision=min_precision, allow_poor_model=True),
         decided_at="2026-11-27T14:05:00Z",
     )
 
@@ -166,12 +167,12 @@ def test_heading_is_the_headline_of_the_verdict() -> None:
     verdict = make_verdict(OUTCOMES, OUTCOMES)
     html = render_report(make_report_data(OUTCOMES, LABELS), verdict)
 
-    heading = re.sub(r"<[^>]*>", "", html.partition("<h1>")[2].partition("</h1>")[0])
-    assert heading == verdict.headline
-    assert heading == (
-        "Promoted: 0.667 [0.208, 0.939] on 3 pictures; champion 0.667 [0.208, 0.939]; "
-        "threshold 0.50"
+    heading = re.sub(
+        r"<[^>]*>", "", html.partition("<h1")[2].partition(">")[2].partition("</h1>")[0]
     )
+    assert heading == verdict.headline
+    assert heading.startswith("Undecided: 3 pictures do not show which version is better")
+    assert "precision@1 0.667 [0.208, 0.939] on 3 pictures; champion 0.667" in text_of(html)
     assert all(reason in text_of(html) for reason in verdict.reasons)
 
 
