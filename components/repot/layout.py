@@ -125,6 +125,11 @@ def features_uri(storage_uri: str) -> str:
     return _under(storage_uri, FEATURES_FOLDER)
 
 
+def runs_uri(storage_uri: str) -> str:
+    """Return the folder of all training runs."""
+    return _under(storage_uri, "runs")
+
+
 def run_uri(storage_uri: str, training_id: str) -> str:
     """Return the folder of one training run."""
     return _under(storage_uri, "runs", training_id)

@@ -21,10 +21,12 @@ from repot.memory import describe_out_of_memory, is_out_of_memory
 from repot_pipelines.commands.ci import ci_command
 from repot_pipelines.commands.compile import compile_command
 from repot_pipelines.commands.doctor import doctor_command
+from repot_pipelines.commands.models import models_group
 from repot_pipelines.commands.options import DEBUG_OPTION
 from repot_pipelines.commands.predict import predict_command
 from repot_pipelines.commands.rollback import rollback_command
 from repot_pipelines.commands.run import run_command
+from repot_pipelines.commands.runs import runs_group
 from repot_pipelines.commands.schedule import schedule_group
 from repot_pipelines.commands.serve_manifest import serve_manifest_command
 from repot_pipelines.commands.submit import submit_command
@@ -52,6 +54,8 @@ for _command in (
     run_command,
     predict_command,
     rollback_command,
+    models_group,
+    runs_group,
     serve_manifest_command,
     shards_command,
     checkpoint_command,

@@ -77,7 +77,7 @@ def test_second_run_does_not_train_and_is_unchanged(finished: Path) -> None:
     started = time.monotonic()
     again = repot("run", "--sample", "--require-promotion", cwd=finished)
     assert again.returncode == 0, again.stderr
-    assert "unchanged" in again.stdout
+    assert "Unchanged: this version" in again.stdout
     assert "steps" not in again.stdout
     assert "epochs" not in again.stdout
     assert time.monotonic() - started < 30
@@ -102,7 +102,7 @@ def test_gate_rejection_exits_with_3_only_with_require_promotion(
     assert metrics["promoted"] is False
     not_required = repot("run", *options, "--seed", "1", cwd=tmp_path)
     assert not_required.returncode == 0
-    assert "reject" in not_required.stdout
+    assert "Not promoted: precision@1 of" in not_required.stdout
 
 
 def test_predict_accepts_every_kind_of_model_path(finished: Path) -> None:

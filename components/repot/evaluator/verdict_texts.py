@@ -149,7 +149,7 @@ def undecided_texts(verdict: Verdict) -> Problem:
         advice = (
             f"Add pictures that the champion has not seen; in a folder {verdict.subset}/ of their "
             "own, they are never trained on. To put this version into production without a "
-            f"comparison: `repot rollback --to {verdict.version}`."
+            f"comparison: `repot models promote {verdict.version} --reason ...`."
         )
         return Problem(f"o{few}", f"O{few}: {compared.left_out_text}. {advice}")
     num_compared, needed = verdict.challenger.num_examples, comparison.rule.num_needed or 0

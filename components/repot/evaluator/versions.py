@@ -109,6 +109,52 @@ def promote(
     _log.info("%s: champion is now %s, was %s", model_name, version, expected_champion)
 
 
+def promote_by_hand(
+    storage_uri: str, model_name: str, version: str, *, reason: str, time: str
+) -> Champion:
+    """Make a published version the champion by a person's decision, without the gate.
+
+    A version that was rolled back may be promoted again. Unlike a rollback, it does not mark the
+    version that it replaces as rolled back.
+
+    Args:
+        storage_uri: Root of all stored files.
+        model_name: The model.
+        version: The version.
+        reason: Why; the history keeps it.
+        time: The present time, see `ChampionChange`.
+
+    Raises:
+        UsageError: The version is the champion already or was never published, or there is no
+            reason.
+        ConflictError: Another process changed the champion at the same time.
+    """
+    if not reason.strip():
+        raise UsageError("A promotion without the gate must have a reason; got ''. Give --reason.")
+    uri = layout.champion_uri(storage_uri, model_name)
+    champion, object_version = read_champion(uri)
+    published = _published_versions(storage_uri, model_name)
+    if version not in published:
+        raise UsageError(
+            f"A version must be published to be promoted; {model_name} has no {version!r}. "
+            f"Published versions: {join_names(published, _MAX_NAMES) or 'none'}."
+        )
+    if champion is not None and champion.version == version:
+        raise UsageError(f"{version} is already the champion of {model_name}. Name another one.")
+    earlier = champion.rolled_back if champion else ()
+    change = ChampionChange(version=version, action="promote", time=time, reason=reason)
+    promoted = _new_champion(
+        storage_uri,
+        model_name,
+        change,
+        champion,
+        tuple(each for each in earlier if each != version),
+    )
+    storage.swap_bytes(uri, promoted.to_bytes(), expected_version=object_version)
+    _log.info("%s: champion is now %s, by hand: %s", model_name, version, reason)
+    return promoted
+
+
 def rollback(storage_uri: str, model_name: str, to_version: str = "", *, time: str) -> Champion:
     """Make an earlier version the champion again and return the new champion.
 

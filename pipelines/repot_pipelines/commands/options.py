@@ -184,6 +184,12 @@ def local_storage_option(command: _Command) -> _Command:
     return option(command)
 
 
+def json_option(command: _Command) -> _Command:
+    """Add --json; the command gets `as_json`."""
+    option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+    return option(command)
+
+
 def poll_option(command: _Command) -> _Command:
     """Add --poll-seconds."""
     option = click.option(

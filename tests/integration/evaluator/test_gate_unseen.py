@@ -211,7 +211,7 @@ def test_too_few_unseen_pictures_are_undecided_with_advice(
         "Only 5 of 12 validation pictures are new to both versions, and a comparison needs 6: the "
         "champion was trained on 7. Add pictures that the champion has not seen; in a folder "
         "validation/ of their own, they are never trained on. To put this version into production "
-        "without a comparison: `repot rollback --to new`."
+        "without a comparison: `repot models promote new --reason ...`."
     )
     assert verdict.reasons[1].startswith("precision@1 of 0.9167 on all 12 pictures reaches")
     # The champion was not scored for nothing.

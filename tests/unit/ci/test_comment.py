@@ -8,7 +8,14 @@ from repot_pipelines.ci.comment import (
     verdict_comment,
 )
 from repot_pipelines.ci.lineage import Lineage
-from repot_pipelines.watch.gate_result import PROMOTED, REJECTED, UNCHANGED, UNKNOWN, GateResult
+from repot_pipelines.watch.gate_result import (
+    PROMOTED,
+    REJECTED,
+    UNCHANGED,
+    UNDECIDED,
+    UNKNOWN,
+    GateResult,
+)
 
 RUN = StartedRun(
     run_id="r-1",
@@ -24,6 +31,7 @@ GITHUB_LIMIT = 65_536
     [
         (PROMOTED, "### repot: promoted ``a`b``"),
         (REJECTED, "### repot: not promoted ``a`b``"),
+        (UNDECIDED, "### repot: undecided about ``a`b``"),
         (UNKNOWN, "### repot: verdict unknown: ``a`b``"),
         (UNCHANGED, "**repot: unchanged.**"),
     ],

@@ -159,6 +159,7 @@ def test_gate_result_is_printed_with_reasons_and_report() -> None:
         (PROMOTED, "Promoted.", 0),
         (UNCHANGED, "Unchanged: the model is the champion already.", 0),
         (REJECTED, "Not promoted.", 3),
+        ("undecided", "Undecided: the pictures do not show which model is better", 3),
         (UNKNOWN, "The verdict is unknown: the gate's log is gone", 3),
     ],
 )

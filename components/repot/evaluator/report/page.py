@@ -110,9 +110,10 @@ def _score_chart(
         scores.append(("on test", "challenger", _score(evaluation.test)))
     if verdict is not None and verdict.champion is not None:
         # The champion next to this model, on the same pictures.
-        if all(score != verdict.challenger for _, _, score in scores):
+        compared = _basis(verdict.challenger)
+        if all(_basis(score) != compared for _, _, score in scores):
             scores.append(("compared", "challenger", verdict.challenger))
-        elif scores[0][2] != verdict.challenger:
+        elif _basis(scores[0][2]) != compared:
             scores.reverse()
         scores.append(("champion", "champion", verdict.champion))
     lowest = [score.interval[0] for _, _, score in scores]
@@ -123,6 +124,11 @@ def _score_chart(
         score_row(axis, name=name, kind=kind, value=score.precision_at_1, interval=score.interval)
         for name, kind, score in scores
     ]
+
+
+def _basis(score: Score) -> tuple[float, int]:
+    """Return what shows whether two scores of one version are about the same pictures."""
+    return score.precision_at_1, score.num_examples
 
 
 def _score(scores: SplitScores) -> Score:

@@ -1,0 +1,414 @@
+"""What a storage has: models, their versions and verdicts, and runs, for tables and JSON.
+
+Everything is read from the files that runs leave; there is no index that could be out of date.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from repot import layout, storage
+from repot.errors import NotFoundError, UsageError, join_names
+from repot.evaluation_record import EvaluationRecord
+from repot.evaluator.comparison_log import read_comparisons
+from repot.evaluator.outcomes import read_outcomes
+from repot.evaluator.verdict import Verdict
+from repot.json_record import JsonRecord, RecordError, read_record
+from repot.layout import (
+    CHAMPION_NAME,
+    EVALUATION_FOLDER,
+    GATE_FOLDER,
+    METRICS_NAME,
+    MODEL_RECORD_NAME,
+    PREDICTIONS_NAME,
+    TRAINING_NAME,
+    VERDICT_NAME,
+)
+from repot.metrics import Interval, mcnemar_p, paired_difference
+from repot.model_registry import ChampionChange, ModelRecord, read_champion
+from repot.training_record import TrainingRecord
+
+_MAX_NAMES = 20
+_Record = TypeVar("_Record", bound=JsonRecord)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSummary(JsonRecord):
+    """One model.
+
+    Attributes:
+        name: The model.
+        champion: The version in production; "" if there is none.
+        since: When it came into production; "" if unknown.
+        precision_at_1, interval: Its score when it was evaluated, with the 95 % interval.
+        num_versions: Published versions.
+        num_comparisons: Comparisons with a champion so far.
+    """
+
+    name: str
+    champion: str
+    since: str
+    precision_at_1: float | None
+    interval: Interval | None
+    num_versions: int
+    num_comparisons: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VersionSummary(JsonRecord):
+    """One published version of a model.
+
+    Attributes:
+        version: The version.
+        state: "champion", "rolled back", or "".
+        precision_at_1, interval, num_examples, subset: Its score, with the 95 % interval.
+        num_labels, backbone, dataset_id: What was trained.
+        verdict: The latest verdict in one sentence; "" without one.
+        decided_at: When that was reached first.
+    """
+
+    version: str
+    state: str
+    precision_at_1: float
+    interval: Interval
+    num_examples: int
+    subset: str
+    num_labels: int
+    backbone: str
+    dataset_id: str
+    verdict: str
+    decided_at: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VersionDetails(JsonRecord):
+    """Everything about a published version.
+
+    Attributes:
+        summary: Its line of the list.
+        uri: Its folder.
+        record: Its model.json.
+        verdicts: Every verdict on it, oldest first.
+        history: When it came into production.
+    """
+
+    summary: VersionSummary
+    uri: str
+    record: ModelRecord
+    verdicts: tuple[Verdict, ...]
+    history: tuple[ChampionChange, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSummary(JsonRecord):
+    """One training run.
+
+    Attributes:
+        run: The run; it is also the version that it publishes.
+        state: "evaluated", "trained" or "unfinished".
+        backbone, recipe, dataset_id, epochs, seconds: What was trained; empty if unfinished.
+        precision_at_1, interval, num_examples: Its score on validation; None if not evaluated.
+        macro_recall: Mean recall of the labels.
+        verdict: The latest verdict in one sentence; "" without one.
+    """
+
+    run: str
+    state: str
+    backbone: str = ""
+    recipe: str = ""
+    dataset_id: str = ""
+    epochs: int = 0
+    seconds: float = 0.0
+    precision_at_1: float | None = None
+    interval: Interval | None = None
+    num_examples: int = 0
+    macro_recall: float | None = None
+    verdict: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunDetails(JsonRecord):
+    """Everything about a run.
+
+    Attributes:
+        summary: Its line of the list.
+        uri: Its folder.
+        training: Its training.json; None if it is unfinished.
+        evaluation: Its metrics.json; None if it was not evaluated.
+        verdicts: Every verdict on it, oldest first.
+    """
+
+    summary: RunSummary
+    uri: str
+    training: TrainingRecord | None
+    evaluation: EvaluationRecord | None
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunComparison(JsonRecord):
+    """Two evaluated runs on the pictures that both were scored on.
+
+    Attributes:
+        first, second: The runs.
+        num_pictures: Pictures that both were scored on, under the same label.
+        only_first, only_second: Those that only one of them gets right.
+        difference: precision@1 of the second minus that of the first on these pictures.
+        interval: Its 95 % interval.
+        p_value: Exact two-sided McNemar p-value of "both are equally good"; one comparison only.
+        settings: The training settings that differ: name, and both values as text.
+    """
+
+    first: RunSummary
+    second: RunSummary
+    num_pictures: int
+    only_first: int
+    only_second: int
+    difference: float
+    interval: Interval
+    p_value: float
+    settings: dict[str, tuple[str, str]]
+
+
+def list_models(storage_uri: str) -> list[ModelSummary]:
+    """Return every model that has a version or a champion, by name."""
+    names: Counter[str] = Counter()
+    for model, _, rest in _names(layout.models_uri(storage_uri)):
+        if rest == CHAMPION_NAME:
+            names[model] += 0
+        elif rest.count("/") == 1 and rest.endswith(f"/{MODEL_RECORD_NAME}"):
+            names[model] += 1
+    return [_model_summary(storage_uri, name, count) for name, count in sorted(names.items())]
+
+
+def list_versions(storage_uri: str, model_name: str) -> list[VersionSummary]:
+    """Return every published version of a model; the latest verdict first, the others after it.
+
+    Raises:
+        UsageError: There is no such model; lists those that exist.
+    """
+    versions = _published(storage_uri, model_name)
+    if not versions:
+        models = [each.name for each in list_models(storage_uri)]
+        raise UsageError(
+            f"A model must have a published version; {storage_uri} has none of {model_name!r}. "
+            + (
+                f"Name one of these with --model-name: {join_names(models, _MAX_NAMES)}."
+                if models
+                else "No model there has one: check --storage-uri, or run the pipeline first."
+            )
+        )
+    summaries = [_version_summary(storage_uri, model_name, version) for version in versions]
+    return sorted(summaries, key=lambda each: (each.decided_at, each.version), reverse=True)
+
+
+def show_version(storage_uri: str, model_name: str, version: str) -> VersionDetails:
+    """Return everything about a version.
+
+    Args:
+        storage_uri, model_name: The model.
+        version: The version; "" for the champion.
+
+    Raises:
+        UsageError: It was never published, or there is no champion.
+    """
+    champion = read_champion(layout.champion_uri(storage_uri, model_name)).champion
+    known = [each.version for each in list_versions(storage_uri, model_name)]
+    chosen = version or (champion.version if champion else "")
+    if chosen not in known:
+        raise UsageError(
+            f"A version must be a published one of {model_name}; got {version!r}. Name one of "
+            f"these: {join_names(known, _MAX_NAMES)}."
+        )
+    uri = layout.model_uri(storage_uri, model_name, chosen)
+    return VersionDetails(
+        summary=_version_summary(storage_uri, model_name, chosen),
+        uri=uri,
+        record=read_record(storage.join(uri, MODEL_RECORD_NAME), ModelRecord),
+        verdicts=tuple(_verdicts(storage_uri, chosen)),
+        history=tuple(
+            each for each in (champion.history if champion else ()) if each.version == chosen
+        ),
+    )
+
+
+def list_runs(storage_uri: str) -> list[RunSummary]:
+    """Return every run, by name."""
+    runs = _run_names(storage_uri)
+    return [show_run(storage_uri, run, known=runs).summary for run in runs]
+
+
+def show_run(storage_uri: str, run: str, *, known: list[str] | None = None) -> RunDetails:
+    """Return everything about a run.
+
+    Args:
+        storage_uri: Root of all stored files.
+        run: The run.
+        known: All runs; None to list them, if the run does not exist.
+
+    Raises:
+        UsageError: There is no such run; lists those that exist.
+    """
+    uri = layout.run_uri(storage_uri, run)
+    training = _read_or_none(storage.join(uri, TRAINING_NAME), TrainingRecord)
+    evaluation = _read_or_none(storage.join(uri, EVALUATION_FOLDER, METRICS_NAME), EvaluationRecord)
+    if training is None and evaluation is None and run not in (known or _run_names(storage_uri)):
+        runs = _run_names(storage_uri)
+        raise UsageError(
+            f"A run must be one of {storage_uri}; got {run!r}. "
+            + (
+                f"Name one of these: {join_names(runs, _MAX_NAMES)}."
+                if runs
+                else "It has none: check --storage-uri, or run the pipeline first."
+            )
+        )
+    verdicts = tuple(_verdicts(storage_uri, run))
+    summary = RunSummary(
+        run=run,
+        state="evaluated" if evaluation else "trained" if training else "unfinished",
+        verdict=verdicts[-1].headline if verdicts else "",
+    )
+    if training is not None:
+        summary = dataclasses.replace(
+            summary,
+            backbone=training.settings.backbone,
+            recipe=training.settings.recipe,
+            dataset_id=training.dataset_id,
+            epochs=training.epochs,
+            seconds=training.seconds,
+        )
+    if evaluation is not None:
+        summary = dataclasses.replace(
+            summary,
+            precision_at_1=evaluation.precision_at_1,
+            interval=evaluation.precision_at_1_interval,
+            num_examples=evaluation.num_examples,
+            macro_recall=evaluation.macro_recall,
+        )
+    return RunDetails(
+        summary=summary, uri=uri, training=training, evaluation=evaluation, verdicts=verdicts
+    )
+
+
+def compare_runs(storage_uri: str, first: str, second: str) -> RunComparison:
+    """Compare two runs picture by picture.
+
+    Raises:
+        UsageError: One of them does not exist or was not evaluated, or no picture was scored by
+            both.
+    """
+    details = [show_run(storage_uri, run) for run in (first, second)]
+    right = []
+    for each in details:
+        if each.evaluation is None:
+            raise UsageError(
+                f"A run must be evaluated to be compared; {each.summary.run} is "
+                f"{each.summary.state}. Run the pipeline again to finish it."
+            )
+        rows = read_outcomes(storage.join(each.uri, EVALUATION_FOLDER, PREDICTIONS_NAME))
+        right.append({(row.digest, row.label): row.correct for row in rows})
+    common = right[0].keys() & right[1].keys()
+    if not common:
+        raise UsageError(
+            f"Two runs must be scored on some of the same pictures to be compared; {first} and "
+            f"{second} have none in common. Compare runs on the same pictures."
+        )
+    only_first = sum(right[0][key] and not right[1][key] for key in common)
+    only_second = sum(right[1][key] and not right[0][key] for key in common)
+    difference = paired_difference(only_first, only_second, len(common))
+    settings = [each.training.settings.to_json() if each.training else {} for each in details]
+    return RunComparison(
+        first=details[0].summary,
+        second=details[1].summary,
+        num_pictures=len(common),
+        only_first=only_first,
+        only_second=only_second,
+        difference=difference.value,
+        interval=difference.interval,
+        p_value=mcnemar_p(only_first, only_second),
+        settings={
+            name: (str(settings[0].get(name, "")), str(settings[1].get(name, "")))
+            for name in sorted({*settings[0], *settings[1]})
+            if settings[0].get(name) != settings[1].get(name)
+        },
+    )
+
+
+def _names(folder_uri: str) -> Iterator[tuple[str, str, str]]:
+    """Yield the first part, the separator and the rest of every name below a folder."""
+    for each in storage.list_objects(folder_uri):
+        yield storage.relative_name(each.uri, folder_uri).partition("/")
+
+
+def _published(storage_uri: str, model_name: str) -> list[str]:
+    folder_uri = storage.join(layout.models_uri(storage_uri), model_name)
+    return sorted(version for version, _, rest in _names(folder_uri) if rest == MODEL_RECORD_NAME)
+
+
+def _run_names(storage_uri: str) -> list[str]:
+    folder_uri = layout.runs_uri(storage_uri)
+    return sorted({run for run, _, _ in _names(folder_uri)})
+
+
+def _model_summary(storage_uri: str, name: str, num_versions: int) -> ModelSummary:
+    champion = read_champion(layout.champion_uri(storage_uri, name)).champion
+    score = None
+    if champion is not None:
+        uri = layout.model_uri(storage_uri, name, champion.version)
+        record = _read_or_none(storage.join(uri, MODEL_RECORD_NAME), ModelRecord)
+        score = record.metrics if record else None
+    return ModelSummary(
+        name=name,
+        champion=champion.version if champion else "",
+        since=champion.history[-1].time if champion and champion.history else "",
+        precision_at_1=score.precision_at_1 if score else None,
+        interval=score.precision_at_1_interval if score else None,
+        num_versions=num_versions,
+        num_comparisons=read_comparisons(storage_uri, name).num_comparisons,
+    )
+
+
+def _version_summary(storage_uri: str, model_name: str, version: str) -> VersionSummary:
+    uri = layout.model_uri(storage_uri, model_name, version)
+    record = read_record(storage.join(uri, MODEL_RECORD_NAME), ModelRecord)
+    champion = read_champion(layout.champion_uri(storage_uri, model_name)).champion
+    state = ""
+    if champion is not None and champion.version == version:
+        state = "champion"
+    elif champion is not None and version in champion.rolled_back:
+        state = "rolled back"
+    verdicts = [each for each in _verdicts(storage_uri, version) if each.model_name == model_name]
+    return VersionSummary(
+        version=version,
+        state=state,
+        precision_at_1=record.metrics.precision_at_1,
+        interval=record.metrics.precision_at_1_interval,
+        num_examples=record.metrics.num_examples,
+        subset=record.metrics.subset,
+        num_labels=len(record.labels),
+        backbone=record.backbone,
+        dataset_id=record.dataset_id,
+        verdict=verdicts[-1].headline if verdicts else "",
+        decided_at=verdicts[-1].decided_at if verdicts else "",
+    )
+
+
+def _verdicts(storage_uri: str, run: str) -> list[Verdict]:
+    """Return every readable verdict on a run, oldest first."""
+    folder_uri = storage.join(layout.run_uri(storage_uri, run), GATE_FOLDER)
+    verdicts = [
+        _read_or_none(each.uri, Verdict)
+        for each in storage.list_objects(folder_uri)
+        if each.uri.endswith(f"/{VERDICT_NAME}")
+    ]
+    return sorted((each for each in verdicts if each is not None), key=lambda each: each.decided_at)
+
+
+def _read_or_none(uri: str, record: type[_Record]) -> _Record | None:
+    """Return a record, or None if there is no such file, or another version of repot wrote it."""
+    try:
+        return record.from_text(storage.read_text(uri))
+    except (NotFoundError, RecordError):
+        return None

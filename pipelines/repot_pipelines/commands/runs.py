@@ -1,0 +1,112 @@
+"""`repot runs`: list, show and compare the trainings in a storage."""
+
+import click
+
+from repot_pipelines.commands.options import debug_option, json_option, local_storage_option
+from repot_pipelines.commands.tables import print_records, print_rows, score_text
+
+
+@click.group("runs")
+def runs_group() -> None:
+    """List, show and compare trainings and their scores; in a folder, gs:// or s3://."""
+
+
+@runs_group.command("list")
+@local_storage_option
+@json_option
+@debug_option
+def list_runs_command(*, storage_uri: str, as_json: bool) -> None:
+    """List all runs with scores and latest verdict."""
+    from repot.evaluator.catalog import list_runs
+
+    runs = list_runs(storage_uri)
+    print_records(
+        runs,
+        ("run", "state", "backbone", "recipe", "dataset", "precision@1", "verdict"),
+        [
+            (
+                each.run,
+                each.state,
+                each.backbone,
+                each.recipe,
+                each.dataset_id,
+                score_text(each.precision_at_1, each.interval),
+                each.verdict,
+            )
+            for each in runs
+        ],
+        as_json=as_json,
+    )
+
+
+@runs_group.command("show")
+@click.argument("run")
+@local_storage_option
+@json_option
+@debug_option
+def show_run_command(*, run: str, storage_uri: str, as_json: bool) -> None:
+    """Show RUN: settings, scores by label, and every verdict."""
+    from repot.evaluator.catalog import show_run
+
+    details = show_run(storage_uri, run)
+    summary, training, evaluation = details.summary, details.training, details.evaluation
+    rows = [("run", f"{summary.run} ({summary.state})"), ("folder", details.uri)]
+    if training is not None:
+        settings = training.settings.to_json()
+        rows += [
+            ("dataset", training.dataset_id),
+            ("training", f"{training.epochs} epochs, {training.seconds:.0f} s"),
+            ("settings", ", ".join(f"{name}={value}" for name, value in settings.items())),
+        ]
+    if evaluation is not None:
+        scores = evaluation.scores
+        rows += [
+            ("precision@1", score_text(scores.precision_at_1, scores.precision_at_1_interval)),
+            ("mean recall", score_text(scores.macro_recall, scores.macro_recall_interval)),
+            ("mean F1", score_text(scores.macro_f1, scores.macro_f1_interval)),
+            ("pictures", f"{scores.num_examples:,} of {evaluation.subset}"),
+            *(
+                ("label", f"{each.label}: {each.num_correct:,} of {each.num_examples:,} right")
+                for each in evaluation.per_class
+            ),
+        ]
+    rows += [("verdict", f"{each.decided_at} {each.headline}") for each in details.verdicts]
+    print_rows(details, rows, as_json=as_json)
+
+
+@runs_group.command("compare")
+@click.argument("first")
+@click.argument("second")
+@local_storage_option
+@json_option
+@debug_option
+def compare_runs_command(*, first: str, second: str, storage_uri: str, as_json: bool) -> None:
+    """Compare two runs on the pictures that both were scored on, and list how they differ."""
+    from repot.evaluator.catalog import compare_runs
+
+    result = compare_runs(storage_uri, first, second)
+    rows = [
+        (
+            name,
+            (
+                f"{each.run}: {score_text(each.precision_at_1, each.interval)}, verdict "
+                f"{each.verdict or 'none'}"
+            ),
+        )
+        for name, each in (("first", result.first), ("second", result.second))
+    ]
+    low, high = result.interval
+    rows += [
+        ("pictures", f"{result.num_pictures:,} that both were scored on"),
+        ("only first", f"{result.only_first:,} that only the first gets right"),
+        ("only second", f"{result.only_second:,} that only the second gets right"),
+        (
+            "difference",
+            (
+                f"{result.difference:+.3f} [{low:+.3f}, {high:+.3f}] in precision@1, second minus "
+                f"first; exact McNemar p = {result.p_value:.2g} for this one comparison"
+            ),
+        ),
+        *(("setting", f"{name}: {old} -> {new}") for name, (old, new) in result.settings.items()),
+    ]
+    print_rows(result, rows, as_json=as_json)

@@ -1,0 +1,166 @@
+"""`repot models` and `repot runs` on a folder and on a bucket."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from repot import layout, storage
+from repot.errors import UsageError
+from repot.evaluator.catalog import compare_runs, show_run, show_version
+from repot.evaluator.versions import promote_by_hand
+from repot.model_registry import read_champion
+from repot_pipelines.cli import repot
+from tests.integration.evaluator.colours import MakeRun
+from tests.integration.evaluator.test_gate import (
+    HALF,
+    LATER,
+    evaluate_version,
+    gate_settings,
+    judge_and_promote,
+)
+
+
+@pytest.fixture(params=["local", "gcs"])
+def store(
+    request: pytest.FixtureRequest, make_run: MakeRun, storage_uri: str, dataset: Path
+) -> str:
+    """Return a storage with a champion, an undecided version, and an unfinished run."""
+    uri = storage_uri
+    make_run("first", colours=("red", "green", "blue"))
+    make_run("second", colours=("red", "green", "blue"))
+    make_run("third", colours=HALF)
+    if request.param != "local":
+        uri = request.getfixturevalue(request.param)
+        storage.copy_folder(str(dataset), layout.dataset_uri(uri, "colours"))
+        for run in ("first", "second", "third"):
+            storage.copy_folder(layout.run_uri(storage_uri, run), layout.run_uri(uri, run))
+    for run in ("first", "second"):
+        evaluate_version(uri, run)
+        judge_and_promote(uri, run, run_id=f"run of {run}", settings=gate_settings())
+    storage.write_text(f"{layout.run_uri(uri, 'fourth')}/state/latest.json", "{}")
+    return uri
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(repot, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.output
+
+
+def run_json(*arguments: str) -> Any:
+    return json.loads(run(*arguments, "--json"))
+
+
+def test_models_and_runs_are_listed_shown_compared_and_promoted(store: str) -> None:
+    at = ("--storage-uri", store)
+
+    (model,) = run_json("models", "list", *at)
+    assert (model["name"], model["champion"], model["num_versions"]) == ("m", "first", 2)
+    assert (model["precision_at_1"], model["num_comparisons"]) == (11 / 12, 1)
+    versions = run_json("models", "list", *at, "--model-name", "m")
+    assert {(each["version"], each["state"]) for each in versions} == {
+        ("first", "champion"),
+        ("second", ""),
+    }
+    undecided = next(each for each in versions if each["version"] == "second")
+    assert undecided["verdict"].startswith("Undecided: 12 pictures do not show")
+    table = run("models", "list", *at, "--model-name", "m").splitlines()
+    assert table[0].split()[:3] == ["version", "state", "precision@1"]
+    assert any(line.startswith("first") and "0.917 [0.646, 0.985]" in line for line in table)
+    assert run("models", "list", *at).splitlines()[1].startswith("m      first")
+
+    champion = run_json("models", "show", *at, "--model-name", "m")
+    assert champion["summary"]["version"] == "first"
+    assert [each["decision"] for each in champion["verdicts"]] == ["promote"]
+    assert [each["run_id"] for each in champion["history"]] == ["run of first"]
+    shown = run("models", "show", "second", *at, "--model-name", "m")
+    assert "Undecided: 12 pictures" in shown
+    assert "red, green, blue" in shown
+
+    runs = run_json("runs", "list", *at)
+    assert [(each["run"], each["state"]) for each in runs] == [
+        ("first", "evaluated"),
+        ("fourth", "unfinished"),
+        ("second", "evaluated"),
+        ("third", "trained"),
+    ]
+    assert "11 / 12" not in run("runs", "list", *at)
+    assert run_json("runs", "show", "third", *at)["training"]["training_id"] == "third"
+    assert "red: 4 of 5 right" in run("runs", "show", "first", *at)
+    comparison = run_json("runs", "compare", "first", "second", *at)
+    assert (comparison["num_pictures"], comparison["difference"]) == (12, 0.0)
+    assert comparison["settings"] == {}
+    assert "second minus first" in run("runs", "compare", "first", "second", *at)
+
+    assert (
+        run("models", "promote", "second", "--reason", "camera 4", *at, "--model-name", "m")
+        == "m: champion is second now, in place of first.\n"
+    )
+    (model,) = run_json("models", "list", *at)
+    assert model["champion"] == "second"
+    history = run_json("models", "show", *at, "--model-name", "m")["history"]
+    assert [(each["action"], each["reason"]) for each in history] == [("promote", "camera 4")]
+    output = run("models", "rollback", *at, "--model-name", "m")
+    assert output == "m: champion is first again, in place of second.\n"
+
+
+def test_runs_are_compared_picture_by_picture_and_by_setting(
+    make_run: MakeRun, storage_uri: str
+) -> None:
+    make_run("good")
+    run_uri = make_run("poor", colours=HALF)
+    training = storage.read_json(f"{run_uri}/training.json")
+    training["settings"]["seed"] = 7
+    storage.write_json(f"{run_uri}/training.json", training)
+    for name in ("good", "poor"):
+        evaluate_version(storage_uri, name)
+
+    result = compare_runs(storage_uri, "poor", "good")
+
+    assert (result.only_first, result.only_second, result.num_pictures) == (0, 7, 12)
+    assert result.difference == 7 / 12
+    assert result.interval[0] > 0
+    assert result.p_value == 2 / 2**7
+    assert result.settings == {"seed": ("7", "0")}
+
+
+def test_names_that_do_not_exist_are_answered_with_those_that_do(
+    make_run: MakeRun, storage_uri: str
+) -> None:
+    make_run("good")
+    make_run("trained")
+    evaluate_version(storage_uri, "good")
+
+    with pytest.raises(UsageError, match=r"none of 'x'\. Name one of these .* m\.$"):
+        show_version(storage_uri, "x", "")
+    with pytest.raises(UsageError, match=r"got 'x'\. Name one of these: good\.$"):
+        show_version(storage_uri, "m", "x")
+    with pytest.raises(UsageError, match=r"got 'x'\. Name one of these: good, trained\.$"):
+        show_run(storage_uri, "x")
+    with pytest.raises(UsageError, match=r"trained is trained\. Run the pipeline again"):
+        compare_runs(storage_uri, "good", "trained")
+    with pytest.raises(UsageError, match="check --storage-uri"):
+        show_run(f"{storage_uri}/elsewhere", "x")
+    with pytest.raises(UsageError, match="check --storage-uri"):
+        show_version(f"{storage_uri}/elsewhere", "m", "")
+
+
+def test_promotion_by_hand_needs_a_published_version_and_a_reason(
+    make_run: MakeRun, storage_uri: str
+) -> None:
+    make_run("good")
+    evaluate_version(storage_uri, "good")
+
+    with pytest.raises(UsageError, match="must have a reason"):
+        promote_by_hand(storage_uri, "m", "good", reason=" ", time=LATER)
+    with pytest.raises(UsageError, match=r"m has no 'x'\. Published versions: good\.$"):
+        promote_by_hand(storage_uri, "m", "x", reason="r", time=LATER)
+    assert promote_by_hand(storage_uri, "m", "good", reason="r", time=LATER).version == "good"
+    with pytest.raises(UsageError, match="already the champion of m"):
+        promote_by_hand(storage_uri, "m", "good", reason="r", time=LATER)
+    champion = read_champion(layout.champion_uri(storage_uri, "m")).champion
+    assert champion is not None
+    assert (champion.previous, champion.history[0].reason) == ("", "r")
