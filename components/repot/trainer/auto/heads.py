@@ -28,6 +28,16 @@ SPREAD = 1.35
 Z_90 = 1.645
 """Standard deviations on each side of a 90 % interval."""
 
+MAX_BLOCK = 2**18
+"""Multiplications of the largest product that OpenBLAS computes without its threads.
+
+Source: OpenBLAS, interface/gemm.c: SMP_THRESHOLD_MIN * GEMM_MULTITHREAD_THRESHOLD.
+"""
+
+MIN_THREADED = 2**26
+"""Multiplications of a product from which on threads are faster."""
+
+_MIN_BLOCK_ROWS = 4
 _LOG_TEMPERATURES = (-3.0, 3.0)
 _MAX_ITERATIONS = 200
 _MAX_HALVINGS = 30
@@ -228,20 +238,20 @@ def cross_validate(
         float64 [n, N] by penalty.
     """
     weights = np.ones(len(classes)) if weights is None else weights
-    has_few_rows = len(classes) <= normalised.shape[1]
-    products = normalised @ normalised.T if has_few_rows else None
+    if len(classes) <= normalised.shape[1]:
+        # With fewer rows than features, a solution is a combination of the rows, so coordinates in
+        # a basis of the rows are all that is needed.
+        products = normalised @ normalised.T
+        normalised = products @ _gram_basis(products)
     logits = {penalty: np.zeros((len(classes), num_classes)) for penalty in penalties}
     for fold in np.unique(folds):
         held_out, fitted = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
         if not len(fitted):
             continue
         share = weights[fitted] / weights[fitted].mean()
-        if products is None:
-            mean, scale = _moments_of(normalised[fitted], share)
-            rows = (normalised[fitted] - mean) / scale
-            held_out_rows = (normalised[held_out] - mean) / scale
-        else:
-            rows, held_out_rows = _reduce_products(products, fitted, held_out, share)
+        mean, scale = _moments_of(normalised[fitted], share)
+        rows = (normalised[fitted] - mean) / scale
+        held_out_rows = (normalised[held_out] - mean) / scale
         kernel, bias = None, None
         for penalty in sorted(penalties, reverse=True):
             # A weaker penalty starts from the solution of the stronger one before.
@@ -256,6 +266,27 @@ def cross_validate(
             )
             logits[penalty][held_out] = held_out_rows @ kernel + bias
     return logits
+
+
+def multiply(left: FloatArray, right: FloatArray) -> FloatArray:
+    """Return left @ right, computed by one thread unless it is large.
+
+    A fit multiplies small matrices some thousand times. BLAS wakes a thread per core for each; they
+    wait for the next one in a busy loop, which cost 16 times the processor time on two busy cores.
+
+    Args:
+        left: float64 [m, k].
+        right: float64 [k, n].
+    """
+    num_rows, per_row = len(left), left.shape[1] * right.shape[1]
+    block = MAX_BLOCK // max(per_row, 1)
+    if num_rows <= block or block < _MIN_BLOCK_ROWS or num_rows * per_row >= MIN_THREADED:
+        return left @ right
+    product = np.empty((num_rows, right.shape[1]))
+    for first in range(0, num_rows, block):
+        part = slice(first, first + block)
+        np.matmul(left[part], right, out=product[part])
+    return product
 
 
 def _always(rows: FloatArray) -> Callable[[], list[FloatArray]]:
@@ -282,28 +313,6 @@ def _moments_of(normalised: FloatArray, weights: FloatArray) -> tuple[FloatArray
     mean = weights @ normalised / weights.sum()
     variance = float(weights @ np.sum((normalised - mean) ** 2, axis=1)) / weights.sum()
     return mean, float(max(variance, _NORM_EPSILON) ** 0.5)
-
-
-def _reduce_products(
-    products: FloatArray, fitted: IntArray, held_out: IntArray, weights: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Return fitted and held-out rows in a basis of the fitted ones, centred and scaled.
-
-    With fewer rows than features, a solution is a combination of the rows, so their inner products
-    are all that is needed.
-    """
-    share = weights / weights.sum()
-    inner = products[np.ix_(fitted, fitted)]
-    cross = products[np.ix_(held_out, fitted)]
-    # Inner products of the centred rows: <a - m, b - m> with m the weighted mean of the fitted.
-    with_mean = inner @ share
-    mean_square = float(share @ with_mean)
-    centred = inner - with_mean[:, None] - with_mean[None, :] + mean_square
-    centred_cross = cross - (cross @ share)[:, None] - with_mean[None, :] + mean_square
-    scale_square = max(float(share @ np.diag(centred)), _NORM_EPSILON)
-    centred, centred_cross = centred / scale_square, centred_cross / scale_square
-    basis = _gram_basis(centred)
-    return centred @ basis, centred_cross @ basis
 
 
 def _gram_basis(products: FloatArray) -> FloatArray:
@@ -340,13 +349,13 @@ def _solve(
         for rows in chunks():
             part = slice(first, first + len(rows))
             first = part.stop
-            logits = rows @ kernel + bias
+            logits = multiply(rows, kernel) + bias
             share = weights[part] / total
             loss += float(share @ log_losses(logits, classes[part]))
             errors = softmax(logits)
             errors[np.arange(len(rows)), classes[part]] -= 1.0
             errors *= share[:, None]
-            gradient[:-1] += rows.T @ errors
+            gradient[:-1] += multiply(rows.T, errors)
             gradient[-1] += errors.sum(axis=0)
         return loss, gradient
 
