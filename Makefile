@@ -55,8 +55,8 @@ demo: $(STAMP) ## run the whole pipeline on the sample pictures
 serving-skew: $(STAMP) ## compare an exported model with `repot predict` on many kinds of picture files
 	$(BIN)/python benchmarks/serving_skew.py
 
-quality: $(STAMP) ## compare recipes on seven small sets of pictures from packages; takes an hour
-	$(BIN)/python benchmarks/quality.py
+quality: $(STAMP) ## compare recipes on seven small sets of pictures from packages; takes an hour; ARGS
+	$(BIN)/python benchmarks/quality.py $(ARGS)
 
 training-speed: $(STAMP) ## measure input, augmentation and training steps, each next to its baseline
 	$(BIN)/python benchmarks/training.py
