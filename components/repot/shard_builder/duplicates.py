@@ -65,8 +65,10 @@ _MAX_COMPARED = 16
 # Limits of verification, found on drawings, cut-outs and photographs: correlation at half the
 # resolution before and after the alignment, of all pixels, and of fine detail; the largest mean
 # square difference of a part, in units of the variance; and of the colours of a part, of 255.
-_MIN_START, _MIN_ROUGH, _MIN_CORRELATION, _MIN_DETAIL = 0.65, 0.85, 0.95, 0.6
+# A copy is as bright as the picture, in levels, and has its contrast, as a ratio's logarithm.
+_MIN_START, _MIN_ROUGH, _MIN_CORRELATION, _MIN_DETAIL = 0.65, 0.85, 0.9, 0.6
 _MAX_PART, _MAX_COLOUR = 0.6, 24.0
+_MAX_BRIGHTNESS, _MAX_CONTRAST = 4.0, 0.25
 _PART_SIDE = 8
 # The outermost pixels, which may still contain some of a border, are not compared.
 _MARGIN = 2
@@ -415,11 +417,15 @@ class _Compared:
     Attributes:
         first, second: float32 [n, side, side].
         num_pixels: float32 [n], the number of points where both are.
+        means: float32 [2, n], mean luminance there of the first and of the second pictures.
+        contrasts: float32 [2, n], standard deviation there.
     """
 
     first: Floats
     second: Floats
     num_pixels: Floats
+    means: Floats
+    contrasts: Floats
 
     @property
     def correlation(self) -> Floats:
@@ -436,9 +442,10 @@ def _compare(first: Floats, second: Floats, boxes: Floats, second_boxes: Floats)
     window = (slice(None), slice(margin, -margin), slice(margin, -margin))
     inside[window] = is_inside[window]
     num_pixels: Floats = np.maximum(inside.sum(axis=(1, 2), dtype=np.float32), 1)
-    return _Compared(
-        _standardise(one, inside, num_pixels), _standardise(other, inside, num_pixels), num_pixels
-    )
+    one, mean, contrast = _standardise(one, inside, num_pixels)
+    other, other_mean, other_contrast = _standardise(other, inside, num_pixels)
+    means, contrasts = np.stack([mean, other_mean]), np.stack([contrast, other_contrast])
+    return _Compared(one, other, num_pixels, means, contrasts)
 
 
 def _sample(luminance: Floats, boxes: Floats) -> tuple[Floats, NDArray[np.bool_]]:
@@ -449,13 +456,17 @@ def _sample(luminance: Floats, boxes: Floats) -> tuple[Floats, NDArray[np.bool_]
     return sampled, is_down[:, :, np.newaxis] & is_across[:, np.newaxis]
 
 
-def _standardise(picture: Floats, inside: Floats, num_pixels: Floats) -> Floats:
+def _standardise(
+    picture: Floats, inside: Floats, num_pixels: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """Return pictures with mean 0 and variance 1, and the mean and deviation that they had."""
     num_pixels = num_pixels[:, np.newaxis, np.newaxis]
     mean = (picture * inside).sum(axis=(1, 2), keepdims=True) / num_pixels
     centered: Floats = (picture - mean) * inside
     variance = np.square(centered).sum(axis=(1, 2), keepdims=True) / num_pixels
-    centered /= np.sqrt(variance + 1)
-    return centered
+    contrast = np.sqrt(variance + 1)
+    centered /= contrast
+    return centered, mean[:, 0, 0], contrast[:, 0, 0]
 
 
 def _align(
@@ -493,15 +504,20 @@ def _align(
 
 
 def _agree(both: _Compared) -> NDArray[np.bool_]:
-    """Return which pictures agree as a whole, in detail and in every part."""
+    """Return which pictures agree as a whole, in brightness, in detail and in every part."""
     first, second = _detail(both.first), _detail(both.second)
     products = (first * second).sum(axis=(1, 2))
     energies = np.square(first).sum(axis=(1, 2)) * np.square(second).sum(axis=(1, 2))
     detail = products / np.sqrt(energies + 1e-6)
     part = _box_sums(np.square(both.first - both.second), _PART_SIDE).max(axis=(1, 2))
     part /= _PART_SIDE**2
+    contrast = np.abs(np.log(both.contrasts[0] / both.contrasts[1]))
     is_same: NDArray[np.bool_] = (
-        (both.correlation >= _MIN_CORRELATION) & (detail >= _MIN_DETAIL) & (part <= _MAX_PART)
+        (both.correlation >= _MIN_CORRELATION)
+        & (detail >= _MIN_DETAIL)
+        & (part <= _MAX_PART)
+        & (np.abs(both.means[0] - both.means[1]) <= _MAX_BRIGHTNESS)
+        & (contrast <= _MAX_CONTRAST)
     )
     return is_same
 

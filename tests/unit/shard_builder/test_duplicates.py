@@ -95,3 +95,25 @@ def test_less_than_two_pictures_have_no_copies(originals: list[Image.Image], cou
     rows = measure([normalise_picture(encode(image)) for image in originals[:count]])
 
     assert find_near_copies(rows, np.arange(count)).shape == (0, 2)
+
+
+def test_darker_picture_is_no_copy(originals: list[Image.Image]) -> None:
+    image = originals[0]
+    darker = image.point([level * 4 // 5 for level in range(256)] * 3)
+    rows = measure([normalise_picture(encode(each)) for each in (image, darker)])
+
+    assert len(find_near_copies(rows, np.arange(2))) == 0
+
+
+def test_large_group_of_alike_pictures_is_found_in_bounded_comparisons(
+    originals: list[Image.Image],
+) -> None:
+    row = measure([normalise_picture(encode(originals[0]))])
+    rows = np.repeat(row, 150)
+    noise = np.random.default_rng(0).integers(0, 4, rows["luminance"].shape, np.uint8)
+    rows["luminance"] = np.minimum(rows["luminance"], 250) + noise
+
+    pairs = find_near_copies(rows, np.arange(150))
+
+    assert len(pairs) < 150 * 40
+    assert len(np.unique(pairs)) == 150
