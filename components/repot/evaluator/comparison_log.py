@@ -107,7 +107,8 @@ def record_comparison(
         ConflictError: Other processes kept changing it.
     """
     uri = layout.comparisons_uri(storage_uri, model_name)
-    for attempt in range(_MAX_ATTEMPTS):
+    attempts_left = _MAX_ATTEMPTS
+    while True:
         log, object_version = _read(uri)
         entry = log.find(champion, challenger, pictures_id)
         if entry is not None:
@@ -126,17 +127,16 @@ def record_comparison(
         changed = ComparisonLog(
             num_comparisons=entry.number, entries=(*log.entries, entry)[-MAX_ENTRIES:]
         )
+        content = f"{changed.to_text()}\n".encode()
         try:
-            storage.swap_bytes(
-                uri, f"{changed.to_text()}\n".encode(), expected_version=object_version
-            )
+            storage.swap_bytes(uri, content, expected_version=object_version)
         except ConflictError:
             # Another run of this model was faster; read again.
-            if attempt == _MAX_ATTEMPTS - 1:
+            attempts_left -= 1
+            if not attempts_left:
                 raise
-            continue
-        return entry, changed
-    raise AssertionError("unreachable")
+        else:
+            return entry, changed
 
 
 def read_comparisons(storage_uri: str, model_name: str) -> ComparisonLog:

@@ -170,7 +170,8 @@ def next_alpha(num_earlier: int, comparisons_per_year: int = COMPARISONS_PER_YEA
 def p_not_worse(counts: PairedCounts, margin: float = MARGIN) -> float:
     """Return the exact p-value of "the challenger is worse by `margin` or more".
 
-    The module states the test and its sources.
+    The module states the test and its sources. p is 1 if the challenger gets no more pictures right
+    than the champion: such a version is not promoted.
     """
     n, observed = counts.num_compared, counts.num_discordant
     if counts.only_challenger <= counts.only_champion:

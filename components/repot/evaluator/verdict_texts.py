@@ -6,6 +6,7 @@ from typing import NamedTuple
 from repot.errors import join_names
 from repot.evaluator.floors import ChanceCheck, LabelCount
 from repot.evaluator.verdict import ComparedPictures, PairedComparison, Score, Verdict
+from repot.metrics import wilson_interval
 
 _MAX_LABELS_NAMED = 5
 _ALLOW_POOR = "To promote it all the same: --allow-poor-model (setting allow_poor_model)."
@@ -39,10 +40,11 @@ def rolled_back(verdict: Verdict) -> Problem:
 def threshold(verdict: Verdict, whole: Score) -> Problem:
     """Return whether the score on all pictures reaches the threshold."""
     is_reached = whole.precision_at_1 >= verdict.min_precision
+    low, high = whole.interval
     basis = whole.text.partition(" on ")[2]
     on = f" on all {basis}" if verdict.compared and verdict.compared.num_left_out else ""
     text = (
-        f"precision@1 of {whole.precision_at_1:.4f}{on} "
+        f"precision@1 of {whole.precision_at_1:.4f} [{low:.4f}, {high:.4f}]{on} "
         f"{'reaches' if is_reached else 'is below'} the threshold of {verdict.min_precision:.4f}."
     )
     return Problem(text, text)
@@ -62,7 +64,7 @@ def by_chance(whole: Score, chance: ChanceCheck) -> Problem:
 
 def missed_labels(missed: Sequence[LabelCount], *, is_chance: bool) -> Problem:
     """Return which labels the version never finds."""
-    shown = [f"{each.label!r} (0 of {each.num_examples:,} right)" for each in missed]
+    shown = [f"{each.label!r} ({_recall_text(0, each.num_examples)})" for each in missed]
     names = join_names(shown, _MAX_LABELS_NAMED)
     text = f"it never finds the label{'s' if len(missed) > 1 else ''} {names}"
     why = (
@@ -77,8 +79,8 @@ def lost_labels(verdict: Verdict) -> Problem:
     """Return on which labels the version is worse than the champion."""
     lost = verdict.lost_labels
     shown = [
-        f"{each.label!r} ({each.num_correct:,} of {each.num_examples:,} right, the champion "
-        f"{each.num_correct_champion:,})"
+        f"{each.label!r} ({_recall_text(each.num_correct, each.num_examples)}, the champion "
+        f"{_recall_text(each.num_correct_champion or 0, each.num_examples)})"
         for each in lost
     ]
     text = f"it is worse than the champion on {join_names(shown, _MAX_LABELS_NAMED)}"
@@ -98,6 +100,12 @@ def worse(verdict: Verdict) -> Problem:
         f"This version is worse than the champion {verdict.champion_version} by more than chance "
         f"explains (exact McNemar p = {verdict.comparison.p_value:.2g}).",
     )
+
+
+def _recall_text(num_correct: int, num_examples: int) -> str:
+    """Return a label's recall with its interval, e.g. "10 of 30 right [0.19, 0.51]"."""
+    low, high = wilson_interval(num_correct, num_examples)
+    return f"{num_correct:,} of {num_examples:,} right [{low:.2f}, {high:.2f}]"
 
 
 def _relation(verdict: Verdict) -> str:
@@ -174,10 +182,11 @@ def rule_reason(verdict: Verdict) -> str:
         raise ValueError("A rule needs a comparison.")
     rule = verdict.comparison.rule
     return (
-        f"Comparison {rule.number:,} of this model: p = {rule.p_value:.2g} of being worse by "
-        f"{100 * rule.margin:g} point or more; a promotion needs more pictures right and p <= "
-        f"{rule.alpha:.2g}, so that {rule.comparisons_per_year:,} comparisons together promote a "
-        f"version that is worse by more than that with a probability of at most 5 %."
+        f"Comparison {rule.number:,} of this model: p = {rule.p_value:.2g} for the hypothesis that "
+        f"this version is worse by {100 * rule.margin:g} point or more. A promotion needs more "
+        f"pictures right and p <= {rule.alpha:.2g}: then {rule.comparisons_per_year:,} comparisons "
+        "together promote a version that is worse by more than that with a probability of at most "
+        "5 %."
     )
 
 

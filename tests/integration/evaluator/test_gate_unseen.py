@@ -126,7 +126,7 @@ def test_renamed_and_relabelled_training_pictures_of_the_champion_are_not_compar
     assert verdict.comparison.both_right == 3
     # The threshold is for the score on all pictures.
     assert (
-        "precision@1 of 0.9167 on all 12 pictures reaches the threshold of 0.9100."
+        "precision@1 of 0.9167 [0.6461, 0.9851] on all 12 pictures reaches the threshold of 0.9100."
         in verdict.reasons
     )
     expected = (
@@ -213,7 +213,9 @@ def test_too_few_unseen_pictures_are_undecided_with_advice(
         "validation/ of their own, they are never trained on. To put this version into production "
         "without a comparison: `repot models promote new --reason ...`."
     )
-    assert verdict.reasons[1].startswith("precision@1 of 0.9167 on all 12 pictures reaches")
+    assert verdict.reasons[1].startswith(
+        "precision@1 of 0.9167 [0.6461, 0.9851] on all 12 pictures reaches"
+    )
     # The champion was not scored for nothing.
     assert not storage.exists(f"{layout.gate_uri(storage_uri, 'new', 'old')}/predictions.csv")
 
@@ -263,7 +265,9 @@ def test_test_split_is_scored_beside_validation_and_can_decide(
     assert verdict.challenger.num_examples == 4
     assert verdict.champion is not None
     assert verdict.champion.precision_at_1 == 0.5
-    assert verdict.reasons[0] == "precision@1 of 0.7500 is below the threshold of 0.8000."
+    assert verdict.reasons[0] == (
+        "precision@1 of 0.7500 [0.3006, 0.9544] is below the threshold of 0.8000."
+    )
     assert "scored on the same 4 pictures of test" in on_test.report_html
     gate_uri = layout.gate_uri(storage_uri, "new", "old")
     assert storage.exists(f"{gate_uri}/test/predictions.csv")

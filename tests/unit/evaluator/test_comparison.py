@@ -294,7 +294,9 @@ def test_first_reason_is_the_decisive_one() -> None:
     worse = make_verdict(HALF, ALL, 0.5)
     better = make_verdict(ALL, HALF, 0.5)
 
-    assert below.reasons[0] == "precision@1 of 0.5000 is below the threshold of 0.8000."
+    assert below.reasons[0] == (
+        "precision@1 of 0.5000 [0.2538, 0.7462] is below the threshold of 0.8000."
+    )
     assert worse.reasons[0] == (
         "This version is worse than the champion old by more than chance explains (exact McNemar p "
         "= 0.031)."
@@ -363,7 +365,7 @@ def test_headline_is_one_sentence_with_the_interval_that_decides() -> None:
     )
     assert make_verdict(HALF, ALL).headline.startswith("Not promoted: this version gets 6 fewer of")
     assert make_verdict("0", None, 0.5).headline == (
-        "Not promoted: precision@1 of 0.0000 is below the threshold of 0.5000."
+        "Not promoted: precision@1 of 0.0000 [0.0000, 0.7935] is below the threshold of 0.5000."
     )
     assert make_verdict("0", None, champion_version="new").headline == (
         "Unchanged: this version, new, is the champion already."

@@ -54,7 +54,10 @@ def test_model_that_never_finds_the_rare_label_is_not_promoted_unless_allowed() 
     assert verdict.challenger.macro_recall == 0.5
     assert verdict.decision == "reject"
     assert "is not above chance" in verdict.headline
-    assert any("never finds the label 'rare' (0 of 1 right)" in each for each in verdict.reasons)
+    assert any(
+        "never finds the label 'rare' (0 of 1 right [0.00, 0.79])" in each
+        for each in verdict.reasons
+    )
     assert [each.label for each in verdict.missed_labels] == ["rare"]
     assert "--allow-poor-model" in verdict.reasons[0]
     assert allowed.decision == "promote"
@@ -126,8 +129,8 @@ def test_missed_label_is_not_explained_by_chance(num_pictures: int) -> None:
     assert not is_chance
     verdict = judge_first(outcomes)
     assert verdict.decision == "reject"
-    assert verdict.headline == (
-        f"Not promoted: it never finds the label 'c' (0 of {num_pictures} right)."
+    assert verdict.headline.startswith(
+        f"Not promoted: it never finds the label 'c' (0 of {num_pictures} right [0.00, 0."
     )
 
 
@@ -143,7 +146,8 @@ def test_label_that_the_champion_recognises_must_not_be_lost() -> None:
     assert verdict.comparison.rule.ruling == "better"
     assert verdict.decision == "reject"
     assert verdict.headline == (
-        "Not promoted: it is worse than the champion on 'c' (10 of 30 right, the champion 30)."
+        "Not promoted: it is worse than the champion on 'c' (10 of 30 right [0.19, 0.51], the "
+        "champion 30 of 30 right [0.89, 1.00])."
     )
 
 
