@@ -58,10 +58,10 @@ class ChampionChange(JsonRecord):
 
     Attributes:
         version: The version.
-        action: "promote" for the gate's decision, "rollback" for a person's.
+        action: "promote", by the gate or by hand, or "rollback".
         time: When, in UTC, e.g. 2026-11-27T14:05:00Z.
-        run_id: Id of the pipeline run that promoted it; "" for a rollback.
-        verdict: Name of the gate's verdict.json under the storage URI; "" for a rollback.
+        run_id: Id of the pipeline run that promoted it; "" for a person's decision.
+        verdict: Name of the gate's verdict.json under the storage URI; "" for a person's decision.
         reason: Why a person promoted it whatever the gate found; "" if the gate decided.
     """
 
@@ -84,8 +84,8 @@ class Champion(JsonRecord):
         precision_at_1: Its score on that dataset, in [0, 1].
         previous: The version that was in production before, or "".
         rolled_back: Versions that were rolled back; the gate does not promote them again.
-        promotion: The latest promotion of this version, on the gate's verdict; None if it was
-            never promoted and came into production by a rollback.
+        promotion: The latest promotion of this version, on the gate's verdict or by hand; None if
+            it was never promoted and came into production by a rollback.
         history: Every change of the champion, oldest first; the last one made this champion.
     """
 

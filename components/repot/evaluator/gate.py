@@ -82,7 +82,8 @@ def decide_and_promote(
     """
     champion = _find_champion(storage_uri, model_name)
     promotion = champion.promotion if champion and champion.version == training_id else None
-    if promotion is not None and promotion.run_id == run_id:
+    # A promotion by hand has no verdict.
+    if promotion is not None and promotion.verdict and promotion.run_id == run_id:
         return _read_gate_report(storage_uri, promotion.verdict)
     report = decide(
         storage_uri=storage_uri,

@@ -13,7 +13,7 @@ from repot.evaluator.comparison_log import read_comparisons
 from repot.evaluator.evaluate import evaluate_run
 from repot.evaluator.gate import GateReport, decide, decide_and_promote
 from repot.evaluator.verdict import Verdict
-from repot.evaluator.versions import promote, rollback
+from repot.evaluator.versions import promote, promote_by_hand, rollback
 from repot.model_registry import Champion, ChampionChange, ModelRecord, read_champion
 from repot.settings import GateSettings
 from tests.integration.evaluator.colours import MakeRun
@@ -618,3 +618,15 @@ def test_rolled_back_version_is_not_promoted_by_a_retry(
 
     assert judge_and_promote(storage_uri, "new", run_id="run 2").verdict.decision == "reject"
     assert champion_version(storage_uri) == champion
+
+
+def test_version_that_was_promoted_by_hand_is_unchanged(
+    make_run: MakeRun, storage_uri: str
+) -> None:
+    make_run("new")
+    evaluate_version(storage_uri, "new")
+    promote_by_hand(storage_uri, "m", "new", reason="camera 4", time=FIRST)
+
+    # A run without an id, as a promotion by hand.
+    assert judge_and_promote(storage_uri, "new", run_id="").verdict.decision == "unchanged"
+    assert read_model_champion(storage_uri).history[-1].reason == "camera 4"
