@@ -44,6 +44,7 @@ _MAX_HALVINGS = 30
 _MEMORY = 10  # Pairs that L-BFGS keeps.
 _GRADIENT_TOLERANCE = 1e-6
 _NORM_EPSILON = 1e-12
+_JITTER = 1e-10
 
 
 Rows = Callable[[slice], FloatArray]
@@ -240,9 +241,10 @@ def cross_validate(
     weights = np.ones(len(classes)) if weights is None else weights
     if len(classes) <= normalised.shape[1]:
         # With fewer rows than features, a solution is a combination of the rows, so coordinates in
-        # a basis of the rows are all that is needed.
+        # a basis of the rows are all that is needed: L, if L @ L.T has the products of the rows.
         products = normalised @ normalised.T
-        normalised = products @ _gram_basis(products)
+        products.flat[:: len(classes) + 1] += _JITTER  # copies have equal rows
+        normalised = np.asarray(np.linalg.cholesky(products), np.float64)
     logits = {penalty: np.zeros((len(classes), num_classes)) for penalty in penalties}
     for fold in np.unique(folds):
         held_out, fitted = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)

@@ -83,7 +83,7 @@ def choose(features: TrainingFeatures, balance: str = "auto") -> Any:
 
 
 def test_best_candidate_is_chosen_if_it_is_clearly_better() -> None:
-    features = make_features((60, 60), signal={"central": (4.0, 0.0)})
+    features = make_features((120, 120), signal={"central": (4.0, 0.0)})
 
     assert choose(features).candidate == CANDIDATES[3]
 
