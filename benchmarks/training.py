@@ -8,6 +8,8 @@ Other work on the machine changes the first, and hardly the second.
 
 The baseline of the input is what Keras offers: `keras.utils.image_dataset_from_directory`, and the
 2016 tutorial's crop and colors by `tf.image` on each picture, as Keras' layers have no such crop.
+It resizes bilinearly, which costs least. In 2016, one of four resizing methods was drawn for each
+picture, as repot does; the baseline "4 resizers" does so too.
 
 Each way to compute a step runs in a process of its own, which is killed after --seconds: XLA can
 compile for longer than anybody waits, and nothing else stops it.
@@ -21,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ WIDTH, HEIGHT = 500, 375
 QUALITY = 88
 BATCH_SIZE = 32
 IMAGE_SIZES = (224, 299)
+RESIZERS = ("bilinear", "nearest", "bicubic", "area")
 NUM_LABELS = 2
 NUM_FEATURES = 1280
 HEAD_ROWS = 20_000
@@ -110,6 +113,7 @@ def measure_input(folder: Path, image_size: int, num_epochs: int) -> Iterator[Me
 
     from repot.augmentation import augment, crop_for_training
     from repot.preprocessing import decode_jpeg
+    from repot.trainer.batches import input_options
 
     files = [path.read_bytes() for path in sorted(folder.glob("*/*.jpg"))]
     encoded = tf.data.Dataset.from_tensor_slices(files).cache().repeat(num_epochs)
@@ -126,8 +130,11 @@ def measure_input(folder: Path, image_size: int, num_epochs: int) -> Iterator[Me
         lambda pictures: augment(pictures, augmentation="inception", flip=True), jit_compile=True
     )
 
+    def cropped() -> Any:
+        return batches(crop).with_options(input_options())
+
     def augmented() -> Iterator[int]:
-        for batch in batches(crop):
+        for batch in cropped():
             augment_batch(batch)
             yield BATCH_SIZE
 
@@ -141,21 +148,28 @@ def measure_input(folder: Path, image_size: int, num_epochs: int) -> Iterator[Me
         str(folder), image_size=(image_size, image_size), batch_size=None, seed=1, verbose=False
     ).repeat(num_epochs)
 
-    def keras_map(pixels: Any, _: Any) -> Any:
-        return _distort(pixels / 255.0, image_size)
+    def keras_batches(methods: Sequence[str]) -> Iterator[int]:
+        def distort(pixels: Any, _: Any) -> Any:
+            return _distort(pixels / 255.0, image_size, methods)
+
+        return _sizes(_batched(loader.map(distort, num_parallel_calls=tf.data.AUTOTUNE)))
 
     yield measure("decode alone", _sizes(batches(decode_only)))
-    yield measure("repot, host", _sizes(batches(crop)))
+    yield measure("repot, host", _sizes(cropped()))
     yield measure("repot, host and device on this CPU", augmented())
     yield measure("plain tf.data and tf.image", _sizes(batches(tf_image)))
-    yield measure(
-        "Keras' loader and tf.image",
-        _sizes(_batched(loader.map(keras_map, num_parallel_calls=tf.data.AUTOTUNE))),
-    )
+    yield measure("Keras' loader and tf.image, 4 resizers", keras_batches(RESIZERS))
+    yield measure("Keras' loader and tf.image", keras_batches(("bilinear",)))
 
 
-def _distort(picture: Any, image_size: int) -> Any:
-    """Apply the 2016 crop and colors to one float32 picture, by tf.image."""
+def _distort(picture: Any, image_size: int, methods: Sequence[str] = ("bilinear",)) -> Any:
+    """Apply the 2016 crop and colors to one float32 picture, by tf.image.
+
+    Args:
+        picture: float32 [height, width, 3] in [0, 1].
+        image_size: Height and width of the result.
+        methods: Resizing methods, one of which is drawn for each picture.
+    """
     import tensorflow as tf
 
     begin, size, _ = tf.image.sample_distorted_bounding_box(
@@ -167,7 +181,13 @@ def _distort(picture: Any, image_size: int) -> Any:
         max_attempts=100,
         use_image_if_no_bounding_boxes=True,
     )
-    crop = tf.image.resize(tf.slice(picture, begin, size), (image_size, image_size))
+    window = tf.slice(picture, begin, size)
+    resizers = [
+        lambda method=method: tf.image.resize(window, (image_size, image_size), method)
+        for method in methods
+    ]
+    drawn = tf.random.uniform([], 0, len(methods), tf.int32)
+    crop = tf.switch_case(drawn, resizers) if len(resizers) > 1 else resizers[0]()
     crop = tf.image.random_flip_left_right(crop)
     crop = tf.image.random_brightness(crop, 32 / 255)
     crop = tf.image.random_saturation(crop, 0.5, 1.5)

@@ -151,6 +151,15 @@ def test_crops_contain_a_part_of_a_box() -> None:
     np.testing.assert_array_equal(no_boxes, without)
 
 
+def test_no_resizing_method_exceeds_white() -> None:
+    white = np.full((61, 83, 3), 255.0)
+
+    found = crops(encode(white), "inception")
+
+    assert set((found.draws.numpy()[:, 0] * 4).astype(int)) == {0, 1, 2, 3}
+    assert np.all(found.pixels.numpy() == 255)
+
+
 def test_inception_resizes_a_quarter_of_the_pictures_by_each_method() -> None:
     rng = np.random.default_rng(1)
     black_and_white = np.where(rng.random((30, 30, 1)) < 0.5, 60, 160) * np.ones((1, 1, 3))

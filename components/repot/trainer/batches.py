@@ -186,7 +186,8 @@ class Pictures:
         batches = prepared.batch(places.shape[-1], drop_remainder=True).map(
             lambda inputs, labels: (inputs, labels, tf.cast(labels > 0, tf.float32))
         )
-        return ShareOfBatches(replica_batches=batches.prefetch(tf.data.AUTOTUNE))
+        prefetched = batches.prefetch(tf.data.AUTOTUNE).with_options(input_options())
+        return ShareOfBatches(replica_batches=prefetched)
 
     def _preprocess(self, example: dict[str, tf.Tensor]) -> tuple[Any, Any]:
         return central_crop(decode_jpeg(example["encoded"]), self.image_size), example["label"]
@@ -274,11 +275,18 @@ def _batch(examples: Any, batch_size: int) -> Any:
 
 
 def _prefetch(batches: Any) -> Any:
+    return batches.prefetch(tf.data.AUTOTUNE).with_options(input_options())
+
+
+def input_options() -> Any:
+    """Return how tf.data reads and shares batches, as tf.data.Options."""
+    options = tf.data.Options()
     # DATA: every worker reads all examples and keeps its share of each batch, so that the batches
     # do not depend on the number of workers.
-    options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
+    # Every core works on pictures of its own; to divide the operations of one as well takes time.
+    options.threading.max_intra_op_parallelism = 1
+    return options
 
 
 def _pad(inputs: Any, labels: Any, batch_size: int) -> tuple[Any, Any, Any]:
