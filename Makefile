@@ -27,7 +27,7 @@ LOCK = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo serving-skew quality decoder-sandbox feature-memory sample-run data-checks inception-2016 mobilenet manifest-speed streaming gate-years test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
+.PHONY: help venv install demo serving-skew quality decoder-sandbox feature-memory sample-run speed data-checks inception-2016 mobilenet manifest-speed streaming gate-years test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,8 @@ serving-skew: $(STAMP) ## compare an exported model with `repot predict` on many
 
 quality: $(STAMP) ## compare recipes on seven small sets of pictures from packages; takes an hour; ARGS
 	$(BIN)/python benchmarks/quality.py $(ARGS)
+
+speed: training-speed sample-run feature-memory streaming ## print all tables of docs/performance.md; takes half an hour
 
 training-speed: $(STAMP) ## measure input, augmentation and training steps, each next to its baseline
 	$(BIN)/python benchmarks/training.py
