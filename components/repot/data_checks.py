@@ -176,29 +176,25 @@ def is_accepted(manifest: Manifest, checks: DataChecks | None, limits: DataLimit
     return is_within and not limit_problems(manifest, checks, limits)
 
 
-def score_warnings(manifest: Manifest, checks: DataChecks | None) -> list[str]:
-    """Return one sentence per finding that makes scores uncertain or a model worse."""
+def data_warnings(manifest: Manifest, checks: DataChecks | None) -> list[str]:
+    """Return what makes scores uncertain or a model worse, and what to do, one text each."""
     warnings = [
         f"copies of training pictures, not scored: {count} of {total} {split} pictures, "
         + join_names((repr(e.path) for e in manifest.excluded if e.split == split), _MAX_NAMED)
+        + ". Remove one of the two to have the numbers add up"
         for split, (count, total) in _leaked(manifest).items()
         if count
     ]
     if checks and checks.num_conflicts:
         times = "once" if checks.num_conflicts == 1 else f"{checks.num_conflicts} times"
         warnings.append(
-            f"the same picture under several labels, {times}: {_name_conflicts(checks.conflicts)}"
+            f"the same picture under several labels, {times}: {_name_conflicts(checks.conflicts)}. "
+            "Keep each under one label"
         )
-    return warnings
-
-
-def data_warnings(manifest: Manifest, checks: DataChecks | None) -> list[str]:
-    """Return `score_warnings`, and one about labels with few pictures."""
-    warnings = score_warnings(manifest, checks)
     if small := _small_labels(manifest, FEW_PICTURES):
         warnings.append(
             f"fewer than {FEW_PICTURES} pictures of {len(small)} of {len(manifest.labels)} labels: "
-            f"{join_names(small, _MAX_NAMED)}"
+            f"{join_names(small, _MAX_NAMED)}. Add pictures, or expect low and uncertain scores"
         )
     return warnings
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import repot
 from repot import layout, quiet_tensorflow, storage
+from repot.data_checks import read_checks
 from repot.errors import ModelError, UsageError
 from repot.evaluation_record import EvaluationRecord
 from repot.evaluator.outcomes import write_outcomes
@@ -257,7 +258,12 @@ def _evaluate(
         test=test.scores if test else None,
     )
     data = build_report_data(
-        record, manifest=manifest, mistakes=scored.mistakes, training=training, run_uri=run_uri
+        record,
+        manifest=manifest,
+        checks=read_checks(dataset_uri),
+        mistakes=scored.mistakes,
+        training=training,
+        run_uri=run_uri,
     )
     write_outcomes(storage.join(output_uri, PREDICTIONS_NAME), scored.outcomes)
     write_record(storage.join(output_uri, REPORT_DATA_NAME), data)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from repot import layout, quiet_tensorflow, storage
-from repot.data_checks import read_checks, score_warnings
+from repot.data_checks import data_warnings, read_checks
 from repot.errors import AlreadyExistsError, DataError, ModelError
 from repot.evaluator.comparison import check_same_pictures, compare_outcomes, judge
 from repot.evaluator.comparison_log import pictures_id, record_comparison
@@ -197,7 +197,7 @@ def decide(
         unknown_labels=unknown_labels,
         removed_labels=removed_labels,
         empty_label_folders=manifest.empty_label_folders,
-        data_warnings=score_warnings(manifest, read_checks(dataset_uri)),
+        data_warnings=data_warnings(manifest, read_checks(dataset_uri)),
         was_rolled_back=champion is not None and training_id in champion.rolled_back,
     )
     _log.info("%s %s", verdict.headline, " ".join(verdict.reasons))

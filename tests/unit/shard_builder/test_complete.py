@@ -170,7 +170,10 @@ def test_completion_tells_what_the_dataset_contains(
             "build shards: unusual, very small: 29 "
             "('b/005.jpg', 'b/006.jpg', 'b/002.jpg' and 26 more)"
         ),
-        "build shards: warning: fewer than 10 pictures of 2 of 3 labels: 'b' (9), 'c' (8)",
+        (
+            "build shards: warning: fewer than 10 pictures of 2 of 3 labels: 'b' (9), 'c' (8). "
+            "Add pictures, or expect low and uncertain scores"
+        ),
         f"build shards: all findings, with pictures: {planned.dataset_uri}/data.html",
     ]
     assert manifest.empty_label_folders == ("pears",)
@@ -324,12 +327,15 @@ def test_copies_of_training_pictures_are_not_scored(
     for warning in (
         (
             "copies of training pictures, not scored: 1 of 8 validation pictures, "
-            "'validation/a/renamed.jpg'"
+            "'validation/a/renamed.jpg'. Remove one of the two to have the numbers add up"
         ),
-        ("copies of training pictures, not scored: 1 of 4 test pictures, 'test/b/relabelled.jpg'"),
+        (
+            "copies of training pictures, not scored: 1 of 4 test pictures, "
+            "'test/b/relabelled.jpg'. Remove one of the two to have the numbers add up"
+        ),
         (
             "the same picture under several labels, once: 'train/a/003.jpg' (a, train) and "
-            "'test/b/relabelled.jpg' (b, test)"
+            "'test/b/relabelled.jpg' (b, test). Keep each under one label"
         ),
     ):
         assert f"build shards: warning: {warning}" in notices

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from repot import storage
+from repot.data_checks import DataChecks, data_warnings, describe_checks
 from repot.errors import ModelError
 from repot.evaluation_record import EvaluationRecord
 from repot.evaluator.outcomes import Mistake, Outcome
@@ -64,6 +65,7 @@ class DatasetSummary(JsonRecord):
         splits: Examples by split.
         rejected: One entry per reason, most frequent first.
         empty_label_folders: Label folders without pictures.
+        findings: What the checks found, most important first.
     """
 
     dataset_id: str
@@ -73,6 +75,7 @@ class DatasetSummary(JsonRecord):
     splits: dict[str, SplitSummary]
     rejected: tuple[RejectionSummary, ...]
     empty_label_folders: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +111,7 @@ def build_report_data(
     evaluation: EvaluationRecord,
     *,
     manifest: Manifest,
+    checks: DataChecks | None,
     mistakes: Sequence[Mistake],
     training: TrainingRecord | None,
     run_uri: str,
@@ -117,6 +121,7 @@ def build_report_data(
     Args:
         evaluation: The scores.
         manifest: The dataset's manifest.
+        checks: What its pictures show; None for a dataset of an earlier version.
         mistakes: The mistakes to show.
         training: The training of the model; None if unknown.
         run_uri: Folder of the training, with its history.csv and augmented_pictures.json; "" if
@@ -129,7 +134,7 @@ def build_report_data(
         evaluation=evaluation,
         training=training,
         history=_read_history(run_uri),
-        dataset=_summarise_dataset(manifest),
+        dataset=_summarise_dataset(manifest, checks),
         mistakes=tuple(
             MistakeRecord(outcome=mistake.outcome, thumbnail=thumbnail(mistake.jpeg))
             for mistake in mistakes
@@ -176,7 +181,8 @@ def _read_augmented(run_uri: str) -> AugmentedPictures | None:
     return read_record(uri, AugmentedPictures) if run_uri and storage.exists(uri) else None
 
 
-def _summarise_dataset(manifest: Manifest) -> DatasetSummary:
+def _summarise_dataset(manifest: Manifest, checks: DataChecks | None) -> DatasetSummary:
+    unusual = describe_checks(checks) if checks else []
     return DatasetSummary(
         dataset_id=manifest.dataset_id,
         pictures_uri=manifest.pictures_uri,
@@ -199,6 +205,7 @@ def _summarise_dataset(manifest: Manifest) -> DatasetSummary:
             for reason, count in count_reasons(manifest.rejected).items()
         ),
         empty_label_folders=manifest.empty_label_folders,
+        findings=(*data_warnings(manifest, checks), *unusual),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from repot.data_checks import CheckedPicture, DataChecks, Outlier
 from repot.errors import DataError, ModelError
 from repot.evaluator.outcomes import Mistake
 from repot.evaluator.report.data import (
@@ -17,6 +18,7 @@ from repot.evaluator.report.data import (
     read_training,
     thumbnail,
 )
+from repot.evaluator.report.page import render_report
 from repot.manifest import Manifest, Receipt, Rejection, Split
 from repot.settings import DatasetSettings
 from repot.training_record import AugmentedPictures
@@ -27,6 +29,26 @@ HISTORY = (
     "validation_precision_at_1,seconds\n"
     "head,1,0.003,1.5,0.5,,,0.1\n"
     "fine_tune,1,0.0,1.0,0.75,0.9,0.7,0.2\n"
+)
+
+
+CHECKS = DataChecks(
+    num_copies=3,
+    num_exact_copies=1,
+    copies=(),
+    num_conflicts=0,
+    conflicts=(),
+    num_outliers={"blank": 1},
+    outliers=(
+        Outlier(
+            picture=CheckedPicture(path="cat/white.png", label="cat", split="train"),
+            kind="blank",
+            measured=0.0,
+            threshold=2.0,
+        ),
+    ),
+    formats={},
+    sides=(),
 )
 
 
@@ -71,6 +93,7 @@ def build(tmp_path: Path, num_rejected: int = 2) -> ReportData:
     return build_report_data(
         make_report_data([outcome], ["cat", "dog"]).evaluation,
         manifest=make_manifest(num_rejected),
+        checks=CHECKS,
         mistakes=[Mistake(outcome=outcome, jpeg=make_jpeg((20, 10)))],
         training=None,
         run_uri=str(tmp_path),
@@ -83,6 +106,20 @@ def test_report_data_round_trips_through_json() -> None:
     for has_training in (True, False):
         data = make_report_data(outcomes, ["cat", "dog"], has_training=has_training)
         assert ReportData.from_text(data.to_text()) == data
+
+
+def test_report_states_what_the_checks_found(tmp_path: Path) -> None:
+    data = build(tmp_path)
+
+    assert data.dataset.findings == (
+        (
+            "fewer than 10 pictures of 2 of 2 labels: 'cat' (7), 'dog' (0). Add pictures, or "
+            "expect low and uncertain scores"
+        ),
+        "copies of other pictures: 3, of which 1 with the same content",
+        "unusual, one colour all over: 1 ('cat/white.png')",
+    )
+    assert "copies of other pictures: 3, of which 1" in render_report(data)
 
 
 def test_history_is_read_with_none_for_empty_fields(tmp_path: Path) -> None:
