@@ -8,7 +8,7 @@ Each builder pod gets one share of the plan, as a work item.
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self
@@ -19,7 +19,7 @@ from repot.errors import DataError, NotFoundError, UsageError
 from repot.file_parts import FilePart
 from repot.json_record import JsonRecord, read_record, write_record
 from repot.layout import MANIFEST_NAME, PLAN_NAME, RECEIPTS_FOLDER, WORK_FOLDER
-from repot.manifest import Rejection
+from repot.manifest import Manifest, Rejection, Split
 from repot.records import Box
 from repot.settings import DatasetSettings
 
@@ -78,6 +78,11 @@ class SourcePicture:
             value["group"] = self.group
         return value
 
+    @property
+    def content(self) -> str:
+        """Return what identifies the picture's bytes, whatever its name: see `content_key`."""
+        return content_key(self.crc32c, self.size_bytes, self.crop)
+
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Build from what `to_json` returned.
@@ -94,6 +99,15 @@ class SourcePicture:
             "crop": Box(**crop) if crop else None,
         }
         return cls(**{**value, **typed})
+
+
+def content_key(crc32c: str, size_bytes: int, crop: Box | None) -> str:
+    """Return what identifies a picture by its bytes, and by what it is cropped to.
+
+    It starts with letters and a colon, so that no spreadsheet takes it for a number.
+    """
+    edges = [crop.xmin, crop.ymin, crop.xmax, crop.ymax] if crop else []
+    return ":".join(["crc32c", crc32c, str(size_bytes), *(f"{edge:g}" for edge in edges)])
 
 
 _REQUIRED_FIELDS = dict.fromkeys(
@@ -253,6 +267,34 @@ def read_work_list(dataset_uri: str, shard: str) -> list[SourcePicture]:
         raise DataError(
             f"{uri} must be a valid work list; got {err}. Delete it and {PLAN_NAME}, and run again."
         ) from err
+
+
+def read_sources(
+    dataset_uri: str, manifest: Manifest, split: Split, numbers: Iterable[int]
+) -> dict[int, SourcePicture]:
+    """Return where examples of a split came from, by their numbers in the order of the shards.
+
+    An example is missing in the result if that is unknown: the work list of its shard is gone, or
+    does not tell which of its pictures became records.
+
+    Raises:
+        DataError: A work list is invalid.
+        StorageError: A work list cannot be read.
+    """
+    wanted, sources, first = sorted(set(numbers)), {}, 0
+    rejected = {rejection.path for rejection in manifest.rejected}
+    for receipt in manifest.split_shards(split):
+        inside = [n for n in wanted if first <= n < first + receipt.num_records]
+        if inside and storage.exists(_work_uri(dataset_uri, receipt.shard)):
+            pictures = [
+                picture
+                for picture in read_work_list(dataset_uri, receipt.shard)
+                if picture.path not in rejected
+            ]
+            if len(pictures) == receipt.num_records:
+                sources.update({n: pictures[n - first] for n in inside})
+        first += receipt.num_records
+    return sources
 
 
 def _check_same_dataset(manifest_uri: str, dataset_uri: str, plan: DatasetPlan) -> None:

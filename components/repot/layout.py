@@ -10,9 +10,10 @@
                                    checkpoint_id = <sha256>/<backbone>-<values>
       features/                    features of frozen backbones, see repot.feature_store
       runs/<training_id>/          state/, events/, history.csv, model/,
-                                   augmented_pictures.json (if any),
+                                   augmented_pictures.json (if any), suspects.json (if any),
                                    training.json (last of training), job/,
-                                   evaluation/ (metrics.json last; test/ has that of test),
+                                   evaluation/ (suspects.csv, metrics.json last; test/ has that of
+                                   test),
                                    gate/<champion version>/predictions.csv,
                                    gate/<champion version>/<verdict_id>/ verdict.json, report.html
       models/<name>/<version>/     model.keras, saved_model/, labels.txt, model_spec.json,
@@ -63,12 +64,14 @@ STATE_NAME = "latest.json"
 EVENTS_FOLDER = "events"
 HISTORY_NAME = "history.csv"
 AUGMENTED_NAME = "augmented_pictures.json"
+SUSPECTS_NAME = "suspects.json"
 TRAINING_NAME = "training.json"
 JOB_FOLDER = "job"
 REQUEST_NAME = "request.json"
 HEARTBEAT_NAME = "heartbeat.json"
 EVALUATION_FOLDER = "evaluation"
 PREDICTIONS_NAME = "predictions.csv"
+SUSPECTS_TABLE_NAME = "suspects.csv"
 REPORT_DATA_NAME = "report_data.json"
 REPORT_NAME = "report.html"
 METRICS_NAME = "metrics.json"

@@ -24,6 +24,7 @@ REASONS = {
     "not_in_manifest": "the file is not in the metadata file beside it",
     "other_extension": "with a metadata file of ImageNet, pictures are the files named .JPEG",
     "no_box": "the picture has no bounding box to crop it to",
+    "removed": "the corrections file leaves the picture out",
 }
 """Why a file is not in any shard, by the reason key that receipts, manifest and report use."""
 
@@ -49,6 +50,7 @@ EXEMPT_REASONS = (
     "not_in_manifest",
     "other_extension",
     "no_box",
+    "removed",
 )
 """Reasons of files that were never meant as training pictures. They are listed in the manifest but
 do not count towards max_rejected_fraction."""

@@ -135,7 +135,12 @@ def pipeline_root_problem(uri: str) -> str | None:
 
 def _unreachable_uris(parameters: ParameterValues) -> Iterator[str]:
     required = ("pictures_uri", "storage_uri")
-    optional = ("labels_file_uri", "imagenet_metadata_file_uri", "bounding_box_file_uri")
+    optional = (
+        "labels_file_uri",
+        "imagenet_metadata_file_uri",
+        "bounding_box_file_uri",
+        "corrections_file_uri",
+    )
     for name in (*required, *optional):
         uri = empty_if_none(parameters.get(name, ""))
         if not uri and name in parameters and name in required:

@@ -148,6 +148,8 @@ def test_training_that_is_killed_after_its_choice_ends_with_the_same_files(
         for name in names:
             path = Path(folder, name).relative_to(trained)
             assert (tmp_path / path).read_bytes() == (trained / path).read_bytes(), path
+    suspects = [folder / "suspects.json" for folder in (trained, tmp_path)]
+    assert suspects[0].read_bytes() == suspects[1].read_bytes()
     first, second = (
         read_record(str(folder / "training.json"), TrainingRecord) for folder in (trained, tmp_path)
     )

@@ -1,7 +1,8 @@
 """Evaluate a model on a split of a dataset: the model of any folder, or that of a pipeline run.
 
-An evaluation writes predictions.csv, report_data.json, report.html and TensorBoard events to one
-folder, and metrics.json last: without metrics.json the evaluation does not count.
+An evaluation writes predictions.csv, suspects.csv (of validation), report_data.json, report.html
+and TensorBoard events to one folder, and metrics.json last: without metrics.json the evaluation
+does not count.
 """
 
 import logging
@@ -244,9 +245,17 @@ def _evaluate(
 ) -> EvaluationRecord:
     quiet_tensorflow.import_tensorflow()
     from repot.evaluator.scoring import score_split
+    from repot.evaluator.suspects import write_suspects
 
     manifest, training = read_manifest(dataset_uri), read_training(run_uri)
-    scored = score_split(model_uri, dataset_uri, subset=subset, num_examples=num_examples)
+    has_suspects = subset == "validation"
+    scored = score_split(
+        model_uri,
+        dataset_uri,
+        subset=subset,
+        num_examples=num_examples,
+        with_logits=has_suspects,
+    )
     record = summarise(
         scored.outcomes,
         scored.labels,
@@ -257,6 +266,18 @@ def _evaluate(
         excluded=scored.excluded,
         test=test.scores if test else None,
     )
+    suspects = (
+        write_suspects(
+            output_uri,
+            dataset_uri=dataset_uri,
+            manifest=manifest,
+            scored=scored,
+            training=training,
+            run_uri=run_uri,
+        )
+        if has_suspects
+        else None
+    )
     data = build_report_data(
         record,
         manifest=manifest,
@@ -264,6 +285,7 @@ def _evaluate(
         mistakes=scored.mistakes,
         training=training,
         run_uri=run_uri,
+        suspects=suspects,
     )
     write_outcomes(storage.join(output_uri, PREDICTIONS_NAME), scored.outcomes)
     write_record(storage.join(output_uri, REPORT_DATA_NAME), data)

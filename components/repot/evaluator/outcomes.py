@@ -14,8 +14,8 @@ from repot import metrics, storage
 from repot.csv_text import csv_text, read_csv
 from repot.errors import DataError
 
-# Replaces a probability that float32 rounded to 0, so that its logarithm is finite.
-_SMALLEST = float(np.finfo(np.float32).tiny)
+SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
+"""Replaces a probability that float32 rounded to 0, so that its logarithm is finite."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +88,9 @@ def make_outcomes(
     predicted = probabilities.argmax(axis=1)
     # label_probabilities: float [num_pictures]
     label_probabilities = np.take_along_axis(probabilities, labels[:, None], axis=1)[:, 0]
-    label_probabilities = np.where(is_known, np.maximum(label_probabilities, _SMALLEST), 0.0)
+    label_probabilities = np.where(
+        is_known, np.maximum(label_probabilities, SMALLEST_PROBABILITY), 0.0
+    )
     return [
         Outcome(
             filename=filename,

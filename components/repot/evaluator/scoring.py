@@ -11,13 +11,15 @@ import tensorflow as tf
 from repot import progress
 from repot.dataset import Examples, Numbers, open_examples
 from repot.errors import DataError, ModelError
-from repot.evaluator.outcomes import Mistake, Outcome, make_outcomes
+from repot.evaluator.outcomes import SMALLEST_PROBABILITY, Mistake, Outcome, make_outcomes
 from repot.example_digests import example_digest, join_digests, read_digests
 from repot.manifest import EXCLUSION_REASONS, Manifest, Split, count_reasons, read_manifest
 from repot.predictor import Model, load_model
 
 BATCH_SIZE = 32
 MAX_MISTAKES = 24
+MAX_LOGITS = 1 << 26
+"""Most logits that are kept: 256 MiB."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,16 +31,28 @@ class ScoredSplit:
         mistakes: The most confident mistakes, most confident first; at most MAX_MISTAKES.
         labels: Every label of the dataset, followed by those that only the model has.
         excluded: Number of examples of the split that are not scored, by reason.
+        numbers: int64 [num_outcomes], their numbers in the split.
+        logits: float32 [num_outcomes, num_labels], logarithms of the probabilities; None unless
+            they were asked for, if they are too many, or if the model has other labels than the
+            dataset.
     """
 
     outcomes: tuple[Outcome, ...]
     mistakes: tuple[Mistake, ...]
     labels: tuple[str, ...]
     excluded: dict[str, int]
+    numbers: Numbers
+    logits: Any = None
 
 
 def score_split(
-    model_uri: str, dataset_uri: str, *, subset: str, num_examples: int = 0, task: str = "evaluate"
+    model_uri: str,
+    dataset_uri: str,
+    *,
+    subset: str,
+    num_examples: int = 0,
+    task: str = "evaluate",
+    with_logits: bool = False,
 ) -> ScoredSplit:
     """Predict the first examples of a split, excluded ones left out; labels are matched by name.
 
@@ -48,6 +62,7 @@ def score_split(
         subset: The split.
         num_examples: Maximum number of examples; 0 for all.
         task: Task name for progress reports.
+        with_logits: Whether to return logits, too.
 
     Raises:
         DataError: The dataset does not exist, or the split is empty.
@@ -59,9 +74,20 @@ def score_split(
     numbers = numbers[: num_examples or None]
     model = load_model(model_uri)
     outcomes: list[Outcome] = []
+    has_logits = (
+        with_logits
+        and model.labels == manifest.labels
+        and len(numbers) * len(model.labels) <= MAX_LOGITS
+    )
+    shape = [len(numbers), len(model.labels)]
+    logits = np.empty(shape, np.float32) if has_logits else None
     worst: list[tuple[float, int, Mistake]] = []  # heap, the least confident mistake first
     with open_examples(dataset_uri, manifest) as examples:
-        for batch, jpegs in _predict_batches(model, examples[subset], manifest.labels, numbers):
+        batches = _predict_batches(model, examples[subset], manifest.labels, numbers)
+        for batch, jpegs, probabilities in batches:
+            if logits is not None:
+                rows = slice(len(outcomes), len(outcomes) + len(batch))
+                logits[rows] = np.log(np.maximum(probabilities, SMALLEST_PROBABILITY))
             for i, (outcome, jpeg) in enumerate(zip(batch, jpegs, strict=True), len(outcomes)):
                 if not outcome.correct:
                     # -i: among equally confident mistakes, earlier examples are kept.
@@ -76,6 +102,8 @@ def score_split(
         mistakes=tuple(mistake for _, _, mistake in sorted(worst, reverse=True)),
         labels=tuple(dict.fromkeys((*manifest.labels, *model.labels))),
         excluded=_count_excluded(manifest, subset),
+        numbers=numbers,
+        logits=logits,
     )
 
 
@@ -105,8 +133,8 @@ def _count_excluded(manifest: Manifest, subset: str) -> dict[str, int]:
 
 def _predict_batches(
     model: Model, examples: Examples, labels: Sequence[str], numbers: Numbers
-) -> Iterator[tuple[list[Outcome], list[bytes]]]:
-    """Yield the outcomes and the JPEG bytes of each batch; the last batch may be smaller."""
+) -> Iterator[tuple[list[Outcome], list[bytes], Any]]:
+    """Yield outcomes, JPEG bytes and probabilities of each batch; the last one may be smaller."""
 
     def prepare(example: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return model.prepare(example["encoded"]), example
@@ -125,4 +153,5 @@ def _predict_batches(
             )
         jpegs = list(batch["encoded"].numpy())
         digests = [example_digest(jpeg).hex() for jpeg in jpegs]
-        yield make_outcomes(filenames, digests, true_labels, probabilities, model.labels), jpegs
+        outcomes = make_outcomes(filenames, digests, true_labels, probabilities, model.labels)
+        yield outcomes, jpegs, probabilities

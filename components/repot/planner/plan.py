@@ -21,6 +21,7 @@ from repot.planner import sharding
 from repot.planner.checksums import add_checksums
 from repot.planner.folders import find_layout_problems
 from repot.planner.inputs.annotations import add_boxes, add_texts, crop_to_boxes
+from repot.planner.inputs.corrections import apply_corrections
 from repot.planner.inputs.inventory import CandidatePicture, Inventory
 from repot.planner.inputs.read import ReadOptions, read_inventory
 from repot.planner.labels import (
@@ -190,6 +191,8 @@ def plan_dataset(
         ],
     )
     inventory = _with_checksums(inventory, roots, listings_uri)
+    if inputs.corrections_file_uri:
+        inventory = apply_corrections(inventory, inputs.corrections_file_uri, labels)
     raise_problems(data=find_picture_count_problems(inventory, labels))
     pictures, split_warnings = _split(inventory, labels, settings)
     raise_problems(data=_find_split_problems(pictures, labels))

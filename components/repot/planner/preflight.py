@@ -244,4 +244,5 @@ def _with_locations(inputs: InputSettings) -> InputSettings:
         inputs,
         imagenet_metadata_file_uri=_check_file("metadata file", inputs.imagenet_metadata_file_uri),
         bounding_box_file_uri=boxes_uri,
+        corrections_file_uri=_check_file("corrections file", inputs.corrections_file_uri),
     )

@@ -139,6 +139,14 @@ class InputSettings(Settings):
         change_when="the pictures have bounding boxes",
         option="--bounding-box-file",
     )
+    corrections_file_uri: str = setting(
+        "",
+        "CSV file with new labels of pictures, such as the edited suspects.csv of an earlier run: "
+        "the column new_label, and content or path. Empty keeps a label, `-` leaves the picture "
+        "out.",
+        change_when="labels are wrong, such as those that the report suspects",
+        option="--corrections",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

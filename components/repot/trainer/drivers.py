@@ -20,6 +20,7 @@ from repot.model_spec import ModelSpec
 from repot.recipes import RECIPES
 from repot.selection_record import SelectionRecord
 from repot.settings import TrainingSettings
+from repot.trainer.auto.selection import TrainingFeatures
 from repot.trainer.auto.train_auto import train_auto
 from repot.trainer.batches import FeatureTable, Pictures, feature_batches
 from repot.trainer.features import FeatureReader
@@ -28,6 +29,7 @@ from repot.trainer.loop import TrainingRun, fit
 from repot.trainer.optimizer import make_optimizer
 from repot.trainer.phases import TrainingPhase
 from repot.trainer.step import smoothed_cross_entropy
+from repot.trainer.suspects import keep_suspects
 
 HEAD_SAVE_INTERVAL = 10
 """Epochs of the head phase between two saves; each takes milliseconds."""
@@ -178,6 +180,7 @@ def head_phase(
     features: Mapping[str, FeatureTable] = {}
     if run.position.result_of("head") is None:
         features = {split: trainee.features.read(split)[0] for split in trainee.pictures}
+        keep_suspects(run.store, _training_features(features["train"], trainee.classifier))
 
     def train_batches(epoch: int, skip: int) -> Any:
         seed = int(np.random.SeedSequence([settings.seed, epoch]).generate_state(1)[0])
@@ -198,6 +201,16 @@ def head_phase(
         steps_per_call=HEAD_STEPS_PER_CALL,
         train_batches=train_batches,
         validation_batches=validation_batches,
+    )
+
+
+def _training_features(table: FeatureTable, classifier: Any) -> TrainingFeatures:
+    return TrainingFeatures(
+        tables={"central": table.features},
+        sizes=(table.features.shape[1],),
+        classes=np.asarray(table.labels, np.int64) - 1,
+        digests=table.digests,
+        num_classes=classifier.output.shape[-1] - 1,
     )
 
 

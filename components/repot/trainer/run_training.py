@@ -60,6 +60,7 @@ from repot.trainer.strategy import (
     wait_for_all,
     worker_index_and_count,
 )
+from repot.trainer.suspects import write_suspects
 from repot.training_record import TrainingRecord, write_history
 from repot.zoo import find_backbone
 
@@ -198,6 +199,7 @@ def _run(
         if store.is_writer:
             _write_model(trained, manifest.labels, request.run_uri, Path(scratch))
             write_history(request.run_uri, position.history)
+            write_suspects(store, request.run_uri)
             write_record(storage.join(request.run_uri, TRAINING_NAME), record)
             store.delete()
         wait_for_all(strategy)

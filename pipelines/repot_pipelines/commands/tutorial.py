@@ -85,6 +85,7 @@ class TutorialCommand(click.Command):
 @setting_option("labels_file_uri", with_default=True)
 @setting_option("imagenet_metadata_file_uri", with_default=True)
 @setting_option("bounding_box_file_uri", with_default=True)
+@setting_option("corrections_file_uri", with_default=True)
 @setting_option("crop_to_boxes", with_default=True)
 @setting_option("input_format", with_default=True)
 @setting_option("nested", with_default=True)
@@ -110,6 +111,7 @@ def shards_command(
     labels_file_uri: str,
     imagenet_metadata_file_uri: str,
     bounding_box_file_uri: str,
+    corrections_file_uri: str,
     crop_to_boxes: bool,
     input_format: str,
     nested: bool,
@@ -148,6 +150,7 @@ def shards_command(
         input_format=input_format,
         imagenet_metadata_file_uri=_normal_uri(imagenet_metadata_file_uri),
         bounding_box_file_uri=_normal_uri(bounding_box_file_uri),
+        corrections_file_uri=_normal_uri(corrections_file_uri),
     )
     gate = GateSettings(
         max_rejected_fraction=max_rejected_fraction,

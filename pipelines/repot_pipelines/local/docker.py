@@ -26,6 +26,7 @@ _READ_ONLY_PARAMETERS = (
     "labels_file_uri",
     "imagenet_metadata_file_uri",
     "bounding_box_file_uri",
+    "corrections_file_uri",
     "checkpoint",
 )
 _PATH_PARAMETERS = (*_READ_ONLY_PARAMETERS, "storage_uri")

@@ -22,7 +22,15 @@ from repot.errors import EXIT_FAILED, EXIT_USAGE, RepotError, StorageError, Usag
 from repot.evaluation_record import EvaluationRecord
 from repot.evaluator.verdict import IN_PRODUCTION, Verdict
 from repot.json_record import read_record
-from repot.layout import DATA_PAGE_NAME, METRICS_NAME, MODEL_FOLDER, MODEL_RECORD_NAME, REPORT_NAME
+from repot.layout import (
+    DATA_PAGE_NAME,
+    EVALUATION_FOLDER,
+    METRICS_NAME,
+    MODEL_FOLDER,
+    MODEL_RECORD_NAME,
+    REPORT_NAME,
+    SUSPECTS_TABLE_NAME,
+)
 from repot_pipelines.compiled import find_compiled, pipeline_for
 from repot_pipelines.local.docker import check_docker, pull_images
 from repot_pipelines.local.events import follow_lines
@@ -63,7 +71,8 @@ class RunOutcome:
     Attributes:
         evaluation: Scores of the version.
         verdict: The gate's verdict.
-        output_path: The output folder: report.html, data.html, metrics.json, model/.
+        output_path: The output folder: report.html, data.html, suspects.csv, metrics.json,
+            model/.
         version_uri: The published version under the storage URI.
     """
 
@@ -275,12 +284,14 @@ def _collect(result: ProcessResult, arguments: dict[str, Any], output_path: Path
     )
     _replace_folder(output_path / MODEL_FOLDER, version_uri)
     (output_path / REPORT_NAME).write_bytes(storage.read_bytes(result.results["report_uri"]))
-    page_uri = storage.join(
-        layout.dataset_uri(arguments["storage_uri"], outcome.evaluation.dataset_id), DATA_PAGE_NAME
-    )
-    (output_path / DATA_PAGE_NAME).unlink(missing_ok=True)
-    if storage.exists(page_uri):  # A dataset of an earlier version has no page.
-        (output_path / DATA_PAGE_NAME).write_bytes(storage.read_bytes(page_uri))
+    storage_uri = arguments["storage_uri"]
+    dataset_uri = layout.dataset_uri(storage_uri, outcome.evaluation.dataset_id)
+    evaluation_uri = storage.join(layout.run_uri(storage_uri, verdict.version), EVALUATION_FOLDER)
+    for folder_uri, name in ((dataset_uri, DATA_PAGE_NAME), (evaluation_uri, SUSPECTS_TABLE_NAME)):
+        (output_path / name).unlink(missing_ok=True)
+        uri = storage.join(folder_uri, name)
+        if storage.exists(uri):  # A dataset or a run of an earlier version has none.
+            (output_path / name).write_bytes(storage.read_bytes(uri))
     (output_path / METRICS_NAME).write_text(outcome.metrics_text(), encoding="utf-8")
     return outcome
 

@@ -121,15 +121,19 @@ def test_folder_of_a_manifest_is_mounted(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "m.csv").write_text("path,label")
     (tmp_path / "boxes").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "suspects.csv").write_text("path,new_label")
     arguments = {
         "pictures_uri": f"{tmp_path}/in/m.csv",
         "bounding_box_file_uri": f"{tmp_path}/boxes",
+        "corrections_file_uri": f"{tmp_path}/out/suspects.csv",
         "storage_uri": f"{tmp_path}/storage",
     }
     mounts = make_runner(arguments, tmp_path / "work").container_run_args["mounts"]
     assert {mount["Source"]: mount["ReadOnly"] for mount in mounts} == {
         f"{tmp_path}/in": True,
         f"{tmp_path}/boxes": True,
+        f"{tmp_path}/out/suspects.csv": True,
         f"{tmp_path}/storage": False,
         f"{tmp_path}/work": False,
     }

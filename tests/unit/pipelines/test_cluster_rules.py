@@ -29,7 +29,11 @@ def test_defaults_of_the_compiled_pipeline_are_valid() -> None:
         ("labels_file_uri", "labels.txt", "labels_file_uri must be in an object store"),
         *(
             (name, "boxes", f"{name} must be in an object store")
-            for name in ("imagenet_metadata_file_uri", "bounding_box_file_uri")
+            for name in (
+                "imagenet_metadata_file_uri",
+                "bounding_box_file_uri",
+                "corrections_file_uri",
+            )
         ),
         ("storage_uri", "ftp://host/x", "storage_uri: "),
         ("accelerator_count", -1, "accelerator_count must lie in 0..64"),

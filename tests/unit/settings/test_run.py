@@ -62,6 +62,7 @@ BOUNDARIES: list[tuple[Settings, str, list[Any], list[Any]]] = [
     (InputSettings, "input_format", list(INPUT_FORMATS), ["", "zip", "Vertex"]),
     (InputSettings, "imagenet_metadata_file_uri", ["", "gs://bucket/x.txt"], []),
     (InputSettings, "bounding_box_file_uri", ["", "gs://bucket/boxes"], []),
+    (InputSettings, "corrections_file_uri", ["", "s3://bucket/suspects.csv"], []),
     (GateSettings, "max_rejected_fraction", [0, 1], [-0.001, 1.001, float("nan")]),
     (GateSettings, "max_leaked_fraction", [0, 0.5, 1], [-0.001, 1.001]),
     (GateSettings, "min_pictures_per_label", [0, 1_000_000], [-1, 1_000_001]),

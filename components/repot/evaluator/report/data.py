@@ -87,6 +87,49 @@ class MistakeRecord(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SuspectPicture(JsonRecord):
+    """A picture whose label is probably wrong.
+
+    Attributes:
+        path: Its path, relative to the pictures folder.
+        split: Its split.
+        given_label, likely_label: Its label, and the one that it probably should have.
+        given_probability, likely_probability: What a classifier that was not trained on it
+            predicts for them.
+        confidence: Probability that the given label is wrong.
+        thumbnail: The picture as a data URI.
+    """
+
+    path: str
+    split: str
+    given_label: str
+    likely_label: str
+    given_probability: float
+    likely_probability: float
+    confidence: float
+    thumbnail: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SuspectSummary(JsonRecord):
+    """Pictures whose label is probably wrong.
+
+    Attributes:
+        num_suspects: Their number.
+        num_judged: Pictures whose label was judged.
+        num_examples: Pictures of train and validation.
+        table_uri: suspects.csv, which lists all of them.
+        pictures: The first ones, the most confident first.
+    """
+
+    num_suspects: int
+    num_judged: int
+    num_examples: int
+    table_uri: str
+    pictures: tuple[SuspectPicture, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ReportData(JsonRecord):
     """What report_data.json holds.
 
@@ -97,6 +140,7 @@ class ReportData(JsonRecord):
         dataset: The dataset.
         mistakes: The most confident mistakes, most confident first.
         augmented: Training pictures as the network saw them; None if it saw them unchanged.
+        suspects: Pictures whose label is probably wrong; None if none was judged.
     """
 
     evaluation: EvaluationRecord
@@ -105,6 +149,7 @@ class ReportData(JsonRecord):
     dataset: DatasetSummary
     mistakes: tuple[MistakeRecord, ...]
     augmented: AugmentedPictures | None = None
+    suspects: SuspectSummary | None = None
 
 
 def build_report_data(
@@ -115,6 +160,7 @@ def build_report_data(
     mistakes: Sequence[Mistake],
     training: TrainingRecord | None,
     run_uri: str,
+    suspects: SuspectSummary | None = None,
 ) -> ReportData:
     """Collect the data of a report.
 
@@ -126,6 +172,7 @@ def build_report_data(
         training: The training of the model; None if unknown.
         run_uri: Folder of the training, with its history.csv and augmented_pictures.json; "" if
             unknown.
+        suspects: Pictures whose label is probably wrong; None if none was judged.
 
     Raises:
         DataError: The file is not a valid history.csv, or augmented_pictures.json is not valid.
@@ -140,6 +187,7 @@ def build_report_data(
             for mistake in mistakes
         ),
         augmented=_read_augmented(run_uri),
+        suspects=suspects,
     )
 
 

@@ -73,6 +73,7 @@ def render_report(
         heat_map=heat_map(matrix, evaluation.labels, MAX_HEAT_MAP_LABELS),
         confusions=worst_confusions(matrix, evaluation.labels, MAX_CONFUSIONS),
         mistakes=data.mistakes,
+        suspects=data.suspects,
         excluded=[
             (EXCLUSION_REASONS.get(reason, reason), count)
             for reason, count in evaluation.excluded.items()

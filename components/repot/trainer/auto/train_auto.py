@@ -49,6 +49,7 @@ from repot.trainer.batches import Pictures
 from repot.trainer.features import FeatureReader, PictureView
 from repot.trainer.loop import TrainingRun
 from repot.trainer.position import Sums
+from repot.trainer.suspects import keep_suspects
 
 PHASE = "head"
 LARGE_DATASET = 20_000
@@ -129,6 +130,8 @@ def train_auto(
     all_features = _FeatureLoader(reader, network, settings.backbone, num_labels, groups)
     stored = _load(run)
     if stored is None:
+        # Before the choice is kept: a resumed training does not come here again.
+        keep_suspects(run.store, all_features.load())
         stored = _select(
             all_features.load(),
             num_validation=pictures["validation"].num_examples,

@@ -8,6 +8,7 @@ import pytest
 
 from repot.evaluator.comparison import judge
 from repot.evaluator.outcomes import Outcome
+from repot.evaluator.report.data import SuspectPicture, SuspectSummary
 from repot.evaluator.report.page import MAX_HEAT_MAP_LABELS, MAX_OPEN_LABELS, render_report
 from repot.evaluator.verdict import Verdict
 from repot.selection_record import CandidateRecord, ForecastRecord, SelectionRecord
@@ -335,3 +336,50 @@ def test_report_shows_what_recipe_auto_tried_and_its_forecast_beside_the_score()
     assert "Measured on 2 pictures: 0.500, outside of the interval" in text
     assert "wide0.8750.8750.500chosennarrow0.750" in text.replace(" ", "")
     assert "Selection" not in text_of(render_report(data))
+
+
+def make_suspects(*, num_suspects: int, num_judged: int = 90) -> SuspectSummary:
+    picture = SuspectPicture(
+        path="cat/<b>.jpg",
+        split="train",
+        given_label="cat",
+        likely_label=LABELS[1],
+        given_probability=0.01,
+        likely_probability=0.95,
+        confidence=0.875,
+        thumbnail=PIXEL,
+    )
+    return SuspectSummary(
+        num_suspects=num_suspects,
+        num_judged=num_judged,
+        num_examples=100,
+        table_uri="s3://bucket/suspects.csv",
+        pictures=(picture,) * min(num_suspects, 2),
+    )
+
+
+def suspects_text(suspects: SuspectSummary | None) -> str:
+    data = dataclasses.replace(make_report_data(OUTCOMES, LABELS), suspects=suspects)
+    html = render_report(data)
+    assert "<b>.jpg" not in html
+    return text_of(html)
+
+
+def test_suspected_labels_are_shown_and_the_rest_is_counted() -> None:
+    text = suspects_text(make_suspects(num_suspects=5))
+
+    assert "The labels of 5 pictures of 90 are probably wrong" in text
+    assert f"likely: {LABELS[1]} (0.95)" in text
+    assert "given: cat (0.01)" in text
+    assert "And 3 more pictures in the file." in text
+    assert "10 other pictures could not be judged" in text
+    assert "s3://" in text
+    assert "--corrections" in text
+
+
+def test_report_says_that_no_label_is_suspected_or_says_nothing() -> None:
+    assert "None: of 90 pictures of train and validation" in suspects_text(
+        make_suspects(num_suspects=0)
+    )
+    for absent in (None, make_suspects(num_suspects=0, num_judged=0)):
+        assert "Suspected wrong labels" not in suspects_text(absent)
