@@ -27,7 +27,7 @@ LOCK = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo serving-skew quality decoder-sandbox feature-memory sample-run speed data-checks inception-2016 mobilenet manifest-speed streaming gate-years test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
+.PHONY: help venv install demo serving-skew quality decoder-sandbox feature-memory sample-run speed data-checks suspects inception-2016 mobilenet manifest-speed streaming gate-years test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ mobilenet: $(STAMP) ## train MobileNetV2 weights of Open Images, see benchmarks/
 
 data-checks: $(STAMP) ## measure what the checks of a dataset cost, and what they find
 	$(BIN)/python benchmarks/data_checks.py
+
+suspects: $(STAMP) ## measure how many planted wrong labels are found, on seven sets of pictures from packages
+	$(BIN)/python -m benchmarks.suspects
 
 manifest-speed: $(STAMP) ## measure how long it takes to validate a manifest of 100,000 pictures
 	$(BIN)/python benchmarks/manifest.py

@@ -5,6 +5,7 @@
       unpacked/<digest>.tar        compressed archives of pictures, unpacked
       datasets/<dataset_id>/       plan.json, work/, shards, checks/, receipts/, data.html,
                                    checks.json, digests/, groups/ (if any), labels.txt,
+                                   corrections.csv (if any),
                                    manifest.json (last)
       checkpoints/<checkpoint_id>/ weights.h5, checkpoint.json (last);
                                    checkpoint_id = <sha256>/<backbone>-<values>
@@ -44,6 +45,7 @@ GROUPS_FOLDER = "groups"
 CHECKS_FOLDER = "checks"
 CHECKS_NAME = "checks.json"
 DATA_PAGE_NAME = "data.html"
+CORRECTIONS_NAME = "corrections.csv"
 LABELS_NAME = "labels.txt"
 MANIFEST_NAME = "manifest.json"
 

@@ -1,5 +1,8 @@
 """suspects.csv: pictures of train and validation whose label is probably wrong, for people to edit.
 
+It begins with the corrections that the dataset was made with; their pictures are not suspects
+again.
+
 The training judged its own pictures, see `repot.label_suspects`; here, the model judges those of
 validation, which it was not trained on. Nothing is selected by that. Test pictures are not judged.
 The planner reads the edited file, see `repot.planner.inputs.corrections`.
@@ -11,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from repot import progress, storage
-from repot.csv_text import csv_text
+from repot.csv_text import csv_text, read_csv
 from repot.dataset import open_examples
-from repot.dataset_plan import read_sources
+from repot.dataset_plan import SourcePicture, read_sources
+from repot.errors import DataError
 from repot.evaluator.report.data import SuspectPicture, SuspectSummary, thumbnail
 from repot.evaluator.scoring import ScoredSplit
 from repot.json_record import read_record
@@ -25,9 +29,11 @@ from repot.label_suspects import (
     fit_label_noise,
     judge_labels,
 )
-from repot.layout import SUSPECTS_NAME, SUSPECTS_TABLE_NAME
+from repot.layout import CORRECTIONS_NAME, SUSPECTS_NAME, SUSPECTS_TABLE_NAME
 from repot.manifest import Manifest, Split
 from repot.training_record import TrainingRecord
+
+_PATH, _CONTENT = (SUSPECTS_COLUMNS.index(name) for name in ("path", "content"))
 
 MAX_SHOWN = 24
 """Suspects that the report shows with a picture."""
@@ -60,21 +66,34 @@ def write_suspects(
         "train": _read_train(manifest, training, run_uri),
         "validation": _judge(scored, manifest.labels),
     }
+    sources = {
+        (split, number): source
+        for split, each in judged.items()
+        for number, source in read_sources(
+            dataset_uri, manifest, split, [suspect.number for suspect in each.suspects]
+        ).items()
+    }
+    corrections = _read_corrections(dataset_uri)
+    decided = {row[place] for row in corrections for place in (_PATH, _CONTENT)} - {""}
+
+    def is_decided(source: SourcePicture | None) -> bool:
+        return source is not None and not decided.isdisjoint((source.path, source.content))
+
     found = sorted(
-        ((split, suspect) for split, each in judged.items() for suspect in each.suspects),
+        (
+            (split, suspect)
+            for split, each in judged.items()
+            for suspect in each.suspects
+            if not is_decided(sources.get((split, suspect.number)))
+        ),
         key=lambda item: (-item[1].confidence, item[0], item[1].number),
     )
-    sources = {
-        split: read_sources(
-            dataset_uri, manifest, split, [suspect.number for suspect in each.suspects]
-        )
-        for split, each in judged.items()
-    }
     examples = _read_examples(dataset_uri, manifest, found)
     shown = []
-    rows: list[tuple[str | float, ...]] = [SUSPECTS_COLUMNS]
+    rows: list[Sequence[str | float]] = [SUSPECTS_COLUMNS, *corrections]
     for split, suspect in found:
-        source, example = sources[split].get(suspect.number), examples.get((split, suspect.number))
+        place = split, suspect.number
+        source, example = sources.get(place), examples.get(place)
         path = source.path if source else example.filename if example else ""
         given, likely = manifest.labels[suspect.given], manifest.labels[suspect.likely]
         confidence = round(suspect.confidence, 3)
@@ -99,17 +118,32 @@ def write_suspects(
     if found:
         progress.notice(
             "evaluate",
-            f"labels that are probably wrong: {len(found)} of {num_judged} pictures; see the "
+            f"labels that may be wrong: {len(found)} of {num_judged} pictures; see the "
             f"report, fill in new_label in {uri}, and run again with --corrections",
             is_warning=True,
         )
     return SuspectSummary(
         num_suspects=len(found),
+        num_expected=round(sum(suspect.confidence for _, suspect in found), 3),
         num_judged=num_judged,
         num_examples=sum(each.num_examples for each in judged.values()),
         table_uri=uri,
         pictures=tuple(shown),
     )
+
+
+def _read_corrections(dataset_uri: str) -> list[list[str]]:
+    """Return the corrections that the dataset was made with, so that none is lost in a new file."""
+    uri = storage.join(dataset_uri, CORRECTIONS_NAME)
+    if not storage.exists(uri):
+        return []
+    header, *rows = read_csv(storage.read_text(uri))
+    if tuple(header) != SUSPECTS_COLUMNS:
+        raise DataError(
+            f"{uri} must have the columns {', '.join(SUSPECTS_COLUMNS)}; got {', '.join(header)!r}."
+            " Delete it and run again."
+        )
+    return rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from repot import layout, progress
+from repot import layout, progress, storage
 from repot.data_checks import DataLimits
 from repot.dataset_description import describe_dataset
 from repot.dataset_plan import DatasetPlan, Share, SourcePicture, write_plan
@@ -191,8 +191,9 @@ def plan_dataset(
         ],
     )
     inventory = _with_checksums(inventory, roots, listings_uri)
+    corrections = ""
     if inputs.corrections_file_uri:
-        inventory = apply_corrections(inventory, inputs.corrections_file_uri, labels)
+        inventory, corrections = apply_corrections(inventory, inputs.corrections_file_uri, labels)
     raise_problems(data=find_picture_count_problems(inventory, labels))
     pictures, split_warnings = _split(inventory, labels, settings)
     raise_problems(data=_find_split_problems(pictures, labels))
@@ -211,6 +212,8 @@ def plan_dataset(
     _announce(inventory, pictures, labels, split_warnings)
     dataset_uri = dataset_folder(plan.dataset_id)
     was_written = write_plan(dataset_uri, plan, shards)
+    if corrections:
+        storage.write_text(storage.join(dataset_uri, layout.CORRECTIONS_NAME), corrections)
     return PlannedDataset(dataset_uri=dataset_uri, plan=plan, exists=not was_written)
 
 

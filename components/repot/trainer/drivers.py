@@ -180,7 +180,8 @@ def head_phase(
     features: Mapping[str, FeatureTable] = {}
     if run.position.result_of("head") is None:
         features = {split: trainee.features.read(split)[0] for split in trainee.pictures}
-        keep_suspects(run.store, _training_features(features["train"], trainee.classifier))
+        if features["train"].digests is not None:
+            keep_suspects(run.store, _training_features(features["train"], trainee.classifier))
 
     def train_batches(epoch: int, skip: int) -> Any:
         seed = int(np.random.SeedSequence([settings.seed, epoch]).generate_state(1)[0])

@@ -7,7 +7,7 @@ import click
 
 from repot import storage
 from repot.errors import EXIT_GATE_REJECTED, UsageError, printable
-from repot.layout import DATA_PAGE_NAME, MODEL_FOLDER, REPORT_NAME
+from repot.layout import DATA_PAGE_NAME, MODEL_FOLDER, REPORT_NAME, SUSPECTS_TABLE_NAME
 from repot.settings import ParameterValues
 from repot_pipelines.cluster_rules import settings_problems
 from repot_pipelines.commands.options import (
@@ -162,6 +162,8 @@ def _print_outcome(console: "Console", outcome: "RunOutcome") -> None:
             "model": str(outcome.output_path / MODEL_FOLDER),
             "report": str(outcome.output_path / REPORT_NAME),
             "data": str(outcome.output_path / DATA_PAGE_NAME),
+            "labels": str(outcome.output_path / SUSPECTS_TABLE_NAME),
+            **_kept_row(outcome.kept_path),
         },
     )
 
@@ -172,6 +174,10 @@ def _balanced_row(scores: "SplitScores") -> dict[str, str]:
         "per label": f"mean recall {scores.macro_recall:.3f}  (95 % interval {low:.3f} to "
         f"{high:.3f}), mean F1 {scores.macro_f1:.3f}"
     }
+
+
+def _kept_row(path: Path | None) -> dict[str, str]:
+    return {"kept": f"{path}  (new labels that this run was not given)"} if path else {}
 
 
 def _test_row(test: "SplitScores | None") -> dict[str, str]:

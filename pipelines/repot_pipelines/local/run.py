@@ -1,6 +1,8 @@
 """Run the compiled pipeline on this machine, and collect its report, metrics and model."""
 
+import csv
 import errno
+import io
 import itertools
 import json
 import os
@@ -74,12 +76,14 @@ class RunOutcome:
         output_path: The output folder: report.html, data.html, suspects.csv, metrics.json,
             model/.
         version_uri: The published version under the storage URI.
+        kept_path: Where an edited suspects.csv is that this run did not use; None without one.
     """
 
     evaluation: EvaluationRecord
     verdict: Verdict
     output_path: Path
     version_uri: str
+    kept_path: Path | None = None
 
     @property
     def is_promoted(self) -> bool:
@@ -276,24 +280,55 @@ def _collect(result: ProcessResult, arguments: dict[str, Any], output_path: Path
     version_uri = layout.model_uri(
         arguments["storage_uri"], arguments["model_name"], verdict.version
     )
+    storage_uri = arguments["storage_uri"]
+    evaluation_uri = storage.join(layout.run_uri(storage_uri, verdict.version), EVALUATION_FOLDER)
+    table_uri = storage.join(evaluation_uri, SUSPECTS_TABLE_NAME)
     outcome = RunOutcome(
         evaluation=read_record(storage.join(version_uri, METRICS_NAME), EvaluationRecord),
         verdict=verdict,
         output_path=output_path,
         version_uri=version_uri,
+        kept_path=_keep_edits(output_path / SUSPECTS_TABLE_NAME, table_uri),
     )
     _replace_folder(output_path / MODEL_FOLDER, version_uri)
     (output_path / REPORT_NAME).write_bytes(storage.read_bytes(result.results["report_uri"]))
-    storage_uri = arguments["storage_uri"]
     dataset_uri = layout.dataset_uri(storage_uri, outcome.evaluation.dataset_id)
-    evaluation_uri = storage.join(layout.run_uri(storage_uri, verdict.version), EVALUATION_FOLDER)
     for folder_uri, name in ((dataset_uri, DATA_PAGE_NAME), (evaluation_uri, SUSPECTS_TABLE_NAME)):
-        (output_path / name).unlink(missing_ok=True)
         uri = storage.join(folder_uri, name)
+        (output_path / name).unlink(missing_ok=True)
         if storage.exists(uri):  # A dataset or a run of an earlier version has none.
             (output_path / name).write_bytes(storage.read_bytes(uri))
     (output_path / METRICS_NAME).write_text(outcome.metrics_text(), encoding="utf-8")
     return outcome
+
+
+def _keep_edits(path: Path, new_uri: str) -> Path | None:
+    """Rename a suspects.csv that a person has edited, unless the new one has all its edits.
+
+    The new one begins with the corrections of this run, so with those of an edited file that this
+    run was given.
+    """
+    if not path.is_file():
+        return None
+    new = _edits(storage.read_text(new_uri)) if storage.exists(new_uri) else set()
+    if _edits(path.read_text(encoding="utf-8-sig", errors="replace")) <= new:
+        return None
+    number = 1
+    while (kept := path.with_name(f"{path.stem}-edited-{number}{path.suffix}")).exists():
+        number += 1
+    return path.rename(kept)
+
+
+def _edits(text: str) -> set[tuple[str, str]]:
+    """Return path and new label of the rows of a suspects.csv that have a new label."""
+    # Where the comma separates decimals, spreadsheet programs write semicolons.
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    if not {"path", "new_label"} <= set(rows.fieldnames or ()):
+        return {("", text)}  # A person has changed it beyond recognition.
+    cells = ((str(row["path"]), str(row["new_label"] or "").strip()) for row in rows)
+    removals = ("-", "'-")
+    return {(path, "remove" if label in removals else label) for path, label in cells if label}
 
 
 def _replace_folder(folder: Path, source_uri: str) -> None:

@@ -11,6 +11,7 @@ from repot_pipelines.local.run import (
     LOG_NAME,
     NUM_EARLIER_LOGS,
     PipelineFailedError,
+    _keep_edits,
     _open_log,
     _raise_if_failed,
     _shown_log,
@@ -148,3 +149,42 @@ def test_log_is_shown_while_it_grows_and_to_its_end(tmp_path: Path) -> None:
         "train: epoch \\u001b[31m1",
         "train: plain output",
     ]
+
+
+HEADER = "path,given_label,likely_label,confidence,new_label,split,content,uri\n"
+EDITED = HEADER + "a/1.jpg,a,b,0.9,b,train,,\na/2.jpg,a,b,0.8,-,train,,\na/3.jpg,a,b,0.7,,train,,\n"
+
+
+@pytest.mark.parametrize(
+    ("new", "is_kept"),
+    [
+        (HEADER, True),
+        (HEADER + "a/1.jpg,a,,,b,,,\n", True),
+        (HEADER + "a/1.jpg,a,,,b,,,\na/2.jpg,a,,,remove,,,\na/4.jpg,a,b,0.6,,train,,\n", False),
+    ],
+)
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_labels_that_a_person_wrote_are_never_overwritten(
+    new: str, is_kept: bool, delimiter: str, tmp_path: Path
+) -> None:
+    table, earlier = tmp_path / "suspects.csv", tmp_path / "suspects-edited-1.csv"
+    edited = EDITED.replace(",", delimiter)
+    table.write_text(edited, encoding="utf-8-sig")
+    earlier.write_text("earlier")
+    (tmp_path / "new.csv").write_text(new)
+
+    kept = _keep_edits(table, str(tmp_path / "new.csv"))
+
+    assert kept == (tmp_path / "suspects-edited-2.csv" if is_kept else None)
+    assert (kept or table).read_text(encoding="utf-8-sig") == edited
+    assert earlier.read_text() == "earlier"
+
+
+def test_file_without_new_labels_is_replaced_and_an_unknown_one_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "new.csv").write_text(HEADER)
+    table = tmp_path / "suspects.csv"
+    assert _keep_edits(table, str(tmp_path / "new.csv")) is None
+    table.write_text(HEADER + "a/3.jpg,a,b,0.7,,train,,\n")
+    assert _keep_edits(table, str(tmp_path / "new.csv")) is None
+    table.write_bytes("päth".encode("utf-16"))
+    assert _keep_edits(table, str(tmp_path / "new.csv")) == tmp_path / "suspects-edited-1.csv"

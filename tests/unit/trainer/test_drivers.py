@@ -4,15 +4,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from repot.classifier import build_classifier
 from repot.dataset import Examples
+from repot.json_record import read_record
+from repot.label_suspects import LabelSuspects
 from repot.recipes import RECIPES
 from repot.settings import TrainingSettings
 from repot.trainer import drivers
-from repot.trainer.batches import Pictures
+from repot.trainer.batches import FeatureTable, Pictures
 from repot.trainer.drivers import Trainee, run_recipe
 from repot.trainer.features import FeatureReader
 from repot.trainer.loop import TrainingRun
@@ -20,7 +23,12 @@ from repot.trainer.phases import TrainingPhase
 from repot.trainer.position import TrainingPosition
 from repot.trainer.state import StateStore
 
-NO_FEATURES = cast(FeatureReader, SimpleNamespace(read=lambda split: [None]))
+TABLE = FeatureTable(
+    features=np.eye(10, dtype=np.float32),
+    labels=np.arange(10) % 2 + 1,
+    digests=np.array([bytes([65 + i]) * 32 for i in range(10)], "S32"),
+)
+FEATURES = cast(FeatureReader, SimpleNamespace(read=lambda split: [TABLE]))
 HEAD, FINE_TUNE = RECIPES["head"], RECIPES["fine_tune"]
 
 
@@ -51,7 +59,7 @@ def run_phases(classifier: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             classifier=classifier,
             weights_path=Path(),
             pictures={"train": pictures, "validation": pictures},
-            features=NO_FEATURES,
+            features=FEATURES,
             settings=TrainingSettings(**{"backbone": "mobilenet_v2", "batch_size": 4, **settings}),
         )
         training = TrainingRun(
@@ -79,6 +87,16 @@ def test_head_recipe_trains_only_the_head(run_phases: Any) -> None:
     )
     assert [variable.name for variable in head.model.trainable_variables] == ["kernel", "bias"]
     assert later_steps == 0
+
+
+@pytest.mark.parametrize("recipe", ["head", "fine_tune"])
+def test_labels_are_judged_before_the_head_is_trained(
+    recipe: str, run_phases: Any, tmp_path: Path
+) -> None:
+    run_phases(recipe=recipe)
+
+    found = read_record(str(tmp_path / "state" / "suspects.json"), LabelSuspects)
+    assert (found.num_examples, found.num_judged) == (10, 10)
 
 
 def test_fine_tune_recipe_trains_the_head_and_then_the_whole_network(
@@ -140,7 +158,7 @@ def test_last_partial_batch_counts_as_a_step(num_examples: int, expected: int) -
         classifier=None,
         weights_path=Path(),
         pictures={"train": pictures},
-        features=NO_FEATURES,
+        features=FEATURES,
         settings=TrainingSettings(batch_size=4),
     )
 

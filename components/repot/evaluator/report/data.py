@@ -116,6 +116,7 @@ class SuspectSummary(JsonRecord):
 
     Attributes:
         num_suspects: Their number.
+        num_expected: How many of them have a wrong label, as expected from their probabilities.
         num_judged: Pictures whose label was judged.
         num_examples: Pictures of train and validation.
         table_uri: suspects.csv, which lists all of them.
@@ -123,6 +124,7 @@ class SuspectSummary(JsonRecord):
     """
 
     num_suspects: int
+    num_expected: float
     num_judged: int
     num_examples: int
     table_uri: str

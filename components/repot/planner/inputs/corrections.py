@@ -16,8 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from repot import progress, storage
+from repot.csv_text import csv_text
 from repot.dataset_plan import content_key
 from repot.errors import UsageError, join_names, nearest_names
+from repot.label_suspects import SUSPECTS_COLUMNS
 from repot.manifest import Rejection
 from repot.planner.inputs.inventory import Inventory
 from repot.planner.inputs.problems import MAX_NAMED, WrongRows
@@ -53,8 +55,11 @@ class _Correction:
 
 def apply_corrections(
     inventory: Inventory, corrections_uri: str, labels: Sequence[str]
-) -> Inventory:
+) -> tuple[Inventory, str]:
     """Return the inventory with corrected labels, and without the pictures that are removed.
+
+    The second result is the text of a CSV file with the rows that have a new label, in the columns
+    of suspects.csv: the next suspects.csv begins with them, so that it can replace the file.
 
     Args:
         inventory: The pictures, with checksums.
@@ -83,7 +88,7 @@ def apply_corrections(
                 wrong.add(correction.where, problem, number=correction.number)
     wrong.raise_if_any()
     _announce(inventory, chosen, corrections_uri, num_kept=num_kept, unmatched=unmatched)
-    return _apply(inventory, chosen)
+    return _apply(inventory, chosen), _rows_text(corrections, labels)
 
 
 def _read(uri: str, labels: Sequence[str], wrong: WrongRows) -> tuple[list[_Correction], int]:
@@ -199,6 +204,21 @@ def _apply(inventory: Inventory, chosen: Mapping[int, _Correction]) -> Inventory
             candidates.append(dataclasses.replace(candidate, label=correction.new))
     rejected.sort(key=lambda rejection: rejection.path)
     return dataclasses.replace(inventory, candidates=tuple(candidates), rejected=tuple(rejected))
+
+
+def _rows_text(corrections: Sequence[_Correction], labels: Sequence[str]) -> str:
+    # A spreadsheet shows "remove" as it is, but not "-".
+    removal = _REMOVE if _REMOVE_NAMES[1] in labels else _REMOVE_NAMES[1]
+    rows: list[Sequence[str]] = [SUSPECTS_COLUMNS]
+    for each in corrections:
+        cells = {
+            "path": each.path,
+            "given_label": each.given,
+            "new_label": removal if each.new == _REMOVE else each.new,
+            "content": each.content,
+        }
+        rows.append([cells.get(name, "") for name in SUSPECTS_COLUMNS])
+    return csv_text(rows)
 
 
 def _announce(

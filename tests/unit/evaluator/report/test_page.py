@@ -351,6 +351,7 @@ def make_suspects(*, num_suspects: int, num_judged: int = 90) -> SuspectSummary:
     )
     return SuspectSummary(
         num_suspects=num_suspects,
+        num_expected=0.75 * num_suspects,
         num_judged=num_judged,
         num_examples=100,
         table_uri="s3://bucket/suspects.csv",
@@ -368,7 +369,7 @@ def suspects_text(suspects: SuspectSummary | None) -> str:
 def test_suspected_labels_are_shown_and_the_rest_is_counted() -> None:
     text = suspects_text(make_suspects(num_suspects=5))
 
-    assert "The labels of 5 pictures of 90 are probably wrong" in text
+    assert "5 of 90 pictures may have a wrong label; about 4 of them are expected to" in text
     assert f"likely: {LABELS[1]} (0.95)" in text
     assert "given: cat (0.01)" in text
     assert "And 3 more pictures in the file." in text

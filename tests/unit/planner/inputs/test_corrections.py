@@ -265,3 +265,23 @@ def test_label_that_loses_its_pictures_is_an_error(pictures: Path, tmp_path: Pat
 
     with pytest.raises(Exception, match=r"must have at least two pictures.*'dog'"):
         _plan(pictures, tmp_path / "data", file)
+
+
+def test_applied_rows_are_kept_with_the_dataset_and_can_be_applied_again(
+    pictures: Path, tmp_path: Path
+) -> None:
+    before = _plan(pictures, tmp_path / "before")
+    file = _edited(before, tmp_path / "edited.csv", é00="dog", é11="'=cat", é12="-")
+    planned = _plan(pictures, tmp_path / "after", file)
+    kept = tmp_path / "after" / "corrections.csv"
+
+    with kept.open(encoding="utf-8", newline="") as stored:
+        rows = {Path(row["path"]).stem: row for row in csv.DictReader(stored)}
+    assert {name: row["new_label"] for name, row in rows.items()} == {
+        "é00": "dog",
+        "é11": "'=cat",
+        "é12": "remove",
+    }
+    again = _plan(pictures, tmp_path / "again", kept)
+    assert again.plan.dataset_id == planned.plan.dataset_id
+    assert not (tmp_path / "before" / "corrections.csv").exists()
