@@ -181,7 +181,7 @@ def head_phase(
     if run.position.result_of("head") is None:
         features = {split: trainee.features.read(split)[0] for split in trainee.pictures}
         if features["train"].digests is not None:
-            keep_suspects(run.store, _training_features(features["train"], trainee.classifier))
+            keep_suspects(run.store, _training_features(features["train"], trainee))
 
     def train_batches(epoch: int, skip: int) -> Any:
         seed = int(np.random.SeedSequence([settings.seed, epoch]).generate_state(1)[0])
@@ -205,13 +205,14 @@ def head_phase(
     )
 
 
-def _training_features(table: FeatureTable, classifier: Any) -> TrainingFeatures:
+def _training_features(table: FeatureTable, trainee: Trainee) -> TrainingFeatures:
     return TrainingFeatures(
         tables={"central": table.features},
         sizes=(table.features.shape[1],),
         classes=np.asarray(table.labels, np.int64) - 1,
         digests=table.digests,
-        num_classes=classifier.output.shape[-1] - 1,
+        num_classes=trainee.classifier.output.shape[-1] - 1,
+        groups=trainee.groups,
     )
 
 

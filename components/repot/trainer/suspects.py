@@ -1,9 +1,10 @@
 """Training pictures whose label is probably wrong, by cross-validation on the stored features.
 
-Heads are fitted to the features without the picture that they judge; copies of a picture are in one
-fold. With few pictures, several divisions into folds are averaged. Heads are fitted to a sample of
-at most MAX_FITTED pictures, so that time and memory are bounded; the other pictures are judged by a
-head that is fitted to the whole sample. `repot.label_suspects` has the model of wrong labels.
+Heads are fitted to the features without the picture that they judge; copies of a picture, and the
+pictures of a group, are in one fold. With few pictures, several divisions into folds are averaged.
+Heads are fitted to a sample of at most MAX_FITTED pictures, so that time and memory are bounded;
+the other pictures are judged by a head that is fitted to the whole sample.
+`repot.label_suspects` has the model of wrong labels.
 
 Only training pictures take part. The result is kept beside the state before the training goes on,
 so a resumed training does not compute it again; `write_suspects` publishes it at the end.
@@ -142,7 +143,7 @@ def _cross_validate(
     num_divisions = NUM_DIVISIONS if len(sample) <= MAX_DIVIDED else 1
     logits: dict[float, FloatArray] = {}
     for division in range(num_divisions):
-        keys = [_salted(digest, division) for digest in features.digests[sample]]
+        keys = [_salted(key, division) for key in features.keys(sample)]
         found = cross_validate(
             rows,
             classes,

@@ -90,6 +90,26 @@ def test_copies_do_not_vouch_for_each_other() -> None:
     assert set(range(4)) | set(range(120, 128)) <= _numbers(find_suspects(copied))
 
 
+def test_pictures_of_a_group_do_not_vouch_for_each_other() -> None:
+    features = make_features((40, 40, 40), flipped=4)
+    # Each wrong picture is there three times, changed so little that only its group tells.
+    rows = np.concatenate([np.arange(120), np.arange(4), np.arange(4)])
+    table = features.tables["central"][rows]
+    table += np.random.default_rng(1).normal(scale=0.001, size=table.shape).astype(np.float32)
+    groups = np.array([b"%d" % row if row < 4 else b"" for row in rows], "S16")
+    copied = dataclasses.replace(
+        features,
+        tables={"central": table},
+        classes=features.classes[rows],
+        digests=np.array([hashlib.sha256(row.tobytes()).digest() for row in table], "S32"),
+        groups=groups,
+    )
+    wrong = set(range(4)) | set(range(120, 128))
+
+    assert wrong <= _numbers(find_suspects(copied))
+    assert not wrong <= _numbers(find_suspects(dataclasses.replace(copied, groups=None)))
+
+
 def test_labels_with_few_pictures_are_not_judged() -> None:
     found = find_suspects(make_features((60, 60, 4, 1)))
 
