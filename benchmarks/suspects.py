@@ -45,7 +45,7 @@ def main() -> None:
     seconds = []
     for folder in sorted(path for path in sets_folder.iterdir() if path.is_dir()):
         pictures = quality.read_set(folder)
-        tables = quality.read_features(pictures, arguments.cache / f"{folder.name}.npz")
+        tables = quality.read_features(pictures, arguments.cache)
         rows = distinct_rows(pictures)
         scores: dict[str, list[tuple[float, ...]]] = defaultdict(list)
         for seed in range(arguments.seeds):
