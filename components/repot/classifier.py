@@ -228,12 +228,12 @@ def published_linear_model(
     side = spec.image_size
     views = [keras.Input([side, side, 3], name=view) for view in spec.views]
     pictures = [*views, *(keras.ops.flip(view, axis=2) for view in views if spec.mirrored)]
-    outputs = [network.model(each) for each in pictures]
-    per_picture = [each if isinstance(each, list | tuple) else [each] for each in outputs]
-    parts = [
-        keras.layers.Average(name=f"mean{i}")(list(part)) if len(part) > 1 else part[0]
-        for i, part in enumerate(zip(*per_picture, strict=True))
-    ]
+    # All views are one batch: the network is traced and saved once instead of once per view.
+    outputs = network.model(keras.ops.concatenate(pictures) if len(pictures) > 1 else pictures[0])
+    parts = list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+    if len(pictures) > 1:
+        stacked = [keras.ops.reshape(part, (len(pictures), -1, part.shape[-1])) for part in parts]
+        parts = [keras.ops.mean(part, axis=0) for part in stacked]
     head = keras.layers.Dense(
         len(bias),
         activation="softmax",

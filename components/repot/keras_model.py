@@ -41,7 +41,18 @@ _CLASSES: dict[str, frozenset[str]] = {
     "keras.src.models.functional": frozenset({"Functional"}),
     "keras.src.ops.core": frozenset({"Cast"}),
     "keras.src.ops.numpy": frozenset(
-        {"Absolute", "Add", "Flip", "Mean", "Multiply", "Sign", "Sqrt", "Var"}
+        {
+            "Absolute",
+            "Add",
+            "Concatenate",
+            "Flip",
+            "Mean",
+            "Multiply",
+            "Reshape",
+            "Sign",
+            "Sqrt",
+            "Var",
+        }
     ),
 }
 """Classes by module, as a model file names them; tests build every network of the zoo."""
