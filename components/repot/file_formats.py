@@ -8,6 +8,8 @@ import itertools
 import re
 from typing import Literal
 
+from repot.extras import install_command
+
 _CONVERT = "Convert it to JPEG or PNG."
 _EXPORT = "Export the pages or drawings as JPEG or PNG."
 _DEVELOP = "Export it from the camera's software as JPEG or TIFF."
@@ -17,7 +19,10 @@ _REMOVE = "Remove it."
 
 RAW = ("a camera's raw file", _DEVELOP)
 
-HEIC = ("a HEIC picture", "Convert it to JPEG, or install the package pi-heif.")
+HEIC = (
+    "a HEIC picture",
+    f"Convert it to JPEG, or install the optional decoder: {install_command('heif')}.",
+)
 AVIF = ("an AVIF picture", "Convert it to JPEG, or install a Pillow with AVIF support.")
 _VIDEO = ("a video", _EXTRACT)
 _ARCHIVE = ("an archive", _UNPACK)

@@ -6,8 +6,8 @@ from repot.file_formats import name_format
 @pytest.mark.parametrize(
     ("data", "name", "advice"),
     [
-        (b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf", "a HEIC picture", "pi-heif"),
-        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "a HEIC picture", "pi-heif"),
+        (b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf", "a HEIC picture", "EXTRAS=heif`"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "a HEIC picture", "EXTRAS=heif`"),
         (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf", "an AVIF picture", "JPEG"),
         (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "a camera's raw file", "camera's software"),
         (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2", "a video", "frames"),

@@ -388,7 +388,10 @@ def test_heic_is_named_without_the_optional_dependency(monkeypatch: pytest.Monke
     monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
     rejection = _rejection(HEIC)
     assert rejection.reason == "unsupported_format"
-    assert rejection.detail == "a HEIC picture. Convert it to JPEG, or install the package pi-heif"
+    assert rejection.detail == (
+        "a HEIC picture. Convert it to JPEG, or install the optional decoder: "
+        "`make venv EXTRAS=heif`, or without a checkout `python -m pip install 'pi-heif>=1.0'`"
+    )
 
 
 def test_avif_is_named_if_pillow_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
