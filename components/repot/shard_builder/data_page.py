@@ -25,10 +25,10 @@ from repot.picture_result import ADVICE, REASONS, Picture, RejectedPicture
 from repot.shard_builder.examine import Examined
 from repot.shard_builder.shard import crop_edges, read_picture
 
-MAX_PAGE_BYTES = 3 << 20
+MAX_PAGE_BYTES = 4 << 20
 """Bytes of all pictures of a page, encoded; text adds about 0.2 MB per 1,000 labels."""
 
-MAX_SAMPLES_PER_LABEL, MAX_SAMPLES = 6, 240
+MAX_SAMPLES_PER_LABEL, MAX_SAMPLES, MAX_SAMPLED_LABELS = 6, 240, 480
 MAX_GROUPS, MAX_PICTURES_PER_GROUP, MAX_LEAKS, MAX_OUTLIERS = 24, 4, 24, 8
 MAX_OPEN_LABELS = 12
 _MAX_FILES_NAMED = 10
@@ -57,8 +57,8 @@ class _OutlierKind:
 
 
 def samples_per_label(num_labels: int) -> int:
-    """Return how many pictures the page shows of each label; 0 if there are too many labels."""
-    return min(MAX_SAMPLES_PER_LABEL, MAX_SAMPLES // max(1, num_labels)) or 1
+    """Return how many pictures the page shows of each of the first MAX_SAMPLED_LABELS labels."""
+    return max(1, min(MAX_SAMPLES_PER_LABEL, MAX_SAMPLES // max(1, num_labels)))
 
 
 def render_data_page(manifest: Manifest, examined: Examined) -> str:
@@ -77,7 +77,7 @@ def render_data_page(manifest: Manifest, examined: Examined) -> str:
         )
         for kind, count in checks.num_outliers.items()
     ]
-    samples = dict(islice(examined.samples.items(), MAX_SAMPLES))
+    samples = dict(islice(examined.samples.items(), MAX_SAMPLED_LABELS))
     # In the order of their importance: the last ones may find no room.
     wanted = [
         *(picture for pair in leaks for picture in pair),

@@ -1,3 +1,4 @@
+import re
 import shutil
 from pathlib import Path
 
@@ -7,8 +8,9 @@ from PIL import Image, ImageFilter, ImageOps
 import repot_pipelines
 from repot.data_checks import DataLimits, read_checks
 from repot.errors import DataError
+from repot.shard_builder import data_page
 from repot.shard_builder.complete import complete_dataset
-from tests.unit.conftest import MakePlan
+from tests.unit.conftest import MakePlan, WritePictures
 
 SAMPLE = Path(repot_pipelines.__file__).parent / "sample" / "pictures" / "train"
 
@@ -86,3 +88,25 @@ def test_dataset_of_an_earlier_version_has_no_checks_and_stays_usable(
     shutil.rmtree(Path(dataset_uri) / "checks")
 
     assert complete_dataset(dataset_uri, limits=DataLimits(max_conflicts=0)) == manifest
+
+
+def test_page_shows_each_of_400_labels_and_stays_small(
+    make_plan: MakePlan,
+    tmp_path: Path,
+    write_pictures: WritePictures,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_pictures(tmp_path / "many", {f"label {number:03}": 2 for number in range(400)})
+    dataset_uri = make_plan(tmp_path / "many").dataset_uri
+    complete_dataset(dataset_uri, limits=DataLimits())
+    samples = (Path(dataset_uri) / "data.html").read_text().partition("<h2>Samples</h2>")[2]
+    assert samples.count("<img") == 400
+
+    # As with pictures that are larger: what comes last on the page finds no room.
+    monkeypatch.setattr(data_page, "MAX_PAGE_BYTES", 40_000)
+    for name in ("manifest.json", "data.html"):
+        (Path(dataset_uri) / name).unlink()
+    complete_dataset(dataset_uri, limits=DataLimits())
+    page = (Path(dataset_uri) / "data.html").read_text()
+    assert 30_000 < sum(map(len, set(re.findall('src="([^"]+)"', page)))) <= 40_000
+    assert page.count("not shown") > page.count("<img") > 10
