@@ -9,7 +9,7 @@ import itertools
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +17,7 @@ from PIL import Image
 
 from repot import storage
 from repot.augmentation import TrainingPictures, augment, crop_for_training
+from repot.dataset import decode_boxes
 from repot.json_record import write_record
 from repot.layout import AUGMENTED_NAME, EVENTS_FOLDER
 from repot.preprocessing import decode_jpeg, view_picture
@@ -32,6 +33,14 @@ MAX_RECORDS_READ = 2048
 
 _MAX_SIDE = 144  # pixels
 _JPEG_QUALITY = 82
+
+
+class _Example(NamedTuple):
+    """A training picture: its class id, its JPEG, and its boxes as `decode_boxes` returns them."""
+
+    label: int
+    encoded: bytes
+    boxes: Any
 
 
 def write_augmented_pictures(
@@ -53,10 +62,8 @@ def write_augmented_pictures(
         return
     chosen = _choose_examples(pictures)
     # uint8 [NUM_EXAMPLES, 1 + NUM_VARIANTS, image_size, image_size, 3]
-    rows = np.stack(
-        [_draw_row(encoded, i, pictures, flip) for i, (_, encoded) in enumerate(chosen)]
-    )
-    names = [labels[label - 1] for label, _ in chosen]
+    rows = np.stack([_draw_row(example, i, pictures, flip) for i, example in enumerate(chosen)])
+    names = [labels[example.label - 1] for example in chosen]
     _write_events(rows, names, storage.join(run_uri, EVENTS_FOLDER))
     record = AugmentedPictures(
         augmentation=pictures.augmentation,
@@ -71,31 +78,32 @@ def write_augmented_pictures(
     write_record(uri, record)
 
 
-def _choose_examples(pictures: Pictures) -> list[tuple[int, bytes]]:
-    """Return label and JPEG of the first pictures of different labels, then of any label."""
-    first_of_label: dict[int, bytes] = {}
-    others: list[tuple[int, bytes]] = []
+def _choose_examples(pictures: Pictures) -> list[_Example]:
+    """Return the first pictures of different labels, then of any label."""
+    first_of_label: dict[int, _Example] = {}
+    others: list[_Example] = []
     numbers = np.arange(min(pictures.num_examples, MAX_RECORDS_READ))
-    for example in pictures.examples.read(numbers).as_numpy_iterator():
-        label, encoded = int(example["label"]), example["encoded"]
-        if label not in first_of_label:
-            first_of_label[label] = encoded
+    for record in pictures.examples.read(numbers).as_numpy_iterator():
+        example = _Example(int(record["label"]), record["encoded"], decode_boxes(record))
+        if example.label not in first_of_label:
+            first_of_label[example.label] = example
         elif len(others) < NUM_EXAMPLES:
-            others.append((label, encoded))
+            others.append(example)
         if len(first_of_label) == NUM_EXAMPLES:
             break
-    return list(itertools.islice((*first_of_label.items(), *others), NUM_EXAMPLES))
+    return list(itertools.islice((*first_of_label.values(), *others), NUM_EXAMPLES))
 
 
-def _draw_row(encoded: bytes, index: int, pictures: Pictures, flip: bool) -> Any:
+def _draw_row(example: _Example, index: int, pictures: Pictures, flip: bool) -> Any:
     """Return a picture as evaluation sees it, and as training sees it in some epochs."""
-    original = view_picture(decode_jpeg(encoded), pictures.image_size, "central")
+    original = view_picture(decode_jpeg(example.encoded), pictures.image_size, "central")
     crops = [
         crop_for_training(
-            encoded,
+            example.encoded,
             pictures.image_size,
             [pictures.seed, index * NUM_VARIANTS + variant],
             augmentation=pictures.augmentation,
+            boxes=example.boxes,
         )
         for variant in range(NUM_VARIANTS)
     ]

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from repot.dataset import open_examples
 from repot.json_record import read_record
 from repot.manifest import read_manifest
+from repot.records import Box, encode_example, frame_record, picture_features
 from repot.trainer.augmented_pictures import (
     NUM_EXAMPLES,
     NUM_VARIANTS,
@@ -19,6 +21,7 @@ from repot.trainer.augmented_pictures import (
 )
 from repot.trainer.batches import Pictures
 from repot.training_record import AugmentedPictures
+from tests.shard_files import examples_of
 
 LABELS = ("birds", "fruit", "mammals", "others")
 
@@ -95,3 +98,35 @@ def test_unchanged_pictures_are_not_shown(pictures: Pictures, tmp_path: Path) ->
     write_augmented_pictures(unchanged, LABELS, str(tmp_path), flip=True)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_are_cropped_by_their_boxes_as_in_training(tmp_path: Path) -> None:
+    # Black, except for the object at the right edge.
+    picture = np.zeros([64, 64, 3], np.uint8)
+    picture[16:48, 40:] = 255
+    features = picture_features(
+        jpeg=tf.io.encode_jpeg(picture, quality=100).numpy(),
+        height=64,
+        width=64,
+        class_id=1,
+        label="birds",
+        filename="a.jpg",
+        boxes=(Box(xmin=40 / 64, ymin=16 / 64, xmax=1.0, ymax=48 / 64),),
+    )
+    path = tmp_path / "shard"
+    path.write_bytes(frame_record(encode_example(features)) * NUM_EXAMPLES)
+    with_boxes = Pictures(
+        examples=examples_of([path]),
+        image_size=16,
+        batch_size=4,
+        shuffle_buffer=1,
+        seed=5,
+        augmentation="inception",
+    )
+
+    write(with_boxes, tmp_path)
+
+    record = read_record(str(tmp_path / "augmented_pictures.json"), AugmentedPictures)
+    shown = [variant for example in record.examples for variant in example.augmented]
+    assert len(shown) == NUM_EXAMPLES * NUM_VARIANTS
+    assert all(pixels_of(variant).max() > 64 for variant in shown)
