@@ -72,8 +72,8 @@ inception-2016: $(STAMP) ## train real Inception-v3 weights by several recipes, 
 mobilenet: $(STAMP) ## train MobileNetV2 weights of Open Images, see benchmarks/mobilenet_open_images.py; ARGS
 	$(BIN)/python benchmarks/mobilenet_open_images.py $(ARGS)
 
-data-checks: $(STAMP) ## measure what the checks of a dataset cost, and what they find
-	$(BIN)/python benchmarks/data_checks.py
+data-checks: $(STAMP) ## measure what the checks of a dataset cost, and what they find; ARGS
+	$(BIN)/python benchmarks/data_checks.py $(ARGS)
 
 suspects: $(STAMP) ## measure how many planted wrong labels are found, on seven sets of pictures from packages
 	$(BIN)/python -m benchmarks.suspects

@@ -13,6 +13,8 @@ Three steps, each on far fewer pairs than the one before:
     pictures, not with its square: of a large group of alike pictures, each is compared with a few.
 3.  Verification: the two miniatures are aligned by shift and scale (B. Lucas, T. Kanade, "An
     Iterative Image Registration Technique", 1981), and must then agree everywhere, in colour too.
+    In a large group of alike pictures, each is compared with the first one of the group. Candidates
+    that are both copies of it count as copies of each other without another comparison.
 
 No library of perceptual hashes is used: they hash a picture file or an image object, but here only
 the decoder's process has one, and every view of a million pictures must be hashed; on arrays of
@@ -59,8 +61,13 @@ _MAX_PER_BUCKET = 16
 _MAX_SIGNATURE_BITS = 20
 # Candidates are at most this far apart, relative to the length of their hash vector.
 _MAX_DISTANCE = 0.4
-# Of a group of alike pictures, each is compared with about as many of the nearest.
+# Each picture is a candidate for about as many of the nearest.
 _MAX_COMPARED = 16
+# Only the nearest few are compared before large groups are known; then, at most as many times, the
+# pictures of each group are compared with the first one of those that are not yet joined to one.
+_NUM_CLOSEST, _NUM_FIRST = 4, 3
+# Candidates that wait to be reduced to the nearest; 36 bytes each.
+_MAX_WAITING = 4_000_000
 
 # Limits of verification, found on drawings, cut-outs and photographs: correlation at half the
 # resolution before and after the alignment, of all pixels, and of fine detail; the largest mean
@@ -117,13 +124,103 @@ def find_near_copies(rows: NDArray[np.void], pictures: Indices) -> Indices:
         return np.empty((0, 2), np.int64)
     views = _make_views(rows, used)
     candidates = _find_candidates(views, len(rows))
-    copies = [
-        part[_are_copies(rows, part, views)]
-        for part in np.split(candidates, range(_CHUNK, len(candidates), _CHUNK))
-    ]
-    found = np.concatenate(copies)
+    is_close = _ranks(candidates) < _NUM_CLOSEST
+    found = _verify(rows, candidates[is_close], views)
+    others = candidates[~is_close]
+    with_first, firsts = _join_groups(rows, found, views)
+    is_joined = (firsts[others["query"]] == firsts[others["target"]]) & (
+        firsts[others["query"]] >= 0
+    )
+    verified = _verify(rows, others[~is_joined], views)
+    found = np.concatenate([found, with_first, others[is_joined], verified])
     pairs = np.stack([found["query"], found["target"]], axis=1)
     return np.unique(np.sort(pairs, axis=1), axis=0)
+
+
+def _verify(
+    rows: NDArray[np.void], candidates: NDArray[np.void], views: list[_View]
+) -> NDArray[np.void]:
+    """Return the candidates that are copies."""
+    return np.concatenate(
+        [
+            part[_are_copies(rows, part, views)]
+            for part in np.split(candidates, range(_CHUNK, len(candidates), _CHUNK))
+        ]
+    )
+
+
+def _ranks(pairs: NDArray[np.void]) -> Indices:
+    """Return the place of each pair among those of one of its pictures, the nearest first.
+
+    It is the smaller one of the places in the lists of both pictures, from 0.
+    """
+    ends = np.concatenate([pairs["query"], pairs["target"]])
+    order = np.lexsort((np.tile(pairs["distance"], 2), ends))
+    ends = ends[order]
+    ranks = np.empty(len(ends), np.int64)
+    ranks[order] = np.arange(len(ends)) - np.searchsorted(ends, ends)
+    smaller: Indices = ranks.reshape(2, -1).min(axis=0)
+    return smaller
+
+
+def _join_groups(
+    rows: NDArray[np.void], copies: NDArray[np.void], views: list[_View]
+) -> tuple[NDArray[np.void], Indices]:
+    """Compare the pictures of large groups of copies with the first one of their group.
+
+    Returns:
+        The pairs that are copies; int64 [rows], the first one that a picture is a copy of, or -1.
+    """
+    firsts = np.full(len(rows), -1)
+    found = [np.empty(0, _PAIR)]
+    links = np.stack([copies["query"], copies["target"]], axis=1)
+    for _ in range(_NUM_FIRST):
+        links = links[(firsts[links] < 0).all(axis=1)]
+        groups = _groups(links, len(rows))
+        members = np.flatnonzero(np.bincount(groups, minlength=len(rows))[groups] > _MAX_COMPARED)
+        if not len(members):
+            break
+        pairs = _with_nearest_views(members, groups[members], views)
+        verified = _verify(rows, pairs[members != groups[members]], views)
+        firsts[verified["query"]] = verified["target"]
+        # Also if nothing is a copy of it: it is not the first of a group again.
+        firsts[groups[members]] = groups[members]
+        found.append(verified)
+    return np.concatenate(found), firsts
+
+
+def _groups(links: Indices, number: int) -> Indices:
+    """Return int64 [number]: for each picture, the first one that it is linked with in any way."""
+    groups = np.arange(number)
+    while True:
+        linked = groups[links]
+        lowest = linked.min(axis=1)
+        if (linked == lowest[:, np.newaxis]).all():
+            return groups
+        for side in range(2):
+            np.minimum.at(groups, linked[:, side], lowest)
+        groups = groups[groups]
+
+
+def _with_nearest_views(queries: Indices, targets: Indices, views: list[_View]) -> NDArray[np.void]:
+    """Return pairs of pictures with their most similar views."""
+    pairs = np.empty(len(queries), _PAIR)
+    pairs["query"], pairs["target"], pairs["distance"] = queries, targets, np.inf
+    for target_number, target in enumerate(views):
+        if not target.is_target:
+            continue
+        has_target = np.isin(targets, target.members)
+        for number, view in enumerate(views):
+            chosen = np.flatnonzero(has_target & np.isin(queries, view.members))
+            distances = _distances(
+                view.vectors[np.searchsorted(view.members, queries[chosen])],
+                target.vectors[np.searchsorted(target.members, targets[chosen])],
+            )
+            is_nearer = distances < pairs["distance"][chosen]
+            nearer = chosen[is_nearer]
+            pairs["distance"][nearer] = distances[is_nearer]
+            pairs["views"][nearer] = number, target_number
+    return pairs
 
 
 def _make_views(rows: NDArray[np.void], used: Indices) -> list[_View]:
@@ -243,7 +340,7 @@ def _find_candidates(views: list[_View], num_pictures: int) -> NDArray[np.void]:
         order = np.argsort(plain, kind="stable")
         starts = np.zeros(2**num_bits + 1, np.int32)
         starts[1:] = np.cumsum(np.bincount(plain, minlength=2**num_bits))
-        pairs = [found]
+        pairs, num_waiting = [found], 0
         for number, view in enumerate(views):
             for part in _parts(len(view.members)):
                 buckets = _buckets(view.vectors[part], planes, _NUM_FLIPPED)
@@ -261,6 +358,9 @@ def _find_candidates(views: list[_View], num_pictures: int) -> NDArray[np.void]:
                     rows["distance"] = _distances(view.vectors[query], vectors[target])
                     is_near = rows["distance"] <= _MAX_DISTANCE
                     pairs.append(rows[is_near & (rows["query"] != rows["target"])])
+                    num_waiting += len(pairs[-1])
+                    if num_waiting > max(_MAX_WAITING, len(pairs[0])):
+                        pairs, num_waiting = [_nearest(np.concatenate(pairs), num_pictures)], 0
         found = _nearest(np.concatenate(pairs), num_pictures)
     return found
 

@@ -2,13 +2,16 @@ import io
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 import repot_pipelines
 from repot.pictures import normalise_picture
+from repot.shard_builder import duplicates
 from repot.shard_builder.appearances import measure
 from repot.shard_builder.duplicates import MIN_CONTRAST, find_near_copies
 
@@ -105,15 +108,57 @@ def test_darker_picture_is_no_copy(originals: list[Image.Image]) -> None:
     assert len(find_near_copies(rows, np.arange(2))) == 0
 
 
-def test_large_group_of_alike_pictures_is_found_in_bounded_comparisons(
-    originals: list[Image.Image],
-) -> None:
-    row = measure([normalise_picture(encode(originals[0]))])
-    rows = np.repeat(row, 150)
-    noise = np.random.default_rng(0).integers(0, 4, rows["luminance"].shape, np.uint8)
+def alike(image: Image.Image, number: int, seed: int) -> NDArray[np.void]:
+    """Return the rows of a picture with faint noise, different each time."""
+    rows = np.repeat(measure([normalise_picture(encode(image))]), number)
+    noise = np.random.default_rng(seed).integers(0, 4, rows["luminance"].shape, np.uint8)
     rows["luminance"] = np.minimum(rows["luminance"], 250) + noise
+    return rows
 
-    pairs = find_near_copies(rows, np.arange(150))
 
-    assert len(pairs) < 150 * 40
-    assert len(np.unique(pairs)) == 150
+def test_large_groups_of_alike_pictures_are_found_in_few_comparisons(
+    originals: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 150
+    mirrored = alike(ImageOps.mirror(originals[0]), 5, 2)
+    rows = np.concatenate([alike(originals[0], size, 0), alike(originals[1], size, 1), mirrored])
+    compared = []
+    are_copies = duplicates._are_copies
+
+    def count(rows: NDArray[np.void], pairs: NDArray[np.void], views: Any) -> NDArray[np.bool_]:
+        compared.append(len(pairs))
+        return are_copies(rows, pairs, views)
+
+    monkeypatch.setattr(duplicates, "_are_copies", count)
+
+    pairs = find_near_copies(rows, np.arange(len(rows)))
+
+    groups = duplicates._groups(pairs, len(rows))
+    assert groups.tolist() == [0] * size + [size] * size + [0] * 5
+    assert sum(compared) < 10 * len(rows)
+    assert len(pairs) < 40 * len(rows)
+
+
+def test_memory_limit_for_candidates_changes_no_result(
+    originals: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = random.Random(4)
+    files = [data for image in originals[:30] for _, data in variants(image, draw)]
+    rows = measure([normalise_picture(data) for data in files])
+    expected = find_near_copies(rows, np.arange(len(rows)))
+    monkeypatch.setattr(duplicates, "_MAX_WAITING", 10)
+
+    found = find_near_copies(rows, np.arange(len(rows)))
+
+    assert len(expected) > 150
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_group_is_its_first_picture_however_long_the_chain() -> None:
+    chain = np.stack([np.arange(9, 0, -1), np.arange(8, -1, -1)], axis=1) * 2
+
+    groups = duplicates._groups(chain, 20)
+
+    assert groups.tolist() == [
+        0 if number % 2 == 0 and number < 19 else number for number in range(20)
+    ]
