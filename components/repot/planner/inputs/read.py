@@ -30,7 +30,7 @@ from repot.planner.inputs import archives, tfrecords, webdataset
 from repot.planner.inputs.inventory import CandidatePicture, Inventory
 from repot.planner.inputs.manifests import ManifestFormat, manifest_format, read_manifest_rows
 from repot.planner.inputs.problems import WrongRows
-from repot.planner.inputs.rows import Row, find_pictures
+from repot.planner.inputs.rows import FoundContent, Row, find_pictures
 from repot.planner.inputs.stored_file import read_head
 from repot.planner.inputs.tables import decode_text, read_file_text
 from repot.planner.listing import FoundFile, PictureRoots, list_folder, list_root
@@ -86,6 +86,7 @@ class _Content:
     files: list[FoundFile] = field(default_factory=list)
     empty_folders: list[str] = field(default_factory=list)
     candidates: list[CandidatePicture] = field(default_factory=list)
+    named: dict[FoundContent, tuple[int, str]] = field(default_factory=dict)
     rejected: list[Rejection] = field(default_factory=list)
     class_ids: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     texts: dict[str, str] = field(default_factory=dict)
@@ -312,7 +313,9 @@ def _read_manifest(
 ) -> None:
     wrong = WrongRows(info.uri)
     rows = read_manifest_rows(read_file_text(info), text_format, info.uri, wrong)
-    candidates = find_pictures(rows, info.uri, wrong, several_labels=options.crop_to_boxes)
+    candidates = find_pictures(
+        rows, info.uri, wrong, several_labels=options.crop_to_boxes, named=content.named
+    )
     wrong.raise_if_any()
     if not candidates:
         raise UsageError(f"A manifest must name pictures; {info.uri} has no rows. Add some.")
@@ -611,7 +614,7 @@ def _read_metadata(
             _with_folder_split(row, inner, split_folders)
             for row in read_manifest_rows(text, text_format, file.uri, wrong)
         ]
-        candidates = find_pictures(rows, file.uri, wrong, listed)
+        candidates = find_pictures(rows, file.uri, wrong, listed, named=content.named)
         wrong.raise_if_any()
         named.update(candidate.file.path for candidate in candidates)
         if prefix:

@@ -17,6 +17,7 @@ from typing import Literal
 
 from repot import storage
 from repot.errors import UsageError
+from repot.file_parts import FilePart
 from repot.manifest import Split
 from repot.planner.inputs.inventory import CandidatePicture
 from repot.planner.inputs.problems import WrongRows
@@ -32,6 +33,9 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 # Azure's names of a file in a datastore. What follows is its path in there.
 _DATASTORE = re.compile(r"azureml://.*?/paths/|AmlDatastore://", re.IGNORECASE)
 _WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]")
+
+FoundContent = tuple[str, FilePart | None]
+"""What a picture is read from: a file, or a part of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +68,7 @@ def find_pictures(
     listed: Mapping[str, FoundFile] | None = None,
     *,
     several_labels: bool = False,
+    named: dict[FoundContent, tuple[int, str]] | None = None,
 ) -> list[CandidatePicture]:
     """Return the picture of every row; several rows with boxes of one picture are merged.
 
@@ -74,6 +79,8 @@ def find_pictures(
         listed: The files beside the manifest by their path from its folder, if they are known.
             Then rows name only these.
         several_labels: Whether boxes of one picture may have several labels.
+        named: Line number and manifest of the rows that were read before, by the picture that they
+            name. A picture that is there already is wrong; others are added.
     """
     names = _resolve_names(rows, manifest_uri, wrong, set(listed) if listed is not None else None)
     merged = _merge(rows, names, wrong, several_labels=several_labels)
@@ -86,6 +93,13 @@ def find_pictures(
         if name not in found:
             wrong.add(row.where, f"there is no file {name}", number=row.number)
             continue
+        if named is not None:
+            content = (found[name].uri, found[name].part)
+            first = named.setdefault(content, (row.number, manifest_uri))
+            if first != (row.number, manifest_uri):
+                problem = f"it names the picture of line {first[0]} of {first[1]} again, {row.name}"
+                wrong.add(row.where, problem, number=row.number)
+                continue
         candidates.append(
             CandidatePicture(
                 file=found[name],

@@ -391,6 +391,25 @@ def test_folder_with_a_manifest_for_each_split(folder: Path) -> None:
     assert len(read_inventory(roots, ReadOptions()).candidates) == 4
 
 
+def test_picture_in_the_manifests_of_two_splits_is_named(folder: Path) -> None:
+    for number in range(25):
+        (folder / f"x{number}.jpg").write_bytes(b"picture %d" % number)
+    _write(folder, "".join(f"{n}\t1\tx{n}.jpg\n" for n in range(25)), "train.lst")
+    _write(folder, "".join(f"{n}\t1\t./x{n}.jpg\n" for n in range(25)), "validation.lst")
+    roots = PictureRoots(train_uri=f"{folder}/train.lst", validation_uri=f"{folder}/validation.lst")
+    with pytest.raises(UsageError) as caught:
+        read_inventory(roots, ReadOptions())
+    assert str(caught.value) == _problem(folder)
+    for text in (
+        f"of {folder}/validation.lst must name a picture and its label; 25 rows are wrong",
+        f"line 2: it names the picture of line 2 of {folder}/train.lst again, ./x1.jpg\n",
+        "\n  and 5 more\n",
+    ):
+        assert text in str(caught.value)
+    assert "./x19.jpg" in str(caught.value)
+    assert "./x20.jpg" not in str(caught.value)
+
+
 def test_folder_with_a_manifest_is_not_the_manifest(folder: Path) -> None:
     _write(folder, "path,label\n1.jpg,a\n", "labels.csv")
     assert "contains 'labels.csv'. Give the manifest instead of the folder" in _problem(folder)
