@@ -22,6 +22,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from repot import progress
 from repot.errors import UsageError, join_names, nearest_names
 from repot.planner.inputs.problems import WrongRows
 from repot.planner.inputs.rows import Row
@@ -207,6 +208,14 @@ def _boxes(
         if not isinstance(listed, list):
             wrong.add(where, "boxes must be a list of lists of four numbers", number=number)
             return None
+    elif _has_objects(cells):
+        if not _has_size(cells):
+            return ()
+        listed = _listed_objects(cells["objects"])
+        if listed is None:
+            problem = "objects must have equally many bbox, [x, y, width, height], and categories"
+            wrong.add(where, problem, number=number)
+            return None
     else:
         edges = [cells.get(edge, "") for edge in BOX_EDGES]
         if all(isinstance(edge, str) and not edge.strip() for edge in edges):
@@ -226,6 +235,39 @@ def _boxes(
             return None
         boxes.append(box)
     return tuple(boxes)
+
+
+def _has_objects(cells: Mapping[str, Any]) -> bool:
+    """Return whether a row has boxes as Hugging Face's metadata.jsonl has them."""
+    objects = cells.get("objects")
+    return "file_name" in cells and isinstance(objects, dict) and "bbox" in objects
+
+
+def _has_size(cells: Mapping[str, Any]) -> bool:
+    return bool(cells.get("width") and cells.get("height"))
+
+
+def _listed_objects(objects: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """Return Hugging Face's boxes with edges and label; None if they are not valid.
+
+    Source: https://huggingface.co/docs/datasets/image_dataset, object detection.
+    """
+    boxes = objects["bbox"]
+    names = objects.get("categories", objects.get("category"))
+    if not isinstance(boxes, list) or not isinstance(names, list | None):
+        return None
+    if names is not None and len(names) != len(boxes):
+        return None
+    listed = []
+    for box, name in zip(boxes, names or [None] * len(boxes), strict=True):
+        try:
+            x, y, width, height = map(float, box)
+        except (TypeError, ValueError):
+            return None
+        edges = dict(zip(BOX_EDGES, (x, y, x + width, y + height), strict=True))
+        # A number stands for a name that only the dataset's own code knows.
+        listed.append(edges | {"label": name if isinstance(name, str) else ""})
+    return listed
 
 
 def make_box(edges: Any, *, width: Any = None, height: Any = None, label: str = "") -> Box:
@@ -306,6 +348,7 @@ def _read_json(
     if first is None:
         return
     label_key = _ground_truth_key(first[1], uri) if manifest_format == "sagemaker" else ""
+    num_without_size = 0
     for number, value in itertools.chain([first], rows):
         if manifest_format == "vertex":
             row = _vertex_row(number, value, wrong)
@@ -315,9 +358,17 @@ def _read_json(
             cells = {"path": value.get("image_url"), "label": value.get("label", "")}
             row = _to_row(number, cells, wrong)
         else:
+            num_without_size += _has_objects(value) and not _has_size(value)
             row = _to_row(number, value, wrong)
         if row:
             yield row
+    if num_without_size:
+        progress.notice(
+            "plan",
+            f"{num_without_size} of the rows of {uri} have boxes in pixels without the size of the "
+            "picture, so these boxes are not read. Add the keys width and height.",
+            is_warning=True,
+        )
 
 
 def _vertex_row(number: int, value: Mapping[str, Any], wrong: WrongRows) -> Row | None:

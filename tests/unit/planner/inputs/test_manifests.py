@@ -191,6 +191,32 @@ def test_metadata_files_of_hugging_face(name: str, folder: Path) -> None:
     assert _rows(folder / name) == expected
 
 
+def test_objects_of_hugging_face_are_boxes(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    objects = {"bbox": [[10, 20, 30, 40], [0, 0, 100, 200]], "categories": ["b", 7]}
+    row = {"file_name": "1.jpg", "label": "a", "objects": objects, "width": 100, "height": 200}
+    without = {"file_name": "2.jpg", "label": "a", "objects": objects}
+    caplog.set_level("INFO")
+    _write(folder, f"{json.dumps(row)}\n{json.dumps(without)}\n", "metadata.jsonl")
+    first, second = _inventory(folder).candidates
+    assert first.boxes == (
+        Box(xmin=0.1, ymin=0.1, xmax=0.4, ymax=0.3, label="b"),
+        Box(xmin=0, ymin=0, xmax=1, ymax=1, label="a"),
+    )
+    assert second.boxes == ()
+    assert "1 of the rows of" in caplog.text
+    assert "Add the keys width and height" in caplog.text
+    for wrong in (
+        {"bbox": [[10, 20, 30]], "categories": ["b"]},
+        {"bbox": [[1, 2, 3, 4]], "categories": []},
+        {"bbox": 3},
+    ):
+        _write(folder, json.dumps(row | {"objects": wrong}), "metadata.jsonl")
+        assert "line 1: objects must have equally many bbox" in _problem(folder)
+    too_wide = {"bbox": [[90, 0, 20, 10]], "categories": ["b"]}
+    _write(folder, json.dumps(row | {"objects": too_wide}), "metadata.jsonl")
+    assert "within 100 x 200 pixels" in _problem(folder)
+
+
 def test_folders_are_labels_where_hugging_face_metadata_has_none(folder: Path) -> None:
     for label in ("cat", "dog"):
         (folder / "train" / label).mkdir(parents=True)
