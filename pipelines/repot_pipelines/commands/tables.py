@@ -7,10 +7,9 @@ import click
 
 from repot.errors import printable
 from repot.json_record import JsonRecord
-from repot.metrics import Interval
 
 
-def score_text(value: float | None, interval: Interval | None) -> str:
+def score_text(value: float | None, interval: tuple[float, float] | None) -> str:
     """Return a score with its interval; "" if it is unknown."""
     if value is None or interval is None:
         return ""

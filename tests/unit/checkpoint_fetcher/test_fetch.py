@@ -48,6 +48,7 @@ def test_weights_and_record_are_stored_under_the_checksum_of_the_original(tmp_pa
     )
     assert json.loads((tmp_path / ID / "checkpoint.json").read_text()) == {
         "source": "efficientnet-lite0",
+        "licence": "Apache-2.0",
         "sha256": SHA256,
         "backbone": BACKBONE,
         "values": "raw",
