@@ -25,6 +25,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,6 +37,7 @@ _PLAIN, _TENSORFLOW = "plain.sock", "tensorflow.sock"
 # A request is its length in 4 bytes, with the standard streams attached, and JSON.
 _LENGTH_BYTES = 4
 _PRELOAD = bytes(_LENGTH_BYTES)
+_REAP_SECONDS, _POLL_SECONDS = 2.0, 0.01
 _TENSORFLOW_MODULES = ("repot.trainer.run_training", "repot.evaluator.scoring")
 _BEFORE_TENSORFLOW = ("build_shards", "fetch_checkpoint", "train")
 """Component functions that run with, or before, others that need TensorFlow."""
@@ -75,9 +77,13 @@ class TaskServers:
         """Stop the servers; tasks that run go on."""
         if self._process is None:
             return
-        if self._tensorflow_process:
-            with contextlib.suppress(ProcessLookupError):
+        # The first server, which still runs, reaps the one with TensorFlow. Otherwise init would,
+        # which may take seconds, and the run waits for all of its processes.
+        deadline = time.monotonic() + _REAP_SECONDS
+        with contextlib.suppress(ProcessLookupError):
+            while self._tensorflow_process and time.monotonic() < deadline:
                 os.kill(self._tensorflow_process, signal.SIGTERM)
+                time.sleep(_POLL_SECONDS)
         self._process.terminate()
         self._process.wait()
 

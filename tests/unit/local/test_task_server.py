@@ -1,5 +1,6 @@
 """Tasks that run in forks of a server behave like processes of their own."""
 
+import contextlib
 import json
 import os
 import signal
@@ -185,3 +186,25 @@ def test_task_without_a_server_starts_as_usual(start: Start, tmp_path: Path) -> 
 
     assert task.returncode == 0, output
     assert result(tmp_path)["parent"] == os.getpid()
+
+
+def test_no_server_is_left_after_the_stop_not_even_unreaped(tmp_path: Path) -> None:
+    stopped = TaskServers(tmp_path)
+    stopped.start()
+    stopped.environment_for("build_shards")  # starts the server with TensorFlow
+    running = processes_of(tmp_path)
+
+    stopped.stop()
+
+    assert len(running) >= 2
+    assert not [number for number in running if Path("/proc", number).exists()]
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Return the ids of the processes that have the folder on their command line."""
+    numbers = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            if str(folder).encode() in path.read_bytes():
+                numbers.append(path.parent.name)
+    return numbers
