@@ -139,6 +139,16 @@ def test_parts_include_the_penalty_once() -> None:
     np.testing.assert_allclose(parts_model.weights[0].numpy(), expected, atol=1e-6)
 
 
+def train_in_calls(runner: StepRunner, batches: Any, calls: tuple[int, ...]) -> list[Any]:
+    """Train with these numbers of steps per call; return the sums of each step."""
+    iterator = iter(runner.distribute(batches))
+    return [
+        sums
+        for num_steps in calls
+        for sums in runner.train_steps(iterator, num_steps, stop=False).sums
+    ]
+
+
 @pytest.mark.parametrize("calls", [(4,), (1, 3), (3, 1), (1, 1, 1, 1)])
 def test_results_do_not_depend_on_the_number_of_steps_per_call(calls: tuple[int, ...]) -> None:
     alone, alone_model = make_runner()
@@ -146,14 +156,8 @@ def test_results_do_not_depend_on_the_number_of_steps_per_call(calls: tuple[int,
     batches = four_batches()
 
     expected = [train_step(alone, batches.skip(i).take(1))[0] for i in range(4)]
-    iterator = iter(runner.distribute(batches))
-    found = [
-        sums
-        for num_steps in calls
-        for sums in runner.train_steps(iterator, num_steps, stop=False).sums
-    ]
 
-    assert found == expected
+    assert train_in_calls(runner, batches, calls) == expected
     for weight, other in zip(alone_model.weights, model.weights, strict=True):
         np.testing.assert_array_equal(other.numpy(), weight.numpy())
 
@@ -169,14 +173,8 @@ def test_batches_gathered_from_a_table_give_the_steps_of_a_tf_data_dataset(
     runner, model = make_runner()
 
     expected = [train_step(plain, batches.dataset().skip(i).take(1))[0] for i in range(4 - skip)]
-    iterator = iter(runner.distribute(batches))
-    found = [
-        sums
-        for num_steps in calls
-        for sums in runner.train_steps(iterator, num_steps, stop=False).sums
-    ]
 
-    assert found == expected
+    assert train_in_calls(runner, batches, calls) == expected
     for weight, other in zip(plain_model.weights, model.weights, strict=True):
         np.testing.assert_array_equal(other.numpy(), weight.numpy())
     totals = [dataclasses.astuple(runner.score(each)) for each in (batches, batches.dataset())]
