@@ -128,7 +128,7 @@ def measure_cost(num_rounds: int) -> None:
 
 def build(folder: Path, has_checks: bool) -> float:
     """Build the pictures of a folder; return the processor time of all processes."""
-    # Decoders whose worker ended become children of this process, which is told their time.
+    # A decoder whose worker has ended becomes a child of this process, so that its time counts.
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
     if not has_checks:
         remove_checks()

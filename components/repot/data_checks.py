@@ -181,7 +181,7 @@ def data_warnings(manifest: Manifest, checks: DataChecks | None) -> list[str]:
     warnings = [
         f"copies of training pictures, not scored: {count} of {total} {split} pictures, "
         + join_names((repr(e.path) for e in manifest.excluded if e.split == split), _MAX_NAMED)
-        + ". Remove one of the two to have the numbers add up"
+        + ". Keep each picture in one split"
         for split, (count, total) in _leaked(manifest).items()
         if count
     ]

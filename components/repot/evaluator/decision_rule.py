@@ -64,12 +64,11 @@ _EVEN_SHARE = 0.8
 _MISS = 1e-6
 """Probability that the confidence interval of the discordance misses it."""
 _POWER = 0.8
-"""With the number of pictures that is stated, a version as good as this one is promoted so
-often."""
+"""Probability that `num_needed` pictures promote a version that is as much better."""
 _DISCORDANCE_STEP = 1.05
 """Ratio of neighbouring discordances at which the largest p-value is looked for."""
 _BETWEEN_STEPS = 1.002
-"""At most so many times larger is a p-value between two of them."""
+"""Bound of the ratio between the largest p-value of the interval and that of the grid."""
 _CACHED_TAIL = 300
 """Largest number of trials whose binomial tails are kept: a simulation asks for them often."""
 

@@ -327,11 +327,11 @@ def test_copies_of_training_pictures_are_not_scored(
     for warning in (
         (
             "copies of training pictures, not scored: 1 of 8 validation pictures, "
-            "'validation/a/renamed.jpg'. Remove one of the two to have the numbers add up"
+            "'validation/a/renamed.jpg'. Keep each picture in one split"
         ),
         (
             "copies of training pictures, not scored: 1 of 4 test pictures, "
-            "'test/b/relabelled.jpg'. Remove one of the two to have the numbers add up"
+            "'test/b/relabelled.jpg'. Keep each picture in one split"
         ),
         (
             "the same picture under several labels, once: 'train/a/003.jpg' (a, train) and "
