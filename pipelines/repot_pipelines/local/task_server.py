@@ -2,9 +2,8 @@
 
 Every task is a process of its own, as on a cluster, but to import KFP and TensorFlow takes longer
 than most tasks of a small run. So the first server imports KFP once, and forks for each task. When
-the run is about to use TensorFlow, a fork of the server imports that too, while other tasks run,
-and serves the tasks that need it. It only imports TensorFlow: threads and devices start in the
-task.
+the first task starts, a fork of the server imports TensorFlow too, while other tasks run, and
+serves the tasks that need it. It only imports TensorFlow: threads and devices start in the task.
 
 `python3` of a task is `repot_pipelines.local.task_client`. It sends its arguments, environment and
 standard streams to a server, waits for the fork, and ends with its status. Without a server it
@@ -39,8 +38,6 @@ _LENGTH_BYTES = 4
 _PRELOAD = bytes(_LENGTH_BYTES)
 _REAP_SECONDS, _POLL_SECONDS = 2.0, 0.01
 _TENSORFLOW_MODULES = ("repot.trainer.run_training", "repot.evaluator.scoring")
-_BEFORE_TENSORFLOW = ("build_shards", "fetch_checkpoint", "train")
-"""Component functions that run with, or before, others that need TensorFlow."""
 _USES_TENSORFLOW = ("fetch_checkpoint", "train", "evaluate")
 
 
@@ -95,7 +92,7 @@ class TaskServers:
         """
         if self._process is None:
             return {}
-        if function in _BEFORE_TENSORFLOW and not self._tensorflow_process:
+        if not self._tensorflow_process:
             self._tensorflow_process = self._preload()
         uses_tensorflow = self._tensorflow_process and function in _USES_TENSORFLOW
         name = _TENSORFLOW if uses_tensorflow else _PLAIN
