@@ -66,6 +66,7 @@ class VersionSummary(JsonRecord):
         precision_at_1, interval, num_examples, subset: Its score, with the 95 % interval.
         num_labels, backbone, dataset_id: What was trained.
         verdict: The latest verdict in one sentence; "" without one.
+        brief_verdict: The same in a few words.
         decided_at: When that was reached first.
     """
 
@@ -79,6 +80,7 @@ class VersionSummary(JsonRecord):
     backbone: str
     dataset_id: str
     verdict: str
+    brief_verdict: str
     decided_at: str
 
 
@@ -112,6 +114,7 @@ class RunSummary(JsonRecord):
         precision_at_1, interval, num_examples: Its score on validation; None if not evaluated.
         macro_recall: Mean recall of the labels.
         verdict: The latest verdict in one sentence; "" without one.
+        brief_verdict: The same in a few words.
     """
 
     run: str
@@ -126,6 +129,7 @@ class RunSummary(JsonRecord):
     num_examples: int = 0
     macro_recall: float | None = None
     verdict: str = ""
+    brief_verdict: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -269,6 +273,7 @@ def show_run(storage_uri: str, run: str, *, known: list[str] | None = None) -> R
         run=run,
         state="evaluated" if evaluation else "trained" if training else "unfinished",
         verdict=verdicts[-1].headline if verdicts else "",
+        brief_verdict=verdicts[-1].brief_text if verdicts else "",
     )
     if training is not None:
         summary = dataclasses.replace(
@@ -391,6 +396,7 @@ def _version_summary(storage_uri: str, model_name: str, version: str) -> Version
         backbone=record.backbone,
         dataset_id=record.dataset_id,
         verdict=verdicts[-1].headline if verdicts else "",
+        brief_verdict=verdicts[-1].brief_text if verdicts else "",
         decided_at=verdicts[-1].decided_at if verdicts else "",
     )
 

@@ -139,6 +139,7 @@ def judge(
     verdict = Verdict(
         decision="unchanged",
         sentence=f"this version, {version}, is the champion already.",
+        brief="is the champion",
         reasons=(f"Nothing was compared and nothing changes: {version} is already the champion.",),
         model_name=model_name,
         version=version,
@@ -244,25 +245,28 @@ def _decide(verdict: Verdict, findings: _Findings, settings: GateSettings) -> Ve
     decision: Decision
     if findings.problems:
         decision, sentence = "reject", findings.problems[0].sentence
+        brief = findings.problems[0].brief
         reasons = [*(each.reason for each in findings.problems), *notes]
     elif ruling == "better":
         decision, sentence = "promote", texts.promoted_sentence(verdict)
+        brief = "better" if comparison else "first version"
         reasons = notes or [texts.first_reason(verdict)]
     elif settings.when_undecided == "prefer_new":
-        decision = "promote"
+        decision, brief = "promote", "newer"
         sentence = f"it is newer (when_undecided is prefer_new), though {undecided.sentence}."
         reasons = [undecided.reason, *notes]
     else:
-        decision = "undecided"
+        decision, brief = "undecided", undecided.brief
         sentence = f"{undecided.sentence}, so the champion {verdict.champion_version} stays."
         reasons = [undecided.reason, *notes]
     if settings.force_promote and decision != "promote":
         before = dataclasses.replace(verdict, decision=decision, sentence=sentence)
         decision, sentence = "promote", f"forced, because {settings.force_promote!r}."
+        brief = "forced"
         reasons = [f"Without --force-promote: {before.headline}", *reasons]
         verdict = dataclasses.replace(verdict, forced=settings.force_promote)
     return dataclasses.replace(
-        verdict, decision=decision, sentence=sentence, reasons=tuple(reasons)
+        verdict, decision=decision, sentence=sentence, brief=brief, reasons=tuple(reasons)
     )
 
 

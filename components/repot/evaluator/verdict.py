@@ -21,6 +21,12 @@ _TITLES: dict[Decision, str] = {
     "undecided": "Undecided",
     "unchanged": "Unchanged",
 }
+_WORDS: dict[Decision, str] = {
+    "promote": "promoted",
+    "reject": "rejected",
+    "undecided": "undecided",
+    "unchanged": "unchanged",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,6 +158,8 @@ class Verdict(JsonRecord):
             better and the champion stays, or "unchanged" if the version is already the champion.
         sentence: The verdict in one sentence, without its title; "" in a verdict of an earlier
             version of repot.
+        brief: The decisive reason in a few words, for tables; "" in a verdict of an earlier version
+            of repot.
         reasons: Sentences, the decisive one first.
         model_name: The model that the version belongs to.
         version: The version that was judged.
@@ -192,6 +200,7 @@ class Verdict(JsonRecord):
     lost_labels: tuple[LabelCount, ...] = ()
     forced: str = ""
     sentence: str = ""
+    brief: str = ""
     decided_at: str
 
     @property
@@ -203,6 +212,12 @@ class Verdict(JsonRecord):
     def title(self) -> str:
         """Return the decision for people, e.g. "Promoted"."""
         return _TITLES[self.decision]
+
+    @property
+    def brief_text(self) -> str:
+        """Return decision and reason in a few words, e.g. "promoted: first version"."""
+        word = _WORDS[self.decision]
+        return f"{word}: {self.brief}" if self.brief else word
 
     @property
     def reference_text(self) -> str:

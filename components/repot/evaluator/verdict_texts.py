@@ -13,10 +13,17 @@ _ALLOW_POOR = "To promote it all the same: --allow-poor-model (setting allow_poo
 
 
 class Problem(NamedTuple):
-    """What speaks against a promotion: the verdict's sentence, and the reason with advice."""
+    """What speaks against a promotion.
+
+    Attributes:
+        sentence: The verdict's sentence.
+        reason: The reason with advice.
+        brief: The reason in a few words, for tables.
+    """
 
     sentence: str
     reason: str
+    brief: str
 
 
 def another_task(verdict: Verdict) -> Problem:
@@ -25,6 +32,7 @@ def another_task(verdict: Verdict) -> Problem:
         f"the champion {verdict.champion_version} has none of these labels.",
         "The champion has none of these labels, so it was trained for another task. Give this "
         "model its own name with --model-name (setting model_name).",
+        "another task",
     )
 
 
@@ -34,6 +42,7 @@ def rolled_back(verdict: Verdict) -> Problem:
         "this version was in production and was rolled back.",
         "This version was in production and was rolled back, so it is not promoted again "
         f"automatically. Restore it with `repot rollback --to {verdict.version}`.",
+        "was rolled back",
     )
 
 
@@ -47,7 +56,7 @@ def threshold(verdict: Verdict, whole: Score) -> Problem:
         f"precision@1 of {whole.precision_at_1:.4f} [{low:.4f}, {high:.4f}]{on} "
         f"{'reaches' if is_reached else 'is below'} the threshold of {verdict.min_precision:.4f}."
     )
-    return Problem(text, text)
+    return Problem(text, text, "below threshold")
 
 
 def by_chance(whole: Score, chance: ChanceCheck) -> Problem:
@@ -59,6 +68,7 @@ def by_chance(whole: Score, chance: ChanceCheck) -> Problem:
     return Problem(
         f"{text}.",
         f"{text} (p = {chance.p_value:.2g}). Check the labels, or add pictures. {_ALLOW_POOR}",
+        "no better than chance",
     )
 
 
@@ -72,7 +82,7 @@ def missed_labels(missed: Sequence[LabelCount], *, is_chance: bool) -> Problem:
         if is_chance
         else f"Add pictures of {_pronoun(missed)}, or set class_weights. {_ALLOW_POOR}"
     )
-    return Problem(f"{text}.", f"I{text[1:]}. {why}")
+    return Problem(f"{text}.", f"I{text[1:]}. {why}", f"misses {_count(missed)}")
 
 
 def lost_labels(verdict: Verdict) -> Problem:
@@ -88,6 +98,7 @@ def lost_labels(verdict: Verdict) -> Problem:
         f"{text}.",
         f"I{text[1:]}; that is more than chance explains, for as many labels as there are (p = "
         f"{max(each.p_value or 0 for each in lost):.2g}).",
+        f"loses {_count(lost)}",
     )
 
 
@@ -99,6 +110,7 @@ def worse(verdict: Verdict) -> Problem:
         f"{_relation(verdict)} {_difference_text(verdict.comparison)}.",
         f"This version is worse than the champion {verdict.champion_version} by more than chance "
         f"explains (exact McNemar p = {verdict.comparison.p_value:.2g}).",
+        "worse",
     )
 
 
@@ -149,7 +161,7 @@ def undecided_texts(verdict: Verdict) -> Problem:
     compared, comparison = verdict.compared, verdict.comparison
     if comparison is None or comparison.rule is None:
         if compared is None:
-            return Problem("", "")
+            return Problem("", "", "")
         few = (
             f"nly {compared.num_compared:,} of {compared.num_scored:,} {verdict.subset} pictures "
             f"are new to both versions, and a comparison needs {compared.num_required:,}"
@@ -159,7 +171,7 @@ def undecided_texts(verdict: Verdict) -> Problem:
             "own, they are never trained on. To put this version into production without a "
             f"comparison: `repot models promote {verdict.version} --reason ...`."
         )
-        return Problem(f"o{few}", f"O{few}: {compared.left_out_text}. {advice}")
+        return Problem(f"o{few}", f"O{few}: {compared.left_out_text}. {advice}", "few new pictures")
     num_compared, needed = verdict.challenger.num_examples, comparison.rule.num_needed or 0
     return Problem(
         f"{num_compared:,} pictures do not show which version is better "
@@ -167,6 +179,7 @@ def undecided_texts(verdict: Verdict) -> Problem:
         f"About {_rounded(needed):,} {verdict.subset} pictures that neither version was trained on "
         f"would decide; there are {num_compared:,}. Add pictures, or choose with when_undecided "
         "what happens until then.",
+        f"needs ~{_rounded(needed):,} pictures",
     )
 
 
@@ -238,7 +251,7 @@ def removed_labels(verdict: Verdict, *, is_allowed: bool) -> Problem:
         else f"{change}: it gives such pictures another label. Add pictures of {_pronoun(labels)}, "
         "or allow the removal with --allow-label-removal (setting allow_label_removal)."
     )
-    return Problem(f"it {text}.", advice)
+    return Problem(f"it {text}.", advice, f"removes {_count(labels)}")
 
 
 def empty_folders_reason(folders: Sequence[str]) -> str:
@@ -254,6 +267,10 @@ def _named(labels: Sequence[str]) -> str:
     return (
         f"label{'s' if len(labels) > 1 else ''} {join_names(map(repr, labels), _MAX_LABELS_NAMED)}"
     )
+
+
+def _count(labels: Sequence[object]) -> str:
+    return f"{len(labels):,} label{'s' if len(labels) > 1 else ''}"
 
 
 def _pronoun(labels: Sequence[object]) -> str:

@@ -30,16 +30,14 @@ def list_models_command(*, storage_uri: str, model_name: str, as_json: bool) -> 
         versions = list_versions(storage_uri, model_name)
         print_records(
             versions,
-            ("version", "state", "precision@1", "pictures", "labels", "backbone", "verdict"),
+            ("version", "state", "precision@1", "backbone", "verdict"),
             [
                 (
                     each.version,
                     each.state,
                     score_text(each.precision_at_1, each.interval),
-                    f"{each.num_examples:,}",
-                    f"{each.num_labels:,}",
                     each.backbone,
-                    each.verdict,
+                    each.brief_verdict,
                 )
                 for each in versions
             ],

@@ -22,16 +22,15 @@ def list_runs_command(*, storage_uri: str, as_json: bool) -> None:
     runs = list_runs(storage_uri)
     print_records(
         runs,
-        ("run", "state", "backbone", "recipe", "dataset", "precision@1", "verdict"),
+        ("run", "backbone", "recipe", "precision@1", "verdict"),
         [
             (
                 each.run,
-                each.state,
                 each.backbone,
                 each.recipe,
-                each.dataset_id,
                 score_text(each.precision_at_1, each.interval),
-                each.verdict,
+                # Before a verdict, how far the run is.
+                each.brief_verdict or each.state,
             )
             for each in runs
         ],

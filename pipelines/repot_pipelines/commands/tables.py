@@ -8,6 +8,11 @@ import click
 from repot.errors import printable
 from repot.json_record import JsonRecord
 
+MAX_COLUMNS = 100
+"""Width of a table. Longer texts than fit are cut; `--json` has all of them."""
+
+_MIN_WIDTH = 12
+
 
 def score_text(value: float | None, interval: tuple[float, float] | None) -> str:
     """Return a score with its interval; "" if it is unknown."""
@@ -23,15 +28,32 @@ def print_records(
     *,
     as_json: bool,
 ) -> None:
-    """Print records as a JSON array, or as a table whose columns are as wide as necessary."""
+    """Print records as a JSON array, or as a table of at most MAX_COLUMNS.
+
+    Args:
+        records: What is printed as JSON.
+        columns: The names of the columns.
+        rows: The cells of the table. The first one of a row, which names it, is never cut.
+        as_json: Print JSON.
+    """
     if as_json:
         click.echo(json.dumps([each.to_json() for each in records], indent=2))
         return
     lines = [columns, *(tuple(map(printable, row)) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    spare = MAX_COLUMNS - sum(widths) - 2 * (len(widths) - 1)
+    while spare < 0 and max(widths[1:], default=0) > _MIN_WIDTH:
+        widest = widths.index(max(widths[1:]), 1)
+        widths[widest] -= 1
+        spare += 1
     for line in lines:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        cells = (_fit(cell, width) for cell, width in zip(line, widths, strict=True))
         click.echo("  ".join(cells).rstrip())
+
+
+def _fit(text: str, width: int) -> str:
+    """Return text of exactly this width."""
+    return text.ljust(width) if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def print_rows(record: JsonRecord, rows: list[tuple[str, str]], *, as_json: bool) -> None:

@@ -87,7 +87,16 @@ def test_models_and_runs_are_listed_shown_compared_and_promoted(store: str) -> N
         ("second", "evaluated"),
         ("third", "trained"),
     ]
-    assert "11 / 12" not in run("runs", "list", *at)
+    table = run("runs", "list", *at).splitlines()
+    assert max(map(len, table)) <= 100
+    assert [line.split("  ")[-1].strip() for line in table[1:]] == [
+        "promoted: first version",
+        "unfinished",
+        undecided["brief_verdict"],
+        "trained",
+    ]
+    assert undecided["brief_verdict"].startswith("undecided: needs ~")
+    assert "Undecided: 12 pictures do not show" in run("runs", "show", "second", *at)
     assert run_json("runs", "show", "third", *at)["training"]["training_id"] == "third"
     assert "red: 4 of 5 right" in run("runs", "show", "first", *at)
     comparison = run_json("runs", "compare", "first", "second", *at)
