@@ -39,6 +39,7 @@ from repot.layout import (
     WEIGHTS_NAME,
 )
 from repot.manifest import Split, read_manifest
+from repot.model_files import make_reproducible
 from repot.recipes import RECIPES
 from repot.settings import TrainingSettings
 from repot.trainer.augmented_pictures import write_augmented_pictures
@@ -46,7 +47,6 @@ from repot.trainer.batches import Pictures, Share
 from repot.trainer.drivers import TrainedModel, Trainee, run_recipe
 from repot.trainer.features import FeatureReader
 from repot.trainer.loop import TrainingRun
-from repot.trainer.model_files import make_reproducible
 from repot.trainer.request import TrainingRequest
 from repot.trainer.state import StateStore
 from repot.trainer.step import StepOutOfMemoryError

@@ -31,8 +31,13 @@ _NO_TIME = (1980, 1, 1, 0, 0, 0)
 def make_reproducible(folder: Path) -> None:
     """Remove what depends on time and process from model.keras and saved_model/ in a folder."""
     _rewrite_keras(folder / KERAS_NAME)
-    _rewrite_graph(folder / SAVED_MODEL_FOLDER / _GRAPH_NAME)
-    _rewrite_fingerprint(folder / SAVED_MODEL_FOLDER)
+    make_saved_model_reproducible(folder / SAVED_MODEL_FOLDER)
+
+
+def make_saved_model_reproducible(folder: Path) -> None:
+    """Remove what depends on time and process from the folder of a SavedModel."""
+    _rewrite_graph(folder / _GRAPH_NAME)
+    _rewrite_fingerprint(folder)
 
 
 def _rewrite_keras(path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from repot.trainer.model_files import make_reproducible
+from repot.model_files import make_reproducible
 
 
 def build_model() -> Any:
