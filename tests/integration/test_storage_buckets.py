@@ -1,7 +1,10 @@
 """Objects in buckets, on real server processes that emulate Google Cloud Storage and Amazon S3."""
 
 import dataclasses
+import threading
+import time
 import unicodedata
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,6 +12,8 @@ import pytest
 
 from repot import storage
 from repot.errors import AlreadyExistsError, ConflictError, NotFoundError, StorageError
+from repot.storage import retries
+from tests.integration.faulty_proxy import Response, run_proxy
 
 NAMES = [
     "a b",
@@ -208,3 +213,50 @@ def test_threads_share_one_client(bucket: str) -> None:
         )
     assert data == [b"%d" % number for number in range(200)]
     assert storage.list_objects(bucket) == [as_listed(info) for info in infos]
+
+
+class _RateLimit:
+    """Refuses the requests that arrive while a number of others is being answered."""
+
+    def __init__(self, max_at_once: int, status: int) -> None:
+        self.num_answered = self.num_refused = 0
+        self._max_at_once, self._status = max_at_once, status
+        self._num_at_once = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, forward: Callable[[], Response]) -> Response:
+        with self._lock:
+            if self._num_at_once >= self._max_at_once:
+                self.num_refused += 1
+                return self._status, [("Content-Type", "application/xml")], b""
+            self._num_at_once += 1
+        try:
+            time.sleep(0.005)
+            return forward()
+        finally:
+            with self._lock:
+                self._num_at_once -= 1
+                self.num_answered += 1
+
+
+@pytest.mark.parametrize(("scheme", "status"), [("gcs", 429), ("s3", 503)])
+def test_requests_settle_at_the_rate_that_the_service_accepts(
+    scheme: str, status: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket, endpoint = (
+        str(request.getfixturevalue(name)) for name in (scheme, f"{scheme}_endpoint")
+    )
+    variable = {"gcs": "STORAGE_EMULATOR_HOST", "s3": "AWS_ENDPOINT_URL_S3"}[scheme]
+    monkeypatch.setattr(retries, "_FIRST_PAUSE_SECONDS", 0.02)
+    info = storage.write_bytes(f"{bucket}/x", b"data")
+    rate_limit = _RateLimit(4, status)
+    with run_proxy(endpoint) as proxy:
+        monkeypatch.setenv(variable, proxy.url)
+        assert storage.read_bytes(info.uri) == b"data"
+        proxy.faults["GET"] = [rate_limit] * 10_000
+        with ThreadPoolExecutor(32) as pool:
+            reads = list(pool.map(lambda _: storage.read_bytes(info.uri), range(250)))
+    assert reads == [b"data"] * 250
+    assert rate_limit.num_answered == 250
+    # About 20; without the common limit 200 to 400.
+    assert 0 < rate_limit.num_refused < 100

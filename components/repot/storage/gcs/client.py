@@ -17,10 +17,13 @@ from repot.storage.gcs.errors import (
     http_status,
     ignore_warnings,
     import_google_storage,
+    is_throttled,
     is_transient,
+    retry_after,
 )
 from repot.storage.retries import (
     CONNECT_SECONDS,
+    NUM_CONNECTIONS,
     ServiceState,
     call_with_retries,
     use_own_generator,
@@ -28,8 +31,6 @@ from repot.storage.retries import (
 from repot.storage.uris import split_bucket
 from repot.tls import CA_VARIABLES, find_ca_bundle
 from repot.user_files import read_user_file
-
-_NUM_CONNECTIONS = 64
 
 _SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 
@@ -182,7 +183,7 @@ def _prepare_session(session: Any) -> None:
         session.verify = session._auth_request.session.verify = ca_bundle
     if not session.is_mtls:
         for scheme in ("https://", "http://"):
-            session.mount(scheme, HTTPAdapter(pool_maxsize=_NUM_CONNECTIONS))
+            session.mount(scheme, HTTPAdapter(pool_maxsize=NUM_CONNECTIONS))
 
 
 def _on_response(response: Any, **_options: Any) -> None:
@@ -208,4 +209,6 @@ def _with_retries(call: Callable[[], Any]) -> Callable[[], Any]:
         errors=client_errors(),
         is_transient=is_transient,
         is_response=lambda err: http_status(err) is not None,
+        is_throttled=is_throttled,
+        retry_after=retry_after,
     )

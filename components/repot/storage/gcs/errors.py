@@ -20,6 +20,7 @@ from typing import Any
 
 from repot.cluster_names import GOOGLE_KEY_VARIABLE, name_sources
 from repot.errors import NoBucketError, NotFoundError, StorageError, advise
+from repot.storage.retries import THROTTLED_STATUSES
 from repot.tls import CA_VARIABLES, describe_tls_error, is_permanent
 
 USER_PROJECT_VARIABLE = "GOOGLE_CLOUD_QUOTA_PROJECT"
@@ -27,7 +28,7 @@ USER_PROJECT_VARIABLE = "GOOGLE_CLOUD_QUOTA_PROJECT"
 
 # https://cloud.google.com/storage/docs/retry-strategy
 _TRANSIENT_STATUSES = (408, 429, 500, 502, 503, 504)
-_TRANSIENT_REASONS = {"rateLimitExceeded", "userRateLimitExceeded"}
+_THROTTLED_REASONS = {"rateLimitExceeded", "userRateLimitExceeded"}
 _MAX_MESSAGE_CHARS = 300
 
 
@@ -200,10 +201,21 @@ def is_transient(err: Exception) -> bool:
 
     status = http_status(err)
     if status is not None:
-        return status in _TRANSIENT_STATUSES or bool(_reason_codes(err) & _TRANSIENT_REASONS)
+        return status in _TRANSIENT_STATUSES or is_throttled(err)
     if isinstance(err, (*_network_errors(), TransportError)):
         return not is_permanent(err)
     return isinstance(err, GoogleAuthError) and bool(err.retryable)
+
+
+def is_throttled(err: Exception) -> bool:
+    """Return whether the service refused the request because there are too many."""
+    return http_status(err) in THROTTLED_STATUSES or bool(_reason_codes(err) & _THROTTLED_REASONS)
+
+
+def retry_after(err: Exception) -> str:
+    """Return the header Retry-After of the service's response; "" without it."""
+    headers = getattr(getattr(err, "response", None), "headers", None) or {}
+    return str(headers.get("Retry-After", ""))
 
 
 def import_google_storage() -> None:

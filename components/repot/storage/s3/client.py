@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from repot.storage.retries import (
     CONNECT_SECONDS,
+    NUM_CONNECTIONS,
     ServiceState,
     call_with_retries,
     use_own_generator,
@@ -28,12 +29,13 @@ from repot.storage.s3.errors import (
     import_boto3,
     invalid_endpoint_error,
     is_s3_response,
+    is_throttled,
     is_transient,
+    response_header,
 )
 from repot.storage.uris import split_bucket
 from repot.tls import find_ca_bundle
 
-_NUM_CONNECTIONS = 64
 _DEFAULT_REGION = "us-east-1"
 
 _log = logging.getLogger(__name__)
@@ -81,6 +83,8 @@ def request(call: Callable[[Any], _T]) -> _T:
         errors=client_errors(),
         is_transient=is_transient,
         is_response=is_s3_response,
+        is_throttled=is_throttled,
+        retry_after=lambda err: response_header(err, "retry-after"),
     )
 
 
@@ -119,7 +123,7 @@ def _client_with_addressing(session: Any, style: str, options: Mapping[str, Any]
     config = Config(
         **options,
         connect_timeout=CONNECT_SECONDS,
-        max_pool_connections=_NUM_CONNECTIONS,
+        max_pool_connections=NUM_CONNECTIONS,
         retries={"mode": "standard", "total_max_attempts": 1},
         s3={"addressing_style": style},
         # Older releases of other services store the framing of a trailing checksum as data.

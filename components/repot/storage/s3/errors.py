@@ -22,6 +22,7 @@ from repot.errors import (
     is_task_pod,
 )
 from repot.extras import install_command
+from repot.storage.retries import THROTTLED_STATUSES
 from repot.tls import describe_tls_error, is_permanent
 
 PAYER_VARIABLE = "AWS_REQUEST_PAYER"
@@ -39,6 +40,18 @@ _TRANSIENT_CODES = (
     "OperationAborted",
     "RequestTimeout",
     "XAmzContentSHA256Mismatch",
+)
+# https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html, and those of other services.
+_THROTTLED_CODES = (
+    "BandwidthLimitExceeded",
+    "RequestLimitExceeded",
+    "RequestThrottled",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequests",
+    "TooManyRequestsException",
 )
 _REGION_CODES = (
     "AuthorizationHeaderMalformed",
@@ -277,8 +290,14 @@ def is_s3_response(err: Exception) -> bool:
 def is_transient(err: Exception) -> bool:
     """Return whether the same request may succeed a little later."""
     if http_status(err):
-        return http_status(err) in _TRANSIENT_STATUSES or _error_code(err) in _TRANSIENT_CODES
+        is_temporary = http_status(err) in _TRANSIENT_STATUSES
+        return is_temporary or is_throttled(err) or _error_code(err) in _TRANSIENT_CODES
     return _is_network_error(err) and not is_permanent(err)
+
+
+def is_throttled(err: Exception) -> bool:
+    """Return whether the service refused the request because there are too many."""
+    return http_status(err) in THROTTLED_STATUSES or _error_code(err) in _THROTTLED_CODES
 
 
 def _response(err: Exception) -> dict[str, Any]:
