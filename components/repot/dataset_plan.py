@@ -8,7 +8,8 @@ Each builder pod gets one share of the plan, as a work item.
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self
@@ -19,7 +20,7 @@ from repot.errors import DataError, NotFoundError, UsageError
 from repot.file_parts import FilePart
 from repot.json_record import JsonRecord, read_record, write_record
 from repot.layout import MANIFEST_NAME, PLAN_NAME, RECEIPTS_FOLDER, WORK_FOLDER
-from repot.manifest import Manifest, Rejection, Split
+from repot.manifest import Manifest, Receipt, Rejection, Split
 from repot.records import Box
 from repot.settings import DatasetSettings
 
@@ -48,6 +49,8 @@ class SourcePicture:
         crop: The record has only this part of the picture; None for the whole picture.
         group: Names the pictures that no division of train may separate, 32 hex digits; "" if the
             picture may be anywhere.
+        columns: What else a manifest states of the picture: names and values of columns, sorted;
+            for evaluation, which scores the pictures of each value.
     """
 
     uri: str
@@ -62,6 +65,7 @@ class SourcePicture:
     boxes: tuple[Box, ...] | None = None
     crop: Box | None = None
     group: str = ""
+    columns: tuple[tuple[str, str], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON-able values; absent ones are left out."""
@@ -76,6 +80,8 @@ class SourcePicture:
             value["crop"] = dataclasses.asdict(self.crop)
         if self.group:
             value["group"] = self.group
+        if self.columns:
+            value["columns"] = dict(self.columns)
         return value
 
     @property
@@ -97,6 +103,7 @@ class SourcePicture:
             "part": FilePart(**part) if part else None,
             "boxes": None if boxes is None else tuple(Box(**box) for box in boxes),
             "crop": Box(**crop) if crop else None,
+            "columns": tuple(value.get("columns", {}).items()),
         }
         return cls(**{**value, **typed})
 
@@ -284,17 +291,37 @@ def read_sources(
     wanted, sources, first = sorted(set(numbers)), {}, 0
     rejected = {rejection.path for rejection in manifest.rejected}
     for receipt in manifest.split_shards(split):
-        inside = [n for n in wanted if first <= n < first + receipt.num_records]
-        if inside and storage.exists(_work_uri(dataset_uri, receipt.shard)):
-            pictures = [
-                picture
-                for picture in read_work_list(dataset_uri, receipt.shard)
-                if picture.path not in rejected
-            ]
-            if len(pictures) == receipt.num_records:
-                sources.update({n: pictures[n - first] for n in inside})
-        first += receipt.num_records
+        end = first + receipt.num_records
+        inside = wanted[bisect_left(wanted, first) : bisect_left(wanted, end)]
+        pictures = read_shard_sources(dataset_uri, receipt, rejected) if inside else None
+        if pictures:
+            sources.update({n: pictures[n - first] for n in inside})
+        first = end
     return sources
+
+
+def read_shard_sources(
+    dataset_uri: str, receipt: Receipt, rejected: Collection[str]
+) -> list[SourcePicture] | None:
+    """Return where the records of a shard came from, in order; None if that is unknown.
+
+    Args:
+        dataset_uri: Folder of the dataset.
+        receipt: The shard.
+        rejected: Paths of all rejected files, as a set.
+
+    Raises:
+        DataError: The work list is invalid.
+        StorageError: It cannot be read.
+    """
+    if not storage.exists(_work_uri(dataset_uri, receipt.shard)):
+        return None
+    pictures = [
+        picture
+        for picture in read_work_list(dataset_uri, receipt.shard)
+        if picture.path not in rejected
+    ]
+    return pictures if len(pictures) == receipt.num_records else None
 
 
 def _check_same_dataset(manifest_uri: str, dataset_uri: str, plan: DatasetPlan) -> None:

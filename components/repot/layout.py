@@ -115,6 +115,11 @@ def dataset_uri(storage_uri: str, dataset_id: str) -> str:
     return _under(storage_uri, "datasets", dataset_id)
 
 
+def appearances_name(shard: str) -> str:
+    """Return the name of what a shard's pictures look like, relative to the dataset."""
+    return f"{CHECKS_FOLDER}/{shard}.npy"
+
+
 def checkpoints_uri(storage_uri: str) -> str:
     """Return the folder of all checkpoints."""
     return _under(storage_uri, "checkpoints")

@@ -59,6 +59,15 @@ def test_group_is_in_the_work_list_only_if_there_is_one(tmp_path: Path) -> None:
     assert SourcePicture.from_json(grouped.to_json()) == grouped
 
 
+def test_columns_are_in_the_work_list_only_if_there_are_some() -> None:
+    (picture,) = _shards(PLAN)["train-00000-of-00001"]
+    described = dataclasses.replace(picture, columns=(("camera", "A"), ("iso", "100")))
+
+    assert "columns" not in picture.to_json()
+    assert described.to_json()["columns"] == {"camera": "A", "iso": "100"}
+    assert SourcePicture.from_json(described.to_json()) == described
+
+
 def test_plan_in_a_bucket_can_be_read_back(gcs: str) -> None:
     write_plan(f"{gcs}/d", PLAN, _shards(PLAN))
     assert read_plan(f"{gcs}/d") == PLAN

@@ -141,9 +141,9 @@ def plan_dataset(
 ) -> PlannedDataset:
     """List the pictures and write the plan of their dataset, unless the dataset exists.
 
-    The dataset id depends on the names, bytes, labels and splits of the pictures and on the shard
-    layout. It does not depend on the location of the pictures, on the format of the input, nor on
-    files that are rejected for one of `EXEMPT_REASONS`.
+    The dataset id depends on the names, bytes, labels and splits of the pictures, on the columns of
+    scored ones, and on the shard layout. It does not depend on the location of the pictures, on the
+    format of the input, nor on files that are rejected for one of `EXEMPT_REASONS`.
 
     Args:
         roots: Location of the pictures.
@@ -356,6 +356,8 @@ def _split(
             crop=candidate.crop,
             # Only training divides a split further.
             group=group if split == "train" else "",
+            # Only the other splits are scored.
+            columns=candidate.columns if split != "train" else (),
         )
         pictures[split].append(picture)
     return pictures, warnings
@@ -438,6 +440,8 @@ def _identity(picture: SourcePicture) -> list[Any]:
         identity.append([picture.text, boxes, _edges(picture.crop) if picture.crop else None])
     if picture.group:
         identity.append({"group": picture.group})
+    if picture.columns:
+        identity.append({"columns": picture.columns})
     return identity
 
 

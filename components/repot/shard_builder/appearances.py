@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repot import storage
-from repot.layout import CHECKS_FOLDER
+from repot.layout import appearances_name
 from repot.picture_result import MINIATURE_SIDE, SOURCE_FORMATS, Picture
 
 CHROMA_SIDE = 6
@@ -86,11 +86,6 @@ def read_appearances(dataset_uri: str, shard: str, num_records: int) -> NDArray[
 def appearances_uri(dataset_uri: str, shard: str) -> str:
     """Return the location of the rows of a shard."""
     return storage.join(dataset_uri, appearances_name(shard))
-
-
-def appearances_name(shard: str) -> str:
-    """Return the name of the file with the rows of a shard, relative to the dataset."""
-    return f"{CHECKS_FOLDER}/{shard}.npy"
 
 
 def _reduce(bands: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:

@@ -9,9 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from repot import storage
 from repot.dataset_plan import DatasetPlan
 from repot.json_record import RecordError, write_record
-from repot.layout import RECEIPTS_FOLDER
+from repot.layout import RECEIPTS_FOLDER, appearances_name
 from repot.manifest import Receipt
-from repot.shard_builder.appearances import appearances_name
 
 _NUM_READERS = 16
 

@@ -12,7 +12,7 @@ from repot.errors import DataError, UsageError
 from repot.manifest import shard_split
 from repot.planner import checksums
 from repot.planner.listing import PictureRoots
-from repot.planner.plan import PlannedDataset, plan_work, raise_problems
+from repot.planner.plan import PlannedDataset, plan_dataset, plan_work, raise_problems
 from repot.planner.preflight import Parameters
 from repot.settings import (
     CheckpointSettings,
@@ -157,6 +157,36 @@ def test_every_picture_changes_the_id_and_other_files_do_not(
     (pictures / "LICENSE").write_text("text")
     (pictures / "b" / ".DS_Store").write_text("text")
     assert dataset_id() == ids[-1]
+
+
+def test_columns_of_scored_pictures_are_part_of_the_dataset(pictures: Path, tmp_path: Path) -> None:
+    def columns(split: str, camera: str) -> tuple[str, set[tuple[str, ...]]]:
+        rows = ["path,label,split,camera"]
+        for path in sorted(pictures.rglob("*.jpg")):
+            own = "validation" if path.stem.endswith("0") else "train"
+            value = camera if own == split else "A"
+            rows.append(f"{path},{path.parent.name},{own},{value}")
+        (tmp_path / "m.csv").write_text("\n".join(rows))
+        planned = plan_dataset(
+            PictureRoots(pictures_uri=str(tmp_path / "m.csv")),
+            dataset_folder=lambda dataset_id: str(tmp_path / dataset_id),
+            listings_uri=None,
+            settings=DatasetSettings(),
+        )
+        found = {
+            (shard_split(name), *(value for _, value in each.columns))
+            for name in planned.plan.shard_names
+            for each in read_work_list(planned.dataset_uri, name)
+        }
+        return planned.plan.dataset_id, found
+
+    first, found = columns("validation", "A")
+    assert found == {("train",), ("validation", "A")}
+    # What training does not use does not repeat it.
+    assert columns("train", "B")[0] == first
+    second, found = columns("validation", "B")
+    assert second != first
+    assert found == {("train",), ("validation", "B")}
 
 
 def test_labels_file_sets_names_and_order_of_labels(make_plan: MakePlan) -> None:

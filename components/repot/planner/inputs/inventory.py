@@ -24,6 +24,7 @@ class CandidatePicture:
             the picture belongs to no group.
         boxes: Its bounding boxes.
         crop: The example is only this part of the picture; None for the whole picture.
+        columns: See `repot.dataset_plan.SourcePicture`.
     """
 
     file: FoundFile
@@ -32,6 +33,7 @@ class CandidatePicture:
     group: str = ""
     boxes: tuple[Box, ...] = ()
     crop: Box | None = None
+    columns: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,6 +19,7 @@ https://huggingface.co/docs/datasets/image_dataset.
 import itertools
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -33,6 +34,8 @@ ManifestFormat = Literal["csv", "jsonl", "vertex", "sagemaker", "azureml", "hugg
 
 _NAME_COLUMNS = ("path", "uri", "file_name")
 _COLUMNS = (*_NAME_COLUMNS, "label", "split", "group", *BOX_EDGES, "width", "height")
+_MAX_VALUE_LENGTH = 100
+_MAX_OTHER_COLUMNS = 50
 _REQUIRED_KEYS: dict[str, ManifestFormat] = {
     "imageGcsUri": "vertex",
     "source-ref": "sagemaker",
@@ -186,7 +189,30 @@ def _to_row(number: int, cells: Mapping[str, Any], wrong: WrongRows) -> Row | No
     if not label or split is None or boxes is None:
         return None
     group = str(cells.get("group") or "").strip()
-    return Row(number=number, name=name.strip(), label=label, split=split, group=group, boxes=boxes)
+    return Row(
+        number=number,
+        name=name.strip(),
+        label=label,
+        split=split,
+        group=group,
+        boxes=boxes,
+        columns=_other_columns(cells),
+    )
+
+
+def _other_columns(cells: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return the columns that have no meaning for repot, sorted by name.
+
+    A text that is longer than a category's name is left out, and so is a value of several parts.
+    """
+    columns = []
+    for name, value in cells.items():
+        if name in _COLUMNS or not isinstance(value, str | int | float):
+            continue
+        text = str(value).strip()
+        if 0 < len(text) <= _MAX_VALUE_LENGTH and 0 < len(name) <= _MAX_VALUE_LENGTH:
+            columns.append((sys.intern(name), sys.intern(text)))
+    return tuple(sorted(columns)[:_MAX_OTHER_COLUMNS])
 
 
 def _label_text(value: Any) -> str | None:

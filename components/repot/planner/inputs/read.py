@@ -30,7 +30,7 @@ from repot.planner.inputs import archives, tfrecords, webdataset
 from repot.planner.inputs.inventory import CandidatePicture, Inventory
 from repot.planner.inputs.manifests import ManifestFormat, manifest_format, read_manifest_rows
 from repot.planner.inputs.problems import WrongRows
-from repot.planner.inputs.rows import FoundContent, Row, find_pictures
+from repot.planner.inputs.rows import FoundContent, Row, find_pictures, keep_useful_columns
 from repot.planner.inputs.stored_file import read_head
 from repot.planner.inputs.tables import decode_text, read_file_text
 from repot.planner.listing import FoundFile, PictureRoots, list_folder, list_root
@@ -132,7 +132,7 @@ def _to_inventory(content: _Content, options: ReadOptions) -> Inventory:
         empty_folders=sorted(content.empty_folders),
         nested=options.nested,
     )
-    labelled = content.candidates
+    labelled = keep_useful_columns(content.candidates)
     if content.is_split_by_name and all(each.split == "train" for each in labelled):
         # As a folder train/ alone is no split: there is nothing to validate on.
         labelled = [dataclasses.replace(each, split="") for each in labelled]

@@ -4,6 +4,7 @@ A picture that is named relatively is looked for from the manifest's folder. Eac
 lines into `Row`s; here they are checked together: every picture exists and is named once.
 """
 
+import math
 import os
 import posixpath
 import re
@@ -29,6 +30,8 @@ _NUM_READERS = 16
 _MAX_LOOKUPS = 64
 # Up to this many folders of a bucket are listed one by one.
 _MAX_FOLDERS = 200
+# A column with more values than this names single pictures, unless the values are numbers.
+_MAX_VALUES = 1000
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 # Azure's names of a file in a datastore. What follows is its path in there.
 _DATASTORE = re.compile(r"azureml://.*?/paths/|AmlDatastore://", re.IGNORECASE)
@@ -45,7 +48,7 @@ class Row:
     Attributes:
         number: Its line number.
         name: The picture, as it is written.
-        label, split, group, boxes: See `CandidatePicture`.
+        label, split, group, boxes, columns: See `CandidatePicture`.
     """
 
     number: int
@@ -54,6 +57,7 @@ class Row:
     split: Split | Literal[""] = ""
     group: str = ""
     boxes: tuple[Box, ...] = ()
+    columns: tuple[tuple[str, str], ...] = ()
 
     @property
     def where(self) -> str:
@@ -107,9 +111,43 @@ def find_pictures(
                 split=row.split,
                 group=row.group,
                 boxes=row.boxes,
+                columns=row.columns,
             )
         )
     return candidates
+
+
+def keep_useful_columns(candidates: Iterable[CandidatePicture]) -> list[CandidatePicture]:
+    """Return the pictures with only those columns that can divide them: categories and numbers.
+
+    A column that names or describes each picture is left out: one with more than _MAX_VALUES
+    values that are not all numbers.
+    """
+    pictures = list(candidates)
+    values: dict[str, set[str]] = defaultdict(set)
+    # Many pictures share one tuple, see `repot.planner.inputs.manifests`.
+    for columns in {picture.columns for picture in pictures}:
+        for name, value in columns:
+            values[name].add(value)
+    left_out = {
+        name
+        for name, found in values.items()
+        if len(found) > _MAX_VALUES and not all(map(_is_number, found))
+    }
+    if not left_out:
+        return pictures
+    kept = {
+        columns: tuple(item for item in columns if item[0] not in left_out)
+        for columns in {picture.columns for picture in pictures}
+    }
+    return [replace(picture, columns=kept[picture.columns]) for picture in pictures]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _merge(

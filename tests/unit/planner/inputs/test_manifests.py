@@ -447,3 +447,33 @@ def test_manifest_beside_label_folders_is_left_out(folder: Path) -> None:
         (folder / label / "1.jpg").write_bytes(b"x")
     _write(folder, "path,label\n1.jpg,a\n", "labels.csv")
     assert [label for _, label, _ in _rows(folder)] == ["a", "b"]
+
+
+def _columns(uri: str | Path) -> list[dict[str, str]]:
+    return [dict(each.columns) for each in _inventory(uri).candidates]
+
+
+def test_other_columns_of_csv_and_json_lines_stay_with_their_picture(folder: Path) -> None:
+    table = _write(folder, "Camera,path,label,group,note\nA 1,1.jpg,a,g,\n,2.jpg,b,g,dark\n")
+    assert _columns(table) == [{"camera": "A 1"}, {"note": "dark"}]
+    lines = [
+        {"path": "1.jpg", "label": "a", "iso": 100, "flash": True, "nested": {"x": 1}},
+        {"path": "2.jpg", "label": "b", "note": "x" * 100, "caption": "x" * 101},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    assert _columns(_write(folder, text)) == [
+        {"iso": "100", "flash": "True"},
+        {"note": "x" * 100},
+    ]
+
+
+@pytest.mark.parametrize("num_values", [1000, 1001])
+def test_column_that_names_every_picture_is_left_out(num_values: int, folder: Path) -> None:
+    rows = "".join(f"p{i}.jpg,a,id{i},{i}.5,c{i % 2}\n" for i in range(num_values))
+    for i in range(num_values):
+        (folder / f"p{i}.jpg").write_bytes(b"x%d" % i)
+
+    columns = _columns(_write(folder, "path,label,name,weight,camera\n" + rows))
+
+    names = {"weight", "camera"} | ({"name"} if num_values == 1000 else set())
+    assert {frozenset(each) for each in columns} == {frozenset(names)}
