@@ -185,8 +185,11 @@ def test_large_jpeg_is_decoded_at_a_fraction_that_still_covers_the_target(
     np.testing.assert_allclose(pixels[..., 0], means, atol=6)
 
 
+@pytest.mark.parametrize("size", [(31, 20), (299, 224), (1, 1), (7, 500)])
 @pytest.mark.parametrize("method", LEGACY_RESIZERS)
-def test_legacy_resizers_are_those_of_tensorflow_1(method: str, picture: Any) -> None:
+def test_legacy_resizers_are_those_of_tensorflow_1(
+    method: str, size: tuple[int, int], picture: Any
+) -> None:
     functions = {
         "bilinear": tf.compat.v1.image.resize_bilinear,
         "nearest": tf.compat.v1.image.resize_nearest_neighbor,
@@ -194,8 +197,8 @@ def test_legacy_resizers_are_those_of_tensorflow_1(method: str, picture: Any) ->
         "area": tf.compat.v1.image.resize_area,
     }
 
-    expected = functions[method](picture[tf.newaxis], (31, 20))[0].numpy()
-    np.testing.assert_array_equal(resize_legacy(picture, (31, 20), method).numpy(), expected)
+    expected = functions[method](picture[tf.newaxis], size)[0].numpy()
+    np.testing.assert_array_equal(resize_legacy(picture, size, method).numpy(), expected)
 
 
 def noise(height: int, width: int) -> Image.Image:
