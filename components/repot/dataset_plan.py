@@ -25,6 +25,7 @@ from repot.records import Box
 from repot.settings import DatasetSettings
 
 _NUM_WRITERS = 16
+_ETAG_PREFIX = "etag:"
 _NUMBER = r"-?[0-9.]+(?:e-?[0-9]+)?"
 _ITEM = re.compile(rf"([0-9a-f]{{16}}):(\d{{1,5}})/(\d{{1,5}}):({_NUMBER}(?:,{_NUMBER}){{3}}):(.+)")
 
@@ -39,7 +40,8 @@ class SourcePicture:
         label: Name of its class.
         class_id: Number of its class, in 1..N.
         size_bytes: Size when the file was listed.
-        crc32c: CRC32C of its bytes, 8 hex digits.
+        crc32c: CRC32C of its bytes, 8 hex digits; for an object of a store that has none, what
+            `etag_checksum` returns.
         version: Version when the file was listed, see `repot.storage.ObjectInfo`.
         part: Where the picture is in the file; None if it is the whole file. Size and checksum are
             then those of the picture, and the version is that of the file.
@@ -112,9 +114,31 @@ def content_key(crc32c: str, size_bytes: int, crop: Box | None) -> str:
     """Return what identifies a picture by its bytes, and by what it is cropped to.
 
     It starts with letters and a colon, so that no spreadsheet takes it for a number.
+
+    Args:
+        crc32c: See `SourcePicture`.
+        size_bytes: Size of the picture.
+        crop: What it is cropped to.
     """
     edges = [crop.xmin, crop.ymin, crop.xmax, crop.ymax] if crop else []
-    return ":".join(["crc32c", crc32c, str(size_bytes), *(f"{edge:g}" for edge in edges)])
+    checksum = crc32c if is_etag_checksum(crc32c) else f"crc32c:{crc32c}"
+    return ":".join([checksum, str(size_bytes), *(f"{edge:g}" for edge in edges)])
+
+
+def etag_checksum(version: str) -> str:
+    """Return what stands for the CRC32C of an object of s3:// that has none: its ETag.
+
+    An ETag identifies the content: it is the MD5 of an object that was uploaded in one request and
+    is not encrypted with a key of its own. Otherwise equal contents may have different ETags, but
+    different contents never have equal ones.
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
+    """
+    return f"{_ETAG_PREFIX}{version}"
+
+
+def is_etag_checksum(checksum: str) -> bool:
+    """Return whether a checksum is that of `etag_checksum`, and no CRC32C."""
+    return checksum.startswith(_ETAG_PREFIX)
 
 
 _REQUIRED_FIELDS = dict.fromkeys(

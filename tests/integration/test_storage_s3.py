@@ -10,13 +10,29 @@ from pathlib import Path
 import pytest
 
 from repot import storage
-from repot.errors import AlreadyExistsError, ConflictError, NotFoundError, StorageError
+from repot.data_checks import DataLimits
+from repot.dataset_plan import read_work_list
+from repot.errors import (
+    AlreadyExistsError,
+    ConflictError,
+    DataError,
+    NotFoundError,
+    StorageError,
+)
+from repot.example_digests import DIGEST_BYTES, digests_uri, read_stored
 from repot.planner.checksums import add_checksums
 from repot.planner.listing import PictureRoots, list_files
+from repot.planner.plan import PlannedDataset, plan_dataset
+from repot.settings import DatasetSettings
+from repot.shard_builder.build import build_shards
+from repot.shard_builder.complete import complete_dataset
+from repot.shard_builder.shard import read_picture
+from repot.storage.checksums import crc32c_to_base64
 from repot.storage.s3 import client, transfer
 from tests.integration.faulty_proxy import run_proxy
 
 DIGITS = b"123456789"
+GOLDEN = Path(__file__).parents[1] / "golden" / "build_image_data" / "data" / "train"
 PART_BYTES = 5 << 20  # The minimum of S3 for all parts except the last.
 
 
@@ -127,36 +143,135 @@ def test_object_of_another_program_is_verified_by_the_service_checksum(s3: str) 
         storage.read_bytes(f"{s3}/sha256")
 
 
-def test_pictures_are_read_only_once_for_their_checksums(
+def put_with_crc32c(uri: str, data: bytes) -> None:
+    checksum = crc32c_to_base64(storage.crc32c_hex(data))
+    put_object(uri, data, ChecksumCRC32C=checksum, ChecksumAlgorithm="CRC32C")
+
+
+def test_listing_says_which_objects_have_a_crc32c(s3: str) -> None:
+    put_object(f"{s3}/1", DIGITS)
+    put_with_crc32c(f"{s3}/2", DIGITS)
+    plain, checked = storage.list_objects(s3)
+    assert (plain.has_crc32c, checked.has_crc32c) == (False, True)
+    assert (plain.crc32c, checked.crc32c) == (None, None)
+    for info in (plain, checked):
+        found = storage.stat(info.uri)
+        assert found is not None
+        assert found.has_crc32c == info.has_crc32c
+        assert found.modified_seconds == info.modified_seconds > 0
+
+
+def test_planning_reads_no_picture_and_asks_once_for_each_checksum(
     s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("cat/1.jpg", "cat/2.jpg", "dog/1.jpg"):
-        put_object(f"{s3}/pictures/{name}", name.encode())
+    for name in ("cat/1.jpg", "cat/2.jpg"):
+        put_with_crc32c(f"{s3}/pictures/{name}", name.encode())
+    put_object(f"{s3}/pictures/dog/1.jpg", b"dog/1.jpg")
+    etag = f"etag:{hashlib.md5(b'dog/1.jpg').hexdigest()}"
     roots = PictureRoots(pictures_uri=f"{s3}/pictures")
     with run_proxy(s3_endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
 
         def check() -> list[str]:
-            """Return the checksums; `reads` then returns the requests of this call only."""
+            """Return the checksums; `lookups` then returns the requests of this call only."""
             proxy.requests.clear()
             files, unreadable = add_checksums(list_files(roots).files, roots, f"{s3}/listings")
             assert unreadable == {}
             return [file.crc32c for file in files]
 
-        def reads() -> list[str]:
-            gets = [request.path for request in proxy.requests if request.method == "GET"]
-            return [path.rpartition("/pictures/")[2] for path in gets if path.endswith(".jpg")]
+        def lookups() -> list[str]:
+            requests = [each for each in proxy.requests if each.path.endswith(".jpg")]
+            assert {request.method for request in requests} <= {"HEAD"}
+            return sorted(request.path.rpartition("/pictures/")[2] for request in requests)
 
         first = check()
-        assert first == [
-            storage.crc32c_hex(name) for name in (b"cat/1.jpg", b"cat/2.jpg", b"dog/1.jpg")
-        ]
-        assert sorted(reads()) == ["cat/1.jpg", "cat/2.jpg", "dog/1.jpg"]
+        assert first == [*map(storage.crc32c_hex, (b"cat/1.jpg", b"cat/2.jpg")), etag]
+        assert lookups() == ["cat/1.jpg", "cat/2.jpg"]
         assert check() == first
-        assert reads() == []
+        assert lookups() == []
+        put_with_crc32c(f"{s3}/pictures/cat/2.jpg", b"another")
+        assert check() == [first[0], storage.crc32c_hex(b"another"), etag]
+        assert lookups() == ["cat/2.jpg"]
+        # The checksum follows from the object alone, not from what the cache knew of it before.
         put_object(f"{s3}/pictures/cat/2.jpg", b"another")
-        assert check() == [first[0], storage.crc32c_hex(b"another"), first[2]]
-        assert reads() == ["cat/2.jpg"]
+        assert check() == [first[0], f"etag:{hashlib.md5(b'another').hexdigest()}", etag]
+
+
+def test_object_that_changes_after_it_was_listed_is_named(s3: str) -> None:
+    put_with_crc32c(f"{s3}/pictures/cat/1.jpg", DIGITS)
+    roots = PictureRoots(pictures_uri=f"{s3}/pictures")
+    listed = list_files(roots).files
+    put_with_crc32c(f"{s3}/pictures/cat/1.jpg", b"another")
+    with pytest.raises(NotFoundError, match=r"cat/1\.jpg must not change after it was listed"):
+        add_checksums(listed, roots, f"{s3}/listings")
+
+
+def plan_golden(pictures_uri: str, storage_uri: str) -> PlannedDataset:
+    return plan_dataset(
+        PictureRoots(pictures_uri=pictures_uri),
+        dataset_folder=lambda dataset_id: f"{storage_uri}/datasets/{dataset_id}",
+        listings_uri=f"{storage_uri}/listings",
+        settings=DatasetSettings(train_shards=1, validation_shards=1),
+    )
+
+
+def test_pictures_with_crc32c_are_the_same_dataset_as_a_local_folder(
+    s3: str, tmp_path: Path
+) -> None:
+    for path in GOLDEN.glob("*/*.*"):
+        put_with_crc32c(f"{s3}/pictures/{path.parent.name}/{path.name}", path.read_bytes())
+    there = plan_golden(f"{s3}/pictures", s3).plan
+    assert there.dataset_id == plan_golden(str(GOLDEN), str(tmp_path)).plan.dataset_id
+
+
+def test_pictures_without_crc32c_are_built_from_the_listed_etags(s3: str) -> None:
+    for path in GOLDEN.glob("*/*.*"):
+        put_object(f"{s3}/pictures/{path.parent.name}/{path.name}", path.read_bytes())
+    planned = plan_golden(f"{s3}/pictures", s3)
+    storage.delete_folder(f"{s3}/listings")
+    assert plan_golden(f"{s3}/pictures", s3).plan.dataset_id == planned.plan.dataset_id
+    work_list = read_work_list(planned.dataset_uri, planned.plan.shard_names[0])
+    assert work_list[0].content == f"etag:{work_list[0].version}:{work_list[0].size_bytes}"
+    build_shards(planned.dataset_uri, num_processes=1)
+    manifest = complete_dataset(planned.dataset_uri, limits=DataLimits(max_rejected_fraction=0.0))
+    assert manifest.num_accepted == planned.plan.num_found
+
+    # Equal bytes that were stored again are no change; others are.
+    data = read_picture(work_list[0])
+    put_object(work_list[0].uri, data, ContentType="image/jpeg")
+    assert read_picture(work_list[0]) == data
+    put_object(work_list[0].uri, data + b"\0")
+    with pytest.raises(DataError, match="A picture must not change after it is listed"):
+        read_picture(work_list[0])
+
+
+def test_copies_with_another_etag_are_not_scored(s3: str) -> None:
+    for path in GOLDEN.glob("*/*.*"):
+        put_object(f"{s3}/pictures/{path.parent.name}/{path.name}", path.read_bytes())
+        # One part, as some uploaders do: its ETag is not the MD5 of the content.
+        name = {"Bucket": s3.removeprefix("s3://"), "Key": f"pictures/{path.parent.name}/copy of "}
+        name["Key"] += path.name
+        upload = client.client().create_multipart_upload(**name)["UploadId"]
+        part = client.client().upload_part(
+            **name, UploadId=upload, PartNumber=1, Body=path.read_bytes()
+        )
+        client.client().complete_multipart_upload(
+            **name,
+            UploadId=upload,
+            MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]},
+        )
+    planned = plan_golden(f"{s3}/pictures", s3)
+    assert planned.plan.num_found == 2 * len(list(GOLDEN.glob("*/*.*")))
+    build_shards(planned.dataset_uri, num_processes=1)
+    manifest = complete_dataset(planned.dataset_uri, limits=DataLimits(max_rejected_fraction=0.0))
+    train, validation = (
+        {bytes(digest).ljust(DIGEST_BYTES, b"\0").hex() for digest in digests}
+        for split in ("train", "validation")
+        if (digests := read_stored(digests_uri(planned.dataset_uri, split))) is not None
+    )
+    excluded = {item.digest for item in manifest.excluded if item.reason == "copy_of_training"}
+    assert train & validation
+    assert excluded >= train & validation
 
 
 def test_swap_requires_the_current_version_if_the_service_ignores_conditions(

@@ -1,22 +1,45 @@
-"""CRC32C of files whose listing has no checksum: each file is read once, then cached.
+"""What identifies the content of each file: its CRC32C, or the ETag of an object that has none.
+
+    a local file             it is read once, then cached
+    an object on gs://       the listing has the CRC32C
+    an object on s3://       the listing says whether the service has a CRC32C of the whole object.
+                             Then one request without the content returns it, once, and it is cached
+    without a CRC32C         the ETag, which the listing has: the builders read the object anyway,
+                             pinned to it and to its size
+
+The choice follows from the object alone, never from the cache: the same objects always give the
+same dataset. An object that is stored again with another kind of checksum, or in parts of another
+size, or encrypted with a key of its own, counts as another picture; copies of it are then found by
+the last builder, which compares the pictures themselves, see `repot.shard_builder.complete`.
 
 The cache holds a checksum and the state of the file that it was computed from, by the file's URI as
 stored: two names that differ only in Unicode form are two files. The state of a local file is its
 size, modification time, change time and inode. A program can set the modification time, as `cp -p`
-and `rsync -t` do, but not the change time. The state of an object on s3:// is its ETag. Listings of
-gs:// include checksums, so nothing is read.
+and `rsync -t` do, but not the change time. The state of an object is its ETag, its size and when it
+was written.
+
+    <listings>/<id of the roots>.json            the cache of up to 65,536 files
+    <listings>/<id of the roots>-<digits>.json   a part of the cache of more files, by the first
+                                                 digits of a digest of the URI
+
+One part is in memory at a time. A part is stored when it is done, and meanwhile once a minute, so a
+plan that was interrupted does not start again.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from repot import layout, storage
+from repot.dataset_plan import etag_checksum
 from repot.errors import NotFoundError, StorageError
 from repot.planner.listing import FoundFile, PictureRoots
 from repot.progress import ProgressCounter
@@ -24,6 +47,11 @@ from repot.progress import ProgressCounter
 _log = logging.getLogger(__name__)
 
 _NUM_READERS = 16
+# A request for a checksum takes as long as a round trip, and hardly any computing.
+_NUM_LOOKUPS = 64
+_FILES_PER_PART = 1 << 16
+_NUM_DIGITS = 8
+_SAVE_SECONDS = 60.0
 # A file that changed just before it was read may change again within the resolution of its
 # timestamps, so its checksum is not cached.
 SETTLED_NS = 2_000_000_000
@@ -57,42 +85,90 @@ def add_checksums(
 
     Args:
         files: The listed files.
-        roots: Where they were listed; each root has its own cache file.
+        roots: Where they were listed; each root has its own cache files.
         listings_uri: Folder of the cache files; None disables the cache.
 
     Returns:
         The readable files in the same order, and error messages by URI of unreadable files.
     """
-    settled_before_ns = time.time_ns() - SETTLED_NS
-    cache_uri = f"{listings_uri}/{layout.content_id(roots.folders)}.json" if listings_uri else ""
-    cache = _read_cache(cache_uri) if cache_uri else {}
-    without_checksum = [file for file in files if not file.crc32c]
-    known = {file.uri: cache[file.uri] for file in without_checksum if _is_cached(file, cache)}
-    unread = [file for file in without_checksum if file.uri not in known]
-    checksums = {uri: crc32c for uri, (_, crc32c) in known.items()}
-    unreadable = {}
-    for file, read in zip(unread, _read_all(unread), strict=True):
-        if read.error:
-            unreadable[file.uri] = read.error
+    cache_uri = f"{listings_uri}/{layout.content_id(roots.folders)}" if listings_uri else ""
+    checksums: dict[str, str] = {}
+    unreadable: dict[str, str] = {}
+    unknown = [file for file in files if not file.crc32c and not _is_known_by_etag(file)]
+    counter: ProgressCounter | None = None
+    num_cached = 0
+    for digits, part in _parts(unknown):
+        cache = _read_cache(cache_uri, digits) if cache_uri else {}
+        known = {file.uri: cache[file.uri] for file in part if _is_cached(file, cache)}
+        del cache
+        checksums.update((uri, crc32c) for uri, (_, crc32c) in known.items())
+        unread = [file for file in part if file.uri not in known]
+        num_cached += len(known)
+        if not unread:
             continue
-        checksums[file.uri] = read.crc32c
-        if read.state and read.state.changed_ns < settled_before_ns:
-            known[file.uri] = (read.state.text, read.crc32c)
-    if cache_uri and unread:
-        storage.write_json(cache_uri, known)
+        counter = counter or ProgressCounter("read checksums", len(unknown), unit="files")
+        counter.add(num_cached)
+        num_cached = 0
+        part_uri = _part_uri(cache_uri, digits) if cache_uri else ""
+        for uri, read in _read_all(unread, known, part_uri, counter):
+            if read.error:
+                unreadable[uri] = read.error
+            else:
+                checksums[uri] = read.crc32c
+    if counter:
+        counter.add(num_cached)
     checked = [
-        file if file.crc32c else dataclasses.replace(file, crc32c=checksums[file.uri])
+        file if file.crc32c else dataclasses.replace(file, crc32c=checksum)
         for file in files
-        if file.crc32c or file.uri in checksums
+        if (checksum := _checksum(file, checksums))
     ]
     return checked, unreadable
+
+
+def _checksum(file: FoundFile, checksums: Mapping[str, str]) -> str:
+    """Return the checksum of a file; "" if it cannot be read."""
+    if file.crc32c:
+        return file.crc32c
+    if _is_known_by_etag(file):
+        return etag_checksum(file.version)
+    return checksums.get(file.uri, "")
+
+
+def _is_known_by_etag(file: FoundFile) -> bool:
+    return not file.has_crc32c and not storage.is_local(file.uri)
+
+
+def _parts(files: Sequence[FoundFile]) -> Iterator[tuple[str, list[FoundFile]]]:
+    """Yield the files in parts that are small enough for memory, each with its digits."""
+    num_digits = 0
+    while len(files) > _FILES_PER_PART << (4 * num_digits) and num_digits < _NUM_DIGITS:
+        num_digits += 1
+    if not num_digits:
+        yield "", list(files)
+        return
+    parts = defaultdict(list)
+    for file in files:
+        digest = zlib.crc32(file.uri.encode(errors="surrogateescape"))
+        parts[f"{digest:0{_NUM_DIGITS}x}"[:num_digits]].append(file)
+    for digits in sorted(parts):
+        yield digits, parts.pop(digits)
+
+
+def _part_uri(cache_uri: str, digits: str) -> str:
+    return f"{cache_uri}-{digits}.json" if digits else f"{cache_uri}.json"
 
 
 def _is_cached(file: FoundFile, cache: _Cache) -> bool:
     if file.uri not in cache:
         return False
-    state = file_state(file.uri, file.version)
+    state = _state(file)
     return state is not None and cache[file.uri][0] == state.text
+
+
+def _state(file: FoundFile) -> FileState | None:
+    if storage.is_local(file.uri):
+        return file_state(file.uri, file.version)
+    return FileState(f"{file.version} {file.size_bytes} {file.modified_seconds}", 0)
 
 
 def file_state(uri: str, version: str) -> FileState | None:
@@ -109,17 +185,29 @@ def file_state(uri: str, version: str) -> FileState | None:
     )
 
 
-def _read_cache(cache_uri: str) -> _Cache:
-    """Return the cache; empty if it does not exist or was written by another version of repot.
+def _read_cache(cache_uri: str, digits: str) -> _Cache:
+    """Return a part of the cache, or the larger one that it was in before there were more files."""
+    for num_digits in range(len(digits), -1, -1):
+        try:
+            return _read_part(_part_uri(cache_uri, digits[:num_digits]))
+        except NotFoundError:
+            continue
+    return {}
+
+
+def _read_part(part_uri: str) -> _Cache:
+    """Return one file of the cache; empty if another version of repot wrote it.
 
     A damaged one, as after a loss of power, is replaced like a missing one.
+
+    Raises:
+        NotFoundError: It does not exist.
     """
+    data = storage.read_bytes(part_uri)
     try:
-        entries = json.loads(storage.read_bytes(cache_uri))
-    except NotFoundError:
-        return {}
+        entries = json.loads(data)
     except (ValueError, RecursionError):
-        _log.warning("%s is damaged; all checksums are read again", cache_uri)
+        _log.warning("%s is damaged; all checksums are read again", part_uri)
         return {}
     if not isinstance(entries, dict):
         return {}
@@ -130,16 +218,40 @@ def _read_cache(cache_uri: str) -> _Cache:
     }
 
 
-def _read_all(files: Sequence[FoundFile]) -> list[_Read]:
-    if not files:
-        return []
-    counter = ProgressCounter("read checksums", len(files), unit="files")
-    reads = []
-    with ThreadPoolExecutor(_NUM_READERS) as readers:
-        for read in readers.map(_read, files):
-            reads.append(read)
+def _read_all(
+    files: Sequence[FoundFile], known: _Cache, part_uri: str, counter: ProgressCounter
+) -> Iterator[tuple[str, _Read]]:
+    """Yield the URI and the checksum of each file, and keep a part of the cache up to date.
+
+    Args:
+        files: The files.
+        known: The entries of the cache that are still right; new ones are added.
+        part_uri: Where to store them; "" for nowhere.
+        counter: Counts the files.
+    """
+    settled_before_ns = time.time_ns() - SETTLED_NS
+    saved = time.monotonic()
+    num_threads = _NUM_READERS if storage.is_local(files[0].uri) else _NUM_LOOKUPS
+    readers = ThreadPoolExecutor(num_threads)
+    try:
+        for file, read in zip(files, readers.map(_read, files), strict=True):
             counter.add()
-    return reads
+            if read.state and read.state.changed_ns < settled_before_ns:
+                known[file.uri] = (read.state.text, read.crc32c)
+            if part_uri and time.monotonic() - saved > _SAVE_SECONDS:
+                storage.write_json(part_uri, known)
+                saved = time.monotonic()
+            yield file.uri, read
+    except BaseException:
+        # The next run goes on from here. If the store has failed, this may fail as well.
+        with contextlib.suppress(StorageError):
+            if part_uri:
+                storage.write_json(part_uri, known)
+        raise
+    finally:
+        readers.shutdown(cancel_futures=True)
+    if part_uri:
+        storage.write_json(part_uri, known)
 
 
 def _read(file: FoundFile) -> _Read:
@@ -147,15 +259,17 @@ def _read(file: FoundFile) -> _Read:
 
     An error of an object store is raised, because it does not concern one file only.
     """
-    before = file_state(file.uri, file.version)
+    before = _state(file)
     if not storage.is_local(file.uri):
+        info = storage.stat(file.uri)
+        if info is not None and info.version == file.version and info.crc32c:
+            return _Read(crc32c=info.crc32c, state=before)
+        # It changed, which this reports, or the service lost its checksum.
         crc32c = storage.read_crc32c_hex(file.uri, version=file.version)
-    else:
-        try:
-            crc32c = storage.read_crc32c_hex(file.uri)
-        except StorageError as err:
-            return _Read(error=str(err))
+        return _Read(crc32c=crc32c, state=before)
+    try:
+        crc32c = storage.read_crc32c_hex(file.uri)
+    except StorageError as err:
+        return _Read(error=str(err))
     # A file that changed while it was read is not cached.
-    return _Read(
-        crc32c=crc32c, state=before if file_state(file.uri, file.version) == before else None
-    )
+    return _Read(crc32c=crc32c, state=before if _state(file) == before else None)

@@ -78,8 +78,9 @@ class FoundFile:
         uri: Location of the file.
         path: Path relative to PICTURES, in Unicode normal form C.
         size_bytes: Size of the file.
-        crc32c: CRC32C of its bytes, 8 hex digits; "" if the listing has no checksum.
-        version: See `repot.storage.ObjectInfo`.
+        crc32c: CRC32C of its bytes, 8 hex digits; "" if the listing has no checksum. After
+            `repot.planner.checksums` possibly an ETag instead, see there.
+        version, has_crc32c, modified_seconds: See `repot.storage.ObjectInfo`.
         kind: What it is if it is not a file, such as "a named pipe"; "" for a file.
         part: Where it is in the file at `uri`; None if it is that file. Then size and checksum are
             those of the part, and the checksum is known.
@@ -92,6 +93,8 @@ class FoundFile:
     version: str
     kind: str = ""
     part: FilePart | None = None
+    has_crc32c: bool = False
+    modified_seconds: int = 0
 
     @property
     def name(self) -> str:
@@ -191,6 +194,8 @@ def _to_found_file(info: storage.ObjectInfo, prefix: str, root_uri: str) -> Foun
         size_bytes=info.size_bytes,
         crc32c=info.crc32c or "",
         version=info.version,
+        has_crc32c=info.has_crc32c,
+        modified_seconds=info.modified_seconds,
     )
 
 

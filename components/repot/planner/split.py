@@ -1,7 +1,8 @@
 """Assign each picture to train, validation or test, so that what is alike stays together.
 
 Pictures with the same key always get the same split. The key is the picture's group, if it has one,
-otherwise its content: the size and the CRC32C of its bytes. A copy that is in a group joins all
+otherwise its content: the size and the CRC32C of its bytes, or what stands for it, see
+`repot.planner.checksums`. A copy that is in a group joins all
 pictures of that group and all its copies elsewhere.
 
 Each label gives round(n x fraction) of its n pictures to validation, those with the lowest hash of

@@ -199,7 +199,8 @@ def _find_copies(
 ) -> list[Exclusion]:
     """Return the records of validation and test that have a copy in train.
 
-    Only an input that states the splits itself can have any: others are split by content.
+    Only an input that states the splits itself can have any, and an object store without CRC32C, in
+    which two copies may have different ETags: others are split by content.
 
     Args:
         dataset_uri: Folder of the dataset, with its work lists.

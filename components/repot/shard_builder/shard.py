@@ -16,7 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repot import records, storage
-from repot.dataset_plan import SourcePicture, read_work_list
+from repot.dataset_plan import (
+    SourcePicture,
+    etag_checksum,
+    is_etag_checksum,
+    read_work_list,
+)
 from repot.errors import ContentEncodingError, DataError, NotFoundError, convert_disk_errors
 from repot.example_digests import DIGEST_BYTES, example_digest
 from repot.file_parts import FilePart, read_part
@@ -98,7 +103,7 @@ def read_ahead(
 
 
 def read_picture(picture: SourcePicture) -> bytes:
-    """Return the bytes of a picture, verified against the checksum from when it was listed.
+    """Return the bytes of a picture, verified against what was listed.
 
     Raises:
         RejectedPicture: The file is larger than any accepted picture (then it is not read), or it
@@ -117,7 +122,7 @@ def read_picture(picture: SourcePicture) -> bytes:
         content = _read_content(picture)
     except ContentEncodingError as err:
         raise RejectedPicture("unreadable", str(err)) from err
-    if content.info.crc32c != picture.crc32c:
+    if not _is_listed(content.info, picture):
         raise _changed(picture)
     if len(content.data) > MAX_FILE_BYTES:
         raise RejectedPicture("too_large", f"{len(content.data)} bytes after decompression")
@@ -132,6 +137,14 @@ def _read_content(picture: SourcePicture) -> storage.Content:
         return storage.read_object(picture.uri)
     except NotFoundError as err:
         raise _changed(picture) from err
+
+
+def _is_listed(info: storage.ObjectInfo, picture: SourcePicture) -> bool:
+    """Return whether what was read, verified by its CRC32C, is what was listed."""
+    if is_etag_checksum(picture.crc32c):
+        listed = picture.crc32c, picture.size_bytes
+        return (etag_checksum(info.version), info.size_bytes) == listed
+    return info.crc32c == picture.crc32c
 
 
 def _read_part(picture: SourcePicture, part: FilePart) -> bytes:

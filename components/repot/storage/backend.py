@@ -7,7 +7,7 @@ to `uris.SCHEMES` and the module to `operations.BACKENDS`.
 import itertools
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -31,12 +31,18 @@ class ObjectInfo:
             stored by other programs without a CRC32C.
         version: Changes whenever the object changes: the generation on gs://, the ETag on s3://,
             "<size>-<mtime in ns>" for a local file.
+        has_crc32c: Whether the service itself keeps a CRC32C of the whole object. A listing of
+            s3:// says so without the value, which `stat` returns.
+        modified_seconds: When the object was last written, in seconds since 1970; 0 where
+            `version` alone tells versions apart.
     """
 
     uri: str
     size_bytes: int
     crc32c: str | None
     version: str
+    has_crc32c: bool = field(default=False, compare=False)
+    modified_seconds: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

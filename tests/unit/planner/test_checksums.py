@@ -218,6 +218,79 @@ def test_damaged_cache_is_replaced(
     assert f"{cache} is damaged" in caplog.text
 
 
+def _names(folder: Path, count: int) -> list[str]:
+    names = [f"{number:02d}" for number in range(count)]
+    for name in names:
+        (folder / name).write_bytes(name.encode())
+    return names
+
+
+def test_cache_of_many_files_is_read_and_written_in_parts(
+    folder: Path, tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = _add_checksums(folder, tmp_path / "listings")
+    reads.clear()
+    # Three files per part, so that eighteen more are in parts.
+    monkeypatch.setattr(checksums, "_FILES_PER_PART", 3)
+    names = _names(folder, 18)
+    files, _ = _add_checksums(folder, tmp_path / "listings")
+    assert sorted(reads) == names  # the two others are in the cache of fewer files
+    assert [(file.path, file.crc32c) for file in files if len(file.path) == 2] == [
+        (name, storage.crc32c_hex(name.encode())) for name in names
+    ]
+    assert files[-2:] == whole
+    assert len(list((tmp_path / "listings").iterdir())) > 4
+    reads.clear()
+    assert _add_checksums(folder, tmp_path / "listings")[0] == files
+    assert reads == []
+
+
+@pytest.mark.parametrize("files_per_part", [100, 3])
+def test_interrupted_plan_goes_on_where_it_ended(
+    files_per_part: int,
+    folder: Path,
+    tmp_path: Path,
+    reads: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [*_names(folder, 18), "a", "b"]
+    monkeypatch.setattr(checksums, "_FILES_PER_PART", files_per_part)
+    monkeypatch.setattr(checksums, "_NUM_READERS", 1)
+    read = checksums._read
+
+    def fail(file: FoundFile) -> checksums._Read:
+        if len(reads) == 7:
+            raise KeyboardInterrupt
+        return read(file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checksums, "_read", fail)
+        with pytest.raises(KeyboardInterrupt):
+            _add_checksums(folder, tmp_path / "listings")
+    done = set(reads)
+    assert len(done) == 7
+    reads.clear()
+    files, _ = _add_checksums(folder, tmp_path / "listings")
+    assert sorted(reads) == [name for name in names if name not in done]
+    assert [file.path for file in files] == names
+
+
+def test_cache_is_saved_while_files_are_read(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checksums, "_SAVE_SECONDS", 0.0)
+    writes = []
+    write_json = storage.write_json
+
+    def write(uri: str, value: dict[str, object]) -> None:
+        writes.append(len(value))
+        write_json(uri, value)
+
+    monkeypatch.setattr(storage, "write_json", write)
+    _add_checksums(folder, tmp_path / "listings")
+    assert writes == [1, 2, 2]
+
+
 def test_no_listings_uri_disables_the_cache(folder: Path, reads: list[str]) -> None:
     _add_checksums(folder, None)
     _add_checksums(folder, None)

@@ -271,8 +271,12 @@ def _look_up(uris: Sequence[str], manifest_uri: str) -> dict[str, FoundFile]:
             uri=uri,
             path=unicodedata.normalize("NFC", uri.removeprefix(folder)),
             size_bytes=info.size_bytes,
-            crc32c=info.crc32c or "",
+            # The same as a listing shows, so that the dataset is the same however it is found: some
+            # services have a CRC32C only in the metadata of objects that repot wrote.
+            crc32c=(info.crc32c if info.has_crc32c else None) or "",
             version=info.version,
+            has_crc32c=info.has_crc32c,
+            modified_seconds=info.modified_seconds,
         )
         for uri, info in found.items()
     }

@@ -40,7 +40,11 @@ def to_object_info(uri: str, blob: Any) -> ObjectInfo:
     """Return the state of an object from the metadata of its handle."""
     crc32c = crc32c_from_base64(blob.crc32c) if blob.crc32c else None
     return ObjectInfo(
-        uri=uri, size_bytes=int(blob.size), crc32c=crc32c, version=str(blob.generation)
+        uri=uri,
+        size_bytes=int(blob.size),
+        crc32c=crc32c,
+        version=str(blob.generation),
+        has_crc32c=True,
     )
 
 

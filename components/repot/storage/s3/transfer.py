@@ -77,6 +77,10 @@ def to_object_info(uri: str, response: Response) -> ObjectInfo:
         size_bytes=size_bytes,
         crc32c=_crc32c(response),
         version=response["ETag"].strip('"'),
+        has_crc32c=_has_crc32c(response),
+        modified_seconds=int(response["LastModified"].timestamp())
+        if "LastModified" in response
+        else 0,
     )
 
 
@@ -191,13 +195,19 @@ def _head_object(client: Any, uri: str) -> Response:
     return response
 
 
+def _has_crc32c(response: Response) -> bool:
+    """Return whether the service has a CRC32C of the whole object; a listing has no values."""
+    is_of_object = "-" not in response["ETag"] or response.get("ChecksumType") == "FULL_OBJECT"
+    has_any = "ChecksumCRC32C" in response or "CRC32C" in response.get("ChecksumAlgorithm", ())
+    return is_of_object and has_any
+
+
 def _crc32c(response: Response) -> str | None:
     """Return the CRC32C of an object's bytes, if the response has it.
 
     For a multipart upload, the service's value may be the CRC32C of the parts' CRC32Cs instead.
     """
-    is_of_object = "-" not in response["ETag"] or response.get("ChecksumType") == "FULL_OBJECT"
-    service_crc32c = response.get("ChecksumCRC32C") if is_of_object else None
+    service_crc32c = response.get("ChecksumCRC32C") if _has_crc32c(response) else None
     own_crc32c = user_metadata(response).get(_CRC32C)
     return own_crc32c or (crc32c_from_base64(service_crc32c) if service_crc32c else None)
 
