@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from repot import classifier
 from repot.classifier import (
@@ -29,6 +30,7 @@ from repot.picture_ops.normalise import normalise
 from repot.pictures import normalise_picture
 from repot.predictor import load_model
 from repot.preprocessing import central_crop, decode_jpeg, view_picture
+from repot.records import encode_example
 from tests.unit.evaluator.samples import make_outcome, make_report_data
 
 DATA = Path(__file__).parent.parent / "golden"
@@ -108,6 +110,38 @@ def test_probabilities_of_the_exported_model_equal_those_of_the_model(
     np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-5)
 
 
+def test_every_signature_gives_the_same_probabilities(folder: Path, outputs: Any) -> None:
+    saved = tf.saved_model.load(str(folder / "saved_model"))
+    jpegs = [normalise_picture(path.read_bytes()).jpeg for path in PICTURES]
+    records = [encode_example({"image/encoded": [jpeg], "image/width": [1]}) for jpeg in jpegs]
+
+    pictures = np.stack([central_crop(decode_jpeg(jpeg), SIZE) for jpeg in jpegs])
+    from_pixels = saved.signatures["pictures"](central=tf.constant(pictures))
+    from_records = saved.signatures["classify"](inputs=tf.constant(records))
+
+    np.testing.assert_allclose(from_pixels["probabilities"], outputs["probabilities"], atol=1e-6)
+    np.testing.assert_array_equal(from_pixels["class_names"].numpy(), encode(LABELS))
+    # The names that TensorFlow Serving's Classify API requires.
+    np.testing.assert_allclose(from_records["scores"], outputs["probabilities"], atol=1e-6)
+    np.testing.assert_array_equal(from_records["classes"].numpy(), encode(LABELS))
+
+
+def encode(labels: list[str]) -> list[list[bytes]]:
+    return [[label.encode() for label in labels]] * len(PICTURES)
+
+
+def test_classify_signature_is_marked_for_the_classify_api(folder: Path) -> None:
+    saved = SavedModel.FromString((folder / "saved_model" / "saved_model.pb").read_bytes())
+    signatures = saved.meta_graphs[0].signature_def
+
+    assert {name: each.method_name for name, each in signatures.items()} == {
+        "__saved_model_init_op": "",
+        "classify": "tensorflow/serving/classify",
+        "pictures": "tensorflow/serving/predict",
+        "serving_default": "tensorflow/serving/predict",
+    }
+
+
 def test_model_of_several_views_predicts_and_serves_the_same(tmp_path: Path) -> None:
     built = build_classifier("efficientnet_lite0", num_classes=3, image_size=SIZE, seed=0)
     network = feature_network(built, use_depths=True)
@@ -152,7 +186,7 @@ def test_export_traces_the_model_once_and_saves_nothing_else(
 
     loaded = tf.saved_model.load(str(tmp_path))
     assert len(traced) == 1
-    assert list(loaded.signatures) == ["serving_default"]
+    assert sorted(loaded.signatures) == ["classify", "pictures", "serving_default"]
     assert len(loaded.model_variables) == len(model.variables)
 
 
