@@ -55,6 +55,9 @@ demo: $(STAMP) ## run the whole pipeline on the sample pictures
 serving-skew: $(STAMP) ## compare an exported model with `repot predict` on many kinds of picture files
 	$(BIN)/python benchmarks/serving_skew.py
 
+predict-speed: $(STAMP) ## compare the speed of `repot predict` with the forward pass of its network; ARGS
+	$(BIN)/python benchmarks/predict.py $(ARGS)
+
 quality: $(STAMP) ## compare recipes on seven small sets of pictures from packages; takes an hour; ARGS
 	$(BIN)/python benchmarks/quality.py $(ARGS)
 

@@ -1,4 +1,4 @@
-"""The memory limit of this process, and the message for running out of memory."""
+"""The memory and the cores that this process may use, and the message for running out of memory."""
 
 import errno
 import os
@@ -15,6 +15,8 @@ CGROUP_LIMIT_PATHS = (
 )
 """Memory limit of a container, in version 2 and 1 of cgroups."""
 
+# cgroup v2: "<quota in us> <period in us>", or "max <period>".
+_CPU_LIMIT_PATH = Path("/sys/fs/cgroup/cpu.max")
 _GIB = 1 << 30
 _ULIMITS = (("ulimit -v", resource.RLIMIT_AS), ("ulimit -d", resource.RLIMIT_DATA))
 # In messages of Python's threads and of the dynamic loader (glibc and musl).
@@ -39,6 +41,18 @@ class MemoryLimit:
 
     size_bytes: int
     source: str
+
+
+def num_cores() -> int:
+    """Return the number of cores this process may use, within its affinity and container limit."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    try:
+        quota, period = _CPU_LIMIT_PATH.read_text().split()
+        return max(1, min(cores, -(-int(quota) // int(period))))
+    except (OSError, ValueError):
+        return cores
 
 
 def find_memory_limit() -> MemoryLimit:

@@ -1,24 +1,38 @@
 """Predictions of `repot predict`: the labels of pictures, written as a table, CSV or JSON Lines.
 
 A picture that cannot be used gets a prediction with a problem, and the others are still predicted.
+Files are read, decoded and prepared while the network computes, and no more than a few batches are
+in memory, so a million pictures take no more of it than a hundred.
 """
 
+import contextlib
+import itertools
 import json
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from repot import storage
 from repot.csv_text import csv_line
-from repot.errors import EXIT_FAILED, StorageError, UsageError, printable
+from repot.errors import EXIT_FAILED, printable
+from repot.memory import num_cores
 from repot.metrics import FloatArray
 from repot.picture_decoder import PictureDecoder
+from repot.picture_files import PictureFile, read_ahead
 from repot.picture_result import RejectedPicture
-from repot.predictor import BATCH_SIZE, Model, find_model, load_model
+from repot.prediction_file import PredictionFile, PredictionRun, model_digest, open_prediction_file
+from repot.predictor import BATCH_SIZE, Model, find_model, load_model, read_labels
 
 _MAX_COLUMN = 60
+_MAX_NAMES = 1000
+"""Names that the width of a table's first column is chosen by."""
+_MAX_WORKERS = 16
 _CSV_COLUMNS = ("picture", "rank", "label", "probability", "problem")
 
 
@@ -46,75 +60,165 @@ class Prediction:
 
 def predict_files(
     model: str,
-    pictures: Sequence[str],
+    pictures: Iterable[str],
     *,
     output_format: str,
     top: int,
     write: Callable[[str], object],
+    output_path: Path | None = None,
 ) -> int:
     """Predict the labels of pictures and write them as lines of text.
 
     Args:
         model: Location of the model, see `repot.predictor.find_model`.
-        pictures: Local paths or URIs.
+        pictures: Local paths, URIs or URLs; they are read as they are needed.
         output_format: A key of FORMATS.
         top: Number of labels per picture.
-        write: Called with each line.
+        write: Called with each line, unless there is an output file.
+        output_path: Local file for the lines, "csv" or "jsonl"; one that an earlier call began with
+            the same arguments is continued, see `repot.prediction_file`.
 
     Returns:
         The exit code: EXIT_FAILED if a picture cannot be used, else 0.
 
     Raises:
         ModelError: There is no model, or it cannot be loaded.
+        UsageError: The output file belongs to another model, other options or other pictures.
     """
-    exit_code = 0
-    # It starts while the model is loaded.
-    with PictureDecoder() as decoder:
-        loaded = load_model(find_model(storage.normalise(model)))
+    model_uri = find_model(storage.normalise(model))
+    remaining = iter(pictures)
+    with contextlib.ExitStack() as stack:
+        output: PredictionFile | None = None
+        if output_path is not None:
+            run = PredictionRun(
+                model=model_uri,
+                model_digest=model_digest(model_uri),
+                output_format=output_format,
+                top=min(top, len(read_labels(model_uri))),
+            )
+            output = stack.enter_context(open_prediction_file(output_path, run, remaining))
+            write = output.write
+        # Before the model is loaded: an output file that is complete needs none.
+        names = list(itertools.islice(remaining, _MAX_NAMES if output_format == "table" else 1))
+        num_problems = output.num_problems if output else 0
+        if names:
+            # The decoders start while the model is loaded.
+            workers = stack.enter_context(PredictionWorkers())
+            loaded = load_model(model_uri)
 
-        def predictions() -> Iterator[Prediction]:
-            nonlocal exit_code
-            for prediction in predict_pictures(loaded, decoder, pictures, top=top):
-                if prediction.problem:
-                    exit_code = EXIT_FAILED
-                yield prediction
+            def predictions() -> Iterator[Prediction]:
+                nonlocal num_problems
+                every = itertools.chain(names, remaining)
+                for prediction in predict_pictures(loaded, workers, every, top=top):
+                    num_problems += bool(prediction.problem)
+                    yield prediction
 
-        for line in FORMATS[output_format](predictions(), pictures):
-            write(line)
-    return exit_code
+            lines = FORMATS[output_format](predictions(), names)
+            if output and output.has_header:
+                next(lines)
+            for line in lines:
+                write(line)
+    return EXIT_FAILED if num_problems else 0
 
 
 def predict_pictures(
-    model: Model, decoder: PictureDecoder, pictures: Sequence[str], *, top: int
+    model: Model, workers: "PredictionWorkers", pictures: Iterable[str], *, top: int
 ) -> Iterator[Prediction]:
     """Yield the prediction of each picture, in order.
 
     Args:
         model: The model.
-        decoder: Decodes the pictures.
-        pictures: Local paths or URIs of pictures in any format that training accepts.
+        workers: Decode the pictures.
+        pictures: Local paths, URIs or URLs of pictures in any format that training accepts.
         top: Number of labels per picture.
     """
-    for start in range(0, len(pictures), BATCH_SIZE):
-        batch = pictures[start : start + BATCH_SIZE]
-        jpegs, problems = {}, {}
-        for picture in dict.fromkeys(batch):
-            try:
-                (result,) = decoder.decode([(picture, _read(picture))])
-            except (StorageError, UsageError) as err:
-                problems[picture] = str(err)
-            else:
+    for batch in workers.prepare(read_ahead(pictures), model.batch_preparer()):
+        scores = iter(model.call(batch.views).numpy() if batch.views else ())
+        for name, problem in batch.pictures:
+            labels = () if problem else _top_labels(model.labels, next(scores), top)
+            yield Prediction(picture=name, labels=labels, problem=problem)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Batch:
+    """Pictures that are ready for the network.
+
+    Attributes:
+        pictures: Name and problem ("" for none) of each picture.
+        views: One tensor per view of the pictures without a problem; empty if all have one.
+    """
+
+    pictures: list[tuple[str, str]]
+    views: tuple[Any, ...]
+
+
+class PredictionWorkers:
+    """Threads, each with a sandboxed decoder, that turn files into batches; a context manager.
+
+    A decoder ends with its thread, so each thread starts its own.
+    """
+
+    def __init__(self) -> None:
+        self._num_threads = min(num_cores(), _MAX_WORKERS)
+        self._local = threading.local()
+        self._decoders: list[PictureDecoder] = []
+        self._pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="prepare-pictures")
+
+    def __enter__(self) -> "PredictionWorkers":
+        for _ in range(self._num_threads):
+            self._pool.submit(self._decoder)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        for decoder in self._decoders:
+            decoder.close()
+
+    def prepare(
+        self,
+        files: Iterable[PictureFile],
+        prepare_batch: Callable[[Sequence[bytes]], tuple[Any, ...]],
+    ) -> Iterator[_Batch]:
+        """Yield batches of files, in order; the next ones are prepared in the meantime."""
+        waiting: deque[Future[_Batch]] = deque()
+        batches = iter(files)
+        try:
+            while batch := list(itertools.islice(batches, BATCH_SIZE)):
+                waiting.append(self._pool.submit(self._prepare, batch, prepare_batch))
+                if len(waiting) > self._num_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _prepare(
+        self,
+        files: Sequence[PictureFile],
+        prepare_batch: Callable[[Sequence[bytes]], tuple[Any, ...]],
+    ) -> _Batch:
+        pictures, jpegs = [], []
+        readable = [(file.name, file.data) for file in files if not file.problem]
+        results = iter(self._decoder().decode(readable))
+        for file in files:
+            problem = file.problem
+            if not problem:
+                result = next(results)
                 if isinstance(result, RejectedPicture):
-                    problems[picture] = str(result)
+                    problem = str(result)
                 else:
-                    jpegs[picture] = result.jpeg
-        scores = dict(zip(jpegs, model.predict(list(jpegs.values())), strict=True))
-        for picture in batch:
-            if picture in problems:
-                yield Prediction(picture=picture, problem=problems[picture])
-            else:
-                labels = _top_labels(model.labels, scores[picture], top)
-                yield Prediction(picture=picture, labels=labels)
+                    jpegs.append(result.jpeg)
+            pictures.append((file.name, problem))
+        return _Batch(pictures=pictures, views=prepare_batch(jpegs) if jpegs else ())
+
+    def _decoder(self) -> PictureDecoder:
+        """Return the decoder of this thread."""
+        if not hasattr(self._local, "decoder"):
+            self._local.decoder = PictureDecoder()
+            self._decoders.append(self._local.decoder)
+        decoder: PictureDecoder = self._local.decoder
+        return decoder
 
 
 def table_lines(predictions: Iterable[Prediction], pictures: Sequence[str]) -> Iterator[str]:
@@ -124,8 +228,8 @@ def table_lines(predictions: Iterable[Prediction], pictures: Sequence[str]) -> I
 
     Args:
         predictions: One per picture.
-        pictures: Names of all pictures; the longest of up to 60 characters sets the width of the
-            first column.
+        pictures: Names of pictures; the longest of up to 60 characters sets the width of the first
+            column.
     """
     lengths = [len(printable(picture)) for picture in pictures]
     width = max((length for length in lengths if length <= _MAX_COLUMN), default=0)
@@ -167,15 +271,6 @@ def json_lines(predictions: Iterable[Prediction], _pictures: Sequence[str]) -> I
 
 _Format = Callable[[Iterable[Prediction], Sequence[str]], Iterator[str]]
 FORMATS: dict[str, _Format] = {"table": table_lines, "csv": csv_lines, "jsonl": json_lines}
-
-
-def _read(picture: str) -> bytes:
-    uri = storage.normalise(picture)
-    if storage.is_local(uri) and storage.local_path(uri).is_dir():
-        raise UsageError(
-            f"{picture} is a folder. Name the pictures in it, such as {picture.rstrip('/')}/*.jpg."
-        )
-    return storage.read_bytes(uri)
 
 
 def _top_labels(

@@ -46,8 +46,10 @@ class Model:
 
     def prepare(self, jpeg: Any) -> tuple[Any, ...]:
         """Return the views of a JPEG, string []: float32 [image_size, image_size, 3] each."""
-        from repot.preprocessing import decode_jpeg, view_picture
+        from repot.preprocessing import decode_central_crop, decode_jpeg, view_picture
 
+        if self.spec.views == ("central",):
+            return (decode_central_crop(jpeg, self.spec.image_size),)
         picture = decode_jpeg(jpeg)
         return tuple(view_picture(picture, self.spec.image_size, view) for view in self.spec.views)
 
@@ -65,6 +67,30 @@ class Model:
             views = tuple(tf.stack(pictures) for pictures in zip(*batch, strict=True))
             parts.append(self.call(views).numpy())
         return np.concatenate(parts) if parts else np.empty((0, len(self.labels)), np.float32)
+
+    def batch_preparer(self) -> Callable[[Sequence[bytes]], tuple[Any, ...]]:
+        """Return a function that prepares a batch of pictures; threads may share it.
+
+        It maps n JPEGs, n > 0, to one tensor per view, float32 [n, image_size, image_size, 3], with
+        the values of `prepare`. It decodes one picture after the other: each takes up to 1 GiB.
+        """
+        import tensorflow as tf
+
+        size = self.spec.image_size
+        view = tf.TensorSpec([size, size, 3], tf.float32)
+
+        @tf.function(  # type: ignore[untyped-decorator]
+            autograph=False, input_signature=[tf.TensorSpec([None], tf.string)]
+        )
+        def prepare(jpegs: Any) -> Any:
+            return tf.map_fn(
+                self.prepare,
+                jpegs,
+                parallel_iterations=1,
+                fn_output_signature=(view,) * len(self.spec.views),
+            )
+
+        return lambda jpegs: prepare(tf.constant(list(jpegs), tf.string))
 
 
 def find_model(uri: str) -> str:

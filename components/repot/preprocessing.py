@@ -123,6 +123,13 @@ def central_window(shape: Any) -> Any:
     return tf.concat([begin, shape[:2] - 2 * begin], axis=0)
 
 
+def decode_central_crop(data: Any, image_size: int) -> Any:
+    """Return `central_crop` of one JPEG, string []; pixels outside it are not computed."""
+    return resize_legacy(
+        to_unit_range(decode_window(data, central_window)), (image_size, image_size)
+    )
+
+
 def decode_window(
     data: Any, choose_window: Callable[[Any], Any], *, min_side: int | None = None
 ) -> Any:

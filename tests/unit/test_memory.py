@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from repot import memory
-from repot.memory import describe_out_of_memory, find_memory_limit, is_out_of_memory
+from repot.memory import describe_out_of_memory, find_memory_limit, is_out_of_memory, num_cores
 from tests.integration.kfp_api.command_line import run_repot
 
 GIB = 1 << 30
@@ -53,6 +54,19 @@ def test_strictest_limit_is_found(
 
     assert limit.source == source
     assert (limit.size_bytes == 1048576) == ("container" in source)
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"), [("max 100000", 4), ("250000 100000", 3), ("50000 100000", 1), ("", 4)]
+)
+def test_cores_are_limited_by_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, cores: int
+) -> None:
+    path = tmp_path / "cpu.max"
+    path.write_text(limit)
+    monkeypatch.setattr(memory, "_CPU_LIMIT_PATH", path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4), raising=False)
+    assert num_cores() == cores
 
 
 def test_task_that_runs_out_of_memory_says_how_much_it_may_use_and_what_to_do() -> None:

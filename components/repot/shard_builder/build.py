@@ -4,9 +4,10 @@ import logging
 from collections.abc import Sequence
 
 from repot.dataset_plan import read_plan
+from repot.memory import num_cores
 from repot.progress import ProgressCounter
 from repot.shard_builder.receipts import finished_shards
-from repot.shard_builder.worker_pool import build_in_processes, num_cores
+from repot.shard_builder.worker_pool import build_in_processes
 
 _log = logging.getLogger(__name__)
 

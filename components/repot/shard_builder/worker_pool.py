@@ -7,7 +7,6 @@ main module of this process is not imported again, so any program can use the po
 import contextlib
 import json
 import logging
-import os
 import subprocess
 import sys
 import tempfile
@@ -16,14 +15,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, cast
 
 from repot import errors
 from repot.progress import ProgressCounter
-
-# cgroup v2: "<quota in us> <period in us>", or "max <period>".
-_CPU_LIMIT_PATH = Path("/sys/fs/cgroup/cpu.max")
 
 _log = logging.getLogger(__name__)
 
@@ -34,18 +29,6 @@ class _Worker:
     names: IO[str]
     replies: IO[str]
     is_first: bool
-
-
-def num_cores() -> int:
-    """Return the number of cores this process may use, within its affinity and container limit."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    try:
-        quota, period = _CPU_LIMIT_PATH.read_text().split()
-        return max(1, min(cores, -(-int(quota) // int(period))))
-    except (OSError, ValueError):
-        return cores
 
 
 def build_in_processes(

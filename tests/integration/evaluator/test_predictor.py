@@ -1,9 +1,13 @@
 """`repot predict` with a real model: model locations, output formats, and damaged pictures."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +15,16 @@ import pytest
 from PIL import Image
 
 from repot import layout, storage
-from repot.errors import ModelError
+from repot.errors import ModelError, UsageError
 from repot.evaluator.evaluate import evaluate_run
 from repot.evaluator.outcomes import read_outcomes
 from repot.evaluator.versions import promote
 from repot.json_record import write_record
 from repot.model_registry import ChampionChange
-from repot.model_spec import ModelSpec
+from repot.model_spec import ModelSpec, View
 from repot.predictions import predict_files
 from repot.predictor import find_model, load_model, read_labels
+from repot.preprocessing import decode_jpeg, view_picture
 from tests.integration.evaluator.colours import (
     COLOURS,
     IMAGE_SIZE,
@@ -39,7 +44,11 @@ def model(tmp_path: Path) -> str:
 
 
 def predict(
-    model: str, *pictures: Path | str, output_format: str = "jsonl", top: int = 1
+    model: str,
+    *pictures: Path | str,
+    output_format: str = "jsonl",
+    top: int = 1,
+    output_path: Path | None = None,
 ) -> tuple[int, list[str]]:
     lines: list[str] = []
     code = predict_files(
@@ -48,6 +57,7 @@ def predict(
         output_format=output_format,
         top=top,
         write=lines.append,
+        output_path=output_path,
     )
     return code, lines
 
@@ -91,12 +101,12 @@ def test_picture_given_as_model_is_an_error_with_the_order_of_arguments(tmp_path
         find_model(str(tmp_path / "green.png"))
 
 
-def test_folder_given_as_picture_is_a_problem_with_advice(model: str, tmp_path: Path) -> None:
+def test_folder_in_a_list_is_a_problem_with_advice(model: str, tmp_path: Path) -> None:
     code, lines = predict(model, f"{tmp_path}/")
 
     assert code == 1
     assert json.loads(lines[0])["problem"] == (
-        f"{tmp_path}/ is a folder. Name the pictures in it, such as {tmp_path}/*.jpg."
+        f"{tmp_path}/ is a folder. Name it as an argument, not in a list."
     )
 
 
@@ -132,6 +142,24 @@ def test_probabilities_are_in_the_order_of_the_labels(model: str, tmp_path: Path
     assert scores.sum() == pytest.approx(1)
     assert scores[0, 1] == pytest.approx(EXPECTED_PROBABILITY, abs=1e-3)
     assert load_model(model).predict([]).shape == (0, 3)
+
+
+def test_prepared_batch_has_the_pixels_that_evaluation_sees(model: str, tmp_path: Path) -> None:
+    choices: tuple[tuple[View, ...], ...] = (("central",), ("whole", "central", "padded"))
+    for views in choices:
+        spec = ModelSpec(backbone="", image_size=IMAGE_SIZE, views=views)
+        loaded = dataclasses.replace(load_model(model), spec=spec)
+        pixels = np.random.default_rng(0).integers(0, 256, (2, 45, 61, 3), np.uint8)
+        for i, each in enumerate(pixels):
+            Image.fromarray(each).save(tmp_path / f"{i}.jpg")
+        jpegs = [(tmp_path / f"{i}.jpg").read_bytes() for i in range(2)]
+
+        batch = loaded.batch_preparer()(jpegs)
+
+        assert len(batch) == len(views)
+        for view, name in zip(batch, views, strict=True):
+            expected = [view_picture(decode_jpeg(jpeg), IMAGE_SIZE, name) for jpeg in jpegs]
+            np.testing.assert_array_equal(view.numpy(), np.stack(expected))
 
 
 @pytest.mark.parametrize("num_pictures", [31, 32, 33])
@@ -271,3 +299,45 @@ def test_damaged_spec_is_an_error_that_names_the_file(model: str) -> None:
 
     with pytest.raises(ModelError, match=r"model_spec\.json must be a valid ModelSpec"):
         load_model(model)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from repot.predictions import predict_files
+model, output, *pictures = sys.argv[1:]
+predict_files(model, pictures * 2000, output_format="csv", top=2, write=print,
+              output_path=Path(output))
+"""
+
+
+def test_killed_prediction_goes_on_where_it_was(model: str, tmp_path: Path) -> None:
+    for name in COLOURS:
+        save_picture(tmp_path / f"{name}.png", name)
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    pictures = [tmp_path / name for name in ("red.png", "bad.jpg", "green.png", "blue.png")]
+    output = tmp_path / "predictions.csv"
+    command = [sys.executable, "-c", KILLED, model, str(output), *map(str, pictures)]
+    with subprocess.Popen(command) as process:
+        deadline = time.monotonic() + 120
+        while not (output.exists() and output.stat().st_size > 10_000):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+    num_bytes = output.stat().st_size
+
+    every = pictures * 2000
+    code, lines = predict(model, *every, output_format="csv", top=2, output_path=output)
+
+    assert (code, lines) == (1, [])
+    assert output.stat().st_size > num_bytes
+    _, expected = predict(model, *pictures, output_format="csv", top=2)
+    assert output.read_text().splitlines() == [expected[0], *expected[1:] * 2000]
+    # Complete: neither model nor pictures are needed again, only the answer.
+    assert predict(model, *every, output_format="csv", top=2, output_path=output)[0] == 1
+    with pytest.raises(UsageError, match=r"has top=2, this run top=3\. Name another file"):
+        predict(model, *every, output_format="csv", top=3, output_path=output)
+    Path(model, "labels.txt").write_text("red\ngreen\nviolet\n")
+    with pytest.raises(UsageError, match=r"has model_digest='.*, this run model_digest='"):
+        predict(model, *every, output_format="csv", top=2, output_path=output)

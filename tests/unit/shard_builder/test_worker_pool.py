@@ -10,9 +10,8 @@ import pytest
 from repot.errors import DataError, RepotError
 from repot.planner.plan import PlannedDataset
 from repot.progress import ProgressCounter
-from repot.shard_builder import worker_pool
 from repot.shard_builder.receipts import finished_shards
-from repot.shard_builder.worker_pool import build_in_processes, num_cores
+from repot.shard_builder.worker_pool import build_in_processes
 from tests.unit.conftest import MakePlan
 
 
@@ -36,19 +35,6 @@ def _workers(dataset_uri: str) -> list[int]:
         if "shard_builder.worker" in line and dataset_uri in line
     )
     return [int(line.split()[0]) for line in lines]
-
-
-@pytest.mark.parametrize(
-    ("limit", "cores"), [("max 100000", 4), ("250000 100000", 3), ("50000 100000", 1), ("", 4)]
-)
-def test_cores_are_limited_by_the_container(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, cores: int
-) -> None:
-    path = tmp_path / "cpu.max"
-    path.write_text(limit)
-    monkeypatch.setattr(worker_pool, "_CPU_LIMIT_PATH", path)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4), raising=False)
-    assert num_cores() == cores
 
 
 def test_all_shards_are_built_and_all_workers_end(make_plan: MakePlan) -> None:
