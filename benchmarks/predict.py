@@ -99,7 +99,7 @@ def save_model(folder: Path, backbone: str) -> None:
 
 def _forward(model: Any, views: tuple[Any, ...], pictures: list[str]) -> None:
     for _ in range(0, len(pictures), BATCH_SIZE):
-        model.call(views).numpy()
+        model.call(views)[0].numpy()
 
 
 def _predict(model: Any, pictures: list[str]) -> None:

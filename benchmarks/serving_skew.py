@@ -268,7 +268,7 @@ def compare(picture: PictureFile, model: Any, serve: Any) -> Comparison:
     except RejectedPicture:
         pass
     else:
-        predicted = model.predict([jpeg])[0]
+        predicted = model.predict([jpeg]).probabilities[0]
         served_encoded = answer(jpeg)
     return Comparison(
         picture=picture,

@@ -3,7 +3,7 @@
 It rescales pictures to the backbone's value range and applies backbone, dropout and a dense layer:
 float32 [batch, image_size, image_size, 3], RGB in [0, 1] -> float32 [batch, N + 1] logits. Index 0
 is the background class of 2016: no picture has it. Only training knows it; the published model
-returns the probabilities of the N labels.
+returns the probabilities of the N labels, and how unlike the training pictures a picture is.
 """
 
 from collections.abc import Callable, Sequence
@@ -108,30 +108,109 @@ def training_logits(classifier: Any) -> Callable[[Any, bool], Any]:
     return lambda pictures, training: head(extractor(pictures, training=False), training=training)
 
 
-def published_model(classifier: Any) -> Any:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class UnlikeScore:
+    """How unlike the training pictures a picture is: a squared distance, 1 is the threshold.
+
+    The Mahalanobis distance of its normalised features to those of the training pictures, whose
+    covariance has some main axes and the same variance in all other directions.
+
+    Attributes:
+        mean: float64 [features], the mean of the training pictures.
+        axes: float64 [features, k], orthogonal columns of length at most 1: the share of the
+            distance along an axis that is usual, and not counted.
+        threshold: The squared distance from which on a picture is unlike.
+    """
+
+    mean: Any
+    axes: Any
+    threshold: float
+
+    def scores(self, rows: Any) -> Any:
+        """Return the score of normalised features, float64 [n]; above 1 is unlike."""
+        centred = rows - self.mean
+        along = centred @ self.axes
+        return (np.sum(centred**2, axis=1) - np.sum(along**2, axis=1)) / self.threshold
+
+
+def published_model(
+    classifier: Any, *, temperature: float = 1.0, unlike: UnlikeScore | None = None
+) -> Any:
     """Return the model that is published, without the background class.
 
     Args:
         classifier: A model built by `build_classifier`.
+        temperature: What the logits are divided by.
+        unlike: The score of the backbone's normalised features; None leaves that output out.
 
     Returns:
         A keras.Model of Keras' own layers: float32 [batch, image_size, image_size, 3], RGB in
-        [0, 1] -> float32 [batch, N], probabilities in the order of labels.txt. It shares the
-        classifier's layers except the last one, which is a copy.
+        [0, 1] -> the outputs that `_outputs` documents. It shares the classifier's layers except
+        the last one, which is a copy.
     """
     features = classifier.get_layer(DROPOUT_NAME).input
     kernel, bias = classifier.get_layer(HEAD_NAME).get_weights()
+    normalised = _normalise_parts([features]) if unlike else None
+    # The softmax of the other logits alone is the probability given that it is not background.
+    outputs = _outputs(
+        features,
+        kernel[:, 1:],
+        bias[1:],
+        temperature=temperature,
+        normalised=normalised,
+        unlike=unlike,
+    )
+    model = keras.Model(classifier.input, outputs, name=classifier.name)
+    return _named(model) if unlike else model
+
+
+def _outputs(
+    features: Any,
+    kernel: Any,
+    bias: Any,
+    *,
+    temperature: float,
+    normalised: Any,
+    unlike: UnlikeScore | None,
+) -> Any:
+    """Return what a published model returns.
+
+    Returns:
+        `probabilities`, float32 [batch, N], calibrated and in the order of labels.txt, and
+        `unlike`, float32 [batch], above 1 for a picture unlike those of the training. Without the
+        second, the probabilities alone.
+    """
     head = keras.layers.Dense(
-        len(bias) - 1,
+        len(bias),
         activation="softmax",
         kernel_initializer="zeros",
         name="probabilities",
         dtype="float32",
     )
-    model = keras.Model(classifier.input, head(features), name=classifier.name)
-    # The softmax of the other logits alone is the probability given that it is not background.
-    head.set_weights([kernel[:, 1:], bias[1:]])
-    return model
+    probabilities = head(features)
+    scaled = [np.asarray(each, np.float64) / temperature for each in (kernel, bias)]
+    head.set_weights([each.astype(np.float32) for each in scaled])
+    if unlike is None:
+        return probabilities
+    return {"probabilities": probabilities, "unlike": _unlike_output(normalised, unlike)}
+
+
+def _unlike_output(normalised: Any, unlike: UnlikeScore) -> Any:
+    """Return what `UnlikeScore.scores` does, as layers.
+
+    Normalised features have length 1, so the squared distance to the mean is a linear function.
+    """
+    mean, axes = unlike.mean, unlike.axes / unlike.threshold**0.5
+    distance = keras.layers.Dense(1, name="unlike_distance", dtype="float32")
+    along = keras.layers.Dense(axes.shape[1], name="unlike_axes", dtype="float32")
+    squared = keras.ops.square(along(normalised))
+    score = keras.ops.subtract(
+        keras.ops.sum(distance(normalised), axis=1), keras.ops.sum(squared, axis=1)
+    )
+    weights = [-2 * mean[:, None], np.array([1 + mean @ mean])]
+    distance.set_weights([(each / unlike.threshold).astype(np.float32) for each in weights])
+    along.set_weights([axes.astype(np.float32), (-mean @ axes).astype(np.float32)])
+    return score
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -216,7 +295,12 @@ def linear_classifier(network: FeatureNetwork, kernel: Any, bias: Any) -> Any:
 
 
 def published_linear_model(
-    network: FeatureNetwork, kernel: Any, bias: Any, *, spec: ModelSpec
+    network: FeatureNetwork,
+    kernel: Any,
+    bias: Any,
+    *,
+    spec: ModelSpec,
+    unlike: UnlikeScore | None = None,
 ) -> Any:
     """Return the published model of a linear head on normalised features, averaged over views.
 
@@ -224,10 +308,11 @@ def published_linear_model(
         network: The feature network.
         kernel, bias: float [features, N] and float [N], see `normalise_features`.
         spec: Views, mirror images and the temperature, by which the logits are divided.
+        unlike: The score of the normalised features; None leaves that output out.
 
     Returns:
-        A keras.Model of Keras' own layers, with one input per view -> float32 [batch, N],
-        probabilities in the order of labels.txt.
+        A keras.Model of Keras' own layers, with one input per view -> the outputs that `_outputs`
+        documents.
     """
     side = spec.image_size
     views = [keras.Input([side, side, 3], name=view) for view in spec.views]
@@ -238,18 +323,17 @@ def published_linear_model(
     if len(pictures) > 1:
         stacked = [keras.ops.reshape(part, (len(pictures), -1, part.shape[-1])) for part in parts]
         parts = [keras.ops.mean(part, axis=0) for part in stacked]
-    head = keras.layers.Dense(
-        len(bias),
-        activation="softmax",
-        kernel_initializer="zeros",
-        name="probabilities",
-        dtype="float32",
+    normalised = _normalise_parts(parts)
+    answers = _outputs(
+        normalised,
+        kernel,
+        bias,
+        temperature=spec.temperature,
+        normalised=normalised,
+        unlike=unlike,
     )
-    outputs = head(_normalise_parts(parts))
-    model = _named(keras.Model(views, outputs, name=f"{spec.backbone}_classifier"))
-    scaled = [np.asarray(each, np.float64) / spec.temperature for each in (kernel, bias)]
-    head.set_weights([each.astype(np.float32) for each in scaled])
-    return model
+    inputs = views if len(views) > 1 else views[0]
+    return _named(keras.Model(inputs, answers, name=f"{spec.backbone}_classifier"))
 
 
 def normalise_features(features: Any, sizes: Sequence[int]) -> Any:
@@ -305,8 +389,9 @@ def export_saved_model(
 ) -> None:
     """Export a published model as a SavedModel, which needs neither Keras nor repot.
 
-    All signatures take a batch and return `probabilities`, float32 [batch, N], and `class_names`,
-    string [batch, N], where every row holds the labels in the order of the probabilities:
+    All signatures take a batch and return `probabilities`, float32 [batch, N]; `class_names`,
+    string [batch, N], where every row holds the labels in the order of the probabilities; and
+    `unlike`, float32 [batch], if the model does:
 
     - `serving_default` takes `image_bytes`, string [batch]: the bytes of picture files that
       `repot.serving_client.ACCEPTED_FILES` describes. It sees the pixels that `repot predict` sees,
@@ -315,7 +400,7 @@ def export_saved_model(
       image_size, 3], RGB in [0, 1].
     - `classify` is for TensorFlow Serving's Classify API: `inputs`, string [batch], are serialised
       tf.train.Example messages with `image/encoded`, such as the records of a shard. There the
-      outputs have that API's names, `scores` and `classes`.
+      outputs have that API's names, `scores` and `classes`, and there are no others.
 
     Args:
         model: A model made by `published_model` or `published_linear_model`.
@@ -327,9 +412,11 @@ def export_saved_model(
     side = spec.image_size
 
     def answer(*views: Any) -> dict[str, Any]:
-        scores = model(list(views) if len(views) > 1 else views[0], training=False)
-        names = tf.broadcast_to(tf.constant(list(labels))[tf.newaxis], tf.shape(scores))
-        return {"class_names": names, "probabilities": scores}
+        answers = model(list(views) if len(views) > 1 else views[0], training=False)
+        outputs = answers if isinstance(answers, dict) else {"probabilities": answers}
+        shape = tf.shape(outputs["probabilities"])
+        names = tf.broadcast_to(tf.constant(list(labels))[tf.newaxis], shape)
+        return {"class_names": names, **outputs}
 
     # Each is traced once, and called by the next.
     pictures = _trace(

@@ -51,6 +51,9 @@ _CLASSES: dict[str, frozenset[str]] = {
             "Reshape",
             "Sign",
             "Sqrt",
+            "Square",
+            "Subtract",
+            "Sum",
             "Var",
         }
     ),

@@ -252,5 +252,19 @@ def calibration_error(bins: list[CalibrationBin]) -> float | None:
     return sum(gaps) / n if n else None
 
 
+def prediction_sets(probabilities: FloatArray, threshold: float) -> NDArray[np.bool_]:
+    """Return which labels are in the prediction set of each example: bool, of the same shape.
+
+    They are those with at least the threshold's probability. A set is empty if no label has it.
+    Source: Sadinle, Lei and Wasserman, "Least ambiguous set-valued classifiers with bounded error
+    levels", JASA 114 (2019).
+
+    Args:
+        probabilities: float [num_examples, num_labels].
+        threshold: See `repot.model_spec.ModelCalibration`.
+    """
+    return np.asarray(probabilities >= threshold)
+
+
 def _normal_quantile(confidence: float) -> float:
     return NormalDist().inv_cdf((1 + confidence) / 2)

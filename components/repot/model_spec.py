@@ -1,4 +1,4 @@
-"""model_spec.json: which views of a picture a model takes, and how it was calibrated.
+"""model_spec.json: which views of a picture a model takes, how it was calibrated, what it promises.
 
 Training, evaluation, `repot predict` and the SavedModel prepare pictures by it, so all of them see
 the same pixels. A model folder without the file holds the model of an earlier version of repot,
@@ -18,6 +18,35 @@ View = Literal["central", "whole", "padded"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCalibration(JsonRecord):
+    """What a model promises about its answers, from training pictures that it was not fitted to.
+
+    Validation and test pictures took no part. `repot.metrics.prediction_sets` makes the sets.
+
+    Attributes:
+        method: Which pictures these were, for people.
+        num_examples: How many.
+        error_before, error_after: Expected calibration error of their probabilities before and
+            after the logits were divided by the temperature.
+        coverage: Share of new pictures whose label is promised to be in their set.
+        set_threshold: Least probability of a label in a set; 0 puts every label into it, which is
+            all that can be promised with too few pictures.
+        mean_set_size: Mean number of labels in the sets of these pictures.
+        unlike_rate: Share of pictures like those of the training that is expected to have an
+            `unlike` score above 1, from which on a picture is called unlike them.
+    """
+
+    method: str
+    num_examples: int
+    error_before: float
+    error_after: float
+    coverage: float
+    set_threshold: float
+    mean_set_size: float
+    unlike_rate: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSpec(JsonRecord):
     """What model_spec.json holds.
 
@@ -29,6 +58,8 @@ class ModelSpec(JsonRecord):
             itself.
         temperature: What the logits were divided by. The model does that itself, so its
             probabilities are final.
+        calibration: What the model promises; None for a model of an earlier version, which has no
+            `unlike` output either.
     """
 
     backbone: str
@@ -36,6 +67,7 @@ class ModelSpec(JsonRecord):
     views: tuple[View, ...] = ("central",)
     mirrored: bool = False
     temperature: float = 1.0
+    calibration: ModelCalibration | None = None
 
 
 def read_model_spec(model_uri: str) -> ModelSpec | None:

@@ -133,7 +133,7 @@ def predict_pictures(
         top: Number of labels per picture.
     """
     for batch in workers.prepare(read_ahead(pictures), model.batch_preparer()):
-        scores = iter(model.call(batch.views).numpy() if batch.views else ())
+        scores = iter(model.call(batch.views)[0].numpy() if batch.views else ())
         for name, problem in batch.pictures:
             labels = () if problem else _top_labels(model.labels, next(scores), top)
             yield Prediction(picture=name, labels=labels, problem=problem)

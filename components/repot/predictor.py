@@ -8,7 +8,7 @@ import posixpath
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,19 @@ from repot.model_spec import ModelSpec, read_model_spec
 BATCH_SIZE = 32
 
 
+class Scores(NamedTuple):
+    """What a model says about pictures.
+
+    Attributes:
+        probabilities: float32 [n, N], calibrated.
+        unlike: float32 [n], above 1 for a picture unlike those of the training; always 0 for a
+            model of an earlier version.
+    """
+
+    probabilities: FloatArray
+    unlike: FloatArray
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
     """A loaded image classifier.
@@ -37,12 +50,12 @@ class Model:
         labels: N label names; column i of the probabilities belongs to labels[i].
         spec: The views that the network takes.
         call: Maps a tuple of tensors, one per view, float32 [batch, image_size, image_size, 3] in
-            [0, 1], to probabilities, float32 [batch, N].
+            [0, 1], to the tensors of `Scores`, float32 [batch, N] and [batch].
     """
 
     labels: tuple[str, ...]
     spec: ModelSpec
-    call: Callable[[tuple[Any, ...]], Any]
+    call: Callable[[tuple[Any, ...]], tuple[Any, Any]]
 
     def prepare(self, jpeg: Any) -> tuple[Any, ...]:
         """Return the views of a JPEG, string []: float32 [image_size, image_size, 3] each."""
@@ -53,20 +66,23 @@ class Model:
         picture = decode_jpeg(jpeg)
         return tuple(view_picture(picture, self.spec.image_size, view) for view in self.spec.views)
 
-    def predict(self, jpegs: Sequence[bytes]) -> FloatArray:
-        """Return probabilities, float32 [len(jpegs), N].
+    def predict(self, jpegs: Sequence[bytes]) -> Scores:
+        """Return the scores of pictures.
 
         Args:
             jpegs: Pictures as stored in shards, see `repot.pictures`.
         """
         import tensorflow as tf
 
-        parts = []
+        probabilities: list[FloatArray] = [np.empty((0, len(self.labels)), np.float32)]
+        unlike: list[FloatArray] = [np.empty(0, np.float32)]
         for start in range(0, len(jpegs), BATCH_SIZE):
             batch = [self.prepare(jpeg) for jpeg in jpegs[start : start + BATCH_SIZE]]
             views = tuple(tf.stack(pictures) for pictures in zip(*batch, strict=True))
-            parts.append(self.call(views).numpy())
-        return np.concatenate(parts) if parts else np.empty((0, len(self.labels)), np.float32)
+            answers = self.call(views)
+            probabilities.append(answers[0].numpy())
+            unlike.append(answers[1].numpy())
+        return Scores(np.concatenate(probabilities), np.concatenate(unlike))
 
     def batch_preparer(self) -> Callable[[Sequence[bytes]], tuple[Any, ...]]:
         """Return a function that prepares a batch of pictures; threads may share it.
@@ -158,7 +174,7 @@ def load_model(model_uri: str) -> Model:
     labels, uri = read_labels(model_uri), storage.join(model_uri, KERAS_NAME)
     with storage.as_local_file(uri) as path:
         network = load_keras_model(path, uri=uri)
-    num_outputs = network.output_shape[-1]
+    num_outputs = network.outputs[0].shape[-1]
     if num_outputs != len(labels):
         raise ModelError(
             f"{uri} must have one output per line of {LABELS_NAME}; got {num_outputs} outputs for "
@@ -176,7 +192,10 @@ def load_model(model_uri: str) -> Model:
     signature = tuple(tf.TensorSpec([None, *shape], tf.float32) for shape in shapes)
 
     @tf.function(input_signature=[signature])  # type: ignore[untyped-decorator]
-    def call(views: tuple[Any, ...]) -> Any:
-        return network(list(views) if len(views) > 1 else views[0], training=False)
+    def call(views: tuple[Any, ...]) -> tuple[Any, Any]:
+        answers = network(list(views) if len(views) > 1 else views[0], training=False)
+        if isinstance(answers, dict):
+            return answers["probabilities"], answers["unlike"]
+        return answers, tf.zeros(tf.shape(answers)[:1])
 
     return Model(labels=labels, spec=spec, call=call)

@@ -16,6 +16,7 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from repot import classifier
 from repot.classifier import (
+    UnlikeScore,
     build_classifier,
     export_saved_model,
     feature_network,
@@ -154,22 +155,27 @@ def test_model_of_several_views_predicts_and_serves_the_same(tmp_path: Path) -> 
     spec = ModelSpec(
         backbone="efficientnet_lite0", image_size=SIZE, views=views, mirrored=True, temperature=0.7
     )
-    model = published_linear_model(network, kernel, bias, spec=spec)
+    unlike = UnlikeScore(mean=features.mean(axis=0), axes=features[:2].T / 2, threshold=0.01)
+    model = published_linear_model(network, kernel, bias, spec=spec, unlike=unlike)
     model.save(tmp_path / "model.keras")
     export_saved_model(model, LABELS, tmp_path / "saved_model", spec=spec)
     (tmp_path / "labels.txt").write_text("".join(f"{label}\n" for label in LABELS))
     write_record(str(tmp_path / "model_spec.json"), spec)
 
-    predicted = load_model(str(tmp_path)).predict(jpegs)
+    predicted, predicted_unlike = load_model(str(tmp_path)).predict(jpegs)
     serve = tf.saved_model.load(str(tmp_path / "saved_model")).signatures["serving_default"]
-    served = serve(tf.constant(jpegs))["probabilities"].numpy()
+    answers = serve(tf.constant(jpegs))
+    served = answers["probabilities"].numpy()
 
     inputs = [
         np.stack([view_picture(decode_jpeg(jpeg), SIZE, view) for jpeg in jpegs]) for view in views
     ]
     assert np.ptp(predicted, axis=0).max() > 0.1
-    np.testing.assert_allclose(predicted, np.asarray(model(inputs)), atol=1e-6)
+    np.testing.assert_allclose(predicted, np.asarray(model(inputs)["probabilities"]), atol=1e-6)
     np.testing.assert_allclose(served, predicted, atol=1e-6)
+    assert np.ptp(predicted_unlike) > 0.1
+    np.testing.assert_allclose(predicted_unlike, np.asarray(model(inputs)["unlike"]), atol=1e-3)
+    np.testing.assert_allclose(answers["unlike"].numpy(), predicted_unlike, atol=1e-3)
 
 
 def test_export_traces_the_model_once_and_saves_nothing_else(
@@ -199,7 +205,7 @@ def card_examples(language: str) -> list[str]:
 
 def test_examples_of_the_model_card_equal_repot_predict(folder: Path) -> None:
     picture = (folder / "picture.jpg").read_bytes()
-    (expected,) = load_model(str(folder)).predict([picture])
+    (expected,) = load_model(str(folder)).predict([picture]).probabilities
     (python,) = card_examples("python")
     predict, request = card_examples("sh")
     body, curl = request.split("|\n")

@@ -9,6 +9,7 @@ import pytest
 
 from repot.backbone_weights import save_weights, stable_names
 from repot.classifier import (
+    UnlikeScore,
     build_classifier,
     feature_network,
     linear_classifier,
@@ -242,6 +243,45 @@ def test_published_linear_model_averages_features_over_views_and_mirror_images(
         cwd=tmp_path,
     )
     np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["linear", "plain"])
+def test_published_models_state_how_unlike_the_training_pictures_are(
+    classifier: Any, pictures: Any, kind: str
+) -> None:
+    network = feature_network(classifier, use_depths=kind == "linear")
+    rows = normalise_features(np.asarray(network.extractor(pictures)), network.sizes)
+    axes = np.linalg.qr(np.random.default_rng(5).normal(size=(rows.shape[1], 2)))[0] * [1, 0.7]
+    unlike = UnlikeScore(mean=rows[1:].mean(axis=0), axes=axes, threshold=0.02)
+
+    if kind == "linear":
+        kernel, bias = _random_linear_head(sum(network.sizes))
+        spec = ModelSpec(backbone="efficientnet_lite0", image_size=SIZE)
+        model = published_linear_model(network, kernel, bias, spec=spec, unlike=unlike)
+        plain = published_linear_model(network, kernel, bias, spec=spec)
+    else:
+        model = published_model(classifier, temperature=0.5, unlike=unlike)
+        plain = published_model(classifier, temperature=0.5)
+
+    answers = model(pictures)
+    assert list(model.output) == ["probabilities", "unlike"]
+    np.testing.assert_array_equal(answers["probabilities"], plain(pictures))
+    centred = rows - unlike.mean
+    along = [[row @ axis for axis in axes.T] for row in centred]
+    expected = (np.linalg.norm(centred, axis=1) ** 2 - np.sum(np.square(along), axis=1)) / 0.02
+    np.testing.assert_allclose(unlike.scores(rows), expected, rtol=1e-9)
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(answers["unlike"], expected, atol=1e-3)
+
+
+def test_temperature_divides_the_logits_of_a_published_model(
+    classifier: Any, pictures: Any
+) -> None:
+    before = np.asarray(published_model(classifier)(pictures), np.float64)
+    after = np.asarray(published_model(classifier, temperature=2.0)(pictures))
+
+    roots = np.sqrt(before)
+    np.testing.assert_allclose(after, roots / roots.sum(axis=1, keepdims=True), atol=1e-6)
 
 
 def _random_linear_head(num_features: int) -> tuple[Any, Any]:

@@ -197,3 +197,15 @@ def test_interval_of_macro_recall_contains_the_true_value_as_often_as_it_says() 
         low, high = metrics.macro_recall_interval(scores)
         covered += low <= recalls.mean() <= high
     assert 0.93 <= covered / 1000 <= 0.98
+
+
+def test_prediction_set_has_the_labels_from_the_threshold_on() -> None:
+    probabilities = np.array([[0.6, 0.3, 0.1], [0.4, 0.4, 0.2], [0.29, 0.31, 0.4]])
+
+    assert metrics.prediction_sets(probabilities, 0.3).tolist() == [
+        [True, True, False],
+        [True, True, False],
+        [False, True, True],
+    ]
+    assert metrics.prediction_sets(probabilities, 0.0).all()
+    assert not metrics.prediction_sets(probabilities, 0.7).any()

@@ -144,7 +144,7 @@ def _predict_batches(
         filenames = [name.decode(errors="replace") for name in batch["filename"].numpy()]
         true_labels = [labels[class_id - 1] for class_id in batch["label"].numpy()]
         # probabilities: float32 [batch, num_model_labels]
-        probabilities = model.call(pictures).numpy()
+        probabilities = model.call(pictures)[0].numpy()
         is_finite = np.all(np.isfinite(probabilities), axis=1)
         if not np.all(is_finite):
             raise ModelError(

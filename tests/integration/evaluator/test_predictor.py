@@ -138,10 +138,18 @@ def test_probabilities_are_in_the_order_of_the_labels(model: str, tmp_path: Path
 
     scores = load_model(model).predict([(tmp_path / "green.jpg").read_bytes()])
 
-    assert scores.shape == (1, 3)
-    assert scores.sum() == pytest.approx(1)
-    assert scores[0, 1] == pytest.approx(EXPECTED_PROBABILITY, abs=1e-3)
-    assert load_model(model).predict([]).shape == (0, 3)
+    assert scores.probabilities.shape == (1, 3)
+    assert scores.probabilities.sum() == pytest.approx(1)
+    assert scores.probabilities[0, 1] == pytest.approx(EXPECTED_PROBABILITY, abs=1e-3)
+    assert load_model(model).predict([]).probabilities.shape == (0, 3)
+
+
+def test_model_of_an_earlier_version_calls_no_picture_unlike(model: str, tmp_path: Path) -> None:
+    save_picture(tmp_path / "green.jpg", "green")
+    picture = (tmp_path / "green.jpg").read_bytes()
+
+    assert load_model(model).spec.calibration is None
+    assert load_model(model).predict([picture] * 3).unlike.tolist() == [0, 0, 0]
 
 
 def test_prepared_batch_has_the_pixels_that_evaluation_sees(model: str, tmp_path: Path) -> None:
