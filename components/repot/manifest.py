@@ -14,8 +14,8 @@ Every file found is either in a shard or listed as rejected:
 num_found = num_accepted + len(rejected).
 """
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from repot import storage
@@ -83,7 +83,9 @@ class Receipt(JsonRecord):
         num_records: Number of records in the shard.
         size_bytes: Size of the shard.
         crc32c: CRC32C of the shard's bytes, 8 hex digits.
-        class_counts: Number of records per label; labels without records are omitted.
+        class_counts: Number of records per label; labels without records are omitted. {} in a
+            manifest, which states them for each split: for each shard, they would be the largest
+            part of it.
         rejected: Pictures that were assigned to this shard and rejected.
         digests: The digests of its records in order, in base64, see `repot.example_digests`; "" in
             a manifest, and in a receipt of an earlier version.
@@ -111,11 +113,13 @@ class Manifest(JsonRecord):
         pictures_uri: The folder or folders that the pictures came from.
         labels: Label names; labels[i] has class id i + 1.
         settings: The settings that the dataset was built with, shard counts resolved.
-        shards: One receipt per shard, sorted by name, without rejections and digests.
+        shards: One receipt per shard, sorted by name, without rejections, digests and counts.
         num_found, num_accepted: Number of files found; number of pictures in shards.
         rejected: Every file that is in no shard, sorted by path.
         empty_label_folders: Paths of label folders without a file that could be a picture.
         excluded: Records that are not scored, sorted by path.
+        num_by_label: Number of records by split and label; {} in a manifest of an earlier version,
+            whose receipts have the numbers.
     """
 
     dataset_id: str
@@ -128,6 +132,7 @@ class Manifest(JsonRecord):
     rejected: tuple[Rejection, ...] = ()
     empty_label_folders: tuple[str, ...] = ()
     excluded: tuple[Exclusion, ...] = ()
+    num_by_label: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -162,10 +167,10 @@ class Manifest(JsonRecord):
 
     def class_counts(self, split: str) -> dict[str, int]:
         """Return the number of records per label in one split, labels without records included."""
-        return {
-            label: sum(shard.class_counts.get(label, 0) for shard in self.split_shards(split))
-            for label in self.labels
-        }
+        stated = self.num_by_label.get(split)
+        every = [stated] if stated else [shard.class_counts for shard in self.split_shards(split)]
+        found = sum_counts(every)
+        return {label: found.get(label, 0) for label in self.labels}
 
 
 def read_manifest(dataset_uri: str) -> Manifest:
@@ -191,6 +196,15 @@ def shard_name(split: str, shard_index: int, shard_count: int) -> str:
 def shard_split(name: str) -> Split:
     """Return the split that a shard name starts with."""
     return cast(Split, name.split("-", 1)[0])
+
+
+def sum_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Return the sum of several numbers by label; the time is that of the numbers in them."""
+    total: dict[str, int] = {}
+    for each in counts:
+        for label, number in each.items():
+            total[label] = total.get(label, 0) + number
+    return total
 
 
 def count_reasons(items: Iterable[Rejection | Exclusion]) -> dict[str, int]:

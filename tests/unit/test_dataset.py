@@ -16,7 +16,8 @@ from repot.dataset import (
     spread_over_lanes,
 )
 from repot.errors import CorruptShardError
-from repot.manifest import read_manifest
+from repot.json_record import read_record
+from repot.manifest import Receipt, read_manifest
 from repot.records import Box, encode_example, frame_record, picture_features
 from tests.shard_files import examples_of, write_shards
 
@@ -47,8 +48,10 @@ def test_examples_match_the_receipts(sample_dataset_uri: str) -> None:
     with open_examples(sample_dataset_uri, manifest) as examples:
         for split in ("train", "validation"):
             read = iter(examples[split].read().as_numpy_iterator())
-            for receipt in manifest.split_shards(split):
-                part = list(itertools.islice(read, receipt.num_records))
+            for shard in manifest.split_shards(split):
+                part = list(itertools.islice(read, shard.num_records))
+                uri = f"{sample_dataset_uri}/receipts/{shard.shard}.json"
+                receipt = read_record(uri, Receipt)
                 labels = [manifest.labels[example["label"] - 1] for example in part]
                 assert {label: labels.count(label) for label in labels} == receipt.class_counts
                 assert all(example["encoded"].startswith(b"\xff\xd8\xff") for example in part)

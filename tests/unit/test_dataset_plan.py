@@ -1,5 +1,7 @@
 import dataclasses
+import gzip
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,11 +16,14 @@ from repot.dataset_plan import (
     write_plan,
 )
 from repot.errors import DataError, UsageError
+from repot.file_parts import FilePart
 from repot.manifest import Rejection
+from repot.records import Box
 from repot.settings import DatasetSettings
 
 DATASET_ID = "0123456789abcdef"
 OTHER_ID = "2" * 16
+BOX = Box(xmin=0.1, ymin=0.25, xmax=0.5, ymax=1.0, label="a")
 PLAN = DatasetPlan(
     dataset_id=DATASET_ID,
     pictures_uri="/pictures",
@@ -45,31 +50,91 @@ def _shards(plan: DatasetPlan) -> dict[str, list[SourcePicture]]:
 
 def test_plan_and_work_lists_can_be_read_back(tmp_path: Path) -> None:
     shards = _shards(PLAN)
-    assert write_plan(str(tmp_path), PLAN, shards)
+    assert write_plan(str(tmp_path), PLAN, shards.__getitem__)
     assert read_plan(str(tmp_path)) == PLAN
     assert {name: read_work_list(str(tmp_path), name) for name in PLAN.shard_names} == shards
 
 
-def test_group_is_in_the_work_list_only_if_there_is_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [{}, {"group": "ab" * 16}],
+        [{"boxes": ()}, {"boxes": None}, {"boxes": (BOX, BOX)}],
+        [{"crop": BOX}, {"crop": None}],
+        [{"part": FilePart(offset=1, num_bytes=2, method="deflated")}, {"part": None}],
+        [{"columns": (("camera", "A"), ("iso", "100"))}, {}],
+        [{"text": "a t\u00e9xt"}] * 2,
+        [{"uri": "/elsewhere/x.jpg"}, {"uri": "/a/e\u0301.jpg", "path": "a/\u00e9.jpg"}],
+        [{"path": "", "uri": ""}, {"path": "b", "uri": "b"}],
+    ],
+)
+def test_every_field_of_a_picture_is_in_the_work_list(
+    tmp_path: Path, changes: list[dict[str, Any]]
+) -> None:
     (picture,) = _shards(PLAN)["train-00000-of-00001"]
-    grouped = dataclasses.replace(picture, group="ab" * 16)
-
-    assert "group" not in picture.to_json()
-    assert grouped.to_json()["group"] == "ab" * 16
-    assert SourcePicture.from_json(grouped.to_json()) == grouped
+    pictures = [dataclasses.replace(picture, **change) for change in changes]
+    write_plan(str(tmp_path), PLAN, lambda _: pictures)
+    assert read_work_list(str(tmp_path), "train-00000-of-00001") == pictures
 
 
-def test_columns_are_in_the_work_list_only_if_there_are_some() -> None:
+def test_work_list_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    written: dict[str, Any] = {
+        "uri": "/a/\udce9.jpg",
+        "path": "a/\udce9.jpg",
+        "label": "a",
+        "class_id": 1,
+        "size_bytes": 1,
+        "crc32c": "0" * 8,
+        "version": "1-1",
+    }
+    box: dict[str, Any] = {"xmin": 0.1, "ymin": 0.2, "xmax": 0.3, "ymax": 0.4, "label": ""}
+    boxed = {
+        **written,
+        "columns": {"iso": "9"},
+        "boxes": [box],
+        "crop": box,
+        "group": "g",
+        "text": "t",
+    }
+    boxed["part"] = {"offset": 1, "num_bytes": 2, "method": "stored"}
+    name = "train-00000-of-00001"
+    uri = f"{tmp_path}/work/{name}.json"
+    storage.write_json(uri, {"shard": name, "pictures": [written, boxed]})
+    (plain,) = _shards(PLAN)[name]
+    assert read_work_list(str(tmp_path), name) == [
+        plain,
+        dataclasses.replace(
+            plain,
+            boxes=(Box(**box),),
+            crop=Box(**box),
+            group="g",
+            text="t",
+            columns=(("iso", "9"),),
+            part=FilePart(offset=1, num_bytes=2),
+        ),
+    ]
+
+
+def test_work_list_takes_few_bytes(tmp_path: Path) -> None:
     (picture,) = _shards(PLAN)["train-00000-of-00001"]
-    described = dataclasses.replace(picture, columns=(("camera", "A"), ("iso", "100")))
-
-    assert "columns" not in picture.to_json()
-    assert described.to_json()["columns"] == {"camera": "A", "iso": "100"}
-    assert SourcePicture.from_json(described.to_json()) == described
+    pictures = [
+        dataclasses.replace(
+            picture,
+            path=f"label {i % 100}/IMG_{i:06d}.jpg",
+            uri=f"gs://bucket/pictures/label {i % 100}/IMG_{i:06d}.jpg",
+            size_bytes=50_000 + i * 7919 % 10_000,
+            crc32c=f"{i * 2654435761 % 2**32:08x}",
+            version=str(1_700_000_000_000_000 + i * 104_729),
+        )
+        for i in range(1000)
+    ]
+    write_plan(str(tmp_path), PLAN, lambda _: pictures)
+    size_bytes = (tmp_path / "work" / "train-00000-of-00001.json.gz").stat().st_size
+    assert size_bytes < 45 * len(pictures)
 
 
 def test_plan_in_a_bucket_can_be_read_back(gcs: str) -> None:
-    write_plan(f"{gcs}/d", PLAN, _shards(PLAN))
+    write_plan(f"{gcs}/d", PLAN, _shards(PLAN).__getitem__)
     assert read_plan(f"{gcs}/d") == PLAN
 
 
@@ -92,8 +157,25 @@ def test_invalid_plan_is_an_error(tmp_path: Path, change: dict[str, object]) -> 
         read_plan(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not compressed",
+        gzip.compress(b"[]"),
+        gzip.compress(b"{}"),
+        gzip.compress(b'{"num_pictures":1,"prefix":"","common":{"uri":"a"},"columns":{}}'),
+        gzip.compress(b"{}" * 100)[:-9],
+    ],
+)
+def test_damaged_work_list_is_an_error(tmp_path: Path, content: bytes) -> None:
+    storage.write_bytes(f"{tmp_path}/work/train-00000-of-00001.json.gz", content)
+    with pytest.raises(DataError, match=r"00001\.json\.gz must be a valid work list"):
+        read_work_list(str(tmp_path), "train-00000-of-00001")
+
+
 @pytest.mark.parametrize("content", [[], {}, {"pictures": [{"uri": "/a"}]}, {"pictures": [1]}])
-def test_invalid_work_list_is_an_error(tmp_path: Path, content: object) -> None:
+def test_invalid_old_work_list_is_an_error(tmp_path: Path, content: object) -> None:
     storage.write_json(f"{tmp_path}/work/train-00000-of-00001.json", content)
     with pytest.raises(DataError, match=r"00001\.json must be a valid work list"):
         read_work_list(str(tmp_path), "train-00000-of-00001")
@@ -101,41 +183,41 @@ def test_invalid_work_list_is_an_error(tmp_path: Path, content: object) -> None:
 
 def test_existing_dataset_is_not_written_again(tmp_path: Path) -> None:
     storage.write_json(f"{tmp_path}/manifest.json", {"dataset_id": DATASET_ID})
-    assert not write_plan(str(tmp_path), PLAN, _shards(PLAN))
+    assert not write_plan(str(tmp_path), PLAN, _shards(PLAN).__getitem__)
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
 def test_other_dataset_is_not_overwritten(tmp_path: Path) -> None:
     storage.write_json(f"{tmp_path}/manifest.json", {"dataset_id": OTHER_ID})
     with pytest.raises(UsageError, match=f"contains dataset {OTHER_ID}"):
-        write_plan(str(tmp_path), PLAN, _shards(PLAN))
+        write_plan(str(tmp_path), PLAN, _shards(PLAN).__getitem__)
 
 
 @pytest.mark.parametrize("content", [{"name": "a web app"}, ["a list"], None])
 def test_manifest_of_another_program_is_not_overwritten(tmp_path: Path, content: object) -> None:
     storage.write_json(f"{tmp_path}/manifest.json", content)
     with pytest.raises(UsageError, match="that is not from a dataset"):
-        write_plan(str(tmp_path), PLAN, _shards(PLAN))
+        write_plan(str(tmp_path), PLAN, _shards(PLAN).__getitem__)
 
 
 def test_unfinished_other_dataset_is_deleted_and_other_files_are_kept(tmp_path: Path) -> None:
     uri = str(tmp_path)
     old = dataclasses.replace(PLAN, dataset_id=OTHER_ID, num_pictures={"train-00000-of-00009": 1})
-    write_plan(uri, old, _shards(old))
+    write_plan(uri, old, _shards(old).__getitem__)
     for name in ("train-00000-of-00009", "receipts/train-00000-of-00009.json", "my notes.txt"):
         storage.write_text(f"{uri}/{name}", "old")
-    write_plan(uri, PLAN, _shards(PLAN))
+    write_plan(uri, PLAN, _shards(PLAN).__getitem__)
     names = {storage.relative_name(info.uri, uri) for info in storage.list_objects(uri)}
     assert names == {
         "my notes.txt",
         "plan.json",
-        *(f"work/{name}.json" for name in PLAN.shard_names),
+        *(f"work/{name}.json.gz" for name in PLAN.shard_names),
     }
 
 
 def test_finished_shards_of_the_same_plan_are_kept(tmp_path: Path) -> None:
     for _ in range(2):
-        write_plan(str(tmp_path), PLAN, _shards(PLAN))
+        write_plan(str(tmp_path), PLAN, _shards(PLAN).__getitem__)
         storage.write_text(f"{tmp_path}/receipts/train-00000-of-00001.json", "receipt")
     assert storage.exists(f"{tmp_path}/receipts/train-00000-of-00001.json")
 

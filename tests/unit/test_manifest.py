@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,24 @@ def test_split_shards_are_the_shards_of_one_split(manifest: Manifest) -> None:
 def test_class_counts_include_every_label_in_label_order(manifest: Manifest) -> None:
     assert list(manifest.class_counts("train").items()) == [("b", 3), ("a", 3), ("c", 0)]
     assert list(manifest.class_counts("validation").items()) == [("b", 1), ("a", 0), ("c", 0)]
+
+
+def test_class_counts_of_the_manifest_come_first(manifest: Manifest) -> None:
+    shards = tuple(dataclasses.replace(shard, class_counts={}) for shard in manifest.shards)
+    counts = {"train": {"a": 3, "b": 3}, "validation": {"b": 1}}
+    stated = dataclasses.replace(manifest, shards=shards, num_by_label=counts)
+    for split in ("train", "validation", "test"):
+        assert stated.class_counts(split) == manifest.class_counts(split)
+
+
+def test_many_labels_in_many_shards_are_counted_once_each(manifest: Manifest) -> None:
+    # For each label in each shard, it would be a hundred million look-ups.
+    labels = tuple(map(str, range(10_000)))
+    shards = [receipt(f"train-{i:05d}-of-10000", {str(i): 1}) for i in range(10_000)]
+    large = dataclasses.replace(manifest, labels=labels, shards=tuple(shards))
+    started = time.process_time()
+    assert set(large.class_counts("train").values()) == {1}
+    assert time.process_time() - started < 2
 
 
 def test_manifest_survives_json(manifest: Manifest) -> None:

@@ -1,12 +1,11 @@
 """Plan a dataset: its labels, splits, shards and id. All problems are reported at once."""
 
 import dataclasses
-import json
+import hashlib
 import logging
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -38,12 +37,10 @@ from repot.planner.split import find_groups, find_split_warnings, group_digests,
 from repot.records import BOX_EDGES, Box
 from repot.settings import DatasetSettings, InputSettings
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Part of every dataset id. Increase it when the same pictures would give different shards."""
 
 _NO_INPUT_SETTINGS = InputSettings()
-
-_PicturesBySplit = dict[Split, list[SourcePicture]]
 
 _log = logging.getLogger(__name__)
 
@@ -196,11 +193,11 @@ def plan_dataset(
         inventory, corrections = apply_corrections(inventory, inputs.corrections_file_uri, labels)
     raise_problems(data=find_picture_count_problems(inventory, labels))
     pictures, split_warnings = _split(inventory, labels, settings)
-    raise_problems(data=_find_split_problems(pictures, labels))
+    raise_problems(data=_find_split_problems(pictures))
     settings = _with_num_shards(settings, pictures)
     shards = _assign_to_shards(pictures, settings)
     plan = DatasetPlan(
-        dataset_id=_dataset_id(pictures, labels, settings, inventory.rejected),
+        dataset_id=_dataset_id(pictures, settings),
         pictures_uri=roots.description,
         labels=labels,
         settings=settings,
@@ -209,9 +206,11 @@ def plan_dataset(
         rejected=inventory.rejected,
         empty_label_folders=inventory.empty_label_folders,
     )
-    _announce(inventory, pictures, labels, split_warnings)
+    _announce(pictures, split_warnings)
     dataset_uri = dataset_folder(plan.dataset_id)
-    was_written = write_plan(dataset_uri, plan, shards)
+    was_written = write_plan(
+        dataset_uri, plan, lambda name: [pictures.source(number) for number in shards[name]]
+    )
     if corrections:
         storage.write_text(storage.join(dataset_uri, layout.CORRECTIONS_NAME), corrections)
     return PlannedDataset(dataset_uri=dataset_uri, plan=plan, exists=not was_written)
@@ -260,18 +259,10 @@ def raise_problems(*, usage: Sequence[str] = (), data: Sequence[str] = ()) -> No
         raise DataError("\n".join(data))
 
 
-def _announce(
-    inventory: Inventory,
-    pictures: _PicturesBySplit,
-    labels: Sequence[str],
-    split_warnings: Sequence[str],
-) -> None:
+def _announce(pictures: "_SplitPictures", split_warnings: Sequence[str]) -> None:
     """Tell the user what was found and what is suspicious."""
-    class_counts = {
-        split: {**dict.fromkeys(labels, 0), **Counter(picture.label for picture in pictures[split])}
-        for split in SPLITS
-    }
-    for line in describe_dataset(class_counts, inventory.rejected):
+    inventory = pictures.inventory
+    for line in describe_dataset(pictures.class_counts(), inventory.rejected):
         progress.notice("plan", line)
     for warning in (*find_suspicious_labels(inventory), *split_warnings):
         progress.notice("plan", warning, is_warning=True)
@@ -314,14 +305,67 @@ def _reject_unreadable(candidate: CandidatePicture, detail: str) -> Rejection:
     )
 
 
-def _split(
-    inventory: Inventory, labels: Sequence[str], settings: DatasetSettings
-) -> tuple[_PicturesBySplit, list[str]]:
-    """Return the pictures of each split, sorted by class id, name and content; and warnings.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _SplitPictures:
+    """The pictures of a dataset by their numbers in the inventory.
 
-    So the order does not depend on folders, of which other inputs know nothing.
+    A million `SourcePicture`s would need as much memory as all of the rest, so each is made when
+    it is needed, and dropped.
+
+    Attributes:
+        inventory: The pictures, with checksums.
+        labels: All labels; labels[i] has class id i + 1.
+        splits: The split of each picture.
+        groups: What names the group of each picture, see `group_digests`.
+        by_split: The numbers of the pictures of each split, sorted by class id, name and content.
+            So the order does not depend on folders, of which other inputs know nothing.
+        class_ids: The labels' numbers.
     """
-    class_ids = {label: class_id for class_id, label in enumerate(labels, start=1)}
+
+    inventory: Inventory
+    labels: tuple[str, ...]
+    splits: Sequence[Split]
+    groups: Sequence[str]
+    by_split: Mapping[Split, Sequence[int]]
+    class_ids: Mapping[str, int]
+
+    def source(self, number: int) -> SourcePicture:
+        """Return what a builder needs to know of a picture."""
+        inventory = self.inventory
+        candidate = inventory.candidates[number]
+        file, label = candidate.file, candidate.label
+        return SourcePicture(
+            label=label,
+            class_id=self.class_ids[label],
+            uri=file.uri,
+            path=file.path,
+            size_bytes=file.size_bytes,
+            crc32c=file.crc32c,
+            version=file.version,
+            part=file.part,
+            text=inventory.texts.get(label, ""),
+            boxes=candidate.boxes if inventory.has_boxes else None,
+            crop=candidate.crop,
+            # Only training divides a split further.
+            group=self.groups[number] if self.splits[number] == "train" else "",
+            # Only the other splits are scored.
+            columns=candidate.columns if self.splits[number] != "train" else (),
+        )
+
+    def class_counts(self) -> dict[Split, dict[str, int]]:
+        """Return the number of pictures by split and label."""
+        counts: dict[Split, dict[str, int]] = {
+            split: dict.fromkeys(self.labels, 0) for split in SPLITS
+        }
+        for candidate, split in zip(self.inventory.candidates, self.splits, strict=True):
+            counts[split][candidate.label] += 1
+        return counts
+
+
+def _split(
+    inventory: Inventory, labels: tuple[str, ...], settings: DatasetSettings
+) -> tuple[_SplitPictures, list[str]]:
+    """Return the pictures of each split, and warnings."""
     candidates, pattern = inventory.candidates, settings.group_pattern
     groups = find_groups(candidates, pattern)
     splits = split_pictures(
@@ -331,48 +375,40 @@ def _split(
         test_fraction=settings.test_fraction,
     )
     warnings = find_split_warnings(candidates, groups, splits, group_pattern=pattern)
-    digests = group_digests(candidates, groups)
-    pictures: _PicturesBySplit = {split: [] for split in SPLITS}
 
-    def order(item: tuple[CandidatePicture, Split, str]) -> tuple[object, ...]:
-        candidate = item[0]
-        file, crop = candidate.file, candidate.crop
+    def order(number: int) -> tuple[object, ...]:
+        file, crop = candidates[number].file, candidates[number].crop
         edges = (crop.xmin, crop.ymin, crop.xmax, crop.ymax) if crop else ()
-        return class_ids[candidate.label], file.name, file.crc32c, file.size_bytes, edges
+        return file.name, file.crc32c, file.size_bytes, edges
 
-    items = zip(candidates, splits, digests, strict=True)
-    for candidate, split, group in sorted(items, key=order):
-        picture = SourcePicture(
-            label=candidate.label,
-            class_id=class_ids[candidate.label],
-            uri=candidate.file.uri,
-            path=candidate.file.path,
-            size_bytes=candidate.file.size_bytes,
-            crc32c=candidate.file.crc32c,
-            version=candidate.file.version,
-            part=candidate.file.part,
-            text=inventory.texts.get(candidate.label, ""),
-            boxes=candidate.boxes if inventory.has_boxes else None,
-            crop=candidate.crop,
-            # Only training divides a split further.
-            group=group if split == "train" else "",
-            # Only the other splits are scored.
-            columns=candidate.columns if split != "train" else (),
-        )
-        pictures[split].append(picture)
-    return pictures, warnings
+    by_label: dict[str, list[int]] = defaultdict(list)
+    for number, candidate in enumerate(candidates):
+        by_label[candidate.label].append(number)
+    by_split: dict[Split, list[int]] = {split: [] for split in SPLITS}
+    # Label by label, so that the sort keys of one label at a time are in memory.
+    for label in labels:
+        for number in sorted(by_label[label], key=order):
+            by_split[splits[number]].append(number)
+    return _SplitPictures(
+        inventory=inventory,
+        labels=labels,
+        splits=splits,
+        groups=group_digests(candidates, groups),
+        by_split=by_split,
+        class_ids={label: class_id for class_id, label in enumerate(labels, start=1)},
+    ), warnings
 
 
-def _find_split_problems(pictures: _PicturesBySplit, labels: Sequence[str]) -> list[str]:
+def _find_split_problems(pictures: _SplitPictures) -> list[str]:
     """Check that every label can be trained and that there is something to validate on."""
     problems = []
-    trained = {picture.label for picture in pictures["train"]}
-    if untrained := [label for label in labels if label not in trained]:
+    num_trained = pictures.class_counts()["train"]
+    if untrained := [label for label, number in num_trained.items() if not number]:
         problems.append(
             "Every label must have a picture to train on; these have none: "
             f"{join_names(map(repr, untrained))}. Add pictures, or remove the labels."
         )
-    if not pictures["validation"]:
+    if not pictures.by_split["validation"]:
         problems.append(
             "Validation must have a picture; it has none, because the pictures of each label are "
             "copies of one picture, or belong to one group. Add other pictures, or correct "
@@ -381,11 +417,11 @@ def _find_split_problems(pictures: _PicturesBySplit, labels: Sequence[str]) -> l
     return problems
 
 
-def _with_num_shards(settings: DatasetSettings, pictures: _PicturesBySplit) -> DatasetSettings:
+def _with_num_shards(settings: DatasetSettings, pictures: _SplitPictures) -> DatasetSettings:
     """Return the settings with shard counts of 0 replaced by the chosen number."""
 
     def resolve(requested: int, split: Split) -> int:
-        num_pictures = len(pictures[split])
+        num_pictures = len(pictures.by_split[split])
         if split == "test" and not num_pictures:
             return 0
         num_shards = requested or sharding.choose_num_shards(num_pictures, settings.num_threads)
@@ -413,36 +449,31 @@ def _num_shards(settings: DatasetSettings) -> dict[Split, int]:
 
 
 def _assign_to_shards(
-    pictures: _PicturesBySplit, settings: DatasetSettings
-) -> dict[str, list[SourcePicture]]:
-    """Return the pictures of every shard of all splits, by shard name."""
+    pictures: _SplitPictures, settings: DatasetSettings
+) -> dict[str, Sequence[int]]:
+    """Return the numbers of the pictures of every shard of all splits, by shard name."""
     return {
         shard_name(split, index, num_shards): shard
         for split, num_shards in _num_shards(settings).items()
         for index, shard in enumerate(
             sharding.assign_to_shards(
-                pictures[split], num_shards=num_shards, num_threads=settings.num_threads
+                pictures.by_split[split], num_shards=num_shards, num_threads=settings.num_threads
             )
         )
     }
 
 
-def _identity(picture: SourcePicture) -> list[Any]:
+def _identity(picture: SourcePicture, split: Split) -> tuple[object, ...]:
     """Return what makes a picture's record what it is, whatever input it comes from."""
-    identity: list[Any] = [
-        picture.path.rpartition("/")[2],
-        picture.size_bytes,
-        picture.crc32c,
-        picture.label,
-    ]
-    if picture.text or picture.boxes is not None or picture.crop:
-        boxes = None if picture.boxes is None else [_edges(box) for box in picture.boxes]
-        identity.append([picture.text, boxes, _edges(picture.crop) if picture.crop else None])
-    if picture.group:
-        identity.append({"group": picture.group})
-    if picture.columns:
-        identity.append({"columns": picture.columns})
-    return identity
+    name = picture.path.rpartition("/")[2]
+    identity = name, picture.size_bytes, picture.crc32c, picture.label, split
+    if not (picture.text or picture.group or picture.crop or picture.columns) and (
+        picture.boxes is None
+    ):
+        return identity
+    boxes = None if picture.boxes is None else [_edges(box) for box in picture.boxes]
+    crop = _edges(picture.crop) if picture.crop else None
+    return *identity, picture.text, boxes, crop, picture.group, picture.columns
 
 
 def _edges(box: Box) -> list[float]:
@@ -450,21 +481,29 @@ def _edges(box: Box) -> list[float]:
     return [float(np.float32(getattr(box, edge))) for edge in BOX_EDGES]
 
 
-def _dataset_id(
-    pictures: _PicturesBySplit,
-    labels: Sequence[str],
-    settings: DatasetSettings,
-    rejected: Sequence[Rejection],
-) -> str:
-    rows = [[*_identity(picture), split] for split in SPLITS for picture in pictures[split]]
+def _dataset_id(pictures: _SplitPictures, settings: DatasetSettings) -> str:
+    """Return the id of the dataset, which does not depend on the order of its pictures."""
+    digests = np.fromiter(
+        (
+            # The text of a tuple of texts, numbers, lists and tuples is unambiguous.
+            hashlib.sha256(ascii(_identity(pictures.source(number), split)).encode()).digest()
+            for split in SPLITS
+            for number in pictures.by_split[split]
+        ),
+        "S32",
+        len(pictures.splits),
+    )
+    digests.sort()
     content = {
         "format": FORMAT_VERSION,
-        "labels": labels,
+        "labels": pictures.labels,
         "num_shards": _num_shards(settings),
         "num_threads": settings.num_threads,
-        "pictures": sorted(rows, key=json.dumps),
+        "pictures": hashlib.sha256(digests.tobytes()).hexdigest(),
         "rejected": [
-            (item.path, item.reason) for item in rejected if item.reason not in EXEMPT_REASONS
+            (item.path, item.reason)
+            for item in pictures.inventory.rejected
+            if item.reason not in EXEMPT_REASONS
         ],
     }
     return layout.content_id(content)

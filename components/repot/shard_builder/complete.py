@@ -43,6 +43,7 @@ from repot.manifest import (
     Rejection,
     Split,
     count_reasons,
+    sum_counts,
 )
 from repot.picture_result import ADVICE, EXEMPT_REASONS, REASONS
 from repot.shard_builder.build import build_shards
@@ -209,12 +210,13 @@ def _find_copies(
     """
     excluded = []
     for split in ("validation", "test"):
-        numbers = np.flatnonzero(np.isin(digests[split], digests["train"])).tolist()
+        numbers = np.flatnonzero(np.isin(digests[split], digests["train"]))
         first = 0
         for receipt in receipts:
             if receipt.split != split:
                 continue
-            inside = [n - first for n in numbers if first <= n < first + receipt.num_records]
+            start, end = np.searchsorted(numbers, [first, first + receipt.num_records])
+            inside = (numbers[start:end] - first).tolist()
             paths = _record_paths(dataset_uri, receipt) if inside else []
             excluded += [
                 Exclusion(
@@ -255,13 +257,21 @@ def _combine(
         labels=plan.labels,
         settings=plan.settings,
         shards=tuple(
-            dataclasses.replace(shard, rejected=(), digests="", groups="") for shard in shards
+            dataclasses.replace(shard, class_counts={}, rejected=(), digests="", groups="")
+            for shard in shards
         ),
         num_found=plan.num_found,
         num_accepted=sum(shard.num_records for shard in shards),
         rejected=tuple(rejected),
         empty_label_folders=plan.empty_label_folders,
         excluded=tuple(sorted(excluded, key=lambda item: (item.path, item.digest))),
+        num_by_label={
+            split: dict(
+                sorted(sum_counts(s.class_counts for s in shards if s.split == split).items())
+            )
+            for split in SPLITS
+            if any(shard.split == split for shard in shards)
+        },
     )
 
 
