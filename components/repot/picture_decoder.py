@@ -5,9 +5,10 @@ no network, files, credentials or access to other processes, and its memory and 
 see `repot.sandbox`. Each request holds several files, because one file per request costs 25 % more
 time. The answers are the results of `repot.pictures.normalise_picture`:
 
-    request   uint32 number of files, uint32 whether they are in the shared memory, uint64 size of
-              each, four float32 of each, the edges of the part to crop it to; then the files,
-              concatenated, in the shared memory or in the request
+    request   uint32 number of files, uint32 whether they are in the shared memory, uint32 the most
+              pixels per side that a result may have, 0 for any; uint64 size of each, four float32
+              of each, the edges of the part to crop it to; then the files, concatenated, in the
+              shared memory or in the request
     answers   per file: uint8 kind, uint8 format, uint32 height, uint32 width, uint64 size; then, of
               that size, the JSON of a rejection, or a miniature, followed by the JPEG if the
               picture was encoded again
@@ -51,7 +52,7 @@ MAX_FILES = 64
 MAX_FILES_BYTES = 8 << 20
 """Bytes of a request that fit into shared memory; a larger file is sent alone, through the pipe."""
 
-_REQUEST = struct.Struct("<II")
+_REQUEST = struct.Struct("<III")
 _WHOLE: Edges = (0.0, 0.0, 1.0, 1.0)
 _ANSWER = struct.Struct("<BBIIQ")
 # The shared memory: files, one byte with the number of those that are done, and miniatures.
@@ -110,16 +111,10 @@ class PictureDecoder:
     Use it in one thread: the process ends with the thread that started it.
     """
 
-    def __init__(self, limits: DecoderLimits | None = None, *, max_side: int = 0) -> None:
-        """Start the process.
-
-        Args:
-            limits: Limits of the process.
-            max_side: Reduce every picture to this many pixels at most per side; 0 keeps its size.
-        """
+    def __init__(self, limits: DecoderLimits | None = None) -> None:
+        """Start the process; `limits` are its limits."""
         self._limits = limits or DecoderLimits()
-        self._max_side = max_side
-        self._process = _DecoderProcess(self._limits, max_side)
+        self._process = _DecoderProcess(self._limits)
 
     def __enter__(self) -> Self:
         """Return this object."""
@@ -151,13 +146,18 @@ class PictureDecoder:
         return _cpu_seconds(self._process.process_id)
 
     def decode(
-        self, files: Sequence[tuple[str, bytes]], crops: Sequence[Edges | None] = ()
+        self,
+        files: Sequence[tuple[str, bytes]],
+        crops: Sequence[Edges | None] = (),
+        *,
+        max_side: int = 0,
     ) -> list[Picture | RejectedPicture]:
         """Return what `repot.pictures.normalise_picture` returns or raises for each file.
 
         Args:
             files: Name for error messages, and content.
             crops: What to crop each picture to; empty for whole pictures.
+            max_side: Reduce every picture to this many pixels at most per side; 0 keeps its size.
 
         Raises:
             RepotError: There is too little memory to decode one, or the process cannot be started.
@@ -170,7 +170,7 @@ class PictureDecoder:
             self._process.layers()
             is_fresh = self._process.is_fresh
             try:
-                for result in self._process.exchange(batch, crops[start:]):
+                for result in self._process.exchange(batch, crops[start:], max_side):
                     results.append(result)  # noqa: PERF402 - keeps those before an error
             except _StoppedError as stopped:
                 suspect = max(self._process.num_done(), len(results) - start)
@@ -181,15 +181,15 @@ class PictureDecoder:
                 # A file is only blamed for what it does alone: an earlier one may have damaged the
                 # process.
                 last = slice(start + suspect, start + suspect + 1)
-                suspected = self.decode(files[last], crops[last])
+                suspected = self.decode(files[last], crops[last], max_side=max_side)
                 before = slice(len(results), start + suspect)
-                results += self.decode(files[before], crops[before])
+                results += self.decode(files[before], crops[before], max_side=max_side)
                 results += suspected
         return results
 
     def _restart(self) -> None:
         self.close()
-        self._process = _DecoderProcess(self._limits, self._max_side)
+        self._process = _DecoderProcess(self._limits)
 
 
 def _blame(name: str, stopped: "_StoppedError") -> RejectedPicture:
@@ -217,7 +217,7 @@ class _StoppedError(Exception):
 class _DecoderProcess:
     """A decoder, its two pipes, and the memory that it shares with this process."""
 
-    def __init__(self, limits: DecoderLimits, max_side: int) -> None:
+    def __init__(self, limits: DecoderLimits) -> None:
         self.is_fresh = True
         self._num_last = 0
         self._limits = limits
@@ -227,7 +227,7 @@ class _DecoderProcess:
         descriptors = () if shared is None else (shared[0],)
         command = [
             *(sys.executable, "-P", "-X", "utf8", "-m", "repot.picture_decoder"),
-            *map(str, (limits.memory_bytes, max_side, *descriptors)),
+            *map(str, (limits.memory_bytes, *descriptors)),
         ]
         # In its own process group: Ctrl-C in the terminal goes to this process, which ends it.
         self._process = subprocess.Popen(  # noqa: S603
@@ -273,7 +273,7 @@ class _DecoderProcess:
         return self._layers
 
     def exchange(
-        self, files: Sequence[bytes], crops: Sequence[Edges | None]
+        self, files: Sequence[bytes], crops: Sequence[Edges | None], max_side: int
     ) -> Iterator[Picture | RejectedPicture]:
         """Yield the result of each file; there are at least as many crops.
 
@@ -282,7 +282,7 @@ class _DecoderProcess:
         """
         self.is_fresh = False
         watchdog = _Watchdog(self.process_id, self._limits)
-        is_shared = self._send(files, crops, watchdog)
+        is_shared = self._send(files, crops, max_side, watchdog)
         for number, data in enumerate(files):
             kind, file_format, height, width, payload = self._receive(watchdog)
             if kind == _Kind.REJECTED:
@@ -319,7 +319,11 @@ class _DecoderProcess:
         return 0 if self._shared is None else min(self._shared[_COUNTER], self._num_last)
 
     def _send(
-        self, files: Sequence[bytes], crops: Sequence[Edges | None], watchdog: "_Watchdog"
+        self,
+        files: Sequence[bytes],
+        crops: Sequence[Edges | None],
+        max_side: int,
+        watchdog: "_Watchdog",
     ) -> bool:
         """Send a request; return whether the files are in the shared memory."""
         sizes = [len(data) for data in files]
@@ -327,7 +331,7 @@ class _DecoderProcess:
         is_shared = self._shared is not None and sum(sizes) <= MAX_FILES_BYTES
         edges = [edge for crop in crops[: len(files)] for edge in crop or _WHOLE]
         parts = [
-            _REQUEST.pack(len(files), is_shared),
+            _REQUEST.pack(len(files), is_shared, max_side),
             struct.pack(f"<{len(sizes)}Q{len(edges)}f", *sizes, *edges),
         ]
         if self._shared is not None:
@@ -483,7 +487,7 @@ def _read_rejection(payload: bytes) -> RejectedPicture:
 def main() -> None:
     """Confine this process, then answer requests until there are no more."""
     requests, answers = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
-    memory_bytes, max_side, *shared = map(int, sys.argv[1:])
+    memory_bytes, *shared = map(int, sys.argv[1:])
     memory = [mmap.mmap(each, _SHARED_BYTES) for each in shared]
     for descriptor in shared:
         os.close(descriptor)
@@ -499,7 +503,7 @@ def main() -> None:
     _answer(answers, _Kind.READY, payload=json.dumps(layers).encode())
     answers.flush()
     while header := requests.read(_REQUEST.size):
-        count, is_shared = _REQUEST.unpack(header)
+        count, is_shared, max_side = _REQUEST.unpack(header)
         sizes = struct.unpack(f"<{count}Q", requests.read(8 * count))
         crops = struct.iter_unpack("<4f", requests.read(16 * count))
         source: IO[bytes] | mmap.mmap = requests

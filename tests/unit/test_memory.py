@@ -23,10 +23,10 @@ with progress.task("train"):
     np.zeros(({GIB},), np.float64)
 """
 WORKER = """
-import repot.shard_builder.worker as worker
+from repot.shard_builder import shard, worker
 def build_shard(*_, **__):
     raise MemoryError("no room")
-worker.build_shard = build_shard
+shard.build_shard = build_shard
 worker.main()
 """
 
@@ -129,13 +129,13 @@ def test_command_that_runs_out_of_memory_has_no_traceback(monkeypatch: pytest.Mo
 
 
 def test_worker_of_the_shard_builder_reports_that_memory_ran_out(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WORKER, "dataset", str(tmp_path / "scratch")]
+    command = [sys.executable, "-c", WORKER, "dataset", str(tmp_path / "scratch"), "1"]
 
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdin
         assert process.stdout
-        process.stdin.write("train-00000-of-00001\n")
+        process.stdin.write('{"shard": "train-00000-of-00001"}\n')
         process.stdin.flush()
         assert "sandbox" in json.loads(process.stdout.readline())
         reply = json.loads(process.stdout.readline())

@@ -1,19 +1,22 @@
-"""Build the planned shards that are not finished yet, in one process per core."""
+"""Build the planned shards that are not finished yet, as many at a time as there are cores."""
 
 import logging
 from collections.abc import Sequence
 
 from repot.dataset_plan import read_plan
-from repot.memory import num_cores
 from repot.progress import ProgressCounter
 from repot.shard_builder.receipts import finished_shards
-from repot.shard_builder.worker_pool import build_in_processes
+from repot.shard_builder.worker_pool import WorkerPool
 
 _log = logging.getLogger(__name__)
 
 
 def build_shards(
-    dataset_uri: str, shard_names: Sequence[str] | None = None, *, num_processes: int = 0
+    dataset_uri: str,
+    shard_names: Sequence[str] | None = None,
+    *,
+    num_processes: int = 0,
+    pool: WorkerPool | None = None,
 ) -> None:
     """Build the shards that have no valid receipt yet.
 
@@ -23,6 +26,7 @@ def build_shards(
         dataset_uri: Folder of a planned dataset.
         shard_names: The shards to build; None builds all.
         num_processes: Number of shards to build at the same time; 0 uses one process per core.
+        pool: The workers to use instead; they stay open.
 
     Raises:
         DataError: There is no plan, or a picture was changed or deleted after it was listed.
@@ -43,5 +47,5 @@ def build_shards(
         "%d of %d shards to build, %d already finished", len(missing), len(names), len(finished)
     )
     if missing:
-        num_processes = min(num_processes or num_cores(), len(missing))
-        build_in_processes(dataset_uri, missing, num_processes=num_processes, counter=counter)
+        with WorkerPool(dataset_uri, num_decoders=num_processes) as own_pool:
+            (pool or own_pool).build(missing, counter)

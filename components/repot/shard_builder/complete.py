@@ -50,6 +50,7 @@ from repot.shard_builder.build import build_shards
 from repot.shard_builder.data_page import render_data_page, samples_per_label
 from repot.shard_builder.examine import examine
 from repot.shard_builder.receipts import finished_shards, has_all_receipts
+from repot.shard_builder.worker_pool import WorkerPool
 
 _MAX_FILES_NAMED = 10
 
@@ -75,19 +76,24 @@ def build_item(item: str) -> Manifest | None:
         _log.info("dataset %s exists, nothing to build", share.dataset_id)
     else:
         plan = read_plan(dataset_uri)
-        build_shards(dataset_uri, share.select(plan.shard_names))
-        if not has_all_receipts(dataset_uri, plan):
-            _log.info("other builders have not finished yet; the last one completes the dataset")
-            return None
+        with WorkerPool(dataset_uri) as pool:
+            build_shards(dataset_uri, share.select(plan.shard_names), pool=pool)
+            if has_all_receipts(dataset_uri, plan):
+                return complete_dataset(dataset_uri, limits=share.limits, pool=pool)
+        _log.info("other builders have not finished yet; the last one completes the dataset")
+        return None
     return complete_dataset(dataset_uri, limits=share.limits)
 
 
-def complete_dataset(dataset_uri: str, *, limits: DataLimits) -> Manifest:
+def complete_dataset(
+    dataset_uri: str, *, limits: DataLimits, pool: WorkerPool | None = None
+) -> Manifest:
     """Write the manifest of a dataset, after building shards that are missing.
 
     Args:
         dataset_uri: Folder of a planned dataset.
         limits: What the run accepts.
+        pool: The workers to use; they stay open. By default, workers of its own.
 
     Returns:
         The manifest, also if it existed before.
@@ -99,7 +105,8 @@ def complete_dataset(dataset_uri: str, *, limits: DataLimits) -> Manifest:
     existing = _read_existing_manifest(dataset_uri)
     checks: DataChecks | None
     if existing is None:
-        manifest, checks = _complete(dataset_uri, limits)
+        with WorkerPool(dataset_uri) as own_pool:
+            manifest, checks = _complete(dataset_uri, limits, pool or own_pool)
     else:
         manifest, checks = existing, read_checks(dataset_uri)
         _check_rejected_fraction(manifest, limits.max_rejected_fraction)
@@ -120,9 +127,11 @@ def complete_dataset(dataset_uri: str, *, limits: DataLimits) -> Manifest:
     return manifest
 
 
-def _complete(dataset_uri: str, limits: DataLimits) -> tuple[Manifest, DataChecks]:
+def _complete(
+    dataset_uri: str, limits: DataLimits, pool: WorkerPool
+) -> tuple[Manifest, DataChecks]:
     """Build missing shards, examine all pictures, and write everything, the manifest last."""
-    plan, receipts = _build_missing(dataset_uri)
+    plan, receipts = _build_missing(dataset_uri, pool)
     digests = _combine_digests(dataset_uri, receipts)
     exact = _find_copies(dataset_uri, receipts, digests)
     manifest = _combine(plan, receipts, exact)
@@ -136,7 +145,7 @@ def _complete(dataset_uri: str, limits: DataLimits) -> tuple[Manifest, DataCheck
         samples_per_label=samples_per_label(len(plan.labels)),
     )
     manifest = _combine(plan, receipts, [*exact, *examined.excluded])
-    page = render_data_page(manifest, examined)
+    page = render_data_page(manifest, examined, pool.thumbnails)
     storage.write_text(storage.join(dataset_uri, DATA_PAGE_NAME), page)
     write_record(storage.join(dataset_uri, CHECKS_NAME), examined.checks)
     for split in manifest.splits:
@@ -159,13 +168,13 @@ def _read_existing_manifest(dataset_uri: str) -> Manifest | None:
         return None
 
 
-def _build_missing(dataset_uri: str) -> tuple[DatasetPlan, list[Receipt]]:
+def _build_missing(dataset_uri: str, pool: WorkerPool) -> tuple[DatasetPlan, list[Receipt]]:
     """Return the plan and the receipts of all of its shards, after building missing ones."""
     plan = read_plan(dataset_uri)
     receipts = finished_shards(dataset_uri, plan, plan.shard_names)
     if missing := [name for name in plan.shard_names if name not in receipts]:
         _log.warning("building %d missing shards: %s", len(missing), join_names(missing))
-        build_shards(dataset_uri, missing)
+        build_shards(dataset_uri, missing, pool=pool)
         receipts |= finished_shards(dataset_uri, plan, missing)
     if missing := [name for name in plan.shard_names if name not in receipts]:
         raise DataError(

@@ -5,7 +5,7 @@ pictures, whatever the size of the dataset, because Kubeflow's page loads it as 
 """
 
 import base64
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -17,13 +17,10 @@ from repot.data_checks import (
     data_warnings,
 )
 from repot.dataset_plan import SourcePicture
-from repot.errors import DataError, StorageError
 from repot.manifest import Manifest, count_reasons
 from repot.pages import environment
-from repot.picture_decoder import PictureDecoder
-from repot.picture_result import ADVICE, REASONS, Picture, RejectedPicture
+from repot.picture_result import ADVICE, REASONS
 from repot.shard_builder.examine import Examined
-from repot.shard_builder.shard import crop_edges, read_picture
 
 MAX_PAGE_BYTES = 4 << 20
 """Bytes of all pictures of a page, encoded; text adds about 0.2 MB per 1,000 labels."""
@@ -34,6 +31,9 @@ MAX_OPEN_LABELS = 12
 _MAX_FILES_NAMED = 10
 _THUMBNAIL_SIDE = 128
 _BATCH = 32
+
+MakeThumbnails = Callable[[Sequence[SourcePicture], int], Sequence[bytes | None]]
+"""Returns JPEGs of at most so many pixels per side; None for what cannot be read any more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +61,9 @@ def samples_per_label(num_labels: int) -> int:
     return max(1, min(MAX_SAMPLES_PER_LABEL, MAX_SAMPLES // max(1, num_labels)))
 
 
-def render_data_page(manifest: Manifest, examined: Examined) -> str:
+def render_data_page(
+    manifest: Manifest, examined: Examined, make_thumbnails: MakeThumbnails
+) -> str:
     """Return the page as HTML; it does not depend on where the dataset is stored."""
     checks = examined.checks
     conflicts, copies = _shorten(checks.conflicts), _shorten(checks.copies)
@@ -102,7 +104,7 @@ def render_data_page(manifest: Manifest, examined: Examined) -> str:
             copies=copies,
             outlier_kinds=kinds,
             samples=samples,
-            thumbnails=_thumbnails(dict.fromkeys(wanted), examined.sources),
+            thumbnails=_thumbnails(dict.fromkeys(wanted), examined.sources, make_thumbnails),
             max_open_labels=MAX_OPEN_LABELS,
         )
     )
@@ -137,26 +139,23 @@ def _reasons(manifest: Manifest) -> list[_Reason]:
 
 
 def _thumbnails(
-    pictures: Iterable[CheckedPicture], sources: Mapping[CheckedPicture, SourcePicture]
+    pictures: Iterable[CheckedPicture],
+    sources: Mapping[CheckedPicture, SourcePicture],
+    make_thumbnails: MakeThumbnails,
 ) -> dict[CheckedPicture, str]:
     """Return data URIs of pictures, as many as the page has room for."""
     thumbnails: dict[CheckedPicture, str] = {}
     room = MAX_PAGE_BYTES
-    with PictureDecoder(max_side=_THUMBNAIL_SIDE) as decoder:
-        for batch in _batches(pictures):
-            found = _read(batch, sources)
-            results = decoder.decode(
-                [(source.uri, data) for _, source, data in found],
-                [crop_edges(source) for _, source, _ in found],
-            )
-            for (picture, _, _), result in zip(found, results, strict=True):
-                if not isinstance(result, Picture):
-                    continue
-                text = "data:image/jpeg;base64," + base64.b64encode(result.jpeg).decode()
-                if len(text) > room:
-                    return thumbnails
-                room -= len(text)
-                thumbnails[picture] = text
+    for batch in _batches(pictures):
+        jpegs = make_thumbnails([sources[picture] for picture in batch], _THUMBNAIL_SIDE)
+        for picture, jpeg in zip(batch, jpegs, strict=True):
+            if jpeg is None:
+                continue
+            text = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+            if len(text) > room:
+                return thumbnails
+            room -= len(text)
+            thumbnails[picture] = text
     return thumbnails
 
 
@@ -164,17 +163,3 @@ def _batches(pictures: Iterable[CheckedPicture]) -> Iterator[list[CheckedPicture
     remaining = iter(pictures)
     while batch := list(islice(remaining, _BATCH)):
         yield batch
-
-
-def _read(
-    batch: Sequence[CheckedPicture], sources: Mapping[CheckedPicture, SourcePicture]
-) -> list[tuple[CheckedPicture, SourcePicture, bytes]]:
-    """Return the files of pictures that can still be read: the page does without the others."""
-    found = []
-    for picture in batch:
-        source = sources[picture]
-        try:
-            found.append((picture, source, read_picture(source)))
-        except (RejectedPicture, DataError, StorageError):
-            continue
-    return found

@@ -1,12 +1,14 @@
 """Build one shard: read its pictures ahead, write their records in order, then its receipt.
 
-What its pictures look like is stored before the receipt, see `repot.shard_builder.appearances`.
+A shard on a local disk is written in its place, any other one in a scratch folder, from where it is
+uploaded. What its pictures look like is stored before the receipt, see
+`repot.shard_builder.appearances`.
 """
 
 import base64
 import contextlib
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -36,6 +38,12 @@ _NUM_READERS = 8
 # As many as are decoded at once, so that reading goes on meanwhile.
 _MAX_PICTURES_AHEAD = MAX_FILES
 _MAX_BYTES_AHEAD = 64 << 20
+# Local files are read several at a time: handing over each one alone takes longer than reading it.
+# From a store, each is requested by itself, so that as many are under way as there are readers.
+_LOCAL_PICTURES_AT_ONCE = 8
+
+FileBytes = bytes | RejectedPicture
+"""The bytes of a picture file, or why they cannot be used."""
 
 Decode = Callable[
     [Sequence[tuple[str, bytes]], Sequence[Edges | None]], Sequence[Picture | RejectedPicture]
@@ -64,42 +72,87 @@ def build_shard(
         DataError: A picture was changed or deleted after it was listed.
         StorageError: Reading or writing failed, or the scratch folder is full.
     """
-    path = scratch_path / shard
-    try:
-        with convert_disk_errors(scratch_path), path.open("wb") as file:
-            pictures = read_work_list(dataset_uri, shard)
-            receipt, rows = _write_records(pictures, shard, file, decode, on_pictures)
-        storage.upload(path, storage.join(dataset_uri, shard))
-    finally:
-        path.unlink(missing_ok=True)
-    write_appearances(dataset_uri, shard, rows)
+    pictures = read_work_list(dataset_uri, shard)
+    writer = _RecordWriter(shard)
+
+    def write(file: BinaryIO) -> None:
+        for batch in _batches(pictures):
+            writer.write(file, batch, _decode(batch, decode))
+            on_pictures(len(batch))
+
+    shard_uri = storage.join(dataset_uri, shard)
+    if storage.is_local(shard_uri):
+        storage.write_atomically(Path(shard_uri), write, is_nameless=True)
+    else:
+        path = scratch_path / shard
+        try:
+            with convert_disk_errors(scratch_path), path.open("wb") as file:
+                write(file)
+            storage.upload(path, shard_uri)
+        finally:
+            path.unlink(missing_ok=True)
+    write_appearances(dataset_uri, shard, writer.appearances())
+    receipt = writer.receipt()
     write_receipt(dataset_uri, receipt)
     return receipt
 
 
-def read_ahead(
-    pictures: Sequence[SourcePicture],
-) -> Generator[tuple[SourcePicture, Future[bytes]]]:
-    """Yield every picture with a future of its bytes, in order, reading the next ones in threads.
+def read_ahead(pictures: Sequence[SourcePicture]) -> Generator[tuple[SourcePicture, FileBytes]]:
+    """Yield every picture with its bytes, in order, reading the next ones in threads.
 
-    `result()` of a future raises as `read_picture`.
+    Raises:
+        DataError, StorageError: As `read_picture`.
     """
     readers = ThreadPoolExecutor(_NUM_READERS)
-    pending: deque[tuple[SourcePicture, Future[bytes]]] = deque()
-    pending_bytes = 0
+    pending: deque[tuple[list[SourcePicture], Future[list[FileBytes]]]] = deque()
+    num_pending = pending_bytes = 0
     try:
-        for picture in pictures:
+        for group in _groups(pictures):
+            group_bytes = _size(group)
             while pending and (
-                len(pending) >= _MAX_PICTURES_AHEAD
-                or pending_bytes + picture.size_bytes > _MAX_BYTES_AHEAD
+                num_pending + len(group) > _MAX_PICTURES_AHEAD
+                or pending_bytes + group_bytes > _MAX_BYTES_AHEAD
             ):
-                pending_bytes -= pending[0][0].size_bytes
-                yield pending.popleft()
-            pending.append((picture, readers.submit(read_picture, picture)))
-            pending_bytes += picture.size_bytes
-        yield from pending
+                first, future = pending.popleft()
+                num_pending, pending_bytes = num_pending - len(first), pending_bytes - _size(first)
+                yield from zip(first, future.result(), strict=True)
+            pending.append((group, readers.submit(_read_group, group)))
+            num_pending, pending_bytes = num_pending + len(group), pending_bytes + group_bytes
+        while pending:
+            first, future = pending.popleft()
+            yield from zip(first, future.result(), strict=True)
     finally:
         readers.shutdown(wait=True, cancel_futures=True)
+
+
+def _groups(pictures: Iterable[SourcePicture]) -> Iterator[list[SourcePicture]]:
+    """Yield what is read at once: some local files, or one file of a store."""
+    group: list[SourcePicture] = []
+    for picture in pictures:
+        is_full = _size([*group, picture]) > _MAX_BYTES_AHEAD // _NUM_READERS
+        if group and (is_full or not storage.is_local(picture.uri)):
+            yield group
+            group = []
+        group.append(picture)
+        if len(group) == _LOCAL_PICTURES_AT_ONCE or not storage.is_local(picture.uri):
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _size(group: Sequence[SourcePicture]) -> int:
+    return sum(picture.size_bytes for picture in group)
+
+
+def _read_group(group: Sequence[SourcePicture]) -> list[FileBytes]:
+    found: list[FileBytes] = []
+    for picture in group:
+        try:
+            found.append(read_picture(picture))
+        except RejectedPicture as rejection:
+            found.append(rejection)
+    return found
 
 
 def read_picture(picture: SourcePicture) -> bytes:
@@ -166,72 +219,85 @@ def _changed(picture: SourcePicture) -> DataError:
     )
 
 
-def _write_records(
-    pictures: Sequence[SourcePicture],
-    shard: str,
-    file: BinaryIO,
-    decode: Decode,
-    on_pictures: Callable[[int], None],
-) -> tuple[Receipt, NDArray[np.void]]:
-    """Return the receipt and what the pictures of the records look like."""
-    split = shard_split(shard)
-    rows = []
-    num_done = 0
-    class_counts: Counter[str] = Counter()
-    digests, groups = [], []
-    rejected = []
-    crc = 0
-    for batch in _batches(pictures):
-        results = list(_decode(batch, decode))
-        used = [i for i, result in enumerate(results) if isinstance(result, Picture)]
-        rows.append(measure([result for result in results if isinstance(result, Picture)]))
-        rows[-1]["picture"] = [num_done + i for i in used]
-        rows[-1]["class_id"] = [batch[i][0].class_id for i in used]
-        num_done += len(batch)
+class _RecordWriter:
+    """Writes records to a shard, and keeps what its receipt and its appearances need."""
+
+    def __init__(self, shard: str) -> None:
+        self._shard, self._split = shard, shard_split(shard)
+        self._crc, self._size_bytes, self._num_pictures = 0, 0, 0
+        self._class_counts: Counter[str] = Counter()
+        self._digests: list[bytes] = []
+        self._groups: list[bytes] = []
+        self._rejected: list[Rejection] = []
+        self._rows = [measure([])]
+
+    def write(
+        self,
+        file: BinaryIO,
+        batch: Sequence[tuple[SourcePicture, FileBytes]],
+        results: Sequence[Picture | RejectedPicture],
+    ) -> None:
+        """Write the records of some pictures."""
+        self._measure(batch, results)
         for (picture, _), result in zip(batch, results, strict=True):
             if isinstance(result, Picture):
                 record = records.frame_record(_to_example(picture, result))
                 file.write(record)
-                crc = google_crc32c.extend(crc, record)
-                digests.append(example_digest(result.jpeg))
-                groups.append(bytes.fromhex(picture.group).rjust(DIGEST_BYTES, b"\0"))
-                class_counts[picture.label] += 1
+                self._size_bytes += len(record)
+                self._crc = google_crc32c.extend(self._crc, record)
+                self._digests.append(example_digest(result.jpeg))
+                self._groups.append(bytes.fromhex(picture.group).rjust(DIGEST_BYTES, b"\0"))
+                self._class_counts[picture.label] += 1
             else:
-                rejected.append(
+                self._rejected.append(
                     Rejection(
                         path=picture.path,
                         label=picture.label,
-                        split=split,
+                        split=self._split,
                         reason=result.reason,
                         detail=result.detail,
                     )
                 )
-        on_pictures(len(batch))
-    receipt = Receipt(
-        shard=shard,
-        split=split,
-        num_records=class_counts.total(),
-        size_bytes=file.tell(),
-        crc32c=f"{crc:08x}",
-        class_counts=dict(sorted(class_counts.items())),
-        rejected=tuple(rejected),
-        digests=base64.b64encode(b"".join(digests)).decode(),
-        groups=base64.b64encode(b"".join(groups)).decode() if any(map(any, groups)) else "",
-    )
-    return receipt, np.concatenate([*rows, measure([])])
+
+    def receipt(self) -> Receipt:
+        """Return the receipt of all that was written."""
+        has_groups = any(map(any, self._groups))
+        return Receipt(
+            shard=self._shard,
+            split=self._split,
+            num_records=self._class_counts.total(),
+            size_bytes=self._size_bytes,
+            crc32c=f"{self._crc:08x}",
+            class_counts=dict(sorted(self._class_counts.items())),
+            rejected=tuple(self._rejected),
+            digests=base64.b64encode(b"".join(self._digests)).decode(),
+            groups=base64.b64encode(b"".join(self._groups)).decode() if has_groups else "",
+        )
+
+    def appearances(self) -> NDArray[np.void]:
+        """Return what the pictures of the records look like."""
+        return np.concatenate(self._rows)
+
+    def _measure(
+        self,
+        batch: Sequence[tuple[SourcePicture, FileBytes]],
+        results: Sequence[Picture | RejectedPicture],
+    ) -> None:
+        used = [i for i, result in enumerate(results) if isinstance(result, Picture)]
+        rows = measure([result for result in results if isinstance(result, Picture)])
+        rows["picture"] = [self._num_pictures + i for i in used]
+        rows["class_id"] = [batch[i][0].class_id for i in used]
+        self._rows.append(rows)
+        self._num_pictures += len(batch)
 
 
 def _batches(
     pictures: Sequence[SourcePicture],
-) -> Iterator[list[tuple[SourcePicture, bytes | RejectedPicture]]]:
-    """Yield the pictures in order, each with its bytes, or with why they cannot be used."""
-    batch: list[tuple[SourcePicture, bytes | RejectedPicture]] = []
+) -> Iterator[list[tuple[SourcePicture, FileBytes]]]:
+    """Yield the pictures in order, as many as are decoded at once, each with its bytes."""
+    batch: list[tuple[SourcePicture, FileBytes]] = []
     batch_bytes = 0
-    for picture, future in read_ahead(pictures):
-        try:
-            data: bytes | RejectedPicture = future.result()
-        except RejectedPicture as rejection:
-            data = rejection
+    for picture, data in read_ahead(pictures):
         size_bytes = len(data) if isinstance(data, bytes) else 0
         if batch and (len(batch) == MAX_FILES or batch_bytes + size_bytes > MAX_FILES_BYTES):
             yield batch
@@ -243,13 +309,12 @@ def _batches(
 
 
 def _decode(
-    batch: Sequence[tuple[SourcePicture, bytes | RejectedPicture]], decode: Decode
-) -> Iterator[Picture | RejectedPicture]:
+    batch: Sequence[tuple[SourcePicture, FileBytes]], decode: Decode
+) -> list[Picture | RejectedPicture]:
     files = [(picture.uri, data) for picture, data in batch if isinstance(data, bytes)]
     crops = [crop_edges(picture) for picture, data in batch if isinstance(data, bytes)]
     decoded = iter(decode(files, crops))
-    for _, data in batch:
-        yield next(decoded) if isinstance(data, bytes) else data
+    return [next(decoded) if isinstance(data, bytes) else data for _, data in batch]
 
 
 def crop_edges(picture: SourcePicture) -> Edges | None:

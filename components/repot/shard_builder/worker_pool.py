@@ -1,10 +1,15 @@
 """A pool of worker processes that build shards in parallel, and that end when this process ends.
 
+A shard is built by a worker, which reads and writes, and by a decoder of its own, see
+`repot.shard_builder.worker`.
+
 Each worker is a new interpreter running `repot.shard_builder.worker`. Nothing is forked, and the
 main module of this process is not imported again, so any program can use the pool.
 """
 
+import base64
 import contextlib
+import dataclasses
 import json
 import logging
 import subprocess
@@ -14,110 +19,185 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
-from typing import IO, cast
+from types import TracebackType
+from typing import IO, Any, Self, cast
 
 from repot import errors
+from repot.dataset_plan import SourcePicture
+from repot.memory import num_cores
 from repot.progress import ProgressCounter
+
+MAX_DECODERS = 2
+"""Decoders per worker process. Two leave its interpreter idle for three quarters of the time."""
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Worker:
-    process: subprocess.Popen[str]
-    names: IO[str]
-    replies: IO[str]
-    is_first: bool
+class WorkerPool:
+    """Worker processes that are started when they are first needed, and end with `close`."""
 
+    def __init__(self, dataset_uri: str, *, num_decoders: int = 0) -> None:
+        """Start nothing yet.
 
-def build_in_processes(
-    dataset_uri: str, shards: Sequence[str], *, num_processes: int, counter: ProgressCounter
-) -> None:
-    """Build shards in worker processes, one shard at a time in each; the first error stops all.
+        Args:
+            dataset_uri: Folder of a planned dataset.
+            num_decoders: Number of shards to build at the same time; 0 uses one per core.
+        """
+        self._dataset_uri = dataset_uri
+        self._num_decoders = num_decoders or num_cores()
+        self._workers: list[_Worker] = []
+        self._open = contextlib.ExitStack()
 
-    Args:
-        dataset_uri: Folder of a planned dataset.
-        shards: Names of the shards.
-        num_processes: Number of worker processes.
-        counter: Counts the finished pictures.
+    def __enter__(self) -> Self:
+        """Return this object."""
+        return self
 
-    Raises:
-        DataError: A picture was changed or deleted after it was listed.
-        StorageError: Reading or writing failed.
-        RepotError: A worker process died.
-    """
-    waiting = deque(shards)
-    with (
-        tempfile.TemporaryDirectory(prefix="repot-shards-") as scratch,
-        ThreadPoolExecutor(num_processes) as drivers,
-        # Closed first: drivers wait for replies of workers, so workers must end before drivers are
-        # joined.
-        contextlib.ExitStack() as stack,
-    ):
-        workers = [
-            stack.enter_context(_worker(dataset_uri, scratch, is_first=number == 0))
-            for number in range(num_processes)
-        ]
-        futures = [drivers.submit(_drive, worker, waiting, counter) for worker in workers]
-        for future in as_completed(futures):
-            future.result()
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the workers."""
+        self.close()
 
+    def close(self) -> None:
+        """End the workers; they are started again if they are needed."""
+        self._workers = []
+        self._open.close()
 
-@contextlib.contextmanager
-def _worker(dataset_uri: str, scratch: str, *, is_first: bool) -> Iterator[_Worker]:
-    """Start a worker process; kill it at the end."""
-    command = [sys.executable, "-P", "-m", "repot.shard_builder.worker", dataset_uri, scratch]
-    # In its own process group: Ctrl-C in the terminal goes to this process, which ends the workers.
-    process = subprocess.Popen(  # noqa: S603
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
-    )
-    names, replies = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
-    try:
-        yield _Worker(process=process, names=names, replies=replies, is_first=is_first)
-    finally:
-        process.kill()
-        process.wait()
-        with contextlib.suppress(BrokenPipeError):
-            names.close()
-        replies.close()
+    def build(self, shards: Sequence[str], counter: ProgressCounter) -> None:
+        """Build shards, one at a time with each decoder; the first error stops all.
 
+        Args:
+            shards: Names of the shards.
+            counter: Counts the finished pictures.
 
-def _drive(worker: _Worker, waiting: deque[str], counter: ProgressCounter) -> None:
-    """Have a worker build one waiting shard after another until none is left."""
-    while True:
+        Raises:
+            DataError: A picture was changed or deleted after it was listed.
+            StorageError: Reading or writing failed.
+            RepotError: A worker process died.
+        """
+        waiting = deque(shards)
+        workers = self._start(min(self._num_decoders, len(shards)))
+        with ThreadPoolExecutor(len(workers)) as drivers:
+            try:
+                futures = [drivers.submit(worker.build, waiting, counter) for worker in workers]
+                for future in as_completed(futures):
+                    future.result()
+            except BaseException:
+                # Drivers wait for replies, so workers must end before drivers are joined.
+                self.close()
+                raise
+
+    def thumbnails(self, pictures: Sequence[SourcePicture], max_side: int) -> list[bytes | None]:
+        """Return JPEGs of at most so many pixels per side; None for one that cannot be read.
+
+        Raises:
+            RepotError: The worker process died, or had too little memory.
+        """
+        worker, *_ = self._start(1)
         try:
-            shard = waiting.popleft()
-        except IndexError:
-            return
-        _build(worker, shard, counter)
+            return worker.thumbnails(pictures, max_side)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, num_decoders: int) -> "list[_Worker]":
+        """Return the workers, after starting them if there are none."""
+        if not self._workers:
+            scratch = self._open.enter_context(tempfile.TemporaryDirectory(prefix="repot-shards-"))
+            for first in range(0, num_decoders, MAX_DECODERS):
+                worker = _Worker(
+                    self._dataset_uri,
+                    scratch,
+                    num_decoders=min(MAX_DECODERS, num_decoders - first),
+                    is_first=first == 0,
+                )
+                self._open.callback(worker.close)
+                self._workers.append(worker)
+        return self._workers
 
 
-def _build(worker: _Worker, shard: str, counter: ProgressCounter) -> None:
-    started = time.monotonic()
-    with contextlib.suppress(BrokenPipeError):
-        worker.names.write(f"{shard}\n")
-        worker.names.flush()
-    for line in worker.replies:
-        reply = json.loads(line)
-        if "error" in reply:
-            raise getattr(errors, reply["error"])(reply["message"])
-        if "num_records" in reply:
-            _log.info(
-                "%s: %d records, %d bytes in %.1f s",
-                shard,
-                reply["num_records"],
-                reply["size_bytes"],
-                time.monotonic() - started,
-            )
-            return
-        if "pictures" in reply:
-            counter.add(reply["pictures"])
-        elif worker.is_first:
-            _log.info("pictures are decoded in a sandbox: %s", reply["sandbox"])
-    status = worker.process.wait()
-    raise errors.RepotError(
-        "A worker process must run until its shards are built; "
-        f"the one for {shard} exited with status {status}. See its last log lines above. "
-        "If it was killed (-9), give it more memory or use fewer processes."
-    )
+class _Worker:
+    """One worker process."""
+
+    def __init__(
+        self, dataset_uri: str, scratch: str, *, num_decoders: int, is_first: bool
+    ) -> None:
+        self._num_decoders, self._is_first = num_decoders, is_first
+        command = [sys.executable, "-P", "-m", "repot.shard_builder.worker"]
+        command += [dataset_uri, scratch, str(num_decoders)]
+        # In its own process group: Ctrl-C in the terminal goes to this process, which ends it.
+        self._process = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
+        )
+        self._requests = cast(IO[str], self._process.stdin)
+
+    def close(self) -> None:
+        """Kill the process."""
+        self._process.kill()
+        self._process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            self._requests.close()
+        cast(IO[str], self._process.stdout).close()
+
+    def build(self, waiting: deque[str], counter: ProgressCounter) -> None:
+        """Build one waiting shard after another until none is left."""
+        started: dict[str, float] = {}
+        while True:
+            while len(started) < self._num_decoders:
+                try:
+                    shard = waiting.popleft()
+                except IndexError:
+                    break
+                started[shard] = time.monotonic()
+                self._send(shard=shard)
+            if not started:
+                return
+            for reply in self._replies(f"the one for {', '.join(started)}"):
+                if "pictures" in reply:
+                    counter.add(reply["pictures"])
+                elif "shard" in reply:
+                    _log.info(
+                        "%s: %d records, %d bytes in %.1f s",
+                        reply["shard"],
+                        reply["num_records"],
+                        reply["size_bytes"],
+                        time.monotonic() - started.pop(reply["shard"]),
+                    )
+                    break
+
+    def thumbnails(self, pictures: Sequence[SourcePicture], max_side: int) -> list[bytes | None]:
+        """Return JPEGs of pictures, see `WorkerPool.thumbnails`."""
+        self._send(thumbnails=list(map(dataclasses.asdict, pictures)), max_side=max_side)
+        reply = next(each for each in self._replies("that for thumbnails") if "thumbnails" in each)
+        return [text and base64.b64decode(text) for text in reply["thumbnails"]]
+
+    def _send(self, **request: Any) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._requests.write(json.dumps(request) + "\n")
+            self._requests.flush()
+
+    def _replies(self, purpose: str) -> Iterator[dict[str, Any]]:
+        """Yield what the worker replies, for ever.
+
+        Raises:
+            RepotError: It has failed, or died.
+        """
+        for line in cast(IO[str], self._process.stdout):
+            reply = json.loads(line)
+            if "error" in reply:
+                raise getattr(errors, reply["error"])(reply["message"])
+            if "sandbox" in reply:
+                if self._is_first:
+                    _log.info("pictures are decoded in a sandbox: %s", reply["sandbox"])
+                    self._is_first = False
+                continue
+            yield reply
+        status = self._process.wait()
+        raise errors.RepotError(
+            "A worker process must run until its shards are built; "
+            f"{purpose} exited with status {status}. See its last log lines above. "
+            "If it was killed (-9), give it more memory or use fewer processes."
+        )

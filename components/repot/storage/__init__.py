@@ -10,7 +10,7 @@ processes.
 
 from repot.storage.backend import Content, FolderListing, ObjectInfo
 from repot.storage.checksums import crc32c_hex
-from repot.storage.local.files import file_crc32c_hex
+from repot.storage.local.files import file_crc32c_hex, write_atomically
 from repot.storage.operations import (
     as_local_file,
     check_writable,
@@ -81,6 +81,7 @@ __all__ = [
     "swap_bytes",
     "upload",
     "upload_folder",
+    "write_atomically",
     "write_bytes",
     "write_json",
     "write_text",

@@ -406,6 +406,7 @@ def _build_dataset(
     from repot.planner.plan import plan_dataset
     from repot.shard_builder.build import build_shards
     from repot.shard_builder.complete import complete_dataset
+    from repot.shard_builder.worker_pool import WorkerPool
 
     plan = plan_dataset(
         roots,
@@ -417,9 +418,10 @@ def _build_dataset(
         unpacked_uri=layout.unpacked_uri(output_uri),
         max_rejected_fraction=limits.max_rejected_fraction,
     )
-    if not plan.exists:
-        build_shards(plan.dataset_uri)
-    return complete_dataset(plan.dataset_uri, limits=limits)
+    with WorkerPool(plan.dataset_uri) as pool:
+        if not plan.exists:
+            build_shards(plan.dataset_uri, pool=pool)
+        return complete_dataset(plan.dataset_uri, limits=limits, pool=pool)
 
 
 def _recipe(backbone: str, *, fine_tune: bool) -> str:

@@ -92,9 +92,9 @@ def test_shard_without_pictures_is_an_empty_file(
     not Path("/dev/full").exists(), reason="needs /dev/full, Linux's device that is always full"
 )
 def test_full_scratch_folder_is_named(
-    make_plan: MakePlan, tmp_path: Path, decoder: PictureDecoder
+    make_plan: MakePlan, tmp_path: Path, decoder: PictureDecoder, gcs: str
 ) -> None:
-    planned = make_plan()
+    planned = make_plan(storage_uri=gcs)
     name = planned.plan.shard_names[0]
     (tmp_path / name).symlink_to("/dev/full")
     with pytest.raises(
@@ -110,9 +110,9 @@ def test_full_scratch_folder_is_named(
 
 
 def test_scratch_folder_is_empty_afterwards(
-    make_plan: MakePlan, tmp_path: Path, decoder: PictureDecoder
+    make_plan: MakePlan, tmp_path: Path, decoder: PictureDecoder, gcs: str
 ) -> None:
-    planned = make_plan()
+    planned = make_plan(storage_uri=gcs)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     name = planned.plan.shard_names[0]
@@ -124,6 +124,23 @@ def test_scratch_folder_is_empty_afterwards(
         on_pictures=lambda _: None,
     )
     assert list(scratch.iterdir()) == []
+    assert storage.stat(f"{planned.dataset_uri}/{name}")
+
+
+def test_local_shard_needs_no_scratch_folder_and_equals_one_in_a_bucket(
+    make_plan: MakePlan, tmp_path: Path, decoder: PictureDecoder, gcs: str
+) -> None:
+    shards = []
+    for storage_uri in ("", gcs):
+        planned = make_plan(storage_uri=storage_uri)
+        scratch = tmp_path / ("scratch" if storage_uri else "no such folder")
+        if storage_uri:
+            scratch.mkdir()
+        name = planned.plan.shard_names[0]
+        _build(planned.dataset_uri, name, scratch, decoder)
+        shards.append(storage.read_bytes(f"{planned.dataset_uri}/{name}"))
+
+    assert shards[0] == shards[1]
 
 
 def _picture(uri: str, data: bytes) -> SourcePicture:
@@ -147,7 +164,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def test_pictures_are_read_in_order(folder: str) -> None:
     pictures = [_picture(f"{folder}/{number}", b"%d" % number) for number in range(40)]
-    assert [(picture, data.result()) for picture, data in read_ahead(pictures)] == [
+    assert list(read_ahead(pictures)) == [
         (picture, b"%d" % number) for number, picture in enumerate(pictures)
     ]
 
@@ -204,8 +221,7 @@ def test_reading_ahead_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     large = [_picture(f"{tmp_path}/large{number}", b"x" * 2000) for number in range(4)]
     for max_ahead, pictures in ((1 + MAX_FILES, small), (2, large)):
         started.clear()
-        for num_taken, (_, data) in enumerate(read_ahead(pictures)):
-            data.result()
+        for num_taken, _ in enumerate(read_ahead(pictures)):
             assert len(started) <= num_taken + max_ahead
 
 

@@ -11,17 +11,13 @@ from repot.errors import DataError, RepotError
 from repot.planner.plan import PlannedDataset
 from repot.progress import ProgressCounter
 from repot.shard_builder.receipts import finished_shards
-from repot.shard_builder.worker_pool import build_in_processes
+from repot.shard_builder.worker_pool import WorkerPool
 from tests.unit.conftest import MakePlan
 
 
 def _build(planned: PlannedDataset, *, num_processes: int) -> None:
-    build_in_processes(
-        planned.dataset_uri,
-        planned.plan.shard_names,
-        num_processes=num_processes,
-        counter=ProgressCounter("t", 0, unit="pictures"),
-    )
+    with WorkerPool(planned.dataset_uri, num_decoders=num_processes) as pool:
+        pool.build(planned.plan.shard_names, ProgressCounter("t", 0, unit="pictures"))
 
 
 def _workers(dataset_uri: str) -> list[int]:

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -67,6 +68,45 @@ def test_create_only_write_works_on_a_disk_without_hard_links(
     with pytest.raises(AlreadyExistsError):
         storage.write_bytes(f"{root}/x", b"second", if_absent=True)
     assert storage.read_bytes(f"{root}/x") == b"first"
+    assert names_in(root) == ["x"]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_nameless_file_gets_its_name_when_it_is_complete(
+    root: str, has_links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_paths: object, **_options: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    def write(file: BinaryIO) -> None:
+        file.write(b"new" * 100_000)
+        file.flush()
+        seen.append(names_in(root))
+
+    storage.write_bytes(f"{root}/x", b"old")
+    seen: list[list[str]] = []
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    status = storage.write_atomically(Path(root, "x"), write, is_nameless=True)
+    assert storage.read_bytes(f"{root}/x") == b"new" * 100_000
+    assert (status.st_size, status.st_mtime_ns) == (300_000, Path(root, "x").stat().st_mtime_ns)
+    assert names_in(root) == ["x"]
+    try:
+        os.close(os.open(root, os.O_TMPFILE | os.O_RDWR))
+    except OSError:
+        pytest.skip("this disk has no nameless files")
+    assert seen == [["x"]]
+
+
+def test_failed_nameless_write_keeps_the_old_file(root: str) -> None:
+    def fail(file: BinaryIO) -> None:
+        file.write(b"new")
+        raise ValueError
+
+    storage.write_bytes(f"{root}/x", b"old")
+    with pytest.raises(ValueError, match=r"^$"):
+        storage.write_atomically(Path(root, "x"), fail, is_nameless=True)
+    assert storage.read_bytes(f"{root}/x") == b"old"
     assert names_in(root) == ["x"]
 
 

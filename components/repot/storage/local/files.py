@@ -10,6 +10,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -36,15 +37,21 @@ def file_crc32c_hex(path: Path) -> str:
 
 
 def write_atomically(
-    path: Path, write_content: Callable[[BinaryIO], object], *, if_absent: bool = False
+    path: Path,
+    write_content: Callable[[BinaryIO], object],
+    *,
+    if_absent: bool = False,
+    is_nameless: bool = False,
 ) -> os.stat_result:
     """Write a file under a temporary name, sync it to disk, and move it to `path`.
 
     Args:
-        path: Target; missing folders are created. write_content: Receives the empty temporary
-        file, open for reading and writing. If it raises,
-            `path` stays untouched.
+        path: Target; missing folders are created.
+        write_content: Receives the empty temporary file, open for reading and writing. If it
+            raises, `path` stays untouched.
         if_absent: Fail if `path` already exists.
+        is_nameless: Give the file no name while it is written, if the file system allows it, so
+            that nothing is left of a large file if this process is killed.
 
     Returns:
         The status of the new file.
@@ -59,10 +66,13 @@ def write_atomically(
             raise already_exists_error(str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("x+b") as file:
+            nameless = _open_nameless(path.parent) if is_nameless else None
+            with nameless or temporary.open("x+b") as file:
                 write_content(file)
                 file.flush()
                 os.fsync(file.fileno())
+                if nameless:
+                    _give_name(nameless, temporary)
             status = _link_new(temporary, path) if if_absent else _replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -84,6 +94,36 @@ def locked(path: Path) -> Iterator[None]:
             # gone, and open a new one.
             lock_path.unlink(missing_ok=True)
             os.close(descriptor)
+
+
+def _open_nameless(folder: Path) -> BinaryIO | None:
+    """Open a file that vanishes with this process until it gets a name; None where that fails."""
+    if not hasattr(os, "O_TMPFILE"):
+        return None
+    try:
+        descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666)
+    except OSError:  # Some file systems, such as NFS, have no such files.
+        return None
+    return os.fdopen(descriptor, "w+b")
+
+
+def _give_name(file: BinaryIO, path: Path) -> None:
+    """Name a file that has no name; copy it if the system does not allow that.
+
+    Source: the example of O_TMPFILE in open(2).
+    """
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        # Only with the descriptor of a folder, Python follows the link in /proc.
+        os.link(f"/proc/self/fd/{file.fileno()}", path.name, dst_dir_fd=folder)
+    except OSError:
+        file.seek(0)
+        with path.open("xb") as copy:
+            shutil.copyfileobj(file, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
+    finally:
+        os.close(folder)
 
 
 def _replace(temporary: Path, path: Path) -> os.stat_result:
