@@ -27,7 +27,7 @@ LOCK = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo serving-skew quality decoder-sandbox feature-memory sample-run speed training-speed data-checks suspects inception-2016 mobilenet manifest-speed streaming gate-years test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
+.PHONY: help venv install demo serving-skew quality shards-speed decoder-sandbox feature-memory sample-run speed training-speed data-checks suspects inception-2016 mobilenet manifest-speed streaming gate-years test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ speed: training-speed sample-run feature-memory streaming ## print all tables of
 
 training-speed: $(STAMP) ## measure input, augmentation and training steps, each next to its baseline
 	$(BIN)/python benchmarks/training.py
+
+shards-speed: $(STAMP) ## measure the shard builder next to the work of the original program; ARGS
+	$(BIN)/python benchmarks/shards.py $(ARGS)
 
 decoder-sandbox: $(STAMP) ## measure what decoding pictures in a sandboxed process costs
 	$(BIN)/python benchmarks/decoder_sandbox.py

@@ -252,13 +252,13 @@ def test_decoder_that_waits_is_stopped(secrets: Path) -> None:
 def test_picture_that_needs_more_memory_than_the_limit_is_rejected(tmp_path: Path) -> None:
     Image.new("L", (6000, 6000)).save(tmp_path / "large.png")
 
-    with PictureDecoder(DecoderLimits(memory_bytes=300 << 20)) as decoder:
+    with PictureDecoder(DecoderLimits(memory_bytes=280 << 20)) as decoder:
         (result,) = _decode(decoder, (tmp_path / "large.png").read_bytes())
 
     assert isinstance(result, RejectedPicture)
     assert (result.reason, result.detail) == (
         "decoder_stopped",
-        "it needs more than 300 MiB of memory",
+        "it needs more than 280 MiB of memory",
     )
 
 
@@ -267,7 +267,7 @@ def test_too_little_memory_of_the_machine_is_an_error_that_names_the_picture(
     limit: str, tmp_path: Path
 ) -> None:
     Image.new("L", (6000, 6000)).save(tmp_path / "large.png")
-    mebibytes = 300 if limit == "RLIMIT_AS" else 100
+    mebibytes = 280 if limit == "RLIMIT_AS" else 100
     code = f"""
 import resource
 from repot.picture_decoder import PictureDecoder
