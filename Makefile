@@ -27,7 +27,7 @@ LOCK = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo serving-skew quality shards-speed decoder-sandbox feature-memory sample-run speed training-speed data-checks suspects inception-2016 mobilenet manifest-speed streaming gate-years test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
+.PHONY: help venv install demo serving-skew quality shards-speed decoder-sandbox feature-memory sample-run speed training-speed data-checks suspects inception-2016 mobilenet manifest-speed streaming gate-years report-size test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ manifest-speed: $(STAMP) ## measure how long it takes to validate a manifest of 
 
 gate-years: $(STAMP) ## simulate 10,000 years of nightly retraining under several rules of the gate
 	$(BIN)/python benchmarks/gate.py
+
+report-size: $(STAMP) ## size and rendering time of the report from 2 to 1,000 labels; ARGS="--screenshots FOLDER"
+	$(BIN)/python benchmarks/report.py $(ARGS)
 
 streaming: $(STAMP) ## measure what a training downloads before its first step, from a slow object store
 	$(BIN)/python benchmarks/streaming.py

@@ -14,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Interval = tuple[float, float]
+_NORMAL_VARIANCE = 25.0
+_NEGLIGIBLE = 1e-15
+
 IntArray = NDArray[np.integer]
 FloatArray = NDArray[np.floating]
 
@@ -215,6 +218,78 @@ def paired_difference(
     return Difference(
         (only_second - only_first) / n, (max(-1.0, centre - margin), min(1.0, centre + margin))
     )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number, in the same order.
+
+    If those up to 5 % are called significant, the probability of calling any one wrongly is at most
+    5 %. Source: Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist.
+    6, 1979.
+    """
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
+
+
+def stratified_excess(
+    inside: IntArray, inside_marked: IntArray, totals: IntArray, marked: IntArray
+) -> float | None:
+    """Return the p-value of "marks fall on the items of each stratum at random", one-sided.
+
+    It is small if a group of items, over all strata together, has more marks than expected. In each
+    stratum, the number of marks in the group is hypergeometric; their sum is computed exactly, or
+    from a variance of 25 on by the normal distribution with continuity correction.
+
+    Args:
+        inside: int [num_strata], the group's items.
+        inside_marked: int [num_strata], those of them with a mark.
+        totals: int [num_strata], all items.
+        marked: int [num_strata], those of them with a mark.
+
+    Returns:
+        None if no stratum has items inside and outside of the group, some of them with a mark.
+
+    Source: Mantel and Haenszel, "Statistical aspects of the analysis of data from retrospective
+    studies of disease", J. Natl. Cancer Inst. 22, 1959.
+    """
+    is_mixed = (inside > 0) & (inside < totals) & (marked > 0) & (marked < totals)
+    if not is_mixed.any():
+        return None
+    n, x, total, k = (
+        each[is_mixed].astype(np.int64) for each in (inside, inside_marked, totals, marked)
+    )
+    mean = float(np.sum(n * k / total))
+    spread = n * k * (total - n) * (total - k) / (total.astype(float) ** 2 * (total - 1))
+    variance, observed = float(np.sum(spread)), int(np.sum(x))
+    if variance >= _NORMAL_VARIANCE:
+        distance = (observed - 0.5 - mean) / math.sqrt(variance)
+        return 1 - NormalDist().cdf(distance)
+    # int64 -> log(i!)
+    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, int(total.max()) + 1)))])
+    start, distribution = 0, np.ones(1)
+    for n_i, total_i, k_i in zip(n.tolist(), total.tolist(), k.tolist(), strict=True):
+        low, high = max(0, n_i + k_i - total_i), min(n_i, k_i)
+        j = np.arange(low, high + 1)
+        log_ways = (
+            _log_choose(logs, k_i, j)
+            + _log_choose(logs, total_i - k_i, n_i - j)
+            - _log_choose(logs, total_i, np.array(n_i))
+        )
+        start += low
+        distribution = np.convolve(distribution, np.exp(log_ways))
+        # What is too small to matter is cut off, so that many strata take little time.
+        (kept,) = np.nonzero(distribution > _NEGLIGIBLE)
+        start += int(kept[0])
+        distribution = distribution[kept[0] : kept[-1] + 1]
+    return min(1.0, float(distribution[max(0, observed - start) :].sum()))
+
+
+def _log_choose(logs: FloatArray, n: int, k: IntArray) -> FloatArray:
+    result: FloatArray = logs[n] - logs[k] - logs[n - k]
+    return result
 
 
 def calibration(

@@ -209,3 +209,61 @@ def test_prediction_set_has_the_labels_from_the_threshold_on() -> None:
     ]
     assert metrics.prediction_sets(probabilities, 0.0).all()
     assert not metrics.prediction_sets(probabilities, 0.7).any()
+
+
+def test_holm_by_hand() -> None:
+    # Sorted .01 .02 .03 .04 times 4, 3, 2, 1; never below an earlier one.
+    assert metrics.holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert metrics.holm([0.9, 0.8]) == [1.0, 1.0]
+    assert metrics.holm([]) == []
+
+
+def excess(*strata: tuple[int, int, int, int]) -> float | None:
+    return metrics.stratified_excess(*(np.array(each) for each in zip(*strata, strict=True)))
+
+
+def test_excess_of_one_stratum_is_fishers_exact_test() -> None:
+    # Fisher's lady tasting tea: 3 or 4 of her 4 cups right, of 8 cups with 4 of each kind.
+    assert excess((4, 3, 8, 4)) == pytest.approx(17 / 70)
+    assert excess((4, 4, 8, 4)) == pytest.approx(1 / 70)
+    assert excess((4, 0, 8, 4)) == pytest.approx(1.0)
+
+
+def test_excess_over_strata_is_the_sum_of_their_counts() -> None:
+    # Two strata with one mark among two items: 0, 1 or 2 marks with 1/4, 1/2, 1/4.
+    assert excess((1, 1, 2, 1), (1, 1, 2, 1)) == pytest.approx(1 / 4)
+    assert excess((1, 1, 2, 1), (1, 0, 2, 1)) == pytest.approx(3 / 4)
+    # A stratum inside of the group, or without a mark, says nothing.
+    assert excess((1, 1, 2, 1), (9, 9, 9, 9), (3, 0, 7, 0)) == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize("stratum", [(3, 1, 3, 1), (0, 0, 5, 2), (2, 0, 5, 0), (2, 2, 5, 5)])
+def test_excess_that_cannot_be_told_is_none(stratum: tuple[int, int, int, int]) -> None:
+    assert excess(stratum) is None
+
+
+def test_excess_of_many_items_is_normal_and_agrees_with_the_exact_sum() -> None:
+    # Just below and above a variance of 25, where the formula changes.
+    below = excess(*[(50, 6, 100, 10)] * 11)
+    above = excess(*[(50, 6, 100, 10)] * 12)
+    assert below is not None
+    assert above is not None
+    assert 0.01 < above < below < 0.02
+    # One in a hundred thousand strata.
+    assert excess(*[(1, 1, 2, 1)] * 100_000) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_excess_is_rarely_small_by_chance() -> None:
+    rng = np.random.default_rng(0)
+    is_inside = rng.random((400, 60)) < 0.3
+    strata = np.arange(60) % 5
+    small = 0
+    for row in is_inside:
+        marked = rng.random(60) < 0.1 + 0.15 * strata  # Strata differ, the group does not.
+        counts = [
+            np.bincount(strata[chosen], minlength=5)
+            for chosen in (row, row & marked, np.ones(60, bool), marked)
+        ]
+        p_value = metrics.stratified_excess(*counts)
+        small += p_value is not None and p_value <= 0.05
+    assert small <= 0.07 * 400

@@ -245,6 +245,7 @@ def _evaluate(
 ) -> EvaluationRecord:
     quiet_tensorflow.import_tensorflow()
     from repot.evaluator.scoring import score_split
+    from repot.evaluator.slices import find_slices
     from repot.evaluator.suspects import write_suspects
 
     manifest, training = read_manifest(dataset_uri), read_training(run_uri)
@@ -283,9 +284,11 @@ def _evaluate(
         manifest=manifest,
         checks=read_checks(dataset_uri),
         mistakes=scored.mistakes,
+        by_pair=scored.by_pair,
         training=training,
         run_uri=run_uri,
         suspects=suspects,
+        slices=find_slices(dataset_uri, manifest, subset, scored),
     )
     write_outcomes(storage.join(output_uri, PREDICTIONS_NAME), scored.outcomes)
     write_record(storage.join(output_uri, REPORT_DATA_NAME), data)

@@ -4,6 +4,7 @@ Each check is a test that allows for chance in small numbers: a label with one p
 missed, and of a hundred labels some look worse by luck.
 """
 
+import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import numpy as np
 from repot.evaluator.decision_rule import binomial_tail
 from repot.evaluator.outcomes import Outcome
 from repot.json_record import JsonRecord
+from repot.metrics import holm
 
 _CHANCE_LEVEL = 0.05
 _MISSED_LEVEL = 0.2
@@ -100,38 +102,51 @@ def find_missed(outcomes: Sequence[Outcome]) -> tuple[list[LabelCount], bool]:
 def find_lost(champion: Sequence[Outcome], challenger: Sequence[Outcome]) -> list[LabelCount]:
     """Return the labels on which the challenger is worse than the champion, lowest p-value first.
 
-    One-sided exact McNemar tests, one per label, corrected by Holm's method ("A simple sequentially
-    rejective multiple test procedure", Scand. J. Statist. 6, 1979): with any number of labels, the
-    probability that one is called lost that is not is at most 5 %.
+    With any number of labels, the probability that one is called lost that is not is at most 5 %.
+    """
+    return [
+        each
+        for each in compare_labels(champion, challenger)
+        if each.p_value is not None and each.p_value <= _LOST_LEVEL
+    ]
+
+
+def compare_labels(champion: Sequence[Outcome], challenger: Sequence[Outcome]) -> list[LabelCount]:
+    """Return both models' right pictures of each label, lowest p-value first.
+
+    One-sided exact McNemar tests, one per label, corrected by Holm's method. A label that the
+    champion never gets right cannot be lost, and has no p-value.
     """
     old_right: dict[str, list[bool]] = defaultdict(list)
     new_right: dict[str, list[bool]] = defaultdict(list)
     for old, new in zip(champion, challenger, strict=True):
         old_right[old.label].append(old.correct)
         new_right[new.label].append(new.correct)
-    tested = []
+    counts = []
     for label, old_marks in old_right.items():
         marks = list(zip(old_marks, new_right[label], strict=True))
         only_old, only_new = marks.count((True, False)), marks.count((False, True))
         p_value = float(binomial_tail(only_old + only_new, 0.5)[only_old])
-        tested.append((p_value, label, len(marks), sum(new_right[label]), sum(old_marks)))
-    # A label that the champion never gets right cannot be lost.
-    tested = sorted(each for each in tested if each[-1])
-    lost, adjusted = [], 0.0
-    for i, (p_value, label, num_examples, num_new, num_old) in enumerate(tested):
-        adjusted = max(adjusted, min(1.0, (len(tested) - i) * p_value))
-        if adjusted > _LOST_LEVEL:
-            break
-        lost.append(
+        counts.append(
             LabelCount(
                 label=label,
-                num_examples=num_examples,
-                num_correct=num_new,
-                num_correct_champion=num_old,
-                p_value=adjusted,
+                num_examples=len(marks),
+                num_correct=sum(new_right[label]),
+                num_correct_champion=sum(old_marks),
+                p_value=p_value if any(old_marks) else None,
             )
         )
-    return lost
+    tested = sorted((each.p_value, each.label) for each in counts if each.p_value is not None)
+    corrected = dict(
+        zip(
+            (label for _, label in tested),
+            holm([p_value for p_value, _ in tested]),
+            strict=True,
+        )
+    )
+    order = {label: i for i, (_, label) in enumerate(tested)}
+    counts.sort(key=lambda each: (order.get(each.label, len(order)), each.label))
+    return [dataclasses.replace(each, p_value=corrected.get(each.label)) for each in counts]
 
 
 def count_labels(outcomes: Sequence[Outcome]) -> list[LabelCount]:

@@ -17,6 +17,7 @@ from repot.errors import AlreadyExistsError, DataError, ModelError
 from repot.evaluator.comparison import check_same_pictures, compare_outcomes, judge
 from repot.evaluator.comparison_log import pictures_id, record_comparison
 from repot.evaluator.decision_rule import PairedCounts
+from repot.evaluator.floors import LabelCount, compare_labels
 from repot.evaluator.outcomes import Outcome, read_outcomes, write_outcomes
 from repot.evaluator.report.data import ReportData
 from repot.evaluator.report.page import render_report
@@ -164,10 +165,13 @@ def decide(
         labels = read_labels(storage.join(run_uri, MODEL_FOLDER))
         removed_labels = [label for label in champion_labels if label not in labels]
     entry, pairings = None, []
+    labels_compared: list[LabelCount] = []
     if champion_outcomes is not None and unseen is not None:
         check_same_pictures(champion_outcomes, challenger_outcomes)
         compared = unseen.select(challenger_outcomes)
-        comparison = compare_outcomes(unseen.select(champion_outcomes), compared)
+        champion_compared = unseen.select(champion_outcomes)
+        comparison = compare_outcomes(champion_compared, compared)
+        labels_compared = compare_labels(champion_compared, compared)
         entry, log = record_comparison(
             storage_uri,
             model_name,
@@ -205,7 +209,9 @@ def decide(
     verdict = _keep_verdict(storage.join(storage_uri, name), verdict)
     data = read_record(storage.join(evaluation_uri, REPORT_DATA_NAME), ReportData)
     version_uri = layout.model_uri(storage_uri, model_name, training_id)
-    report_html = render_report(data, verdict, version_uri=version_uri)
+    report_html = render_report(
+        data, verdict, version_uri=version_uri, compared_labels=labels_compared
+    )
     report_uri = storage.join(gate_uri, verdict.verdict_id, REPORT_NAME)
     storage.write_text(report_uri, report_html)
     return GateReport(

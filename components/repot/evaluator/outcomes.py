@@ -50,8 +50,8 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Mistake:
-    """A picture with a wrong prediction.
+class ScoredPicture:
+    """A picture and its prediction.
 
     Attributes:
         outcome: The prediction.

@@ -10,6 +10,7 @@ import markupsafe
 from repot.errors import printable
 
 MISSING = "–"
+SMALLEST_P = 0.0001
 
 # Where a name without blanks may go on in the next line: after its separators, not in a number.
 _BREAK = re.compile(r"(?<=[_/:;@=+-])(?=[^\s_/.,:;@=+-])|(?<=[.,])(?=[^\W\d_])")
@@ -32,13 +33,20 @@ def environment(package: str = __name__) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    env.filters.update(decimal=decimal, count=count, plural=plural, name=name)
+    env.filters.update(decimal=decimal, count=count, p_value=p_value, plural=plural, name=name)
     return env
 
 
 def decimal(value: float | None, digits: int = 2) -> str:
     """Return a number with a fixed number of decimals, or a dash for None."""
     return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def p_value(value: float | None) -> str:
+    """Return a probability with two significant digits, or a dash for None."""
+    if value is None:
+        return MISSING
+    return f"{value:.2g}" if value >= SMALLEST_P else f"< {SMALLEST_P:g}"
 
 
 def count(value: int) -> str:

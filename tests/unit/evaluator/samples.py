@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from repot.evaluator.outcomes import Outcome
 from repot.evaluator.report.data import (
     DatasetSummary,
-    MistakeRecord,
     RejectionSummary,
     ReportData,
+    ShownPicture,
     SplitSummary,
 )
 from repot.evaluator.summary import summarise
@@ -105,7 +105,7 @@ def make_report_data(
         history=make_history() if has_training else (),
         dataset=dataset,
         mistakes=tuple(
-            MistakeRecord(outcome=outcome, thumbnail=PIXEL)
+            ShownPicture(outcome=outcome, thumbnail=PIXEL)
             for outcome in outcomes
             if not outcome.correct
         ),

@@ -1,12 +1,13 @@
 """The confusion matrix, reduced to the labels and pairs of labels with the most mistakes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repot.evaluation_record import EvaluationRecord
+from repot.evaluator.report.data import CellPictures, ShownPicture
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,14 +15,30 @@ class Cell:
     """One cell of the heat map.
 
     Attributes:
+        label, predicted: The true and the predicted label.
+        row, column: Their positions among all labels.
         count: Number of pictures.
-        share: Share of all pictures with the row's true label, in [0, 1].
-        correct: Whether the cell is on the diagonal.
+        total: Pictures with the true label.
+        pictures: Some of them.
     """
 
+    label: str
+    predicted: str
+    row: int
+    column: int
     count: int
-    share: float
-    correct: bool
+    total: int
+    pictures: tuple[ShownPicture, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """Return the share of all pictures with the row's true label, in [0, 1]."""
+        return self.count / self.total if self.total else 0.0
+
+    @property
+    def correct(self) -> bool:
+        """Return whether the cell is on the diagonal."""
+        return self.row == self.column
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +56,11 @@ class HeatMap:
     rows: tuple[tuple[Cell, ...], ...]
     totals: tuple[int, ...]
     num_labels: int
+
+    @property
+    def has_pictures(self) -> bool:
+        """Return whether a cell has pictures."""
+        return any(cell.pictures for row in self.rows for cell in row)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,12 +106,29 @@ def most_confused(matrix: NDArray[np.int64], limit: int) -> list[int]:
     return sorted(int(i) for i in order[:limit])
 
 
-def heat_map(matrix: NDArray[np.int64], labels: Sequence[str], limit: int) -> HeatMap:
-    """Return the rows and columns of the `limit` most confused labels."""
+def heat_map(
+    matrix: NDArray[np.int64],
+    labels: Sequence[str],
+    limit: int,
+    cells: Iterable[CellPictures] = (),
+) -> HeatMap:
+    """Return the rows and columns of the `limit` most confused labels, with pictures of cells."""
     shown = most_confused(matrix, limit)
     totals = matrix.sum(axis=1)
+    pictures = {(cell.label, cell.predicted): cell.pictures for cell in cells}
     rows = tuple(
-        tuple(_cell(int(matrix[i, j]), int(totals[i]), correct=i == j) for j in shown)
+        tuple(
+            Cell(
+                label=labels[i],
+                predicted=labels[j],
+                row=i,
+                column=j,
+                count=int(matrix[i, j]),
+                total=int(totals[i]),
+                pictures=pictures.get((labels[i], labels[j]), ()),
+            )
+            for j in shown
+        )
         for i in shown
     )
     return HeatMap(
@@ -111,7 +150,3 @@ def worst_confusions(
         Confusion(label=labels[i], predicted=labels[j], count=count, num_examples=int(totals[i]))
         for count, i, j in pairs[:limit]
     ]
-
-
-def _cell(count: int, total: int, *, correct: bool) -> Cell:
-    return Cell(count=count, share=count / total if total else 0.0, correct=correct)

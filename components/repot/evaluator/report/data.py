@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -11,10 +11,11 @@ from repot import storage
 from repot.data_checks import DataChecks, data_warnings, describe_checks
 from repot.errors import ModelError
 from repot.evaluation_record import EvaluationRecord
-from repot.evaluator.outcomes import Mistake, Outcome
+from repot.evaluator.outcomes import Outcome, ScoredPicture
 from repot.json_record import JsonRecord, read_record
 from repot.layout import AUGMENTED_NAME, HISTORY_NAME, TRAINING_NAME
 from repot.manifest import Manifest, count_reasons
+from repot.metrics import Interval
 from repot.picture_result import REASONS
 from repot.training_record import (
     AugmentedPictures,
@@ -25,6 +26,9 @@ from repot.training_record import (
 
 MAX_FILES_NAMED = 20
 MAX_THUMBNAIL_SIDE = 160
+MAX_CELL_PICTURES = 160
+_CELL_SIDE = 96
+_MAX_CELL_CHARS = 1 << 20
 _THUMBNAIL_QUALITY = 82
 
 
@@ -79,11 +83,26 @@ class DatasetSummary(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MistakeRecord(JsonRecord):
-    """A wrong prediction and the picture as a data URI."""
+class ShownPicture(JsonRecord):
+    """A prediction and the picture as a data URI."""
 
     outcome: Outcome
     thumbnail: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellPictures(JsonRecord):
+    """Pictures of one label that were predicted as another one, or as itself.
+
+    Attributes:
+        label: The true label.
+        predicted: The predicted label.
+        pictures: The most confident mistakes, or the least confident right predictions.
+    """
+
+    label: str
+    predicted: str
+    pictures: tuple[ShownPicture, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,6 +151,48 @@ class SuspectSummary(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SliceRecord(JsonRecord):
+    """The score of the pictures with one value of a column, see `repot.evaluator.slices`.
+
+    Attributes:
+        column: What the pictures have in common, such as "folder" or a column of a manifest.
+        value: Its value.
+        num_examples, num_correct: Scored pictures with that value; those that are right.
+        precision_at_1, interval: Share of right ones; its 95 % interval.
+        others: precision@1 to expect: that of the other pictures of the same labels, in the slice's
+            mix of labels; None if there are none.
+        p_value: Of "mistakes fall on the pictures of each label at random", against "the slice has
+            more of them", corrected for the number of slices; None if it cannot be tested.
+        is_worse: Whether the slice is worse by more than chance explains.
+    """
+
+    column: str
+    value: str
+    num_examples: int
+    num_correct: int
+    precision_at_1: float
+    interval: Interval
+    others: float | None
+    p_value: float | None
+    is_worse: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SliceSummary(JsonRecord):
+    """All slices, those with the strongest evidence of being worse first.
+
+    Attributes:
+        slices: The slices.
+        num_tested: How many of them were tested.
+        level: The probability of calling any slice worse that is not.
+    """
+
+    slices: tuple[SliceRecord, ...]
+    num_tested: int
+    level: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ReportData(JsonRecord):
     """What report_data.json holds.
 
@@ -143,15 +204,19 @@ class ReportData(JsonRecord):
         mistakes: The most confident mistakes, most confident first.
         augmented: Training pictures as the network saw them; None if it saw them unchanged.
         suspects: Pictures whose label is probably wrong; None if none was judged.
+        slices: Scores by folder, size, format and columns; None if there is nothing to slice by.
+        cells: Pictures of cells of the confusion matrix, those with the most mistakes first.
     """
 
     evaluation: EvaluationRecord
     training: TrainingRecord | None
     history: tuple[EpochRecord, ...]
     dataset: DatasetSummary
-    mistakes: tuple[MistakeRecord, ...]
+    mistakes: tuple[ShownPicture, ...]
     augmented: AugmentedPictures | None = None
     suspects: SuspectSummary | None = None
+    slices: SliceSummary | None = None
+    cells: tuple[CellPictures, ...] = ()
 
 
 def build_report_data(
@@ -159,10 +224,12 @@ def build_report_data(
     *,
     manifest: Manifest,
     checks: DataChecks | None,
-    mistakes: Sequence[Mistake],
+    mistakes: Sequence[ScoredPicture],
+    by_pair: Mapping[tuple[str, str], Sequence[ScoredPicture]],
     training: TrainingRecord | None,
     run_uri: str,
     suspects: SuspectSummary | None = None,
+    slices: SliceSummary | None = None,
 ) -> ReportData:
     """Collect the data of a report.
 
@@ -171,10 +238,12 @@ def build_report_data(
         manifest: The dataset's manifest.
         checks: What its pictures show; None for a dataset of an earlier version.
         mistakes: The mistakes to show.
+        by_pair: Pictures by true and predicted label.
         training: The training of the model; None if unknown.
         run_uri: Folder of the training, with its history.csv and augmented_pictures.json; "" if
             unknown.
         suspects: Pictures whose label is probably wrong; None if none was judged.
+        slices: Scores of slices; None if there are none.
 
     Raises:
         DataError: The file is not a valid history.csv, or augmented_pictures.json is not valid.
@@ -185,11 +254,13 @@ def build_report_data(
         history=_read_history(run_uri),
         dataset=_summarise_dataset(manifest, checks),
         mistakes=tuple(
-            MistakeRecord(outcome=mistake.outcome, thumbnail=thumbnail(mistake.jpeg))
+            ShownPicture(outcome=mistake.outcome, thumbnail=thumbnail(mistake.jpeg))
             for mistake in mistakes
         ),
         augmented=_read_augmented(run_uri),
         suspects=suspects,
+        slices=slices,
+        cells=choose_cells(evaluation, by_pair),
     )
 
 
@@ -208,9 +279,8 @@ def read_training(run_uri: str) -> TrainingRecord | None:
     return read_record(uri, TrainingRecord, error=ModelError)
 
 
-def thumbnail(jpeg: bytes) -> str:
-    """Return a picture as a data URI: a JPEG of at most 160 x 160 pixels, aspect ratio kept."""
-    side = MAX_THUMBNAIL_SIDE
+def thumbnail(jpeg: bytes, side: int = MAX_THUMBNAIL_SIDE) -> str:
+    """Return a picture as a data URI: a JPEG of at most this many pixels per side, not enlarged."""
     with Image.open(io.BytesIO(jpeg)) as picture:
         picture.draft("RGB", (2 * side, 2 * side))
         small = picture.convert("RGB")
@@ -218,6 +288,40 @@ def thumbnail(jpeg: bytes) -> str:
     encoded = io.BytesIO()
     small.save(encoded, "JPEG", quality=_THUMBNAIL_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode()
+
+
+def choose_cells(
+    evaluation: EvaluationRecord, by_pair: Mapping[tuple[str, str], Sequence[ScoredPicture]]
+) -> tuple[CellPictures, ...]:
+    """Return pictures of as many cells as fit, first one of each, then a second one, and so on."""
+    count = evaluation.confusion_matrix
+    position = {label: i for i, label in enumerate(evaluation.labels)}
+
+    def order(pair: tuple[str, str]) -> tuple[bool, int, int, int]:
+        label, predicted = pair
+        return label == predicted, -count[label][predicted], position[label], position[predicted]
+
+    pairs = sorted(by_pair, key=order)
+    shown: dict[tuple[str, str], list[ShownPicture]] = {}
+    num_chars = num_pictures = 0
+    for place in range(max(map(len, by_pair.values()), default=0)):
+        for pair in pairs:
+            if place >= len(by_pair[pair]) or num_pictures >= MAX_CELL_PICTURES:
+                continue
+            picture = by_pair[pair][place]
+            small = thumbnail(picture.jpeg, _CELL_SIDE)
+            num_chars += len(small)
+            if num_chars > _MAX_CELL_CHARS:
+                break
+            num_pictures += 1
+            shown.setdefault(pair, []).append(
+                ShownPicture(outcome=picture.outcome, thumbnail=small)
+            )
+    return tuple(
+        CellPictures(label=pair[0], predicted=pair[1], pictures=tuple(shown[pair]))
+        for pair in pairs
+        if pair in shown
+    )
 
 
 def _read_history(run_uri: str) -> tuple[EpochRecord, ...]:

@@ -1,7 +1,7 @@
 """The report of one model: a single self-contained HTML page.
 
-The page needs no script, network or browser storage, so it works in Kubeflow's sandboxed iframe,
-in email and in print.
+The page needs no network or browser storage, so it works in Kubeflow's sandboxed iframe, in email
+and in print. Its script only sorts and filters tables; without it, all content is there.
 """
 
 import shlex
@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from repot import bit_depth, storage
 from repot.evaluation_record import EvaluationRecord, SplitScores
+from repot.evaluator.floors import LabelCount
 from repot.evaluator.report import templates
 from repot.evaluator.report.charts import (
     Axis,
@@ -33,6 +34,7 @@ from repot.training_record import EpochRecord
 MAX_HEAT_MAP_LABELS = 40
 MAX_OPEN_LABELS = 24
 MAX_CONFUSIONS = 10
+MAX_SLICES = 100
 
 
 class Headline(NamedTuple):
@@ -44,7 +46,11 @@ class Headline(NamedTuple):
 
 
 def render_report(
-    data: ReportData, verdict: Verdict | None = None, *, version_uri: str = ""
+    data: ReportData,
+    verdict: Verdict | None = None,
+    *,
+    version_uri: str = "",
+    compared_labels: Sequence[LabelCount] = (),
 ) -> str:
     """Return the report as HTML.
 
@@ -52,6 +58,7 @@ def render_report(
         data: The content of report_data.json.
         verdict: The gate's verdict; None before the gate.
         version_uri: Folder of the published version, to show how to use it; "" if unknown.
+        compared_labels: Champion and challenger on each label; empty without a comparison.
     """
     evaluation, training = data.evaluation, data.training
     matrix = confusion_counts(evaluation)
@@ -70,7 +77,11 @@ def render_report(
         threshold=verdict.min_precision if verdict else 0.0,
         label_rows=label_rows(evaluation, data.dataset),
         max_open_labels=MAX_OPEN_LABELS,
-        heat_map=heat_map(matrix, evaluation.labels, MAX_HEAT_MAP_LABELS),
+        heat_map=heat_map(matrix, evaluation.labels, MAX_HEAT_MAP_LABELS, data.cells),
+        slices=data.slices,
+        max_slices=MAX_SLICES,
+        compared_labels=compared_labels,
+        lost_labels={each.label for each in verdict.lost_labels} if verdict else (),
         confusions=worst_confusions(matrix, evaluation.labels, MAX_CONFUSIONS),
         mistakes=data.mistakes,
         suspects=data.suspects,

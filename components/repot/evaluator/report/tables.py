@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 
-from repot.evaluation_record import ClassRecord, EvaluationRecord
+from repot.evaluation_record import EvaluationRecord
+from repot.evaluator.report.confusions import Confusion
 from repot.evaluator.report.data import DatasetSummary
 from repot.metrics import wilson_interval
 from repot.recipes import AUGMENTATIONS, RECIPES
 from repot.settings import TrainingSettings
 from repot.training_record import TrainingRecord
 from repot.zoo import BACKBONES
+
+_MAX_CONFUSIONS = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +24,9 @@ class LabelRow:
         num_correct: Scored pictures of this label that were predicted correctly.
         low, high: 95 % interval of recall, in [0, 1]; None without a scored picture.
         recall, precision, f1: In [0, 1]; None for 0/0.
+        position: Of the label among all labels.
+        confusions: What its pictures were most often taken for.
+        has_more: Whether they were taken for more labels.
     """
 
     label: str
@@ -32,12 +38,18 @@ class LabelRow:
     recall: float | None
     precision: float | None
     f1: float | None
+    position: int
+    confusions: tuple[Confusion, ...]
+    has_more: bool
 
 
 def label_rows(evaluation: EvaluationRecord, dataset: DatasetSummary) -> list[LabelRow]:
     """Return one row per label: lowest recall first, labels without a scored picture last."""
     num_train = dataset.splits["train"].class_counts
-    rows = [_label_row(scores, num_train.get(scores.label, 0)) for scores in evaluation.per_class]
+    rows = [
+        _label_row(evaluation, position, num_train.get(scores.label, 0))
+        for position, scores in enumerate(evaluation.per_class)
+    ]
     return sorted(
         rows, key=lambda row: (row.recall is None, row.recall, -row.num_examples, row.label)
     )
@@ -83,8 +95,14 @@ def duration_text(seconds: float) -> str:
     return f"{minutes} min {whole_seconds} s" if minutes else f"{seconds:.1f} s"
 
 
-def _label_row(scores: ClassRecord, num_train: int) -> LabelRow:
+def _label_row(evaluation: EvaluationRecord, position: int, num_train: int) -> LabelRow:
+    scores = evaluation.per_class[position]
     n = scores.num_examples
+    counts = evaluation.confusion_matrix.get(scores.label, {})
+    mistakes = [
+        (predicted, count) for predicted, count in counts.items() if predicted != scores.label
+    ]
+    mistakes.sort(key=lambda item: (-item[1], item[0]))
     low, high = wilson_interval(scores.num_correct, n) if n else (None, None)
     return LabelRow(
         label=scores.label,
@@ -96,6 +114,12 @@ def _label_row(scores: ClassRecord, num_train: int) -> LabelRow:
         recall=scores.recall,
         precision=scores.precision,
         f1=scores.f1,
+        position=position,
+        confusions=tuple(
+            Confusion(label=scores.label, predicted=predicted, count=count, num_examples=n)
+            for predicted, count in mistakes[:_MAX_CONFUSIONS]
+        ),
+        has_more=len(mistakes) > _MAX_CONFUSIONS,
     )
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from repot.data_checks import CheckedPicture, DataChecks, Outlier
 from repot.errors import DataError, ModelError
-from repot.evaluator.outcomes import Mistake
+from repot.evaluator.outcomes import ScoredPicture
 from repot.evaluator.report.data import (
     MAX_FILES_NAMED,
     ReportData,
@@ -94,7 +94,8 @@ def build(tmp_path: Path, num_rejected: int = 2) -> ReportData:
         make_report_data([outcome], ["cat", "dog"]).evaluation,
         manifest=make_manifest(num_rejected),
         checks=CHECKS,
-        mistakes=[Mistake(outcome=outcome, jpeg=make_jpeg((20, 10)))],
+        mistakes=[ScoredPicture(outcome=outcome, jpeg=make_jpeg((20, 10)))],
+        by_pair={},
         training=None,
         run_uri=str(tmp_path),
     )
