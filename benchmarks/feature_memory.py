@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from repot.feature_store import FeatureKey, FeatureStore
+from repot.feature_store import FeatureKey, VectorStore
 from repot.trainer import features
 from repot.trainer.batches import FeatureTable, feature_batches
 
@@ -53,10 +53,10 @@ def main() -> None:
             subprocess.run([sys.executable, __file__, folder, mode, *sizes], check=True)
 
 
-def _open_store(folder: Path, num_rows: int, num_columns: int) -> tuple[FeatureStore, Any]:
+def _open_store(folder: Path, num_rows: int, num_columns: int) -> tuple[VectorStore, Any]:
     key = FeatureKey(checkpoint_id="c", backbone="b", image_size=224, view="central")
     digests = np.array([f"{i:032}".encode() for i in range(num_rows)], "S32")
-    return FeatureStore(str(folder), key, num_features=num_columns), digests
+    return VectorStore(f"{folder}/{key.folder_name}", num_columns=num_columns), digests
 
 
 def _measure(folder: Path, mode: str, num_rows: int, num_columns: int) -> None:

@@ -98,18 +98,17 @@ class _Part:
     digests: Digests
 
 
-class FeatureStore:
-    """The stored features of one key.
+class VectorStore:
+    """Stored vectors of one folder: the features of one key, or the predictions of one model.
 
     Args:
-        features_uri: Folder of all features.
-        key: What the features depend on.
-        num_features: Length of a vector.
+        folder_uri: The folder.
+        num_columns: Length of a vector.
     """
 
-    def __init__(self, features_uri: str, key: FeatureKey, *, num_features: int) -> None:
-        self._folder_uri = storage.join(features_uri, key.folder_name)
-        self._num_features = num_features
+    def __init__(self, folder_uri: str, *, num_columns: int) -> None:
+        self._folder_uri = folder_uri
+        self._num_columns = num_columns
         self._parts: list[_Part] = []
 
     def refresh(self) -> None:
@@ -193,7 +192,7 @@ class FeatureStore:
         data = self._read_verified(part.name, _VECTORS_SUFFIX)
         if data is None:
             return None
-        return np.frombuffer(data, "<f4").reshape(len(part.digests), self._num_features)
+        return np.frombuffer(data, "<f4").reshape(len(part.digests), self._num_columns)
 
     def _read_verified(self, name: str, suffix: str) -> bytes | None:
         """Return the content of a file, or delete its part and return None if it is damaged."""
@@ -207,7 +206,7 @@ class FeatureStore:
             if _checksum(data) == checksums[suffix]:
                 return data
             problem = f"is damaged: its {len(data)} bytes do not have the checksum in its name"
-        _log.warning("%s %s; its features are computed again", uri, problem)
+        _log.warning("%s %s; its vectors are computed again", uri, problem)
         for each in checksums:  # the digests first: without them the part does not exist
             storage.delete(self._uri(name, each))
         return None

@@ -10,6 +10,7 @@
       checkpoints/<checkpoint_id>/ weights.h5, checkpoint.json (last);
                                    checkpoint_id = <sha256>/<backbone>-<values>
       features/                    features of frozen backbones, see repot.feature_store
+      predictions/                 answers of models for pictures, see repot.prediction_store
       runs/<training_id>/          state/, events/, history.csv, model/,
                                    augmented_pictures.json (if any), suspects.json (if any),
                                    training.json (last of training), job/,
@@ -133,6 +134,11 @@ def checkpoint_uri(storage_uri: str, checkpoint_id: str) -> str:
 def features_uri(storage_uri: str) -> str:
     """Return the folder of all stored features."""
     return _under(storage_uri, FEATURES_FOLDER)
+
+
+def predictions_uri(storage_uri: str) -> str:
+    """Return the folder of all stored predictions."""
+    return _under(storage_uri, "predictions")
 
 
 def runs_uri(storage_uri: str) -> str:

@@ -17,10 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from repot import layout, storage
 from repot.errors import StorageError, UsageError, join_names
 from repot.json_record import JsonRecord, read_record, write_record
-from repot.layout import KERAS_NAME, LABELS_NAME, MODEL_SPEC_NAME
 
 OUTPUT_FORMATS = ("csv", "jsonl")
 """Formats of the file; a table cannot be read back."""
@@ -38,7 +36,7 @@ class PredictionRun(JsonRecord):
 
     Attributes:
         model: Folder of the model.
-        model_digest: See `model_digest`.
+        model_digest: See `repot.predictor.model_digest`.
         output_format: "csv" or "jsonl".
         top: Number of labels per picture, at most those of the model.
     """
@@ -82,17 +80,6 @@ class PredictionFile:
     def write(self, line: str) -> None:
         """Append one line, or the rows of one line that has line breaks in quotes."""
         self.file.write(f"{line}\n".encode(errors=_ERRORS))
-
-
-def model_digest(model_uri: str) -> str:
-    """Return an id of the content of all files of a model folder that predictions depend on."""
-    checksums = {}
-    for name in (KERAS_NAME, LABELS_NAME, MODEL_SPEC_NAME):
-        uri = storage.join(model_uri, name)
-        info = storage.stat(uri)
-        if info is not None:
-            checksums[name] = info.crc32c or storage.read_crc32c_hex(uri)
-    return layout.content_id(checksums)
 
 
 @contextmanager

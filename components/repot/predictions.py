@@ -26,8 +26,8 @@ from repot.metrics import FloatArray
 from repot.picture_decoder import PictureDecoder
 from repot.picture_files import PictureFile, read_ahead
 from repot.picture_result import RejectedPicture
-from repot.prediction_file import PredictionFile, PredictionRun, model_digest, open_prediction_file
-from repot.predictor import BATCH_SIZE, Model, find_model, load_model, read_labels
+from repot.prediction_file import PredictionFile, PredictionRun, open_prediction_file
+from repot.predictor import BATCH_SIZE, Model, find_model, load_model, model_digest, read_labels
 
 _MAX_COLUMN = 60
 _MAX_NAMES = 1000

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from repot import quiet_tensorflow, storage
+from repot import layout, quiet_tensorflow, storage
 from repot.errors import ModelError, printable
 from repot.keras_model import load_keras_model
 from repot.layout import (
@@ -143,6 +143,17 @@ def find_model(uri: str) -> str:
     )
 
 
+def model_digest(model_uri: str) -> str:
+    """Return an id of the content of all files of a model folder that predictions depend on."""
+    checksums = {}
+    for name in (KERAS_NAME, LABELS_NAME, MODEL_SPEC_NAME):
+        uri = storage.join(model_uri, name)
+        info = storage.stat(uri)
+        if info is not None:
+            checksums[name] = info.crc32c or storage.read_crc32c_hex(uri)
+    return layout.content_id(checksums)
+
+
 def read_labels(model_uri: str) -> tuple[str, ...]:
     """Return the label names of a model folder: line n names class n.
 
@@ -169,8 +180,6 @@ def load_model(model_uri: str) -> Model:
             not match labels.txt or model_spec.json.
     """
     quiet_tensorflow.import_tensorflow()
-    import tensorflow as tf
-
     labels, uri = read_labels(model_uri), storage.join(model_uri, KERAS_NAME)
     with storage.as_local_file(uri) as path:
         network = load_keras_model(path, uri=uri)
@@ -189,13 +198,24 @@ def load_model(model_uri: str) -> Model:
             f"{spec.image_size} x 3 each; got {len(spec.views)} views and inputs={shapes}. Use the "
             f"{MODEL_SPEC_NAME} that was published with the model."
         )
-    signature = tuple(tf.TensorSpec([None, *shape], tf.float32) for shape in shapes)
+    return as_model(network, labels, spec)
 
-    @tf.function(input_signature=[signature])  # type: ignore[untyped-decorator]
+
+def as_model(network: Any, labels: Sequence[str], spec: ModelSpec) -> Model:
+    """Return a keras.Model as an image classifier, see `Model`."""
+    import tensorflow as tf
+
+    shape = [None, spec.image_size, spec.image_size, 3]
+    signature = (tf.TensorSpec(shape, tf.float32),) * len(spec.views)
+
+    # AutoGraph would convert the code of every layer, for nothing.
+    @tf.function(  # type: ignore[untyped-decorator]
+        autograph=False, input_signature=[signature]
+    )
     def call(views: tuple[Any, ...]) -> tuple[Any, Any]:
         answers = network(list(views) if len(views) > 1 else views[0], training=False)
         if isinstance(answers, dict):
             return answers["probabilities"], answers["unlike"]
         return answers, tf.zeros(tf.shape(answers)[:1])
 
-    return Model(labels=labels, spec=spec, call=call)
+    return Model(labels=tuple(labels), spec=spec, call=call)

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from repot import storage
 from repot.errors import StorageError
-from repot.feature_store import Digests, FeatureKey, FeatureStore, equal_pairs
+from repot.feature_store import Digests, FeatureKey, VectorStore, equal_pairs
 
 KEY = FeatureKey(
     checkpoint_id="abc/efficientnet_lite0-raw",
@@ -30,17 +31,17 @@ def vectors_of(*numbers: int) -> npt.NDArray[np.float32]:
     return np.array([[n, n / 7, -n] for n in numbers], np.float32)
 
 
-def open_store(folder: Path | str, key: FeatureKey = KEY) -> FeatureStore:
-    store = FeatureStore(str(folder), key, num_features=3)
+def open_store(folder: Path | str, key: FeatureKey = KEY) -> VectorStore:
+    store = VectorStore(storage.join(str(folder), key.folder_name), num_columns=3)
     store.refresh()
     return store
 
 
-def add(store: FeatureStore, *numbers: int) -> None:
+def add(store: VectorStore, *numbers: int) -> None:
     store.add(digests_of(*numbers), vectors_of(*numbers))
 
 
-def read(store: FeatureStore, *numbers: int) -> tuple[list[bool], npt.NDArray[np.float32]]:
+def read(store: VectorStore, *numbers: int) -> tuple[list[bool], npt.NDArray[np.float32]]:
     table, is_filled = np.full([len(numbers), 3], -1, np.float32), np.zeros(len(numbers), np.bool_)
     store.fill(digests_of(*numbers), table, is_filled)
     return is_filled.tolist(), table
@@ -225,7 +226,7 @@ def test_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / KEY.folder_name).write_text("a file")
 
     with pytest.raises(StorageError):
-        add(FeatureStore(str(tmp_path), KEY, num_features=3), 1)
+        add(VectorStore(f"{tmp_path}/{KEY.folder_name}", num_columns=3), 1)
 
 
 def test_equal_pairs_are_all_pairs() -> None:

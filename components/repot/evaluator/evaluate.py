@@ -74,6 +74,7 @@ def evaluate(
     subset: str = "validation",
     num_examples: int = 0,
     test: EvaluationRecord | None = None,
+    predictions_uri: str = "",
 ) -> EvaluationRecord:
     """Score a model once on every example of a split and write all results to a folder.
 
@@ -89,6 +90,7 @@ def evaluate(
         subset: "train", "validation" or "test".
         num_examples: Score only this many examples, the first ones; 0 scores all.
         test: Evaluation of the same model on test, whose scores record and report show too.
+        predictions_uri: Folder of stored predictions, see `repot.prediction_store`; "" for none.
 
     Raises:
         UsageError: `subset` or `num_examples` is invalid.
@@ -113,6 +115,7 @@ def evaluate(
         subset=subset,
         num_examples=num_examples,
         test=test,
+        predictions_uri=predictions_uri,
     )
     write_record(metrics_uri, record)
     return record
@@ -169,11 +172,26 @@ def evaluate_run(
     evaluation_uri = storage.join(run_uri, EVALUATION_FOLDER)
     model_uri = storage.join(run_uri, MODEL_FOLDER)
     dataset_uri = layout.dataset_uri(storage_uri, dataset_id)
+    predictions_uri = layout.predictions_uri(storage_uri)
     test: EvaluationRecord | None = None
     if read_manifest(dataset_uri).has_scored("test"):
         test_uri = layout.split_folder(evaluation_uri, "test")
-        test = evaluate(model_uri, dataset_uri, test_uri, run_uri=run_uri, subset="test")
-    evaluation = evaluate(model_uri, dataset_uri, evaluation_uri, run_uri=run_uri, test=test)
+        test = evaluate(
+            model_uri,
+            dataset_uri,
+            test_uri,
+            run_uri=run_uri,
+            subset="test",
+            predictions_uri=predictions_uri,
+        )
+    evaluation = evaluate(
+        model_uri,
+        dataset_uri,
+        evaluation_uri,
+        run_uri=run_uri,
+        test=test,
+        predictions_uri=predictions_uri,
+    )
     publish(run_uri, storage_uri, model_name=model_name, version=training_id)
     report_html = storage.read_text(storage.join(evaluation_uri, REPORT_NAME))
     return EvaluatedRun(evaluation=evaluation, report_html=report_html)
@@ -242,6 +260,7 @@ def _evaluate(
     subset: str,
     num_examples: int,
     test: EvaluationRecord | None,
+    predictions_uri: str,
 ) -> EvaluationRecord:
     quiet_tensorflow.import_tensorflow()
     from repot.evaluator.scoring import score_split
@@ -256,6 +275,7 @@ def _evaluate(
         subset=subset,
         num_examples=num_examples,
         with_logits=has_suspects,
+        predictions_uri=predictions_uri,
     )
     record = summarise(
         scored.outcomes,

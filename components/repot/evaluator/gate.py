@@ -159,7 +159,13 @@ def decide(
             champion_dataset_uri=layout.dataset_uri(storage_uri, champion.dataset_id),
         )
         if unseen.pictures.is_enough:
-            champion_outcomes = _champion_outcomes(champion_uri, dataset_uri, gate_uri, gate_split)
+            champion_outcomes = _champion_outcomes(
+                champion_uri,
+                dataset_uri,
+                gate_uri,
+                gate_split,
+                predictions_uri=layout.predictions_uri(storage_uri),
+            )
         champion_labels = read_labels(champion_uri)
         unknown_labels = _unknown_labels(challenger_outcomes, champion_labels)
         labels = read_labels(storage.join(run_uri, MODEL_FOLDER))
@@ -257,15 +263,21 @@ def _keep_verdict(uri: str, verdict: Verdict) -> Verdict:
 
 
 def _champion_outcomes(
-    champion_uri: str, dataset_uri: str, gate_uri: str, split: str
+    champion_uri: str, dataset_uri: str, gate_uri: str, split: str, *, predictions_uri: str
 ) -> list[Outcome]:
-    """Return the champion's outcomes on a split, computed at most once."""
+    """Return the champion's outcomes on a split; it answers once for each picture."""
     uri = storage.join(layout.split_folder(gate_uri, split), PREDICTIONS_NAME)
     if not _are_current(uri):
         quiet_tensorflow.import_tensorflow()
         from repot.evaluator.scoring import score_split
 
-        scored = score_split(champion_uri, dataset_uri, subset=split, task="gate")
+        scored = score_split(
+            champion_uri,
+            dataset_uri,
+            subset=split,
+            task="gate",
+            predictions_uri=predictions_uri,
+        )
         write_outcomes(uri, scored.outcomes)
     return read_outcomes(uri)
 

@@ -1,22 +1,26 @@
 """Run a model once on every example of a split."""
 
 import heapq
+import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from repot import progress
 from repot.dataset import Examples, Numbers, open_examples
 from repot.errors import DataError, ModelError
 from repot.evaluator.outcomes import SMALLEST_PROBABILITY, Outcome, ScoredPicture, make_outcomes
-from repot.example_digests import example_digest, join_digests, read_digests
+from repot.example_digests import Digests, example_digest, join_digests, read_digests
 from repot.manifest import EXCLUSION_REASONS, Manifest, Split, count_reasons, read_manifest
-from repot.predictor import Model, load_model
+from repot.metrics import FloatArray
+from repot.prediction_store import PART_ROWS, Author, PredictionStore, answers_of
+from repot.predictor import Model, load_model, read_labels
 
 BATCH_SIZE = 32
 MAX_MISTAKES = 24
@@ -28,6 +32,14 @@ MAX_LABELS_OF_RIGHT = 12
 """With more labels, no pictures of right predictions are kept."""
 MAX_LOGITS = 1 << 26
 """Most logits that are kept: 256 MiB."""
+MAX_ANSWERS = 1 << 24
+"""Numbers in the answers that are in memory at a time: 64 MiB."""
+SAMPLE_SIZE = 64
+"""Answers of a trainer that are verified."""
+MAX_DIFFERENCE = 1e-3
+"""Of a probability between two kinds of devices; they round differently."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +52,7 @@ class ScoredSplit:
         by_pair: Pictures by true and predicted label, at most MAX_PER_PAIR each: the most confident
             mistakes, and the least confident of right predictions. If all pairs have more bytes
             than MAX_PAIR_BYTES, only the most frequent pairs have pictures.
-        seconds: Duration of the predictions, the model's loading left out.
+        seconds: Duration of the predictions, the model's loading left out; 0 if some were stored.
         labels: Every label of the dataset, followed by those that only the model has.
         excluded: Number of examples of the split that are not scored, by reason.
         numbers: int64 [num_outcomes], their numbers in the split.
@@ -67,8 +79,11 @@ def score_split(
     num_examples: int = 0,
     task: str = "evaluate",
     with_logits: bool = False,
+    predictions_uri: str = "",
 ) -> ScoredSplit:
     """Predict the first examples of a split, excluded ones left out; labels are matched by name.
+
+    Pictures that the model has answered for before are not predicted again.
 
     Args:
         model_uri: Folder with model.keras and labels.txt.
@@ -77,6 +92,8 @@ def score_split(
         num_examples: Maximum number of examples; 0 for all.
         task: Task name for progress reports.
         with_logits: Whether to return logits, too.
+        predictions_uri: Folder of all stored predictions, see `repot.prediction_store`; "" for
+            none.
 
     Raises:
         DataError: The dataset does not exist, or the split is empty.
@@ -86,40 +103,50 @@ def score_split(
     manifest = read_manifest(dataset_uri)
     numbers = _scored_numbers(dataset_uri, manifest, subset, task)
     numbers = numbers[: num_examples or None]
-    model = load_model(model_uri)
+    scorer = _Scorer(model_uri, predictions_uri)
+    labels = scorer.labels
+    digests = (
+        read_digests(dataset_uri, manifest, cast(Split, subset), task=task)[numbers]
+        if predictions_uri
+        else None
+    )
     outcomes: list[Outcome] = []
     has_logits = (
-        with_logits
-        and model.labels == manifest.labels
-        and len(numbers) * len(model.labels) <= MAX_LOGITS
+        with_logits and labels == manifest.labels and len(numbers) * len(labels) <= MAX_LOGITS
     )
-    shape = [len(numbers), len(model.labels)]
-    logits = np.empty(shape, np.float32) if has_logits else None
+    logits = np.empty([len(numbers), len(labels)], np.float32) if has_logits else None
     worst: list[tuple[float, int, ScoredPicture]] = []  # heap, the least confident mistake first
     pairs = _PairPictures(has_right=len(manifest.labels) <= MAX_LABELS_OF_RIGHT)
     started = time.monotonic()
+    num_rows = max(1, MAX_ANSWERS // (len(labels) + 1) // BATCH_SIZE) * BATCH_SIZE
     with open_examples(dataset_uri, manifest) as examples:
-        batches = _predict_batches(model, examples[subset], manifest.labels, numbers)
-        for batch, jpegs, probabilities in batches:
-            if logits is not None:
-                rows = slice(len(outcomes), len(outcomes) + len(batch))
-                logits[rows] = np.log(np.maximum(probabilities, SMALLEST_PROBABILITY))
-            for i, (outcome, jpeg) in enumerate(zip(batch, jpegs, strict=True), len(outcomes)):
-                pairs.add(i, ScoredPicture(outcome=outcome, jpeg=jpeg))
-                if not outcome.correct:
-                    # -i: among equally confident mistakes, earlier examples are kept.
-                    mistake = ScoredPicture(outcome=outcome, jpeg=jpeg)
-                    heapq.heappush(worst, (outcome.probability, -i, mistake))
-                    if len(worst) > MAX_MISTAKES:
-                        heapq.heappop(worst)
-            outcomes += batch
-            progress.report(task, len(outcomes), len(numbers), unit="pictures")
+        for start in range(0, len(numbers), num_rows):
+            rows = slice(start, start + num_rows)
+            batches = scorer.score(
+                examples[subset], numbers[rows], None if digests is None else digests[rows]
+            )
+            for batch, probabilities in batches:
+                part = _make_outcomes(batch, probabilities, manifest.labels, labels)
+                if logits is not None:
+                    places = slice(len(outcomes), len(outcomes) + len(part))
+                    logits[places] = np.log(np.maximum(probabilities, SMALLEST_PROBABILITY))
+                jpegs = batch["encoded"].numpy()
+                for i, (outcome, jpeg) in enumerate(zip(part, jpegs, strict=True), len(outcomes)):
+                    pairs.add(i, ScoredPicture(outcome=outcome, jpeg=jpeg))
+                    if not outcome.correct:
+                        # -i: among equally confident mistakes, earlier examples are kept.
+                        mistake = ScoredPicture(outcome=outcome, jpeg=jpeg)
+                        heapq.heappush(worst, (outcome.probability, -i, mistake))
+                        if len(worst) > MAX_MISTAKES:
+                            heapq.heappop(worst)
+                outcomes += part
+                progress.report(task, len(outcomes), len(numbers), unit="pictures")
     return ScoredSplit(
         outcomes=tuple(outcomes),
         mistakes=tuple(mistake for _, _, mistake in sorted(worst, reverse=True)),
         by_pair=pairs.pictures(),
-        seconds=time.monotonic() - started,
-        labels=tuple(dict.fromkeys((*manifest.labels, *model.labels))),
+        seconds=scorer.seconds_since(started) if scorer.num_answered == len(numbers) else 0.0,
+        labels=tuple(dict.fromkeys((*manifest.labels, *labels))),
         excluded=_count_excluded(manifest, subset),
         numbers=numbers,
         logits=logits,
@@ -195,27 +222,180 @@ def _count_excluded(manifest: Manifest, subset: str) -> dict[str, int]:
     return count_reasons(item for item in manifest.excluded if item.split == subset)
 
 
-def _predict_batches(
-    model: Model, examples: Examples, labels: Sequence[str], numbers: Numbers
-) -> Iterator[tuple[list[Outcome], list[bytes], Any]]:
-    """Yield outcomes, JPEG bytes and probabilities of each batch; the last one may be smaller."""
+def _make_outcomes(
+    batch: dict[str, Any], probabilities: FloatArray, labels: Sequence[str], known: Sequence[str]
+) -> list[Outcome]:
+    """Return the outcomes of a batch of examples.
 
-    def prepare(example: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return model.prepare(example["encoded"]), example
+    Args:
+        batch: The examples.
+        probabilities: float32 [batch, len(known)].
+        labels: Labels of the dataset.
+        known: Labels of the model.
+    """
+    filenames = [name.decode(errors="replace") for name in batch["filename"].numpy()]
+    true_labels = [labels[class_id - 1] for class_id in batch["label"].numpy()]
+    is_finite = np.all(np.isfinite(probabilities), axis=1)
+    if not np.all(is_finite):
+        raise ModelError(
+            "A model must predict finite probabilities; it does not for the picture "
+            f"{filenames[int(np.argmin(is_finite))]}. Train again."
+        )
+    digests = [example_digest(jpeg).hex() for jpeg in batch["encoded"].numpy()]
+    return make_outcomes(filenames, digests, true_labels, probabilities, known)
 
-    prepared = examples.read(numbers).map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
-    for pictures, batch in prepared.batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE):
-        filenames = [name.decode(errors="replace") for name in batch["filename"].numpy()]
-        true_labels = [labels[class_id - 1] for class_id in batch["label"].numpy()]
-        # probabilities: float32 [batch, num_model_labels]
-        probabilities = model.call(pictures)[0].numpy()
-        is_finite = np.all(np.isfinite(probabilities), axis=1)
-        if not np.all(is_finite):
-            raise ModelError(
-                "A model must predict finite probabilities; it does not for the picture "
-                f"{filenames[int(np.argmin(is_finite))]}. Train again."
+
+class _Scorer:
+    """The answers of a model for pictures: stored ones, and the model's own for the others.
+
+    The model is loaded when it is needed first.
+
+    Attributes:
+        labels: The model's labels.
+        num_answered: Number of pictures that the model answered for.
+    """
+
+    def __init__(self, model_uri: str, predictions_uri: str) -> None:
+        self.labels = read_labels(model_uri)
+        self._model_uri, self._predictions_uri = model_uri, predictions_uri
+        self.num_answered = 0
+        self._model: Model | None = None
+        self._load_seconds = 0.0
+        self._store = self._open_store("evaluate") if predictions_uri else None
+        self._trainer_store: PredictionStore | None = None
+        if self._store:
+            self._trainer_store = self._open_store("train")
+
+    def score(
+        self, examples: Examples, numbers: Numbers, digests: Digests | None
+    ) -> Iterator[tuple[dict[str, Any], FloatArray]]:
+        """Yield batches of examples and their probabilities, float32 [batch, num_labels].
+
+        Args:
+            examples: All examples of the split.
+            numbers: Those to score.
+            digests: One per number, if predictions are stored.
+        """
+        answers = np.zeros([len(numbers), len(self.labels) + 1], np.float32)
+        is_filled = np.zeros(len(numbers), np.bool_)
+        if self._store and digests is not None:
+            self._store.fill(digests, answers, is_filled)
+            self._fill_from_trainer(examples, numbers, digests, answers, is_filled)
+        missing = np.flatnonzero(~is_filled)
+        num_stored = 0
+        for start, batch in self._read(examples, numbers, is_missing=~is_filled):
+            size = len(batch["label"])
+            rows = slice(start, start + size)
+            new = np.flatnonzero(~is_filled[rows])
+            if len(new):
+                answers[rows][new] = self._answer(batch["views"], new)
+            yield batch, answers[rows, :-1]
+            is_last = start + size == len(numbers)
+            done = int(np.searchsorted(missing, start + size))
+            if digests is not None and (is_last or done - num_stored >= PART_ROWS):
+                self._add(digests, answers, missing[num_stored:done])
+                num_stored = done
+
+    def seconds_since(self, started: float) -> float:
+        """Return the time since then, without that for loading the model."""
+        return time.monotonic() - started - self._load_seconds
+
+    def _read(
+        self, examples: Examples, numbers: Numbers, *, is_missing: npt.NDArray[np.bool_]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the place of the first example of each batch, and the batch.
+
+        A batch with pictures to predict has their views, with zeros for the others.
+        """
+        dataset = examples.read(numbers)
+        if is_missing.any():
+            prepare = _prepare_missing(self._load())
+            dataset = tf.data.Dataset.zip(
+                dataset, tf.data.Dataset.from_tensor_slices(is_missing)
+            ).map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+        start = 0
+        for batch in dataset.batch(BATCH_SIZE).prefetch(tf.data.AUTOTUNE):
+            yield start, batch
+            start += len(batch["label"])
+
+    def _answer(self, views: tuple[Any, ...], rows: npt.NDArray[np.intp]) -> FloatArray:
+        """Return the answers of the model for some pictures of a batch."""
+        if len(rows) < len(views[0]):
+            views = tuple(tf.gather(view, rows) for view in views)
+        self.num_answered += len(rows)
+        probabilities, unlike = self._load().call(views)
+        return answers_of(probabilities.numpy(), unlike.numpy())
+
+    def _fill_from_trainer(
+        self,
+        examples: Examples,
+        numbers: Numbers,
+        digests: Digests,
+        answers: FloatArray,
+        is_filled: npt.NDArray[np.bool_],
+    ) -> None:
+        """Take what the trainer computed, if this machine agrees about a sample of it."""
+        if self._trainer_store is None:
+            return
+        (missing,) = np.nonzero(~is_filled)
+        found = np.zeros_like(answers[missing])
+        is_found = np.zeros(len(missing), np.bool_)
+        self._trainer_store.fill(digests[missing], found, is_found)
+        (rows,) = np.nonzero(is_found)
+        if not len(rows):
+            return
+        # Evenly over the split, so over its labels, too.
+        sample = rows[np.linspace(0, len(rows) - 1, min(SAMPLE_SIZE, len(rows)), dtype=np.int64)]
+        own = np.concatenate(
+            [
+                self._answer(batch["views"], np.arange(len(batch["label"])))
+                for _, batch in self._read(
+                    examples, numbers[missing[sample]], is_missing=np.ones(len(sample), np.bool_)
+                )
+            ]
+        )
+        difference = float(np.abs(own[:, :-1] - found[sample, :-1]).max())
+        if not difference <= MAX_DIFFERENCE:
+            _log.warning(
+                "the trainer's probabilities of %d pictures differ from this machine's by up to "
+                "%.2g, so all are computed again",
+                len(sample),
+                difference,
             )
-        jpegs = list(batch["encoded"].numpy())
-        digests = [example_digest(jpeg).hex() for jpeg in jpegs]
-        outcomes = make_outcomes(filenames, digests, true_labels, probabilities, model.labels)
-        yield outcomes, jpegs, probabilities
+            self._trainer_store = None
+            return
+        answers[missing[rows]] = found[rows]
+        is_filled[missing[rows]] = True
+        self._add(digests, answers, missing[rows])
+
+    def _add(self, digests: Digests, answers: FloatArray, rows: npt.NDArray[np.intp]) -> None:
+        if self._store and len(rows):
+            self._store.add(digests[rows], answers[rows])
+
+    def _open_store(self, author: Author) -> PredictionStore:
+        return PredictionStore(
+            self._predictions_uri, self._model_uri, num_labels=len(self.labels), author=author
+        )
+
+    def _load(self) -> Model:
+        if self._model is None:
+            started = time.monotonic()
+            self._model = load_model(self._model_uri)
+            self._load_seconds = time.monotonic() - started
+        return self._model
+
+
+def _prepare_missing(model: Model) -> Callable[[dict[str, Any], Any], dict[str, Any]]:
+    """Return the function that adds the views of an example to it, zeros if it is not missing."""
+    size = model.spec.image_size
+
+    @tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
+    def prepare(example: dict[str, Any], is_missing: Any) -> dict[str, Any]:
+        views = tf.cond(
+            is_missing,
+            lambda: model.prepare(example["encoded"]),
+            lambda: tuple(tf.zeros([size, size, 3]) for _ in model.spec.views),
+        )
+        return {**example, "views": views}
+
+    return cast("Callable[[dict[str, Any], Any], dict[str, Any]]", prepare)

@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from repot import progress
+from repot import progress, storage
 from repot.errors import StoppedError, StorageError, TrainingError
-from repot.feature_store import Digests, FeatureKey, FeatureStore, equal_pairs
+from repot.feature_store import Digests, FeatureKey, VectorStore, equal_pairs
 from repot.memory import find_memory_limit
 from repot.model_spec import View
 from repot.preprocessing import decode_jpeg, mirror, view_picture
@@ -87,7 +87,7 @@ class _Column:
     """
 
     view: PictureView
-    store: FeatureStore
+    store: VectorStore
     table: npt.NDArray[np.float32]
     is_filled: npt.NDArray[np.bool_]
     unsaved: list[int]
@@ -217,7 +217,9 @@ class FeatureReader:
         )
         column = _Column(
             view=view,
-            store=FeatureStore(self._features_uri, key, num_features=num_features),
+            store=VectorStore(
+                storage.join(self._features_uri, key.folder_name), num_columns=num_features
+            ),
             table=_new_table(num_examples, num_features, self._scratch),
             is_filled=np.zeros(num_examples, np.bool_),
             unsaved=[],
@@ -258,7 +260,7 @@ class FeatureReader:
 
         Args:
             split: Name of the split.
-            columns: The tables to fill. Stored features are left for `FeatureStore.fill`.
+            columns: The tables to fill. Stored features are left for `VectorStore.fill`.
             digests, labels: Filled with those of the examples.
             share, num_shares: Compute only this one of the shares of the examples.
 

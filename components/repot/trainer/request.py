@@ -26,6 +26,8 @@ class TrainingRequest(JsonRecord):
         settings: Training settings.
         features_uri: Folder of the features of frozen backbones, which trainings may share; "" for
             one in the folder of the training.
+        predictions_uri: Folder of all stored predictions, see `repot.prediction_store`; "" for
+            none.
     """
 
     dataset_uri: str
@@ -35,6 +37,7 @@ class TrainingRequest(JsonRecord):
     checkpoint_id: str
     settings: TrainingSettings
     features_uri: str = ""
+    predictions_uri: str = ""
 
     @classmethod
     def from_ids(
@@ -64,6 +67,7 @@ class TrainingRequest(JsonRecord):
             checkpoint_id=checkpoint_id,
             settings=settings,
             features_uri=layout.features_uri(storage_uri),
+            predictions_uri=layout.predictions_uri(storage_uri),
         )
 
     @property

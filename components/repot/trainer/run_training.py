@@ -40,8 +40,10 @@ from repot.layout import (
 )
 from repot.manifest import Split, read_manifest
 from repot.model_files import make_reproducible
+from repot.predictor import as_model
 from repot.recipes import RECIPES
 from repot.settings import TrainingSettings
+from repot.trainer.answers import store_answers
 from repot.trainer.augmented_pictures import write_augmented_pictures
 from repot.trainer.batches import Pictures, Share
 from repot.trainer.drivers import TrainedModel, Trainee, run_recipe
@@ -200,6 +202,15 @@ def _run(
             _write_model(trained, manifest.labels, request.run_uri, Path(scratch))
             write_history(request.run_uri, position.history)
             write_suspects(store, request.run_uri)
+            if request.predictions_uri and has_gpu():
+                store_answers(
+                    as_model(trained.model, manifest.labels, trained.spec),
+                    examples,
+                    dataset_uri=request.dataset_uri,
+                    manifest=manifest,
+                    model_uri=storage.join(request.run_uri, MODEL_FOLDER),
+                    predictions_uri=request.predictions_uri,
+                )
             write_record(storage.join(request.run_uri, TRAINING_NAME), record)
             store.delete()
         wait_for_all(strategy)
@@ -236,6 +247,11 @@ def _make_pictures(
         )
         for split in _SPLITS
     }
+
+
+def has_gpu() -> bool:
+    """Return whether the training computes on a GPU."""
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def _device_names(strategy: Any) -> str:

@@ -26,6 +26,7 @@ def test_request_from_ids_names_the_folders_of_the_storage() -> None:
         checkpoint_id="weights",
         settings=SETTINGS,
         features_uri="gs://bucket/features",
+        predictions_uri="gs://bucket/predictions",
     )
 
 
