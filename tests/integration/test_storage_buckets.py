@@ -4,7 +4,7 @@ import dataclasses
 import threading
 import time
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +13,17 @@ import pytest
 from repot import storage
 from repot.errors import AlreadyExistsError, ConflictError, NotFoundError, StorageError
 from repot.storage import retries
-from tests.integration.faulty_proxy import Response, run_proxy
+from repot.storage.gcs import client as gcs_client
+from repot.storage.s3 import client as s3_client
+from tests.integration.faulty_proxy import (
+    Fault,
+    FaultyProxy,
+    Response,
+    drop_connection,
+    flip_bit,
+    run_proxy,
+    truncate,
+)
 
 NAMES = [
     "a b",
@@ -215,6 +225,64 @@ def test_threads_share_one_client(bucket: str) -> None:
     assert storage.list_objects(bucket) == [as_listed(info) for info in infos]
 
 
+@pytest.fixture
+def proxy(
+    bucket: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FaultyProxy]:
+    """Run a proxy in front of the bucket's server."""
+    scheme = "gcs" if bucket.startswith("gs:") else "s3"
+    with run_proxy(str(request.getfixturevalue(f"{scheme}_endpoint"))) as server:
+        monkeypatch.setenv(
+            "STORAGE_EMULATOR_HOST" if scheme == "gcs" else "AWS_ENDPOINT_URL_S3", server.url
+        )
+        yield server
+
+
+def test_listed_object_is_read_by_one_plain_request(
+    bucket: str, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = storage.write_bytes(f"{bucket}/ä b+c#?.jpg", b"0123456789")
+
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("the client makes this request")
+
+    for client in (gcs_client, s3_client):
+        monkeypatch.setattr(client, "call_with_retries", fail)
+    proxy.requests.clear()
+    content = storage.read_object(info.uri, version=info.version)
+    assert (content.data, content.info.crc32c) == (b"0123456789", info.crc32c)
+    assert storage.read_range(info.uri, offset=2, num_bytes=3, version=info.version) == b"234"
+    assert [request.method for request in proxy.requests] == ["GET", "GET"]
+
+
+def _answer(status: int) -> Fault:
+    return lambda _forward: (status, [], b"")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        flip_bit,
+        truncate,
+        drop_connection,
+        lambda _forward: None,
+        *map(_answer, (200, 206, 301, 400, 403, 404, 429, 503)),
+    ],
+)
+def test_client_reads_what_a_plain_request_cannot(
+    fault: Fault, bucket: str, proxy: FaultyProxy
+) -> None:
+    data = bytes(1000)
+    info = storage.write_bytes(f"{bucket}/x", data)
+    for _ in range(2):
+        proxy.faults["GET"] = [fault]
+        assert storage.read_bytes(info.uri, version=info.version) == data
+        assert proxy.faults["GET"] == []
+        # Every client begins anew: after some answers, only the client makes requests.
+        for client in (gcs_client, s3_client):
+            client._state.clients.clear()
+
+
 class _RateLimit:
     """Refuses the requests that arrive while a number of others is being answered."""
 
@@ -239,23 +307,18 @@ class _RateLimit:
                 self.num_answered += 1
 
 
-@pytest.mark.parametrize(("scheme", "status"), [("gcs", 429), ("s3", 503)])
+@pytest.mark.parametrize("is_listed", [False, True])
 def test_requests_settle_at_the_rate_that_the_service_accepts(
-    scheme: str, status: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    is_listed: bool, bucket: str, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bucket, endpoint = (
-        str(request.getfixturevalue(name)) for name in (scheme, f"{scheme}_endpoint")
-    )
-    variable = {"gcs": "STORAGE_EMULATOR_HOST", "s3": "AWS_ENDPOINT_URL_S3"}[scheme]
     monkeypatch.setattr(retries, "_FIRST_PAUSE_SECONDS", 0.02)
     info = storage.write_bytes(f"{bucket}/x", b"data")
-    rate_limit = _RateLimit(4, status)
-    with run_proxy(endpoint) as proxy:
-        monkeypatch.setenv(variable, proxy.url)
-        assert storage.read_bytes(info.uri) == b"data"
-        proxy.faults["GET"] = [rate_limit] * 10_000
-        with ThreadPoolExecutor(32) as pool:
-            reads = list(pool.map(lambda _: storage.read_bytes(info.uri), range(250)))
+    version = info.version if is_listed else None
+    rate_limit = _RateLimit(4, 429 if bucket.startswith("gs:") else 503)
+    assert storage.read_bytes(info.uri) == b"data"
+    proxy.faults["GET"] = [rate_limit] * 10_000
+    with ThreadPoolExecutor(32) as pool:
+        reads = list(pool.map(lambda _: storage.read_bytes(info.uri, version=version), range(250)))
     assert reads == [b"data"] * 250
     assert rate_limit.num_answered == 250
     # About 20; without the common limit 200 to 400.

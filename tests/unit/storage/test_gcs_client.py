@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import requests
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -51,3 +52,17 @@ def test_invalid_key_in_a_pod_names_the_secret(monkeypatch: pytest.MonkeyPatch) 
     assert str(caught.value).startswith(
         "the key key.json of the Secret repot-google-key in the namespace research must hold"
     )
+
+
+def test_behind_a_proxy_only_the_client_makes_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "http://storage.test/o"
+    for name in ("HTTP_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    session = requests.Session()
+    session.is_mtls = False  # type: ignore[attr-defined]
+    assert client._direct_pool(session, url) is not None
+    session = requests.Session()
+    session.is_mtls = False  # type: ignore[attr-defined]
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.test:3128")
+    assert client._direct_pool(session, url) is None

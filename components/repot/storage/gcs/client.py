@@ -5,9 +5,12 @@ import http.client
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import urllib3
 
 from repot.cluster_names import GOOGLE_KEY_VARIABLE, name_sources
 from repot.errors import StorageError
@@ -24,6 +27,7 @@ from repot.storage.gcs.errors import (
 from repot.storage.retries import (
     CONNECT_SECONDS,
     NUM_CONNECTIONS,
+    THROTTLED_STATUSES,
     ServiceState,
     call_with_retries,
     use_own_generator,
@@ -78,9 +82,81 @@ def bucket_handle(name: str) -> Any:
     return client().bucket(name, user_project=user_project)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Response:
+    """The complete body of a response, and its headers."""
+
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def get_directly(uri: str, *, version: str, byte_range: str = "") -> Response | None:
+    """Return an object's stored bytes by one request that does without the client's machinery.
+
+    That costs a fifth of the CPU time of a download by the client, which is more than decoding a
+    small picture costs. Connection, certificates and credentials are the client's. Whatever is
+    unusual, a proxy or any failure, is left to the client and its retries.
+
+    Args:
+        uri: The object.
+        version: Its generation.
+        byte_range: The range of bytes, such as "0-99"; "" for all.
+
+    Returns:
+        The response; None if the client has to make the request.
+    """
+    headers = {"Accept-Encoding": "gzip"}  # As it is stored, compressed or not.
+    if byte_range:
+        headers["Range"] = f"bytes={byte_range}"
+    sent = _state.limit.start()
+    is_complete = False
+    try:
+        url = blob_handle(uri, version=version)._get_download_url(client())
+        session = client()._http
+        pool = _direct_pool(session, url)
+        if pool is None:
+            return None
+        session.credentials.before_request(session._auth_request, "GET", url, headers)
+        response = pool.urlopen(
+            "GET",
+            "/" + url.split("/", 3)[3],
+            headers=headers,
+            redirect=False,
+            retries=False,
+            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=_state.read_seconds),
+            decode_content=False,
+        )
+        is_complete = response.status == (
+            http.client.PARTIAL_CONTENT if byte_range else http.client.OK
+        )
+        if response.status in THROTTLED_STATUSES:
+            _state.limit.lower(sent, pause_seconds=0.0)
+    except client_errors():
+        return None
+    finally:
+        _state.limit.end(sent, succeeded=is_complete)
+    return Response(headers=response.headers, body=response.data) if is_complete else None
+
+
 def request_options() -> dict[str, Any]:
     """Return the `timeout` and `retry` arguments for one request."""
     return {"timeout": (CONNECT_SECONDS, _state.read_seconds), "retry": _with_retries}
+
+
+def _direct_pool(session: Any, url: str) -> Any:
+    """Return the session's connections to a server, None if it is behind a proxy."""
+    from requests import Request
+    from requests.utils import select_proxy
+
+    pools = session.__dict__.setdefault("repot_pools", {})
+    server = url.split("/", 3)[2]
+    if server not in pools:
+        options = session.merge_environment_settings(url, {}, stream=None, verify=None, cert=None)
+        is_direct = not session.is_mtls and select_proxy(url, options["proxies"]) is None
+        pools[server] = is_direct and session.get_adapter(url).get_connection_with_tls_context(
+            Request("GET", url).prepare(), verify=options["verify"]
+        )
+    return pools[server] or None
 
 
 def _new_client() -> Any:

@@ -14,7 +14,7 @@ from repot.storage.checksums import (
     crc32c_to_base64,
     stream_crc32c_hex,
 )
-from repot.storage.gcs.client import blob_handle, request_options
+from repot.storage.gcs.client import Response, blob_handle, get_directly, request_options
 from repot.storage.gcs.errors import GenerationMismatchError, convert_gcs_errors
 
 # A resumable upload holds one chunk in memory; a multiple of 256 KiB.
@@ -61,6 +61,16 @@ def download_to_file(
         StorageError: It cannot be read, or every download is damaged.
     """
     target = ChecksummedFile(file)
+    if version is not None and (direct := get_directly(uri, version=version)):
+        target.write(direct.body)
+        info = ObjectInfo(
+            uri=uri,
+            size_bytes=len(direct.body),
+            crc32c=target.crc32c_hex(),
+            version=direct.headers.get("X-Goog-Generation", ""),
+        )
+        if (info.crc32c, info.version) == (_announced_crc32c(direct), version):
+            return info, direct.headers.get("Content-Encoding")
     for _ in range(_NUM_DOWNLOADS):
         target.restart()
         try:
@@ -90,6 +100,10 @@ def download_range(uri: str, *, offset: int, num_bytes: int, version: str | None
         NotFoundError: The object does not exist, or no longer has that version.
         StorageError: It cannot be read.
     """
+    if version is not None:
+        byte_range = f"{offset}-{offset + num_bytes - 1}"
+        if direct := get_directly(uri, version=version, byte_range=byte_range):
+            return direct.body
     try:
         with convert_gcs_errors("read", uri):
             data: bytes = blob_handle(uri, version=version).download_as_bytes(
@@ -137,6 +151,15 @@ def upload_from_file(uri: str, file: BinaryIO, *, generation: int | None = None)
             f"{uri} must be stored as it was sent; its CRC32C became {info.crc32c}. Run again."
         )
     return info
+
+
+def _announced_crc32c(response: Response) -> str:
+    """Return the CRC32C in the header X-Goog-Hash: `crc32c=4gcgLQ==,md5=...`; "" without one."""
+    for value in response.headers.get("X-Goog-Hash", "").split(","):
+        name, _, digest = value.strip().partition("=")
+        if name == "crc32c":
+            return crc32c_from_base64(digest)
+    return ""
 
 
 def _download(uri: str, file: ChecksummedFile, version: str | None) -> Any:

@@ -7,13 +7,16 @@ CRC32, a SHA, or only the length.
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html
 """
 
+import base64
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import http.client
 import io
 import mimetypes
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 from repot.errors import NotFoundError
@@ -26,7 +29,7 @@ from repot.storage.checksums import (
     crc32c_to_base64,
     stream_crc32c_hex,
 )
-from repot.storage.s3.client import bucket_and_key, request
+from repot.storage.s3.client import DirectResponse, bucket_and_key, get_directly, request
 from repot.storage.s3.errors import (
     DamagedError,
     ETagMismatchError,
@@ -102,6 +105,14 @@ def download_to_file(
         StorageError: It cannot be read, or every download is damaged.
     """
     target = ChecksummedFile(file)
+    if version is not None and (direct := get_directly(uri, version=version)):
+        info = _direct_info(uri, direct)
+        if info.version == version and _is_intact(direct):
+            target.write(direct.body)
+            crc32c = target.crc32c_hex()
+            if info.crc32c in (None, crc32c):
+                encoding = direct.headers.get("Content-Encoding")
+                return dataclasses.replace(info, crc32c=crc32c), encoding
     for _ in range(_NUM_DOWNLOADS):
         with contextlib.suppress(DamagedError):
             response = _download(uri, target, version)
@@ -123,6 +134,11 @@ def download_range(uri: str, *, offset: int, num_bytes: int, version: str | None
         StorageError: It cannot be read.
     """
     condition = {} if version is None else {"IfMatch": f'"{version}"'}
+    if version is not None:
+        byte_range = f"{offset}-{offset + num_bytes - 1}"
+        direct = get_directly(uri, version=version, byte_range=byte_range)
+        if direct and _direct_info(uri, direct).version == version:
+            return direct.body
 
     def get_range(client: Any) -> tuple[Response, bytes]:
         response: Response = client.get_object(
@@ -225,6 +241,40 @@ def _check_bucket(bucket: str, _endpoint_url: str) -> None:
             # Access to objects does not require access to the bucket itself.
             if http_status(err) != http.client.FORBIDDEN:
                 raise
+
+
+def _direct_info(uri: str, direct: DirectResponse) -> ObjectInfo:
+    """Return the state of an object from the response to a direct request."""
+    headers = direct.headers
+    response = {
+        "ETag": headers.get("ETag", ""),
+        "ContentLength": len(direct.body),
+        "ChecksumCRC32C": headers.get("x-amz-checksum-crc32c"),
+        "ChecksumType": headers.get("x-amz-checksum-type"),
+        "Metadata": {_CRC32C: crc32c} if (crc32c := headers.get(f"x-amz-meta-{_CRC32C}")) else None,
+    }
+    present = {name: value for name, value in response.items() if value is not None}
+    return to_object_info(uri, present)
+
+
+def _is_intact(direct: DirectResponse) -> bool:
+    """Return whether the body has the checksums that the service announced, as the client checks.
+
+    A CRC32C is compared elsewhere. The value for an object of several parts may be that of their
+    checksums, which says so by a dash.
+    """
+    for name, compute in _CHECKSUMS.items():
+        announced = direct.headers.get(f"x-amz-checksum-{name}", "-")
+        if "-" not in announced and base64.b64decode(announced) != compute(direct.body):
+            return False
+    return True
+
+
+_CHECKSUMS: dict[str, Callable[[bytes], bytes]] = {
+    "crc32": lambda data: zlib.crc32(data).to_bytes(4, "big"),
+    "sha1": lambda data: hashlib.sha1(data, usedforsecurity=False).digest(),
+    "sha256": lambda data: hashlib.sha256(data).digest(),
+}
 
 
 def _download(uri: str, file: ChecksummedFile, version: str | None) -> Response:
