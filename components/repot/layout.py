@@ -14,12 +14,14 @@
       runs/<training_id>/          state/, events/, history.csv, model/,
                                    augmented_pictures.json (if any), suspects.json (if any),
                                    training.json (last of training), job/,
+                                   exports/<format>/ (export.json last),
                                    evaluation/ (suspects.csv, metrics.json last; test/ has that of
                                    test),
                                    gate/<champion version>/predictions.csv,
                                    gate/<champion version>/<verdict_id>/ verdict.json, report.html
       models/<name>/<version>/     model.keras, saved_model/, labels.txt, model_spec.json,
-                                   metrics.json, trained_on.bin, model_card.md, model.json (last);
+                                   metrics.json, trained_on.bin, model_card.md,
+                                   exports/<format>/ (export.json last), model.json (last);
                                    for KServe serving/1/ and inference_service.yaml (last of the
                                    two)
       models/<name>/champion.json  the version in production
@@ -80,6 +82,14 @@ REPORT_NAME = "report.html"
 METRICS_NAME = "metrics.json"
 GATE_FOLDER = "gate"
 VERDICT_NAME = "verdict.json"
+
+# runs/<training_id>/exports/<format>/ and models/<name>/<version>/exports/<format>/
+EXPORTS_FOLDER = "exports"
+EXPORT_NAME = "export.json"
+LITERT_NAME = "model.tflite"
+ONNX_NAME = "model.onnx"
+SERVED_VERSION_FOLDER = "1"
+"""Folder of a SavedModel in what a model server loads: servers number versions."""
 
 # runs/<training_id>/model/ and models/<name>/<version>/
 MODEL_FOLDER = "model"

@@ -51,11 +51,13 @@ class Model:
         spec: The views that the network takes.
         call: Maps a tuple of tensors, one per view, float32 [batch, image_size, image_size, 3] in
             [0, 1], to the tensors of `Scores`, float32 [batch, N] and [batch].
+        network: The keras.Model behind `call`; None if there is none.
     """
 
     labels: tuple[str, ...]
     spec: ModelSpec
     call: Callable[[tuple[Any, ...]], tuple[Any, Any]]
+    network: Any = None
 
     def prepare(self, jpeg: Any) -> tuple[Any, ...]:
         """Return the views of a JPEG, string []: float32 [image_size, image_size, 3] each."""
@@ -218,4 +220,4 @@ def as_model(network: Any, labels: Sequence[str], spec: ModelSpec) -> Model:
             return answers["probabilities"], answers["unlike"]
         return answers, tf.zeros(tf.shape(answers)[:1])
 
-    return Model(labels=tuple(labels), spec=spec, call=call)
+    return Model(labels=tuple(labels), spec=spec, network=network, call=call)

@@ -21,6 +21,7 @@ from repot.memory import describe_out_of_memory, is_out_of_memory
 from repot_pipelines.commands.ci import ci_command
 from repot_pipelines.commands.compile import compile_command
 from repot_pipelines.commands.doctor import doctor_command
+from repot_pipelines.commands.export import export_command
 from repot_pipelines.commands.models import models_group
 from repot_pipelines.commands.options import DEBUG_OPTION
 from repot_pipelines.commands.predict import predict_command
@@ -53,6 +54,7 @@ def repot() -> None:
 for _command in (
     run_command,
     predict_command,
+    export_command,
     rollback_command,
     models_group,
     runs_group,

@@ -19,6 +19,8 @@ ROOT = Path(__file__).parent.parent.parent
 IMAGES = ["cpu", "trainer"]
 LOCKS = ["build.txt", "cpu/requirements.txt", "trainer/requirements.txt"]
 TENSORFLOW = {"cpu": "tensorflow-cpu", "trainer": "tensorflow"}
+# Packages of the extras litert and onnx that repot does not need otherwise.
+EXPORT_PACKAGES = ("ai-edge-litert", "backports-strenum", "onnx", "onnxruntime", "tf2onnx")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
@@ -89,13 +91,23 @@ def test_lock_contains_no_build_test_or_lint_tools(image: str) -> None:
     assert unwanted.isdisjoint(locked(f"{image}/requirements.txt"))
 
 
-def test_images_differ_only_in_tensorflow_and_gpu_libraries() -> None:
+def test_images_differ_only_in_tensorflow_gpu_libraries_and_exports() -> None:
     cpu, trainer = locked("cpu/requirements.txt"), locked("trainer/requirements.txt")
+    for name in EXPORT_PACKAGES:
+        assert cpu.pop(name)
 
     assert cpu.pop("tensorflow-cpu") == trainer.pop("tensorflow")
     gpu = {name for name in trainer if name.startswith("nvidia-")}
     assert {name: version for name, version in trainer.items() if name not in gpu} == cpu
     assert {"nvidia-cudnn-cu12", "nvidia-nccl-cu12", "nvidia-cuda-nvcc-cu12"} <= gpu
+
+
+def test_lock_of_the_cpu_image_meets_the_extras_for_exports() -> None:
+    versions = locked("cpu/requirements.txt")
+
+    for extra in ("litert", "onnx"):
+        for requirement in map(Requirement, PROJECT["optional-dependencies"][extra]):
+            assert requirement.specifier.contains(versions[requirement.name]), str(requirement)
 
 
 def test_build_lock_meets_the_build_requirements() -> None:

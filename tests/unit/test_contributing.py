@@ -22,6 +22,7 @@ SUBJECTS = [
     "A metric in the report",
     "An input format",
     "A storage backend",
+    "An export format",
     "A command",
 ]
 

@@ -79,7 +79,7 @@ def test_extras_install_what_the_project_declares() -> None:
     declared = PROJECT["optional-dependencies"]
 
     assert PROJECT["name"] == DISTRIBUTION
-    assert {name: [package] for name, package in EXTRAS.items()} == {
+    assert {name: list(packages) for name, packages in EXTRAS.items()} == {
         name: packages
         for name, packages in declared.items()
         if name not in ("test", "lint", "dev", "browser")

@@ -101,7 +101,7 @@ def score_split(
         ModelError: The model cannot be loaded, or its output is not finite.
     """
     manifest = read_manifest(dataset_uri)
-    numbers = _scored_numbers(dataset_uri, manifest, subset, task)
+    numbers = scored_numbers(dataset_uri, manifest, subset, task)
     numbers = numbers[: num_examples or None]
     scorer = _Scorer(model_uri, predictions_uri)
     labels = scorer.labels
@@ -198,8 +198,12 @@ class _PairPictures:
             self._num_bytes -= sum(len(each.jpeg) for *_, each in self._kept.pop(pair, []))
 
 
-def _scored_numbers(dataset_uri: str, manifest: Manifest, subset: str, task: str) -> Numbers:
-    """Return the numbers of the examples of a split that are not excluded, in order."""
+def scored_numbers(dataset_uri: str, manifest: Manifest, subset: str, task: str) -> Numbers:
+    """Return the numbers of the examples of a split that are not excluded, in order.
+
+    Raises:
+        DataError: There are none.
+    """
     total = manifest.num_examples(subset)
     excluded = [bytes.fromhex(item.digest) for item in manifest.excluded if item.split == subset]
     numbers = np.arange(total)

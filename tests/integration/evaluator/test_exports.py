@@ -1,0 +1,209 @@
+"""Exports: every format is written, loaded again and compared with its model."""
+
+import dataclasses
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from repot import extras, storage
+from repot.errors import ModelError, UsageError
+from repot.evaluator.export_record import ExportParity, ExportRecord, read_export
+from repot.evaluator.exports.convert import convert
+from repot.evaluator.exports.export import export_model
+from repot.evaluator.exports.runtimes import load_export
+from repot.extras import EXPORT_FORMATS, check_export_formats
+from repot_pipelines.commands.export import export_command
+from tests.integration.evaluator.colours import COLOURS, NUM_VALIDATION, save_model, save_picture
+
+FLOAT_FORMATS = [name for name in EXPORT_FORMATS if name != "litert-int8"]
+PARITY = ExportParity(
+    num_pictures=400,
+    num_agreeing=400,
+    max_difference=1e-5,
+    num_correct=300,
+    only_model=0,
+    only_export=0,
+)
+
+
+def require(export_format: str) -> None:
+    for module in extras._MODULES.get(EXPORT_FORMATS[export_format], ()):
+        pytest.importorskip(module, reason="make venv EXTRAS=litert,onnx")
+
+
+@pytest.fixture(scope="module")
+def model_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    save_model(folder, list(COLOURS), list(COLOURS))
+    _add_unlike(folder / "model.keras")
+    return str(folder)
+
+
+def _add_unlike(path: Path) -> None:
+    """Add the second output of a published model: here 3 times the share of green."""
+    import keras
+
+    model = keras.models.load_model(path)
+    mean = model.layers[1].output
+    score = keras.layers.Dense(1, use_bias=False, name="unlike_distance")
+    outputs = {"probabilities": model.output, "unlike": keras.ops.sum(score(mean), axis=1)}
+    score.set_weights([np.array([[0.0], [3.0], [0.0]], np.float32)])
+    keras.Model(model.input, outputs).save(path)
+
+
+@pytest.fixture(scope="module")
+def jpegs(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    folder = tmp_path_factory.mktemp("pictures")
+    for colour in COLOURS:
+        save_picture(folder / f"{colour}.jpg", colour)
+    return [(folder / f"{colour}.jpg").read_bytes() for colour in COLOURS]
+
+
+@pytest.mark.parametrize("export_format", EXPORT_FORMATS)
+def test_export_gives_the_probabilities_of_the_model(
+    export_format: str, model_uri: str, dataset: Path, jpegs: list[bytes], tmp_path: Path
+) -> None:
+    require(export_format)
+    from repot.predictor import load_model
+
+    written = convert(export_format, model_uri, str(dataset), tmp_path)
+    predict = load_export(export_format, tmp_path, written.spec)
+
+    expected = load_model(model_uri).predict(jpegs)
+    tolerance = 1e-5 if export_format in FLOAT_FORMATS else 0.05
+    assert np.ptp(expected.probabilities, axis=0).min() > 0.9
+    scores = predict(jpegs)
+    np.testing.assert_allclose(scores.probabilities, expected.probabilities, atol=tolerance)
+    has_unlike = export_format in FLOAT_FORMATS
+    assert list(scores.unlike > 1) == [False, has_unlike, False]
+    assert written.has_unlike == has_unlike
+    assert (tmp_path / "labels.txt").read_text().split() == list(COLOURS) == list(written.labels)
+    assert "probabilities" in [output.name for output in written.outputs]
+    assert "tensorflow" in written.libraries
+    assert not (tmp_path / "saved_model").exists()
+
+
+def test_litert_file_has_its_labels_and_integers_state_their_scale(
+    model_uri: str, dataset: Path, tmp_path: Path
+) -> None:
+    require("litert-int8")
+
+    written = convert("litert-int8", model_uri, str(dataset), tmp_path)
+
+    with zipfile.ZipFile(tmp_path / "model.tflite") as archive:
+        assert archive.read("labels.txt").decode().split() == list(COLOURS)
+    (pixels,), (output,) = written.inputs, written.outputs
+    assert (pixels.name, pixels.dtype, pixels.shape) == ("central", "uint8", (1, 32, 32, 3))
+    assert pixels.scale == pytest.approx(1 / 255, rel=0.01)
+    assert (output.dtype, output.scale, output.zero_point) == ("uint8", 1 / 256, 0)
+    assert written.float_operations == ()
+
+
+def test_onnx_file_has_labels_and_preprocessing(
+    model_uri: str, dataset: Path, tmp_path: Path
+) -> None:
+    require("onnx")
+    import onnx
+
+    written = convert("onnx", model_uri, str(dataset), tmp_path)
+
+    properties = {
+        each.key: each.value for each in onnx.load(tmp_path / "model.onnx").metadata_props
+    }
+    assert properties["labels"].split("\n") == list(COLOURS)
+    assert tuple(properties["preprocessing"].split("\n")) == written.preprocessing
+
+
+@pytest.mark.parametrize(
+    ("export_format", "changes", "problem"),
+    [
+        ("onnx", {}, ""),
+        ("onnx", {"num_agreeing": 399}, "another first label for 1 of 400 pictures"),
+        ("onnx", {"max_difference": 1.1e-5}, "a probability differs by 1.1e-05"),
+        ("onnx", {"max_difference": float("nan")}, "a probability differs by nan"),
+        ("onnx", {"num_unlike_agreeing": 400}, ""),
+        ("onnx", {"num_unlike_agreeing": 399}, "it calls other pictures unlike"),
+        ("litert-int8", {"num_agreeing": 300, "max_difference": 0.9}, ""),
+        ("litert-int8", {"only_model": 5, "only_export": 3}, ""),
+        ("litert-int8", {"only_model": 6, "only_export": 3}, "loses 0.8 points of precision@1"),
+    ],
+)
+def test_what_is_accepted(export_format: str, changes: dict[str, Any], problem: str) -> None:
+    assert problem in dataclasses.replace(PARITY, **changes).problem(export_format)
+    assert bool(problem) == bool(dataclasses.replace(PARITY, **changes).problem(export_format))
+
+
+def test_command_exports_compares_and_refuses_a_folder_with_other_files(
+    model_uri: str, dataset: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    arguments = [model_uri, "--data", str(dataset), "--format", "keras", "--output", str(output)]
+
+    done = CliRunner().invoke(export_command, arguments, catch_exceptions=False)
+
+    assert done.exit_code == 0
+    assert f"same first label for {NUM_VALIDATION}" in done.output
+    record = ExportRecord.from_text((output / "export.json").read_text())
+    assert record.parity is not None
+    assert (record.parity.num_pictures, record.parity.num_correct) == (NUM_VALIDATION, 11)
+    assert {file.name for file in record.files} == {"labels.txt", "model.keras", "model_spec.json"}
+    again = CliRunner().invoke(export_command, arguments, catch_exceptions=False)
+    assert again.output == done.output
+    (output / "export.json").unlink()
+    refused = CliRunner().invoke(export_command, arguments)
+    assert isinstance(refused.exception, UsageError)
+    assert "must be new or empty" in str(refused.exception)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("export_format", EXPORT_FORMATS)
+def test_exports_of_equal_models_are_equal_bytes(
+    export_format: str, model_uri: str, dataset: Path, tmp_path: Path
+) -> None:
+    require(export_format)
+    records = [
+        export_model(
+            export_format,
+            model_uri=model_uri,
+            dataset_uri=str(dataset),
+            output_uri=str(tmp_path / name),
+        )
+        for name in ("first", "second")
+    ]
+
+    assert records[0] == records[1]
+    assert records[0].files
+
+
+def test_model_without_a_dataset_is_reported(model_uri: str, tmp_path: Path) -> None:
+    arguments = [model_uri, "--format", "keras", "--output", str(tmp_path / "out")]
+
+    done = CliRunner().invoke(export_command, arguments)
+
+    assert isinstance(done.exception, ModelError)
+    assert "has no model.json. Name the dataset's folder with --data" in str(done.exception)
+
+
+def test_missing_package_is_reported_before_anything_is_written(
+    model_uri: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    output = tmp_path / "out"
+
+    with pytest.raises(UsageError, match=r"Exports to onnx must find .* `make venv EXTRAS=onnx`"):
+        export_model("onnx", model_uri=model_uri, dataset_uri=str(dataset), output_uri=str(output))
+
+    assert not output.exists()
+    check_export_formats(["keras", "saved_model"])
+
+
+def test_record_of_another_version_does_not_count(tmp_path: Path) -> None:
+    (tmp_path / "export.json").write_text(json.dumps({"format": "onnx", "new": 1}))
+
+    assert read_export(str(tmp_path)) is None
+    assert storage.exists(str(tmp_path / "export.json"))
