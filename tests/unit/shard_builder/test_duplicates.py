@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 
 import repot_pipelines
 from repot.pictures import normalise_picture
-from repot.shard_builder import duplicates
+from repot.shard_builder import candidates, duplicates
 from repot.shard_builder.appearances import measure
 from repot.shard_builder.duplicates import MIN_CONTRAST, find_near_copies
 
@@ -72,6 +72,32 @@ def test_planted_copies_are_found_and_nothing_else(originals: list[Image.Image])
     assert len(missed) <= 0.05 * len(planted), missed
     wrong = [pair for pair in found if len({origin.get(i, i) for i in pair}) == 2]
     assert wrong == []
+
+
+def texture(seed: int) -> Image.Image:
+    """Return faint noise, such as a wall of concrete."""
+    levels = np.random.default_rng(seed).normal(128, 60, (256, 256)).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(levels).filter(ImageFilter.GaussianBlur(2)).convert("RGB")
+
+
+def test_copies_of_faint_textures_are_found_and_no_other_textures() -> None:
+    draw = random.Random(5)
+    textures = [texture(seed) for seed in range(30)]
+    files = [encode(image) for image in textures]
+    planted = []
+    for number, image in enumerate(textures):
+        for kind, data in variants(image, draw):
+            planted.append((number, len(files), kind))
+            files.append(data)
+    rows = measure([normalise_picture(data) for data in files])
+
+    found = {(int(one), int(other)) for one, other in find_near_copies(rows, np.arange(len(rows)))}
+
+    origin = {copy: number for number, copy, _ in planted}
+    missed = [kind for number, copy, kind in planted if (number, copy) not in found]
+    assert (rows["contrast"][:30] < 6).all()
+    assert len(missed) <= 0.05 * len(planted), missed
+    assert [pair for pair in found if len({origin.get(i, i) for i in pair}) == 2] == []
 
 
 def test_plain_pictures_are_no_copies_of_each_other() -> None:
@@ -146,7 +172,7 @@ def test_memory_limit_for_candidates_changes_no_result(
     files = [data for image in originals[:30] for _, data in variants(image, draw)]
     rows = measure([normalise_picture(data) for data in files])
     expected = find_near_copies(rows, np.arange(len(rows)))
-    monkeypatch.setattr(duplicates, "_MAX_WAITING", 10)
+    monkeypatch.setattr(candidates, "_MAX_WAITING", 10)
 
     found = find_near_copies(rows, np.arange(len(rows)))
 

@@ -36,7 +36,7 @@ def dirty(tmp_path: Path) -> Path:
     other.resize((20, 20)).save(folder / "train" / "fruit" / "tiny.png")
     other.resize((500, 90)).save(folder / "train" / "fruit" / "long.png")
     blurred = other.filter(ImageFilter.GaussianBlur(min(other.size) / 12))
-    blurred.save(folder / "train" / "vehicles" / "blurred.png")
+    blurred.save(folder / "train" / "fruit" / "blurred.png")
     return folder
 
 

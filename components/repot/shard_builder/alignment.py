@@ -1,0 +1,348 @@
+"""Decide whether two pictures show the same, by aligning their miniatures.
+
+The parts of both that a hash found alike are aligned by shift and scale, first at a quarter and at
+half of the resolution (B. Lucas, T. Kanade, "An Iterative Image Registration Technique", 1981, on a
+pyramid). Then they must agree in brightness and contrast, as a whole, in detail, and in every part,
+in colour too. Three things that make a copy differ from its picture are allowed for: noise of
+compression, of a few grey levels; a line that is moved by less than a pixel, where every pixel may
+have any value of its neighbours; and edges of colour that lie inside a coarse pixel.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repot.picture_result import MINIATURE_SIDE
+
+Floats = NDArray[np.float32]
+Indices = NDArray[np.int64]
+
+_SIDE = MINIATURE_SIDE
+
+# (reduction, steps, least correlation after them) of each level of the pyramid.
+_LEVELS = ((4, 4, 0.3), (2, 4, 0.5), (1, 2, 0.7), (1, 2, 0.0))
+_MAX_STEP, _MAX_MOVE = 0.05, 0.12
+
+# At most this share of the parts may differ more than they vary.
+_MAX_UNLIKE = 0.25
+
+# Limits of verification, found on one half of drawings, cut-outs, textures and photographs:
+# correlation of all pixels, and of fine detail; the largest mean square difference of a part, in
+# units of the variance; and of the colours of a part, of 255. A copy is as bright as the picture,
+# in levels, and has its contrast, as a ratio's logarithm.
+_MIN_CORRELATION, _MIN_DETAIL = 0.9, 0.5
+_MAX_PART, _MAX_COLOUR = 0.15, 24.0
+_MAX_BRIGHTNESS, _MAX_CONTRAST = 4.0, 0.25
+_NOISE = 2.5
+"""Standard deviation of the difference that compression makes, in grey levels."""
+_PART_SIDE = 8
+# The outermost pixels, which may still contain some of a border, are not compared.
+_MARGIN = 2
+# The largest error of linear interpolation between means of pixels at an edge, as a share of it.
+_COLOUR_EDGE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A part of each of many pictures, or of their mirror images.
+
+    Attributes:
+        pictures: int64 [n], rows of `repot.shard_builder.appearances.APPEARANCE`.
+        boxes: float32 [n, 4], the part: left, right, top, bottom, as shares.
+        is_mirrored: bool [n], whether it is a part of the mirror image.
+    """
+
+    pictures: Indices
+    boxes: Floats
+    is_mirrored: NDArray[np.bool_]
+
+    def luminance(self, rows: NDArray[np.void]) -> Floats:
+        """Return the pictures or their mirror images as a whole: float32 [n, side, side]."""
+        return self._mirrored(rows["luminance"][self.pictures].astype(np.float32))
+
+    def chroma(self, rows: NDArray[np.void], band: int) -> Floats:
+        """Return the colours likewise: float32 [n, side, side]."""
+        return self._mirrored(rows["chroma"][self.pictures, band].astype(np.float32))
+
+    def _mirrored(self, pictures: Floats) -> Floats:
+        pictures[self.is_mirrored] = pictures[self.is_mirrored][:, :, ::-1]
+        return pictures
+
+    def choose(self, chosen: NDArray[np.bool_] | Indices) -> "Parts":
+        """Return some of the parts."""
+        return Parts(self.pictures[chosen], self.boxes[chosen], self.is_mirrored[chosen])
+
+
+def are_copies(rows: NDArray[np.void], first: Parts, second: Parts) -> NDArray[np.bool_]:
+    """Return which pairs of parts show the same: bool [n]."""
+    likely = np.arange(len(first.pictures))
+    one, other = first.luminance(rows), second.luminance(rows)
+    boxes, starts, targets = first.boxes, first.boxes, second.boxes
+    for reduction, num_steps, limit in _LEVELS:
+        small, other_small = _reduce(one, reduction), _reduce(other, reduction)
+        other_small, _ = _sample(other_small, targets)
+        boxes, correlation = _align(small, boxes, starts, other_small, num_steps)
+        kept = np.flatnonzero(correlation >= limit)
+        likely, one, other = likely[kept], one[kept], other[kept]
+        boxes, starts, targets = boxes[kept], starts[kept], targets[kept]
+    kept = np.flatnonzero(_agree(_compare(one, boxes, _sample(other, targets)[0])))
+    likely, boxes, targets = likely[kept], boxes[kept], targets[kept]
+    kept = np.flatnonzero(
+        _colours_agree(rows, first.choose(likely), second.choose(likely), boxes, targets)
+    )
+    result = np.zeros(len(first.pictures), np.bool_)
+    result[likely[kept]] = True
+    return result
+
+
+def sampling(ranges: Floats, side: int = _SIDE) -> tuple[Floats, NDArray[np.bool_]]:
+    """Return what samples parts of lines of pixels at as many points, by cubic interpolation.
+
+    Source: R. Keys, "Cubic Convolution Interpolation for Digital Image Processing", 1981. Linear
+    interpolation would blur fine detail between the pixels.
+
+    Args:
+        ranges: float32 [n, 2], first and last position, as shares of the line.
+        side: Number of pixels in a line.
+
+    Returns:
+        float32 [n, side, side], points times pixels; bool [n, side], whether a point is inside.
+    """
+    steps = (np.arange(side, dtype=np.float32) + 0.5) / side
+    positions = (ranges[:, :1] + (ranges[:, 1:] - ranges[:, :1]) * steps) * side - 0.5
+    clipped = np.clip(positions, 0, side - 1)
+    whole = clipped.astype(np.int64)
+    part = (clipped - whole).astype(np.float32)
+    square, cube = part**2, part**3
+    # Lines of pixels with one more before, and two more after them.
+    weights = np.zeros((len(ranges), side, side + 3), np.float32)
+    first = np.arange(weights[..., 0].size).reshape(whole.shape) * (side + 3) + whole
+    for place, taps in enumerate(
+        (
+            square - (part + cube) / 2,
+            1 - 2.5 * square + 1.5 * cube,
+            part / 2 + 2 * square - 1.5 * cube,
+            (cube - square) / 2,
+        )
+    ):
+        weights.reshape(-1)[first + place] = taps
+    weights[..., 1] += weights[..., 0]
+    weights[..., side] += weights[..., side + 1] + weights[..., side + 2]
+    return weights[..., 1 : side + 1], (positions > -0.75) & (positions < side - 0.25)
+
+
+def _reduce(luminance: Floats, factor: int) -> Floats:
+    side = luminance.shape[1] // factor
+    reduced: Floats = luminance.reshape(-1, side, factor, side, factor).mean(
+        axis=(2, 4), dtype=np.float32
+    )
+    return reduced
+
+
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """Two pictures at the same points: mean 0 and variance 1 where both are; 0 elsewhere.
+
+    Attributes:
+        first, second: float32 [n, side, side].
+        inside: float32 [n, side, side], 1 where both are.
+        num_pixels: float32 [n], the number of points where both are.
+        means: float32 [2, n], mean luminance there of the first and of the second pictures.
+        contrasts: float32 [2, n], standard deviation there.
+    """
+
+    first: Floats
+    second: Floats
+    inside: Floats
+    num_pixels: Floats
+    means: Floats
+    contrasts: Floats
+
+    @property
+    def correlation(self) -> Floats:
+        """Return the correlation of each pair of pictures."""
+        sums: Floats = (self.first * self.second).sum(axis=(1, 2))
+        return sums / self.num_pixels
+
+
+def _compare(first: Floats, boxes: Floats, other: Floats) -> _Compared:
+    """Compare boxes of pictures with other pictures as a whole."""
+    one, is_inside = _sample(first, boxes)
+    margin = max(1, _MARGIN * first.shape[1] // _SIDE)
+    inside = np.zeros_like(one)
+    window = (slice(None), slice(margin, -margin), slice(margin, -margin))
+    inside[window] = is_inside[window]
+    num_pixels: Floats = np.maximum(inside.sum(axis=(1, 2), dtype=np.float32), 1)
+    one, mean, contrast = _standardise(one, inside, num_pixels)
+    other, other_mean, other_contrast = _standardise(other, inside, num_pixels)
+    means, contrasts = np.stack([mean, other_mean]), np.stack([contrast, other_contrast])
+    return _Compared(one, other, inside, num_pixels, means, contrasts)
+
+
+def _sample(luminance: Floats, boxes: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    side = luminance.shape[1]
+    across, is_across = sampling(boxes[:, :2], side)
+    down, is_down = sampling(boxes[:, 2:], side)
+    sampled = (down @ luminance @ across.transpose(0, 2, 1)).astype(np.float32, copy=False)
+    return sampled, is_down[:, :, np.newaxis] & is_across[:, np.newaxis]
+
+
+def _standardise(
+    picture: Floats, inside: Floats, num_pixels: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """Return pictures with mean 0 and variance 1, and the mean and deviation that they had."""
+    num_pixels = num_pixels[:, np.newaxis, np.newaxis]
+    mean = (picture * inside).sum(axis=(1, 2), keepdims=True) / num_pixels
+    centered: Floats = (picture - mean) * inside
+    variance = np.square(centered).sum(axis=(1, 2), keepdims=True) / num_pixels
+    contrast = np.sqrt(variance + 1)
+    centered /= contrast
+    return centered, mean[:, 0, 0], contrast[:, 0, 0]
+
+
+def _align(
+    first: Floats, boxes: Floats, starts: Floats, second: Floats, num_steps: int
+) -> tuple[Floats, Floats]:
+    """Move boxes of the first pictures to what the second pictures show.
+
+    Args:
+        first: float32 [n, side, side], luminance.
+        boxes: float32 [n, 4], where the boxes are.
+        starts: float32 [n, 4], where they were at first: they are moved back if it was better.
+        second: float32 [n, side, side], luminance.
+        num_steps: How often they are moved.
+
+    Returns:
+        The boxes with the highest correlation of all steps, and this correlation.
+    """
+    side = first.shape[1]
+    steps = (np.arange(side, dtype=np.float32) + 0.5) / side
+    if boxes is not starts:
+        before, after = (_compare(first, each, second).correlation for each in (starts, boxes))
+        boxes = np.where((after > before)[:, np.newaxis], boxes, starts)
+    best, highest = boxes.copy(), np.full(len(boxes), -2, np.float32)
+    for step in range(num_steps + 1 if len(boxes) else 0):
+        both = _compare(first, boxes, second)
+        correlation = both.correlation
+        is_better = correlation > highest
+        best[is_better], highest[is_better] = boxes[is_better], correlation[is_better]
+        if step == num_steps:
+            break
+        down, across = np.gradient(both.first, axis=(1, 2))
+        sizes = boxes[:, 1::2] - boxes[:, ::2]
+        across *= side / sizes[:, 0][:, np.newaxis, np.newaxis]
+        down *= side / sizes[:, 1][:, np.newaxis, np.newaxis]
+        # slopes: float32 [n, pixels, 4], by left, right, top and bottom
+        slopes = np.stack(
+            [
+                across * (1 - steps),
+                across * steps,
+                down * (1 - steps)[:, np.newaxis],
+                down * steps[:, np.newaxis],
+            ],
+            axis=-1,
+        )
+        slopes = (slopes * both.inside[..., np.newaxis]).reshape(len(first), -1, 4)
+        missing = (both.second - both.first).reshape(len(first), -1, 1)
+        squares = slopes.transpose(0, 2, 1) @ slopes
+        damping = 1e-3 * np.trace(squares, axis1=1, axis2=2) / 4 + 1e-3
+        squares += damping[:, np.newaxis, np.newaxis] * np.eye(4, dtype=np.float32)
+        moves = np.linalg.solve(squares, slopes.transpose(0, 2, 1) @ missing)[..., 0]
+        boxes = boxes + np.clip(moves, -_MAX_STEP, _MAX_STEP)
+        boxes = np.clip(boxes, starts - _MAX_MOVE, starts + _MAX_MOVE)
+    return best, highest
+
+
+def _agree(both: _Compared) -> NDArray[np.bool_]:
+    """Return which pictures agree as a whole, in brightness, in detail and in every part."""
+    one, other = _detail(both.first), _detail(both.second)
+    products = (one * other).sum(axis=(1, 2))
+    energies = np.square(one).sum(axis=(1, 2)) * np.square(other).sum(axis=(1, 2))
+    detail = products / np.sqrt(energies + 1e-6)
+    noise = np.square(_NOISE) / (both.contrasts[0] * both.contrasts[1])
+    part = _box_sums(_differences(both), _PART_SIDE).max(axis=(1, 2)) / _PART_SIDE**2
+    # A picture that was enlarged or moved by part of a pixel has less contrast in fine detail only.
+    coarse = [_reduce(each, 2).std(axis=(1, 2)) + 1e-3 for each in (both.first, both.second)]
+    ratio = np.log(both.contrasts[0] / both.contrasts[1])
+    ratios = np.abs(ratio), np.abs(ratio + np.log(coarse[0] / coarse[1]))
+    is_same: NDArray[np.bool_] = (
+        (both.correlation + noise / 2 >= _MIN_CORRELATION)
+        & (detail >= _MIN_DETAIL)
+        & (part - noise <= _MAX_PART)
+        & (_unlike_share(both) <= _MAX_UNLIKE)
+        & (np.abs(both.means[0] - both.means[1]) <= _MAX_BRIGHTNESS)
+        & (np.minimum(*ratios) <= _MAX_CONTRAST)
+    )
+    return is_same
+
+
+def _unlike_share(both: _Compared) -> Floats:
+    """Return the share of the parts that differ more than they vary: float32 [n].
+
+    Without it, a border of strong contrast would make any two faint pictures inside it alike.
+    """
+    levels = both.contrasts.mean(axis=0)[:, np.newaxis, np.newaxis]
+    one, other, between = (
+        _reduce(np.square(each), _PART_SIDE) - np.square(_reduce(each, _PART_SIDE))
+        for each in (both.first, both.second, both.first - both.second)
+    )
+    is_unlike = (between - (one + other) / 2) * np.square(levels) > _NOISE**2
+    shares: Floats = is_unlike.mean(axis=(1, 2), dtype=np.float32)
+    return shares
+
+
+def _differences(both: _Compared) -> Floats:
+    """Return the square differences that no line moved by less than a pixel can explain."""
+    missing = [
+        np.maximum(one - _neighbours(other, np.maximum), 0)
+        + np.maximum(_neighbours(other, np.minimum) - one, 0)
+        for one, other in ((both.first, both.second), (both.second, both.first))
+    ]
+    differences: Floats = np.square(np.maximum(*missing)) * both.inside
+    return differences
+
+
+def _neighbours(picture: Floats, extreme: np.ufunc) -> Floats:
+    """Return the highest or lowest value of each pixel and its eight neighbours."""
+    result = picture.copy()
+    extreme(result[:, 1:], picture[:, :-1], out=result[:, 1:])
+    extreme(result[:, :-1], picture[:, 1:], out=result[:, :-1])
+    rows = result.copy()
+    extreme(result[:, :, 1:], rows[:, :, :-1], out=result[:, :, 1:])
+    extreme(result[:, :, :-1], rows[:, :, 1:], out=result[:, :, :-1])
+    return result
+
+
+def _detail(picture: Floats) -> Floats:
+    """Return a picture without what its surroundings of 3 x 3 pixels have in common."""
+    detail = np.zeros_like(picture)
+    detail[:, 1:-1, 1:-1] = picture[:, 1:-1, 1:-1] - _box_sums(picture, 3) / 9
+    inside: NDArray[np.bool_] = picture != 0
+    return detail * inside
+
+
+def _box_sums(picture: Floats, size: int) -> Floats:
+    """Return the sums of all squares of `size` x `size` pixels."""
+    sums = np.zeros((len(picture), picture.shape[1] + 1, picture.shape[2] + 1), np.float32)
+    sums[:, 1:, 1:] = picture.cumsum(axis=1).cumsum(axis=2)
+    return (
+        sums[:, size:, size:]
+        - sums[:, :-size, size:]
+        - sums[:, size:, :-size]
+        + sums[:, :-size, :-size]
+    )
+
+
+def _colours_agree(
+    rows: NDArray[np.void], first: Parts, second: Parts, boxes: Floats, second_boxes: Floats
+) -> NDArray[np.bool_]:
+    """Return which pairs have the same colours in every part."""
+    largest = np.zeros(len(boxes), np.float32)
+    for band in range(2):
+        colours = first.chroma(rows, band), second.chroma(rows, band)
+        one, other = _sample(colours[0], boxes)[0], _sample(colours[1], second_boxes)[0]
+        edges = [_neighbours(each, np.maximum) - _neighbours(each, np.minimum) for each in colours]
+        difference = np.abs(one - other) - _COLOUR_EDGE * np.maximum(*edges)
+        largest = np.maximum(largest, difference[:, 1:-1, 1:-1].max(axis=(1, 2)))
+    return largest <= _MAX_COLOUR
