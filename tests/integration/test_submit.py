@@ -19,7 +19,9 @@ from repot.model_registry import Champion, ChampionChange
 from repot.progress import format_failure
 from repot_pipelines.compiled import find_compiled
 from repot_pipelines.kfp_server.registry import default_version_name
+from repot_pipelines.local.run import SAMPLE_FOLDER
 from repot_pipelines.watch import follow, run_result
+from tests.integration.compiled_tasks import CompiledPipeline
 from tests.integration.kfp_api.answers import json_answer, plain, upload_error
 from tests.integration.kfp_api.command_line import CommandResult, run_repot
 from tests.integration.kfp_api.scripted_runs import (
@@ -102,6 +104,29 @@ def test_first_submit_creates_everything_and_second_only_a_run(api: KfpApi) -> N
     assert (
         len({json.dumps(run["pipeline_version_reference"]) for run in api.store.runs.values()}) == 1
     )
+
+
+def test_plan_of_a_submitted_run_corrects_labels(api: KfpApi, gcs: str, tmp_path: Path) -> None:
+    for path in sorted(SAMPLE_FOLDER.rglob("fruit/*.*")) + sorted(
+        SAMPLE_FOLDER.rglob("mammals/*.*")
+    ):
+        name = path.relative_to(SAMPLE_FOLDER).as_posix()
+        storage.write_bytes(f"{gcs}/pictures/{name}", path.read_bytes())
+    corrected = min(path.name for path in (SAMPLE_FOLDER / "train" / "fruit").iterdir())
+    table = f"path,new_label\ntrain/fruit/{corrected},mammals\n"
+    storage.write_text(f"{gcs}/suspects.csv", table)
+    locations = (f"{gcs}/pictures", "--storage-uri", f"{gcs}/repot")
+
+    result = run_repot(
+        "submit", *locations, "--host", api.address, "--corrections", f"{gcs}/suspects.csv"
+    )
+
+    assert result.exit_code == 0, result.errors
+    parameters = only_run(api)["runtime_config"]["parameters"]
+    assert parameters["settings"] == {"corrections_file_uri": f"{gcs}/suspects.csv"}
+    plan = next(CompiledPipeline(find_compiled(), tmp_path).run(parameters))
+    assert plan.exit_code == 0, plan.log
+    assert "corrections: pictures with another label: 1, removed: 0" in plan.log
 
 
 def test_run_gets_exactly_the_parameters_and_options_that_were_set(

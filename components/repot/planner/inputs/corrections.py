@@ -235,8 +235,8 @@ def _announce(
     num_changed = len(new) - num_removed - num_same
     progress.notice(
         "plan",
-        f"corrections: {num_changed} pictures get another label, {num_removed} are removed, "
-        f"{num_same} have their new label already; {num_kept} rows keep the label",
+        f"corrections: pictures with another label: {num_changed}, removed: {num_removed}, with "
+        f"their new label already: {num_same}; rows that keep the label: {num_kept}",
     )
     if unmatched:
         count = len(unmatched)

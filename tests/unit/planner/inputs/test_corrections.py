@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from repot import storage
 from repot.data_checks import DataLimits
 from repot.dataset_plan import SourcePicture, read_work_list
 from repot.errors import UsageError
@@ -101,9 +102,32 @@ def test_pictures_are_relabelled_and_removed(
     assert planned.plan.num_found == 10
     assert planned.plan.dataset_id != before.plan.dataset_id
     assert (
-        "corrections: 2 pictures get another label, 2 are removed, 0 have their new label already; "
-        "6 rows keep the label"
+        "corrections: pictures with another label: 2, removed: 2, with their new label already: 0; "
+        "rows that keep the label: 6"
     ) in caplog.text
+
+
+@pytest.mark.parametrize("store", ["gcs", "s3"])
+def test_file_and_pictures_may_be_in_object_storage(
+    store: str, pictures: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    bucket = request.getfixturevalue(store)
+    for path in sorted(pictures.rglob("*.jpg")):
+        name = path.relative_to(pictures).as_posix()
+        storage.write_bytes(f"{bucket}/pictures/{name}", path.read_bytes())
+    before = _plan(pictures, tmp_path / "before")
+    file = _edited(before, tmp_path / "edited.csv", é00="dog", é12="-")
+    uri = f"{bucket}/my corrections/suspects.csv"
+
+    with pytest.raises(UsageError, match=rf"there is no file {uri}"):
+        _plan(f"{bucket}/pictures", tmp_path / "missing", uri)
+    storage.write_bytes(uri, file.read_bytes())
+    planned = _plan(f"{bucket}/pictures", tmp_path / "after", uri)
+
+    assert _labels(planned)["é00.jpg"] == "dog"
+    assert [each.path for each in planned.plan.rejected] == ["dog/é12.jpg"]
+    expected = _plan(pictures, tmp_path / "local", file)
+    assert planned.plan.dataset_id == expected.plan.dataset_id
 
 
 def test_removed_pictures_do_not_count_as_rejected(pictures: Path, tmp_path: Path) -> None:
