@@ -108,6 +108,7 @@ def judge(
     removed_labels: Sequence[str] = (),
     empty_label_folders: Sequence[str] = (),
     data_warnings: Sequence[str] = (),
+    rejected_exports: Sequence[str] = (),
     was_rolled_back: bool = False,
 ) -> Verdict:
     """Promote a version that is better than the champion by the decision rule, and passes all else.
@@ -133,6 +134,7 @@ def judge(
         removed_labels: Labels that the champion has and the version does not have.
         empty_label_folders: Label folders without pictures; the reasons state them.
         data_warnings: What is wrong with the pictures; the reasons state it.
+        rejected_exports: A sentence per export that is not published; the reasons state it.
         was_rolled_back: Whether the version was rolled back before; it is rejected then.
     """
     subset = settings.gate_split
@@ -171,6 +173,7 @@ def judge(
         verdict = _decide(verdict, findings, settings)
     notes = [texts.empty_folders_reason(empty_label_folders)] if empty_label_folders else []
     notes += [f"Data: {warning}." for warning in data_warnings]
+    notes += rejected_exports
     return dataclasses.replace(verdict, reasons=(*verdict.reasons, *notes))
 
 

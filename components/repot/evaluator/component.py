@@ -37,12 +37,14 @@ def evaluate(
     from repot.notification import notify_failure
     from repot.settings import GateSettings
 
+    gate_settings = GateSettings.from_text(settings)
     with progress.task("evaluate"), notify_failure("evaluate", storage_uri):
         run = evaluate_run(
             storage_uri=storage_uri,
             dataset_id=dataset_id,
             training_id=training_id,
             model_name=model_name,
+            exports=gate_settings.export_formats,
         )
     with progress.task("gate"), notify_failure("gate", storage_uri):
         result = decide_and_promote(
@@ -50,7 +52,7 @@ def evaluate(
             dataset_id=dataset_id,
             training_id=training_id,
             model_name=model_name,
-            settings=GateSettings.from_text(settings),
+            settings=gate_settings,
             run_id=run_id,
             decided_at=utc_time(),
         )

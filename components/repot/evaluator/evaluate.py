@@ -7,6 +7,7 @@ does not count.
 
 import logging
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from repot import layout, quiet_tensorflow, storage
 from repot.data_checks import read_checks
 from repot.errors import ModelError, UsageError
 from repot.evaluation_record import EvaluationRecord
+from repot.evaluator.exports.export import make_exports
 from repot.evaluator.outcomes import write_outcomes
 from repot.evaluator.report.confusions import confusion_counts, heat_map
 from repot.evaluator.report.data import build_report_data, read_training
@@ -25,6 +27,7 @@ from repot.json_record import RecordError, write_record
 from repot.layout import (
     EVALUATION_FOLDER,
     EVENTS_FOLDER,
+    EXPORTS_FOLDER,
     KERAS_NAME,
     METRICS_NAME,
     MODEL_FOLDER,
@@ -153,7 +156,12 @@ def evaluate_folder(
 
 
 def evaluate_run(
-    *, storage_uri: str, dataset_id: str, training_id: str, model_name: str
+    *,
+    storage_uri: str,
+    dataset_id: str,
+    training_id: str,
+    model_name: str,
+    exports: Sequence[str] = (),
 ) -> EvaluatedRun:
     """Evaluate the model of a run on all of validation and test, and publish it as a version.
 
@@ -164,9 +172,10 @@ def evaluate_run(
         dataset_id: The dataset that the run was trained on.
         training_id: The run; it is also the version.
         model_name: The model that the version belongs to.
+        exports: Formats that the version is also published in.
 
     Raises:
-        RepotError: See `evaluate` and `publish`.
+        RepotError: See `evaluate`, `make_exports` and `publish`.
     """
     run_uri = layout.run_uri(storage_uri, training_id)
     evaluation_uri = storage.join(run_uri, EVALUATION_FOLDER)
@@ -191,6 +200,12 @@ def evaluate_run(
         run_uri=run_uri,
         test=test,
         predictions_uri=predictions_uri,
+    )
+    make_exports(
+        exports,
+        model_uri=model_uri,
+        dataset_uri=dataset_uri,
+        folder_uri=storage.join(run_uri, EXPORTS_FOLDER),
     )
     publish(run_uri, storage_uri, model_name=model_name, version=training_id)
     report_html = storage.read_text(storage.join(evaluation_uri, REPORT_NAME))

@@ -1,6 +1,7 @@
 """export.json: what an export is, how to feed it, and how its answers compare with the model's."""
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from repot import storage
@@ -206,14 +207,12 @@ def read_exports(folder_uri: str) -> tuple[ExportRecord, ...]:
     return tuple(record for record in found if record is not None)
 
 
-def publish_exports(run_uri: str, version_uri: str) -> tuple[ExportRecord, ...]:
-    """Copy the accepted exports of a run to a version that lacks them; return those of the run."""
-    records = read_exports(run_uri)
+def publish_exports(records: Iterable[ExportRecord], run_uri: str, version_uri: str) -> None:
+    """Copy the accepted exports of a run to a version."""
     for record in records:
         source = storage.join(run_uri, EXPORTS_FOLDER, record.format)
         target = storage.join(version_uri, EXPORTS_FOLDER, record.format)
-        if not record.problem and read_export(target) is None:
+        if not record.problem:
             for file in record.files:
                 storage.copy(storage.join(source, file.name), storage.join(target, file.name))
             write_record(storage.join(target, EXPORT_NAME), record)
-    return records

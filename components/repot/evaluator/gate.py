@@ -17,6 +17,7 @@ from repot.errors import AlreadyExistsError, DataError, ModelError
 from repot.evaluator.comparison import check_same_pictures, compare_outcomes, judge
 from repot.evaluator.comparison_log import pictures_id, record_comparison
 from repot.evaluator.decision_rule import PairedCounts
+from repot.evaluator.export_record import read_exports
 from repot.evaluator.floors import LabelCount, compare_labels
 from repot.evaluator.outcomes import Outcome, read_outcomes, write_outcomes
 from repot.evaluator.report.data import ReportData
@@ -192,7 +193,7 @@ def decide(
             comparisons_per_year=settings.comparisons_per_year,
         )
         pairings = log.pairings(up_to=entry.number)
-    manifest = read_manifest(dataset_uri)
+    manifest, exports = read_manifest(dataset_uri), read_exports(run_uri)
     verdict = judge(
         challenger_outcomes,
         champion_outcomes,
@@ -208,6 +209,7 @@ def decide(
         removed_labels=removed_labels,
         empty_label_folders=manifest.empty_label_folders,
         data_warnings=data_warnings(manifest, read_checks(dataset_uri)),
+        rejected_exports=[record.rejection for record in exports if record.rejection],
         was_rolled_back=champion is not None and training_id in champion.rolled_back,
     )
     _log.info("%s %s", verdict.headline, " ".join(verdict.reasons))
@@ -216,7 +218,11 @@ def decide(
     data = read_record(storage.join(evaluation_uri, REPORT_DATA_NAME), ReportData)
     version_uri = layout.model_uri(storage_uri, model_name, training_id)
     report_html = render_report(
-        data, verdict, version_uri=version_uri, compared_labels=labels_compared
+        data,
+        verdict,
+        version_uri=version_uri,
+        compared_labels=labels_compared,
+        exports=exports,
     )
     report_uri = storage.join(gate_uri, verdict.verdict_id, REPORT_NAME)
     storage.write_text(report_uri, report_html)

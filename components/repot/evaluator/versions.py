@@ -6,10 +6,12 @@ again.
 """
 
 import logging
+from collections.abc import Sequence
 
-from repot import layout, storage
+from repot import layout, progress, storage
 from repot.errors import ConflictError, ModelError, NotFoundError, UsageError, join_names
 from repot.evaluation_record import SplitScores
+from repot.evaluator.export_record import ExportRecord, publish_exports, read_exports
 from repot.evaluator.report.data import ReportData
 from repot.evaluator.report.model_card import render_model_card
 from repot.evaluator.verdict import NO_CHAMPION
@@ -18,6 +20,7 @@ from repot.json_record import read_record, write_record
 from repot.layout import (
     CHAMPION_NAME,
     EVALUATION_FOLDER,
+    EXPORTS_FOLDER,
     METRICS_NAME,
     MODEL_CARD_NAME,
     MODEL_FOLDER,
@@ -44,8 +47,8 @@ _log = logging.getLogger(__name__)
 def publish(run_uri: str, storage_uri: str, *, model_name: str, version: str) -> str:
     """Copy a run's model, metrics and model card to models/<name>/<version>/, if not done already.
 
-    The folder also gets the digests of the training pictures, for later comparisons. It is
-    self-contained, and its model.json is written last.
+    The folder also gets the accepted exports of the run, and the digests of the training pictures,
+    for later comparisons. It is self-contained, and its model.json is written last.
 
     Args:
         run_uri: Folder of an evaluated run.
@@ -62,7 +65,9 @@ def publish(run_uri: str, storage_uri: str, *, model_name: str, version: str) ->
     """
     target_uri = layout.model_uri(storage_uri, model_name, version)
     record_uri = storage.join(target_uri, MODEL_RECORD_NAME)
+    exports = read_exports(run_uri)
     if storage.exists(record_uri):
+        _report_unpublished(exports, run_uri, target_uri)
         return target_uri
     evaluation_uri = storage.join(run_uri, EVALUATION_FOLDER)
     metrics_bytes = storage.read_bytes(storage.join(evaluation_uri, METRICS_NAME))
@@ -71,10 +76,23 @@ def publish(run_uri: str, storage_uri: str, *, model_name: str, version: str) ->
     storage.copy_folder(storage.join(run_uri, MODEL_FOLDER), target_uri)
     storage.write_bytes(storage.join(target_uri, METRICS_NAME), metrics_bytes)
     _write_trained_on(storage.join(target_uri, TRAINED_ON_NAME), storage_uri, record.dataset_id)
-    card = render_model_card(data, model_name=model_name, version=version)
+    publish_exports(exports, run_uri, target_uri)
+    card = render_model_card(data, model_name=model_name, version=version, exports=exports)
     storage.write_text(storage.join(target_uri, MODEL_CARD_NAME), card)
     write_record(record_uri, record)
     return target_uri
+
+
+def _report_unpublished(exports: Sequence[ExportRecord], run_uri: str, version_uri: str) -> None:
+    """Say where exports are that were made after the version was published: it never changes."""
+    published = {record.format for record in read_exports(version_uri)}
+    late = [each.format for each in exports if not each.problem and each.format not in published]
+    if late:
+        progress.notice(
+            "evaluate",
+            f"The version was published without {join_names(late)}; the exports are in "
+            f"{storage.join(run_uri, EXPORTS_FOLDER)}.",
+        )
 
 
 def promote(

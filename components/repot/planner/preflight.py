@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from repot import checkpoints, progress, storage
 from repot.errors import RepotError, UsageError, is_task_pod
+from repot.extras import check_export_formats
 from repot.masking import find_credentials, mask, secret_parts
 from repot.planner.inputs.read import check_location
 from repot.settings import (
@@ -113,6 +114,9 @@ def check_parameters(parameters: ParameterValues, problems: Iterable[str] = ()) 
     )
     if inputs:
         inputs = collected.collect(functools.partial(_with_locations, inputs))
+    if gate:
+        # Plan and Evaluate run in the same image.
+        collected.collect(functools.partial(check_export_formats, gate.export_formats))
     if task and job and training:
         collected.found += mode_problems(
             task.trainer_mode,

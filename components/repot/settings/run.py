@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from repot.extras import EXPORT_FORMATS
 from repot.recipes import AUGMENTATIONS, RECIPES
 from repot.settings.fields import (
     CLUSTER_DEFAULT,
@@ -51,6 +52,11 @@ _OWN_LEARNING_RATES = [
 _DURATION = re.compile(r"auto|0|[1-9][0-9]{0,5}[smh]")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _SHA256 = re.compile(r"([0-9a-fA-F]{64})?")
+
+
+def _are_formats(text: str) -> bool:
+    names = text.split(",") if text else []
+    return len(set(names)) == len(names) and set(names) <= set(EXPORT_FORMATS)
 
 
 def _is_pattern(text: str) -> bool:
@@ -466,7 +472,7 @@ class TrainingSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GateSettings(Settings):
-    """When a model may be promoted, and how many rejected pictures a run accepts."""
+    """When a model may be promoted, its formats, and how many rejected pictures a run accepts."""
 
     min_precision: float = setting(
         0.0,
@@ -511,6 +517,17 @@ class GateSettings(Settings):
         "it.",
         change_when="a person has decided; for one run, never in a schedule",
     )
+    exports: str = setting(
+        "",
+        "Formats that the model is also published in, with commas and no blanks: "
+        f"{', '.join(EXPORT_FORMATS)}. An export whose answers on the validation pictures are not "
+        "those of the model is rejected; see docs/deploy.md.",
+        rule=Rule(
+            f"be some of {', '.join(EXPORT_FORMATS)}, each once, with commas and no blanks",
+            _are_formats,
+        ),
+        change_when="models are deployed to phones, or to servers that need another format",
+    )
     max_rejected_fraction: float = setting(
         0.05,
         "Fraction of damaged pictures above which the run fails.",
@@ -536,3 +553,8 @@ class GateSettings(Settings):
         rule=between(-1, 1_000_000_000, "-1 only warns"),
         change_when="every picture must have one label",
     )
+
+    @property
+    def export_formats(self) -> tuple[str, ...]:
+        """The formats that the model is also published in, in the order of EXPORT_FORMATS."""
+        return tuple(name for name in EXPORT_FORMATS if name in self.exports.split(","))

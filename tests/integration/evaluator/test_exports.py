@@ -12,13 +12,29 @@ from click.testing import CliRunner
 
 from repot import extras, storage
 from repot.errors import ModelError, UsageError
-from repot.evaluator.export_record import ExportParity, ExportRecord, read_export
+from repot.evaluator.evaluate import evaluate_run
+from repot.evaluator.export_record import (
+    ExportedFile,
+    ExportParity,
+    ExportRecord,
+    read_export,
+    read_exports,
+)
 from repot.evaluator.exports.convert import convert
 from repot.evaluator.exports.export import export_model
 from repot.evaluator.exports.runtimes import load_export
+from repot.evaluator.gate import decide
 from repot.extras import EXPORT_FORMATS, check_export_formats
+from repot.json_record import write_record
+from repot.settings import GateSettings
 from repot_pipelines.commands.export import export_command
-from tests.integration.evaluator.colours import COLOURS, NUM_VALIDATION, save_model, save_picture
+from tests.integration.evaluator.colours import (
+    COLOURS,
+    NUM_VALIDATION,
+    MakeRun,
+    save_model,
+    save_picture,
+)
 
 FLOAT_FORMATS = [name for name in EXPORT_FORMATS if name != "litert-int8"]
 PARITY = ExportParity(
@@ -158,6 +174,103 @@ def test_command_exports_compares_and_refuses_a_folder_with_other_files(
     refused = CliRunner().invoke(export_command, arguments)
     assert isinstance(refused.exception, UsageError)
     assert "must be new or empty" in str(refused.exception)
+
+
+def make_record(export_format: str, parity: ExportParity, *files: str) -> ExportRecord:
+    return ExportRecord(
+        export_id="e1",
+        format=export_format,
+        dataset_id="colours",
+        files=tuple(ExportedFile(name=name, size_bytes=5, sha256="0" * 64) for name in files),
+        parity=parity,
+        problem=parity.problem(export_format),
+    )
+
+
+def test_accepted_exports_are_published_and_rejected_ones_are_stated(
+    make_run: MakeRun, storage_uri: str
+) -> None:
+    run_uri = make_run("first")
+    bad = dataclasses.replace(PARITY, only_model=6)
+    for record in (make_record("onnx", PARITY, "model.onnx"), make_record("litert-int8", bad)):
+        folder = f"{run_uri}/exports/{record.format}"
+        write_record(f"{folder}/export.json", record)
+        for file in record.files:
+            storage.write_text(f"{folder}/{file.name}", "bytes")
+    ids = {"storage_uri": storage_uri, "dataset_id": "colours", "training_id": "first"}
+    evaluate_run(**ids, model_name="m")
+
+    report = decide(**ids, model_name="m", settings=GateSettings(), decided_at="2026-11-27T14:00Z")
+
+    version_uri = f"{storage_uri}/models/m/first"
+    published = [info.uri for info in storage.list_objects(f"{version_uri}/exports")]
+    assert published == [f"{version_uri}/exports/onnx/{n}" for n in ("export.json", "model.onnx")]
+    problem = "it loses 1.5 points of precision@1 on 400 pictures"
+    assert report.verdict.decision == "promote"
+    assert report.verdict.reasons[-1].startswith(
+        f"The export to litert-int8 is rejected and not published: {problem}"
+    )
+    card = storage.read_text(f"{version_uri}/model_card.md")
+    assert "| onnx | 0.0 | 400 of 400 | 1.0e-05 | 0.7500 | yes |" in card
+    assert f"| litert-int8 | – | 400 of 400 | 1.0e-05 | 0.7350 | no: {problem}" in card
+    assert "1.0e-05" in report.report_html
+    assert "no: it loses 1.5 points" in report.report_html.replace("<wbr>", "")
+
+
+def test_version_never_changes_after_it_was_published(
+    make_run: MakeRun, storage_uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    run_uri = make_run("first")
+    ids = {"storage_uri": storage_uri, "dataset_id": "colours", "training_id": "first"}
+    evaluate_run(**ids, model_name="m")
+    write_record(f"{run_uri}/exports/onnx/export.json", make_record("onnx", PARITY))
+
+    evaluate_run(**ids, model_name="m")
+
+    assert not storage.list_objects(f"{storage_uri}/models/m/first/exports")
+    assert f"published without onnx; the exports are in {run_uri}/exports." in caplog.text
+
+
+def lossy_model(folder: Path) -> None:
+    """Save a model whose green and blue vanish next to red, where 8 bits have to hold all three."""
+    import keras
+
+    save_model(folder, list(COLOURS), list(COLOURS))
+    model = keras.models.load_model(folder / "model.keras")
+    wide = keras.layers.Dense(3, use_bias=False)
+    head = keras.layers.Dense(3, activation="softmax")
+    lossy = keras.Model(model.input, head(wide(model.layers[1].output)))
+    wide.set_weights([np.diag([1000.0, 1.0, 1.0]).astype(np.float32)])
+    head.set_weights([np.diag([0.008, 8.0, 8.0]).astype(np.float32), np.zeros(3, np.float32)])
+    lossy.save(folder / "model.keras")
+
+
+@pytest.mark.slow
+def test_run_rejects_an_export_that_loses_precision_and_makes_each_once(
+    make_run: MakeRun, storage_uri: str, tmp_path: Path
+) -> None:
+    require("litert-int8")
+    run_uri = make_run("first")
+    lossy_model(tmp_path / "lossy")
+    storage.copy_folder(str(tmp_path / "lossy"), f"{run_uri}/model")
+    ids = {"storage_uri": storage_uri, "dataset_id": "colours", "training_id": "first"}
+
+    evaluate_run(**ids, model_name="m", exports=("litert", "litert-int8"))
+
+    accepted, rejected = read_exports(run_uri)
+    assert (accepted.problem, rejected.files) == ("", ())
+    assert accepted.parity is not None
+    assert accepted.parity.num_agreeing == NUM_VALIDATION
+    assert "it loses 50.0 points of precision@1 on 12 pictures" in rejected.problem
+    before = storage.stat(f"{run_uri}/exports/litert/export.json")
+    evaluate_run(**ids, model_name="m", exports=("litert", "litert-int8"))
+    assert storage.stat(f"{run_uri}/exports/litert/export.json") == before
+    arguments = [f"{storage_uri}/models/m/first", "--format", "litert-int8"]
+    done = CliRunner().invoke(export_command, [*arguments, "--output", str(tmp_path / "out")])
+    assert isinstance(done.exception, ModelError)
+    assert "litert-int8 is rejected and not published: it loses 50.0" in str(done.exception)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

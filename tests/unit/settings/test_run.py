@@ -56,6 +56,12 @@ BOUNDARIES: list[tuple[Settings, str, list[Any], list[Any]]] = [
     (GateSettings, "comparisons_per_year", [1, 365, 1_000_000], [0, -1, 1_000_001]),
     (GateSettings, "allow_poor_model", [False, True], []),
     (GateSettings, "force_promote", ["", "hotfix for camera 4"], []),
+    (
+        GateSettings,
+        "exports",
+        ["", "onnx", "litert,litert-int8", "keras,saved_model"],
+        ["tflite", "onnx,", "onnx, litert", "onnx,onnx", "none"],
+    ),
     (GateSettings, "gate_split", ["validation", "test"], ["", "train", "Test"]),
     (DatasetSettings, "nested", [False, True], []),
     (DatasetSettings, "crop_to_boxes", [False, True], []),

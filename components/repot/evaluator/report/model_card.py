@@ -4,24 +4,29 @@ The sections follow Mitchell et al., "Model cards for model reporting", FAT* 201
 """
 
 import re
+from collections.abc import Sequence
 
 from repot.errors import printable
+from repot.evaluator.export_record import ExportRecord
 from repot.evaluator.report import templates
 from repot.evaluator.report.data import ReportData
-from repot.evaluator.report.tables import label_rows, training_rows
+from repot.evaluator.report.tables import export_rows, label_rows, training_rows
 from repot.pages import environment
 from repot.serving_client import ACCEPTED_FILES
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 
-def render_model_card(data: ReportData, *, model_name: str, version: str) -> str:
+def render_model_card(
+    data: ReportData, *, model_name: str, version: str, exports: Sequence[ExportRecord] = ()
+) -> str:
     """Return the model card.
 
     Args:
         data: The report's data.
         model_name: The model.
         version: The version.
+        exports: Its exports, the rejected ones included.
     """
     template = environment(templates.__name__).get_template("model_card.md.j2")
     return template.render(
@@ -32,6 +37,7 @@ def render_model_card(data: ReportData, *, model_name: str, version: str) -> str
         training_rows=training_rows(data.training) if data.training else [],
         label_rows=label_rows(data.evaluation, data.dataset),
         accepted_files=ACCEPTED_FILES,
+        export_rows=export_rows(exports),
         escape=escape_markdown,
     )
 

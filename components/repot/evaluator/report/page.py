@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from repot import bit_depth, storage
 from repot.evaluation_record import EvaluationRecord, SplitScores
+from repot.evaluator.export_record import ExportRecord
 from repot.evaluator.floors import LabelCount
 from repot.evaluator.report import templates
 from repot.evaluator.report.charts import (
@@ -23,7 +24,7 @@ from repot.evaluator.report.charts import (
 )
 from repot.evaluator.report.confusions import confusion_counts, heat_map, worst_confusions
 from repot.evaluator.report.data import ReportData
-from repot.evaluator.report.tables import label_rows, timing_rows, training_rows
+from repot.evaluator.report.tables import export_rows, label_rows, timing_rows, training_rows
 from repot.evaluator.verdict import Score, Verdict
 from repot.layout import CHAMPION_NAME
 from repot.manifest import EXCLUSION_REASONS
@@ -51,6 +52,7 @@ def render_report(
     *,
     version_uri: str = "",
     compared_labels: Sequence[LabelCount] = (),
+    exports: Sequence[ExportRecord] = (),
 ) -> str:
     """Return the report as HTML.
 
@@ -59,6 +61,7 @@ def render_report(
         verdict: The gate's verdict; None before the gate.
         version_uri: Folder of the published version, to show how to use it; "" if unknown.
         compared_labels: Champion and challenger on each label; empty without a comparison.
+        exports: Exports of the model, the rejected ones included.
     """
     evaluation, training = data.evaluation, data.training
     matrix = confusion_counts(evaluation)
@@ -71,6 +74,7 @@ def render_report(
         bit_depth_rule=bit_depth.RULE,
         verdict=verdict,
         predict_locations=_predict_locations(version_uri),
+        export_rows=export_rows(exports),
         headline=_headline(evaluation, verdict),
         axis=axis,
         score_rows=score_rows,

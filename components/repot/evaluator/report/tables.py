@@ -1,11 +1,14 @@
-"""Rows of the tables that the report and the model card have in common: labels, training."""
+"""Rows of the tables that the report and the model card have in common."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from repot.evaluation_record import EvaluationRecord
+from repot.evaluator.export_record import ExportRecord
 from repot.evaluator.report.confusions import Confusion
 from repot.evaluator.report.data import DatasetSummary
 from repot.metrics import wilson_interval
+from repot.pages import MISSING
 from repot.recipes import AUGMENTATIONS, RECIPES
 from repot.settings import TrainingSettings
 from repot.training_record import TrainingRecord
@@ -135,3 +138,41 @@ def _augmentation(settings: TrainingSettings) -> str:
     name = settings.chosen_augmentation
     never = ", but never mirrored" if settings.no_flip and name != "none" else ""
     return f"{name}: {AUGMENTATIONS[name]}{never}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportRow:
+    """An export, in texts.
+
+    Attributes:
+        format: Its format.
+        size: In MB; a dash if it is rejected.
+        agreeing: Pictures with the same first label as with the model, of all compared ones.
+        difference: Largest difference of a probability.
+        precision: precision@1.
+        status: "yes", or why it is not published.
+    """
+
+    format: str
+    size: str
+    agreeing: str
+    difference: str
+    precision: str
+    status: str
+
+
+def export_rows(exports: Iterable[ExportRecord]) -> list[ExportRow]:
+    """Return one row per export."""
+    return [_export_row(record) for record in exports]
+
+
+def _export_row(record: ExportRecord) -> ExportRow:
+    parity = record.parity
+    return ExportRow(
+        format=record.format,
+        size=MISSING if record.problem else f"{record.size_bytes / 1e6:.1f}",
+        agreeing=f"{parity.num_agreeing:,} of {parity.num_pictures:,}" if parity else MISSING,
+        difference=f"{parity.max_difference:.1e}" if parity else MISSING,
+        precision=f"{parity.precision_at_1:.4f}" if parity else MISSING,
+        status=f"no: {record.problem}" if record.problem else "yes",
+    )
