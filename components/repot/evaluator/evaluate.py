@@ -278,6 +278,7 @@ def _evaluate(
     predictions_uri: str,
 ) -> EvaluationRecord:
     quiet_tensorflow.import_tensorflow()
+    from repot.evaluator.saliency import explain_mistakes
     from repot.evaluator.scoring import score_split
     from repot.evaluator.slices import find_slices
     from repot.evaluator.suspects import write_suspects
@@ -320,6 +321,7 @@ def _evaluate(
         checks=read_checks(dataset_uri),
         mistakes=scored.mistakes,
         by_pair=scored.by_pair,
+        saliency_maps=explain_mistakes(scored.load, scored.mistakes),
         training=training,
         run_uri=run_uri,
         suspects=suspects,

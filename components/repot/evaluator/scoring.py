@@ -52,6 +52,7 @@ class ScoredSplit:
         by_pair: Pictures by true and predicted label, at most MAX_PER_PAIR each: the most confident
             mistakes, and the least confident of right predictions. If all pairs have more bytes
             than MAX_PAIR_BYTES, only the most frequent pairs have pictures.
+        load: Returns the model, which is loaded at most once.
         seconds: Duration of the predictions, the model's loading left out; 0 if some were stored.
         labels: Every label of the dataset, followed by those that only the model has.
         excluded: Number of examples of the split that are not scored, by reason.
@@ -64,6 +65,7 @@ class ScoredSplit:
     outcomes: tuple[Outcome, ...]
     mistakes: tuple[ScoredPicture, ...]
     by_pair: dict[tuple[str, str], tuple[ScoredPicture, ...]]
+    load: Callable[[], Model]
     seconds: float
     labels: tuple[str, ...]
     excluded: dict[str, int]
@@ -145,6 +147,7 @@ def score_split(
         outcomes=tuple(outcomes),
         mistakes=tuple(mistake for _, _, mistake in sorted(worst, reverse=True)),
         by_pair=pairs.pictures(),
+        load=scorer.load,
         seconds=scorer.seconds_since(started) if scorer.num_answered == len(numbers) else 0.0,
         labels=tuple(dict.fromkeys((*manifest.labels, *labels))),
         excluded=_count_excluded(manifest, subset),
@@ -313,7 +316,7 @@ class _Scorer:
         """
         dataset = examples.read(numbers)
         if is_missing.any():
-            prepare = _prepare_missing(self._load())
+            prepare = _prepare_missing(self.load())
             dataset = tf.data.Dataset.zip(
                 dataset, tf.data.Dataset.from_tensor_slices(is_missing)
             ).map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
@@ -327,7 +330,7 @@ class _Scorer:
         if len(rows) < len(views[0]):
             views = tuple(tf.gather(view, rows) for view in views)
         self.num_answered += len(rows)
-        probabilities, unlike = self._load().call(views)
+        probabilities, unlike = self.load().call(views)
         return answers_of(probabilities.numpy(), unlike.numpy())
 
     def _fill_from_trainer(
@@ -381,7 +384,8 @@ class _Scorer:
             self._predictions_uri, self._model_uri, num_labels=len(self.labels), author=author
         )
 
-    def _load(self) -> Model:
+    def load(self) -> Model:
+        """Return the model."""
         if self._model is None:
             started = time.monotonic()
             self._model = load_model(self._model_uri)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -84,10 +85,17 @@ class DatasetSummary(JsonRecord):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShownPicture(JsonRecord):
-    """A prediction and the picture as a data URI."""
+    """A prediction and its picture.
+
+    Attributes:
+        outcome: The prediction.
+        thumbnail: The picture as a data URI.
+        saliency: Its saliency map over the picture, as a data URI; "" without one.
+    """
 
     outcome: Outcome
     thumbnail: str
+    saliency: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -226,6 +234,7 @@ def build_report_data(
     checks: DataChecks | None,
     mistakes: Sequence[ScoredPicture],
     by_pair: Mapping[tuple[str, str], Sequence[ScoredPicture]],
+    saliency_maps: Sequence[str] = (),
     training: TrainingRecord | None,
     run_uri: str,
     suspects: SuspectSummary | None = None,
@@ -239,6 +248,7 @@ def build_report_data(
         checks: What its pictures show; None for a dataset of an earlier version.
         mistakes: The mistakes to show.
         by_pair: Pictures by true and predicted label.
+        saliency_maps: Of the first mistakes, see `repot.evaluator.saliency`.
         training: The training of the model; None if unknown.
         run_uri: Folder of the training, with its history.csv and augmented_pictures.json; "" if
             unknown.
@@ -254,8 +264,12 @@ def build_report_data(
         history=_read_history(run_uri),
         dataset=_summarise_dataset(manifest, checks),
         mistakes=tuple(
-            ShownPicture(outcome=mistake.outcome, thumbnail=thumbnail(mistake.jpeg))
-            for mistake in mistakes
+            ShownPicture(
+                outcome=mistake.outcome, thumbnail=thumbnail(mistake.jpeg), saliency=saliency
+            )
+            for mistake, saliency in zip(
+                mistakes, itertools.chain(saliency_maps, itertools.repeat("")), strict=False
+            )
         ),
         augmented=_read_augmented(run_uri),
         suspects=suspects,

@@ -385,7 +385,8 @@ def test_page_of_a_thousand_long_labels_with_all_pictures_is_small() -> None:
     data = dataclasses.replace(
         data,
         mistakes=tuple(
-            ShownPicture(outcome=each.outcome, thumbnail=large) for each in pictures[:24]
+            ShownPicture(outcome=each.outcome, thumbnail=large, saliency=large)
+            for each in pictures[:24]
         ),
         suspects=dataclasses.replace(suspects, pictures=(suspect,) * 24),
         cells=cells,
