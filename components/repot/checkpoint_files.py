@@ -13,8 +13,6 @@ import posixpath
 import re
 from dataclasses import dataclass
 
-import requests
-
 from repot import storage
 from repot.errors import CheckpointError, innermost_reason
 from repot.hub_backbone import PRESET_NAMES
@@ -81,6 +79,8 @@ def find_version(uri: str) -> str | None:
 
 
 def _web_version(url: str) -> str | None:
+    import requests
+
     try:
         reply = requests.head(
             url,

@@ -18,6 +18,16 @@ from repot.trainer.component import train
 SLOW_PACKAGES = {"tensorflow", "keras", "kfp", "kubernetes", "google.cloud.storage", "PIL", "numpy"}
 
 
+@pytest.mark.parametrize("module", ["repot.shard_builder.shard", "repot_pipelines.cli"])
+def test_local_files_need_no_http(module: str) -> None:
+    program = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
+
+    assert {"http.client", "requests", "urllib3"}.isdisjoint(loaded)
+
+
 @pytest.mark.parametrize("module", ["repot.settings", "repot_pipelines.cli"])
 def test_fast_modules_load_no_slow_package(module: str) -> None:
     program = f"import sys, {module}; print(*sys.modules)"

@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 class WorkerPool:
-    """Worker processes that are started when they are first needed, and end with `close`."""
+    """Worker processes that are started when they are needed, and end with `close`."""
 
     def __init__(self, dataset_uri: str, *, num_decoders: int = 0) -> None:
         """Start nothing yet.
@@ -46,6 +46,7 @@ class WorkerPool:
         self._dataset_uri = dataset_uri
         self._num_decoders = num_decoders or num_cores()
         self._workers: list[_Worker] = []
+        self._scratch = ""
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -60,6 +61,10 @@ class WorkerPool:
     ) -> None:
         """End the workers."""
         self.close()
+
+    def start(self) -> None:
+        """Start the first worker, so that it is ready when the first shard is to be built."""
+        self._start(1)
 
     def close(self) -> None:
         """End the workers; they are started again if they are needed."""
@@ -104,18 +109,20 @@ class WorkerPool:
             raise
 
     def _start(self, num_decoders: int) -> "list[_Worker]":
-        """Return the workers, after starting them if there are none."""
+        """Return the workers, after starting those that are missing for so many decoders."""
         if not self._workers:
-            scratch = self._open.enter_context(tempfile.TemporaryDirectory(prefix="repot-shards-"))
-            for first in range(0, num_decoders, MAX_DECODERS):
-                worker = _Worker(
-                    self._dataset_uri,
-                    scratch,
-                    num_decoders=min(MAX_DECODERS, num_decoders - first),
-                    is_first=first == 0,
-                )
-                self._open.callback(worker.close)
-                self._workers.append(worker)
+            self._scratch = self._open.enter_context(
+                tempfile.TemporaryDirectory(prefix="repot-shards-")
+            )
+        for first in range(len(self._workers) * MAX_DECODERS, num_decoders, MAX_DECODERS):
+            worker = _Worker(
+                self._dataset_uri,
+                self._scratch,
+                num_decoders=min(MAX_DECODERS, self._num_decoders - first),
+                is_first=first == 0,
+            )
+            self._open.callback(worker.close)
+            self._workers.append(worker)
         return self._workers
 
 

@@ -1,7 +1,7 @@
 """The contract of a storage backend: its functions, the object it describes, its common errors.
 
 A backend is a module that implements `Backend`. To add one, write the module, then add its scheme
-to `uris.SCHEMES` and the module to `operations.BACKENDS`.
+to `uris.SCHEMES` and the module to `operations.find_backend`.
 """
 
 import itertools

@@ -14,15 +14,27 @@ from typing import Any
 
 from repot.errors import NotFoundError, StorageError
 from repot.storage.backend import Backend, Content, FolderListing, ObjectInfo
-from repot.storage.gcs import objects as gcs_objects
 from repot.storage.local import objects as local_objects
-from repot.storage.s3 import objects as s3_objects
 from repot.storage.uris import folder_prefix, is_local, relative_name, scheme_of, split_bucket
 
-BACKENDS: dict[str, Backend] = {"": local_objects, "gs": gcs_objects, "s3": s3_objects}
-"""The backend of each URI scheme; "" is a local path."""
-
 _NUM_THREADS = 8
+
+
+def find_backend(scheme: str) -> Backend:
+    """Return the backend of a URI scheme; "" is a local path.
+
+    Those of object stores are imported when they are first used: HTTP and TLS take a fifth of the
+    start of a process that reads local files only.
+    """
+    if scheme == "gs":
+        from repot.storage.gcs import objects as gcs_objects
+
+        return gcs_objects
+    if scheme == "s3":
+        from repot.storage.s3 import objects as s3_objects
+
+        return s3_objects
+    return local_objects
 
 
 def stat(uri: str) -> ObjectInfo | None:
@@ -294,7 +306,7 @@ def check_writable(uri: str) -> None:
 
 
 def _backend(uri: str) -> Backend:
-    return BACKENDS[scheme_of(uri)]
+    return find_backend(scheme_of(uri))
 
 
 def _list_names(folder_uri: str) -> list[tuple[str, str]]:

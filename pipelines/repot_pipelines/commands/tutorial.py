@@ -403,22 +403,26 @@ def _build_dataset(
     Raises:
         RepotError: As `plan_dataset`, `build_shards` and `complete_dataset`.
     """
-    from repot.planner.plan import plan_dataset
-    from repot.shard_builder.build import build_shards
-    from repot.shard_builder.complete import complete_dataset
     from repot.shard_builder.worker_pool import WorkerPool
 
-    plan = plan_dataset(
-        roots,
-        dataset_folder=lambda _: output_uri,
-        listings_uri=None,
-        settings=settings,
-        labels_file_uri=labels_file_uri,
-        inputs=inputs,
-        unpacked_uri=layout.unpacked_uri(output_uri),
-        max_rejected_fraction=limits.max_rejected_fraction,
-    )
-    with WorkerPool(plan.dataset_uri) as pool:
+    with WorkerPool(output_uri) as pool:
+        if not storage.exists(storage.join(output_uri, layout.MANIFEST_NAME)):
+            # It starts while this process imports the planner and lists the pictures.
+            pool.start()
+        from repot.planner.plan import plan_dataset
+        from repot.shard_builder.build import build_shards
+        from repot.shard_builder.complete import complete_dataset
+
+        plan = plan_dataset(
+            roots,
+            dataset_folder=lambda _: output_uri,
+            listings_uri=None,
+            settings=settings,
+            labels_file_uri=labels_file_uri,
+            inputs=inputs,
+            unpacked_uri=layout.unpacked_uri(output_uri),
+            max_rejected_fraction=limits.max_rejected_fraction,
+        )
         if not plan.exists:
             build_shards(plan.dataset_uri, pool=pool)
         return complete_dataset(plan.dataset_uri, limits=limits, pool=pool)

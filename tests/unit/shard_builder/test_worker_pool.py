@@ -1,3 +1,4 @@
+import io
 import os
 import signal
 import subprocess
@@ -6,7 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from repot.dataset_plan import read_work_list
 from repot.errors import DataError, RepotError
 from repot.planner.plan import PlannedDataset
 from repot.progress import ProgressCounter
@@ -39,6 +42,36 @@ def test_all_shards_are_built_and_all_workers_end(make_plan: MakePlan) -> None:
     names = planned.plan.shard_names
     assert list(finished_shards(planned.dataset_uri, planned.plan, names)) == names
     assert _workers(planned.dataset_uri) == []
+
+
+@pytest.mark.parametrize(("num_decoders", "num_workers"), [(1, 1), (2, 1), (3, 2), (5, 3)])
+def test_worker_that_was_started_early_is_used(
+    make_plan: MakePlan, num_decoders: int, num_workers: int
+) -> None:
+    planned = make_plan(train_shards=6)
+    with WorkerPool(planned.dataset_uri, num_decoders=num_decoders) as pool:
+        pool.start()
+        (first,) = _workers(planned.dataset_uri)
+        pool.build(planned.plan.shard_names, ProgressCounter("t", 0, unit="pictures"))
+        workers = _workers(planned.dataset_uri)
+        assert len(workers) == num_workers
+        assert first in workers
+    assert _workers(planned.dataset_uri) == []
+
+
+def test_thumbnails_of_files_that_are_gone_are_missing(make_plan: MakePlan, pictures: Path) -> None:
+    planned = make_plan(train_shards=1, validation_fraction=0.01)
+    sources = read_work_list(planned.dataset_uri, "train-00000-of-00001")[:3]
+    Path(sources[1].uri).unlink()
+    Path(sources[2].uri).write_bytes(b"another file")
+    with WorkerPool(planned.dataset_uri) as pool:
+        first, *others = pool.thumbnails(sources, 8)
+        (again,) = pool.thumbnails(sources[:1], 8)
+    assert first is not None
+    with Image.open(io.BytesIO(first)) as image:
+        assert image.size == (8, 6)
+    assert others == [None, None]
+    assert again == first
 
 
 def test_error_of_a_worker_is_raised_with_its_message(make_plan: MakePlan, pictures: Path) -> None:
