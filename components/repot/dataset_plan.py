@@ -12,6 +12,7 @@ Each builder pod gets one share of the plan, as a work item.
 
 import dataclasses
 import gzip
+import hashlib
 import json
 import re
 import zlib
@@ -26,7 +27,15 @@ from repot.data_checks import DataLimits
 from repot.errors import DataError, NotFoundError, UsageError
 from repot.file_parts import FilePart
 from repot.json_record import JsonRecord, read_record, write_record
-from repot.layout import MANIFEST_NAME, PLAN_NAME, RECEIPTS_FOLDER, WORK_FOLDER
+from repot.layout import (
+    BASE_NAME,
+    COMPOSITIONS_FOLDER,
+    MANIFEST_NAME,
+    PACKS_FOLDER,
+    PLAN_NAME,
+    RECEIPTS_FOLDER,
+    WORK_FOLDER,
+)
 from repot.manifest import Manifest, Receipt, Rejection, Split
 from repot.records import Box
 from repot.settings import DatasetSettings
@@ -146,6 +155,51 @@ class DatasetPlan(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BaseDataset(JsonRecord):
+    """What a dataset in the `stable` layout can be built on: an earlier one in the same storage.
+
+    It decides where records are read from, and never what they are: without it, the same dataset
+    is built.
+
+    Attributes:
+        base_uri: The earlier dataset; "" if there is none.
+        newest_uri: The file that the last builder makes name this dataset, for the next one.
+    """
+
+    base_uri: str
+    newest_uri: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewestDataset(JsonRecord):
+    """The newest complete dataset of some pictures, in the `stable` layout."""
+
+    dataset_uri: str
+
+
+def read_base(dataset_uri: str) -> BaseDataset | None:
+    """Return what a dataset is built on; None if nothing was stated.
+
+    Raises:
+        DataError: The file is invalid.
+    """
+    try:
+        return read_record(storage.join(dataset_uri, BASE_NAME), BaseDataset)
+    except NotFoundError:
+        return None
+
+
+def content_hash(content: str) -> int:
+    """Return the place of a picture in the `stable` layout, in [0, 2**64), by its content."""
+    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8])
+
+
+def stable_shard(place: int, num_shards: int) -> int:
+    """Return the index of the shard with a place: each has an equal range of all places."""
+    return place * num_shards >> 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Share:
     """The part of a dataset that one pod builds: part `share_index` in [0, num_shares).
 
@@ -199,7 +253,11 @@ class Share:
 
 
 def write_plan(
-    dataset_uri: str, plan: DatasetPlan, pictures_of: Callable[[str], Sequence[SourcePicture]]
+    dataset_uri: str,
+    plan: DatasetPlan,
+    pictures_of: Callable[[str], Sequence[SourcePicture]],
+    *,
+    base: BaseDataset | None = None,
 ) -> bool:
     """Write the work lists and the plan, unless the dataset is already built.
 
@@ -208,6 +266,7 @@ def write_plan(
         plan: The plan.
         pictures_of: Returns the pictures of a shard of the plan. It is called once per shard, so
             that only the pictures of a few shards are in memory.
+        base: What the dataset is built on.
 
     Returns:
         Whether the plan was written: False if the folder already contains this dataset.
@@ -227,6 +286,8 @@ def write_plan(
 
     with ThreadPoolExecutor(_NUM_WRITERS) as writers:
         list(writers.map(write_work_list, plan.shard_names))
+    if base:
+        write_record(storage.join(dataset_uri, BASE_NAME), base)
     write_record(storage.join(dataset_uri, PLAN_NAME), plan)
     return True
 
@@ -364,7 +425,9 @@ def _clear_unfinished(dataset_uri: str, dataset_id: str) -> None:
     unfinished = read_plan(dataset_uri)
     if unfinished.dataset_id == dataset_id:
         return
-    storage.delete_folder(storage.join(dataset_uri, RECEIPTS_FOLDER))
+    for folder in (RECEIPTS_FOLDER, COMPOSITIONS_FOLDER, PACKS_FOLDER):
+        storage.delete_folder(storage.join(dataset_uri, folder))
+    storage.delete(storage.join(dataset_uri, BASE_NAME))
     for shard in unfinished.shard_names:
         storage.delete(storage.join(dataset_uri, shard))
     storage.delete_folder(storage.join(dataset_uri, WORK_FOLDER))

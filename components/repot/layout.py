@@ -3,7 +3,10 @@
     <storage_uri>/
       listings/<digest>.json       CRC32C of pictures, cached by URI and state of the file
       unpacked/<digest>.tar        compressed archives of pictures, unpacked
-      datasets/<dataset_id>/       plan.json, work/, shards, checks/, receipts/, data.html,
+      datasets/by-pictures/        the newest dataset of a folder of pictures, by its digest, from
+                                   which the next one takes over what did not change
+      datasets/<dataset_id>/       base.json (if any), plan.json, work/, shards, or compositions/
+                                   and packs/ instead of some, checks/, receipts/, data.html,
                                    checks.json, digests/, groups/ (if any), labels.txt,
                                    corrections.csv (if any),
                                    manifest.json (last)
@@ -46,6 +49,9 @@ RECEIPTS_FOLDER = "receipts"
 DIGESTS_FOLDER = "digests"
 GROUPS_FOLDER = "groups"
 CHECKS_FOLDER = "checks"
+PACKS_FOLDER = "packs"
+COMPOSITIONS_FOLDER = "compositions"
+BASE_NAME = "base.json"
 CHECKS_NAME = "checks.json"
 DATA_PAGE_NAME = "data.html"
 CORRECTIONS_NAME = "corrections.csv"
@@ -124,6 +130,11 @@ def unpacked_uri(storage_uri: str) -> str:
 def dataset_uri(storage_uri: str, dataset_id: str) -> str:
     """Return the folder of one dataset."""
     return _under(storage_uri, "datasets", dataset_id)
+
+
+def newest_dataset_uri(storage_uri: str, pictures_uri: str) -> str:
+    """Return the file that names the newest dataset of some pictures."""
+    return _under(storage_uri, "datasets", "by-pictures", f"{content_id(pictures_uri)}.json")
 
 
 def appearances_name(shard: str) -> str:

@@ -91,6 +91,9 @@ class Receipt(JsonRecord):
             a manifest, and in a receipt of an earlier version.
         groups: The groups of its records in the same form; "" in a manifest, and if no record has
             one.
+        record_bytes: The sizes of its records' frames, see `repot.composition.encode_numbers`; ""
+            in a manifest, and in a receipt of an earlier version.
+        record_crcs: The last four bytes of the frames, in the same form.
     """
 
     shard: str
@@ -102,6 +105,8 @@ class Receipt(JsonRecord):
     rejected: tuple[Rejection, ...] = ()
     digests: str = ""
     groups: str = ""
+    record_bytes: str = ""
+    record_crcs: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

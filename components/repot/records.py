@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import google_crc32c
+import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
 from repot.errors import CorruptShardError
 
@@ -32,6 +34,9 @@ Value = bytes | int | float
 
 _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
+HEADER_BYTES = _LENGTH.size + _CRC.size
+FRAME_BYTES = _LENGTH.size + 2 * _CRC.size
+"""By how much a record in a shard is larger than its data."""
 # The limit of a protobuf message.
 _MAX_RECORD_BYTES = (1 << 31) - 1
 _MASK_DELTA = 0xA282EAD8
@@ -154,6 +159,18 @@ def frame_record(data: bytes) -> bytes:
     """Return the data as a TFRecord frame."""
     length = _LENGTH.pack(len(data))
     return b"".join((length, _CRC.pack(_masked_crc(length)), data, _CRC.pack(_masked_crc(data))))
+
+
+def frame_header(num_bytes: int) -> bytes:
+    """Return the first 12 bytes of the frame of a record with so many bytes."""
+    length = _LENGTH.pack(num_bytes)
+    return length + _CRC.pack(_masked_crc(length))
+
+
+def unmask_crc(masked: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Return the CRC32C of masked checksums, uint32 [records]."""
+    rotated = masked - np.uint32(_MASK_DELTA)
+    return rotated << np.uint32(15) | rotated >> np.uint32(17)
 
 
 def read_records(source: bytes | Path) -> Iterator[bytes]:

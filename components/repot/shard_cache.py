@@ -19,11 +19,24 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 from repot import storage
-from repot.errors import CorruptShardError, RepotError, StoppedError, UsageError
-from repot.layout import MANIFEST_NAME, RECEIPTS_FOLDER
+from repot.composition import (
+    Composition,
+    composition_name,
+    find_composition,
+    local_crc32c_hex,
+    write_composed,
+)
+from repot.errors import (
+    CorruptShardError,
+    RepotError,
+    StoppedError,
+    UsageError,
+    convert_disk_errors,
+)
+from repot.layout import BASE_NAME, MANIFEST_NAME, RECEIPTS_FOLDER
 from repot.manifest import Receipt
 from repot.records import frame_positions
 
@@ -67,6 +80,7 @@ class ShardCache:
             _Shard(receipt=receipt, uri=storage.join(dataset_uri, receipt.shard))
             for receipt in receipts
         ]
+        self._dataset_uri = dataset_uri
         self._is_local = storage.is_local(dataset_uri)
         self._should_stop = should_stop
         self._folder = Path() if self._is_local else Path(tempfile.mkdtemp(prefix="repot-shards-"))
@@ -164,6 +178,8 @@ class ShardCache:
             if index in plan.upcoming:
                 plan.upcoming.remove(index)
             self._fetch_ahead()
+        if self._is_local and shard.composition:
+            return ShardFile.of_packs(self._dataset_uri, shard.composition)
         return ShardFile(self._path(shard))
 
     def _release(self, index: int) -> None:
@@ -229,8 +245,11 @@ class ShardCache:
         is_present = False
         try:
             path = self._path(shard)
-            arrived = None if self._is_local else storage.download(shard.uri, path)
-            _verify(shard.uri, path, shard.receipt, arrived)
+            if self._is_composed(shard):
+                self._fetch_composed(shard, path)
+            else:
+                arrived = None if self._is_local else storage.download(shard.uri, path)
+                _verify(shard.uri, path, shard.receipt, arrived)
             is_present = True
         except RepotError as err:
             error = err
@@ -243,6 +262,35 @@ class ShardCache:
                     self._num_bytes -= shard.receipt.size_bytes
                 self._fetch_ahead()
                 self._changed.notify_all()
+
+    def _is_composed(self, shard: "_Shard") -> bool:
+        """Return whether a shard has no file of its own, after reading its composition."""
+        if shard.composition is None and not storage.exists(shard.uri):
+            shard.composition = find_composition(self._dataset_uri, shard.receipt.shard)
+        return shard.composition is not None
+
+    def _fetch_composed(self, shard: "_Shard", path: Path) -> None:
+        """Verify a composed shard; from object storage, write it to a file."""
+        composition = cast(Composition, shard.composition)
+        try:
+            if self._is_local:
+                crc32c = local_crc32c_hex(self._dataset_uri, composition)
+            else:
+                with convert_disk_errors(path), path.open("wb") as file:
+                    crc32c = write_composed(self._dataset_uri, composition, file)
+        except FileNotFoundError as err:
+            raise CorruptShardError(
+                f"The packs of {shard.uri} must exist; {err.filename} is missing. "
+                f"{_how_to_rebuild(shard.receipt, is_composed=True)}"
+            ) from err
+        found = composition.size_bytes, crc32c
+        if found != (shard.receipt.size_bytes, shard.receipt.crc32c):
+            shard.composition = None  # read it again next time
+            raise CorruptShardError(
+                f"The records of {shard.uri} in its packs must have {shard.receipt.size_bytes} "
+                f"bytes with CRC32C {shard.receipt.crc32c}; got {found[0]} bytes with CRC32C "
+                f"{crc32c}. {_how_to_rebuild(shard.receipt, is_composed=True)}"
+            )
 
     def _path(self, shard: "_Shard") -> Path:
         if self._is_local:
@@ -291,20 +339,35 @@ class ReadPlan:
 
 
 class ShardFile:
-    """An open shard with random access to its records."""
+    """An open shard with random access to its records.
+
+    Args:
+        path: Its file.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._positions = frame_positions(path)
-        self._descriptor = os.open(path, os.O_RDONLY)
+        self._positions = [(0, *position) for position in frame_positions(path)]
+        self._descriptors = [os.open(path, os.O_RDONLY)]
+
+    @classmethod
+    def of_packs(cls, dataset_uri: str, composition: Composition) -> Self:
+        """Open a composed shard in a local folder."""
+        file = cls.__new__(cls)
+        file._positions = composition.positions()
+        file._descriptors = [
+            os.open(storage.join(dataset_uri, pack.name), os.O_RDONLY) for pack in composition.packs
+        ]
+        return file
 
     def read(self, record: int) -> bytes:
         """Return the data of a record, a serialized tf.train.Example."""
-        offset, size_bytes = self._positions[record]
-        return os.pread(self._descriptor, size_bytes, offset)
+        index, offset, size_bytes = self._positions[record]
+        return os.pread(self._descriptors[index], size_bytes, offset)
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._descriptor)
+        for descriptor in self._descriptors:
+            os.close(descriptor)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -313,6 +376,7 @@ class _Shard:
 
     Attributes:
         receipt, uri: The shard.
+        composition: Where its records are, if it is composed.
         state: "present" once it is verified, "failed" until a reader has raised the error.
         error: Why it failed.
         num_users: Readers that hold it.
@@ -321,6 +385,7 @@ class _Shard:
 
     receipt: Receipt
     uri: str
+    composition: Composition | None = None
     state: Literal["absent", "arriving", "present", "failed"] = "absent"
     error: RepotError | None = None
     num_users: int = 0
@@ -354,8 +419,11 @@ def _verify(uri: str, path: Path, receipt: Receipt, arrived: storage.ObjectInfo 
         )
 
 
-def _how_to_rebuild(receipt: Receipt) -> str:
+def _how_to_rebuild(receipt: Receipt, *, is_composed: bool = False) -> str:
+    # What is damaged may be shared with the dataset that this one was built on.
+    names = f"{RECEIPTS_FOLDER}/{receipt.shard}.json, {BASE_NAME} (if any) and {MANIFEST_NAME}"
+    shard = composition_name(receipt.shard) if is_composed else "it"
     return (
-        f"Delete it, {RECEIPTS_FOLDER}/{receipt.shard}.json and {MANIFEST_NAME} from the dataset "
-        "folder and run again: only this shard is rebuilt."
+        f"Delete {shard}, {names} from the dataset folder and run again: only this shard is "
+        "rebuilt."
     )

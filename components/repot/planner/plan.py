@@ -12,8 +12,18 @@ import numpy as np
 from repot import layout, progress, storage
 from repot.data_checks import DataLimits
 from repot.dataset_description import describe_dataset
-from repot.dataset_plan import DatasetPlan, Share, SourcePicture, write_plan
-from repot.errors import DataError, UsageError, join_names
+from repot.dataset_plan import (
+    BaseDataset,
+    DatasetPlan,
+    NewestDataset,
+    Share,
+    SourcePicture,
+    content_hash,
+    content_key,
+    write_plan,
+)
+from repot.errors import DataError, NotFoundError, UsageError, join_names
+from repot.json_record import read_record
 from repot.manifest import SPLITS, Rejection, Split, shard_name, shard_split
 from repot.picture_result import EXEMPT_REASONS
 from repot.planner import sharding
@@ -35,7 +45,7 @@ from repot.planner.listing import PictureRoots, find_overlap
 from repot.planner.preflight import Parameters
 from repot.planner.split import find_groups, find_split_warnings, group_digests, split_pictures
 from repot.records import BOX_EDGES, Box
-from repot.settings import DatasetSettings, InputSettings
+from repot.settings import STABLE_LAYOUT, DatasetSettings, InputSettings
 
 FORMAT_VERSION = 5
 """Part of every dataset id. Increase it when the same pictures would give different shards."""
@@ -88,6 +98,7 @@ def plan_work(parameters: Parameters) -> PlannedWork:
         labels_file_uri=run.labels_file_uri,
         inputs=parameters.inputs,
         unpacked_uri=layout.unpacked_uri(run.storage_uri),
+        newest_uri=layout.newest_dataset_uri(run.storage_uri, run.pictures_uri),
         max_rejected_fraction=parameters.gate.max_rejected_fraction,
     )
     facts = _facts(planned.plan)
@@ -134,6 +145,7 @@ def plan_dataset(
     labels_file_uri: str = "",
     inputs: InputSettings = _NO_INPUT_SETTINGS,
     unpacked_uri: str = "",
+    newest_uri: str = "",
     max_rejected_fraction: float = 1.0,
 ) -> PlannedDataset:
     """List the pictures and write the plan of their dataset, unless the dataset exists.
@@ -151,6 +163,8 @@ def plan_dataset(
             names, sorted.
         inputs: The format of the pictures, and files with more about them.
         unpacked_uri: Folder for archives that must be unpacked; "" refuses them.
+        newest_uri: File that names the newest dataset of these pictures in the `stable` layout, on
+            which this one is built; "" builds on none.
         max_rejected_fraction: Largest fraction of rejected files, in [0, 1]. The last builder
             checks it for all files; the planner already reports files in subfolders.
 
@@ -208,12 +222,31 @@ def plan_dataset(
     )
     _announce(pictures, split_warnings)
     dataset_uri = dataset_folder(plan.dataset_id)
+    is_stable = settings.shard_layout == STABLE_LAYOUT
     was_written = write_plan(
-        dataset_uri, plan, lambda name: [pictures.source(number) for number in shards[name]]
+        dataset_uri,
+        plan,
+        lambda name: [pictures.source(number) for number in shards[name]],
+        base=_find_base(newest_uri, dataset_uri) if is_stable else None,
     )
     if corrections:
         storage.write_text(storage.join(dataset_uri, layout.CORRECTIONS_NAME), corrections)
     return PlannedDataset(dataset_uri=dataset_uri, plan=plan, exists=not was_written)
+
+
+def _find_base(newest_uri: str, dataset_uri: str) -> BaseDataset | None:
+    """Return what a dataset can be built on: another one."""
+    if not newest_uri:
+        return None
+    try:
+        newest = read_record(newest_uri, NewestDataset).dataset_uri
+    except NotFoundError:
+        newest = ""
+    except DataError as err:
+        _log.warning("%s", err)
+        newest = ""
+    base_uri = newest if newest != dataset_uri else ""
+    return BaseDataset(base_uri=base_uri, newest_uri=newest_uri)
 
 
 def _annotate(
@@ -352,6 +385,11 @@ class _SplitPictures:
             columns=candidate.columns if self.splits[number] != "train" else (),
         )
 
+    def content(self, number: int) -> str:
+        """Return what identifies a picture's bytes and what it is cropped to."""
+        candidate = self.inventory.candidates[number]
+        return content_key(candidate.file.crc32c, candidate.file.size_bytes, candidate.crop)
+
     def class_counts(self) -> dict[Split, dict[str, int]]:
         """Return the number of pictures by split and label."""
         counts: dict[Split, dict[str, int]] = {
@@ -424,7 +462,11 @@ def _with_num_shards(settings: DatasetSettings, pictures: _SplitPictures) -> Dat
         num_pictures = len(pictures.by_split[split])
         if split == "test" and not num_pictures:
             return 0
-        num_shards = requested or sharding.choose_num_shards(num_pictures, settings.num_threads)
+        if settings.shard_layout == STABLE_LAYOUT:
+            chosen = sharding.choose_num_stable_shards(num_pictures)
+        else:
+            chosen = sharding.choose_num_shards(num_pictures, settings.num_threads)
+        num_shards = requested or chosen
         if num_shards > num_pictures:
             _log.warning(
                 "%s: %d shards for %d pictures, some will be empty", split, num_shards, num_pictures
@@ -452,15 +494,25 @@ def _assign_to_shards(
     pictures: _SplitPictures, settings: DatasetSettings
 ) -> dict[str, Sequence[int]]:
     """Return the numbers of the pictures of every shard of all splits, by shard name."""
-    return {
-        shard_name(split, index, num_shards): shard
-        for split, num_shards in _num_shards(settings).items()
-        for index, shard in enumerate(
-            sharding.assign_to_shards(
-                pictures.by_split[split], num_shards=num_shards, num_threads=settings.num_threads
+    shards: dict[str, Sequence[int]] = {}
+    for split, num_shards in _num_shards(settings).items():
+        numbers = pictures.by_split[split]
+        if settings.shard_layout == STABLE_LAYOUT:
+            assigned = [
+                [numbers[i] for i in shard]
+                for shard in sharding.assign_to_stable_shards(
+                    [content_hash(pictures.content(number)) for number in numbers],
+                    num_shards=num_shards,
+                )
+            ]
+        else:
+            assigned = sharding.assign_to_shards(
+                numbers, num_shards=num_shards, num_threads=settings.num_threads
             )
-        )
-    }
+        shards |= {
+            shard_name(split, index, num_shards): shard for index, shard in enumerate(assigned)
+        }
+    return shards
 
 
 def _identity(picture: SourcePicture, split: Split) -> tuple[object, ...]:
@@ -499,6 +551,7 @@ def _dataset_id(pictures: _SplitPictures, settings: DatasetSettings) -> str:
         "labels": pictures.labels,
         "num_shards": _num_shards(settings),
         "num_threads": settings.num_threads,
+        "layout": settings.shard_layout,
         "pictures": hashlib.sha256(digests.tobytes()).hexdigest(),
         "rejected": [
             (item.path, item.reason)

@@ -1,10 +1,17 @@
-"""Assign the pictures of a split to shards, exactly as in 2016.
+"""Assign the pictures of a split to shards: as in 2016, or by their content.
 
-The pictures are shuffled with a fixed seed, cut into one range per thread, and each range is cut
-into shards. "Threads" are only part of this layout; they do not affect how many processes work.
+In the `tutorial` layout, that of 2016, the pictures are shuffled with a fixed seed, cut into one
+range per thread, and each range is cut into shards. "Threads" are only part of this layout; they do
+not affect how many processes work.
 
-Source: research/inception/inception/data/build_image_data.py of tensorflow/models, but with a
-sorted file listing.
+In the `stable` layout, a picture's place in [0, 2**64) is a hash of its content. Each shard has an
+equal range of the places, and its records are in their order, so datasets differ only where their
+pictures do. The number of shards is a power of two: it changes when the pictures have doubled. Then
+each shard is divided into two, which are still composed of the earlier records, see
+`repot.composition`. All of it depends on the pictures alone, not on earlier datasets.
+
+Source of the 2016 layout: research/inception/inception/data/build_image_data.py of
+tensorflow/models, but with a sorted file listing.
 """
 
 import itertools
@@ -13,6 +20,8 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
+
+from repot.dataset_plan import stable_shard
 
 SHUFFLE_SEED = 12345
 PICTURES_PER_SHARD = 1024
@@ -43,6 +52,25 @@ def assign_to_shards(
     for start, stop in _cut_range(0, len(pictures), num_threads):
         for first, last in _cut_range(start, stop, num_shards // num_threads):
             shards.append([pictures[index] for index in order[first:last]])
+    return shards
+
+
+def choose_num_stable_shards(num_pictures: int) -> int:
+    """Return a power of two, for 512 to 1024 pictures per shard."""
+    return 1 << (max(1, -(-num_pictures // PICTURES_PER_SHARD)) - 1).bit_length()
+
+
+def assign_to_stable_shards(places: Sequence[int], *, num_shards: int) -> list[list[int]]:
+    """Return the numbers of the pictures of each shard of a split, in the order of their records.
+
+    Args:
+        places: The place of each picture, see `repot.dataset_plan.content_hash`. Pictures with the
+            same place, which are copies, keep their order.
+        num_shards: Number of shards.
+    """
+    shards: list[list[int]] = [[] for _ in range(num_shards)]
+    for number in sorted(range(len(places)), key=places.__getitem__):
+        shards[stable_shard(places[number], num_shards)].append(number)
     return shards
 
 

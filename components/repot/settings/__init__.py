@@ -21,6 +21,8 @@ from repot.settings.pods import MODES, JobSettings, TaskSettings, mode_problems
 from repot.settings.run import (
     CHECKPOINT_VALUES,
     INPUT_FORMATS,
+    STABLE_LAYOUT,
+    TUTORIAL_LAYOUT,
     CheckpointSettings,
     DatasetSettings,
     GateSettings,
@@ -62,6 +64,8 @@ __all__ = [
     "PARAMETERS",
     "PIPELINE_SETTINGS",
     "SETTINGS_FIELD",
+    "STABLE_LAYOUT",
+    "TUTORIAL_LAYOUT",
     "CheckpointSettings",
     "DatasetSettings",
     "GateSettings",

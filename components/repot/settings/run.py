@@ -22,6 +22,7 @@ GATE_SPLITS = ("validation", "test")
 UNDECIDED_ACTIONS = ("keep", "prefer_new")
 CLASS_WEIGHTS = ("auto", "on", "off")
 CHECKPOINT_VALUES = ("auto", "ema", "raw")
+TUTORIAL_LAYOUT, STABLE_LAYOUT = "tutorial", "stable"
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 XLA_VALUES = ("auto", "on", "off")
 RECIPE_DEFAULT = "default"
@@ -190,6 +191,14 @@ class DatasetSettings(Settings):
         "(that of its first capture group, if it has one) belong to the same split.",
         rule=Rule("be a regular expression", _is_pattern),
         change_when="pictures of one patient, place or video differ little",
+    )
+    shard_layout: str = setting(
+        TUTORIAL_LAYOUT,
+        "Which picture is in which shard. tutorial: as in 2016; any change of the pictures changes "
+        "all shards. stable: by the picture's content; the next dataset takes over what did not "
+        "change, and only new pictures are read.",
+        rule=one_of((TUTORIAL_LAYOUT, STABLE_LAYOUT)),
+        change_when="pictures are added or corrected often",
     )
     train_shards: int = setting(
         0,

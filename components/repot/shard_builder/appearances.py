@@ -8,12 +8,14 @@ The rows of all shards are compared when the dataset is complete, see
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from repot import storage
+from repot.composition import Places, find_composition
+from repot.errors import NotFoundError
 from repot.layout import appearances_name
 from repot.picture_result import MINIATURE_SIDE, SOURCE_FORMATS, Picture
 
@@ -66,21 +68,51 @@ def measure(pictures: Sequence[Picture]) -> NDArray[np.void]:
 
 def write_appearances(dataset_uri: str, shard: str, rows: NDArray[np.void]) -> None:
     """Store the rows of a shard; equal rows give equal bytes."""
-    buffer = io.BytesIO()
-    np.save(buffer, rows, allow_pickle=False)
-    storage.write_bytes(appearances_uri(dataset_uri, shard), buffer.getvalue())
+    write_rows(appearances_uri(dataset_uri, shard), rows)
 
 
 def read_appearances(dataset_uri: str, shard: str, num_records: int) -> NDArray[np.void] | None:
     """Return the rows of a shard; None if they are missing or damaged."""
-    uri = appearances_uri(dataset_uri, shard)
-    if not storage.exists(uri):
-        return None
+    rows = read_rows(appearances_uri(dataset_uri, shard))
+    if rows is None and (composition := find_composition(dataset_uri, shard)):
+        packs = [
+            read_rows(storage.join(dataset_uri, f"{pack.name}.npy")) for pack in composition.packs
+        ]
+        stored = [pack for pack in packs if pack is not None]
+        if len(stored) == len(packs):
+            rows = compose_rows(composition.read_places(), stored.__getitem__)
+    return rows if rows is not None and rows.shape == (num_records,) else None
+
+
+def compose_rows(places: Places, rows_of: Callable[[int], NDArray[np.void]]) -> NDArray[np.void]:
+    """Return the rows of records that lie in several packs.
+
+    Args:
+        places: Where the records are.
+        rows_of: Returns the rows of a pack, by its index.
+    """
+    rows = np.zeros(len(places), APPEARANCE)
+    for index in np.unique(places["pack"]).tolist():
+        inside = places["pack"] == index
+        rows[inside] = rows_of(index)[places["row"][inside]]
+    rows["picture"], rows["class_id"] = places["picture"], places["class_id"]
+    return rows
+
+
+def write_rows(uri: str, rows: NDArray[np.void]) -> None:
+    """Store rows in one file."""
+    buffer = io.BytesIO()
+    np.save(buffer, rows, allow_pickle=False)
+    storage.write_bytes(uri, buffer.getvalue())
+
+
+def read_rows(uri: str) -> NDArray[np.void] | None:
+    """Return the rows in a file; None if it is missing or damaged."""
     try:
         rows = np.load(io.BytesIO(storage.read_bytes(uri)), allow_pickle=False)
-    except (ValueError, EOFError, OSError):
+    except (ValueError, EOFError, OSError, NotFoundError):
         return None
-    return rows if rows.dtype == APPEARANCE and rows.shape == (num_records,) else None
+    return rows if rows.dtype == APPEARANCE and rows.ndim == 1 else None
 
 
 def appearances_uri(dataset_uri: str, shard: str) -> str:

@@ -22,7 +22,14 @@ from repot.data_checks import (
     read_checks,
 )
 from repot.dataset_description import describe_dataset
-from repot.dataset_plan import DatasetPlan, Share, read_plan, read_work_list
+from repot.dataset_plan import (
+    DatasetPlan,
+    NewestDataset,
+    Share,
+    read_base,
+    read_plan,
+    read_work_list,
+)
 from repot.errors import DataError, NotFoundError, join_names
 from repot.example_digests import (
     DIGEST_BYTES,
@@ -158,7 +165,15 @@ def _complete(
         "".join(f"{label}\n" for label in manifest.labels),
     )
     write_record(storage.join(dataset_uri, MANIFEST_NAME), manifest)
+    _announce_newest(dataset_uri)
     return manifest, examined.checks
+
+
+def _announce_newest(dataset_uri: str) -> None:
+    """Name the dataset as the one to build the next one of its pictures on."""
+    base = read_base(dataset_uri)
+    if base and base.newest_uri:
+        write_record(base.newest_uri, NewestDataset(dataset_uri=dataset_uri))
 
 
 def _read_existing_manifest(dataset_uri: str) -> Manifest | None:
@@ -266,7 +281,15 @@ def _combine(
         labels=plan.labels,
         settings=plan.settings,
         shards=tuple(
-            dataclasses.replace(shard, class_counts={}, rejected=(), digests="", groups="")
+            dataclasses.replace(
+                shard,
+                class_counts={},
+                rejected=(),
+                digests="",
+                groups="",
+                record_bytes="",
+                record_crcs="",
+            )
             for shard in shards
         ),
         num_found=plan.num_found,

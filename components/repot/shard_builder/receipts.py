@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from repot import storage
+from repot.composition import composition_name
 from repot.dataset_plan import DatasetPlan
 from repot.json_record import RecordError, write_record
 from repot.layout import RECEIPTS_FOLDER, appearances_name
@@ -35,7 +36,8 @@ def finished_shards(
     """Return the receipts, by shard, of those of `shard_names` that are finished.
 
     A shard is finished if its file, its receipt and what its pictures look like exist, and the
-    receipt matches the size of the file and the number of pictures in the plan.
+    receipt matches the size of the file and the number of pictures in the plan. A composition,
+    which is written after its packs, stands for the file and the pictures.
     """
     sizes = {
         storage.relative_name(info.uri, dataset_uri): info.size_bytes
@@ -45,13 +47,14 @@ def finished_shards(
         name
         for name in shard_names
         if {name, _receipt_name(name), appearances_name(name)} <= sizes.keys()
+        or {composition_name(name), _receipt_name(name)} <= sizes.keys()
     ]
     with ThreadPoolExecutor(_NUM_READERS) as readers:
         receipts = list(readers.map(lambda name: _read_receipt(dataset_uri, name), stored))
     return {
         name: receipt
         for name, receipt in zip(stored, receipts, strict=True)
-        if receipt and _matches(receipt, name, sizes[name], plan)
+        if receipt and _matches(receipt, name, sizes.get(name, receipt.size_bytes), plan)
     }
 
 

@@ -2,7 +2,8 @@
 
 A shard on a local disk is written in its place, any other one in a scratch folder, from where it is
 uploaded. What its pictures look like is stored before the receipt, see
-`repot.shard_builder.appearances`.
+`repot.shard_builder.appearances`. What an earlier dataset has of the shard is taken over, see
+`repot.shard_builder.reuse`.
 """
 
 import base64
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repot import records, storage
+from repot.composition import encode_numbers
 from repot.dataset_plan import (
     SourcePicture,
     etag_checksum,
@@ -32,6 +34,7 @@ from repot.picture_decoder import MAX_FILES, MAX_FILES_BYTES
 from repot.picture_result import MAX_FILE_BYTES, Edges, Picture, RejectedPicture
 from repot.shard_builder.appearances import measure, write_appearances
 from repot.shard_builder.receipts import write_receipt
+from repot.shard_builder.reuse import build_on_base
 
 _NUM_READERS = 8
 # Limits of reading ahead, in pictures and bytes. A single picture may exceed the limit of bytes.
@@ -73,6 +76,20 @@ def build_shard(
         StorageError: Reading or writing failed, or the scratch folder is full.
     """
     pictures = read_work_list(dataset_uri, shard)
+    path = scratch_path / shard
+
+    def write_new(new: Sequence[SourcePicture], file: BinaryIO) -> tuple[Receipt, NDArray[np.void]]:
+        writer = _RecordWriter(shard)
+        for batch in _batches(new):
+            writer.write(file, batch, _decode(batch, decode))
+        return writer.receipt(), writer.appearances()
+
+    with convert_disk_errors(scratch_path):
+        taken_over = build_on_base(dataset_uri, shard, pictures, path, write_new)
+    if taken_over:
+        write_receipt(dataset_uri, taken_over)
+        on_pictures(len(pictures))
+        return taken_over
     writer = _RecordWriter(shard)
 
     def write(file: BinaryIO) -> None:
@@ -84,7 +101,6 @@ def build_shard(
     if storage.is_local(shard_uri):
         storage.write_atomically(Path(shard_uri), write, is_nameless=True)
     else:
-        path = scratch_path / shard
         try:
             with convert_disk_errors(scratch_path), path.open("wb") as file:
                 write(file)
@@ -228,6 +244,8 @@ class _RecordWriter:
         self._class_counts: Counter[str] = Counter()
         self._digests: list[bytes] = []
         self._groups: list[bytes] = []
+        self._record_bytes: list[int] = []
+        self._record_crcs: list[bytes] = []
         self._rejected: list[Rejection] = []
         self._rows = [measure([])]
 
@@ -245,6 +263,8 @@ class _RecordWriter:
                 file.write(record)
                 self._size_bytes += len(record)
                 self._crc = google_crc32c.extend(self._crc, record)
+                self._record_bytes.append(len(record))
+                self._record_crcs.append(record[-4:])
                 self._digests.append(example_digest(result.jpeg))
                 self._groups.append(bytes.fromhex(picture.group).rjust(DIGEST_BYTES, b"\0"))
                 self._class_counts[picture.label] += 1
@@ -272,6 +292,8 @@ class _RecordWriter:
             rejected=tuple(self._rejected),
             digests=base64.b64encode(b"".join(self._digests)).decode(),
             groups=base64.b64encode(b"".join(self._groups)).decode() if has_groups else "",
+            record_bytes=encode_numbers(np.array(self._record_bytes, np.uint32)),
+            record_crcs=base64.b64encode(b"".join(self._record_crcs)).decode(),
         )
 
     def appearances(self) -> NDArray[np.void]:

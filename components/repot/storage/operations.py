@@ -15,6 +15,7 @@ from typing import Any
 from repot.errors import NotFoundError, StorageError
 from repot.storage.backend import Backend, Content, FolderListing, ObjectInfo
 from repot.storage.local import objects as local_objects
+from repot.storage.local.files import link_file
 from repot.storage.uris import folder_prefix, is_local, relative_name, scheme_of, split_bucket
 
 _NUM_THREADS = 8
@@ -227,6 +228,21 @@ def copy(source_uri: str, target_uri: str) -> None:
         return
     with as_local_file(source_uri) as path:
         upload(path, target_uri)
+
+
+def link(source_uri: str, target_uri: str) -> None:
+    """Make an object that must never change available under another name too.
+
+    On one disk it is a hard link, which takes no room; in an object store, and where links are
+    impossible, it is a copy.
+
+    Raises:
+        NotFoundError: The source does not exist.
+        StorageError: An object cannot be read or written.
+    """
+    are_local = is_local(source_uri) and is_local(target_uri)
+    if not (are_local and link_file(Path(source_uri), Path(target_uri))):
+        copy(source_uri, target_uri)
 
 
 def delete(uri: str) -> None:

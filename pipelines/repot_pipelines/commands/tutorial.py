@@ -96,6 +96,7 @@ class TutorialCommand(click.Command):
 @setting_option("validation_shards", with_default=True)
 @setting_option("test_shards", with_default=True)
 @setting_option("num_threads", with_default=True)
+@setting_option("shard_layout", with_default=True)
 @setting_option("max_rejected_fraction", with_default=True)
 @setting_option("max_leaked_fraction", with_default=True)
 @setting_option("min_pictures_per_label", with_default=True)
@@ -122,6 +123,7 @@ def shards_command(
     validation_shards: int,
     test_shards: int,
     num_threads: int,
+    shard_layout: str,
     max_rejected_fraction: float,
     max_leaked_fraction: float,
     min_pictures_per_label: int,
@@ -145,6 +147,7 @@ def shards_command(
         validation_shards=validation_shards,
         test_shards=test_shards,
         num_threads=num_threads,
+        shard_layout=shard_layout,
     )
     inputs = InputSettings(
         input_format=input_format,

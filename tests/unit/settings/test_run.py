@@ -63,6 +63,7 @@ BOUNDARIES: list[tuple[Settings, str, list[Any], list[Any]]] = [
         ["tflite", "onnx,", "onnx, litert", "onnx,onnx", "none"],
     ),
     (GateSettings, "gate_split", ["validation", "test"], ["", "train", "Test"]),
+    (DatasetSettings, "shard_layout", ["tutorial", "stable"], ["", "Stable", "2016"]),
     (DatasetSettings, "nested", [False, True], []),
     (DatasetSettings, "crop_to_boxes", [False, True], []),
     (InputSettings, "input_format", list(INPUT_FORMATS), ["", "zip", "Vertex"]),

@@ -80,6 +80,30 @@ def write_atomically(
     return status
 
 
+def link_file(source: Path, target: Path) -> bool:
+    """Replace `target` atomically by a hard link; return False where there can be none.
+
+    Raises:
+        NotFoundError: The source does not exist.
+        StorageError: The operating system reports another error.
+    """
+    temporary = target.with_name(new_hidden_name("tmp"))
+    with convert_os_errors("linked", source):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.hardlink_to(source)
+            temporary.replace(target)
+        except OSError as err:
+            if err.errno in (*_NO_HARD_LINKS, errno.EXDEV):
+                return False
+            raise
+        finally:
+            # It is still there if the target was a link to the same file.
+            temporary.unlink(missing_ok=True)
+        _sync_folder(target.parent)
+    return True
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on a file name, across threads and processes."""

@@ -1,0 +1,640 @@
+"""Build a shard of the `stable` layout on an earlier dataset: only what is new is read and written.
+
+A picture whose content is in the earlier dataset is not read. If its record is the same, it stays
+in its pack, which becomes one of this dataset, see `repot.composition`. If only its label, its name
+or its boxes differ, the record is made again from the JPEG in the old one. All records that are not
+taken over are written to one new pack.
+
+A shard whose pictures are the same is taken over as it is. Where packs are many, the small ones are
+copied into the new one; where most of their bytes are of pictures that are gone, or most records
+are new, the shard is written as one file.
+
+The bytes of the shard, its receipt and what its pictures look like are those of a build without an
+earlier dataset. If anything of that is missing or damaged, the shard is built without it.
+"""
+
+import base64
+import functools
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from repot import storage
+from repot.composition import (
+    PLACE,
+    Composition,
+    Pack,
+    Places,
+    composition_name,
+    decode_numbers,
+    encode_numbers,
+    find_composition,
+    pack_name,
+    places_in_file,
+    read_segments,
+    shard_crc32c,
+)
+from repot.dataset_plan import (
+    SourcePicture,
+    content_hash,
+    read_base,
+    read_work_list,
+    stable_shard,
+)
+from repot.errors import CorruptShardError, DataError, NotFoundError
+from repot.example_digests import DIGEST_BYTES
+from repot.json_record import read_record, write_record
+from repot.layout import RECEIPTS_FOLDER, appearances_name
+from repot.manifest import (
+    SPLITS,
+    Manifest,
+    Receipt,
+    Rejection,
+    read_manifest,
+    shard_name,
+    shard_split,
+)
+from repot.records import (
+    decode_example,
+    encode_example,
+    frame_record,
+    picture_features,
+    read_records,
+)
+from repot.settings import STABLE_LAYOUT
+from repot.shard_builder.appearances import (
+    compose_rows,
+    read_rows,
+    write_appearances,
+    write_rows,
+)
+
+Write = Callable[[Sequence[SourcePicture], BinaryIO], tuple[Receipt, NDArray[np.void]]]
+"""Reads and decodes pictures, and writes their records; returns their receipt and rows."""
+
+MIN_REUSED = 0.5
+"""A shard of which less can be taken over, in bytes, is written as one file."""
+MAX_STORED = 2.5, 4.0
+"""Bytes of a shard's packs, in sizes of the shard, from which on it is written as one file."""
+MAX_PACKS = 16, 32
+"""Number of a shard's packs from which on the small ones are copied into one.
+
+Both limits are pairs: each shard has its own limit between the two, so that not all shards come to
+theirs in the same run.
+"""
+
+_log = logging.getLogger(__name__)
+
+
+def build_on_base(
+    dataset_uri: str,
+    shard: str,
+    pictures: Sequence[SourcePicture],
+    path: Path,
+    write: Write,
+) -> Receipt | None:
+    """Store a shard with what an earlier dataset has of it, and return its receipt.
+
+    Args:
+        dataset_uri: Folder of the dataset.
+        shard: Name of the shard.
+        pictures: Its pictures, in order.
+        path: Local file for what is written.
+        write: Writes the records of new pictures.
+
+    Returns:
+        The receipt, which is not stored yet; None if nothing can be taken over.
+
+    Raises:
+        DataError: A picture was changed or deleted after it was listed.
+        StorageError: Reading or writing failed.
+    """
+    base = _open_base(dataset_uri)
+    if base is None:
+        return None
+    try:
+        found = _find(base, shard, pictures)
+        if not any(found):
+            return None
+        builder = _Builder(dataset_uri, shard, pictures, found)
+        receipt = builder.take_over()
+        if receipt is None:
+            try:
+                receipt = builder.build(path, write)
+            finally:
+                path.unlink(missing_ok=True)
+    except (CorruptShardError, NotFoundError) as err:
+        _log.warning("%s is built without the earlier dataset: %s", shard, err)
+        return None
+    return receipt
+
+
+def _find(base: "_Base", shard: str, pictures: Sequence[SourcePicture]) -> list["_Found | None"]:
+    """Return what an earlier dataset has of each picture.
+
+    Raises:
+        CorruptShardError: A receipt or a work list of it is damaged.
+        NotFoundError: One is missing.
+    """
+    try:
+        return [base.find(picture, shard_split(shard)) for picture in pictures]
+    except DataError as err:
+        raise CorruptShardError(str(err)) from err
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Stored:
+    """A file of an earlier dataset with records.
+
+    Attributes:
+        uri, rows_uri: The file, and what its pictures look like.
+        name: Its name as a pack of this dataset.
+        size_bytes: Its size.
+    """
+
+    uri: str
+    rows_uri: str
+    name: str
+    size_bytes: int
+
+    def read(self, offset: int, num_bytes: int) -> bytes:
+        return storage.read_range(self.uri, offset=offset, num_bytes=num_bytes)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Found:
+    """What an earlier dataset has of a picture.
+
+    Attributes:
+        shard: The shard that it was in.
+        record: Its number there; -1 if it was rejected.
+        is_same: Whether the record is the same, not only the picture.
+        rejection: Why it was rejected.
+    """
+
+    shard: "_BaseShard"
+    record: int
+    is_same: bool = False
+    rejection: Rejection | None = None
+
+
+@dataclass(kw_only=True, slots=True)
+class _BaseShard:
+    """A shard of an earlier dataset, and which pictures it has.
+
+    Attributes:
+        name: Its name.
+        uri: The dataset.
+        receipt: Its receipt.
+        is_file: Whether it is one file.
+        files: The files with its records.
+        places: Where they are, [num_records].
+        record_bytes, record_crcs, digests: See `Receipt`; [num_records].
+        used: Index in the work list of the picture of each record.
+        exact: Numbers of the records by what makes them what they are.
+        by_content: The same by content.
+        rejections: By content.
+    """
+
+    name: str
+    uri: str
+    receipt: Receipt
+    is_file: bool
+    files: Sequence[_Stored]
+    places: Places
+    record_bytes: NDArray[np.uint32]
+    record_crcs: NDArray[np.uint32]
+    digests: NDArray[np.bytes_]
+    used: list[int]
+    exact: dict[tuple[object, ...], int] = field(default_factory=dict)
+    by_content: dict[str, int] = field(default_factory=dict)
+    rejections: dict[str, Rejection] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, uri: str, name: str) -> "_BaseShard | None":
+        """Read a shard; None if it is of an earlier version, or its records cannot be told."""
+        receipt = read_record(storage.join(uri, RECEIPTS_FOLDER, f"{name}.json"), Receipt)
+        record_bytes = decode_numbers(receipt.record_bytes)
+        pictures = read_work_list(uri, name)
+        rejections = {rejection.path: rejection for rejection in receipt.rejected}
+        used = [i for i, picture in enumerate(pictures) if picture.path not in rejections]
+        if len(used) != receipt.num_records or len(record_bytes) != receipt.num_records:
+            return None
+        composition = find_composition(uri, name)
+        if composition is None:
+            whole = _Stored(
+                uri=storage.join(uri, name),
+                rows_uri=storage.join(uri, appearances_name(name)),
+                name=pack_name(name, receipt.crc32c, receipt.size_bytes),
+                size_bytes=receipt.size_bytes,
+            )
+            files, places = [whole], places_in_file(record_bytes)
+        else:
+            places = composition.read_places()
+            files = [
+                _Stored(
+                    uri=storage.join(uri, pack.name),
+                    rows_uri=storage.join(uri, f"{pack.name}.npy"),
+                    name=pack.name,
+                    size_bytes=pack.size_bytes,
+                )
+                for pack in composition.packs
+            ]
+        shard = cls(
+            name=name,
+            uri=uri,
+            receipt=receipt,
+            is_file=composition is None,
+            files=files,
+            places=places,
+            record_bytes=record_bytes,
+            record_crcs=decode_numbers(receipt.record_crcs),
+            digests=np.frombuffer(base64.b64decode(receipt.digests), f"S{DIGEST_BYTES}"),
+            used=used,
+        )
+        for record, i in enumerate(used):
+            shard.exact.setdefault(_identity(pictures[i]), record)
+            shard.by_content.setdefault(pictures[i].content, record)
+        for picture in pictures:
+            if picture.path in rejections:
+                shard.rejections.setdefault(picture.content, rejections[picture.path])
+        return shard
+
+    def find(self, picture: SourcePicture) -> _Found | None:
+        """Return what the shard has of a picture."""
+        record = self.exact.get(_identity(picture))
+        if record is not None:
+            return _Found(shard=self, record=record, is_same=True)
+        content = picture.content
+        record = self.by_content.get(content)
+        if record is not None:
+            return _Found(shard=self, record=record)
+        rejection = self.rejections.get(content)
+        return _Found(shard=self, record=-1, rejection=rejection) if rejection else None
+
+
+class _Base:
+    """An earlier dataset."""
+
+    def __init__(self, uri: str, manifest: Manifest) -> None:
+        self._uri = uri
+        self._num_shards: dict[str, int] = {
+            split: len(manifest.split_shards(split)) for split in manifest.splits
+        }
+        # A shard of this dataset has its pictures in few shards of that one.
+        self._read = functools.lru_cache(maxsize=16)(_BaseShard.read)
+
+    def find(self, picture: SourcePicture, split: str) -> _Found | None:
+        """Return what there is of a picture; its own split is looked through first."""
+        place = content_hash(picture.content)
+        for other in (split, *(each for each in SPLITS if each != split)):
+            if num_shards := self._num_shards.get(other, 0):
+                name = shard_name(other, stable_shard(place, num_shards), num_shards)
+                shard = self._read(self._uri, name)
+                if shard and (found := shard.find(picture)):
+                    return found
+        return None
+
+
+@functools.lru_cache(maxsize=1)
+def _open_base(dataset_uri: str) -> _Base | None:
+    """Return what a dataset is built on; None if there is nothing."""
+    stated = read_base(dataset_uri)
+    if stated is None or not stated.base_uri:
+        return None
+    try:
+        manifest = read_manifest(stated.base_uri)
+    except DataError as err:
+        _log.warning("the shards are built without the earlier dataset: %s", err)
+        return None
+    is_stable = manifest.settings.shard_layout == STABLE_LAYOUT
+    return _Base(stated.base_uri, manifest) if is_stable else None
+
+
+_RECORD = np.dtype(
+    [
+        ("file", "<i4"),  # index in _Builder.files
+        ("row", "<u4"),
+        ("offset", "<u8"),
+        ("num_bytes", "<u4"),
+        ("crc", "<u4"),
+        ("digest", f"S{DIGEST_BYTES}"),
+        ("is_record", "?"),  # False for a rejected picture
+    ]
+)
+
+
+class _Builder:
+    """Stores one shard.
+
+    Attributes:
+        files: The files of the earlier dataset with its records; the last one is the new pack.
+        table: _RECORD of each picture of the work list.
+    """
+
+    def __init__(
+        self,
+        dataset_uri: str,
+        shard: str,
+        pictures: Sequence[SourcePicture],
+        found: Sequence[_Found | None],
+    ) -> None:
+        self._dataset_uri, self._shard = dataset_uri, shard
+        self._pictures, self._found = pictures, found
+        self._table = np.zeros(len(pictures), _RECORD)
+        self._rejections: dict[int, tuple[str, str]] = {}
+        by_uri: dict[str, int] = {}
+        self._files: list[_Stored] = []
+        for i, each in enumerate(found):
+            if each is None:
+                continue
+            if each.rejection:
+                self._rejections[i] = each.rejection.reason, each.rejection.detail
+                continue
+            base = each.shard
+            place = base.places[each.record]
+            stored = base.files[place["pack"]]
+            index = by_uri.setdefault(stored.uri, len(by_uri))
+            if index == len(self._files):
+                self._files.append(stored)
+            self._table[i] = (
+                index,
+                place["row"],
+                place["offset"],
+                base.record_bytes[each.record],
+                base.record_crcs[each.record],
+                base.digests[each.record],
+                True,
+            )
+        self._new_pack = len(self._files)
+        self._rows_of = functools.lru_cache(maxsize=4)(self._read_rows)
+        digest = hashlib.sha256(shard.encode()).digest()
+        self._share = int.from_bytes(digest[:4]) / 2**32
+
+    def take_over(self) -> Receipt | None:
+        """Link the file of a shard with the same records; None if there is no such shard."""
+        base = next(each.shard for each in self._found if each)
+        records = [each.record if each and each.is_same else -1 for each in self._found]
+        is_same = (
+            base.is_file
+            and base.name == self._shard
+            and all(each and each.shard is base for each in self._found)
+            and all(each and (each.is_same or each.rejection) for each in self._found)
+            and [i for i, record in enumerate(records) if record >= 0] == base.used
+            and [record for record in records if record >= 0] == list(range(len(base.used)))
+        )
+        if not is_same:
+            return None
+        (file,) = base.files
+        storage.link(file.rows_uri, storage.join(self._dataset_uri, appearances_name(self._shard)))
+        storage.link(file.uri, storage.join(self._dataset_uri, self._shard))
+        return self._receipt()
+
+    def build(self, path: Path, write: Write) -> Receipt:
+        """Write what cannot be taken over, and store the shard.
+
+        Raises:
+            CorruptShardError: A file of the earlier dataset is damaged.
+        """
+        with path.open("w+b") as file:
+            new_rows = [self._write_new(file, write)]
+            new_rows += [self._rewrite(i, file) for i in self._changed()]
+            if self._is_one_file():
+                self._store_file(file, np.concatenate(new_rows))
+                return self._receipt()
+            new_rows += [self._copy(i, file) for i in self._in_small_packs()]
+            size_bytes = file.tell()
+            file.flush()
+        if size_bytes:
+            self._store_pack(path, size_bytes, np.concatenate(new_rows))
+        self._store_composition()
+        return self._receipt()
+
+    def _write_new(self, file: BinaryIO, write: Write) -> NDArray[np.void]:
+        """Write the records of the pictures that the earlier dataset does not have."""
+        new = [i for i, each in enumerate(self._found) if each is None]
+        receipt, rows = write([self._pictures[i] for i in new], file)
+        used = [new[i] for i in rows["picture"].tolist()]
+        places = places_in_file(decode_numbers(receipt.record_bytes))
+        table = np.zeros(len(used), _RECORD)
+        table["file"], table["is_record"] = self._new_pack, True
+        table["row"], table["offset"] = places["row"], places["offset"]
+        table["num_bytes"] = decode_numbers(receipt.record_bytes)
+        table["crc"] = decode_numbers(receipt.record_crcs)
+        table["digest"] = np.frombuffer(base64.b64decode(receipt.digests), f"S{DIGEST_BYTES}")
+        self._table[used] = table
+        # Rejections are in the order of the pictures.
+        rejected = sorted(set(new) - set(used))
+        for i, rejection in zip(rejected, receipt.rejected, strict=True):
+            self._rejections[i] = rejection.reason, rejection.detail
+        return rows
+
+    def _changed(self) -> list[int]:
+        """Return the pictures whose record must be made again."""
+        return [
+            i
+            for i, each in enumerate(self._found)
+            if each and not each.is_same and not each.rejection
+        ]
+
+    def _rewrite(self, i: int, file: BinaryIO) -> NDArray[np.void]:
+        """Write the record of a picture with another label or name than before."""
+        picture = self._pictures[i]
+        (data,) = read_records(self._read_frame(i))
+        old = decode_example(data)
+        (jpeg,), (height,), (width,) = (
+            old[f"image/{name}"] for name in ("encoded", "height", "width")
+        )
+        if not (isinstance(jpeg, bytes) and isinstance(height, int) and isinstance(width, int)):
+            raise CorruptShardError(f"The record of {picture.path!r} must be of a picture.")
+        features = picture_features(
+            jpeg=jpeg,
+            height=height,
+            width=width,
+            class_id=picture.class_id,
+            label=picture.label,
+            filename=picture.path.rpartition("/")[2],
+            text=picture.text,
+            boxes=picture.boxes,
+        )
+        return self._append(i, frame_record(encode_example(features)), file)
+
+    def _copy(self, i: int, file: BinaryIO) -> NDArray[np.void]:
+        """Copy the record of a picture to the new pack."""
+        return self._append(i, self._read_frame(i), file)
+
+    def _append(self, i: int, frame: bytes, file: BinaryIO) -> NDArray[np.void]:
+        """Write a frame to the new pack, and return its row."""
+        entry = self._table[i]
+        number = int(entry["row"])
+        rows: NDArray[np.void] = self._rows_of(int(entry["file"]))
+        row = rows[number : number + 1].copy()
+        entry["file"], entry["row"] = self._new_pack, self._num_new()
+        entry["offset"], entry["num_bytes"] = file.tell(), len(frame)
+        entry["crc"] = int.from_bytes(frame[-4:], "little")
+        file.write(frame)
+        return row
+
+    def _num_new(self) -> int:
+        return int((self._table["is_record"] & (self._table["file"] == self._new_pack)).sum())
+
+    def _read_frame(self, i: int) -> bytes:
+        entry = self._table[i]
+        frame: bytes = self._files[entry["file"]].read(
+            int(entry["offset"]), int(entry["num_bytes"])
+        )
+        if int.from_bytes(frame[-4:], "little") != entry["crc"]:
+            raise CorruptShardError(f"{self._files[entry['file']].uri} must not change; it did.")
+        return frame
+
+    def _read_rows(self, index: int) -> NDArray[np.void]:
+        """Return the rows of a file of the earlier dataset."""
+        uri: str = self._files[index].rows_uri
+        rows = read_rows(uri)
+        if rows is None:
+            raise CorruptShardError(f"{uri} must have a row for each record; it is damaged.")
+        return rows
+
+    def _records(self) -> NDArray[np.void]:
+        """Return _RECORD of each record, in order."""
+        records: NDArray[np.void] = self._table[self._table["is_record"]]
+        return records
+
+    def _is_one_file(self) -> bool:
+        """Return whether the shard is better written as one file."""
+        records = self._records()
+        is_old = records["file"] != self._new_pack
+        size_bytes = int(records["num_bytes"].sum(dtype=np.int64))
+        reused = int(records["num_bytes"][is_old].sum(dtype=np.int64))
+        used = np.unique(records["file"][is_old]).tolist()
+        stored = sum(self._files[index].size_bytes for index in used) + size_bytes - reused
+        low, high = MAX_STORED
+        return (
+            reused < MIN_REUSED * size_bytes
+            or stored > (low + (high - low) * self._share) * size_bytes
+        )
+
+    def _in_small_packs(self) -> list[int]:
+        """Return the pictures of all packs but the largest one, if the packs are too many."""
+        low, high = MAX_PACKS
+        is_old = self._table["is_record"] & (self._table["file"] != self._new_pack)
+        used = np.unique(self._table["file"][is_old]).tolist()
+        if len(used) + 1 <= low + (high - low) * self._share:
+            return []
+        largest = max(used, key=lambda index: self._files[index].size_bytes)
+        return np.flatnonzero(is_old & (self._table["file"] != largest)).tolist()
+
+    def _store_file(self, new: BinaryIO, new_rows: NDArray[np.void]) -> None:
+        """Store the shard as one file, and its rows."""
+        records = self._records()
+        places, packs = self._places()
+
+        def read(pack: Pack, offset: int, num_bytes: int) -> bytes:
+            if pack is packs[-1]:
+                new.seek(offset)
+                return new.read(num_bytes)
+            return self._files[packs.index(pack)].read(offset, num_bytes)
+
+        composition = Composition.of(self._shard, packs, places, records["num_bytes"])
+        crc = 0
+        path = Path(f"{new.name}.whole")
+        try:
+            with path.open("wb") as file:
+                for data in read_segments(composition, read):
+                    file.write(data)
+                    crc = google_crc32c.extend(crc, data)
+            if crc != shard_crc32c(records["num_bytes"], records["crc"]):
+                raise CorruptShardError(
+                    "The files of the earlier dataset must not change; one did."
+                )
+            storage.upload(path, storage.join(self._dataset_uri, self._shard))
+        finally:
+            path.unlink(missing_ok=True)
+        rows = compose_rows(
+            places, lambda index: new_rows if index == self._new_pack else self._rows_of(index)
+        )
+        write_appearances(self._dataset_uri, self._shard, rows)
+
+    def _store_pack(self, path: Path, size_bytes: int, rows: NDArray[np.void]) -> None:
+        """Store the new pack and its rows."""
+        crc32c = storage.file_crc32c_hex(path)
+        name = pack_name(self._shard, crc32c, size_bytes)
+        uri = storage.join(self._dataset_uri, name)
+        rows_uri = f"{uri}.npy"
+        storage.upload(path, uri)
+        write_rows(rows_uri, rows)
+        self._files.append(_Stored(uri=uri, rows_uri=rows_uri, name=name, size_bytes=size_bytes))
+
+    def _store_composition(self) -> None:
+        """Link the packs that are used, and store where the records are."""
+        places, packs = self._places()
+        used, places["pack"] = np.unique(places["pack"], return_inverse=True)
+        for index in used.tolist():
+            file, uri = self._files[index], storage.join(self._dataset_uri, packs[index].name)
+            if file.uri != uri:
+                storage.link(file.rows_uri, f"{uri}.npy")
+                storage.link(file.uri, uri)
+        composition = Composition.of(
+            self._shard,
+            [packs[index] for index in used.tolist()],
+            places,
+            self._records()["num_bytes"],
+        )
+        write_record(storage.join(self._dataset_uri, composition_name(self._shard)), composition)
+
+    def _places(self) -> tuple[Places, list[Pack]]:
+        """Return where each record is, and the files as packs; the last one may not exist."""
+        records = self._records()
+        places = np.zeros(len(records), PLACE)
+        places["pack"] = records["file"]
+        places["row"], places["offset"] = records["row"], records["offset"]
+        places["picture"] = np.flatnonzero(self._table["is_record"])
+        places["class_id"] = [self._pictures[i].class_id for i in places["picture"].tolist()]
+        packs = [Pack(name=file.name, size_bytes=file.size_bytes) for file in self._files]
+        if len(packs) == self._new_pack:
+            packs.append(Pack(name="", size_bytes=0))
+        return places, packs
+
+    def _receipt(self) -> Receipt:
+        """Return the receipt, as `repot.shard_builder.shard` makes it."""
+        records = self._records()
+        split = shard_split(self._shard)
+        used = [self._pictures[i] for i in np.flatnonzero(self._table["is_record"]).tolist()]
+        groups = [bytes.fromhex(picture.group).rjust(DIGEST_BYTES, b"\0") for picture in used]
+        crc = shard_crc32c(records["num_bytes"], records["crc"])
+        return Receipt(
+            shard=self._shard,
+            split=split,
+            num_records=len(records),
+            size_bytes=int(records["num_bytes"].sum(dtype=np.int64)),
+            crc32c=f"{crc:08x}",
+            class_counts=dict(sorted(Counter(picture.label for picture in used).items())),
+            rejected=tuple(
+                Rejection(
+                    path=self._pictures[i].path,
+                    label=self._pictures[i].label,
+                    split=split,
+                    reason=reason,
+                    detail=detail,
+                )
+                for i, (reason, detail) in sorted(self._rejections.items())
+            ),
+            digests=base64.b64encode(records["digest"].tobytes()).decode(),
+            groups=base64.b64encode(b"".join(groups)).decode() if any(map(any, groups)) else "",
+            record_bytes=encode_numbers(records["num_bytes"]),
+            record_crcs=encode_numbers(records["crc"]),
+        )
+
+
+def _identity(picture: SourcePicture) -> tuple[object, ...]:
+    """Return what makes a record what it is."""
+    name = picture.path.rpartition("/")[2]
+    return picture.content, name, picture.class_id, picture.label, picture.text, picture.boxes
