@@ -27,13 +27,23 @@ MAX_PAGE_BYTES = 4 << 20
 
 MAX_SAMPLES_PER_LABEL, MAX_SAMPLES, MAX_SAMPLED_LABELS = 6, 240, 480
 MAX_GROUPS, MAX_PICTURES_PER_GROUP, MAX_LEAKS, MAX_OUTLIERS = 24, 4, 24, 8
-MAX_OPEN_LABELS = 12
+MAX_OPEN_LABELS, LABELS_PER_PART, MAX_OPEN_GROUPS = 12, 48, 6
+"""The page shows the first labels and groups; the others are in parts that open one by one."""
+
 _MAX_FILES_NAMED = 10
 _THUMBNAIL_SIDE = 128
 _BATCH = 32
 
 MakeThumbnails = Callable[[Sequence[SourcePicture], int], Sequence[bytes | None]]
 """Returns JPEGs of at most so many pixels per side; None for what cannot be read any more."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Group:
+    """Pictures side by side: how many show the same, and the first of them."""
+
+    num_pictures: int
+    pictures: tuple[CheckedPicture, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +77,7 @@ def render_data_page(
     """Return the page as HTML; it does not depend on where the dataset is stored."""
     checks = examined.checks
     conflicts, copies = _shorten(checks.conflicts), _shorten(checks.copies)
-    leaks = examined.leaks[:MAX_LEAKS]
+    leaks = [_Group(num_pictures=len(pair), pictures=pair) for pair in examined.leaks[:MAX_LEAKS]]
     kinds = [
         _OutlierKind(
             name=OUTLIER_KINDS[kind],
@@ -82,8 +92,7 @@ def render_data_page(
     samples = dict(islice(examined.samples.items(), MAX_SAMPLED_LABELS))
     # In the order of their importance: the last ones may find no room.
     wanted = [
-        *(picture for pair in leaks for picture in pair),
-        *(picture for group in conflicts for picture in group.pictures),
+        *(picture for group in (*leaks, *conflicts) for picture in group.pictures),
         *(item.picture for kind in kinds for item in kind.outliers),
         *(picture for group in copies for picture in group.pictures),
         *(picture for pictures in samples.values() for picture in pictures),
@@ -106,17 +115,15 @@ def render_data_page(
             samples=samples,
             thumbnails=_thumbnails(dict.fromkeys(wanted), examined.sources, make_thumbnails),
             max_open_labels=MAX_OPEN_LABELS,
+            labels_per_part=LABELS_PER_PART,
+            max_open_groups=MAX_OPEN_GROUPS,
         )
     )
 
 
-def _shorten(groups: Sequence[CopyGroup]) -> list[CopyGroup]:
+def _shorten(groups: Sequence[CopyGroup]) -> list[_Group]:
     return [
-        CopyGroup(
-            is_exact=group.is_exact,
-            num_pictures=group.num_pictures,
-            pictures=group.pictures[:MAX_PICTURES_PER_GROUP],
-        )
+        _Group(num_pictures=group.num_pictures, pictures=group.pictures[:MAX_PICTURES_PER_GROUP])
         for group in groups[:MAX_GROUPS]
     ]
 
