@@ -14,10 +14,12 @@ import shutil
 import time
 from pathlib import Path
 
+from repot.evaluation_record import ScoringTime
 from repot.evaluator.comparison import judge
 from repot.evaluator.floors import compare_labels
 from repot.evaluator.outcomes import Outcome, ScoredPicture
 from repot.evaluator.report.data import (
+    ReportContext,
     ReportData,
     SuspectPicture,
     SuspectSummary,
@@ -31,6 +33,7 @@ from repot.evaluator.summary import summarise
 from repot.manifest import Manifest, Receipt
 from repot.picture_decoder import PictureDecoder
 from repot.picture_result import Picture
+from repot.requested_run import RequestedRun
 from repot.settings import DatasetSettings, GateSettings, TrainingSettings
 from repot.training_record import EpochRecord, TrainingRecord
 
@@ -211,8 +214,16 @@ def render(num_labels: int, jpegs: list[bytes], *, label_length: int = 0) -> tup
     html = render_report(
         data,
         verdict,
-        version_uri=f"gs://bucket/repot/models/species/{'t' * 16}",
-        compared_labels=compare_labels(champion, challenger),
+        ReportContext(
+            version_uri=f"gs://bucket/repot/models/species/{'t' * 16}",
+            dataset_uri=f"gs://bucket/repot/datasets/{'d' * 16}",
+            compared_labels=tuple(compare_labels(champion, challenger)),
+            request=RequestedRun(
+                command="repot run gs://bucket/pictures --storage-uri gs://bucket/repot "
+                "--backbone efficientnet_lite0 --epochs 8"
+            ),
+            scoring_time=ScoringTime(num_pictures=4000, seconds=61.5),
+        ),
     )
     return html, time.process_time() - started
 

@@ -36,6 +36,17 @@ class ClassRecord(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ScoringTime(JsonRecord):
+    """Content of scoring_time.json: how long a model took to answer for a split.
+
+    It is apart from the other files of an evaluation, which are the same whenever it is repeated.
+    """
+
+    num_pictures: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationRecord(JsonRecord):
     """Expected calibration error, in [0, 1], and the confidence bins behind it."""
 

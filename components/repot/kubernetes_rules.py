@@ -93,6 +93,18 @@ def memory_problems(quantities: Mapping[str, str]) -> list[str]:
     return problems
 
 
+def parse_quantity(quantity: str) -> float:
+    """Return the number in a quantity, e.g. 0.5 for "500m" and 1024 for "1Ki".
+
+    Raises:
+        ValueError: It has a form that the settings do not accept.
+    """
+    found = _QUANTITY.fullmatch(quantity)
+    if found is None:
+        raise ValueError(f"A quantity must be like 4, 500m or 16Gi; got {quantity!r}.")
+    return _amount(found)
+
+
 def is_object_name(text: str, *, max_length: int = _SUBDOMAIN_LENGTH) -> bool:
     """Return whether a text is a DNS subdomain, as names of most kinds of object must be."""
     return len(text) <= max_length and _SUBDOMAIN.fullmatch(text) is not None

@@ -17,11 +17,13 @@
       runs/<training_id>/          state/, events/, history.csv, model/,
                                    augmented_pictures.json (if any), suspects.json (if any),
                                    training.json (last of training), job/,
+                                   run_request.json (of the latest run),
                                    exports/<format>/ (export.json last),
                                    evaluation/ (suspects.csv, metrics.json last; test/ has that of
                                    test),
                                    gate/<champion version>/predictions.csv,
-                                   gate/<champion version>/<verdict_id>/ verdict.json, report.html
+                                   gate/<champion version>/<verdict_id>/ verdict.json, report.html,
+                                   report.md, labels.json (if compared)
       models/<name>/<version>/     model.keras, saved_model/, labels.txt, model_spec.json,
                                    metrics.json, trained_on.bin, model_card.md,
                                    exports/<format>/ (export.json last), model.json (last);
@@ -76,12 +78,16 @@ EVENTS_FOLDER = "events"
 HISTORY_NAME = "history.csv"
 AUGMENTED_NAME = "augmented_pictures.json"
 SUSPECTS_NAME = "suspects.json"
+RUN_REQUEST_NAME = "run_request.json"
 TRAINING_NAME = "training.json"
 JOB_FOLDER = "job"
 REQUEST_NAME = "request.json"
 HEARTBEAT_NAME = "heartbeat.json"
 EVALUATION_FOLDER = "evaluation"
 PREDICTIONS_NAME = "predictions.csv"
+SCORING_TIME_NAME = "scoring_time.json"
+LABEL_COMPARISON_NAME = "labels.json"
+REPORT_MARKDOWN_NAME = "report.md"
 SUSPECTS_TABLE_NAME = "suspects.csv"
 REPORT_DATA_NAME = "report_data.json"
 REPORT_NAME = "report.html"

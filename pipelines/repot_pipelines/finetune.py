@@ -284,6 +284,7 @@ def finetune(
         "dataset_id": planned.outputs["dataset_id"],
         "model_name": model_name,
         "settings": planned.outputs["gate_settings"],
+        "run_request": planned.outputs["run_request"],
         "run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         "storage_uri": used_storage_uri,
     }

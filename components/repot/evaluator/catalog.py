@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from repot import layout, storage
 from repot.errors import NotFoundError, UsageError, join_names
-from repot.evaluation_record import EvaluationRecord
+from repot.evaluation_record import EvaluationRecord, ScoringTime
 from repot.evaluator.comparison_log import read_comparisons
 from repot.evaluator.outcomes import read_outcomes
 from repot.evaluator.verdict import Verdict
@@ -23,11 +23,14 @@ from repot.layout import (
     METRICS_NAME,
     MODEL_RECORD_NAME,
     PREDICTIONS_NAME,
+    RUN_REQUEST_NAME,
+    SCORING_TIME_NAME,
     TRAINING_NAME,
     VERDICT_NAME,
 )
 from repot.metrics import Interval, mcnemar_p, paired_difference
 from repot.model_registry import ChampionChange, ModelRecord, read_champion
+from repot.requested_run import RequestedRun
 from repot.training_record import TrainingRecord
 
 _MAX_NAMES = 20
@@ -142,6 +145,8 @@ class RunDetails(JsonRecord):
         training: Its training.json; None if it is unfinished.
         evaluation: Its metrics.json; None if it was not evaluated.
         verdicts: Every verdict on it, oldest first.
+        request: What it was asked for; None if unknown.
+        scoring_time: How long scoring took; None if unknown.
     """
 
     summary: RunSummary
@@ -149,6 +154,8 @@ class RunDetails(JsonRecord):
     training: TrainingRecord | None
     evaluation: EvaluationRecord | None
     verdicts: tuple[Verdict, ...]
+    request: RequestedRun | None = None
+    scoring_time: ScoringTime | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -293,7 +300,15 @@ def show_run(storage_uri: str, run: str, *, known: list[str] | None = None) -> R
             macro_recall=evaluation.macro_recall,
         )
     return RunDetails(
-        summary=summary, uri=uri, training=training, evaluation=evaluation, verdicts=verdicts
+        summary=summary,
+        uri=uri,
+        training=training,
+        evaluation=evaluation,
+        verdicts=verdicts,
+        request=_read_or_none(storage.join(uri, RUN_REQUEST_NAME), RequestedRun),
+        scoring_time=_read_or_none(
+            storage.join(uri, EVALUATION_FOLDER, SCORING_TIME_NAME), ScoringTime
+        ),
     )
 
 

@@ -11,6 +11,7 @@ def evaluate(
     training_id: str,
     model_name: str,
     settings: str,
+    run_request: str,
     run_id: str,
     storage_uri: str,
     metrics: dsl.Output[dsl.Metrics],
@@ -35,6 +36,7 @@ def evaluate(
     from repot.evaluator.summary import comparable_metrics
     from repot.model_registry import utc_time
     from repot.notification import notify_failure
+    from repot.requested_run import RequestedRun
     from repot.settings import GateSettings
 
     gate_settings = GateSettings.from_text(settings)
@@ -53,6 +55,7 @@ def evaluate(
             training_id=training_id,
             model_name=model_name,
             settings=gate_settings,
+            request=RequestedRun.from_text(run_request),
             run_id=run_id,
             decided_at=utc_time(),
         )

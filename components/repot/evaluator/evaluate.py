@@ -15,7 +15,7 @@ import repot
 from repot import layout, quiet_tensorflow, storage
 from repot.data_checks import read_checks
 from repot.errors import ModelError, UsageError
-from repot.evaluation_record import EvaluationRecord
+from repot.evaluation_record import EvaluationRecord, ScoringTime
 from repot.evaluator.exports.export import make_exports
 from repot.evaluator.outcomes import write_outcomes
 from repot.evaluator.report.confusions import confusion_counts, heat_map
@@ -34,6 +34,7 @@ from repot.layout import (
     PREDICTIONS_NAME,
     REPORT_DATA_NAME,
     REPORT_NAME,
+    SCORING_TIME_NAME,
     TRAINING_NAME,
 )
 from repot.manifest import SPLITS, read_manifest
@@ -327,6 +328,9 @@ def _evaluate(
         suspects=suspects,
         slices=find_slices(dataset_uri, manifest, subset, scored),
     )
+    if scored.seconds:
+        time = ScoringTime(num_pictures=len(scored.outcomes), seconds=round(scored.seconds, 3))
+        write_record(storage.join(output_uri, SCORING_TIME_NAME), time)
     write_outcomes(storage.join(output_uri, PREDICTIONS_NAME), scored.outcomes)
     write_record(storage.join(output_uri, REPORT_DATA_NAME), data)
     storage.write_text(storage.join(output_uri, REPORT_NAME), render_report(data))

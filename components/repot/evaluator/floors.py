@@ -57,6 +57,13 @@ class LabelCount(JsonRecord):
     p_value: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelComparison(JsonRecord):
+    """Content of labels.json: champion and challenger on each label, lowest p-value first."""
+
+    labels: tuple[LabelCount, ...]
+
+
 def check_chance(outcomes: Sequence[Outcome]) -> ChanceCheck:
     """Compare a version with its own predictions, dealt to the pictures at random.
 

@@ -2,9 +2,9 @@
 
 The results against one champion are in runs/<version>/gate/<champion version>/: predictions.csv
 (the champion's predictions for the version's validation pictures; in test/ for those of test), and
-a folder for each verdict with verdict.json and report.html. A verdict is never replaced: another
-threshold or a rollback gives another verdict, and the same verdict again keeps the time of the
-first.
+a folder for each verdict with verdict.json, report.html, report.md and, after a comparison,
+labels.json. A verdict is never replaced: another threshold or a rollback gives another verdict, and
+the same verdict again keeps the time of the first.
 """
 
 import logging
@@ -14,29 +14,35 @@ from dataclasses import dataclass
 from repot import layout, quiet_tensorflow, storage
 from repot.data_checks import data_warnings, read_checks
 from repot.errors import AlreadyExistsError, DataError, ModelError
+from repot.evaluation_record import ScoringTime
 from repot.evaluator.comparison import check_same_pictures, compare_outcomes, judge
 from repot.evaluator.comparison_log import pictures_id, record_comparison
 from repot.evaluator.decision_rule import PairedCounts
 from repot.evaluator.export_record import read_exports
-from repot.evaluator.floors import LabelCount, compare_labels
+from repot.evaluator.floors import LabelComparison, LabelCount, compare_labels
 from repot.evaluator.outcomes import Outcome, read_outcomes, write_outcomes
-from repot.evaluator.report.data import ReportData
-from repot.evaluator.report.page import render_report
+from repot.evaluator.report.data import ReportContext, ReportData
+from repot.evaluator.report.page import render_markdown, render_report
 from repot.evaluator.unseen import Unseen, find_unseen
 from repot.evaluator.verdict import NO_CHAMPION, Verdict
 from repot.evaluator.versions import promote
-from repot.json_record import read_record
+from repot.json_record import read_record, write_record
 from repot.layout import (
     EVALUATION_FOLDER,
+    LABEL_COMPARISON_NAME,
     MODEL_FOLDER,
     MODEL_RECORD_NAME,
     PREDICTIONS_NAME,
     REPORT_DATA_NAME,
+    REPORT_MARKDOWN_NAME,
     REPORT_NAME,
+    RUN_REQUEST_NAME,
+    SCORING_TIME_NAME,
 )
 from repot.manifest import read_manifest
 from repot.model_registry import Champion, ChampionChange, read_champion
 from repot.predictor import read_labels
+from repot.requested_run import RequestedRun
 from repot.settings import GateSettings
 
 _log = logging.getLogger(__name__)
@@ -67,6 +73,7 @@ def decide_and_promote(
     settings: GateSettings,
     run_id: str,
     decided_at: str,
+    request: RequestedRun | None = None,
 ) -> GateReport:
     """Decide on a version, and make it the champion if the verdict says so.
 
@@ -77,6 +84,7 @@ def decide_and_promote(
         storage_uri, dataset_id, training_id, model_name: See `decide`.
         settings, decided_at: See `decide`.
         run_id: The pipeline run, see `repot.model_registry.ChampionChange`.
+        request: What the run was asked for, for the report; None if unknown.
 
     Raises:
         ConflictError: Another version was promoted after the comparison.
@@ -94,6 +102,7 @@ def decide_and_promote(
         model_name=model_name,
         settings=settings,
         decided_at=decided_at,
+        request=request,
     )
     if report.verdict.decision == "promote":
         change = ChampionChange(
@@ -116,6 +125,7 @@ def decide(
     model_name: str,
     settings: GateSettings,
     decided_at: str,
+    request: RequestedRun | None = None,
 ) -> GateReport:
     """Decide whether an evaluated, published version replaces the champion.
 
@@ -133,6 +143,7 @@ def decide(
         model_name: The model whose champion the version is compared with.
         settings: See `repot.evaluator.comparison.judge`.
         decided_at: The time, see `Verdict`.
+        request: What the run was asked for, for the report; None if unknown.
 
     Raises:
         ModelError: champion.json names a version that does not exist.
@@ -217,18 +228,36 @@ def decide(
     verdict = _keep_verdict(storage.join(storage_uri, name), verdict)
     data = read_record(storage.join(evaluation_uri, REPORT_DATA_NAME), ReportData)
     version_uri = layout.model_uri(storage_uri, model_name, training_id)
-    report_html = render_report(
-        data,
-        verdict,
+    if request is not None:
+        write_record(storage.join(run_uri, RUN_REQUEST_NAME), request)
+    verdict_uri = storage.join(gate_uri, verdict.verdict_id)
+    context = ReportContext(
         version_uri=version_uri,
-        compared_labels=labels_compared,
-        exports=exports,
+        dataset_uri=dataset_uri,
+        compared_labels=tuple(labels_compared),
+        exports=tuple(exports),
+        request=request,
+        scoring_time=_read_scoring_time(evaluation_uri),
     )
-    report_uri = storage.join(gate_uri, verdict.verdict_id, REPORT_NAME)
-    storage.write_text(report_uri, report_html)
+    report_html = _write_report(data, verdict, context, verdict_uri)
+    report_uri = storage.join(verdict_uri, REPORT_NAME)
     return GateReport(
         verdict=verdict, verdict_name=name, report_html=report_html, report_uri=report_uri
     )
+
+
+def _write_report(
+    data: ReportData, verdict: Verdict, context: ReportContext, verdict_uri: str
+) -> str:
+    """Write everything about a verdict except itself, and return the report as HTML."""
+    report_html = render_report(data, verdict, context)
+    storage.write_text(storage.join(verdict_uri, REPORT_NAME), report_html)
+    markdown = render_markdown(data, verdict, context)
+    storage.write_text(storage.join(verdict_uri, REPORT_MARKDOWN_NAME), markdown)
+    if context.compared_labels:
+        record = LabelComparison(labels=context.compared_labels)
+        write_record(storage.join(verdict_uri, LABEL_COMPARISON_NAME), record)
+    return report_html
 
 
 def _read_gate_report(storage_uri: str, verdict_name: str) -> GateReport:
@@ -257,6 +286,11 @@ def _find_champion(storage_uri: str, model_name: str) -> Champion | None:
             "version only has to reach the threshold."
         )
     return champion
+
+
+def _read_scoring_time(evaluation_uri: str) -> ScoringTime | None:
+    uri = storage.join(evaluation_uri, SCORING_TIME_NAME)
+    return read_record(uri, ScoringTime) if storage.exists(uri) else None
 
 
 def _keep_verdict(uri: str, verdict: Verdict) -> Verdict:

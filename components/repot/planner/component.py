@@ -32,6 +32,7 @@ def plan(
     steps: dsl.OutputPath(str),
     finished_training_id: dsl.OutputPath(str),
     gate_settings: dsl.OutputPath(str),
+    run_request: dsl.OutputPath(str),
     checkpoint_sha256: dsl.OutputPath(str),
     checkpoint_values: dsl.OutputPath(str),
     checkpoint_version: dsl.OutputPath(str),

@@ -3,9 +3,11 @@
 import json
 from typing import Any
 
+from repot.errors import is_task_pod
 from repot.planner.finished import FinishedWork
 from repot.planner.plan import PlannedWork
 from repot.planner.preflight import Parameters
+from repot.requested_run import describe_run
 from repot.settings import NONE
 
 _TASK_OUTPUTS = (
@@ -40,6 +42,7 @@ def plan_outputs(
         "steps": finished.steps,
         "finished_training_id": finished.training_id or NONE,
         "gate_settings": parameters.gate.to_text(),
+        "run_request": describe_run(parameters.values, in_pods=is_task_pod()).to_text(),
         "checkpoint_sha256": parameters.checkpoint_settings.checkpoint_sha256 or NONE,
         "checkpoint_values": parameters.checkpoint_settings.checkpoint_values,
         "checkpoint_version": checkpoint_version,

@@ -54,6 +54,15 @@ class Parameters:
     checkpoint_settings: CheckpointSettings
     checkpoint: checkpoints.CheckpointSource
 
+    @property
+    def values(self) -> dict[str, Any]:
+        """Return every setting by name."""
+        parts: tuple[Settings, ...] = (
+            *(self.run, self.inputs, self.dataset, self.training, self.gate, self.task, self.job),
+            self.checkpoint_settings,
+        )
+        return {name: value for part in parts for name, value in part.to_json().items()}
+
 
 def check_settings(
     form: ParameterValues,

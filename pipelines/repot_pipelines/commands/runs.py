@@ -1,9 +1,14 @@
 """`repot runs`: list, show and compare the trainings in a storage."""
 
+from typing import TYPE_CHECKING
+
 import click
 
 from repot_pipelines.commands.options import debug_option, json_option, local_storage_option
 from repot_pipelines.commands.tables import print_records, print_rows, score_text
+
+if TYPE_CHECKING:
+    from repot.evaluator.catalog import RunDetails
 
 
 @click.group("runs")
@@ -70,7 +75,32 @@ def show_run_command(*, run: str, storage_uri: str, as_json: bool) -> None:
             ),
         ]
     rows += [("verdict", f"{each.decided_at} {each.headline}") for each in details.verdicts]
+    if details.request is not None:
+        rows += [*_cost_rows(details), ("repeat", details.request.command)]
     print_rows(details, rows, as_json=as_json)
+
+
+def _cost_rows(details: "RunDetails") -> list[tuple[str, str]]:
+    """Return what training and scoring cost at the prices that `repot submit --dry-run` uses."""
+    from repot_pipelines.estimate.prices import read_prices
+    from repot_pipelines.estimate.run_cost import cost_of_run
+
+    prices, scoring = read_prices(), details.scoring_time
+    cost = (
+        cost_of_run(
+            details.request,
+            training_seconds=details.training.seconds,
+            scoring_seconds=scoring.seconds if scoring else 0.0,
+            prices=prices,
+        )
+        if details.request is not None and details.training is not None
+        else None
+    )
+    if cost is None:
+        return []
+    low, high = (f"{amount:.2f}" for amount in cost)
+    amount = low if low == high else f"{low} to {high}"
+    return [("cost", f"{amount} {prices.currency} for training and scoring ({prices.source})")]
 
 
 @runs_group.command("compare")

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from repot.kubernetes_rules import parse_quantity
 from repot.planner.finished import GATE_ONLY
 from repot.recipes import RECIPES
+from repot.requested_run import RequestedRun
 from repot.settings import (
     DatasetSettings,
     JobSettings,
@@ -41,11 +43,6 @@ _START: Range = (20.0, 180.0)  # from the pod's creation to its first log line; 
 _GPU_START: Range = (60.0, 480.0)  # the same if a GPU node has to boot and pull a large image
 _HEAD: Range = (20.0, 240.0)  # the head's epochs on cached features
 _IDLE: Range = (0.0, 600.0)  # until the autoscaler removes an empty GPU node
-
-# Suffixes of Kubernetes quantities: milli, powers of 1000, powers of 1024.
-_UNITS = {"": 1.0, "m": 1e-3}
-_UNITS |= {unit: 1e3**power for power, unit in enumerate("kMGTPE", start=1)}
-_UNITS |= {f"{unit}i": 2.0 ** (10 * power) for power, unit in enumerate("KMGTPE", start=1)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,7 +131,7 @@ def estimate_run(
     cpu_stages = list(_cpu_stages(plan))
     trainer = _Stage(
         seconds=training_seconds,
-        cpu=_amount(plan.trainer.trainer_cpu),
+        cpu=parse_quantity(plan.trainer.trainer_cpu),
         memory_gib=_gib(plan.trainer.trainer_memory),
         num_pods=plan.trainer.num_workers,
     )
@@ -151,6 +148,35 @@ def estimate_run(
         money=_add(gpu_money, *(_cost(stage, prices) for stage in (*cpu_stages, trainer))),
         assumptions=tuple(_assumptions(plan.trainer, prices, gpus, num_pictures)),
     )
+
+
+def cost_of_run(
+    request: RequestedRun, *, training_seconds: float, scoring_seconds: float, prices: Prices
+) -> Range | None:
+    """Return what training and scoring cost, from what their pods request and how long they worked.
+
+    It is a range if the GPU model is unknown. The pods' start is not included, nor are the other
+    tasks. None for a run without pods.
+    """
+    if request.trainer is None or request.evaluator is None:
+        return None
+    parts = []
+    for pod, seconds in (
+        (request.trainer, training_seconds),
+        (request.evaluator, scoring_seconds),
+    ):
+        stage = _Stage(
+            seconds=(seconds, seconds),
+            cpu=parse_quantity(pod.cpu),
+            memory_gib=_gib(pod.memory),
+            num_pods=pod.num_pods,
+        )
+        selected = set(pod.node_selector.values())
+        known = [gpu.hour for name, gpu in prices.accelerators.items() if name in selected]
+        hourly = known or [gpu.hour for gpu in prices.accelerators.values()]
+        gpu_hours = pod.num_pods * pod.num_accelerators * seconds / 3600
+        parts += [_cost(stage, prices), (gpu_hours * min(hourly), gpu_hours * max(hourly))]
+    return _add(*parts)
 
 
 def count_pods(pipeline: PipelineSpec, *, num_items: int) -> PodCount:
@@ -217,7 +243,7 @@ def _pictures_per_second(plan: _RunPlan, gpus: Mapping[str, GpuPrice]) -> Range:
         )
         fast = max(gpu.pictures_per_second[1] for gpu in gpus.values()) * plan.num_gpus
     else:
-        num_cpus = _amount(plan.trainer.trainer_cpu) * plan.trainer.num_workers
+        num_cpus = parse_quantity(plan.trainer.trainer_cpu) * plan.trainer.num_workers
         slow, fast = _scale(_CPU_TRAINING, num_cpus)
     return _scale((slow, fast), plan.training_speed)
 
@@ -225,12 +251,12 @@ def _pictures_per_second(plan: _RunPlan, gpus: Mapping[str, GpuPrice]) -> Range:
 def _cpu_stages(plan: _RunPlan) -> Iterator[_Stage]:
     """Yield the stages without a GPU; fetching the checkpoint is shorter than building shards."""
     tasks, num_pictures = plan.tasks, plan.num_pictures
-    builder_cpu, builder_gib = _amount(tasks.builder_cpu), _gib(tasks.builder_memory)
+    builder_cpu, builder_gib = parse_quantity(tasks.builder_cpu), _gib(tasks.builder_memory)
     slow, fast = _scale(_CPU_BUILDING, plan.run.builder_pods * builder_cpu)
     score_slow, score_fast = _scale(_CPU_SCORING, plan.training_speed)
     num_scored = num_pictures * _scored_fraction(plan)
     plan_seconds = _add(_START, (num_pictures / 10_000, num_pictures / 1000))
-    task_cpu, task_gib = _amount(tasks.task_cpu), _gib(tasks.task_memory)
+    task_cpu, task_gib = parse_quantity(tasks.task_cpu), _gib(tasks.task_memory)
     yield _Stage(seconds=plan_seconds, cpu=task_cpu, memory_gib=task_gib)
     yield _Stage(  # build the shards
         seconds=_add(_START, (num_pictures / fast, num_pictures / slow)),
@@ -240,7 +266,7 @@ def _cpu_stages(plan: _RunPlan) -> Iterator[_Stage]:
     )
     yield _Stage(  # evaluate: score this model and, for the gate, the champion
         seconds=_add(_START, (2 * num_scored / score_fast, 2 * num_scored / score_slow)),
-        cpu=_amount(tasks.evaluator_cpu),
+        cpu=parse_quantity(tasks.evaluator_cpu),
         memory_gib=_gib(tasks.evaluator_memory),
     )
 
@@ -285,14 +311,8 @@ def _assumptions(
     )
 
 
-def _amount(quantity: str) -> float:
-    """Return the number in a valid Kubernetes quantity, e.g. 0.5 for "500m"."""
-    number = quantity.rstrip("kKMGTPEim")
-    return float(number) * _UNITS[quantity.removeprefix(number)]
-
-
 def _gib(quantity: str) -> float:
-    return _amount(quantity) / 2**30
+    return parse_quantity(quantity) / 2**30
 
 
 def _add(*ranges: Range) -> Range:

@@ -10,8 +10,11 @@ from click.testing import CliRunner
 from repot import layout, storage
 from repot.errors import UsageError
 from repot.evaluator.catalog import compare_runs, show_run, show_version
+from repot.evaluator.gate import decide
 from repot.evaluator.versions import promote_by_hand
 from repot.model_registry import read_champion
+from repot.requested_run import describe_run
+from repot.settings import DEFAULTS
 from repot_pipelines.cli import repot
 from tests.integration.evaluator.colours import MakeRun
 from tests.integration.evaluator.test_gate import (
@@ -114,6 +117,29 @@ def test_models_and_runs_are_listed_shown_compared_and_promoted(store: str) -> N
     assert [(each["action"], each["reason"]) for each in history] == [("promote", "camera 4")]
     output = run("models", "rollback", *at, "--model-name", "m")
     assert output == "m: champion is first again, in place of second.\n"
+
+
+def test_run_shows_what_it_cost_and_how_to_repeat_it(make_run: MakeRun, storage_uri: str) -> None:
+    make_run("first")
+    evaluate_version(storage_uri, "first")
+    values = {**DEFAULTS, "pictures_uri": "gs://b/p", "storage_uri": storage_uri}
+    request = describe_run({**values, "model_name": "pets"}, in_pods=True)
+    decide(
+        storage_uri=storage_uri,
+        dataset_id="colours",
+        training_id="first",
+        model_name="m",
+        settings=gate_settings(),
+        decided_at=LATER,
+        request=request,
+    )
+
+    shown = run("runs", "show", "first", "--storage-uri", storage_uri)
+
+    assert "repeat       repot submit gs://b/p --storage-uri" in shown
+    assert "--model-name pets" in shown
+    assert "USD for training and scoring" in shown
+    assert run_json("runs", "show", "first", "--storage-uri", storage_uri)["request"]
 
 
 def test_runs_are_compared_picture_by_picture_and_by_setting(

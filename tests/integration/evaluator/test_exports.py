@@ -200,7 +200,13 @@ def test_accepted_exports_are_published_and_rejected_ones_are_stated(
     ids = {"storage_uri": storage_uri, "dataset_id": "colours", "training_id": "first"}
     evaluate_run(**ids, model_name="m")
 
-    report = decide(**ids, model_name="m", settings=GateSettings(), decided_at="2026-11-27T14:00Z")
+    report = decide(
+        **ids,
+        model_name="m",
+        settings=GateSettings(),
+        decided_at="2026-11-27T14:00Z",
+        request=None,
+    )
 
     version_uri = f"{storage_uri}/models/m/first"
     published = [info.uri for info in storage.list_objects(f"{version_uri}/exports")]

@@ -11,9 +11,11 @@ from repot import layout, storage
 from repot.errors import ConflictError, DataError, ModelError, NotFoundError, UsageError
 from repot.evaluator.comparison_log import read_comparisons
 from repot.evaluator.evaluate import evaluate_run
+from repot.evaluator.floors import LabelComparison
 from repot.evaluator.gate import GateReport, decide, decide_and_promote
 from repot.evaluator.verdict import Verdict
 from repot.evaluator.versions import promote, promote_by_hand, rollback
+from repot.json_record import read_record
 from repot.model_registry import Champion, ChampionChange, ModelRecord, read_champion
 from repot.settings import GateSettings
 from tests.integration.evaluator.colours import MakeRun
@@ -128,6 +130,9 @@ def test_better_version_is_promoted_and_the_verdict_is_stored(
     assert report.report_uri == f"{folder}/report.html"
     assert storage.read_text(report.report_uri) == report.report_html
     assert "Comparison with the champion" in report.report_html
+    assert storage.read_text(f"{folder}/report.md").count("## Comparison with the champion") == 1
+    compared = read_record(f"{folder}/labels.json", LabelComparison).labels
+    assert sum(each.num_examples for each in compared) == report.verdict.challenger.num_examples
 
 
 def test_worse_version_is_rejected(make_run: MakeRun, storage_uri: str) -> None:

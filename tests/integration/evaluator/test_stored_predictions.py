@@ -102,7 +102,12 @@ def test_second_night_scores_only_new_pictures(
     assert counter.take() == 13  # another model: all
     settings = GateSettings(min_precision=0.0)
     report = decide(
-        **ids, dataset_id="grown", training_id="second", settings=settings, decided_at=TIME
+        **ids,
+        dataset_id="grown",
+        training_id="second",
+        settings=settings,
+        decided_at=TIME,
+        request=None,
     )
 
     assert counter.take() == 1  # the champion: only the new picture, though another was relabelled

@@ -2,12 +2,15 @@ from typing import Any
 
 import pytest
 
+from repot.requested_run import describe_run
+from repot.settings import DEFAULTS
 from repot_pipelines.compiled import find_compiled, read_pipeline
 from repot_pipelines.estimate.prices import read_prices
 from repot_pipelines.estimate.run_cost import (
     DEFAULT_NUM_PICTURES,
     Estimate,
     PodCount,
+    cost_of_run,
     count_pods,
     estimate_run,
 )
@@ -120,6 +123,27 @@ def test_node_selector_chooses_the_gpu() -> None:
     any_gpu = estimate(10**6).accelerator_hours
     assert any_gpu[0] <= fast.accelerator_hours[0]
     assert any_gpu[1] >= slow.accelerator_hours[1]
+
+
+def test_cost_of_a_run_is_what_its_pods_request_for_as_long_as_they_worked() -> None:
+    values = {**DEFAULTS, "pictures_uri": "p", "storage_uri": "s", "num_workers": 2}
+    gpus = {"accelerator_count": 4, "trainer_cpu": "8", "trainer_memory": "32Gi"}
+    request = describe_run({**values, **gpus, "trainer_node_selector": L4}, in_pods=True)
+
+    cost = cost_of_run(request, training_seconds=1800, scoring_seconds=0, prices=PRICES)
+
+    gpu = PRICES.accelerators["nvidia-l4"].hour
+    hourly = 8 * PRICES.cpu_hour + 32 * PRICES.memory_gib_hour + 4 * gpu
+    assert cost == pytest.approx((hourly, hourly))
+    low, high = cost_of_run(
+        describe_run({**values, **gpus, "trainer_node_selector": {}}, in_pods=True),
+        training_seconds=1800,
+        scoring_seconds=3600,
+        prices=PRICES,
+    ) or (0.0, 0.0)
+    assert 0 < low < hourly < high
+    one_machine = describe_run(values, in_pods=False)
+    assert cost_of_run(one_machine, training_seconds=9, scoring_seconds=9, prices=PRICES) is None
 
 
 def test_unknown_number_of_pictures_is_an_assumption() -> None:

@@ -11,13 +11,16 @@ from PIL import Image
 from repot import storage
 from repot.data_checks import DataChecks, data_warnings, describe_checks
 from repot.errors import ModelError
-from repot.evaluation_record import EvaluationRecord
+from repot.evaluation_record import EvaluationRecord, ScoringTime
+from repot.evaluator.export_record import ExportRecord
+from repot.evaluator.floors import LabelCount
 from repot.evaluator.outcomes import Outcome, ScoredPicture
 from repot.json_record import JsonRecord, read_record
 from repot.layout import AUGMENTED_NAME, HISTORY_NAME, TRAINING_NAME
 from repot.manifest import Manifest, count_reasons
 from repot.metrics import Interval
 from repot.picture_result import REASONS
+from repot.requested_run import RequestedRun
 from repot.training_record import (
     AugmentedPictures,
     EpochRecord,
@@ -225,6 +228,27 @@ class ReportData(JsonRecord):
     suspects: SuspectSummary | None = None
     slices: SliceSummary | None = None
     cells: tuple[CellPictures, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportContext:
+    """What the report of a verdict shows that report_data.json does not have.
+
+    Attributes:
+        version_uri: Folder of the published version, to show how to use it; "" if unknown.
+        dataset_uri: Folder of the dataset; "" if unknown.
+        compared_labels: Champion and challenger on each label; empty without a comparison.
+        exports: Exports of the model, the rejected ones included.
+        request: What the run was asked for; None if unknown.
+        scoring_time: How long scoring took; None if unknown.
+    """
+
+    version_uri: str = ""
+    dataset_uri: str = ""
+    compared_labels: tuple[LabelCount, ...] = ()
+    exports: tuple[ExportRecord, ...] = ()
+    request: RequestedRun | None = None
+    scoring_time: ScoringTime | None = None
 
 
 def build_report_data(

@@ -36,6 +36,7 @@ def render_model_card(
         dataset=data.dataset,
         training_rows=training_rows(data.training) if data.training else [],
         label_rows=label_rows(data.evaluation, data.dataset),
+        worse_slices=[each for each in data.slices.slices if each.is_worse] if data.slices else [],
         accepted_files=ACCEPTED_FILES,
         export_rows=export_rows(exports),
         escape=escape_markdown,

@@ -1,17 +1,14 @@
-"""The report of one model: a single self-contained HTML page.
+"""The report of one model: a single self-contained HTML page, and the same facts as Markdown.
 
 The page needs no network or browser storage, so it works in Kubeflow's sandboxed iframe, in email
 and in print. Its script only sorts and filters tables; without it, all content is there.
 """
 
-import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from repot import bit_depth, storage
 from repot.evaluation_record import EvaluationRecord, SplitScores
-from repot.evaluator.export_record import ExportRecord
-from repot.evaluator.floors import LabelCount
 from repot.evaluator.report import templates
 from repot.evaluator.report.charts import (
     Axis,
@@ -23,10 +20,18 @@ from repot.evaluator.report.charts import (
     score_row,
 )
 from repot.evaluator.report.confusions import confusion_counts, heat_map, worst_confusions
-from repot.evaluator.report.data import ReportData
-from repot.evaluator.report.tables import export_rows, label_rows, timing_rows, training_rows
+from repot.evaluator.report.data import ReportContext, ReportData
+from repot.evaluator.report.model_card import escape_markdown
+from repot.evaluator.report.tables import (
+    cost_rows,
+    export_rows,
+    label_rows,
+    timing_rows,
+    training_rows,
+    use_commands,
+)
 from repot.evaluator.verdict import Score, Verdict
-from repot.layout import CHAMPION_NAME
+from repot.layout import DATA_PAGE_NAME
 from repot.manifest import EXCLUSION_REASONS
 from repot.pages import environment
 from repot.recipes import AUGMENTATIONS
@@ -38,6 +43,9 @@ MAX_CONFUSIONS = 10
 MAX_SLICES = 100
 
 
+_NO_CONTEXT = ReportContext()
+
+
 class Headline(NamedTuple):
     """The result in one line, split into parts of different size."""
 
@@ -47,21 +55,14 @@ class Headline(NamedTuple):
 
 
 def render_report(
-    data: ReportData,
-    verdict: Verdict | None = None,
-    *,
-    version_uri: str = "",
-    compared_labels: Sequence[LabelCount] = (),
-    exports: Sequence[ExportRecord] = (),
+    data: ReportData, verdict: Verdict | None = None, context: ReportContext = _NO_CONTEXT
 ) -> str:
     """Return the report as HTML.
 
     Args:
         data: The content of report_data.json.
         verdict: The gate's verdict; None before the gate.
-        version_uri: Folder of the published version, to show how to use it; "" if unknown.
-        compared_labels: Champion and challenger on each label; empty without a comparison.
-        exports: Exports of the model, the rejected ones included.
+        context: What else is known about the run.
     """
     evaluation, training = data.evaluation, data.training
     matrix = confusion_counts(evaluation)
@@ -73,8 +74,11 @@ def render_report(
         selection=training.selection if training else None,
         bit_depth_rule=bit_depth.RULE,
         verdict=verdict,
-        predict_locations=_predict_locations(version_uri),
-        export_rows=export_rows(exports),
+        commands=use_commands(context.version_uri),
+        request=context.request,
+        data_page_uri=_data_page_uri(context),
+        cost_rows=cost_rows(training, context.request, context.scoring_time),
+        export_rows=export_rows(context.exports),
         headline=_headline(evaluation, verdict),
         axis=axis,
         score_rows=score_rows,
@@ -84,7 +88,7 @@ def render_report(
         heat_map=heat_map(matrix, evaluation.labels, MAX_HEAT_MAP_LABELS, data.cells),
         slices=data.slices,
         max_slices=MAX_SLICES,
-        compared_labels=compared_labels,
+        compared_labels=context.compared_labels,
         lost_labels={each.label for each in verdict.lost_labels} if verdict else (),
         confusions=worst_confusions(matrix, evaluation.labels, MAX_CONFUSIONS),
         mistakes=data.mistakes,
@@ -102,12 +106,41 @@ def render_report(
     )
 
 
-def _predict_locations(version_uri: str) -> list[str]:
-    """Return what `repot predict` takes for a version and for the champion, quoted for a shell."""
-    if not version_uri:
-        return []
-    champion_uri = storage.join(version_uri.rpartition("/")[0], CHAMPION_NAME)
-    return [shlex.quote(version_uri), shlex.quote(champion_uri)]
+def render_markdown(
+    data: ReportData, verdict: Verdict | None = None, context: ReportContext = _NO_CONTEXT
+) -> str:
+    """Return the same facts as Markdown, without pictures and charts.
+
+    Args:
+        data: The content of report_data.json.
+        verdict: The gate's verdict; None before the gate.
+        context: What else is known about the run.
+    """
+    evaluation, training = data.evaluation, data.training
+    template = environment(templates.__name__).get_template("report.md.j2")
+    rows = [*training_rows(training), *timing_rows(training)] if training else []
+    return template.render(
+        evaluation=evaluation,
+        dataset=data.dataset,
+        verdict=verdict,
+        comparison=verdict.comparison if verdict else None,
+        headline=_headline(evaluation, verdict),
+        compared_labels=context.compared_labels,
+        slices=data.slices,
+        label_rows=label_rows(evaluation, data.dataset),
+        mistakes=data.mistakes,
+        suspects=data.suspects,
+        data_page_uri=_data_page_uri(context),
+        training_rows=[*rows, *cost_rows(training, context.request, context.scoring_time)],
+        export_rows=export_rows(context.exports),
+        commands=use_commands(context.version_uri),
+        request=context.request,
+        escape=escape_markdown,
+    )
+
+
+def _data_page_uri(context: ReportContext) -> str:
+    return storage.join(context.dataset_uri, DATA_PAGE_NAME) if context.dataset_uri else ""
 
 
 def _headline(evaluation: EvaluationRecord, verdict: Verdict | None) -> Headline:

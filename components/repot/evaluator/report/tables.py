@@ -1,15 +1,20 @@
 """Rows of the tables that the report and the model card have in common."""
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from repot.evaluation_record import EvaluationRecord
+from repot import storage
+from repot.evaluation_record import EvaluationRecord, ScoringTime
 from repot.evaluator.export_record import ExportRecord
 from repot.evaluator.report.confusions import Confusion
 from repot.evaluator.report.data import DatasetSummary
+from repot.kubernetes_rules import parse_quantity
+from repot.layout import CHAMPION_NAME
 from repot.metrics import wilson_interval
 from repot.pages import MISSING
 from repot.recipes import AUGMENTATIONS, RECIPES
+from repot.requested_run import PodRequest, RequestedRun
 from repot.settings import TrainingSettings
 from repot.training_record import TrainingRecord
 from repot.zoo import BACKBONES
@@ -86,6 +91,64 @@ def timing_rows(training: TrainingRecord) -> list[tuple[str, str]]:
     return [
         ("training time", duration_text(training.seconds)),
         ("training speed", f"{training.train_examples_per_second:,.0f} pictures per second"),
+    ]
+
+
+def cost_rows(
+    training: TrainingRecord | None,
+    request: RequestedRun | None,
+    scoring_time: ScoringTime | None,
+) -> list[tuple[str, str]]:
+    """Return what a run took of machines: what its pods request, times how long they worked.
+
+    Prices are not known here; `repot runs show` has them.
+    """
+    rows = []
+    if scoring_time is not None:
+        speed = scoring_time.num_pictures / max(scoring_time.seconds, 1e-3)
+        text = f"{duration_text(scoring_time.seconds)}, {speed:,.0f} pictures per second"
+        rows.append(("scoring validation", text))
+    if training is not None and request is not None:
+        pods = [("training", request.trainer, training.seconds)]
+        if scoring_time is not None:
+            pods.append(("evaluation", request.evaluator, scoring_time.seconds))
+        rows += [
+            (f"resources of {name}", _resources_text(pod, seconds)) for name, pod, seconds in pods
+        ]
+    return rows
+
+
+def _resources_text(pod: PodRequest | None, seconds: float) -> str:
+    if pod is None:
+        return f"{duration_text(seconds)} of one machine, without pods"
+    hours = pod.num_pods * seconds / 3600
+    amounts = [
+        *([f"{hours * pod.num_accelerators:.2f} GPU hours"] if pod.num_accelerators else []),
+        f"{hours * parse_quantity(pod.cpu):.2f} CPU hours",
+        f"{hours * parse_quantity(pod.memory) / 2**30:.2f} GiB hours of memory",
+    ]
+    size = f"{pod.cpu} CPUs, {pod.memory}"
+    if pod.num_accelerators:
+        size += f", {pod.num_accelerators} x {pod.accelerator}"
+    pods = "1 pod" if pod.num_pods == 1 else f"{pod.num_pods} pods"
+    return f"{', '.join(amounts)} ({pods} of {size}, {duration_text(seconds)})"
+
+
+def use_commands(version_uri: str) -> list[tuple[str, str]]:
+    """Return how a published version is used: pairs of a purpose and a command for a shell.
+
+    Args:
+        version_uri: Its folder; "" if unknown.
+    """
+    if not version_uri:
+        return []
+    version = shlex.quote(version_uri)
+    champion = shlex.quote(storage.join(version_uri.rpartition("/")[0], CHAMPION_NAME))
+    return [
+        ("Classify pictures with this version", f"repot predict {version} picture.jpg"),
+        ("or with the one that is in production", f"repot predict {champion} picture.jpg"),
+        ("Export it for other runtimes", f"repot export {version} --format onnx"),
+        ("Serve it on Kubernetes", f"repot serve-manifest {version}"),
     ]
 
 

@@ -15,6 +15,7 @@ from repot.evaluator.outcomes import Outcome, ScoredPicture
 from repot.evaluator.report.data import (
     MAX_CELL_PICTURES,
     CellPictures,
+    ReportContext,
     ShownPicture,
     SliceRecord,
     SliceSummary,
@@ -30,6 +31,7 @@ from repot.evaluator.report.page import (
     render_report,
 )
 from repot.evaluator.verdict import Verdict
+from repot.requested_run import RequestedRun
 from repot.selection_record import CandidateRecord, ForecastRecord, SelectionRecord
 from repot.settings import GateSettings
 from repot.training_record import AugmentedExample, AugmentedPictures
@@ -159,13 +161,27 @@ def test_report_states_model_date_and_usage() -> None:
     verdict = make_verdict(OUTCOMES, OUTCOMES)
 
     html = render_report(
-        make_report_data(OUTCOMES, LABELS), verdict, version_uri="/my models/m/t1t1"
+        make_report_data(OUTCOMES, LABELS), verdict, ReportContext(version_uri="/my models/m/t1t1")
     )
 
     text = text_of(html)
     assert "model m version t1t1 2026-11-27 14:05 UTC" in text
     assert "repot predict '/my models/m/t1t1' picture.jpg" in text
     assert "repot predict '/my models/m/champion.json' picture.jpg" in text
+
+
+def test_report_states_how_to_repeat_the_run_and_where_the_data_page_is() -> None:
+    context = ReportContext(
+        dataset_uri="gs://b/datasets/d", request=RequestedRun(command="repot run 'my <b> pictures'")
+    )
+
+    html = render_report(make_report_data(OUTCOMES, LABELS), None, context)
+
+    text = text_of(html)
+    assert "repot run 'my <b> pictures'" in text
+    assert "gs://b/datasets/d/data.html" in text
+    assert "<b> pictures" not in html
+    assert "Repeat this run" not in text_of(render_report(make_report_data(OUTCOMES, LABELS)))
 
 
 def test_report_shows_no_threshold_that_nobody_set() -> None:
@@ -350,7 +366,7 @@ def test_champion_and_challenger_are_compared_label_by_label() -> None:
     html = render_report(
         make_report_data(challenger, ["a", "b"]),
         verdict,
-        compared_labels=compare_labels(champion, challenger),
+        ReportContext(compared_labels=tuple(compare_labels(champion, challenger))),
     )
 
     table = html.partition("Label by label")[2].partition("</table>")[0]
@@ -396,7 +412,7 @@ def test_page_of_a_thousand_long_labels_with_all_pictures_is_small() -> None:
     html = render_report(
         data,
         make_verdict(outcomes, outcomes),
-        compared_labels=compare_labels(outcomes, outcomes),
+        ReportContext(compared_labels=tuple(compare_labels(outcomes, outcomes))),
     )
 
     assert 0 < sum(len(cell.pictures) for cell in cells) <= MAX_CELL_PICTURES

@@ -1,10 +1,19 @@
 """Rows of the label table and of the training section."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
-from repot.evaluator.report.tables import duration_text, label_rows, timing_rows, training_rows
+from repot.evaluation_record import ScoringTime
+from repot.evaluator.report.tables import (
+    cost_rows,
+    duration_text,
+    label_rows,
+    timing_rows,
+    training_rows,
+)
+from repot.requested_run import PodRequest, RequestedRun
 from repot.settings import TrainingSettings
 from tests.unit.evaluator.samples import make_outcome, make_report_data, make_training
 
@@ -82,6 +91,47 @@ def test_learning_rate_of_zero_shows_the_recipes_default(recipe: str, rate: str)
     settings = TrainingSettings(recipe=recipe, learning_rate=0.0)
 
     assert dict(training_rows(make_training(settings=settings)))["peak learning rate"] == rate
+
+
+def make_request(**changes: Any) -> RequestedRun:
+    pod = PodRequest(
+        num_pods=2,
+        cpu="4",
+        memory="16Gi",
+        accelerator="nvidia.com/gpu",
+        num_accelerators=1,
+        node_selector={"cloud.google.com/gke-accelerator": "nvidia-tesla-t4"},
+    )
+    evaluator = dataclasses.replace(
+        pod, num_pods=1, cpu="500m", accelerator="", num_accelerators=0, node_selector={}
+    )
+    return RequestedRun(command="repot run x", trainer=pod, evaluator=evaluator, **changes)
+
+
+def test_cost_is_what_pods_request_times_how_long_they_worked() -> None:
+    time = ScoringTime(num_pictures=720, seconds=72.0)
+
+    rows = dict(cost_rows(make_training(), make_request(), time))
+
+    assert rows == {
+        "scoring validation": "1 min 12 s, 10 pictures per second",
+        "resources of training": (
+            "2.07 GPU hours, 8.28 CPU hours, 33.11 GiB hours of memory (2 pods of 4 CPUs, 16Gi, "
+            "1 x nvidia.com/gpu, 1 h 2 min)"
+        ),
+        "resources of evaluation": (
+            "0.01 CPU hours, 0.32 GiB hours of memory (1 pod of 500m CPUs, 16Gi, 1 min 12 s)"
+        ),
+    }
+
+
+def test_cost_of_a_run_on_one_machine_is_its_time() -> None:
+    request = RequestedRun(command="repot run x")
+
+    assert cost_rows(make_training(), request, None) == [
+        ("resources of training", "1 h 2 min of one machine, without pods")
+    ]
+    assert cost_rows(make_training(), None, None) == []
 
 
 @pytest.mark.parametrize(
