@@ -419,10 +419,11 @@ def train_with_driver(recipe: str, split: Split) -> Any:
     """Train a recipe by its own driver; return the logits of the held-out pictures."""
     import tensorflow as tf
 
+    from repot.recipes import RECIPES as RECIPE_TABLE
     from repot.settings import TrainingSettings
     from repot.trainer.batches import FeatureTable, Pictures
-    from repot.trainer.drivers import Trainee, train_head, train_head_and_fine_tune
-    from repot.trainer.loop import TrainingRun
+    from repot.trainer.drivers import Trainee, head_phase, train_head_and_fine_tune
+    from repot.trainer.loop import TrainingRun, fit
     from repot.trainer.position import TrainingPosition
     from repot.trainer.state import StateStore
     from repot.zoo import find_backbone
@@ -453,7 +454,6 @@ def train_with_driver(recipe: str, split: Split) -> Any:
         features=Reader(),  # type: ignore[arg-type]
         settings=settings,
     )
-    driver = train_head_and_fine_tune if recipe == "fine_tune" else train_head
     with tempfile.TemporaryDirectory() as folder:
         run = TrainingRun(
             strategy=tf.distribute.get_strategy(),
@@ -462,7 +462,18 @@ def train_with_driver(recipe: str, split: Split) -> Any:
             started=time.monotonic(),
             should_stop=lambda: False,
         )
-        classifier = driver(trainee, run)
+        if recipe == "fine_tune":
+            train_head_and_fine_tune(trainee, run)
+        else:  # without the heads that calibrate it
+            tables = {part: Reader().read(part)[0] for part in ("train", "validation")}
+            own = RECIPE_TABLE["head"]
+            fit(
+                head_phase(
+                    trainee, tables, epochs=own.head_epochs, learning_rate=own.head_learning_rate
+                ),
+                run,
+            )
+    classifier = trainee.classifier
     if recipe == "head":
         layer = classifier.get_layer("logits")
         kernel, bias = (np.asarray(each) for each in layer.get_weights())

@@ -11,7 +11,9 @@ from repot.metrics import (
     LabelScore,
     macro_f1_interval,
     macro_recall_interval,
+    wilson_interval,
 )
+from repot.model_spec import ModelCalibration
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +54,28 @@ class CalibrationRecord(JsonRecord):
 
     error: float
     bins: tuple[CalibrationBin, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromiseRecord(JsonRecord):
+    """What a model promised, and what came true on one split.
+
+    Attributes:
+        promised: The promises.
+        num_covered: Examples whose true label is in their prediction set.
+        mean_set_size: Mean number of labels in a set.
+        num_empty_sets: Examples whose set is empty.
+        num_unlike: Examples that are called unlike the training pictures.
+        error_before: Expected calibration error without the temperature; that with it is
+            `CalibrationRecord.error`.
+    """
+
+    promised: ModelCalibration
+    num_covered: int
+    mean_set_size: float
+    num_empty_sets: int
+    num_unlike: int
+    error_before: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +121,7 @@ class EvaluationRecord(JsonRecord):
             `repot.manifest.EXCLUSION_REASONS`.
         test: Scores of the same model on the test split; None if there is none, or if this is the
             evaluation of another split than validation.
+        promise: What the model promised and what came true; None if it promises nothing.
     """
 
     evaluation_id: str
@@ -116,6 +141,19 @@ class EvaluationRecord(JsonRecord):
     calibration: CalibrationRecord
     excluded: dict[str, int] = field(default_factory=dict)
     test: SplitScores | None = None
+    promise: PromiseRecord | None = None
+
+    @property
+    def coverage(self) -> float | None:
+        """Return the share of examples whose true label is in their set; None without sets."""
+        return self.promise.num_covered / self.num_examples if self.promise else None
+
+    @property
+    def coverage_interval(self) -> Interval | None:
+        """Return its 95 % Wilson interval."""
+        if self.promise is None:
+            return None
+        return wilson_interval(self.promise.num_covered, self.num_examples)
 
     @property
     def scores(self) -> SplitScores:

@@ -22,7 +22,7 @@ from repot import storage
 from repot.csv_text import csv_line
 from repot.errors import EXIT_FAILED, printable
 from repot.memory import num_cores
-from repot.metrics import FloatArray
+from repot.metrics import FloatArray, prediction_sets
 from repot.picture_decoder import PictureDecoder
 from repot.picture_files import PictureFile, read_ahead
 from repot.picture_result import RejectedPicture
@@ -33,7 +33,11 @@ _MAX_COLUMN = 60
 _MAX_NAMES = 1000
 """Names that the width of a table's first column is chosen by."""
 _MAX_WORKERS = 16
-_CSV_COLUMNS = ("picture", "rank", "label", "probability", "problem")
+_MAX_SET = 10
+"""Labels of a set that a table shows."""
+_CSV_COLUMNS = (
+    *("picture", "rank", "label", "probability", "in_set", "set_size", "unlike", "problem"),
+)
 
 
 class LabelProbability(NamedTuple):
@@ -44,6 +48,33 @@ class LabelProbability(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PredictionSet:
+    """What the model promises about one picture, see `repot.model_spec.ModelCalibration`.
+
+    Attributes:
+        labels: The labels of its set, best first; often one, and none if no label is likely enough.
+        unlike: How unlike the training pictures it is, see `repot.predictor.Scores`.
+    """
+
+    labels: tuple[str, ...]
+    unlike: float
+
+    @property
+    def is_unlike(self) -> bool:
+        """Whether the picture is unlike the training pictures, so that nothing is promised."""
+        return self.unlike > 1
+
+    @property
+    def text(self) -> str:
+        """The set and the flag, for people."""
+        shown = ", ".join(self.labels[:_MAX_SET]) or "no label is likely enough"
+        if len(self.labels) > _MAX_SET:
+            shown += f" and {len(self.labels) - _MAX_SET} more"
+        flag = f"  UNLIKE the training pictures ({self.unlike:.1f})" if self.is_unlike else ""
+        return f"  set: {shown}{flag}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
     """The most probable labels of one picture.
 
@@ -51,11 +82,13 @@ class Prediction:
         picture: Path or URI as the user wrote it.
         labels: The most probable labels, best first; empty if there is a problem.
         problem: Why the picture cannot be used, or "".
+        promise: Its set; None if there is a problem, or if the model promises nothing.
     """
 
     picture: str
     labels: tuple[LabelProbability, ...] = ()
     problem: str = ""
+    promise: PredictionSet | None = None
 
 
 def predict_files(
@@ -133,10 +166,18 @@ def predict_pictures(
         top: Number of labels per picture.
     """
     for batch in workers.prepare(read_ahead(pictures), model.batch_preparer()):
-        scores = iter(model.call(batch.views)[0].numpy() if batch.views else ())
+        answers = [each.numpy() for each in model.call(batch.views)] if batch.views else [(), ()]
+        scores = zip(*answers, strict=True)
         for name, problem in batch.pictures:
-            labels = () if problem else _top_labels(model.labels, next(scores), top)
-            yield Prediction(picture=name, labels=labels, problem=problem)
+            if problem:
+                yield Prediction(picture=name, problem=problem)
+                continue
+            probabilities, unlike = next(scores)
+            yield Prediction(
+                picture=name,
+                labels=_top_labels(model.labels, probabilities, top),
+                promise=_prediction_set(model, probabilities, float(unlike)),
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -235,42 +276,66 @@ def table_lines(predictions: Iterable[Prediction], pictures: Sequence[str]) -> I
     width = max((length for length in lengths if length <= _MAX_COLUMN), default=0)
     for prediction in predictions:
         labels = "  ".join(f"{label.probability:.3f} {label.label}" for label in prediction.labels)
-        result = printable(labels or f"not used: {prediction.problem}")
+        promise = prediction.promise.text if prediction.promise else ""
+        result = printable(labels + promise or f"not used: {prediction.problem}")
         yield f"{printable(prediction.picture):<{width}}  {result}"
 
 
 def csv_lines(predictions: Iterable[Prediction], _pictures: Sequence[str]) -> Iterator[str]:
     """Yield a header, then one row per label; a picture with a problem has one row.
 
-    The texts are unchanged, for the program that reads them.
+    The texts are unchanged, for the program that reads them. `in_set` is 1 or 0; it, the size of
+    the set and `unlike` are empty if the model promises nothing.
     """
     yield csv_line(_CSV_COLUMNS)
     for prediction in predictions:
+        promise = prediction.promise
         for rank, label in enumerate(prediction.labels, start=1):
             probability = f"{label.probability:.6f}"
+            promised: list[str | int] = ["", "", ""]
+            if promise is not None:
+                size = len(promise.labels)
+                promised = [int(rank <= size), size, f"{promise.unlike:.3f}"]
             yield csv_line(
-                [prediction.picture, rank, label.label, probability, ""], escape_formulas=False
+                [prediction.picture, rank, label.label, probability, *promised, ""],
+                escape_formulas=False,
             )
         if prediction.problem:
             yield csv_line(
-                [prediction.picture, "", "", "", prediction.problem], escape_formulas=False
+                [prediction.picture, *[""] * 6, prediction.problem], escape_formulas=False
             )
 
 
 def json_lines(predictions: Iterable[Prediction], _pictures: Sequence[str]) -> Iterator[str]:
-    """Yield one JSON object per picture, with either `names` or `problem`."""
+    """Yield one JSON object per picture, with either `names` or `problem`.
+
+    If the model promises something, there are also `set`, `unlike` and `is_unlike`.
+    """
     for prediction in predictions:
         line: dict[str, object] = {"picture": prediction.picture}
         if prediction.problem:
             line["problem"] = prediction.problem
         else:
             line["names"] = [label._asdict() for label in prediction.labels]
+        if prediction.promise is not None:
+            line["set"] = prediction.promise.labels
+            line["unlike"] = round(prediction.promise.unlike, 3)
+            line["is_unlike"] = prediction.promise.is_unlike
         # These escapes are JSON's own, so the text reads back unchanged.
         yield printable(json.dumps(line, ensure_ascii=False))
 
 
 _Format = Callable[[Iterable[Prediction], Sequence[str]], Iterator[str]]
 FORMATS: dict[str, _Format] = {"table": table_lines, "csv": csv_lines, "jsonl": json_lines}
+
+
+def _prediction_set(model: Model, probabilities: FloatArray, unlike: float) -> PredictionSet | None:
+    if model.spec.calibration is None:
+        return None
+    is_in_set = prediction_sets(probabilities, model.spec.calibration.set_threshold)
+    best_first = np.argsort(-probabilities, kind="stable")
+    labels = tuple(model.labels[i] for i in best_first if is_in_set[i])
+    return PredictionSet(labels=labels, unlike=unlike)
 
 
 def _top_labels(

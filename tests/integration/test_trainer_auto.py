@@ -115,10 +115,20 @@ def test_score_of_auto_lies_in_its_forecast(
     record = read_record(str(trained / "training.json"), TrainingRecord)
     assert record.selection is not None
 
-    score = evaluate(str(trained / "model"), sample_dataset_uri, str(tmp_path)).precision_at_1
+    evaluation = evaluate(str(trained / "model"), sample_dataset_uri, str(tmp_path))
 
+    score = evaluation.precision_at_1
     assert score >= 0.7  # at 96 px
     assert record.selection.forecast.low <= score <= record.selection.forecast.high
+    promise, coverage = evaluation.promise, evaluation.coverage_interval
+    assert promise is not None
+    assert coverage is not None
+    assert coverage[0] <= promise.promised.coverage <= coverage[1]
+    assert 0.9 < promise.mean_set_size < 3
+    assert promise.num_unlike <= 0.2 * evaluation.num_examples
+    assert promise.error_before != evaluation.calibration.error
+    report = (tmp_path / "report.html").read_text()
+    assert "are promised to have their label in their set" in report
 
 
 def test_spec_of_the_model_has_the_chosen_views_and_the_temperature(trained: Path) -> None:
@@ -127,6 +137,13 @@ def test_spec_of_the_model_has_the_chosen_views_and_the_temperature(trained: Pat
 
     assert record.selection is not None
     assert spec.temperature == record.selection.temperature
+    promised = spec.calibration
+    assert promised is not None
+    assert promised.method == "5-fold cross-validation on training pictures"
+    assert promised.num_examples == record.num_examples["train"]
+    assert (promised.coverage, promised.unlike_rate) == (0.9, 0.05)
+    assert 0 < promised.set_threshold < 0.9
+    assert promised.mean_set_size > 0.9
     (chosen,) = [each for each in record.selection.candidates if each.is_chosen]
     assert (len(spec.views) == 3) == chosen.name.startswith("three views")
 

@@ -19,6 +19,8 @@ import tensorflow as tf
 from repot import classifier, progress, storage
 from repot.backbone_weights import save_weights, stable_names
 from repot.errors import StoppedError
+from repot.json_record import read_record
+from repot.model_spec import ModelSpec
 from repot.recipes import RECIPES
 from repot.settings import TrainingSettings
 from repot.storage.s3 import objects
@@ -66,7 +68,7 @@ def assert_same_bits(
     results: tuple[list[Any], list[EpochRecord]], expected: tuple[list[Any], list[EpochRecord]]
 ) -> None:
     assert results[1] == expected[1]
-    assert len(results[0]) == len(expected[0]) == 8
+    assert len(results[0]) == len(expected[0]) == 12
     for weight, same in zip(results[0], expected[0], strict=True):
         np.testing.assert_array_equal(weight, same)
 
@@ -183,6 +185,30 @@ def test_global_random_states_do_not_change_a_resumed_training(
             train(request, should_stop=lambda limit=limit: perturb() or perturb.num_calls > limit)  # type: ignore[misc]
 
     assert_same_bits(run(request, should_stop=perturb), expected)
+
+
+def test_recipe_head_that_is_stopped_while_it_calibrates_promises_the_same(
+    make_request: Callable[[str], TrainingRequest], perturb: Perturbation, tmp_path: Path
+) -> None:
+    settings = dataclasses.replace(SETTINGS, recipe="head", epochs=HEAD_EPOCHS)
+    first, second = (
+        dataclasses.replace(make_request(str(tmp_path / name)), settings=settings)
+        for name in ("first", "second")
+    )
+    expected = run(first)
+
+    # Five heads for the calibration, then the published one; each stop ends in another of them.
+    for num_calls in (8, 16, 24):
+        limit = perturb.num_calls + num_calls
+        with pytest.raises(StoppedError):
+            train(second, should_stop=lambda limit=limit: perturb() or perturb.num_calls > limit)  # type: ignore[misc]
+    assert_same_bits(run(second, should_stop=perturb), expected)
+
+    specs = [(tmp_path / name / "model" / "model_spec.json") for name in ("first", "second")]
+    assert specs[0].read_bytes() == specs[1].read_bytes()
+    promised = read_record(str(specs[0]), ModelSpec).calibration
+    assert promised is not None
+    assert promised.num_examples == 92
 
 
 # Both stores share the retries; the second one doubles the time.

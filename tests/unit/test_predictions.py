@@ -6,7 +6,13 @@ from collections.abc import Iterator
 import pytest
 
 from repot.errors import printable
-from repot.predictions import FORMATS, LabelProbability, Prediction, table_lines
+from repot.predictions import (
+    FORMATS,
+    LabelProbability,
+    Prediction,
+    PredictionSet,
+    table_lines,
+)
 
 PREDICTIONS = [
     Prediction(
@@ -26,11 +32,41 @@ def test_table_pads_pictures_to_the_longest_name() -> None:
 
 def test_csv_has_a_header_and_one_line_per_label() -> None:
     assert list(FORMATS["csv"](PREDICTIONS, PICTURES)) == [
-        "picture,rank,label,probability,problem",
-        "a.jpg,1,cat,0.750000,",
-        "a.jpg,2,dog,0.250000,",
-        "long name.jpg,,,,the file is empty",
+        "picture,rank,label,probability,in_set,set_size,unlike,problem",
+        "a.jpg,1,cat,0.750000,,,,",
+        "a.jpg,2,dog,0.250000,,,,",
+        "long name.jpg,,,,,,,the file is empty",
     ]
+
+
+def test_every_format_has_the_set_and_marks_pictures_unlike_the_training_pictures() -> None:
+    labels = (LabelProbability("cat", 0.75), LabelProbability("dog", 0.25))
+    promises = {
+        "like.jpg": PredictionSet(labels=("cat",), unlike=0.5),
+        "none.jpg": PredictionSet(labels=(), unlike=1.0),
+        "many.jpg": PredictionSet(labels=tuple("abcdefghijkl"), unlike=1.8),
+    }
+    predictions = [
+        Prediction(picture=name, labels=labels, promise=promise)
+        for name, promise in promises.items()
+    ]
+
+    flag = "  UNLIKE the training pictures (1.8)"
+    assert list(FORMATS["table"](predictions, list(promises))) == [
+        "like.jpg  0.750 cat  0.250 dog  set: cat",
+        "none.jpg  0.750 cat  0.250 dog  set: no label is likely enough",
+        f"many.jpg  0.750 cat  0.250 dog  set: a, b, c, d, e, f, g, h, i, j and 2 more{flag}",
+    ]
+    assert list(FORMATS["csv"](predictions[:2], []))[1:] == [
+        "like.jpg,1,cat,0.750000,1,1,0.500,",
+        "like.jpg,2,dog,0.250000,0,1,0.500,",
+        "none.jpg,1,cat,0.750000,0,0,1.000,",
+        "none.jpg,2,dog,0.250000,0,0,1.000,",
+    ]
+    lines = [json.loads(line) for line in FORMATS["jsonl"](predictions, [])]
+    assert [len(line["set"]) for line in lines] == [1, 0, 12]
+    assert [line["unlike"] for line in lines] == [0.5, 1.0, 1.8]
+    assert [line["is_unlike"] for line in lines] == [False, False, True]
 
 
 def test_json_lines_have_either_names_or_a_problem() -> None:

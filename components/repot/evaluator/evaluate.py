@@ -40,7 +40,7 @@ from repot.layout import (
 from repot.manifest import SPLITS, read_manifest
 from repot.predictor import find_model
 
-_FORMAT = 2
+_FORMAT = 3
 """Part of every evaluation id. Increase it when files of an evaluation get other columns."""
 
 _log = logging.getLogger(__name__)
@@ -303,6 +303,7 @@ def _evaluate(
         subset=subset,
         excluded=scored.excluded,
         test=test.scores if test else None,
+        promise=scored.promise,
     )
     suspects = (
         write_suspects(

@@ -15,12 +15,14 @@ import tensorflow as tf
 from repot import progress
 from repot.dataset import Examples, Numbers, open_examples
 from repot.errors import DataError, ModelError
+from repot.evaluation_record import PromiseRecord
 from repot.evaluator.outcomes import SMALLEST_PROBABILITY, Outcome, ScoredPicture, make_outcomes
 from repot.example_digests import Digests, example_digest, join_digests, read_digests
 from repot.manifest import EXCLUSION_REASONS, Manifest, Split, count_reasons, read_manifest
-from repot.metrics import FloatArray
+from repot.metrics import FloatArray, calibration, calibration_error, prediction_sets
+from repot.model_spec import ModelSpec, read_model_spec
 from repot.prediction_store import PART_ROWS, Author, PredictionStore, answers_of
-from repot.predictor import Model, load_model, read_labels
+from repot.predictor import Model, Scores, load_model, read_labels
 
 BATCH_SIZE = 32
 MAX_MISTAKES = 24
@@ -60,6 +62,7 @@ class ScoredSplit:
         logits: float32 [num_outcomes, num_labels], logarithms of the probabilities; None unless
             they were asked for, if they are too many, or if the model has other labels than the
             dataset.
+        promise: What the model promised and what came true; None if it promises nothing.
     """
 
     outcomes: tuple[Outcome, ...]
@@ -71,6 +74,7 @@ class ScoredSplit:
     excluded: dict[str, int]
     numbers: Numbers
     logits: Any = None
+    promise: PromiseRecord | None = None
 
 
 def score_split(
@@ -117,6 +121,7 @@ def score_split(
         with_logits and labels == manifest.labels and len(numbers) * len(labels) <= MAX_LOGITS
     )
     logits = np.empty([len(numbers), len(labels)], np.float32) if has_logits else None
+    kept_promises = _KeptPromises(read_model_spec(model_uri), labels)
     worst: list[tuple[float, int, ScoredPicture]] = []  # heap, the least confident mistake first
     pairs = _PairPictures(has_right=len(manifest.labels) <= MAX_LABELS_OF_RIGHT)
     started = time.monotonic()
@@ -127,8 +132,9 @@ def score_split(
             batches = scorer.score(
                 examples[subset], numbers[rows], None if digests is None else digests[rows]
             )
-            for batch, probabilities in batches:
+            for batch, (probabilities, unlike) in batches:
                 part = _make_outcomes(batch, probabilities, manifest.labels, labels)
+                kept_promises.add(part, probabilities, unlike)
                 if logits is not None:
                     places = slice(len(outcomes), len(outcomes) + len(part))
                     logits[places] = np.log(np.maximum(probabilities, SMALLEST_PROBABILITY))
@@ -153,6 +159,7 @@ def score_split(
         excluded=_count_excluded(manifest, subset),
         numbers=numbers,
         logits=logits,
+        promise=kept_promises.record(),
     )
 
 
@@ -199,6 +206,56 @@ class _PairPictures:
             if self._num_bytes <= MAX_PAIR_BYTES // 2:
                 return
             self._num_bytes -= sum(len(each.jpeg) for *_, each in self._kept.pop(pair, []))
+
+
+class _KeptPromises:
+    """Counts, batch by batch, which promises of a model come true.
+
+    Args:
+        spec: The model's promises.
+        labels: Its labels.
+    """
+
+    def __init__(self, spec: ModelSpec | None, labels: Sequence[str]) -> None:
+        self._promised = spec.calibration if spec else None
+        self._temperature = spec.temperature if spec else 1.0
+        self._position = {label: i for i, label in enumerate(labels)}
+        self._set_sizes: list[int] = []
+        self._confidences: list[float] = []  # without the temperature
+        self._is_correct: list[bool] = []
+        self._num_covered = 0
+        self._num_unlike = 0
+
+    def add(
+        self, outcomes: Sequence[Outcome], probabilities: FloatArray, unlike: FloatArray
+    ) -> None:
+        """Count the promises about some pictures."""
+        if self._promised is None:
+            return
+        is_in_set = prediction_sets(probabilities, self._promised.set_threshold)
+        self._set_sizes += is_in_set.sum(axis=1).tolist()
+        logits = np.log(np.maximum(probabilities, SMALLEST_PROBABILITY))
+        powers = np.exp(self._temperature * (logits - logits.max(axis=1, keepdims=True)))
+        self._confidences += (1 / powers.sum(axis=1)).tolist()
+        self._is_correct += [outcome.correct for outcome in outcomes]
+        self._num_unlike += int(np.sum(unlike > 1))
+        for row, outcome in zip(is_in_set, outcomes, strict=True):
+            column = self._position.get(outcome.label)
+            self._num_covered += column is not None and bool(row[column])
+
+    def record(self) -> PromiseRecord | None:
+        """Return the counts."""
+        if self._promised is None:
+            return None
+        bins = calibration(np.array(self._confidences), np.array(self._is_correct))
+        return PromiseRecord(
+            promised=self._promised,
+            num_covered=self._num_covered,
+            mean_set_size=sum(self._set_sizes) / max(len(self._set_sizes), 1),
+            num_empty_sets=self._set_sizes.count(0),
+            num_unlike=self._num_unlike,
+            error_before=calibration_error(bins) or 0.0,
+        )
 
 
 def scored_numbers(dataset_uri: str, manifest: Manifest, subset: str, task: str) -> Numbers:
@@ -275,8 +332,8 @@ class _Scorer:
 
     def score(
         self, examples: Examples, numbers: Numbers, digests: Digests | None
-    ) -> Iterator[tuple[dict[str, Any], FloatArray]]:
-        """Yield batches of examples and their probabilities, float32 [batch, num_labels].
+    ) -> Iterator[tuple[dict[str, Any], Scores]]:
+        """Yield batches of examples and their scores.
 
         Args:
             examples: All examples of the split.
@@ -296,7 +353,7 @@ class _Scorer:
             new = np.flatnonzero(~is_filled[rows])
             if len(new):
                 answers[rows][new] = self._answer(batch["views"], new)
-            yield batch, answers[rows, :-1]
+            yield batch, Scores(answers[rows, :-1], answers[rows, -1])
             is_last = start + size == len(numbers)
             done = int(np.searchsorted(missing, start + size))
             if digests is not None and (is_last or done - num_stored >= PART_ROWS):

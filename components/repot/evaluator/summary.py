@@ -11,7 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from repot import metrics
-from repot.evaluation_record import CalibrationRecord, ClassRecord, EvaluationRecord, SplitScores
+from repot.evaluation_record import (
+    CalibrationRecord,
+    ClassRecord,
+    EvaluationRecord,
+    PromiseRecord,
+    SplitScores,
+)
 from repot.evaluator.outcomes import Outcome
 from repot.evaluator.report.data import ReportData
 from repot.evaluator.verdict import Verdict
@@ -29,13 +35,15 @@ def summarise(
     subset: str,
     excluded: Mapping[str, int],
     test: SplitScores | None = None,
+    promise: PromiseRecord | None = None,
 ) -> EvaluationRecord:
     """Compute every score of at least one outcome.
 
     Args:
         outcomes: The scored pictures.
         labels: Every true or predicted label, in class order.
-        evaluation_id, dataset_id, training_id, subset, excluded, test: See `EvaluationRecord`.
+        evaluation_id, dataset_id, training_id, subset, excluded, test, promise: See
+            `EvaluationRecord`.
     """
     ranks = np.array([outcome.label_rank for outcome in outcomes])
     precision = metrics.precision_at_1(ranks)
@@ -63,6 +71,7 @@ def summarise(
         calibration=CalibrationRecord(error=calibration_error, bins=tuple(bins)),
         excluded=dict(excluded),
         test=test,
+        promise=promise,
     )
 
 

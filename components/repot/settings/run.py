@@ -344,6 +344,26 @@ class TrainingSettings(Settings):
         ),
         change_when="there is time but no GPU, or a GPU but no time",
     )
+    set_coverage: float = setting(
+        0.9,
+        "Share of new pictures whose label is promised to be in the prediction set.",
+        rule=Rule("lie between 0 and 1", lambda value: 0 < value < 1),
+        change_when="a missed label costs more than a longer list of labels, or less",
+    )
+    unlike_rate: float = setting(
+        0.05,
+        "Share of ordinary pictures that may be called unlike the training pictures.",
+        rule=Rule("lie between 0 and 1", lambda value: 0 < value < 1),
+        change_when="too many pictures are flagged (.01), or too few pictures of other kinds (.1)",
+    )
+    calibration_fraction: float = setting(
+        0.1,
+        "With recipes fine_tune and inception_2016, fraction of each label's training pictures "
+        "that is held out to calibrate probabilities and sets; 0 trains on all of them and "
+        "promises nothing. head and auto cross-validate instead.",
+        rule=Rule("lie in 0..0.5", lambda value: 0 <= value <= 0.5),
+        change_when="there are very many pictures (.02), or each one counts (0)",
+    )
     gradient_accumulation: int = setting(
         1,
         "Parts of a batch that are computed one after the other; their gradients are summed.",

@@ -11,7 +11,7 @@ such do not depend on the number of workers.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -224,6 +224,10 @@ class RowBatches:
     mask: Any
     skip: int = 0
 
+    def first(self, num_batches: int) -> "RowBatches":
+        """Return the first batches alone."""
+        return replace(self, numbers=self.numbers[:num_batches], mask=self.mask[:num_batches])
+
     def dataset(self) -> Any:
         """Return the batches as a tf.data.Dataset; the table is not copied."""
         shape = [self.numbers.shape[1], self.table.features.shape[1]]
@@ -247,17 +251,24 @@ def batch_labels(labels: Any, numbers: Any, mask: Any) -> Any:
 
 
 def feature_batches(
-    table: FeatureTable, batch_size: int, *, seed: int | None = None, skip: int = 0
+    table: FeatureTable,
+    batch_size: int,
+    *,
+    only: Numbers | None = None,
+    seed: int | None = None,
+    skip: int = 0,
 ) -> RowBatches:
     """Return every row of a table once.
 
     Args:
         table: The rows.
         batch_size: Rows per batch.
+        only: int64 [n], the rows that take part; None is all of them.
         seed: Seed of the order; None keeps the rows in order.
         skip: Batches to leave out at the start.
     """
-    order = np.arange(len(table.labels), dtype=np.int32)
+    order = np.arange(len(table.labels)) if only is None else only
+    order = np.array(order, np.int32)
     if seed is not None:
         np.random.default_rng(seed).shuffle(order)
     padding = [0, -len(order) % batch_size]

@@ -6,30 +6,51 @@ follow from the settings, the data and the results of earlier phases only.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from repot.augmentation import augment
-from repot.classifier import published_model, split_classifier, training_logits
+from repot.classifier import (
+    DROPOUT,
+    normalise_features,
+    published_model,
+    split_classifier,
+    training_logits,
+)
+from repot.errors import StoppedError
 from repot.example_digests import Digests
 from repot.model_spec import ModelSpec
 from repot.recipes import RECIPES
 from repot.selection_record import SelectionRecord
 from repot.settings import TrainingSettings
-from repot.trainer.auto.selection import TrainingFeatures
+from repot.trainer.auto.heads import MAX_ROWS, FloatArray, IntArray, assign_folds
+from repot.trainer.auto.selection import NUM_FOLDS, TrainingFeatures
 from repot.trainer.auto.train_auto import train_auto
 from repot.trainer.batches import FeatureTable, Pictures, feature_batches
+from repot.trainer.calibration import (
+    MAX_FITTED,
+    Calibrated,
+    HeldOut,
+    calibrate,
+    cross_validate_unlike,
+    fit_unlike,
+    sample_rows,
+    with_threshold,
+)
 from repot.trainer.features import FeatureReader
 from repot.trainer.inception_2016 import inception_2016_phase
 from repot.trainer.loop import TrainingRun, fit
 from repot.trainer.optimizer import make_optimizer
 from repot.trainer.phases import TrainingPhase
-from repot.trainer.step import smoothed_cross_entropy
+from repot.trainer.step import StepRunner, smoothed_cross_entropy
 from repot.trainer.suspects import keep_suspects
+
+_CALIBRATION_NAME = "calibration.npz"
 
 HEAD_SAVE_INTERVAL = 10
 """Epochs of the head phase between two saves; each takes milliseconds."""
@@ -51,6 +72,8 @@ class Trainee:
         settings: Training settings; zeros take the recipe's own epochs and learning rate.
         groups: The group of each training picture, which no division of them separates; None
             without groups. See `repot.example_digests`.
+        calibration_pictures: Training pictures that are held out for the calibration, and not among
+            `pictures`; None for recipes that calibrate in another way.
     """
 
     classifier: Any
@@ -59,6 +82,7 @@ class Trainee:
     features: FeatureReader
     settings: TrainingSettings
     groups: Digests | None = None
+    calibration_pictures: Pictures | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -111,30 +135,50 @@ def run_recipe(trainee: Trainee, run: TrainingRun) -> TrainedModel:
             groups=trainee.groups,
         )
         return TrainedModel(model=chosen.model, spec=chosen.spec, selection=chosen.record)
-    classifier = _DRIVERS[settings.recipe](trainee, run)
-    spec = ModelSpec(backbone=settings.backbone, image_size=trainee.pictures["train"].image_size)
-    return TrainedModel(model=published_model(classifier), spec=spec)
-
-
-def train_head(trainee: Trainee, run: TrainingRun) -> Any:
-    """Train the head on cached features."""
-    recipe, settings = RECIPES["head"], trainee.settings
-    phase = head_phase(
-        trainee,
-        run,
-        epochs=settings.epochs or recipe.head_epochs,
-        learning_rate=settings.learning_rate or recipe.head_learning_rate,
+    calibrated = _DRIVERS[settings.recipe](trainee, run)
+    spec = ModelSpec(
+        backbone=settings.backbone,
+        image_size=trainee.pictures["train"].image_size,
+        temperature=calibrated.temperature if calibrated else 1.0,
+        calibration=calibrated.calibration if calibrated else None,
     )
-    fit(phase, run)
-    return trainee.classifier
+    model = published_model(
+        trainee.classifier,
+        temperature=spec.temperature,
+        unlike=calibrated.unlike if calibrated else None,
+    )
+    return TrainedModel(model=model, spec=spec)
 
 
-def train_head_and_fine_tune(trainee: Trainee, run: TrainingRun) -> Any:
+def train_head(trainee: Trainee, run: TrainingRun) -> Calibrated | None:
+    """Train the head on cached features; heads for the calibration, fitted to parts, come first."""
+    recipe, settings = RECIPES["head"], trainee.settings
+    epochs = settings.epochs or recipe.head_epochs
+    learning_rate = settings.learning_rate or recipe.head_learning_rate
+    features = _read_features(trainee, run)
+    stored = run.store.read_file(_CALIBRATION_NAME)
+    if stored is not None:
+        calibrated = Calibrated.from_bytes(stored)
+    elif features:
+        calibrated = _calibrate_head(
+            trainee, run, features["train"], epochs=epochs, learning_rate=learning_rate
+        )
+        run.store.write_file(_CALIBRATION_NAME, calibrated.to_bytes())
+    else:
+        raise ValueError(f"{_CALIBRATION_NAME} must be stored before the head is trained.")
+    fit(head_phase(trainee, features, epochs=epochs, learning_rate=learning_rate), run)
+    return calibrated
+
+
+def train_head_and_fine_tune(trainee: Trainee, run: TrainingRun) -> Calibrated | None:
     """Train the head on cached features, then the whole network."""
     # The settings' epochs and learning rate are those of the recipe's main phase.
     recipe, settings = RECIPES["fine_tune"], trainee.settings
     head = head_phase(
-        trainee, run, epochs=recipe.head_epochs, learning_rate=recipe.head_learning_rate
+        trainee,
+        _read_features(trainee, run),
+        epochs=recipe.head_epochs,
+        learning_rate=recipe.head_learning_rate,
     )
     fine_tune = fine_tune_phase(
         trainee,
@@ -143,10 +187,10 @@ def train_head_and_fine_tune(trainee: Trainee, run: TrainingRun) -> Any:
     )
     fit(head, run, later_steps=fine_tune.num_steps)
     fit(fine_tune, run)
-    return trainee.classifier
+    return _calibrate_network(trainee)
 
 
-def train_like_2016(trainee: Trainee, run: TrainingRun) -> Any:
+def train_like_2016(trainee: Trainee, run: TrainingRun) -> Calibrated | None:
     """Train the whole network as research/inception did, see `repot.trainer.inception_2016`."""
     with run.strategy.scope():
         phase = inception_2016_phase(
@@ -157,35 +201,55 @@ def train_like_2016(trainee: Trainee, run: TrainingRun) -> Any:
             augment=trainee.augment,
         )
     fit(phase, run)
-    return trainee.classifier
+    return _calibrate_network(trainee)
 
 
-_DRIVERS: dict[str, Callable[[Trainee, TrainingRun], Any]] = {
+_DRIVERS: dict[str, Callable[[Trainee, TrainingRun], Calibrated | None]] = {
     "head": train_head,
     "fine_tune": train_head_and_fine_tune,
     "inception_2016": train_like_2016,
 }
 
 
-def head_phase(
-    trainee: Trainee, run: TrainingRun, *, epochs: int, learning_rate: float
-) -> TrainingPhase:
-    """Return the phase that trains the head; computes the features unless it is finished.
+def _read_features(trainee: Trainee, run: TrainingRun) -> Mapping[str, FeatureTable]:
+    """Return the features of each split, and find suspects; {} if the head is finished.
 
     Raises:
         StoppedError: The training was asked to stop; the features that were computed are kept.
     """
+    if run.position.result_of("head") is not None:
+        return {}
+    features = {split: trainee.features.read(split)[0] for split in trainee.pictures}
+    if features["train"].digests is not None:
+        keep_suspects(run.store, _training_features(features["train"], trainee))
+    return features
+
+
+def head_phase(
+    trainee: Trainee,
+    features: Mapping[str, FeatureTable],
+    *,
+    epochs: int,
+    learning_rate: float,
+) -> TrainingPhase:
+    """Return the phase that trains the head.
+
+    Args:
+        trainee: What is trained.
+        features: The features of each split; of no use if the phase is finished.
+        epochs, learning_rate: Of the phase.
+    """
     settings = trainee.settings
     _, head = split_classifier(trainee.classifier)
-    features: Mapping[str, FeatureTable] = {}
-    if run.position.result_of("head") is None:
-        features = {split: trainee.features.read(split)[0] for split in trainee.pictures}
-        if features["train"].digests is not None:
-            keep_suspects(run.store, _training_features(features["train"], trainee))
 
     def train_batches(epoch: int, skip: int) -> Any:
-        seed = int(np.random.SeedSequence([settings.seed, epoch]).generate_state(1)[0])
-        return feature_batches(features["train"], settings.batch_size, seed=seed, skip=skip)
+        return feature_batches(
+            features["train"],
+            settings.batch_size,
+            only=trainee.pictures["train"].only,
+            seed=_epoch_seed(settings, epoch),
+            skip=skip,
+        )
 
     def validation_batches() -> Any:
         return feature_batches(features["validation"], settings.batch_size)
@@ -203,6 +267,155 @@ def head_phase(
         train_batches=train_batches,
         validation_batches=validation_batches,
     )
+
+
+def _epoch_seed(settings: TrainingSettings, epoch: int) -> int:
+    return int(np.random.SeedSequence([settings.seed, epoch]).generate_state(1)[0])
+
+
+def _calibrate_head(
+    trainee: Trainee,
+    run: TrainingRun,
+    table: FeatureTable,
+    *,
+    epochs: int,
+    learning_rate: float,
+) -> Calibrated:
+    """Return what a head on frozen features promises, by cross-validation on training pictures.
+
+    Beyond MAX_ROWS pictures, one fold alone is scored: that is many enough.
+
+    Raises:
+        StoppedError: The training was asked to stop.
+    """
+    features, settings = _training_features(table, trainee), trainee.settings
+    keys = features.keys(slice(None))
+    folds = assign_folds(keys, features.classes, NUM_FOLDS)
+    scored = np.unique(folds) if len(folds) <= MAX_ROWS else np.array([0])
+    rows = np.flatnonzero(np.isin(folds, scored))
+    logits = _cross_validate_head(
+        trainee, run, table, folds, scored, epochs=epochs, learning_rate=learning_rate
+    )
+    method = f"{NUM_FOLDS}-fold cross-validation on training pictures"
+    held_out = HeldOut(
+        logits=logits[rows],
+        classes=features.classes[rows],
+        method=method + ("" if trainee.groups is None else ", groups kept together"),
+    )
+    temperature, calibration = calibrate(held_out, settings=settings)
+    sample = sample_rows(features.digests)
+    unlike = cross_validate_unlike(
+        normalise_features(table.features[sample], features.sizes),
+        folds[sample],
+        settings.unlike_rate,
+    )
+    return Calibrated(temperature=temperature, calibration=calibration, unlike=unlike)
+
+
+def _cross_validate_head(
+    trainee: Trainee,
+    run: TrainingRun,
+    table: FeatureTable,
+    folds: IntArray,
+    scored: IntArray,
+    *,
+    epochs: int,
+    learning_rate: float,
+) -> FloatArray:
+    """Return float64 [n, N] logits of the rows of some folds, by heads trained without the fold.
+
+    They are trained as the phase `head` trains the one that is published.
+    """
+    batch_size = trainee.settings.batch_size
+    fitted = [np.flatnonzero(folds != fold) for fold in scored]
+    # The largest number of batches that all of them fill, so that they share a compiled loop.
+    num_batches = min(math.ceil(len(rows) / batch_size) for rows in fitted)
+    logits = np.zeros((len(folds), trainee.classifier.output.shape[-1] - 1))
+    if not num_batches:
+        return logits
+    with run.strategy.scope():
+        inputs = keras.Input(table.features.shape[1:])
+        head = keras.layers.Dense(
+            trainee.classifier.output.shape[-1], kernel_initializer="zeros", dtype="float32"
+        )
+        dropout = keras.layers.Dropout(DROPOUT, seed=trainee.settings.seed)
+        model = keras.Model(inputs, head(dropout(inputs)))
+        optimizer = make_optimizer(
+            learning_rate, num_steps=epochs * num_batches, steps_per_epoch=num_batches
+        )
+        optimizer.build(model.trainable_variables)
+    runner = StepRunner(
+        lambda features, training: (model(features, training=training),),
+        lambda outputs, labels: smoothed_cross_entropy(outputs[0], labels),
+        [(optimizer, model.trainable_variables)],
+        run.strategy,
+    )
+    variables = [*model.variables, *optimizer.variables]
+    initial = [np.array(np.asarray(variable)) for variable in variables]
+    for fold, rows in zip(scored, fitted, strict=True):
+        for variable, value in zip(variables, initial, strict=True):
+            variable.assign(value)
+        for epoch in range(epochs):
+            seed = _epoch_seed(trainee.settings, epoch)
+            batches = runner.distribute(
+                feature_batches(table, batch_size, only=rows, seed=seed).first(num_batches)
+            )
+            result = runner.train_steps(iter(batches), num_batches, stop=run.should_stop())
+            if result.is_stopping:
+                raise StoppedError(
+                    "The training was asked to stop while it trained heads for the calibration. "
+                    "Start it again to train them again; features and suspects are kept."
+                )
+        kernel, bias = (np.asarray(each, np.float64) for each in head.get_weights())
+        held_out = np.flatnonzero(folds == fold)
+        logits[held_out] = (table.features[held_out] @ kernel + bias)[:, 1:]
+    return logits
+
+
+def _calibrate_network(trainee: Trainee) -> Calibrated | None:
+    """Return what a network promises that was trained without the pictures for the calibration."""
+    held_out, train = trainee.calibration_pictures, trainee.pictures["train"]
+    if held_out is None:
+        return None
+    numbers = np.arange(len(train.examples)) if train.only is None else train.only
+    sample = numbers[np.linspace(0, len(numbers) - 1, min(len(numbers), MAX_FITTED)).astype(int)]
+    rows, _, _ = _features_and_logits(trainee, replace(train, only=sample))
+    held_out_rows, logits, classes = _features_and_logits(trainee, held_out)
+    temperature, calibration = calibrate(
+        HeldOut(
+            logits=logits,
+            classes=classes,
+            method="training pictures that the network was not trained on",
+        ),
+        settings=trainee.settings,
+    )
+    unlike = fit_unlike(rows)
+    unlike = with_threshold(unlike, unlike.scores(held_out_rows), trainee.settings.unlike_rate)
+    return Calibrated(temperature=temperature, calibration=calibration, unlike=unlike)
+
+
+def _features_and_logits(
+    trainee: Trainee, pictures: Pictures
+) -> tuple[FloatArray, FloatArray, IntArray]:
+    """Return normalised features, logits without the background, and classes of some pictures."""
+    extractor, head = split_classifier(trainee.classifier)
+    num_features, num_labels = extractor.output.shape[-1], head.output.shape[-1] - 1
+
+    @tf.function(autograph=False, reduce_retracing=True)  # type: ignore[untyped-decorator]
+    def infer(inputs: Any) -> tuple[Any, Any]:
+        features = extractor(inputs, training=False)
+        return tf.cast(features, tf.float32), head(features, training=False)
+
+    parts: list[tuple[Any, Any, Any]] = [
+        (np.empty((0, num_features)), np.empty((0, num_labels)), np.empty(0, np.int64))
+    ]
+    for inputs, labels, mask in pictures.batches():
+        is_example = mask.numpy() > 0
+        features, logits = (each.numpy()[is_example] for each in infer(inputs))
+        parts.append((features, logits[:, 1:], labels.numpy()[is_example] - 1))
+    features, logits, classes = (np.concatenate(each) for each in zip(*parts, strict=True))
+    rows = normalise_features(features, (num_features,))
+    return rows, np.asarray(logits, np.float64), classes
 
 
 def _training_features(table: FeatureTable, trainee: Trainee) -> TrainingFeatures:

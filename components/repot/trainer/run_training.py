@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import repot
@@ -25,7 +26,7 @@ from repot.classifier import (
 )
 from repot.dataset import Examples, open_examples
 from repot.errors import CheckpointError, DataError, StoppedError
-from repot.example_digests import read_groups
+from repot.example_digests import Digests, read_groups
 from repot.json_record import read_record, write_record
 from repot.layout import (
     CHECKPOINT_NAME,
@@ -46,6 +47,7 @@ from repot.settings import TrainingSettings
 from repot.trainer.answers import store_answers
 from repot.trainer.augmented_pictures import write_augmented_pictures
 from repot.trainer.batches import Pictures, Share
+from repot.trainer.calibration import choose_held_out
 from repot.trainer.drivers import TrainedModel, Trainee, run_recipe
 from repot.trainer.features import FeatureReader
 from repot.trainer.loop import TrainingRun
@@ -160,13 +162,16 @@ def _run(
             strategy=strategy,
             should_stop=should_stop,
         )
+        groups = read_groups(request.dataset_uri, manifest)
+        train, held_out = _hold_out(pictures["train"], groups, settings, store)
         trainee = Trainee(
             classifier=classifier,
             weights_path=weights_path,
-            pictures=pictures,
+            pictures=pictures | {"train": train},
             features=features,
             settings=settings,
-            groups=read_groups(request.dataset_uri, manifest),
+            groups=groups,
+            calibration_pictures=held_out,
         )
         run = TrainingRun(
             strategy=strategy,
@@ -193,7 +198,7 @@ def _run(
             num_parameters=int(trained.model.count_params()),
             epochs=len(position.history),
             seconds=position.seconds,
-            train_examples_per_second=position.examples_per_second(manifest.num_examples("train")),
+            train_examples_per_second=position.examples_per_second(train.num_examples),
             last_epoch=position.history[-1],
             versions=_versions(),
             selection=trained.selection,
@@ -252,6 +257,25 @@ def _make_pictures(
 def has_gpu() -> bool:
     """Return whether the training computes on a GPU."""
     return bool(tf.config.list_physical_devices("GPU"))
+
+
+def _hold_out(
+    train: Pictures, groups: Digests | None, settings: TrainingSettings, store: StateStore
+) -> tuple[Pictures, Pictures | None]:
+    """Return the pictures to train on, and those to calibrate with; None if there is no need.
+
+    Several workers read rows of fixed shards, so they train on all pictures.
+    """
+    fraction = settings.calibration_fraction
+    if not RECIPES[settings.recipe].fine_tune or not fraction or train.share is not None:
+        return train, None
+    part = choose_held_out(train.examples, groups, fraction, store)
+    _log.info("%d of %d training pictures calibrate the model", part.sum(), len(part))
+    fitted, held_out = np.flatnonzero(~part), np.flatnonzero(part)
+    return (
+        dataclasses.replace(train, only=fitted),
+        dataclasses.replace(train, only=held_out, augmentation="none"),
+    )
 
 
 def _device_names(strategy: Any) -> str:

@@ -24,7 +24,7 @@ from repot.trainer.position import TrainingPosition
 from repot.trainer.state import StateStore
 
 TABLE = FeatureTable(
-    features=np.eye(10, dtype=np.float32),
+    features=np.eye(10, 1280, dtype=np.float32),
     labels=np.arange(10) % 2 + 1,
     digests=np.array([bytes([65 + i]) * 32 for i in range(10)], "S32"),
 )

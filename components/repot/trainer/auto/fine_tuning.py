@@ -14,7 +14,7 @@ models, section 3 (the weights before and after).
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +25,24 @@ import tensorflow as tf
 from repot import progress
 from repot.augmentation import augment, mixup
 from repot.backbone_weights import load_weights
-from repot.classifier import HEAD_NAME, FeatureNetwork, linear_classifier, normalise_features
+from repot.classifier import (
+    HEAD_NAME,
+    FeatureNetwork,
+    UnlikeScore,
+    linear_classifier,
+    normalise_features,
+)
 from repot.dataset import Examples
 from repot.json_record import JsonRecord
+from repot.model_spec import ModelCalibration
 from repot.preprocessing import decode_jpeg, view_picture
 from repot.selection_record import CandidateRecord, ForecastRecord
+from repot.settings import TrainingSettings
 from repot.trainer.auto.heads import (
     FloatArray,
     IntArray,
     LinearHead,
     fit_head,
-    fit_temperature,
     forecast,
     log_losses,
     mean_recall,
@@ -43,6 +50,13 @@ from repot.trainer.auto.heads import (
 )
 from repot.trainer.auto.selection import VIEWS, Candidate, TrainingFeatures
 from repot.trainer.batches import Pictures
+from repot.trainer.calibration import (
+    MAX_FITTED,
+    HeldOut,
+    calibrate,
+    fit_unlike,
+    with_threshold,
+)
 from repot.trainer.loop import TrainingRun, fit
 from repot.trainer.optimizer import make_optimizer
 from repot.trainer.phases import Selection, TrainingPhase
@@ -102,6 +116,8 @@ class FineTuningDecision(JsonRecord):
         num_examples: Pictures of the selection part.
         candidates: The scores of both on the selection part.
         forecast: The score that is forecast for the fine-tuned network.
+        calibration: What the fine-tuned network promises.
+        unlike_threshold: The threshold of its score `unlike`, as a squared distance.
     """
 
     is_chosen: bool
@@ -113,6 +129,8 @@ class FineTuningDecision(JsonRecord):
     num_examples: int
     candidates: tuple[CandidateRecord, ...]
     forecast: ForecastRecord
+    calibration: ModelCalibration
+    unlike_threshold: float
 
     @property
     def text(self) -> str:
@@ -202,7 +220,11 @@ def plan_fine_tuning(
 
 
 def try_fine_tuning(
-    work: FineTuning, plan: FineTuningPlan, features: Callable[[], TrainingFeatures], penalty: float
+    work: FineTuning,
+    plan: FineTuningPlan,
+    features: Callable[[], TrainingFeatures],
+    penalty: float,
+    settings: TrainingSettings,
 ) -> FineTuningDecision:
     """Run the trial and decide; the decision is stored.
 
@@ -211,13 +233,15 @@ def try_fine_tuning(
         plan: How long.
         features: Reads the features of the training pictures; needed at the first start only.
         penalty: Penalty of the trial's head.
+        settings: What the model promises.
     """
     store = work.run.store
     stored = store.read_file(_DECISION_NAME)
     if stored is not None:
         return FineTuningDecision.from_text(stored.decode())
     head, part, before, classes = _trial_head(work, features, penalty)
-    selection = _pictures(work, np.flatnonzero(part))
+    selected = np.flatnonzero(part)
+    selection = _pictures(work, selected)
     model, initial = _start(work, head)
     states = _States(store, "auto-trial", model, most=NUM_STATES)
     fit(
@@ -239,20 +263,32 @@ def try_fine_tuning(
         ),
         work.run,
     )
-    score = _make_scorer(work, model, selection.examples, np.flatnonzero(part))
+    read = _make_feature_reader(work, selection.examples)
 
     def loss_of(values: _Values) -> float:
         _assign(model, values)
-        return float(np.mean(log_losses(score(), classes)))
+        return float(np.mean(log_losses(_head_of(model).logits(read(selected)), classes)))
 
     epochs, tuned, loss = average_greedily(states.best_first(), states.read, loss_of)
     share = 1 - SHARE_OF_BEFORE
     if loss_of(_average_with(initial, tuned, share)) >= loss:
         share = 1.0
     _assign(model, _average_with(initial, tuned, share))
-    logits = score()
+    rows = read(selected)
+    logits = _head_of(model).logits(rows)
+    unlike = fit_unlike(read(_spread(np.flatnonzero(~part))))
+    unlike = with_threshold(unlike, unlike.scores(rows), settings.unlike_rate)
     load_weights(work.backbone, work.weights_path)
-    decision = _decide(work, before, logits, classes, epochs=tuple(epochs), share=share)
+    decision = _decide(
+        work,
+        before,
+        logits,
+        classes,
+        epochs=tuple(epochs),
+        share=share,
+        unlike_threshold=unlike.threshold,
+        settings=settings,
+    )
     store.write_file(_DECISION_NAME, decision.to_text().encode())
     progress.notice("train", f"fine-tuning {decision.text}")
     return decision
@@ -291,6 +327,8 @@ def _decide(
     *,
     epochs: tuple[int, ...],
     share: float,
+    unlike_threshold: float,
+    settings: TrainingSettings,
 ) -> FineTuningDecision:
     """Compare the logits of the head alone and of the fine-tuned network on the selection part."""
     was_right, is_right = (each.argmax(axis=1) == classes for each in (before, logits))
@@ -302,11 +340,15 @@ def _decide(
         is_right, fitted_share=1 - SELECTION_SHARE, num_scored=num_validation
     )
     place = f"on {len(classes)} pictures of the selection part"
+    held_out = HeldOut(
+        logits=logits, classes=classes, method="the selection part of the training pictures"
+    )
+    temperature, calibration = calibrate(held_out, settings=settings)
     return FineTuningDecision(
         is_chosen=is_chosen,
         epochs=epochs,
         share=share,
-        temperature=fit_temperature(logits, classes),
+        temperature=temperature,
         num_correct_before=int(was_right.sum()),
         num_correct=int(is_right.sum()),
         num_examples=len(classes),
@@ -323,6 +365,8 @@ def _decide(
         forecast=ForecastRecord(
             precision_at_1=expected, low=low, high=high, num_examples=num_validation
         ),
+        calibration=calibration,
+        unlike_threshold=unlike_threshold,
     )
 
 
@@ -338,8 +382,12 @@ def is_better(gain: int, num_changed: int) -> bool:
 
 def fine_tune(
     work: FineTuning, selected: LinearHead, plan: FineTuningPlan, decision: FineTuningDecision
-) -> LinearHead:
-    """Fine-tune on all training pictures; return the head that goes with the network."""
+) -> tuple[LinearHead, UnlikeScore]:
+    """Fine-tune on all training pictures; return what goes with the network.
+
+    The threshold of the score is that of the trial: these pictures have trained the network, so
+    they look more like each other than new ones do.
+    """
     model, initial = _start(work, selected)
     states = _States(work.run.store, "auto-final", model, most=len(decision.epochs))
 
@@ -360,7 +408,17 @@ def fine_tune(
     kept = [states.read(epoch) for epoch in decision.epochs]
     tuned = [sum(values) / len(kept) for values in zip(*kept, strict=True)]
     _assign(model, _average_with(initial, tuned, decision.share))
-    return _head_of(model)
+    examples = work.pictures["train"].examples
+    read = _make_feature_reader(work, examples)
+    unlike = fit_unlike(read(_spread(np.arange(len(examples)))))
+    return _head_of(model), replace(unlike, threshold=decision.unlike_threshold)
+
+
+def _spread(numbers: IntArray) -> IntArray:
+    """Return at most MAX_FITTED of some numbers, evenly spread over them."""
+    if len(numbers) <= MAX_FITTED:
+        return numbers
+    return numbers[np.linspace(0, len(numbers) - 1, MAX_FITTED).astype(np.int64)]
 
 
 def _seconds_per_picture(network: FeatureNetwork) -> float:
@@ -604,12 +662,10 @@ def _multiplier(backbone: Any) -> Callable[[Any], float]:
     return lambda variable: factors.get(id(variable), 1.0)
 
 
-def _make_scorer(
-    work: FineTuning, model: Any, examples: Examples, numbers: IntArray
-) -> Callable[[], FloatArray]:
-    """Return the function that computes the logits of some examples with the model's weights.
+def _make_feature_reader(work: FineTuning, examples: Examples) -> Callable[[IntArray], FloatArray]:
+    """Return the function that computes the normalised features of some examples, by number.
 
-    Features are averaged over the candidate's views.
+    They are those of the network's present weights, averaged over the candidate's views.
     """
     network, views = work.network, work.candidate.views
     side = work.pictures["train"].image_size
@@ -625,11 +681,11 @@ def _make_scorer(
         reduce_retracing=True,
     )
 
-    def score() -> FloatArray:
-        head, parts = _head_of(model), []
+    def read(numbers: IntArray) -> FloatArray:
+        parts = []
         for batch in examples.read(numbers).map(prepare).batch(_BATCH_SIZE):
             features = np.mean([infer(pictures).numpy() for pictures in batch], axis=0)
-            parts.append(head.logits(normalise_features(features, network.sizes)))
+            parts.append(normalise_features(features, network.sizes))
         return np.concatenate(parts)
 
-    return score
+    return read

@@ -133,11 +133,17 @@ class SelectedHead:
         candidate: Its features.
         head: Its head.
         record: How it was chosen.
+        scored: int64 [n], the rows of the training pictures that took part in cross-validation.
+        folds: int64 [n], the fold of each.
+        logits: float64 [n, N], of heads that were not fitted to the fold.
     """
 
     candidate: Candidate
     head: LinearHead
     record: SelectionRecord
+    scored: IntArray
+    folds: IntArray
+    logits: FloatArray
 
 
 def select_head(
@@ -207,7 +213,14 @@ def select_head(
             precision_at_1=score, low=low, high=high, num_examples=num_validation
         ),
     )
-    return SelectedHead(candidate=chosen.candidate, head=head, record=record)
+    return SelectedHead(
+        candidate=chosen.candidate,
+        head=head,
+        record=record,
+        scored=scored,
+        folds=folds,
+        logits=chosen.logits,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -2,7 +2,7 @@
 
     <run>/state/auto-plan.json  FineTuningPlan: whether fine-tuning is tried
     <run>/state/auto.json       AutoState: what cross-validation chose
-    <run>/state/auto.npz        the head
+    <run>/state/auto.npz        the head, and what it promises
     <run>/state/auto-...        see `repot.trainer.auto.fine_tuning`
 
 Each is written once it is decided. A resumed training reads them, so that no decision is taken
@@ -21,10 +21,15 @@ import numpy as np
 import tensorflow as tf
 
 from repot import progress
-from repot.classifier import FeatureNetwork, feature_network, published_linear_model
+from repot.classifier import (
+    FeatureNetwork,
+    UnlikeScore,
+    feature_network,
+    published_linear_model,
+)
 from repot.example_digests import Digests
 from repot.json_record import JsonRecord
-from repot.model_spec import ModelSpec
+from repot.model_spec import ModelCalibration, ModelSpec
 from repot.recipes import AUGMENTATIONS
 from repot.selection_record import ForecastRecord, SelectionRecord
 from repot.settings import TrainingSettings
@@ -46,6 +51,14 @@ from repot.trainer.auto.selection import (
     select_head,
 )
 from repot.trainer.batches import Pictures
+from repot.trainer.calibration import (
+    HeldOut,
+    calibrate,
+    cross_validate_unlike,
+    pack_unlike,
+    sample_rows,
+    unpack_unlike,
+)
 from repot.trainer.features import FeatureReader, PictureView
 from repot.trainer.loop import TrainingRun
 from repot.trainer.position import Sums
@@ -71,12 +84,14 @@ class AutoState(JsonRecord):
     Attributes:
         candidate: Name of the chosen candidate.
         record: How it was chosen.
+        calibration: What the model promises.
         train_loss, train_precision_at_1: Scores of the head on the training pictures.
         seconds: Duration of the choice.
     """
 
     candidate: str
     record: SelectionRecord
+    calibration: ModelCalibration
     train_loss: float
     train_precision_at_1: float
     seconds: float
@@ -139,11 +154,11 @@ def train_auto(
             settings=settings,
             run=run,
         )
-    state, head = stored
+    state, head, unlike = stored
     candidate = next(each for each in CANDIDATES if each.name == state.candidate)
     _add_to_history(state, train.num_examples, run)
     used = network if candidate.use_depths else feature_network(classifier, use_depths=False)
-    record = state.record
+    record, calibration = state.record, state.calibration
     if plan.epochs:
         work = FineTuning(
             classifier=classifier,
@@ -156,17 +171,19 @@ def train_auto(
             mixes=_mixes(settings, train.num_examples),
             run=run,
         )
-        decision = try_fine_tuning(work, plan, all_features.load, record.penalty)
+        decision = try_fine_tuning(work, plan, all_features.load, record.penalty, settings)
         record = _record_with(record, decision)
         if decision.is_chosen:
-            head = fine_tune(work, head, plan, decision)
+            head, unlike = fine_tune(work, head, plan, decision)
+            calibration = decision.calibration
     spec = ModelSpec(
         backbone=settings.backbone,
         image_size=train.image_size,
         views=candidate.views,
         temperature=record.temperature,
+        calibration=calibration,
     )
-    model = published_linear_model(used, head.kernel, head.bias, spec=spec)
+    model = published_linear_model(used, head.kernel, head.bias, spec=spec, unlike=unlike)
     return AutoModel(model=model, spec=spec, record=record)
 
 
@@ -275,7 +292,7 @@ def _select(
     plan: FineTuningPlan,
     settings: TrainingSettings,
     run: TrainingRun,
-) -> tuple[AutoState, LinearHead]:
+) -> tuple[AutoState, LinearHead, UnlikeScore]:
     """Choose by cross-validation, and keep the decisions."""
     started = time.monotonic()
     selected = select_head(
@@ -284,29 +301,52 @@ def _select(
         num_validation=num_validation,
         fine_tuning=plan.reason,
     )
+    calibration, unlike = calibrate_selected(features, selected, settings)
     loss, precision = _train_scores(features, selected)
     state = AutoState(
         candidate=selected.candidate.name,
         record=selected.record,
+        calibration=calibration,
         train_loss=loss,
         train_precision_at_1=precision,
         seconds=time.monotonic() - started,
     )
     _print_choice(state.record)
     buffer = io.BytesIO()
-    np.savez(buffer, kernel=selected.head.kernel, bias=selected.head.bias)
+    arrays = pack_unlike(unlike)
+    np.savez(buffer, kernel=selected.head.kernel, bias=selected.head.bias, **arrays)
     run.store.write_file(_HEAD_NAME, buffer.getvalue())
     run.store.write_file(_RECORD_NAME, state.to_text().encode())
-    return state, selected.head
+    return state, selected.head, unlike
 
 
-def _load(run: TrainingRun) -> tuple[AutoState, LinearHead] | None:
+def calibrate_selected(
+    features: TrainingFeatures, selected: SelectedHead, settings: TrainingSettings
+) -> tuple[ModelCalibration, UnlikeScore]:
+    """Return what a model with this head promises, from the predictions out of fold."""
+    held_out = HeldOut(
+        logits=selected.logits,
+        classes=features.classes[selected.scored],
+        method=selected.record.method,
+    )
+    _, calibration = calibrate(held_out, temperature=selected.record.temperature, settings=settings)
+    sample = sample_rows(features.digests[selected.scored])
+    unlike = cross_validate_unlike(
+        features.rows(selected.candidate, selected.scored[sample]),
+        selected.folds[sample],
+        settings.unlike_rate,
+    )
+    return calibration, unlike
+
+
+def _load(run: TrainingRun) -> tuple[AutoState, LinearHead, UnlikeScore] | None:
     text, data = run.store.read_file(_RECORD_NAME), run.store.read_file(_HEAD_NAME)
     if text is None or data is None:
         return None
     with np.load(io.BytesIO(data)) as arrays:
         head = LinearHead(kernel=arrays["kernel"], bias=arrays["bias"])
-    return AutoState.from_text(text.decode()), head
+        unlike = unpack_unlike(arrays)
+    return AutoState.from_text(text.decode()), head, unlike
 
 
 def _train_scores(features: TrainingFeatures, selected: SelectedHead) -> tuple[float, float]:

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from repot.augmentation import NUM_DRAWS, TrainingPictures, mixup
 from repot.classifier import build_classifier, feature_network
+from repot.model_spec import ModelCalibration
 from repot.selection_record import CandidateRecord, ForecastRecord
 from repot.settings import TrainingSettings
 from repot.trainer.auto import fine_tuning
@@ -150,6 +151,17 @@ def test_decision_states_both_counts(
         num_examples=80,
         candidates=(row, row),
         forecast=ForecastRecord(precision_at_1=0.8, low=0.7, high=0.9, num_examples=0),
+        calibration=ModelCalibration(
+            method="a",
+            num_examples=80,
+            error_before=0.1,
+            error_after=0.05,
+            coverage=0.9,
+            set_threshold=0.2,
+            mean_set_size=1.5,
+            unlike_rate=0.05,
+        ),
+        unlike_threshold=0.3,
     )
 
     assert decision.text.startswith(start)
