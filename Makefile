@@ -27,7 +27,7 @@ LOCK = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo serving-skew quality shards-speed decoder-sandbox feature-memory sample-run speed training-speed data-checks suspects inception-2016 mobilenet manifest-speed streaming gate-years report-size test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
+.PHONY: help venv install demo serving-skew quality shards-speed decoder-sandbox feature-memory sample-run speed training-speed data-checks suspects probabilities inception-2016 mobilenet manifest-speed streaming gate-years report-size test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +83,9 @@ data-checks: $(STAMP) ## measure what the checks of a dataset cost, and what the
 
 suspects: $(STAMP) ## measure how many planted wrong labels are found, on seven sets of pictures from packages
 	$(BIN)/python -m benchmarks.suspects
+
+probabilities: $(STAMP) ## measure calibration, prediction sets and the score of unlike pictures on 200 splits; ARGS
+	$(BIN)/python -m benchmarks.probabilities $(ARGS)
 
 manifest-speed: $(STAMP) ## measure how long it takes to validate a manifest of 100,000 pictures
 	$(BIN)/python benchmarks/manifest.py
