@@ -1,13 +1,16 @@
 """The InferenceService of a version: its manifest, and the folder that TensorFlow Serving loads."""
 
 import contextlib
+import copy
 import dataclasses
 import json
 import logging
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -140,6 +143,101 @@ def test_manifest_has_only_fields_of_kserve(
     read = client.ApiClient().sanitize_for_serialization(service)
     assert read["spec"]["predictor"]["model"].pop("name") == ""  # a default of these models
     assert read == manifest
+
+
+QUANTITIES = {
+    "type": "object",
+    "additionalProperties": {
+        "anyOf": [{"type": "integer"}, {"type": "string"}],
+        "pattern": r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))"
+        r"(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$",
+    },
+}
+# What KServe's CRD (config/crd/full, version v1beta1 of the schema) says about the fields that a
+# manifest of ours has; all others are rejected here, where a cluster would drop them.
+SPEC_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["predictor"],
+    "properties": {
+        "predictor": {
+            "type": "object",
+            "properties": {
+                "serviceAccountName": {"type": "string"},
+                "model": {
+                    "type": "object",
+                    "properties": {
+                        "modelFormat": {
+                            "type": "object",
+                            "required": ["name"],
+                            "properties": {
+                                "name": {"type": "string"},
+                                "version": {"type": "string"},
+                            },
+                        },
+                        "protocolVersion": {"type": "string"},
+                        "runtimeVersion": {"type": "string"},
+                        "storageUri": {"type": "string"},
+                        "resources": {
+                            "type": "object",
+                            "properties": {"requests": QUANTITIES, "limits": QUANTITIES},
+                        },
+                    },
+                },
+            },
+        }
+    },
+}
+
+
+def spec_schema() -> dict[str, Any]:
+    """Return the schema of the field spec: of the CRD in the file $KSERVE_CRD, or our excerpt."""
+    path = os.environ.get("KSERVE_CRD")
+    if not path:
+        return copy.deepcopy(SPEC_SCHEMA)
+    versions = yaml.safe_load(Path(path).read_text("utf-8"))["spec"]["versions"]
+    (version,) = [each for each in versions if each["name"] == "v1beta1"]
+    schema: dict[str, Any] = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    return schema
+
+
+def close_objects(schema: Any) -> None:
+    """Let every object of a schema reject fields that it does not have."""
+    for each in schema.values() if isinstance(schema, dict) else schema:
+        if isinstance(each, dict | list):
+            close_objects(each)
+    if isinstance(schema, dict):
+        if schema.get("x-kubernetes-int-or-string"):
+            schema.pop("type", None)
+        if schema.get("type") == "object" and isinstance(schema.get("properties"), dict):
+            schema.setdefault("additionalProperties", False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({}, ""),
+        ({"runtimeVersion": 2.19}, "2.19 is not of type 'string'"),
+        ({"storageURI": "s3://b/m"}, "'storageURI' was unexpected"),
+        ({"resources": {"limits": {"memory": "2 GB"}}}, "'2 GB' does not match"),
+        ({"modelFormat": {}}, "'name' is a required property"),
+    ],
+)
+def test_manifest_is_valid_by_the_schema_of_the_crd(
+    version_uri: str, changes: dict[str, Any], problem: str
+) -> None:
+    settings = IntegrationSettings(kserve_service_account="models")
+    manifest = yaml.safe_load(write_inference_service(version_uri, settings, namespace="research"))
+    manifest["spec"]["predictor"]["model"] |= changes
+    schema = spec_schema()
+    close_objects(schema)
+
+    errors = [
+        error.message
+        for error in jsonschema.Draft202012Validator(schema).iter_errors(manifest["spec"])
+    ]
+
+    assert problem in "; ".join(errors)
+    assert bool(errors) == bool(problem)
 
 
 @pytest.mark.parametrize(
