@@ -7,10 +7,12 @@
 Only names are examined, not contents.
 """
 
+import hashlib
 import http
 import logging
 import posixpath
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from repot import storage
@@ -44,6 +46,21 @@ class CheckpointFiles:
 def is_web(uri: str) -> bool:
     """Return whether `uri` is an http(s) URL."""
     return uri.lower().startswith(("http://", "https://"))
+
+
+def files_sha256(digests: Mapping[str, str]) -> str:
+    """Return the checksum of the files of a checkpoint.
+
+    That of a single file is its SHA-256. That of several is the SHA-256 of the lines that
+    `sha256sum FILE...` prints for them, in the order of their names.
+
+    Args:
+        digests: SHA-256 of each file by its name.
+    """
+    if len(digests) == 1:
+        return next(iter(digests.values()))
+    text = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def find_files(uri: str) -> CheckpointFiles:

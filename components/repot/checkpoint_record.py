@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from repot import layout, storage
 from repot.errors import CheckpointError
-from repot.json_record import JsonRecord, read_record, write_record
+from repot.json_record import JsonRecord, checked_text, read_record
 from repot.layout import CHECKPOINT_NAME, FETCHED_SOURCES_FOLDER
 
 
@@ -114,7 +114,8 @@ def find_sha256(checkpoints_uri: str, *, source_uri: str, version: str | None) -
 def save_sha256(checkpoints_uri: str, *, source_uri: str, version: str, sha256: str) -> None:
     """Store the checksum of the files fetched from a source, with the version of the source."""
     uri = _fetched_source_uri(checkpoints_uri, source_uri)
-    write_record(uri, _FetchedSource(version=version, sha256=sha256))
+    record = _FetchedSource(version=version, sha256=sha256)
+    storage.write_text(uri, checked_text(record.to_json()))
 
 
 def _fetched_source_uri(checkpoints_uri: str, source_uri: str) -> str:

@@ -42,6 +42,10 @@ _DIGESTS_SUFFIX, _VECTORS_SUFFIX = ".digests", ".vectors"
 _DIGESTS_NAME = re.compile(
     rf"([0-9a-f]{{{_CHECKSUM_DIGITS}}}-[0-9a-f]{{{_CHECKSUM_DIGITS}}}){re.escape(_DIGESTS_SUFFIX)}"
 )
+_PART_NAME = re.compile(
+    rf"([0-9a-f]{{{_CHECKSUM_DIGITS}}})-([0-9a-f]{{{_CHECKSUM_DIGITS}}})"
+    rf"({re.escape(_DIGESTS_SUFFIX)}|{re.escape(_VECTORS_SUFFIX)})"
+)
 _NUM_THREADS = 4
 """Parts that are read at the same time; each takes the memory of one part."""
 
@@ -213,6 +217,14 @@ class VectorStore:
 
     def _uri(self, name: str, suffix: str) -> str:
         return storage.join(self._folder_uri, name + suffix)
+
+
+def part_checksum(name: str) -> str:
+    """Return the first digits of the SHA-256 of a file of a store, from its name; "" if none."""
+    found = _PART_NAME.fullmatch(name)
+    if not found:
+        return ""
+    return found[1] if found[3] == _DIGESTS_SUFFIX else found[2]
 
 
 def equal_pairs(

@@ -6,7 +6,10 @@ types are errors that name the field.
 """
 
 import dataclasses
+import difflib
+import hashlib
 import json
+import re
 from typing import Any, Self, TypeVar
 
 import dacite
@@ -15,6 +18,11 @@ from repot import storage
 from repot.errors import DataError, RepotError, UsageError
 
 _Record = TypeVar("_Record", bound="JsonRecord")
+
+
+_CHECKSUM = "sha256_of_the_rest"
+_NO_CHECKSUM = "0" * 64
+_CHECKSUM_PAIR = re.compile(rf'"{_CHECKSUM}": "([0-9a-f]{{64}})"')
 
 
 class RecordError(ValueError):
@@ -62,6 +70,9 @@ class JsonRecord:
             value = json.loads(text)
         except (ValueError, RecursionError) as err:
             raise RecordError(f"{cls.__name__} must be JSON; {err}") from err
+        if isinstance(value, dict) and has_checksum(value):
+            check_text(text)
+            value.pop(_CHECKSUM)
         return cls.from_json(value)
 
 
@@ -89,7 +100,42 @@ def read_record(
 
 def write_record(uri: str, record: JsonRecord) -> None:
     """Write one record to storage as JSON."""
-    storage.write_json(uri, record.to_json())
+    storage.write_text(uri, record_text(record))
+
+
+def record_text(record: JsonRecord) -> str:
+    """Return the content of the file that `write_record` writes."""
+    return f"{json.dumps(record.to_json(), indent=2, sort_keys=True, allow_nan=False)}\n"
+
+
+def checked_text(value: dict[str, Any], *, indent: int | None = 2) -> str:
+    """Return JSON that verifies itself: one key is the SHA-256 of the rest of the text.
+
+    `JsonRecord.from_text` checks it. For a file that is replaced, and so cannot be in the
+    checksums.json of its folder.
+    """
+    text = json.dumps({**value, _CHECKSUM: _NO_CHECKSUM}, indent=indent, sort_keys=True) + "\n"
+    return text.replace(_NO_CHECKSUM, hashlib.sha256(text.encode()).hexdigest())
+
+
+def has_checksum(value: dict[str, Any]) -> bool:
+    """Return whether a JSON object was made by `checked_text`, even if that key is damaged."""
+    keys = [key for key in value if abs(len(key) - len(_CHECKSUM)) <= 1]
+    return bool(difflib.get_close_matches(_CHECKSUM, keys, cutoff=0.8))
+
+
+def check_text(text: str) -> None:
+    """Check the checksum of a text that `checked_text` made.
+
+    Raises:
+        RecordError: It is another one, or there is none.
+    """
+    found = _CHECKSUM_PAIR.search(text)
+    zeros = _CHECKSUM_PAIR.sub(f'"{_CHECKSUM}": "{_NO_CHECKSUM}"', text)
+    if found is None or found[1] != hashlib.sha256(zeros.encode()).hexdigest():
+        raise RecordError(
+            "the file must have the content that it was written with; its checksum is another one"
+        )
 
 
 def _check_arrays(built: Any, value: Any, path: str) -> None:

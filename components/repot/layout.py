@@ -34,6 +34,7 @@
       notifications/<run id>/      one file per event that was sent, see repot.notification
 
 A folder is complete once the file marked "last" exists; without it, the folder does not count.
+checksums.json, written before it, has the SHA-256 of the files, see repot.folder_checksums.
 """
 
 import hashlib
@@ -43,6 +44,9 @@ from typing import Any
 from repot import storage
 
 ID_LENGTH = 16
+
+# in every finished folder
+CHECKSUMS_NAME = "checksums.json"
 
 # datasets/<dataset_id>/
 PLAN_NAME = "plan.json"
@@ -59,6 +63,13 @@ DATA_PAGE_NAME = "data.html"
 CORRECTIONS_NAME = "corrections.csv"
 LABELS_NAME = "labels.txt"
 MANIFEST_NAME = "manifest.json"
+
+DATASET_PARTS = (
+    *(BASE_NAME, PLAN_NAME, CHECKS_NAME, DATA_PAGE_NAME, CORRECTIONS_NAME, LABELS_NAME),
+    *(f"{name}/" for name in (WORK_FOLDER, RECEIPTS_FOLDER, DIGESTS_FOLDER, GROUPS_FOLDER)),
+    *(f"{name}/" for name in (CHECKS_FOLDER, COMPOSITIONS_FOLDER, PACKS_FOLDER)),
+)
+"""All but shards and manifest."""
 
 # checkpoints/<checkpoint_id>/
 WEIGHTS_NAME = "weights.h5"
@@ -103,6 +114,18 @@ ONNX_NAME = "model.onnx"
 SERVED_VERSION_FOLDER = "1"
 """Folder of a SavedModel in what a model server loads: servers number versions."""
 
+TRAINING_PARTS = (
+    *("model/", f"{EVENTS_FOLDER}/"),
+    *(HISTORY_NAME, AUGMENTED_NAME, SUSPECTS_NAME),
+)
+"""What a finished training consists of, but training.json."""
+EVALUATION_PARTS = (
+    *(PREDICTIONS_NAME, SUSPECTS_TABLE_NAME, REPORT_DATA_NAME, REPORT_NAME),
+    *(REPORT_MARKDOWN_NAME, SCORING_TIME_NAME),
+    f"{EVENTS_FOLDER}/",
+)
+"""What a finished evaluation of a split consists of, but metrics.json."""
+
 # runs/<training_id>/model/ and models/<name>/<version>/
 MODEL_FOLDER = "model"
 KERAS_NAME = "model.keras"
@@ -115,6 +138,13 @@ CHAMPION_NAME = "champion.json"
 COMPARISONS_NAME = "comparisons.json"
 SERVING_FOLDER = "serving"
 INFERENCE_SERVICE_NAME = "inference_service.yaml"
+
+
+ADDED_TO_VERSIONS = (
+    *(MODEL_RECORD_NAME, SERVING_FOLDER, INFERENCE_SERVICE_NAME),
+    CHECKSUMS_NAME,
+)
+"""In the folder of a version, but not among the files that its model.json lists."""
 
 
 def content_id(value: Any) -> str:

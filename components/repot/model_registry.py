@@ -2,13 +2,13 @@
 
 import dataclasses
 import datetime
-import json
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from repot import storage
+from repot import layout, storage
 from repot.errors import ModelError, NotFoundError
-from repot.json_record import JsonRecord
+from repot.folder_checksums import FileChecksum, describe_change
+from repot.json_record import JsonRecord, checked_text
 from repot.metrics import Interval
 
 
@@ -39,6 +39,8 @@ class ModelRecord(JsonRecord):
         training_id: Its training.
         metrics: Its scores on the validation split.
         test_metrics: Its scores on the test split; None if there is none.
+        files: Every other file of the version, except those that serve it with KServe, which have
+            checksums of their own; empty for a version of an earlier repot.
     """
 
     name: str
@@ -50,6 +52,7 @@ class ModelRecord(JsonRecord):
     training_id: str
     metrics: ModelScores
     test_metrics: ModelScores | None = None
+    files: tuple[FileChecksum, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,7 +103,7 @@ class Champion(JsonRecord):
 
     def to_bytes(self) -> bytes:
         """Return the file's content."""
-        return (json.dumps(self.to_json(), indent=2, sort_keys=True) + "\n").encode()
+        return checked_text(self.to_json()).encode()
 
 
 class Pointer(NamedTuple):
@@ -133,3 +136,34 @@ def read_champion(uri: str) -> Pointer:
             f"{uri} must be a JSON object of {names}; got {err}. Repair or delete it."
         ) from err
     return Pointer(champion, content.info.version)
+
+
+def check_version(version_uri: str, record: ModelRecord) -> None:
+    """Check that a version has the files that it was published with, and no others.
+
+    A version of an earlier repot has no list of its files, and passes.
+
+    Raises:
+        ModelError: A file is missing or changed, or was added; all of them are named.
+        StorageError: A file cannot be read.
+    """
+    if not record.files:
+        return
+    problems = [
+        f"{storage.join(version_uri, file.name)}: {change}"
+        for file in record.files
+        if (change := describe_change(storage.join(version_uri, file.name), file))
+    ]
+    known = {file.name for file in record.files}
+    problems += [
+        f"{uri}: it was added"
+        for info in storage.list_objects(version_uri)
+        if (name := storage.relative_name(uri := info.uri, version_uri)) not in known
+        and name.split("/")[0] not in layout.ADDED_TO_VERSIONS
+    ]
+    if problems:
+        raise ModelError(
+            "A version must have the files that it was published with; got "
+            f"{'; '.join(problems)}. Restore them from a backup, or train again with a new "
+            "`rebuild` text."
+        )

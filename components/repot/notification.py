@@ -27,7 +27,7 @@ from repot.errors import (
     innermost_reason,
     printable,
 )
-from repot.json_record import JsonRecord, read_record, write_record
+from repot.json_record import JsonRecord, checked_text, read_record
 from repot.masking import mask, read_secrets, secret_parts
 from repot.settings.integrations import Event, NotificationSettings, variable_name
 from repot.tls import CA_VARIABLES, find_ca_bundle
@@ -209,12 +209,12 @@ def _claim(notification: Notification) -> str | None:
             notification.storage_uri, notification.run_id, notification.event
         )
         try:
-            storage.write_json(uri, record.to_json(), if_absent=True)
+            storage.write_text(uri, checked_text(record.to_json()), if_absent=True)
         except AlreadyExistsError:
             sent = read_record(uri, _Sent)
             if _now() - _parse_time(sent.time) < datetime.timedelta(seconds=REPEAT_SECONDS):
                 return None
-            write_record(uri, record)
+            storage.write_text(uri, checked_text(record.to_json()))
     except (RepotError, ValueError) as err:
         _log.info("Cannot tell whether the notification was sent already: %s", err)
         return ""

@@ -8,22 +8,26 @@ import posixpath
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from repot import layout, quiet_tensorflow, storage
 from repot.errors import ModelError, printable
+from repot.folder_checksums import FileChecksum, describe_change, read_checksums
+from repot.json_record import read_record
 from repot.keras_model import load_keras_model
 from repot.layout import (
     CHAMPION_NAME,
     KERAS_NAME,
     LABELS_NAME,
     MODEL_FOLDER,
+    MODEL_RECORD_NAME,
     MODEL_SPEC_NAME,
 )
 from repot.metrics import FloatArray
-from repot.model_registry import read_champion
+from repot.model_registry import ModelRecord, read_champion
 from repot.model_spec import ModelSpec, read_model_spec
 
 BATCH_SIZE = 32
@@ -182,8 +186,14 @@ def load_model(model_uri: str) -> Model:
             not match labels.txt or model_spec.json.
     """
     quiet_tensorflow.import_tensorflow()
+    expected = _expected_files(model_uri)
+    for name in (LABELS_NAME, MODEL_SPEC_NAME):
+        if name in expected:
+            _check_file(model_uri, expected[name])
     labels, uri = read_labels(model_uri), storage.join(model_uri, KERAS_NAME)
     with storage.as_local_file(uri) as path:
+        if KERAS_NAME in expected:
+            _check_file(model_uri, expected[KERAS_NAME], path)
         network = load_keras_model(path, uri=uri)
     num_outputs = network.outputs[0].shape[-1]
     if num_outputs != len(labels):
@@ -201,6 +211,35 @@ def load_model(model_uri: str) -> Model:
             f"{MODEL_SPEC_NAME} that was published with the model."
         )
     return as_model(network, labels, spec)
+
+
+def _expected_files(model_uri: str) -> dict[str, FileChecksum]:
+    """Return what is known of the files of a model, by name.
+
+    Those of a version are listed in its model.json, those of a run in the run's checksums.json. A
+    model of an earlier repot, or one that was copied without them, has no list.
+    """
+    record_uri = storage.join(model_uri, MODEL_RECORD_NAME)
+    if storage.exists(record_uri):
+        record = read_record(record_uri, ModelRecord, error=ModelError)
+        return {file.name: file for file in record.files}
+    folder_uri, _, name = model_uri.rpartition("/")
+    checksums = read_checksums(folder_uri) if name == MODEL_FOLDER else None
+    prefix = f"{MODEL_FOLDER}/"
+    return {
+        file.name.removeprefix(prefix): file
+        for file in (checksums.files if checksums else ())
+        if file.name.startswith(prefix)
+    }
+
+
+def _check_file(model_uri: str, expected: FileChecksum, path: Path | None = None) -> None:
+    uri = storage.join(model_uri, PurePosixPath(expected.name).name)
+    if change := describe_change(str(path.absolute()) if path else uri, expected):
+        raise ModelError(
+            f"A model must have the files that it was published with; {uri}: {change}. Restore it "
+            "from a backup, or train again with a new `rebuild` text."
+        )
 
 
 def as_model(network: Any, labels: Sequence[str], spec: ModelSpec) -> Model:

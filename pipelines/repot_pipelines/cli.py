@@ -37,6 +37,7 @@ from repot_pipelines.commands.tutorial import (
     shards_command,
     train_command,
 )
+from repot_pipelines.commands.verify import verify_command
 
 
 @click.group(
@@ -68,6 +69,7 @@ for _command in (
     schedule_group,
     ci_command,
     doctor_command,
+    verify_command,
 ):
     repot.add_command(_command)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from repot import storage
 from repot.checkpoint_fetcher.originals import Original, read_original
 from repot.checkpoint_record import CheckpointRecord
-from repot.json_record import write_record
+from repot.folder_checksums import write_last
+from repot.json_record import record_text
 from repot.layout import CHECKPOINT_NAME, ORIGINAL_FOLDER, WEIGHTS_NAME
 
 _log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ _log = logging.getLogger(__name__)
 def save_checkpoint(folder_uri: str, weights_path: Path, record: CheckpointRecord) -> None:
     """Store a converted checkpoint; its record is written last."""
     storage.upload(weights_path, storage.join(folder_uri, WEIGHTS_NAME))
-    write_record(storage.join(folder_uri, CHECKPOINT_NAME), record)
+    write_last(folder_uri, CHECKPOINT_NAME, record_text(record), parts=[WEIGHTS_NAME])
 
 
 def load_original(checkpoints_uri: str, sha256: str, folder: Path) -> Original | None:

@@ -1,7 +1,6 @@
 """Fetch the original files of a checkpoint to the local disk, and compute their checksum.
 
-The checksum of a single file is its SHA-256. The checksum of several files is the SHA-256 of the
-lines that `sha256sum FILE...` prints for them, in the order of their names.
+`repot.checkpoint_files.files_sha256` defines the checksum.
 """
 
 import hashlib
@@ -17,7 +16,7 @@ import requests
 import urllib3
 
 from repot import progress, storage
-from repot.checkpoint_files import find_files, is_web
+from repot.checkpoint_files import files_sha256, find_files, is_web
 from repot.errors import CheckpointError, innermost_reason
 from repot.masking import mask, redact_url, secret_parts
 from repot.tls import CA_VARIABLES, describe_tls_error, find_ca_bundle
@@ -130,14 +129,11 @@ def _fetch_file(uri: str, folder: Path) -> Path:
 
 
 def _checksum(paths: Sequence[Path]) -> str:
-    digests = []
+    digests = {}
     for path in paths:
         with path.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    if len(digests) == 1:
-        return digests[0]
-    lines = (f"{digest}  {path.name}\n" for digest, path in zip(digests, paths, strict=True))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+            digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return files_sha256(digests)
 
 
 def _download_once(url: str, path: Path, *, deadline: float) -> None:

@@ -15,7 +15,7 @@ from repot import layout, storage
 from repot.errors import ConflictError, ModelError, NotFoundError
 from repot.evaluator.decision_rule import PairedCounts, Pairing, next_alpha
 from repot.evaluator.outcomes import Outcome
-from repot.json_record import JsonRecord, RecordError
+from repot.json_record import JsonRecord, RecordError, checked_text
 
 MAX_ENTRIES = 1000
 """Entries that are kept: almost three years of nightly comparisons, in about 300 KB."""
@@ -127,7 +127,7 @@ def record_comparison(
         changed = ComparisonLog(
             num_comparisons=entry.number, entries=(*log.entries, entry)[-MAX_ENTRIES:]
         )
-        content = f"{changed.to_text()}\n".encode()
+        content = checked_text(changed.to_json(), indent=None).encode()
         try:
             storage.swap_bytes(uri, content, expected_version=object_version)
         except ConflictError:

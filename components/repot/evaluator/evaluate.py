@@ -23,9 +23,12 @@ from repot.evaluator.report.data import build_report_data, read_training
 from repot.evaluator.report.page import render_report
 from repot.evaluator.summary import summarise
 from repot.evaluator.versions import publish
-from repot.json_record import RecordError, write_record
+from repot.folder_checksums import write_last
+from repot.json_record import RecordError, record_text, write_record
 from repot.layout import (
+    CHECKSUMS_NAME,
     EVALUATION_FOLDER,
+    EVALUATION_PARTS,
     EVENTS_FOLDER,
     EXPORTS_FOLDER,
     KERAS_NAME,
@@ -109,7 +112,8 @@ def evaluate(
     if finished is not None:
         _log.info("%s is already evaluated", model_uri)
         return finished
-    storage.delete(metrics_uri)
+    for uri in (metrics_uri, storage.join(output_uri, CHECKSUMS_NAME)):
+        storage.delete(uri)
     record = _evaluate(
         model_uri,
         dataset_uri,
@@ -121,7 +125,7 @@ def evaluate(
         test=test,
         predictions_uri=predictions_uri,
     )
-    write_record(metrics_uri, record)
+    write_last(output_uri, METRICS_NAME, record_text(record), parts=EVALUATION_PARTS)
     return record
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from repot import storage
 from repot.extras import EXPORT_FORMATS
-from repot.json_record import JsonRecord, RecordError, write_record
+from repot.folder_checksums import write_last
+from repot.json_record import JsonRecord, RecordError, record_text
 from repot.layout import EXPORT_NAME, EXPORTS_FOLDER
 from repot.model_spec import ModelSpec
 
@@ -215,4 +216,9 @@ def publish_exports(records: Iterable[ExportRecord], run_uri: str, version_uri: 
         if not record.problem:
             for file in record.files:
                 storage.copy(storage.join(source, file.name), storage.join(target, file.name))
-            write_record(storage.join(target, EXPORT_NAME), record)
+            write_last(
+                target,
+                EXPORT_NAME,
+                record_text(record),
+                parts=[file.name for file in record.files],
+            )

@@ -26,7 +26,8 @@ from repot.evaluator.report.page import render_markdown, render_report
 from repot.evaluator.unseen import Unseen, find_unseen
 from repot.evaluator.verdict import NO_CHAMPION, Verdict
 from repot.evaluator.versions import promote
-from repot.json_record import read_record, write_record
+from repot.folder_checksums import write_checksums
+from repot.json_record import checked_text, read_record, record_text
 from repot.layout import (
     EVALUATION_FOLDER,
     LABEL_COMPARISON_NAME,
@@ -38,6 +39,7 @@ from repot.layout import (
     REPORT_NAME,
     RUN_REQUEST_NAME,
     SCORING_TIME_NAME,
+    VERDICT_NAME,
 )
 from repot.manifest import read_manifest
 from repot.model_registry import Champion, ChampionChange, read_champion
@@ -229,7 +231,8 @@ def decide(
     data = read_record(storage.join(evaluation_uri, REPORT_DATA_NAME), ReportData)
     version_uri = layout.model_uri(storage_uri, model_name, training_id)
     if request is not None:
-        write_record(storage.join(run_uri, RUN_REQUEST_NAME), request)
+        content = checked_text(request.to_json())
+        storage.write_text(storage.join(run_uri, RUN_REQUEST_NAME), content)
     verdict_uri = storage.join(gate_uri, verdict.verdict_id)
     context = ReportContext(
         version_uri=version_uri,
@@ -241,6 +244,10 @@ def decide(
     )
     report_html = _write_report(data, verdict, context, verdict_uri)
     report_uri = storage.join(verdict_uri, REPORT_NAME)
+    write_checksums(
+        verdict_uri,
+        parts=[VERDICT_NAME, REPORT_NAME, REPORT_MARKDOWN_NAME, LABEL_COMPARISON_NAME],
+    )
     return GateReport(
         verdict=verdict, verdict_name=name, report_html=report_html, report_uri=report_uri
     )
@@ -256,7 +263,7 @@ def _write_report(
     storage.write_text(storage.join(verdict_uri, REPORT_MARKDOWN_NAME), markdown)
     if context.compared_labels:
         record = LabelComparison(labels=context.compared_labels)
-        write_record(storage.join(verdict_uri, LABEL_COMPARISON_NAME), record)
+        storage.write_text(storage.join(verdict_uri, LABEL_COMPARISON_NAME), record_text(record))
     return report_html
 
 
@@ -319,6 +326,7 @@ def _champion_outcomes(
             predictions_uri=predictions_uri,
         )
         write_outcomes(uri, scored.outcomes)
+        write_checksums(layout.split_folder(gate_uri, split), parts=[PREDICTIONS_NAME])
     return read_outcomes(uri)
 
 

@@ -15,6 +15,7 @@ import yaml
 
 from repot import storage
 from repot.errors import ModelError, NotFoundError, UsageError
+from repot.folder_checksums import write_last
 from repot.json_record import read_record
 from repot.kubernetes_rules import is_object_name
 from repot.layout import (
@@ -67,7 +68,7 @@ def write_inference_service(
         )
     manifest = _make_manifest(record, serving_uri, settings, name=name, namespace=namespace)
     text = yaml.safe_dump(manifest, sort_keys=False)
-    storage.write_text(manifest_uri, text)
+    write_last(version_uri, INFERENCE_SERVICE_NAME, text, parts=[f"{SERVING_FOLDER}/"])
     return text
 
 

@@ -5,6 +5,7 @@ is a person's decision: it skips the gate, and the gate does not promote the rol
 again.
 """
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 
@@ -16,7 +17,8 @@ from repot.evaluator.report.data import ReportData
 from repot.evaluator.report.model_card import render_model_card
 from repot.evaluator.verdict import NO_CHAMPION
 from repot.example_digests import read_digests, write_digests
-from repot.json_record import read_record, write_record
+from repot.folder_checksums import list_files
+from repot.json_record import checked_text, read_record
 from repot.layout import (
     CHAMPION_NAME,
     EVALUATION_FOLDER,
@@ -36,6 +38,7 @@ from repot.model_registry import (
     ModelRecord,
     ModelScores,
     Pointer,
+    check_version,
     read_champion,
 )
 
@@ -79,7 +82,9 @@ def publish(run_uri: str, storage_uri: str, *, model_name: str, version: str) ->
     publish_exports(exports, run_uri, target_uri)
     card = render_model_card(data, model_name=model_name, version=version, exports=exports)
     storage.write_text(storage.join(target_uri, MODEL_CARD_NAME), card)
-    write_record(record_uri, record)
+    files = list_files(target_uri, skip=layout.ADDED_TO_VERSIONS)
+    record = dataclasses.replace(record, files=files)
+    storage.write_text(record_uri, checked_text(record.to_json()))
     return target_uri
 
 
@@ -267,7 +272,7 @@ def _new_champion(
     """Return the champion after a change.
 
     Raises:
-        ModelError: The version was never published.
+        ModelError: The version was never published, or its files have changed since.
     """
     version_uri = layout.model_uri(storage_uri, model_name, change.version)
     record_uri = storage.join(version_uri, MODEL_RECORD_NAME)
@@ -278,6 +283,7 @@ def _new_champion(
             f"A version must be published before it is promoted; {record_uri} does not exist. "
             "Evaluate first."
         ) from err
+    check_version(version_uri, record)
     history = (*(previous.history if previous else ()), change)
     promotions = [each for each in history if each.action == "promote"]
     return Champion(

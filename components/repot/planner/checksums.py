@@ -41,6 +41,7 @@ from dataclasses import dataclass
 from repot import layout, storage
 from repot.dataset_plan import etag_checksum
 from repot.errors import NotFoundError, StorageError
+from repot.json_record import check_text, checked_text, has_checksum
 from repot.planner.listing import FoundFile, PictureRoots
 from repot.progress import ProgressCounter
 
@@ -206,6 +207,8 @@ def _read_part(part_uri: str) -> _Cache:
     data = storage.read_bytes(part_uri)
     try:
         entries = json.loads(data)
+        if isinstance(entries, dict) and has_checksum(entries):
+            check_text(data.decode())
     except (ValueError, RecursionError):
         _log.warning("%s is damaged; all checksums are read again", part_uri)
         return {}
@@ -239,19 +242,19 @@ def _read_all(
             if read.state and read.state.changed_ns < settled_before_ns:
                 known[file.uri] = (read.state.text, read.crc32c)
             if part_uri and time.monotonic() - saved > _SAVE_SECONDS:
-                storage.write_json(part_uri, known)
+                storage.write_text(part_uri, checked_text({**known}, indent=None))
                 saved = time.monotonic()
             yield file.uri, read
     except BaseException:
         # The next run goes on from here. If the store has failed, this may fail as well.
         with contextlib.suppress(StorageError):
             if part_uri:
-                storage.write_json(part_uri, known)
+                storage.write_text(part_uri, checked_text({**known}, indent=None))
         raise
     finally:
         readers.shutdown(cancel_futures=True)
     if part_uri:
-        storage.write_json(part_uri, known)
+        storage.write_text(part_uri, checked_text({**known}, indent=None))
 
 
 def _read(file: FoundFile) -> _Read:

@@ -40,8 +40,9 @@ from repot.example_digests import (
     shard_digests,
     write_digests,
 )
-from repot.json_record import read_record, write_record
-from repot.layout import CHECKS_NAME, DATA_PAGE_NAME, LABELS_NAME, MANIFEST_NAME
+from repot.folder_checksums import write_last
+from repot.json_record import checked_text, read_record, record_text, write_record
+from repot.layout import CHECKS_NAME, DATA_PAGE_NAME, DATASET_PARTS, LABELS_NAME, MANIFEST_NAME
 from repot.manifest import (
     SPLITS,
     Exclusion,
@@ -164,7 +165,12 @@ def _complete(
         storage.join(dataset_uri, LABELS_NAME),
         "".join(f"{label}\n" for label in manifest.labels),
     )
-    write_record(storage.join(dataset_uri, MANIFEST_NAME), manifest)
+    write_last(
+        dataset_uri,
+        MANIFEST_NAME,
+        record_text(manifest),
+        parts=DATASET_PARTS,
+    )
     _announce_newest(dataset_uri)
     return manifest, examined.checks
 
@@ -173,7 +179,8 @@ def _announce_newest(dataset_uri: str) -> None:
     """Name the dataset as the one to build the next one of its pictures on."""
     base = read_base(dataset_uri)
     if base and base.newest_uri:
-        write_record(base.newest_uri, NewestDataset(dataset_uri=dataset_uri))
+        newest = NewestDataset(dataset_uri=dataset_uri)
+        storage.write_text(base.newest_uri, checked_text(newest.to_json()))
 
 
 def _read_existing_manifest(dataset_uri: str) -> Manifest | None:

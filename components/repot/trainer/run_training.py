@@ -27,7 +27,8 @@ from repot.classifier import (
 from repot.dataset import Examples, open_examples
 from repot.errors import CheckpointError, DataError, StoppedError
 from repot.example_digests import Digests, read_groups
-from repot.json_record import read_record, write_record
+from repot.folder_checksums import write_last
+from repot.json_record import read_record, record_text, write_record
 from repot.layout import (
     CHECKPOINT_NAME,
     FEATURES_FOLDER,
@@ -37,6 +38,7 @@ from repot.layout import (
     MODEL_SPEC_NAME,
     SAVED_MODEL_FOLDER,
     TRAINING_NAME,
+    TRAINING_PARTS,
     WEIGHTS_NAME,
 )
 from repot.manifest import Split, read_manifest
@@ -216,7 +218,7 @@ def _run(
                     model_uri=storage.join(request.run_uri, MODEL_FOLDER),
                     predictions_uri=request.predictions_uri,
                 )
-            write_record(storage.join(request.run_uri, TRAINING_NAME), record)
+            write_last(request.run_uri, TRAINING_NAME, record_text(record), parts=TRAINING_PARTS)
             store.delete()
         wait_for_all(strategy)
     return record

@@ -68,7 +68,7 @@ def test_fetching_a_source_twice_stores_identical_files(tmp_path: Path) -> None:
 
     one, two = files(tmp_path / "one"), files(tmp_path / "two")
     assert one == two
-    assert len(one) == 4
+    assert len(one) == 5
 
 
 def test_stored_checkpoint_is_neither_downloaded_nor_converted_again(
@@ -236,12 +236,12 @@ def test_full_temporary_folder_is_an_error_with_advice(web: WebServer, tmp_path:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_convert_to_folder_writes_weights_and_record_only(tmp_path: Path) -> None:
+def test_convert_to_folder_writes_weights_checksums_and_record_only(tmp_path: Path) -> None:
     record = fetch.convert_to_folder(
         "default", backbone=BACKBONE, values="auto", folder_uri=str(tmp_path)
     )
 
-    assert files(tmp_path).keys() == {"weights.h5", "checkpoint.json"}
+    assert files(tmp_path).keys() == {"weights.h5", "checkpoint.json", "checksums.json"}
     assert CheckpointRecord.from_text((tmp_path / "checkpoint.json").read_text()) == record
 
 

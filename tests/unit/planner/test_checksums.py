@@ -1,3 +1,4 @@
+import json
 import os
 import time
 from collections.abc import Callable
@@ -280,13 +281,13 @@ def test_cache_is_saved_while_files_are_read(
 ) -> None:
     monkeypatch.setattr(checksums, "_SAVE_SECONDS", 0.0)
     writes = []
-    write_json = storage.write_json
+    write_text = storage.write_text
 
-    def write(uri: str, value: dict[str, object]) -> None:
-        writes.append(len(value))
-        write_json(uri, value)
+    def write(uri: str, text: str) -> None:
+        writes.append(len(json.loads(text)) - 1)  # without the checksum
+        write_text(uri, text)
 
-    monkeypatch.setattr(storage, "write_json", write)
+    monkeypatch.setattr(storage, "write_text", write)
     _add_checksums(folder, tmp_path / "listings")
     assert writes == [1, 2, 2]
 

@@ -23,7 +23,8 @@ from repot.evaluator.export_record import ExportedFile, ExportParity, ExportReco
 from repot.evaluator.exports import worker
 from repot.evaluator.exports.worker import WorkerRequest, WorkerResult
 from repot.extras import check_export_formats
-from repot.json_record import read_record, write_record
+from repot.folder_checksums import write_last
+from repot.json_record import read_record, record_text, write_record
 from repot.layout import EXPORT_NAME, MANIFEST_NAME, MODEL_RECORD_NAME
 from repot.manifest import read_manifest
 from repot.metrics import FloatArray
@@ -296,4 +297,5 @@ def _write_export(record: ExportRecord, folder: Path, uri: str) -> None:
     storage.delete_folder(uri)
     if not record.problem:
         storage.upload_folder(folder, uri)
-    write_record(storage.join(uri, EXPORT_NAME), record)
+    names = [] if record.problem else [file.name for file in record.files]
+    write_last(uri, EXPORT_NAME, record_text(record), parts=names)

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from repot import layout, storage
 from repot.errors import NotFoundError
+from repot.json_record import check_text, checked_text, has_checksum
 from repot.planner.checksums import SETTLED_NS, file_state
 
 _BLOCK_BYTES = 8 << 20
@@ -53,7 +54,10 @@ def cached_index(
     cache_uri = f"{listings_uri}/{layout.content_id([kind, info.uri])}.json" if listings_uri else ""
     if cache_uri and state:
         try:
-            cached = json.loads(storage.read_bytes(cache_uri))
+            text = storage.read_bytes(cache_uri).decode()
+            cached = json.loads(text)
+            if has_checksum(cached):
+                check_text(text)
             if cached["state"] == state.text and isinstance(cached["entries"], list):
                 return list(cached["entries"])
         except NotFoundError:
@@ -63,7 +67,8 @@ def cached_index(
     settled_before_ns = time.time_ns() - SETTLED_NS
     entries = compute()
     if cache_uri and state and state.changed_ns < settled_before_ns:
-        storage.write_json(cache_uri, {"state": state.text, "entries": entries})
+        content = {"state": state.text, "entries": entries}
+        storage.write_text(cache_uri, checked_text(content, indent=None))
     return entries
 
 
