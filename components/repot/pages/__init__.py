@@ -33,7 +33,9 @@ def environment(package: str = __name__) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    env.filters.update(decimal=decimal, count=count, p_value=p_value, plural=plural, name=name)
+    env.filters.update(
+        decimal=decimal, command=command, count=count, p_value=p_value, plural=plural, name=name
+    )
     return env
 
 
@@ -58,6 +60,11 @@ def name(text: str) -> markupsafe.Markup:
     """Return a label, file name or id as printable HTML that breaks only between its words."""
     parts = [markupsafe.escape(part) for part in _BREAK.split(printable(text))]
     return markupsafe.Markup("<wbr>").join(parts)
+
+
+def command(text: str) -> str:
+    """Return a command as printable text that breaks only between its words, if it has lines."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def plural(value: int, noun: str) -> str:

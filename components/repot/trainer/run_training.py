@@ -291,12 +291,17 @@ def _device_names(strategy: Any) -> str:
 
 
 def _versions() -> dict[str, str]:
-    return {
+    versions = {
         "repot": repot.__version__,
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
         "python": platform.python_version(),
     }
+    if tf.config.list_physical_devices("GPU"):
+        build = tf.sysconfig.get_build_info()
+        names = {"cuda": "cuda_version", "cudnn": "cudnn_version"}
+        versions |= {name: str(build[key]) for name, key in names.items() if key in build}
+    return versions
 
 
 def _write_model(trained: TrainedModel, labels: Sequence[str], run_uri: str, scratch: Path) -> None:

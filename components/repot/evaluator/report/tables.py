@@ -145,8 +145,10 @@ def use_commands(version_uri: str) -> list[tuple[str, str]]:
     version = shlex.quote(version_uri)
     champion = shlex.quote(storage.join(version_uri.rpartition("/")[0], CHAMPION_NAME))
     return [
-        ("Classify pictures with this version", f"repot predict {version} picture.jpg"),
-        ("or with the one that is in production", f"repot predict {champion} picture.jpg"),
+        (
+            "Classify pictures with this version, or with the one that is in production",
+            f"repot predict {version} picture.jpg\nrepot predict {champion} picture.jpg",
+        ),
         ("Export it for other runtimes", f"repot export {version} --format onnx"),
         ("Serve it on Kubernetes", f"repot serve-manifest {version}"),
     ]

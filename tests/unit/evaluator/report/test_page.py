@@ -351,11 +351,27 @@ def test_slices_state_what_chance_explains(*, is_worse: bool) -> None:
         assert "< 0.0001" in text
     else:
         assert "None of 101 slices is worse than chance explains." in text
-    assert "about 6 would look worse by chance" in text
+    assert "some would look worse by chance: with p ≤ 0.05, about 5." in text
     assert "1,2000.500.47 to 0.530.90" in text.replace(" ", "").replace("to", " to ")
     assert html.count('<span class="column">camera</span>') == MAX_SLICES == 100
     assert "And 1 more slice in report_data.json" in text
     assert "<h2>Slices</h2>" not in render_report(data)
+
+
+@pytest.mark.parametrize(
+    ("num_tested", "expected"),
+    [
+        (1, "The one slice that can be tested is not worse than chance explains. A slice is"),
+        (6, "with p ≤ 0.05, about one in 20. So p is corrected"),
+        (20, "with p ≤ 0.05, about one. So p is corrected"),
+        (60, "with p ≤ 0.05, about 3. So p is corrected"),
+    ],
+)
+def test_number_of_slices_that_chance_makes_look_worse(num_tested: int, expected: str) -> None:
+    slices = dataclasses.replace(make_slices(is_worse=False), num_tested=num_tested)
+    data = dataclasses.replace(make_report_data(OUTCOMES, LABELS), slices=slices)
+
+    assert expected in text_of(render_report(data))
 
 
 def test_champion_and_challenger_are_compared_label_by_label() -> None:

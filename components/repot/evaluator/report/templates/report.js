@@ -2,9 +2,14 @@
 (function () {
   "use strict";
 
+  // The text of a cell, without what it opens.
+  function textOf(cell) {
+    return (cell.querySelector("summary") || cell).textContent.trim();
+  }
+
   function value(row, column) {
     var cell = row.cells[column];
-    var text = (cell.getAttribute("data-sort") || cell.textContent).trim();
+    var text = cell.getAttribute("data-sort") || textOf(cell);
     var plain = text.replace(/,/g, "").replace(/^< /, "");
     return plain !== "" && isFinite(plain) ? Number(plain) : text;
   }
@@ -74,7 +79,7 @@
     input.addEventListener("input", function () {
       var text = input.value.toLowerCase();
       Array.prototype.forEach.call(table.tBodies[0].rows, function (row) {
-        row.hidden = row.cells[0].textContent.toLowerCase().indexOf(text) < 0;
+        row.hidden = textOf(row.cells[0]).toLowerCase().indexOf(text) < 0;
       });
     });
     return input;
