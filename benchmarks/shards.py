@@ -215,7 +215,7 @@ def compare_decoders(root: Path) -> None:
         "repot, with structure, miniature": normalise_picture,
     }
     try:
-        from simplejpeg import decode_jpeg  # type: ignore[import-not-found]
+        from simplejpeg import decode_jpeg
     except ImportError:
         print("simplejpeg is not installed: pip install simplejpeg, to compare it")
     else:

@@ -11,10 +11,11 @@ import importlib
 import io
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from repot import bit_depth, file_formats, jpeg_structure
@@ -121,17 +122,12 @@ def _normalise(data: bytes, crop: Edges | None, max_side: int) -> Picture:
             if max_side:
                 image.draft("RGB", (max_side, max_side))
                 return _encode(image.convert("RGB"), str(image.format), max_side)
-            # Draft mode reads all entropy-coded data but computes only a few of the pixels.
-            # libjpeg cannot turn RGB components into YCbCr.
-            mode = None if _has_rgb_components(image) else "YCbCr"
-            image.draft(mode, (_MIN_DRAFT_SIDE, _MIN_DRAFT_SIDE))
-            image.load()
             return Picture(
                 jpeg=data,
                 height=height,
                 width=width,
                 source_format=str(image.format),
-                miniature=_miniature(image),
+                miniature=_miniature(_decode_reduced(image, data)),
             )
         if scale > 1:
             image.draft(None, (image.width // scale, image.height // scale))
@@ -150,6 +146,35 @@ def _normalise(data: bytes, crop: Edges | None, max_side: int) -> Picture:
         if image.format == "PNG":
             _check_png(data)
         return _encode(upright, str(image.format), max_side)
+
+
+def _decode_reduced(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
+    """Decode a JPEG to its end, and return it reduced, in RGB.
+
+    At a reduced size, libjpeg reads all entropy-coded data but computes only a few of the pixels.
+    Both decoders give the same pixels. simplejpeg takes 10 % less time, and reports the slightest
+    damage; what is to be accepted nevertheless, Pillow decides.
+    """
+    image.draft("RGB", (_MIN_DRAFT_SIDE, _MIN_DRAFT_SIDE))
+    width, height = image.size
+    if decode_jpeg := _fast_decoder():
+        with contextlib.suppress(ValueError):
+            # pixels: uint8 [height, width, 3]
+            pixels = decode_jpeg(data, "RGB", min_height=height, min_width=width, strict=True)
+            if pixels.shape == (height, width, 3):
+                return Image.frombuffer("RGB", (width, height), pixels, "raw", "RGB", 0, 1)
+    image.load()
+    return image
+
+
+@functools.cache
+def _fast_decoder() -> Callable[..., NDArray[np.uint8]] | None:
+    """Return simplejpeg's decoder; None if it is not installed."""
+    try:
+        from simplejpeg import decode_jpeg
+    except ImportError:
+        return None
+    return cast("Callable[..., NDArray[np.uint8]]", decode_jpeg)
 
 
 def _to_pixels(edges: Edges, size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -221,19 +246,11 @@ def load_decoders() -> None:
     for name in _PLUGINS:
         importlib.import_module(f"PIL.{name}ImagePlugin")
     bit_depth.complete_tiff_modes()
+    _fast_decoder()
     for module in ("pi_heif", "pillow_heif"):
         with contextlib.suppress(ImportError):
             importlib.import_module(module).register_heif_opener()
             return
-
-
-def _has_rgb_components(image: Image.Image) -> bool:
-    """Return whether libjpeg may take a JPEG of three components for RGB, not YCbCr.
-
-    Source: default_decompress_parms in libjpeg's jdapimin.c.
-    """
-    ids = [component[0] for component in getattr(image, "layer", ())]
-    return image.info.get("adobe_transform") == 0 or bytes(ids) == b"RGB"
 
 
 def _decoding_scale(image: Image.Image) -> int:

@@ -510,6 +510,85 @@ def test_tensorflow_decodes_every_accepted_picture() -> None:
     assert num_rejected > 1000
 
 
+def _jpegs() -> Iterator[bytes]:
+    """Yield JPEGs with three components of many kinds, most of them reduced when decoded."""
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    kinds: tuple[dict[str, Any], ...] = (
+        {},
+        {"progressive": True},
+        {"restart_marker_rows": 1},
+        {"subsampling": 0},
+        {"keep_rgb": True},
+        {"quality": 30, "optimize": True, "exif": _exif(1)},
+    )
+    for size in ((500, 375), (353, 120), (88, 91), (16, 16), (1, 1)):
+        picture = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+        yield from (_bytes(picture, "JPEG", **options) for options in kinds)
+    yield _bytes(_gradient(), "MPO", save_all=True, append_images=[_gradient(size=(40, 30))])
+
+
+def _result(data: bytes) -> Any:
+    try:
+        return normalise_picture(data)
+    except RejectedPicture as rejection:
+        return rejection.reason, rejection.detail
+
+
+def test_both_jpeg_decoders_accept_the_same_files_and_give_the_same_pixels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decode_jpeg = pytest.importorskip("simplejpeg").decode_jpeg
+    num_fast = 0
+
+    def count(*arguments: Any, **options: Any) -> Any:
+        nonlocal num_fast
+        pixels = decode_jpeg(*arguments, **options)
+        num_fast += 1
+        return pixels
+
+    results: dict[bool, list[Any]] = {}
+    for is_fast in (True, False):
+        monkeypatch.setattr(pictures, "_fast_decoder", lambda is_fast=is_fast: is_fast and count)
+        results[is_fast] = [
+            _result(copy)
+            for seed, data in enumerate(_jpegs())
+            for copy in (data, data + b"\0" * 9, data + data, *_damaged(data, seed, count=6))
+        ]
+
+    assert results[True] == results[False]
+    num_accepted = len([each for each in results[True] if not isinstance(each, tuple)])
+    assert 90 < num_fast < num_accepted
+    assert len(results[True]) - num_accepted > 300
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_bytes_that_are_missing_at_the_end_are_noticed(
+    monkeypatch: pytest.MonkeyPatch, is_fast: bool, options: dict[str, Any]
+) -> None:
+    if is_fast:
+        pytest.importorskip("simplejpeg")
+    else:
+        monkeypatch.setattr(pictures, "_fast_decoder", lambda: None)
+    noise = np.random.default_rng(0).integers(0, 256, (375, 500, 3), np.uint8)
+    data = _bytes(Image.fromarray(noise), "JPEG", **options)
+    assert normalise_picture(data).jpeg == data
+    for missing in (100, 1000, len(data) // 2):
+        assert _reason(data[:-missing]) == "truncated"
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+def test_reduced_picture_is_decoded_to_its_last_byte(options: dict[str, Any]) -> None:
+    decode_jpeg = pytest.importorskip("simplejpeg").decode_jpeg
+    noise = np.random.default_rng(0).integers(0, 256, (375, 500, 3), np.uint8)
+    data = _bytes(Image.fromarray(noise), "JPEG", **options)
+    assert decode_jpeg(data, "RGB", min_height=44, min_width=44).shape == (47, 63, 3)
+    # The end marker is there, but not all of the data before it.
+    for missing in (20, 1000, len(data) // 2):
+        with pytest.raises(ValueError, match=r"(?i)corrupt|premature"):
+            decode_jpeg(data[: -2 - missing] + data[-2:], "RGB", min_height=44, min_width=44)
+
+
 def test_rejection_needs_a_known_reason() -> None:
     for reason in picture_result.REASONS:
         assert str(RejectedPicture(reason, "why")) == f"{picture_result.REASONS[reason]} (why)"
