@@ -27,14 +27,13 @@ plan that was interrupted does not start again.
 """
 
 import contextlib
-import dataclasses
 import json
 import logging
 import os
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -82,10 +81,10 @@ _Cache = dict[str, tuple[str, str]]
 def add_checksums(
     files: Sequence[FoundFile], roots: PictureRoots, listings_uri: str | None
 ) -> tuple[list[FoundFile], dict[str, str]]:
-    """Return the files with their checksums, and the files that cannot be read.
+    """Fill in the checksums of files; return those that have one now, and the unreadable ones.
 
     Args:
-        files: The listed files.
+        files: The listed files, each URI once.
         roots: Where they were listed; each root has its own cache files.
         listings_uri: Folder of the cache files; None disables the cache.
 
@@ -93,17 +92,23 @@ def add_checksums(
         The readable files in the same order, and error messages by URI of unreadable files.
     """
     cache_uri = f"{listings_uri}/{layout.content_id(roots.folders)}" if listings_uri else ""
-    checksums: dict[str, str] = {}
     unreadable: dict[str, str] = {}
-    unknown = [file for file in files if not file.crc32c and not _is_known_by_etag(file)]
+    for file in files:
+        if not file.crc32c and _is_known_by_etag(file):
+            file.crc32c = etag_checksum(file.version)
+    unknown = [file for file in files if not file.crc32c]
     counter: ProgressCounter | None = None
     num_cached = 0
     for digits, part in _parts(unknown):
         cache = _read_cache(cache_uri, digits) if cache_uri else {}
         known = {file.uri: cache[file.uri] for file in part if _is_cached(file, cache)}
         del cache
-        checksums.update((uri, crc32c) for uri, (_, crc32c) in known.items())
-        unread = [file for file in part if file.uri not in known]
+        unread = []
+        for file in part:
+            if file.uri in known:
+                file.crc32c = known[file.uri][1]
+            else:
+                unread.append(file)
         num_cached += len(known)
         if not unread:
             continue
@@ -111,28 +116,15 @@ def add_checksums(
         counter.add(num_cached)
         num_cached = 0
         part_uri = _part_uri(cache_uri, digits) if cache_uri else ""
+        by_uri = {file.uri: file for file in unread}
         for uri, read in _read_all(unread, known, part_uri, counter):
             if read.error:
                 unreadable[uri] = read.error
             else:
-                checksums[uri] = read.crc32c
+                by_uri[uri].crc32c = read.crc32c
     if counter:
         counter.add(num_cached)
-    checked = [
-        file if file.crc32c else dataclasses.replace(file, crc32c=checksum)
-        for file in files
-        if (checksum := _checksum(file, checksums))
-    ]
-    return checked, unreadable
-
-
-def _checksum(file: FoundFile, checksums: Mapping[str, str]) -> str:
-    """Return the checksum of a file; "" if it cannot be read."""
-    if file.crc32c:
-        return file.crc32c
-    if _is_known_by_etag(file):
-        return etag_checksum(file.version)
-    return checksums.get(file.uri, "")
+    return [file for file in files if file.crc32c], unreadable
 
 
 def _is_known_by_etag(file: FoundFile) -> bool:

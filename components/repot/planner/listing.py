@@ -70,9 +70,12 @@ class PictureRoots:
         return ", ".join(self.folders.values())
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class FoundFile:
     """One listed file.
+
+    It is not frozen: `repot.planner.checksums` fills in the checksums that the listing does not
+    have. A second object for each of a million files would take seconds and 200 MB.
 
     Attributes:
         uri: Location of the file.
@@ -95,6 +98,9 @@ class FoundFile:
     part: FilePart | None = None
     has_crc32c: bool = False
     modified_seconds: int = 0
+
+    def __hash__(self) -> int:
+        return hash((self.uri, self.path, self.part))
 
     @property
     def name(self) -> str:

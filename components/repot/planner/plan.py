@@ -1,10 +1,12 @@
 """Plan a dataset: its labels, splits, shards and id. All problems are reported at once."""
 
+import contextlib
 import dataclasses
+import gc
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -173,6 +175,44 @@ def plan_dataset(
         DataError: The pictures do not make a usable dataset; all problems are listed.
         StorageError: Reading or writing failed.
     """
+    with _without_garbage_collection():
+        return _plan_dataset(
+            roots,
+            dataset_folder=dataset_folder,
+            listings_uri=listings_uri,
+            settings=settings,
+            labels_file_uri=labels_file_uri,
+            inputs=inputs,
+            unpacked_uri=unpacked_uri,
+            newest_uri=newest_uri,
+            max_rejected_fraction=max_rejected_fraction,
+        )
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Do not look for circles of objects, again and again among all pictures; there are none."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _plan_dataset(
+    roots: PictureRoots,
+    *,
+    dataset_folder: Callable[[str], str],
+    listings_uri: str | None,
+    settings: DatasetSettings,
+    labels_file_uri: str,
+    inputs: InputSettings,
+    unpacked_uri: str,
+    newest_uri: str,
+    max_rejected_fraction: float,
+) -> PlannedDataset:
     raise_problems(usage=find_overlap(roots, dataset_folder("")))
     lines = read_labels(labels_file_uri) if labels_file_uri else None
     options = ReadOptions(
@@ -309,23 +349,28 @@ def _with_checksums(
     distinct = {
         candidate.file.uri: candidate.file
         for candidate in inventory.candidates
-        if not candidate.file.part
+        if not candidate.file.crc32c
     }
-    files, unreadable = add_checksums([*distinct.values()], roots, listings_uri)
-    checksums = {file.uri: file.crc32c for file in files if not file.part}
-    candidates = []
-    rejected = [*inventory.rejected]
+    if not distinct:
+        return inventory
+    _, unreadable = add_checksums([*distinct.values()], roots, listings_uri)
     for candidate in inventory.candidates:
-        file = candidate.file
-        if file.part:
-            candidates.append(candidate)
-        elif file.uri in checksums:
-            file = dataclasses.replace(file, crc32c=checksums[file.uri])
-            candidates.append(dataclasses.replace(candidate, file=file))
-        else:
-            rejected.append(_reject_unreadable(candidate, unreadable[candidate.file.uri]))
-    rejected.sort(key=lambda rejection: rejection.path)
-    return dataclasses.replace(inventory, candidates=tuple(candidates), rejected=tuple(rejected))
+        if not candidate.file.crc32c:
+            candidate.file.crc32c = distinct[candidate.file.uri].crc32c
+    if not unreadable:
+        return inventory
+    rejected = [
+        _reject_unreadable(candidate, unreadable[candidate.file.uri])
+        for candidate in inventory.candidates
+        if not candidate.file.crc32c
+    ]
+    return dataclasses.replace(
+        inventory,
+        candidates=tuple(each for each in inventory.candidates if each.file.crc32c),
+        rejected=tuple(
+            sorted([*inventory.rejected, *rejected], key=lambda rejection: rejection.path)
+        ),
+    )
 
 
 def _reject_unreadable(candidate: CandidatePicture, detail: str) -> Rejection:
@@ -353,6 +398,7 @@ class _SplitPictures:
         by_split: The numbers of the pictures of each split, sorted by class id, name and content.
             So the order does not depend on folders, of which other inputs know nothing.
         class_ids: The labels' numbers.
+        is_plain: Whether no picture has more than a name, a content, a label and a split.
     """
 
     inventory: Inventory
@@ -361,6 +407,7 @@ class _SplitPictures:
     groups: Sequence[str]
     by_split: Mapping[Split, Sequence[int]]
     class_ids: Mapping[str, int]
+    is_plain: bool
 
     def source(self, number: int) -> SourcePicture:
         """Return what a builder needs to know of a picture."""
@@ -427,13 +474,20 @@ def _split(
     for label in labels:
         for number in sorted(by_label[label], key=order):
             by_split[splits[number]].append(number)
+    digests = group_digests(candidates, groups)
     return _SplitPictures(
         inventory=inventory,
         labels=labels,
         splits=splits,
-        groups=group_digests(candidates, groups),
+        groups=digests,
         by_split=by_split,
         class_ids={label: class_id for class_id, label in enumerate(labels, start=1)},
+        is_plain=not (
+            inventory.texts
+            or inventory.has_boxes
+            or any(digests)
+            or any(candidate.crop or candidate.columns for candidate in candidates)
+        ),
     ), warnings
 
 
@@ -515,10 +569,14 @@ def _assign_to_shards(
     return shards
 
 
-def _identity(picture: SourcePicture, split: Split) -> tuple[object, ...]:
+def _identity(pictures: _SplitPictures, number: int, split: Split) -> tuple[object, ...]:
     """Return what makes a picture's record what it is, whatever input it comes from."""
-    name = picture.path.rpartition("/")[2]
-    identity = name, picture.size_bytes, picture.crc32c, picture.label, split
+    candidate = pictures.inventory.candidates[number]
+    file = candidate.file
+    identity = file.name, file.size_bytes, file.crc32c, candidate.label, split
+    if pictures.is_plain:
+        return identity
+    picture = pictures.source(number)
     if not (picture.text or picture.group or picture.crop or picture.columns) and (
         picture.boxes is None
     ):
@@ -538,7 +596,7 @@ def _dataset_id(pictures: _SplitPictures, settings: DatasetSettings) -> str:
     digests = np.fromiter(
         (
             # The text of a tuple of texts, numbers, lists and tuples is unambiguous.
-            hashlib.sha256(ascii(_identity(pictures.source(number), split)).encode()).digest()
+            hashlib.sha256(ascii(_identity(pictures, number, split)).encode()).digest()
             for split in SPLITS
             for number in pictures.by_split[split]
         ),

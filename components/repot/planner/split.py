@@ -30,12 +30,20 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 
+import numpy as np
+
 from repot.errors import join_names
 from repot.example_digests import DIGEST_BYTES
 from repot.manifest import Split
 from repot.planner.inputs.inventory import CandidatePicture
 
-_Key = tuple[int, bytes]
+_Key = int
+"""Rank of a key among all keys, in the order of their hashes."""
+
+_Bundle = Mapping[str, int]
+"""Number of pictures of a key by label."""
+
+_HashedKey = tuple[int, bytes]
 """Rank of the kind (groups before contents) and a SHA-256."""
 
 _GROUP_RANK, _CONTENT_RANK = 0, 1
@@ -74,22 +82,23 @@ def split_pictures(
         test_fraction: Fraction of the pictures of each label for test, in [0, 1); 0 takes none. The
             sum of both is below 1.
     """
-    keys = _find_keys(pictures, groups)
+    keys, num_keys = _find_keys(pictures, groups)
     stated: dict[_Key, set[str]] = defaultdict(set)
     for key, picture in zip(keys, pictures, strict=True):
         if picture.split:
             stated[key].add(picture.split)
     stated_splits = {picture.split for picture in pictures}
-    bundles = _bundles(pictures, keys)
-    without_split = {key for key in bundles if key not in stated}
-    for_training = {key for key in bundles if stated.get(key) == {"train"}}
-    draw = _Draw(bundles, train={key for key in bundles if stated.get(key, {"train"}) & {"train"}})
+    draw = _Draw(_bundles(pictures, keys, num_keys), stated)
     fractions: dict[Split, float] = {"validation": validation_fraction, "test": test_fraction}
     for split, fraction in fractions.items():
         if fraction:
-            pool = without_split if split in stated_splits else without_split | for_training
             num_later = 1 if split == "validation" and test_fraction else 0
-            draw.take(split, pool, fraction, num_reserved=1 + num_later)
+            draw.take(
+                split,
+                fraction,
+                with_train=split not in stated_splits,
+                num_reserved=1 + num_later,
+            )
     return [
         _choose(picture, stated.get(key, ()), draw.taken.get(key))
         for key, picture in zip(keys, pictures, strict=True)
@@ -107,8 +116,10 @@ def group_digests(pictures: Sequence[CandidatePicture], groups: Sequence[str]) -
         pictures: The pictures, with checksums, in any order.
         groups: The group of each picture, see `find_groups`.
     """
-    keys = _find_keys(pictures, groups)
-    members: dict[_Key, set[str]] = defaultdict(set)
+    if not any(groups):
+        return [""] * len(pictures)
+    keys = _find_hashed_keys(pictures, groups)
+    members: dict[_HashedKey, set[str]] = defaultdict(set)
     for key, picture in zip(keys, pictures, strict=True):
         if key[0] == _GROUP_RANK:
             members[key].add(f"{picture.file.size_bytes} {picture.file.crc32c} {picture.crop}")
@@ -172,37 +183,41 @@ class _Draw:
     """
 
     def __init__(
-        self, bundles: Mapping[_Key, Mapping[str, int]], *, train: Collection[_Key]
+        self, bundles: Sequence[_Bundle | None], stated: Mapping[_Key, Collection[str]]
     ) -> None:
         self.taken: dict[_Key, Split] = {}
         self._bundles = bundles
+        self._stated = stated
         # The keys of each label, in the order of their hashes.
         self._by_label: dict[str, list[_Key]] = defaultdict(list)
-        for key in sorted(bundles, key=itemgetter(1, 0)):
-            for label in bundles[key]:
-                self._by_label[label].append(key)
         # Number of keys per label that would be trained on.
-        self._num_left = Counter(label for key in train for label in bundles[key])
+        self._num_left: Counter[str] = Counter()
+        for key, bundle in enumerate(bundles):
+            for label in bundle or ():
+                self._by_label[label].append(key)
+                self._num_left[label] += "train" in stated.get(key, ("train",))
 
-    def take(
-        self, split: Split, pool: Collection[_Key], fraction: float, *, num_reserved: int
-    ) -> None:
+    def take(self, split: Split, fraction: float, *, with_train: bool, num_reserved: int) -> None:
         """Take the keys of one split.
 
         Args:
             split: The split.
-            pool: The keys to take from; the number of their pictures is what the fraction is of.
-            fraction: Fraction of the pictures of each label.
+            fraction: Fraction of the pictures of each label, of those without a split.
+            with_train: Whether pictures that the input states for training count too, and may be
+                taken.
             num_reserved: Number of keys of each label to leave, for train and for the next split.
         """
         step = -1 if split == "test" else 1
         by_label = {
-            label: [key for key in keys[::step] if key in pool]
+            label: [
+                key
+                for key in keys[::step]
+                if key not in self._stated or (with_train and self._stated[key] == {"train"})
+            ]
             for label, keys in self._by_label.items()
         }
         sizes = {
-            label: sum(self._bundles[key][label] for key in keys)
-            for label, keys in by_label.items()
+            label: sum(self._bundle(key)[label] for key in keys) for label, keys in by_label.items()
         }
         quota = _Quota(
             wanted={label: max(1, round(size * fraction)) for label, size in sizes.items()}
@@ -210,13 +225,16 @@ class _Draw:
         for label in sorted(by_label, key=lambda label: (len(by_label[label]), label)):
             self._take_label(split, label, by_label[label], quota, num_reserved)
 
+    def _bundle(self, key: _Key) -> _Bundle:
+        return self._bundles[key] or {}
+
     def _take_label(
         self, split: Split, label: str, keys: Sequence[_Key], quota: "_Quota", num_reserved: int
     ) -> None:
         for key in keys:
             if quota.given[label] >= quota.wanted[label]:
                 return
-            bundle = self._bundles[key]
+            bundle = self._bundle(key)
             if self._is_free(key, num_reserved) and quota.added_error(bundle) < 0:
                 self._take_key(split, key, quota)
         if quota.given[label]:
@@ -224,18 +242,18 @@ class _Draw:
         # Every key is too large: the one that does the least harm. Train goes before the reserve.
         free = [key for key in keys if self._is_free(key, min(num_reserved, 1))]
         if free:
-            best = min(free, key=lambda key: quota.added_error(self._bundles[key]))
+            best = min(free, key=lambda key: quota.added_error(self._bundle(key)))
             self._take_key(split, best, quota)
 
     def _is_free(self, key: _Key, num_reserved: int) -> bool:
         """Return whether a key can be taken so that enough keys of all its labels are left."""
         return key not in self.taken and all(
-            self._num_left[label] > num_reserved for label in self._bundles[key]
+            self._num_left[label] > num_reserved for label in self._bundle(key)
         )
 
     def _take_key(self, split: Split, key: _Key, quota: "_Quota") -> None:
         self.taken[key] = split
-        for label, count in self._bundles[key].items():
+        for label, count in self._bundle(key).items():
             quota.given[label] += count
             self._num_left[label] -= 1
 
@@ -271,20 +289,33 @@ def _choose(picture: CandidatePicture, stated: Collection[str], taken: Split | N
 _MOST_PROTECTED_FIRST: tuple[Split, ...] = ("test", "validation", "train")
 
 
-def _find_keys(pictures: Sequence[CandidatePicture], groups: Sequence[str]) -> list[_Key]:
+def _find_keys(
+    pictures: Sequence[CandidatePicture], groups: Sequence[str]
+) -> tuple[list[_Key], int]:
+    """Return the key of each picture, and the number of keys."""
+    if any(groups):
+        hashed = _find_hashed_keys(pictures, groups)
+        ranks = {key: rank for rank, key in enumerate(sorted(set(hashed), key=itemgetter(1, 0)))}
+        return [ranks[key] for key in hashed], len(ranks)
+    # Of a million pictures, an array of digests has 32 MB, and a list of tuples 130 MB.
+    digests = np.fromiter((_content(picture) for picture in pictures), "S32", len(pictures))
+    distinct, keys = np.unique(digests, return_inverse=True)
+    return keys.tolist(), len(distinct)
+
+
+def _find_hashed_keys(
+    pictures: Sequence[CandidatePicture], groups: Sequence[str]
+) -> list[_HashedKey]:
     """Return the key of each picture.
 
     Groups that have a copy of one picture in common become one group. Its key is the smallest, so
     that it does not depend on the order of the pictures.
     """
-    contents = [
-        _key(_CONTENT_RANK, f"{picture.file.size_bytes} {picture.file.crc32c}")
-        for picture in pictures
-    ]
+    contents = [(_CONTENT_RANK, _content(picture)) for picture in pictures]
     # A forest of keys; a root is the smallest key of its tree.
-    parents: dict[_Key, _Key] = {}
+    parents: dict[_HashedKey, _HashedKey] = {}
 
-    def root(key: _Key) -> _Key:
+    def root(key: _HashedKey) -> _HashedKey:
         while (parent := parents.get(key, key)) != key:
             parents[key] = parents.get(parent, parent)
             key = parent
@@ -292,33 +323,38 @@ def _find_keys(pictures: Sequence[CandidatePicture], groups: Sequence[str]) -> l
 
     for content, group in zip(contents, groups, strict=True):
         if group:
-            low, high = sorted((root(content), root(_key(_GROUP_RANK, group))))
+            low, high = sorted((root(content), root((_GROUP_RANK, _hash(group)))))
             parents[high] = low
     return [root(content) for content in contents]
 
 
-def _key(rank: int, text: str) -> _Key:
-    return rank, hashlib.sha256(text.encode(errors="surrogateescape")).digest()
+def _content(picture: CandidatePicture) -> bytes:
+    return _hash(f"{picture.file.size_bytes} {picture.file.crc32c}")
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).digest()
 
 
 def _bundles(
-    pictures: Iterable[CandidatePicture], keys: Iterable[_Key]
-) -> dict[_Key, dict[str, int]]:
-    """Return the number of pictures per label of each key; empty files, no pictures, are left out.
+    pictures: Iterable[CandidatePicture], keys: Iterable[_Key], num_keys: int
+) -> list[_Bundle | None]:
+    """Return the number of pictures per label of each key; None for empty files, no pictures.
 
     All empty files are copies of each other, and would tie the labels together.
     """
-    bundles: dict[_Key, dict[str, int]] = {}
+    bundles: list[_Bundle | None] = [None] * num_keys
     # Most keys are of one picture: they share one dictionary per label.
-    singles: dict[str, dict[str, int]] = {}
+    singles: dict[str, _Bundle] = {}
     for key, picture in zip(keys, pictures, strict=True):
         label = picture.label
         if not picture.file.size_bytes:
             continue
-        if key not in bundles:
+        bundle = bundles[key]
+        if bundle is None:
             bundles[key] = singles.setdefault(label, {label: 1})
         else:
-            bundles[key] = {**bundles[key], label: bundles[key].get(label, 0) + 1}
+            bundles[key] = {**bundle, label: bundle.get(label, 0) + 1}
     return bundles
 
 

@@ -5,9 +5,9 @@ in its pack, which becomes one of this dataset, see `repot.composition`. If only
 or its boxes differ, the record is made again from the JPEG in the old one. All records that are not
 taken over are written to one new pack.
 
-A shard whose pictures are the same is taken over as it is. Where packs are many, the small ones are
-copied into the new one; where most of their bytes are of pictures that are gone, or most records
-are new, the shard is written as one file.
+A shard whose pictures are the same is taken over as it is. Where packs are many, or most of what is
+in one is not needed any more, their records are copied into the new one. If less than half of the
+shard can stay where it is, it is written as one file.
 
 The bytes of the shard, its receipt and what its pictures look like are those of a build without an
 earlier dataset. If anything of that is missing or damaged, the shard is built without it.
@@ -82,8 +82,9 @@ Write = Callable[[Sequence[SourcePicture], BinaryIO], tuple[Receipt, NDArray[np.
 
 MIN_REUSED = 0.5
 """A shard of which less can be taken over, in bytes, is written as one file."""
-MAX_STORED = 2.5, 4.0
-"""Bytes of a shard's packs, in sizes of the shard, from which on it is written as one file."""
+MIN_LIVE = 0.15, 0.35
+"""A file of which the shard needs less than this, in bytes, is not taken over: what it needs is
+copied."""
 MAX_PACKS = 16, 32
 """Number of a shard's packs from which on the small ones are copied into one.
 
@@ -407,10 +408,11 @@ class _Builder:
         with path.open("w+b") as file:
             new_rows = [self._write_new(file, write)]
             new_rows += [self._rewrite(i, file) for i in self._changed()]
-            if self._is_one_file():
+            copied = self._to_copy()
+            if self._is_one_file(copied):
                 self._store_file(file, np.concatenate(new_rows))
                 return self._receipt()
-            new_rows += [self._copy(i, file) for i in self._in_small_packs()]
+            new_rows += [self._copy(i, file) for i in copied.tolist()]
             size_bytes = file.tell()
             file.flush()
         if size_bytes:
@@ -508,29 +510,35 @@ class _Builder:
         records: NDArray[np.void] = self._table[self._table["is_record"]]
         return records
 
-    def _is_one_file(self) -> bool:
-        """Return whether the shard is better written as one file."""
-        records = self._records()
-        is_old = records["file"] != self._new_pack
-        size_bytes = int(records["num_bytes"].sum(dtype=np.int64))
-        reused = int(records["num_bytes"][is_old].sum(dtype=np.int64))
-        used = np.unique(records["file"][is_old]).tolist()
-        stored = sum(self._files[index].size_bytes for index in used) + size_bytes - reused
-        low, high = MAX_STORED
-        return (
-            reused < MIN_REUSED * size_bytes
-            or stored > (low + (high - low) * self._share) * size_bytes
-        )
+    def _to_copy(self) -> NDArray[np.intp]:
+        """Return the pictures whose records do not stay where they are.
 
-    def _in_small_packs(self) -> list[int]:
-        """Return the pictures of all packs but the largest one, if the packs are too many."""
-        low, high = MAX_PACKS
+        Of a file that mostly has other records, such as a picture's that was in another split,
+        nothing stays; and if the files are too many, only what is in the largest one.
+        """
         is_old = self._table["is_record"] & (self._table["file"] != self._new_pack)
-        used = np.unique(self._table["file"][is_old]).tolist()
-        if len(used) + 1 <= low + (high - low) * self._share:
-            return []
-        largest = max(used, key=lambda index: self._files[index].size_bytes)
-        return np.flatnonzero(is_old & (self._table["file"] != largest)).tolist()
+        files, live = self._table["file"][is_old], self._table["num_bytes"][is_old]
+        live_bytes = np.bincount(files, weights=live, minlength=self._new_pack)
+        sizes = np.array([file.size_bytes for file in self._files[: self._new_pack]], np.float64)
+        stays = live_bytes > self._limit(MIN_LIVE) * sizes
+        if stays.sum() + 1 > self._limit(MAX_PACKS):
+            stays &= np.arange(len(stays)) == np.argmax(live_bytes * stays)
+        copied = is_old.copy()
+        copied[is_old] = ~stays[files]
+        return np.flatnonzero(copied)
+
+    def _is_one_file(self, copied: NDArray[np.intp]) -> bool:
+        """Return whether so little stays that the shard is better written as one file."""
+        stays = self._table["is_record"] & (self._table["file"] != self._new_pack)
+        stays[copied] = False
+        reused = self._table["num_bytes"][stays].sum(dtype=np.int64)
+        size_bytes = self._records()["num_bytes"].sum(dtype=np.int64)
+        return bool(reused < MIN_REUSED * size_bytes)
+
+    def _limit(self, limits: tuple[float, float]) -> float:
+        """Return this shard's own limit."""
+        low, high = limits
+        return low + (high - low) * self._share
 
     def _store_file(self, new: BinaryIO, new_rows: NDArray[np.void]) -> None:
         """Store the shard as one file, and its rows."""

