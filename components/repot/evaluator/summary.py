@@ -112,8 +112,12 @@ def comparable_metrics(evaluation: EvaluationRecord, verdict: Verdict) -> dict[s
         **_bounds("macro_recall", evaluation.scores.macro_recall_interval),
         "macro_f1": evaluation.macro_f1,
         **_bounds("macro_f1", evaluation.scores.macro_f1_interval),
+        "calibration_error": evaluation.calibration.error,
         "num_examples": evaluation.num_examples,
     }
+    if evaluation.promise is not None and evaluation.coverage is not None:
+        metrics["set_coverage"] = evaluation.coverage
+        metrics["set_coverage_promised"] = evaluation.promise.promised.coverage
     if evaluation.test is not None:
         metrics |= _test_metrics(evaluation.test)
     if verdict.subset != "validation":

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from repot.evaluation_record import PromiseRecord
 from repot.evaluator.outcomes import Outcome
 from repot.evaluator.report.data import (
     DatasetSummary,
@@ -11,6 +12,7 @@ from repot.evaluator.report.data import (
     SplitSummary,
 )
 from repot.evaluator.summary import summarise
+from repot.model_spec import ModelCalibration
 from repot.settings import TrainingSettings
 from repot.training_record import EpochRecord, TrainingRecord
 
@@ -109,4 +111,26 @@ def make_report_data(
             for outcome in outcomes
             if not outcome.correct
         ),
+    )
+
+
+def make_promise() -> PromiseRecord:
+    """Return what a model promised, and what came true on a few pictures."""
+    promised = ModelCalibration(
+        method="5-fold cross-validation",
+        num_examples=1000,
+        error_before=0.138,
+        error_after=0.021,
+        coverage=0.9,
+        set_threshold=0.2,
+        mean_set_size=1.1,
+        unlike_rate=0.01,
+    )
+    return PromiseRecord(
+        promised=promised,
+        num_covered=2,
+        mean_set_size=1.25,
+        num_empty_sets=1,
+        num_unlike=3,
+        error_before=0.125,
     )

@@ -1,5 +1,6 @@
 """Scores of an evaluation, compared with values computed by hand."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from repot.evaluator.outcomes import Outcome
 from repot.evaluator.summary import comparable_metrics, summarise
 from repot.evaluator.verdict import ComparedPictures, Decision, PairedComparison, Score, Verdict
 from repot.json_record import RecordError
+from tests.unit.evaluator.samples import make_promise
 
 
 def make_outcome(
@@ -165,8 +167,17 @@ def test_comparable_metrics_have_verdict_interval_and_champion() -> None:
         "macro_f1": record.macro_f1,
         "macro_f1_low": pytest.approx(0.18031, abs=1e-5),
         "macro_f1_high": pytest.approx(0.72405, abs=1e-5),
+        "calibration_error": pytest.approx(0.35),
         "num_examples": 4,
     }
+
+
+def test_comparable_metrics_have_the_promised_coverage_and_the_real_one() -> None:
+    record = dataclasses.replace(make_record(), promise=make_promise())
+
+    metrics = comparable_metrics(record, make_verdict("promote", has_champion=False))
+
+    assert (metrics["set_coverage"], metrics["set_coverage_promised"]) == (0.5, 0.9)
 
 
 @pytest.mark.parametrize("num_labels", [4, 5, 6])

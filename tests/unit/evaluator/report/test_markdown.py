@@ -13,7 +13,7 @@ from repot.evaluator.report.page import render_markdown
 from repot.requested_run import RequestedRun
 from repot.settings import GateSettings
 from tests.unit.evaluator.report.test_page import make_slices, make_suspects
-from tests.unit.evaluator.samples import make_outcome, make_report_data
+from tests.unit.evaluator.samples import make_outcome, make_promise, make_report_data
 
 LABELS = ["cat", "a|b <script>alert(1)</script>"]
 CHAMPION = [make_outcome(i, "cat", "cat") for i in range(30)]
@@ -84,6 +84,16 @@ def test_labels_cannot_break_tables_or_become_html() -> None:
         rows = [row.count("<t") for row in re.findall(r"(?s)<tr>(.*?)</tr>", table)]
         assert len(set(rows)) == 1
     assert len(re.findall("<table>", html)) == 5
+
+
+def test_promises_are_beside_what_came_true() -> None:
+    data = make_report_data(CHALLENGER, LABELS)
+    evaluation = dataclasses.replace(data.evaluation, promise=make_promise())
+
+    text = render_markdown(dataclasses.replace(data, evaluation=evaluation))
+
+    assert "| expected calibration error before the temperature | 0.1250 | |" in text
+    assert re.search(r"\| labels in their prediction set \| 0\.0667 \(.*\) \| 0\.9000 \|", text)
 
 
 def test_report_before_a_verdict_has_the_scores_only() -> None:

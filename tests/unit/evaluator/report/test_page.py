@@ -35,7 +35,7 @@ from repot.requested_run import RequestedRun
 from repot.selection_record import CandidateRecord, ForecastRecord, SelectionRecord
 from repot.settings import GateSettings
 from repot.training_record import AugmentedExample, AugmentedPictures
-from tests.unit.evaluator.samples import PIXEL, make_outcome, make_report_data
+from tests.unit.evaluator.samples import PIXEL, make_outcome, make_promise, make_report_data
 
 MAX_PER_PAIR = 4
 LABELS = ["cat", "<script>alert(1)</script>"]
@@ -519,6 +519,21 @@ def test_report_shows_what_recipe_auto_tried_and_its_forecast_beside_the_score()
     assert "Measured on 2 pictures: 0.500, outside of the interval" in text
     assert "wide0.8750.8750.500chosennarrow0.750" in text.replace(" ", "")
     assert "Selection" not in text_of(render_report(data))
+
+
+def test_report_states_promises_beside_what_came_true() -> None:
+    data = make_report_data(OUTCOMES, LABELS)
+    evaluation = dataclasses.replace(data.evaluation, promise=make_promise())
+
+    text = text_of(render_report(dataclasses.replace(data, evaluation=evaluation)))
+
+    assert "0.125calibration error before" in text
+    assert f"{evaluation.calibration.error:.3f}calibration error after" in text
+    assert "learnt from 1,000 pictures (5-fold cross-validation), where the error fell from" in text
+    assert "66.7 %labels in their prediction set90.0 % are promised for new pictures; 95 %" in text
+    assert "with 1.25 labels in a set on average and 1 empty set." in text
+    assert "3unlike the training picturesOf 3 pictures; about 1.0 % are expected" in text
+    assert "What its probabilities promise" not in text_of(render_report(data))
 
 
 def make_suspects(*, num_suspects: int, num_judged: int = 90) -> SuspectSummary:
