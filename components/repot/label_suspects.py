@@ -25,10 +25,10 @@ from repot.json_record import JsonRecord
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-MIN_CONFIDENCE = 0.1
+MIN_CONFIDENCE = 0.2
 """Least probability that the label of a suspect is wrong."""
 
-MIN_MEAN_CONFIDENCE = 0.5
+MIN_MEAN_CONFIDENCE = 0.4
 """Least mean of these probabilities over all suspects: the expected share of real mistakes."""
 
 # Prior of the noise rate: a beta distribution with mode 5 %, which counts as 80 pictures.

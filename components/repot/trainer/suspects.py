@@ -3,7 +3,8 @@
 Heads are fitted to the features without the picture that they judge; copies of a picture, and the
 pictures of a group, are in one fold. With few pictures, several divisions into folds are averaged.
 Heads are fitted to a sample of at most MAX_FITTED pictures, so that time and memory are bounded;
-the other pictures are judged by a head that is fitted to the whole sample.
+the other pictures are judged by a head that is fitted to the whole sample. The labels of the most
+similar pictures of the sample are a second opinion.
 `repot.label_suspects` has the model of wrong labels.
 
 Only training pictures take part. The result is kept beside the state before the training goes on,
@@ -14,6 +15,7 @@ import hashlib
 import logging
 
 import numpy as np
+import numpy.typing as npt
 
 from repot import storage
 from repot.label_suspects import (
@@ -27,7 +29,7 @@ from repot.label_suspects import (
     judge_labels,
 )
 from repot.layout import SUSPECTS_NAME
-from repot.trainer.auto.heads import MAX_ROWS, assign_folds, cross_validate, fit_head
+from repot.trainer.auto.heads import MAX_ROWS, assign_folds, cross_validate, fit_head, softmax
 from repot.trainer.auto.selection import Candidate, TrainingFeatures
 from repot.trainer.state import StateStore
 
@@ -46,6 +48,12 @@ PENALTIES = (1e-4, 3e-4, 1e-3)
 EXPECTED_TEMPERATURE = 0.4
 """What suits out-of-fold logits of these heads, which are too cautious: .4 to .8 for seven sets of
 pictures (`benchmarks/suspects.py`)."""
+
+HEAD_TEMPERATURE = 0.5
+NUM_NEIGHBOURS, VOTE_SCALE, VOTE_PRIOR = 20, 0.1, 0.3
+"""What the opinions of heads and neighbours are averaged with. Neighbours vote by the exponential
+of their similarity, a cosine, divided by VOTE_SCALE. VOTE_PRIOR of a vote goes to each label.
+Whichever six of the seven sets choose them, these or almost these are chosen."""
 
 MIN_PICTURES = 5
 """Different pictures that a label needs so that its pictures are judged. One that is alone with its
@@ -93,9 +101,13 @@ def find_suspects(features: TrainingFeatures) -> LabelSuspects:
             features.num_classes,
             penalty=penalty,
         )
+        neighbours = _Neighbours(features, candidate, sample)
         for first in range(0, len(rest), MAX_ROWS):
             part = rest[first : first + MAX_ROWS]
-            scores = head.logits(features.rows(candidate, part))
+            scores = _with_votes(
+                head.logits(features.rows(candidate, part)),
+                neighbours.votes(features.rows(candidate, part), features.keys(part)),
+            )
             judgements.append(judge_labels(scores, features.classes[part], noise))
     numbers = np.concatenate([sample, rest])
     return choose_suspects(
@@ -153,6 +165,9 @@ def _cross_validate(
         )
         for penalty, scores in found.items():
             logits[penalty] = logits.get(penalty, 0.0) + scores / num_divisions
+    neighbours = _Neighbours(features, candidate, sample)
+    votes = neighbours.votes(rows, features.keys(sample))
+    logits = {penalty: _with_votes(scores, votes) for penalty, scores in logits.items()}
     fits = {
         penalty: fit_label_noise(
             scores[is_judged], classes[is_judged], expected_temperature=EXPECTED_TEMPERATURE
@@ -161,6 +176,59 @@ def _cross_validate(
     }
     chosen = max(fits, key=lambda penalty: fits[penalty].score)
     return logits[chosen], chosen, fits[chosen]
+
+
+class _Neighbours:
+    """The labels of the most similar pictures, as a second opinion beside the heads.
+
+    It errs elsewhere: with both, the list has fewer right labels (`benchmarks/suspects.py`).
+
+    Args:
+        features, candidate: The features.
+        sample: int64 [n], the pictures that vote.
+    """
+
+    def __init__(self, features: TrainingFeatures, candidate: Candidate, sample: IntArray) -> None:
+        rows = features.rows(candidate, sample)
+        self._mean, self._scale = rows.mean(axis=0), rows.std(axis=0) + 1e-6
+        self._rows = self._standardise(rows)
+        self._labels, self._num_labels = features.classes[sample], features.num_classes
+        keys = np.array(features.keys(sample), object)
+        self._names, self._groups = np.unique(keys, return_inverse=True)
+
+    def votes(self, rows: FloatArray, keys: list[bytes]) -> FloatArray:
+        """Return the logarithm of the share of votes for each label: float64 [n, N].
+
+        Args:
+            rows: float64 [n, features], see `TrainingFeatures.rows`.
+            keys: What each belongs to: nothing that belongs to it votes.
+        """
+        similar = self._standardise(rows) @ self._rows.T
+        places = {name: place for place, name in enumerate(self._names.tolist())}
+        own = np.array([places.get(key, -1) for key in keys])
+        similar[own[:, np.newaxis] == self._groups] = -np.inf
+        number = min(NUM_NEIGHBOURS, similar.shape[1])
+        nearest = np.argpartition(-similar, number - 1, axis=1)[:, :number]
+        weights = np.exp(np.take_along_axis(similar, nearest, axis=1) / VOTE_SCALE)
+        counts = np.zeros((len(rows), self._num_labels))
+        for place in range(number):
+            labels = self._labels[nearest[:, place]]
+            counts[np.arange(len(rows)), labels] += weights[:, place]
+        counts += VOTE_PRIOR * weights.mean(axis=1, keepdims=True) + 1e-9
+        votes: FloatArray = np.log(counts / counts.sum(axis=1, keepdims=True))
+        return votes
+
+    def _standardise(self, rows: FloatArray) -> npt.NDArray[np.float32]:
+        standard: npt.NDArray[np.float32] = ((rows - self._mean) / self._scale).astype(np.float32)
+        lengths = np.linalg.norm(standard, axis=1, keepdims=True)
+        standard /= np.maximum(lengths, 1e-6)
+        return standard
+
+
+def _with_votes(logits: FloatArray, votes: FloatArray) -> FloatArray:
+    """Return the mean of what heads and neighbours say, as logarithms of probabilities."""
+    both: FloatArray = (np.log(softmax(logits / HEAD_TEMPERATURE) + 1e-12) + votes) / 2
+    return both
 
 
 def _salted(digest: bytes, salt: int) -> bytes:

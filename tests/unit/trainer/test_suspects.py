@@ -148,3 +148,27 @@ def test_suspects_are_kept_and_published_once(
     assert (tmp_path / "suspects.json").read_bytes() == stored
     assert LabelSuspects.from_text(stored.decode()) == find_suspects(features)
     assert not (tmp_path / "other").exists()
+
+
+def test_neighbours_vote_except_those_of_the_same_group() -> None:
+    features = make_features((40, 40))
+    groups = [b"same" if number < 30 else b"" for number in range(80)]
+    features = dataclasses.replace(features, groups=np.array(groups, "S32"))
+    everything = np.arange(80)
+    candidate = suspects._widest(features)
+    # All of the group have one label, whatever they show.
+    classes = np.where(everything < 30, 0, features.classes)
+    voters = suspects._Neighbours(
+        dataclasses.replace(features, classes=classes), candidate, everything
+    )
+
+    rows, keys = features.rows(candidate, everything), features.keys(everything)
+    votes, with_own_group = voters.votes(rows, keys), voters.votes(rows, [b""] * 80)
+
+    np.testing.assert_allclose(np.exp(votes).sum(axis=1), 1)
+    agree, would_agree = (
+        np.mean(each[:30].argmax(axis=1) == features.classes[:30])
+        for each in (votes, with_own_group)
+    )
+    assert agree >= 0.8
+    assert would_agree < 0.8
