@@ -34,7 +34,13 @@ def environment(package: str = __name__) -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     env.filters.update(
-        decimal=decimal, command=command, count=count, p_value=p_value, plural=plural, name=name
+        decimal=decimal,
+        command=command,
+        count=count,
+        p_equals=p_equals,
+        p_value=p_value,
+        plural=plural,
+        name=name,
     )
     return env
 
@@ -49,6 +55,12 @@ def p_value(value: float | None) -> str:
     if value is None:
         return MISSING
     return f"{value:.2g}" if value >= SMALLEST_P else f"< {SMALLEST_P:g}"
+
+
+def p_equals(value: float) -> str:
+    """Return what follows p in a sentence: "= 0.02", or "< 0.0001"."""
+    text = p_value(value)
+    return text if text.startswith("<") else f"= {text}"
 
 
 def count(value: int) -> str:

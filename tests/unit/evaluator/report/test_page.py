@@ -385,6 +385,7 @@ def test_champion_and_challenger_are_compared_label_by_label() -> None:
         ReportContext(compared_labels=tuple(compare_labels(champion, challenger))),
     )
 
+    assert "exact McNemar p < 0.0001. Champion" in text_of(html)
     table = html.partition("Label by label")[2].partition("</table>")[0]
     rows = [text_of(row) for row in re.findall(r"(?s)<tr[ >].*?</tr>", table)[1:]]
     assert rows == ["a worse301.000.00-1.000< 0.0001", "b10.001.00+1.000–"]
