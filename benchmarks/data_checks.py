@@ -123,7 +123,8 @@ def compare_checks(root: Path, num_rounds: int) -> None:
         command = [sys.executable, __file__, "--build", str(root)]
         for _ in range(num_rounds):
             for variant, results in seconds.items():
-                extra = {"PYTHONPATH": site} if variant == "without" else {}
+                path = os.environ.get("PYTHONPATH", "")
+                extra = {"PYTHONPATH": f"{site}:{path}"} if variant == "without" else {}
                 output = subprocess.check_output([*command, variant], env=os.environ | extra)
                 results.append(json.loads(output.splitlines()[-1]))
     before, after = statistics.median(seconds["without"]), statistics.median(seconds["with"])
