@@ -27,7 +27,7 @@ LOCK = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo serving-skew quality shards-speed decoder-sandbox feature-memory sample-run speed training-speed change data-checks suspects probabilities inception-2016 mobilenet manifest-speed streaming gate-years report-size test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
+.PHONY: help venv install demo serving-skew quality shards-speed decoder-sandbox feature-memory sample-run speed training-speed change scale data-checks suspects probabilities inception-2016 mobilenet manifest-speed streaming gate-years report-size test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ mobilenet: $(STAMP) ## train MobileNetV2 weights of Open Images, see benchmarks/
 
 change: $(STAMP) ## measure what adding, removing or relabelling 1 % of the pictures costs; ARGS=100000
 	$(BIN)/python -m benchmarks.change $(ARGS)
+
+scale: $(STAMP) ## plan a million pictures on gs://: processor time, memory, stored bytes; ARGS
+	$(BIN)/python -m benchmarks.scale $(ARGS)
 
 data-checks: $(STAMP) ## measure what the checks of a dataset cost, and what they find; ARGS
 	$(BIN)/python benchmarks/data_checks.py $(ARGS)

@@ -155,11 +155,14 @@ def list_root(prefix: str, root_uri: str) -> Listing:
         StorageError: The folder cannot be listed.
     """
     found = list_folder(root_uri)
+    files: list[FoundFile] = []
+    # Each entry is dropped as soon as it is converted, so that a million are in memory only once.
+    found.objects.reverse()
+    while found.objects:
+        files.append(_to_found_file(found.objects.pop(), prefix, root_uri))
+    files += (_to_other(uri, kind, prefix, root_uri) for uri, kind in found.others.items())
     return Listing(
-        files=(
-            *(_to_found_file(info, prefix, root_uri) for info in found.objects),
-            *(_to_other(uri, kind, prefix, root_uri) for uri, kind in found.others.items()),
-        ),
+        files=tuple(files),
         empty_folders=tuple(_path(uri, prefix, root_uri) for uri in found.empty_folders),
     )
 

@@ -175,44 +175,6 @@ def plan_dataset(
         DataError: The pictures do not make a usable dataset; all problems are listed.
         StorageError: Reading or writing failed.
     """
-    with _without_garbage_collection():
-        return _plan_dataset(
-            roots,
-            dataset_folder=dataset_folder,
-            listings_uri=listings_uri,
-            settings=settings,
-            labels_file_uri=labels_file_uri,
-            inputs=inputs,
-            unpacked_uri=unpacked_uri,
-            newest_uri=newest_uri,
-            max_rejected_fraction=max_rejected_fraction,
-        )
-
-
-@contextlib.contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Do not look for circles of objects, again and again among all pictures; there are none."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def _plan_dataset(
-    roots: PictureRoots,
-    *,
-    dataset_folder: Callable[[str], str],
-    listings_uri: str | None,
-    settings: DatasetSettings,
-    labels_file_uri: str,
-    inputs: InputSettings,
-    unpacked_uri: str,
-    newest_uri: str,
-    max_rejected_fraction: float,
-) -> PlannedDataset:
     raise_problems(usage=find_overlap(roots, dataset_folder("")))
     lines = read_labels(labels_file_uri) if labels_file_uri else None
     options = ReadOptions(
@@ -223,7 +185,52 @@ def _plan_dataset(
         listings_uri=listings_uri,
         unpacked_uri=unpacked_uri,
     )
-    inventory = _annotate(read_inventory(roots, options), inputs, lines, settings)
+    inventory = read_inventory(roots, options)
+    with _without_garbage_collection():
+        return _plan_inventory(
+            inventory,
+            roots,
+            dataset_folder=dataset_folder,
+            listings_uri=listings_uri,
+            settings=settings,
+            lines=lines,
+            labels_file_uri=labels_file_uri,
+            inputs=inputs,
+            newest_uri=newest_uri,
+            max_rejected_fraction=max_rejected_fraction,
+        )
+
+
+@contextlib.contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Do not look for circles of objects, again and again among all pictures; there are none.
+
+    Listing is another matter: each handle of Google's client is in a circle.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _plan_inventory(
+    inventory: Inventory,
+    roots: PictureRoots,
+    *,
+    dataset_folder: Callable[[str], str],
+    listings_uri: str | None,
+    settings: DatasetSettings,
+    lines: Sequence[str] | None,
+    labels_file_uri: str,
+    inputs: InputSettings,
+    newest_uri: str,
+    max_rejected_fraction: float,
+) -> PlannedDataset:
+    """Plan the dataset of the pictures that were found; otherwise as `plan_dataset`."""
+    inventory = _annotate(inventory, inputs, lines, settings)
     labels = tuple(lines or inventory.label_order or sorted(inventory.labels))
     labels_file_problems = find_labels_file_problems(
         lines or (), inventory.all_folders, labels_file_uri
