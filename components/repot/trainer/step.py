@@ -380,18 +380,27 @@ class StepRunner:
     def _part_gradients(
         self, inputs: Any, labels: Any, mask: Any, count: Any
     ) -> tuple[Any, list[list[Any]]]:
-        with tf.GradientTape() as tape:
-            with computing_in(self._computation.precision, self._model):
-                outputs = self._outputs(inputs, True)
-            outputs = tuple(tf.cast(output, tf.float32) for output in outputs)
-            loss = tf.reduce_sum(self._loss(outputs, labels) * mask) / count
-            if self._penalty is not None:
-                num_replicas = self._strategy.num_replicas_in_sync
-                loss += self._penalty() / (num_replicas * self._computation.num_parts)
-            if self._computation.precision == "float16":
-                loss = self._optimizers[0][0].scale_loss(loss)
+        with computing_in(self._computation.precision, self._model):
+            outputs = self._outputs(inputs, True)
+        outputs = tuple(tf.cast(output, tf.float32) for output in outputs)
+        loss = tf.reduce_sum(self._loss(outputs, labels) * mask) / count
+        if self._penalty is not None:
+            num_replicas = self._strategy.num_replicas_in_sync
+            loss += self._penalty() / (num_replicas * self._computation.num_parts)
+        if self._computation.precision == "float16":
+            loss = self._optimizers[0][0].scale_loss(loss)
         groups = [[variable.value for variable in group] for _, group in self._optimizers]
-        gradients = tape.gradient(loss, groups)
+        # A sum of three gradients or more is made of sums of two: AddN begins with the term whose
+        # memory it can reuse, which depends on when the others were last used. GradientTape has no
+        # such choice.
+        gradients = tf.nest.pack_sequence_as(
+            groups,
+            tf.gradients(
+                loss,
+                tf.nest.flatten(groups),
+                aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE,
+            ),
+        )
         if self._computation.precision == "float16" and len(groups) > 1:
             gradients = _skip_together(gradients)
         return _batch_sums(outputs[0], labels, mask), gradients

@@ -96,11 +96,15 @@ def make_deterministic(*, on_gpu: bool = False) -> None:
     NumPy, Keras and TensorFlow, so training does not: every layer, order and distortion has its
     own seed, derived from the settings. TensorFlow rejects an operation without a seed.
 
+    TensorFlow's graph optimizer turns chains of additions into one AddN, whose order of terms
+    depends on timing (`repot.trainer.step`), so it must leave arithmetic as it is.
+
     On a GPU, some gradients have no deterministic kernel, and TensorFlow refuses to run them
     (`tf.config.experimental.enable_op_determinism`); the others are slower.
     """
     if on_gpu or not tf.config.list_physical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()
+        tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
 
 
 def is_chief(strategy: Any) -> bool:

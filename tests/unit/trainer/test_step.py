@@ -100,6 +100,32 @@ def train_step(runner: StepRunner, batches: Any, *, stop: bool = False) -> tuple
     return result.sums[0], result.is_stopping
 
 
+def test_gradients_of_many_branches_are_summed_in_pairs() -> None:
+    # The result of an AddN of three terms depends on timing.
+    inputs = keras.Input([WIDTH])
+    middle = keras.layers.Dense(5)(inputs)
+    branches = [keras.layers.Dense(NUM_CLASSES)(middle) for _ in range(4)]
+    model = keras.Model(inputs, keras.layers.Concatenate()(branches))
+    graphs = []
+
+    def loss(outputs: tuple[Any, ...], labels: Any) -> Any:
+        graphs.append(tf.compat.v1.get_default_graph())
+        return smoothed_cross_entropy(outputs[0], labels)
+
+    runner = StepRunner(
+        lambda inputs, training: (model(inputs, training=training),),
+        loss,
+        [(keras.optimizers.SGD(1.0), model.trainable_variables)],
+        tf.distribute.get_strategy(),
+        model=model,
+    )
+    train_step(runner, four_batches())
+
+    sums = [op for op in graphs[0].get_operations() if op.type == "AddN"]
+    assert sums
+    assert {len(op.inputs) for op in sums} == {2}
+
+
 def test_padding_changes_neither_the_step_nor_the_sums() -> None:
     short, short_model = make_runner()
     long, long_model = make_runner()

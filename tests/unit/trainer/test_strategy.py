@@ -11,6 +11,7 @@ from repot.trainer.strategy import (
     choose_computation,
     choose_strategy,
     is_chief,
+    make_deterministic,
     wait_for_all,
 )
 
@@ -98,3 +99,9 @@ def test_precision_and_compiler_suit_the_devices(
         TrainingSettings(precision="float32", xla="on", gradient_accumulation=4), strategy
     )
     assert (chosen.precision, chosen.uses_xla, chosen.num_parts) == ("float32", True, 4)
+
+
+def test_deterministic_steps_keep_the_order_of_additions() -> None:
+    make_deterministic()
+
+    assert tf.config.optimizer.get_experimental_options()["arithmetic_optimization"] is False
