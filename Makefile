@@ -87,6 +87,9 @@ scale: $(STAMP) ## plan a million pictures on gs://: processor time, memory, sto
 data-checks: $(STAMP) ## measure what the checks of a dataset cost, and what they find; ARGS
 	$(BIN)/python benchmarks/data_checks.py $(ARGS)
 
+exports-parity: $(STAMP) ## compare every export with its model on two sets of pictures; needs EXTRAS=litert,onnx; ARGS
+	$(BIN)/python -m benchmarks.exports $(ARGS)
+
 suspects: $(STAMP) ## measure how many planted wrong labels are found, on seven sets of pictures from packages
 	$(BIN)/python -m benchmarks.suspects
 
