@@ -29,7 +29,7 @@ from repot.layout import EXPORT_NAME, MANIFEST_NAME, MODEL_RECORD_NAME
 from repot.manifest import read_manifest
 from repot.metrics import FloatArray
 from repot.model_registry import ModelRecord
-from repot.model_spec import ModelSpec
+from repot.model_spec import ModelSpec, read_model_spec
 from repot.predictor import model_digest
 
 _FORMAT = 1
@@ -176,7 +176,10 @@ class _Exporter:
         )
         written = self._run("convert", export_format, folder)
         if written.conversion is None:
-            return replace(record, problem=f"it cannot be converted: {written.refusal}"), folder
+            spec = read_model_spec(self._model_uri)
+            backbone = (spec and spec.backbone) or "the network"
+            problem = f"{backbone} cannot be converted: {written.refusal}"
+            return replace(record, problem=problem), folder
         record = replace(record, conversion=written.conversion)
         if self._model_scores is None:
             self._model_scores = self._read_scores()
