@@ -6,7 +6,7 @@
 
 For the built-in sample, and for folders of pictures or else a set of photographs of food from an
 npm package, it trains a model with `repot run`, which exports it to every format. It prints what
-export.json states, and the processor time per picture of each export on one thread.
+export.json states, and the processor time per picture of each export.
 
 With --backbones it exports networks with random weights instead, at the smallest size that the
 backbone accepts, and compares them on noise: this shows which operations a format lacks. Networks
@@ -14,7 +14,6 @@ of KerasHub are not among them, because they need a preset.
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,6 @@ from repot.evaluator.export_record import ExportRecord, read_exports
 from repot.extras import EXPORT_FORMATS
 from repot.zoo import BACKBONES
 
-os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 NUM_TIMED = 32
 NUM_NOISE = 8
 SEED = 0
