@@ -61,15 +61,18 @@ INTEGRATION_VARIABLES = {
         "MLFLOW_LOG_MODEL",
         "MODEL_REGISTRY_URL",
         "INTEGRATIONS_REQUIRED",
+        "SIGNING_PUBLIC_KEY",
     )
 }
 INTEGRATION_SECRET_VARIABLES = {"notify_url": "REPOT_NOTIFY_URL"}
+SIGNING_KEY_VARIABLE = "REPOT_SIGNING_PRIVATE_KEY"
 # Of the evaluator only.
 TRACKING_SECRET_VARIABLES = {
     "mlflow_username": "MLFLOW_TRACKING_USERNAME",
     "mlflow_password": "MLFLOW_TRACKING_PASSWORD",
     "mlflow_token": "MLFLOW_TRACKING_TOKEN",
     "registry_token": "REPOT_MODEL_REGISTRY_TOKEN",
+    "signing_private_key": SIGNING_KEY_VARIABLE,
 }
 RUN_ID_VARIABLE = "REPOT_RUN_ID"
 """The id of the run that a task belongs to."""

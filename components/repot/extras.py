@@ -21,6 +21,7 @@ EXTRAS = {
     "mlflow": ("mlflow-skinny>=3.1,<4",),
     "onnx": ("onnxruntime>=1.23", "tf2onnx>=1.17,<2"),
     "s3": ("boto3>=1.36",),
+    "signing": ("model-signing>=1.1,<2", "pyopenssl>=24"),
 }
 """What each extra installs, by its name; the same as in pyproject.toml."""
 

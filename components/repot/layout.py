@@ -26,7 +26,8 @@
                                    report.md, labels.json (if compared)
       models/<name>/<version>/     model.keras, saved_model/, labels.txt, model_spec.json,
                                    metrics.json, trained_on.bin, model_card.md,
-                                   exports/<format>/ (export.json last), model.json (last);
+                                   exports/<format>/ (export.json last),
+                                   model.sig (if signed), model.json (last);
                                    for KServe serving/1/ and inference_service.yaml (last of the
                                    two)
       models/<name>/champion.json  the version in production
@@ -133,6 +134,7 @@ SAVED_MODEL_FOLDER = "saved_model"
 MODEL_SPEC_NAME = "model_spec.json"
 MODEL_CARD_NAME = "model_card.md"
 MODEL_RECORD_NAME = "model.json"
+SIGNATURE_NAME = "model.sig"
 TRAINED_ON_NAME = "trained_on.bin"
 CHAMPION_NAME = "champion.json"
 COMPARISONS_NAME = "comparisons.json"
@@ -141,7 +143,7 @@ INFERENCE_SERVICE_NAME = "inference_service.yaml"
 
 
 ADDED_TO_VERSIONS = (
-    *(MODEL_RECORD_NAME, SERVING_FOLDER, INFERENCE_SERVICE_NAME),
+    *(MODEL_RECORD_NAME, SIGNATURE_NAME, SERVING_FOLDER, INFERENCE_SERVICE_NAME),
     CHECKSUMS_NAME,
 )
 """In the folder of a version, but not among the files that its model.json lists."""

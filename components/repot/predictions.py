@@ -28,6 +28,7 @@ from repot.picture_files import PictureFile, read_ahead
 from repot.picture_result import RejectedPicture
 from repot.prediction_file import PredictionFile, PredictionRun, open_prediction_file
 from repot.predictor import BATCH_SIZE, Model, find_model, load_model, model_digest, read_labels
+from repot.signatures import check_signature
 
 _MAX_COLUMN = 60
 _MAX_NAMES = 1000
@@ -115,10 +116,12 @@ def predict_files(
         The exit code: EXIT_FAILED if a picture cannot be used, else 0.
 
     Raises:
-        ModelError: There is no model, or it cannot be loaded.
+        ModelError: There is no model, it cannot be loaded, or it is not signed as
+            `repot.signatures` requires.
         UsageError: The output file belongs to another model, other options or other pictures.
     """
     model_uri = find_model(storage.normalise(model))
+    check_signature(model_uri)
     remaining = iter(pictures)
     with contextlib.ExitStack() as stack:
         output: PredictionFile | None = None

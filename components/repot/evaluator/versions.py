@@ -41,6 +41,7 @@ from repot.model_registry import (
     check_version,
     read_champion,
 )
+from repot.signatures import check_signature, sign_version
 
 _MAX_NAMES = 20
 
@@ -84,7 +85,9 @@ def publish(run_uri: str, storage_uri: str, *, model_name: str, version: str) ->
     storage.write_text(storage.join(target_uri, MODEL_CARD_NAME), card)
     files = list_files(target_uri, skip=layout.ADDED_TO_VERSIONS)
     record = dataclasses.replace(record, files=files)
-    storage.write_text(record_uri, checked_text(record.to_json()))
+    text = checked_text(record.to_json())
+    sign_version(target_uri, text)
+    storage.write_text(record_uri, text)
     return target_uri
 
 
@@ -272,7 +275,8 @@ def _new_champion(
     """Return the champion after a change.
 
     Raises:
-        ModelError: The version was never published, or its files have changed since.
+        ModelError: The version was never published, its files have changed since, or it is not
+            signed as `repot.signatures` requires.
     """
     version_uri = layout.model_uri(storage_uri, model_name, change.version)
     record_uri = storage.join(version_uri, MODEL_RECORD_NAME)
@@ -284,6 +288,7 @@ def _new_champion(
             "Evaluate first."
         ) from err
     check_version(version_uri, record)
+    check_signature(version_uri)
     history = (*(previous.history if previous else ()), change)
     promotions = [each for each in history if each.action == "promote"]
     return Champion(

@@ -140,6 +140,11 @@ class IntegrationSettings(EnvironmentSettings):
         "Whether a run fails if KServe's manifest cannot be written, or MLflow or the Model "
         "Registry does not accept it; true or false. The version stays promoted then.",
     )
+    signing_public_key: str = setting(
+        "",
+        "Public key in PEM, or the path of its file; versions that are not signed by it are not "
+        "used.",
+    )
 
     def _problems(self) -> Iterator[str]:
         yield from EnvironmentSettings._problems(self)

@@ -31,11 +31,13 @@ from repot.metrics import FloatArray
 from repot.model_registry import ModelRecord
 from repot.model_spec import ModelSpec, read_model_spec
 from repot.predictor import model_digest
+from repot.signatures import check_signature
 
 _FORMAT = 1
 """Part of every export id. Increase it when the same model gives other files."""
 _MAX_LOG = 4000  # characters
 _ACTIONS = {"convert": "exports to", "score": "scores with"}
+
 
 _log = logging.getLogger(__name__)
 
@@ -53,9 +55,11 @@ def export_model(
 
     Raises:
         UsageError: A package is missing, or the folder has other files.
-        ModelError: The export is rejected; nothing is written then.
+        ModelError: The export is rejected, or the model is not signed as `repot.signatures`
+            requires; nothing is written then.
     """
     check_export_formats([export_format])
+    check_signature(model_uri)
     export_id = _export_id(export_format, model_uri, dataset_uri)
     if storage.list_objects(output_uri):
         finished = read_export(output_uri)
