@@ -34,6 +34,8 @@ _MAX_UNLIKE = 0.25
 _MIN_CORRELATION, _MIN_DETAIL = 0.9, 0.5
 _MAX_PART, _MAX_COLOUR = 0.15, 24.0
 _MAX_BRIGHTNESS, _MAX_CONTRAST = 4.0, 0.25
+# The same before the last step of the alignment. It rules out half of the candidates early.
+_MAX_UNALIGNED = 10.0
 _NOISE = 2.5
 """Standard deviation of the difference that compression makes, in grey levels."""
 _PART_SIDE = 8
@@ -82,8 +84,9 @@ def are_copies(rows: NDArray[np.void], first: Parts, second: Parts) -> NDArray[n
     for reduction, num_steps, limit in _LEVELS:
         small, other_small = _reduce(one, reduction), _reduce(other, reduction)
         other_small, _ = _sample(other_small, targets)
-        boxes, correlation = _align(small, boxes, starts, other_small, num_steps)
-        kept = np.flatnonzero(correlation >= limit)
+        boxes = _align(small, boxes, starts, other_small, num_steps)
+        both = _compare(small, boxes, other_small)
+        kept = np.flatnonzero((both.correlation >= limit) & (both.brightness <= _MAX_UNALIGNED))
         likely, one, other = likely[kept], one[kept], other[kept]
         boxes, starts, targets = boxes[kept], starts[kept], targets[kept]
     kept = np.flatnonzero(_agree(_compare(one, boxes, _sample(other, targets)[0])))
@@ -165,6 +168,12 @@ class _Compared:
         sums: Floats = (self.first * self.second).sum(axis=(1, 2))
         return sums / self.num_pixels
 
+    @property
+    def brightness(self) -> Floats:
+        """Return the difference of the mean luminance of each pair."""
+        difference: Floats = np.abs(self.means[0] - self.means[1])
+        return difference
+
 
 def _compare(first: Floats, boxes: Floats, other: Floats) -> _Compared:
     """Compare boxes of pictures with other pictures as a whole."""
@@ -201,9 +210,7 @@ def _standardise(
     return centered, mean[:, 0, 0], contrast[:, 0, 0]
 
 
-def _align(
-    first: Floats, boxes: Floats, starts: Floats, second: Floats, num_steps: int
-) -> tuple[Floats, Floats]:
+def _align(first: Floats, boxes: Floats, starts: Floats, second: Floats, num_steps: int) -> Floats:
     """Move boxes of the first pictures to what the second pictures show.
 
     Args:
@@ -214,7 +221,7 @@ def _align(
         num_steps: How often they are moved.
 
     Returns:
-        The boxes with the highest correlation of all steps, and this correlation.
+        The boxes with the highest correlation of all steps.
     """
     side = first.shape[1]
     steps = (np.arange(side, dtype=np.float32) + 0.5) / side
@@ -251,7 +258,7 @@ def _align(
         moves = np.linalg.solve(squares, slopes.transpose(0, 2, 1) @ missing)[..., 0]
         boxes = boxes + np.clip(moves, -_MAX_STEP, _MAX_STEP)
         boxes = np.clip(boxes, starts - _MAX_MOVE, starts + _MAX_MOVE)
-    return best, highest
+    return best
 
 
 def _agree(both: _Compared) -> NDArray[np.bool_]:
@@ -271,7 +278,7 @@ def _agree(both: _Compared) -> NDArray[np.bool_]:
         & (detail >= _MIN_DETAIL)
         & (part - noise <= _MAX_PART)
         & (_unlike_share(both) <= _MAX_UNLIKE)
-        & (np.abs(both.means[0] - both.means[1]) <= _MAX_BRIGHTNESS)
+        & (both.brightness <= _MAX_BRIGHTNESS)
         & (np.minimum(*ratios) <= _MAX_CONTRAST)
     )
     return is_same

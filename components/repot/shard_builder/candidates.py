@@ -53,6 +53,8 @@ _MAX_SIGNATURE_BITS = 20
 _MAX_DISTANCE = 0.55
 # Each picture is a candidate for about as many of the nearest.
 MAX_COMPARED = 16
+# Beyond this distance, only with the very nearest: there are many such pairs by chance.
+_SURE_DISTANCE, _MAX_UNSURE = 0.4, 4
 # Candidates that wait to be reduced to the nearest; 36 bytes each.
 _MAX_WAITING = 4_000_000
 _CHUNK, _CHUNK_HASHED = 512, 1 << 15
@@ -350,5 +352,6 @@ def _nearest(pairs: NDArray[np.void], num_pictures: int) -> NDArray[np.void]:
     for side in ("query", "target"):
         order = np.lexsort((pairs["distance"], pairs[side]))
         places = np.arange(len(pairs)) - np.searchsorted(pairs[side][order], pairs[side][order])
-        is_kept[order[places < MAX_COMPARED]] = True
+        limits = np.where(pairs["distance"][order] <= _SURE_DISTANCE, MAX_COMPARED, _MAX_UNSURE)
+        is_kept[order[places < limits]] = True
     return pairs[is_kept]
