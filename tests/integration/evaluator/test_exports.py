@@ -210,7 +210,8 @@ def test_accepted_exports_are_published_and_rejected_ones_are_stated(
 
     version_uri = f"{storage_uri}/models/m/first"
     published = [info.uri for info in storage.list_objects(f"{version_uri}/exports")]
-    assert published == [f"{version_uri}/exports/onnx/{n}" for n in ("export.json", "model.onnx")]
+    names = ("checksums.json", "export.json", "model.onnx")
+    assert published == [f"{version_uri}/exports/onnx/{name}" for name in names]
     problem = "it loses 1.5 points of precision@1 on 400 pictures"
     assert report.verdict.decision == "promote"
     assert report.verdict.reasons[-1].startswith(
