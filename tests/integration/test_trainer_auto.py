@@ -139,7 +139,7 @@ def test_spec_of_the_model_has_the_chosen_views_and_the_temperature(trained: Pat
     assert spec.temperature == record.selection.temperature
     promised = spec.calibration
     assert promised is not None
-    assert promised.method == "5-fold cross-validation on training pictures"
+    assert promised.method == "10-fold cross-validation on training pictures"
     assert promised.num_examples == record.num_examples["train"]
     assert (promised.coverage, promised.unlike_rate) == (0.9, 0.05)
     assert 0 < promised.set_threshold < 0.9

@@ -30,6 +30,9 @@ from repot.trainer.auto.heads import (
 )
 
 NUM_FOLDS = 5
+CALIBRATION_FOLDS = 10
+"""Folds of the chosen head alone, for its temperature and promises. Its heads are fitted to nine
+tenths of the pictures: with four fifths, sets covered 91 % where 90 % were promised."""
 PENALTIES = (1e-5, 1e-4, 1e-3)
 
 CLASS_WEIGHTS = (0.0, 0.5, 1.0)
@@ -134,8 +137,8 @@ class SelectedHead:
         head: Its head.
         record: How it was chosen.
         scored: int64 [n], the rows of the training pictures that took part in cross-validation.
-        folds: int64 [n], the fold of each.
-        logits: float64 [n, N], of heads that were not fitted to the fold.
+        folds: int64 [n], the fold of each, one of CALIBRATION_FOLDS.
+        logits: float64 [n, N], of heads like the chosen one that were not fitted to the fold.
     """
 
     candidate: Candidate
@@ -184,6 +187,15 @@ def select_head(
         penalty=chosen.penalty,
         weights=weights,
     )
+    calibration_folds = assign_folds(features.keys(scored), classes, CALIBRATION_FOLDS)
+    logits = cross_validate(
+        features.rows(chosen.candidate, scored),
+        classes,
+        features.num_classes,
+        folds=calibration_folds,
+        penalties=[chosen.penalty],
+        weights=class_weights(classes, features.num_classes, chosen.exponent),
+    )[chosen.penalty]
     is_correct = chosen.logits.argmax(axis=1) == classes
     score, low, high = forecast(
         is_correct,
@@ -208,7 +220,7 @@ def select_head(
         class_weight=chosen.exponent,
         balance=reason,
         fine_tuning=fine_tuning,
-        temperature=fit_temperature(chosen.logits, classes),
+        temperature=fit_temperature(logits, classes),
         forecast=ForecastRecord(
             precision_at_1=score, low=low, high=high, num_examples=num_validation
         ),
@@ -218,8 +230,8 @@ def select_head(
         head=head,
         record=record,
         scored=scored,
-        folds=folds,
-        logits=chosen.logits,
+        folds=calibration_folds,
+        logits=logits,
     )
 
 

@@ -43,6 +43,7 @@ from repot.trainer.auto.fine_tuning import (
 )
 from repot.trainer.auto.heads import LinearHead, log_losses
 from repot.trainer.auto.selection import (
+    CALIBRATION_FOLDS,
     CANDIDATES,
     NUM_FOLDS,
     VIEWS,
@@ -327,7 +328,8 @@ def calibrate_selected(
     held_out = HeldOut(
         logits=selected.logits,
         classes=features.classes[selected.scored],
-        method=selected.record.method,
+        method=f"{CALIBRATION_FOLDS}-fold cross-validation on training pictures"
+        + ("" if features.groups is None else ", groups kept together"),
     )
     _, calibration = calibrate(held_out, temperature=selected.record.temperature, settings=settings)
     sample = sample_rows(features.digests[selected.scored])
