@@ -128,7 +128,7 @@ def test_score_of_auto_lies_in_its_forecast(
     assert promise.num_unlike <= 0.2 * evaluation.num_examples
     assert promise.error_before != evaluation.calibration.error
     report = (tmp_path / "report.html").read_text()
-    assert "are promised to have their label in their set" in report
+    assert "labels in their prediction set" in report
 
 
 def test_spec_of_the_model_has_the_chosen_views_and_the_temperature(trained: Path) -> None:
