@@ -102,9 +102,12 @@ def content_key(crc32c: str, size_bytes: int, crop: Box | None) -> str:
         size_bytes: Size of the picture.
         crop: What it is cropped to.
     """
-    edges = [crop.xmin, crop.ymin, crop.xmax, crop.ymax] if crop else []
     checksum = crc32c if is_etag_checksum(crc32c) else f"crc32c:{crc32c}"
-    return ":".join([checksum, str(size_bytes), *(f"{edge:g}" for edge in edges)])
+    content = f"{checksum}:{size_bytes}"
+    if not crop:
+        return content
+    edges = crop.xmin, crop.ymin, crop.xmax, crop.ymax
+    return ":".join([content, *(f"{edge:g}" for edge in edges)])
 
 
 def etag_checksum(version: str) -> str:

@@ -67,7 +67,7 @@ class FileState:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A file's checksum and its state before and after it was read, or why it cannot be read."""
+    """A file's checksum and its state, if that did not change, or why it cannot be read."""
 
     crc32c: str = ""
     state: FileState | None = None
@@ -101,17 +101,18 @@ def add_checksums(
     num_cached = 0
     for digits, part in _parts(unknown):
         cache = _read_cache(cache_uri, digits) if cache_uri else {}
-        known = {file.uri: cache[file.uri] for file in part if _is_cached(file, cache)}
-        del cache
         unread = []
         for file in part:
-            if file.uri in known:
-                file.crc32c = known[file.uri][1]
+            state, crc32c = cache.get(file.uri, ("", ""))
+            if state == file.state:
+                file.crc32c = crc32c
             else:
                 unread.append(file)
-        num_cached += len(known)
+        num_cached += len(part) - len(unread)
         if not unread:
             continue
+        known = {file.uri: cache[file.uri] for file in part if file.crc32c}
+        del cache
         counter = counter or ProgressCounter("read checksums", len(unknown), unit="files")
         counter.add(num_cached)
         num_cached = 0
@@ -151,19 +152,6 @@ def _part_uri(cache_uri: str, digits: str) -> str:
     return f"{cache_uri}-{digits}.json" if digits else f"{cache_uri}.json"
 
 
-def _is_cached(file: FoundFile, cache: _Cache) -> bool:
-    if file.uri not in cache:
-        return False
-    state = _state(file)
-    return state is not None and cache[file.uri][0] == state.text
-
-
-def _state(file: FoundFile) -> FileState | None:
-    if storage.is_local(file.uri):
-        return file_state(file.uri, file.version)
-    return FileState(f"{file.version} {file.size_bytes} {file.modified_seconds}", 0)
-
-
 def file_state(uri: str, version: str) -> FileState | None:
     """Return the current state of a file, in an object store that of `version`; None if gone."""
     if not storage.is_local(uri):
@@ -172,10 +160,8 @@ def file_state(uri: str, version: str) -> FileState | None:
         status = os.stat(uri)  # noqa: PTH116 (a Path per file doubles the time of a replan)
     except OSError:
         return None
-    return FileState(
-        f"{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_ino}",
-        max(status.st_mtime_ns, status.st_ctime_ns),
-    )
+    info = storage.local_info(uri, status)
+    return FileState(info.version + info.stamp, max(status.st_mtime_ns, status.st_ctime_ns))
 
 
 def _read_cache(cache_uri: str, digits: str) -> _Cache:
@@ -254,17 +240,17 @@ def _read(file: FoundFile) -> _Read:
 
     An error of an object store is raised, because it does not concern one file only.
     """
-    before = _state(file)
     if not storage.is_local(file.uri):
         info = storage.stat(file.uri)
         if info is not None and info.version == file.version and info.crc32c:
-            return _Read(crc32c=info.crc32c, state=before)
+            return _Read(crc32c=info.crc32c, state=FileState(file.state, 0))
         # It changed, which this reports, or the service lost its checksum.
         crc32c = storage.read_crc32c_hex(file.uri, version=file.version)
-        return _Read(crc32c=crc32c, state=before)
+        return _Read(crc32c=crc32c, state=FileState(file.state, 0))
     try:
         crc32c = storage.read_crc32c_hex(file.uri)
     except StorageError as err:
         return _Read(error=str(err))
-    # A file that changed while it was read is not cached.
-    return _Read(crc32c=crc32c, state=before if _state(file) == before else None)
+    # A file that changed since it was listed is not cached.
+    state = file_state(file.uri, file.version)
+    return _Read(crc32c=crc32c, state=state if state and state.text == file.state else None)

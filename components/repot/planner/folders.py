@@ -10,6 +10,7 @@ val/ and valid/ are accepted as names of validation/. All other files are reject
 often come without labels: those directly in test/ have a reason of their own, which is no problem.
 """
 
+import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import cast
@@ -68,12 +69,14 @@ def assign_labels(
     split_folders = find_split_folders([*(file.path for file in files), *empty_paths])
     is_split = bool(split_folders)
     candidates, rejected = [], []
+    labels: dict[str, str] = {}
     for file in files:
         split, inner_path = (
             _separate_split(file.path, split_folders) if is_split else ("", file.path)
         )
         folder = inner_path.rpartition("/")[0]
         label = folder.partition("/")[0]
+        label = labels.setdefault(label, label)  # one text for all pictures of a label
         reason = _rejection_reason(file.path, folder, listed_labels, nested=nested)
         if file.kind:
             reason = "not_a_file"
@@ -199,6 +202,8 @@ def _find_empty_label_folders(
     unused, used = [*empty_paths], [candidate.file.path for candidate in candidates]
     for item in rejected:
         (unused if item.reason in _UNUSED_REASONS else used).append(item.path)
+    if not unused:
+        return []
     empty = {_label_folder(path, split_folders) for path in unused}
     empty -= {_label_folder(path, split_folders) for path in used}
     return sorted(folder for folder in empty if folder and not is_system_file(f"{folder}/"))
@@ -236,9 +241,10 @@ def _rejection_reason(
 
 def is_system_file(path: str) -> bool:
     """Return whether a file belongs to an operating system or a tool, by its name or folder."""
-    *folders, name = path.lower().split("/")
-    return (
-        name in _SYSTEM_NAMES
-        or name.startswith("._")
-        or any(folder.startswith(".") or folder in _SYSTEM_FOLDERS for folder in folders)
-    )
+    folder, _, name = path.lower().rpartition("/")
+    return name in _SYSTEM_NAMES or name.startswith("._") or _is_in_system_folder(folder)
+
+
+@functools.lru_cache(maxsize=1024)  # thousands of files follow each other in one folder
+def _is_in_system_folder(path: str) -> bool:
+    return any(folder.startswith(".") or folder in _SYSTEM_FOLDERS for folder in path.split("/"))

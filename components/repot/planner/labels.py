@@ -179,14 +179,19 @@ def find_suspicious_labels(inventory: Inventory) -> list[str]:
 def _find_stored_names(inventory: Inventory) -> dict[str, set[str]]:
     """Return the names of each label's folders as stored, by the folder's normalised path."""
     stored: dict[str, set[str]] = defaultdict(set)
-    for candidate in inventory.candidates if inventory.has_folders else ():
-        if candidate.file.part:
-            continue
-        split_parts = 1 if inventory.is_split else 0
-        parts = candidate.file.path.split("/")
-        folder = "/".join(parts[: split_parts + 1])
+    if not inventory.has_folders:
+        return stored
+    files = (candidate.file for candidate in inventory.candidates)
+    folders = {
+        (file.path.rpartition("/")[0], file.uri.rpartition("/")[0])
+        for file in files
+        if not file.part
+    }
+    split_parts = 1 if inventory.is_split else 0
+    for path, uri in folders:
+        parts = path.split("/")
         depth = len(parts) - split_parts
-        stored[folder].add(candidate.file.uri.split("/")[-depth])
+        stored["/".join(parts[: split_parts + 1])].add(uri.split("/")[-depth])
     return stored
 
 

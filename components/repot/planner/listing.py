@@ -5,8 +5,12 @@ dataset. Separate folders for training and validation look like one folder with 
 validation/.
 """
 
+import contextlib
+import gc
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 
 from repot import storage
 from repot.errors import NoBucketError, UsageError
@@ -83,7 +87,7 @@ class FoundFile:
         size_bytes: Size of the file.
         crc32c: CRC32C of its bytes, 8 hex digits; "" if the listing has no checksum. After
             `repot.planner.checksums` possibly an ETag instead, see there.
-        version, has_crc32c, modified_seconds: See `repot.storage.ObjectInfo`.
+        version, has_crc32c, stamp: See `repot.storage.ObjectInfo`.
         kind: What it is if it is not a file, such as "a named pipe"; "" for a file.
         part: Where it is in the file at `uri`; None if it is that file. Then size and checksum are
             those of the part, and the checksum is known.
@@ -97,10 +101,15 @@ class FoundFile:
     kind: str = ""
     part: FilePart | None = None
     has_crc32c: bool = False
-    modified_seconds: int = 0
+    stamp: str = ""
 
     def __hash__(self) -> int:
         return hash((self.uri, self.path, self.part))
+
+    @property
+    def state(self) -> str:
+        """Return what changes whenever the file does."""
+        return self.version + self.stamp
 
     @property
     def name(self) -> str:
@@ -142,7 +151,7 @@ def list_files(roots: PictureRoots) -> Listing:
     if problems:
         raise UsageError(problems)
     return Listing(
-        files=tuple(sorted(files, key=lambda file: (file.path, file.uri))),
+        files=tuple(sorted(files, key=attrgetter("path", "uri"))),
         empty_folders=tuple(sorted(empty_folders)),
     )
 
@@ -154,12 +163,18 @@ def list_root(prefix: str, root_uri: str) -> Listing:
         UsageError: The folder is missing, empty or a file.
         StorageError: The folder cannot be listed.
     """
-    found = list_folder(root_uri)
-    files: list[FoundFile] = []
-    # Each entry is dropped as soon as it is converted, so that a million are in memory only once.
-    found.objects.reverse()
-    while found.objects:
-        files.append(_to_found_file(found.objects.pop(), prefix, root_uri))
+    # Each handle of Google's client is in a circle; of a folder there are only files.
+    is_local = storage.is_local(root_uri)
+    with without_garbage_collection() if is_local else contextlib.nullcontext():
+        found = list_folder(root_uri)
+        files: list[FoundFile] = []
+        num_letters = len(storage.folder_prefix(root_uri))
+        # Each entry is dropped as soon as it is converted: a million are in memory only once.
+        found.objects.reverse()
+        while found.objects:
+            info = found.objects.pop()
+            path = unicodedata.normalize("NFC", prefix + info.uri[num_letters:])
+            files.append(_to_found_file(info, path))
     files += (_to_other(uri, kind, prefix, root_uri) for uri, kind in found.others.items())
     return Listing(
         files=tuple(files),
@@ -183,6 +198,18 @@ def list_folder(uri: str) -> storage.FolderListing:
     return listing
 
 
+@contextlib.contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """Do not look for circles of objects, again and again among all pictures; there are none."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def find_overlap(roots: PictureRoots, dataset_uri: str) -> list[str]:
     """Return an error message if the dataset would be inside a pictures folder.
 
@@ -196,15 +223,15 @@ def find_overlap(roots: PictureRoots, dataset_uri: str) -> list[str]:
     ]
 
 
-def _to_found_file(info: storage.ObjectInfo, prefix: str, root_uri: str) -> FoundFile:
+def _to_found_file(info: storage.ObjectInfo, path: str) -> FoundFile:
     return FoundFile(
         uri=info.uri,
-        path=_path(info.uri, prefix, root_uri),
+        path=path,
         size_bytes=info.size_bytes,
         crc32c=info.crc32c or "",
         version=info.version,
         has_crc32c=info.has_crc32c,
-        modified_seconds=info.modified_seconds,
+        stamp=info.stamp,
     )
 
 

@@ -1,12 +1,10 @@
 """Plan a dataset: its labels, splits, shards and id. All problems are reported at once."""
 
-import contextlib
 import dataclasses
-import gc
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +41,7 @@ from repot.planner.labels import (
     find_suspicious_labels,
     read_labels,
 )
-from repot.planner.listing import PictureRoots, find_overlap
+from repot.planner.listing import PictureRoots, find_overlap, without_garbage_collection
 from repot.planner.preflight import Parameters
 from repot.planner.split import find_groups, find_split_warnings, group_digests, split_pictures
 from repot.records import BOX_EDGES, Box
@@ -186,7 +184,7 @@ def plan_dataset(
         unpacked_uri=unpacked_uri,
     )
     inventory = read_inventory(roots, options)
-    with _without_garbage_collection():
+    with without_garbage_collection():
         return _plan_inventory(
             inventory,
             roots,
@@ -199,21 +197,6 @@ def plan_dataset(
             newest_uri=newest_uri,
             max_rejected_fraction=max_rejected_fraction,
         )
-
-
-@contextlib.contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """Do not look for circles of objects, again and again among all pictures; there are none.
-
-    Listing is another matter: each handle of Google's client is in a circle.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _plan_inventory(

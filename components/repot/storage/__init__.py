@@ -11,6 +11,7 @@ processes.
 from repot.storage.backend import Content, FolderListing, ObjectInfo
 from repot.storage.checksums import crc32c_hex
 from repot.storage.local.files import file_crc32c_hex, write_atomically
+from repot.storage.local.objects import local_info
 from repot.storage.operations import (
     as_local_file,
     check_writable,
@@ -68,6 +69,7 @@ __all__ = [
     "join",
     "link",
     "list_objects",
+    "local_info",
     "local_path",
     "normalise",
     "parent",

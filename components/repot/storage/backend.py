@@ -33,8 +33,9 @@ class ObjectInfo:
             "<size>-<mtime in ns>" for a local file.
         has_crc32c: Whether the service itself keeps a CRC32C of the whole object. A listing of
             s3:// says so without the value, which `stat` returns.
-        modified_seconds: When the object was last written, in seconds since 1970; 0 where
-            `version` alone tells versions apart.
+        stamp: Text after `version` that changes when the object does in ways that the version may
+            not show: size and time of writing on s3://, "-<change time in ns>-<inode>" of a local
+            file; "" on gs://.
     """
 
     uri: str
@@ -42,7 +43,7 @@ class ObjectInfo:
     crc32c: str | None
     version: str
     has_crc32c: bool = field(default=False, compare=False)
-    modified_seconds: int = field(default=0, compare=False)
+    stamp: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

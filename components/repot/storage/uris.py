@@ -14,6 +14,7 @@ from pathlib import Path
 from repot.errors import UsageError
 
 SCHEMES = ("gs", "s3")
+_BUCKET_PREFIXES = tuple(f"{scheme}://" for scheme in SCHEMES)
 
 # A scheme followed by a slash. gs:, s3: and file: without a slash are a typo; any other local name
 # may contain a colon.
@@ -83,7 +84,7 @@ def scheme_of(uri: str) -> str:
 
 def is_local(uri: str) -> bool:
     """Return whether `uri` is a local path."""
-    return not scheme_of(uri)
+    return not uri.startswith(_BUCKET_PREFIXES)
 
 
 def local_path(uri: str) -> Path:

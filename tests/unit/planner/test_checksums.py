@@ -69,6 +69,31 @@ def test_second_call_reads_only_changed_files(
     assert changed[1].crc32c == storage.crc32c_hex(b"987654321")
 
 
+def test_unchanged_files_are_not_looked_up_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = _add_checksums(folder, tmp_path / "listings")
+
+    def look_up(uri: str, version: str) -> None:
+        raise AssertionError(uri)
+
+    monkeypatch.setattr(checksums, "file_state", look_up)
+    assert _add_checksums(folder, tmp_path / "listings")[0] == first
+
+
+def test_checksum_of_file_that_changed_since_it_was_listed_is_not_cached(
+    folder: Path, tmp_path: Path, reads: list[str]
+) -> None:
+    roots = PictureRoots(pictures_uri=str(folder))
+    listed = list_files(roots).files
+    (folder / "b").write_bytes(b"another")
+    add_checksums(listed, roots, str(tmp_path / "listings"))
+    reads.clear()
+    files, _ = _add_checksums(folder, tmp_path / "listings")
+    assert reads == ["b"]
+    assert files[1].crc32c == storage.crc32c_hex(b"another")
+
+
 def test_each_folder_has_its_own_cache(folder: Path, tmp_path: Path, reads: list[str]) -> None:
     _add_checksums(folder, tmp_path / "listings")
     folder.rename(tmp_path / "moved")

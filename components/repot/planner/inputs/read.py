@@ -13,6 +13,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import PurePosixPath
 from typing import Literal, cast
 
@@ -33,7 +34,13 @@ from repot.planner.inputs.problems import WrongRows
 from repot.planner.inputs.rows import FoundContent, Row, find_pictures, keep_useful_columns
 from repot.planner.inputs.stored_file import read_head
 from repot.planner.inputs.tables import decode_text, read_file_text
-from repot.planner.listing import FoundFile, PictureRoots, list_folder, list_root
+from repot.planner.listing import (
+    FoundFile,
+    PictureRoots,
+    list_folder,
+    list_root,
+    without_garbage_collection,
+)
 from repot.records import BOX_EDGES, Box
 
 _ShardKind = Literal["tfrecord", "tar", "gzip", "bzip2", "xz"]
@@ -111,7 +118,8 @@ def read_inventory(roots: PictureRoots, options: ReadOptions) -> Inventory:
             problems += err.problems
     if problems:
         raise UsageError(problems)
-    return _to_inventory(content, options)
+    with without_garbage_collection():
+        return _to_inventory(content, options)
 
 
 def check_location(uri: str) -> None:
@@ -127,7 +135,7 @@ def check_location(uri: str) -> None:
 
 def _to_inventory(content: _Content, options: ReadOptions) -> Inventory:
     inventory = assign_labels(
-        sorted(content.files, key=lambda file: (file.path, file.uri)),
+        sorted(content.files, key=attrgetter("path", "uri")),
         listed_labels=options.listed_labels,
         empty_folders=sorted(content.empty_folders),
         nested=options.nested,
@@ -137,7 +145,7 @@ def _to_inventory(content: _Content, options: ReadOptions) -> Inventory:
         # As a folder train/ alone is no split: there is nothing to validate on.
         labelled = [dataclasses.replace(each, split="") for each in labelled]
     candidates, rejected = _select_listed(labelled, options.listed_labels)
-    every = sorted([*inventory.candidates, *candidates], key=lambda each: each.file.path)
+    every = sorted([*inventory.candidates, *candidates], key=attrgetter("file.path"))
     num_unsplit = sum(not candidate.split for candidate in every)
     if 0 < num_unsplit < len(every):
         progress.notice(
@@ -433,7 +441,12 @@ def _read_tree(
 ) -> None:
     """Add what a folder, or an archive of one, contains."""
     wanted = options.input_format
-    metadata = [file for file in files if file.name in _METADATA_NAMES and not file.kind]
+    metadata = [
+        file
+        for file in files
+        # The first condition spares a million files the second.
+        if file.path.endswith(_METADATA_NAMES) and file.name in _METADATA_NAMES and not file.kind
+    ]
     if wanted in ("auto", "huggingface"):
         formats = [(file, found) for file in metadata if (found := _metadata_format(file))]
         if formats:

@@ -276,7 +276,7 @@ def _look_up(uris: Sequence[str], manifest_uri: str) -> dict[str, FoundFile]:
             crc32c=(info.crc32c if info.has_crc32c else None) or "",
             version=info.version,
             has_crc32c=info.has_crc32c,
-            modified_seconds=info.modified_seconds,
+            stamp=info.stamp,
         )
         for uri, info in found.items()
     }
@@ -287,10 +287,7 @@ def _stat_local(uri: str) -> storage.ObjectInfo | None:
         status = os.stat(uri)  # noqa: PTH116 (a Path per file doubles the time)
     except OSError:
         return None
-    if not S_ISREG(status.st_mode):
-        return None
-    version = f"{status.st_size}-{status.st_mtime_ns}"
-    return storage.ObjectInfo(uri=uri, size_bytes=status.st_size, crc32c=None, version=version)
+    return storage.local_info(uri, status) if S_ISREG(status.st_mode) else None
 
 
 def _look_up_objects(uris: Sequence[str]) -> dict[str, storage.ObjectInfo]:

@@ -45,7 +45,7 @@ def stat(uri: str) -> ObjectInfo | None:
             status = path.stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
-    return _to_object_info(uri, status) if path.is_file() else None
+    return local_info(uri, status) if S_ISREG(status.st_mode) else None
 
 
 def list_objects(folder_uri: str) -> list[ObjectInfo]:
@@ -73,7 +73,7 @@ def read_object(uri: str, *, version: str | None = None) -> Content:
         data = file.read()
         status = os.fstat(file.fileno())
     _check_version(uri, status, version)
-    info = dataclasses.replace(_to_object_info(uri, status), crc32c=crc32c_hex(data))
+    info = dataclasses.replace(local_info(uri, status), crc32c=crc32c_hex(data))
     return Content(data=data, info=info)
 
 
@@ -99,10 +99,22 @@ def read_range(uri: str, *, offset: int, num_bytes: int, version: str | None = N
     return b"".join(parts)
 
 
+def local_info(uri: str, status: os.stat_result) -> ObjectInfo:
+    """Return the state of a file from its status."""
+    return ObjectInfo(
+        uri=uri,
+        size_bytes=status.st_size,
+        crc32c=None,
+        version=f"{status.st_size}-{status.st_mtime_ns}",
+        # A program can set the modification time, but not the change time.
+        stamp=f"-{status.st_ctime_ns}-{status.st_ino}",
+    )
+
+
 def write_bytes(uri: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:
     """Write a whole file; missing folders are created."""
     status = write_atomically(Path(uri), lambda file: file.write(data), if_absent=if_absent)
-    return _to_object_info(uri, status)
+    return local_info(uri, status)
 
 
 def swap_bytes(uri: str, data: bytes, *, expected_version: str | None) -> ObjectInfo:
@@ -132,7 +144,7 @@ def download(uri: str, path: Path, *, version: str | None = None) -> ObjectInfo:
 
     with convert_os_errors("read", source), source.open("rb") as reader:
         write_atomically(path, copy_to)
-        return _to_object_info(uri, os.fstat(reader.fileno()))
+        return local_info(uri, os.fstat(reader.fileno()))
 
 
 def upload(path: Path, uri: str, *, if_absent: bool = False) -> ObjectInfo:
@@ -143,7 +155,7 @@ def upload(path: Path, uri: str, *, if_absent: bool = False) -> ObjectInfo:
             lambda file: shutil.copyfileobj(reader, file, BLOCK_BYTES),
             if_absent=if_absent,
         )
-    return _to_object_info(uri, status)
+    return local_info(uri, status)
 
 
 def copy(source_uri: str, target_uri: str) -> None:
@@ -182,13 +194,8 @@ def check_writable(uri: str) -> None:
         probe.unlink()
 
 
-def _to_object_info(uri: str, status: os.stat_result) -> ObjectInfo:
-    version = f"{status.st_size}-{status.st_mtime_ns}"
-    return ObjectInfo(uri=uri, size_bytes=status.st_size, crc32c=None, version=version)
-
-
 def _check_version(uri: str, status: os.stat_result, version: str | None) -> None:
-    if version is not None and _to_object_info(uri, status).version != version:
+    if version is not None and local_info(uri, status).version != version:
         raise changed_error(uri)
 
 
@@ -205,7 +212,7 @@ def _walk(root: str, listing: FolderListing) -> None:
         for uri, entry in _entries(folder):
             is_empty = False
             if S_ISREG(entry.st_mode) or S_ISLNK(entry.st_mode):
-                listing.objects.append(_to_object_info(uri, entry))
+                listing.objects.append(local_info(uri, entry))
             elif not S_ISDIR(entry.st_mode):
                 listing.others[uri] = _KINDS.get(S_IFMT(entry.st_mode), "a special file")
             elif _inode(entry) in ancestors | {inode}:

@@ -81,10 +81,12 @@ def to_object_info(uri: str, response: Response) -> ObjectInfo:
         crc32c=_crc32c(response),
         version=response["ETag"].strip('"'),
         has_crc32c=_has_crc32c(response),
-        modified_seconds=int(response["LastModified"].timestamp())
-        if "LastModified" in response
-        else 0,
+        stamp=f" {size_bytes} {_modified_seconds(response)}",
     )
+
+
+def _modified_seconds(response: Response) -> int:
+    return int(response["LastModified"].timestamp()) if "LastModified" in response else 0
 
 
 def user_metadata(response: Response) -> dict[str, str]:
