@@ -120,7 +120,8 @@ def test_error_for_damaged_shard_has_both_checksums_and_advice(
         caught.value
     )
     assert f"got {size} bytes with CRC32C {crc32c}" in str(caught.value)
-    assert f"Delete it, receipts/{SHARD}.json and manifest.json" in str(caught.value)
+    advice = f"Delete it, receipts/{SHARD}.json, base.json (if any) and manifest.json"
+    assert advice in str(caught.value)
 
 
 def test_missing_shard_is_an_error(dataset_copy: str) -> None:

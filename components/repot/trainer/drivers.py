@@ -4,6 +4,7 @@ A driver must do the same in every process that starts or resumes the same train
 follow from the settings, the data and the results of earlier phases only.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -44,7 +45,7 @@ from repot.trainer.calibration import (
 )
 from repot.trainer.features import FeatureReader
 from repot.trainer.inception_2016 import inception_2016_phase
-from repot.trainer.loop import TrainingRun, fit
+from repot.trainer.loop import TrainingRun, check_finite, fit
 from repot.trainer.optimizer import make_optimizer
 from repot.trainer.phases import TrainingPhase
 from repot.trainer.step import StepRunner, smoothed_cross_entropy
@@ -325,6 +326,11 @@ def _cross_validate_head(
     """Return float64 [n, N] logits of the rows of some folds, by heads trained without the fold.
 
     They are trained as the phase `head` trains the one that is published.
+
+    Raises:
+        StoppedError: The training was asked to stop.
+        TrainingError: The loss is not finite.
+        StepOutOfMemoryError: The device's memory does not suffice for a step.
     """
     batch_size = trainee.settings.batch_size
     fitted = [np.flatnonzero(folds != fold) for fold in scored]
@@ -349,6 +355,8 @@ def _cross_validate_head(
         lambda outputs, labels: smoothed_cross_entropy(outputs[0], labels),
         [(optimizer, model.trainable_variables)],
         run.strategy,
+        model=model,
+        computation=dataclasses.replace(run.computation, precision="float32"),
     )
     variables = [*model.variables, *optimizer.variables]
     initial = [np.array(np.asarray(variable)) for variable in variables]
@@ -361,6 +369,10 @@ def _cross_validate_head(
                 feature_batches(table, batch_size, only=rows, seed=seed).first(num_batches)
             )
             result = runner.train_steps(iter(batches), num_batches, stop=run.should_stop())
+            for step, sums in enumerate(result.sums, start=1):
+                check_finite(
+                    sums.loss, phase="head", epoch=epoch, step=step, learning_rate=learning_rate
+                )
             if result.is_stopping:
                 raise StoppedError(
                     "The training was asked to stop while it trained heads for the calibration. "

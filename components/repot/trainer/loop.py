@@ -129,7 +129,13 @@ def _train_epoch(
         for sums in result.sums:
             step_end = position.epoch_seconds + seconds / num_steps
             position.finish_step(sums, epoch_seconds=step_end)
-            _check_finite(sums.loss, phase, position)
+            check_finite(
+                sums.loss,
+                phase=phase.name,
+                epoch=position.epoch,
+                step=position.num_steps,
+                learning_rate=phase.learning_rate,
+            )
         report(result.sums[-1])
         if result.is_stopping or time.monotonic() - learner.saved_at >= SAVE_SECONDS:
             learner.save()
@@ -335,12 +341,23 @@ def _stopped(phase: TrainingPhase, position: TrainingPosition) -> StoppedError:
     )
 
 
-def _check_finite(loss: float, phase: TrainingPhase, position: TrainingPosition) -> None:
+def check_finite(loss: float, *, phase: str, epoch: int, step: int, learning_rate: float) -> None:
+    """Check the loss of a step.
+
+    Args:
+        loss: The loss.
+        phase: Name of the phase.
+        epoch: Number of the epoch, from 0.
+        step: Number of the step in the epoch, from 1.
+        learning_rate: Learning rate of the phase.
+
+    Raises:
+        TrainingError: The loss is not finite.
+    """
     if not math.isfinite(loss):
         raise TrainingError(
-            f"The loss must be finite; it is not in phase {phase.name}, epoch "
-            f"{position.epoch + 1}, step {position.num_steps}, with "
-            f"learning_rate={phase.learning_rate}. Try a tenth of the learning rate. If it happens "
+            f"The loss must be finite; it is not in phase {phase}, epoch {epoch + 1}, step {step}, "
+            f"with learning_rate={learning_rate}. Try a tenth of the learning rate. If it happens "
             "in the very first step, the checkpoint's weights are not finite: try another "
             "checkpoint."
         )

@@ -10,7 +10,7 @@ import pytest
 from repot import layout
 from repot.dataset import open_examples
 from repot.errors import ModelError
-from repot.evaluator import scoring
+from repot.evaluator import saliency, scoring
 from repot.evaluator.evaluate import evaluate_run
 from repot.evaluator.gate import decide
 from repot.evaluator.scoring import ScoredSplit, score_split
@@ -57,6 +57,7 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
     """Count the pictures of this test."""
     counter = Counter()
     monkeypatch.setattr(scoring, "load_model", counter.load)
+    monkeypatch.setattr(saliency, "MAX_MAPS", 0)  # A map takes the model's answer again.
     return counter
 
 
@@ -83,7 +84,11 @@ def check_equal(scored: ScoredSplit, expected: ScoredSplit) -> None:
 
 
 def test_second_night_scores_only_new_pictures(
-    make_run: MakeRun, storage_uri: str, pictures: Path, tmp_path: Path, counter: Counter
+    make_run: MakeRun,
+    storage_uri: str,
+    pictures: Path,
+    tmp_path: Path,
+    counter: Counter,
 ) -> None:
     ids = {"storage_uri": storage_uri, "model_name": "m"}
     make_run("first")

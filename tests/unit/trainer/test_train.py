@@ -128,7 +128,9 @@ def test_training_goes_on_with_smaller_parts_after_the_memory_ran_out(
     record = train(request)
 
     assert record.epochs == 2
-    assert parts == [1, 2, 4, 4]
+    # The heads for the calibration come first; each of their calls is an epoch.
+    assert parts[:3] == [1, 2, 4]
+    assert set(parts[3:]) == {4}
     messages = [entry.message for entry in caplog.records if "does not fit" in entry.message]
     assert ["gradient_accumulation=2" in message for message in messages] == [True, False]
     assert "with 16 examples at a time" in messages[1]
