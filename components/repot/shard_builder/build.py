@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 
+from repot import storage
 from repot.dataset_plan import read_plan
 from repot.progress import ProgressCounter
 from repot.shard_builder.receipts import finished_shards
@@ -48,4 +49,5 @@ def build_shards(
     )
     if missing:
         with WorkerPool(dataset_uri, num_decoders=num_processes) as own_pool:
-            (pool or own_pool).build(missing, counter)
+            with_store = not (storage.is_local(dataset_uri) and storage.is_local(plan.pictures_uri))
+            (pool or own_pool).build(missing, counter, with_store=with_store)

@@ -6,8 +6,9 @@ pictures have 2.5 GB, so they are in a temporary file, not in memory.
 
 import math
 import tempfile
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,9 @@ from repot.shard_builder.duplicates import find_near_copies
 
 MAX_GROUPS, MAX_PICTURES_PER_GROUP, MAX_OUTLIERS = 200, 12, 200
 """What checks.json lists of each kind at most."""
+
+# Shards whose rows are read ahead.
+_NUM_READERS = 8
 
 BLANK_CONTRAST, LOW_CONTRAST = 2.0, 6.0
 """Standard deviation of grey levels, of 255."""
@@ -104,8 +108,7 @@ def _gather(dataset_uri: str, receipts: Sequence[Receipt], folder: Path) -> NDAr
         folder / "rows", APPEARANCE, mode="w+", shape=(max(1, num_records),)
     )[:num_records]
     start = 0
-    for receipt in receipts:
-        part = read_appearances(dataset_uri, receipt.shard, receipt.num_records)
+    for receipt, part in zip(receipts, _read_ahead(dataset_uri, receipts), strict=True):
         if part is None:
             raise DataError(
                 f"{appearances_uri(dataset_uri, receipt.shard)} must have a row for each of "
@@ -115,6 +118,19 @@ def _gather(dataset_uri: str, receipts: Sequence[Receipt], folder: Path) -> NDAr
         rows[start : start + len(part)] = part
         start += len(part)
     return rows
+
+
+def _read_ahead(dataset_uri: str, receipts: Sequence[Receipt]) -> Iterator[NDArray[np.void] | None]:
+    """Yield the rows of each shard, 2.5 MB of a shard of 1024 pictures; reading some ahead."""
+    pending: deque[Future[NDArray[np.void] | None]] = deque()
+    with ThreadPoolExecutor(_NUM_READERS) as readers:
+        for receipt in receipts:
+            if len(pending) == _NUM_READERS:
+                yield pending.popleft().result()
+            arguments = (dataset_uri, receipt.shard, receipt.num_records)
+            pending.append(readers.submit(read_appearances, *arguments))
+        while pending:
+            yield pending.popleft().result()
 
 
 class _Examiner:

@@ -36,7 +36,9 @@ from repot.shard_builder.appearances import measure, write_appearances
 from repot.shard_builder.receipts import write_receipt
 from repot.shard_builder.reuse import build_on_base
 
-_NUM_READERS = 8
+_NUM_LOCAL_READERS = 8
+# A request takes as long as decoding fifty pictures, and hardly any computing.
+_NUM_STORE_READERS = MAX_FILES
 # Limits of reading ahead, in pictures and bytes. A single picture may exceed the limit of bytes.
 # As many as are decoded at once, so that reading goes on meanwhile.
 _MAX_PICTURES_AHEAD = MAX_FILES
@@ -119,7 +121,8 @@ def read_ahead(pictures: Sequence[SourcePicture]) -> Generator[tuple[SourcePictu
     Raises:
         DataError, StorageError: As `read_picture`.
     """
-    readers = ThreadPoolExecutor(_NUM_READERS)
+    is_local = all(storage.is_local(picture.uri) for picture in pictures)
+    readers = ThreadPoolExecutor(_NUM_LOCAL_READERS if is_local else _NUM_STORE_READERS)
     pending: deque[tuple[list[SourcePicture], Future[list[FileBytes]]]] = deque()
     num_pending = pending_bytes = 0
     try:
@@ -145,7 +148,7 @@ def _groups(pictures: Iterable[SourcePicture]) -> Iterator[list[SourcePicture]]:
     """Yield what is read at once: some local files, or one file of a store."""
     group: list[SourcePicture] = []
     for picture in pictures:
-        is_full = _size([*group, picture]) > _MAX_BYTES_AHEAD // _NUM_READERS
+        is_full = _size([*group, picture]) > _MAX_BYTES_AHEAD // _NUM_LOCAL_READERS
         if group and (is_full or not storage.is_local(picture.uri)):
             yield group
             group = []

@@ -4,8 +4,8 @@
 
 Standard input has one JSON request per line, standard output JSON lines:
 
-    {"shard": name}                           build a shard; as many are built at the same time as
-                                              there are decoders
+    {"shard": name}                           build a shard; as many at the same time as
+                                              SHARDS_PER_DECODER times NUM_DECODERS
     {"sandbox": text}                         the layers of the sandbox that decodes the pictures
     {"pictures": n}                           n more pictures are done
     {"shard": name, "num_records": n, "size_bytes": n}    the shard is finished
@@ -14,12 +14,15 @@ Standard input has one JSON request per line, standard output JSON lines:
     {"thumbnails": [picture, ...], "max_side": n}         reduce pictures
     {"thumbnails": [base64 or null, ...]}     their JPEGs; null if one cannot be read any more
 
-The worker has access to the storage and decodes nothing: sandboxed processes do that. Each is used
-by a thread of its own. Several share one worker, because its start takes as long as 300 pictures.
-The worker exits as soon as its standard input ends, which also happens when its parent is killed.
+The worker has access to the storage and decodes nothing: sandboxed processes do that. Several share
+one worker, because its start takes as long as 300 pictures. A decoder decodes a batch of any shard,
+then of another one: with an object store, more shards are under way than there are decoders, so
+that one is read, uploaded and completed while others are decoded. The worker exits as soon as its
+standard input ends, which also happens when its parent is killed.
 """
 
 import base64
+import contextlib
 import json
 import os
 import queue
@@ -27,13 +30,20 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from repot.errors import DataError, RepotError, StorageError
 from repot.memory import describe_out_of_memory
 from repot.picture_decoder import PictureDecoder
+from repot.picture_result import Edges, Picture, RejectedPicture
+
+SHARDS_PER_DECODER = 2
+"""Shards that a worker can build at the same time, per decoder."""
+
+_NUM_READERS = 16
 
 _reply_lock = threading.Lock()
 
@@ -42,8 +52,12 @@ def main() -> None:
     """Fulfil the requests on standard input."""
     dataset_uri, scratch_path, num_decoders = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    decoders = _Decoders()
+    # First, so that the decoders start while this process imports the rest.
     for _ in range(num_decoders):
-        arguments = (requests, dataset_uri, scratch_path)
+        threading.Thread(target=decoders.keep_one, daemon=True).start()
+    for _ in range(SHARDS_PER_DECODER * num_decoders):
+        arguments = (requests, decoders, dataset_uri, scratch_path)
         threading.Thread(target=_serve, args=arguments, daemon=True).start()
     # Read here, so that its end is noticed while shards are being built.
     for line in sys.stdin:
@@ -52,60 +66,102 @@ def main() -> None:
     os._exit(0)
 
 
+class _Decoders:
+    """Decoders, each of which decodes one batch at a time, whichever thread has one."""
+
+    def __init__(self) -> None:
+        self._idle: queue.SimpleQueue[PictureDecoder] = queue.SimpleQueue()
+
+    def keep_one(self) -> None:
+        """Start a decoder, which ends with the thread that started it; return never."""
+        with _reported_errors(), PictureDecoder() as decoder:
+            _reply(sandbox=", ".join(decoder.layers()))
+            self._idle.put(decoder)
+            threading.Event().wait()
+
+    def decode(
+        self,
+        files: Sequence[tuple[str, bytes]],
+        crops: Sequence[Edges | None] = (),
+        *,
+        max_side: int = 0,
+    ) -> list[Picture | RejectedPicture]:
+        """Decode pictures as soon as a decoder is idle, see `PictureDecoder.decode`."""
+        decoder = self._idle.get()
+        try:
+            return decoder.decode(files, crops, max_side=max_side)
+        finally:
+            self._idle.put(decoder)
+
+
 def _serve(
-    requests: queue.SimpleQueue[dict[str, Any]], dataset_uri: str, scratch_path: Path
+    requests: queue.SimpleQueue[dict[str, Any]],
+    decoders: _Decoders,
+    dataset_uri: str,
+    scratch_path: Path,
 ) -> None:
     """Fulfil one request after another until one fails."""
-    try:
-        # First, so that the decoder starts while this process imports the rest.
-        with PictureDecoder() as decoder:
-            from repot.shard_builder import shard
+    with _reported_errors():
+        from repot.shard_builder import shard
 
-            _reply(sandbox=", ".join(decoder.layers()))
-            while True:
-                request = requests.get()
-                if "thumbnails" in request:
-                    _reply(thumbnails=_thumbnails(request, decoder))
-                    continue
-                counter = _PictureCounter()
-                receipt = shard.build_shard(
-                    dataset_uri,
-                    request["shard"],
-                    scratch_path=scratch_path,
-                    decode=decoder.decode,
-                    on_pictures=counter.add,
-                )
-                counter.flush()
-                _reply(
-                    shard=receipt.shard,
-                    num_records=receipt.num_records,
-                    size_bytes=receipt.size_bytes,
-                )
+        while True:
+            request = requests.get()
+            if "thumbnails" in request:
+                _reply(thumbnails=_thumbnails(request, decoders))
+                continue
+            counter = _PictureCounter()
+            receipt = shard.build_shard(
+                dataset_uri,
+                request["shard"],
+                scratch_path=scratch_path,
+                decode=decoders.decode,
+                on_pictures=counter.add,
+            )
+            counter.flush()
+            _reply(
+                shard=receipt.shard,
+                num_records=receipt.num_records,
+                size_bytes=receipt.size_bytes,
+            )
+
+
+@contextlib.contextmanager
+def _reported_errors() -> Iterator[None]:
+    """Reply with the error of the block, if there is one."""
+    try:
+        yield
     except RepotError as err:
         _reply(error=type(err).__name__, message=str(err))
     except MemoryError as err:
         _reply(error=RepotError.__name__, message=describe_out_of_memory(err))
 
 
-def _thumbnails(request: Mapping[str, Any], decoder: PictureDecoder) -> list[str | None]:
+def _thumbnails(request: Mapping[str, Any], decoders: _Decoders) -> list[str | None]:
     """Return JPEGs in base64; None for pictures that cannot be read or decoded any more."""
     import dacite
 
     from repot.dataset_plan import SourcePicture
-    from repot.picture_result import Picture, RejectedPicture
     from repot.shard_builder.shard import crop_edges, read_picture
+
+    def read(source: SourcePicture) -> bytes | None:
+        try:
+            return read_picture(source)
+        except (RejectedPicture, DataError, StorageError):
+            return None
 
     sources = [
         dacite.from_dict(SourcePicture, value, dacite.Config(cast=[tuple]))
         for value in request["thumbnails"]
     ]
-    files: dict[int, tuple[str, bytes]] = {}
-    for number, source in enumerate(sources):
-        try:
-            files[number] = source.uri, read_picture(source)
-        except (RejectedPicture, DataError, StorageError):
-            continue
-    results = decoder.decode(
+    with ThreadPoolExecutor(_NUM_READERS) as readers:
+        files = {
+            number: (source.uri, data)
+            for number, (source, data) in enumerate(
+                zip(sources, readers.map(read, sources), strict=True)
+            )
+            if data is not None
+        }
+    results = decoders.decode(
         list(files.values()),
         [crop_edges(sources[number]) for number in files],
         max_side=request["max_side"],

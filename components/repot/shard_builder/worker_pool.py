@@ -26,6 +26,7 @@ from repot import errors
 from repot.dataset_plan import SourcePicture
 from repot.memory import num_cores
 from repot.progress import ProgressCounter
+from repot.shard_builder.worker import SHARDS_PER_DECODER
 
 MAX_DECODERS = 2
 """Decoders per worker process. Two leave its interpreter idle for three quarters of the time."""
@@ -71,12 +72,16 @@ class WorkerPool:
         self._workers = []
         self._open.close()
 
-    def build(self, shards: Sequence[str], counter: ProgressCounter) -> None:
+    def build(
+        self, shards: Sequence[str], counter: ProgressCounter, *, with_store: bool = False
+    ) -> None:
         """Build shards, one at a time with each decoder; the first error stops all.
 
         Args:
             shards: Names of the shards.
             counter: Counts the finished pictures.
+            with_store: Whether an object store is read or written: then SHARDS_PER_DECODER
+                shards are built with each decoder, to hide its latency.
 
         Raises:
             DataError: A picture was changed or deleted after it was listed.
@@ -87,7 +92,16 @@ class WorkerPool:
         workers = self._start(min(self._num_decoders, len(shards)))
         with ThreadPoolExecutor(len(workers)) as drivers:
             try:
-                futures = [drivers.submit(worker.build, waiting, counter) for worker in workers]
+                futures = [
+                    drivers.submit(
+                        worker.build,
+                        waiting,
+                        counter,
+                        shards_per_decoder=SHARDS_PER_DECODER if with_store else 1,
+                        num_last=self._num_decoders,
+                    )
+                    for worker in workers
+                ]
                 for future in as_completed(futures):
                     future.result()
             except BaseException:
@@ -130,7 +144,12 @@ class _Worker:
     """One worker process."""
 
     def __init__(
-        self, dataset_uri: str, scratch: str, *, num_decoders: int, is_first: bool
+        self,
+        dataset_uri: str,
+        scratch: str,
+        *,
+        num_decoders: int,
+        is_first: bool,
     ) -> None:
         self._num_decoders, self._is_first = num_decoders, is_first
         command = [sys.executable, "-P", "-m", "repot.shard_builder.worker"]
@@ -149,11 +168,28 @@ class _Worker:
             self._requests.close()
         cast(IO[str], self._process.stdout).close()
 
-    def build(self, waiting: deque[str], counter: ProgressCounter) -> None:
-        """Build one waiting shard after another until none is left."""
+    def build(
+        self,
+        waiting: deque[str],
+        counter: ProgressCounter,
+        *,
+        shards_per_decoder: int,
+        num_last: int,
+    ) -> None:
+        """Build one waiting shard after another until none is left.
+
+        Args:
+            waiting: Names of the shards that no worker has begun.
+            counter: Counts the finished pictures.
+            shards_per_decoder: Shards to build at the same time with each decoder.
+            num_last: So many last shards are left for decoders that have none, of any worker.
+        """
+        max_shards = self._num_decoders * shards_per_decoder
         started: dict[str, float] = {}
         while True:
-            while len(started) < self._num_decoders:
+            while len(started) < self._num_decoders or (
+                len(started) < max_shards and len(waiting) > num_last
+            ):
                 try:
                     shard = waiting.popleft()
                 except IndexError:

@@ -35,7 +35,7 @@ _MAX_PAUSE_SECONDS = 20.0
 _MAX_REFUSED_SECONDS = 1800.0
 _MAX_RETRY_AFTER_SECONDS = 300.0
 
-NUM_CONNECTIONS = 64
+NUM_CONNECTIONS = 128
 """Requests to a store that one process sends at the same time, at most."""
 THROTTLED_STATUSES = (429, 503)
 """HTTP statuses of a store that refuses requests because there are too many."""

@@ -9,12 +9,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from repot import storage
 from repot.dataset_plan import read_work_list
 from repot.errors import DataError, RepotError
+from repot.planner.listing import PictureRoots
 from repot.planner.plan import PlannedDataset
 from repot.progress import ProgressCounter
 from repot.shard_builder.receipts import finished_shards
 from repot.shard_builder.worker_pool import WorkerPool
+from tests.integration.faulty_proxy import Request, Response, run_proxy
 from tests.unit.conftest import MakePlan
 
 
@@ -72,6 +75,40 @@ def test_thumbnails_of_files_that_are_gone_are_missing(make_plan: MakePlan, pict
         assert image.size == (8, 6)
     assert others == [None, None]
     assert again == first
+
+
+def test_with_a_store_a_shard_that_waits_for_its_pictures_holds_up_no_other(
+    gcs: str,
+    gcs_endpoint: str,
+    make_plan: MakePlan,
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    storage.upload_folder(pictures, f"{gcs}/pictures")
+    planned = make_plan(
+        roots=PictureRoots(pictures_uri=f"{gcs}/pictures"), storage_uri=gcs, train_shards=4
+    )
+    names = planned.plan.shard_names
+    held = read_work_list(planned.dataset_uri, names[0])[0].path.replace("/", "%2F")
+    other_is_finished = threading.Event()
+    waited = []
+    with run_proxy(gcs_endpoint) as proxy:
+        respond = proxy.respond
+
+        def hold(request: Request) -> Response | None:
+            if request.method == "POST" and b"receipts/" in request.body:
+                other_is_finished.set()
+            if held in request.path:
+                waited.append(other_is_finished.wait(60))
+            return respond(request)
+
+        monkeypatch.setattr(proxy, "respond", hold)
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
+        counter = ProgressCounter("t", 0, unit="pictures")
+        with WorkerPool(planned.dataset_uri, num_decoders=1) as pool:
+            pool.build(names, counter, with_store=True)
+        assert list(finished_shards(planned.dataset_uri, planned.plan, names)) == names
+    assert waited == [True]
 
 
 def test_error_of_a_worker_is_raised_with_its_message(make_plan: MakePlan, pictures: Path) -> None:
