@@ -27,7 +27,7 @@ LOCK = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo serving-skew quality shards-speed decoder-sandbox feature-memory sample-run speed training-speed change scale data-checks suspects probabilities inception-2016 mobilenet manifest-speed streaming gate-years report-size test test-unit test-cluster oldest-kubectl mlflow-server lint lint-images format compile docs images lock clean
+.PHONY: help venv install demo serving-skew quality shards-speed decoder-sandbox feature-memory sample-run speed training-speed change scale data-checks suspects probabilities inception-2016 mobilenet manifest-speed streaming gate-years report-size test test-unit test-cluster oldest-kubectl mlflow-server beam lint lint-images format compile docs images lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -138,6 +138,10 @@ oldest-kubectl: | $(VENV)/bin/python ## download kubectl 1.27 (Linux, 30 MB), wi
 mlflow-server: | $(VENV)/bin/python ## install MLflow's server (850 MB), which a slow test runs
 	$(BIN)/python -m venv $(VENV)/mlflow-server
 	$(VENV)/mlflow-server/bin/python -m pip install --quiet --disable-pip-version-check 'mlflow>=3.1,<4'
+
+beam: | $(VENV)/bin/python ## install Apache Beam beside repot (400 MB) in an environment of its own, which a slow test runs
+	$(BIN)/python -m venv $(VENV)/beam
+	$(VENV)/beam/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[beam,s3]'
 
 lint: $(DEV_STAMP) ## run ruff, mypy and import-linter
 	$(BIN)/ruff check

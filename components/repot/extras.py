@@ -14,6 +14,7 @@ DISTRIBUTION = "repot"
 """Name of the installed distribution; never ask a package index for it."""
 
 EXTRAS = {
+    "beam": ("apache-beam>=2.70,<3",),
     "docker": ("docker>=7",),
     "heif": ("pi-heif>=1.0",),
     "hub": ("keras-hub>=0.32,<0.33",),

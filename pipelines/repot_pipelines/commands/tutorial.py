@@ -3,8 +3,10 @@
 The options are the tutorial's. Its spelling works too: `--train_directory=DIR`, `--fine_tune=True`.
 """
 
+import contextlib
+import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +15,7 @@ from repot import layout, progress, quiet_tensorflow, storage
 from repot.checkpoint_record import CheckpointRecord
 from repot.data_checks import DataLimits
 from repot.errors import CheckpointError, UsageError
+from repot.extras import install_command
 from repot.json_record import read_record
 from repot.layout import CHECKPOINT_NAME
 from repot.manifest import SPLITS, Manifest
@@ -35,6 +38,9 @@ from repot_pipelines.commands.options import (
 
 if TYPE_CHECKING:
     from repot.planner.listing import PictureRoots
+
+ENGINES = ("processes", "beam")
+"""What can build the shards."""
 
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -81,7 +87,29 @@ class TutorialCommand(click.Command):
     metavar="DIRECTORY",
     help="Test pictures, optional: one folder per label. Nothing is selected on them.",
 )
-@directory_option("--output-directory", help="Where to write shards, labels.txt, manifest.json.")
+@directory_option(
+    "--output-directory", required=False, help="Where to write shards, labels.txt, manifest.json."
+)
+@click.option(
+    "--storage-uri",
+    default="",
+    metavar="URI",
+    help="Instead of --output-directory: the storage of your runs. A run with the same pictures "
+    "and settings finds the dataset there.",
+)
+@click.option(
+    "--engine",
+    type=NameChoice(ENGINES),
+    default="processes",
+    show_default=True,
+    help="What builds the shards: processes on this machine, or an Apache Beam pipeline.",
+)
+@click.option(
+    "--beam-options",
+    default="",
+    metavar="TEXT",
+    help="Beam's own options for --engine beam, such as '--runner=DataflowRunner --project=...'.",
+)
 @setting_option("labels_file_uri", with_default=True)
 @setting_option("imagenet_metadata_file_uri", with_default=True)
 @setting_option("bounding_box_file_uri", with_default=True)
@@ -108,7 +136,10 @@ def shards_command(
     train_directory: str | None,
     validation_directory: str | None,
     test_directory: str,
-    output_directory: str,
+    output_directory: str | None,
+    storage_uri: str,
+    engine: str,
+    beam_options: str,
     labels_file_uri: str,
     imagenet_metadata_file_uri: str,
     bounding_box_file_uri: str,
@@ -137,6 +168,16 @@ def shards_command(
     """
     from repot.planner.listing import PictureRoots
 
+    if bool(output_directory) == bool(storage_uri):
+        raise UsageError(
+            "The dataset must have one place; got "
+            f"--output-directory={output_directory or ''!r} and --storage-uri={storage_uri!r}. "
+            "Give one of them."
+        )
+    if beam_options and engine != "beam":
+        raise UsageError(
+            f"--beam-options must come with --engine beam; got --engine {engine}. Add it."
+        )
     settings = DatasetSettings(
         nested=nested,
         crop_to_boxes=crop_to_boxes,
@@ -169,7 +210,9 @@ def shards_command(
                 validation_uri=_normal_uri(validation_directory),
                 test_uri=_normal_uri(test_directory),
             ),
-            output_uri=storage.normalise(output_directory),
+            output_uri=_normal_uri(output_directory),
+            storage_uri=_normal_uri(storage_uri),
+            beam_options=shlex.split(beam_options) if engine == "beam" else None,
             labels_file_uri=_normal_uri(labels_file_uri),
             inputs=inputs,
             settings=settings,
@@ -177,7 +220,8 @@ def shards_command(
         )
     click.echo(
         f"{manifest.num_accepted} of {manifest.num_found} pictures in {len(manifest.shards)} "
-        f"shards, {len(manifest.labels)} labels: {output_directory}"
+        f"shards, {len(manifest.labels)} labels: "
+        f"{output_directory or layout.dataset_uri(storage_uri, manifest.dataset_id)}"
     )
 
 
@@ -388,6 +432,8 @@ def _build_dataset(
     roots: "PictureRoots",
     *,
     output_uri: str,
+    storage_uri: str,
+    beam_options: Sequence[str] | None,
     labels_file_uri: str,
     inputs: InputSettings,
     settings: DatasetSettings,
@@ -397,7 +443,9 @@ def _build_dataset(
 
     Args:
         roots: The pictures.
-        output_uri: Folder of the dataset.
+        output_uri: Folder of the dataset; "" for that of its id in `storage_uri`.
+        storage_uri: Where a pipeline run looks for datasets.
+        beam_options: Options of the Beam pipeline that builds the shards; None for processes.
         labels_file_uri: File with one label per line; "" uses the sorted folder names.
         inputs: The format of the pictures, and files with more about them.
         settings: How pictures become shards.
@@ -408,9 +456,15 @@ def _build_dataset(
     """
     from repot.shard_builder.worker_pool import WorkerPool
 
-    with WorkerPool(output_uri) as pool:
-        if not storage.exists(storage.join(output_uri, layout.MANIFEST_NAME)):
+    with contextlib.ExitStack() as stack:
+        pool: WorkerPool | None = None
+        if (
+            beam_options is None
+            and output_uri
+            and not storage.exists(storage.join(output_uri, layout.MANIFEST_NAME))
+        ):
             # It starts while this process imports the planner and lists the pictures.
+            pool = stack.enter_context(WorkerPool(output_uri))
             pool.start()
         from repot.planner.plan import plan_dataset
         from repot.shard_builder.build import build_shards
@@ -418,17 +472,39 @@ def _build_dataset(
 
         plan = plan_dataset(
             roots,
-            dataset_folder=lambda _: output_uri,
-            listings_uri=None,
+            dataset_folder=lambda dataset_id: (
+                output_uri or layout.dataset_uri(storage_uri, dataset_id)
+            ),
+            listings_uri=layout.listings_uri(storage_uri) if storage_uri else None,
             settings=settings,
             labels_file_uri=labels_file_uri,
             inputs=inputs,
-            unpacked_uri=layout.unpacked_uri(output_uri),
+            unpacked_uri=layout.unpacked_uri(storage_uri or output_uri),
             max_rejected_fraction=limits.max_rejected_fraction,
         )
         if not plan.exists:
-            build_shards(plan.dataset_uri, pool=pool)
+            if beam_options is None:
+                build_shards(plan.dataset_uri, pool=pool)
+            else:
+                build_shards_on_beam = _import_beam()
+                build_shards_on_beam(plan.dataset_uri, options=beam_options)
         return complete_dataset(plan.dataset_uri, limits=limits, pool=pool)
+
+
+def _import_beam() -> Callable[..., None]:
+    """Return the function that builds shards on Beam.
+
+    Raises:
+        UsageError: Beam is not installed.
+    """
+    try:
+        from repot.shard_builder.beam import build_shards_on_beam
+    except ModuleNotFoundError as err:
+        raise UsageError(
+            "--engine beam needs the package apache-beam, which is missing. Run "
+            f"{install_command('beam')}."
+        ) from err
+    return build_shards_on_beam
 
 
 def _recipe(backbone: str, *, fine_tune: bool) -> str:
