@@ -125,7 +125,10 @@ def read_secrets(
         for path in paths
         if path is not None and path.is_file()
     ]
-    values = [value.strip() for value in (*variables, *files)]
+    whole = [value.strip() for value in (*variables, *files)]
+    # A key in PEM form may be written line by line; its first and last line are no secret.
+    keys = [value for value in whole if value.startswith("-----BEGIN")]
+    values = [*whole, *(line.strip() for key in keys for line in key.splitlines()[1:-1])]
     # The value of a cookie `name=value` is as sensitive as the whole cookie.
     parts = [part.strip() for value in values for part in (value, value.partition("=")[2])]
     return frozenset(part for part in parts if len(part) >= _MIN_LENGTH)

@@ -21,6 +21,12 @@ LOCKS = ["build.txt", "cpu/requirements.txt", "trainer/requirements.txt"]
 TENSORFLOW = {"cpu": "tensorflow-cpu", "trainer": "tensorflow"}
 # Packages of the extras litert and onnx that repot does not need otherwise.
 EXPORT_PACKAGES = ("ai-edge-litert", "backports-strenum", "onnx", "onnxruntime", "tf2onnx")
+SIGNING_PACKAGES = (
+    *("annotated-types", "asn1crypto", "blake3", "dnspython", "email-validator", "id"),
+    *("in-toto-attestation", "model-signing", "platformdirs", "pydantic", "pydantic-core"),
+    *("pyjwt", "pyopenssl", "rfc3161-client", "rfc8785", "securesystemslib", "sigstore"),
+    *("sigstore-models", "sigstore-rekor-types", "tuf", "typing-inspection"),
+)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
 
@@ -91,9 +97,9 @@ def test_lock_contains_no_build_test_or_lint_tools(image: str) -> None:
     assert unwanted.isdisjoint(locked(f"{image}/requirements.txt"))
 
 
-def test_images_differ_only_in_tensorflow_gpu_libraries_and_exports() -> None:
+def test_images_differ_only_in_tensorflow_gpu_libraries_exports_and_signing() -> None:
     cpu, trainer = locked("cpu/requirements.txt"), locked("trainer/requirements.txt")
-    for name in EXPORT_PACKAGES:
+    for name in (*EXPORT_PACKAGES, *SIGNING_PACKAGES):
         assert cpu.pop(name)
 
     assert cpu.pop("tensorflow-cpu") == trainer.pop("tensorflow")
@@ -102,10 +108,10 @@ def test_images_differ_only_in_tensorflow_gpu_libraries_and_exports() -> None:
     assert {"nvidia-cudnn-cu12", "nvidia-nccl-cu12", "nvidia-cuda-nvcc-cu12"} <= gpu
 
 
-def test_lock_of_the_cpu_image_meets_the_extras_for_exports() -> None:
+def test_lock_of_the_cpu_image_meets_the_extras_of_evaluate() -> None:
     versions = locked("cpu/requirements.txt")
 
-    for extra in ("litert", "onnx"):
+    for extra in ("litert", "onnx", "signing"):
         for requirement in map(Requirement, PROJECT["optional-dependencies"][extra]):
             assert requirement.specifier.contains(versions[requirement.name]), str(requirement)
 

@@ -81,6 +81,13 @@ def test_secrets_are_read_from_variables_and_files(tmp_path: Path) -> None:
     }
 
 
+def test_every_line_of_a_private_key_is_masked() -> None:
+    lines = ["-----BEGIN PRIVATE KEY-----", "A1b2" * 16, "C3d4" * 8, "-----END PRIVATE KEY-----"]
+    secrets = read_secrets({"REPOT_SIGNING_PRIVATE_KEY": "\n".join(lines)})
+
+    assert [mask(f"read {line}.", secrets) for line in lines[1:3]] == ["read ***."] * 2
+
+
 def test_longest_secret_is_masked_first() -> None:
     assert mask("abcdefgh-ijklmnop", frozenset({"abcdefgh", "abcdefgh-ijklmnop"})) == "***"
 
