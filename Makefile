@@ -27,7 +27,7 @@ LOCK = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo serving-skew quality shards-speed decoder-sandbox feature-memory sample-run speed training-speed change scale data-checks suspects probabilities inception-2016 mobilenet manifest-speed streaming gate-years report-size test test-unit test-cluster oldest-kubectl mlflow-server beam lint lint-images format compile docs images lock clean
+.PHONY: help venv install demo object-storage serving-skew quality shards-speed decoder-sandbox feature-memory sample-run speed training-speed change scale data-checks suspects probabilities inception-2016 mobilenet manifest-speed streaming gate-years report-size test test-unit test-cluster oldest-kubectl mlflow-server beam lint lint-images format compile docs images lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -107,6 +107,9 @@ report-size: $(STAMP) ## size and rendering time of the report from 2 to 1,000 l
 
 streaming: $(STAMP) ## measure what a training downloads before its first step, from a slow object store
 	$(BIN)/python benchmarks/streaming.py
+
+object-storage: $(STAMP) ## measure building shards from a store that takes 50 ms per request, and its rate limits; ARGS
+	$(BIN)/python benchmarks/object_storage.py $(ARGS)
 
 feature-memory: $(STAMP) ## measure the memory that a large table of features takes
 	$(BIN)/python benchmarks/feature_memory.py

@@ -18,6 +18,7 @@ import pytest
 from repot import storage
 from repot.errors import AlreadyExistsError, ConflictError, NotFoundError, StorageError
 from repot.storage import retries
+from repot.storage.gcs import client
 from tests.integration.faulty_proxy import (
     Fault,
     FaultyProxy,
@@ -206,8 +207,13 @@ def test_read_from_a_missing_bucket_names_the_bucket(proxy: FaultyProxy, gcs: st
 
 
 def test_secrets_in_a_url_are_not_shown(
-    proxy: FaultyProxy, gcs: str, caplog: pytest.LogCaptureFixture
+    proxy: FaultyProxy,
+    gcs: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(client._state, "limit", retries.RequestLimit())
+
     def no_session(_forward: Callable[[], Response]) -> Response:
         return 200, [("Location", f"{proxy.url}/nowhere?upload_id=SECRET")], b""
 

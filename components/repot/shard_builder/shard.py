@@ -37,11 +37,13 @@ from repot.shard_builder.receipts import write_receipt
 from repot.shard_builder.reuse import build_on_base
 
 _NUM_LOCAL_READERS = 8
-# A request takes as long as decoding fifty pictures, and hardly any computing.
-_NUM_STORE_READERS = MAX_FILES
+# A request takes as long as decoding eighty pictures, and hardly any computing.
+_NUM_STORE_READERS = 2 * MAX_FILES
 # Limits of reading ahead, in pictures and bytes. A single picture may exceed the limit of bytes.
 # As many as are decoded at once, so that reading goes on meanwhile.
-_MAX_PICTURES_AHEAD = MAX_FILES
+_MAX_LOCAL_PICTURES_AHEAD = MAX_FILES
+# While a batch is decoded, nothing is requested: enough for it must be under way or here.
+_MAX_STORE_PICTURES_AHEAD = 4 * MAX_FILES
 _MAX_BYTES_AHEAD = 64 << 20
 # Local files are read several at a time: handing over each one alone takes longer than reading it.
 # From a store, each is requested by itself, so that as many are under way as there are readers.
@@ -123,13 +125,14 @@ def read_ahead(pictures: Sequence[SourcePicture]) -> Generator[tuple[SourcePictu
     """
     is_local = all(storage.is_local(picture.uri) for picture in pictures)
     readers = ThreadPoolExecutor(_NUM_LOCAL_READERS if is_local else _NUM_STORE_READERS)
+    max_ahead = _MAX_LOCAL_PICTURES_AHEAD if is_local else _MAX_STORE_PICTURES_AHEAD
     pending: deque[tuple[list[SourcePicture], Future[list[FileBytes]]]] = deque()
     num_pending = pending_bytes = 0
     try:
         for group in _groups(pictures):
             group_bytes = _size(group)
             while pending and (
-                num_pending + len(group) > _MAX_PICTURES_AHEAD
+                num_pending + len(group) > max_ahead
                 or pending_bytes + group_bytes > _MAX_BYTES_AHEAD
             ):
                 first, future = pending.popleft()

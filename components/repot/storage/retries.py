@@ -34,6 +34,7 @@ _MAX_PAUSE_SECONDS = 20.0
 # A request that is refused for the rate again and again while others succeed.
 _MAX_REFUSED_SECONDS = 1800.0
 _MAX_RETRY_AFTER_SECONDS = 300.0
+_WARNING_SECONDS = 30.0
 
 NUM_CONNECTIONS = 128
 """Requests to a store that one process sends at the same time, at most."""
@@ -63,6 +64,7 @@ class RequestLimit:
         self._num_in_flight = 0
         self._lowered_at = 0.0
         self._resume_at = 0.0
+        self._warned_at = -_WARNING_SECONDS
 
     def start(self) -> float:
         """Wait until one more request may be sent; return when that was."""
@@ -99,10 +101,12 @@ class RequestLimit:
                 return
             self._lowered_at = now
             self.value = max(1.0, min(self.value, self._num_in_flight) / 2)
-            _log.warning(
-                "The object store limits the rate of requests; trying again with %d at a time.",
-                int(self.value),
-            )
+            if now - self._warned_at >= _WARNING_SECONDS:
+                self._warned_at = now
+                _log.warning(
+                    "The object store limits the rate of requests; trying again with %d at a time.",
+                    int(self.value),
+                )
 
 
 class ServiceState:

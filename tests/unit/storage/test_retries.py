@@ -160,3 +160,12 @@ def test_failed_request_leaves_the_limit_to_others() -> None:
                 retry_after=lambda _: "",
             )
     assert call(state, "done") == "done"
+
+
+def test_rate_limit_is_not_logged_for_each_refusal(caplog: pytest.LogCaptureFixture) -> None:
+    limit = RequestLimit()
+    for _ in range(10):
+        started = limit.start()
+        limit.lower(started, pause_seconds=0)
+        limit.end(started, succeeded=False)
+    assert caplog.text.count("limits the rate of requests; trying again with 1 at a time") == 1
