@@ -289,7 +289,7 @@ def shard_crc32c(record_bytes: NDArray[np.uint32], masked_crcs: NDArray[np.uint3
 
 
 def _shift(crcs: NDArray[np.uint32], num_bytes: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """Return the part of each checksum in that of data with so many bytes after it."""
+    """Return what each checksum adds to that of the whole, given the bytes that follow its data."""
     shifted = crcs.copy()
     for bit, tables in enumerate(_shift_tables()):
         chosen = (num_bytes >> bit) & 1 == 1

@@ -162,7 +162,7 @@ def frame_record(data: bytes) -> bytes:
 
 
 def frame_header(num_bytes: int) -> bytes:
-    """Return the first 12 bytes of the frame of a record with so many bytes."""
+    """Return the first 12 bytes of the frame of a record of this size in bytes."""
     length = _LENGTH.pack(num_bytes)
     return length + _CRC.pack(_masked_crc(length))
 

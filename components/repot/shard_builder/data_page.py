@@ -35,7 +35,7 @@ _THUMBNAIL_SIDE = 128
 _BATCH = 32
 
 MakeThumbnails = Callable[[Sequence[SourcePicture], int], Sequence[bytes | None]]
-"""Returns JPEGs of at most so many pixels per side; None for what cannot be read any more."""
+"""Returns JPEGs with sides of at most the given pixels; None for what is no longer readable."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

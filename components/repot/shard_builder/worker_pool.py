@@ -110,7 +110,7 @@ class WorkerPool:
                 raise
 
     def thumbnails(self, pictures: Sequence[SourcePicture], max_side: int) -> list[bytes | None]:
-        """Return JPEGs of at most so many pixels per side; None for one that cannot be read.
+        """Return JPEGs with sides of at most `max_side` pixels; None for an unreadable picture.
 
         Raises:
             RepotError: The worker process died, or had too little memory.
@@ -123,7 +123,7 @@ class WorkerPool:
             raise
 
     def _start(self, num_decoders: int) -> "list[_Worker]":
-        """Return the workers, after starting those that are missing for so many decoders."""
+        """Return the workers, after starting those that this number of decoders needs."""
         if not self._workers:
             self._scratch = self._open.enter_context(
                 tempfile.TemporaryDirectory(prefix="repot-shards-")
@@ -182,7 +182,7 @@ class _Worker:
             waiting: Names of the shards that no worker has begun.
             counter: Counts the finished pictures.
             shards_per_decoder: Shards to build at the same time with each decoder.
-            num_last: So many last shards are left for decoders that have none, of any worker.
+            num_last: Number of last shards to leave for idle decoders of any worker.
         """
         max_shards = self._num_decoders * shards_per_decoder
         started: dict[str, float] = {}
@@ -223,7 +223,7 @@ class _Worker:
             self._requests.flush()
 
     def _replies(self, purpose: str) -> Iterator[dict[str, Any]]:
-        """Yield what the worker replies, for ever.
+        """Yield the replies of the worker, without end.
 
         Raises:
             RepotError: It has failed, or died.

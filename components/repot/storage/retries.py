@@ -2,7 +2,7 @@
 
 A store that refuses requests because there are too many (429, 503) gets fewer at once: all threads
 of a process share one limit, which is halved when the store refuses, and grows again while it does
-not. So any number of pods settle at what the store accepts, without being told how much that is.
+not. So any number of pods settle at what the store accepts, without knowing it in advance.
 Source: "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance in Computer
 Networks", Chiu and Jain, 1989, as in TCP.
 
