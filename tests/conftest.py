@@ -35,6 +35,14 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name parameters of binary data after the argument.
+
+    Compressed and encoded files hold times and versions, and workers must collect equal names.
+    """
+    return argname if isinstance(val, bytes) and not val.isascii() else None
+
+
 @pytest.fixture
 def task_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make this process look like a task of a run in the namespace `research` of a cluster."""
