@@ -79,7 +79,7 @@ def integration_table() -> str:
     rows = ["| key | environment variable | default | meaning |", "|---|---|---|---|"]
     for field in chain.from_iterable(map(dataclasses.fields, ENVIRONMENT_SETTINGS)):
         variable = variable_name(field.name)
-        default = "" if field.default == "" else f"`{str(field.default).lower()}`"
+        default = "" if field.default == "" else _shown_default(field.default)
         rows.append(f"| {keys[variable]} | `{variable}` | {default} | {field.metadata['help']} |")
     return "\n".join(rows)
 
@@ -211,8 +211,10 @@ def _meaning(name: str) -> str:
 def _default(name: str) -> str:
     """Return a setting's default as the form of the UI shows it, or as JSON has it."""
     default = parameter_default(PARAMETERS[name])
-    if default is None:
-        return "*required*"
+    return "*required*" if default is None else _shown_default(default)
+
+
+def _shown_default(default: bool | float | str) -> str:
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
     if isinstance(default, int | float):

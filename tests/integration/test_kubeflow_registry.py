@@ -13,13 +13,22 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from click.testing import CliRunner
 
-from repot.errors import RepotError
+from repot import layout
+from repot.errors import RepotError, UsageError
 from repot.evaluator.after_verdict import report_outcome
 from repot.evaluator.kubeflow_registry import ModelRegistryError, register_version
+from repot.model_registry import read_champion
 from repot.settings.integrations import IntegrationSettings
+from repot_pipelines.cli import repot
 from tests.conftest import free_port
-from tests.integration.evaluator.results import make_result
+from tests.integration.evaluator.results import (
+    change_champion,
+    make_result,
+    put_into_production,
+    write_model_record,
+)
 
 Json = dict[str, Any]
 VERSION = "0123456789abcdef"
@@ -78,6 +87,13 @@ class Registry:
     def _read(self, path: str, query: dict[str, str]) -> tuple[int, Json]:
         if path == "registered_models":
             return 200, listed(list(self.models.values()))
+        if found := re.fullmatch(r"registered_models/(\d+)/versions", path):
+            owned = [
+                each for each in self.versions.values() if each["registeredModelId"] == found[1]
+            ]
+            first = int(query.get("nextPageToken", "0"))
+            page, rest = owned[first : first + 1], owned[first + 1 :]
+            return 200, {**listed(page), "nextPageToken": str(first + 1) if rest else ""}
         if found := re.fullmatch(r"model_versions/(\d+)/artifacts", path):
             owned = [each for owner, each in self.artifacts.values() if owner == found[1]]
             return 200, listed(owned)
@@ -224,13 +240,95 @@ def test_former_champion_loses_its_mark(
     )
 
     assert len(registry.models) == 1
-    marks = {
+    assert champions(registry) == {"a" * 16: False, "b" * 16: True}
+    # The other properties of the former champion stay.
+    assert registry.version("a" * 16)["customProperties"]["verdict"]["string_value"] == "promote"
+
+
+def champions(registry: Registry) -> dict[str, bool]:
+    return {
         each["name"]: each["customProperties"]["champion"]["bool_value"]
         for each in registry.versions.values()
     }
-    assert marks == {"a" * 16: False, "b" * 16: True}
-    # The other properties of the former champion stay.
-    assert registry.version("a" * 16)["customProperties"]["verdict"]["string_value"] == "promote"
+
+
+def test_champion_of_a_run_without_a_change_is_the_only_one_with_the_mark(
+    registry: Registry, storage_uri: str, settings: IntegrationSettings
+) -> None:
+    register_version(make_result(storage_uri, version="a" * 16), settings)
+    register_version(make_result(storage_uri, version="b" * 16), settings)
+
+    register_version(make_result(storage_uri, "unchanged", version="a" * 16), settings)
+
+    assert champions(registry) == {"a" * 16: True, "b" * 16: False}
+
+
+def test_rollback_and_promotion_by_hand_move_the_mark(
+    registry: Registry,
+    storage_uri: str,
+    settings: IntegrationSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("REPOT_MODEL_REGISTRY_URL", registry.url)
+    put_into_production(storage_uri, "a" * 16, "b" * 16)
+    for version in ("a" * 16, "b" * 16):
+        register_version(make_result(storage_uri, version=version), settings)
+        write_model_record(storage_uri, version)
+
+    change_champion("rollback", storage_uri)
+    assert champions(registry) == {"a" * 16: True, "b" * 16: False}
+
+    change_champion("models", storage_uri, "promote", "b" * 16, "--reason", "checked by a person")
+    assert champions(registry) == {"a" * 16: False, "b" * 16: True}
+
+
+def test_rejected_run_moves_the_mark_after_a_rollback_elsewhere(
+    registry: Registry,
+    storage_uri: str,
+    settings: IntegrationSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put_into_production(storage_uri, "a" * 16, "b" * 16)
+    for version in ("a" * 16, "b" * 16):
+        register_version(make_result(storage_uri, version=version), settings)
+        write_model_record(storage_uri, version)
+    change_champion("rollback", storage_uri)
+    assert champions(registry) == {"a" * 16: False, "b" * 16: True}
+    monkeypatch.setenv("REPOT_MODEL_REGISTRY_URL", registry.url)
+    make_result(storage_uri, "reject", version="b" * 16)
+
+    report_outcome(storage_uri, f"runs/{'b' * 16}/gate/verdict.json")
+
+    assert champions(registry) == {"a" * 16: True, "b" * 16: False}
+
+
+def test_rollback_with_a_wrong_setting_changes_nothing(
+    storage_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_into_production(storage_uri, "a" * 16, "b" * 16)
+    monkeypatch.setenv("REPOT_MODEL_REGISTRY_URL", "registry:8080")
+
+    result = CliRunner().invoke(
+        repot, ["rollback", "--storage-uri", storage_uri, "--model-name", "flowers"]
+    )
+
+    assert isinstance(result.exception, UsageError)
+    uri = layout.champion_uri(storage_uri, "flowers")
+    champion = read_champion(uri).champion
+    assert champion is not None
+    assert champion.version == "b" * 16
+
+
+def test_rollback_stands_when_the_registry_does_not_answer(
+    storage_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_into_production(storage_uri, "a" * 16, "b" * 16)
+    monkeypatch.setenv("REPOT_MODEL_REGISTRY_URL", f"http://127.0.0.1:{free_port()}")
+
+    result = change_champion("rollback", storage_uri)
+
+    assert "warning: The champion was not marked in the Model Registry. The Model" in result.output
+    assert f"champion is {'a' * 16} again" in result.output
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:pydantic", "ignore::DeprecationWarning")

@@ -21,7 +21,13 @@ from repot.evaluator.after_verdict import report_outcome
 from repot.evaluator.mlflow_tracking import COMPLETE_TAG, MlflowError, track_run
 from repot.settings.integrations import IntegrationSettings
 from tests.conftest import free_port
-from tests.integration.evaluator.results import DATA, make_result
+from tests.integration.evaluator.results import (
+    DATA,
+    change_champion,
+    make_result,
+    put_into_production,
+    write_model_record,
+)
 
 SERVER = Path(sys.prefix) / "mlflow-server" / "bin" / "mlflow"
 """What `make mlflow-server` installs."""
@@ -179,6 +185,46 @@ def test_only_the_newest_promoted_version_is_the_champion(
 
     champions = {run.info.run_id: run.data.tags["repot.champion"] for run in tracker.runs()}
     assert champions == {old: "false", new: "true"}
+
+
+@pytest.mark.parametrize("is_configured", [True, False])
+def test_rollback_moves_the_tag_at_once_or_with_the_next_run(
+    tracker: Tracker, storage_uri: str, monkeypatch: pytest.MonkeyPatch, is_configured: bool
+) -> None:
+    variable, uri = "MLFLOW_TRACKING_URI", tracker.settings.mlflow_tracking_uri
+    put_into_production(storage_uri, "a" * 16, "b" * 16)
+    old = track_run(make_result(storage_uri, version="a" * 16), tracker.settings)
+    new = track_run(make_result(storage_uri, version="b" * 16), tracker.settings)
+    for version in ("a" * 16, "b" * 16):
+        write_model_record(storage_uri, version)
+    if is_configured:
+        monkeypatch.setenv(variable, uri)
+
+    change_champion("rollback", storage_uri)
+
+    if not is_configured:
+        monkeypatch.setenv(variable, uri)
+        make_result(storage_uri, "reject", version="b" * 16)
+        report_outcome(storage_uri, f"runs/{'b' * 16}/gate/verdict.json")
+    champions = {run.info.run_id: run.data.tags["repot.champion"] for run in tracker.runs()}
+    assert champions == {old: "true", new: "false"}
+
+
+def test_rollback_to_a_version_without_a_run_leaves_no_tag(
+    tracker: Tracker,
+    storage_uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    put_into_production(storage_uri, "a" * 16, "b" * 16)
+    track_run(make_result(storage_uri, version="b" * 16), tracker.settings)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.settings.mlflow_tracking_uri)
+
+    change_champion("rollback", storage_uri)
+
+    (run,) = tracker.runs()
+    assert run.data.tags["repot.champion"] == "false"
+    assert f"MLflow has no entry of flowers {'a' * 16}" in caplog.text
 
 
 def test_model_is_copied_if_chosen(tracker: Tracker, storage_uri: str, tmp_path: Path) -> None:

@@ -238,7 +238,9 @@ def show_version(storage_uri: str, model_name: str, version: str) -> VersionDeta
         summary=_version_summary(storage_uri, model_name, chosen),
         uri=uri,
         record=read_record(storage.join(uri, MODEL_RECORD_NAME), ModelRecord),
-        verdicts=tuple(_verdicts(storage_uri, chosen)),
+        verdicts=tuple(
+            each for each in _verdicts(storage_uri, chosen) if each.model_name == model_name
+        ),
         history=tuple(
             each for each in (champion.history if champion else ()) if each.version == chosen
         ),

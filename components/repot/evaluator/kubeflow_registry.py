@@ -12,7 +12,7 @@ Source: https://github.com/kubeflow/model-registry, api/openapi/model-registry.y
 import http
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import requests
@@ -69,9 +69,23 @@ def register_version(result: RunResult, settings: IntegrationSettings) -> None:
         registry.write_artifact(
             version_id, verdict.model_name, storage.join(result.version_uri, folder)
         )
-        if verdict.decision == "promote":
-            registry.clear_champion(model_id, verdict.champion_version)
+        registry.move_champion(model_id, verdict.version)
     _log.info("Model Registry: %s, version %s", verdict.model_name, verdict.version)
+
+
+def mark_champion(model_name: str, version: str, settings: IntegrationSettings) -> bool:
+    """Move the mark of the champion to the entry of a version.
+
+    Returns:
+        Whether the version has an entry. Without one, no version of the model has the mark.
+
+    Raises:
+        ModelRegistryError: The registry is not reachable or does not accept the change.
+        StorageError: The file of CA certificates cannot be used.
+    """
+    with _Registry(settings.model_registry_url) as registry:
+        model_id = registry.find_model(model_name)
+        return model_id is not None and registry.move_champion(model_id, version)
 
 
 def _properties(result: RunResult) -> dict[str, bool | float | str]:
@@ -116,10 +130,15 @@ class _Registry:
     def __exit__(self, *exc_info: object) -> None:
         self._session.close()
 
+    def find_model(self, name: str) -> str | None:
+        """Return the id of a registered model, or None."""
+        found = self._find("registered_model", {"name": name})
+        return _id(found) if found else None
+
     def find_or_create_model(self, name: str) -> str:
         """Return the id of a registered model."""
-        found = self._find("registered_model", {"name": name})
-        return _id(found or self._send("POST", "registered_models", {"name": name}))
+        found = self.find_model(name)
+        return found or _id(self._send("POST", "registered_models", {"name": name}))
 
     def write_version(
         self, model_id: str, name: str, *, description: str, properties: _Json
@@ -148,13 +167,27 @@ class _Registry:
         ids = [_id(each) for each in listed.get("items") or [] if each.get("name") == name]
         self._send("POST", path, {**artifact, **({"id": ids[0]} if ids else {})})
 
-    def clear_champion(self, model_id: str, name: str) -> None:
-        """Take the mark of the champion from a version, if the registry has it."""
-        found = self._find_version(model_id, name)
-        if found is not None:
-            properties = {**_custom_properties(found), "champion": _typed(False)}
-            path = f"model_versions/{_id(found)}"
-            self._send("PATCH", path, {"customProperties": properties})
+    def move_champion(self, model_id: str, name: str) -> bool:
+        """Make a version the only one of its model with the mark; return whether it exists."""
+        exists = False
+        for version in list(self._list_versions(model_id)):  # A change may reorder the pages.
+            is_champion = version.get("name") == name
+            exists = exists or is_champion
+            properties, mark = _custom_properties(version), _typed(is_champion)
+            if properties.get("champion", _typed(False)) != mark:
+                path = f"model_versions/{_id(version)}"
+                self._send("PATCH", path, {"customProperties": {**properties, "champion": mark}})
+        return exists
+
+    def _list_versions(self, model_id: str) -> Iterator[_Json]:
+        """Yield every version of a model."""
+        query = {"pageSize": "100"}
+        while True:
+            page = self._find(f"registered_models/{model_id}/versions", query) or {}
+            yield from page.get("items") or []
+            query["nextPageToken"] = page.get("nextPageToken") or ""
+            if not query["nextPageToken"]:
+                return
 
     def _find_version(self, model_id: str, name: str) -> _Json | None:
         return self._find("model_version", {"name": name, "parentResourceId": model_id})

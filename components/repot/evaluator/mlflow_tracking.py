@@ -21,7 +21,7 @@ from repot import storage
 from repot.cluster_names import name_sources
 from repot.errors import RepotError, UsageError, advise, innermost_reason
 from repot.evaluator.summary import RunResult, comparable_metrics
-from repot.evaluator.verdict import IN_PRODUCTION, Verdict
+from repot.evaluator.verdict import IN_PRODUCTION
 from repot.extras import install_command
 from repot.layout import METRICS_NAME, MODEL_CARD_NAME, MODEL_FOLDER, REPORT_NAME, VERDICT_NAME
 from repot.masking import mask, read_secrets, secret_parts
@@ -59,26 +59,54 @@ def track_run(result: RunResult, settings: IntegrationSettings) -> str:
         UsageError: The package mlflow-skinny is not installed.
         MlflowError: The server is not reachable or does not accept the run.
     """
+    name = _experiment_name(settings, result.verdict.model_name)
     with _converting_errors(settings.mlflow_tracking_uri):
         client = _make_client(settings.mlflow_tracking_uri)
-        name = settings.mlflow_experiment_name or f"repot-{result.verdict.model_name}"
         experiment_id = _find_experiment(client, name)
-        run = _find_run(client, experiment_id, result.verdict)
+        run = _find_run(client, experiment_id, result.verdict.model_name, result.verdict.version)
         if run is None:
             run = client.create_run(
                 experiment_id,
                 run_name=f"{result.verdict.model_name} {result.verdict.version}",
-                tags=_identity_tags(result.verdict),
+                tags={
+                    TRAINING_TAG: result.verdict.version,
+                    MODEL_TAG: result.verdict.model_name,
+                },
             )
         run_id: str = run.info.run_id
         if run.data.tags.get(COMPLETE_TAG) != "true":
             _log_training(client, run_id, result, settings)
         _log_verdict(client, run_id, result)
         if result.verdict.decision in IN_PRODUCTION:
-            _move_champion(client, experiment_id, run_id, result.verdict)
+            _move_champion(client, experiment_id, result.verdict.model_name, run_id)
         client.set_terminated(run_id)
     _log.info("MLflow: experiment %r, run %s", name, run_id)
     return run_id
+
+
+def mark_champion(model_name: str, version: str, settings: IntegrationSettings) -> bool:
+    """Move the champion's tag to the MLflow run of a version.
+
+    Returns:
+        Whether the version has a run. Without one, no run of the model has the tag.
+
+    Raises:
+        UsageError: The package mlflow-skinny is not installed.
+        MlflowError: The server is not reachable or does not accept the change.
+    """
+    with _converting_errors(settings.mlflow_tracking_uri):
+        client = _make_client(settings.mlflow_tracking_uri)
+        experiment = client.get_experiment_by_name(_experiment_name(settings, model_name))
+        if experiment is None:
+            return False
+        run = _find_run(client, experiment.experiment_id, model_name, version)
+        run_id = run.info.run_id if run else None
+        _move_champion(client, experiment.experiment_id, model_name, run_id)
+    return run_id is not None
+
+
+def _experiment_name(settings: IntegrationSettings, model_name: str) -> str:
+    return settings.mlflow_experiment_name or f"repot-{model_name}"
 
 
 def _make_client(tracking_uri: str) -> Any:
@@ -114,7 +142,7 @@ def _converting_errors(tracking_uri: str) -> Iterator[None]:
         reason = mask(innermost_reason(err), secrets).strip().rstrip(".")
         where = mask(tracking_uri, secrets)
         raise MlflowError(
-            f"MLflow at {where} must accept the run; got {reason}. Check "
+            f"MLflow at {where} must accept what repot sends; got {reason}. Check "
             f"{name_sources(_URI_VARIABLE)}, and the credentials if the server requires them."
         ) from err
 
@@ -141,13 +169,10 @@ def _find_experiment(client: Any, name: str) -> str:
     return found
 
 
-def _identity_tags(verdict: Verdict) -> dict[str, str]:
-    return {TRAINING_TAG: verdict.version, MODEL_TAG: verdict.model_name}
-
-
-def _find_run(client: Any, experiment_id: str, verdict: Verdict) -> Any:
+def _find_run(client: Any, experiment_id: str, model_name: str, version: str) -> Any:
     """Return the run of a training, or None."""
-    found = _search(client, experiment_id, _identity_tags(verdict))
+    tags = {TRAINING_TAG: version, MODEL_TAG: model_name}
+    found = _search(client, experiment_id, tags)
     return found[0] if found else None
 
 
@@ -233,10 +258,10 @@ def _log_verdict(client: Any, run_id: str, result: RunResult) -> None:
     client.log_dict(run_id, verdict.to_json(), VERDICT_NAME)
 
 
-def _move_champion(client: Any, experiment_id: str, run_id: str, verdict: Verdict) -> None:
-    """Make this run the only one of its model that has the champion's tag."""
-    tags = {CHAMPION_TAG: "true", MODEL_TAG: verdict.model_name}
-    for run in _search(client, experiment_id, tags):
+def _move_champion(client: Any, experiment_id: str, model_name: str, run_id: str | None) -> None:
+    """Make a run the only one of its model that has the champion's tag; with None, none has it."""
+    for run in _search(client, experiment_id, {CHAMPION_TAG: "true", MODEL_TAG: model_name}):
         if run.info.run_id != run_id:
             client.set_tag(run.info.run_id, CHAMPION_TAG, "false")
-    client.set_tag(run_id, CHAMPION_TAG, "true")
+    if run_id is not None:
+        client.set_tag(run_id, CHAMPION_TAG, "true")

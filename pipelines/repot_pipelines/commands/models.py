@@ -4,7 +4,7 @@ import click
 
 from repot.settings import DEFAULTS
 from repot_pipelines.commands.options import debug_option, json_option, local_storage_option
-from repot_pipelines.commands.rollback import rollback_command
+from repot_pipelines.commands.rollback import change_champion, rollback_command
 from repot_pipelines.commands.tables import print_records, print_rows, score_text
 
 _model_name_option = click.option(
@@ -100,7 +100,10 @@ def promote_command(*, version: str, reason: str, storage_uri: str, model_name: 
     from repot.evaluator.versions import promote_by_hand
     from repot.model_registry import utc_time
 
-    champion = promote_by_hand(storage_uri, model_name, version, reason=reason, time=utc_time())
+    champion = change_champion(
+        storage_uri,
+        lambda: promote_by_hand(storage_uri, model_name, version, reason=reason, time=utc_time()),
+    )
     before = f", in place of {champion.previous}" if champion.previous else ""
     click.echo(f"{model_name}: champion is {champion.version} now{before}.")
 

@@ -1,8 +1,13 @@
 """What evaluation and gate leave of a version, without its model."""
 
+import click.testing
+
 from repot import layout, storage
 from repot.evaluator.summary import RunResult
-from repot.evaluator.verdict import Decision, Score, Verdict
+from repot.evaluator.verdict import NO_CHAMPION, Decision, Score, Verdict
+from repot.evaluator.versions import promote
+from repot.model_registry import ChampionChange, ModelRecord, ModelScores
+from repot_pipelines.cli import repot
 from tests.unit.evaluator.samples import make_outcome, make_report_data
 
 LABELS = ("cat", "dog")
@@ -40,4 +45,46 @@ def make_result(
         version_uri=version_uri,
         report_uri=f"{run_uri}/gate/report.html",
         run_id="run 1",
+    )
+
+
+def write_model_record(storage_uri: str, version: str) -> None:
+    """Write the model.json of a version, so that it is published."""
+    record = ModelRecord(
+        name="flowers",
+        version=version,
+        labels=LABELS,
+        backbone="efficientnet_lite0",
+        image_size=224,
+        dataset_id="d1d1",
+        training_id=version,
+        metrics=ModelScores(
+            precision_at_1=0.5,
+            precision_at_1_interval=(0.25, 0.75),
+            recall_at_5=1.0,
+            recall_k=2,
+            loss=0.7,
+            num_examples=2,
+            subset="validation",
+        ),
+    )
+    uri = storage.join(layout.model_uri(storage_uri, "flowers", version), layout.MODEL_RECORD_NAME)
+    storage.write_json(uri, record.to_json())
+
+
+def put_into_production(storage_uri: str, *versions: str) -> None:
+    """Publish versions, and promote one after the other."""
+    champion = NO_CHAMPION
+    for version in versions:
+        write_model_record(storage_uri, version)
+        change = ChampionChange(version=version, action="promote", time="2026-11-27T14:05:00Z")
+        promote(storage_uri, "flowers", change, expected_champion=champion)
+        champion = version
+
+
+def change_champion(command: str, storage_uri: str, *arguments: str) -> click.testing.Result:
+    """Run a command that changes the champion."""
+    options = ["--storage-uri", storage_uri, "--model-name", "flowers"]
+    return click.testing.CliRunner().invoke(
+        repot, [command, *arguments, *options], catch_exceptions=False
     )

@@ -75,6 +75,14 @@ def test_models_and_runs_are_listed_shown_compared_and_promoted(store: str) -> N
     assert any(line.startswith("first") and "0.917 [0.646, 0.985]" in line for line in table)
     assert run("models", "list", *at).splitlines()[1].startswith("m      first")
 
+    (verdict_uri,) = (
+        each.uri
+        for each in storage.list_objects(f"{layout.run_uri(store, 'first')}/gate")
+        if each.uri.endswith("/verdict.json")
+    )
+    of_another = storage.read_text(verdict_uri).replace('"model_name": "m"', '"model_name": "n"')
+    assert '"model_name": "n"' in of_another
+    storage.write_text(f"{layout.run_uri(store, 'first')}/gate/other/verdict.json", of_another)
     champion = run_json("models", "show", *at, "--model-name", "m")
     assert champion["summary"]["version"] == "first"
     assert [each["decision"] for each in champion["verdicts"]] == ["promote"]
