@@ -214,7 +214,7 @@ def _default(name: str) -> str:
     return "*required*" if default is None else _shown_default(default)
 
 
-def _shown_default(default: bool | float | str) -> str:
+def _shown_default(default: object) -> str:
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
     if isinstance(default, int | float):

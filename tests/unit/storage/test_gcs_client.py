@@ -59,10 +59,26 @@ def test_behind_a_proxy_only_the_client_makes_requests(monkeypatch: pytest.Monke
     for name in ("HTTP_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-    session = requests.Session()
-    session.is_mtls = False  # type: ignore[attr-defined]
-    assert client._direct_pool(session, url) is not None
-    session = requests.Session()
-    session.is_mtls = False  # type: ignore[attr-defined]
+    assert client._direct_pool(connection(), url) is not None
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.test:3128")
-    assert client._direct_pool(session, url) is None
+    assert client._direct_pool(connection(), url) is None
+
+
+def connection() -> client._Connection:
+    session = requests.Session()
+    session.is_mtls = False  # type: ignore[attr-defined]
+    return client._Connection(client=None, session=session, token_request=None, pools={})
+
+
+def test_address_of_a_download_is_the_one_that_the_client_uses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
+    monkeypatch.setenv("GOOGLE_CLOUD_QUOTA_PROJECT", "payer-1")
+    uri = "gs://bucket/a b/ä%2F+#?&=.jpg"
+
+    blob = client.blob_handle(uri, version="17")
+
+    expected = blob._get_download_url(client.client())
+    assert client._download_url(client.client(), uri, "17") == expected
+    client._state.clients.clear()

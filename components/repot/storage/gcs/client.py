@@ -5,6 +5,7 @@ import http.client
 import json
 import logging
 import os
+import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +37,31 @@ from repot.storage.uris import split_bucket
 from repot.tls import CA_VARIABLES, find_ca_bundle
 from repot.user_files import read_user_file
 
+# Both as in the client's own session.
+_TOKEN_RETRIES = 3
+_TOKEN_SECONDS = 300
 _SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 
 _log = logging.getLogger(__name__)
 _state = ServiceState()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Connection:
+    """The client of an endpoint, and what its requests are sent by.
+
+    Attributes:
+        client: A google.cloud.storage.Client.
+        session: The google.auth.transport.requests.AuthorizedSession of that client.
+        token_request: The google.auth.transport.requests.Request that renews its credentials.
+        pools: The urllib3 pool of the session for each server that is reached without a proxy;
+            None for a server behind one.
+    """
+
+    client: Any
+    session: Any
+    token_request: Any
+    pools: dict[str, Any]
 
 
 def client() -> Any:
@@ -48,11 +70,7 @@ def client() -> Any:
     As in all of Google's libraries, STORAGE_EMULATOR_HOST selects another endpoint, which is used
     without credentials.
     """
-    endpoint = os.environ.get("STORAGE_EMULATOR_HOST", "")
-    with _state.lock:
-        if endpoint not in _state.clients:
-            _state.clients[endpoint] = _new_client()
-        return _state.clients[endpoint]
+    return _connection().client
 
 
 def blob_handle(uri: str, *, version: str | None = None, chunk_bytes: int | None = None) -> Any:
@@ -111,12 +129,13 @@ def get_directly(uri: str, *, version: str, byte_range: str = "") -> Response | 
     sent = _state.limit.start()
     is_complete = False
     try:
-        url = blob_handle(uri, version=version)._get_download_url(client())
-        session = client()._http
-        pool = _direct_pool(session, url)
+        connection = _connection()
+        url = _download_url(connection.client, uri, version)
+        pool = _direct_pool(connection, url)
         if pool is None:
             return None
-        session.credentials.before_request(session._auth_request, "GET", url, headers)
+        credentials = connection.session.credentials
+        credentials.before_request(connection.token_request, "GET", url, headers)
         response = pool.urlopen(
             "GET",
             "/" + url.split("/", 3)[3],
@@ -143,12 +162,36 @@ def request_options() -> dict[str, Any]:
     return {"timeout": (CONNECT_SECONDS, _state.read_seconds), "retry": _with_retries}
 
 
-def _direct_pool(session: Any, url: str) -> Any:
+def _connection() -> _Connection:
+    endpoint = os.environ.get("STORAGE_EMULATOR_HOST", "")
+    with _state.lock:
+        if endpoint not in _state.clients:
+            _state.clients[endpoint] = _new_connection()
+        connection: _Connection = _state.clients[endpoint]
+        return connection
+
+
+def _download_url(storage_client: Any, uri: str, version: str) -> str:
+    """Return the address of a generation's bytes.
+
+    Source: https://docs.cloud.google.com/storage/docs/json_api/v1/objects/get
+    """
+    blob = blob_handle(uri, version=version)
+    query = {"alt": "media", "generation": version}
+    if blob.bucket.user_project:
+        query["userProject"] = blob.bucket.user_project
+    return (
+        f"{storage_client.api_endpoint}/download/storage/v1{blob.path}"
+        f"?{urllib.parse.urlencode(query)}"
+    )
+
+
+def _direct_pool(connection: _Connection, url: str) -> Any:
     """Return the session's connections to a server, None if it is behind a proxy."""
     from requests import Request
     from requests.utils import select_proxy
 
-    pools = session.__dict__.setdefault("repot_pools", {})
+    session, pools = connection.session, connection.pools
     server = url.split("/", 3)[2]
     if server not in pools:
         options = session.merge_environment_settings(url, {}, stream=None, verify=None, cert=None)
@@ -159,9 +202,11 @@ def _direct_pool(session: Any, url: str) -> Any:
     return pools[server] or None
 
 
-def _new_client() -> Any:
+def _new_connection() -> _Connection:
     import_google_storage()
+    import requests
     from google.auth import _exponential_backoff
+    from google.auth.transport.requests import Request
     from google.cloud import storage
     from google.cloud.storage._media import _upload
 
@@ -169,19 +214,49 @@ def _new_client() -> Any:
     use_own_generator(_upload, _exponential_backoff)
     # Outside Google's cloud there is no metadata server; the library warns about that three times.
     logging.getLogger("google.auth.compute_engine._metadata").setLevel(logging.ERROR)
+    token_session = requests.Session()
+    token_session.mount("https://", requests.adapters.HTTPAdapter(max_retries=_TOKEN_RETRIES))
+    token_request = Request(token_session)
     with ignore_warnings():
-        new_client = storage.Client(project=None, credentials=_credentials())
+        session = _new_session(_credentials(), token_request)
+        new_client = storage.Client(project=None, credentials=session.credentials, _http=session)
+    # A session looks at all of these variables but SSL_CERT_FILE.
+    ca_bundle = find_ca_bundle(*CA_VARIABLES)
+    if ca_bundle is not None:
+        session.verify = token_session.verify = ca_bundle
     # The client (3.17) queries the bucket in a background thread for traces, even if tracing is
     # off; that takes a permission that is not needed otherwise. Without this cache it does not.
     new_client._bucket_metadata_cache = None
-    _prepare_session(new_client._http)
-    return new_client
+    return _Connection(client=new_client, session=session, token_request=token_request, pools={})
+
+
+def _new_session(credentials: Any, token_request: Any) -> Any:
+    """Return a session with the response hook and one connection per thread."""
+    from google.auth.credentials import AnonymousCredentials
+    from google.auth.transport import DEFAULT_REFRESH_STATUS_CODES
+    from google.auth.transport.requests import AuthorizedSession
+    from requests.adapters import HTTPAdapter
+
+    # Without credentials, a 401 would become the error that these cannot be refreshed.
+    is_anonymous = isinstance(credentials, AnonymousCredentials)
+    session = AuthorizedSession(
+        credentials,
+        refresh_status_codes=() if is_anonymous else DEFAULT_REFRESH_STATUS_CODES,
+        refresh_timeout=_TOKEN_SECONDS,
+        auth_request=token_request,
+    )
+    session.configure_mtls_channel()
+    session.hooks["response"].append(_on_response)
+    if not session.is_mtls:
+        for scheme in ("https://", "http://"):
+            session.mount(scheme, HTTPAdapter(pool_maxsize=NUM_CONNECTIONS))
+    return session
 
 
 def _credentials() -> Any:
-    """Return the credentials of requests; None for no credentials, with an emulator.
+    """Return the credentials of requests.
 
-    Without any credentials, requests are anonymous: a public bucket can be read.
+    Without any, and with an emulator, requests are anonymous: a public bucket can be read.
 
     Raises:
         StorageError: GOOGLE_KEY_VARIABLE holds no key.
@@ -193,7 +268,7 @@ def _credentials() -> Any:
     from google.auth.exceptions import DefaultCredentialsError
 
     if os.environ.get("STORAGE_EMULATOR_HOST"):
-        return None
+        return AnonymousCredentials()
     if os.environ.get(GOOGLE_KEY_VARIABLE):
         return _key_credentials()
     key_file = os.environ.get(environment_vars.CREDENTIALS)
@@ -242,24 +317,6 @@ def _key_credentials() -> Any:
             f"JSON; it does not ({type(err).__name__}). Put the key file itself into the Secret, "
             "as key.json, or delete the Secret to use workload identity."
         ) from err
-
-
-def _prepare_session(session: Any) -> None:
-    """Register the response hook, trust the CA bundle, and allow one connection per thread."""
-    from google.auth.credentials import AnonymousCredentials
-    from requests.adapters import HTTPAdapter
-
-    session.hooks["response"].append(_on_response)
-    if isinstance(session.credentials, AnonymousCredentials):
-        # Otherwise a 401 would become the error that these credentials cannot be refreshed.
-        session._refresh_status_codes = ()
-    # A session looks at all of these variables but SSL_CERT_FILE.
-    ca_bundle = find_ca_bundle(*CA_VARIABLES)
-    if ca_bundle is not None:
-        session.verify = session._auth_request.session.verify = ca_bundle
-    if not session.is_mtls:
-        for scheme in ("https://", "http://"):
-            session.mount(scheme, HTTPAdapter(pool_maxsize=NUM_CONNECTIONS))
 
 
 def _on_response(response: Any, **_options: Any) -> None:
