@@ -12,6 +12,7 @@ names relatively is looked for from the file's folder, one of standard input fro
 """
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -98,7 +99,8 @@ def _read_list(info: storage.ObjectInfo) -> Iterator[str]:
 
 def _listed_names(text: str, uri: str) -> Iterator[str]:
     """Yield the pictures that a list names."""
-    lines = text.splitlines(keepends=True)
+    # Unlike str.splitlines, this does not end a line at a form feed or a Unicode separator.
+    lines = list(io.StringIO(text, newline=""))
     first = next((line.strip() for line in lines if line.strip()), "")
     delimiter = guess_delimiter(first, _NAME_COLUMNS)
     columns = [cell.strip().strip('"').lower() for cell in first.split(delimiter)]
@@ -122,10 +124,9 @@ def _json_names(lines: Iterable[str], uri: str) -> Iterator[str]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as err:
-            raise UsageError(
-                f"A list in JSON Lines must have one object per line; line {number} of {uri} is "
-                f"none ({err}). Correct it."
-            ) from err
+            raise _json_problem(number, uri, f"not JSON ({err})") from err
+        if not isinstance(value, dict):
+            raise _json_problem(number, uri, repr(line.strip()[:40]))
         name = next((value[key] for key in _NAME_KEYS if value.get(key)), None)
         if not isinstance(name, str):
             raise UsageError(
@@ -133,6 +134,13 @@ def _json_names(lines: Iterable[str], uri: str) -> Iterator[str]:
                 f"{number} of {uri} does not. Add it."
             )
         yield name
+
+
+def _json_problem(number: int, uri: str, found: str) -> UsageError:
+    return UsageError(
+        f"A list in JSON Lines must have one object per line; line {number} of {uri} is {found}. "
+        "Correct it."
+    )
 
 
 def _csv_names(lines: Iterable[str], delimiter: str, column: int, uri: str) -> Iterator[str]:
@@ -144,7 +152,8 @@ def _csv_names(lines: Iterable[str], delimiter: str, column: int, uri: str) -> I
             row = next(rows, None)
         except csv.Error as err:
             raise UsageError(
-                f"A list must be valid CSV; line {rows.line_num} of {uri} is not ({err}). Quote it."
+                f"A list must be valid CSV; line {rows.line_num} of {uri} is not ({err}). "
+                "Correct it."
             ) from err
         if row is None:
             return

@@ -37,7 +37,7 @@ def test_lists_name_pictures_from_their_folder(
 
 
 def test_whole_names_in_a_list_stay(tmp_path: Path) -> None:
-    names = ["gs://b/a.jpg", "s3://b/a.jpg", "https://host/a.jpg", "/a.jpg"]
+    names = ["gs://b/a.jpg", "s3://b/a.jpg", "https://host/a.jpg", "/a.jpg", "/\u2028\x0c.jpg"]
     (tmp_path / "list.txt").write_text("\n".join(names))
     assert list(find_pictures([str(tmp_path / "list.txt")], [])) == names
 
@@ -87,7 +87,8 @@ def test_buckets_have_folders_and_lists(scheme: str, request: pytest.FixtureRequ
     ("text", "message"),
     [
         ('{"path": "a.jpg"}\n{"label": "x"}\n', "line 2 of .*list does not"),
-        ('{"path": "a.jpg"}\n{\n', "line 2 of .*list is none"),
+        ('{"path": "a.jpg"}\n{\n', "line 2 of .*list is not JSON"),
+        ('{"path": "a.jpg"}\n[1]\n', r"line 2 of .*list is '\[1\]'. Correct it"),
         ("path,label\na.jpg,x\n,y\n", "line 3 of .*list does not"),
         ('path,label\n"a.jpg,x\n', "of .*list is not"),
     ],

@@ -324,9 +324,13 @@ def _edits(text: str) -> set[tuple[str, str]]:
     # Where the comma separates decimals, spreadsheet programs write semicolons.
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    unreadable = {("", text)}  # A person has changed it beyond recognition.
     if not {"path", "new_label"} <= set(rows.fieldnames or ()):
-        return {("", text)}  # A person has changed it beyond recognition.
-    cells = ((str(row["path"]), str(row["new_label"] or "").strip()) for row in rows)
+        return unreadable
+    try:
+        cells = [(str(row["path"]), str(row["new_label"] or "").strip()) for row in rows]
+    except csv.Error:  # A quote without its partner makes one cell of the rest of the file.
+        return unreadable
     removals = ("-", "'-")
     return {(path, "remove" if label in removals else label) for path, label in cells if label}
 

@@ -188,3 +188,11 @@ def test_file_without_new_labels_is_replaced_and_an_unknown_one_is_kept(tmp_path
     assert _keep_edits(table, str(tmp_path / "new.csv")) is None
     table.write_bytes("päth".encode("utf-16"))
     assert _keep_edits(table, str(tmp_path / "new.csv")) == tmp_path / "suspects-edited-1.csv"
+
+
+def test_table_with_an_open_quote_is_kept(tmp_path: Path) -> None:
+    table = tmp_path / "suspects.csv"
+    rest = "a/3.jpg,a,b,0.7,,train,,\n" * 8000  # longer than a cell may be
+    table.write_text(f'{HEADER}"a/1.jpg,a,b,0.7,c,train,,\n{rest}')
+
+    assert _keep_edits(table, str(tmp_path / "new.csv")) == tmp_path / "suspects-edited-1.csv"
