@@ -88,16 +88,20 @@ def _admission(
     deleted: KubernetesObject | None = None,
     user: str = JOB_RUNNER,
     images: str | None = None,
+    settings: dict[str, str] | None = None,
+    config_map: str = SETTINGS_CONFIG_MAP,
 ) -> Admission:
-    settings = copy.deepcopy(objects(OVERLAY, "ConfigMap")[SETTINGS_CONFIG_MAP])
+    params = copy.deepcopy(objects(OVERLAY, "ConfigMap")[SETTINGS_CONFIG_MAP])
+    params["metadata"]["name"] = config_map
+    params["data"] |= settings or {}
     if images is not None:
-        settings["data"]["TRAINER_IMAGES"] = images
+        params["data"]["TRAINER_IMAGES"] = images
     operation = "DELETE" if deleted else "CREATE"
     return Admission(
         policy,
         object=created,
         oldObject=deleted,
-        params=settings,
+        params=params,
         request={"operation": operation, "userInfo": {"username": user}},
     )
 
@@ -412,5 +416,32 @@ def test_every_overlay_enforces_the_policies(overlay: str) -> None:
 
 def test_policy_names_the_secrets_of_the_settings() -> None:
     text = str(objects(OVERLAY, "ValidatingAdmissionPolicy")["repot-job-runner-jobs"])
+    settings = objects(OVERLAY, "ConfigMap")[SETTINGS_CONFIG_MAP]["data"]
 
     assert f"['{S3_SECRET}', '{GOOGLE_SECRET}']" in text.replace("\\", "")
+    assert settings["JOB_SECRETS"].split() == [S3_SECRET, GOOGLE_SECRET]
+
+
+@pytest.mark.parametrize(
+    ("names", "keys"),
+    [
+        ({"job_service_account": "team-worker"}, {"JOB_SERVICE_ACCOUNT": "team-worker"}),
+        ({"s3_secret_name": "keys"}, {"JOB_SECRETS": "other keys repot-google-key"}),
+    ],
+)
+def test_renamed_objects_are_named_in_the_settings(
+    names: dict[str, str], keys: dict[str, str]
+) -> None:
+    job = _job(**names)
+
+    (refusal,) = _refusals("jobs", job)
+    (name,) = set(keys) & {"JOB_SERVICE_ACCOUNT", "JOB_SECRETS"}
+    assert f"{name} of" in refusal
+    assert _refusals("jobs", job, settings=keys) == []
+
+
+def test_policy_follows_a_renamed_config_map() -> None:
+    job = _job(settings_config_map="team-settings")
+
+    assert len(_refusals("jobs", job)) == 1
+    assert _refusals("jobs", job, config_map="team-settings") == []
