@@ -8,6 +8,8 @@ Source: ITU-T T.81, annex B; https://www.w3.org/Graphics/JPEG/itu-t81.pdf
 """
 
 import re
+import struct
+from dataclasses import dataclass
 
 _START = b"\xff\xd8"
 _START_OF_SCAN = 0xDA
@@ -19,6 +21,10 @@ OTHER_FRAMES = (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
 _LOSSLESS_FRAMES = (0xC3, 0xC7, 0xCB, 0xCF)
 _JPEG_LS_FRAME = 0xF7
 _PROGRESSIVE = 0xC2
+# Source: JFIF 1.02, https://www.w3.org/Graphics/JPEG/jfif3.pdf
+_JFIF, _JFIF_BYTES = 0xE0, 14
+# Of a frame: number of lines, samples per line.
+_SIZE = struct.Struct(">HH")
 # Markers allowed between two scans: tables (DHT, DQT, DRI), a comment, the next scan.
 BETWEEN_SCANS = (0xC4, 0xDB, 0xDD, 0xFE, _START_OF_SCAN)
 # In entropy-coded data, 0xFF is followed by 0x00 (a stuffed byte), a restart marker or another 0xFF
@@ -27,25 +33,51 @@ BETWEEN_SCANS = (0xC4, 0xDB, 0xDD, 0xFE, _START_OF_SCAN)
 _MARKER_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
 
+@dataclass(frozen=True, slots=True)
+class PlainRgb:
+    """A complete Huffman-coded JPEG with three 8-bit components.
+
+    Attributes:
+        height, width: Its size in pixels, at least 1.
+        has_metadata: Whether it has more than tables, comments and a JFIF header: such as EXIF
+            data, which may say that it is to be turned.
+    """
+
+    height: int
+    width: int
+    has_metadata: bool
+
+
 def is_plain_rgb(data: bytes) -> bool:
-    """Return whether the data is a complete Huffman-coded JPEG with three 8-bit components.
+    """Return whether `find_plain_rgb` finds one."""
+    return find_plain_rgb(data) is not None
+
+
+def find_plain_rgb(data: bytes) -> PlainRgb | None:
+    """Return what the data is, if it is a complete Huffman-coded JPEG with three 8-bit components.
 
     Bytes after the end marker are allowed (multi-picture files, padding).
     """
     if not data.startswith(_START):
-        return False
-    frame, position = b"", len(_START)
+        return None
+    frame, has_metadata, position = b"", False, len(_START)
     while segment := _segment(data, position):
         marker, body, position = segment
         if marker in OTHER_FRAMES:
-            return False
+            return None
         if marker in HUFFMAN_FRAMES:
             frame = bytes([marker]) + body
-        if marker == _START_OF_SCAN:
-            return _has_three_8_bit_components(frame) and _has_end_marker(
-                data, position, _has_one_scan(frame, body)
-            )
-    return False
+        elif marker == _START_OF_SCAN:
+            if not (
+                _has_three_8_bit_components(frame)
+                and _has_end_marker(data, position, _has_one_scan(frame, body))
+            ):
+                return None
+            height, width = _SIZE.unpack_from(frame, 2)
+            return PlainRgb(height, width, has_metadata) if height and width else None
+        elif marker not in BETWEEN_SCANS and not _is_jfif(marker, body):
+            has_metadata = True
+    return None
 
 
 def name_rare_coding(data: bytes) -> str:
@@ -75,6 +107,10 @@ def _segment(data: bytes, position: int) -> tuple[int, bytes, int] | None:
     if body_size < 2 or end > len(data):
         return None
     return data[position + 1], data[position + 4 : end], end
+
+
+def _is_jfif(marker: int, body: bytes) -> bool:
+    return marker == _JFIF and len(body) >= _JFIF_BYTES and body.startswith(b"JFIF\0")
 
 
 def _has_three_8_bit_components(frame: bytes) -> bool:

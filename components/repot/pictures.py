@@ -84,6 +84,8 @@ def normalise_picture(data: bytes, crop: Edges | None = None, *, max_side: int =
     """
     if not data:
         raise RejectedPicture("empty")
+    if not crop and not max_side and (picture := _find_plain(data)):
+        return picture
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about unusual metadata.
         try:
@@ -93,6 +95,32 @@ def normalise_picture(data: bytes, crop: Edges | None = None, *, max_side: int =
         except Exception as err:
             # On damaged data, Pillow raises many types: SyntaxError, struct.error, IndexError.
             raise _rejection(data, err) from err
+
+
+def _find_plain(data: bytes) -> Picture | None:
+    """Return a JPEG that keeps its bytes; None unless that is certain without Pillow.
+
+    It saves a tenth of the time. Without metadata, a JPEG is upright; with some, Pillow reads it.
+    """
+    plain = jpeg_structure.find_plain_rgb(data)
+    if plain is None or plain.has_metadata:
+        return None
+    width, height = plain.width, plain.height
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        return None
+    # As Pillow's draft mode does.
+    ratio = min(width, height) // _MIN_DRAFT_SIDE
+    scale = next(scale for scale in (8, 4, 2, 1) if scale <= max(1, ratio))
+    reduced = _decode_strictly(data, -(-width // scale), -(-height // scale))
+    if reduced is None:
+        return None
+    return Picture(
+        jpeg=data,
+        height=height,
+        width=width,
+        source_format="JPEG",
+        miniature=_miniature(reduced),
+    )
 
 
 def _normalise_any(data: bytes, crop: Edges | None, max_side: int) -> Picture:
@@ -156,15 +184,26 @@ def _decode_reduced(image: ImageFile.ImageFile, data: bytes) -> Image.Image:
     damage; what is to be accepted nevertheless, Pillow decides.
     """
     image.draft("RGB", (_MIN_DRAFT_SIDE, _MIN_DRAFT_SIDE))
-    width, height = image.size
+    reduced = _decode_strictly(data, *image.size)
+    if reduced is not None:
+        return reduced
+    image.load()
+    return image
+
+
+def _decode_strictly(data: bytes, width: int, height: int) -> Image.Image | None:
+    """Decode a JPEG to its end with simplejpeg, at a reduced size, in RGB.
+
+    Returns:
+        The picture; None without simplejpeg, or if it warns of anything.
+    """
     if decode_jpeg := _fast_decoder():
         with contextlib.suppress(ValueError):
             # pixels: uint8 [height, width, 3]
             pixels = decode_jpeg(data, "RGB", min_height=height, min_width=width, strict=True)
             if pixels.shape == (height, width, 3):
                 return Image.frombuffer("RGB", (width, height), pixels, "raw", "RGB", 0, 1)
-    image.load()
-    return image
+    return None
 
 
 @functools.cache

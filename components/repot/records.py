@@ -20,7 +20,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import google_crc32c
 import numpy as np
@@ -41,6 +41,14 @@ FRAME_BYTES = _LENGTH.size + 2 * _CRC.size
 _MAX_RECORD_BYTES = (1 << 31) - 1
 _MASK_DELTA = 0xA282EAD8
 _FIELD = descriptor_pb2.FieldDescriptorProto
+
+_JPEG_NAME = "image/encoded"
+# A message in a field is the field's tag, its size and itself. From the inside: the value, the list
+# of one value, the feature, which follows its name, and both as an entry of the map.
+# Source: https://protobuf.dev/programming-guides/encoding/
+_FIELD_1, _FIELD_2 = b"\x0a", b"\x12"
+_NAMED = _FIELD_1 + bytes([len(_JPEG_NAME)]) + _JPEG_NAME.encode()
+_JPEG_TAGS = (_FIELD_1, _FIELD_1, _NAMED + _FIELD_2, _FIELD_1)
 
 BOX_EDGES = ("xmin", "ymin", "xmax", "ymax")
 _BOX_KINDS = {
@@ -106,7 +114,7 @@ def picture_features(
         "image/class/text": [(text or label).encode()],
         # A file name that is not UTF-8 keeps its bytes from the disk.
         "image/filename": [filename.encode(errors="surrogateescape")],
-        "image/encoded": [jpeg],
+        _JPEG_NAME: [jpeg],
     }
     if text:
         features["image/class/synset"] = [label.encode()]
@@ -126,14 +134,38 @@ def encode_example(features: Mapping[str, Sequence[Value]]) -> bytes:
             bounding boxes, which have the kind that they have with boxes.
     """
     example = _Example()
-    for name, values in features.items():
-        feature = example.features.feature[name]
-        if values:
-            getattr(feature, _kind(values[0])).value.extend(values)
-        elif name in _BOX_KINDS:
-            getattr(feature, _BOX_KINDS[name]).SetInParent()
+    if features:
+        _fill(example.features, features)
     serialized: bytes = example.SerializeToString(deterministic=True)
     return serialized
+
+
+def frame_picture(features: Mapping[str, Sequence[Value]]) -> tuple[bytes, bytes, bytes]:
+    """Return `frame_record(encode_example(features))` in three pieces, without copying the JPEG.
+
+    Args:
+        features: Those of `picture_features`.
+
+    Returns:
+        What is before the JPEG, the JPEG, and what is behind it.
+    """
+    (jpeg,) = cast("Sequence[bytes]", features[_JPEG_NAME])
+    # The map is serialized in the order of its names.
+    before = _encode_features({n: values for n, values in features.items() if n < _JPEG_NAME})
+    behind = _encode_features({n: values for n, values in features.items() if n > _JPEG_NAME})
+    start = b""
+    for tag in _JPEG_TAGS:
+        start = tag + _varint(len(start) + len(jpeg)) + start
+    size_bytes = len(before) + len(start) + len(jpeg) + len(behind)
+    start = b"".join((_FIELD_1, _varint(size_bytes), before, start))
+    crc = google_crc32c.value(start)
+    for part in (jpeg, behind):
+        crc = google_crc32c.extend(crc, part)
+    return (
+        frame_header(len(start) + len(jpeg) + len(behind)) + start,
+        jpeg,
+        behind + _CRC.pack(_mask(crc)),
+    )
 
 
 def decode_example(serialized: bytes) -> dict[str, list[Value]]:
@@ -261,9 +293,39 @@ def _corrupt(where: str, problem: str) -> CorruptShardError:
 
 
 def _masked_crc(data: bytes) -> int:
+    return _mask(google_crc32c.value(data))
+
+
+def _mask(crc: int) -> int:
     """Return TFRecord's checksum: CRC32C rotated right by 15 bits plus a constant, modulo 2**32."""
-    crc: int = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
+
+
+def _fill(message: Any, features: Mapping[str, Sequence[Value]]) -> None:
+    """Add features to a message of the type Features."""
+    for name, values in features.items():
+        feature = message.feature[name]
+        if values:
+            getattr(feature, _kind(values[0])).value.extend(values)
+        elif name in _BOX_KINDS:
+            getattr(feature, _BOX_KINDS[name]).SetInParent()
+
+
+def _encode_features(features: Mapping[str, Sequence[Value]]) -> bytes:
+    message = _Features()
+    _fill(message, features)
+    serialized: bytes = message.SerializeToString(deterministic=True)
+    return serialized
+
+
+def _varint(number: int) -> bytes:
+    """Return a number as protobuf writes it: seven bits per byte, the lowest first."""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
 
 
 def _kind(value: Value) -> str:
@@ -272,8 +334,8 @@ def _kind(value: Value) -> str:
     return "int64_list" if isinstance(value, int) else "float_list"
 
 
-def _example_class() -> Any:
-    """Return a message class that is wire-compatible with tf.train.Example."""
+def _message_classes() -> tuple[Any, Any]:
+    """Return message classes that are wire-compatible with tf.train.Example and its Features."""
     file = descriptor_pb2.FileDescriptorProto(
         name="repot/example.proto", package="repot", syntax="proto3"
     )
@@ -297,7 +359,11 @@ def _example_class() -> Any:
     _add_message(file.message_type.add(name="Example"), "features", 1, "Features")
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("repot.Example"))
+    example, features = (
+        message_factory.GetMessageClass(pool.FindMessageTypeByName(f"repot.{name}"))
+        for name in ("Example", "Features")
+    )
+    return example, features
 
 
 def _add_message(message: Any, name: str, number: int, type_name: str) -> Any:
@@ -310,4 +376,4 @@ def _add_message(message: Any, name: str, number: int, type_name: str) -> Any:
     )
 
 
-_Example = _example_class()
+_Example, _Features = _message_classes()

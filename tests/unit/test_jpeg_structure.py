@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from repot.jpeg_structure import is_plain_rgb
+from repot.jpeg_structure import PlainRgb, find_plain_rgb, is_plain_rgb
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "build_image_data" / "data"
 
@@ -61,6 +61,21 @@ def test_complete_rgb_jpeg_is_plain(data: bytes) -> None:
 )
 def test_other_data_is_not_plain(data: bytes) -> None:
     assert not is_plain_rgb(data)
+
+
+@pytest.mark.parametrize(
+    ("segment", "has_metadata"),
+    [
+        pytest.param(b"", False, id="JFIF only"),
+        pytest.param(b"\xff\xfe\x00\x04ab", False, id="comment"),
+        pytest.param(b"\xff\xe1\x00\x04ab", True, id="EXIF"),
+        pytest.param(b"\xff\xe2\x00\x04ab", True, id="further pictures"),
+        pytest.param(b"\xff\xe0\x00\x06JFIF", True, id="short JFIF"),
+    ],
+)
+def test_size_and_metadata_are_found(segment: bytes, has_metadata: bool) -> None:
+    data = PLAIN[:2] + segment + PLAIN[2:]
+    assert find_plain_rgb(data) == PlainRgb(height=60, width=80, has_metadata=has_metadata)
 
 
 def test_truncated_jpeg_is_not_plain() -> None:

@@ -561,6 +561,22 @@ def test_both_jpeg_decoders_accept_the_same_files_and_give_the_same_pixels(
     assert len(results[True]) - num_accepted > 300
 
 
+@pytest.mark.parametrize("change", [1, 0x10, 0xFF])
+def test_damaged_headers_have_the_same_result_with_both_jpeg_decoders(
+    monkeypatch: pytest.MonkeyPatch, change: int
+) -> None:
+    pytest.importorskip("simplejpeg")
+    image = Image.radial_gradient("L").resize((90, 60)).convert("RGB")
+    data = _bytes(image, "JPEG", comment=b"a comment", restart_marker_rows=1)
+    damaged = [
+        data[:i] + bytes([data[i] ^ change]) + data[i + 1 :] for i in range(data.index(b"\xff\xda"))
+    ]
+    fast = list(map(_result, damaged))
+    monkeypatch.setattr(pictures, "_fast_decoder", lambda: None)
+    assert fast == list(map(_result, damaged))
+    assert 100 < sum(isinstance(each, tuple) for each in fast) < len(fast) - 50
+
+
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
 @pytest.mark.parametrize("is_fast", [True, False])
 def test_bytes_that_are_missing_at_the_end_are_noticed(

@@ -2,6 +2,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from repot import records
 from repot.errors import CorruptShardError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "build_image_data" / "shards"
+BOX = records.Box(xmin=0.25, ymin=0.0, xmax=1.0, ymax=0.5)
 
 
 def _features() -> dict[str, list[records.Value]]:
@@ -43,6 +45,25 @@ def test_order_of_features_does_not_change_the_bytes() -> None:
     assert records.encode_example(features) == records.encode_example(
         dict(reversed(features.items()))
     )
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 80, 127, 128, 16_300, 16_400, 2_097_200])
+@pytest.mark.parametrize("extra", [{}, {"text": "a dog"}, {"boxes": ()}, {"boxes": (BOX, BOX)}])
+def test_frame_of_a_picture_in_pieces_is_that_of_its_record(
+    size_bytes: int, extra: dict[str, Any]
+) -> None:
+    features = records.picture_features(
+        jpeg=b"\xff" * size_bytes,
+        height=300,
+        width=1,
+        class_id=129,
+        label="a label of many letters " * 9,
+        filename="a.jpg",
+        **extra,
+    )
+    pieces = records.frame_picture(features)
+    assert b"".join(pieces) == records.frame_record(records.encode_example(features))
+    assert [pieces[1]] == features["image/encoded"]
 
 
 def test_golden_records_can_be_decoded_and_encoded() -> None:

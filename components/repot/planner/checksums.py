@@ -27,6 +27,7 @@ plan that was interrupted does not start again.
 """
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -49,6 +50,7 @@ _log = logging.getLogger(__name__)
 _NUM_READERS = 16
 # A request for a checksum takes as long as a round trip, and hardly any computing.
 _NUM_LOOKUPS = 64
+_MAX_READ_AT_ONCE = 32
 _FILES_PER_PART = 1 << 16
 _NUM_DIGITS = 8
 _SAVE_SECONDS = 60.0
@@ -212,10 +214,16 @@ def _read_all(
     """
     settled_before_ns = time.time_ns() - SETTLED_NS
     saved = time.monotonic()
-    num_threads = _NUM_READERS if storage.is_local(files[0].uri) else _NUM_LOOKUPS
+    num_threads, at_once = _NUM_LOOKUPS, 1
+    if storage.is_local(files[0].uri):
+        num_threads = _NUM_READERS
+        # Handing over each file alone takes longer than reading a small one.
+        at_once = max(1, min(_MAX_READ_AT_ONCE, len(files) // (16 * num_threads)))
+    groups = [files[start : start + at_once] for start in range(0, len(files), at_once)]
     readers = ThreadPoolExecutor(num_threads)
     try:
-        for file, read in zip(files, readers.map(_read, files), strict=True):
+        reads = itertools.chain.from_iterable(readers.map(_read_group, groups))
+        for file, read in zip(files, reads, strict=True):
             counter.add()
             if read.state and read.state.changed_ns < settled_before_ns:
                 known[file.uri] = (read.state.text, read.crc32c)
@@ -233,6 +241,10 @@ def _read_all(
         readers.shutdown(cancel_futures=True)
     if part_uri:
         storage.write_text(part_uri, checked_text({**known}, indent=None))
+
+
+def _read_group(files: Sequence[FoundFile]) -> list[_Read]:
+    return list(map(_read, files))
 
 
 def _read(file: FoundFile) -> _Read:

@@ -30,12 +30,12 @@ _REASONS = {
 
 
 @contextlib.contextmanager
-def convert_os_errors(action: str, path: Path) -> Iterator[None]:
+def convert_os_errors(action: str, file: Path | str) -> Iterator[None]:
     """Convert an operating system error into one message: what failed, why, and what to do.
 
     Args:
         action: What the block does with the file, as a past participle: "read", "written", ...
-        path: The file or folder.
+        file: Path of the file or folder.
 
     Raises:
         NotFoundError: The file does not exist.
@@ -44,6 +44,7 @@ def convert_os_errors(action: str, path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as err:
+        path = Path(file)
         reason = (
             "it is a link to a file that does not exist. Correct or remove the link"
             if path.is_symlink()
@@ -51,6 +52,7 @@ def convert_os_errors(action: str, path: Path) -> Iterator[None]:
         )
         raise NotFoundError(f"{path} cannot be {action}: {reason}.") from err
     except (OSError, UnicodeEncodeError) as err:
+        path = Path(file)
         is_missing = action == "read" and isinstance(err, NotADirectoryError)
         raise (NotFoundError if is_missing else StorageError)(
             f"{path} cannot be {action}: {_reason(err)}.{_other_path(err, path)}"
