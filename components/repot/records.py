@@ -359,11 +359,11 @@ def _message_classes() -> tuple[Any, Any]:
     _add_message(file.message_type.add(name="Example"), "features", 1, "Features")
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    example, features = (
+    example_class, features_class = (
         message_factory.GetMessageClass(pool.FindMessageTypeByName(f"repot.{name}"))
         for name in ("Example", "Features")
     )
-    return example, features
+    return example_class, features_class
 
 
 def _add_message(message: Any, name: str, number: int, type_name: str) -> Any:
