@@ -20,8 +20,9 @@ trained by their own drivers (`repot.trainer.drivers`); auto is
 `repot.trainer.auto.selection.select_head`. Without a GPU, fine_tune takes half an hour per seed, so
 it has fewer seeds; it is compared on these only.
 
-Every result is appended to results.jsonl in --cache, so a run that was stopped goes on, and several
-can share the work. After a change of the code, name the recipes to compute again in --again.
+Every result is appended to results.jsonl in --cache, so a run that was stopped continues, and
+several can share the work. After a change of the code, name the recipes to compute again in
+--again.
 """
 
 import argparse

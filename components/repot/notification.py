@@ -176,7 +176,7 @@ def make_payload(notification: Notification, settings: NotificationSettings) -> 
 
 
 def _send_once(notification: Notification, settings: NotificationSettings) -> None:
-    """Send unless the same event of the same run was sent lately.
+    """Send unless the same event of the same run was sent recently.
 
     Raises:
         _NotSentError: The address did not accept it.
@@ -190,7 +190,7 @@ def _send_once(notification: Notification, settings: NotificationSettings) -> No
     except _NotSentError:
         with contextlib.suppress(RepotError):
             if marker_uri:
-                storage.delete(marker_uri)  # Another task may have more luck.
+                storage.delete(marker_uri)  # Another task may succeed.
         raise
     _log.info("Sent the notification %r", notification.title)
 
@@ -198,8 +198,8 @@ def _send_once(notification: Notification, settings: NotificationSettings) -> No
 def _claim(notification: Notification) -> str | None:
     """Return the file that this task wrote to be the only sender, or None if another task is.
 
-    Where that cannot be decided, for want of a run's id or of a storage that works, "" is returned:
-    two notifications are better than none.
+    Without a run's id or a storage that works, that is unknown, and "" is returned: two
+    notifications are better than none.
     """
     if not notification.run_id:
         return ""

@@ -4,7 +4,7 @@
     FILE.run.json    which model and options it belongs to; written first, kept
 
 A process that is killed leaves complete lines and at most one that is cut off, which the next start
-removes. It then compares the pictures of the complete lines with its own, one by one, and goes on
+removes. It then compares the pictures of the complete lines with its own, one by one, and continues
 with the first that has no line. So the file never mixes models, options or lists.
 """
 

@@ -226,7 +226,7 @@ class ShardCache:
             self._evict(self._shards[index])
         if self._num_bytes + size_bytes > self._max_bytes:
             # What is arriving can be evicted later. If nothing is, several readers hold too much
-            # together, and none of them would ever go on.
+            # together, and none of them would ever continue.
             is_arriving = any(each.state == "arriving" for each in self._shards)
             if is_arriving or not is_awaited:
                 return False

@@ -9,7 +9,7 @@ from repot.evaluator.verdict import ComparedPictures, PairedComparison, Score, V
 from repot.metrics import wilson_interval
 
 _MAX_LABELS_NAMED = 5
-_ALLOW_POOR = "To promote it all the same: --allow-poor-model (setting allow_poor_model)."
+_ALLOW_POOR = "To promote it anyway: --allow-poor-model (setting allow_poor_model)."
 
 
 class Problem(NamedTuple):

@@ -232,7 +232,7 @@ def _read_all(
                 saved = time.monotonic()
             yield file.uri, read
     except BaseException:
-        # The next run goes on from here. If the store has failed, this may fail as well.
+        # The next run continues from here. If the store has failed, this may fail as well.
         with contextlib.suppress(StorageError):
             if part_uri:
                 storage.write_text(part_uri, checked_text({**known}, indent=None))

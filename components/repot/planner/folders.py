@@ -129,7 +129,8 @@ def find_layout_problems(inventory: Inventory, *, max_rejected_fraction: float =
     if folders:
         problems.append(
             "A label folder must directly contain pictures; "
-            f"{join_names(map(repr, folders))} contain only subfolders, with files such as "
+            f"{join_names(map(repr, folders))} {'contains' if len(folders) == 1 else 'contain'} "
+            "only subfolders, with files such as "
             f"{next(iter(folders.values()))!r}. "
             f"{_nested_folders_advice(folders)}"
         )

@@ -95,7 +95,7 @@ def run_training(request: TrainingRequest, *, should_stop: Callable[[], bool]) -
                 raise err.__cause__ or err from None
             _log.warning(
                 "a step with %d examples at a time does not fit into the device's memory; the "
-                "training goes on from its last saved position with half as many "
+                "training continues from its last saved position with half as many "
                 "(gradient_accumulation=%d)",
                 math.ceil(request.settings.batch_size / computation.num_parts),
                 num_parts,

@@ -7,7 +7,7 @@ the other pictures are judged by a head that is fitted to the whole sample. The 
 similar pictures of the sample are a second opinion.
 `repot.label_suspects` has the model of wrong labels.
 
-Only training pictures take part. The result is kept beside the state before the training goes on,
+Only training pictures take part. The result is kept beside the state before the training continues,
 so a resumed training does not compute it again; `write_suspects` publishes it at the end.
 """
 

@@ -178,7 +178,7 @@ def test_folders_that_look_like_splits_are_a_problem(folders: tuple[str, str]) -
 
 def test_pictures_one_level_too_deep_are_a_problem() -> None:
     (problem,) = find_layout_problems(_assign_labels("photos/a/1.jpg", "photos/b/1.jpg", "c/1.jpg"))
-    assert "'photos' contain only subfolders, with files such as 'photos/a/1.jpg'" in problem
+    assert "'photos' contains only subfolders, with files such as 'photos/a/1.jpg'" in problem
 
 
 def test_nested_pictures_next_to_others_are_rejected_without_a_problem() -> None:

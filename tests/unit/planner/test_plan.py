@@ -266,7 +266,12 @@ def test_all_problems_are_reported_at_once(
         make_plan()
     problems = str(caught.value).split("\n")
     assert len(problems) == 4
-    for part in ("stray.jpg", "'deep' contain only subfolders", "' blank'", "have fewer: 'single'"):
+    for part in (
+        "stray.jpg",
+        "'deep' contains only subfolders",
+        "' blank'",
+        "have fewer: 'single'",
+    ):
         assert any(part in problem for problem in problems)
     with pytest.raises(UsageError) as usage:
         make_plan(labels="a\n\nnope\na\n")

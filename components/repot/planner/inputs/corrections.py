@@ -242,7 +242,8 @@ def _announce(
         count = len(unmatched)
         progress.notice(
             "plan",
-            f"{count} {'row' if count == 1 else 'rows'} of {uri} name no picture of the input: "
+            f"{count} {'row' if count == 1 else 'rows'} of {uri} "
+            f"{'names' if count == 1 else 'name'} no picture of the input: "
             f"{join_names(unmatched, MAX_NAMED)}",
             is_warning=True,
         )

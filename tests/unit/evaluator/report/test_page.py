@@ -530,7 +530,9 @@ def test_report_states_promises_beside_what_came_true() -> None:
 
     assert "0.125calibration error before" in text
     assert f"{evaluation.calibration.error:.3f}calibration error after" in text
-    assert "learnt from 1,000 pictures (5-fold cross-validation), where the error fell from" in text
+    assert (
+        "learned from 1,000 pictures (5-fold cross-validation), where the error fell from" in text
+    )
     assert "66.7 %labels in their prediction set90.0 % are promised for new pictures; 95 %" in text
     assert "with 1.25 labels in a set on average and 1 empty set." in text
     assert "3unlike the training picturesOf 3 pictures; about 1.0 % are expected" in text
