@@ -163,6 +163,7 @@ def open_examples(
         yield examples
 
 
+@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
 def parse_example(record: Any) -> dict[str, Any]:
     """Return the example in a serialized tf.train.Example, string []."""
     features = tf.io.parse_single_example(record, _FEATURES)

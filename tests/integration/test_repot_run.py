@@ -10,6 +10,8 @@ import pytest
 from repot_pipelines.local.run import SAMPLE_FOLDER
 from tests.integration.command_line import repot
 
+TASKS = ("plan", "build-shards", "fetch-checkpoint", "train", "evaluate")
+
 
 def shadow_modules(folder: Path) -> None:
     """Give a folder modules with the names of others; when imported, they leave a file and fail."""
@@ -62,6 +64,8 @@ def test_output_contains_report_and_model(finished: Path) -> None:
     assert len(report) < 4_000_000
     log = output / "pipeline.log"
     assert b"\x1b" not in log.read_bytes()
+    order = [log.read_text().index(f"Executing task '{name}'") for name in TASKS]
+    assert order == sorted(order)
     assert log.stat().st_mode & 0o777 == 0o600
     assert {
         "model.keras",

@@ -10,6 +10,7 @@ batches are the same.
 """
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -167,14 +168,16 @@ class StepRunner:
         self._statistics = [variable.value for variable in statistics]
         self._model = model
         self._computation = computation
-        self._train_one = tf.function(self._take_step)
-        self._train_several = tf.function(self._take_steps)
-        self._train_rows = tf.function(self._take_row_steps, autograph=False)
+        # AutoGraph takes as long as tracing, and no function here needs it.
+        compiled = functools.partial(tf.function, autograph=False)
+        self._train_one = compiled(self._take_step)
+        self._train_several = compiled(self._take_steps)
+        self._train_rows = compiled(self._take_row_steps)
         # Of a step, XLA compiles all but the update, which communicates between replicas.
-        self._gradients = tf.function(self._batch_gradients, jit_compile=computation.uses_xla)
-        self._score = tf.function(lambda batch: self._sum_over_replicas(self._score_replica, batch))
-        self._score_rows = tf.function(self._score_all_rows, autograph=False)
-        self._predict = tf.function(self._predict_all_replicas)
+        self._gradients = compiled(self._batch_gradients, jit_compile=computation.uses_xla)
+        self._score = compiled(lambda batch: self._sum_over_replicas(self._score_replica, batch))
+        self._score_rows = compiled(self._score_all_rows)
+        self._predict = compiled(self._predict_all_replicas)
         self._tables: list[tuple[FeatureTable, Any, Any, bool]] = []
 
     def distribute(self, batches: Any) -> Any:

@@ -1,20 +1,22 @@
 """Starts the tasks of `repot run` as forks of a process that has imported their libraries.
 
 Every task is a process of its own, as on a cluster, but to import KFP and TensorFlow takes longer
-than most tasks of a small run. So the first server imports KFP once, and forks for each task. When
-the first task starts, a fork of the server imports TensorFlow too, while other tasks run, and
-serves the tasks that need it. It only imports TensorFlow: threads and devices start in the task.
+than most tasks of a small run. So the first server imports KFP once, and forks for each task. A
+fork of it imports TensorFlow too, while KFP reads the pipeline and other tasks run, and serves the
+tasks that need it. It only imports TensorFlow: threads and devices start in the task.
 
 `python3` of a task is `repot_pipelines.local.task_client`. It sends its arguments, environment and
 standard streams to a server, waits for the fork, and ends with its status. Without a server it
 starts Python as usual.
 
-Usage: python -m repot_pipelines.local.task_server FOLDER LISTENER
+Usage: python -m repot_pipelines.local.task_server LISTENER TENSORFLOW_LISTENER FOLDER
 
-FOLDER is for the sockets, and LISTENER the file descriptor of the first server's.
+The listeners are file descriptors of sockets in the folder.
 """
 
+import atexit
 import contextlib
+import functools
 import gc
 import importlib
 import json
@@ -24,7 +26,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,10 +37,11 @@ from repot_pipelines.local.task_client import SOCKET_VARIABLE
 _PLAIN, _TENSORFLOW = "plain.sock", "tensorflow.sock"
 # A request is its length in 4 bytes, with the standard streams attached, and JSON.
 _LENGTH_BYTES = 4
-_PRELOAD = bytes(_LENGTH_BYTES)
-_REAP_SECONDS, _POLL_SECONDS = 2.0, 0.01
 _TENSORFLOW_MODULES = ("repot.trainer.run_training", "repot.evaluator.scoring")
 _USES_TENSORFLOW = ("fetch_checkpoint", "train", "evaluate")
+
+KFP_RUNTIME_VARIABLE = "_KFP_RUNTIME"
+"""Environment variable; with the value true, KFP imports only what a task needs."""
 
 
 class TaskServers:
@@ -50,39 +53,31 @@ class TaskServers:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._tensorflow_process = 0  # its id; 0 before it runs
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the first server, if this machine can fork safely."""
+        """Start the servers, if this machine can fork safely."""
         # Forks of a process that has opened a GPU cannot use it. Importing TensorFlow opens none,
         # but no test of ours proves that for every driver.
         has_gpu = Path("/proc/driver/nvidia").exists() or Path("/dev/kfd").exists()
         if sys.platform != "linux" or has_gpu or not hasattr(os, "pidfd_open"):
             return
-        # The socket exists before the server runs, so no task finds it missing.
-        with _listen(self._folder / _PLAIN) as listener:
-            number = listener.fileno()
+        # The sockets exist before the servers run, so no task finds them missing.
+        with _listen(self._folder / _PLAIN) as plain, _listen(self._folder / _TENSORFLOW) as slow:
+            numbers = [plain.fileno(), slow.fileno()]
             module = "repot_pipelines.local.task_server"
             self._process = subprocess.Popen(  # noqa: S603 - our own module in this interpreter
-                [sys.executable, "-P", "-m", module, str(self._folder), str(number)],
+                [sys.executable, "-P", "-m", module, *map(str, numbers), str(self._folder)],
                 stdin=subprocess.DEVNULL,
-                pass_fds=[number],
+                env={**os.environ, KFP_RUNTIME_VARIABLE: "true"},
+                pass_fds=numbers,
             )
 
     def stop(self) -> None:
         """Stop the servers; tasks that run go on."""
-        if self._process is None:
-            return
-        # The first server, which still runs, reaps the one with TensorFlow. Otherwise init would,
-        # which may take seconds, and the run waits for all of its processes.
-        deadline = time.monotonic() + _REAP_SECONDS
-        with contextlib.suppress(ProcessLookupError):
-            while self._tensorflow_process and time.monotonic() < deadline:
-                os.kill(self._tensorflow_process, signal.SIGTERM)
-                time.sleep(_POLL_SECONDS)
-        self._process.terminate()
-        self._process.wait()
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
 
     def environment_for(self, function: str) -> dict[str, str]:
         """Return the variables with which a task finds its server.
@@ -92,32 +87,52 @@ class TaskServers:
         """
         if self._process is None:
             return {}
-        if not self._tensorflow_process:
-            self._tensorflow_process = self._preload()
-        uses_tensorflow = self._tensorflow_process and function in _USES_TENSORFLOW
-        name = _TENSORFLOW if uses_tensorflow else _PLAIN
+        name = _TENSORFLOW if function in _USES_TENSORFLOW else _PLAIN
         return {SOCKET_VARIABLE: str(self._folder / name)}
-
-    def _preload(self) -> int:
-        """Let the first server start the one with TensorFlow; return its process id, or 0."""
-        try:
-            with task_client.connect(str(self._folder / _PLAIN)) as connection:
-                connection.sendall(_PRELOAD)
-                return int(connection.recv(16) or 0)
-        except OSError:
-            return 0
 
 
 def main() -> None:
     """Serve the tasks of a run; in the fork for a task, run the task and end like it."""
-    folder, listener = Path(sys.argv[1]), socket.socket(fileno=int(sys.argv[2]))
+    plain, slow = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
+    # Registered before any library's function, so it runs after all of them.
+    succeeded: list[bool] = []
+    atexit.register(_exit_quickly, succeeded)
+    gc.disable()  # importing makes no garbage, and looking for it takes a quarter of the time
     from kfp.dsl import executor_main
 
-    _serve(listener, folder)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # until it stops both servers
+    tensorflow_process = os.fork()
+    if tensorflow_process != 0:
+        signal.signal(signal.SIGTERM, functools.partial(_stop, tensorflow_process))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    if tensorflow_process != 0:
+        slow.close()
+        _serve(plain)
+    else:
+        plain.close()
+        _import_tensorflow()
+        _serve(slow)
     executor_main.executor_main()
+    succeeded.append(True)
 
 
-def _serve(listener: socket.socket, folder: Path) -> None:
+def _exit_quickly(succeeded: Sequence[bool]) -> None:
+    """End the process of a task that succeeded, without freeing its memory piece by piece."""
+    if succeeded:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def _stop(tensorflow_process: int, *_: object) -> NoReturn:
+    """Stop both servers. The other one is reaped here: init may take seconds to do so."""
+    with contextlib.suppress(OSError):  # it has ended
+        os.kill(tensorflow_process, signal.SIGTERM)
+        os.waitpid(tensorflow_process, 0)
+    os._exit(0)
+
+
+def _serve(listener: socket.socket) -> None:
     """Fork for every connection; return only in the process of a task."""
     gc.freeze()  # so that collections in forks do not copy all of the memory
     signal.signal(signal.SIGCHLD, _reap)
@@ -128,11 +143,10 @@ def _serve(listener: socket.socket, folder: Path) -> None:
         connection.close()
     # A process per connection: it starts the task, waits for it, and reports its status.
     listener.close()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    gc.enable()
     header, streams, _, _ = socket.recv_fds(connection, _LENGTH_BYTES, 3)
-    if header == _PRELOAD:
-        _serve_with_tensorflow(connection, folder)
-        return
     request = connection.makefile("rb").read(int.from_bytes(header, "big"))
     connection.sendall(task_client.TAKEN)
     task = os.fork()
@@ -149,11 +163,8 @@ def _reap(*_: object) -> None:
             pass
 
 
-def _serve_with_tensorflow(connection: socket.socket, folder: Path) -> None:
-    """Import TensorFlow and serve the tasks that need it; return only in the process of a task."""
-    listener = _listen(folder / _TENSORFLOW)
-    connection.sendall(str(os.getpid()).encode())
-    connection.close()
+def _import_tensorflow() -> None:
+    """Import TensorFlow; end this process if that has started threads."""
     importlib.import_module("numpy")  # its matrix library starts threads and handles forks
     num_threads = _count_threads()
     quiet_tensorflow.preload_tensorflow()
@@ -162,7 +173,6 @@ def _serve_with_tensorflow(connection: socket.socket, folder: Path) -> None:
     if _count_threads() > num_threads:
         # A fork has none of the threads that TensorFlow waits for. Tasks then start as usual.
         os._exit(0)
-    _serve(listener, folder)
 
 
 def _wait_for(task: int, connection: socket.socket) -> NoReturn:
