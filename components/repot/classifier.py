@@ -16,7 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from repot.backbone_weights import load_weights
-from repot.model_spec import ModelSpec
+from repot.hub_backbone import HubArchitecture, load_architecture
+from repot.model_spec import Head, ModelSpec, NetworkSpec
 from repot.picture_ops.normalise import normalise
 from repot.preprocessing import decode_jpeg, view_picture
 from repot.zoo import build_backbone, find_backbone
@@ -29,6 +30,9 @@ Source: research/inception, slim/inception_model.py.
 
 RESCALE_NAME, DROPOUT_NAME, HEAD_NAME = "rescale", "dropout", "logits"
 """Names of the layers around the backbone."""
+
+_PROBABILITIES, _UNLIKE_DISTANCE, _UNLIKE_AXES = "probabilities", "unlike_distance", "unlike_axes"
+"""Names of the layers with the weights of a published model's outputs."""
 
 POWER_EPSILON = 1e-4
 """Added under a square root, so that its gradient is finite when the network is fine-tuned."""
@@ -48,6 +52,7 @@ def build_classifier(
     image_size: int,
     seed: int,
     weights_path: Path | None = None,
+    architecture: HubArchitecture | None = None,
 ) -> Any:
     """Return a keras.Model of a backbone with a new head.
 
@@ -57,12 +62,15 @@ def build_classifier(
         image_size: Height and width in pixels.
         seed: Seed of every layer that draws random numbers.
         weights_path: Weights of the backbone, see `repot.backbone_weights`; None leaves it random.
+        architecture: That of a network of KerasHub, for one without weights.
 
     Raises:
         CheckpointError: The weights do not fit the backbone.
     """
     spec = find_backbone(backbone)
-    network = build_backbone(backbone, image_size=image_size, weights_path=weights_path)
+    network = build_backbone(
+        backbone, image_size=image_size, weights_path=weights_path, architecture=architecture
+    )
     if weights_path is not None:
         load_weights(network, weights_path)
     seed_generators = [
@@ -148,32 +156,30 @@ def published_model(
         [0, 1] -> the outputs that `_outputs` documents. It shares the classifier's layers except
         the last one, which is a copy.
     """
-    features = classifier.get_layer(DROPOUT_NAME).input
     kernel, bias = classifier.get_layer(HEAD_NAME).get_weights()
-    normalised = _normalise_parts([features]) if unlike else None
-    # The softmax of the other logits alone is the probability given that it is not background.
-    outputs = _outputs(
-        features,
-        kernel[:, 1:],
-        bias[1:],
-        temperature=temperature,
-        normalised=normalised,
-        unlike=unlike,
+    model = _published_network(
+        classifier, num_labels=len(bias) - 1, num_unlike_axes=_num_axes(unlike)
     )
+    # The softmax of the other logits alone is the probability given that it is not background.
+    _set_outputs(model, kernel[:, 1:], bias[1:], temperature=temperature, unlike=unlike)
+    return model
+
+
+def _published_network(classifier: Any, *, num_labels: int, num_unlike_axes: int) -> Any:
+    """Return the network of `published_model`; its outputs have no weights yet."""
+    features = classifier.get_layer(DROPOUT_NAME).input
+    normalised = _normalise_parts([features]) if num_unlike_axes else None
+    outputs = _outputs(features, num_labels, normalised=normalised, num_unlike_axes=num_unlike_axes)
     model = keras.Model(classifier.input, outputs, name=classifier.name)
-    return _named(model) if unlike else model
+    return _named(model) if num_unlike_axes else model
 
 
-def _outputs(
-    features: Any,
-    kernel: Any,
-    bias: Any,
-    *,
-    temperature: float,
-    normalised: Any,
-    unlike: UnlikeScore | None,
-) -> Any:
-    """Return what a published model returns.
+def _num_axes(unlike: UnlikeScore | None) -> int:
+    return unlike.axes.shape[1] if unlike else 0
+
+
+def _outputs(features: Any, num_labels: int, *, normalised: Any, num_unlike_axes: int) -> Any:
+    """Return what a published model returns; `_set_outputs` sets the weights.
 
     Returns:
         `probabilities`, float32 [batch, N], calibrated and in the order of labels.txt, and
@@ -181,36 +187,49 @@ def _outputs(
         second, the probabilities alone.
     """
     head = keras.layers.Dense(
-        len(bias),
+        num_labels,
         activation="softmax",
         kernel_initializer="zeros",
-        name="probabilities",
+        name=_PROBABILITIES,
         dtype="float32",
     )
     probabilities = head(features)
-    scaled = [np.asarray(each, np.float64) / temperature for each in (kernel, bias)]
-    head.set_weights([each.astype(np.float32) for each in scaled])
-    if unlike is None:
+    if not num_unlike_axes:
         return probabilities
-    return {"probabilities": probabilities, "unlike": _unlike_output(normalised, unlike)}
-
-
-def _unlike_output(normalised: Any, unlike: UnlikeScore) -> Any:
-    """Return what `UnlikeScore.scores` does, as layers.
-
-    Normalised features have length 1, so the squared distance to the mean is a linear function.
-    """
-    mean, axes = unlike.mean, unlike.axes / unlike.threshold**0.5
-    distance = keras.layers.Dense(1, name="unlike_distance", dtype="float32")
-    along = keras.layers.Dense(axes.shape[1], name="unlike_axes", dtype="float32")
+    # What `UnlikeScore.scores` does, as layers. Normalised features have length 1, so the squared
+    # distance to the mean is a linear function.
+    distance = keras.layers.Dense(1, name=_UNLIKE_DISTANCE, dtype="float32")
+    along = keras.layers.Dense(num_unlike_axes, name=_UNLIKE_AXES, dtype="float32")
     squared = keras.ops.square(along(normalised))
     score = keras.ops.subtract(
         keras.ops.sum(distance(normalised), axis=1), keras.ops.sum(squared, axis=1)
     )
+    return {"probabilities": probabilities, "unlike": score}
+
+
+def _set_outputs(
+    model: Any, kernel: Any, bias: Any, *, temperature: float, unlike: UnlikeScore | None
+) -> None:
+    """Set the weights of the layers of `_outputs`.
+
+    Args:
+        model: A published model.
+        kernel, bias: float [features, N] and float [N], of the logits.
+        temperature: What the logits are divided by.
+        unlike: The score; None for a model without it.
+    """
+    scaled = [np.asarray(each, np.float64) / temperature for each in (kernel, bias)]
+    model.get_layer(_PROBABILITIES).set_weights([each.astype(np.float32) for each in scaled])
+    if unlike is None:
+        return
+    mean, axes = unlike.mean, unlike.axes / unlike.threshold**0.5
     weights = [-2 * mean[:, None], np.array([1 + mean @ mean])]
-    distance.set_weights([(each / unlike.threshold).astype(np.float32) for each in weights])
-    along.set_weights([axes.astype(np.float32), (-mean @ axes).astype(np.float32)])
-    return score
+    model.get_layer(_UNLIKE_DISTANCE).set_weights(
+        [(each / unlike.threshold).astype(np.float32) for each in weights]
+    )
+    model.get_layer(_UNLIKE_AXES).set_weights(
+        [axes.astype(np.float32), (-mean @ axes).astype(np.float32)]
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -314,6 +333,17 @@ def published_linear_model(
         A keras.Model of Keras' own layers, with one input per view -> the outputs that `_outputs`
         documents.
     """
+    model = _published_linear_network(
+        network, spec=spec, num_labels=len(bias), num_unlike_axes=_num_axes(unlike)
+    )
+    _set_outputs(model, kernel, bias, temperature=spec.temperature, unlike=unlike)
+    return model
+
+
+def _published_linear_network(
+    network: FeatureNetwork, *, spec: ModelSpec, num_labels: int, num_unlike_axes: int
+) -> Any:
+    """Return the network of `published_linear_model`; its outputs have no weights yet."""
     side = spec.image_size
     views = [keras.Input([side, side, 3], name=view) for view in spec.views]
     pictures = [*views, *(keras.ops.flip(view, axis=2) for view in views if spec.mirrored)]
@@ -325,15 +355,69 @@ def published_linear_model(
         parts = [keras.ops.mean(part, axis=0) for part in stacked]
     normalised = _normalise_parts(parts)
     answers = _outputs(
-        normalised,
-        kernel,
-        bias,
-        temperature=spec.temperature,
-        normalised=normalised,
-        unlike=unlike,
+        normalised, num_labels, normalised=normalised, num_unlike_axes=num_unlike_axes
     )
     inputs = views if len(views) > 1 else views[0]
     return _named(keras.Model(inputs, answers, name=f"{spec.backbone}_classifier"))
+
+
+def rebuild_published_network(spec: ModelSpec, *, num_labels: int) -> Any:
+    """Build the network of a published model again, by code and the numbers of its record.
+
+    Args:
+        spec: The record, with `network`.
+        num_labels: N.
+
+    Returns:
+        A keras.Model like that of `published_model` or `published_linear_model`, whose weights have
+        to be loaded.
+
+    Raises:
+        UsageError: The image size does not suit the network, or KerasHub is needed and missing.
+        CheckpointError: The architecture of a network of KerasHub is invalid.
+        ValueError: The record has no `network`.
+    """
+    recipe = spec.network
+    if recipe is None:
+        raise ValueError("spec must have a network to be built from; got network=None")
+    classifier = build_classifier(
+        spec.backbone,
+        num_classes=1,  # Of a head that is not used.
+        image_size=spec.image_size,
+        seed=0,
+        architecture=recipe.architecture,
+    )
+    sizes = {"num_labels": num_labels, "num_unlike_axes": recipe.num_unlike_axes}
+    if recipe.head == "features":
+        return _published_network(classifier, **sizes)
+    network = feature_network(classifier, use_depths=recipe.use_depths)
+    return _published_linear_network(network, spec=spec, **sizes)
+
+
+def network_spec(
+    backbone: str,
+    *,
+    head: Head,
+    use_depths: bool = False,
+    unlike: UnlikeScore | None,
+    weights_path: Path,
+) -> NetworkSpec:
+    """Return what `rebuild_published_network` needs to know of a network.
+
+    Args:
+        backbone: A key of `repot.zoo.BACKBONES`.
+        head, use_depths: See `NetworkSpec`.
+        unlike: The score of the published model.
+        weights_path: The checkpoint's weights, which state the architecture of a network of
+            KerasHub.
+    """
+    is_hub = bool(find_backbone(backbone).hub_class)
+    return NetworkSpec(
+        head=head,
+        use_depths=use_depths,
+        num_unlike_axes=_num_axes(unlike),
+        architecture=load_architecture(weights_path) if is_hub else None,
+    )
 
 
 def normalise_features(features: Any, sizes: Sequence[int]) -> Any:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repot.errors import CheckpointError, UsageError
+from repot.errors import CheckpointError, UsageError, printable
 from repot.extras import install_command
 from repot.json_record import JsonRecord
 
@@ -34,6 +34,9 @@ _ARCHITECTURE = "architecture"
 _IGNORED = ("dtype", "name", "trainable", "data_format", "image_shape")
 _DROPOUTS = ("dropout", "dropout_rate", "attention_dropout", "drop_path", "drop_path_rate")
 _DINOV3 = "DINOV3Backbone"
+# The largest preset has 40 layers, and dimensions of 6144.
+_MAX_NUMBER, _MAX_DEPTH, _MAX_ITEMS = 1 << 16, 512, 64
+_DEPTH_WORDS = ("layers", "blocks", "depths")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,11 +112,12 @@ def read_preset(folder: Path, *, class_name: str, backbone: str) -> HubArchitect
         for name, value in arguments.items()
         if name not in _IGNORED
     }
-    if not isinstance(size, int) or size < 1 or not all(map(_is_plain, plain.values())):
+    if not isinstance(size, int) or size < 1:
         raise CheckpointError(
-            f"{folder}/{CONFIG_NAME} must have an image_shape of numbers, and arguments that are "
-            "numbers, texts or lists of them. Use a preset that KerasHub has saved."
+            f"{folder}/{CONFIG_NAME} must have an image_shape of numbers; got {size!r}. Use a "
+            "preset that KerasHub has saved."
         )
+    _check_arguments(plain, source=f"{folder}/{CONFIG_NAME}")
     scale, offset = _read_scaling(folder)
     return HubArchitecture(
         class_name=class_name,
@@ -132,7 +136,7 @@ def build_network(architecture: HubArchitecture, *, image_size: int, backbone: s
         CheckpointError: The arguments are invalid.
     """
     models = import_keras_hub(backbone).models
-    arguments = json.loads(architecture.config)
+    arguments = _read_arguments(architecture)
     patches = arguments.get("patch_size", 1)
     patch = patches[0] if isinstance(patches, list) and patches else patches
     if isinstance(patch, int) and patch > 0 and image_size % patch:
@@ -275,7 +279,41 @@ def _three(value: object) -> tuple[float, ...]:
     return tuple(numbers) if len(numbers) == len(values) == 3 else ()
 
 
-def _is_plain(value: object) -> bool:
+def _read_arguments(architecture: HubArchitecture) -> dict[str, Any]:
+    """Return the arguments of the class, which a stranger may have written."""
+    source = f"The architecture of the {architecture.class_name}"
+    try:
+        arguments = json.loads(architecture.config)
+    except (ValueError, RecursionError) as err:
+        raise CheckpointError(
+            f"{source} must be JSON; {err}. Convert the checkpoint again."
+        ) from err
+    if not isinstance(arguments, dict):
+        raise CheckpointError(f"{source} must be a JSON object. Convert the checkpoint again.")
+    _check_arguments(arguments, source=source)
+    return arguments
+
+
+def _check_arguments(arguments: Mapping[str, Any], *, source: str) -> None:
+    """Check that arguments are data, and describe a network that can be built in bounded time."""
+    for name, value in arguments.items():
+        is_depth = any(word in name for word in _DEPTH_WORDS)
+        largest = _MAX_DEPTH if is_depth else _MAX_NUMBER
+        if not _is_plain(value, largest):
+            raise CheckpointError(
+                f"{source} must have arguments that are numbers, texts or lists of them, numbers "
+                f"at most {largest}; got {printable(name)}={printable(repr(value)[:80])}. Use a "
+                "preset that KerasHub has saved."
+            )
+
+
+def _is_plain(value: object, largest: int, max_nested: int = 2) -> bool:
     if isinstance(value, list):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
+        return (
+            max_nested > 0
+            and len(value) <= _MAX_ITEMS
+            and all(_is_plain(each, largest, max_nested - 1) for each in value)
+        )
+    if isinstance(value, int | float):
+        return abs(value) <= largest
+    return value is None or isinstance(value, str)

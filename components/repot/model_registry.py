@@ -10,6 +10,7 @@ from repot.errors import ModelError, NotFoundError
 from repot.folder_checksums import FileChecksum, describe_change
 from repot.json_record import JsonRecord, checked_text
 from repot.metrics import Interval
+from repot.model_spec import NetworkSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +42,8 @@ class ModelRecord(JsonRecord):
         test_metrics: Its scores on the test split; None if there is none.
         files: Every other file of the version, except those that serve it with KServe, which have
             checksums of their own; empty for a version of an earlier repot.
+        network: How its network is built, as in model_spec.json: without it there, the version is
+            not loaded. None for a version of an earlier repot.
     """
 
     name: str
@@ -53,6 +56,7 @@ class ModelRecord(JsonRecord):
     metrics: ModelScores
     test_metrics: ModelScores | None = None
     files: tuple[FileChecksum, ...] = ()
+    network: NetworkSpec | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

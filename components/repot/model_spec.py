@@ -1,4 +1,4 @@
-"""model_spec.json: which views of a picture a model takes, how it was calibrated, what it promises.
+"""model_spec.json: a model's views of a picture, how its network is built, and what it promises.
 
 Training, evaluation, `repot predict` and the SavedModel prepare pictures by it, so all of them see
 the same pixels. A model folder without the file holds the model of an earlier version of repot,
@@ -10,6 +10,7 @@ from typing import Literal
 
 from repot import storage
 from repot.errors import ModelError
+from repot.hub_backbone import HubArchitecture
 from repot.json_record import JsonRecord, read_record
 from repot.layout import MODEL_SPEC_NAME
 
@@ -46,6 +47,33 @@ class ModelCalibration(JsonRecord):
     unlike_rate: float
 
 
+MAX_UNLIKE_AXES = 256
+"""Main axes of the score `unlike` that are stored: the size of a model must not grow with its
+training pictures."""
+
+Head = Literal["features", "normalised"]
+"""What the dense layer of a published model sees: the backbone's features of the picture, see
+`repot.classifier.published_model`; or normalised ones, the mean over views, see
+`repot.classifier.published_linear_model`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkSpec(JsonRecord):
+    """How repot builds the network of a model, so that only numbers are read from its file.
+
+    Attributes:
+        head: What its dense layer sees.
+        use_depths: Whether that includes features from inside the backbone.
+        num_unlike_axes: Main axes of the score `unlike`; 0 without the score.
+        architecture: What the network of KerasHub is; None for other backbones.
+    """
+
+    head: Head
+    use_depths: bool = False
+    num_unlike_axes: int = 0
+    architecture: HubArchitecture | None = None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSpec(JsonRecord):
     """What model_spec.json holds.
@@ -60,6 +88,8 @@ class ModelSpec(JsonRecord):
             probabilities are final.
         calibration: What the model promises; None for a model of an earlier version, which has no
             `unlike` output either.
+        network: How the network is built; None for a model of an earlier version, whose network is
+            read from its file, see `repot.keras_model`.
     """
 
     backbone: str
@@ -68,6 +98,7 @@ class ModelSpec(JsonRecord):
     mirrored: bool = False
     temperature: float = 1.0
     calibration: ModelCalibration | None = None
+    network: NetworkSpec | None = None
 
 
 def read_model_spec(model_uri: str) -> ModelSpec | None:

@@ -8,13 +8,14 @@ import posixpath
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from repot import layout, quiet_tensorflow, storage
-from repot.errors import ModelError, printable
+from repot.errors import ModelError, printable, unknown_name
 from repot.folder_checksums import FileChecksum, describe_change, read_checksums
 from repot.json_record import read_record
 from repot.keras_model import load_keras_model
@@ -28,7 +29,8 @@ from repot.layout import (
 )
 from repot.metrics import FloatArray
 from repot.model_registry import ModelRecord, read_champion
-from repot.model_spec import ModelSpec, read_model_spec
+from repot.model_spec import MAX_UNLIKE_AXES, ModelSpec, read_model_spec
+from repot.zoo import BACKBONES, MAX_IMAGE_SIZE
 
 BATCH_SIZE = 32
 
@@ -181,28 +183,35 @@ def read_labels(model_uri: str) -> tuple[str, ...]:
 def load_model(model_uri: str) -> Model:
     """Load the image classifier of a model folder, see `find_model`.
 
+    Its network is built by repot, and its weights alone are read. Only a model of an earlier
+    version describes its network itself, see `repot.keras_model`; one whose model.json says how it
+    is built is not loaded in that way.
+
     Raises:
         ModelError: model.keras cannot be loaded, has a layer that no published model has, or does
-            not match labels.txt or model_spec.json.
+            not match labels.txt, model_spec.json or model.json.
     """
     quiet_tensorflow.import_tensorflow()
-    expected = _expected_files(model_uri)
+    record = _read_model_record(model_uri)
+    expected = _expected_files(model_uri, record)
     for name in (LABELS_NAME, MODEL_SPEC_NAME):
         if name in expected:
             _check_file(model_uri, expected[name])
     labels, uri = read_labels(model_uri), storage.join(model_uri, KERAS_NAME)
+    spec = read_model_spec(model_uri)
+    _check_spec(model_uri, spec, record)
+    build = partial(_rebuild, spec, labels) if spec and spec.network else None
     with storage.as_local_file(uri) as path:
         if KERAS_NAME in expected:
             _check_file(model_uri, expected[KERAS_NAME], path)
-        network = load_keras_model(path, uri=uri)
+        network = load_keras_model(path, uri=uri, build=build)
     num_outputs = network.outputs[0].shape[-1]
     if num_outputs != len(labels):
         raise ModelError(
             f"{uri} must have one output per line of {LABELS_NAME}; got {num_outputs} outputs for "
             f"{len(labels)} labels. Train again, with a new `rebuild` text."
         )
-    image_size = network.inputs[0].shape[1]
-    spec = read_model_spec(model_uri) or ModelSpec(backbone="", image_size=image_size)
+    spec = spec or ModelSpec(backbone="", image_size=network.inputs[0].shape[1])
     shapes = [tuple(each.shape[1:]) for each in network.inputs]
     if shapes != [(spec.image_size, spec.image_size, 3)] * len(spec.views):
         raise ModelError(
@@ -213,15 +222,67 @@ def load_model(model_uri: str) -> Model:
     return as_model(network, labels, spec)
 
 
-def _expected_files(model_uri: str) -> dict[str, FileChecksum]:
+def _rebuild(spec: ModelSpec, labels: Sequence[str]) -> Any:
+    from repot.classifier import rebuild_published_network
+
+    return rebuild_published_network(spec, num_labels=len(labels))
+
+
+def _check_spec(model_uri: str, spec: ModelSpec | None, record: ModelRecord | None) -> None:
+    """Check a record before a network is built by it, and that nobody removed it.
+
+    Raises:
+        ModelError: See `load_model`.
+    """
+    uri = storage.join(model_uri, MODEL_SPEC_NAME)
+    published = record.network if record else None
+    network = spec.network if spec else None
+    if published is not None and network != published:
+        raise ModelError(
+            f"{uri} must say how the network is built, as {MODEL_RECORD_NAME} does; it says "
+            f"{'something else' if network else 'nothing'}. Restore it from a backup, or train "
+            "again with a new `rebuild` text."
+        )
+    if spec is None or network is None:
+        return
+    problems = []
+    backbone = BACKBONES.get(spec.backbone)
+    if backbone is None:
+        problems.append(unknown_name("backbone", spec.backbone, BACKBONES))
+    elif not backbone.min_image_size <= spec.image_size <= MAX_IMAGE_SIZE:
+        sizes = f"{backbone.min_image_size}..{MAX_IMAGE_SIZE}"
+        problems.append(f"image_size must lie in {sizes}; got image_size={spec.image_size}")
+    elif bool(backbone.hub_class) != (network.architecture is not None):
+        problems.append(f"architecture must be that of KerasHub's {backbone.hub_class or 'none'}")
+    if not spec.views or len(set(spec.views)) < len(spec.views):
+        problems.append(f"views must be different ones, at least one; got {list(spec.views)}")
+    if network.head == "features" and (spec.mirrored or spec.views != ("central",)):
+        problems.append("a model with head=features must take the central view alone")
+    if not 0 <= network.num_unlike_axes <= MAX_UNLIKE_AXES:
+        problems.append(
+            f"num_unlike_axes must lie in 0..{MAX_UNLIKE_AXES}; got "
+            f"num_unlike_axes={network.num_unlike_axes}"
+        )
+    if problems:
+        raise ModelError(
+            f"{uri} must describe a model that repot has trained; {'; '.join(problems)}. Use the "
+            f"{MODEL_SPEC_NAME} that was published with the model."
+        )
+
+
+def _read_model_record(model_uri: str) -> ModelRecord | None:
+    """Return the model.json of a version; None for the folder of a run, or a copy of a model."""
+    uri = storage.join(model_uri, MODEL_RECORD_NAME)
+    return read_record(uri, ModelRecord, error=ModelError) if storage.exists(uri) else None
+
+
+def _expected_files(model_uri: str, record: ModelRecord | None) -> dict[str, FileChecksum]:
     """Return what is known of the files of a model, by name.
 
     Those of a version are listed in its model.json, those of a run in the run's checksums.json. A
     model of an earlier repot, or one that was copied without them, has no list.
     """
-    record_uri = storage.join(model_uri, MODEL_RECORD_NAME)
-    if storage.exists(record_uri):
-        record = read_record(record_uri, ModelRecord, error=ModelError)
+    if record is not None:
         return {file.name: file for file in record.files}
     folder_uri, _, name = model_uri.rpartition("/")
     checksums = read_checksums(folder_uri) if name == MODEL_FOLDER else None

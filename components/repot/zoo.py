@@ -13,9 +13,12 @@ Importing this module does not import TensorFlow.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from repot.errors import UsageError, unknown_name
+from repot.errors import CheckpointError, UsageError, unknown_name
+
+if TYPE_CHECKING:  # importing it would import the storage, and this table is read by every command
+    from repot.hub_backbone import HubArchitecture
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -234,6 +237,10 @@ _TABLE = (
 BACKBONES = {backbone.name: backbone for backbone in _TABLE}
 
 
+MAX_IMAGE_SIZE = 4096
+"""Largest height and width of a model's input, in pixels."""
+
+
 def find_backbone(name: str) -> Backbone:
     """Return the backbone called `name`.
 
@@ -245,7 +252,13 @@ def find_backbone(name: str) -> Backbone:
     return BACKBONES[name]
 
 
-def build_backbone(name: str, *, image_size: int, weights_path: Path | None = None) -> Any:
+def build_backbone(
+    name: str,
+    *,
+    image_size: int,
+    weights_path: Path | None = None,
+    architecture: "HubArchitecture | None" = None,
+) -> Any:
     """Build a backbone with random weights.
 
     Args:
@@ -253,6 +266,7 @@ def build_backbone(name: str, *, image_size: int, weights_path: Path | None = No
         image_size: Height and width of its input in pixels.
         weights_path: File of its weights; only for the architecture of a network of KerasHub, which
             needs it.
+        architecture: That architecture, if there are no weights.
 
     Returns:
         A keras.Model: float32 [batch, image_size, image_size, 3] in the network's own value range
@@ -261,7 +275,7 @@ def build_backbone(name: str, *, image_size: int, weights_path: Path | None = No
     Raises:
         UsageError: The name is unknown, the image size does not suit the network, or KerasHub is
             needed and missing.
-        CheckpointError: The weights file has no valid architecture.
+        CheckpointError: The weights file has no valid architecture, or one of another class.
     """
     backbone = find_backbone(name)
     if image_size < backbone.min_image_size:
@@ -270,13 +284,20 @@ def build_backbone(name: str, *, image_size: int, weights_path: Path | None = No
     if backbone.hub_class:
         from repot.hub_backbone import build_hub_backbone, load_architecture
 
-        if weights_path is None:
-            raise UsageError(
-                f"backbone {name} must be built from the weights of a checkpoint; got none. "
-                "Name a preset of KerasHub as the checkpoint."
+        if architecture is None:
+            if weights_path is None:
+                raise UsageError(
+                    f"backbone {name} must be built from the weights of a checkpoint; got none. "
+                    "Name a preset of KerasHub as the checkpoint."
+                )
+            architecture = load_architecture(weights_path)
+        if architecture.class_name != backbone.hub_class:
+            raise CheckpointError(
+                f"backbone {name} must be a {backbone.hub_class} of KerasHub; its architecture "
+                f"names {architecture.class_name!r}. Use a preset of that class."
             )
         return build_hub_backbone(
-            load_architecture(weights_path),
+            architecture,
             image_size=image_size,
             pooling=backbone.pooling,
             backbone=name,

@@ -1,19 +1,24 @@
 """A flipped byte anywhere under a storage URI is found, and the file is named."""
 
+import hashlib
 import json
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from repot import layout, storage
+from repot import keras_model, layout, storage
 from repot.checkpoint_fetcher.fetch import fetch_checkpoint
 from repot.errors import ModelError, UsageError
 from repot.evaluator.evaluate import evaluate_run
 from repot.evaluator.gate import decide_and_promote
 from repot.evaluator.versions import promote_by_hand, rollback
-from repot.layout import CHECKSUMS_NAME, MANIFEST_NAME, MODEL_RECORD_NAME
+from repot.hub_backbone import HubArchitecture
+from repot.json_record import checked_text
+from repot.layout import CHECKSUMS_NAME, MANIFEST_NAME, MODEL_RECORD_NAME, MODEL_SPEC_NAME
 from repot.predictor import load_model
 from repot.settings import GateSettings, TrainingSettings
 from repot.storage_check import verify_folder
@@ -205,6 +210,97 @@ def test_changed_or_added_file_is_not_rolled_back_to(stored: Path, version: Path
     assert rollback(str(stored), "m", time=TIME).version == version.name
 
 
+def rewrite(version: Path, edit_spec: Callable[[dict[str, Any]], object], **record: object) -> None:
+    """Change model_spec.json and model.json, with checksums that fit, as who may write could."""
+    spec_path, record_path = version / MODEL_SPEC_NAME, version / MODEL_RECORD_NAME
+    spec = json.loads(spec_path.read_text())
+    edit_spec(spec)
+    spec_path.write_text(json.dumps(spec))
+    value = json.loads(record_path.read_text()) | record
+    del value["sha256_of_the_rest"]
+    for file in value["files"]:
+        if file["name"] == MODEL_SPEC_NAME:
+            file["size_bytes"] = spec_path.stat().st_size
+            file["sha256"] = hashlib.sha256(spec_path.read_bytes()).hexdigest()
+    record_path.write_text(checked_text(value))
+
+
+def test_version_that_can_be_rebuilt_is_not_loaded_as_one_of_an_earlier_repot(
+    version: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewrite(version, lambda spec: spec.pop("network"))
+
+    with pytest.raises(ModelError, match=r"model_spec\.json must say how .* built.* says nothing"):
+        load_model(str(version))
+
+    # Without signatures, who may write can make an earlier version of it. It stays data.
+    rewrite(version, lambda spec: None, network=None)
+    assert load_model(str(version)).labels
+    monkeypatch.setitem(keras_model._CLASSES, "keras.layers", frozenset())
+    with pytest.raises(ModelError, match=r"could run foreign code: .*model\.keras has"):
+        load_model(str(version))
+
+
+def test_version_without_its_spec_is_not_loaded(version: Path) -> None:
+    (version / MODEL_SPEC_NAME).unlink()
+    value = json.loads((version / MODEL_RECORD_NAME).read_text())
+    del value["sha256_of_the_rest"]
+    value["files"] = [file for file in value["files"] if file["name"] != MODEL_SPEC_NAME]
+    (version / MODEL_RECORD_NAME).write_text(checked_text(value))
+
+    with pytest.raises(ModelError, match=r"model_spec\.json must say how .* built.* says nothing"):
+        load_model(str(version))
+
+
+ARCHITECTURE = HubArchitecture(class_name="X", config="{}", image_size=1, scale=(), offset=())
+HOSTILE_SPECS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "unknown backbone": ({"backbone": "\x1b[31mx"}, {}, "backbone must be one of"),
+    "huge image": ({"image_size": 10**9}, {}, r"image_size must lie in 32\.\.4096; got"),
+    "no view": ({"views": []}, {}, "views must be different ones, at least one; got"),
+    "same views": ({"views": ["central"] * 2}, {}, "views must be different ones"),
+    "views of another head": ({"views": ["whole"]}, {}, "must take the central view alone"),
+    "huge score": ({}, {"num_unlike_axes": 10**12}, r"num_unlike_axes must lie in 0\.\.256"),
+    "negative score": ({}, {"num_unlike_axes": -1}, r"num_unlike_axes must lie in 0\.\.256"),
+    "other score": ({}, {"num_unlike_axes": 3}, "must have the weights of its network"),
+    "without score": ({}, {"num_unlike_axes": 0}, "Of no use: layers/dense_"),
+    "other head": ({}, {"head": "normalised", "use_depths": True}, "Missing: unlike_axes/kernel"),
+    "other network": ({"backbone": "mobilenet_v3_small"}, {}, "must have the weights of its"),
+    "no hub": (
+        {},
+        {"architecture": ARCHITECTURE.to_json()},
+        "architecture must be that of KerasHub's none",
+    ),
+    "code": ({}, {"architecture": "os.system"}, "must be a valid ModelSpec"),
+    "unknown key": ({}, {"path": "/etc/passwd"}, "must be a valid ModelSpec"),
+    "unknown head": ({}, {"head": "lambda"}, "must be a valid ModelSpec"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_SPECS)
+def test_hostile_spec_is_one_message_that_names_the_file(kind: str, stored: Path) -> None:
+    (model,) = (stored / "runs").glob("*/model")
+    (model.parent / CHECKSUMS_NAME).unlink()
+    spec, network, message = HOSTILE_SPECS[kind]
+    value = json.loads((model / MODEL_SPEC_NAME).read_text()) | spec
+    value["network"] |= network
+    (model / MODEL_SPEC_NAME).write_text(json.dumps(value))
+
+    with pytest.raises(ModelError, match=message) as raised:
+        load_model(str(model))
+
+    assert str(model) in str(raised.value)
+    assert str(raised.value).isprintable()
+
+
+def test_more_labels_than_the_network_has_are_one_message(stored: Path) -> None:
+    (model,) = (stored / "runs").glob("*/model")
+    (model.parent / CHECKSUMS_NAME).unlink()
+    (model / "labels.txt").write_text("x\n" * 1_000_000)  # a kernel of 5 GB
+
+    with pytest.raises(ModelError, match=r"Missing: probabilities/kernel 1280x1000000, "):
+        load_model(str(model))
+
+
 def test_damaged_model_of_a_run_is_not_loaded(stored: Path) -> None:
     (model,) = (stored / "runs").glob("*/model")
     load_model(str(model))
@@ -232,7 +328,7 @@ def test_damaged_pointer_is_not_followed(damaged_pointer: Path) -> None:
 
 def test_version_of_an_earlier_repot_is_loaded(version: Path) -> None:
     record = json.loads((version / MODEL_RECORD_NAME).read_text())
-    for key in ("files", "sha256_of_the_rest"):
+    for key in ("files", "network", "sha256_of_the_rest"):
         del record[key]
     (version / MODEL_RECORD_NAME).write_text(json.dumps(record))
     assert load_model(str(version)).labels

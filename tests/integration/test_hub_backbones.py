@@ -10,12 +10,20 @@ import pytest
 
 from repot.backbone_weights import load_weights
 from repot.checkpoint_fetcher.fetch import convert_to_folder, fetch_checkpoint
-from repot.classifier import build_classifier, export_saved_model, published_model
+from repot.classifier import (
+    build_classifier,
+    export_saved_model,
+    network_spec,
+    published_model,
+)
 from repot.errors import CheckpointError, UsageError
 from repot.hub_backbone import load_architecture
+from repot.json_record import write_record
 from repot.keras_model import load_keras_model
 from repot.layout import WEIGHTS_NAME
+from repot.model_spec import ModelSpec
 from repot.zoo import BACKBONES, build_backbone
+from tests.rebuilt_models import assert_rebuilt_exactly
 
 hub = pytest.importorskip("keras_hub", reason="make venv EXTRAS=hub")
 
@@ -152,14 +160,23 @@ def test_preset_becomes_a_model_with_the_features_of_keras_hub(
     classifier = build_classifier(
         backbone, num_classes=4, image_size=other_size, seed=0, weights_path=weights_path
     )
+    kernel = classifier.get_layer("logits").kernel
+    kernel.assign(np.random.default_rng(2).normal(size=kernel.shape))
     model = published_model(classifier)
     other = np.zeros((1, other_size, other_size, 3), np.float32)
     probabilities = np.asarray(model(other, training=False))
     assert probabilities.shape == (1, 3)
     assert np.isfinite(probabilities).all()
-    model.save(tmp_path / "model.keras")
-    loaded = load_keras_model(tmp_path / "model.keras", uri="model.keras")
-    np.testing.assert_allclose(loaded(other, training=False), probabilities, atol=1e-6)
+    (tmp_path / "model").mkdir()
+    model.save(tmp_path / "model" / "model.keras")
+    loaded = load_keras_model(tmp_path / "model" / "model.keras", uri="model.keras")
+    np.testing.assert_allclose(loaded(other, training=False), probabilities, atol=1e-5)
+
+    network = network_spec(backbone, head="features", unlike=None, weights_path=weights_path)
+    spec = ModelSpec(backbone=backbone, image_size=other_size, network=network)
+    write_record(str(tmp_path / "model" / "model_spec.json"), spec)
+    (tmp_path / "model" / "labels.txt").write_text("a\nb\nc\n")
+    assert_rebuilt_exactly(tmp_path / "model", tmp_path / "copy")
 
 
 @pytest.mark.filterwarnings("ignore:.*was passed an input with a mask:UserWarning")

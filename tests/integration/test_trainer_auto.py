@@ -15,6 +15,7 @@ from repot.model_spec import ModelSpec
 from repot.settings import TrainingSettings
 from repot.trainer.request import TrainingRequest
 from repot.training_record import TrainingRecord
+from tests.rebuilt_models import assert_rebuilt_exactly
 
 TRAIN = """
 import sys
@@ -146,6 +147,15 @@ def test_spec_of_the_model_has_the_chosen_views_and_the_temperature(trained: Pat
     assert promised.mean_set_size > 0.9
     (chosen,) = [each for each in record.selection.candidates if each.is_chosen]
     assert (len(spec.views) == 3) == chosen.name.startswith("three views")
+
+
+def test_model_of_auto_is_rebuilt_exactly(trained: Path, tmp_path: Path) -> None:
+    spec = read_record(str(trained / "model" / "model_spec.json"), ModelSpec)
+    assert spec.network is not None
+    assert spec.network.head == "normalised"
+    assert spec.network.num_unlike_axes > 1
+
+    assert_rebuilt_exactly(trained / "model", tmp_path / "copy")
 
 
 def test_training_that_is_killed_after_its_choice_ends_with_the_same_files(

@@ -11,6 +11,7 @@ import pytest
 from repot.settings import TrainingSettings
 from repot.trainer.request import TrainingRequest
 from repot.trainer.train import train
+from tests.rebuilt_models import assert_rebuilt_exactly
 
 # Two logical CPU devices, which every machine has. No dropout: it differs between devices.
 MIRRORED = """
@@ -114,6 +115,8 @@ def test_head_recipe_classifies_the_sample(
     assert last.validation_precision_at_1 is not None
     assert last.validation_precision_at_1 >= 0.8
     assert last.train_precision_at_1 >= 0.95
+    if seed == 0:
+        assert_rebuilt_exactly(tmp_path / "model", tmp_path / "copy")
 
 
 def test_two_devices_train_like_one() -> None:

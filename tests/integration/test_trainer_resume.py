@@ -28,6 +28,7 @@ from repot.trainer.request import TrainingRequest
 from repot.trainer.state import SavedState
 from repot.training_record import EpochRecord, TrainingRecord, read_history
 from repot.zoo import build_backbone
+from tests.rebuilt_models import assert_rebuilt_exactly
 
 NUM_RANDOM_KILLS = 20
 STOP_SECONDS = 5.0
@@ -171,6 +172,7 @@ def test_killed_training_of_2016_ends_with_bit_identical_weights(
 
     assert model_files(killed) == model_files(whole)
     assert history(killed) == history(whole)
+    assert_rebuilt_exactly(whole / "model", tmp_path / "copy")
 
 
 def test_terminated_training_stops_within_seconds_and_keeps_its_last_epoch(
@@ -204,6 +206,10 @@ def test_finished_training_leaves_its_results_and_no_state(uninterrupted: Path) 
     assert record.seconds > 0
     assert record.train_examples_per_second > 0
     assert list((uninterrupted / "events").iterdir())
+
+
+def test_fine_tuned_model_is_rebuilt_exactly(uninterrupted: Path, tmp_path: Path) -> None:
+    assert_rebuilt_exactly(uninterrupted / "model", tmp_path / "copy")
 
 
 def test_progress_runs_from_the_first_step_to_the_last(uninterrupted: Path) -> None:

@@ -41,6 +41,7 @@ from repot.model_registry import (
     check_version,
     read_champion,
 )
+from repot.model_spec import read_model_spec
 from repot.signatures import check_signature, sign_version
 
 _MAX_NAMES = 20
@@ -236,6 +237,7 @@ def _write_trained_on(uri: str, storage_uri: str, dataset_id: str) -> None:
 
 def _model_record(data: ReportData, run_uri: str, model_name: str, version: str) -> ModelRecord:
     training, evaluation = data.training, data.evaluation
+    spec = read_model_spec(storage.join(run_uri, MODEL_FOLDER))
     if training is None:
         raise ModelError(
             f"A run must have a {TRAINING_NAME} to be published; {run_uri} has none. Train first."
@@ -250,6 +252,7 @@ def _model_record(data: ReportData, run_uri: str, model_name: str, version: str)
         training_id=training.training_id,
         metrics=_model_scores(evaluation.scores, evaluation.subset),
         test_metrics=_model_scores(evaluation.test, "test") if evaluation.test else None,
+        network=spec.network if spec else None,
     )
 
 

@@ -16,7 +16,7 @@ from repot.settings.fields import (
     one_of,
     setting,
 )
-from repot.zoo import BACKBONES
+from repot.zoo import BACKBONES, MAX_IMAGE_SIZE
 
 GATE_SPLITS = ("validation", "test")
 UNDECIDED_ACTIONS = ("keep", "prefer_new")
@@ -483,8 +483,9 @@ class TrainingSettings(Settings):
     def _problems(self) -> Iterator[str]:
         yield from Settings._problems(self)
         smallest = BACKBONES[self.backbone].min_image_size if self.backbone in BACKBONES else 32
-        if self.image_size != 0 and not smallest <= self.image_size <= 4096:
-            rule = f"be 0 (the backbone's own) or lie in {smallest}..4096 for {self.backbone}"
+        if self.image_size != 0 and not smallest <= self.image_size <= MAX_IMAGE_SIZE:
+            sizes = f"{smallest}..{MAX_IMAGE_SIZE}"
+            rule = f"be 0 (the backbone's own) or lie in {sizes} for {self.backbone}"
             yield must("image_size", rule, self.image_size)
         recipe = RECIPES.get(self.recipe)
         if recipe is not None and recipe.backbone not in ("", self.backbone):

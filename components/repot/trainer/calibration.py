@@ -31,7 +31,7 @@ from repot.classifier import UnlikeScore
 from repot.dataset import Examples
 from repot.example_digests import Digests
 from repot.metrics import calibration, calibration_error, prediction_sets
-from repot.model_spec import ModelCalibration
+from repot.model_spec import MAX_UNLIKE_AXES, ModelCalibration
 from repot.settings import TrainingSettings
 from repot.trainer.auto.heads import (
     FloatArray,
@@ -45,8 +45,6 @@ from repot.trainer.state import StateStore
 MAX_FITTED = 2048
 """Most pictures that the distribution of the features is fitted to; an eigenvalue problem of this
 size takes seconds."""
-MAX_AXES = 256
-"""Main axes that are stored: the size of a model must not grow with its training pictures."""
 SHRINKAGE = 0.1
 """Share of the mean variance that every direction has at least. On seven sets of pictures, .1 and
 .5 separate other pictures equally well."""
@@ -220,7 +218,7 @@ def fit_unlike(rows: FloatArray) -> UnlikeScore:
         values, vectors = np.linalg.eigh(centred @ centred.T)
     else:
         values, vectors = np.linalg.eigh(centred.T @ centred)
-    values, vectors = values[::-1][:MAX_AXES], vectors[:, ::-1][:, :MAX_AXES]
+    values, vectors = values[::-1][:MAX_UNLIKE_AXES], vectors[:, ::-1][:, :MAX_UNLIKE_AXES]
     total = float(np.sum(centred**2))
     is_kept = values > 1e-10 * max(total, _SMALLEST)
     values, vectors = values[is_kept], vectors[:, is_kept]

@@ -18,6 +18,7 @@ import tensorflow as tf
 from repot.augmentation import augment
 from repot.classifier import (
     DROPOUT,
+    network_spec,
     normalise_features,
     published_model,
     split_classifier,
@@ -137,17 +138,17 @@ def run_recipe(trainee: Trainee, run: TrainingRun) -> TrainedModel:
         )
         return TrainedModel(model=chosen.model, spec=chosen.spec, selection=chosen.record)
     calibrated = _DRIVERS[settings.recipe](trainee, run)
+    unlike = calibrated.unlike if calibrated else None
     spec = ModelSpec(
         backbone=settings.backbone,
         image_size=trainee.pictures["train"].image_size,
         temperature=calibrated.temperature if calibrated else 1.0,
         calibration=calibrated.calibration if calibrated else None,
+        network=network_spec(
+            settings.backbone, head="features", unlike=unlike, weights_path=trainee.weights_path
+        ),
     )
-    model = published_model(
-        trainee.classifier,
-        temperature=spec.temperature,
-        unlike=calibrated.unlike if calibrated else None,
-    )
+    model = published_model(trainee.classifier, temperature=spec.temperature, unlike=unlike)
     return TrainedModel(model=model, spec=spec)
 
 

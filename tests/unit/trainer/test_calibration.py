@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 
 from repot.dataset import Examples
+from repot.model_spec import MAX_UNLIKE_AXES
 from repot.settings import TrainingSettings
 from repot.trainer.auto.heads import softmax
 from repot.trainer.calibration import (
-    MAX_AXES,
     Calibrated,
     HeldOut,
     calibrate,
@@ -116,7 +116,7 @@ def test_axes_of_both_products_and_their_number_agree() -> None:
 
     np.testing.assert_allclose(many.scores(rows), few.scores(rows), rtol=1e-6)
     large = fit_unlike(np.random.default_rng(5).normal(size=(600, 400)))
-    assert large.axes.shape == (400, MAX_AXES)
+    assert large.axes.shape == (400, MAX_UNLIKE_AXES)
 
 
 def test_copies_of_one_picture_are_like_themselves_alone() -> None:

@@ -25,6 +25,7 @@ from repot.classifier import (
     FeatureNetwork,
     UnlikeScore,
     feature_network,
+    network_spec,
     published_linear_model,
 )
 from repot.example_digests import Digests
@@ -183,6 +184,13 @@ def train_auto(
         views=candidate.views,
         temperature=record.temperature,
         calibration=calibration,
+        network=network_spec(
+            settings.backbone,
+            head="normalised",
+            use_depths=candidate.use_depths,
+            unlike=unlike,
+            weights_path=weights_path,
+        ),
     )
     model = published_linear_model(used, head.kernel, head.bias, spec=spec, unlike=unlike)
     return AutoModel(model=model, spec=spec, record=record)
