@@ -21,7 +21,7 @@ from repot.errors import (
 )
 from repot.example_digests import DIGEST_BYTES, digests_uri, read_stored
 from repot.planner.checksums import add_checksums
-from repot.planner.listing import PictureRoots, list_files
+from repot.planner.listing import PictureRoots, list_root
 from repot.planner.plan import PlannedDataset, plan_dataset
 from repot.settings import DatasetSettings
 from repot.shard_builder.build import build_shards
@@ -176,8 +176,8 @@ def test_planning_reads_no_picture_and_asks_once_for_each_checksum(
         def check() -> list[str]:
             """Return the checksums; `lookups` then returns the requests of this call only."""
             proxy.requests.clear()
-            files, unreadable = add_checksums(list_files(roots).files, roots, f"{s3}/listings")
-            assert unreadable == {}
+            files = list_root("", f"{s3}/pictures").files
+            assert add_checksums(files, roots, f"{s3}/listings") == {}
             return [file.crc32c for file in files]
 
         def lookups() -> list[str]:
@@ -201,7 +201,7 @@ def test_planning_reads_no_picture_and_asks_once_for_each_checksum(
 def test_object_that_changes_after_it_was_listed_is_named(s3: str) -> None:
     put_with_crc32c(f"{s3}/pictures/cat/1.jpg", DIGITS)
     roots = PictureRoots(pictures_uri=f"{s3}/pictures")
-    listed = list_files(roots).files
+    listed = list_root("", f"{s3}/pictures").files
     put_with_crc32c(f"{s3}/pictures/cat/1.jpg", b"another")
     with pytest.raises(NotFoundError, match=r"cat/1\.jpg must not change after it was listed"):
         add_checksums(listed, roots, f"{s3}/listings")

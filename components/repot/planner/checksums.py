@@ -33,6 +33,7 @@ import logging
 import os
 import time
 import zlib
+from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +43,8 @@ from repot import layout, storage
 from repot.dataset_plan import etag_checksum
 from repot.errors import NotFoundError, StorageError
 from repot.json_record import check_text, checked_text, has_checksum
-from repot.planner.listing import FoundFile, PictureRoots
+from repot.planner.file_table import FileTable, FoundFile
+from repot.planner.listing import PictureRoots
 from repot.progress import ProgressCounter
 
 _log = logging.getLogger(__name__)
@@ -81,71 +83,72 @@ _Cache = dict[str, tuple[str, str]]
 
 
 def add_checksums(
-    files: Sequence[FoundFile], roots: PictureRoots, listings_uri: str | None
-) -> tuple[list[FoundFile], dict[str, str]]:
-    """Fill in the checksums of files; return those that have one now, and the unreadable ones.
+    files: FileTable, roots: PictureRoots, listings_uri: str | None
+) -> dict[str, str]:
+    """Fill in the checksums of files; return the error messages by URI of unreadable ones.
 
     Args:
-        files: The listed files, each URI once.
+        files: The listed files.
         roots: Where they were listed; each root has its own cache files.
         listings_uri: Folder of the cache files; None disables the cache.
-
-    Returns:
-        The readable files in the same order, and error messages by URI of unreadable files.
     """
     cache_uri = f"{listings_uri}/{layout.content_id(roots.folders)}" if listings_uri else ""
     unreadable: dict[str, str] = {}
-    for file in files:
-        if not file.crc32c and _is_known_by_etag(file):
-            file.crc32c = etag_checksum(file.version)
-    unknown = [file for file in files if not file.crc32c]
+    unknown = [number for number in files.unknown if not _use_etag(files, number)]
     counter: ProgressCounter | None = None
     num_cached = 0
-    for digits, part in _parts(unknown):
+    for digits, part in _parts(files, unknown):
         cache = _read_cache(cache_uri, digits) if cache_uri else {}
-        unread = []
-        for file in part:
-            state, crc32c = cache.get(file.uri, ("", ""))
-            if state == file.state:
-                file.crc32c = crc32c
+        known: _Cache = {}
+        unread: dict[str, list[int]] = defaultdict(list)
+        for number in part:
+            uri = files.uri(number)
+            entry = cache.get(uri)
+            if entry and entry[0] == files.versions[number] + files.stamps[number]:
+                known[uri] = entry
+                files.set_checksum(number, entry[1])
+                num_cached += 1
             else:
-                unread.append(file)
-        num_cached += len(part) - len(unread)
+                unread[uri].append(number)
         if not unread:
             continue
-        known = {file.uri: cache[file.uri] for file in part if file.crc32c}
         del cache
         counter = counter or ProgressCounter("read checksums", len(unknown), unit="files")
         counter.add(num_cached)
         num_cached = 0
         part_uri = _part_uri(cache_uri, digits) if cache_uri else ""
-        by_uri = {file.uri: file for file in unread}
-        for uri, read in _read_all(unread, known, part_uri, counter):
+        listed = [files[numbers[0]] for numbers in unread.values()]
+        for uri, read in _read_all(listed, known, part_uri, counter):
             if read.error:
                 unreadable[uri] = read.error
-            else:
-                by_uri[uri].crc32c = read.crc32c
+                continue
+            for number in unread[uri]:
+                files.set_checksum(number, read.crc32c)
     if counter:
         counter.add(num_cached)
-    return [file for file in files if file.crc32c], unreadable
+    return unreadable
 
 
-def _is_known_by_etag(file: FoundFile) -> bool:
-    return not file.has_crc32c and not storage.is_local(file.uri)
+def _use_etag(files: FileTable, number: int) -> bool:
+    """Return whether an object has no CRC32C; then its ETag takes that place."""
+    if files.has_crc32c[number] or storage.is_local(files.uri(number)):
+        return False
+    files.set_checksum(number, etag_checksum(files.versions[number]))
+    return True
 
 
-def _parts(files: Sequence[FoundFile]) -> Iterator[tuple[str, list[FoundFile]]]:
+def _parts(files: FileTable, numbers: Sequence[int]) -> Iterator[tuple[str, Sequence[int]]]:
     """Yield the files in parts that are small enough for memory, each with its digits."""
     num_digits = 0
-    while len(files) > _FILES_PER_PART << (4 * num_digits) and num_digits < _NUM_DIGITS:
+    while len(numbers) > _FILES_PER_PART << (4 * num_digits) and num_digits < _NUM_DIGITS:
         num_digits += 1
     if not num_digits:
-        yield "", list(files)
+        yield "", numbers
         return
-    parts = defaultdict(list)
-    for file in files:
-        digest = zlib.crc32(file.uri.encode(errors="surrogateescape"))
-        parts[f"{digest:0{_NUM_DIGITS}x}"[:num_digits]].append(file)
+    parts: dict[str, array[int]] = defaultdict(lambda: array("Q"))
+    for number in numbers:
+        digest = zlib.crc32(files.uri(number).encode(errors="surrogateescape"))
+        parts[f"{digest:0{_NUM_DIGITS}x}"[:num_digits]].append(number)
     for digits in sorted(parts):
         yield digits, parts.pop(digits)
 

@@ -11,6 +11,8 @@ often come without labels: those directly in test/ have a reason of their own, w
 """
 
 import functools
+import itertools
+from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import cast
@@ -18,8 +20,8 @@ from typing import cast
 from repot.errors import join_names
 from repot.manifest import Rejection, Split
 from repot.picture_result import EXEMPT_REASONS
-from repot.planner.inputs.inventory import CandidatePicture, Inventory
-from repot.planner.listing import FoundFile
+from repot.planner.file_table import FileTable, TextColumn
+from repot.planner.inputs.inventory import Inventory, PictureTable
 
 _LAYOUT_ADVICE = (
     "Arrange them as PICTURES/<label>/<picture>, or as PICTURES/train/<label>/<picture> and "
@@ -50,7 +52,7 @@ _SYSTEM_FOLDERS = frozenset(
 
 
 def assign_labels(
-    files: Sequence[FoundFile],
+    files: FileTable,
     *,
     listed_labels: Collection[str] | None,
     empty_folders: Sequence[str] = (),
@@ -66,38 +68,39 @@ def assign_labels(
     """
     # With a slash at the end, an empty folder is the folder of a file without a name.
     empty_paths = [f"{path}/" for path in empty_folders]
-    split_folders = find_split_folders([*(file.path for file in files), *empty_paths])
+    split_folders = find_split_folders(files.paths, empty_paths)
     is_split = bool(split_folders)
-    candidates, rejected = [], []
-    labels: dict[str, str] = {}
-    for file in files:
-        split, inner_path = (
-            _separate_split(file.path, split_folders) if is_split else ("", file.path)
-        )
+    pictures, rejected = PictureTable(), []
+    numbers = array("Q")
+    for number, path in enumerate(files.paths):
+        split, inner_path = _separate_split(path, split_folders) if is_split else ("", path)
         folder = inner_path.rpartition("/")[0]
         label = folder.partition("/")[0]
-        label = labels.setdefault(label, label)  # one text for all pictures of a label
-        reason = _rejection_reason(file.path, folder, listed_labels, nested=nested)
-        if file.kind:
-            reason = "not_a_file"
-        if reason:
+        kind = files.kinds.get(number, "")
+        reason = _rejection_reason(path, folder, listed_labels, nested=nested)
+        if reason or kind:
             rejected.append(
-                Rejection(path=file.path, label=label, split=split, reason=reason, detail=file.kind)
-            )
-        else:
-            candidates.append(
-                CandidatePicture(
-                    file=file, label=label, split=cast(Split, split) if is_split else ""
+                Rejection(
+                    path=path,
+                    label=label,
+                    split=split,
+                    reason="not_a_file" if kind else reason,
+                    detail=kind,
                 )
             )
+        else:
+            numbers.append(number)
+            pictures.labels.append(label)
+            pictures.splits.append(cast(Split, split) if is_split else "")
+    pictures.files = files.take(numbers) if rejected else files
     return Inventory(
         is_split=is_split,
-        candidates=tuple(candidates),
+        candidates=pictures,
         rejected=tuple(rejected),
         empty_label_folders=tuple(
             folder
             for folder in _find_empty_label_folders(
-                candidates, rejected, empty_paths, split_folders
+                pictures.files.paths, rejected, empty_paths, split_folders
             )
             if listed_labels is None or folder.rpartition("/")[2] in listed_labels
         ),
@@ -167,19 +170,27 @@ def _nested_folders_advice(folders: Collection[str]) -> str:
     return f"{NESTED_ADVICE} Or pass the folder whose subfolders are the labels."
 
 
-def find_split_folders(paths: Collection[str]) -> dict[str, Split]:
-    """Return the split of each split folder, by name; empty if the pictures are not split yet."""
-    folders = {path.partition("/")[0] for path in paths if "/" in path}
+def find_split_folders(*collections: Collection[str] | TextColumn) -> dict[str, Split]:
+    """Return the split of each split folder, by name; empty if the pictures are not split yet.
+
+    Args:
+        collections: Paths of files.
+    """
+    folders = {path.partition("/")[0] for paths in collections for path in paths if "/" in path}
     validation = next((name for name in _VALIDATION_FOLDERS if name in folders), "")
     found: dict[str, Split] = {"train": "train"} if "train" in folders else {}
     if found and validation:
         found[validation] = "validation"
-    if found and _TEST_FOLDER in folders and (validation or not _are_labels(paths)):
+    if (
+        found
+        and _TEST_FOLDER in folders
+        and (validation or not _are_labels(itertools.chain(*collections)))
+    ):
         found[_TEST_FOLDER] = "test"
     return found if len(found) > 1 else {}
 
 
-def _are_labels(paths: Collection[str]) -> bool:
+def _are_labels(paths: Iterable[str]) -> bool:
     """Return whether train/ and test/ are labels: train/ has pictures, or another folder exists."""
     folders = [
         (PurePosixPath(path).parts[:-1], PurePosixPath(path).suffix.lower())
@@ -194,19 +205,19 @@ def _are_labels(paths: Collection[str]) -> bool:
 
 
 def _find_empty_label_folders(
-    candidates: Iterable[CandidatePicture],
+    paths: Iterable[str],
     rejected: Iterable[Rejection],
     empty_paths: Iterable[str],
     split_folders: Mapping[str, Split],
 ) -> list[str]:
     """Return the paths of label folders without any file that could be a picture, sorted."""
-    unused, used = [*empty_paths], [candidate.file.path for candidate in candidates]
+    unused, used = list[str](empty_paths), list[str]()
     for item in rejected:
         (unused if item.reason in _UNUSED_REASONS else used).append(item.path)
     if not unused:
         return []
     empty = {_label_folder(path, split_folders) for path in unused}
-    empty -= {_label_folder(path, split_folders) for path in used}
+    empty -= {_label_folder(path, split_folders) for path in itertools.chain(paths, used)}
     return sorted(folder for folder in empty if folder and not is_system_file(f"{folder}/"))
 
 

@@ -132,7 +132,7 @@ def find_picture_count_problems(inventory: Inventory, labels: Collection[str]) -
     """Check that every label has enough pictures to train and to validate."""
     if inventory.is_split:
         return _find_split_problems(inventory, labels)
-    num_pictures = Counter(candidate.label for candidate in inventory.candidates)
+    num_pictures = Counter(inventory.candidates.labels)
     if too_few := sorted(label for label in labels if num_pictures[label] < 2):
         return [
             (
@@ -181,11 +181,11 @@ def _find_stored_names(inventory: Inventory) -> dict[str, set[str]]:
     stored: dict[str, set[str]] = defaultdict(set)
     if not inventory.has_folders:
         return stored
-    files = (candidate.file for candidate in inventory.candidates)
+    files = inventory.candidates.files
     folders = {
-        (file.path.rpartition("/")[0], file.uri.rpartition("/")[0])
-        for file in files
-        if not file.part
+        (path.rpartition("/")[0], uri.rpartition("/")[0])
+        for number, (path, uri) in enumerate(zip(files.paths, files.uris, strict=True))
+        if number not in files.parts
     }
     split_parts = 1 if inventory.is_split else 0
     for path, uri in folders:
@@ -197,18 +197,20 @@ def _find_stored_names(inventory: Inventory) -> dict[str, set[str]]:
 
 def _find_split_problems(inventory: Inventory, labels: Collection[str]) -> list[str]:
     problems = []
-    trained = {candidate.label for candidate in inventory.candidates if candidate.split == "train"}
+    pictures = inventory.candidates
+    stated = set(zip(pictures.labels, pictures.splits, strict=True))
+    trained = {label for label, split in stated if split == "train"}
     if untrained := sorted(set(labels) - trained):
         problems.append(
             "Every label must have pictures for training; these have none: "
             f"{join_names(map(repr, untrained))}. Add some, or remove the labels from the other "
             "splits."
         )
-    stated = {candidate.split for candidate in inventory.candidates}
+    splits = {split for _, split in stated}
     left_out = {rejection.split for rejection in inventory.rejected}
     # Without a validation folder, but with one for test, validation is taken from training.
-    has_validation_folder = "validation" in left_out or "test" not in stated | left_out
-    if "validation" not in stated and has_validation_folder:
+    has_validation_folder = "validation" in left_out or "test" not in splits | left_out
+    if "validation" not in splits and has_validation_folder:
         problems.append(
             "There must be pictures of a label for validation; there are none. "
             "Move some there from training."

@@ -5,17 +5,13 @@ dataset. Separate folders for training and validation look like one folder with 
 validation/.
 """
 
-import contextlib
-import gc
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass
-from operator import attrgetter
 
 from repot import storage
 from repot.errors import NoBucketError, UsageError
-from repot.file_parts import FilePart
 from repot.manifest import SPLITS
+from repot.planner.file_table import FileTable, FoundFile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,49 +70,6 @@ class PictureRoots:
         return ", ".join(self.folders.values())
 
 
-@dataclass(kw_only=True, slots=True)
-class FoundFile:
-    """One listed file.
-
-    It is not frozen: `repot.planner.checksums` fills in the checksums that the listing does not
-    have. A second object for each of a million files would take seconds and 200 MB.
-
-    Attributes:
-        uri: Location of the file.
-        path: Path relative to PICTURES, in Unicode normal form C.
-        size_bytes: Size of the file.
-        crc32c: CRC32C of its bytes, 8 hex digits; "" if the listing has no checksum. After
-            `repot.planner.checksums` possibly an ETag instead, see there.
-        version, has_crc32c, stamp: See `repot.storage.ObjectInfo`.
-        kind: What it is if it is not a file, such as "a named pipe"; "" for a file.
-        part: Where it is in the file at `uri`; None if it is that file. Then size and checksum are
-            those of the part, and the checksum is known.
-    """
-
-    uri: str
-    path: str
-    size_bytes: int
-    crc32c: str
-    version: str
-    kind: str = ""
-    part: FilePart | None = None
-    has_crc32c: bool = False
-    stamp: str = ""
-
-    def __hash__(self) -> int:
-        return hash((self.uri, self.path, self.part))
-
-    @property
-    def state(self) -> str:
-        """Return what changes whenever the file does."""
-        return self.version + self.stamp
-
-    @property
-    def name(self) -> str:
-        """Return the base name."""
-        return self.path.rpartition("/")[2]
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listing:
     """Everything below the roots.
@@ -126,88 +79,53 @@ class Listing:
         empty_folders: Paths of the folders that directly contain nothing, sorted.
     """
 
-    files: tuple[FoundFile, ...]
+    files: FileTable
     empty_folders: tuple[str, ...]
-
-
-def list_files(roots: PictureRoots) -> Listing:
-    """Return everything below the roots.
-
-    Raises:
-        UsageError: A folder is missing, empty or a file; all such folders are named.
-        StorageError: A folder cannot be listed.
-    """
-    files: list[FoundFile] = []
-    empty_folders: list[str] = []
-    problems: list[str] = []
-    for prefix, root_uri in roots.folders.items():
-        try:
-            listing = list_root(prefix, root_uri)
-        except UsageError as err:
-            problems += err.problems
-            continue
-        files += listing.files
-        empty_folders += listing.empty_folders
-    if problems:
-        raise UsageError(problems)
-    return Listing(
-        files=tuple(sorted(files, key=attrgetter("path", "uri"))),
-        empty_folders=tuple(sorted(empty_folders)),
-    )
 
 
 def list_root(prefix: str, root_uri: str) -> Listing:
     """Return everything below one root, with the prefix before every path.
 
     Raises:
-        UsageError: The folder is missing, empty or a file.
-        StorageError: The folder cannot be listed.
+        UsageError: The root or its bucket is missing, or the root is empty or a file.
+        StorageError: The root cannot be listed.
     """
-    # Each handle of Google's client is in a circle; of a folder there are only files.
-    is_local = storage.is_local(root_uri)
-    with without_garbage_collection() if is_local else contextlib.nullcontext():
-        found = list_folder(root_uri)
-        files: list[FoundFile] = []
-        num_letters = len(storage.folder_prefix(root_uri))
-        # Each entry is dropped as soon as it is converted: a million are in memory only once.
-        found.objects.reverse()
-        while found.objects:
-            info = found.objects.pop()
-            path = unicodedata.normalize("NFC", prefix + info.uri[num_letters:])
-            files.append(_to_found_file(info, path))
-    files += (_to_other(uri, kind, prefix, root_uri) for uri, kind in found.others.items())
-    return Listing(
-        files=tuple(files),
-        empty_folders=tuple(_path(uri, prefix, root_uri) for uri in found.empty_folders),
-    )
+    files = FileTable()
+    empty_folders: list[str] = []
+    num_letters = len(storage.folder_prefix(root_uri))
+    try:
+        for entry in storage.scan_folder(root_uri):
+            path = unicodedata.normalize("NFC", prefix + entry.uri[num_letters:])
+            if isinstance(entry, storage.ObjectInfo):
+                files.add(entry, path)
+            elif entry.kind == storage.EMPTY_FOLDER:
+                empty_folders.append(path)
+            else:
+                files.append(_to_found_file(entry, path))
+    except NoBucketError as err:
+        raise UsageError(f"The pictures folder must exist; {err}") from err
+    if len(files) == len(files.kinds):
+        raise UsageError(_explain_no_files(root_uri))
+    return Listing(files=files.sorted(), empty_folders=tuple(sorted(empty_folders)))
 
 
-def list_folder(uri: str) -> storage.FolderListing:
-    """Return everything below a folder, at least one file.
+def _to_found_file(entry: storage.OtherEntry, path: str) -> FoundFile:
+    return FoundFile(uri=entry.uri, path=path, size_bytes=0, crc32c="", version="", kind=entry.kind)
+
+
+def check_folder(uri: str) -> None:
+    """Check that a folder contains a file.
 
     Raises:
         UsageError: The folder or its bucket is missing, or the folder is empty or a file.
         StorageError: The folder cannot be listed.
     """
     try:
-        listing = storage.scan_folder(uri)
+        has_files = any(isinstance(entry, storage.ObjectInfo) for entry in storage.scan_folder(uri))
     except NoBucketError as err:
         raise UsageError(f"The pictures folder must exist; {err}") from err
-    if not listing.objects:
+    if not has_files:
         raise UsageError(_explain_no_files(uri))
-    return listing
-
-
-@contextlib.contextmanager
-def without_garbage_collection() -> Iterator[None]:
-    """Do not look for circles of objects, again and again among all pictures; there are none."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def find_overlap(roots: PictureRoots, dataset_uri: str) -> list[str]:
@@ -221,27 +139,6 @@ def find_overlap(roots: PictureRoots, dataset_uri: str) -> list[str]:
         for uri in roots.folders.values()
         if f"{dataset_uri}/".startswith(storage.folder_prefix(uri))
     ]
-
-
-def _to_found_file(info: storage.ObjectInfo, path: str) -> FoundFile:
-    return FoundFile(
-        uri=info.uri,
-        path=path,
-        size_bytes=info.size_bytes,
-        crc32c=info.crc32c or "",
-        version=info.version,
-        has_crc32c=info.has_crc32c,
-        stamp=info.stamp,
-    )
-
-
-def _to_other(uri: str, kind: str, prefix: str, root_uri: str) -> FoundFile:
-    path = _path(uri, prefix, root_uri)
-    return FoundFile(uri=uri, path=path, size_bytes=0, crc32c="", version="", kind=kind)
-
-
-def _path(uri: str, prefix: str, root_uri: str) -> str:
-    return unicodedata.normalize("NFC", prefix + storage.relative_name(uri, root_uri))
 
 
 def _explain_no_files(uri: str) -> str:

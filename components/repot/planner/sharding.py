@@ -16,17 +16,16 @@ tensorflow/models, but with a sorted file listing.
 
 import itertools
 import random
-from collections.abc import Sequence
-from typing import TypeVar
+from array import array
 
 import numpy as np
-
-from repot.dataset_plan import stable_shard
+from numpy.typing import NDArray
 
 SHUFFLE_SEED = 12345
 PICTURES_PER_SHARD = 1024
 
-_T = TypeVar("_T")
+Numbers = NDArray[np.int64]
+Places = NDArray[np.uint64]
 
 
 def choose_num_shards(num_pictures: int, num_threads: int) -> int:
@@ -35,24 +34,24 @@ def choose_num_shards(num_pictures: int, num_threads: int) -> int:
     return -(-num_shards // num_threads) * num_threads
 
 
-def assign_to_shards(
-    pictures: Sequence[_T], *, num_shards: int, num_threads: int
-) -> list[list[_T]]:
-    """Return the pictures of each shard of a split, in the order of their records.
+def assign_to_shards(num_pictures: int, *, num_shards: int, num_threads: int) -> list[Numbers]:
+    """Return the numbers of the pictures of each shard of a split, in the order of their records.
 
     Args:
-        pictures: The pictures of the split, sorted by class id, then by path.
+        num_pictures: The pictures of the split, sorted by class id, then by name.
         num_shards: A multiple of `num_threads`. If there are more shards than pictures, some shards
             are empty.
         num_threads: Number of ranges that the pictures are cut into first.
     """
-    order = list(range(len(pictures)))
-    random.Random(SHUFFLE_SEED).shuffle(order)  # noqa: S311
-    shards = []
-    for start, stop in _cut_range(0, len(pictures), num_threads):
-        for first, last in _cut_range(start, stop, num_shards // num_threads):
-            shards.append([pictures[index] for index in order[first:last]])
-    return shards
+    shuffled = array("q", range(num_pictures))
+    random.Random(SHUFFLE_SEED).shuffle(shuffled)  # noqa: S311
+    # order: int64 [num_pictures]
+    order = np.array(shuffled, np.int64)
+    return [
+        order[first:last]
+        for start, stop in _cut_range(0, num_pictures, num_threads)
+        for first, last in _cut_range(start, stop, num_shards // num_threads)
+    ]
 
 
 def choose_num_stable_shards(num_pictures: int) -> int:
@@ -60,18 +59,20 @@ def choose_num_stable_shards(num_pictures: int) -> int:
     return 1 << (max(1, -(-num_pictures // PICTURES_PER_SHARD)) - 1).bit_length()
 
 
-def assign_to_stable_shards(places: Sequence[int], *, num_shards: int) -> list[list[int]]:
+def assign_to_stable_shards(places: Places, *, num_shards: int) -> list[Numbers]:
     """Return the numbers of the pictures of each shard of a split, in the order of their records.
 
     Args:
-        places: The place of each picture, see `repot.dataset_plan.content_hash`. Pictures with the
-            same place, which are copies, keep their order.
-        num_shards: Number of shards.
+        places: uint64 [num_pictures], see `repot.dataset_plan.content_hash`. Pictures with the same
+            place, which are copies, keep their order.
+        num_shards: Number of shards; each has an equal range of all places.
     """
-    shards: list[list[int]] = [[] for _ in range(num_shards)]
-    for number in sorted(range(len(places)), key=places.__getitem__):
-        shards[stable_shard(places[number], num_shards)].append(number)
-    return shards
+    order = np.argsort(places, kind="stable")
+    # The first place of each shard but the first, rounded up.
+    borders = [-(-(index << 64) // num_shards) for index in range(1, num_shards)]
+    # cuts: int64 [num_shards - 1]
+    cuts = np.searchsorted(places, np.array(borders, np.uint64), sorter=order)
+    return np.split(order, cuts)
 
 
 def _cut_range(start: int, stop: int, num_parts: int) -> list[tuple[int, int]]:

@@ -25,8 +25,9 @@ then taken like the others.
 
 import hashlib
 import re
+from array import array
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 
@@ -35,7 +36,7 @@ import numpy as np
 from repot.errors import join_names
 from repot.example_digests import DIGEST_BYTES
 from repot.manifest import Split
-from repot.planner.inputs.inventory import CandidatePicture
+from repot.planner.inputs.inventory import PictureTable
 
 _Key = int
 """Rank of a key among all keys, in the order of their hashes."""
@@ -51,7 +52,7 @@ _GROUP_RANK, _CONTENT_RANK = 0, 1
 _MAX_EXAMPLES = 3
 
 
-def find_groups(pictures: Iterable[CandidatePicture], group_pattern: str) -> list[str]:
+def find_groups(pictures: PictureTable, group_pattern: str) -> list[str]:
     """Return the group of each picture, "" for none.
 
     Args:
@@ -60,14 +61,18 @@ def find_groups(pictures: Iterable[CandidatePicture], group_pattern: str) -> lis
             group is what the first capture group matched, or the whole match without one. "" finds
             no groups.
     """
+    stated = (pictures.groups.get(number, "") for number in range(len(pictures)))
     if not group_pattern:
-        return [picture.group for picture in pictures]
+        return list(stated)
     pattern = re.compile(group_pattern)
-    return [picture.group or _find_group(pattern, picture.file.path) for picture in pictures]
+    return [
+        group or _find_group(pattern, path)
+        for group, path in zip(stated, pictures.files.paths, strict=True)
+    ]
 
 
 def split_pictures(
-    pictures: Sequence[CandidatePicture],
+    pictures: PictureTable,
     groups: Sequence[str],
     *,
     validation_fraction: float,
@@ -84,10 +89,11 @@ def split_pictures(
     """
     keys, num_keys = _find_keys(pictures, groups)
     stated: dict[_Key, set[str]] = defaultdict(set)
-    for key, picture in zip(keys, pictures, strict=True):
-        if picture.split:
-            stated[key].add(picture.split)
-    stated_splits = {picture.split for picture in pictures}
+    stated_splits = set(pictures.splits)
+    if stated_splits != {""}:
+        for key, split in zip(keys, pictures.splits, strict=True):
+            if split:
+                stated[key].add(split)
     draw = _Draw(_bundles(pictures, keys, num_keys), stated)
     fractions: dict[Split, float] = {"validation": validation_fraction, "test": test_fraction}
     for split, fraction in fractions.items():
@@ -100,12 +106,12 @@ def split_pictures(
                 num_reserved=1 + num_later,
             )
     return [
-        _choose(picture, stated.get(key, ()), draw.taken.get(key))
-        for key, picture in zip(keys, pictures, strict=True)
+        draw.taken.get(key) or own or _most_protected(stated.get(key, ()))
+        for key, own in zip(keys, pictures.splits, strict=True)
     ]
 
 
-def group_digests(pictures: Sequence[CandidatePicture], groups: Sequence[str]) -> list[str]:
+def group_digests(pictures: PictureTable, groups: Sequence[str]) -> list[str]:
     """Return what names the group of each picture, 32 hex digits; "" where it is the only member.
 
     It follows from the content of all members, not from names: the same pictures in the same groups
@@ -120,9 +126,10 @@ def group_digests(pictures: Sequence[CandidatePicture], groups: Sequence[str]) -
         return [""] * len(pictures)
     keys = _find_hashed_keys(pictures, groups)
     members: dict[_HashedKey, set[str]] = defaultdict(set)
-    for key, picture in zip(keys, pictures, strict=True):
+    for number, key in enumerate(keys):
         if key[0] == _GROUP_RANK:
-            members[key].add(f"{picture.file.size_bytes} {picture.file.crc32c} {picture.crop}")
+            crop = pictures.crops.get(number)
+            members[key].add(f"{_content(pictures, number)} {crop}")
     digests = {
         key: hashlib.sha256("\n".join(sorted(found)).encode()).hexdigest()[: 2 * DIGEST_BYTES]
         for key, found in members.items()
@@ -132,7 +139,7 @@ def group_digests(pictures: Sequence[CandidatePicture], groups: Sequence[str]) -
 
 
 def find_split_warnings(
-    pictures: Sequence[CandidatePicture],
+    pictures: PictureTable,
     groups: Sequence[str],
     splits: Sequence[Split],
     *,
@@ -148,7 +155,7 @@ def find_split_warnings(
     if group_pattern and not any(groups):
         warnings.append(
             f"The group pattern {group_pattern!r} matches no picture; a path is, for example, "
-            f"{pictures[0].file.path!r}. Correct --group-pattern (setting group_pattern)."
+            f"{pictures.files.paths[0]!r}. Correct --group-pattern (setting group_pattern)."
         )
     splits_by_group: dict[str, set[str]] = defaultdict(set)
     for group, split in zip(groups, splits, strict=True):
@@ -160,12 +167,9 @@ def find_split_warnings(
             f"splits: {_join_examples(divided)}. Scores on pictures of a group that was trained on "
             "are too high. Move each group to one split."
         )
-    validated = {
-        picture.label
-        for picture, split in zip(pictures, splits, strict=True)
-        if split == "validation"
-    }
-    unvalidated = sorted({picture.label for picture in pictures} - validated)
+    found = set(zip(pictures.labels, splits, strict=True))
+    validated = {label for label, split in found if split == "validation"}
+    unvalidated = sorted({label for label, _ in found} - validated)
     if unvalidated and validated:
         warnings.append(
             f"No picture of {_join_examples(unvalidated)} is in validation, so "
@@ -274,44 +278,33 @@ class _Quota:
         )
 
 
-def _choose(picture: CandidatePicture, stated: Collection[str], taken: Split | None) -> Split:
-    if taken:
-        return taken
-    if picture.split:
-        return picture.split
-    # A copy of a picture that the input assigned, or a member of its group.
-    for split in _MOST_PROTECTED_FIRST:
-        if split in stated:
-            return split
-    return "train"
+def _most_protected(splits: Collection[str]) -> Split:
+    """Return the split of a picture without one whose copies or group have these."""
+    return next((split for split in _MOST_PROTECTED_FIRST if split in splits), "train")
 
 
 _MOST_PROTECTED_FIRST: tuple[Split, ...] = ("test", "validation", "train")
 
 
-def _find_keys(
-    pictures: Sequence[CandidatePicture], groups: Sequence[str]
-) -> tuple[list[_Key], int]:
+def _find_keys(pictures: PictureTable, groups: Sequence[str]) -> tuple[Sequence[_Key], int]:
     """Return the key of each picture, and the number of keys."""
     if any(groups):
         hashed = _find_hashed_keys(pictures, groups)
         ranks = {key: rank for rank, key in enumerate(sorted(set(hashed), key=itemgetter(1, 0)))}
         return [ranks[key] for key in hashed], len(ranks)
     # Of a million pictures, an array of digests has 32 MB, and a list of tuples 130 MB.
-    digests = np.fromiter((_content(picture) for picture in pictures), "S32", len(pictures))
+    digests = np.fromiter(_content_digests(pictures), "S32", len(pictures))
     distinct, keys = np.unique(digests, return_inverse=True)
-    return keys.tolist(), len(distinct)
+    return array("q", keys), len(distinct)
 
 
-def _find_hashed_keys(
-    pictures: Sequence[CandidatePicture], groups: Sequence[str]
-) -> list[_HashedKey]:
+def _find_hashed_keys(pictures: PictureTable, groups: Sequence[str]) -> list[_HashedKey]:
     """Return the key of each picture.
 
     Groups that have a copy of one picture in common become one group. Its key is the smallest, so
     that it does not depend on the order of the pictures.
     """
-    contents = [(_CONTENT_RANK, _content(picture)) for picture in pictures]
+    contents = [(_CONTENT_RANK, digest) for digest in _content_digests(pictures)]
     # A forest of keys; a root is the smallest key of its tree.
     parents: dict[_HashedKey, _HashedKey] = {}
 
@@ -328,17 +321,19 @@ def _find_hashed_keys(
     return [root(content) for content in contents]
 
 
-def _content(picture: CandidatePicture) -> bytes:
-    return _hash(f"{picture.file.size_bytes} {picture.file.crc32c}")
+def _content_digests(pictures: PictureTable) -> Iterator[bytes]:
+    return (_hash(_content(pictures, number)) for number in range(len(pictures)))
+
+
+def _content(pictures: PictureTable, number: int) -> str:
+    return f"{pictures.files.sizes[number]} {pictures.files.checksum(number)}"
 
 
 def _hash(text: str) -> bytes:
     return hashlib.sha256(text.encode(errors="surrogateescape")).digest()
 
 
-def _bundles(
-    pictures: Iterable[CandidatePicture], keys: Iterable[_Key], num_keys: int
-) -> list[_Bundle | None]:
+def _bundles(pictures: PictureTable, keys: Iterable[_Key], num_keys: int) -> list[_Bundle | None]:
     """Return the number of pictures per label of each key; None for empty files, no pictures.
 
     All empty files are copies of each other, and would tie the labels together.
@@ -346,9 +341,8 @@ def _bundles(
     bundles: list[_Bundle | None] = [None] * num_keys
     # Most keys are of one picture: they share one dictionary per label.
     singles: dict[str, _Bundle] = {}
-    for key, picture in zip(keys, pictures, strict=True):
-        label = picture.label
-        if not picture.file.size_bytes:
+    for key, label, size_bytes in zip(keys, pictures.labels, pictures.files.sizes, strict=True):
+        if not size_bytes:
             continue
         bundle = bundles[key]
         if bundle is None:

@@ -64,7 +64,7 @@ class TaskSettings(Settings):
     task_memory: str = setting(
         "512Mi",
         "Memory of the small pods: Plan, and Train if it only follows a Job.",
-        change_when="there are more than 100,000 pictures, or a pod ends with OOMKilled",
+        change_when="there are more than 1,000,000 pictures, or a pod ends with OOMKilled",
         cluster_only=True,
         cluster_default=True,
         in_plan_pod=True,

@@ -8,7 +8,7 @@ states what failed, where, and what to do. All functions are safe to use from se
 processes.
 """
 
-from repot.storage.backend import Content, FolderListing, ObjectInfo
+from repot.storage.backend import EMPTY_FOLDER, Content, ObjectInfo, OtherEntry
 from repot.storage.checksums import crc32c_hex
 from repot.storage.local.files import file_crc32c_hex, write_atomically
 from repot.storage.local.objects import local_info
@@ -50,9 +50,10 @@ from repot.storage.uris import (
 )
 
 __all__ = [
+    "EMPTY_FOLDER",
     "Content",
-    "FolderListing",
     "ObjectInfo",
+    "OtherEntry",
     "as_local_file",
     "check_writable",
     "copy",

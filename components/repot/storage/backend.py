@@ -4,19 +4,19 @@ A backend is a module that implements `Backend`. To add one, write the module, t
 to `uris.SCHEMES` and the module to `operations.find_backend`.
 """
 
-import itertools
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from repot.errors import AlreadyExistsError, ConflictError, NotFoundError, StorageError
-from repot.storage.uris import folder_prefix
 
 # repot's own short-lived files (temporary files, locks, write probes) have this prefix. Listings
 # leave them out.
 HIDDEN_PREFIX = ".repot-"
+
+EMPTY_FOLDER = "an empty folder"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,19 +60,17 @@ class Content:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FolderListing:
-    """Everything below a folder.
+class OtherEntry:
+    """What a folder contains beside objects.
 
     Attributes:
-        objects: Every object, sorted by URI, as `list_objects` returns them.
-        empty_folders: URIs of folders that directly contain nothing, sorted; in an object store,
-            those with a placeholder.
-        others: Local entries that are neither file nor folder: what each is, by its URI.
+        uri: Its location.
+        kind: What it is, such as "a named pipe"; EMPTY_FOLDER for a folder that directly contains
+            nothing, in an object store one with a placeholder.
     """
 
-    objects: list[ObjectInfo]
-    empty_folders: list[str]
-    others: dict[str, str]
+    uri: str
+    kind: str
 
 
 class Backend(Protocol):
@@ -84,8 +82,8 @@ class Backend(Protocol):
     def list_objects(self, folder_uri: str) -> list[ObjectInfo]:
         """Return every object below a folder, sorted by URI."""
 
-    def scan_folder(self, folder_uri: str) -> FolderListing:
-        """Return every object below a folder, and the empty folders."""
+    def scan_folder(self, folder_uri: str) -> Iterator[ObjectInfo | OtherEntry]:
+        """Yield every object below a folder, and what else is there."""
 
     def read_object(self, uri: str, *, version: str | None = None) -> Content:
         """Return an object's content and its state."""
@@ -135,22 +133,31 @@ def select_visible(infos: Iterable[ObjectInfo]) -> list[ObjectInfo]:
     return sorted(visible, key=lambda info: info.uri)
 
 
-def list_with_placeholders(infos: Iterable[ObjectInfo], folder_uri: str) -> FolderListing:
-    """Return the listing of a folder in an object store from all of its objects.
+def scan_objects(infos: Iterable[ObjectInfo]) -> Iterator[ObjectInfo | OtherEntry]:
+    """Yield the visible objects of an object store as they come, then the empty folders.
 
     A placeholder, an object whose name ends with a slash, stands for a folder, which is empty if
     no other object has that prefix.
     """
-    every = sorted(infos, key=lambda info: info.uri)
-    empty_folders = [
-        info.uri.removesuffix("/")
-        for info, following in itertools.zip_longest(every, every[1:])
-        # Objects with the placeholder's name as a prefix directly follow it.
-        if info.uri.endswith("/")
-        and len(info.uri) > len(folder_prefix(folder_uri))
-        and not (following and following.uri.startswith(info.uri))
-    ]
-    return FolderListing(objects=select_visible(every), empty_folders=empty_folders, others={})
+    placeholders: list[str] = []
+    # Every folder that contains something. Objects of one folder mostly follow each other.
+    folders: set[str] = set()
+    folder = ""
+    for info in infos:
+        uri = info.uri.removesuffix("/")
+        if not uri.startswith(folder) or uri.rfind("/") + 1 != len(folder):
+            folder = uri[: uri.rfind("/") + 1]
+            parent = folder.removesuffix("/")
+            while parent and parent not in folders:
+                folders.add(parent)
+                parent = parent.rpartition("/")[0]
+        if info.uri.endswith("/"):
+            placeholders.append(uri)
+        elif f"/{HIDDEN_PREFIX}" not in info.uri:
+            yield info
+    for uri in sorted(placeholders):
+        if uri not in folders:
+            yield OtherEntry(uri=uri, kind=EMPTY_FOLDER)
 
 
 def already_exists_error(uri: str) -> AlreadyExistsError:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from repot.errors import NotFoundError, StorageError
-from repot.storage.backend import Backend, Content, FolderListing, ObjectInfo
+from repot.storage.backend import Backend, Content, ObjectInfo, OtherEntry
 from repot.storage.local import objects as local_objects
 from repot.storage.local.files import link_file
 from repot.storage.uris import folder_prefix, is_local, relative_name, scheme_of, split_bucket
@@ -62,8 +62,10 @@ def list_objects(folder_uri: str) -> list[ObjectInfo]:
     return _backend(folder_uri).list_objects(folder_uri)
 
 
-def scan_folder(folder_uri: str) -> FolderListing:
-    """Return every object below a folder as `list_objects`, and what would go unnoticed there.
+def scan_folder(folder_uri: str) -> Iterator[ObjectInfo | OtherEntry]:
+    """Yield every object below a folder, and what would go unnoticed there, as it is listed.
+
+    Local files come sorted by the code points of their names, objects in the order of the service.
 
     Raises:
         StorageError: The folder cannot be listed.

@@ -9,14 +9,18 @@ import pytest
 from repot import storage
 from repot.planner import checksums
 from repot.planner.checksums import add_checksums
-from repot.planner.listing import FoundFile, PictureRoots, list_files
+from repot.planner.file_table import FoundFile
+from repot.planner.listing import PictureRoots, list_root
 
 
 def _add_checksums(
     folder: Path, listings: Path | None = None
 ) -> tuple[list[FoundFile], dict[str, str]]:
-    roots = PictureRoots(pictures_uri=str(folder))
-    return add_checksums(list_files(roots).files, roots, str(listings) if listings else None)
+    uri = str(folder)
+    files = list_root("", uri).files
+    roots = PictureRoots(pictures_uri=uri)
+    unreadable = add_checksums(files, roots, str(listings) if listings else None)
+    return [file for file in files if file.crc32c], unreadable
 
 
 @pytest.fixture
@@ -85,7 +89,7 @@ def test_checksum_of_file_that_changed_since_it_was_listed_is_not_cached(
     folder: Path, tmp_path: Path, reads: list[str]
 ) -> None:
     roots = PictureRoots(pictures_uri=str(folder))
-    listed = list_files(roots).files
+    listed = list_root("", str(folder)).files
     (folder / "b").write_bytes(b"another")
     add_checksums(listed, roots, str(tmp_path / "listings"))
     reads.clear()
@@ -333,17 +337,18 @@ def test_file_without_read_permission_is_unreadable(folder: Path) -> None:
 
 def test_file_deleted_after_listing_is_unreadable(folder: Path) -> None:
     roots = PictureRoots(pictures_uri=str(folder))
-    listed = list_files(roots).files
+    listed = list_root("", str(folder)).files
     (folder / "a").unlink()
-    files, unreadable = add_checksums(listed, roots, None)
-    assert [file.path for file in files] == ["b"]
+    unreadable = add_checksums(listed, roots, None)
+    assert [file.path for file in listed if file.crc32c] == ["b"]
     assert "no such file" in unreadable[f"{folder}/a"]
 
 
 def test_gcs_objects_are_not_read(gcs: str, reads: list[str]) -> None:
     storage.write_bytes(f"{gcs}/p/a/1", b"123456789")
     roots = PictureRoots(pictures_uri=f"{gcs}/p")
-    files, _ = add_checksums(list_files(roots).files, roots, f"{gcs}/listings")
+    files = list_root("", f"{gcs}/p").files
+    assert add_checksums(files, roots, f"{gcs}/listings") == {}
     assert files[0].crc32c == "e3069283"
     assert reads == []
     assert storage.list_objects(f"{gcs}/listings") == []

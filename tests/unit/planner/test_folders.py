@@ -3,9 +3,9 @@ from collections.abc import Sequence
 import pytest
 
 from repot.manifest import Rejection
+from repot.planner.file_table import FileTable, FoundFile
 from repot.planner.folders import assign_labels, find_layout_problems
 from repot.planner.inputs.inventory import Inventory
-from repot.planner.listing import FoundFile
 
 
 def _assign_labels(
@@ -19,7 +19,7 @@ def _assign_labels(
         for path in sorted(paths)
     ]
     return assign_labels(
-        files, listed_labels=listed_labels, empty_folders=empty_folders, nested=nested
+        FileTable(files), listed_labels=listed_labels, empty_folders=empty_folders, nested=nested
     )
 
 
@@ -222,8 +222,8 @@ def test_special_file_is_rejected_with_what_it_is() -> None:
     pipe = FoundFile(
         uri="/a/1.jpg", path="a/1.jpg", size_bytes=0, crc32c="", version="", kind="a named pipe"
     )
-    inventory = assign_labels([pipe], listed_labels=None)
-    assert inventory.candidates == ()
+    inventory = assign_labels(FileTable([pipe]), listed_labels=None)
+    assert not inventory.candidates
     assert inventory.rejected == (
         Rejection(path="a/1.jpg", label="a", split="", reason="not_a_file", detail="a named pipe"),
     )

@@ -6,6 +6,7 @@ import pytest
 
 from repot.errors import StorageError, UsageError
 from repot.planner import labels
+from repot.planner.file_table import FileTable, FoundFile
 from repot.planner.folders import assign_labels
 from repot.planner.inputs.inventory import Inventory
 from repot.planner.labels import (
@@ -16,7 +17,6 @@ from repot.planner.labels import (
     find_suspicious_labels,
     read_labels,
 )
-from repot.planner.listing import FoundFile
 
 
 def _inventory(*paths: str) -> Inventory:
@@ -24,7 +24,7 @@ def _inventory(*paths: str) -> Inventory:
         FoundFile(uri=f"/{path}", path=path, size_bytes=1, crc32c="", version="1-1")
         for path in sorted(paths)
     ]
-    return assign_labels(files, listed_labels=None)
+    return assign_labels(FileTable(files), listed_labels=None)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def _stored(*names: str, is_split: bool = False) -> Inventory:
         )
         for name in names
     ]
-    inventory = assign_labels(files, listed_labels=None)
+    inventory = assign_labels(FileTable(files), listed_labels=None)
     assert inventory.is_split == is_split
     return inventory
 
@@ -218,6 +218,8 @@ def test_files_in_subfolders_get_a_warning() -> None:
 
 
 def test_empty_label_folders_get_a_warning() -> None:
-    inventory = assign_labels([], listed_labels=None, empty_folders=["pears", "plums\x1b[31m"])
+    inventory = assign_labels(
+        FileTable(), listed_labels=None, empty_folders=["pears", "plums\x1b[31m"]
+    )
     (warning,) = find_suspicious_labels(inventory)
     assert "contain no pictures and are left out: 'pears', 'plums\\x1b[31m'." in warning

@@ -8,7 +8,9 @@ import pytest
 
 from repot import storage
 from repot.errors import UsageError
-from repot.planner.listing import PictureRoots, find_overlap, list_files
+from repot.planner.file_table import FileTable
+from repot.planner.inputs.read import ReadOptions, read_inventory
+from repot.planner.listing import PictureRoots, find_overlap, list_root
 
 DECOMPOSED = unicodedata.normalize("NFD", "é")
 COMPOSED = unicodedata.normalize("NFC", "é")
@@ -22,7 +24,7 @@ def _write(folder: Path, *paths: str) -> None:
 
 def test_files_are_sorted_by_normalised_path(tmp_path: Path) -> None:
     _write(tmp_path, "b/2.jpg", f"{DECOMPOSED}/1.jpg", "b/1.jpg", "b/Z.jpg", "a.txt", "b/c/d.jpg")
-    files = list_files(PictureRoots(pictures_uri=str(tmp_path))).files
+    files = list_root("", str(tmp_path)).files
     assert [file.path for file in files] == [
         "a.txt",
         "b/1.jpg",
@@ -36,21 +38,17 @@ def test_files_are_sorted_by_normalised_path(tmp_path: Path) -> None:
     assert files[0].crc32c == ""
 
 
-def test_two_roots_list_the_same_files_as_their_parent(tmp_path: Path) -> None:
-    _write(tmp_path, "train/a/1.jpg", "validation/a/2.jpg")
-    one = list_files(PictureRoots(pictures_uri=str(tmp_path)))
-    roots = PictureRoots(train_uri=f"{tmp_path}/train", validation_uri=f"{tmp_path}/validation")
-    assert list_files(roots) == one
-
-
-def test_three_roots_list_the_same_files_as_their_parent(tmp_path: Path) -> None:
-    _write(tmp_path, "train/a/1.jpg", "validation/a/2.jpg", "test/a/3.jpg")
-    roots = PictureRoots(
-        train_uri=f"{tmp_path}/train",
-        validation_uri=f"{tmp_path}/validation",
-        test_uri=f"{tmp_path}/test",
-    )
-    assert list_files(roots) == list_files(PictureRoots(pictures_uri=str(tmp_path)))
+@pytest.mark.parametrize("splits", [("train", "validation"), ("train", "validation", "test")])
+def test_roots_of_splits_list_the_same_files_as_their_parent(
+    tmp_path: Path, splits: tuple[str, ...]
+) -> None:
+    for number, split in enumerate(splits):
+        _write(tmp_path, f"{split}/a/{number}.jpg", f"{split}/b c/{number}.jpg")
+    roots = PictureRoots(**{f"{split}_uri": f"{tmp_path}/{split}" for split in splits})
+    together = FileTable()
+    for prefix, uri in roots.folders.items():
+        together.extend(list_root(prefix, uri).files)
+    assert list(together.sorted()) == list(list_root("", str(tmp_path)).files)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +68,7 @@ def test_roots_that_are_no_splits_are_a_problem(roots: dict[str, str], message: 
 def test_gcs_files_have_checksum_and_generation(gcs: str) -> None:
     storage.write_bytes(f"{gcs}/p/a/{DECOMPOSED}.jpg", b"123456789")
     storage.write_bytes(f"{gcs}/pictures/a/1.jpg", b"")
-    (file,) = list_files(PictureRoots(pictures_uri=f"{gcs}/p")).files
+    (file,) = list_root("", f"{gcs}/p").files
     assert file.path == f"a/{COMPOSED}.jpg"
     assert file.crc32c == "e3069283"  # The check value of CRC-32C (Castagnoli).
     assert storage.read_bytes(file.uri, version=file.version) == b"123456789"
@@ -87,10 +85,15 @@ def test_missing_and_empty_folders_are_named(tmp_path: Path, gcs: str) -> None:
     }
     for uri, message in cases.items():
         with pytest.raises(UsageError, match=message) as caught:
-            list_files(PictureRoots(pictures_uri=uri))
+            list_root("", uri)
         assert uri in str(caught.value)
+
+
+def test_all_missing_and_empty_folders_are_named_at_once(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    roots = PictureRoots(train_uri=f"{tmp_path}/none", validation_uri=f"{tmp_path}/empty")
     with pytest.raises(UsageError) as caught:
-        list_files(PictureRoots(train_uri=f"{tmp_path}/none", validation_uri=f"{tmp_path}/empty"))
+        read_inventory(roots, ReadOptions())
     assert len(caught.value.problems) == 2
 
 
@@ -99,7 +102,7 @@ def test_missing_bucket_is_a_usage_error(scheme: str, request: pytest.FixtureReq
     request.getfixturevalue("gcs" if scheme == "gs" else "s3")
     bucket = f"{scheme}://no-such-bucket"
     with pytest.raises(UsageError, match=rf"must exist; .*there is no bucket {bucket}"):
-        list_files(PictureRoots(pictures_uri=f"{bucket}/pictures"))
+        list_root("", f"{bucket}/pictures")
 
 
 @pytest.mark.parametrize(
@@ -133,7 +136,7 @@ def test_empty_folders_are_listed(tmp_path: Path) -> None:
     _write(tmp_path, "a/1.jpg")
     for folder in (f"{DECOMPOSED}", "b/c/d", "a/sub"):
         (tmp_path / folder).mkdir(parents=True)
-    listing = list_files(PictureRoots(pictures_uri=str(tmp_path)))
+    listing = list_root("", str(tmp_path))
     assert listing.empty_folders == ("a/sub", "b/c/d", COMPOSED)
     assert [file.path for file in listing.files] == ["a/1.jpg"]
 
@@ -144,7 +147,7 @@ def test_empty_folders_in_a_bucket_are_listed(scheme: str, request: pytest.Fixtu
     for name in ("a/", "a/1.jpg", "pears/", "plums/sub/", "plums.txt", "a/sub/"):
         write_placeholder(f"{bucket}/p/{name}")
     write_placeholder(f"{bucket}/p/")
-    listing = list_files(PictureRoots(pictures_uri=f"{bucket}/p"))
+    listing = list_root("", f"{bucket}/p")
     assert listing.empty_folders == ("a/sub", "pears", "plums/sub")
     assert [file.path for file in listing.files] == ["a/1.jpg", "plums.txt"]
 
@@ -162,7 +165,7 @@ def test_special_files_are_listed_and_not_opened(tmp_path: Path) -> None:
     (tmp_path / "zero.jpg").symlink_to("/dev/zero")
     with socket.socket(socket.AF_UNIX) as unix_socket, contextlib.chdir(tmp_path):
         unix_socket.bind("socket")
-    listing = list_files(PictureRoots(pictures_uri=str(tmp_path)))
+    listing = list_root("", str(tmp_path))
     assert {file.path: file.kind for file in listing.files} == {
         "a/1.jpg": "",
         "a/loop": "a link to a folder that contains it",

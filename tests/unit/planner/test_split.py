@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import pytest
 
 from repot.manifest import Split
-from repot.planner.inputs.inventory import CandidatePicture
-from repot.planner.listing import FoundFile
+from repot.planner.file_table import FoundFile
+from repot.planner.inputs.inventory import CandidatePicture, PictureTable
 from repot.planner.split import (
     find_groups,
     find_split_warnings,
@@ -37,7 +37,9 @@ def _split(
     pictures: Sequence[CandidatePicture], validation: float = 0.2, test: float = 0.0
 ) -> list[Split]:
     groups = [picture.group for picture in pictures]
-    return split_pictures(pictures, groups, validation_fraction=validation, test_fraction=test)
+    return split_pictures(
+        PictureTable(pictures), groups, validation_fraction=validation, test_fraction=test
+    )
 
 
 def _random_pictures(
@@ -279,7 +281,7 @@ def test_digest_of_a_group_follows_from_its_members() -> None:
 
     def digests(pictures: list[CandidatePicture], prefix: str = "") -> list[str]:
         groups = [picture.group and prefix + picture.group for picture in pictures]
-        return group_digests(pictures, groups)
+        return group_digests(PictureTable(pictures), groups)
 
     found = digests(pictures)
 
@@ -360,18 +362,19 @@ def test_group_pattern_is_searched_in_the_path(pattern: str, expected: list[str]
         _picture("b", 2, path="b/patient7_2.jpg"),
         _picture("b", 3, path="b/x.jpg"),
     ]
-    assert find_groups(pictures, pattern) == expected
+    assert find_groups(PictureTable(pictures), pattern) == expected
 
 
 def test_group_of_the_input_is_kept() -> None:
     pictures = [_picture("a", 1, path="p1.jpg", group="site"), _picture("a", 2, path="p2.jpg")]
-    assert find_groups(pictures, r"p\d") == ["site", "p2"]
+    assert find_groups(PictureTable(pictures), r"p\d") == ["site", "p2"]
 
 
 def _warnings(pictures: Sequence[CandidatePicture], pattern: str = "") -> list[str]:
-    groups = find_groups(pictures, pattern)
-    splits = split_pictures(pictures, groups, validation_fraction=0.2)
-    return find_split_warnings(pictures, groups, splits, group_pattern=pattern)
+    table = PictureTable(pictures)
+    groups = find_groups(table, pattern)
+    splits = split_pictures(table, groups, validation_fraction=0.2)
+    return find_split_warnings(table, groups, splits, group_pattern=pattern)
 
 
 def test_split_without_oddities_gives_no_warning() -> None:

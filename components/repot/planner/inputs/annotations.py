@@ -13,7 +13,7 @@ from repot import progress, storage
 from repot.errors import UsageError, join_names
 from repot.manifest import Rejection
 from repot.planner.inputs.boxes import BoxIndex, read_boxes
-from repot.planner.inputs.inventory import CandidatePicture, Inventory
+from repot.planner.inputs.inventory import CandidatePicture, Inventory, PictureTable
 from repot.planner.inputs.problems import WrongRows
 from repot.planner.inputs.tables import read_file_text
 
@@ -54,17 +54,20 @@ def add_texts(inventory: Inventory, metadata_uri: str, labels: Collection[str]) 
             f"{join_names(map(repr, missing))} {'has' if len(missing) == 1 else 'have'} none in "
             f"{metadata_uri}. Add a line <synset><tab><text> for each."
         )
-    named = [each for each in inventory.candidates if each.file.path.endswith(_IMAGENET_SUFFIX)]
-    others = [
-        each for each in inventory.candidates if not each.file.path.endswith(_IMAGENET_SUFFIX)
-    ]
+    pictures = inventory.candidates
+    named: list[int] = []
+    others: list[int] = []
+    for number, path in enumerate(pictures.files.paths):
+        (named if path.endswith(_IMAGENET_SUFFIX) else others).append(number)
     if not named:
         named, others = others, []
     return dataclasses.replace(
         inventory,
         texts=texts,
-        candidates=tuple(named),
-        rejected=_with_rejections(inventory, others, "other_extension"),
+        candidates=pictures.take(named),
+        rejected=_with_rejections(
+            inventory, [pictures[number] for number in others], "other_extension"
+        ),
     )
 
 
@@ -87,22 +90,24 @@ def add_boxes(
     """
     index = read_boxes(boxes_uri)
     known = set() if several_labels else set(labels)
-    candidates = []
+    pictures = inventory.candidates
     num_used, num_foreign = 0, 0
-    for candidate in inventory.candidates:
-        found = index.find(candidate.file.path)
-        own = tuple(box for box in found if box.label not in known - {candidate.label})
+    pictures.boxes = {}
+    for number, label in enumerate(pictures.labels):
+        found = index.find(pictures.files.paths[number])
+        own = tuple(box for box in found if box.label == label or box.label not in known)
         num_used += bool(found)
         num_foreign += len(found) - len(own)
-        candidates.append(dataclasses.replace(candidate, boxes=own))
-    _announce(index, candidates, num_used=num_used, num_foreign=num_foreign)
+        if own:
+            pictures.boxes[number] = own
+    _announce(index, pictures, num_used=num_used, num_foreign=num_foreign)
     if index.num_pictures and not num_used:
         names = [*index.by_name, *index.by_stem]
         raise UsageError(
             f"The bounding boxes must be of the pictures; none of the {index.num_pictures} names "
             f"in {boxes_uri}, such as {names[0]!r}, is that of a picture. Check the file."
         )
-    return dataclasses.replace(inventory, candidates=tuple(candidates), has_boxes=True)
+    return dataclasses.replace(inventory, has_boxes=True)
 
 
 def crop_to_boxes(inventory: Inventory, labels: Collection[str]) -> Inventory:
@@ -113,7 +118,7 @@ def crop_to_boxes(inventory: Inventory, labels: Collection[str]) -> Inventory:
     one picture are a group, so they belong to one split.
     """
     known = set(labels)
-    candidates, without = [], []
+    candidates, without = PictureTable(), []
     for candidate in inventory.candidates:
         if not candidate.boxes:
             without.append(candidate)
@@ -132,7 +137,7 @@ def crop_to_boxes(inventory: Inventory, labels: Collection[str]) -> Inventory:
             )
     return dataclasses.replace(
         inventory,
-        candidates=tuple(candidates),
+        candidates=candidates,
         rejected=_with_rejections(inventory, without, "no_box"),
         has_boxes=False,
     )
@@ -149,17 +154,10 @@ def _with_rejections(
     return tuple(sorted([*inventory.rejected, *added], key=lambda rejection: rejection.path))
 
 
-def _announce(
-    index: BoxIndex,
-    candidates: Collection[CandidatePicture],
-    *,
-    num_used: int,
-    num_foreign: int,
-) -> None:
+def _announce(index: BoxIndex, pictures: PictureTable, *, num_used: int, num_foreign: int) -> None:
     """Report the numbers that process_bounding_boxes.py reports."""
-    num_boxes = sum(len(candidate.boxes) for candidate in candidates)
-    num_with = sum(bool(candidate.boxes) for candidate in candidates)
-    line = f"{num_boxes} bounding boxes in {num_with} of {len(candidates)} pictures"
+    num_boxes = sum(map(len, pictures.boxes.values()))
+    line = f"{num_boxes} bounding boxes in {len(pictures.boxes)} of {len(pictures)} pictures"
     skipped = {
         "have no area": index.num_empty,
         "are of another label than their picture": num_foreign,

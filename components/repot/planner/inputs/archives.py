@@ -31,9 +31,9 @@ from repot.errors import UsageError, convert_disk_errors, join_names
 from repot.file_parts import FilePart, Method, inflate
 from repot.picture_result import MAX_FILE_BYTES
 from repot.planner.checksums import file_state
+from repot.planner.file_table import FoundFile
 from repot.planner.inputs.stored_file import cached_index, open_stored
 from repot.planner.inputs.webdataset import sidecar_label
-from repot.planner.listing import FoundFile
 from repot.progress import ProgressCounter
 
 ArchiveKind = Literal["zip", "tar", "gzip", "bzip2", "xz"]

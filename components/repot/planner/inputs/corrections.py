@@ -11,7 +11,6 @@ one: so a file stays usable after its pictures were moved to the right folders.
 
 import dataclasses
 import unicodedata
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +20,7 @@ from repot.dataset_plan import content_key
 from repot.errors import UsageError, join_names, nearest_names
 from repot.label_suspects import SUSPECTS_COLUMNS
 from repot.manifest import Rejection
-from repot.planner.inputs.inventory import Inventory
+from repot.planner.inputs.inventory import Inventory, PictureTable
 from repot.planner.inputs.problems import MAX_NAMED, WrongRows
 from repot.planner.inputs.tables import guess_delimiter, read_csv_rows, read_file_text
 
@@ -72,7 +71,7 @@ def apply_corrections(
     """
     wrong = WrongRows(corrections_uri, must="name a picture and its new label")
     corrections, num_kept = _read(corrections_uri, labels, wrong)
-    pictures = _Pictures(inventory)
+    pictures = _Pictures(inventory.candidates, corrections)
     chosen: dict[int, _Correction] = {}
     unmatched = []
     for correction in corrections:
@@ -148,21 +147,22 @@ def _check_label(correction: _Correction, labels: Sequence[str], wrong: WrongRow
 
 
 class _Pictures:
-    """Finds pictures by content and by path."""
+    """Finds pictures that rows name, by content and by path."""
 
-    def __init__(self, inventory: Inventory) -> None:
-        self._by_content: dict[str, list[int]] = defaultdict(list)
-        self._by_path: dict[str, list[int]] = defaultdict(list)
-        for i, candidate in enumerate(inventory.candidates):
-            file = candidate.file
-            key = content_key(file.crc32c, file.size_bytes, candidate.crop)
-            self._by_content[key].append(i)
-            self._by_path[file.path].append(i)
+    def __init__(self, pictures: PictureTable, corrections: Sequence[_Correction]) -> None:
+        self._by_content: dict[str, list[int]] = {each.content: [] for each in corrections}
+        self._by_path: dict[str, list[int]] = {each.path: [] for each in corrections}
+        files = pictures.files
+        for number, (path, size) in enumerate(zip(files.paths, files.sizes, strict=True)):
+            content = content_key(files.checksum(number), size, pictures.crops.get(number))
+            if content in self._by_content:
+                self._by_content[content].append(number)
+            if path in self._by_path:
+                self._by_path[path].append(number)
 
     def find(self, correction: _Correction) -> list[int]:
         """Return the numbers of the pictures that a row names."""
-        same_content = self._by_content.get(correction.content, [])
-        return same_content or self._by_path.get(correction.path, [])
+        return self._by_content[correction.content] or self._by_path[correction.path]
 
 
 def _corrected(
@@ -173,7 +173,8 @@ def _corrected(
     if not given:
         return list(found)
     # One that has the new label already is included, so that two rows cannot disagree about it.
-    fitting = [i for i in found if inventory.candidates[i].label in (given, correction.new)]
+    labels = inventory.candidates.labels
+    fitting = [i for i in found if labels[i] in (given, correction.new)]
     if not fitting:
         file = inventory.candidates[found[0]]
         wrong.add(
@@ -186,24 +187,27 @@ def _corrected(
 
 
 def _apply(inventory: Inventory, chosen: Mapping[int, _Correction]) -> Inventory:
-    candidates, rejected = [], [*inventory.rejected]
-    for i, candidate in enumerate(inventory.candidates):
-        correction = chosen.get(i)
-        if correction is None:
-            candidates.append(candidate)
-        elif correction.new == _REMOVE:
-            rejected.append(
-                Rejection(
-                    path=candidate.file.path,
-                    label=candidate.label,
-                    split=candidate.split,
-                    reason=REMOVED_REASON,
-                )
-            )
-        else:
-            candidates.append(dataclasses.replace(candidate, label=correction.new))
-    rejected.sort(key=lambda rejection: rejection.path)
-    return dataclasses.replace(inventory, candidates=tuple(candidates), rejected=tuple(rejected))
+    pictures = inventory.candidates
+    removed = sorted(number for number, each in chosen.items() if each.new == _REMOVE)
+    rejected = [
+        Rejection(
+            path=picture.file.path,
+            label=picture.label,
+            split=picture.split,
+            reason=REMOVED_REASON,
+        )
+        for picture in map(pictures.__getitem__, removed)
+    ]
+    for number, correction in chosen.items():
+        if correction.new != _REMOVE:
+            pictures.labels.codes[number] = pictures.labels.code(correction.new)
+    is_removed = set(removed)
+    kept = [number for number in range(len(pictures)) if number not in is_removed]
+    return dataclasses.replace(
+        inventory,
+        candidates=pictures.take(kept) if removed else pictures,
+        rejected=tuple(sorted([*inventory.rejected, *rejected], key=lambda each: each.path)),
+    )
 
 
 def _rows_text(corrections: Sequence[_Correction], labels: Sequence[str]) -> str:
@@ -231,7 +235,7 @@ def _announce(
 ) -> None:
     new = {i: correction.new for i, correction in chosen.items()}
     num_removed = sum(label == _REMOVE for label in new.values())
-    num_same = sum(label == inventory.candidates[i].label for i, label in new.items())
+    num_same = sum(label == inventory.candidates.labels[i] for i, label in new.items())
     num_changed = len(new) - num_removed - num_same
     progress.notice(
         "plan",

@@ -3,12 +3,12 @@
 The rest of the planner sees only this, whatever PICTURES is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, overload
 
 from repot.manifest import Rejection, Split
-from repot.planner.listing import FoundFile
+from repot.planner.file_table import CodedColumn, FileTable, FoundFile, take_sparse
 from repot.records import Box
 
 
@@ -36,6 +36,88 @@ class CandidatePicture:
     columns: tuple[tuple[str, str], ...] = ()
 
 
+class PictureTable(Sequence[CandidatePicture]):
+    """Pictures as columns, see `repot.planner.file_table`.
+
+    Attributes:
+        files: The file of each picture.
+        labels, splits: What each picture has, see `CandidatePicture`.
+        groups, boxes, crops, columns: What a few pictures have, by their numbers.
+    """
+
+    def __init__(self, pictures: Iterable[CandidatePicture] = ()) -> None:
+        self.files = FileTable()
+        self.labels = CodedColumn[str]()
+        self.splits = CodedColumn[Split | Literal[""]]()
+        self.groups: dict[int, str] = {}
+        self.boxes: dict[int, tuple[Box, ...]] = {}
+        self.crops: dict[int, Box] = {}
+        self.columns: dict[int, tuple[tuple[str, str], ...]] = {}
+        self.extend(pictures)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @overload
+    def __getitem__(self, number: int) -> CandidatePicture: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[CandidatePicture]: ...
+    def __getitem__(self, number: int | slice) -> CandidatePicture | list[CandidatePicture]:
+        """Return a picture, or a list of pictures."""
+        index = range(len(self))[number]
+        return self._picture(index) if isinstance(index, int) else [*map(self._picture, index)]
+
+    def __iter__(self) -> Iterator[CandidatePicture]:
+        return map(self._picture, range(len(self)))
+
+    def extend(self, pictures: Iterable[CandidatePicture]) -> None:
+        """Add pictures."""
+        for picture in pictures:
+            self.append(picture)
+
+    def append(self, picture: CandidatePicture) -> None:
+        """Add a picture."""
+        number = len(self)
+        self.files.append(picture.file)
+        self.labels.append(picture.label)
+        self.splits.append(picture.split)
+        if picture.group:
+            self.groups[number] = picture.group
+        if picture.boxes:
+            self.boxes[number] = picture.boxes
+        if picture.crop:
+            self.crops[number] = picture.crop
+        if picture.columns:
+            self.columns[number] = picture.columns
+
+    def take(self, numbers: Sequence[int]) -> "PictureTable":
+        """Return a table of the pictures with these numbers, in this order."""
+        taken = PictureTable()
+        taken.files = self.files.take(numbers)
+        taken.labels, taken.splits = self.labels.take(numbers), self.splits.take(numbers)
+        taken.groups = take_sparse(self.groups, numbers)
+        taken.boxes = take_sparse(self.boxes, numbers)
+        taken.crops = take_sparse(self.crops, numbers)
+        taken.columns = take_sparse(self.columns, numbers)
+        return taken
+
+    def sorted(self) -> "PictureTable":
+        """Return the pictures sorted by path and location."""
+        order = self.files.order()
+        return self if isinstance(order, range) else self.take(order)
+
+    def _picture(self, number: int) -> CandidatePicture:
+        return CandidatePicture(
+            file=self.files[number],
+            label=self.labels[number],
+            split=self.splits[number],
+            group=self.groups.get(number, ""),
+            boxes=self.boxes.get(number, ()),
+            crop=self.crops.get(number),
+            columns=self.columns.get(number, ()),
+        )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inventory:
     """Every file found, either as a candidate or with the reason for its rejection.
@@ -52,7 +134,7 @@ class Inventory:
     """
 
     is_split: bool
-    candidates: tuple[CandidatePicture, ...]
+    candidates: PictureTable
     rejected: tuple[Rejection, ...]
     empty_label_folders: tuple[str, ...] = ()
     has_folders: bool = True
@@ -68,7 +150,7 @@ class Inventory:
     @property
     def labels(self) -> set[str]:
         """Return the names of the labels that have candidates."""
-        return {candidate.label for candidate in self.candidates}
+        return set(self.candidates.labels)
 
     @property
     def all_folders(self) -> set[str]:

@@ -10,10 +10,10 @@ import gzip
 import io
 import re
 import unicodedata
+from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 from pathlib import PurePosixPath
 from typing import Literal, cast
 
@@ -21,6 +21,7 @@ from repot import file_formats, progress, storage
 from repot.errors import NoBucketError, UsageError
 from repot.file_parts import read_part
 from repot.manifest import Rejection, Split
+from repot.planner.file_table import FileTable, FoundFile
 from repot.planner.folders import (
     PICTURE_SUFFIXES,
     assign_labels,
@@ -28,19 +29,13 @@ from repot.planner.folders import (
     is_system_file,
 )
 from repot.planner.inputs import archives, tfrecords, webdataset
-from repot.planner.inputs.inventory import CandidatePicture, Inventory
+from repot.planner.inputs.inventory import CandidatePicture, Inventory, PictureTable
 from repot.planner.inputs.manifests import ManifestFormat, manifest_format, read_manifest_rows
 from repot.planner.inputs.problems import WrongRows
 from repot.planner.inputs.rows import FoundContent, Row, find_pictures, keep_useful_columns
 from repot.planner.inputs.stored_file import read_head
 from repot.planner.inputs.tables import decode_text, read_file_text
-from repot.planner.listing import (
-    FoundFile,
-    PictureRoots,
-    list_folder,
-    list_root,
-    without_garbage_collection,
-)
+from repot.planner.listing import PictureRoots, check_folder, list_root
 from repot.records import BOX_EDGES, Box
 
 _ShardKind = Literal["tfrecord", "tar", "gzip", "bzip2", "xz"]
@@ -90,9 +85,9 @@ class ReadOptions:
 class _Content:
     """What the locations contain: files that their folders label, and pictures with labels."""
 
-    files: list[FoundFile] = field(default_factory=list)
+    files: FileTable = field(default_factory=FileTable)
     empty_folders: list[str] = field(default_factory=list)
-    candidates: list[CandidatePicture] = field(default_factory=list)
+    candidates: PictureTable = field(default_factory=PictureTable)
     named: dict[FoundContent, tuple[int, str]] = field(default_factory=dict)
     rejected: list[Rejection] = field(default_factory=list)
     class_ids: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
@@ -118,8 +113,7 @@ def read_inventory(roots: PictureRoots, options: ReadOptions) -> Inventory:
             problems += err.problems
     if problems:
         raise UsageError(problems)
-    with without_garbage_collection():
-        return _to_inventory(content, options)
+    return _to_inventory(content, options)
 
 
 def check_location(uri: str) -> None:
@@ -130,77 +124,77 @@ def check_location(uri: str) -> None:
         StorageError: The location cannot be looked up.
     """
     if _find_file(uri) is None:
-        list_folder(uri)
+        check_folder(uri)
 
 
 def _to_inventory(content: _Content, options: ReadOptions) -> Inventory:
     inventory = assign_labels(
-        sorted(content.files, key=attrgetter("path", "uri")),
+        content.files.sorted(),
         listed_labels=options.listed_labels,
         empty_folders=sorted(content.empty_folders),
         nested=options.nested,
     )
-    labelled = keep_useful_columns(content.candidates)
-    if content.is_split_by_name and all(each.split == "train" for each in labelled):
+    labelled = content.candidates
+    keep_useful_columns(labelled)
+    if content.is_split_by_name and set(labelled.splits) == {"train"}:
         # As a folder train/ alone is no split: there is nothing to validate on.
-        labelled = [dataclasses.replace(each, split="") for each in labelled]
-    candidates, rejected = _select_listed(labelled, options.listed_labels)
-    every = sorted([*inventory.candidates, *candidates], key=attrgetter("file.path"))
-    num_unsplit = sum(not candidate.split for candidate in every)
-    if 0 < num_unsplit < len(every):
+        labelled.splits = labelled.splits.replace(lambda _: "")
+    labelled, rejected = _select_listed(labelled, options.listed_labels)
+    pictures = inventory.candidates or labelled
+    if inventory.candidates and labelled:
+        pictures.extend(labelled)
+    num_unsplit = sum(not split for split in pictures.splits)
+    if 0 < num_unsplit < len(pictures):
         progress.notice(
             "plan",
-            f"{num_unsplit} of {len(every)} pictures have no split and are split like pictures "
+            f"{num_unsplit} of {len(pictures)} pictures have no split and are split like pictures "
             "of an input without splits. State a split for all of them to decide it yourself.",
             is_warning=True,
         )
     return dataclasses.replace(
         inventory,
-        is_split=num_unsplit == 0 if candidates else inventory.is_split,
-        candidates=tuple(every),
+        is_split=num_unsplit == 0 if labelled else inventory.is_split,
+        candidates=pictures.sorted(),
         rejected=tuple(
             sorted([*inventory.rejected, *content.rejected, *rejected], key=lambda each: each.path)
         ),
         has_folders=not content.candidates,
         label_order=_label_order(content),
         texts=content.texts,
-        has_boxes=content.has_boxes or any(each.boxes for each in candidates),
+        has_boxes=content.has_boxes or bool(labelled.boxes),
     )
 
 
 def _select_listed(
-    candidates: Iterable[CandidatePicture], listed_labels: Sequence[str] | None
-) -> tuple[list[CandidatePicture], list[Rejection]]:
+    pictures: PictureTable, listed_labels: Sequence[str] | None
+) -> tuple[PictureTable, list[Rejection]]:
     """Return the pictures whose labels are listed, and rejections of the others.
 
     A label that is a number and not listed stands for the line with that number, counted from 0, as
     classes are in SageMaker and WebDataset.
     """
     if listed_labels is None:
-        return list(candidates), []
+        return pictures, []
     known = set(listed_labels)
-    selected, rejected = [], []
-    for candidate in candidates:
-        label = candidate.label
-        if label not in known and label.isdecimal() and int(label) < len(listed_labels):
-            label = listed_labels[int(label)]
+
+    def named(label: str) -> str:
+        is_number = label not in known and label.isdecimal() and int(label) < len(listed_labels)
+        return listed_labels[int(label)] if is_number else label
+
+    pictures.labels = pictures.labels.replace(named)
+    selected, rejected = array("Q"), []
+    for number, label in enumerate(pictures.labels):
         if label in known:
-            selected.append(dataclasses.replace(candidate, label=label))
-        else:
-            rejected.append(
-                Rejection(
-                    path=candidate.file.path,
-                    label=label,
-                    split=candidate.split,
-                    reason="label_not_listed",
-                )
-            )
-    return selected, rejected
+            selected.append(number)
+            continue
+        path, split = pictures.files.paths[number], pictures.splits[number]
+        rejected.append(Rejection(path=path, label=label, split=split, reason="label_not_listed"))
+    return pictures.take(selected) if rejected else pictures, rejected
 
 
 def _label_order(content: _Content) -> tuple[str, ...]:
     """Return the labels by their class ids in the shards, if each has one of its own."""
-    if not content.class_ids or content.files:
+    if not content.class_ids or len(content.files):
         return ()
     ids = {label: min(numbers) for label, numbers in content.class_ids.items()}
     is_unique = all(len(numbers) == 1 for numbers in content.class_ids.values())
@@ -226,7 +220,7 @@ def _read_root(content: _Content, prefix: str, uri: str, options: ReadOptions) -
             f"With input_format={options.input_format}, PICTURES must be a file; {uri} is a folder."
             " Give the manifest in it."
         )
-    _read_tree(content, prefix, uri, list(listing.files), options)
+    _read_tree(content, prefix, uri, listing.files, options)
     content.empty_folders += listing.empty_folders
 
 
@@ -244,7 +238,7 @@ def _find_file(uri: str) -> storage.ObjectInfo | None:
 
 
 def _is_folder(uri: str) -> bool:
-    return bool(storage.list_objects(uri))
+    return any(isinstance(entry, storage.ObjectInfo) for entry in storage.scan_folder(uri))
 
 
 def _read_file(
@@ -327,7 +321,7 @@ def _read_manifest(
     wrong.raise_if_any()
     if not candidates:
         raise UsageError(f"A manifest must name pictures; {info.uri} has no rows. Add some.")
-    content.candidates += (_with_prefix(candidate, prefix) for candidate in candidates)
+    content.candidates.extend(_with_prefix(candidate, prefix) for candidate in candidates)
 
 
 def _with_prefix(candidate: CandidatePicture, prefix: str) -> CandidatePicture:
@@ -356,8 +350,8 @@ def _read_archive(
         _read_samples(content, prefix, info.uri, PurePosixPath(info.uri).name, members)
         return
     files = [member.file for member in archives.without_common_folder(members)]
-    with_prefix = [dataclasses.replace(file, path=prefix + file.path) for file in files]
-    _read_tree(content, prefix, info.uri, with_prefix, options)
+    with_prefix = (dataclasses.replace(file, path=prefix + file.path) for file in files)
+    _read_tree(content, prefix, info.uri, FileTable(with_prefix), options)
 
 
 def _list_archive(
@@ -384,7 +378,7 @@ def _read_samples(
     ]
     candidates, rejected = webdataset.read_samples(within, split, wrong)
     wrong.raise_if_any()
-    content.candidates += candidates
+    content.candidates.extend(candidates)
     content.rejected += rejected
 
 
@@ -437,18 +431,22 @@ def _split_of_name(name: str) -> Split | Literal[""]:
 
 
 def _read_tree(
-    content: _Content, prefix: str, uri: str, files: list[FoundFile], options: ReadOptions
+    content: _Content, prefix: str, uri: str, files: FileTable, options: ReadOptions
 ) -> None:
     """Add what a folder, or an archive of one, contains."""
     wanted = options.input_format
     metadata = [
-        file
-        for file in files
+        files[number]
+        for number, path in enumerate(files.paths)
         # The first condition spares a million files the second.
-        if file.path.endswith(_METADATA_NAMES) and file.name in _METADATA_NAMES and not file.kind
+        if path.endswith(_METADATA_NAMES) and files.name(number) in _METADATA_NAMES
     ]
     if wanted in ("auto", "huggingface"):
-        formats = [(file, found) for file in metadata if (found := _metadata_format(file))]
+        formats = [
+            (file, found)
+            for file in metadata
+            if not file.kind and (found := _metadata_format(file))
+        ]
         if formats:
             _read_metadata(content, prefix, files, formats)
             return
@@ -466,13 +464,16 @@ def _read_tree(
             )
         if wanted == "auto" and _read_split_manifests(content, prefix, uri, files, options):
             return
-        content.files += files
+        if content.files:
+            content.files.extend(files)
+        else:
+            content.files = files
         return
-    by_path = {file.path: file for file, _ in shards}
+    read = {file.path for file, _ in shards}
     content.rejected += [
-        Rejection(path=file.path, label="", split="", reason="outside_labels")
-        for file in files
-        if file.path not in by_path
+        Rejection(path=path, label="", split="", reason="outside_labels")
+        for path in files.paths
+        if path not in read
     ]
     for file, kind in shards:
         info = _to_info(file)
@@ -484,7 +485,7 @@ def _read_tree(
 
 
 def _read_split_manifests(
-    content: _Content, prefix: str, uri: str, files: Sequence[FoundFile], options: ReadOptions
+    content: _Content, prefix: str, uri: str, files: FileTable, options: ReadOptions
 ) -> bool:
     """Add the pictures of manifests that are named after splits, such as train.lst and test.lst.
 
@@ -495,12 +496,12 @@ def _read_split_manifests(
         UsageError: There is a manifest at the top, but it is not named after a split.
     """
     label_folders: set[str] = set()
-    for file in files:
-        if "/" in file.path and _has_picture_name(file):
-            label_folders.add(file.path.partition("/")[0])
+    for path in files.paths:
+        if "/" in path and _has_picture_name(path):
+            label_folders.add(path.partition("/")[0])
         if len(label_folders) > 1 or prefix:
             return False
-    top = [file for file in _top_files(files) if not _has_picture_name(file)][:_MAX_PROBES]
+    top = [file for file in _top_files(files) if not _has_picture_name(file.path)][:_MAX_PROBES]
     found = {
         file: text_format
         for file in top
@@ -530,13 +531,13 @@ def _probe_manifest(file: FoundFile) -> ManifestFormat | None:
         return None
 
 
-def _find_shards(files: Sequence[FoundFile], wanted: str) -> list[tuple[FoundFile, _ShardKind]]:
+def _find_shards(files: FileTable, wanted: str) -> list[tuple[FoundFile, _ShardKind]]:
     """Return the shards at the top of a folder, or of its folders for splits, with their kinds.
 
     Label folders with pictures come first: what lies beside them is left out as ever.
     """
     if wanted == "folders" or (
-        wanted == "auto" and any(_has_picture_name(file) and "/" in file.path for file in files)
+        wanted == "auto" and any(_has_picture_name(path) and "/" in path for path in files.paths)
     ):
         return []
     shards: list[tuple[FoundFile, _ShardKind]] = []
@@ -559,22 +560,24 @@ def _find_shards(files: Sequence[FoundFile], wanted: str) -> list[tuple[FoundFil
     return shards
 
 
-def _top_files(files: Sequence[FoundFile]) -> Iterator[FoundFile]:
-    for file in files:
-        *folders, _ = file.path.split("/")
-        is_top = not folders or (len(folders) == 1 and folders[0].lower() in _SPLIT_WORDS)
-        if is_top and not file.kind and not file.part and not is_system_file(file.path):
-            yield file
+def _top_files(files: FileTable) -> Iterator[FoundFile]:
+    for number, path in enumerate(files.paths):
+        folder = path.rpartition("/")[0]
+        is_top = not folder or ("/" not in folder and folder.lower() in _SPLIT_WORDS)
+        if is_top and not is_system_file(path):
+            file = files[number]
+            if not file.kind and not file.part:
+                yield file
 
 
-def _has_picture_name(file: FoundFile) -> bool:
+def _has_picture_name(path: str) -> bool:
     # Without a path object, which would take seconds for a million files.
-    return file.path[file.path.rfind(".") :].lower() in PICTURE_SUFFIXES
+    return path[path.rfind(".") :].lower() in PICTURE_SUFFIXES
 
 
 def _shard_kind(file: FoundFile) -> _ShardKind | None:
     """Return what kind of shard a file is; None if it is none."""
-    if _has_picture_name(file):
+    if _has_picture_name(file.path):
         return None
     head = read_head(_to_info(file), archives.HEAD_BYTES)
     if tfrecords.is_tfrecord(head):
@@ -609,17 +612,19 @@ def _read_listed(file: FoundFile) -> bytes:
 def _read_metadata(
     content: _Content,
     prefix: str,
-    files: Sequence[FoundFile],
+    files: FileTable,
     metadata: Sequence[tuple[FoundFile, ManifestFormat]],
 ) -> None:
     """Add the pictures that metadata files name, and reject all others."""
-    split_folders = find_split_folders([file.path for file in files]) if not prefix else {}
+    split_folders = find_split_folders(files.paths) if not prefix else {}
     named: set[str] = set()
     for file, text_format in metadata:
         folder = file.path.rpartition("/")[0]
         inner = f"{folder}/" if folder else ""
         listed = {
-            each.path.removeprefix(inner): each for each in files if each.path.startswith(inner)
+            path.removeprefix(inner): files[number]
+            for number, path in enumerate(files.paths)
+            if path.startswith(inner)
         }
         wrong = WrongRows(file.path if file.part else file.uri)
         text = decode_text(_read_listed(file), file.uri)
@@ -634,19 +639,19 @@ def _read_metadata(
             candidates = [
                 dataclasses.replace(each, split=_prefix_split(prefix)) for each in candidates
             ]
-        content.candidates += candidates
+        content.candidates.extend(candidates)
     manifests_paths = {file.path for file, _ in metadata}
     content.rejected += [
         Rejection(
-            path=file.path,
+            path=path,
             label="",
             split="",
             reason="system_file"
-            if file.path in manifests_paths or is_system_file(file.path)
+            if path in manifests_paths or is_system_file(path)
             else "not_in_manifest",
         )
-        for file in files
-        if file.path not in named
+        for path in files.paths
+        if path not in named
     ]
 
 

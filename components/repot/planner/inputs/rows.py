@@ -20,9 +20,9 @@ from repot import storage
 from repot.errors import UsageError
 from repot.file_parts import FilePart
 from repot.manifest import Split
-from repot.planner.inputs.inventory import CandidatePicture
+from repot.planner.file_table import FoundFile
+from repot.planner.inputs.inventory import CandidatePicture, PictureTable
 from repot.planner.inputs.problems import WrongRows
-from repot.planner.listing import FoundFile
 from repot.records import Box
 
 _NUM_READERS = 16
@@ -117,16 +117,16 @@ def find_pictures(
     return candidates
 
 
-def keep_useful_columns(candidates: Iterable[CandidatePicture]) -> list[CandidatePicture]:
-    """Return the pictures with only those columns that can divide them: categories and numbers.
+def keep_useful_columns(pictures: PictureTable) -> None:
+    """Keep only those columns that can divide the pictures: categories and numbers.
 
     A column that names or describes each picture is left out: one with more than _MAX_VALUES
     values that are not all numbers.
     """
-    pictures = list(candidates)
     values: dict[str, set[str]] = defaultdict(set)
     # Many pictures share one tuple, see `repot.planner.inputs.manifests`.
-    for columns in {picture.columns for picture in pictures}:
+    distinct = set(pictures.columns.values())
+    for columns in distinct:
         for name, value in columns:
             values[name].add(value)
     left_out = {
@@ -135,12 +135,13 @@ def keep_useful_columns(candidates: Iterable[CandidatePicture]) -> list[Candidat
         if len(found) > _MAX_VALUES and not all(map(_is_number, found))
     }
     if not left_out:
-        return pictures
+        return
     kept = {
-        columns: tuple(item for item in columns if item[0] not in left_out)
-        for columns in {picture.columns for picture in pictures}
+        columns: tuple(item for item in columns if item[0] not in left_out) for columns in distinct
     }
-    return [replace(picture, columns=kept[picture.columns]) for picture in pictures]
+    pictures.columns = {
+        number: kept[columns] for number, columns in pictures.columns.items() if kept[columns]
+    }
 
 
 def _is_number(text: str) -> bool:

@@ -15,12 +15,12 @@ from typing import BinaryIO
 from repot.errors import NotFoundError
 from repot.storage.backend import (
     Content,
-    FolderListing,
     ObjectInfo,
+    OtherEntry,
     already_exists_error,
     conflict_error,
-    list_with_placeholders,
     new_hidden_name,
+    scan_objects,
     select_visible,
 )
 from repot.storage.checksums import stream_crc32c_hex
@@ -36,7 +36,7 @@ from repot.storage.gcs.transfer import (
 )
 from repot.storage.local.errors import convert_os_errors
 from repot.storage.local.files import write_atomically
-from repot.storage.uris import join, object_prefix, split_bucket
+from repot.storage.uris import folder_prefix, join, object_prefix, split_bucket
 
 _NUM_THREADS = 8
 # The client sends up to this much in one request, and more in a resumable upload of several.
@@ -54,9 +54,9 @@ def list_objects(folder_uri: str) -> list[ObjectInfo]:
     return select_visible(_list(folder_uri))
 
 
-def scan_folder(folder_uri: str) -> FolderListing:
-    """Return every object below a folder, and the placeholders of empty folders."""
-    return list_with_placeholders(_list(folder_uri), folder_uri)
+def scan_folder(folder_uri: str) -> Iterator[ObjectInfo | OtherEntry]:
+    """Yield every object below a folder, and the empty folders."""
+    return scan_objects(info for info in _list(folder_uri) if info.uri != folder_prefix(folder_uri))
 
 
 def read_object(uri: str, *, version: str | None = None) -> Content:

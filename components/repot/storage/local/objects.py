@@ -16,10 +16,11 @@ import google_crc32c
 
 from repot.errors import AlreadyExistsError
 from repot.storage.backend import (
+    EMPTY_FOLDER,
     HIDDEN_PREFIX,
     Content,
-    FolderListing,
     ObjectInfo,
+    OtherEntry,
     changed_error,
     conflict_error,
     new_hidden_name,
@@ -57,17 +58,22 @@ def list_objects(folder_uri: str) -> list[ObjectInfo]:
 
     Links are followed, except to a folder that contains the link: circles of links end.
     """
-    return scan_folder(folder_uri).objects
+    return [entry for entry in scan_folder(folder_uri) if isinstance(entry, ObjectInfo)]
 
 
-def scan_folder(folder_uri: str) -> FolderListing:
-    """Return every regular file and every empty folder, and what is neither file nor folder."""
-    listing = FolderListing(objects=[], empty_folders=[], others={})
+def scan_folder(folder_uri: str) -> Iterator[ObjectInfo | OtherEntry]:
+    """Yield every regular file and every empty folder, and what is neither file nor folder.
+
+    They are sorted by URI. No path enters the same folder twice, so circles end.
+    """
+    root = folder_uri.rstrip("/")
     with convert_os_errors("listed", Path(folder_uri)):
-        _walk(folder_uri.rstrip("/"), listing)
-    listing.objects.sort(key=lambda info: info.uri)
-    listing.empty_folders.sort()
-    return listing
+        try:
+            status = Path(root or "/").stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        if S_ISDIR(status.st_mode):
+            yield from _walk(root)
 
 
 def read_object(uri: str, *, version: str | None = None) -> Content:
@@ -226,49 +232,61 @@ def _check_version(uri: str, status: os.stat_result, version: str | None) -> Non
         raise changed_error(uri)
 
 
-def _walk(root: str, listing: FolderListing) -> None:
-    """Add everything below `root`; no path enters the same folder twice, so circles end."""
-    try:
-        status = Path(root or "/").stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    stack = [(root, _inode(status), frozenset[_Inode]())] if S_ISDIR(status.st_mode) else []
+def _walk(root: str) -> Iterator[ObjectInfo | OtherEntry]:
+    """Yield everything below a folder, sorted by URI."""
+    # What is still to be visited, the next one last, each with the folders that contain it.
+    stack: list[tuple[str, frozenset[_Inode]]] = [(root, frozenset())]
     while stack:
-        folder, inode, ancestors = stack.pop()
-        is_empty = folder != root
-        for uri, entry in _entries(folder):
-            is_empty = False
-            if S_ISREG(entry.st_mode) or S_ISLNK(entry.st_mode):
-                listing.objects.append(local_info(uri, entry))
-            elif not S_ISDIR(entry.st_mode):
-                listing.others[uri] = _KINDS.get(S_IFMT(entry.st_mode), "a special file")
-            elif _inode(entry) in ancestors | {inode}:
-                listing.others[uri] = "a link to a folder that contains it"
-            else:
-                stack.append((uri, _inode(entry), ancestors | {inode}))
-        if is_empty:
-            listing.empty_folders.append(folder)
+        uri, ancestors = stack.pop()
+        status = _resolve_status(uri)
+        if status is None:
+            continue
+        mode = status.st_mode
+        if S_ISREG(mode) or S_ISLNK(mode):
+            yield local_info(uri, status)
+        elif not S_ISDIR(mode):
+            yield OtherEntry(uri=uri, kind=_KINDS.get(S_IFMT(mode), "a special file"))
+        elif _inode(status) in ancestors:
+            yield OtherEntry(uri=uri, kind="a link to a folder that contains it")
+        else:
+            names = _sorted_names(uri)
+            inside = ancestors | {_inode(status)}
+            stack += [(f"{uri}/{name}", inside) for name in reversed(names)]
+            if not names and uri != root:
+                yield OtherEntry(uri=uri, kind=EMPTY_FOLDER)
 
 
-def _entries(folder: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield URI and status of each entry of a folder, except repot's own hidden files."""
+def _sorted_names(folder: str) -> list[str]:
+    """Return the names in a folder, except repot's own hidden files, in the order of their URIs.
+
+    The URIs of what is in a folder begin with its name and a slash, so that is where it belongs.
+    """
     with os.scandir(folder or "/") as entries:
-        for entry in entries:
-            status = None if entry.name.startswith(HIDDEN_PREFIX) else _resolve_entry(entry)
-            if status is not None:
-                yield f"{folder}/{entry.name}", status
+        names = [
+            f"{entry.name}/" if _is_folder(entry) else entry.name
+            for entry in entries
+            if not entry.name.startswith(HIDDEN_PREFIX)
+        ]
+    return [name.removesuffix("/") for name in sorted(names)]
 
 
-def _resolve_entry(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """Return the status of an entry's target, or None if the entry was deleted in the meantime.
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _resolve_status(uri: str) -> os.stat_result | None:
+    """Return the status of a file, or None if it was deleted in the meantime.
 
     A broken link gives the status of the link itself: it must be listed, so that it is reported.
     """
     try:
-        return entry.stat()
+        return os.stat(uri or "/")  # noqa: PTH116 (a Path per file doubles the time of a replan)
     except OSError:
         with contextlib.suppress(FileNotFoundError):
-            return entry.stat(follow_symlinks=False)
+            return os.lstat(uri)
     return None
 
 
