@@ -65,7 +65,7 @@ MIN_SIDE, GROUP_SIZE = 32, 1000
 SAMPLE = Path(repot_pipelines.__file__).parent / "sample" / "pictures"
 
 # Python imports this module first in every process of a build. It takes the miniatures out of the
-# decoders, and what is made of them out of the workers.
+# decoders; `remove_checks` takes the rest out of the process that builds the shards.
 _WITHOUT_CHECKS = """
 import sys
 from repot import picture_result
@@ -73,11 +73,6 @@ picture_result.MINIATURE_BYTES = 0
 if "repot.picture_decoder" in sys.orig_argv:
     from repot import pictures
     pictures._miniature = lambda image: b""
-elif "repot.shard_builder.worker" in sys.orig_argv:
-    import numpy as np
-    from repot.shard_builder import appearances, shard
-    shard.measure = lambda found: np.zeros(len(found), appearances.APPEARANCE)
-    shard.write_appearances = lambda dataset_uri, name, rows: None
 """
 
 
@@ -160,7 +155,7 @@ def build(root: Path, has_checks: bool) -> float:
 
 
 def remove_checks() -> None:
-    """Take the comparison of pictures and the data page out of this process."""
+    """Take measures and comparisons of pictures, and the data page, out of this process."""
     nothing = Examined(
         checks=DataChecks(
             num_copies=0,
@@ -180,8 +175,11 @@ def remove_checks() -> None:
     )
     complete.examine = lambda *_, **__: nothing  # type: ignore[attr-defined]
     complete.render_data_page = lambda *_: ""  # type: ignore[attr-defined]
-    from repot.shard_builder import receipts
+    from repot.shard_builder import appearances, receipts, shard
 
+    changed = vars(shard)
+    changed["measure"] = lambda pictures: np.zeros(len(pictures), appearances.APPEARANCE)
+    changed["write_appearances"] = lambda *_: None
     receipts.appearances_name = lambda shard: shard  # type: ignore[attr-defined]
 
 

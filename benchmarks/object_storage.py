@@ -257,15 +257,14 @@ def plan(pictures_uri: str, dataset_uri: str, num_shards: int) -> list[str]:
 
 
 class SleepingDecoder:
-    """Stands for a decoder on a core of its own: it waits as long as that would take."""
+    """Stands for a decoder on a core of its own, and its host: it waits as long as it would."""
 
     seconds = 0.0
 
-    def __enter__(self) -> "SleepingDecoder":
-        """Return this object."""
-        return self
+    def __init__(self, *, host: object = None) -> None:
+        """Start no process."""
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         """Do nothing."""
 
     def layers(self) -> list[str]:
@@ -294,7 +293,7 @@ def act_as_worker(connections: int, sleep_seconds: float, arguments: Sequence[st
 
     if sleep_seconds:
         SleepingDecoder.seconds = sleep_seconds
-        vars(worker)["PictureDecoder"] = SleepingDecoder
+        vars(worker)["PictureDecoder"] = vars(worker)["DecoderHost"] = SleepingDecoder
     sys.argv = [sys.argv[0], *arguments]
     worker.main()
 

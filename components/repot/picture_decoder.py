@@ -2,8 +2,11 @@
 
 Picture decoders are large C libraries that parse untrusted bytes. The process that runs them has
 no network, files, credentials or access to other processes, and its memory and time are limited;
-see `repot.sandbox`. Each request holds several files, because one file per request costs 25 % more
-time. The answers are the results of `repot.pictures.normalise_picture`:
+see `repot.sandbox`. It is a fork of a `DecoderHost`, a process that has imported the libraries, has
+no credentials either and never sees a picture: a second decoder, or the one after a crash, takes
+milliseconds to start and shares most of its memory. Each request holds several files, because one
+file per request costs 25 % more time. The answers are the results of
+`repot.pictures.normalise_picture`:
 
     request   uint32 number of files, uint32 whether they are in the shared memory, uint32 the most
               pixels per side that a result may have, 0 for any; uint64 size of each, four float32
@@ -22,20 +25,23 @@ as data only.
 
 import contextlib
 import enum
+import gc
 import json
 import mmap
 import os
 import resource
 import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import IO, Self, cast
+from typing import IO, NoReturn, Self, cast
 
 from repot import jpeg_structure, sandbox
 from repot.errors import RepotError
@@ -51,6 +57,13 @@ MAX_FILES = 64
 """Files per request at most."""
 MAX_FILES_BYTES = 8 << 20
 """Bytes of a request that fit into shared memory; a larger file is sent alone, through the pipe."""
+
+# To a host: what to do, and with which process. From it: the process, or how it ended.
+_COMMAND = struct.Struct("<BQ")
+_START, _WAIT = 0, 1
+_REPLY = struct.Struct("<i")
+_STILL_RUNS = -(1 << 20)
+_MAX_DESCRIPTORS = 3
 
 _REQUEST = struct.Struct("<III")
 _WHOLE: Edges = (0.0, 0.0, 1.0, 1.0)
@@ -70,6 +83,7 @@ _MAX_DETAIL = 1000
 _READ_BYTES = 1 << 20
 _CHECK_MILLISECONDS = 200
 _EXIT_SECONDS = 10
+_POLL_SECONDS = 0.002
 # Source: <linux/memfd.h>; Python 3.11 has no name for it.
 _MFD_NOEXEC_SEAL = 8
 # What the interpreter may need to start. None of them is a secret.
@@ -77,6 +91,7 @@ _VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH"
 # One thread, because Landlock confines only one; and threads of codecs share two heaps, because
 # each heap takes 64 MiB of the address space.
 _SETTINGS = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+_HOST_OPTIONS = ("-P", "-X", "utf8", "-m", "repot.picture_decoder")
 
 
 class _Kind(enum.IntEnum):
@@ -105,16 +120,113 @@ class DecoderLimits:
     wall_seconds: float = 900.0
 
 
+class DecoderHost:
+    """A process of which decoders are forks; thread-safe.
+
+    It ends with `close`, or with the thread that started it, and its decoders with it. Decoders of
+    one host have the same addresses in memory: who has seen one knows those of the others.
+    """
+
+    def __init__(self) -> None:
+        """Start the process; it imports the libraries meanwhile."""
+        self._lock = threading.Lock()
+        self._decoders: set[int] = set()
+        self._connection, theirs = socket.socketpair()
+        self._connection.settimeout(DecoderLimits().wall_seconds)
+        with theirs:
+            descriptor = theirs.fileno()
+            # In its own process group: Ctrl-C in the terminal goes to this process, which ends it.
+            self._process = subprocess.Popen(  # noqa: S603
+                [sys.executable, *_HOST_OPTIONS, str(descriptor)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=_environment(os.environ),
+                process_group=0,
+                pass_fds=[descriptor],
+            )
+
+    def close(self) -> None:
+        """End the process and all its decoders."""
+        self._process.kill()
+        self._process.wait()
+        self._connection.close()
+
+    def start(self, memory_bytes: int, descriptors: Sequence[int]) -> int:
+        """Fork a decoder; return the number of its process.
+
+        Args:
+            memory_bytes: Limit of its address space.
+            descriptors: From where it reads requests, to where it writes answers, and the shared
+                memory, if there is any.
+
+        Raises:
+            _StoppedError: The host has ended.
+        """
+        with self._lock:
+            process_id = self._ask(_START, memory_bytes, descriptors)
+            self._decoders.add(process_id)
+            return process_id
+
+    def kill(self, process_id: int) -> None:
+        """End a decoder, unless it has ended."""
+        with self._lock:
+            # The number of one that has ended remains its own until `wait`.
+            if process_id in self._decoders and self._process.poll() is None:
+                os.kill(process_id, signal.SIGKILL)
+
+    def wait(self, process_id: int, seconds: float) -> int | None:
+        """Return the exit status of a decoder, as `subprocess` does; None if it still runs.
+
+        Raises:
+            _StoppedError: The host has ended.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            with self._lock:
+                status = self._ask(_WAIT, process_id)
+                if status != _STILL_RUNS:
+                    self._decoders.discard(process_id)
+                    return status
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(_POLL_SECONDS)
+
+    def _ask(self, command: int, number: int, descriptors: Sequence[int] = ()) -> int:
+        """Return the reply to a command."""
+        try:
+            socket.send_fds(self._connection, [_COMMAND.pack(command, number)], descriptors)
+            reply = self._connection.recv(_REPLY.size)
+        except OSError:
+            reply = b""
+        if len(reply) == _REPLY.size:
+            return int(_REPLY.unpack(reply)[0])
+        try:
+            raise _stopped(self._process.wait(_EXIT_SECONDS))
+        except subprocess.TimeoutExpired:
+            raise _StoppedError("it closed its connection") from None
+
+
 class PictureDecoder:
     """Decodes pictures in a sandboxed process, which runs until `close`.
 
-    Use it in one thread: the process ends with the thread that started it.
+    One thread at a time may use it. Without a host, the process ends with the thread that started
+    it.
     """
 
-    def __init__(self, limits: DecoderLimits | None = None) -> None:
-        """Start the process; `limits` are its limits."""
+    def __init__(
+        self, limits: DecoderLimits | None = None, *, host: DecoderHost | None = None
+    ) -> None:
+        """Start the process.
+
+        Args:
+            limits: Its limits.
+            host: Of which it is a fork; by default, of one of its own.
+        """
         self._limits = limits or DecoderLimits()
-        self._process = _DecoderProcess(self._limits)
+        self._own_host = None if host else DecoderHost()
+        self._host = host or cast("DecoderHost", self._own_host)
+        self._process = _DecoderProcess(self._host, self._limits)
+        self._is_stopped = False
 
     def __enter__(self) -> Self:
         """Return this object."""
@@ -132,6 +244,13 @@ class PictureDecoder:
     def close(self) -> None:
         """End the process."""
         self._process.close()
+        if self._own_host:
+            self._own_host.close()
+
+    def stop(self) -> None:
+        """End the process while another thread uses it: `decode` raises a RepotError there."""
+        self._is_stopped = True
+        self._process.kill()
 
     def layers(self) -> tuple[str, ...]:
         """Return the active layers of the sandbox, see `repot.sandbox`.
@@ -143,7 +262,7 @@ class PictureDecoder:
 
     def cpu_seconds(self) -> float:
         """Return the processor time that the process has used; 0 if it is unknown."""
-        return _cpu_seconds(self._process.process_id)
+        return _cpu_seconds(self._process.process_id) if self._process.process_id else 0.0
 
     def decode(
         self,
@@ -173,6 +292,10 @@ class PictureDecoder:
                 for result in self._process.exchange(batch, crops[start:], max_side):
                     results.append(result)  # noqa: PERF402 - keeps those before an error
             except _StoppedError as stopped:
+                if self._is_stopped:
+                    raise RepotError(
+                        "A decoder must run until its work is done; it was stopped before."
+                    ) from None
                 suspect = max(self._process.num_done(), len(results) - start)
                 self._restart()
                 if is_fresh and len(batch) == 1:
@@ -188,8 +311,8 @@ class PictureDecoder:
         return results
 
     def _restart(self) -> None:
-        self.close()
-        self._process = _DecoderProcess(self._limits)
+        self._process.close()
+        self._process = _DecoderProcess(self._host, self._limits)
 
 
 def _blame(name: str, stopped: "_StoppedError") -> RejectedPicture:
@@ -206,6 +329,16 @@ def _blame(name: str, stopped: "_StoppedError") -> RejectedPicture:
     return RejectedPicture("decoder_stopped", str(stopped))
 
 
+def _stopped(status: int) -> "_StoppedError":
+    """Return why a process ended, from its exit status."""
+    if status >= 0:
+        return _StoppedError(f"it exited with status {status}")
+    # The decoder can send this signal to nobody, so the system did, for lack of memory.
+    return _StoppedError(
+        f"it was ended by {signal.Signals(-status).name}", lacks_memory=-status == signal.SIGKILL
+    )
+
+
 class _StoppedError(Exception):
     """The decoder ended, exceeded a limit, or answered nonsense."""
 
@@ -215,52 +348,40 @@ class _StoppedError(Exception):
 
 
 class _DecoderProcess:
-    """A decoder, its two pipes, and the memory that it shares with this process."""
+    """A decoder, its two pipes, and the memory that it shares with this process.
 
-    def __init__(self, limits: DecoderLimits) -> None:
+    The host starts it, when it is first needed: until then, the host may still import libraries.
+    """
+
+    def __init__(self, host: DecoderHost, limits: DecoderLimits) -> None:
         self.is_fresh = True
+        self.process_id = 0
         self._num_last = 0
-        self._limits = limits
+        self._host, self._limits = host, limits
         self._layers: tuple[str, ...] = ()
         self._received = bytearray()
-        self._shared = None if (shared := _create_shared_memory()) is None else shared[1]
-        descriptors = () if shared is None else (shared[0],)
-        command = [
-            *(sys.executable, "-P", "-X", "utf8", "-m", "repot.picture_decoder"),
-            *map(str, (limits.memory_bytes, *descriptors)),
-        ]
-        # In its own process group: Ctrl-C in the terminal goes to this process, which ends it.
-        self._process = subprocess.Popen(  # noqa: S603
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            env=_environment(os.environ),
-            process_group=0,
-            pass_fds=descriptors,
-        )
-        for descriptor in descriptors:
-            os.close(descriptor)
-        self._requests = cast("IO[bytes]", self._process.stdin).fileno()
-        self._answers = cast("IO[bytes]", self._process.stdout).fileno()
-        for descriptor in (self._requests, self._answers):
-            os.set_blocking(descriptor, False)
-
-    @property
-    def process_id(self) -> int:
-        return self._process.pid
+        self._shared: mmap.mmap | None = None
+        self._requests = self._answers = -1
 
     def close(self) -> None:
-        self._kill()
-        for stream in (self._process.stdin, self._process.stdout):
-            cast("IO[bytes]", stream).close()
-        if self._shared is not None:
-            self._shared.close()
+        if self.process_id:
+            self.kill()
+            with contextlib.suppress(_StoppedError):
+                self._host.wait(self.process_id, _EXIT_SECONDS)
+            self.process_id = 0
+            for descriptor in (self._requests, self._answers):
+                os.close(descriptor)
+            if self._shared is not None:
+                self._shared.close()
+
+    def kill(self) -> None:
+        self._host.kill(self.process_id)
 
     def layers(self) -> tuple[str, ...]:
         """Return the layers of the sandbox, once the decoder is ready."""
         if not self._layers:
             try:
+                self._start()
                 watchdog = _Watchdog(self.process_id, DecoderLimits())
                 *_, payload = self._receive(watchdog)
             except _StoppedError as stopped:
@@ -271,6 +392,24 @@ class _DecoderProcess:
                 ) from None
             self._layers = tuple(json.loads(payload))
         return self._layers
+
+    def _start(self) -> None:
+        memory = _create_shared_memory()
+        requests, self._requests = os.pipe()
+        self._answers, answers = os.pipe()
+        theirs = [requests, answers, *([memory[0]] if memory else [])]
+        self._shared = memory[1] if memory else None
+        for descriptor in (self._requests, self._answers):
+            os.set_blocking(descriptor, False)
+        try:
+            self.process_id = self._host.start(self._limits.memory_bytes, theirs)
+        except _StoppedError:
+            for descriptor in (self._requests, self._answers):
+                os.close(descriptor)
+            raise
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
 
     def exchange(
         self, files: Sequence[bytes], crops: Sequence[Edges | None], max_side: int
@@ -381,23 +520,16 @@ class _DecoderProcess:
         poll.register(descriptor, event)
         while not poll.poll(_CHECK_MILLISECONDS):
             if reason := watchdog.exceeded():
-                self._kill()
+                self.kill()
                 raise _StoppedError(reason)
 
     def _ended(self) -> _StoppedError:
         """Return why the decoder closed its pipes."""
-        try:
-            status = self._process.wait(_EXIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._kill()
+        status = self._host.wait(self.process_id, _EXIT_SECONDS)
+        if status is None:
+            self.kill()
             return _StoppedError("it closed its connection")
-        if status >= 0:
-            return _StoppedError(f"it exited with status {status}")
-        # The decoder can send this signal to nobody, so the system did, for lack of memory.
-        return _StoppedError(
-            f"it was ended by {signal.Signals(-status).name}",
-            lacks_memory=-status == signal.SIGKILL,
-        )
+        return _stopped(status)
 
     def _out_of_memory(self) -> _StoppedError:
         # The decoder inherits the limits of this process.
@@ -411,10 +543,6 @@ class _DecoderProcess:
             f"it needs more than {lowest >> 20:,} MiB of memory",
             lacks_memory=lowest < self._limits.memory_bytes,
         )
-
-    def _kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
 
 
 class _Watchdog:
@@ -485,20 +613,63 @@ def _read_rejection(payload: bytes) -> RejectedPicture:
 
 
 def main() -> None:
-    """Confine this process, then answer requests until there are no more."""
-    requests, answers = os.fdopen(0, "rb"), os.fdopen(os.dup(1), "wb")
-    memory_bytes, *shared = map(int, sys.argv[1:])
-    memory = [mmap.mmap(each, _SHARED_BYTES) for each in shared]
-    for descriptor in shared:
-        os.close(descriptor)
+    """Be a host: fork decoders, and tell how they ended, until the connection closes."""
+    sandbox.end_with_parent()
+    connection = socket.socket(fileno=int(sys.argv[1]))
     from repot import pictures
 
     pictures.load_decoders()
-    # Whatever decoders print goes nowhere: not between two answers, and not to the log.
-    silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 1)
-    os.close(silent)
+    # What was imported is not looked at again, so that forks share it.
+    gc.collect()
+    gc.freeze()
+    # Whoever started this process may be gone.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        _fork_decoders(connection)
+
+
+def _fork_decoders(connection: socket.socket) -> None:
+    while True:
+        message, descriptors, *_ = socket.recv_fds(connection, _COMMAND.size, _MAX_DESCRIPTORS)
+        if not message:
+            return
+        command, number = _COMMAND.unpack(message)
+        if command == _WAIT:
+            reply = _find_status(number)
+        elif (reply := os.fork()) == 0:
+            connection.close()
+            _run_decoder(number, *descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        connection.sendall(_REPLY.pack(reply))
+
+
+def _find_status(process_id: int) -> int:
+    try:
+        found, status = os.waitpid(process_id, os.WNOHANG)
+    except ChildProcessError:  # It was told before.
+        return 0
+    return os.waitstatus_to_exitcode(status) if found else _STILL_RUNS
+
+
+def _run_decoder(memory_bytes: int, *descriptors: int) -> NoReturn:
+    """Confine this process, answer requests until there are no more, and exit."""
+    status = 1
+    try:
+        _answer_requests(memory_bytes, *descriptors)
+        status = 0
+    except SystemExit as err:
+        status = err.code if isinstance(err.code, int) else 0
+    finally:
+        os._exit(status)
+
+
+def _answer_requests(memory_bytes: int, *descriptors: int) -> None:
+    requests, answers = os.fdopen(descriptors[0], "rb"), os.fdopen(descriptors[1], "wb")
+    memory = [mmap.mmap(each, _SHARED_BYTES) for each in descriptors[2:]]
+    for descriptor in descriptors[2:]:
+        os.close(descriptor)
     layers = sandbox.confine(memory_bytes=memory_bytes)
+    # Whatever libraries print goes nowhere: not to the log. Standard output does already.
     os.close(2)
     _answer(answers, _Kind.READY, payload=json.dumps(layers).encode())
     answers.flush()

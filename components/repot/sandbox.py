@@ -115,7 +115,7 @@ def confine(*, memory_bytes: int) -> tuple[str, ...]:
         active.append(NAMESPACES)
     if is_linux:
         # After the namespaces, which reset the first one.
-        _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        end_with_parent()
         _libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         if abi := _landlock():
             active.append(f"{LANDLOCK} {abi}")
@@ -123,6 +123,12 @@ def confine(*, memory_bytes: int) -> tuple[str, ...]:
     if is_linux and _seccomp():
         active.append(SECCOMP)
     return tuple(active)
+
+
+def end_with_parent() -> None:
+    """End this process when the thread that started it ends; on Linux."""
+    if sys.platform == "linux":
+        _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _enter_namespaces() -> bool:

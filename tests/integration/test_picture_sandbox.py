@@ -292,7 +292,7 @@ import os, signal, sys, threading
 from repot.picture_decoder import PictureDecoder
 with PictureDecoder() as decoder:
     decoder.layers()
-    threading.Timer(0.2, os.kill, (decoder._process._process.pid, signal.SIGKILL)).start()
+    threading.Timer(0.2, os.kill, (decoder._process.process_id, signal.SIGKILL)).start()
     decoder.decode([("x.jpg", sys.argv[1].encode())])
 """
     command = [sys.executable, "-c", code, _file("endless_loop").decode()]
@@ -309,7 +309,7 @@ import sys
 from repot.picture_decoder import PictureDecoder
 decoder = PictureDecoder()
 decoder.layers()
-print(decoder._process._process.pid, flush=True)
+print(decoder._process.process_id, flush=True)
 decoder.decode([("x.jpg", sys.argv[1].encode())])
 """
     command = [sys.executable, "-c", code, _file("endless_loop").decode()]

@@ -108,7 +108,7 @@ def build_on_base(
         dataset_uri: Folder of the dataset.
         shard: Name of the shard.
         pictures: Its pictures, in order.
-        path: Local file for what is written.
+        path: Local file for what is written; its folder is created if it is needed.
         write: Writes the records of new pictures.
 
     Returns:
@@ -405,6 +405,7 @@ class _Builder:
         Raises:
             CorruptShardError: A file of the earlier dataset is damaged.
         """
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with path.open("w+b") as file:
             new_rows = [self._write_new(file, write)]
             new_rows += [self._rewrite(i, file) for i in self._changed()]

@@ -10,11 +10,13 @@ import base64
 import contextlib
 import io
 import os
+import queue
+import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import google_crc32c
 import numpy as np
@@ -54,6 +56,9 @@ _LOCAL_PICTURES_AT_ONCE = 8
 # Linux and macOS write 1024 at a time.
 _MAX_PIECES = 1000
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
 FileBytes = bytes | RejectedPicture
 """The bytes of a picture file, or why they cannot be used."""
 
@@ -76,7 +81,7 @@ def build_shard(
     Args:
         dataset_uri: Folder of a planned dataset.
         shard: Name of the shard.
-        scratch_path: Local folder with room for one shard.
+        scratch_path: Local folder with room for one shard; it is created if it is needed.
         decode: Decodes pictures, as `repot.picture_decoder.PictureDecoder.decode` does.
         on_pictures: Called with the number of pictures that were just done.
 
@@ -111,8 +116,10 @@ def build_shard(
         storage.write_atomically(Path(shard_uri), write, is_nameless=True)
     else:
         try:
-            with convert_disk_errors(scratch_path), path.open("wb") as file:
-                write(file)
+            with convert_disk_errors(scratch_path):
+                scratch_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                with path.open("wb") as file:
+                    write(file)
             storage.upload(path, shard_uri)
         finally:
             path.unlink(missing_ok=True)
@@ -129,7 +136,7 @@ def read_ahead(pictures: Sequence[SourcePicture]) -> Generator[tuple[SourcePictu
         DataError, StorageError: As `read_picture`.
     """
     is_local = all(storage.is_local(picture.uri) for picture in pictures)
-    readers = ThreadPoolExecutor(_NUM_LOCAL_READERS if is_local else _NUM_STORE_READERS)
+    readers = Readers(_NUM_LOCAL_READERS if is_local else _NUM_STORE_READERS)
     max_ahead = _MAX_LOCAL_PICTURES_AHEAD if is_local else _MAX_STORE_PICTURES_AHEAD
     pending: deque[tuple[list[SourcePicture], Future[list[FileBytes]]]] = deque()
     num_pending = pending_bytes = 0
@@ -149,7 +156,48 @@ def read_ahead(pictures: Sequence[SourcePicture]) -> Generator[tuple[SourcePictu
             first, future = pending.popleft()
             yield from zip(first, future.result(), strict=True)
     finally:
-        readers.shutdown(wait=True, cancel_futures=True)
+        readers.close()
+
+
+class Readers:
+    """Threads that read.
+
+    Unlike those of an executor, the program does not wait for them when it ends: reading from a
+    disk that is gone takes for ever.
+    """
+
+    def __init__(self, max_threads: int) -> None:
+        """Start a thread with each task, up to a number of threads."""
+        self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._max_threads, self._num_threads = max_threads, 0
+
+    def submit(self, read: Callable[[_Item], _Result], item: _Item) -> "Future[_Result]":
+        """Return the future result of reading an item."""
+        future: Future[_Result] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(read(item))
+            except BaseException as err:  # noqa: BLE001 (raised by whoever wants the result)
+                future.set_exception(err)
+
+        self._tasks.put(run)
+        if self._num_threads < self._max_threads:
+            self._num_threads += 1
+            threading.Thread(target=self._run, daemon=True).start()
+        return future
+
+    def close(self) -> None:
+        """Begin no further task, and end the threads."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._tasks.get_nowait()
+        for _ in range(self._num_threads):
+            self._tasks.put(None)
+
+    def _run(self) -> None:
+        while task := self._tasks.get():
+            task()
 
 
 def _groups(pictures: Iterable[SourcePicture]) -> Iterator[list[SourcePicture]]:

@@ -1,10 +1,13 @@
-"""A pool of worker processes that build shards in parallel, and that end when this process ends.
+"""A pool of workers that build shards in parallel, and that end when this process ends.
 
-A shard is built by a worker, which reads and writes, and by a decoder of its own, see
-`repot.shard_builder.worker`.
+A shard is built by a worker, which reads and writes, and by a decoder, see
+`repot.shard_builder.worker`. The first worker are threads of this process, which has nothing else
+to do meanwhile: a process of its own would take as long to start as decoding 400 pictures. It reads
+and writes local files only. Requests to an object store are made by processes, which can be ended
+while they wait for an answer, and so are shards for more than MAX_DECODERS decoders.
 
-Each worker is a new interpreter running `repot.shard_builder.worker`. Nothing is forked, and the
-main module of this process is not imported again, so any program can use the pool.
+Each worker process is a new interpreter running `repot.shard_builder.worker`. Nothing is forked,
+and the main module of this process is not imported again, so any program can use the pool.
 """
 
 import base64
@@ -12,6 +15,9 @@ import contextlib
 import dataclasses
 import json
 import logging
+import queue
+import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,23 +25,24 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self, cast
+from typing import IO, Self, cast
 
-from repot import errors
+from repot import errors, storage
 from repot.dataset_plan import SourcePicture
 from repot.memory import num_cores
 from repot.progress import ProgressCounter
-from repot.shard_builder.worker import SHARDS_PER_DECODER
+from repot.shard_builder.worker import SHARDS_PER_DECODER, Fields, Worker
 
 MAX_DECODERS = 2
-"""Decoders per worker process. Two leave its interpreter idle for three quarters of the time."""
+"""Decoders per worker. Two leave its interpreter idle for three quarters of the time."""
 
 _log = logging.getLogger(__name__)
 
 
 class WorkerPool:
-    """Worker processes that are started when they are needed, and end with `close`."""
+    """Workers that are started when they are needed, and end with `close`."""
 
     def __init__(self, dataset_uri: str, *, num_decoders: int = 0) -> None:
         """Start nothing yet.
@@ -47,7 +54,6 @@ class WorkerPool:
         self._dataset_uri = dataset_uri
         self._num_decoders = num_decoders or num_cores()
         self._workers: list[_Worker] = []
-        self._scratch = ""
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -63,9 +69,9 @@ class WorkerPool:
         """End the workers."""
         self.close()
 
-    def start(self) -> None:
+    def start(self, *, with_store: bool = False) -> None:
         """Start the first worker, so that it is ready when the first shard is to be built."""
-        self._start(1)
+        self._start(1, with_store=with_store)
 
     def close(self) -> None:
         """End the workers; they are started again if they are needed."""
@@ -89,7 +95,7 @@ class WorkerPool:
             RepotError: A worker process died.
         """
         waiting = deque(shards)
-        workers = self._start(min(self._num_decoders, len(shards)))
+        workers = self._start(min(self._num_decoders, len(shards)), with_store=with_store)
         with ThreadPoolExecutor(len(workers)) as drivers:
             try:
                 futures = [
@@ -115,50 +121,54 @@ class WorkerPool:
         Raises:
             RepotError: The worker process died, or had too little memory.
         """
-        worker, *_ = self._start(1)
+        worker, *_ = self._workers or self._start(1, with_store=False)
         try:
             return worker.thumbnails(pictures, max_side)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, num_decoders: int) -> "list[_Worker]":
+    def _start(self, num_decoders: int, *, with_store: bool) -> "list[_Worker]":
         """Return the workers, after starting those that this number of decoders needs."""
-        if not self._workers:
-            self._scratch = self._open.enter_context(
-                tempfile.TemporaryDirectory(prefix="repot-shards-")
-            )
+        has_store = with_store or not storage.is_local(self._dataset_uri)
+        if has_store and any(isinstance(each.connection, _Threads) for each in self._workers):
+            self.close()
         for first in range(len(self._workers) * MAX_DECODERS, num_decoders, MAX_DECODERS):
-            worker = _Worker(
-                self._dataset_uri,
-                self._scratch,
-                num_decoders=min(MAX_DECODERS, self._num_decoders - first),
-                is_first=first == 0,
-            )
-            self._open.callback(worker.close)
-            self._workers.append(worker)
+            number = min(MAX_DECODERS, self._num_decoders - first)
+            scratch = Path(tempfile.gettempdir()) / f"repot-shards-{secrets.token_hex(8)}"
+            self._open.callback(shutil.rmtree, scratch, ignore_errors=True)
+            start = _Process if has_store or first else _Threads
+            connection = start(self._dataset_uri, scratch, number)
+            self._open.callback(connection.close)
+            self._workers.append(_Worker(connection, num_decoders=number, is_first=first == 0))
         return self._workers
 
 
-class _Worker:
-    """One worker process."""
+class _Process:
+    """The connection to a worker process."""
 
-    def __init__(
-        self,
-        dataset_uri: str,
-        scratch: str,
-        *,
-        num_decoders: int,
-        is_first: bool,
-    ) -> None:
-        self._num_decoders, self._is_first = num_decoders, is_first
+    def __init__(self, dataset_uri: str, scratch_path: Path, num_decoders: int) -> None:
         command = [sys.executable, "-P", "-m", "repot.shard_builder.worker"]
-        command += [dataset_uri, scratch, str(num_decoders)]
+        command += [dataset_uri, str(scratch_path), str(num_decoders)]
         # In its own process group: Ctrl-C in the terminal goes to this process, which ends it.
         self._process = subprocess.Popen(  # noqa: S603
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
         )
         self._requests = cast(IO[str], self._process.stdin)
+
+    def send(self, fields: Fields) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._requests.write(json.dumps(fields) + "\n")
+            self._requests.flush()
+
+    def replies(self) -> Iterator[Fields]:
+        """Yield replies until the process ends."""
+        for line in cast(IO[str], self._process.stdout):
+            yield json.loads(line)
+
+    def end(self) -> str:
+        """Return how the process, which gives no more replies, has ended."""
+        return f"exited with status {self._process.wait()}"
 
     def close(self) -> None:
         """Kill the process."""
@@ -167,6 +177,43 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError):
             self._requests.close()
         cast(IO[str], self._process.stdout).close()
+
+
+class _Threads:
+    """The connection to a worker in this process."""
+
+    def __init__(self, dataset_uri: str, scratch_path: Path, num_decoders: int) -> None:
+        self._replies: queue.SimpleQueue[Fields | None] = queue.SimpleQueue()
+        self._worker = Worker(
+            dataset_uri, scratch_path, num_decoders=num_decoders, reply=self._replies.put
+        )
+
+    def send(self, fields: Fields) -> None:
+        self._worker.request(fields)
+
+    def replies(self) -> Iterator[Fields]:
+        """Yield replies until the worker is closed."""
+        while (reply := self._replies.get()) is not None:
+            yield reply
+
+    def end(self) -> str:
+        """Return how the worker, which gives no more replies, has ended."""
+        return "was closed"
+
+    def close(self) -> None:
+        """Give up what is not finished."""
+        self._worker.close()
+        self._replies.put(None)
+
+
+class _Worker:
+    """Has shards built over a connection."""
+
+    def __init__(
+        self, connection: _Process | _Threads, *, num_decoders: int, is_first: bool
+    ) -> None:
+        self.connection = connection
+        self._num_decoders, self._is_first = num_decoders, is_first
 
     def build(
         self,
@@ -195,7 +242,7 @@ class _Worker:
                 except IndexError:
                     break
                 started[shard] = time.monotonic()
-                self._send(shard=shard)
+                self.connection.send({"shard": shard})
             if not started:
                 return
             for reply in self._replies(f"the one for {', '.join(started)}"):
@@ -213,23 +260,18 @@ class _Worker:
 
     def thumbnails(self, pictures: Sequence[SourcePicture], max_side: int) -> list[bytes | None]:
         """Return JPEGs of pictures, see `WorkerPool.thumbnails`."""
-        self._send(thumbnails=list(map(dataclasses.asdict, pictures)), max_side=max_side)
+        thumbnails = list(map(dataclasses.asdict, pictures))
+        self.connection.send({"thumbnails": thumbnails, "max_side": max_side})
         reply = next(each for each in self._replies("that for thumbnails") if "thumbnails" in each)
         return [text and base64.b64decode(text) for text in reply["thumbnails"]]
 
-    def _send(self, **request: Any) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            self._requests.write(json.dumps(request) + "\n")
-            self._requests.flush()
-
-    def _replies(self, purpose: str) -> Iterator[dict[str, Any]]:
+    def _replies(self, purpose: str) -> Iterator[Fields]:
         """Yield the replies of the worker, without end.
 
         Raises:
             RepotError: It has failed, or died.
         """
-        for line in cast(IO[str], self._process.stdout):
-            reply = json.loads(line)
+        for reply in self.connection.replies():
             if "error" in reply:
                 raise getattr(errors, reply["error"])(reply["message"])
             if "sandbox" in reply:
@@ -238,9 +280,8 @@ class _Worker:
                     self._is_first = False
                 continue
             yield reply
-        status = self._process.wait()
         raise errors.RepotError(
             "A worker process must run until its shards are built; "
-            f"{purpose} exited with status {status}. See its last log lines above. "
+            f"{purpose} {self.connection.end()}. See its last log lines above. "
             "If it was killed (-9), give it more memory or use fewer processes."
         )

@@ -465,7 +465,7 @@ def _build_dataset(
         ):
             # It starts while this process imports the planner and lists the pictures.
             pool = stack.enter_context(WorkerPool(output_uri))
-            pool.start()
+            pool.start(with_store=not all(map(storage.is_local, roots.folders.values())))
         from repot.planner.plan import plan_dataset
         from repot.shard_builder.build import build_shards
         from repot.shard_builder.complete import complete_dataset
