@@ -72,7 +72,7 @@ from repot import picture_result
 picture_result.MINIATURE_BYTES = 0
 if "repot.picture_decoder" in sys.orig_argv:
     from repot import pictures
-    pictures._miniature = lambda image: b""
+    pictures._miniature = lambda *_: b""
 """
 
 
@@ -351,6 +351,7 @@ def fill(rows: NDArray[np.void]) -> tuple[set[tuple[int, int]], NDArray[np.int64
         part["luminance"] = (weights @ coarse @ weights.T + fine).clip(0, 255).astype(np.uint8)
         part["contrast"] = 40
         part["content"] = (0, side - 1, 0, side - 1)
+        part["height"], part["width"] = 375, 500
         part["chroma"] = 128
     planted, groups = set(), np.full(len(rows), -1)
     for number in range(0, len(rows) - 100, 100):

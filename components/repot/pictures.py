@@ -119,7 +119,7 @@ def _find_plain(data: bytes) -> Picture | None:
         height=height,
         width=width,
         source_format="JPEG",
-        miniature=_miniature(reduced),
+        miniature=_miniature(reduced, (width, height)),
     )
 
 
@@ -155,7 +155,7 @@ def _normalise(data: bytes, crop: Edges | None, max_side: int) -> Picture:
                 height=height,
                 width=width,
                 source_format=str(image.format),
-                miniature=_miniature(_decode_reduced(image, data)),
+                miniature=_miniature(_decode_reduced(image, data), (width, height)),
             )
         if scale > 1:
             image.draft(None, (image.width // scale, image.height // scale))
@@ -350,11 +350,24 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, rgba).convert("RGB")
 
 
-def _miniature(image: Image.Image) -> bytes:
-    """Return a picture as uint8 [48, 48, 3], YCbCr."""
-    if (factor := min(image.size) // MINIATURE_SIDE) > 1:
-        image = image.reduce(factor)  # faster than resizing
-    small = image.resize((MINIATURE_SIDE, MINIATURE_SIDE), Image.Resampling.BILINEAR)
+def _miniature(image: Image.Image, size: tuple[int, int]) -> bytes:
+    """Return a picture as uint8 [48, 48, 3], YCbCr.
+
+    Args:
+        image: The picture; it may be reduced by a whole factor.
+        size: Its width and height before it was reduced.
+    """
+    factor = round(size[0] / image.width)
+    if (further := min(image.size) // (2 * MINIATURE_SIDE)) > 1:
+        image = image.reduce(further)  # faster than resizing
+        factor *= further
+    # The last column and row may stand for less than `factor` pixels. Without the box, the picture
+    # would be stretched, and a dark line at its edge would become a black row.
+    small = image.resize(
+        (MINIATURE_SIDE, MINIATURE_SIDE),
+        Image.Resampling.BILINEAR,
+        box=(0, 0, size[0] / factor, size[1] / factor),
+    )
     return (small if small.mode == "YCbCr" else small.convert("YCbCr")).tobytes()
 
 
@@ -378,7 +391,7 @@ def _encode(image: Image.Image, source_format: str, max_side: int) -> Picture:
         height=image.height,
         width=image.width,
         source_format=source_format,
-        miniature=_miniature(image),
+        miniature=_miniature(image, image.size),
     )
 
 

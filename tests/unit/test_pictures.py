@@ -101,6 +101,19 @@ def test_miniature_is_the_upright_picture_of_any_format(file_format: str) -> Non
     assert np.abs(miniature - expected)[:, [*range(21), *range(27, 48)]].max() <= 8
 
 
+@pytest.mark.parametrize("size", [(512, 512), (500, 375), (259, 130), (97, 1000)])
+def test_narrow_line_at_the_edge_is_narrow_in_the_miniature(size: tuple[int, int]) -> None:
+    # Less than one pixel of the miniature: it must not become a whole black row.
+    picture = Image.new("RGB", size, (200, 200, 200))
+    picture.paste((0, 0, 0), (0, size[1] - 1, size[0], size[1]))
+    miniature = normalise_picture(_bytes(picture, "PNG")).miniature
+    rows = np.frombuffer(miniature, np.uint8).reshape(48, 48, 3)[..., 0].mean(axis=1)
+    share = 48 / size[1]
+    assert rows[:-3] == pytest.approx(200, abs=4)
+    # The filter spreads some of the line over the rows before.
+    assert (200 - rows).sum() == pytest.approx(200 * share, abs=200 * share / 3)
+
+
 def test_miniature_of_a_turned_picture_is_upright() -> None:
     upright = normalise_picture(_bytes(_gradient(size=(300, 200)), "JPEG", quality=95))
     turned = _bytes(

@@ -2,10 +2,9 @@
 
 The parts of both that a hash found alike are aligned by shift and scale, first at a quarter and at
 half of the resolution (B. Lucas, T. Kanade, "An Iterative Image Registration Technique", 1981, on a
-pyramid). Then they must agree in brightness and contrast, as a whole, in detail, and in every part,
-in colour too. Three things that make a copy differ from its picture are allowed for: noise of
-compression, of a few grey levels; a line that is moved by less than a pixel, where every pixel may
-have any value of its neighbours; and edges of colour that lie inside a coarse pixel.
+pyramid). Then they are blurred to the resolution of the smaller picture, and must agree in
+brightness, contrast and colour, and in every small part: what compression and resizing change is
+spread evenly and small, while drawings of one family differ much somewhere.
 """
 
 from dataclasses import dataclass
@@ -27,18 +26,23 @@ _MAX_STEP, _MAX_MOVE = 0.05, 0.12
 # At most this share of the parts may differ more than they vary.
 _MAX_UNLIKE = 0.25
 
-# Limits of verification, found on one half of drawings, cut-outs, textures and photographs:
-# correlation of all pixels, and of fine detail; the largest mean square difference of a part, in
-# units of the variance; and of the colours of a part, of 255. A copy is as bright as the picture,
-# in levels, and has its contrast, as a ratio's logarithm.
-_MIN_CORRELATION, _MIN_DETAIL = 0.9, 0.5
-_MAX_PART, _MAX_COLOUR = 0.15, 24.0
+# Limits of verification, found on one half of drawings, cut-outs, textures and photographs. A copy
+# is as bright as the picture, in grey levels, and has its contrast, as a ratio's logarithm. The
+# difference of a small part, as the root of the mean square, is at most _MAX_PART grey levels, and
+# at most _PART_CONTRAST of the picture's standard deviation, plus what compression adds. Colours
+# differ by at most _MAX_COLOUR of 255 in a part, and by _MAX_TINT as a whole.
 _MAX_BRIGHTNESS, _MAX_CONTRAST = 4.0, 0.25
+_MAX_PART, _PART_CONTRAST, _PART_NOISE = 11.0, 0.3, 1.5
+_MAX_COLOUR, _MAX_TINT = 10.0, 7.0
 # The same before the last step of the alignment. It rules out half of the candidates early.
 _MAX_UNALIGNED = 10.0
 _NOISE = 2.5
 """Standard deviation of the difference that compression makes, in grey levels."""
-_PART_SIDE = 8
+_SMALL_PART_SIDE, _PART_SIDE = 4, 8
+# Standard deviation of the blur before parts are compared: of the miniature, and of the smaller
+# picture, each in its own pixels. Without it, a thin line that is sampled elsewhere would differ.
+_BLUR, _PICTURE_BLUR = 0.9, 0.9
+_MIN_PICTURE_SIDE = 8
 # The outermost pixels, which may still contain some of a border, are not compared.
 _MARGIN = 2
 # The largest error of linear interpolation between means of pixels at an edge, as a share of it.
@@ -67,6 +71,12 @@ class Parts:
         """Return the colours likewise: float32 [n, side, side]."""
         return self._mirrored(rows["chroma"][self.pictures, band].astype(np.float32))
 
+    def sides(self, rows: NDArray[np.void], boxes: Floats) -> Floats:
+        """Return how many pixels boxes have in the pictures: float32 [n, 2], width and height."""
+        sizes = np.stack([rows["width"][self.pictures], rows["height"][self.pictures]], axis=1)
+        sides: Floats = (sizes * np.abs(boxes[:, 1::2] - boxes[:, ::2])).astype(np.float32)
+        return sides
+
     def _mirrored(self, pictures: Floats) -> Floats:
         pictures[self.is_mirrored] = pictures[self.is_mirrored][:, :, ::-1]
         return pictures
@@ -78,7 +88,8 @@ class Parts:
 
 def are_copies(rows: NDArray[np.void], first: Parts, second: Parts) -> NDArray[np.bool_]:
     """Return which pairs of parts show the same: bool [n]."""
-    likely = np.arange(len(first.pictures))
+    num_pairs = len(first.pictures)
+    likely = np.arange(num_pairs)
     one, other = first.luminance(rows), second.luminance(rows)
     boxes, starts, targets = first.boxes, first.boxes, second.boxes
     for reduction, num_steps, limit in _LEVELS:
@@ -86,15 +97,22 @@ def are_copies(rows: NDArray[np.void], first: Parts, second: Parts) -> NDArray[n
         other_small, _ = _sample(other_small, targets)
         boxes = _align(small, boxes, starts, other_small, num_steps)
         both = _compare(small, boxes, other_small)
-        kept = np.flatnonzero((both.correlation >= limit) & (both.brightness <= _MAX_UNALIGNED))
+        # Of a fine texture, little more than noise may be left at a lower resolution.
+        noise = (1 + np.square(_NOISE / reduction)) / both.contrasts.prod(axis=0)
+        is_alike = both.correlation + noise >= limit
+        kept = np.flatnonzero(is_alike & (both.brightness <= _MAX_UNALIGNED))
         likely, one, other = likely[kept], one[kept], other[kept]
         boxes, starts, targets = boxes[kept], starts[kept], targets[kept]
-    kept = np.flatnonzero(_agree(_compare(one, boxes, _sample(other, targets)[0])))
+    both = _compare(one, boxes, _sample(other, targets)[0])
+    first, second = first.choose(likely), second.choose(likely)
+    # sides: float32 [n, 2], width and height in pixels of what is compared, in the smaller picture
+    sides = np.minimum(first.sides(rows, boxes), second.sides(rows, targets))
+    kept = np.flatnonzero(_agree(both, sides))
     likely, boxes, targets = likely[kept], boxes[kept], targets[kept]
     kept = np.flatnonzero(
-        _colours_agree(rows, first.choose(likely), second.choose(likely), boxes, targets)
+        _colours_agree(rows, first.choose(kept), second.choose(kept), boxes, targets)
     )
-    result = np.zeros(len(first.pictures), np.bool_)
+    result = np.zeros(num_pairs, np.bool_)
     result[likely[kept]] = True
     return result
 
@@ -261,27 +279,43 @@ def _align(first: Floats, boxes: Floats, starts: Floats, second: Floats, num_ste
     return best
 
 
-def _agree(both: _Compared) -> NDArray[np.bool_]:
-    """Return which pictures agree as a whole, in brightness, in detail and in every part."""
-    one, other = _detail(both.first), _detail(both.second)
-    products = (one * other).sum(axis=(1, 2))
-    energies = np.square(one).sum(axis=(1, 2)) * np.square(other).sum(axis=(1, 2))
-    detail = products / np.sqrt(energies + 1e-6)
-    noise = np.square(_NOISE) / (both.contrasts[0] * both.contrasts[1])
-    part = _box_sums(_differences(both), _PART_SIDE).max(axis=(1, 2)) / _PART_SIDE**2
+def _agree(both: _Compared, sides: Floats) -> NDArray[np.bool_]:
+    """Return which pictures agree as a whole, in brightness, in contrast and in every part.
+
+    Args:
+        both: The pictures.
+        sides: float32 [n, 2], width and height of the smaller one of each pair, in its pixels.
+    """
+    noise = np.square(_NOISE) / both.contrasts.prod(axis=0)
     # A picture that was enlarged or moved by part of a pixel has less contrast in fine detail only.
     coarse = [_reduce(each, 2).std(axis=(1, 2)) + 1e-3 for each in (both.first, both.second)]
     ratio = np.log(both.contrasts[0] / both.contrasts[1])
     ratios = np.abs(ratio), np.abs(ratio + np.log(coarse[0] / coarse[1]))
+    largest = np.minimum(_MAX_PART, _PART_CONTRAST * both.contrasts.min(axis=0) + _PART_NOISE)
     is_same: NDArray[np.bool_] = (
-        (both.correlation + noise / 2 >= _MIN_CORRELATION)
-        & (detail >= _MIN_DETAIL)
-        & (part - noise <= _MAX_PART)
+        (both.brightness <= _MAX_BRIGHTNESS)
+        & (np.minimum(*ratios) <= _MAX_CONTRAST + noise / 2)
         & (_unlike_share(both) <= _MAX_UNLIKE)
-        & (both.brightness <= _MAX_BRIGHTNESS)
-        & (np.minimum(*ratios) <= _MAX_CONTRAST)
+        & (_largest_difference(both, sides) <= largest)
     )
     return is_same
+
+
+def _largest_difference(both: _Compared, sides: Floats) -> Floats:
+    """Return how much the most different small parts differ, in grey levels: float32 [n]."""
+    one = both.first * both.contrasts[0, :, np.newaxis, np.newaxis]
+    one -= both.second * both.contrasts[1, :, np.newaxis, np.newaxis]
+    places = np.arange(_SIDE, dtype=np.float32)
+    apart = np.square(places[:, np.newaxis] - places)
+    pixels = _SIDE / np.maximum(sides, _MIN_PICTURE_SIDE)
+    variances = np.square(_BLUR) + np.square(_PICTURE_BLUR * pixels)
+    # blurs: float32 [n, 2, side, side], across and down
+    blurs = np.exp(-apart / (2 * variances[..., np.newaxis, np.newaxis]))
+    blurs /= blurs.sum(axis=-1, keepdims=True)
+    difference = (blurs[:, 1] @ one @ blurs[:, 0].transpose(0, 2, 1)) * both.inside
+    squares = _box_sums(np.square(difference), _SMALL_PART_SIDE).max(axis=(1, 2))
+    largest: Floats = np.sqrt(np.maximum(squares, 0)) / _SMALL_PART_SIDE
+    return largest
 
 
 def _unlike_share(both: _Compared) -> Floats:
@@ -299,17 +333,6 @@ def _unlike_share(both: _Compared) -> Floats:
     return shares
 
 
-def _differences(both: _Compared) -> Floats:
-    """Return the square differences that no line moved by less than a pixel can explain."""
-    missing = [
-        np.maximum(one - _neighbours(other, np.maximum), 0)
-        + np.maximum(_neighbours(other, np.minimum) - one, 0)
-        for one, other in ((both.first, both.second), (both.second, both.first))
-    ]
-    differences: Floats = np.square(np.maximum(*missing)) * both.inside
-    return differences
-
-
 def _neighbours(picture: Floats, extreme: np.ufunc) -> Floats:
     """Return the highest or lowest value of each pixel and its eight neighbours."""
     result = picture.copy()
@@ -319,14 +342,6 @@ def _neighbours(picture: Floats, extreme: np.ufunc) -> Floats:
     extreme(result[:, :, 1:], rows[:, :, :-1], out=result[:, :, 1:])
     extreme(result[:, :, :-1], rows[:, :, 1:], out=result[:, :, :-1])
     return result
-
-
-def _detail(picture: Floats) -> Floats:
-    """Return a picture without what its surroundings of 3 x 3 pixels have in common."""
-    detail = np.zeros_like(picture)
-    detail[:, 1:-1, 1:-1] = picture[:, 1:-1, 1:-1] - _box_sums(picture, 3) / 9
-    inside: NDArray[np.bool_] = picture != 0
-    return detail * inside
 
 
 def _box_sums(picture: Floats, size: int) -> Floats:
@@ -344,12 +359,15 @@ def _box_sums(picture: Floats, size: int) -> Floats:
 def _colours_agree(
     rows: NDArray[np.void], first: Parts, second: Parts, boxes: Floats, second_boxes: Floats
 ) -> NDArray[np.bool_]:
-    """Return which pairs have the same colours in every part."""
-    largest = np.zeros(len(boxes), np.float32)
+    """Return which pairs have the same colours, in every part and as a whole."""
+    largest, tint = np.zeros((2, len(boxes)), np.float32)
     for band in range(2):
         colours = first.chroma(rows, band), second.chroma(rows, band)
         one, other = _sample(colours[0], boxes)[0], _sample(colours[1], second_boxes)[0]
+        difference = (one - other)[:, 1:-1, 1:-1]
+        tint = np.maximum(tint, np.abs(difference.mean(axis=(1, 2))))
         edges = [_neighbours(each, np.maximum) - _neighbours(each, np.minimum) for each in colours]
-        difference = np.abs(one - other) - _COLOUR_EDGE * np.maximum(*edges)
-        largest = np.maximum(largest, difference[:, 1:-1, 1:-1].max(axis=(1, 2)))
-    return largest <= _MAX_COLOUR
+        unexplained = np.abs(difference) - _COLOUR_EDGE * np.maximum(*edges)[:, 1:-1, 1:-1]
+        largest = np.maximum(largest, unexplained.max(axis=(1, 2)))
+    is_same: NDArray[np.bool_] = (largest <= _MAX_COLOUR) & (tint <= _MAX_TINT)
+    return is_same

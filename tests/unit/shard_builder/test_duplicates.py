@@ -12,7 +12,8 @@ from PIL import Image, ImageFilter, ImageOps
 import repot_pipelines
 from repot.pictures import normalise_picture
 from repot.shard_builder import candidates, duplicates
-from repot.shard_builder.appearances import measure
+from repot.shard_builder.alignment import Parts, are_copies
+from repot.shard_builder.appearances import APPEARANCE, measure
 from repot.shard_builder.duplicates import MIN_CONTRAST, find_near_copies
 
 SAMPLE = Path(repot_pipelines.__file__).parent / "sample" / "pictures"
@@ -98,6 +99,50 @@ def test_copies_of_faint_textures_are_found_and_no_other_textures() -> None:
     assert (rows["contrast"][:30] < 6).all()
     assert len(missed) <= 0.05 * len(planted), missed
     assert [pair for pair in found if len({origin.get(i, i) for i in pair}) == 2] == []
+
+
+def test_fine_texture_is_compared_although_nothing_of_it_is_left_at_low_resolution() -> None:
+    rows = np.zeros(3, APPEARANCE)
+    cells = np.arange(48) // 2
+    # Cells of 2 x 2 pixels, so that all squares of 4 x 4 have the same mean.
+    texture = 120 + 10 * ((cells[:, np.newaxis] + cells) % 2)
+    noise = np.random.default_rng(0).integers(-2, 3, (3, 48, 48))
+    rows["luminance"] = texture + noise
+    rows["luminance"][2] = texture.T[::-1] + noise[2]
+    rows["width"] = rows["height"] = 200
+    whole = np.array([[0, 1, 0, 1]] * 2, np.float32)
+    first = Parts(np.array([0, 0]), whole, np.zeros(2, np.bool_))
+    second = Parts(np.array([1, 2]), whole, np.zeros(2, np.bool_))
+
+    # The last one is darker where the first one is lighter.
+    assert are_copies(rows, first, second).tolist() == [True, False]
+
+
+def test_faint_textures_in_a_strong_frame_are_no_copies() -> None:
+    framed = [ImageOps.expand(texture(seed), 40, "black") for seed in range(4)]
+    rows = measure([normalise_picture(encode(image)) for image in framed])
+
+    assert find_near_copies(rows, np.arange(4)).shape == (0, 2)
+
+
+@pytest.mark.parametrize(("levels", "is_copy"), [(0, True), (30, False)])
+def test_drawing_with_another_detail_is_no_copy(
+    originals: list[Image.Image], levels: int, is_copy: bool
+) -> None:
+    found = []
+    for image in originals[:20]:
+        other = image.copy()
+        # An eighth of the width and of the height in the middle, darker or lighter.
+        width, height = (length // 8 for length in image.size)
+        left, top = (length // 2 for length in image.size)
+        part = other.crop((left, top, left + width, top + height))
+        by = -levels if np.asarray(part.convert("L")).mean() > 128 else levels
+        changed = part.point([min(max(level + by, 0), 255) for level in range(256)] * 3)
+        other.paste(changed, (left, top))
+        rows = measure([normalise_picture(encode(each)) for each in (image, other)])
+        found.append(len(find_near_copies(rows, np.arange(2))) == 1)
+
+    assert found == [is_copy] * 20
 
 
 def test_plain_pictures_are_no_copies_of_each_other() -> None:
