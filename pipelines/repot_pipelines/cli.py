@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 rejected by the gate (where the c
 
 import errno
 import io
+import itertools
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ from repot_pipelines.commands.ci import ci_command
 from repot_pipelines.commands.compile import compile_command
 from repot_pipelines.commands.doctor import doctor_command
 from repot_pipelines.commands.export import export_command
+from repot_pipelines.commands.help_sections import SectionedGroup
 from repot_pipelines.commands.models import models_group
 from repot_pipelines.commands.options import DEBUG_OPTION
 from repot_pipelines.commands.predict import predict_command
@@ -39,8 +41,33 @@ from repot_pipelines.commands.tutorial import (
 )
 from repot_pipelines.commands.verify import verify_command
 
+_COMMANDS = {
+    "On this machine": (run_command, predict_command, export_command),
+    "Models and runs": (
+        models_group,
+        runs_group,
+        rollback_command,
+        verify_command,
+        serve_manifest_command,
+    ),
+    "On a cluster": (
+        doctor_command,
+        compile_command,
+        submit_command,
+        schedule_group,
+        ci_command,
+    ),
+    "The four steps of the 2016 tutorial": (
+        shards_command,
+        checkpoint_command,
+        train_command,
+        evaluate_command,
+    ),
+}
+
 
 @click.group(
+    cls=SectionedGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="repot")
@@ -52,25 +79,10 @@ def repot() -> None:
     """
 
 
-for _command in (
-    run_command,
-    predict_command,
-    export_command,
-    rollback_command,
-    models_group,
-    runs_group,
-    serve_manifest_command,
-    shards_command,
-    checkpoint_command,
-    train_command,
-    evaluate_command,
-    compile_command,
-    submit_command,
-    schedule_group,
-    ci_command,
-    doctor_command,
-    verify_command,
-):
+repot.sections = {
+    title: [str(command.name) for command in commands] for title, commands in _COMMANDS.items()
+}
+for _command in itertools.chain.from_iterable(_COMMANDS.values()):
     repot.add_command(_command)
 
 

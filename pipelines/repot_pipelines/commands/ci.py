@@ -12,6 +12,7 @@ import click
 from repot.errors import RepotError
 from repot.masking import MaskedStream, mask, read_secrets
 from repot_pipelines.commands.connection import connect_to_server, open_cluster, warn_about_nodes
+from repot_pipelines.commands.help_sections import SectionedCommand
 from repot_pipelines.commands.options import (
     RUN_NAME,
     RequestOptions,
@@ -43,7 +44,7 @@ class CiFailedError(RepotError):
         self.details = details
 
 
-@click.command("ci")
+@click.command("ci", cls=SectionedCommand)
 @click.option(
     "--comment-file",
     type=click.Path(path_type=Path),

@@ -18,7 +18,20 @@ import click
 
 from repot.errors import unknown_name
 from repot.kubernetes_rules import is_object_name
-from repot.settings import PARAMETERS, ParameterValues, option_name
+from repot.settings import (
+    ALL_SETTINGS,
+    DEFAULTS,
+    NONE,
+    PARAMETERS,
+    CheckpointSettings,
+    DatasetSettings,
+    GateSettings,
+    InputSettings,
+    ParameterValues,
+    RunSettings,
+    TrainingSettings,
+    option_name,
+)
 from repot_pipelines.cluster_rules import (
     MAX_EXPERIMENT_NAME,
     MAX_PIPELINE_NAME,
@@ -29,6 +42,7 @@ from repot_pipelines.cluster_rules import (
     pipeline_root_problem,
     server_name_problem,
 )
+from repot_pipelines.commands.help_sections import in_section
 from repot_pipelines.defaults import (
     EXPERIMENT,
     KFP_NAMESPACE,
@@ -54,6 +68,28 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 _DURATION = re.compile(r"(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+)s?)?", re.ASCII)
 _UNIT_SECONDS = {"h": 3600, "m": 60, "s": 1}
 _MAX_DURATION_SECONDS = 30 * 24 * 3600
+_FOLLOWING = "Following the run"
+_SETTING_SECTIONS = {
+    RunSettings: "Model and labels",
+    InputSettings: "Input",
+    DatasetSettings: "Dataset and splits",
+    CheckpointSettings: "Pre-trained weights",
+    TrainingSettings: "Training",
+    GateSettings: "Promotion and limits",
+}
+_SECTION_OF_SETTING = {
+    name: _SETTING_SECTIONS[settings]
+    for settings in ALL_SETTINGS
+    if settings in _SETTING_SECTIONS
+    for name in settings.__dataclass_fields__
+}
+_PRESET_DEFAULTS = {
+    name
+    for preset in PRESETS.values()
+    for name, value in preset.items()
+    if value != DEFAULTS.get(name)
+}
+"""Settings whose default depends on the preset."""
 
 
 class NameChoice(click.Choice):  # type: ignore[type-arg]
@@ -65,6 +101,21 @@ class NameChoice(click.Choice):  # type: ignore[type-arg]
             name = param.opts[0] if param else "value"
             self.fail(unknown_name(name, value, map(str, self.choices)), param, ctx)
         return value
+
+
+class SettingOption(click.Option):
+    """The option of a setting that is None unless given; its help text states the default."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return names and help text, with the default that applies without the option."""
+        record = super().get_help_record(ctx)
+        name = str(self.name)
+        default = DEFAULTS[name]
+        if record is None or default is False or default == NONE:
+            return record
+        text = str(default) if isinstance(default, str) else f"{default:g}"
+        text = "the preset's" if name in _PRESET_DEFAULTS else text
+        return record[0], f"{record[1]}  [default: {text}]"
 
 
 class Checked(click.ParamType):  # type: ignore[type-arg]
@@ -169,7 +220,9 @@ def preset_option(default: str) -> _Decorator:  # type: ignore[type-arg]
         type=NameChoice(list(PRESETS)),
         default=default,
         show_default=True,
-        help="Set of defaults.",
+        help="Set of defaults: "
+        + "; ".join(f"{name} trains {values['backbone']}" for name, values in PRESETS.items())
+        + ".",
     )
 
 
@@ -199,28 +252,27 @@ def poll_option(command: _Command) -> _Command:
         show_default=True,
         help="Interval between two requests for the state of the run.",
     )
-    return option(command)
+    return in_section(_FOLLOWING, option)(command)
 
 
 def logs_options(command: _Command) -> _Command:
     """Add --logs and --all-logs; the command gets `logs`: "none", "tasks" or "all"."""
-    for option in (
-        click.option(
-            "--all-logs",
-            "logs",
-            flag_value="all",
-            help="While following: show the whole logs of the pods, with Kubeflow's own lines.",
-        ),
+    options = [
         click.option(
             "--logs",
             "logs",
             flag_value="tasks",
             default="none",
-            help="While following: show what the tasks log.",
+            help="Show what the tasks log.",
         ),
-    ):
-        command = option(command)
-    return command
+        click.option(
+            "--all-logs",
+            "logs",
+            flag_value="all",
+            help="Show the whole logs of the pods, with Kubeflow's own lines.",
+        ),
+    ]
+    return in_section(_FOLLOWING, *options)(command)
 
 
 def start_limit_options(command: _Command) -> _Command:
@@ -232,8 +284,8 @@ def start_limit_options(command: _Command) -> _Command:
             type=Duration(),
             default=START_TIMEOUT_SECONDS,
             show_default="15m",
-            help="While following: fail if a pod has not started after this time, such as 15m or "
-            "2h; 0 for no limit.",
+            help="Fail if a pod has not started after this time, such as 15m or 2h; 0 for no "
+            "limit.",
         ),
         click.option(
             "--terminate-on-timeout",
@@ -248,6 +300,7 @@ def start_limit_options(command: _Command) -> _Command:
 
         return StartLimit(**values)
 
+    options = [in_section(_FOLLOWING, *options)]
     return _as_group(command, "start_limit", options, ["timeout_seconds", "terminate"], build)
 
 
@@ -269,6 +322,7 @@ def setting_option(setting: str, name: str = "", *, with_default: bool = False) 
     return click.option(
         name or option_name(field),
         setting,
+        cls=click.Option if with_default else SettingOption,
         type=_CLICK_TYPES[field.type],  # type: ignore[index]
         callback=_reject_infinite if field.type is float else None,
         help=help_text,
@@ -280,7 +334,8 @@ def setting_option(setting: str, name: str = "", *, with_default: bool = False) 
 def pipeline_options(command: _Command) -> _Command:
     """Add an option per setting; the command gets those given as `parameters`, a dict by name."""
     names = [name for name, field in PARAMETERS.items() if option_name(field)]
-    return _as_group(command, "parameters", [setting_option(name) for name in names], names, _given)
+    options = [in_section(_SECTION_OF_SETTING[name], setting_option(name)) for name in names]
+    return _as_group(command, "parameters", options, names, _given)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -397,6 +452,7 @@ def start_options(command: _Command) -> _Command:
 
         return StartOptions(**values)
 
+    options = [in_section("Starting the run", *options)]
     return _as_group(command, "start", options, names, build)
 
 
@@ -442,7 +498,11 @@ def connection_options(command: _Command) -> _Command:
     ]
     names = [field.name for field in fields(ConnectionOptions)]
     return _as_group(
-        command, "connection", options, names, lambda values: ConnectionOptions(**values)
+        command,
+        "connection",
+        [in_section("Server", *options)],
+        names,
+        lambda values: ConnectionOptions(**values),
     )
 
 

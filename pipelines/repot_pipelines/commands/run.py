@@ -10,6 +10,7 @@ from repot.errors import EXIT_GATE_REJECTED, UsageError, printable
 from repot.layout import DATA_PAGE_NAME, MODEL_FOLDER, REPORT_NAME, SUSPECTS_TABLE_NAME
 from repot.settings import ParameterValues
 from repot_pipelines.cluster_rules import settings_problems
+from repot_pipelines.commands.help_sections import SectionedCommand
 from repot_pipelines.commands.options import (
     NameChoice,
     debug_option,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from repot_pipelines.local.run import RunOutcome
 
 
-@click.command("run")
+@click.command("run", cls=SectionedCommand)
 @click.argument("pictures", required=False)
 @click.option(
     "--sample", is_flag=True, help="Use the built-in sample of 132 drawings instead of PICTURES."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from repot_pipelines.commands.connection import connect_to_server
+from repot_pipelines.commands.help_sections import SectionedCommand
 from repot_pipelines.commands.options import (
     SCHEDULE_NAME,
     RequestOptions,
@@ -37,7 +38,7 @@ def schedule_group() -> None:
     """Manage recurring runs, identified by name."""
 
 
-@schedule_group.command("apply")
+@schedule_group.command("apply", cls=SectionedCommand)
 @click.argument("name", type=SCHEDULE_NAME)
 @click.option(
     "--cron",

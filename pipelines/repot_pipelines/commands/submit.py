@@ -8,6 +8,7 @@ import click
 
 from repot.errors import EXIT_GATE_REJECTED, EXIT_INTERRUPTED, UsageError
 from repot_pipelines.commands.connection import connect_to_server, open_cluster, warn_about_nodes
+from repot_pipelines.commands.help_sections import SectionedCommand
 from repot_pipelines.commands.options import (
     RUN_NAME,
     RequestOptions,
@@ -36,7 +37,7 @@ MAX_NUM_PICTURES = 10**9
 """More than any public dataset of labelled pictures has."""
 
 
-@click.command("submit")
+@click.command("submit", cls=SectionedCommand)
 @request_options
 @start_options
 @click.option(
