@@ -19,6 +19,7 @@ _MIN_NAMED_LENGTH = 4
 """Characters of a password in a web address, or of a query parameter with a telling name."""
 _MIN_TOKEN_LENGTH = 16
 """Characters of a query parameter that can be a token, whatever its name."""
+_PEM_START = "-----BEGIN "
 _BUCKET_SCHEMES = ("gs://", "s3://")
 
 _SECRET_NAME = re.compile(
@@ -113,6 +114,7 @@ def read_secrets(
 
     Args:
         environment: Environment variables; a variable is secret if its name says so, e.g. MY_TOKEN.
+            If it is the path of a private key's file, the key is secret and not the path.
         paths: Files that hold a token or a session cookie; None and missing files are skipped.
     """
     variables = [
@@ -125,13 +127,24 @@ def read_secrets(
         for path in paths
         if path is not None and path.is_file()
     ]
-    whole = [value.strip() for value in (*variables, *files)]
+    whole = [_read_key(value) or value.strip() for value in (*variables, *files)]
     # A key in PEM form may be written line by line; its first and last line are no secret.
-    keys = [value for value in whole if value.startswith("-----BEGIN")]
+    keys = [value for value in whole if value.startswith(_PEM_START)]
     values = [*whole, *(line.strip() for key in keys for line in key.splitlines()[1:-1])]
     # The value of a cookie `name=value` is as sensitive as the whole cookie.
     parts = [part.strip() for value in values for part in (value, value.partition("=")[2])]
     return frozenset(part for part in parts if len(part) >= _MIN_LENGTH)
+
+
+def _read_key(value: str) -> str:
+    """Return the key in the PEM file that a value is the path of; "" if it is anything else."""
+    try:
+        path = Path(value.strip()).expanduser()
+        text = read_user_file(path).decode().strip() if path.is_file() else ""
+    # A value that is no path can be too long for one, or begin with "~".
+    except (OSError, RuntimeError, ValueError):
+        return ""
+    return text if text.startswith(_PEM_START) else ""
 
 
 def mask(text: str, secrets: Iterable[str] = ()) -> str:

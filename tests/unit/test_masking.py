@@ -88,6 +88,29 @@ def test_every_line_of_a_private_key_is_masked() -> None:
     assert [mask(f"read {line}.", secrets) for line in lines[1:3]] == ["read ***."] * 2
 
 
+@pytest.mark.parametrize("home", [False, True])
+def test_key_in_a_file_is_masked_and_its_path_is_not(
+    home: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["-----BEGIN PRIVATE KEY-----", "A1b2" * 16, "C3d4" * 8, "-----END PRIVATE KEY-----"]
+    path = tmp_path / "signing.pem"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    named = "~/signing.pem" if home else str(path)
+
+    secrets = read_secrets({"REPOT_SIGNING_PRIVATE_KEY": named})
+
+    assert [mask(f"read {line}.", secrets) for line in lines[1:3]] == ["read ***."] * 2
+    assert mask(f"{named} cannot be read", secrets) == f"{named} cannot be read"
+
+
+@pytest.mark.parametrize("value", ["t" * 5000, "~nobody-here/token-1", "to\0ken-12", "/dev/zero"])
+def test_value_that_is_no_key_file_is_secret_itself(value: str, tmp_path: Path) -> None:
+    assert read_secrets({"MY_TOKEN": value}) == {value}
+    (tmp_path / "note").write_text("no key")
+    assert read_secrets({"MY_TOKEN": f"{tmp_path}/note"}) == {f"{tmp_path}/note"}
+
+
 def test_longest_secret_is_masked_first() -> None:
     assert mask("abcdefgh-ijklmnop", frozenset({"abcdefgh", "abcdefgh-ijklmnop"})) == "***"
 
