@@ -3,7 +3,8 @@
 Every task is a process of its own, as on a cluster, but to import KFP and TensorFlow takes longer
 than most tasks of a small run. So the first server imports KFP once, and forks for each task. A
 fork of it imports TensorFlow too, while KFP reads the pipeline and other tasks run, and serves the
-tasks that need it. It only imports TensorFlow: threads and devices start in the task.
+tasks that need it. It only imports TensorFlow: threads and devices start in the task. While no task
+waits, the servers import modules that later tasks use.
 
 `python3` of a task is `repot_pipelines.local.task_client`. It sends its arguments, environment and
 standard streams to a server, waits for the fork, and ends with its status. Without a server it
@@ -37,7 +38,20 @@ from repot_pipelines.local.task_client import SOCKET_VARIABLE
 _PLAIN, _TENSORFLOW = "plain.sock", "tensorflow.sock"
 # A request is its length in 4 bytes, with the standard streams attached, and JSON.
 _LENGTH_BYTES = 4
-_TENSORFLOW_MODULES = ("repot.trainer.run_training", "repot.evaluator.scoring")
+_MODULES = ("repot.planner.plan", "repot.planner.outputs", "repot.shard_builder.complete")
+_TENSORFLOW_MODULES = (
+    "repot.checkpoint_fetcher.convert",
+    "repot.trainer.run_training",
+    "tensorboard.plugins.scalar.summary_v2",
+    "repot.evaluator.evaluate",
+    "repot.evaluator.saliency",
+    "repot.evaluator.scoring",
+    "repot.evaluator.slices",
+    "repot.evaluator.suspects",
+    "repot.evaluator.gate",
+    "repot.evaluator.after_verdict",
+)
+"""What tasks import where they need it, in the order of the tasks."""
 _USES_TENSORFLOW = ("fetch_checkpoint", "train", "evaluate")
 
 KFP_RUNTIME_VARIABLE = "_KFP_RUNTIME"
@@ -107,11 +121,13 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     if tensorflow_process != 0:
         slow.close()
-        _serve(plain)
+        _serve(plain, _MODULES)
     else:
         plain.close()
-        _import_tensorflow()
-        _serve(slow)
+        importlib.import_module("numpy")  # its matrix library starts threads and handles forks
+        num_threads = _count_threads()
+        quiet_tensorflow.preload_tensorflow()
+        _serve(slow, _TENSORFLOW_MODULES, num_threads)
     executor_main.executor_main()
     succeeded.append(True)
 
@@ -132,11 +148,24 @@ def _stop(tensorflow_process: int, *_: object) -> NoReturn:
     os._exit(0)
 
 
-def _serve(listener: socket.socket) -> None:
-    """Fork for every connection; return only in the process of a task."""
-    gc.freeze()  # so that collections in forks do not copy all of the memory
+def _serve(listener: socket.socket, modules: Sequence[str], num_threads: int = 0) -> None:
+    """Fork for every connection; return only in the process of a task.
+
+    Args:
+        listener: Accepts connections.
+        modules: What is imported while no connection waits.
+        num_threads: If there are more, tasks must start as usual, because a fork has none of the
+            threads that a library waits for; 0 for any number.
+    """
     signal.signal(signal.SIGCHLD, _reap)
+    later = iter(modules)
     while True:
+        if num_threads and _count_threads() > num_threads:
+            os._exit(0)
+        gc.freeze()  # so that collections in forks do not copy all of the memory
+        if not select.select([listener], [], [], 0)[0] and (module := next(later, None)):
+            importlib.import_module(module)
+            continue
         connection, _ = listener.accept()
         if os.fork() == 0:
             break
@@ -161,18 +190,6 @@ def _reap(*_: object) -> None:
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-
-
-def _import_tensorflow() -> None:
-    """Import TensorFlow; end this process if that has started threads."""
-    importlib.import_module("numpy")  # its matrix library starts threads and handles forks
-    num_threads = _count_threads()
-    quiet_tensorflow.preload_tensorflow()
-    for module in _TENSORFLOW_MODULES:
-        importlib.import_module(module)
-    if _count_threads() > num_threads:
-        # A fork has none of the threads that TensorFlow waits for. Tasks then start as usual.
-        os._exit(0)
 
 
 def _wait_for(task: int, connection: socket.socket) -> NoReturn:
