@@ -84,22 +84,31 @@ def integration_table() -> str:
     return "\n".join(rows)
 
 
+def command_table() -> str:
+    """Return one row per command, by the sections of the help text."""
+    rows = ["| | command | what it does |", "|---|---|---|"]
+    for title, members in repot.sections.items():
+        for index, name in enumerate(members):
+            command = repot.commands[name]
+            is_group = isinstance(command, click.Group)
+            arguments = "COMMAND" if is_group else _arguments(command)
+            what = command.get_short_help_str(200).rstrip(".")
+            section = "" if index else title
+            rows.append(f"| {section} | `{f'repot {name} {arguments}'.strip()}` | {what} |")
+    return "\n".join(rows)
+
+
 def option_table() -> str:
     """Return one row per command, then one per group of options that several commands share."""
     groups = option_groups()
     rows = ["| command | what it does | options |", "|---|---|---|"]
     for name, command in _commands(repot):
-        arguments = " ".join(
-            parameter.make_metavar(click.Context(command))
-            for parameter in command.params
-            if isinstance(parameter, click.Argument)
-        )
         options = _options(command)
         shared = [group for group, members in groups.items() if members.keys() <= set(options)]
         own = [name for name in options if not any(name in groups[group] for group in shared)]
         texts = [" ".join(f"`{option}`" for option in own), *shared]
         what = command.get_short_help_str(200).rstrip(".")
-        call = f"{name} {arguments}".strip()
+        call = f"{name} {_arguments(command)}".strip()
         rows.append(f"| `{call}` | {what} | {', '.join(text for text in texts if text)} |")
     for settings in ALL_SETTINGS:
         members = [option_name(PARAMETERS[name]) for name in settings.__dataclass_fields__]
@@ -134,7 +143,8 @@ def option_groups() -> dict[str, dict[str, None]]:
 
 
 TABLES = {
-    "README.md": {"options": option_table},
+    "README.md": {"commands": command_table},
+    "docs/commands.md": {"options": option_table},
     "docs/after-promotion.md": {"integrations": integration_table},
     "docs/kubeflow-ui.md": {"form": form_table, "settings": settings_table},
 }
@@ -179,6 +189,14 @@ def _commands(group: click.Group, prefix: str = "repot") -> Iterator[tuple[str, 
             yield from _commands(command, f"{prefix} {name}")
         else:
             yield f"{prefix} {name}", command
+
+
+def _arguments(command: click.Command) -> str:
+    return " ".join(
+        parameter.make_metavar(click.Context(command))
+        for parameter in command.params
+        if isinstance(parameter, click.Argument)
+    )
 
 
 def _options(command: click.Command) -> list[str]:

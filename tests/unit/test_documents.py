@@ -13,6 +13,7 @@ from repot_pipelines.cli import repot
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+REFERENCE = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 DOCUMENTS = [
     "README.md",
     "CONTRIBUTING.md",
@@ -45,7 +46,7 @@ def options(command: click.Command) -> set[str]:
 def documented_options(start: str) -> set[str]:
     """Return the options in table rows that begin with `start`, option groups included."""
     row = re.compile(rf"\| {re.escape(start)}[ `]")
-    cells = [line.split("|")[-2] for line in README.splitlines() if row.match(line)]
+    cells = [line.split("|")[-2] for line in REFERENCE.splitlines() if row.match(line)]
     named = {f"{kind} options" for cell in cells for kind in re.findall(r"(\w+) options", cell)}
     own = {option for cell in cells for option in re.findall(r"--[a-z0-9-]+", cell)}
     return own.union(*map(documented_options, named))
@@ -57,13 +58,20 @@ def code_lines(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_readme_lists_exactly_the_options_of_each_command(name: str) -> None:
+def test_reference_lists_exactly_the_options_of_each_command(name: str) -> None:
     assert documented_options(f"`{name}") == options(COMMANDS[name]) - {"--debug"}
 
 
-def test_every_option_in_the_readme_exists() -> None:
+def test_every_command_is_in_the_readme() -> None:
+    rows = "".join(line for line in README.splitlines() if line.startswith("| "))
+
+    assert all(f"`repot {name}" in rows for name in repot.commands)
+
+
+@pytest.mark.parametrize("document", [README, REFERENCE], ids=["README", "commands"])
+def test_every_option_exists(document: str) -> None:
     known = set().union(*map(options, COMMANDS.values()), {"--help", "--version"})
-    named = re.findall(r"--[a-z][a-z0-9_-]+", README)
+    named = re.findall(r"--[a-z][a-z0-9_-]+", document)
 
     assert {name.replace("_", "-") for name in named} <= known
 
