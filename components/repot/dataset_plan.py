@@ -255,14 +255,39 @@ class Share:
         return list(shard_names[self.share_index :: self.num_shares])
 
 
+def is_built(dataset_uri: str, dataset_id: str) -> bool:
+    """Return whether a folder contains a dataset with its manifest.
+
+    Raises:
+        UsageError: It contains another dataset, or the manifest of another program.
+    """
+    manifest_uri = storage.join(dataset_uri, MANIFEST_NAME)
+    try:
+        manifest = storage.read_json(manifest_uri)
+    except NotFoundError:
+        return False
+    existing_id = manifest.get("dataset_id") if isinstance(manifest, dict) else None
+    if existing_id != dataset_id:
+        content = (
+            f"dataset {existing_id}, made from other pictures or settings"
+            if existing_id
+            else f"a {MANIFEST_NAME} that is not from a dataset"
+        )
+        raise UsageError(
+            f"The output folder must be empty or contain dataset {dataset_id}; {dataset_uri} "
+            f"contains {content}. Choose another folder, or delete its content."
+        )
+    return True
+
+
 def write_plan(
     dataset_uri: str,
     plan: DatasetPlan,
     pictures_of: Callable[[str], Sequence[SourcePicture]],
     *,
     base: BaseDataset | None = None,
-) -> bool:
-    """Write the work lists and the plan, unless the dataset is already built.
+) -> None:
+    """Write the work lists and the plan of a dataset that is not built yet, see `is_built`.
 
     Args:
         dataset_uri: Folder of the dataset.
@@ -270,17 +295,7 @@ def write_plan(
         pictures_of: Returns the pictures of a shard of the plan. It is called once per shard, so
             that only the pictures of a few shards are in memory.
         base: What the dataset is built on.
-
-    Returns:
-        Whether the plan was written: False if the folder already contains this dataset.
-
-    Raises:
-        UsageError: The folder contains another dataset.
     """
-    manifest_uri = storage.join(dataset_uri, MANIFEST_NAME)
-    if storage.exists(manifest_uri):
-        _check_same_dataset(manifest_uri, dataset_uri, plan)
-        return False
     _clear_unfinished(dataset_uri, plan.dataset_id)
 
     def write_work_list(shard: str) -> None:
@@ -292,7 +307,6 @@ def write_plan(
     if base:
         write_record(storage.join(dataset_uri, BASE_NAME), base)
     write_record(storage.join(dataset_uri, PLAN_NAME), plan)
-    return True
 
 
 def read_plan(dataset_uri: str) -> DatasetPlan:
@@ -402,22 +416,6 @@ def read_shard_sources(
         if picture.path not in rejected
     ]
     return pictures if len(pictures) == receipt.num_records else None
-
-
-def _check_same_dataset(manifest_uri: str, dataset_uri: str, plan: DatasetPlan) -> None:
-    """Raise unless the folder's manifest, possibly that of another program, has the plan's id."""
-    manifest = storage.read_json(manifest_uri)
-    existing_id = manifest.get("dataset_id") if isinstance(manifest, dict) else None
-    if existing_id != plan.dataset_id:
-        content = (
-            f"dataset {existing_id}, made from other pictures or settings"
-            if existing_id
-            else f"a {MANIFEST_NAME} that is not from a dataset"
-        )
-        raise UsageError(
-            f"The output folder must be empty or contain dataset {plan.dataset_id}; {dataset_uri} "
-            f"contains {content}. Choose another folder, or delete its content."
-        )
 
 
 def _clear_unfinished(dataset_uri: str, dataset_id: str) -> None:

@@ -11,6 +11,7 @@ from repot.dataset_plan import (
     DatasetPlan,
     Share,
     SourcePicture,
+    is_built,
     read_plan,
     read_work_list,
     write_plan,
@@ -50,7 +51,7 @@ def _shards(plan: DatasetPlan) -> dict[str, list[SourcePicture]]:
 
 def test_plan_and_work_lists_can_be_read_back(tmp_path: Path) -> None:
     shards = _shards(PLAN)
-    assert write_plan(str(tmp_path), PLAN, shards.__getitem__)
+    write_plan(str(tmp_path), PLAN, shards.__getitem__)
     assert read_plan(str(tmp_path)) == PLAN
     assert {name: read_work_list(str(tmp_path), name) for name in PLAN.shard_names} == shards
 
@@ -183,23 +184,25 @@ def test_invalid_old_work_list_is_an_error(tmp_path: Path, content: object) -> N
         read_work_list(str(tmp_path), "train-00000-of-00001")
 
 
-def test_existing_dataset_is_not_written_again(tmp_path: Path) -> None:
+def test_dataset_is_built_if_it_has_its_manifest(tmp_path: Path) -> None:
+    assert not is_built(str(tmp_path), DATASET_ID)
     storage.write_json(f"{tmp_path}/manifest.json", {"dataset_id": DATASET_ID})
-    assert not write_plan(str(tmp_path), PLAN, _shards(PLAN).__getitem__)
-    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+    assert is_built(str(tmp_path), DATASET_ID)
 
 
-def test_other_dataset_is_not_overwritten(tmp_path: Path) -> None:
+def test_folder_of_another_dataset_is_an_error(tmp_path: Path) -> None:
     storage.write_json(f"{tmp_path}/manifest.json", {"dataset_id": OTHER_ID})
     with pytest.raises(UsageError, match=f"contains dataset {OTHER_ID}"):
-        write_plan(str(tmp_path), PLAN, _shards(PLAN).__getitem__)
+        is_built(str(tmp_path), DATASET_ID)
 
 
 @pytest.mark.parametrize("content", [{"name": "a web app"}, ["a list"], None])
-def test_manifest_of_another_program_is_not_overwritten(tmp_path: Path, content: object) -> None:
+def test_folder_with_a_manifest_of_another_program_is_an_error(
+    tmp_path: Path, content: object
+) -> None:
     storage.write_json(f"{tmp_path}/manifest.json", content)
     with pytest.raises(UsageError, match="that is not from a dataset"):
-        write_plan(str(tmp_path), PLAN, _shards(PLAN).__getitem__)
+        is_built(str(tmp_path), DATASET_ID)
 
 
 def test_unfinished_other_dataset_is_deleted_and_other_files_are_kept(tmp_path: Path) -> None:

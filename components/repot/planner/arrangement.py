@@ -38,8 +38,6 @@ class Arrangement:
         settings: The settings of the dataset, shard counts resolved.
         splits: The split of each picture.
         groups: What names the group of each picture, see `group_digests`.
-        by_split: The numbers of the pictures of each split, sorted by class id, name and content.
-            So the order does not depend on folders, of which other inputs know nothing.
         class_ids: The labels' numbers.
         split_warnings: What about the split is probably a mistake.
     """
@@ -49,7 +47,6 @@ class Arrangement:
     settings: DatasetSettings
     splits: Sequence[Split]
     groups: Sequence[str]
-    by_split: Mapping[Split, Numbers]
     class_ids: Mapping[str, int]
     split_warnings: Sequence[str]
 
@@ -90,7 +87,7 @@ class Arrangement:
                 "Every label must have a picture to train on; these have none: "
                 f"{join_names(map(repr, untrained))}. Add pictures, or remove the labels."
             )
-        if not len(self.by_split["validation"]):
+        if "validation" not in self.splits:
             problems.append(
                 "Validation must have a picture; it has none, because the pictures of each label "
                 "are copies of one picture, or belong to one group. Add other pictures, or correct "
@@ -101,8 +98,9 @@ class Arrangement:
     def assign_to_shards(self) -> dict[str, Numbers]:
         """Return the numbers of the pictures of every shard of all splits, by shard name."""
         shards: dict[str, Numbers] = {}
+        by_split = self._sort()
         for split, num_shards in _num_shards(self.settings).items():
-            numbers = self.by_split[split]
+            numbers = by_split[split]
             if self.settings.shard_layout == STABLE_LAYOUT:
                 places = np.fromiter(map(self._place, numbers.tolist()), np.uint64, len(numbers))
                 assigned = sharding.assign_to_stable_shards(places, num_shards=num_shards)
@@ -139,6 +137,29 @@ class Arrangement:
         }
         return layout.content_id(content)
 
+    def _sort(self) -> dict[Split, Numbers]:
+        """Return the numbers of the pictures of each split, sorted by class id, name and content.
+
+        So the order does not depend on folders, of which other inputs know nothing.
+        """
+        pictures = self.inventory.candidates
+        files = pictures.files
+
+        def order(number: int) -> tuple[object, ...]:
+            crop = pictures.crops.get(number)
+            edges = (crop.xmin, crop.ymin, crop.xmax, crop.ymax) if crop else ()
+            return files.name(number), files.checksum(number), files.sizes[number], edges
+
+        by_label = {label: array("q") for label in self.labels}
+        for number, label in enumerate(pictures.labels):
+            by_label[label].append(number)
+        by_split = {split: array("q") for split in SPLITS}
+        # Label by label, so that the sort keys of one label at a time are in memory.
+        for numbers in by_label.values():
+            for number in sorted(numbers, key=order):
+                by_split[self.splits[number]].append(number)
+        return {split: np.array(numbers, np.int64) for split, numbers in by_split.items()}
+
     def _place(self, number: int) -> int:
         """Return the place of a picture in the `stable` layout."""
         pictures = self.inventory.candidates
@@ -156,15 +177,10 @@ class Arrangement:
             or pictures.crops
             or pictures.columns
         )
-        for number, (path, label) in enumerate(zip(files.paths, pictures.labels, strict=True)):
-            identity = (
-                path.rpartition("/")[2],
-                files.sizes[number],
-                files.checksum(number),
-                label,
-                self.splits[number],
-            )
-            yield identity if is_plain else identity + self._additions(number)
+        columns = files.paths, files.sizes, files.checksums, pictures.labels, self.splits
+        for number, (path, *identity) in enumerate(zip(*columns, strict=True)):
+            additions = () if is_plain else self._additions(number)
+            yield path.rpartition("/")[2], *identity, *additions
 
     def _additions(self, number: int) -> tuple[object, ...]:
         """Return what the identity of a picture has beside that of a plain one."""
@@ -199,42 +215,17 @@ def arrange_pictures(
         validation_fraction=settings.validation_fraction,
         test_fraction=settings.test_fraction,
     )
-    by_split = _sort(inventory, labels, splits)
     return Arrangement(
         inventory=inventory,
         labels=labels,
-        settings=_with_num_shards(settings, {name: len(by_split[name]) for name in SPLITS}),
+        settings=_with_num_shards(settings, Counter(splits)),
         splits=splits,
         groups=group_digests(pictures, groups),
-        by_split=by_split,
         class_ids={label: class_id for class_id, label in enumerate(labels, start=1)},
         split_warnings=find_split_warnings(
             pictures, groups, splits, group_pattern=settings.group_pattern
         ),
     )
-
-
-def _sort(
-    inventory: Inventory, labels: Sequence[str], splits: Sequence[Split]
-) -> dict[Split, Numbers]:
-    """Return the numbers of the pictures of each split, see `Arrangement`."""
-    pictures = inventory.candidates
-    files = pictures.files
-
-    def order(number: int) -> tuple[object, ...]:
-        crop = pictures.crops.get(number)
-        edges = (crop.xmin, crop.ymin, crop.xmax, crop.ymax) if crop else ()
-        return files.name(number), files.checksum(number), files.sizes[number], edges
-
-    by_label = {label: array("q") for label in labels}
-    for number, label in enumerate(pictures.labels):
-        by_label[label].append(number)
-    by_split = {split: array("q") for split in SPLITS}
-    # Label by label, so that the sort keys of one label at a time are in memory.
-    for numbers in by_label.values():
-        for number in sorted(numbers, key=order):
-            by_split[splits[number]].append(number)
-    return {split: np.array(numbers, np.int64) for split, numbers in by_split.items()}
 
 
 def _with_num_shards(

@@ -94,10 +94,12 @@ def add_checksums(
     """
     cache_uri = f"{listings_uri}/{layout.content_id(roots.folders)}" if listings_uri else ""
     unreadable: dict[str, str] = {}
-    unknown = [number for number in files.unknown if not _use_etag(files, number)]
+    parts = _divide(files)
+    num_unknown = sum(map(len, parts.values()))
     counter: ProgressCounter | None = None
     num_cached = 0
-    for digits, part in _parts(files, unknown):
+    for digits in sorted(parts):
+        part = parts.pop(digits)
         cache = _read_cache(cache_uri, digits) if cache_uri else {}
         known: _Cache = {}
         unread: dict[str, list[int]] = defaultdict(list)
@@ -113,7 +115,7 @@ def add_checksums(
         if not unread:
             continue
         del cache
-        counter = counter or ProgressCounter("read checksums", len(unknown), unit="files")
+        counter = counter or ProgressCounter("read checksums", num_unknown, unit="files")
         counter.add(num_cached)
         num_cached = 0
         part_uri = _part_uri(cache_uri, digits) if cache_uri else ""
@@ -129,28 +131,27 @@ def add_checksums(
     return unreadable
 
 
-def _use_etag(files: FileTable, number: int) -> bool:
-    """Return whether an object has no CRC32C; then its ETag takes that place."""
-    if files.has_crc32c[number] or storage.is_local(files.uri(number)):
-        return False
-    files.set_checksum(number, etag_checksum(files.versions[number]))
-    return True
+def _divide(files: FileTable) -> dict[str, "array[int]"]:
+    """Return the files without a checksum, in parts that are small enough for memory.
 
+    An object that has no CRC32C gets its ETag, and is in none.
 
-def _parts(files: FileTable, numbers: Sequence[int]) -> Iterator[tuple[str, Sequence[int]]]:
-    """Yield the files in parts that are small enough for memory, each with its digits."""
+    Returns:
+        The numbers of the files of each part, by the digits of its file in the cache.
+    """
+    unknown = files.unknown
     num_digits = 0
-    while len(numbers) > _FILES_PER_PART << (4 * num_digits) and num_digits < _NUM_DIGITS:
+    while len(unknown) > _FILES_PER_PART << (4 * num_digits) and num_digits < _NUM_DIGITS:
         num_digits += 1
-    if not num_digits:
-        yield "", numbers
-        return
-    parts: dict[str, array[int]] = defaultdict(lambda: array("Q"))
-    for number in numbers:
-        digest = zlib.crc32(files.uri(number).encode(errors="surrogateescape"))
-        parts[f"{digest:0{_NUM_DIGITS}x}"[:num_digits]].append(number)
-    for digits in sorted(parts):
-        yield digits, parts.pop(digits)
+    parts: dict[int, array[int]] = defaultdict(lambda: array("Q"))
+    for number in unknown:
+        uri = files.uri(number)
+        if not files.has_crc32c[number] and not storage.is_local(uri):
+            files.set_checksum(number, etag_checksum(files.versions[number]))
+        else:
+            digest = zlib.crc32(uri.encode(errors="surrogateescape"))
+            parts[digest >> 4 * (_NUM_DIGITS - num_digits)].append(number)
+    return {f"{part:0{num_digits}x}" if num_digits else "": parts[part] for part in parts}
 
 
 def _part_uri(cache_uri: str, digits: str) -> str:

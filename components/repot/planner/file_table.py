@@ -86,6 +86,10 @@ class TextColumn:
         self._data += text.encode(*_CODEC)
         self._borders.append(len(self._data))
 
+    def mentions(self, part: str) -> bool:
+        """Return whether a text contains this one, without a look at each."""
+        return part.encode(*_CODEC) in self._data
+
     def take(self, numbers: Iterable[int]) -> "TextColumn":
         """Return a column of the texts with these numbers."""
         taken, data, borders = TextColumn(), self._data, self._borders
@@ -121,7 +125,8 @@ class CodedColumn(Generic[_T]):
 
     def append(self, value: _T) -> None:
         """Add a value."""
-        self.codes.append(self.code(value))
+        code = self._code_of.get(value)
+        self.codes.append(self.code(value) if code is None else code)
 
     def code(self, value: _T) -> int:
         """Return the code of a value, a new one if it has none."""
@@ -230,6 +235,18 @@ class FileTable(Sequence[FoundFile]):
         """Yield the location of each file."""
         for path, (stem, num_skipped) in zip(self.paths, self._stems, strict=True):
             yield stem + path[num_skipped:]
+
+    @property
+    def checksums(self) -> Iterator[str]:
+        """Yield the checksum of each file, see `checksum`."""
+        if all(state == _CRC32C for state in self._checksums):
+            return map("{:08x}".format, self._crc32cs)
+        return map(self.checksum, range(len(self)))
+
+    @property
+    def has_one_stem(self) -> bool:
+        """Return whether all locations are that of one folder, followed by the path in it."""
+        return len(set(self._stems.codes)) == 1
 
     def uri(self, number: int) -> str:
         """Return the location of a file."""

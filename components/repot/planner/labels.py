@@ -179,9 +179,9 @@ def find_suspicious_labels(inventory: Inventory) -> list[str]:
 def _find_stored_names(inventory: Inventory) -> dict[str, set[str]]:
     """Return the names of each label's folders as stored, by the folder's normalised path."""
     stored: dict[str, set[str]] = defaultdict(set)
-    if not inventory.has_folders:
-        return stored
     files = inventory.candidates.files
+    if not inventory.has_folders or files.has_one_stem:
+        return stored
     folders = {
         (path.rpartition("/")[0], uri.rpartition("/")[0])
         for number, (path, uri) in enumerate(zip(files.paths, files.uris, strict=True))

@@ -13,6 +13,8 @@ from repot.dataset_plan import (
     DatasetPlan,
     NewestDataset,
     Share,
+    is_built,
+    read_plan,
     write_plan,
 )
 from repot.errors import DataError, NotFoundError, UsageError
@@ -196,29 +198,41 @@ def plan_dataset(
     raise_problems(data=find_picture_count_problems(inventory, labels))
     arrangement = arrange_pictures(inventory, labels, settings)
     raise_problems(data=arrangement.find_problems())
-    shards = arrangement.assign_to_shards()
+    dataset_id = arrangement.dataset_id()
+    dataset_uri = dataset_folder(dataset_id)
+    exists = is_built(dataset_uri, dataset_id)
+    num_pictures = _read_shard_sizes(dataset_uri) if exists else {}
+    shards = {} if num_pictures else arrangement.assign_to_shards()
     plan = DatasetPlan(
-        dataset_id=arrangement.dataset_id(),
+        dataset_id=dataset_id,
         pictures_uri=roots.description,
         labels=labels,
         settings=arrangement.settings,
-        num_pictures={name: len(shard) for name, shard in shards.items()},
+        num_pictures=num_pictures or {name: len(shard) for name, shard in shards.items()},
         num_found=inventory.num_found,
         rejected=inventory.rejected,
         empty_label_folders=inventory.empty_label_folders,
     )
     _announce(arrangement)
-    dataset_uri = dataset_folder(plan.dataset_id)
-    is_stable = settings.shard_layout == STABLE_LAYOUT
-    was_written = write_plan(
-        dataset_uri,
-        plan,
-        lambda name: [*map(arrangement.source, shards[name].tolist())],
-        base=_find_base(newest_uri, dataset_uri) if is_stable else None,
-    )
+    if not exists:
+        is_stable = settings.shard_layout == STABLE_LAYOUT
+        write_plan(
+            dataset_uri,
+            plan,
+            lambda name: [*map(arrangement.source, shards[name].tolist())],
+            base=_find_base(newest_uri, dataset_uri) if is_stable else None,
+        )
     if corrections:
         storage.write_text(storage.join(dataset_uri, layout.CORRECTIONS_NAME), corrections)
-    return PlannedDataset(dataset_uri=dataset_uri, plan=plan, exists=not was_written)
+    return PlannedDataset(dataset_uri=dataset_uri, plan=plan, exists=exists)
+
+
+def _read_shard_sizes(dataset_uri: str) -> dict[str, int]:
+    """Return the number of pictures per shard of a dataset that is built; empty if unknown."""
+    try:
+        return read_plan(dataset_uri).num_pictures
+    except DataError:  # an earlier version wrote it
+        return {}
 
 
 def _find_base(newest_uri: str, dataset_uri: str) -> BaseDataset | None:

@@ -126,10 +126,9 @@ def group_digests(pictures: PictureTable, groups: Sequence[str]) -> list[str]:
         return [""] * len(pictures)
     keys = _find_hashed_keys(pictures, groups)
     members: dict[_HashedKey, set[str]] = defaultdict(set)
-    for number, key in enumerate(keys):
+    for number, (key, content) in enumerate(zip(keys, _contents(pictures), strict=True)):
         if key[0] == _GROUP_RANK:
-            crop = pictures.crops.get(number)
-            members[key].add(f"{_content(pictures, number)} {crop}")
+            members[key].add(f"{content} {pictures.crops.get(number)}")
     digests = {
         key: hashlib.sha256("\n".join(sorted(found)).encode()).hexdigest()[: 2 * DIGEST_BYTES]
         for key, found in members.items()
@@ -322,11 +321,12 @@ def _find_hashed_keys(pictures: PictureTable, groups: Sequence[str]) -> list[_Ha
 
 
 def _content_digests(pictures: PictureTable) -> Iterator[bytes]:
-    return (_hash(_content(pictures, number)) for number in range(len(pictures)))
+    return map(_hash, _contents(pictures))
 
 
-def _content(pictures: PictureTable, number: int) -> str:
-    return f"{pictures.files.sizes[number]} {pictures.files.checksum(number)}"
+def _contents(pictures: PictureTable) -> Iterator[str]:
+    files = pictures.files
+    return map("{} {}".format, files.sizes, files.checksums)
 
 
 def _hash(text: str) -> bytes:

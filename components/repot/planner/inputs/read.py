@@ -437,9 +437,8 @@ def _read_tree(
     wanted = options.input_format
     metadata = [
         files[number]
-        for number, path in enumerate(files.paths)
-        # The first condition spares a million files the second.
-        if path.endswith(_METADATA_NAMES) and files.name(number) in _METADATA_NAMES
+        for number, path in enumerate(files.paths if files.paths.mentions("metadata.") else ())
+        if path.rpartition("/")[2] in _METADATA_NAMES
     ]
     if wanted in ("auto", "huggingface"):
         formats = [
