@@ -335,3 +335,24 @@ except StorageError as err:
         done.stdout == "s3:// needs the package boto3, which is missing. Run "
         "`make venv EXTRAS=s3`, or without a checkout `python -m pip install 'boto3>=1.36'`.\n"
     )
+
+
+def test_plain_requests_work_with_this_release_of_boto3(s3: str) -> None:
+    """Otherwise reads are slower: boto3 has no public names for what they need."""
+    info = storage.write_bytes(f"{s3}/x", DIGITS)
+
+    response = client.get_directly(info.uri, version=info.version)
+
+    assert response is not None
+    assert response.body == DIGITS
+
+
+def test_client_reads_where_it_has_other_names(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = storage.write_bytes(f"{s3}/x", DIGITS)
+    boto_client = client.client()
+    assert client._transport(boto_client) is not None
+    assert client._transport(object()) is None
+    monkeypatch.setattr(client, "_transport", lambda _: None)
+
+    assert client.get_directly(info.uri, version=info.version) is None
+    assert storage.read_bytes(info.uri, version=info.version) == DIGITS

@@ -133,13 +133,14 @@ def get_directly(uri: str, *, version: str, byte_range: str = "") -> DirectRespo
     is_complete = False
     try:
         boto_client = client()
-        address = _bucket_address(boto_client, bucket)
-        if not address:
+        transport, address = _transport(boto_client), _bucket_address(boto_client, bucket)
+        if transport is None or not address:
             return None
+        sign, send = transport
         url = address + percent_encode(name, safe="/~")
         unsigned = AWSRequest(method="GET", url=url, headers=headers)
-        boto_client._request_signer.sign("GetObject", unsigned)
-        response = boto_client._endpoint.http_session.send(unsigned.prepare())
+        sign("GetObject", unsigned)
+        response = send(unsigned.prepare())
         is_complete = response.status_code == (
             http.client.PARTIAL_CONTENT if byte_range else http.client.OK
         )
@@ -153,6 +154,17 @@ def get_directly(uri: str, *, version: str, byte_range: str = "") -> DirectRespo
     finally:
         _state.limit.end(sent, succeeded=is_complete)
     return DirectResponse(headers=response.headers, body=body) if is_complete else None
+
+
+def _transport(boto_client: Any) -> tuple[Callable[..., Any], Callable[..., Any]] | None:
+    """Return the functions by which the client signs and sends a request.
+
+    boto3 has no public names for them: None if a newer release has others.
+    """
+    signer = getattr(boto_client, "_request_signer", None)
+    session = getattr(getattr(boto_client, "_endpoint", None), "http_session", None)
+    sign, send = getattr(signer, "sign", None), getattr(session, "send", None)
+    return (sign, send) if sign and send else None
 
 
 def _bucket_address(boto_client: Any, bucket: str) -> str:
