@@ -14,6 +14,7 @@ TensorFlow may be loaded in the same process and declares them too.
 """
 
 import contextlib
+import functools
 import io
 import mmap
 import struct
@@ -150,9 +151,14 @@ def frame_picture(features: Mapping[str, Sequence[Value]]) -> tuple[bytes, bytes
         What is before the JPEG, the JPEG, and what is behind it.
     """
     (jpeg,) = cast("Sequence[bytes]", features[_JPEG_NAME])
+    entries = [
+        (name, _encode_feature(name, _kind(values[0]) if values else "", tuple(values)))
+        for name, values in sorted(features.items())
+        if name != _JPEG_NAME
+    ]
     # The map is serialized in the order of its names.
-    before = _encode_features({n: values for n, values in features.items() if n < _JPEG_NAME})
-    behind = _encode_features({n: values for n, values in features.items() if n > _JPEG_NAME})
+    before = b"".join(entry for name, entry in entries if name < _JPEG_NAME)
+    behind = b"".join(entry for name, entry in entries if name > _JPEG_NAME)
     start = b""
     for tag in _JPEG_TAGS:
         start = tag + _varint(len(start) + len(jpeg)) + start
@@ -311,15 +317,25 @@ def _fill(message: Any, features: Mapping[str, Sequence[Value]]) -> None:
             getattr(feature, _BOX_KINDS[name]).SetInParent()
 
 
-def _encode_features(features: Mapping[str, Sequence[Value]]) -> bytes:
+@functools.lru_cache(maxsize=4096)
+def _encode_feature(name: str, kind: str, values: tuple[Value, ...]) -> bytes:
+    """Return a feature as an entry of the map. Most features of a picture are those of another.
+
+    Args:
+        name: Name of the feature.
+        kind: Kind of the values; without it, 1 and 1.0 would be the same key of the cache.
+        values: The values.
+    """
     message = _Features()
-    _fill(message, features)
+    _fill(message, {name: values})
     serialized: bytes = message.SerializeToString(deterministic=True)
     return serialized
 
 
 def _varint(number: int) -> bytes:
     """Return a number as protobuf writes it: seven bits per byte, the lowest first."""
+    if 1 << 14 <= number < 1 << 21:  # most pictures
+        return bytes((number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80, number >> 14))
     encoded = bytearray()
     while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)

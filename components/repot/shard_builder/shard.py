@@ -12,6 +12,7 @@ import io
 import os
 import queue
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -40,7 +41,7 @@ from repot.shard_builder.appearances import measure, write_appearances
 from repot.shard_builder.receipts import write_receipt
 from repot.shard_builder.reuse import build_on_base
 
-_NUM_LOCAL_READERS = 8
+_MAX_LOCAL_READERS = 8
 # A request takes as long as decoding eighty pictures, and hardly any computing.
 _NUM_STORE_READERS = 2 * MAX_FILES
 # Limits of reading ahead, in pictures and bytes. A single picture may exceed the limit of bytes.
@@ -49,9 +50,12 @@ _MAX_LOCAL_PICTURES_AHEAD = MAX_FILES
 # While a batch is decoded, nothing is requested: enough for it must be under way or here.
 _MAX_STORE_PICTURES_AHEAD = 4 * MAX_FILES
 _MAX_BYTES_AHEAD = 64 << 20
+# One thread reads what the system has in memory in half of the time of several, which wait for each
+# other. If a disk or network makes the builder wait for so long, another one is added.
+_MAX_WAIT_SECONDS = 0.005
 # Local files are read several at a time: handing over each one alone takes longer than reading it.
 # From a store, each is requested by itself, so that as many are under way as there are readers.
-_LOCAL_PICTURES_AT_ONCE = 8
+_LOCAL_PICTURES_AT_ONCE = 16
 
 # Linux and macOS write 1024 at a time.
 _MAX_PIECES = 1000
@@ -136,10 +140,20 @@ def read_ahead(pictures: Sequence[SourcePicture]) -> Generator[tuple[SourcePictu
         DataError, StorageError: As `read_picture`.
     """
     is_local = all(storage.is_local(picture.uri) for picture in pictures)
-    readers = Readers(_NUM_LOCAL_READERS if is_local else _NUM_STORE_READERS)
+    readers = Readers(1 if is_local else _NUM_STORE_READERS)
     max_ahead = _MAX_LOCAL_PICTURES_AHEAD if is_local else _MAX_STORE_PICTURES_AHEAD
     pending: deque[tuple[list[SourcePicture], Future[list[FileBytes]]]] = deque()
     num_pending = pending_bytes = 0
+
+    def next_read() -> Iterator[tuple[SourcePicture, FileBytes]]:
+        group, future = pending.popleft()
+        started = time.monotonic()
+        found = future.result()
+        is_slow = time.monotonic() - started > _MAX_WAIT_SECONDS
+        if is_slow and readers.max_threads < _MAX_LOCAL_READERS:
+            readers.max_threads += 1
+        return zip(group, found, strict=True)
+
     try:
         for group in _groups(pictures):
             group_bytes = _size(group)
@@ -147,14 +161,13 @@ def read_ahead(pictures: Sequence[SourcePicture]) -> Generator[tuple[SourcePictu
                 num_pending + len(group) > max_ahead
                 or pending_bytes + group_bytes > _MAX_BYTES_AHEAD
             ):
-                first, future = pending.popleft()
+                first = pending[0][0]
                 num_pending, pending_bytes = num_pending - len(first), pending_bytes - _size(first)
-                yield from zip(first, future.result(), strict=True)
+                yield from next_read()
             pending.append((group, readers.submit(_read_group, group)))
             num_pending, pending_bytes = num_pending + len(group), pending_bytes + group_bytes
         while pending:
-            first, future = pending.popleft()
-            yield from zip(first, future.result(), strict=True)
+            yield from next_read()
     finally:
         readers.close()
 
@@ -164,15 +177,18 @@ class Readers:
 
     Unlike those of an executor, the program does not wait for them when it ends: reading from a
     disk that is gone takes for ever.
+
+    Attributes:
+        max_threads: Number of threads at most; a new one starts with a task.
     """
 
     def __init__(self, max_threads: int) -> None:
-        """Start a thread with each task, up to a number of threads."""
+        self.max_threads = max_threads
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._max_threads, self._num_threads = max_threads, 0
+        self._num_threads = 0
 
     def submit(self, read: Callable[[_Item], _Result], item: _Item) -> "Future[_Result]":
-        """Return the future result of reading an item."""
+        """Return the future result of reading an item, by a new thread if one may be started."""
         future: Future[_Result] = Future()
 
         def run() -> None:
@@ -182,7 +198,7 @@ class Readers:
                 future.set_exception(err)
 
         self._tasks.put(run)
-        if self._num_threads < self._max_threads:
+        if self._num_threads < self.max_threads:
             self._num_threads += 1
             threading.Thread(target=self._run, daemon=True).start()
         return future
@@ -203,15 +219,18 @@ class Readers:
 def _groups(pictures: Iterable[SourcePicture]) -> Iterator[list[SourcePicture]]:
     """Yield what is read at once: some local files, or one file of a store."""
     group: list[SourcePicture] = []
+    group_bytes = 0
     for picture in pictures:
-        is_full = _size([*group, picture]) > _MAX_BYTES_AHEAD // _NUM_LOCAL_READERS
-        if group and (is_full or not storage.is_local(picture.uri)):
+        group_bytes += picture.size_bytes
+        is_full = group_bytes > _MAX_BYTES_AHEAD // _MAX_LOCAL_READERS
+        is_local = storage.is_local(picture.uri)
+        if group and (is_full or not is_local):
             yield group
-            group = []
+            group, group_bytes = [], picture.size_bytes
         group.append(picture)
-        if len(group) == _LOCAL_PICTURES_AT_ONCE or not storage.is_local(picture.uri):
+        if len(group) == _LOCAL_PICTURES_AT_ONCE or not is_local:
             yield group
-            group = []
+            group, group_bytes = [], 0
     if group:
         yield group
 
@@ -323,7 +342,7 @@ class _RecordWriter:
                 pieces += record
                 for piece in record:
                     self._crc = google_crc32c.extend(self._crc, piece)
-                size_bytes = sum(map(len, record))
+                size_bytes = len(record[0]) + len(record[1]) + len(record[2])
                 self._size_bytes += size_bytes
                 self._record_bytes.append(size_bytes)
                 self._record_crcs.append(record[-1][-4:])

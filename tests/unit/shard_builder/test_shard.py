@@ -1,11 +1,13 @@
 import dataclasses
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from repot import records, storage
-from repot.dataset_plan import SourcePicture
+from repot.dataset_plan import SourcePicture, read_work_list
 from repot.errors import DataError, StorageError
 from repot.picture_decoder import MAX_FILES, PictureDecoder
 from repot.picture_result import MAX_FILE_BYTES, RejectedPicture
@@ -230,3 +232,25 @@ def test_reader_that_stops_early_leaves_no_threads(tmp_path: Path) -> None:
     reader = read_ahead(pictures)
     next(reader)
     reader.close()
+
+
+def test_readers_are_added_while_pictures_are_waited_for(
+    make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = make_plan(train_shards=1, validation_fraction=0.01)
+    pictures = read_work_list(planned.dataset_uri, "train-00000-of-00001")
+    threads = set()
+
+    def read(picture: SourcePicture) -> bytes:
+        threads.add(threading.get_ident())
+        time.sleep(0.02)
+        return picture.path.encode()
+
+    monkeypatch.setattr(shard, "read_picture", read)
+    monkeypatch.setattr(shard, "_LOCAL_PICTURES_AT_ONCE", 1)
+    monkeypatch.setattr(shard, "_MAX_LOCAL_PICTURES_AHEAD", 8)
+
+    found = list(read_ahead(pictures))
+
+    assert found == [(picture, picture.path.encode()) for picture in pictures]
+    assert 1 < len(threads) <= 8
