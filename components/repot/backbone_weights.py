@@ -26,6 +26,7 @@ _NUM_SHOWN = 3
 # SigLIP's numbers 0, 1, 2, ... of its positions: they follow from the image size.
 _POSITION_NUMBERS = "/position_ids"
 _POSITIONS = "position_embedding"
+_MAX_SIDE = 1024  # Patches per side; 37 in the largest preset.
 
 
 def stable_names(model: Any) -> list[str]:
@@ -100,11 +101,12 @@ def load_weights(model: Any, path: Path | str) -> None:
             found: dict[str, Any] = dict(find_datasets(file))
             for name, weight in expected.items():
                 if _POSITIONS in name and name in found:
-                    found[name] = _resize_positions(found[name][()], tuple(weight.shape))
+                    found[name] = _read_positions(found[name], tuple(weight.shape))
             check_shapes(array_shapes(found), array_shapes(expected), source=str(path))
             for name, weight in expected.items():
                 weight.assign(found[name][()])
-    except OSError as err:
+    # h5py raises any of these for a damaged HDF5 file, Keras the last for values of another type.
+    except (LookupError, OSError, RuntimeError, TypeError, ValueError) as err:
         raise CheckpointError(
             f"{path} must be a weights file written by repot; it cannot be read: {err}. "
             "Convert the checkpoint again."
@@ -115,24 +117,27 @@ def _is_of_keras_hub(layer: Any) -> bool:
     return type(layer).__module__.startswith("keras_hub.")
 
 
-def _resize_positions(array: Array, shape: tuple[int, ...]) -> Array:
+def _read_positions(stored: h5py.Dataset, shape: tuple[int, ...]) -> Any:
     """Return position embeddings for a square of another number of patches.
 
     Interpolation is bicubic, as in the networks' own code. Tokens that come before the patches,
     such as the class token, keep theirs.
 
     Args:
-        array: [..., num_tokens, width].
-        shape: Shape of the result; the array is returned as it is if only that can fit.
+        stored: [..., num_tokens, width].
+        shape: Shape of the result; the dataset itself is returned if only that can fit.
     """
     import keras
 
-    if array.shape == shape or array.ndim != len(shape) or array.shape[-1] != shape[-1]:
-        return array
-    source, target = math.isqrt(array.shape[-2]), math.isqrt(shape[-2])
-    num_first = array.shape[-2] - source**2
-    if num_first != shape[-2] - target**2:
-        return array
+    found = tuple(stored.shape)
+    # Compared before anything is read: a few bytes can describe an array of any size.
+    if found == shape or len(found) != len(shape) or found[-1:] != shape[-1:]:
+        return stored
+    source, target = math.isqrt(found[-2]), math.isqrt(shape[-2])
+    num_first = found[-2] - source**2
+    if found[:-2] != shape[:-2] or num_first != shape[-2] - target**2 or source > _MAX_SIDE:
+        return stored
+    array = stored[()]
     tokens = array.reshape(-1, array.shape[-1])
     grid = tokens[num_first:].reshape(source, source, -1)
     resized = np.asarray(
@@ -145,11 +150,14 @@ def _resize_positions(array: Array, shape: tuple[int, ...]) -> Array:
 
 
 def find_datasets(group: h5py.Group) -> dict[str, h5py.Dataset]:
-    """Return every dataset below a group by path; skip links, and data stored in other files."""
+    """Return every dataset below a group by path; skip links, and data stored in other files.
+
+    HDF5 reads those without asking: a file of a stranger could name any file of this machine.
+    """
     found = {}
 
     def collect(name: str, item: h5py.HLObject) -> None:
-        if isinstance(item, h5py.Dataset) and not item.external:
+        if isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual:
             found[name] = item
 
     # visititems does not follow soft or external links.

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from repot import storage
 from repot.errors import NotFoundError, StorageError
@@ -24,11 +25,21 @@ _BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileChecksum(JsonRecord):
-    """A file: its name in the folder, its size in bytes and its SHA-256."""
+    """A file: its name in the folder, its size in bytes and its SHA-256.
+
+    Raises:
+        ValueError: The name leads out of the folder.
+    """
 
     name: str
     size_bytes: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        """Check the name, which a stranger may have written."""
+        path = PurePosixPath(self.name)
+        if path.is_absolute() or ".." in path.parts or "\0" in self.name:
+            raise ValueError(f"name must be that of a file in the folder; got {self.name!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,7 +19,7 @@ from typing import Any
 
 from repot.errors import CheckpointError, UsageError, printable
 from repot.extras import install_command
-from repot.json_record import JsonRecord
+from repot.json_record import JsonRecord, RecordError
 
 CONFIG_NAME = "config.json"
 CONVERTER_NAME = "image_converter.json"
@@ -215,18 +215,22 @@ def load_architecture(weights_path: Path) -> HubArchitecture:
     """Return the architecture in a weights file.
 
     Raises:
-        CheckpointError: It has none.
+        CheckpointError: It has none, or a damaged one.
     """
     import h5py
 
-    with h5py.File(weights_path, "r") as file:
-        text = file.attrs.get(_ARCHITECTURE)
-    if not isinstance(text, str):
+    try:
+        with h5py.File(weights_path, "r") as file:
+            text = file.attrs.get(_ARCHITECTURE)
+        if not isinstance(text, str):
+            raise RecordError("it has none")
+        return HubArchitecture.from_text(text)
+    # h5py raises several of these for a damaged file.
+    except (OSError, RuntimeError, TypeError, ValueError) as err:
         raise CheckpointError(
-            f"{weights_path} must hold the architecture of a KerasHub preset; it has none. "
+            f"{weights_path} must hold the architecture of a KerasHub preset; {err}. "
             "Convert the checkpoint again."
-        )
-    return HubArchitecture.from_text(text)
+        ) from err
 
 
 def _class_config(folder: Path, name: str) -> dict[str, Any]:

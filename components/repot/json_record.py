@@ -54,8 +54,9 @@ class JsonRecord:
         try:
             record = dacite.from_dict(cls, value, _STRICT)
             _check_arrays(record, value, cls.__name__)
-        except (dacite.DaciteError, TypeError, ValueError) as err:
-            # The conversion of a wrong value to a tuple raises TypeError or ValueError.
+        except (dacite.DaciteError, OverflowError, TypeError, ValueError) as err:
+            # The conversion of a wrong value to a tuple raises TypeError or ValueError, that of a
+            # huge whole number to a float OverflowError.
             raise RecordError(f"{cls.__name__}: {err}") from err
         return record
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from repot import layout, storage
-from repot.errors import ModelError, NotFoundError
+from repot.errors import ModelError, NotFoundError, printable
 from repot.folder_checksums import FileChecksum, describe_change
 from repot.json_record import JsonRecord, checked_text
 from repot.metrics import Interval
@@ -104,6 +104,19 @@ class Champion(JsonRecord):
     rolled_back: tuple[str, ...] = ()
     promotion: ChampionChange | None = None
     history: tuple[ChampionChange, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the names of versions, which become paths and are printed.
+
+        Raises:
+            ValueError: One is not the name of a folder.
+        """
+        versions = (self.version, self.previous, *self.rolled_back)
+        for version in filter(None, versions):
+            if "/" in version or version in (".", "..") or printable(version) != version:
+                raise ValueError(
+                    f"a version must be the name of a folder; got {printable(version)!r}"
+                )
 
     def to_bytes(self) -> bytes:
         """Return the file's content."""

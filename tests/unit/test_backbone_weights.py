@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import h5py
+import keras
 import numpy as np
 import pytest
 
@@ -108,6 +109,30 @@ def test_arrays_in_other_files_are_not_read(tmp_path: Path) -> None:
         file.create_dataset(
             "raw", (3,), np.float32, external=[(str(tmp_path / "secret.h5"), 0, 12)]
         )
+        layout = h5py.VirtualLayout((3,), np.float64)
+        layout[:] = h5py.VirtualSource(str(tmp_path / "secret.h5"), "a", (3,))
+        file.create_virtual_dataset("virtual", layout)
         file["own"] = np.ones(3)
 
         assert list(find_datasets(file)) == ["own"]
+
+
+def test_position_embeddings_of_any_declared_size_are_not_read(tmp_path: Path) -> None:
+    inputs = keras.Input([4, 8])
+    network = keras.Model(inputs, keras.layers.Embedding(9, 8, name="position_embedding")(inputs))
+    with h5py.File(tmp_path / "weights.h5", "w") as file:
+        file.create_dataset("position_embedding/embeddings", (10**8, 8), np.float32, chunks=(1, 8))
+
+    with pytest.raises(CheckpointError, match=r"has shape 100000000x8, expected 9x8"):
+        load_weights(network, tmp_path / "weights.h5")
+
+
+@pytest.mark.parametrize("value", [["a", "b"], h5py.Empty(np.float32)])
+def test_weights_that_are_no_numbers_are_an_error(tmp_path: Path, value: object) -> None:
+    inputs = keras.Input([2])
+    model = keras.Model(inputs, keras.layers.Dense(2, use_bias=False, name="d")(inputs))
+    with h5py.File(tmp_path / "weights.h5", "w") as file:
+        file["d/kernel"] = [value] * 2 if isinstance(value, list) else value
+
+    with pytest.raises(CheckpointError, match=r"weights\.h5 must be a weights file written by"):
+        load_weights(model, tmp_path / "weights.h5")

@@ -124,6 +124,12 @@ def _check_values(file: WeightsFile, values: str) -> None:
 
 
 def _check_finite(file: WeightsFile, arrays: dict[str, Array]) -> None:
+    foreign = [name for name, array in arrays.items() if array.dtype.kind not in "fiub"]
+    if foreign:
+        raise CheckpointError(
+            f"{file.path.name} must hold numbers; {len(foreign)} arrays have none: "
+            f"{join_names(foreign, _NUM_SHOWN)}. Use another checkpoint."
+        )
     bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if bad:
         raise CheckpointError(

@@ -147,11 +147,23 @@ def _match_by_order(found: list[h5py.Dataset], expected: _Shapes) -> _Datasets:
 
 def _legacy_entries(root: h5py.Group) -> Iterator[tuple[str, str, h5py.Dataset]]:
     """Yield (layer, variable, dataset) in file order, such as (conv2d_7, kernel, ...)."""
-    datasets = find_datasets(root)
+    datasets, groups = find_datasets(root), _find_groups(root)
     for group in _read_names(root, "layer_names"):
-        for weight_name in _read_names(root[group], "weight_names"):
+        for weight_name in _read_names(groups[group], "weight_names"):
             parts = f"{group}/{weight_name}".split("/")
             yield parts[-2], parts[-1].split(":")[0], datasets[f"{group}/{weight_name}"]
+
+
+def _find_groups(root: h5py.Group) -> dict[str, h5py.Group]:
+    """Return every group below a group by path; skip links, which can lead to other files."""
+    found = {}
+
+    def collect(name: str, item: h5py.HLObject) -> None:
+        if isinstance(item, h5py.Group):
+            found[name] = item
+
+    root.visititems(collect)
+    return found
 
 
 def _read_names(group: h5py.Group, name: str) -> list[str]:

@@ -156,6 +156,8 @@ def read_json(uri: str) -> Any:
         raise StorageError(
             f"{uri} must be JSON; it is nested too deeply. Delete or repair it."
         ) from err
+    except ValueError as err:  # a number of thousands of digits
+        raise StorageError(f"{uri} must be JSON; got {err}. Delete or repair it.") from err
 
 
 def write_bytes(uri: str, data: bytes, *, if_absent: bool = False) -> ObjectInfo:

@@ -15,9 +15,9 @@ def verify_command(*, location: str) -> int:
     read. The exit code is 1 if a file is damaged or missing.
     """
     from repot import storage, storage_check
-    from repot.errors import EXIT_FAILED
+    from repot.errors import EXIT_FAILED, printable
 
     report = storage_check.verify_folder(storage.normalise(location))
     for line in storage_check.lines(report):
-        click.echo(line)
+        click.echo(printable(line))  # a file's name may be a stranger's
     return EXIT_FAILED if report.damaged else 0

@@ -10,6 +10,7 @@ import pytest
 from repot import zoo
 from repot.backbone_weights import save_weights, stable_names
 from repot.checkpoint_fetcher import weights_files
+from repot.checkpoint_fetcher.fetch import convert_to_folder
 from repot.checkpoint_fetcher.keras_file import read_keras_file
 from repot.errors import CheckpointError
 
@@ -199,3 +200,75 @@ def test_external_link_to_the_root_group_is_not_followed(tmp_path: Path) -> None
 
     with pytest.raises(CheckpointError, match="206 of 206 arrays do not"):
         read(tmp_path / "w.h5", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def own_model() -> Any:
+    return build()
+
+
+def external(group: Any, name: str, shape: tuple[int, ...], secret: Path) -> None:
+    size = 4 * int(np.prod(shape))
+    group.create_dataset(name, shape, np.float32, external=[(str(secret), 0, size)])
+
+
+def virtual(group: Any, name: str, shape: tuple[int, ...], secret: Path) -> None:
+    layout = h5py.VirtualLayout(shape, np.float32)
+    layout[:] = h5py.VirtualSource(str(secret), name, shape)
+    group.create_virtual_dataset(name, layout)
+
+
+def linked(group: Any, name: str, shape: tuple[int, ...], secret: Path) -> None:
+    group[name] = h5py.ExternalLink(str(secret), name)
+
+
+def declared(group: Any, name: str, shape: tuple[int, ...], secret: Path) -> None:
+    group.create_dataset(name, (10**12,), np.float32, chunks=(1024,))
+
+
+def texts(group: Any, name: str, shape: tuple[int, ...], secret: Path) -> None:
+    group.create_dataset(name, shape, h5py.string_dtype())
+
+
+MISSING = r"1 of 206 arrays do not: conv/kernel 3x3x3x16 is missing"
+HOSTILE: dict[str, tuple[Callable[[Any, str, tuple[int, ...], Path], None], str]] = {
+    "external storage": (external, MISSING),
+    "virtual": (virtual, MISSING),
+    "external link": (linked, MISSING),
+    "huge": (declared, "conv/kernel has shape 1000000000000, expected 3x3x3x16"),
+    "texts": (texts, r"must hold numbers; 1 arrays have none: conv/kernel\."),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_array_that_is_not_in_the_file_is_not_read(
+    kind: str, own_model: Any, tmp_path: Path
+) -> None:
+    secret, path = tmp_path / "secret.h5", tmp_path / "w.h5"
+    arrays = dict(zip(stable_names(own_model), own_model.get_weights(), strict=True))
+    for each in (secret, path):
+        save_weights(each, arrays)
+    make, message = HOSTILE[kind]
+    with h5py.File(path, "r+") as file:
+        shape = file["conv/kernel"].shape
+        del file["conv/kernel"]
+        make(file, "conv/kernel", shape, secret)
+
+    with pytest.raises(CheckpointError, match=message):
+        convert_to_folder(
+            str(path), backbone=BACKBONE, values="auto", folder_uri=str(tmp_path / "folder")
+        )
+
+    assert not list(tmp_path.rglob("checkpoint.json"))
+
+
+def test_group_of_another_file_is_not_read(own_model: Any, tmp_path: Path) -> None:
+    layers = legacy_layers(own_model, lambda name: name)
+    write_legacy(tmp_path / "secret.h5", layers)
+    write_legacy(tmp_path / "w.h5", layers)
+    with h5py.File(tmp_path / "w.h5", "r+") as file:
+        del file["conv"]
+        file["conv"] = h5py.ExternalLink("secret.h5", "/conv")
+
+    with pytest.raises(CheckpointError, match=r"w\.h5 must be an intact Keras file"):
+        read_keras_file(tmp_path / "w.h5", own_model, backbone=BACKBONE, scratch=tmp_path)
