@@ -81,6 +81,13 @@ class Parts:
         pictures[self.is_mirrored] = pictures[self.is_mirrored][:, :, ::-1]
         return pictures
 
+    def turned(self) -> "Parts":
+        """Return the same parts of the mirror images."""
+        boxes = np.stack(
+            [1 - self.boxes[:, 1], 1 - self.boxes[:, 0], self.boxes[:, 2], self.boxes[:, 3]], axis=1
+        )
+        return Parts(self.pictures, boxes, ~self.is_mirrored)
+
     def choose(self, chosen: NDArray[np.bool_] | Indices) -> "Parts":
         """Return some of the parts."""
         return Parts(self.pictures[chosen], self.boxes[chosen], self.is_mirrored[chosen])
@@ -88,6 +95,17 @@ class Parts:
 
 def are_copies(rows: NDArray[np.void], first: Parts, second: Parts) -> NDArray[np.bool_]:
     """Return which pairs of parts show the same: bool [n]."""
+    result, is_alike = _check(rows, first, second)
+    # Of a drawing that is nearly symmetric, the mirror image may have the nearer hash.
+    again = np.flatnonzero(is_alike & ~result)
+    result[again] = _check(rows, first.choose(again).turned(), second.choose(again))[0]
+    return result
+
+
+def _check(
+    rows: NDArray[np.void], first: Parts, second: Parts
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which pairs are copies, and which ones are alike at low resolution: bool [n] each."""
     num_pairs = len(first.pictures)
     likely = np.arange(num_pairs)
     one, other = first.luminance(rows), second.luminance(rows)
@@ -99,10 +117,12 @@ def are_copies(rows: NDArray[np.void], first: Parts, second: Parts) -> NDArray[n
         both = _compare(small, boxes, other_small)
         # Of a fine texture, little more than noise may be left at a lower resolution.
         noise = (1 + np.square(_NOISE / reduction)) / both.contrasts.prod(axis=0)
-        is_alike = both.correlation + noise >= limit
-        kept = np.flatnonzero(is_alike & (both.brightness <= _MAX_UNALIGNED))
+        is_likely = both.correlation + noise >= limit
+        kept = np.flatnonzero(is_likely & (both.brightness <= _MAX_UNALIGNED))
         likely, one, other = likely[kept], one[kept], other[kept]
         boxes, starts, targets = boxes[kept], starts[kept], targets[kept]
+    is_copy, is_alike = np.zeros((2, num_pairs), np.bool_)
+    is_alike[likely] = True
     both = _compare(one, boxes, _sample(other, targets)[0])
     first, second = first.choose(likely), second.choose(likely)
     # sides: float32 [n, 2], width and height in pixels of what is compared, in the smaller picture
@@ -112,9 +132,8 @@ def are_copies(rows: NDArray[np.void], first: Parts, second: Parts) -> NDArray[n
     kept = np.flatnonzero(
         _colours_agree(rows, first.choose(kept), second.choose(kept), boxes, targets)
     )
-    result = np.zeros(num_pairs, np.bool_)
-    result[likely[kept]] = True
-    return result
+    is_copy[likely[kept]] = True
+    return is_copy, is_alike
 
 
 def sampling(ranges: Floats, side: int = _SIDE) -> tuple[Floats, NDArray[np.bool_]]:

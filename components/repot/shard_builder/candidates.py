@@ -2,10 +2,10 @@
 
 1.  Hash: the 42 lowest frequencies of a picture's cosine transform, as in pHash (C. Zauner,
     "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010), of several views:
-    the whole picture, two crops, what is inside a border, and the mirror image of each. Signs of
-    single frequencies flip easily where a picture has little of a frequency, so that bits are signs
-    of random projections (M. Charikar, "Similarity Estimation Techniques from Rounding Algorithms",
-    2002) of the frequencies in their principal components.
+    the whole picture, two crops, what is inside a border of any and of equal widths, and the mirror
+    image of each. Signs of single frequencies flip easily where a picture has little of a
+    frequency, so that bits are signs of random projections (M. Charikar, "Similarity Estimation
+    Techniques from Rounding Algorithms", 2002) of the frequencies in their principal components.
 2.  Candidates: pictures that agree in all bits of one of several tables, also after flipping the
     least certain bits (Q. Lv et al., "Multi-Probe LSH", 2007). The time grows with the number of
     pictures, not with its square: of a large group of alike pictures, each is compared with a few.
@@ -15,7 +15,7 @@ the decoder's process has one, and every view of a million pictures must be hash
 miniatures that is a few matrix products.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +81,9 @@ class View:
     vectors: NDArray[np.float16]
 
 
+_Inside = Callable[[NDArray[np.void], Indices], tuple[Floats, Indices]]
+"""Returns boxes and inner columns and rows of pictures, see `_inside_border`."""
+
 PAIR = np.dtype([("query", "<i8"), ("target", "<i8"), ("views", "<i2", (2,)), ("distance", "<f4")])
 
 
@@ -89,22 +92,25 @@ def make_views(rows: NDArray[np.void], used: Indices) -> list[View]:
     sample = used[np.linspace(0, len(used) - 1, min(len(used), _NUM_SAMPLED)).astype(np.int64)]
     center, components = _principal_components(_frequencies(rows, sample, _WHOLE, None))
     whole = np.array([0, _SIDE - 1, 0, _SIDE - 1], np.uint8)
-    framed = used[(rows["content"][used] != whole).any(axis=1)]
-    # With None, each picture has a box of its own.
-    parts: list[tuple[Indices, Floats | None, bool]] = [
+    content = rows["content"][used]
+    framed = used[(content != whole).any(axis=1)]
+    surrounded = used[((content[:, ::2] > 0) & (content[:, 1::2] < _SIDE - 1)).all(axis=1)]
+    # With a function, each picture has a box of its own.
+    parts: list[tuple[Indices, Floats | _Inside, bool]] = [
         (used, _WHOLE, True),
         *((used, np.array([[crop, 1 - crop] * 2], np.float32), False) for crop in _CROPS),
-        (framed, None, True),
+        (framed, _inside_border, True),
+        (surrounded, _inside_even_border, True),
     ]
     views = []
     for members, box, is_target in parts:
         straight = np.empty((len(members), _NUM_DIMENSIONS), np.float16)
         mirrored = np.empty_like(straight)
-        boxes = np.empty((len(members), 4), np.float32) if box is None else box
+        boxes = np.empty((len(members), 4), np.float32) if callable(box) else box
         for start in range(0, len(members), _CHUNK):
             part = slice(start, start + _CHUNK)
-            if box is None:
-                boxes[part], inner = _inside_border(rows, members[part])
+            if callable(box):
+                boxes[part], inner = box(rows, members[part])
                 waves = _frequencies(rows, members[part], boxes[part], inner)
             else:
                 waves = _frequencies(rows, members[part], box, None)
@@ -157,6 +163,23 @@ def _inside_border(rows: NDArray[np.void], pictures: Indices) -> tuple[Floats, I
         ends[:, side] = 1 - depth / _SIDE if side % 2 else depth / _SIDE
         inner[:, side] = _SIDE - 1 - pure if side % 2 else pure
     return ends, inner
+
+
+def _inside_even_border(rows: NDArray[np.void], pictures: Indices) -> tuple[Floats, Indices]:
+    """Return what a border of the same width on all sides surrounds, as `_inside_border` does.
+
+    What the border surrounds may begin with its colour on some sides, so that it seems wider there:
+    the narrowest side counts.
+    """
+    ends, _ = _inside_border(rows, pictures)
+    # pixels: float32 [n, 2], width and height
+    pixels = np.stack([rows["width"][pictures], rows["height"][pictures]], axis=1)
+    depths = np.stack([ends[:, ::2], 1 - ends[:, 1::2]], axis=2) * pixels[:, :, np.newaxis]
+    shares = depths.min(axis=(1, 2))[:, np.newaxis] / np.maximum(pixels, 1)
+    even = np.stack([shares, 1 - shares], axis=2).reshape(-1, 4).astype(np.float32)
+    pure = np.ceil(shares * _SIDE).astype(np.int64)
+    inner = np.stack([pure, _SIDE - 1 - pure], axis=2).reshape(-1, 4)
+    return even, inner
 
 
 def _principal_components(waves: Floats) -> tuple[Floats, Floats]:

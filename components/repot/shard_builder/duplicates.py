@@ -20,8 +20,11 @@ from repot.shard_builder.candidates import (
 )
 
 MIN_CONTRAST = 4.0
-"""Pictures with a smaller standard deviation of grey levels, of 255, are not compared: any two of
-them look alike."""
+"""Pictures with a smaller standard deviation of grey levels, of 255, are not compared with each
+other: any two of them look alike."""
+
+MIN_COPY_CONTRAST = 2.8
+"""The same of a copy: compression and resizing take contrast away."""
 
 # Only the nearest few are compared before large groups are known; then, at most as many times, the
 # pictures of each group are compared with the first one of those that are not yet joined to one.
@@ -40,11 +43,13 @@ def find_near_copies(rows: NDArray[np.void], pictures: Indices) -> Indices:
     Returns:
         int64 [pairs, 2] of indices, the lower one first, sorted.
     """
-    used = pictures[rows["contrast"][pictures] >= MIN_CONTRAST]
+    used = pictures[rows["contrast"][pictures] >= MIN_COPY_CONTRAST]
     if len(used) < 2:
         return np.empty((0, 2), np.int64)
     views = make_views(rows, used)
     candidates = find_candidates(views, len(rows))
+    has_contrast = rows["contrast"] >= MIN_CONTRAST
+    candidates = candidates[has_contrast[candidates["query"]] | has_contrast[candidates["target"]]]
     is_close = _ranks(candidates) < _NUM_CLOSEST
     found = _verify(rows, candidates[is_close], views)
     others = candidates[~is_close]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 import repot_pipelines
 from repot.pictures import normalise_picture
@@ -116,6 +116,50 @@ def test_fine_texture_is_compared_although_nothing_of_it_is_left_at_low_resoluti
 
     # The last one is darker where the first one is lighter.
     assert are_copies(rows, first, second).tolist() == [True, False]
+
+
+def test_border_that_seems_wider_on_one_side_has_a_view_without_it() -> None:
+    # The left half of the picture is as black as the border.
+    image = Image.new("RGB", (200, 160), "black")
+    image.paste((200, 180, 120), (100, 0, 200, 160))
+    image.paste((90, 90, 90), (150, 50, 180, 120))
+    rows = measure([normalise_picture(encode(ImageOps.expand(image, 20, "black")))])
+
+    boxes = [view.boxes[0].tolist() for view in candidates.make_views(rows, np.arange(1))]
+
+    assert rows["content"][0, 0] > 20
+    expected = pytest.approx([20 / 240, 220 / 240, 20 / 200, 180 / 200], abs=0.01)
+    assert [box for box in boxes if box == expected]
+
+
+@pytest.mark.parametrize(("contrasts", "is_compared"), [((4.4, 3.2), True), ((3.6, 3.2), False)])
+def test_copy_may_have_less_contrast_than_a_picture_needs(
+    contrasts: tuple[float, float], is_compared: bool
+) -> None:
+    rows = np.repeat(measure([normalise_picture(encode(texture(0)))]), 2)
+    luminance = rows["luminance"][0].astype(float)
+    for row, contrast in enumerate(contrasts):
+        levels = 128 + contrast * (luminance - luminance.mean()) / luminance.std()
+        rows["luminance"][row] = np.round(levels)
+        rows["contrast"][row] = contrast
+
+    assert min(contrasts) < MIN_CONTRAST
+    assert len(find_near_copies(rows, np.arange(2))) == is_compared
+
+
+def test_nearly_symmetric_drawings_are_compared_in_both_orientations() -> None:
+    image = Image.new("RGB", (300, 300), "white")
+    drawing = ImageDraw.Draw(image)
+    drawing.ellipse((20, 20, 280, 280), fill="grey", outline="black", width=12)
+    drawing.line(((60, 60), (240, 240)), fill="white", width=36)
+    drawing.line(((60, 240), (240, 60)), fill="white", width=24)
+    rows = measure([normalise_picture(encode(image, quality)) for quality in (92, 40)])
+    whole = np.array([[0, 1, 0, 1]] * 2, np.float32)
+    # The hash may find either orientation nearer.
+    first = Parts(np.array([0, 0]), whole, np.array([False, True]))
+    second = Parts(np.array([1, 1]), whole, np.array([False, False]))
+
+    assert are_copies(rows, first, second).tolist() == [True, True]
 
 
 def test_faint_textures_in_a_strong_frame_are_no_copies() -> None:
