@@ -93,6 +93,16 @@ class CompiledPipeline:
             if result.exit_code:
                 return
 
+    def start(self, executor: str, inputs: Json) -> "subprocess.Popen[str]":
+        """Start one task's command as a pod does: in a process group of its own."""
+        (component,) = (
+            each
+            for each in self._spec["components"].values()
+            if each.get("executorLabel") == executor
+        )
+        container, request, folder = self._prepare(component, inputs)
+        return _start_command(container, request, folder)
+
     def _run_graph(self, component: Json, values: Json) -> Iterator[TaskResult]:
         tasks, outputs = component["dag"]["tasks"], dict[str, Json]()
         order = graphlib.TopologicalSorter(
@@ -119,25 +129,30 @@ class CompiledPipeline:
 
     def _launch(self, component: Json, inputs: Json) -> TaskResult:
         """Do what the launcher does in the task's container."""
+        container, request, folder = self._prepare(component, inputs)
+        with _start_command(container, request, folder) as process:
+            log, _ = process.communicate(timeout=TASK_SECONDS)
+        output_path = Path(request["outputs"]["outputFile"])
+        output: Json = json.loads(output_path.read_text()) if output_path.exists() else {}
+        succeeded = process.returncode == 0
+        return TaskResult(
+            executor=component["executorLabel"],
+            inputs=inputs,
+            exit_code=process.returncode,
+            log=log,
+            parameters=_read_parameters(component.get("outputDefinitions", {}), request, output)
+            if succeeded
+            else {},
+            artifacts=_read_artifacts(request, output) if succeeded else {},
+        )
+
+    def _prepare(self, component: Json, inputs: Json) -> tuple[Json, Json, Path]:
+        """Return the container of a task, its ExecutorInput and its folder."""
         executor = component["executorLabel"]
         folder = self._folder / f"{self._num_started}-{executor}"
         self._num_started += 1
-        definitions = component.get("outputDefinitions", {})
-        request = _make_executor_input(inputs, definitions, folder)
-        done = _run_command(
-            self._spec["deploymentSpec"]["executors"][executor]["container"], request, folder
-        )
-        output_path = Path(request["outputs"]["outputFile"])
-        output: Json = json.loads(output_path.read_text()) if output_path.exists() else {}
-        succeeded = done.returncode == 0
-        return TaskResult(
-            executor=executor,
-            inputs=inputs,
-            exit_code=done.returncode,
-            log=done.stdout,
-            parameters=_read_parameters(definitions, request, output) if succeeded else {},
-            artifacts=_read_artifacts(request, output) if succeeded else {},
-        )
+        request = _make_executor_input(inputs, component.get("outputDefinitions", {}), folder)
+        return self._spec["deploymentSpec"]["executors"][executor]["container"], request, folder
 
 
 def _resolve_inputs(task: Json, values: Json, outputs: dict[str, Json], run_id: str) -> Json:
@@ -217,11 +232,11 @@ def _as_written_by_go(values: Json) -> Json:
     return received
 
 
-def _run_command(container: Json, request: Json, folder: Path) -> subprocess.CompletedProcess[str]:
+def _start_command(container: Json, request: Json, folder: Path) -> "subprocess.Popen[str]":
     # `python3` must be this interpreter, as it is in the images.
     path = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
     pod = {"KFP_POD_NAME": folder.name, "KFP_POD_UID": "0", "NAMESPACE": "kubeflow"}
-    return subprocess.run(
+    return subprocess.Popen(
         [
             argument.replace("{{$}}", json.dumps(request))
             for argument in (*container["command"], *container["args"])
@@ -231,8 +246,7 @@ def _run_command(container: Json, request: Json, folder: Path) -> subprocess.Com
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=TASK_SECONDS,
-        check=False,
+        start_new_session=True,
     )
 
 

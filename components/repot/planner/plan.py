@@ -135,6 +135,7 @@ def plan_dataset(
     inputs: InputSettings = _NO_INPUT_SETTINGS,
     unpacked_uri: str = "",
     newest_uri: str = "",
+    base_uri: str = "",
     max_rejected_fraction: float = 1.0,
 ) -> PlannedDataset:
     """List the pictures and write the plan of their dataset, unless the dataset exists.
@@ -154,6 +155,7 @@ def plan_dataset(
         unpacked_uri: Folder for archives that must be unpacked; "" refuses them.
         newest_uri: File that names the newest dataset of these pictures in the `stable` layout, on
             which this one is built; "" builds on none.
+        base_uri: An earlier dataset in the `stable` layout, to build on instead of the newest.
         max_rejected_fraction: Largest fraction of rejected files, in [0, 1]. The last builder
             checks it for all files; the planner already reports files in subfolders.
 
@@ -220,7 +222,7 @@ def plan_dataset(
             dataset_uri,
             plan,
             lambda name: [*map(arrangement.source, shards[name].tolist())],
-            base=_find_base(newest_uri, dataset_uri) if is_stable else None,
+            base=_find_base(base_uri, newest_uri, dataset_uri) if is_stable else None,
         )
     if corrections:
         storage.write_text(storage.join(dataset_uri, layout.CORRECTIONS_NAME), corrections)
@@ -235,19 +237,18 @@ def _read_shard_sizes(dataset_uri: str) -> dict[str, int]:
         return {}
 
 
-def _find_base(newest_uri: str, dataset_uri: str) -> BaseDataset | None:
+def _find_base(base_uri: str, newest_uri: str, dataset_uri: str) -> BaseDataset | None:
     """Return what a dataset can be built on: another one."""
-    if not newest_uri:
+    if newest_uri and not base_uri:
+        try:
+            base_uri = read_record(newest_uri, NewestDataset).dataset_uri
+        except NotFoundError:
+            pass
+        except DataError as err:
+            _log.warning("%s", err)
+    if not (base_uri or newest_uri):
         return None
-    try:
-        newest = read_record(newest_uri, NewestDataset).dataset_uri
-    except NotFoundError:
-        newest = ""
-    except DataError as err:
-        _log.warning("%s", err)
-        newest = ""
-    base_uri = newest if newest != dataset_uri else ""
-    return BaseDataset(base_uri=base_uri, newest_uri=newest_uri)
+    return BaseDataset(base_uri=base_uri if base_uri != dataset_uri else "", newest_uri=newest_uri)
 
 
 def _annotate(

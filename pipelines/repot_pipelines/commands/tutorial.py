@@ -18,10 +18,11 @@ from repot.errors import CheckpointError, UsageError
 from repot.extras import install_command
 from repot.json_record import read_record
 from repot.layout import CHECKPOINT_NAME
-from repot.manifest import SPLITS, Manifest
+from repot.manifest import SPLITS, Manifest, read_manifest
 from repot.recipes import RECIPES
 from repot.settings import (
     CHECKPOINT_VALUES,
+    STABLE_LAYOUT,
     DatasetSettings,
     GateSettings,
     InputSettings,
@@ -97,6 +98,12 @@ class TutorialCommand(click.Command):
     help="Instead of --output-directory: the storage of your runs. A run with the same pictures "
     "and settings finds the dataset there.",
 )
+@directory_option(
+    "--base-directory",
+    required=False,
+    help="An earlier dataset of these pictures. With --shard-layout stable, only what has changed "
+    "since is read and written. In --storage-uri, the newest one is found.",
+)
 @click.option(
     "--engine",
     type=NameChoice(ENGINES),
@@ -138,6 +145,7 @@ def shards_command(
     test_directory: str,
     output_directory: str | None,
     storage_uri: str,
+    base_directory: str | None,
     engine: str,
     beam_options: str,
     labels_file_uri: str,
@@ -178,6 +186,8 @@ def shards_command(
         raise UsageError(
             f"--beam-options must come with --engine beam; got --engine {engine}. Add it."
         )
+    if base_directory:
+        _check_base(_normal_uri(base_directory), shard_layout)
     settings = DatasetSettings(
         nested=nested,
         crop_to_boxes=crop_to_boxes,
@@ -212,6 +222,7 @@ def shards_command(
             ),
             output_uri=_normal_uri(output_directory),
             storage_uri=_normal_uri(storage_uri),
+            base_uri=_normal_uri(base_directory),
             beam_options=shlex.split(beam_options) if engine == "beam" else None,
             labels_file_uri=_normal_uri(labels_file_uri),
             inputs=inputs,
@@ -428,11 +439,31 @@ def _normal_uri(location: str | None) -> str:
     return storage.normalise(location) if location else ""
 
 
+def _check_base(base_uri: str, shard_layout: str) -> None:
+    """Check that a dataset can be built on an earlier one.
+
+    Raises:
+        UsageError: One of the two has another layout, or there is no earlier one.
+    """
+    if shard_layout != STABLE_LAYOUT:
+        raise UsageError(
+            f"--base-directory must come with --shard-layout {STABLE_LAYOUT}; got "
+            f"--shard-layout {shard_layout}. Add it."
+        )
+    manifest = read_manifest(base_uri)
+    if manifest.settings.shard_layout != STABLE_LAYOUT:
+        raise UsageError(
+            f"--base-directory must have a dataset of the layout {STABLE_LAYOUT}; that in "
+            f"{base_uri} has the layout {manifest.settings.shard_layout}. Leave the option out."
+        )
+
+
 def _build_dataset(
     roots: "PictureRoots",
     *,
     output_uri: str,
     storage_uri: str,
+    base_uri: str,
     beam_options: Sequence[str] | None,
     labels_file_uri: str,
     inputs: InputSettings,
@@ -445,6 +476,7 @@ def _build_dataset(
         roots: The pictures.
         output_uri: Folder of the dataset; "" for that of its id in `storage_uri`.
         storage_uri: Where a pipeline run looks for datasets.
+        base_uri: See `plan_dataset`.
         beam_options: Options of the Beam pipeline that builds the shards; None for processes.
         labels_file_uri: File with one label per line; "" uses the sorted folder names.
         inputs: The format of the pictures, and files with more about them.
@@ -480,6 +512,10 @@ def _build_dataset(
             labels_file_uri=labels_file_uri,
             inputs=inputs,
             unpacked_uri=layout.unpacked_uri(storage_uri or output_uri),
+            newest_uri=(
+                layout.newest_dataset_uri(storage_uri, roots.description) if storage_uri else ""
+            ),
+            base_uri=base_uri,
             max_rejected_fraction=limits.max_rejected_fraction,
         )
         if not plan.exists:
