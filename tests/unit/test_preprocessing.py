@@ -156,6 +156,20 @@ def test_window_has_the_pixels_of_the_whole_picture(
     np.testing.assert_array_equal(pixels, whole[top : top + height, left : left + width])
 
 
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("window", [(0, 0, 61, 47), (7, 13, 30, 21), (33, 5, 28, 42)])
+def test_fast_window_repeats_the_coarse_colours_of_the_whole_picture(
+    window: tuple[int, int, int, int], subsampling: int
+) -> None:
+    encoded = save(noise(61, 47), "JPEG", subsampling=subsampling)
+    top, left, height, width = window
+
+    pixels = decode_window(encoded, lambda shape: tf.constant(window), min_side=32).numpy()
+
+    whole = tf.io.decode_jpeg(encoded, channels=3, fancy_upscaling=False).numpy()
+    np.testing.assert_array_equal(pixels, whole[top : top + height, left : left + width])
+
+
 @pytest.mark.parametrize(
     ("height", "width", "expected"),
     [
@@ -206,7 +220,7 @@ def noise(height: int, width: int) -> Image.Image:
     return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def save(picture: Image.Image, file_format: str) -> bytes:
+def save(picture: Image.Image, file_format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, file_format)
+    picture.save(buffer, file_format, **options)
     return buffer.getvalue()
