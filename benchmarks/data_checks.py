@@ -48,6 +48,7 @@ from quality import unpack_debian, unpack_npm  # type: ignore[import-not-found]
 import repot_pipelines
 from repot import pictures
 from repot.data_checks import DataChecks, DataLimits
+from repot.manifest import SPLITS
 from repot.picture_result import RejectedPicture
 from repot.planner.listing import PictureRoots
 from repot.planner.plan import plan_dataset
@@ -172,6 +173,7 @@ def remove_checks() -> None:
         leaks=(),
         samples={},
         sources={},
+        class_ids=dict.fromkeys(SPLITS, np.empty(0, np.int64)),
     )
     complete.examine = lambda *_, **__: nothing  # type: ignore[attr-defined]
     complete.render_data_page = lambda *_: ""  # type: ignore[attr-defined]

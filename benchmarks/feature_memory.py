@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from repot.feature_store import FeatureKey, VectorStore
+from repot.feature_store import FeatureKey, VectorStore, keys_of
 from repot.trainer import features
 from repot.trainer.batches import FeatureTable, feature_batches
 
@@ -55,7 +55,7 @@ def main() -> None:
 
 def _open_store(folder: Path, num_rows: int, num_columns: int) -> tuple[VectorStore, Any]:
     key = FeatureKey(checkpoint_id="c", backbone="b", image_size=224, view="central")
-    digests = np.array([f"{i:032}".encode() for i in range(num_rows)], "S32")
+    digests = np.array([2 * f"{i:016}".encode() for i in range(num_rows)], "S32")
     return VectorStore(f"{folder}/{key.folder_name}", num_columns=num_columns), digests
 
 
@@ -80,7 +80,7 @@ def _measure(folder: Path, mode: str, num_rows: int, num_columns: int) -> None:
             features.MAX_MEMORY_SHARE = 1.0 if mode == "memory" else 0.0
             table = features._new_table(num_rows, num_columns, folder)
             store.refresh()
-            store.fill(digests, table, np.zeros(num_rows, np.bool_))
+            store.fill(keys_of(digests), table, np.zeros(num_rows, np.bool_))
             filled = FeatureTable(features=table, labels=labels, digests=digests)
             for epoch in range(NUM_EPOCHS):
                 for _ in feature_batches(filled, BATCH_SIZE, seed=epoch).dataset():

@@ -2,13 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
+
+import numpy as np
 
 from repot import storage
 from repot.dataset import Examples
+from repot.example_digests import Contents, example_digest, join_digests
 from repot.json_record import write_record
 from repot.layout import MANIFEST_NAME
 from repot.manifest import Manifest, Receipt, Split, shard_name
-from repot.records import encode_example, frame_record, read_records
+from repot.records import decode_example, encode_example, frame_record, read_records
 from repot.settings import DatasetSettings
 from repot.shard_cache import ShardCache
 
@@ -64,6 +68,19 @@ def _example(number: int, padding: int) -> bytes:
             "image/class/label": [1],
             "image/filename": [str(number).encode()],
         }
+    )
+
+
+def contents_of(paths: Sequence[Path]) -> Contents:
+    """Return content and class of the examples in local shards, in order."""
+    features = [decode_example(record) for path in paths for record in read_records(path)]
+    return Contents(
+        digests=join_digests(
+            example_digest(cast(bytes, jpeg)) for each in features for jpeg in each["image/encoded"]
+        ),
+        class_ids=np.array(
+            [label for each in features for label in each["image/class/label"]], np.int64
+        ),
     )
 
 

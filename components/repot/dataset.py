@@ -182,9 +182,14 @@ def decode_boxes(example: dict[str, Any]) -> Any:
 
 
 def shuffled_numbers(
-    shard_sizes: Sequence[int], *, seeds: Sequence[int], window: int, batch_size: int
+    shard_sizes: Sequence[int],
+    *,
+    seeds: Sequence[int],
+    window: int,
+    batch_size: int,
+    only: Numbers | None = None,
 ) -> Numbers:
-    """Return a random order of all examples that reads a few shards at a time.
+    """Return a random order of the examples that reads a few shards at a time.
 
     The shards are permuted, and the examples in each. Small shards are mixed further: every
     `window` examples that follow each other are permuted again. The result is spread over lanes.
@@ -194,6 +199,7 @@ def shuffled_numbers(
         seeds: Seeds of the order; nothing else has a part in it.
         window: See above; 1 for none.
         batch_size: Examples per batch.
+        only: The examples that take part; None is all of them.
 
     Returns:
         int64 [num_examples].
@@ -209,6 +215,9 @@ def shuffled_numbers(
             ),
         ]
     )
+    if only is not None:
+        # Before the lanes are made: each has its own shards also without the other examples.
+        order = order[np.isin(order, only)]
     num_lanes = _num_lanes(len(shard_sizes), batch_size)
     lanes = _lanes(len(order), batch_size, num_lanes)
     first = 0

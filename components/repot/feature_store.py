@@ -9,6 +9,9 @@ the contents of the two files. So every file verifies itself, no part ever chang
 that write at the same time cannot damage each other's parts: the same name is the same content. The
 digests are written last: without them the part does not exist.
 
+A vector is looked up by its example's key, the first half of the digest, which is what a dataset
+knows of its examples without their shards, see `repot.example_digests`.
+
 A damaged part is logged and deleted; its vectors are computed again. The store is a cache: it may
 be deleted, in whole or in part, whenever no training runs.
 """
@@ -35,8 +38,11 @@ changes features; tests/unit/test_feature_store.py notices most of them.
 Digests = npt.NDArray[np.bytes_]
 """SHA-256 digests, S32 [n]; equal length makes NumPy's comparison that of the bytes."""
 
-_DIGEST = "S32"
-_NO_DIGESTS = np.empty(0, _DIGEST)
+Keys = npt.NDArray[np.bytes_]
+"""First halves of digests, S16 [n]."""
+
+_DIGEST, _KEY = "S32", "S16"
+_NO_KEYS = np.empty(0, _KEY)
 _CHECKSUM_DIGITS = 32
 _DIGESTS_SUFFIX, _VECTORS_SUFFIX = ".digests", ".vectors"
 _DIGESTS_NAME = re.compile(
@@ -101,6 +107,11 @@ class _Part:
     name: str
     digests: Digests
 
+    @property
+    def keys(self) -> Keys:
+        """The keys of the examples, in the same order."""
+        return keys_of(self.digests)
+
 
 class VectorStore:
     """Stored vectors of one folder: the features of one key, or the predictions of one model.
@@ -131,12 +142,26 @@ class VectorStore:
         with ThreadPoolExecutor(_NUM_THREADS) as pool:
             self._parts += [part for part in pool.map(self._read_digests, names) if part]
 
-    def stored_digests(self) -> Digests:
-        """Return the digests of all examples that have a vector; S32 [n], sorted."""
-        return np.unique(np.concatenate([_NO_DIGESTS, *(part.digests for part in self._parts)]))
+    def stored_keys(self) -> Keys:
+        """Return the keys of all examples that have a vector; S16 [n], sorted."""
+        return np.unique(np.concatenate([_NO_KEYS, *(part.keys for part in self._parts)]))
+
+    def find_digests(self, keys: Keys, digests: Digests) -> None:
+        """Write the digests of the stored examples into an array.
+
+        Args:
+            keys: S16 [n]; equal ones are allowed.
+            digests: S32 [n]; what is b"" is replaced if the example has a vector.
+        """
+        (rows,) = np.nonzero(digests == b"")
+        rows = rows[np.argsort(keys[rows])]
+        sorted_keys = keys[rows]
+        for part in self._parts:
+            places, sources = equal_pairs(sorted_keys, part.keys)
+            digests[rows[places]] = part.digests[sources]
 
     def fill(
-        self, digests: Digests, table: npt.NDArray[np.float32], is_filled: npt.NDArray[np.bool_]
+        self, keys: Keys, table: npt.NDArray[np.float32], is_filled: npt.NDArray[np.bool_]
     ) -> None:
         """Write the stored vectors of some examples into a table.
 
@@ -144,7 +169,7 @@ class VectorStore:
         their rows are not filled.
 
         Args:
-            digests: S32 [n]; equal ones are allowed.
+            keys: S16 [n]; equal ones are allowed.
             table: float32 [n, features].
             is_filled: bool [n]: which rows have their vector; updated. Others are left alone.
 
@@ -152,11 +177,11 @@ class VectorStore:
             StorageError: The store cannot be read.
         """
         (rows,) = np.nonzero(~is_filled)
-        rows = rows[np.argsort(digests[rows])]
-        sorted_digests = digests[rows]
+        rows = rows[np.argsort(keys[rows])]
+        sorted_keys = keys[rows]
         parts = []  # (part, rows of the table, rows of the part)
         for part in self._parts:
-            places, sources = equal_pairs(sorted_digests, part.digests)
+            places, sources = equal_pairs(sorted_keys, part.keys)
             is_new = ~is_filled[rows[places]]
             targets = rows[places[is_new]]
             if len(targets):
@@ -227,14 +252,19 @@ def part_checksum(name: str) -> str:
     return found[1] if found[3] == _DIGESTS_SUFFIX else found[2]
 
 
+def keys_of(digests: Digests) -> Keys:
+    """Return the first halves of digests."""
+    return digests.astype(_KEY)
+
+
 def equal_pairs(
     sorted_digests: Digests, digests: Digests
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Return all pairs of indices (i, j) with sorted_digests[i] == digests[j], as two arrays.
 
     Args:
-        sorted_digests: S32 [m], sorted; equal ones are allowed.
-        digests: S32 [n], in any order.
+        sorted_digests: Digests or keys [m], sorted; equal ones are allowed.
+        digests: The same [n], in any order.
     """
     first = np.searchsorted(sorted_digests, digests, "left")
     counts = np.searchsorted(sorted_digests, digests, "right") - first

@@ -7,8 +7,8 @@
                                    which the next one takes over what did not change
       datasets/<dataset_id>/       base.json (if any), plan.json, work/, shards, or compositions/
                                    and packs/ instead of some, checks/, receipts/, data.html,
-                                   checks.json, digests/, groups/ (if any), labels.txt,
-                                   corrections.csv (if any),
+                                   checks.json, digests/, classes/, groups/ (if any),
+                                   labels.txt, corrections.csv (if any),
                                    manifest.json (last)
       checkpoints/<checkpoint_id>/ weights.h5, checkpoint.json (last);
                                    checkpoint_id = <sha256>/<backbone>-<values>
@@ -54,6 +54,7 @@ PLAN_NAME = "plan.json"
 WORK_FOLDER = "work"
 RECEIPTS_FOLDER = "receipts"
 DIGESTS_FOLDER = "digests"
+CLASSES_FOLDER = "classes"
 GROUPS_FOLDER = "groups"
 CHECKS_FOLDER = "checks"
 PACKS_FOLDER = "packs"
@@ -68,7 +69,7 @@ MANIFEST_NAME = "manifest.json"
 DATASET_PARTS = (
     *(BASE_NAME, PLAN_NAME, CHECKS_NAME, DATA_PAGE_NAME, CORRECTIONS_NAME, LABELS_NAME),
     *(f"{name}/" for name in (WORK_FOLDER, RECEIPTS_FOLDER, DIGESTS_FOLDER, GROUPS_FOLDER)),
-    *(f"{name}/" for name in (CHECKS_FOLDER, COMPOSITIONS_FOLDER, PACKS_FOLDER)),
+    *(f"{name}/" for name in (CLASSES_FOLDER, CHECKS_FOLDER, COMPOSITIONS_FOLDER, PACKS_FOLDER)),
 )
 """All but shards and manifest."""
 

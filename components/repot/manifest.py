@@ -6,6 +6,7 @@ A dataset folder contains
     receipts/<shard>.json        written after the shard
     checks.json, data.html       what the pictures show, see repot.data_checks
     digests/<split>.bin          the content of each record, see repot.example_digests
+    classes/<split>.bin          the class id of each record
     groups/train.bin             the group of each record, if any has one
     labels.txt                   line n is the label of class n; class 0 is the background
     manifest.json                written last: without it the dataset does not exist

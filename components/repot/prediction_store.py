@@ -55,7 +55,7 @@ class PredictionStore:
             answers: float32 [n, N + 1], see `answers_of`.
             is_filled: bool [n], which rows have their answer; updated. Others are left alone.
         """
-        self._vectors.fill(digests.astype(_DIGEST), answers, is_filled)
+        self._vectors.fill(digests, answers, is_filled)
 
     def add(self, digests: Digests, answers: _Answers) -> None:
         """Store answers, float32 [n, N + 1]."""

@@ -1,6 +1,7 @@
 """Shards in a bucket arrive while they are read; requests and bytes are counted at the server."""
 
 import contextlib
+import dataclasses
 import re
 import tempfile
 import threading
@@ -9,13 +10,31 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
-from repot import shard_cache, storage
+import repot_pipelines
+from repot import efficientnet_lite, shard_cache, storage
+from repot.backbone_weights import save_weights, stable_names
+from repot.data_checks import DataLimits
 from repot.dataset import Examples, open_examples, share_of_batches, shuffled_numbers
 from repot.errors import CorruptShardError, NotFoundError, StoppedError, UsageError
+from repot.example_digests import read_contents
+from repot.layout import WEIGHTS_NAME
 from repot.manifest import Manifest, read_manifest
+from repot.planner.listing import PictureRoots
+from repot.planner.plan import plan_dataset
+from repot.settings import DatasetSettings, TrainingSettings
+from repot.shard_builder.build import build_shards
+from repot.shard_builder.complete import complete_dataset
+from repot.trainer.augmented_pictures import _choose_numbers
+from repot.trainer.calibration import choose_held_out
+from repot.trainer.position import Sums, TrainingPosition
+from repot.trainer.request import TrainingRequest
+from repot.trainer.state import StateStore
+from repot.trainer.train import train
+from repot.zoo import build_backbone
 from tests.integration.faulty_proxy import FaultyProxy, Request, Response
 from tests.shard_files import write_shards
 
@@ -281,3 +300,86 @@ def test_stop_while_a_shard_does_not_arrive_ends_the_reader(
     ):
         read_first_shard(examples)
     assert found == list(range(SHARD_RECORDS))
+
+
+@pytest.fixture
+def request_of_training(
+    gcs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> TrainingRequest:
+    """Return a training of the first blocks of a network on a dataset of 24 shards in a bucket."""
+    monkeypatch.setattr(efficientnet_lite, "_STAGES", efficientnet_lite._STAGES[:2])
+    monkeypatch.setattr(efficientnet_lite, "_HEAD_FILTERS", 16)
+    keras.utils.set_random_seed(0)
+    network = build_backbone("efficientnet_lite0", image_size=32)
+    names, values = stable_names(network), (weight.numpy() for weight in network.weights)
+    save_weights(tmp_path / WEIGHTS_NAME, dict(zip(names, values, strict=True)))
+    planned = plan_dataset(
+        PictureRoots(pictures_uri=str(Path(repot_pipelines.__file__).parent / "sample/pictures")),
+        dataset_folder=lambda _: f"{gcs}/sample",
+        listings_uri=None,
+        settings=DatasetSettings(train_shards=24),
+    )
+    build_shards(planned.dataset_uri, num_processes=1)
+    complete_dataset(planned.dataset_uri, limits=DataLimits())
+    return TrainingRequest(
+        dataset_uri=planned.dataset_uri,
+        weights_uri=str(tmp_path),
+        run_uri=str(tmp_path / "run"),
+        features_uri=str(tmp_path / "features"),
+        training_id="t",
+        checkpoint_id="c",
+        settings=TrainingSettings(
+            backbone="efficientnet_lite0", recipe="fine_tune", epochs=1, image_size=32, batch_size=8
+        ),
+    )
+
+
+def test_first_step_of_a_network_does_not_wait_for_the_last_shard(
+    request_of_training: TrainingRequest,
+    server: ShardServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The features are stored: the head is trained without a shard.
+    head = dataclasses.replace(request_of_training.settings, recipe="head", epochs=1)
+    train(
+        dataclasses.replace(request_of_training, settings=head, run_uri=str(tmp_path / "features"))
+    )
+    manifest = read_manifest(request_of_training.dataset_uri)
+    contents = read_contents(request_of_training.dataset_uri, manifest, "train", task="train")
+    part = choose_held_out(
+        lambda: contents,
+        None,
+        request_of_training.settings.calibration_fraction,
+        StateStore(str(tmp_path / "choice"), "t"),
+    )
+    receipts = manifest.split_shards("train")
+    order = shuffled_numbers(
+        [receipt.num_records for receipt in receipts],
+        seeds=(0, 0),
+        window=1024 * request_of_training.settings.input_queue_memory_factor,
+        batch_size=8,
+        only=np.flatnonzero(~part),
+    )
+    ends = np.cumsum([receipt.num_records for receipt in receipts])
+    # The first batch, and the pictures that are shown with their augmentation.
+    first = [*order[:8], *_choose_numbers(contents.class_ids)]
+    needed = {receipts[i].shard for i in np.searchsorted(ends, first, side="right")}
+    server.held = {receipt.shard for receipt in receipts} - needed
+    server.downloads.clear()
+    phases: list[str] = []
+    finish_step = TrainingPosition.finish_step
+
+    def note(position: TrainingPosition, sums: Sums, *, epoch_seconds: float) -> None:
+        phases.append(position.phase)
+        finish_step(position, sums, epoch_seconds=epoch_seconds)
+
+    monkeypatch.setattr(TrainingPosition, "finish_step", note)
+    monkeypatch.setattr(shard_cache, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(shard_cache, "_CLOSE_SECONDS", 0.1)
+    with pytest.raises(StoppedError):
+        train(request_of_training, should_stop=lambda: "fine_tune" in phases)
+
+    assert "fine_tune" in phases
+    assert set(server.downloads) == needed
+    assert len(needed) < len(receipts) / 2

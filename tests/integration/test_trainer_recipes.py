@@ -15,7 +15,7 @@ from tests.rebuilt_models import assert_rebuilt_exactly
 
 # Two logical CPU devices, which every machine has. No dropout: it differs between devices.
 MIRRORED = """
-import dataclasses, json
+import dataclasses, json, sys
 from repot.quiet_tensorflow import import_tensorflow
 import_tensorflow()
 import keras, numpy as np, tensorflow as tf
@@ -85,12 +85,48 @@ def statistics(strategy):
     found = [value.numpy().tolist() for value in values]
     return {"found": found, "mean": inputs[0].mean(0).tolist()}
 
+def features(strategy, dataset_uri, folder):
+    from pathlib import Path
+    from repot.dataset import open_examples
+    from repot.example_digests import read_contents
+    from repot.manifest import read_manifest
+    from repot.trainer import features
+    from repot.trainer.batches import Pictures
+    features.BATCH_SIZE = 8
+    manifest = read_manifest(dataset_uri)
+    keras.utils.set_random_seed(3)
+    with strategy.scope():
+        pictures = keras.Input([16, 16, 3])
+        maps = keras.layers.Conv2D(5, 3, activation="relu")(pictures)
+        extractor = keras.Model(pictures, keras.layers.GlobalAveragePooling2D()(maps))
+    with open_examples(dataset_uri, manifest) as examples:
+        reader = features.FeatureReader(
+            extractor,
+            {"train": Pictures(
+                examples=examples["train"], image_size=16, batch_size=8, shuffle_buffer=8, seed=0
+            )},
+            contents=lambda split: read_contents(dataset_uri, manifest, split, task="train"),
+            features_uri=folder,
+            checkpoint_id="c",
+            backbone="tiny",
+            scratch=Path(folder),
+            strategy=strategy,
+            should_stop=lambda: False,
+        )
+        return reader.read("train")[0].features.tolist()
+
 one = train(tf.distribute.get_strategy())
 mirrored = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
 two = train(mirrored)
 shared = train(mirrored, is_shared=True)
 trained = statistics(mirrored)
-print(json.dumps({"one": one, "two": two, "shared": shared, "statistics": trained}))
+found = [
+    features(each, sys.argv[1], f"{sys.argv[2]}/{i}")
+    for i, each in enumerate([tf.distribute.get_strategy(), mirrored])
+]
+print(json.dumps(
+    {"one": one, "two": two, "shared": shared, "statistics": trained, "features": found}
+))
 """
 
 
@@ -119,14 +155,18 @@ def test_head_recipe_classifies_the_sample(
         assert_rebuilt_exactly(tmp_path / "model", tmp_path / "copy")
 
 
-def test_two_devices_train_like_one() -> None:
-    output = subprocess.check_output([sys.executable, "-c", MIRRORED], text=True)
+def test_two_devices_train_like_one(sample_dataset_uri: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", MIRRORED, sample_dataset_uri, str(tmp_path)]
+    output = subprocess.check_output(command, text=True)
     results = json.loads(output)
 
     for name, numbers in results["one"].items():
         np.testing.assert_allclose(numbers, results["two"][name], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(numbers, results["shared"][name], rtol=1e-4, atol=1e-5)
     assert results["two"]["score"][2] == 41
+    one_device, two_devices = results["features"]
+    assert len(one_device) == 92
+    assert two_devices == one_device
     # Each device normalises by its own share; the moving statistics are the mean of both.
     statistics = results["statistics"]
     assert len(statistics["found"]) == 2

@@ -224,6 +224,22 @@ def test_replicas_share_every_batch_whatever_their_number(
         assert found == order[32 * batch : 32 * (batch + 1)].tolist()
 
 
+def test_workers_read_their_own_shards_also_of_some_of_the_examples() -> None:
+    only = np.sort(np.random.default_rng(0).choice(64 * 64, 3000, replace=False))
+
+    order = shuffled_numbers([64] * 64, seeds=(0, 0), window=1, batch_size=32, only=only)
+
+    assert sorted(order) == only.tolist()
+    # Lanes are made of the examples that take part, so a shard is in one of them or two.
+    shards = [
+        set(share_of_batches(order, batch_size=32, replicas=[worker], num_replicas=4).ravel() // 64)
+        - {-1}
+        for worker in range(4)
+    ]
+    assert max(map(len, shards)) <= 64 / 4 + 2
+    assert set.union(*shards) == set(range(64))
+
+
 def test_lanes_keep_the_order_of_few_shards() -> None:
     for num_shards in (1, 7):
         np.testing.assert_array_equal(

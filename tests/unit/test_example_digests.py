@@ -1,6 +1,7 @@
 """The content of the examples of real datasets: stored by builders, or computed from shards."""
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,11 @@ import pytest
 
 from repot import storage
 from repot.data_checks import DataLimits
-from repot.errors import CorruptShardError, NotFoundError
+from repot.errors import CorruptShardError, NotFoundError, StorageError
 from repot.example_digests import (
     DIGEST_BYTES,
     join_digests,
+    read_contents,
     read_digests,
     read_groups,
     shard_digests,
@@ -59,6 +61,65 @@ def test_stored_digests_need_no_shard(dataset_uri: str) -> None:
     for receipt in manifest.shards:
         Path(dataset_uri, receipt.shard).unlink()
     assert len(read_digests(dataset_uri, manifest, "train", task="gate")) == 24
+
+
+def test_class_ids_are_those_of_the_records_in_order(dataset_uri: str) -> None:
+    manifest = read_manifest(dataset_uri)
+    for split in manifest.splits:
+        expected = [
+            class_id
+            for receipt in manifest.split_shards(split)
+            for record in read_records(Path(dataset_uri, receipt.shard))
+            for class_id in decode_example(record)["image/class/label"]
+        ]
+        for receipt in manifest.split_shards(split):
+            Path(dataset_uri, receipt.shard).unlink()
+
+        contents = read_contents(dataset_uri, manifest, split, task="train")
+
+        assert contents.class_ids.tolist() == expected
+        assert len(set(expected)) == 3
+        assert contents.class_ids.dtype == np.int64
+        digests = read_digests(dataset_uri, manifest, split, task="gate")
+        np.testing.assert_array_equal(contents.digests, digests)
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "changed", "of_another_split"])
+def test_class_ids_are_computed_from_the_shards_and_stored_again(
+    dataset_uri: str, damage: str
+) -> None:
+    manifest = read_manifest(dataset_uri)
+    path = Path(dataset_uri, "classes", "train.bin")
+    data = path.read_bytes()
+    if damage == "missing":
+        shutil.rmtree(path.parent)
+    else:
+        other = path.with_name("validation.bin").read_bytes()
+        damaged = {"cut": data[:-1], "changed": b"x" + data[1:], "of_another_split": other}
+        path.write_bytes(damaged[damage])
+
+    contents = read_contents(dataset_uri, manifest, "train", task="train")
+
+    assert path.read_bytes() == data
+    assert contents.class_ids.tolist() == np.frombuffer(data[:-DIGEST_BYTES], "<u4").tolist()
+
+
+def test_contents_that_cannot_be_stored_are_computed(
+    dataset_uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = read_manifest(dataset_uri)
+    expected = read_contents(dataset_uri, manifest, "train", task="train")
+    shutil.rmtree(Path(dataset_uri, "classes"))
+
+    def fail(uri: str, data: bytes) -> None:
+        raise StorageError(f"{uri} cannot be written")
+
+    monkeypatch.setattr(storage, "write_bytes", fail)
+    found = read_contents(dataset_uri, manifest, "train", task="train")
+
+    np.testing.assert_array_equal(found.class_ids, expected.class_ids)
+    np.testing.assert_array_equal(found.digests, expected.digests)
+    assert "train are not stored" in caplog.text
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "changed", "empty"])

@@ -13,7 +13,7 @@ import pytest
 
 from repot import storage
 from repot.errors import StorageError
-from repot.feature_store import Digests, FeatureKey, VectorStore, equal_pairs
+from repot.feature_store import Digests, FeatureKey, VectorStore, equal_pairs, keys_of
 
 KEY = FeatureKey(
     checkpoint_id="abc/efficientnet_lite0-raw",
@@ -43,7 +43,7 @@ def add(store: VectorStore, *numbers: int) -> None:
 
 def read(store: VectorStore, *numbers: int) -> tuple[list[bool], npt.NDArray[np.float32]]:
     table, is_filled = np.full([len(numbers), 3], -1, np.float32), np.zeros(len(numbers), np.bool_)
-    store.fill(digests_of(*numbers), table, is_filled)
+    store.fill(keys_of(digests_of(*numbers)), table, is_filled)
     return is_filled.tolist(), table
 
 
@@ -64,14 +64,27 @@ def test_vectors_come_back_in_the_order_of_the_examples(tmp_path: Path) -> None:
     np.testing.assert_array_equal(table, expected)
 
 
-def test_stored_digests_are_sorted_and_different(tmp_path: Path) -> None:
+def test_stored_keys_are_sorted_and_different(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     add(store, 3, 1)
     add(store, 1, 2)
 
-    stored = open_store(tmp_path).stored_digests()
+    stored = open_store(tmp_path).stored_keys()
 
-    np.testing.assert_array_equal(stored, np.sort(digests_of(1, 2, 3)))
+    np.testing.assert_array_equal(stored, np.sort(keys_of(digests_of(1, 2, 3))))
+
+
+def test_digests_of_stored_examples_are_found_by_their_keys(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    add(store, 3, 1)
+    add(store, 1, 2)
+    digests = np.concatenate([digests_of(9), np.zeros(4, "S32")])
+
+    open_store(tmp_path).find_digests(keys_of(digests_of(1, 3, 8, 1, 2)), digests)
+
+    expected = digests_of(9, 3, 8, 1, 2)
+    expected[2] = b""
+    np.testing.assert_array_equal(digests, expected)
 
 
 def test_refresh_finds_the_parts_of_other_processes(tmp_path: Path) -> None:
@@ -88,7 +101,7 @@ def test_rows_that_are_filled_are_left_alone(tmp_path: Path) -> None:
     add(open_store(tmp_path), 1, 2)
     table, is_filled = np.zeros([2, 3], np.float32), np.array([True, False])
 
-    open_store(tmp_path).fill(digests_of(1, 2), table, is_filled)
+    open_store(tmp_path).fill(keys_of(digests_of(1, 2)), table, is_filled)
 
     np.testing.assert_array_equal(table, [[0, 0, 0], *vectors_of(2).tolist()])
     assert is_filled.all()
@@ -96,11 +109,12 @@ def test_rows_that_are_filled_are_left_alone(tmp_path: Path) -> None:
 
 def test_digest_that_ends_with_zeros_is_found(tmp_path: Path) -> None:
     # NumPy drops trailing zeros when it converts an element to Python's bytes.
-    digests = np.array([b"\x01" * 30 + b"\0\0", b"\x01" * 30 + b"\0\x01", bytes(32)], "S32")
+    keys = b"\x01" * 14 + b"\0\0", b"\x01" * 14 + b"\0\x01", bytes(16)
+    digests = np.array([key + bytes(16) for key in keys], "S32")
     open_store(tmp_path).add(digests, vectors_of(1, 2, 3))
     table, is_filled = np.zeros([3, 3], np.float32), np.zeros(3, np.bool_)
 
-    open_store(tmp_path).fill(digests[::-1], table, is_filled)
+    open_store(tmp_path).fill(keys_of(digests)[::-1], table, is_filled)
 
     np.testing.assert_array_equal(table, vectors_of(3, 2, 1))
 
@@ -165,7 +179,7 @@ def test_other_files_in_the_folder_are_not_parts(tmp_path: Path) -> None:
     (folder / "notes.digests").write_bytes(b"?")
     (folder / f"{'A' * 32}-{'B' * 32}.digests").write_bytes(b"?")
 
-    assert len(open_store(tmp_path).stored_digests()) == 1
+    assert len(open_store(tmp_path).stored_keys()) == 1
     assert (folder / "notes.digests").exists()
 
 
@@ -183,7 +197,7 @@ def test_other_files_in_the_folder_are_not_parts(tmp_path: Path) -> None:
 def test_every_part_of_the_key_has_its_own_features(change: dict[str, Any], tmp_path: Path) -> None:
     add(open_store(tmp_path), 1)
 
-    assert len(open_store(tmp_path, replace(KEY, **change)).stored_digests()) == 0
+    assert len(open_store(tmp_path, replace(KEY, **change)).stored_keys()) == 0
 
 
 def test_folder_name_says_what_the_features_are() -> None:

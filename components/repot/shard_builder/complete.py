@@ -34,10 +34,12 @@ from repot.errors import DataError, NotFoundError, join_names
 from repot.example_digests import (
     DIGEST_BYTES,
     Digests,
+    class_ids_uri,
     digests_uri,
     groups_uri,
     join_digests,
     shard_digests,
+    write_class_ids,
     write_digests,
 )
 from repot.folder_checksums import write_last
@@ -158,6 +160,7 @@ def _complete(
     write_record(storage.join(dataset_uri, CHECKS_NAME), examined.checks)
     for split in manifest.splits:
         write_digests(digests_uri(dataset_uri, split), digests[split])
+        write_class_ids(class_ids_uri(dataset_uri, split), examined.class_ids[split])
     groups = _combine_groups(receipts)
     if any(groups):
         write_digests(groups_uri(dataset_uri), groups)

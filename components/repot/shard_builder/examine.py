@@ -62,6 +62,7 @@ class Examined:
             train, each with that one.
         samples: Pictures to show as an example of each label.
         sources: Where every picture that is named here can be read.
+        class_ids: The class id of each record of each split, int64, in the order of the shards.
     """
 
     checks: DataChecks
@@ -69,6 +70,7 @@ class Examined:
     leaks: tuple[tuple[CheckedPicture, CheckedPicture], ...]
     samples: dict[str, tuple[CheckedPicture, ...]]
     sources: dict[CheckedPicture, SourcePicture]
+    class_ids: dict[Split, NDArray[np.int64]]
 
 
 def examine(
@@ -194,6 +196,10 @@ class _Examiner:
             ),
             samples=self._samples(samples_per_label),
             sources=self._sources,
+            class_ids={
+                split: self._rows["class_id"][self._splits == number].astype(np.int64)
+                for number, split in enumerate(SPLITS)
+            },
         )
 
     def _source(self, record: int) -> SourcePicture:

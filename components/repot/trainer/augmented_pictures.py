@@ -5,7 +5,6 @@ Augmentation that hides what decides the label is easy to see and hard to measur
 
 import base64
 import io
-import itertools
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,8 @@ from PIL import Image
 
 from repot import storage
 from repot.augmentation import TrainingPictures, augment, crop_for_training
-from repot.dataset import decode_boxes
+from repot.dataset import Numbers, decode_boxes
+from repot.example_digests import ClassIds
 from repot.json_record import write_record
 from repot.layout import AUGMENTED_NAME, EVENTS_FOLDER
 from repot.preprocessing import decode_jpeg, view_picture
@@ -28,8 +28,8 @@ NUM_EXAMPLES = 4
 NUM_VARIANTS = 7
 """Variants of each picture."""
 
-MAX_RECORDS_READ = 2048
-"""Records among which pictures of different labels are looked for."""
+MAX_CHOSEN_FROM = 2048
+"""First pictures of the dataset that may be chosen, so that the first shards have them."""
 
 _MAX_SIDE = 144  # pixels
 _JPEG_QUALITY = 82
@@ -44,7 +44,7 @@ class _Example(NamedTuple):
 
 
 def write_augmented_pictures(
-    pictures: Pictures, labels: Sequence[str], run_uri: str, *, flip: bool
+    pictures: Pictures, class_ids: ClassIds, labels: Sequence[str], run_uri: str, *, flip: bool
 ) -> None:
     """Write augmented_pictures.json, and the same pictures as TensorBoard images in events/.
 
@@ -53,6 +53,7 @@ def write_augmented_pictures(
 
     Args:
         pictures: The training pictures.
+        class_ids: Their class ids.
         labels: Label names; labels[i] has class_id i + 1.
         run_uri: Folder of the training.
         flip: Whether pictures may be mirrored.
@@ -60,7 +61,7 @@ def write_augmented_pictures(
     uri = storage.join(run_uri, AUGMENTED_NAME)
     if pictures.augmentation == "none" or storage.exists(uri):
         return
-    chosen = _choose_examples(pictures)
+    chosen = _read_examples(pictures, _choose_numbers(class_ids))
     # uint8 [NUM_EXAMPLES, 1 + NUM_VARIANTS, image_size, image_size, 3]
     rows = np.stack([_draw_row(example, i, pictures, flip) for i, example in enumerate(chosen)])
     names = [labels[example.label - 1] for example in chosen]
@@ -78,20 +79,19 @@ def write_augmented_pictures(
     write_record(uri, record)
 
 
-def _choose_examples(pictures: Pictures) -> list[_Example]:
-    """Return the first pictures of different labels, then of any label."""
-    first_of_label: dict[int, _Example] = {}
-    others: list[_Example] = []
-    numbers = np.arange(min(pictures.num_examples, MAX_RECORDS_READ))
-    for record in pictures.examples.read(numbers).as_numpy_iterator():
-        example = _Example(int(record["label"]), record["encoded"], decode_boxes(record))
-        if example.label not in first_of_label:
-            first_of_label[example.label] = example
-        elif len(others) < NUM_EXAMPLES:
-            others.append(example)
-        if len(first_of_label) == NUM_EXAMPLES:
-            break
-    return list(itertools.islice((*first_of_label.values(), *others), NUM_EXAMPLES))
+def _choose_numbers(class_ids: ClassIds) -> Numbers:
+    """Return the first pictures of different labels, then of any label, of the first pictures."""
+    class_ids = class_ids[:MAX_CHOSEN_FROM]
+    _, firsts = np.unique(class_ids, return_index=True)
+    others = np.setdiff1d(np.arange(len(class_ids)), firsts)
+    return np.concatenate([np.sort(firsts), others])[:NUM_EXAMPLES]
+
+
+def _read_examples(pictures: Pictures, numbers: Numbers) -> list[_Example]:
+    return [
+        _Example(int(record["label"]), record["encoded"], decode_boxes(record))
+        for record in pictures.examples.read(numbers).as_numpy_iterator()
+    ]
 
 
 def _draw_row(example: _Example, index: int, pictures: Pictures, flip: bool) -> Any:

@@ -70,8 +70,7 @@ class Pictures:
         augmentation: A key of `repot.recipes.AUGMENTATIONS`, for training batches.
         share: This worker's share of the batches that are trained on or scored; None if there is
             only one worker.
-        only: int64 [n], numbers of the examples that take part; None is all of them. Needs that
-            there is only one worker.
+        only: int64 [n], numbers of the examples that take part, in order; None is all of them.
     """
 
     examples: Examples
@@ -81,7 +80,12 @@ class Pictures:
     seed: int
     augmentation: str = "none"
     share: Share | None = None
-    only: Any = None
+    only: Numbers | None = None
+
+    @property
+    def numbers(self) -> Numbers:
+        """Numbers of the examples that take part, in order; int64 [num_examples]."""
+        return np.arange(len(self.examples)) if self.only is None else self.only
 
     @property
     def num_examples(self) -> int:
@@ -99,8 +103,7 @@ class Pictures:
         Args:
             skip: Batches to leave out at the start.
         """
-        numbers = np.arange(self.num_examples) if self.only is None else self.only
-        numbers = numbers[skip * self.batch_size :]
+        numbers = self.numbers[skip * self.batch_size :]
         return _batch(
             self.examples.read(numbers).map(self._preprocess, num_parallel_calls=tf.data.AUTOTUNE),
             self.batch_size,
@@ -111,7 +114,7 @@ class Pictures:
         if self.share is None:
             return self.batches()
         order = spread_over_lanes(
-            np.arange(self.num_examples),
+            self.numbers,
             num_shards=len(self.examples.shard_sizes),
             batch_size=self.batch_size,
         )
@@ -135,9 +138,8 @@ class Pictures:
             seeds=(self.seed, epoch),
             window=self.shuffle_buffer,
             batch_size=self.batch_size,
+            only=self.only,
         )
-        if self.only is not None:
-            order = order[np.isin(order, self.only)]
         if only_full:
             order = np.resize(order, self.num_full_batches * self.batch_size)
         crop_seed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])

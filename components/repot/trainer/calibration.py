@@ -17,10 +17,9 @@ pictures take no part.
 `docs/probabilities.md` has the guarantees, what was tried, and measurements.
 """
 
-import hashlib
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from repot.classifier import UnlikeScore
-from repot.dataset import Examples
-from repot.example_digests import Digests
+from repot.example_digests import Contents, Digests
 from repot.metrics import calibration, calibration_error, prediction_sets
 from repot.model_spec import MAX_UNLIKE_AXES, ModelCalibration
 from repot.settings import TrainingSettings
@@ -50,7 +48,6 @@ SHRINKAGE = 0.1
 .5 separate other pictures equally well."""
 
 _HELD_OUT_NAME = "held-out.bin"
-_READ_EXAMPLES = 256  # Examples that are read at a time.
 _LARGEST = 4.0  # Squared distance of two vectors of length 1.
 _SMALLEST = 1e-6
 
@@ -125,12 +122,12 @@ def unpack_unlike(arrays: Any) -> UnlikeScore:
 
 
 def choose_held_out(
-    examples: Examples, groups: Digests | None, fraction: float, store: StateStore
+    contents: Callable[[], Contents], groups: Digests | None, fraction: float, store: StateStore
 ) -> npt.NDArray[np.bool_]:
     """Choose the training pictures that are held out, once; later starts read the choice.
 
     Args:
-        examples: The training pictures; their labels and contents are read at the first start.
+        contents: Reads content and class of the training pictures; called at the first start.
         groups: The group of each; None without groups.
         fraction: Share of each label's pictures, see `repot.trainer.auto.heads.select_part`.
         store: Keeps the choice beside the state.
@@ -141,15 +138,12 @@ def choose_held_out(
     stored = store.read_file(_HELD_OUT_NAME)
     if stored is not None:
         return np.frombuffer(stored, np.bool_)
-    keys: list[bytes] = []
-    classes: list[int] = []
-    for chunk in examples.read().batch(_READ_EXAMPLES).as_numpy_iterator():
-        keys += [hashlib.sha256(encoded).digest() for encoded in chunk["encoded"]]
-        classes += (chunk["label"] - 1).tolist()
+    known = contents()
+    keys = list(map(bytes, known.digests))
     if groups is not None:
         grouped = zip(map(bytes, groups), keys, strict=True)
         keys = [group or key for group, key in grouped]
-    part = select_part(keys, np.array(classes, np.int64), fraction)
+    part = select_part(keys, known.class_ids - 1, fraction)
     store.write_file(_HELD_OUT_NAME, part.tobytes())
     return part
 

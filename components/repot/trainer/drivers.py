@@ -50,6 +50,7 @@ from repot.trainer.loop import TrainingRun, check_finite, fit
 from repot.trainer.optimizer import make_optimizer
 from repot.trainer.phases import TrainingPhase
 from repot.trainer.step import StepRunner, smoothed_cross_entropy
+from repot.trainer.strategy import gather_rows, worker_share
 from repot.trainer.suspects import keep_suspects
 
 _CALIBRATION_NAME = "calibration.npz"
@@ -189,7 +190,7 @@ def train_head_and_fine_tune(trainee: Trainee, run: TrainingRun) -> Calibrated |
     )
     fit(head, run, later_steps=fine_tune.num_steps)
     fit(fine_tune, run)
-    return _calibrate_network(trainee)
+    return _calibrate_network(trainee, run)
 
 
 def train_like_2016(trainee: Trainee, run: TrainingRun) -> Calibrated | None:
@@ -203,7 +204,7 @@ def train_like_2016(trainee: Trainee, run: TrainingRun) -> Calibrated | None:
             augment=trainee.augment,
         )
     fit(phase, run)
-    return _calibrate_network(trainee)
+    return _calibrate_network(trainee, run)
 
 
 _DRIVERS: dict[str, Callable[[Trainee, TrainingRun], Calibrated | None]] = {
@@ -385,32 +386,52 @@ def _cross_validate_head(
     return logits
 
 
-def _calibrate_network(trainee: Trainee) -> Calibrated | None:
+def _calibrate_network(trainee: Trainee, run: TrainingRun) -> Calibrated | None:
     """Return what a network promises that was trained without the pictures for the calibration."""
     held_out, train = trainee.calibration_pictures, trainee.pictures["train"]
     if held_out is None:
         return None
-    numbers = np.arange(len(train.examples)) if train.only is None else train.only
+    numbers = train.numbers
     sample = numbers[np.linspace(0, len(numbers) - 1, min(len(numbers), MAX_FITTED)).astype(int)]
-    rows, _, _ = _features_and_logits(trainee, replace(train, only=sample))
-    held_out_rows, logits, classes = _features_and_logits(trainee, held_out)
+    unlike = fit_unlike(
+        _answers(trainee, run, replace(train, only=sample), lambda rows, logits, classes: rows)
+    )
+    # float64 [n, N + 2]
+    answers = _answers(
+        trainee,
+        run,
+        held_out,
+        lambda rows, logits, classes: np.column_stack([logits, unlike.scores(rows), classes]),
+    )
     temperature, calibration = calibrate(
         HeldOut(
-            logits=logits,
-            classes=classes,
+            logits=answers[:, :-2],
+            classes=answers[:, -1].astype(np.int64),
             method="training pictures that the network was not trained on",
         ),
         settings=trainee.settings,
     )
-    unlike = fit_unlike(rows)
-    unlike = with_threshold(unlike, unlike.scores(held_out_rows), trainee.settings.unlike_rate)
+    unlike = with_threshold(unlike, answers[:, -2], trainee.settings.unlike_rate)
     return Calibrated(temperature=temperature, calibration=calibration, unlike=unlike)
 
 
-def _features_and_logits(
-    trainee: Trainee, pictures: Pictures
-) -> tuple[FloatArray, FloatArray, IntArray]:
-    """Return normalised features, logits without the background, and classes of some pictures."""
+def _answers(
+    trainee: Trainee,
+    run: TrainingRun,
+    pictures: Pictures,
+    answer: Callable[[FloatArray, FloatArray, IntArray], FloatArray],
+) -> FloatArray:
+    """Return what a function makes of some pictures, of which each worker computes its share.
+
+    Args:
+        trainee, run: The training.
+        pictures: The pictures.
+        answer: (float64 [n, features] normalised, float64 [n, N] logits without the background,
+            int64 [n] classes in 0..N-1) -> float64 [n, columns].
+
+    Returns:
+        float64 [num_pictures, columns], in the order of the pictures.
+    """
     extractor, head = split_classifier(trainee.classifier)
     num_features, num_labels = extractor.output.shape[-1], head.output.shape[-1] - 1
 
@@ -419,16 +440,18 @@ def _features_and_logits(
         features = extractor(inputs, training=False)
         return tf.cast(features, tf.float32), head(features, training=False)
 
-    parts: list[tuple[Any, Any, Any]] = [
-        (np.empty((0, num_features)), np.empty((0, num_labels)), np.empty(0, np.int64))
-    ]
-    for inputs, labels, mask in pictures.batches():
+    own = replace(
+        pictures, only=pictures.numbers[worker_share(run.strategy, pictures.num_examples)]
+    )
+    nothing = np.empty((0, num_features)), np.empty((0, num_labels)), np.empty(0, np.int64)
+    parts = [answer(*nothing)]
+    for inputs, labels, mask in own.batches():
         is_example = mask.numpy() > 0
         features, logits = (each.numpy()[is_example] for each in infer(inputs))
-        parts.append((features, logits[:, 1:], labels.numpy()[is_example] - 1))
-    features, logits, classes = (np.concatenate(each) for each in zip(*parts, strict=True))
-    rows = normalise_features(features, (num_features,))
-    return rows, np.asarray(logits, np.float64), classes
+        rows = normalise_features(features, (num_features,))
+        classes = labels.numpy()[is_example] - 1
+        parts.append(answer(rows, np.asarray(logits[:, 1:], np.float64), classes))
+    return gather_rows(run.strategy, np.concatenate(parts))
 
 
 def _training_features(table: FeatureTable, trainee: Trainee) -> TrainingFeatures:

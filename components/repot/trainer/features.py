@@ -2,10 +2,16 @@
 
 `repot.feature_store` keeps them between trainings. A training reads what is stored, computes the
 rest, and stores it in parts, each once it is complete. So a resumed training computes only what is
-missing, and the next training with the same pictures and checkpoint computes nothing.
+missing, and the next training with the same pictures and checkpoint computes nothing: it reads no
+shard, because a dataset states what its examples are, see `repot.example_digests`.
+
+Each of several workers reads and computes its share, neighbouring examples of a split, and finds
+the others' features in the store. Shares depend on nothing but the number of workers, so a worker
+that is killed loses at most a part, whoever computes it next.
 
 The features of a picture are computed in batches of a fixed size. On a CPU, they do not depend on
-the other pictures in the batch, so it makes no difference which ones were stored.
+the other pictures in the batch, so it makes no difference which ones were stored, or how many
+workers there are.
 """
 
 import hashlib
@@ -24,23 +30,25 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from repot import progress, storage
-from repot.errors import StoppedError, StorageError, TrainingError
-from repot.feature_store import Digests, FeatureKey, VectorStore, equal_pairs
+from repot.errors import CorruptShardError, StoppedError, StorageError, TrainingError
+from repot.example_digests import Contents
+from repot.feature_store import Digests, FeatureKey, Keys, VectorStore, equal_pairs, keys_of
+from repot.layout import CLASSES_FOLDER, DIGESTS_FOLDER
 from repot.memory import find_memory_limit
 from repot.model_spec import View
 from repot.preprocessing import decode_jpeg, mirror, view_picture
 from repot.trainer.batches import FeatureTable, Pictures
-from repot.trainer.strategy import any_worker, worker_index_and_count
+from repot.trainer.strategy import any_worker, worker_index_and_count, worker_share
 
 BATCH_SIZE = 32
-"""Pictures per call of the backbone on a CPU.
+"""Pictures per call of the backbone and replica on a CPU.
 
 It is fixed, because a convolution may choose another algorithm for another size, and so give
 features that differ in their last bits.
 """
 
 GPU_BATCH_SIZE = 128
-"""Pictures per call of the backbone on a GPU, where results may differ in their last bits anyway.
+"""Pictures per call of the backbone and GPU, where results may differ in their last bits anyway.
 """
 
 PART_ROWS = (1024, 8192)
@@ -53,7 +61,7 @@ minute on a CPU: what a killed machine loses.
 MAX_MEMORY_SHARE = 1 / 8
 """Share of the memory up to which a table of features is kept there; a larger one is on disk."""
 
-_READ_EXAMPLES = 256  # Examples that are hashed at a time.
+_READ_EXAMPLES = 256  # Examples that are read at a time.
 
 _log = logging.getLogger(__name__)
 
@@ -93,6 +101,28 @@ class _Column:
     unsaved: list[int]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _SplitTables:
+    """The tables of one split, while they are filled.
+
+    Attributes:
+        split: Name of the split.
+        contents: What its examples are.
+        columns: The views.
+        digests: S32 [num_examples], SHA-256 of the examples; b"" while only the key is known.
+    """
+
+    split: str
+    contents: Contents
+    columns: tuple[_Column, ...]
+    digests: Digests
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether all features are in the tables."""
+        return all(column.is_filled.all() for column in self.columns)
+
+
 @dataclass(slots=True)
 class _Batch:
     """Examples to compute, at most a batch.
@@ -101,13 +131,11 @@ class _Batch:
         columns: The columns that miss them.
         rows: Their rows in the tables.
         encoded: Their JPEGs.
-        num_known: Examples read since the last batch that need not be computed.
     """
 
     columns: tuple[_Column, ...]
     rows: list[int] = field(default_factory=list)
     encoded: list[bytes] = field(default_factory=list)
-    num_known: int = 0
 
 
 class FeatureReader:
@@ -117,11 +145,13 @@ class FeatureReader:
         extractor: keras.Model from pictures to features, with the checkpoint's weights. Read all
             features before they are trained.
         pictures: The pictures of each split.
+        contents: (split) -> what its examples are; called when features of the split are read.
         features_uri: Folder of all stored features, see `repot.feature_store`.
         checkpoint_id: Id of the converted checkpoint.
         backbone: Name of the backbone.
         scratch: Folder on a local disk for tables that are large for the memory.
-        strategy: tf.distribute.Strategy. Each of several workers computes its share.
+        strategy: tf.distribute.Strategy under which the extractor was built. Each of several
+            workers computes its share, on all its replicas.
         should_stop: Called before every batch.
     """
 
@@ -130,6 +160,7 @@ class FeatureReader:
         extractor: Any,
         pictures: Mapping[str, Pictures],
         *,
+        contents: Callable[[str], Contents],
         features_uri: str,
         checkpoint_id: str,
         backbone: str,
@@ -139,6 +170,7 @@ class FeatureReader:
     ) -> None:
         self._extractor = extractor
         self._pictures = pictures
+        self._contents = contents
         self._features_uri = features_uri
         self._checkpoint_id = checkpoint_id
         self._backbone = backbone
@@ -146,11 +178,12 @@ class FeatureReader:
         self._strategy = strategy
         self._should_stop = should_stop
         self._weights_checksum = _weights_checksum(extractor)
+        self._num_replicas = strategy.num_replicas_in_sync // worker_index_and_count(strategy)[1]
         has_gpu = bool(tf.config.list_physical_devices("GPU"))
-        self._batch_size = GPU_BATCH_SIZE if has_gpu else BATCH_SIZE
+        self._replica_batch_size = GPU_BATCH_SIZE if has_gpu else BATCH_SIZE
+        self._batch_size = self._num_replicas * self._replica_batch_size
         self._decode = tf.function(self._decode_views, autograph=False)
-        self._infer = tf.function(self._extract, autograph=False)
-        self._can_store = True
+        self._infer = tf.function(self._extract_on_replicas, autograph=False)
 
     def with_extractor(self, extractor: Any, *, backbone: str) -> "FeatureReader":
         """Return a reader of another extractor's features of the same pictures.
@@ -162,6 +195,7 @@ class FeatureReader:
         return FeatureReader(
             extractor,
             self._pictures,
+            contents=self._contents,
             features_uri=self._features_uri,
             checkpoint_id=self._checkpoint_id,
             backbone=backbone,
@@ -185,25 +219,52 @@ class FeatureReader:
             TrainingError: The local disk has no room for the table.
             ValueError: The backbone has been trained; its features are not the checkpoint's.
         """
-        if _weights_checksum(self._extractor) != self._weights_checksum:
-            raise ValueError("Features must be read before the backbone is trained.")
-        pictures = self._pictures[split]
-        labels = np.zeros(pictures.num_examples, np.int64)
-        digests: Digests = np.zeros(pictures.num_examples, "S32")
-        columns = [self._start_column(view, pictures.num_examples) for view in views]
-        self._compute_share(split, columns, digests, labels)
+        tables = self._compute_share(split, views)
         while True:
-            for column in columns:
+            for column in tables.columns:
                 column.store.refresh()
-                column.store.fill(digests, column.table, column.is_filled)
-            if all(column.is_filled.all() for column in columns):
+                column.store.fill(tables.contents.digests, column.table, column.is_filled)
+                column.store.find_digests(tables.contents.digests, tables.digests)
+            if tables.is_filled:
                 break
             # A part is damaged, or another worker could not store its own.
-            self._compute_missing(split, columns, digests, labels)
+            self._compute_missing(tables, slice(0, len(tables.digests)))
+        _copy_to_equal_examples(tables.digests, tables.digests != b"", tables.contents.digests)
         return [
-            FeatureTable(features=column.table, labels=labels, digests=digests)
-            for column in columns
+            FeatureTable(
+                features=column.table, labels=tables.contents.class_ids, digests=tables.digests
+            )
+            for column in tables.columns
         ]
+
+    def compute(self, split: str, views: Sequence[PictureView] = (CENTRAL,)) -> None:
+        """Compute and store this worker's share of the features that another worker reads.
+
+        Raises:
+            StoppedError, TrainingError, ValueError: As `read`.
+        """
+        self._compute_share(split, views)
+
+    def _compute_share(self, split: str, views: Sequence[PictureView]) -> _SplitTables:
+        """Compute this worker's share of what is missing, and wait for the other workers."""
+        if _weights_checksum(self._extractor) != self._weights_checksum:
+            raise ValueError("Features must be read before the backbone is trained.")
+        contents = self._contents(split)
+        number = len(contents.digests)
+        tables = _SplitTables(
+            split=split,
+            contents=contents,
+            columns=tuple(self._start_column(view, number) for view in views),
+            digests=np.zeros(number, "S32"),
+        )
+        try:
+            self._compute_missing(tables, worker_share(self._strategy, number))
+        except StoppedError:
+            any_worker(self._strategy, is_true=True)
+            raise
+        if any_worker(self._strategy, is_true=False):
+            raise _stopped()
+        return tables
 
     def _start_column(self, view: PictureView, num_examples: int) -> _Column:
         num_features = self._extractor.output.shape[-1]
@@ -227,125 +288,103 @@ class FeatureReader:
         column.store.refresh()
         return column
 
-    def _compute_share(
-        self,
-        split: str,
-        columns: Sequence[_Column],
-        digests: Digests,
-        labels: npt.NDArray[np.int64],
-    ) -> None:
-        """Compute this worker's share of what is missing, and wait for the other workers."""
-        share, num_shares = worker_index_and_count(self._strategy)
-        try:
-            self._compute_missing(
-                split, columns, digests, labels, share=share, num_shares=num_shares
-            )
-        except StoppedError:
-            any_worker(self._strategy, is_true=True)
-            raise
-        if any_worker(self._strategy, is_true=False):
-            raise _stopped()
+    def _compute_missing(self, tables: _SplitTables, rows: slice) -> None:
+        """Compute and store the features of some rows that are neither here nor stored.
 
-    def _compute_missing(
-        self,
-        split: str,
-        columns: Sequence[_Column],
-        digests: Digests,
-        labels: npt.NDArray[np.int64],
-        *,
-        share: int = 0,
-        num_shares: int = 1,
-    ) -> None:
-        """Read all examples once; compute and store the features that are neither here nor stored.
-
-        Args:
-            split: Name of the split.
-            columns: The tables to fill. Stored features are left for `VectorStore.fill`.
-            digests, labels: Filled with those of the examples.
-            share, num_shares: Compute only this one of the shares of the examples.
+        Stored features are left for `VectorStore.fill`.
 
         Raises:
             StoppedError: The training was asked to stop; what was computed is stored.
+            CorruptShardError: An example is not what the dataset states.
         """
-        batches = self._missing_batches(
-            split, columns, digests, labels, share=share, num_shares=num_shares
-        )
-        part_rows = min(max(len(labels) // 64, PART_ROWS[0]), PART_ROWS[1])
-        num_done = 0
+        is_missing = self._find_missing(tables, rows)  # bool [columns, num_examples]
+        num_rows = rows.stop - rows.start
+        part_rows = min(max(len(tables.digests) // 64, PART_ROWS[0]), PART_ROWS[1])
+        note = f"features of the {tables.split} pictures"
+        # An example that misses several views is in one batch, one that misses others in another.
+        num_done = num_rows - int(is_missing.any(axis=0).sum())
+        progress.report("train", num_done, num_rows, unit="pictures", note=note)
         try:
+            batches = self._missing_batches(tables, is_missing)
             for batch, pictures in _one_ahead(self._decode_batch, batches):
                 if self._should_stop():
                     raise _stopped()
-                rows = batch.rows
                 for column in batch.columns:
                     vectors = self._infer(pictures[column.view.view], column.view.mirrored)
-                    column.table[rows] = vectors.numpy()[: len(rows)]
-                    column.is_filled[rows] = True
-                    column.unsaved.extend(rows)
+                    column.table[batch.rows] = vectors.numpy()[: len(batch.rows)]
+                    column.is_filled[batch.rows] = True
+                    column.unsaved.extend(batch.rows)
                     if len(column.unsaved) >= part_rows:
-                        self._save_part(column, digests)
-                num_done += len(rows) + batch.num_known
-                note = f"features of the {split} pictures"
-                progress.report("train", num_done, len(labels), unit="pictures", note=note)
+                        self._save_part(column, tables.digests)
+                num_done += len(batch.rows)
+                progress.report("train", num_done, num_rows, unit="pictures", note=note)
         finally:
-            for column in columns:
-                self._save_part(column, digests)
-        for column in columns:
-            _copy_to_equal_examples(column, digests)
+            for column in tables.columns:
+                self._save_part(column, tables.digests)
+        for column in tables.columns:
+            _copy_to_equal_examples(column.table, column.is_filled, tables.contents.digests)
+
+    def _find_missing(self, tables: _SplitTables, rows: slice) -> npt.NDArray[np.bool_]:
+        """Return which of some rows have to be computed for each column: the first of equal ones.
+
+        Returns:
+            bool [columns, num_examples].
+        """
+        keys = tables.contents.digests
+        is_missing = np.zeros([len(tables.columns), len(keys)], np.bool_)
+        _, first = np.unique(keys, return_index=True)
+        first = first[(first >= rows.start) & (first < rows.stop)]
+        for missing, column in zip(is_missing, tables.columns, strict=True):
+            missing[first] = ~column.is_filled[first]
+            missing[first[equal_pairs(column.store.stored_keys(), keys[first])[1]]] = False
+        return is_missing
 
     def _missing_batches(
-        self,
-        split: str,
-        columns: Sequence[_Column],
-        digests: Digests,
-        labels: npt.NDArray[np.int64],
-        *,
-        share: int,
-        num_shares: int,
+        self, tables: _SplitTables, is_missing: npt.NDArray[np.bool_]
     ) -> Iterator[_Batch]:
-        """Read all examples; yield those to compute, grouped by the columns that miss them."""
-        stored = [column.store.stored_digests() for column in columns]
-        scheduled: list[set[bytes]] = [set() for _ in columns]
-        waiting: dict[tuple[int, ...], _Batch] = {}
+        """Read the examples to compute; yield them grouped by the columns that miss them."""
+        waiting: dict[bytes, _Batch] = {}
+        numbers = np.flatnonzero(is_missing.any(axis=0))
+        examples = self._pictures[tables.split].examples.read(numbers).batch(_READ_EXAMPLES)
         first = 0
-        examples = self._pictures[split].examples.read().batch(_READ_EXAMPLES)
         for chunk in examples.as_numpy_iterator():
-            rows = slice(first, first + len(chunk["label"]))
-            chunk_digests = [hashlib.sha256(encoded).digest() for encoded in chunk["encoded"]]
-            labels[rows], digests[rows] = chunk["label"], chunk_digests
-            is_known = [column.is_filled[rows].copy() for column in columns]
-            for known, sorted_digests in zip(is_known, stored, strict=True):
-                known[equal_pairs(sorted_digests, digests[rows])[1]] = True
-            num_known = len(chunk_digests)
-            for i, digest in enumerate(chunk_digests):
-                missing = tuple(
-                    k
-                    for k in range(len(columns))
-                    if not is_known[k][i]
-                    and digest not in scheduled[k]
-                    and digest[0] % num_shares == share
+            rows = numbers[first : first + len(chunk["label"])]
+            first += len(rows)
+            tables.digests[rows] = [
+                hashlib.sha256(encoded).digest() for encoded in chunk["encoded"]
+            ]
+            self._check_examples(tables, rows, chunk["label"])
+            for row, encoded in zip(rows.tolist(), chunk["encoded"], strict=True):
+                missing = is_missing[:, row]
+                batch = waiting.setdefault(
+                    missing.tobytes(),
+                    _Batch(tuple(tables.columns[k] for k in np.flatnonzero(missing))),
                 )
-                if not missing:
-                    continue
-                for k in missing:
-                    scheduled[k].add(digest)
-                batch = waiting.setdefault(missing, _Batch(tuple(columns[k] for k in missing)))
-                batch.rows.append(first + i)
-                batch.encoded.append(chunk["encoded"][i])
-                num_known -= 1
+                batch.rows.append(row)
+                batch.encoded.append(encoded)
                 if len(batch.rows) == self._batch_size:
-                    yield waiting.pop(missing)
-            yield _Batch((), num_known=num_known)
-            first = rows.stop
+                    yield waiting.pop(missing.tobytes())
         yield from waiting.values()
+
+    def _check_examples(self, tables: _SplitTables, rows: Any, class_ids: Any) -> None:
+        """Compare examples that were read with what the dataset states of them."""
+        contents = tables.contents
+        is_same = (keys_of(tables.digests[rows]) == contents.digests[rows]) & (
+            class_ids == contents.class_ids[rows]
+        )
+        if not is_same.all():
+            raise CorruptShardError(
+                f"{DIGESTS_FOLDER}/{tables.split}.bin and {CLASSES_FOLDER}/{tables.split}.bin of a "
+                "dataset must state the content and the class of each example in its shards; they "
+                f"differ for example {rows[~is_same][0]}. Delete the two files and run again: they "
+                "are computed from the shards."
+            )
 
     def _decode_batch(self, batch: _Batch) -> dict[View, Any]:
         """Return the views of a batch: float32 [batch_size, image_size, image_size, 3] each.
 
         The batch is filled up with repetitions of its last picture.
         """
-        if not batch.rows:
-            return {}
         views = tuple(dict.fromkeys(column.view.view for column in batch.columns))
         missing = self._batch_size - len(batch.encoded)
         encoded = batch.encoded + batch.encoded[-1:] * missing
@@ -366,6 +405,21 @@ class FeatureReader:
             parallel_iterations=self._batch_size,
         )
         return pictures
+
+    def _extract_on_replicas(self, pictures: Any, mirrored: bool) -> Any:
+        """Return the features of a batch, of which each replica of this worker computes a part."""
+        if self._num_replicas == 1:
+            return self._extract(pictures, mirrored)
+
+        def extract() -> Any:
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            first = replica % self._num_replicas * self._replica_batch_size
+            part = pictures[first : first + self._replica_batch_size]
+            shape = [self._replica_batch_size, *pictures.shape[1:]]
+            return self._extract(tf.ensure_shape(part, shape), mirrored)
+
+        parts = self._strategy.experimental_local_results(self._strategy.run(extract))
+        return tf.concat(parts, axis=0)
 
     def _extract(self, pictures: Any, mirrored: bool) -> Any:
         features = self._extractor(mirror(pictures) if mirrored else pictures, training=False)
@@ -419,13 +473,15 @@ def _new_table(num_rows: int, num_columns: int, scratch: Path) -> npt.NDArray[np
         return np.memmap(file, np.float32, "r+", shape=(num_rows, num_columns))
 
 
-def _copy_to_equal_examples(column: _Column, digests: Digests) -> None:
-    """Fill the rows of examples that are equal to one whose features are in the table."""
-    (filled,), (empty,) = np.nonzero(column.is_filled), np.nonzero(~column.is_filled)
-    filled = filled[np.argsort(digests[filled])]
-    sources, targets = equal_pairs(digests[filled], digests[empty])
-    column.table[empty[targets]] = column.table[filled[sources]]
-    column.is_filled[empty[targets]] = True
+def _copy_to_equal_examples(
+    values: npt.NDArray[Any], is_filled: npt.NDArray[np.bool_], keys: Keys
+) -> None:
+    """Fill the rows of examples that are equal to one whose row is filled; both are updated."""
+    (filled,), (empty,) = np.nonzero(is_filled), np.nonzero(~is_filled)
+    filled = filled[np.argsort(keys[filled])]
+    sources, targets = equal_pairs(keys[filled], keys[empty])
+    values[empty[targets]] = values[filled[sources]]
+    is_filled[empty[targets]] = True
 
 
 def _weights_checksum(model: Any) -> bytes:

@@ -19,7 +19,7 @@ from repot.trainer.phases import TrainingPhase
 from repot.trainer.position import PhaseResult, Sums, TrainingPosition
 from repot.trainer.state import StateStore, numbered, values
 from repot.trainer.step import CallResult, StepRunner
-from repot.trainer.strategy import FLOAT32, Computation
+from repot.trainer.strategy import FLOAT32, Computation, value_of_chief
 from repot.training_record import EpochRecord
 
 SAVE_SECONDS = 600.0
@@ -282,7 +282,7 @@ class _Learner:
             return None
         with self._scored_weights():
             logits, labels = self.runner.predict(selection.batches())
-            score = selection.score(logits, labels)
+            score = value_of_chief(self._run.strategy, selection.score(logits, labels))
             if self._run.position.note_score(score):
                 self._best = values(numbered(self._phase.model.variables))
         return score

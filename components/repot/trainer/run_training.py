@@ -1,6 +1,7 @@
 """One training from start to end: open the data, build the classifier, train, write results."""
 
 import dataclasses
+import functools
 import gc
 import logging
 import math
@@ -26,7 +27,7 @@ from repot.classifier import (
 )
 from repot.dataset import Examples, open_examples
 from repot.errors import CheckpointError, DataError, StoppedError
-from repot.example_digests import Digests, read_groups
+from repot.example_digests import Contents, Digests, read_contents, read_groups
 from repot.folder_checksums import write_last
 from repot.json_record import read_record, record_text, write_record
 from repot.layout import (
@@ -130,6 +131,9 @@ def _run(
     position = store.load()
     store.delete_old_features()
     check_same_state(strategy, store.file_name)
+    contents = functools.cache(
+        lambda split: read_contents(request.dataset_uri, manifest, split, task="train")
+    )
     with (
         tempfile.TemporaryDirectory(prefix="repot-train-") as scratch,
         storage.as_local_file(storage.join(request.weights_uri, WEIGHTS_NAME)) as weights_path,
@@ -143,7 +147,11 @@ def _run(
         pictures = _make_pictures(examples, settings, image_size, strategy)
         if store.is_writer and RECIPES[settings.recipe].augmentation != "none":
             write_augmented_pictures(
-                pictures["train"], manifest.labels, request.run_uri, flip=not settings.no_flip
+                pictures["train"],
+                contents("train").class_ids,
+                manifest.labels,
+                request.run_uri,
+                flip=not settings.no_flip,
             )
         with strategy.scope():
             classifier = build_classifier(
@@ -157,6 +165,7 @@ def _run(
         features = FeatureReader(
             extractor,
             pictures,
+            contents=contents,
             features_uri=request.features_uri or storage.join(request.run_uri, FEATURES_FOLDER),
             checkpoint_id=request.checkpoint_id,
             backbone=settings.backbone,
@@ -165,7 +174,9 @@ def _run(
             should_stop=should_stop,
         )
         groups = read_groups(request.dataset_uri, manifest)
-        train, held_out = _hold_out(pictures["train"], groups, settings, store)
+        train, held_out = _hold_out(
+            pictures["train"], lambda: contents("train"), groups, settings, store
+        )
         trainee = Trainee(
             classifier=classifier,
             weights_path=weights_path,
@@ -262,16 +273,17 @@ def has_gpu() -> bool:
 
 
 def _hold_out(
-    train: Pictures, groups: Digests | None, settings: TrainingSettings, store: StateStore
+    train: Pictures,
+    contents: Callable[[], Contents],
+    groups: Digests | None,
+    settings: TrainingSettings,
+    store: StateStore,
 ) -> tuple[Pictures, Pictures | None]:
-    """Return the pictures to train on, and those to calibrate with; None if there is no need.
-
-    Several workers read rows of fixed shards, so they train on all pictures.
-    """
+    """Return the pictures to train on, and those to calibrate with; None if there is no need."""
     fraction = settings.calibration_fraction
-    if not RECIPES[settings.recipe].fine_tune or not fraction or train.share is not None:
+    if not RECIPES[settings.recipe].fine_tune or not fraction:
         return train, None
-    part = choose_held_out(train.examples, groups, fraction, store)
+    part = choose_held_out(contents, groups, fraction, store)
     _log.info("%d of %d training pictures calibrate the model", part.sum(), len(part))
     fitted, held_out = np.flatnonzero(~part), np.flatnonzero(part)
     return (

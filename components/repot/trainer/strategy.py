@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from repot.errors import StoppedError
@@ -124,6 +126,47 @@ def worker_index_and_count(strategy: Any) -> tuple[int, int]:
     jobs = resolver.cluster_spec().as_dict()
     tasks = [(job, i) for job in ("chief", "worker") for i in range(len(jobs.get(job, ())))]
     return tasks.index((resolver.task_type, resolver.task_id)), len(tasks)
+
+
+def worker_share(strategy: Any, number: int) -> slice:
+    """Return this worker's share of a number of things: neighbours, as many as others have."""
+    worker, num_workers = worker_index_and_count(strategy)
+    return slice(number * worker // num_workers, number * (worker + 1) // num_workers)
+
+
+def gather_rows(strategy: Any, rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the rows of all workers, in their order, once every worker has called this.
+
+    Args:
+        strategy: tf.distribute.Strategy.
+        rows: float64 [n, columns], of this worker; others may have more or fewer.
+    """
+    _, num_workers = worker_index_and_count(strategy)
+    if num_workers == 1:
+        return rows
+    num_replicas = strategy.num_replicas_in_sync // num_workers
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def gather(values: Any) -> Any:
+        def of_replica() -> Any:
+            # The first replica of each worker has its rows, the others have none.
+            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+            is_first = tf.equal(replica % num_replicas, 0)
+            return values[: tf.where(is_first, tf.shape(values)[0], 0)]
+
+        return strategy.gather(strategy.run(of_replica), axis=0)
+
+    gathered: npt.NDArray[np.float64] = gather(tf.constant(rows, tf.float64)).numpy()
+    return gathered
+
+
+def value_of_chief(strategy: Any, value: float) -> float:
+    """Return the first worker's value, once every worker has called this.
+
+    What workers compute alike may differ in the last bits where their processors do, and nothing
+    that all of them decide may depend on it.
+    """
+    return float(gather_rows(strategy, np.array([[value]]))[0, 0])
 
 
 def any_worker(strategy: Any, *, is_true: bool) -> bool:

@@ -141,7 +141,8 @@ def assert_equal(one: Built, other: Built) -> None:
         if composition:
             assert local_crc32c_hex(one.uri, composition) == shard.crc32c
     same = {"manifest.json", "checks.json", "labels.txt", "data.html"}
-    same |= {f"digests/{split}.bin" for split in one.manifest.splits}
+    for folder in ("digests", "classes"):
+        same |= {f"{folder}/{split}.bin" for split in one.manifest.splits}
     for name in same:
         texts = [
             storage.read_bytes(f"{each.uri}/{name}").replace(each.uri.encode(), b"")

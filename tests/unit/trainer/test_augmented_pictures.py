@@ -40,7 +40,8 @@ def pictures(sample_dataset_uri: str) -> Iterator[Pictures]:
 
 
 def write(pictures: Pictures, run: Path, *, flip: bool = True) -> bytes:
-    write_augmented_pictures(pictures, LABELS, str(run), flip=flip)
+    class_ids = np.array([int(each["label"]) for each in pictures.examples.read()])
+    write_augmented_pictures(pictures, class_ids, LABELS, str(run), flip=flip)
     return (run / "augmented_pictures.json").read_bytes()
 
 
@@ -95,7 +96,7 @@ def test_tensorboard_shows_the_pictures(pictures: Pictures, tmp_path: Path) -> N
 def test_unchanged_pictures_are_not_shown(pictures: Pictures, tmp_path: Path) -> None:
     unchanged = dataclasses.replace(pictures, augmentation="none")
 
-    write_augmented_pictures(unchanged, LABELS, str(tmp_path), flip=True)
+    write_augmented_pictures(unchanged, np.ones(92, np.int64), LABELS, str(tmp_path), flip=True)
 
     assert list(tmp_path.iterdir()) == []
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from repot.dataset import open_examples
+from repot.dataset import Numbers, open_examples
 from repot.manifest import read_manifest
 from repot.records import Box, encode_example, frame_record, picture_features
 from repot.trainer.batches import FeatureTable, Pictures, Share, feature_batches
@@ -148,10 +148,13 @@ def test_training_batches_depend_on_the_epoch_only(pictures: Pictures) -> None:
     assert not np.array_equal(first[1], next_epoch[1])
 
 
+@pytest.mark.parametrize("only", [None, np.arange(1, 92, 2)], ids=["all", "half"])
 @pytest.mark.parametrize(("num_workers", "num_replicas"), [(2, 1), (3, 1), (2, 2)])
 def test_workers_share_the_batches_of_a_single_worker(
-    pictures: Pictures, num_workers: int, num_replicas: int
+    pictures: Pictures, num_workers: int, num_replicas: int, only: Numbers | None
 ) -> None:
+    pictures = dataclasses.replace(pictures, only=only)
+
     def shared(worker: int) -> Pictures:
         share = Share(worker=worker, num_workers=num_workers, num_replicas=num_replicas)
         return dataclasses.replace(pictures, share=share)
@@ -174,7 +177,9 @@ def test_workers_share_the_batches_of_a_single_worker(
             np.testing.assert_array_equal(found[is_example], column[expected])
 
 
-def test_workers_score_every_example_once(pictures: Pictures) -> None:
+@pytest.mark.parametrize("only", [None, np.arange(1, 92, 2)], ids=["all", "half"])
+def test_workers_score_every_example_once(pictures: Pictures, only: Numbers | None) -> None:
+    pictures = dataclasses.replace(pictures, only=only)
     _, labels, mask = collect(pictures.scoring_batches())
     found: list[int] = []
     for worker in range(2):

@@ -1,14 +1,13 @@
 """Temperature, prediction sets and the score `unlike`, on drawn numbers with a known truth."""
 
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from repot.dataset import Examples
+from repot.example_digests import Contents, example_digest, join_digests
 from repot.model_spec import MAX_UNLIKE_AXES
 from repot.settings import TrainingSettings
 from repot.trainer.auto.heads import softmax
@@ -143,19 +142,22 @@ def test_calibrated_survives_a_restart() -> None:
 
 
 def test_pictures_that_are_held_out_are_chosen_by_content_once(tmp_path: Path) -> None:
-    def examples(order: Any) -> Examples:
-        table = {"encoded": [f"{i}" for i in order], "label": [1 + i % 2 for i in order]}
-        dataset = tf.data.Dataset.from_tensor_slices(table)
-        return cast(Examples, SimpleNamespace(read=lambda: dataset))
+    def contents(order: Any) -> Callable[[], Contents]:
+        digests = join_digests(example_digest(b"%d" % i) for i in order)
+        return lambda: Contents(
+            digests=digests, class_ids=np.array([1 + i % 2 for i in order], np.int64)
+        )
+
+    def fail() -> Contents:
+        pytest.fail("later starts must read the choice")
 
     order = np.random.default_rng(1).permutation(40)
-    first = choose_held_out(examples(range(40)), None, 0.1, StateStore(f"{tmp_path}/1", "t"))
-    second = choose_held_out(examples(order), None, 0.1, StateStore(f"{tmp_path}/2", "t"))
-    # Later starts read neither labels nor pictures.
-    again = choose_held_out(cast(Examples, None), None, 0.1, StateStore(f"{tmp_path}/1", "t"))
+    first = choose_held_out(contents(range(40)), None, 0.1, StateStore(f"{tmp_path}/1", "t"))
+    second = choose_held_out(contents(order), None, 0.1, StateStore(f"{tmp_path}/2", "t"))
+    again = choose_held_out(fail, None, 0.1, StateStore(f"{tmp_path}/1", "t"))
 
     assert sorted(order[second]) == np.flatnonzero(first).tolist() == np.flatnonzero(again).tolist()
     assert np.bincount(np.flatnonzero(first) % 2).tolist() == [2, 2]
     groups = np.array([b"%08d" % (i // 8) for i in range(40)], "S16")
-    grouped = choose_held_out(examples(range(40)), groups, 0.3, StateStore(f"{tmp_path}/3", "t"))
+    grouped = choose_held_out(contents(range(40)), groups, 0.3, StateStore(f"{tmp_path}/3", "t"))
     assert {len(set(part)) for part in grouped.reshape(5, 8)} == {1}

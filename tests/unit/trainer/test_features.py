@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from repot.errors import StoppedError, TrainingError
+from repot.dataset import Examples
+from repot.errors import CorruptShardError, StoppedError, TrainingError
+from repot.example_digests import Contents
 from repot.manifest import SPLITS, read_manifest
 from repot.memory import MemoryLimit
 from repot.preprocessing import central_crop, decode_jpeg, view_picture
@@ -19,7 +21,7 @@ from repot.records import Value, decode_example, encode_example, frame_record, r
 from repot.trainer import features, step
 from repot.trainer.batches import FeatureTable, Pictures
 from repot.trainer.features import CENTRAL, FeatureReader, PictureView
-from tests.shard_files import examples_of
+from tests.shard_files import contents_of, examples_of
 from tests.unit.trainer.stop_after import StopAfter
 
 NUM_TRAIN = 92
@@ -89,6 +91,7 @@ def make_reader(
         should_stop: Callable[[], bool] = lambda: False,
         checkpoint_id: str = "c",
         features_uri: str = str(tmp_path / "features"),
+        contents: Callable[[str], Contents] | None = None,
     ) -> FeatureReader:
         pictures = {
             split: Pictures(
@@ -103,6 +106,7 @@ def make_reader(
         return FeatureReader(
             backbone.extractor,
             pictures,
+            contents=contents or (lambda split: contents_of(files[split])),
             features_uri=features_uri,
             checkpoint_id=checkpoint_id,
             backbone="tiny",
@@ -260,6 +264,108 @@ def test_features_of_a_trained_backbone_are_not_stored(
 
     kernel.assign(before)
     assert parts(tmp_path) == []
+
+
+def test_stored_features_need_no_shard(
+    make_reader: Callable[..., FeatureReader],
+    shards: dict[str, list[Path]],
+    tmp_path: Path,
+) -> None:
+    (table,) = make_reader().read("train")
+    contents = contents_of(shards["train"])
+    copies = [tmp_path / path.name for path in shards["train"]]
+    for path, copy in zip(shards["train"], copies, strict=True):
+        copy.write_bytes(path.read_bytes())
+    reader = make_reader({"train": copies}, contents=lambda split: contents)
+    for copy in copies:
+        copy.unlink()
+
+    (again,) = reader.read("train")
+
+    assert_equal(again, table)
+
+
+@pytest.mark.parametrize("num_workers", [2, 3, 5])
+def test_workers_read_and_compute_only_their_shares(
+    num_workers: int,
+    make_reader: Callable[..., FeatureReader],
+    backbone: Backbone,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (expected,) = make_reader(checkpoint_id="one worker").read("train")
+    monkeypatch.setattr(features, "any_worker", lambda strategy, is_true: is_true)
+    numbers: list[Any] = []
+    read = Examples.read
+
+    def read_and_note(examples: Examples, which: Any = None) -> Any:
+        numbers.append(which)
+        return read(examples, which)
+
+    monkeypatch.setattr(Examples, "read", read_and_note)
+    for worker in range(num_workers):
+        monkeypatch.setattr(
+            features,
+            "worker_share",
+            lambda strategy, number, worker=worker: slice(
+                number * worker // num_workers, number * (worker + 1) // num_workers
+            ),
+        )
+        make_reader().compute("train")
+
+    assert max(map(len, numbers)) <= -(-NUM_TRAIN // num_workers)
+    assert np.concatenate(numbers).tolist() == list(range(NUM_TRAIN))
+    backbone.num_calls()
+    (table,) = make_reader().read("train")
+    assert backbone.num_calls() == 0
+    assert_equal(table, expected)
+
+
+def test_equal_pictures_in_two_shares_are_computed_once(
+    make_reader: Callable[..., FeatureReader],
+    backbone: Backbone,
+    shards: dict[str, list[Path]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The second worker's pictures are those of the first one.
+    twice = {"validation": [*shards["validation"], *shards["validation"]]}
+    monkeypatch.setattr(features, "any_worker", lambda strategy, is_true: is_true)
+    monkeypatch.setattr(
+        features, "worker_share", lambda strategy, number: slice(number // 2, number)
+    )
+
+    make_reader(twice).compute("validation")
+
+    assert backbone.num_calls() == 0
+
+
+def test_worker_computes_what_another_one_could_not_store(
+    make_reader: Callable[..., FeatureReader], backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (expected,) = make_reader(checkpoint_id="d").read("train")
+    backbone.num_calls()
+    monkeypatch.setattr(features, "any_worker", lambda strategy, is_true: is_true)
+    monkeypatch.setattr(features, "worker_share", lambda strategy, number: slice(0, number // 2))
+
+    (table,) = make_reader().read("train")
+
+    assert backbone.num_calls() == 12
+    assert_equal(table, expected)
+
+
+@pytest.mark.parametrize("wrong", ["digest", "class"])
+def test_example_that_is_not_what_the_dataset_states_is_an_error(
+    wrong: str, make_reader: Callable[..., FeatureReader], shards: dict[str, list[Path]]
+) -> None:
+    stated = contents_of(shards["train"])
+    digests, class_ids = stated.digests.copy(), stated.class_ids.copy()
+    if wrong == "digest":
+        digests[70] = b"x" * 16
+    else:
+        class_ids[70] += 1
+    contents = Contents(digests=digests, class_ids=class_ids)
+
+    with pytest.raises(CorruptShardError, match=r"train\.bin .* differ for example 70\. Delete"):
+        make_reader(contents=lambda split: contents).read("train")
 
 
 def test_split_without_pictures_has_an_empty_table(
