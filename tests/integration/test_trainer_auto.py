@@ -41,8 +41,8 @@ train_auto._add_to_history = lambda *arguments: os.kill(os.getpid(), signal.SIGK
 FINE_TUNED = """
 from repot import quiet_tensorflow
 quiet_tensorflow.import_tensorflow()
-from repot.trainer.auto import fine_tuning
-fine_tuning.MAX_EPOCHS = fine_tuning.MIN_EPOCHS = 2
+from repot.trainer.auto import fine_tuning, plan
+plan.MAX_EPOCHS = plan.MIN_EPOCHS = fine_tuning.MIN_EPOCHS = 2
 fine_tuning.is_better = lambda gain, num_changed: True
 """
 # Kills itself in the second epoch of a phase.

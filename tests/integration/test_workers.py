@@ -31,7 +31,7 @@ from repot.trainer.position import TrainingPosition
 from repot.trainer.request import TrainingRequest
 from repot.trainer.state import SavedState, StateStore
 from repot.trainer.train import train
-from repot.training_record import EpochRecord, read_history
+from repot.training_record import EpochRecord, TrainingRecord, read_history
 from repot.zoo import build_backbone
 from tests.conftest import free_port
 
@@ -52,7 +52,39 @@ def wait_before_each_step(request):
     time.sleep(float(sys.argv[2]))
     return is_set(request)
 termination.StopRequest.is_set = wait_before_each_step
+exec(sys.argv[3])
 worker.main()
+"""
+# Four parts of features per worker; fine-tuning is kept, whatever it scores, after two epochs.
+SMALL_PARTS = """
+from repot import quiet_tensorflow
+quiet_tensorflow.import_tensorflow()
+from repot.trainer import features
+from repot.trainer.auto import fine_tuning, plan
+features.BATCH_SIZE, features.PART_ROWS = 8, (12, 12)
+plan.MAX_EPOCHS = plan.MIN_EPOCHS = fine_tuning.MIN_EPOCHS = 2
+fine_tuning.is_better = lambda gain, num_changed: True
+"""
+# Worker 1 kills itself after it has stored a part, worker 0 in the second epoch of a phase.
+KILL_IN_FEATURES = """
+import os
+from repot.feature_store import VectorStore
+add = VectorStore.add
+def add_and_die(self, *arguments):
+    add(self, *arguments)
+    if os.environ["JOB_COMPLETION_INDEX"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+VectorStore.add = add_and_die
+"""
+KILL_IN_PHASE = """
+import os
+from repot.trainer import loop
+finish_step = loop.TrainingPosition.finish_step
+def finish_step_or_die(self, *arguments, **named):
+    if (os.environ["JOB_COMPLETION_INDEX"], self.phase, self.epoch) == ("0", PHASE, 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+    finish_step(self, *arguments, **named)
+loop.TrainingPosition.finish_step = finish_step_or_die
 """
 SLOW = 0.1
 """Seconds before each step of workers that are stopped, so that they are within an epoch then."""
@@ -95,10 +127,10 @@ def make_request(sample_dataset_uri: str, small_network: None, tmp_path: Path) -
 
 
 def start(
-    request: TrainingRequest, num_workers: int = 1, *, pace: float = 0.0
+    request: TrainingRequest, num_workers: int = 1, *, pace: float = 0.0, program: str = ""
 ) -> list[subprocess.Popen[bytes]]:
     addresses = [f"localhost:{free_port()}" for _ in range(num_workers)] if num_workers > 1 else []
-    command = [sys.executable, "-P", "-c", WORKER, request.uri, str(pace)]
+    command = [sys.executable, "-P", "-c", WORKER, request.uri, str(pace), program]
     return [
         subprocess.Popen(
             command,
@@ -151,6 +183,20 @@ def history(request: TrainingRequest) -> list[EpochRecord]:
 
 def saved_position(request: TrainingRequest) -> TrainingPosition:
     return read_record(f"{request.run_uri}/state/latest.json", SavedState).position
+
+
+def stored_features(request: TrainingRequest) -> dict[tuple[str, bytes], bytes]:
+    """Return every stored vector by the folder of its view and the digest of its picture."""
+    found = {}
+    for path in Path(request.features_uri).rglob("*.digests"):
+        digests, vectors = path.read_bytes(), path.with_suffix(".vectors").read_bytes()
+        size = len(vectors) * 32 // len(digests)
+        for i in range(len(digests) // 32):
+            digest = digests[32 * i : 32 * i + 32]
+            assert (path.parent.name, digest) not in found
+            found[path.parent.name, digest] = vectors[size * i : size * i + size]
+    assert len(found) == 3 * 92
+    return found
 
 
 def assert_same_results(whole: TrainingRequest, resumed: TrainingRequest) -> None:
@@ -206,6 +252,54 @@ def test_two_workers_with_one_killed_and_one_terminated_end_like_two_uninterrupt
         assert finish(start(stopped, 2)) == [0, 0]
 
     assert_same_results(whole, stopped)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # nine processes train
+def test_auto_on_workers_that_are_killed_ends_like_on_uninterrupted_ones(
+    make_request: Make, tmp_path: Path
+) -> None:
+    def auto(name: str, budget: str = "10h") -> TrainingRequest:
+        request = make_request(tmp_path / name)
+        settings = dataclasses.replace(SETTINGS, recipe="auto", epochs=0, budget=budget)
+        request = dataclasses.replace(
+            request, settings=settings, features_uri=str(tmp_path / f"{name}-features")
+        )
+        write_record(request.uri, request)
+        return request
+
+    head, whole, killed = auto("head", "0"), auto("whole"), auto("killed")
+    with Heartbeat(head.heartbeat_uri), Heartbeat(whole.heartbeat_uri):
+        assert finish(start(head, program=SMALL_PARTS)) == [0]
+        assert finish(start(whole, 2, program=SMALL_PARTS)) == [0, 0]
+    with Heartbeat(killed.heartbeat_uri):
+        workers = start(killed, 2, program=SMALL_PARTS + KILL_IN_FEATURES)
+        assert finish(workers) == [75, -signal.SIGKILL]
+        program = f"{SMALL_PARTS}PHASE = 'auto_trial'{KILL_IN_PHASE}"
+        assert finish(start(killed, 2, program=program)) == [-signal.SIGKILL, 75]
+        assert finish(start(killed, 2, program=SMALL_PARTS)) == [0, 0]
+
+    assert history(killed) == history(whole)
+    phases = [each.phase for each in history(whole)]
+    assert phases[:3] == ["head", "auto_trial", "auto_trial"]
+    assert set(phases[3:]) == {"fine_tune"}
+    records = [
+        read_record(f"{request.run_uri}/training.json", TrainingRecord)
+        for request in (head, whole, killed)
+    ]
+    on_one, on_two, resumed = (record.selection for record in records)
+    assert on_one is not None
+    assert on_two is not None
+    assert on_two == resumed
+    assert on_two.fine_tuning.startswith("kept, ")
+    # The features, and so the heads on them, do not depend on the number of workers.
+    found = on_two.candidates[: len(on_one.candidates)]
+    assert [dataclasses.replace(each, is_chosen=False) for each in on_one.candidates] == list(found)
+    assert stored_features(head) == stored_features(whole) == stored_features(killed)
+    pairs = list(zip(weights(whole), weights(killed), strict=True))
+    assert len(pairs) > 50
+    for expected, same in pairs:
+        np.testing.assert_array_equal(same, expected)
 
 
 def test_long_epoch_is_saved_while_it_runs(

@@ -50,7 +50,7 @@ from repot.trainer.loop import TrainingRun, check_finite, fit
 from repot.trainer.optimizer import make_optimizer
 from repot.trainer.phases import TrainingPhase
 from repot.trainer.step import StepRunner, smoothed_cross_entropy
-from repot.trainer.strategy import gather_rows, worker_share
+from repot.trainer.strategy import gather_rows, run_on_replicas, worker_share
 from repot.trainer.suspects import keep_suspects
 
 _CALIBRATION_NAME = "calibration.npz"
@@ -435,11 +435,13 @@ def _answers(
     extractor, head = split_classifier(trainee.classifier)
     num_features, num_labels = extractor.output.shape[-1], head.output.shape[-1] - 1
 
-    @tf.function(autograph=False, reduce_retracing=True)  # type: ignore[untyped-decorator]
-    def infer(inputs: Any) -> tuple[Any, Any]:
+    def infer(inputs: Any) -> Any:
         features = extractor(inputs, training=False)
-        return tf.cast(features, tf.float32), head(features, training=False)
+        return tf.concat([tf.cast(features, tf.float32), head(features, training=False)], axis=1)
 
+    compiled = tf.function(
+        lambda inputs: run_on_replicas(run.strategy, infer, inputs), autograph=False
+    )
     own = replace(
         pictures, only=pictures.numbers[worker_share(run.strategy, pictures.num_examples)]
     )
@@ -447,10 +449,11 @@ def _answers(
     parts = [answer(*nothing)]
     for inputs, labels, mask in own.batches():
         is_example = mask.numpy() > 0
-        features, logits = (each.numpy()[is_example] for each in infer(inputs))
-        rows = normalise_features(features, (num_features,))
-        classes = labels.numpy()[is_example] - 1
-        parts.append(answer(rows, np.asarray(logits[:, 1:], np.float64), classes))
+        outputs = compiled(inputs).numpy()[is_example]
+        rows = normalise_features(outputs[:, :num_features], (num_features,))
+        # Without the background.
+        logits = np.asarray(outputs[:, num_features + 1 :], np.float64)
+        parts.append(answer(rows, logits, labels.numpy()[is_example] - 1))
     return gather_rows(run.strategy, np.concatenate(parts))
 
 

@@ -38,7 +38,7 @@ from repot.memory import find_memory_limit
 from repot.model_spec import View
 from repot.preprocessing import decode_jpeg, mirror, view_picture
 from repot.trainer.batches import FeatureTable, Pictures
-from repot.trainer.strategy import any_worker, worker_index_and_count, worker_share
+from repot.trainer.strategy import any_worker, local_replicas, run_on_replicas, worker_share
 
 BATCH_SIZE = 32
 """Pictures per call of the backbone and replica on a CPU.
@@ -178,12 +178,10 @@ class FeatureReader:
         self._strategy = strategy
         self._should_stop = should_stop
         self._weights_checksum = _weights_checksum(extractor)
-        self._num_replicas = strategy.num_replicas_in_sync // worker_index_and_count(strategy)[1]
         has_gpu = bool(tf.config.list_physical_devices("GPU"))
-        self._replica_batch_size = GPU_BATCH_SIZE if has_gpu else BATCH_SIZE
-        self._batch_size = self._num_replicas * self._replica_batch_size
+        self._batch_size = local_replicas(strategy) * (GPU_BATCH_SIZE if has_gpu else BATCH_SIZE)
         self._decode = tf.function(self._decode_views, autograph=False)
-        self._infer = tf.function(self._extract_on_replicas, autograph=False)
+        self._infer = tf.function(self._extract, autograph=False)
 
     def with_extractor(self, extractor: Any, *, backbone: str) -> "FeatureReader":
         """Return a reader of another extractor's features of the same pictures.
@@ -406,24 +404,14 @@ class FeatureReader:
         )
         return pictures
 
-    def _extract_on_replicas(self, pictures: Any, mirrored: bool) -> Any:
-        """Return the features of a batch, of which each replica of this worker computes a part."""
-        if self._num_replicas == 1:
-            return self._extract(pictures, mirrored)
-
-        def extract() -> Any:
-            replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-            first = replica % self._num_replicas * self._replica_batch_size
-            part = pictures[first : first + self._replica_batch_size]
-            shape = [self._replica_batch_size, *pictures.shape[1:]]
-            return self._extract(tf.ensure_shape(part, shape), mirrored)
-
-        parts = self._strategy.experimental_local_results(self._strategy.run(extract))
-        return tf.concat(parts, axis=0)
-
     def _extract(self, pictures: Any, mirrored: bool) -> Any:
-        features = self._extractor(mirror(pictures) if mirrored else pictures, training=False)
-        return tf.cast(features, tf.float32)
+        """Return the features of a batch, of which each replica of this worker computes a part."""
+
+        def extract(part: Any) -> Any:
+            features = self._extractor(mirror(part) if mirrored else part, training=False)
+            return tf.cast(features, tf.float32)
+
+        return run_on_replicas(self._strategy, extract, pictures)
 
     def _save_part(self, column: _Column, digests: Digests) -> None:
         """Store the rows that are in no part yet."""

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from repot import progress
-from repot.errors import StoppedError, TrainingError
+from repot.errors import StoppedError, StorageError, TrainingError
 from repot.trainer.optimizer import WeightAverage
 from repot.trainer.phases import TrainingPhase
 from repot.trainer.position import PhaseResult, Sums, TrainingPosition
@@ -50,6 +50,34 @@ class TrainingRun:
     started: float
     should_stop: Callable[[], bool]
     computation: Computation = FLOAT32
+
+    def read(self, name: str) -> bytes | None:
+        """Return a file kept beside the state, or None if it does not exist.
+
+        Every worker must call this, and all get the same, although one of them writes the file.
+        """
+        found = self.store.read_file(name)
+        if not value_of_chief(self.strategy, found is not None):
+            return None
+        return self.store.read_file(name) if found is None else found
+
+    def decide(self, name: str, compute: Callable[[], bytes]) -> bytes:
+        """Return a file kept beside the state; the worker that writes computes what is missing.
+
+        Every worker must call this.
+
+        Raises:
+            StorageError: The file disappeared.
+        """
+        if self.store.is_writer and self.store.read_file(name) is None:
+            self.store.write_file(name, compute())
+        data = self.read(name)
+        if data is None:
+            raise StorageError(
+                f"{name} must stay beside the state of a training while it runs; it is gone. Start "
+                "the training again."
+            )
+        return data
 
 
 def fit(phase: TrainingPhase, run: TrainingRun, *, later_steps: int = 0) -> PhaseResult:

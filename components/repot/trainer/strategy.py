@@ -2,8 +2,9 @@
 
 import json
 import os
+import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,6 +129,37 @@ def worker_index_and_count(strategy: Any) -> tuple[int, int]:
     return tasks.index((resolver.task_type, resolver.task_id)), len(tasks)
 
 
+def local_replicas(strategy: Any) -> int:
+    """Return the number of replicas of this worker, such as its GPUs."""
+    return strategy.num_replicas_in_sync // worker_index_and_count(strategy)[1]  # type: ignore[no-any-return]
+
+
+def run_on_replicas(strategy: Any, function: Callable[[Any], Any], values: Any) -> Any:
+    """Return a function of a batch, of which each replica of this worker computes its part.
+
+    Call it in a compiled function. Workers do not wait for each other.
+
+    Args:
+        strategy: tf.distribute.Strategy.
+        function: [n, ...] -> [n, ...]; a result must depend on its own row only.
+        values: [batch, ...]. Zeros are added if it is not a multiple of the number of replicas.
+    """
+    num_replicas = local_replicas(strategy)
+    if num_replicas == 1:
+        return function(values)
+    size = -(-tf.shape(values)[0] // num_replicas)
+    padding = [[0, num_replicas * size - tf.shape(values)[0]]] + [[0, 0]] * (values.shape.rank - 1)
+    padded = tf.pad(values, padding)
+
+    def of_replica() -> Any:
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group % num_replicas
+        part = padded[replica * size : (replica + 1) * size]
+        return function(tf.ensure_shape(part, [None, *values.shape[1:]]))
+
+    results = strategy.experimental_local_results(strategy.run(of_replica))
+    return tf.concat(results, axis=0)[: tf.shape(values)[0]]
+
+
 def worker_share(strategy: Any, number: int) -> slice:
     """Return this worker's share of a number of things: neighbours, as many as others have."""
     worker, num_workers = worker_index_and_count(strategy)
@@ -141,10 +173,9 @@ def gather_rows(strategy: Any, rows: npt.NDArray[np.float64]) -> npt.NDArray[np.
         strategy: tf.distribute.Strategy.
         rows: float64 [n, columns], of this worker; others may have more or fewer.
     """
-    _, num_workers = worker_index_and_count(strategy)
-    if num_workers == 1:
+    if not _has_several_workers(strategy):
         return rows
-    num_replicas = strategy.num_replicas_in_sync // num_workers
+    num_replicas = local_replicas(strategy)
 
     @tf.function  # type: ignore[untyped-decorator]
     def gather(values: Any) -> Any:
@@ -195,6 +226,26 @@ def check_same_state(strategy: Any, file_name: str) -> None:
             "All workers must begin with the same state; this one loaded "
             f"{file_name or 'none'!r}, another one a different state. Start all of them again."
         )
+
+
+def measure_exchange(strategy: Any, num_values: int) -> float:
+    """Return the seconds that all replicas take to add up float32 values, such as gradients.
+
+    Every worker must call this.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return 0.0
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def exchange(values: Any) -> Any:
+        sums = strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(lambda: values), axis=None)
+        return sums[0]
+
+    values = tf.zeros([num_values])
+    exchange(values)
+    started = time.monotonic()
+    float(exchange(values))
+    return time.monotonic() - started
 
 
 def wait_for_all(strategy: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from repot.classifier import normalise_features
+from repot.classifier import FeatureNetwork, normalise_features
 from repot.model_spec import View
 from repot.selection_record import CandidateRecord, ForecastRecord, SelectionRecord
 from repot.trainer.auto.heads import (
@@ -28,6 +28,7 @@ from repot.trainer.auto.heads import (
     log_losses,
     mean_recall,
 )
+from repot.trainer.features import FeatureReader, PictureView
 
 NUM_FOLDS = 5
 CALIBRATION_FOLDS = 10
@@ -79,6 +80,9 @@ point.
 VIEWS: tuple[View, ...] = ("central", "whole", "padded")
 """Every view of a candidate."""
 
+_DEPTHS_SUFFIX = "+depths"
+"""Added to the backbone's name in the feature store, because these features are longer."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class TrainingFeatures:
@@ -126,6 +130,63 @@ class TrainingFeatures:
         ]
         rows: FloatArray = normalise_features(sum(values) / len(values), sizes)
         return rows
+
+
+class FeatureLoader:
+    """Computes the features of the training pictures once, for the worker that decides.
+
+    Args:
+        reader: Reads features of the same pictures.
+        network: The feature network, with the checkpoint's weights when `load` is called.
+        backbone: Name of the backbone.
+        num_labels: Number of labels.
+        groups: The group of each picture; None without groups.
+        is_reader: Whether this worker needs the features of all pictures.
+    """
+
+    def __init__(
+        self,
+        reader: FeatureReader,
+        network: FeatureNetwork,
+        *,
+        backbone: str,
+        num_labels: int,
+        groups: Any,
+        is_reader: bool,
+    ) -> None:
+        self._reader = reader.with_extractor(
+            network.extractor, backbone=f"{backbone}{_DEPTHS_SUFFIX}"
+        )
+        self._sizes = network.sizes
+        self._num_labels = num_labels
+        self._groups = groups
+        self._is_reader = is_reader
+        self._is_loaded = False
+        self._features: TrainingFeatures | None = None
+
+    def load(self) -> TrainingFeatures | None:
+        """Return the features; every worker computes its share of those that are not stored.
+
+        Every worker must call this. None for workers that do not need them.
+
+        Raises:
+            StoppedError: The training was asked to stop; the features that were computed are kept.
+        """
+        views = [PictureView(view) for view in VIEWS]
+        if not self._is_loaded and self._is_reader:
+            tables = self._reader.read("train", views)
+            self._features = TrainingFeatures(
+                tables={view: table.features for view, table in zip(VIEWS, tables, strict=True)},
+                sizes=self._sizes,
+                classes=np.asarray(tables[0].labels, np.int64) - 1,
+                digests=tables[0].digests,
+                num_classes=self._num_labels,
+                groups=self._groups,
+            )
+        elif not self._is_loaded:
+            self._reader.compute("train", views)
+        self._is_loaded = True
+        return self._features
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

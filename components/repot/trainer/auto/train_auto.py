@@ -7,6 +7,9 @@
 
 Each is written once it is decided. A resumed training reads them, so that no decision is taken
 twice, in particular none that depends on the speed of the machine.
+
+Each of several workers computes its share of the features and of the fine-tuning. The one that
+writes chooses the head and all the rest, and the others read its choice.
 """
 
 import io
@@ -34,20 +37,16 @@ from repot.model_spec import ModelCalibration, ModelSpec
 from repot.recipes import AUGMENTATIONS
 from repot.selection_record import ForecastRecord, SelectionRecord
 from repot.settings import TrainingSettings
-from repot.trainer.auto.fine_tuning import (
-    FineTuning,
-    FineTuningDecision,
-    FineTuningPlan,
-    fine_tune,
-    plan_fine_tuning,
-    try_fine_tuning,
-)
+from repot.trainer.auto.fine_tuning import FineTuningDecision, fine_tune, try_fine_tuning
 from repot.trainer.auto.heads import LinearHead, log_losses
+from repot.trainer.auto.network import FineTuning
+from repot.trainer.auto.plan import FineTuningPlan, plan_fine_tuning
 from repot.trainer.auto.selection import (
     CALIBRATION_FOLDS,
     CANDIDATES,
     NUM_FOLDS,
     VIEWS,
+    FeatureLoader,
     SelectedHead,
     TrainingFeatures,
     select_head,
@@ -61,9 +60,10 @@ from repot.trainer.calibration import (
     sample_rows,
     unpack_unlike,
 )
-from repot.trainer.features import FeatureReader, PictureView
+from repot.trainer.features import FeatureReader
 from repot.trainer.loop import TrainingRun
 from repot.trainer.position import Sums
+from repot.trainer.strategy import measure_exchange
 from repot.trainer.suspects import keep_suspects
 
 PHASE = "head"
@@ -73,9 +73,6 @@ LARGE_DATASET = 20_000
 _PLAN_NAME = "auto-plan.json"
 _RECORD_NAME = "auto.json"
 _HEAD_NAME = "auto.npz"
-_DEPTHS_SUFFIX = "+depths"
-"""Added to the backbone's name in the feature store, because these features are longer."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -144,18 +141,26 @@ def train_auto(
     network, train = feature_network(classifier, use_depths=True), pictures["train"]
     num_labels = classifier.output.shape[-1] - 1
     plan = _plan(network, train, num_labels=num_labels, settings=settings, run=run)
-    all_features = _FeatureLoader(reader, network, settings.backbone, num_labels, groups)
-    stored = _load(run)
-    if stored is None:
-        # Before the choice is kept: a resumed training does not come here again.
-        keep_suspects(run.store, all_features.load())
-        stored = _select(
-            all_features.load(),
-            num_validation=pictures["validation"].num_examples,
-            plan=plan,
-            settings=settings,
-            run=run,
-        )
+    loader = FeatureLoader(
+        reader,
+        network,
+        backbone=settings.backbone,
+        num_labels=num_labels,
+        groups=groups,
+        is_reader=run.store.is_writer,
+    )
+    while (stored := _load(run)) is None:
+        features = loader.load()
+        if features is not None:
+            # Before the choice is kept: a resumed training does not come here again.
+            keep_suspects(run.store, features)
+            _select(
+                features,
+                num_validation=pictures["validation"].num_examples,
+                plan=plan,
+                settings=settings,
+                run=run,
+            )
     state, head, unlike = stored
     candidate = next(each for each in CANDIDATES if each.name == state.candidate)
     _add_to_history(state, train.num_examples, run)
@@ -173,8 +178,10 @@ def train_auto(
             mixes=_mixes(settings, train.num_examples),
             run=run,
         )
-        decision = try_fine_tuning(work, plan, all_features.load, record.penalty, settings)
+        decision = try_fine_tuning(work, plan, loader, record.penalty, settings)
         record = _record_with(record, decision)
+        if decision.is_chosen and run.store.is_writer:
+            _print_forecast(decision.forecast)
         if decision.is_chosen:
             head, unlike = fine_tune(work, head, plan, decision)
             calibration = decision.calibration
@@ -196,48 +203,6 @@ def train_auto(
     return AutoModel(model=model, spec=spec, record=record)
 
 
-class _FeatureLoader:
-    """Reads the features of the training pictures, once.
-
-    Args:
-        reader: Reads features of the same pictures.
-        network: The feature network, with the checkpoint's weights when `load` is called.
-        backbone: Name of the backbone.
-        num_labels: Number of labels.
-        groups: The group of each picture; None without groups.
-    """
-
-    def __init__(
-        self,
-        reader: FeatureReader,
-        network: FeatureNetwork,
-        backbone: str,
-        num_labels: int,
-        groups: Digests | None,
-    ) -> None:
-        self._reader = reader.with_extractor(
-            network.extractor, backbone=f"{backbone}{_DEPTHS_SUFFIX}"
-        )
-        self._sizes = network.sizes
-        self._num_labels = num_labels
-        self._groups = groups
-        self._features: TrainingFeatures | None = None
-
-    def load(self) -> TrainingFeatures:
-        """Return the features; computes those that are not stored."""
-        if self._features is None:
-            tables = self._reader.read("train", [PictureView(view) for view in VIEWS])
-            self._features = TrainingFeatures(
-                tables={view: table.features for view, table in zip(VIEWS, tables, strict=True)},
-                sizes=self._sizes,
-                classes=np.asarray(tables[0].labels, np.int64) - 1,
-                digests=tables[0].digests,
-                num_classes=self._num_labels,
-                groups=self._groups,
-            )
-        return self._features
-
-
 def _plan(
     network: FeatureNetwork,
     train: Pictures,
@@ -247,19 +212,25 @@ def _plan(
     run: TrainingRun,
 ) -> FineTuningPlan:
     """Return the stored plan, or make, print and store it."""
-    stored = run.store.read_file(_PLAN_NAME)
-    if stored is not None:
-        return FineTuningPlan.from_text(stored.decode())
-    has_gpu = bool(tf.config.list_physical_devices("GPU"))
-    plan = plan_fine_tuning(
-        network,
-        train,
-        num_labels=num_labels,
-        budget_seconds=settings.budget_seconds(has_gpu=has_gpu),
-    )
-    run.store.write_file(_PLAN_NAME, plan.to_text().encode())
-    _print_plan(train.num_examples, len(network.sizes) - 1, plan)
-    return plan
+
+    def make(exchange_seconds: float) -> FineTuningPlan:
+        has_gpu = bool(tf.config.list_physical_devices("GPU"))
+        plan = plan_fine_tuning(
+            network,
+            train,
+            num_labels=num_labels,
+            budget_seconds=settings.budget_seconds(has_gpu=has_gpu),
+            num_replicas=run.strategy.num_replicas_in_sync,
+            exchange_seconds=exchange_seconds,
+        )
+        _print_plan(train.num_examples, len(network.sizes) - 1, plan)
+        return plan
+
+    stored = run.read(_PLAN_NAME)
+    if stored is None:
+        exchange_seconds = measure_exchange(run.strategy, network.model.count_params())
+        stored = run.decide(_PLAN_NAME, lambda: make(exchange_seconds).to_text().encode())
+    return FineTuningPlan.from_text(stored.decode())
 
 
 def _augmentation(settings: TrainingSettings, num_examples: int) -> str:
@@ -281,7 +252,6 @@ def _record_with(record: SelectionRecord, decision: FineTuningDecision) -> Selec
         return replace(
             record, fine_tuning=decision.text, candidates=(*candidates, *decision.candidates)
         )
-    _print_forecast(decision.forecast)
     return replace(
         record,
         fine_tuning=decision.text,
@@ -301,7 +271,7 @@ def _select(
     plan: FineTuningPlan,
     settings: TrainingSettings,
     run: TrainingRun,
-) -> tuple[AutoState, LinearHead, UnlikeScore]:
+) -> None:
     """Choose by cross-validation, and keep the decisions."""
     started = time.monotonic()
     selected = select_head(
@@ -326,7 +296,6 @@ def _select(
     np.savez(buffer, kernel=selected.head.kernel, bias=selected.head.bias, **arrays)
     run.store.write_file(_HEAD_NAME, buffer.getvalue())
     run.store.write_file(_RECORD_NAME, state.to_text().encode())
-    return state, selected.head, unlike
 
 
 def calibrate_selected(
@@ -350,7 +319,7 @@ def calibrate_selected(
 
 
 def _load(run: TrainingRun) -> tuple[AutoState, LinearHead, UnlikeScore] | None:
-    text, data = run.store.read_file(_RECORD_NAME), run.store.read_file(_HEAD_NAME)
+    text, data = run.read(_RECORD_NAME), run.read(_HEAD_NAME)
     if text is None or data is None:
         return None
     with np.load(io.BytesIO(data)) as arrays:

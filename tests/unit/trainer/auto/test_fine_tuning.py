@@ -11,16 +11,13 @@ from repot.classifier import build_classifier, feature_network
 from repot.model_spec import ModelCalibration
 from repot.selection_record import CandidateRecord, ForecastRecord
 from repot.settings import TrainingSettings
-from repot.trainer.auto import fine_tuning
-from repot.trainer.auto.fine_tuning import (
-    LAYER_DECAY,
-    FineTuningDecision,
-    average_greedily,
-    is_better,
-    plan_fine_tuning,
-)
+from repot.trainer.auto import plan as plans
+from repot.trainer.auto.averages import KeptStates, average_greedily
+from repot.trainer.auto.fine_tuning import FineTuningDecision, is_better
+from repot.trainer.auto.network import LAYER_DECAY, FineTuning, _loss, _multiplier, _outputs
+from repot.trainer.auto.plan import plan_fine_tuning
 from repot.trainer.auto.train_auto import LARGE_DATASET, _augmentation, _mixes
-from repot.trainer.batches import Pictures, Share
+from repot.trainer.batches import Pictures
 from repot.trainer.state import StateStore
 
 SIZE = 32
@@ -54,20 +51,17 @@ def network(classifier: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("number", "budget", "share", "reason"),
+    ("number", "budget", "reason"),
     [
-        (100, 0, None, "the budget is 0"),
-        (29, 3600, None, "29 training pictures are fewer than 10 per label"),
-        (100, 3600, Share(worker=0, num_workers=2, num_replicas=1), "several workers"),
-        (10**9, 1, None, "more than the budget"),
+        (100, 0, "the budget is 0"),
+        (29, 3600, "29 training pictures are fewer than 10 per label"),
+        (10**9, 1, "more than the budget"),
     ],
 )
 def test_plan_states_why_fine_tuning_is_not_tried(
-    network: Any, number: int, budget: int, share: Share | None, reason: str
+    network: Any, number: int, budget: int, reason: str
 ) -> None:
-    pictures = make_pictures(number, share=share)
-
-    plan = plan_fine_tuning(network, pictures, num_labels=3, budget_seconds=budget)
+    plan = plan_fine_tuning(network, make_pictures(number), num_labels=3, budget_seconds=budget)
 
     assert plan.epochs == 0
     assert plan.reason.startswith("not tried: ")
@@ -77,7 +71,7 @@ def test_plan_states_why_fine_tuning_is_not_tried(
 def test_plan_has_as_many_epochs_as_the_budget_allows(
     network: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fine_tuning, "_seconds_per_picture", lambda network: 0.01)
+    monkeypatch.setattr(plans, "_seconds_per_picture", lambda network: 0.01)
     # An epoch takes 5.6 forward passes of 100 pictures, 5.6 s; scoring the selection part in three
     # views takes .6 s, with each of four averages.
     epochs = [
@@ -85,7 +79,28 @@ def test_plan_has_as_many_epochs_as_the_budget_allows(
         for budget in (19, 20, 25, 3600)
     ]
 
-    assert epochs == [0, 3, 4, fine_tuning.MAX_EPOCHS]
+    assert epochs == [0, 3, 4, plans.MAX_EPOCHS]
+
+
+def test_devices_share_the_time_and_add_that_of_their_exchange(
+    network: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "_seconds_per_picture", lambda network: 0.01)
+
+    def plan(num_replicas: int, exchange_seconds: float) -> plans.FineTuningPlan:
+        return plan_fine_tuning(
+            network,
+            make_pictures(96),
+            num_labels=3,
+            budget_seconds=18,
+            num_replicas=num_replicas,
+            exchange_seconds=exchange_seconds,
+        )
+
+    # 5.38 s of computing per epoch, and 21.6 steps of 8 pictures; 2.3 s at the end.
+    assert [plan(1, 0).epochs, plan(4, 0).epochs, plan(4, 0.1).epochs] == [0, 8, 4]
+    assert plan(4, 0.1).reason.endswith("in all on 4 devices")
+    assert "more than the budget" in plan(4, 1).reason
 
 
 @pytest.mark.parametrize(
@@ -100,7 +115,7 @@ def test_fine_tuning_is_better_by_more_than_a_standard_error(
 
 def test_deeper_layers_have_higher_learning_rates(classifier: Any) -> None:
     (backbone,) = [each for each in classifier.layers if isinstance(each, keras.Model)]
-    multiplier = fine_tuning._multiplier(backbone)
+    multiplier = _multiplier(backbone)
 
     factors = [multiplier(variable) for variable in backbone.trainable_variables]
 
@@ -190,7 +205,7 @@ def test_best_states_are_kept_also_if_an_epoch_is_repeated(tmp_path: Path) -> No
     store = StateStore(str(tmp_path), "t")
 
     def keep(epoch: int, score: float) -> list[int]:
-        states = fine_tuning._States(store, "trial", model, most=2)
+        states = KeptStates(store, "trial", model, most=2)
         model.layers[0].kernel.assign([[float(epoch)]])
         states.keep(epoch, score)
         return states.best_first()
@@ -199,7 +214,7 @@ def test_best_states_are_kept_also_if_an_epoch_is_repeated(tmp_path: Path) -> No
     # The training was killed before it could save epoch 3.
     assert keep(3, 0.9) == [3, 1]
     assert keep(4, 0.5) == [3, 1]  # of equal scores, the earliest counts
-    states = fine_tuning._States(store, "trial", model, most=2)
+    states = KeptStates(store, "trial", model, most=2)
     assert [float(states.read(epoch)[0][0, 0]) for epoch in states.best_first()] == [3, 1]
     assert sorted(path.name for path in (tmp_path / "state").iterdir()) == [
         "trial-00001.npz",
@@ -216,7 +231,7 @@ def test_blended_pictures_have_blended_labels() -> None:
     pixels[3] = draws[3] = 0  # padding
     inputs = TrainingPictures(tf.constant(pixels), tf.constant(draws))
     labels, mask = tf.constant([1, 2, 3, 0]), tf.constant([1.0, 1.0, 1.0, 0.0])
-    work: Any = fine_tuning.FineTuning(
+    work: Any = FineTuning(
         classifier=None,
         network=None,  # type: ignore[arg-type]
         candidate=None,  # type: ignore[arg-type]
@@ -228,8 +243,8 @@ def test_blended_pictures_have_blended_labels() -> None:
         run=None,  # type: ignore[arg-type]
     )
 
-    outputs = fine_tuning._outputs(work, model, inputs, True)
-    losses = fine_tuning._loss(outputs, labels)
+    outputs = _outputs(work, model, inputs, True)
+    losses = _loss(outputs, labels)
 
     smoothed = 0.9 * tf.one_hot(labels - 1, 3) + 0.1 / 3
     mixed, targets = mixup(tf.constant(pixels, tf.float32) / 255, smoothed, mask, inputs.draws)
@@ -237,4 +252,4 @@ def test_blended_pictures_have_blended_labels() -> None:
     expected = tf.nn.softmax_cross_entropy_with_logits(targets, model(mixed)[:, 1:])
     np.testing.assert_allclose(losses[:3], expected[:3], rtol=1e-5)
     np.testing.assert_allclose(mixed[0], pixels[0] / 255, atol=1e-6)  # its neighbour is padding
-    assert len(fine_tuning._outputs(work, model, mixed, False)) == 1
+    assert len(_outputs(work, model, mixed, False)) == 1
