@@ -57,7 +57,7 @@ class SourcePicture:
         label: Name of its class.
         class_id: Number of its class, in 1..N.
         size_bytes: Size when the file was listed.
-        crc32c: CRC32C of its bytes, 8 hex digits; for an object of a store that has none, what
+        checksum: CRC32C of its bytes, 8 hex digits; for an object of a store that has none, what
             `etag_checksum` returns.
         version: Version when the file was listed, see `repot.storage.ObjectInfo`.
         part: Where the picture is in the file; None if it is the whole file. Size and checksum are
@@ -77,7 +77,7 @@ class SourcePicture:
     label: str
     class_id: int
     size_bytes: int
-    crc32c: str
+    checksum: str
     version: str
     part: FilePart | None = None
     text: str = ""
@@ -89,20 +89,21 @@ class SourcePicture:
     @property
     def content(self) -> str:
         """Return what identifies the picture's bytes, whatever its name: see `content_key`."""
-        return content_key(self.crc32c, self.size_bytes, self.crop)
+        return content_key(self.checksum, self.size_bytes, self.crop)
 
 
-def content_key(crc32c: str, size_bytes: int, crop: Box | None) -> str:
+def content_key(checksum: str, size_bytes: int, crop: Box | None) -> str:
     """Return what identifies a picture by its bytes, and by what it is cropped to.
 
     It starts with letters and a colon, so that no spreadsheet takes it for a number.
 
     Args:
-        crc32c: See `SourcePicture`.
+        checksum: See `SourcePicture`.
         size_bytes: Size of the picture.
         crop: What it is cropped to.
     """
-    checksum = crc32c if is_etag_checksum(crc32c) else f"crc32c:{crc32c}"
+    if not is_etag_checksum(checksum):
+        checksum = f"crc32c:{checksum}"
     content = f"{checksum}:{size_bytes}"
     if not crop:
         return content
@@ -355,13 +356,14 @@ def _read_old_work_list(dataset_uri: str, shard: str) -> list[SourcePicture]:
 
 def _from_old(value: Mapping[str, Any]) -> SourcePicture:
     part, boxes, crop = value.get("part"), value.get("boxes"), value.get("crop")
+    fields = {_NEW_NAMES.get(name, name): content for name, content in value.items()}
     typed = {
         "part": FilePart(**part) if part else None,
         "boxes": None if boxes is None else tuple(Box(**box) for box in boxes),
         "crop": Box(**crop) if crop else None,
         "columns": tuple(value.get("columns", {}).items()),
     }
-    return SourcePicture(**{**value, **typed})
+    return SourcePicture(**{**fields, **typed})
 
 
 def _invalid_work_list(uri: str, problem: Exception) -> DataError:
@@ -450,6 +452,8 @@ def _has_work_list(dataset_uri: str, shard: str) -> bool:
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(SourcePicture))
+_NEW_NAMES = {"crc32c": "checksum"}
+"""Fields that earlier versions stored under other names."""
 _DAMAGES = (TypeError, KeyError, AttributeError, ValueError, OSError, EOFError, zlib.error)
 """What reading a damaged work list raises."""
 
@@ -491,7 +495,8 @@ def _decode_work_list(data: bytes) -> list[SourcePicture]:
     if not number:
         return []
     common = {name: [value] * number for name, value in work_list["common"].items()}
-    arrays: dict[str, Any] = {**work_list["arrays"], **common}
+    stored = {**work_list["arrays"], **common}
+    arrays: dict[str, Any] = {_NEW_NAMES.get(name, name): stored[name] for name in stored}
     arrays["uri"] = [
         prefix + path if uri is None else uri
         for uri, path in zip(arrays["uri"], arrays["path"], strict=True)

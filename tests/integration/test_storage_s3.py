@@ -178,7 +178,7 @@ def test_planning_reads_no_picture_and_asks_once_for_each_checksum(
             proxy.requests.clear()
             files = list_root("", f"{s3}/pictures").files
             assert add_checksums(files, roots, f"{s3}/listings") == {}
-            return [file.crc32c for file in files]
+            return [file.checksum for file in files]
 
         def lookups() -> list[str]:
             requests = [each for each in proxy.requests if each.path.endswith(".jpg")]

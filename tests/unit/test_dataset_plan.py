@@ -43,7 +43,7 @@ def _shards(plan: DatasetPlan) -> dict[str, list[SourcePicture]]:
         label="a",
         class_id=1,
         size_bytes=1,
-        crc32c="0" * 8,
+        checksum="0" * 8,
         version="1-1",
     )
     return {name: [picture] * count for name, count in plan.num_pictures.items()}
@@ -116,6 +116,17 @@ def test_work_list_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     ]
 
 
+def test_compressed_work_list_that_calls_the_checksum_crc32c_is_read(tmp_path: Path) -> None:
+    shards = _shards(PLAN)
+    write_plan(str(tmp_path), PLAN, shards.__getitem__)
+    for name, pictures in shards.items():
+        path = tmp_path / "work" / f"{name}.json.gz"
+        text = gzip.decompress(path.read_bytes()).replace(b'"checksum"', b'"crc32c"')
+        path.write_bytes(gzip.compress(text))
+        assert b"crc32c" in text or not pictures
+        assert read_work_list(str(tmp_path), name) == pictures
+
+
 def test_work_list_takes_few_bytes(tmp_path: Path) -> None:
     (picture,) = _shards(PLAN)["train-00000-of-00001"]
     pictures = [
@@ -124,7 +135,7 @@ def test_work_list_takes_few_bytes(tmp_path: Path) -> None:
             path=f"label {i % 100}/IMG_{i:06d}.jpg",
             uri=f"gs://bucket/pictures/label {i % 100}/IMG_{i:06d}.jpg",
             size_bytes=50_000 + i * 7919 % 10_000,
-            crc32c=f"{i * 2654435761 % 2**32:08x}",
+            checksum=f"{i * 2654435761 % 2**32:08x}",
             version=str(1_700_000_000_000_000 + i * 104_729),
         )
         for i in range(1000)

@@ -61,7 +61,7 @@ class Arrangement:
             uri=file.uri,
             path=file.path,
             size_bytes=file.size_bytes,
-            crc32c=file.crc32c,
+            checksum=file.checksum,
             version=file.version,
             part=file.part,
             text=inventory.texts.get(label, ""),

@@ -32,8 +32,8 @@ class FoundFile:
         uri: Location of the file.
         path: Path relative to PICTURES, in Unicode normal form C.
         size_bytes: Size of the file.
-        crc32c: CRC32C of its bytes, 8 hex digits; "" if it is not known yet. After
-            `repot.planner.checksums` possibly an ETag instead, see there.
+        checksum: CRC32C of its bytes, 8 hex digits, or what stands for it, see
+            `repot.planner.checksums`; "" if it is not known yet.
         version, has_crc32c, stamp: See `repot.storage.ObjectInfo`.
         kind: What it is if it is not a file, such as "a named pipe"; "" for a file.
         part: Where it is in the file at `uri`; None if it is that file. Then size and checksum are
@@ -43,7 +43,7 @@ class FoundFile:
     uri: str
     path: str
     size_bytes: int
-    crc32c: str
+    checksum: str
     version: str
     kind: str = ""
     part: FilePart | None = None
@@ -201,34 +201,16 @@ class FileTable(Sequence[FoundFile]):
 
     def append(self, file: FoundFile) -> None:
         """Add a file."""
-        self.add(file, file.path, kind=file.kind, part=file.part)
+        number = len(self)
+        self._add(file, file.path, file.checksum)
+        if file.kind:
+            self.kinds[number] = file.kind
+        if file.part:
+            self.parts[number] = file.part
 
-    def add(
-        self,
-        info: storage.ObjectInfo | FoundFile,
-        path: str,
-        *,
-        kind: str = "",
-        part: FilePart | None = None,
-    ) -> None:
-        """Add a file whose path is stated, see `FoundFile`."""
-        number = len(self.sizes)
-        if info.uri != self._stem + path[self._num_skipped :]:
-            self._find_stem(info.uri, path)
-        self._stems.codes.append(self._stem_code)
-        self.paths.append(path)
-        self.sizes.append(info.size_bytes)
-        self.versions.append(info.version)
-        self.stamps.append(info.stamp)
-        self.has_crc32c.append(info.has_crc32c)
-        self._checksums.append(_UNKNOWN)
-        self._crc32cs.append(0)
-        if info.crc32c:
-            self.set_checksum(number, info.crc32c)
-        if kind:
-            self.kinds[number] = kind
-        if part:
-            self.parts[number] = part
+    def add(self, info: storage.ObjectInfo, path: str) -> None:
+        """Add an object with a path."""
+        self._add(info, path, info.crc32c or "")
 
     @property
     def uris(self) -> Iterator[str]:
@@ -306,13 +288,27 @@ class FileTable(Sequence[FoundFile]):
             uri=self.uri(number),
             path=self.paths[number],
             size_bytes=self.sizes[number],
-            crc32c=self.checksum(number),
+            checksum=self.checksum(number),
             version=self.versions[number],
             kind=self.kinds.get(number, ""),
             part=self.parts.get(number),
             has_crc32c=bool(self.has_crc32c[number]),
             stamp=self.stamps[number],
         )
+
+    def _add(self, file: storage.ObjectInfo | FoundFile, path: str, checksum: str) -> None:
+        if file.uri != self._stem + path[self._num_skipped :]:
+            self._find_stem(file.uri, path)
+        self._stems.codes.append(self._stem_code)
+        self.paths.append(path)
+        self.sizes.append(file.size_bytes)
+        self.versions.append(file.version)
+        self.stamps.append(file.stamp)
+        self.has_crc32c.append(file.has_crc32c)
+        self._checksums.append(_UNKNOWN)
+        self._crc32cs.append(0)
+        if checksum:
+            self.set_checksum(len(self) - 1, checksum)
 
     def _find_stem(self, uri: str, path: str) -> None:
         """Find how a location and those after it follow from their paths."""

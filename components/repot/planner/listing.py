@@ -110,7 +110,9 @@ def list_root(prefix: str, root_uri: str) -> Listing:
 
 
 def _to_found_file(entry: storage.OtherEntry, path: str) -> FoundFile:
-    return FoundFile(uri=entry.uri, path=path, size_bytes=0, crc32c="", version="", kind=entry.kind)
+    return FoundFile(
+        uri=entry.uri, path=path, size_bytes=0, checksum="", version="", kind=entry.kind
+    )
 
 
 def check_folder(uri: str) -> None:

@@ -1,9 +1,9 @@
 """Build a shard of the `stable` layout on an earlier dataset: only what is new is read and written.
 
-A picture whose content is in the earlier dataset is not read. If its record is the same, it stays
-in its pack, which becomes one of this dataset, see `repot.composition`. If only its label, its name
-or its boxes differ, the record is made again from the JPEG in the old one. All records that are not
-taken over are written to one new pack.
+A picture whose content is in the earlier dataset, see `repot.shard_builder.earlier_dataset`, is not
+read. If its record is the same, it stays in its pack, which becomes one of this dataset, see
+`repot.composition`. If only its label, its name or its boxes differ, the record is made again from
+the JPEG in the old one. All records that are not taken over are written to one new pack.
 
 A shard whose pictures are the same is taken over as it is. Where packs are many, or most of what is
 in one is not needed any more, their records are copied into the new one. If less than half of the
@@ -19,7 +19,6 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,32 +35,17 @@ from repot.composition import (
     composition_name,
     decode_numbers,
     encode_numbers,
-    find_composition,
     pack_name,
     places_in_file,
     read_segments,
     shard_crc32c,
 )
-from repot.dataset_plan import (
-    SourcePicture,
-    content_hash,
-    read_base,
-    read_work_list,
-    stable_shard,
-)
+from repot.dataset_plan import SourcePicture
 from repot.errors import CorruptShardError, DataError, NotFoundError
 from repot.example_digests import DIGEST_BYTES
-from repot.json_record import read_record, write_record
-from repot.layout import RECEIPTS_FOLDER, appearances_name
-from repot.manifest import (
-    SPLITS,
-    Manifest,
-    Receipt,
-    Rejection,
-    read_manifest,
-    shard_name,
-    shard_split,
-)
+from repot.json_record import write_record
+from repot.layout import appearances_name
+from repot.manifest import Receipt, Rejection, shard_split
 from repot.records import (
     decode_example,
     encode_example,
@@ -69,12 +53,17 @@ from repot.records import (
     picture_features,
     read_records,
 )
-from repot.settings import STABLE_LAYOUT
 from repot.shard_builder.appearances import (
     compose_rows,
     read_rows,
     write_appearances,
     write_rows,
+)
+from repot.shard_builder.earlier_dataset import (
+    EarlierDataset,
+    FoundRecord,
+    StoredFile,
+    open_earlier,
 )
 
 Write = Callable[[Sequence[SourcePicture], BinaryIO], tuple[Receipt, NDArray[np.void]]]
@@ -118,7 +107,7 @@ def build_on_base(
         DataError: A picture was changed or deleted after it was listed.
         StorageError: Reading or writing failed.
     """
-    base = _open_base(dataset_uri)
+    base = open_earlier(dataset_uri)
     if base is None:
         return None
     try:
@@ -138,7 +127,9 @@ def build_on_base(
     return receipt
 
 
-def _find(base: "_Base", shard: str, pictures: Sequence[SourcePicture]) -> list["_Found | None"]:
+def _find(
+    base: EarlierDataset, shard: str, pictures: Sequence[SourcePicture]
+) -> list[FoundRecord | None]:
     """Return what an earlier dataset has of each picture.
 
     Raises:
@@ -149,175 +140,6 @@ def _find(base: "_Base", shard: str, pictures: Sequence[SourcePicture]) -> list[
         return [base.find(picture, shard_split(shard)) for picture in pictures]
     except DataError as err:
         raise CorruptShardError(str(err)) from err
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Stored:
-    """A file of an earlier dataset with records.
-
-    Attributes:
-        uri, rows_uri: The file, and what its pictures look like.
-        name: Its name as a pack of this dataset.
-        size_bytes: Its size.
-    """
-
-    uri: str
-    rows_uri: str
-    name: str
-    size_bytes: int
-
-    def read(self, offset: int, num_bytes: int) -> bytes:
-        return storage.read_range(self.uri, offset=offset, num_bytes=num_bytes)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Found:
-    """What an earlier dataset has of a picture.
-
-    Attributes:
-        shard: The shard that it was in.
-        record: Its number there; -1 if it was rejected.
-        is_same: Whether the record is the same, not only the picture.
-        rejection: Why it was rejected.
-    """
-
-    shard: "_BaseShard"
-    record: int
-    is_same: bool = False
-    rejection: Rejection | None = None
-
-
-@dataclass(kw_only=True, slots=True)
-class _BaseShard:
-    """A shard of an earlier dataset, and which pictures it has.
-
-    Attributes:
-        name: Its name.
-        uri: The dataset.
-        receipt: Its receipt.
-        is_file: Whether it is one file.
-        files: The files with its records.
-        places: Where they are, [num_records].
-        record_bytes, record_crcs, digests: See `Receipt`; [num_records].
-        used: Index in the work list of the picture of each record.
-        exact: Numbers of the records by what makes them what they are.
-        by_content: The same by content.
-        rejections: By content.
-    """
-
-    name: str
-    uri: str
-    receipt: Receipt
-    is_file: bool
-    files: Sequence[_Stored]
-    places: Places
-    record_bytes: NDArray[np.uint32]
-    record_crcs: NDArray[np.uint32]
-    digests: NDArray[np.bytes_]
-    used: list[int]
-    exact: dict[tuple[object, ...], int] = field(default_factory=dict)
-    by_content: dict[str, int] = field(default_factory=dict)
-    rejections: dict[str, Rejection] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, uri: str, name: str) -> "_BaseShard | None":
-        """Read a shard; None if it is of an earlier version, or its records cannot be told."""
-        receipt = read_record(storage.join(uri, RECEIPTS_FOLDER, f"{name}.json"), Receipt)
-        record_bytes = decode_numbers(receipt.record_bytes)
-        pictures = read_work_list(uri, name)
-        rejections = {rejection.path: rejection for rejection in receipt.rejected}
-        used = [i for i, picture in enumerate(pictures) if picture.path not in rejections]
-        if len(used) != receipt.num_records or len(record_bytes) != receipt.num_records:
-            return None
-        composition = find_composition(uri, name)
-        if composition is None:
-            whole = _Stored(
-                uri=storage.join(uri, name),
-                rows_uri=storage.join(uri, appearances_name(name)),
-                name=pack_name(name, receipt.crc32c, receipt.size_bytes),
-                size_bytes=receipt.size_bytes,
-            )
-            files, places = [whole], places_in_file(record_bytes)
-        else:
-            places = composition.read_places()
-            files = [
-                _Stored(
-                    uri=storage.join(uri, pack.name),
-                    rows_uri=storage.join(uri, f"{pack.name}.npy"),
-                    name=pack.name,
-                    size_bytes=pack.size_bytes,
-                )
-                for pack in composition.packs
-            ]
-        shard = cls(
-            name=name,
-            uri=uri,
-            receipt=receipt,
-            is_file=composition is None,
-            files=files,
-            places=places,
-            record_bytes=record_bytes,
-            record_crcs=decode_numbers(receipt.record_crcs),
-            digests=np.frombuffer(base64.b64decode(receipt.digests), f"S{DIGEST_BYTES}"),
-            used=used,
-        )
-        for record, i in enumerate(used):
-            shard.exact.setdefault(_identity(pictures[i]), record)
-            shard.by_content.setdefault(pictures[i].content, record)
-        for picture in pictures:
-            if picture.path in rejections:
-                shard.rejections.setdefault(picture.content, rejections[picture.path])
-        return shard
-
-    def find(self, picture: SourcePicture) -> _Found | None:
-        """Return what the shard has of a picture."""
-        record = self.exact.get(_identity(picture))
-        if record is not None:
-            return _Found(shard=self, record=record, is_same=True)
-        content = picture.content
-        record = self.by_content.get(content)
-        if record is not None:
-            return _Found(shard=self, record=record)
-        rejection = self.rejections.get(content)
-        return _Found(shard=self, record=-1, rejection=rejection) if rejection else None
-
-
-class _Base:
-    """An earlier dataset."""
-
-    def __init__(self, uri: str, manifest: Manifest) -> None:
-        self._uri = uri
-        self._num_shards: dict[str, int] = {
-            split: len(manifest.split_shards(split)) for split in manifest.splits
-        }
-        # A shard of this dataset has its pictures in few shards of that one.
-        self._read = functools.lru_cache(maxsize=16)(_BaseShard.read)
-
-    def find(self, picture: SourcePicture, split: str) -> _Found | None:
-        """Return what there is of a picture; its own split is looked through first."""
-        place = content_hash(picture.content)
-        for other in (split, *(each for each in SPLITS if each != split)):
-            if num_shards := self._num_shards.get(other, 0):
-                name = shard_name(other, stable_shard(place, num_shards), num_shards)
-                shard = self._read(self._uri, name)
-                if shard and (found := shard.find(picture)):
-                    return found
-        return None
-
-
-@functools.lru_cache(maxsize=1)
-def _open_base(dataset_uri: str) -> _Base | None:
-    """Return what a dataset is built on; None if there is nothing."""
-    stated = read_base(dataset_uri)
-    if stated is None or not stated.base_uri:
-        return None
-    try:
-        manifest = read_manifest(stated.base_uri)
-    except DataError as err:
-        _log.warning("the shards are built without the earlier dataset: %s", err)
-        return None
-    is_stable = manifest.settings.shard_layout == STABLE_LAYOUT
-    return _Base(stated.base_uri, manifest) if is_stable else None
 
 
 _RECORD = np.dtype(
@@ -346,14 +168,14 @@ class _Builder:
         dataset_uri: str,
         shard: str,
         pictures: Sequence[SourcePicture],
-        found: Sequence[_Found | None],
+        found: Sequence[FoundRecord | None],
     ) -> None:
         self._dataset_uri, self._shard = dataset_uri, shard
         self._pictures, self._found = pictures, found
         self._table = np.zeros(len(pictures), _RECORD)
         self._rejections: dict[int, tuple[str, str]] = {}
         by_uri: dict[str, int] = {}
-        self._files: list[_Stored] = []
+        self._files: list[StoredFile] = []
         for i, each in enumerate(found):
             if each is None:
                 continue
@@ -580,7 +402,7 @@ class _Builder:
         rows_uri = f"{uri}.npy"
         storage.upload(path, uri)
         write_rows(rows_uri, rows)
-        self._files.append(_Stored(uri=uri, rows_uri=rows_uri, name=name, size_bytes=size_bytes))
+        self._files.append(StoredFile(uri=uri, rows_uri=rows_uri, name=name, size_bytes=size_bytes))
 
     def _store_composition(self) -> None:
         """Link the packs that are used, and store where the records are."""
@@ -641,9 +463,3 @@ class _Builder:
             record_bytes=encode_numbers(records["num_bytes"]),
             record_crcs=encode_numbers(records["crc"]),
         )
-
-
-def _identity(picture: SourcePicture) -> tuple[object, ...]:
-    """Return what makes a record what it is."""
-    name = picture.path.rpartition("/")[2]
-    return picture.content, name, picture.class_id, picture.label, picture.text, picture.boxes

@@ -262,7 +262,7 @@ def read_picture(picture: SourcePicture) -> bytes:
         raise RejectedPicture("too_large", f"{picture.size_bytes} bytes")
     if picture.part:
         data = _read_part(picture, picture.part)
-        if storage.crc32c_hex(data) != picture.crc32c:
+        if storage.crc32c_hex(data) != picture.checksum:
             raise _changed(picture)
         return data
     try:
@@ -288,10 +288,10 @@ def _read_content(picture: SourcePicture) -> storage.Content:
 
 def _is_listed(info: storage.ObjectInfo, picture: SourcePicture) -> bool:
     """Return whether what was read, verified by its CRC32C, is what was listed."""
-    if is_etag_checksum(picture.crc32c):
-        listed = picture.crc32c, picture.size_bytes
+    if is_etag_checksum(picture.checksum):
+        listed = picture.checksum, picture.size_bytes
         return (etag_checksum(info.version), info.size_bytes) == listed
-    return info.crc32c == picture.crc32c
+    return info.crc32c == picture.checksum
 
 
 def _read_part(picture: SourcePicture, part: FilePart) -> bytes:

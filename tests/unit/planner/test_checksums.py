@@ -20,7 +20,7 @@ def _add_checksums(
     files = list_root("", uri).files
     roots = PictureRoots(pictures_uri=uri)
     unreadable = add_checksums(files, roots, str(listings) if listings else None)
-    return [file for file in files if file.crc32c], unreadable
+    return [file for file in files if file.checksum], unreadable
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_local_files_get_checksums(folder: Path) -> None:
     files, unreadable = _add_checksums(folder)
-    assert [(file.path, file.crc32c) for file in files] == [("a", "e3069283"), ("b", "e3069283")]
+    assert [(file.path, file.checksum) for file in files] == [("a", "e3069283"), ("b", "e3069283")]
     assert unreadable == {}
 
 
@@ -70,7 +70,7 @@ def test_second_call_reads_only_changed_files(
     (folder / "b").write_bytes(b"987654321")
     changed, _ = _add_checksums(folder, tmp_path / "listings")
     assert reads == ["b"]
-    assert changed[1].crc32c == storage.crc32c_hex(b"987654321")
+    assert changed[1].checksum == storage.crc32c_hex(b"987654321")
 
 
 def test_unchanged_files_are_not_looked_up_again(
@@ -95,7 +95,7 @@ def test_checksum_of_file_that_changed_since_it_was_listed_is_not_cached(
     reads.clear()
     files, _ = _add_checksums(folder, tmp_path / "listings")
     assert reads == ["b"]
-    assert files[1].crc32c == storage.crc32c_hex(b"another")
+    assert files[1].checksum == storage.crc32c_hex(b"another")
 
 
 def test_each_folder_has_its_own_cache(folder: Path, tmp_path: Path, reads: list[str]) -> None:
@@ -149,7 +149,7 @@ def test_file_of_equal_size_and_time_is_read_again(
     os.utime(folder / "b", ns=(status.st_atime_ns, status.st_mtime_ns))
     files, _ = _add_checksums(folder, tmp_path / "listings")
     assert reads == ["b"]
-    assert files[1].crc32c == storage.crc32c_hex(b"987654321")
+    assert files[1].checksum == storage.crc32c_hex(b"987654321")
     assert files[1].version == f"9-{status.st_mtime_ns}"
 
 
@@ -165,7 +165,7 @@ def test_two_files_that_swap_names_are_read_again(
         (folder / old).rename(folder / new)
     files, _ = _add_checksums(folder, tmp_path / "listings")
     assert sorted(reads) == ["a", "b"]
-    assert files[0].crc32c == storage.crc32c_hex(b"987654321")
+    assert files[0].checksum == storage.crc32c_hex(b"987654321")
 
 
 def test_names_that_differ_only_in_unicode_form_are_two_files(
@@ -181,7 +181,7 @@ def test_names_that_differ_only_in_unicode_form_are_two_files(
     reads.clear()
     assert _add_checksums(folder, tmp_path / "listings")[0] == first
     assert reads == []
-    by_uri = {file.uri: file.crc32c for file in first}
+    by_uri = {file.uri: file.checksum for file in first}
     for name, data in zip(names, (b"11111", b"22222"), strict=True):
         assert by_uri[f"{folder}/{name}"] == storage.crc32c_hex(data)
 
@@ -211,7 +211,7 @@ def test_file_that_changes_while_it_is_read_is_not_cached(
     reads.clear()
     files, _ = _add_checksums(folder, tmp_path / "listings")
     assert reads == ["b"]
-    assert files[1].crc32c == storage.crc32c_hex(b"987654321")
+    assert files[1].checksum == storage.crc32c_hex(b"987654321")
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_cache_of_many_files_is_read_and_written_in_parts(
     names = _names(folder, 18)
     files, _ = _add_checksums(folder, tmp_path / "listings")
     assert sorted(reads) == names  # the two others are in the cache of fewer files
-    assert [(file.path, file.crc32c) for file in files if len(file.path) == 2] == [
+    assert [(file.path, file.checksum) for file in files if len(file.path) == 2] == [
         (name, storage.crc32c_hex(name.encode())) for name in names
     ]
     assert files[-2:] == whole
@@ -340,7 +340,7 @@ def test_file_deleted_after_listing_is_unreadable(folder: Path) -> None:
     listed = list_root("", str(folder)).files
     (folder / "a").unlink()
     unreadable = add_checksums(listed, roots, None)
-    assert [file.path for file in listed if file.crc32c] == ["b"]
+    assert [file.path for file in listed if file.checksum] == ["b"]
     assert "no such file" in unreadable[f"{folder}/a"]
 
 
@@ -349,6 +349,6 @@ def test_gcs_objects_are_not_read(gcs: str, reads: list[str]) -> None:
     roots = PictureRoots(pictures_uri=f"{gcs}/p")
     files = list_root("", f"{gcs}/p").files
     assert add_checksums(files, roots, f"{gcs}/listings") == {}
-    assert files[0].crc32c == "e3069283"
+    assert files[0].checksum == "e3069283"
     assert reads == []
     assert storage.list_objects(f"{gcs}/listings") == []

@@ -27,7 +27,7 @@ def _random_file(draw: random.Random) -> FoundFile:
         ),
         path=path,
         size_bytes=draw.choice([0, 1, 2**40]),
-        crc32c=draw.choice(["", "00000000", f"{draw.randrange(2**32):08x}", f"etag:{version}"]),
+        checksum=draw.choice(["", "00000000", f"{draw.randrange(2**32):08x}", f"etag:{version}"]),
         version=version,
         kind=draw.choice(["", "", "a socket"]),
         part=draw.choice([None, None, part]),
@@ -58,7 +58,7 @@ def test_table_returns_what_was_added(seed: int) -> None:
     assert list(table.files) == files
     assert [*table.files.paths] == [file.path for file in files]
     assert [*table.files.uris] == [file.uri for file in files]
-    assert table.files.unknown == [n for n, file in enumerate(files) if not file.crc32c]
+    assert table.files.unknown == [n for n, file in enumerate(files) if not file.checksum]
     assert (table[-1], table[3:5]) == (pictures[-1], pictures[3:5])
 
     numbers = draw.choices(range(100), k=60)
@@ -77,7 +77,7 @@ def test_checksum_that_is_found_later_is_kept() -> None:
     table = FileTable([_random_file(random.Random(0)) for _ in range(3)])
     table.set_checksum(1, "0000beef")
     table.set_checksum(2, etag_checksum(table.versions[2]))
-    assert (table[1].crc32c, table[2].crc32c) == ("0000beef", f"etag:{table[2].version}")
+    assert (table[1].checksum, table[2].checksum) == ("0000beef", f"etag:{table[2].version}")
 
 
 def test_listed_picture_takes_120_bytes() -> None:

@@ -15,7 +15,7 @@ def _assign_labels(
     nested: bool = False,
 ) -> Inventory:
     files = [
-        FoundFile(uri=f"/{path}", path=path, size_bytes=1, crc32c="", version="1-1")
+        FoundFile(uri=f"/{path}", path=path, size_bytes=1, checksum="", version="1-1")
         for path in sorted(paths)
     ]
     return assign_labels(
@@ -220,7 +220,7 @@ def test_empty_folders_of_labels_that_are_not_listed_are_ignored() -> None:
 
 def test_special_file_is_rejected_with_what_it_is() -> None:
     pipe = FoundFile(
-        uri="/a/1.jpg", path="a/1.jpg", size_bytes=0, crc32c="", version="", kind="a named pipe"
+        uri="/a/1.jpg", path="a/1.jpg", size_bytes=0, checksum="", version="", kind="a named pipe"
     )
     inventory = assign_labels(FileTable([pipe]), listed_labels=None)
     assert not inventory.candidates

@@ -21,7 +21,7 @@ from repot.planner.labels import (
 
 def _inventory(*paths: str) -> Inventory:
     files = [
-        FoundFile(uri=f"/{path}", path=path, size_bytes=1, crc32c="", version="1-1")
+        FoundFile(uri=f"/{path}", path=path, size_bytes=1, checksum="", version="1-1")
         for path in sorted(paths)
     ]
     return assign_labels(FileTable(files), listed_labels=None)
@@ -169,7 +169,7 @@ def _stored(*names: str, is_split: bool = False) -> Inventory:
             uri=f"/pictures/{name}/1.jpg",
             path=unicodedata.normalize("NFC", f"{name}/1.jpg"),
             size_bytes=1,
-            crc32c="",
+            checksum="",
             version="1-1",
         )
         for name in names

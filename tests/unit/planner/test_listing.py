@@ -35,7 +35,7 @@ def test_files_are_sorted_by_normalised_path(tmp_path: Path) -> None:
     ]
     assert files[-1].uri == f"{tmp_path}/{DECOMPOSED}/1.jpg"
     assert files[0].size_bytes == 5
-    assert files[0].crc32c == ""
+    assert files[0].checksum == ""
 
 
 @pytest.mark.parametrize("splits", [("train", "validation"), ("train", "validation", "test")])
@@ -70,7 +70,7 @@ def test_gcs_files_have_checksum_and_generation(gcs: str) -> None:
     storage.write_bytes(f"{gcs}/pictures/a/1.jpg", b"")
     (file,) = list_root("", f"{gcs}/p").files
     assert file.path == f"a/{COMPOSED}.jpg"
-    assert file.crc32c == "e3069283"  # The check value of CRC-32C (Castagnoli).
+    assert file.checksum == "e3069283"  # The check value of CRC-32C (Castagnoli).
     assert storage.read_bytes(file.uri, version=file.version) == b"123456789"
 
 

@@ -65,7 +65,7 @@ def test_work_lists_contain_every_picture_once(make_plan: MakePlan, pictures: Pa
     for picture in work:
         data = Path(picture.uri).read_bytes()
         assert picture.uri == str(pictures / picture.path)
-        assert picture.crc32c == storage.crc32c_hex(data)
+        assert picture.checksum == storage.crc32c_hex(data)
         assert picture.size_bytes == len(data)
         assert (picture.class_id, picture.label) == (
             "abc".index(picture.path[0]) + 1,

@@ -27,7 +27,7 @@ def _picture(
         uri=f"/{path}",
         path=path,
         size_bytes=1000 + content % 7,
-        crc32c=f"{content:08x}",
+        checksum=f"{content:08x}",
         version="1",
     )
     return CandidatePicture(file=file, label=label, group=group, split=split)  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ def _random_pictures(
 
 
 def _content(picture: CandidatePicture) -> tuple[int, str]:
-    return picture.file.size_bytes, picture.file.crc32c
+    return picture.file.size_bytes, picture.file.checksum
 
 
 def _num_by_label(
@@ -142,7 +142,7 @@ def test_every_label_is_trained_on(seed: int) -> None:
 def test_order_and_names_do_not_matter(seed: int) -> None:
     pictures = _random_pictures(seed, num_contents=90, num_groups=25)
     renamed = [
-        _picture(p.label, int(p.file.crc32c, 16), path=f"moved/{number}.png", group=p.group)
+        _picture(p.label, int(p.file.checksum, 16), path=f"moved/{number}.png", group=p.group)
         for number, p in enumerate(pictures)
     ]
     order = random.Random(seed).sample(range(len(pictures)), len(pictures))

@@ -153,7 +153,7 @@ def _picture(uri: str, data: bytes) -> SourcePicture:
         label="a",
         class_id=1,
         size_bytes=len(data),
-        crc32c=storage.crc32c_hex(data),
+        checksum=storage.crc32c_hex(data),
         version=info.version,
     )
 

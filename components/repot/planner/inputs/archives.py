@@ -137,7 +137,7 @@ def _found_file(info: storage.ObjectInfo, entry: _Entry) -> FoundFile:
         uri=info.uri,
         path=entry["name"],
         size_bytes=entry["size"],
-        crc32c=entry["crc32c"],
+        checksum=entry["crc32c"],
         version=info.version,
         kind=entry.get("kind", ""),
         part=FilePart(

@@ -406,7 +406,7 @@ def _read_shard(
                     uri=info.uri,
                     path=f"{prefix}{name}/{number}/{unicodedata.normalize('NFC', base)}",
                     size_bytes=entry["size"],
-                    crc32c=entry["crc32c"],
+                    checksum=entry["crc32c"],
                     version=info.version,
                     part=tfrecords.entry_part(entry),
                 ),
@@ -587,7 +587,7 @@ def _shard_kind(file: FoundFile) -> _ShardKind | None:
 
 def _to_info(file: FoundFile) -> storage.ObjectInfo:
     return storage.ObjectInfo(
-        uri=file.uri, size_bytes=file.size_bytes, crc32c=file.crc32c or None, version=file.version
+        uri=file.uri, size_bytes=file.size_bytes, crc32c=file.checksum or None, version=file.version
     )
 
 

@@ -274,7 +274,7 @@ def _look_up(uris: Sequence[str], manifest_uri: str) -> dict[str, FoundFile]:
             size_bytes=info.size_bytes,
             # The same as a listing shows, so that the dataset is the same however it is found: some
             # services have a CRC32C only in the metadata of objects that repot wrote.
-            crc32c=(info.crc32c if info.has_crc32c else None) or "",
+            checksum=(info.crc32c if info.has_crc32c else None) or "",
             version=info.version,
             has_crc32c=info.has_crc32c,
             stamp=info.stamp,

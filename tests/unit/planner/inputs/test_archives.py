@@ -57,7 +57,7 @@ def _contents(inventory: Inventory) -> dict[str, bytes]:
         file = candidate.file
         assert file.part
         data = read_part(file.uri, file.part, size_bytes=file.size_bytes, version=file.version)
-        assert file.crc32c == storage.crc32c_hex(data)
+        assert file.checksum == storage.crc32c_hex(data)
         contents[file.path] = data
     return contents
 
@@ -242,4 +242,4 @@ def test_too_large_member_is_listed_but_not_read(
             for each in _inventory(tmp_path / "x").candidates
             if each.file.name == "huge.jpg"
         )
-        assert (huge.size_bytes, huge.crc32c) == (60_000, "00000000")
+        assert (huge.size_bytes, huge.checksum) == (60_000, "00000000")
