@@ -8,6 +8,7 @@ returns the probabilities of the N labels, and how unlike the training pictures 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import tensorflow as tf
 
 from repot.backbone_weights import load_weights
 from repot.hub_backbone import HubArchitecture, load_architecture
+from repot.keras_model import Shapes, shapes_without_memory
 from repot.model_spec import Head, ModelSpec, NetworkSpec
 from repot.picture_ops.normalise import normalise
 from repot.preprocessing import decode_jpeg, view_picture
@@ -361,12 +363,16 @@ def _published_linear_network(
     return _named(keras.Model(inputs, answers, name=f"{spec.backbone}_classifier"))
 
 
-def rebuild_published_network(spec: ModelSpec, *, num_labels: int) -> Any:
+def rebuild_published_network(
+    spec: ModelSpec, *, num_labels: int, check: Callable[[Shapes], None]
+) -> Any:
     """Build the network of a published model again, by code and the numbers of its record.
 
     Args:
         spec: The record, with `network`.
         num_labels: N.
+        check: Called with the shapes of weights whose size the record and N decide, before they are
+            created; may raise.
 
     Returns:
         A keras.Model like that of `published_model` or `published_linear_model`, whose weights have
@@ -380,6 +386,15 @@ def rebuild_published_network(spec: ModelSpec, *, num_labels: int) -> Any:
     recipe = spec.network
     if recipe is None:
         raise ValueError("spec must have a network to be built from; got network=None")
+    build = partial(_rebuild, spec, recipe, num_labels)
+    if recipe.architecture is not None:
+        check(shapes_without_memory(lambda: build(lambda _: None)))
+    return build(check)
+
+
+def _rebuild(
+    spec: ModelSpec, recipe: NetworkSpec, num_labels: int, check: Callable[[Shapes], None]
+) -> Any:
     classifier = build_classifier(
         spec.backbone,
         num_classes=1,  # Of a head that is not used.
@@ -388,9 +403,15 @@ def rebuild_published_network(spec: ModelSpec, *, num_labels: int) -> Any:
         architecture=recipe.architecture,
     )
     sizes = {"num_labels": num_labels, "num_unlike_axes": recipe.num_unlike_axes}
-    if recipe.head == "features":
+    network = None
+    if recipe.head == "normalised":
+        network = feature_network(classifier, use_depths=recipe.use_depths)
+    num_features = (
+        sum(network.sizes) if network else classifier.get_layer(DROPOUT_NAME).input.shape[-1]
+    )
+    check({f"{_PROBABILITIES}/kernel": (num_features, num_labels)})
+    if network is None:
         return _published_network(classifier, **sizes)
-    network = feature_network(classifier, use_depths=recipe.use_depths)
     return _published_linear_network(network, spec=spec, **sizes)
 
 

@@ -80,15 +80,19 @@ _HUB_CLASSES = frozenset(each.hub_class for each in BACKBONES.values() if each.h
 
 
 _Shape = tuple[int, ...]
+Shapes = Mapping[str, _Shape]
+Build = Callable[[Callable[[Shapes], None]], Any]
+"""Builds a network without weights. It passes the shapes of weights whose size a file decides, by
+name, to the function that it gets, before it creates them."""
 
 
-def load_keras_model(path: Path, *, uri: str, build: Callable[[], Any] | None = None) -> Any:
+def load_keras_model(path: Path, *, uri: str, build: Build | None = None) -> Any:
     """Load the network of a model file.
 
     Args:
         path: A local .keras file.
         uri: Where it comes from, for messages.
-        build: Builds the network without weights; None builds the one that the file describes.
+        build: Builds the network; None builds the one that the file describes.
 
     Returns:
         A keras.Model.
@@ -104,11 +108,11 @@ def load_keras_model(path: Path, *, uri: str, build: Callable[[], Any] | None = 
         if build is None:
             config = _parse_config(config_text, uri)
             check_classes(config, uri=uri)
-            build = partial(_build_from_config, config)
+            build = _describe(config)
         found = _stored_shapes(weights_path, uri=uri)
         try:
-            _check_fit(_expected_shapes(build), found, uri=uri)
-            network = build()
+            network = build(partial(_check_stored, found, uri))
+            _check_fit(weight_shapes(network), found, uri=uri)
             _load_weights(network, weights_path, found, uri=uri)
         except RepotError:
             raise
@@ -119,6 +123,28 @@ def load_keras_model(path: Path, *, uri: str, build: Callable[[], Any] | None = 
                 f"{uri} must be a Keras model; loading failed: {reason}. Train again."
             ) from err
     return network
+
+
+def weight_shapes(network: Any) -> dict[str, _Shape]:
+    """Return the shapes of a network's weights by name, see `Build`."""
+    # Keras does not tell layers of the same name in different networks apart.
+    return {
+        f"{weight.path}#{number}": tuple(weight.shape)
+        for number, weight in enumerate(network.weights)
+    }
+
+
+def shapes_without_memory(build: Callable[[], Any]) -> dict[str, _Shape]:
+    """Return the shapes of the weights of a network that takes no memory for them."""
+    import keras
+
+    def read() -> dict[str, _Shape]:
+        with keras.StatelessScope(initialize_variables=False):
+            return weight_shapes(build())
+
+    # In a thread of its own, because Keras keeps the variables without values in one.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(read).result()
 
 
 def check_classes(config: Any, *, uri: str) -> None:
@@ -189,38 +215,38 @@ def _damaged(uri: str, err: Exception) -> ModelError:
     return ModelError(f"{uri} must be a Keras model; it is damaged: {err}. Train again.")
 
 
-def _build_from_config(config: Any) -> Any:
-    import keras
+def _describe(config: Any) -> Build:
+    """Return the function that builds the network of a configuration."""
 
-    return keras.models.model_from_json(json.dumps(config))
+    def build_alone() -> Any:
+        import keras
 
+        return keras.models.model_from_json(json.dumps(config))
 
-def _expected_shapes(build: Callable[[], Any]) -> dict[str, _Shape]:
-    """Return the shapes of a network's weights by path, without memory for them."""
-    import keras
+    def build(check: Callable[[Shapes], None]) -> Any:
+        check(shapes_without_memory(build_alone))
+        return build_alone()
 
-    def read() -> dict[str, _Shape]:
-        with keras.StatelessScope(initialize_variables=False):
-            return {
-                f"{weight.path}#{number}": tuple(weight.shape)
-                for number, weight in enumerate(build().weights)
-            }
-
-    # In a thread of its own, because Keras keeps the variables without values in one.
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(read).result()
+    return build
 
 
-def _check_fit(expected: Mapping[str, _Shape], found: Mapping[str, _Shape], *, uri: str) -> None:
+def _check_stored(found: Shapes, uri: str, shapes: Shapes) -> None:
+    """Check that a file has arrays of some shapes."""
+    counts = Counter(found.values())
+    if missing := Counter(shapes.values()) - counts:
+        raise _misfit(uri, _list_by_shape(missing, shapes), [], num_found=len(found))
+
+
+def _check_fit(expected: Shapes, found: Shapes, *, uri: str) -> None:
     """Check that the arrays of a file have the shapes of a network's weights, in any order."""
     missing = Counter(expected.values()) - Counter(found.values())
     added = Counter(found.values()) - Counter(expected.values())
     if missing or added:
         lists = _list_by_shape(missing, expected), _list_by_shape(added, found)
-        raise _misfit(uri, *lists, num_expected=len(expected), num_found=len(found))
+        raise _misfit(uri, *lists, num_found=len(found))
 
 
-def _load_weights(network: Any, path: Path, found: Mapping[str, _Shape], *, uri: str) -> None:
+def _load_weights(network: Any, path: Path, found: Shapes, *, uri: str) -> None:
     """Set the weights of a network from a file whose arrays have their shapes.
 
     Raises:
@@ -241,12 +267,11 @@ def _load_weights(network: Any, path: Path, found: Mapping[str, _Shape], *, uri:
                 uri,
                 [_array_text(name, own[name]) for name in own if name not in found],
                 [_array_text(name, found[name]) for name in found if name not in own],
-                num_expected=len(own),
                 num_found=len(found),
             ) from err
 
 
-def _list_by_shape(counts: Mapping[_Shape, int], arrays: Mapping[str, _Shape]) -> list[str]:
+def _list_by_shape(counts: Mapping[_Shape, int], arrays: Shapes) -> list[str]:
     """Return the arrays of some shapes; only their number, where not all of a shape are meant."""
     texts = []
     for shape, count in counts.items():
@@ -263,11 +288,11 @@ def _array_text(name: str, shape: _Shape) -> str:
 
 
 def _misfit(
-    uri: str, missing: Sequence[str], added: Sequence[str], *, num_expected: int, num_found: int
+    uri: str, missing: Sequence[str], added: Sequence[str], *, num_found: int
 ) -> ModelError:
     return ModelError(
-        f"{uri} must have the weights of its network, {num_expected} arrays; it has {num_found}. "
-        f"Missing: {join_names(missing, _NUM_SHOWN) or 'none'}. Of no use: "
+        f"{uri} must have the weights of its network; it has {num_found} arrays. Missing: "
+        f"{join_names(missing, _NUM_SHOWN) or 'none'}. Of no use: "
         f"{join_names(added, _NUM_SHOWN) or 'none'}. Use a model that `repot` has trained, "
         "unchanged."
     )

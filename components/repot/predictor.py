@@ -18,7 +18,7 @@ from repot import layout, quiet_tensorflow, storage
 from repot.errors import ModelError, printable, unknown_name
 from repot.folder_checksums import FileChecksum, describe_change, read_checksums
 from repot.json_record import read_record
-from repot.keras_model import load_keras_model
+from repot.keras_model import Shapes, load_keras_model
 from repot.layout import (
     CHAMPION_NAME,
     KERAS_NAME,
@@ -200,7 +200,7 @@ def load_model(model_uri: str) -> Model:
     labels, uri = read_labels(model_uri), storage.join(model_uri, KERAS_NAME)
     spec = read_model_spec(model_uri)
     _check_spec(model_uri, spec, record)
-    build = partial(_rebuild, spec, labels) if spec and spec.network else None
+    build = partial(_rebuild, spec, len(labels)) if spec and spec.network else None
     with storage.as_local_file(uri) as path:
         if KERAS_NAME in expected:
             _check_file(model_uri, expected[KERAS_NAME], path)
@@ -222,10 +222,10 @@ def load_model(model_uri: str) -> Model:
     return as_model(network, labels, spec)
 
 
-def _rebuild(spec: ModelSpec, labels: Sequence[str]) -> Any:
+def _rebuild(spec: ModelSpec, num_labels: int, check: Callable[[Shapes], None]) -> Any:
     from repot.classifier import rebuild_published_network
 
-    return rebuild_published_network(spec, num_labels=len(labels))
+    return rebuild_published_network(spec, num_labels=num_labels, check=check)
 
 
 def _check_spec(model_uri: str, spec: ModelSpec | None, record: ModelRecord | None) -> None:
