@@ -9,8 +9,10 @@ npm package, it trains a model with `repot run`, which exports it to every forma
 export.json states, and the processor time per picture of each export.
 
 With --backbones it exports networks with random weights instead, at the smallest size that the
-backbone accepts, and compares them on noise: this shows which operations a format lacks. Networks
-of KerasHub are not among them, because they need a preset.
+backbone accepts, and compares them on noise: this shows which operations a format lacks. Their
+normalisations are fitted to other noise, so that the answers depend on the picture as those of a
+trained network do; the table has how much. Networks of KerasHub are not among them, because they
+need a preset.
 """
 
 import argparse
@@ -130,14 +132,16 @@ def cpu_milliseconds(record: ExportRecord, run: Path) -> float:
 
 def print_backbones(names: list[str]) -> None:
     """Export networks with random weights, and print the largest difference of a probability."""
-    formats = ["saved_model", "litert", "onnx"]
-    print(f"| backbone | size | {' | '.join(formats)} |\n|---|---|{'---|' * len(formats)}")
+    formats = ["saved_model", "keras", "litert", "onnx"]
+    columns = ["backbone", "size", "spread of p", *formats]
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for name in names:
         with tempfile.TemporaryDirectory(prefix="repot-exports-") as scratch:
             folder = Path(scratch)
             model, size = write_random_model(name, folder / "model")
+            spread = np.ptp(predict(model), axis=0).max()
             cells = [difference(each, model, folder) for each in formats]
-        print(f"| {name} | {size} | {' | '.join(cells)} |", flush=True)
+        print(f"| {name} | {size} | {spread:.2f} | {' | '.join(cells)} |", flush=True)
 
 
 def write_random_model(backbone: str, folder: Path) -> tuple[Path, int]:
@@ -148,8 +152,12 @@ def write_random_model(backbone: str, folder: Path) -> tuple[Path, int]:
 
     size = max(64, BACKBONES[backbone].min_image_size)
     classifier = build_classifier(backbone, num_classes=5, image_size=size, seed=SEED)
+    fit_normalisations(classifier, size)
     kernel = classifier.get_layer("logits").kernel
-    kernel.assign(np.random.default_rng(SEED).normal(size=kernel.shape))
+    # Logits with a standard deviation of about 2, as of a trained network.
+    kernel.assign(
+        np.random.default_rng(SEED).normal(size=kernel.shape) * 2 / kernel.shape[0] ** 0.5
+    )
     folder.mkdir()
     published_model(classifier).save(folder / "model.keras")
     write_record(str(folder / "model_spec.json"), ModelSpec(backbone=backbone, image_size=size))
@@ -157,11 +165,34 @@ def write_random_model(backbone: str, folder: Path) -> tuple[Path, int]:
     return folder, size
 
 
+def fit_normalisations(classifier: Any, size: int) -> None:
+    """Fit every BatchNormalization to noise; without, a deep network answers everything alike."""
+    import keras
+
+    layers = [
+        each
+        for each in classifier._flatten_layers()
+        if isinstance(each, keras.layers.BatchNormalization)
+    ]
+    pictures = np.random.default_rng(1).random((NUM_NOISE, size, size, 3), np.float32)
+    for layer in layers:
+        layer.trainable, layer.momentum = True, 0.0
+    classifier(pictures, training=True)
+    for layer in layers:
+        layer.trainable, layer.momentum = False, 0.99
+
+
+def predict(model: Path) -> Any:
+    """Return the probabilities of a model for the pictures of noise."""
+    from repot.predictor import load_model
+
+    return load_model(str(model)).predict(list(noise())).probabilities
+
+
 def difference(export_format: str, model: Path, folder: Path) -> str:
     """Return the largest difference of a probability, or what the converter says."""
     from repot.evaluator.exports.convert import convert
     from repot.evaluator.exports.runtimes import load_export
-    from repot.predictor import load_model
 
     output = folder / export_format
     output.mkdir()
@@ -171,8 +202,7 @@ def difference(export_format: str, model: Path, folder: Path) -> str:
         export = load_export(export_format, output, conversion.spec)(jpegs)
     except Exception as err:  # noqa: BLE001 - whatever a converter raises
         return str(err).strip().splitlines()[0][:80]
-    expected = load_model(str(model)).predict(jpegs)
-    return f"{np.abs(export.probabilities - expected.probabilities).max():.1e}"
+    return f"{np.abs(export.probabilities - predict(model)).max():.1e}"
 
 
 def noise() -> Iterator[Any]:

@@ -30,6 +30,7 @@ from repot.settings import GateSettings
 from repot_pipelines.commands.export import export_command
 from tests.integration.evaluator.colours import (
     COLOURS,
+    IMAGE_SIZE,
     NUM_VALIDATION,
     MakeRun,
     save_model,
@@ -133,6 +134,34 @@ def test_onnx_file_has_labels_and_preprocessing(
     }
     assert properties["labels"].split("\n") == list(COLOURS)
     assert tuple(properties["preprocessing"].split("\n")) == written.preprocessing
+
+
+@pytest.mark.parametrize("export_format", ["litert", "onnx"])
+def test_constants_and_compiled_functions_of_keras_are_exported(
+    export_format: str, jpegs: list[bytes], tmp_path: Path
+) -> None:
+    """EfficientNetV2 has a Normalization layer, ConvNeXt convolutions in groups and exact GELU."""
+    require(export_format)
+    import keras
+
+    from repot.predictor import load_model
+
+    save_model(tmp_path / "model", list(COLOURS), list(COLOURS))
+    head = keras.models.load_model(tmp_path / "model" / "model.keras")
+    pictures = keras.Input([IMAGE_SIZE, IMAGE_SIZE, 3])
+    normalise = keras.layers.Normalization(mean=[0.4, 0.5, 0.6], variance=[0.04, 0.05, 0.06])
+    in_groups = keras.layers.Conv2D(3, 3, groups=3, use_bias=False, activation="gelu")
+    keras.Model(pictures, head.layers[-1](head.layers[1](in_groups(normalise(pictures))))).save(
+        tmp_path / "model" / "model.keras"
+    )
+    (tmp_path / "out").mkdir()
+
+    written = convert(export_format, str(tmp_path / "model"), "", tmp_path / "out")
+    scores = load_export(export_format, tmp_path / "out", written.spec)(jpegs)
+
+    expected = load_model(str(tmp_path / "model")).predict(jpegs)
+    assert np.ptp(expected.probabilities, axis=0).max() > 0.1
+    np.testing.assert_allclose(scores.probabilities, expected.probabilities, atol=1e-5)
 
 
 @pytest.mark.parametrize(

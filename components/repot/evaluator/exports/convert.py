@@ -48,6 +48,8 @@ Source: LiteRT's guide to full integer quantisation asks for a few hundred.
 _OPSET = 18  # The newest that tf2onnx 1.17 writes.
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 _SIGNATURE = "serving_default"
+_KEEPS_CALLS = ("_noinline", "_XlaMustCompile")
+"""Attributes of a function that keep its calls from being replaced by its content."""
 
 _VIEWS: dict[View, str] = {
     "central": "keep the central 0.875 of each side (cut int((side - 0.875 * side) / 2) pixels on "
@@ -257,8 +259,15 @@ def _write_onnx(model: Model, _model_uri: str, _dataset_uri: str, folder: Path) 
     import tf2onnx
 
     network = _network(model, batch_size=None, has_unlike=_has_unlike(model))
-    proto, _ = tf2onnx.convert.from_function(
-        network, input_signature=network.input_signature, opset=_OPSET
+    graph, outputs = _freeze(network.get_concrete_function())
+    inputs = {f"{view}:0": view for view in model.spec.views}
+    proto, _ = tf2onnx.convert.from_graph_def(
+        graph,
+        input_names=list(inputs),
+        output_names=list(outputs),
+        opset=_OPSET,
+        tensors_to_rename={**inputs, **outputs},
+        custom_op_handlers={"Erfc": (_write_erfc, [])},
     )
     onnx.helper.set_model_props(
         proto,
@@ -270,6 +279,59 @@ def _write_onnx(model: Model, _model_uri: str, _dataset_uri: str, folder: Path) 
     onnx.checker.check_model(proto)
     (folder / ONNX_NAME).write_bytes(proto.SerializeToString(deterministic=True))
     return _float_inputs(model, -1), _float_outputs(model, -1), []
+
+
+def _write_erfc(graph: Any, node: Any, _name: str, _arguments: Any) -> None:
+    """Write erfc(x), which ONNX does not have and Keras uses for GELU, as 1 - erf(x)."""
+    (output,) = node.output
+    shape, dtype = graph.get_shape(output), graph.get_dtype(output)
+    erf = graph.make_node("Erf", node.input, shapes=[shape], dtypes=[dtype])
+    one = graph.make_const(f"{node.name}/one", np.array(1, np.float32))
+    graph.remove_node(node.name)
+    graph.make_node(
+        "Sub",
+        [one.output[0], erf.output[0]],
+        name=node.name,
+        outputs=[output],
+        shapes=[shape],
+        dtypes=[dtype],
+    )
+
+
+def _freeze(function: Any) -> tuple[Any, dict[str, str]]:
+    """Return a function's graph with constants for variables, and the names of its outputs.
+
+    tf2onnx could do this itself, but takes a constant that Keras has computed in advance, such as
+    the mean of a Normalization layer, for an input, and does not look into a function that Keras
+    compiles with XLA, such as a convolution in groups.
+
+    Args:
+        function: A concrete function that returns tensors by name.
+
+    Returns:
+        A GraphDef, and the name of each output by the name of its tensor.
+    """
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2,
+    )
+
+    frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
+    graph = frozen.graph.as_graph_def()
+    constants = {
+        placeholder.op.name: tf.make_tensor_proto(value.numpy())
+        for value, placeholder in function.graph.captures
+        if value.dtype != tf.resource
+    }
+    for node in graph.node:
+        if node.op == "Placeholder" and node.name in constants:
+            node.op = "Const"
+            node.attr["value"].tensor.CopyFrom(constants[node.name])
+            del node.attr["shape"]
+    for attributes in (each.attr for each in (*graph.node, *graph.library.function)):
+        for name in _KEEPS_CALLS:
+            attributes.pop(name, None)
+    outputs = zip(sorted(function.structured_outputs), frozen.outputs, strict=True)
+    return graph, {tensor.name: name for name, tensor in outputs}
 
 
 def _has_unlike(model: Model) -> bool:
