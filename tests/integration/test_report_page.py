@@ -4,7 +4,7 @@ import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -74,6 +74,44 @@ def test_page_is_not_wider_than_the_screen(
     assert {request for request in requests if not request.startswith("data:")} == {url}
     assert errors == []
     page.close()
+
+
+@pytest.mark.parametrize("num_labels", [2, 30])
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_page_works_in_the_sandboxed_frame_of_kubeflow(
+    browser: "Browser", tmp_path: Path, num_labels: int, colours: Literal["light", "dark"]
+) -> None:
+    """Its HTMLViewer sets srcdoc of an iframe that may run scripts, without an origin."""
+    context = browser.new_context(color_scheme=colours, viewport={"width": 1000, "height": 700})
+    page = context.new_page()
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text))
+    url = "http://kubeflow.test/"
+    page.route(
+        f"{url}**",
+        lambda route: route.fulfill(
+            content_type="text/html",
+            body="<iframe sandbox='allow-scripts' width=980 height=680></iframe>",
+        ),
+    )
+    page.goto(url)
+    report = Path(write_page(tmp_path, num_labels).removeprefix("file://")).read_text("utf-8")
+    page.evaluate("html => { document.querySelector('iframe').srcdoc = html; }", report)
+    frame = page.frame_locator("iframe")
+
+    head = frame.locator("table.labels").last.locator("thead th").first
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") == "ascending"
+    frame.locator(".cell summary").first.click()
+    assert frame.locator(".cell .sheet img").first.is_visible()
+    page.keyboard.press("Escape")
+    assert not frame.locator(".cell .sheet img").first.is_visible()
+    # A link would replace the report with a page of Kubeflow.
+    assert frame.locator("a[href]").count() == 0
+    assert frame.get_by_text("data.html").first.is_visible()
+    assert problems == []
+    context.close()
 
 
 def first_column(page: "Page") -> list[str]:

@@ -5,7 +5,7 @@ Everything is read from the files that runs leave; there is no index that could 
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -116,8 +116,10 @@ class RunSummary(JsonRecord):
         backbone, recipe, dataset_id, epochs, seconds: What was trained; empty if unfinished.
         precision_at_1, interval, num_examples: Its score on validation; None if not evaluated.
         macro_recall: Mean recall of the labels.
+        num_train_examples: Training pictures.
         verdict: The latest verdict in one sentence; "" without one.
         brief_verdict: The same in a few words.
+        decided_at: When that was reached first.
     """
 
     run: str
@@ -131,8 +133,10 @@ class RunSummary(JsonRecord):
     interval: Interval | None = None
     num_examples: int = 0
     macro_recall: float | None = None
+    num_train_examples: int = 0
     verdict: str = ""
     brief_verdict: str = ""
+    decided_at: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,7 +173,8 @@ class RunComparison(JsonRecord):
         difference: precision@1 of the second minus that of the first on these pictures.
         interval: Its 95 % interval.
         p_value: Exact two-sided McNemar p-value of "both are equally good"; one comparison only.
-        settings: The training settings that differ: name, and both values as text.
+        settings: What differs between the trainings, as far as they finished: name, and both values
+            as text; dataset, checkpoint and packages, and training settings.
     """
 
     first: RunSummary
@@ -248,9 +253,12 @@ def show_version(storage_uri: str, model_name: str, version: str) -> VersionDeta
 
 
 def list_runs(storage_uri: str) -> list[RunSummary]:
-    """Return every run, by name."""
+    """Return every run; the latest verdict first, runs without a verdict before them."""
     runs = _run_names(storage_uri)
-    return [show_run(storage_uri, run, known=runs).summary for run in runs]
+    summaries = [show_run(storage_uri, run, known=runs).summary for run in runs]
+    return sorted(
+        summaries, key=lambda each: (not each.decided_at, each.decided_at, each.run), reverse=True
+    )
 
 
 def show_run(storage_uri: str, run: str, *, known: list[str] | None = None) -> RunDetails:
@@ -278,11 +286,13 @@ def show_run(storage_uri: str, run: str, *, known: list[str] | None = None) -> R
             )
         )
     verdicts = tuple(_verdicts(storage_uri, run))
+    latest = _latest(verdicts)
     summary = RunSummary(
         run=run,
         state="evaluated" if evaluation else "trained" if training else "unfinished",
-        verdict=verdicts[-1].headline if verdicts else "",
-        brief_verdict=verdicts[-1].brief_text if verdicts else "",
+        verdict=latest.headline if latest else "",
+        brief_verdict=latest.brief_text if latest else "",
+        decided_at=latest.decided_at if latest else "",
     )
     if training is not None:
         summary = dataclasses.replace(
@@ -292,6 +302,7 @@ def show_run(storage_uri: str, run: str, *, known: list[str] | None = None) -> R
             dataset_id=training.dataset_id,
             epochs=training.epochs,
             seconds=training.seconds,
+            num_train_examples=training.num_examples["train"],
         )
     if evaluation is not None:
         summary = dataclasses.replace(
@@ -340,7 +351,7 @@ def compare_runs(storage_uri: str, first: str, second: str) -> RunComparison:
     only_first = sum(right[0][key] and not right[1][key] for key in common)
     only_second = sum(right[1][key] and not right[0][key] for key in common)
     difference = paired_difference(only_first, only_second, len(common))
-    settings = [each.training.settings.to_json() if each.training else {} for each in details]
+    settings = [_describe_training(each.training) for each in details]
     return RunComparison(
         first=details[0].summary,
         second=details[1].summary,
@@ -356,6 +367,19 @@ def compare_runs(storage_uri: str, first: str, second: str) -> RunComparison:
             if settings[0].get(name) != settings[1].get(name)
         },
     )
+
+
+def _describe_training(training: TrainingRecord | None) -> dict[str, object]:
+    """Return everything that may differ between two trainings, by name."""
+    if training is None:
+        return {}
+    pictures = ", ".join(f"{count:,} {split}" for split, count in training.num_examples.items())
+    return {
+        "dataset": f"{training.dataset_id} ({pictures}; {len(training.labels):,} labels)",
+        "checkpoint": training.checkpoint_id,
+        **training.versions,
+        **training.settings.to_json(),
+    }
 
 
 def _names(folder_uri: str) -> Iterator[tuple[str, str, str]]:
@@ -401,7 +425,9 @@ def _version_summary(storage_uri: str, model_name: str, version: str) -> Version
         state = "champion"
     elif champion is not None and version in champion.rolled_back:
         state = "rolled back"
-    verdicts = [each for each in _verdicts(storage_uri, version) if each.model_name == model_name]
+    latest = _latest(
+        [each for each in _verdicts(storage_uri, version) if each.model_name == model_name]
+    )
     return VersionSummary(
         version=version,
         state=state,
@@ -412,9 +438,9 @@ def _version_summary(storage_uri: str, model_name: str, version: str) -> Version
         num_labels=len(record.labels),
         backbone=record.backbone,
         dataset_id=record.dataset_id,
-        verdict=verdicts[-1].headline if verdicts else "",
-        brief_verdict=verdicts[-1].brief_text if verdicts else "",
-        decided_at=verdicts[-1].decided_at if verdicts else "",
+        verdict=latest.headline if latest else "",
+        brief_verdict=latest.brief_text if latest else "",
+        decided_at=latest.decided_at if latest else "",
     )
 
 
@@ -427,6 +453,12 @@ def _verdicts(storage_uri: str, run: str) -> list[Verdict]:
         if each.uri.endswith(f"/{VERDICT_NAME}")
     ]
     return sorted((each for each in verdicts if each is not None), key=lambda each: each.decided_at)
+
+
+def _latest(verdicts: Sequence[Verdict]) -> Verdict | None:
+    """Return the latest verdict that decided something: not that a champion is the champion."""
+    decided = [each for each in verdicts if each.decision != "unchanged"] or verdicts
+    return decided[-1] if decided else None
 
 
 def _read_or_none(uri: str, record: type[_Record]) -> _Record | None:

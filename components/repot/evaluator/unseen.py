@@ -3,6 +3,9 @@
 When a dataset grows, a picture may cross from train to validation, and a picture may be renamed or
 get another label. The champion knows such a picture. Pictures are therefore matched by content, see
 `repot.example_digests`, with the training pictures of both versions.
+
+Of files with the same content and label, one counts. Both versions give all of them the same
+answers, so they are one observation, and the gate's test is about independent ones.
 """
 
 import logging
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from repot import storage
 from repot.errors import DataError, NotFoundError
@@ -31,10 +35,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unseen:
-    """The pictures of a split that neither version was trained on.
+    """The pictures of a split that neither version was trained on, each content once.
 
     Attributes:
-        is_unseen: One per scored picture, in order.
+        is_unseen: One per scored picture, in order; False also for a copy of an earlier one.
         pictures: Their numbers.
     """
 
@@ -53,7 +57,7 @@ def find_unseen(
     champion_uri: str,
     champion_dataset_uri: str,
 ) -> Unseen:
-    """Return which scored pictures are in the training split of neither dataset.
+    """Return which scored pictures are in the training split of neither dataset, without copies.
 
     Args:
         outcomes: The challenger's outcomes.
@@ -80,19 +84,33 @@ def find_unseen(
             _log.warning("The champion's training pictures are unknown: %s", problem)
     else:
         by_champion = by_challenger
-    is_unseen = ~(by_challenger | by_champion)
+    is_copy = _find_copies(outcomes)
+    is_unseen = ~(by_challenger | by_champion | is_copy)
     num_scored = len(outcomes)
+    num_copies = int(is_copy.sum())
     return Unseen(
         is_unseen=tuple(is_unseen.tolist()),
         pictures=ComparedPictures(
             num_scored=num_scored,
             num_compared=int(is_unseen.sum()),
-            num_required=min(MIN_COMPARED, -(-num_scored // 2)),
-            num_trained_on_by_champion=int(by_champion.sum()),
-            num_trained_on_by_version=int(by_challenger.sum()),
+            num_required=min(MIN_COMPARED, -(-(num_scored - num_copies) // 2)),
+            num_trained_on_by_champion=int((by_champion & ~is_copy).sum()),
+            num_trained_on_by_version=int((by_challenger & ~is_copy).sum()),
+            num_copies=num_copies,
             problem=problem,
         ),
     )
+
+
+def _find_copies(outcomes: Sequence[Outcome]) -> npt.NDArray[np.bool_]:
+    """Return which outcomes have the content and label of an earlier one."""
+    seen: set[tuple[str, str]] = set()
+    is_copy = np.zeros(len(outcomes), np.bool_)
+    for i, outcome in enumerate(outcomes):
+        key = (outcome.digest, outcome.label)
+        is_copy[i] = key in seen
+        seen.add(key)
+    return is_copy
 
 
 def _training_digests(dataset_uri: str) -> Digests:

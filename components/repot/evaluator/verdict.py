@@ -116,7 +116,8 @@ class ComparedPictures(JsonRecord):
         num_compared: Those of them that neither version was trained on, matched by content.
         num_required: Fewest pictures for a comparison.
         num_trained_on_by_champion, num_trained_on_by_version: Scored pictures that each was trained
-            on; one may count in both.
+            on; one may count in both, and copies do not count.
+        num_copies: Scored pictures with the content and label of another one.
         problem: Why it is unknown what the champion was trained on, or "".
     """
 
@@ -125,6 +126,7 @@ class ComparedPictures(JsonRecord):
     num_required: int
     num_trained_on_by_champion: int
     num_trained_on_by_version: int
+    num_copies: int = 0
     problem: str = ""
 
     @property
@@ -140,13 +142,15 @@ class ComparedPictures(JsonRecord):
     @property
     def left_out_text(self) -> str:
         """Return why pictures are left out, e.g. "the champion was trained on 5"; "" if none is."""
-        trained_on = {
-            "the champion": self.num_trained_on_by_champion,
-            "this version": self.num_trained_on_by_version,
+        parts = {
+            "the champion was trained on": self.num_trained_on_by_champion,
+            "this version was trained on": self.num_trained_on_by_version,
         }
-        return " and ".join(
-            f"{name} was trained on {count:,}" for name, count in trained_on.items() if count
-        )
+        reasons = [f"{text} {count:,}" for text, count in parts.items() if count]
+        if self.num_copies:
+            copies = "1 is a copy" if self.num_copies == 1 else f"{self.num_copies:,} are copies"
+            reasons.append(f"{copies} of another one")
+        return " and ".join(reasons)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -41,7 +41,8 @@ def rolled_back(verdict: Verdict) -> Problem:
     return Problem(
         "this version was in production and was rolled back.",
         "This version was in production and was rolled back, so it is not promoted again "
-        f"automatically. Restore it with `repot rollback --to {verdict.version}`.",
+        f"automatically. Restore it with `repot rollback --to {verdict.version} "
+        f"--model-name {verdict.model_name}`.",
         "was rolled back",
     )
 
@@ -169,7 +170,8 @@ def undecided_texts(verdict: Verdict) -> Problem:
         advice = (
             f"Add pictures that the champion has not seen; in a folder {verdict.subset}/ of their "
             "own, they are never trained on. To put this version into production without a "
-            f"comparison: `repot models promote {verdict.version} --reason ...`."
+            f"comparison: `repot models promote {verdict.version} --model-name "
+            f"{verdict.model_name} --reason ...`."
         )
         return Problem(f"o{few}", f"O{few}: {compared.left_out_text}. {advice}", "few new pictures")
     num_compared, needed = verdict.challenger.num_examples, comparison.rule.num_needed or 0
@@ -177,8 +179,9 @@ def undecided_texts(verdict: Verdict) -> Problem:
         f"{num_compared:,} pictures do not show which version is better "
         f"{_difference_text(comparison)}; about {_rounded(needed):,} would",
         f"About {_rounded(needed):,} {verdict.subset} pictures that neither version was trained on "
-        f"would decide; there are {num_compared:,}. Add pictures, or choose with when_undecided "
-        "what happens until then.",
+        f"would decide; there are {num_compared:,}. Add pictures; or promote what is not clearly "
+        "worse, with --when-undecided prefer_new (setting when_undecided); or this version alone: "
+        f"`repot models promote {verdict.version} --model-name {verdict.model_name} --reason ...`.",
         f"needs ~{_rounded(needed):,} pictures",
     )
 
@@ -209,7 +212,7 @@ def left_out_reasons(compared: ComparedPictures, subset: str) -> list[str]:
     if compared.num_left_out:
         reasons.append(
             f"{compared.num_compared:,} of {compared.num_scored:,} {subset} pictures are compared, "
-            f"because {compared.left_out_text}, under these or other names and labels."
+            f"because {compared.left_out_text}. Pictures are matched by content, not by name."
         )
     if compared.problem:
         reasons.append(

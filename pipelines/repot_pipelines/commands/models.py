@@ -5,7 +5,12 @@ import click
 from repot.settings import DEFAULTS
 from repot_pipelines.commands.options import debug_option, json_option, local_storage_option
 from repot_pipelines.commands.rollback import change_champion, rollback_command
-from repot_pipelines.commands.tables import print_records, print_rows, score_text
+from repot_pipelines.commands.tables import (
+    date_text,
+    print_records,
+    print_rows,
+    score_text,
+)
 
 _model_name_option = click.option(
     "--model-name", default=DEFAULTS["model_name"], show_default=True, help="Name of the model."
@@ -30,13 +35,13 @@ def list_models_command(*, storage_uri: str, model_name: str, as_json: bool) -> 
         versions = list_versions(storage_uri, model_name)
         print_records(
             versions,
-            ("version", "state", "precision@1", "backbone", "verdict"),
+            ("version", "decided", "state", "precision@1", "verdict"),
             [
                 (
                     each.version,
+                    date_text(each.decided_at),
                     each.state,
                     score_text(each.precision_at_1, each.interval),
-                    each.backbone,
                     each.brief_verdict,
                 )
                 for each in versions
@@ -52,7 +57,7 @@ def list_models_command(*, storage_uri: str, model_name: str, as_json: bool) -> 
             (
                 each.name,
                 each.champion or "none",
-                each.since,
+                date_text(each.since),
                 score_text(each.precision_at_1, each.interval),
                 f"{each.num_versions:,}",
                 f"{each.num_comparisons:,}",

@@ -39,7 +39,9 @@ def rollback_command(*, storage_uri: str, model_name: str, to_version: str) -> N
         storage_uri, lambda: rollback(storage_uri, model_name, to_version, time=utc_time())
     )
     click.echo(
-        f"{model_name}: champion is {champion.version} again, in place of {champion.previous}."
+        f"{model_name}: champion is {champion.version} again, in place of {champion.previous}.\n"
+        f"No run promotes {champion.previous} by itself now; to undo this: repot rollback --to "
+        f"{champion.previous} --model-name {model_name}"
     )
 
 

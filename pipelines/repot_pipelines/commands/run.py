@@ -1,5 +1,6 @@
 """`repot run`: the whole pipeline on this machine."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -154,7 +155,7 @@ def _print_outcome(console: "Console", outcome: "RunOutcome") -> None:
         console,
         {
             "verdict": verdict.headline,
-            "reasons": " ".join(verdict.reasons),
+            "reasons": "\n".join(verdict.reasons),
             "precision@1": f"{evaluation.precision_at_1:.3f}  (95 % interval {low:.3f} to "
             f"{high:.3f}, {evaluation.num_examples} validation pictures)",
             f"recall@{evaluation.recall_k}": f"{evaluation.recall_at_5:.3f}",
@@ -165,8 +166,14 @@ def _print_outcome(console: "Console", outcome: "RunOutcome") -> None:
             "data": str(outcome.output_path / DATA_PAGE_NAME),
             "labels": str(outcome.output_path / SUSPECTS_TABLE_NAME),
             **_kept_row(outcome.kept_path),
+            "next": f"repot predict {shlex.quote(_short_path(outcome.output_path))} PICTURES...",
         },
     )
+
+
+def _short_path(path: Path) -> str:
+    """Return a path relative to the current folder, if it is in it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _balanced_row(scores: "SplitScores") -> dict[str, str]:
@@ -196,5 +203,6 @@ def _print_rows(console: "Console", rows: dict[str, str]) -> None:
 
     width = max(map(len, rows)) + 2
     for name, value in rows.items():
-        text = escape(printable(value))
+        # Each further line of a value below its first one.
+        text = f"\n{'':{width}}".join(escape(printable(line)) for line in value.split("\n"))
         console.print(f"[bold]{name:<{width}}[/bold]{text}", highlight=False, soft_wrap=True)

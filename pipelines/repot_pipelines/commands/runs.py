@@ -5,10 +5,16 @@ from typing import TYPE_CHECKING
 import click
 
 from repot_pipelines.commands.options import debug_option, json_option, local_storage_option
-from repot_pipelines.commands.tables import print_records, print_rows, score_text
+from repot_pipelines.commands.tables import (
+    date_text,
+    print_records,
+    print_rows,
+    score_text,
+)
 
 if TYPE_CHECKING:
     from repot.evaluator.catalog import RunDetails
+    from repot.training_record import TrainingRecord
 
 
 @click.group("runs")
@@ -21,16 +27,17 @@ def runs_group() -> None:
 @json_option
 @debug_option
 def list_runs_command(*, storage_uri: str, as_json: bool) -> None:
-    """List all runs with scores and latest verdict."""
+    """List all runs with scores and latest verdict, the latest one first."""
     from repot.evaluator.catalog import list_runs
 
     runs = list_runs(storage_uri)
     print_records(
         runs,
-        ("run", "backbone", "recipe", "precision@1", "verdict"),
+        ("run", "decided", "backbone", "recipe", "precision@1", "verdict"),
         [
             (
                 each.run,
+                date_text(each.decided_at),
                 each.backbone,
                 each.recipe,
                 score_text(each.precision_at_1, each.interval),
@@ -59,7 +66,7 @@ def show_run_command(*, run: str, storage_uri: str, as_json: bool) -> None:
         settings = training.settings.to_json()
         rows += [
             ("dataset", training.dataset_id),
-            ("training", f"{training.epochs} epochs, {training.seconds:.0f} s"),
+            ("training", _training_text(training)),
             ("settings", ", ".join(f"{name}={value}" for name, value in settings.items())),
         ]
     if evaluation is not None:
@@ -78,6 +85,12 @@ def show_run_command(*, run: str, storage_uri: str, as_json: bool) -> None:
     if details.request is not None:
         rows += [*_cost_rows(details), ("repeat", details.request.command)]
     print_rows(details, rows, as_json=as_json)
+
+
+def _training_text(training: "TrainingRecord") -> str:
+    epochs = f"{training.epochs} epoch{'' if training.epochs == 1 else 's'}"
+    pictures = f"{training.num_examples['train']:,} pictures"
+    return f"{pictures}, {epochs}, {training.seconds:.0f} s"
 
 
 def _cost_rows(details: "RunDetails") -> list[tuple[str, str]]:
@@ -136,6 +149,9 @@ def compare_runs_command(*, first: str, second: str, storage_uri: str, as_json: 
                 f"first; exact McNemar p = {result.p_value:.2g} for this one comparison"
             ),
         ),
-        *(("setting", f"{name}: {old} -> {new}") for name, (old, new) in result.settings.items()),
+        *(
+            ("differs", f"{name}: {old or 'none'} -> {new or 'none'}")
+            for name, (old, new) in result.settings.items()
+        ),
     ]
     print_rows(result, rows, as_json=as_json)

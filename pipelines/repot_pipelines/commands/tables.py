@@ -8,7 +8,7 @@ import click
 from repot.errors import printable
 from repot.json_record import JsonRecord
 
-MAX_COLUMNS = 100
+MAX_COLUMNS = 120
 """Width of a table. Longer texts than fit are cut; `--json` has all of them."""
 
 _MIN_WIDTH = 12
@@ -19,6 +19,11 @@ def score_text(value: float | None, interval: tuple[float, float] | None) -> str
     if value is None or interval is None:
         return ""
     return f"{value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def date_text(time: str) -> str:
+    """Return a time in UTC, e.g. 2026-11-27T14:05:00Z, to the minute."""
+    return time[:16].replace("T", " ")
 
 
 def print_records(

@@ -16,6 +16,7 @@ from repot.model_registry import read_champion
 from repot.requested_run import describe_run
 from repot.settings import DEFAULTS
 from repot_pipelines.cli import repot
+from repot_pipelines.commands.tables import MAX_COLUMNS
 from tests.integration.evaluator.colours import MakeRun
 from tests.integration.evaluator.test_gate import (
     HALF,
@@ -71,7 +72,8 @@ def test_models_and_runs_are_listed_shown_compared_and_promoted(store: str) -> N
     undecided = next(each for each in versions if each["version"] == "second")
     assert undecided["verdict"].startswith("Undecided: 12 pictures do not show")
     table = run("models", "list", *at, "--model-name", "m").splitlines()
-    assert table[0].split()[:3] == ["version", "state", "precision@1"]
+    assert table[0].split()[:4] == ["version", "decided", "state", "precision@1"]
+    assert max(map(len, table)) <= MAX_COLUMNS
     assert any(line.startswith("first") and "0.917 [0.646, 0.985]" in line for line in table)
     assert run("models", "list", *at).splitlines()[1].startswith("m      first")
 
@@ -92,20 +94,22 @@ def test_models_and_runs_are_listed_shown_compared_and_promoted(store: str) -> N
     assert "red, green, blue" in shown
 
     runs = run_json("runs", "list", *at)
+    # Those without a verdict first, then the latest verdict.
     assert [(each["run"], each["state"]) for each in runs] == [
-        ("first", "evaluated"),
+        ("third", "trained"),
         ("fourth", "unfinished"),
         ("second", "evaluated"),
-        ("third", "trained"),
+        ("first", "evaluated"),
     ]
     table = run("runs", "list", *at).splitlines()
-    assert max(map(len, table)) <= 100
+    assert max(map(len, table)) <= MAX_COLUMNS
     assert [line.split("  ")[-1].strip() for line in table[1:]] == [
-        "promoted: first version",
+        "trained",
         "unfinished",
         undecided["brief_verdict"],
-        "trained",
+        "promoted: first version",
     ]
+    assert table[4].split()[1:3] == list(runs[3]["decided_at"][:16].split("T"))
     assert undecided["brief_verdict"].startswith("undecided: needs ~")
     assert "Undecided: 12 pictures do not show" in run("runs", "show", "second", *at)
     assert run_json("runs", "show", "third", *at)["training"]["training_id"] == "third"
@@ -124,7 +128,10 @@ def test_models_and_runs_are_listed_shown_compared_and_promoted(store: str) -> N
     history = run_json("models", "show", *at, "--model-name", "m")["history"]
     assert [(each["action"], each["reason"]) for each in history] == [("promote", "camera 4")]
     output = run("models", "rollback", *at, "--model-name", "m")
-    assert output == "m: champion is first again, in place of second.\n"
+    assert output == (
+        "m: champion is first again, in place of second.\nNo run promotes second by itself now; to "
+        "undo this: repot rollback --to second --model-name m\n"
+    )
 
 
 def test_run_shows_what_it_cost_and_how_to_repeat_it(make_run: MakeRun, storage_uri: str) -> None:
@@ -168,6 +175,40 @@ def test_runs_are_compared_picture_by_picture_and_by_setting(
     assert result.interval[0] > 0
     assert result.p_value == 2 / 2**7
     assert result.settings == {"seed": ("7", "0")}
+
+
+def test_compared_runs_show_that_their_pictures_differ(make_run: MakeRun, storage_uri: str) -> None:
+    for name, num_train in (("small", 30), ("large", 45)):
+        run_uri = make_run(name)
+        training = storage.read_json(f"{run_uri}/training.json")
+        evaluate_version(storage_uri, name)
+        training["num_examples"] = {"train": num_train, "validation": 12}
+        training["dataset_id"] = f"id of {name}"
+        storage.write_json(f"{run_uri}/training.json", training)
+
+    output = run("runs", "compare", "small", "large", "--storage-uri", storage_uri)
+
+    assert (
+        "differs      dataset: id of small (30 train, 12 validation; 3 labels) -> id of large "
+        "(45 train, 12 validation; 3 labels)\n"
+    ) in output
+    assert "45 pictures, 2 epochs, " in run("runs", "show", "large", "--storage-uri", storage_uri)
+
+
+def test_verdict_of_a_list_is_the_one_that_decided(make_run: MakeRun, storage_uri: str) -> None:
+    make_run("first")
+    evaluate_version(storage_uri, "first")
+    for run_id in ("run 1", "run 2"):
+        judge_and_promote(storage_uri, "first", run_id=run_id, settings=gate_settings())
+
+    at = ("--storage-uri", storage_uri)
+
+    (version,) = run_json("models", "list", "--model-name", "m", *at)
+    assert version["brief_verdict"] == "promoted: first version"
+    (listed,) = run_json("runs", "list", *at)
+    assert listed["brief_verdict"] == "promoted: first version"
+    decisions = [each["decision"] for each in run_json("runs", "show", "first", *at)["verdicts"]]
+    assert sorted(decisions) == ["promote", "unchanged"]
 
 
 def test_names_that_do_not_exist_are_answered_with_those_that_do(

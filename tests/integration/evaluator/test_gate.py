@@ -431,7 +431,7 @@ def test_rolled_back_version_is_not_promoted_again(
         ("new",),
     )
     assert verdict.decision == "reject"
-    assert verdict.reasons[0].endswith("Restore it with `repot rollback --to new`.")
+    assert verdict.reasons[0].endswith("Restore it with `repot rollback --to new --model-name m`.")
     assert rollback(storage_uri, "m", "new", time=LATER).rolled_back == (champion,)
     assert champion_version(storage_uri) == "new"
 

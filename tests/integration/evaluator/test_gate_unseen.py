@@ -11,6 +11,8 @@ from repot.errors import StorageError
 from repot.evaluation_record import EvaluationRecord
 from repot.evaluator.evaluate import evaluate_run
 from repot.evaluator.gate import GateReport, decide
+from repot.evaluator.outcomes import Outcome
+from repot.evaluator.unseen import find_unseen
 from repot.evaluator.verdict import Verdict
 from repot.evaluator.versions import promote
 from repot.model_registry import ChampionChange, ModelRecord
@@ -136,8 +138,8 @@ def test_renamed_and_relabelled_training_pictures_of_the_champion_are_not_compar
         in verdict.reasons
     )
     expected = (
-        "10 of 12 validation pictures are compared, because the champion was trained on 2, under "
-        "these or other names and labels."
+        "10 of 12 validation pictures are compared, because the champion was trained on 2. "
+        "Pictures are matched by content, not by name."
     )
     assert _about_scores(verdict)[-1] == expected
     assert expected in report.report_html
@@ -217,13 +219,44 @@ def test_too_few_unseen_pictures_are_undecided_with_advice(
         "Only 5 of 12 validation pictures are new to both versions, and a comparison needs 6: the "
         "champion was trained on 7. Add pictures that the champion has not seen; in a folder "
         "validation/ of their own, they are never trained on. To put this version into production "
-        "without a comparison: `repot models promote new --reason ...`."
+        "without a comparison: `repot models promote new --model-name m --reason ...`."
     )
     assert verdict.reasons[1].startswith(
         "precision@1 of 0.9167 [0.6461, 0.9851] on all 12 pictures reaches"
     )
     # The champion was not scored for nothing.
     assert not storage.exists(f"{layout.gate_uri(storage_uri, 'new', 'old')}/predictions.csv")
+
+
+def make_outcome(digest: str, label: str) -> Outcome:
+    return Outcome(
+        filename=f"{digest}.jpg",
+        digest=digest * 32,
+        label=label,
+        predicted=label,
+        probability=0.9,
+        label_probability=0.9,
+        label_rank=1,
+    )
+
+
+def test_files_with_the_same_content_are_one_picture_of_the_comparison(dataset: Path) -> None:
+    outcomes = [
+        make_outcome(digest, label)
+        for digest, label in [("a", "red"), ("b", "red"), ("a", "red"), ("a", "blue"), ("a", "red")]
+    ]
+
+    unseen = find_unseen(
+        outcomes,
+        dataset_uri=str(dataset),
+        champion_uri="",
+        champion_dataset_uri=str(dataset),
+    )
+
+    # Another label is another observation: a version can be right about one of the two only.
+    assert unseen.is_unseen == (True, True, False, True, False)
+    assert (unseen.pictures.num_compared, unseen.pictures.num_required) == (3, 2)
+    assert unseen.pictures.left_out_text == "2 are copies of another one"
 
 
 def test_test_split_is_scored_beside_validation_and_can_decide(

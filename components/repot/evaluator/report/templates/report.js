@@ -96,6 +96,14 @@
     });
   }
 
+  // In a frame without an address, as in Kubeflow's UI, there is no file beside this one: a link would
+  // replace the report with a page of the UI.
+  if (location.protocol === "about:") {
+    Array.prototype.forEach.call(document.querySelectorAll("a[href]"), function (link) {
+      link.replaceWith.apply(link, Array.prototype.slice.call(link.childNodes));
+    });
+  }
+
   Array.prototype.forEach.call(document.querySelectorAll("table.sortable"), makeSortable);
   document.addEventListener("toggle", function (event) {
     var details = event.target;
