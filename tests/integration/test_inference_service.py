@@ -20,29 +20,12 @@ from repot.errors import ModelError, UsageError
 from repot.evaluator.after_verdict import report_outcome
 from repot.evaluator.inference_service import service_name, write_inference_service
 from repot.evaluator.verdict import Score, Verdict
-from repot.model_registry import ModelRecord, ModelScores
 from repot.settings.integrations import IntegrationSettings
 from repot_pipelines.commands.serve_manifest import serve_manifest_command
+from tests.unit.evaluator.samples import make_model_record
 
 VERSION = "0123456789abcdef"
-RECORD = ModelRecord(
-    name="My_Flowers.v2",
-    version=VERSION,
-    labels=("cat", "dog"),
-    backbone="inception_v3",
-    image_size=299,
-    dataset_id="fedcba9876543210",
-    training_id=VERSION,
-    metrics=ModelScores(
-        precision_at_1=0.5,
-        precision_at_1_interval=(0.25, 0.75),
-        recall_at_5=1.0,
-        recall_k=2,
-        loss=None,
-        num_examples=10,
-        subset="validation",
-    ),
-)
+RECORD = make_model_record("My_Flowers.v2", VERSION, dataset_id="fedcba9876543210")
 FILES = ("saved_model.pb", "variables/variables.index")
 
 

@@ -7,27 +7,11 @@ import pytest
 from repot import storage
 from repot.errors import ModelError
 from repot.json_record import RecordError
-from repot.model_registry import Champion, ModelRecord, ModelScores, read_champion
+from repot.model_registry import Champion, ModelRecord, read_champion
+from tests.unit.evaluator.samples import make_model_record
 
 CHAMPION = Champion(model_name="m", version="v", dataset_id="d", precision_at_1=0.5, previous="u")
-RECORD = ModelRecord(
-    name="m",
-    version="v",
-    labels=("cat", "dog"),
-    backbone="inception_v3",
-    image_size=299,
-    dataset_id="d",
-    training_id="v",
-    metrics=ModelScores(
-        precision_at_1=0.5,
-        precision_at_1_interval=(0.25, 0.75),
-        recall_at_5=1.0,
-        recall_k=2,
-        loss=None,
-        num_examples=10,
-        subset="validation",
-    ),
-)
+RECORD = make_model_record("m", "v")
 
 
 def test_read_champion_returns_the_written_champion_and_its_object_version(tmp_path: Path) -> None:

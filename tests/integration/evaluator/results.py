@@ -6,9 +6,9 @@ from repot import layout, storage
 from repot.evaluator.summary import RunResult
 from repot.evaluator.verdict import NO_CHAMPION, Decision, Score, Verdict
 from repot.evaluator.versions import promote
-from repot.model_registry import ChampionChange, ModelRecord, ModelScores
+from repot.model_registry import ChampionChange
 from repot_pipelines.cli import repot
-from tests.unit.evaluator.samples import make_outcome, make_report_data
+from tests.unit.evaluator.samples import make_model_record, make_outcome, make_report_data
 
 LABELS = ("cat", "dog")
 OUTCOMES = [make_outcome(0, "cat", "cat"), make_outcome(1, "dog", "cat")]
@@ -50,24 +50,7 @@ def make_result(
 
 def write_model_record(storage_uri: str, version: str) -> None:
     """Write the model.json of a version, so that it is published."""
-    record = ModelRecord(
-        name="flowers",
-        version=version,
-        labels=LABELS,
-        backbone="efficientnet_lite0",
-        image_size=224,
-        dataset_id="d1d1",
-        training_id=version,
-        metrics=ModelScores(
-            precision_at_1=0.5,
-            precision_at_1_interval=(0.25, 0.75),
-            recall_at_5=1.0,
-            recall_k=2,
-            loss=0.7,
-            num_examples=2,
-            subset="validation",
-        ),
-    )
+    record = make_model_record("flowers", version)
     uri = storage.join(layout.model_uri(storage_uri, "flowers", version), layout.MODEL_RECORD_NAME)
     storage.write_json(uri, record.to_json())
 

@@ -1,6 +1,7 @@
 """Hand-made outcomes and report data."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from repot.evaluation_record import PromiseRecord
 from repot.evaluator.outcomes import Outcome
@@ -12,6 +13,7 @@ from repot.evaluator.report.data import (
     SplitSummary,
 )
 from repot.evaluator.summary import summarise
+from repot.model_registry import ModelRecord, ModelScores
 from repot.model_spec import ModelCalibration
 from repot.settings import TrainingSettings
 from repot.training_record import EpochRecord, TrainingRecord
@@ -134,3 +136,24 @@ def make_promise() -> PromiseRecord:
         num_unlike=3,
         error_before=0.125,
     )
+
+
+def make_model_record(name: str, version: str, **fields: Any) -> ModelRecord:
+    """Return the record of a published version of two labels; `fields` override it."""
+    defaults: dict[str, Any] = {
+        "labels": ("cat", "dog"),
+        "backbone": "inception_v3",
+        "image_size": 299,
+        "dataset_id": "d1d1",
+        "training_id": version,
+        "metrics": ModelScores(
+            precision_at_1=0.5,
+            precision_at_1_interval=(0.25, 0.75),
+            recall_at_5=1.0,
+            recall_k=2,
+            loss=None,
+            num_examples=10,
+            subset="validation",
+        ),
+    }
+    return ModelRecord(name=name, version=version, **{**defaults, **fields})
