@@ -1,8 +1,9 @@
 """HTTP answers of the server: JSON, text, and errors of its gateway, upload handlers and proxy."""
 
 import json
-from dataclasses import dataclass
 from typing import Any
+
+from tests.integration.http_api import Answer
 
 _CODES = {  # gRPC code and HTTP status
     "invalid": (3, 400),
@@ -12,15 +13,6 @@ _CODES = {  # gRPC code and HTTP status
     "internal": (13, 500),
     "unauthenticated": (16, 401),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """An HTTP answer; `kind` is its content type."""
-
-    status: int
-    body: bytes
-    kind: str = "application/json"
 
 
 class ApiError(Exception):

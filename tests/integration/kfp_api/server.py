@@ -8,11 +8,10 @@ from collections.abc import Callable
 from email.message import EmailMessage
 from email.parser import BytesParser
 from email.policy import HTTP
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar
+from typing import Any
 
+from tests.integration.http_api import Answer, HttpApi
 from tests.integration.kfp_api.answers import (
-    Answer,
     ApiError,
     json_answer,
     plain,
@@ -69,8 +68,8 @@ _ROUTES: list[tuple[str, str, _Handler]] = [
 ]
 
 
-class KfpApi:
-    """A server that runs at `address` while its `with` block does.
+class KfpApi(HttpApi):
+    """The API of Kubeflow Pipelines.
 
     Attributes:
         store: The server's state.
@@ -91,6 +90,7 @@ class KfpApi:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.store = Store()
         self.tag = "2.17.0"
         self.token = self.cookie = ""
@@ -105,31 +105,11 @@ class KfpApi:
         self.before: Callable[[int, str, str], None] = lambda *_: None
         self.requests: list[tuple[str, str]] = []
         self._lock = threading.Lock()
-        handler = type("Handler", (_HttpHandler,), {"api": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        )
-
-    @property
-    def address(self) -> str:
-        """Return the URL of the server."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @property
     def changes(self) -> list[tuple[str, str]]:
         """Return the requests that are not GET."""
         return [(method, path) for method, path in self.requests if method != "GET"]
-
-    def __enter__(self) -> "KfpApi":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
     def answer(self, method: str, target: str, headers: Any, body: bytes) -> Answer:
         """Answer one request."""
@@ -150,6 +130,8 @@ class KfpApi:
                 return self._route(method, path, query, headers, body)
             except ApiError as err:
                 return err.answer()
+            except _LoginPageError:
+                return web_page()
 
     def _authorize(self, headers: Any, query: Query, body: bytes) -> None:
         if self.cookie and headers.get("Cookie") != self.cookie:
@@ -245,37 +227,6 @@ class KfpApi:
 
 class _LoginPageError(Exception):
     """The proxy in front of the server redirects to its login page."""
-
-
-class _HttpHandler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    wbufsize = -1  # one packet for header and body; two would wait for each other
-    disable_nagle_algorithm = True
-    api: ClassVar[KfpApi]
-
-    def do_GET(self) -> None:
-        self._answer()
-
-    def do_POST(self) -> None:
-        self._answer()
-
-    def do_DELETE(self) -> None:
-        self._answer()
-
-    def log_message(self, *_: Any) -> None:
-        """Log nothing."""
-
-    def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        try:
-            answer = self.api.answer(self.command, self.path, self.headers, body)
-        except _LoginPageError:
-            answer = web_page()
-        self.send_response(answer.status)
-        self.send_header("Content-Type", answer.kind)
-        self.send_header("Content-Length", str(len(answer.body)))
-        self.end_headers()
-        self.wfile.write(answer.body)
 
 
 def _uploaded_file(kind: str, body: bytes) -> str | None:

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from repot.kubernetes_rules import KubernetesObject
 from tests.conftest import free_port
+from tests.integration.http_api import Answer, StreamAnswer
 from tests.integration.kubernetes_api.job_pods import (
     INDEX_LABEL,
     JOB_LABEL,
@@ -27,7 +28,7 @@ from tests.integration.kubernetes_api.job_pods import (
 )
 from tests.integration.kubernetes_api.resources import Target
 from tests.integration.kubernetes_api.server import KubernetesApi
-from tests.integration.kubernetes_api.status import ApiError, Response, StreamResponse, plain
+from tests.integration.kubernetes_api.status import ApiError, plain
 
 
 class JobController:
@@ -185,7 +186,7 @@ class JobController:
         if pod.process is None:
             pod.stored["status"]["phase"] = "Failed"
 
-    def _read_log(self, target: Target, query: dict[str, str], _: Any) -> Response:
+    def _read_log(self, target: Target, query: dict[str, str], _: Any) -> Answer:
         found = [pod for pod in self.pods if pod.name == target.name]
         if not found or found[0].process is None:
             raise ApiError(
@@ -193,7 +194,7 @@ class JobController:
             )
         if query.get("follow") == "true":
             chunks = found[0].stream(query.get("sinceTime", ""), self._ended)
-            return StreamResponse(status=200, body=b"", kind="text/plain", chunks=chunks)
+            return StreamAnswer(status=200, body=b"", kind="text/plain", chunks=chunks)
         return plain(
             "".join(found[0].log.splitlines(keepends=True)[-int(query.get("tailLines", 0)) :])
         )

@@ -1,24 +1,20 @@
 """The HTTP server: authentication, authorisation, dispatch, and injected failures."""
 
-import contextlib
 import json
 import re
 import threading
 import urllib.parse
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 from repot.kubernetes_rules import KubernetesObject
+from tests.integration.http_api import Answer, HttpApi
 from tests.integration.kubernetes_api.resources import Target, read_target
 from tests.integration.kubernetes_api.rules import ADMIN, ANONYMOUS, AccessRequest, Rules
 from tests.integration.kubernetes_api.schemas import check_body
 from tests.integration.kubernetes_api.status import (
     ApiError,
-    Response,
-    StreamResponse,
     json_response,
-    plain,
 )
 from tests.integration.kubernetes_api.store import Query, Store
 
@@ -26,28 +22,15 @@ ADMIN_TOKEN = "of-the-administrator"
 _ACCOUNT = re.compile(r"system:serviceaccount:([^:]+):([^:]+)")
 
 
-class HttpResponse(Protocol):
-    """The response of a service behind the proxy."""
-
-    @property
-    def status(self) -> int: ...
-
-    @property
-    def body(self) -> bytes: ...
-
-    @property
-    def kind(self) -> str: ...
-
-
-Service = Callable[[str, str, Any, bytes], HttpResponse]
+Service = Callable[[str, str, Any, bytes], Answer]
 """Called with method, path with query, headers and body."""
 
-SubresourceHandler = Callable[[Target, Query, Any], Response]
+SubresourceHandler = Callable[[Target, Query, Any], Answer]
 """Called with target, query and body (JSON, or None) of a request."""
 
 
-class KubernetesApi:
-    """A server that runs at `address` during a `with` block.
+class KubernetesApi(HttpApi):
+    """The API of Kubernetes.
 
     Attributes:
         store: The objects.
@@ -62,26 +45,16 @@ class KubernetesApi:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.store, self.rules = Store(), Rules()
         self.users = {ADMIN_TOKEN: ADMIN}
         self.version = "v1.36.0"
         self.services: dict[tuple[str, str], Service] = {}
         self.subresources: dict[tuple[str, str], SubresourceHandler] = {}
-        self.answers: list[tuple[str, str, Response]] = []
+        self.answers: list[tuple[str, str, Answer]] = []
         self.before: Callable[[str, str], None] = lambda *_: None
         self.requests: list[tuple[str, str, str]] = []
         self._lock = threading.RLock()
-        handler = type("Handler", (_HttpHandler,), {"api": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
-        )
-
-    @property
-    def address(self) -> str:
-        """Return the base URL."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @property
     def changes(self) -> list[tuple[str, str, str]]:
@@ -92,18 +65,9 @@ class KubernetesApi:
             if request[1] != "GET" and not request[2].endswith("reviews")
         ]
 
-    def __enter__(self) -> "KubernetesApi":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    def answer(self, method: str, path_and_query: str, headers: Any, body: bytes) -> HttpResponse:
+    def answer(self, method: str, target: str, headers: Any, body: bytes) -> Answer:
         """Answer one request."""
-        url = urllib.parse.urlsplit(path_and_query)
+        url = urllib.parse.urlsplit(target)
         path, query = (
             urllib.parse.unquote(url.path),
             dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True)),
@@ -125,12 +89,12 @@ class KubernetesApi:
                             "minor": self.version.split(".")[1],
                         }
                     )
-                target = read_target(method, path, is_watch=query.get("watch") in ("true", "1"))
-                self._authorise(user, target)
-                if target.subresource == "proxy":
-                    return self._proxy(target, method, url.query, headers, body)
+                found = read_target(method, path, is_watch=query.get("watch") in ("true", "1"))
+                self._authorise(user, found)
+                if found.subresource == "proxy":
+                    return self._proxy(found, method, url.query, headers, body)
                 parsed = _read_json(body) if body else None
-                return self._handle(user, target, query, parsed, accept=headers.get("Accept", ""))
+                return self._handle(user, found, query, parsed, accept=headers.get("Accept", ""))
             except ApiError as err:
                 return err.response()
 
@@ -179,9 +143,7 @@ class KubernetesApi:
         if not self.rules.allow(request):
             raise ApiError("Forbidden", request.forbidden_message())
 
-    def _handle(
-        self, user: str, target: Target, query: Query, body: Any, *, accept: str
-    ) -> Response:
+    def _handle(self, user: str, target: Target, query: Query, body: Any, *, accept: str) -> Answer:
         if target.resource.plural.endswith("reviews"):
             check_body(body, target.resource)
             return json_response(self._review(user, body), status=201)
@@ -227,9 +189,7 @@ class KubernetesApi:
         )
         return body | {"status": {"allowed": self.rules.allow(request)}}
 
-    def _proxy(
-        self, target: Target, method: str, query: str, headers: Any, body: bytes
-    ) -> HttpResponse:
+    def _proxy(self, target: Target, method: str, query: str, headers: Any, body: bytes) -> Answer:
         service = self.services.get((target.namespace, target.name))
         if service is None:
             name = target.name.partition(":")[0]
@@ -237,44 +197,6 @@ class KubernetesApi:
         return service(
             method, f"{target.proxy_path}?{query}" if query else target.proxy_path, headers, body
         )
-
-
-class _HttpHandler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    wbufsize = -1  # one packet for headers and body: two would wait for each other
-    disable_nagle_algorithm = True
-    api: ClassVar[KubernetesApi]
-
-    def do_GET(self) -> None:
-        self._answer()
-
-    do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
-
-    def log_message(self, *_: Any) -> None:
-        """Print nothing."""
-
-    def _answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        try:
-            answer = self.api.answer(self.command, self.path, self.headers, body)
-        except Exception as err:  # noqa: BLE001 - a broken server answers 500
-            answer = plain(f"{type(err).__name__}: {err}", status=500)
-        self.send_response(answer.status)
-        self.send_header("Content-Type", answer.kind)
-        if isinstance(answer, StreamResponse):
-            self._send_chunks(answer)
-            return
-        self.send_header("Content-Length", str(len(answer.body)))
-        self.end_headers()
-        self.wfile.write(answer.body)
-
-    def _send_chunks(self, answer: StreamResponse) -> None:
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-        with contextlib.suppress(ConnectionError):
-            for chunk in (*answer.chunks, b""):
-                self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
-                self.wfile.flush()
 
 
 def _read_json(body: bytes) -> Any:

@@ -1,9 +1,9 @@
 """Responses of the server: JSON, text, a stream, or an error as a Status object."""
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
+
+from tests.integration.http_api import Answer
 
 _CODES = {
     "BadRequest": 400,
@@ -20,22 +20,6 @@ _CODES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Response:
-    """HTTP status, body and content type."""
-
-    status: int
-    body: bytes
-    kind: str = "application/json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamResponse(Response):
-    """A response whose body is sent in chunks; `body` is not used."""
-
-    chunks: Iterable[bytes]
-
-
 class ApiError(Exception):
     """An error of the API: one of its reasons, and a message."""
 
@@ -43,7 +27,7 @@ class ApiError(Exception):
         super().__init__(message)
         self.reason, self.message = reason, message
 
-    def response(self) -> Response:
+    def response(self) -> Answer:
         """Return the Status object."""
         code = _CODES[self.reason]
         status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
@@ -52,11 +36,11 @@ class ApiError(Exception):
         )
 
 
-def json_response(value: Any, *, status: int = 200) -> Response:
+def json_response(value: Any, *, status: int = 200) -> Answer:
     """Return a JSON response."""
-    return Response(status=status, body=json.dumps(value).encode())
+    return Answer(status=status, body=json.dumps(value).encode())
 
 
-def plain(text: str, *, status: int = 200) -> Response:
+def plain(text: str, *, status: int = 200) -> Answer:
     """Return a plain-text response."""
-    return Response(status=status, body=text.encode(), kind="text/plain")
+    return Answer(status=status, body=text.encode(), kind="text/plain")
