@@ -33,6 +33,15 @@ def test_import_prints_nothing_and_leaves_devices_configurable() -> None:
     assert (done.stdout, done.stderr) == ("2 tensorflow\n", "")
 
 
+@pytest.mark.parametrize("switch", ["enable", "disable"])
+def test_import_sets_its_objects_apart_from_garbage(switch: str) -> None:
+    done = run(
+        f"import gc\ngc.{switch}()\n{START}\nprint(gc.isenabled(), gc.get_freeze_count() > 100_000)"
+    )
+
+    assert done.stdout == f"{switch == 'enable'} True\n"
+
+
 def test_error_message_is_not_filtered(capfd: pytest.CaptureFixture[str]) -> None:
     with _filter_stderr():
         os.write(
