@@ -33,7 +33,7 @@ _MAX_UNLIKE = 0.25
 # differ by at most _MAX_COLOUR of 255 in a part, and by _MAX_TINT as a whole.
 _MAX_BRIGHTNESS, _MAX_CONTRAST = 4.0, 0.25
 _MAX_PART, _PART_CONTRAST, _PART_NOISE = 11.0, 0.3, 1.5
-_MAX_COLOUR, _MAX_TINT = 10.0, 7.0
+_MAX_COLOUR, _MAX_TINT = 12.0, 9.0
 # The same before the last step of the alignment. It rules out half of the candidates early.
 _MAX_UNALIGNED = 10.0
 _NOISE = 2.5
