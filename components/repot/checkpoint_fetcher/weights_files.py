@@ -106,8 +106,9 @@ def unpack_archive(archive_path: Path, folder: Path) -> None:
                     path = folder / _safe_name(archive_path, member)
                     _unpack_member(archive, member, path)
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as err:
+        reason = str(err).partition("\n")[0].rstrip(":") or type(err).__name__
         raise CheckpointError(
-            f"{archive_path.name} must be an intact tar archive; it is damaged: {err}. "
+            f"{archive_path.name} must be an intact tar archive; it is damaged: {reason}. "
             "Fetch it again."
         ) from err
 
@@ -176,7 +177,7 @@ def _detect_zip_kind(path: Path) -> Kind | None:
 
 
 def _extract_hdf5(path: Path, scratch: Path) -> Path:
-    """Extract the HDF5 file of a .keras file; return any other file unchanged."""
+    """Extract the HDF5 file of a .keras file, by the same name; return another file unchanged."""
     if not zipfile.is_zipfile(path):
         return path
     try:
@@ -186,7 +187,9 @@ def _extract_hdf5(path: Path, scratch: Path) -> Path:
                     f"{path.name} must unpack to at most {MAX_UNPACKED_BYTES} bytes; "
                     "it unpacks to more."
                 )
-            return Path(archive.extract(_KERAS_MEMBER, scratch))
+            folder = scratch / "keras"
+            # Messages name the file that the user has.
+            return Path(archive.extract(_KERAS_MEMBER, folder)).rename(folder / path.name)
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as err:
         raise CheckpointError(
             f"{path.name} must be an intact .keras file; it is damaged: {err}. Copy it again."
