@@ -142,7 +142,7 @@ class Pictures:
         )
         if only_full:
             order = np.resize(order, self.num_full_batches * self.batch_size)
-        crop_seed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
+        crop_seed = epoch_seed(self.seed, epoch)
 
         def crop(place: Any, example: dict[str, tf.Tensor]) -> tuple[TrainingPictures, Any]:
             # The seed depends on the example's place in the epoch, not on the thread that maps it.
@@ -280,6 +280,11 @@ def feature_batches(
         mask=np.pad(np.ones(len(order), np.float32), padding).reshape(-1, batch_size),
         skip=skip,
     )
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Return the seed of what is random in one epoch."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
 
 def _batch(examples: Any, batch_size: int) -> Any:

@@ -4,53 +4,38 @@ A driver must do the same in every process that starts or resumes the same train
 follow from the settings, the data and the results of earlier phases only.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from repot.augmentation import augment
 from repot.classifier import (
-    DROPOUT,
     network_spec,
-    normalise_features,
     published_model,
     split_classifier,
     training_logits,
 )
-from repot.errors import StoppedError
 from repot.example_digests import Digests
 from repot.model_spec import ModelSpec
 from repot.recipes import RECIPES
 from repot.selection_record import SelectionRecord
 from repot.settings import TrainingSettings
-from repot.trainer.auto.heads import MAX_ROWS, FloatArray, IntArray, assign_folds
-from repot.trainer.auto.selection import NUM_FOLDS, TrainingFeatures
+from repot.trainer.auto.selection import TrainingFeatures
 from repot.trainer.auto.train_auto import train_auto
-from repot.trainer.batches import FeatureTable, Pictures, feature_batches
-from repot.trainer.calibration import (
-    MAX_FITTED,
-    Calibrated,
-    HeldOut,
-    calibrate,
-    cross_validate_unlike,
-    fit_unlike,
-    sample_rows,
-    with_threshold,
-)
+from repot.trainer.batches import FeatureTable, Pictures, epoch_seed, feature_batches
+from repot.trainer.calibration import Calibrated
 from repot.trainer.features import FeatureReader
+from repot.trainer.held_out_scores import calibrate_head, calibrate_network
 from repot.trainer.inception_2016 import inception_2016_phase
-from repot.trainer.loop import TrainingRun, check_finite, fit
+from repot.trainer.loop import TrainingRun, fit
 from repot.trainer.optimizer import make_optimizer
 from repot.trainer.phases import TrainingPhase
-from repot.trainer.step import StepRunner, smoothed_cross_entropy
-from repot.trainer.strategy import gather_rows, run_on_replicas, worker_share
+from repot.trainer.step import smoothed_cross_entropy
 from repot.trainer.suspects import keep_suspects
 
 _CALIBRATION_NAME = "calibration.npz"
@@ -163,8 +148,14 @@ def train_head(trainee: Trainee, run: TrainingRun) -> Calibrated | None:
     if stored is not None:
         calibrated = Calibrated.from_bytes(stored)
     elif features:
-        calibrated = _calibrate_head(
-            trainee, run, features["train"], epochs=epochs, learning_rate=learning_rate
+        table = features["train"]
+        calibrated = calibrate_head(
+            _training_features(table, trainee),
+            table,
+            run,
+            settings,
+            epochs=epochs,
+            learning_rate=learning_rate,
         )
         run.store.write_file(_CALIBRATION_NAME, calibrated.to_bytes())
     else:
@@ -250,7 +241,7 @@ def head_phase(
             features["train"],
             settings.batch_size,
             only=trainee.pictures["train"].only,
-            seed=_epoch_seed(settings, epoch),
+            seed=epoch_seed(settings.seed, epoch),
             skip=skip,
         )
 
@@ -272,189 +263,13 @@ def head_phase(
     )
 
 
-def _epoch_seed(settings: TrainingSettings, epoch: int) -> int:
-    return int(np.random.SeedSequence([settings.seed, epoch]).generate_state(1)[0])
-
-
-def _calibrate_head(
-    trainee: Trainee,
-    run: TrainingRun,
-    table: FeatureTable,
-    *,
-    epochs: int,
-    learning_rate: float,
-) -> Calibrated:
-    """Return what a head on frozen features promises, by cross-validation on training pictures.
-
-    Beyond MAX_ROWS pictures, one fold alone is scored: that is many enough.
-
-    Raises:
-        StoppedError: The training was asked to stop.
-    """
-    features, settings = _training_features(table, trainee), trainee.settings
-    keys = features.keys(slice(None))
-    folds = assign_folds(keys, features.classes, NUM_FOLDS)
-    scored = np.unique(folds) if len(folds) <= MAX_ROWS else np.array([0])
-    rows = np.flatnonzero(np.isin(folds, scored))
-    logits = _cross_validate_head(
-        trainee, run, table, folds, scored, epochs=epochs, learning_rate=learning_rate
-    )
-    method = f"{NUM_FOLDS}-fold cross-validation on training pictures"
-    held_out = HeldOut(
-        logits=logits[rows],
-        classes=features.classes[rows],
-        method=method + ("" if trainee.groups is None else ", groups kept together"),
-    )
-    temperature, calibration = calibrate(held_out, settings=settings)
-    sample = sample_rows(features.digests)
-    unlike = cross_validate_unlike(
-        normalise_features(table.features[sample], features.sizes),
-        folds[sample],
-        settings.unlike_rate,
-    )
-    return Calibrated(temperature=temperature, calibration=calibration, unlike=unlike)
-
-
-def _cross_validate_head(
-    trainee: Trainee,
-    run: TrainingRun,
-    table: FeatureTable,
-    folds: IntArray,
-    scored: IntArray,
-    *,
-    epochs: int,
-    learning_rate: float,
-) -> FloatArray:
-    """Return float64 [n, N] logits of the rows of some folds, by heads trained without the fold.
-
-    They are trained as the phase `head` trains the one that is published.
-
-    Raises:
-        StoppedError: The training was asked to stop.
-        TrainingError: The loss is not finite.
-        StepOutOfMemoryError: The device's memory does not suffice for a step.
-    """
-    batch_size = trainee.settings.batch_size
-    fitted = [np.flatnonzero(folds != fold) for fold in scored]
-    # The largest number of batches that all of them fill, so that they share a compiled loop.
-    num_batches = min(math.ceil(len(rows) / batch_size) for rows in fitted)
-    logits = np.zeros((len(folds), trainee.classifier.output.shape[-1] - 1))
-    if not num_batches:
-        return logits
-    with run.strategy.scope():
-        inputs = keras.Input(table.features.shape[1:])
-        head = keras.layers.Dense(
-            trainee.classifier.output.shape[-1], kernel_initializer="zeros", dtype="float32"
-        )
-        dropout = keras.layers.Dropout(DROPOUT, seed=trainee.settings.seed)
-        model = keras.Model(inputs, head(dropout(inputs)))
-        optimizer = make_optimizer(
-            learning_rate, num_steps=epochs * num_batches, steps_per_epoch=num_batches
-        )
-        optimizer.build(model.trainable_variables)
-    runner = StepRunner(
-        lambda features, training: (model(features, training=training),),
-        lambda outputs, labels: smoothed_cross_entropy(outputs[0], labels),
-        [(optimizer, model.trainable_variables)],
-        run.strategy,
-        model=model,
-        computation=dataclasses.replace(run.computation, precision="float32"),
-    )
-    variables = [*model.variables, *optimizer.variables]
-    initial = [np.array(np.asarray(variable)) for variable in variables]
-    for fold, rows in zip(scored, fitted, strict=True):
-        for variable, value in zip(variables, initial, strict=True):
-            variable.assign(value)
-        for epoch in range(epochs):
-            seed = _epoch_seed(trainee.settings, epoch)
-            batches = runner.distribute(
-                feature_batches(table, batch_size, only=rows, seed=seed).first(num_batches)
-            )
-            result = runner.train_steps(iter(batches), num_batches, stop=run.should_stop())
-            for step, sums in enumerate(result.sums, start=1):
-                check_finite(
-                    sums.loss, phase="head", epoch=epoch, step=step, learning_rate=learning_rate
-                )
-            if result.is_stopping:
-                raise StoppedError(
-                    "The training was asked to stop while it trained heads for the calibration. "
-                    "Start it again to train them again; features and suspects are kept."
-                )
-        kernel, bias = (np.asarray(each, np.float64) for each in head.get_weights())
-        held_out = np.flatnonzero(folds == fold)
-        logits[held_out] = (table.features[held_out] @ kernel + bias)[:, 1:]
-    return logits
-
-
 def _calibrate_network(trainee: Trainee, run: TrainingRun) -> Calibrated | None:
-    """Return what a network promises that was trained without the pictures for the calibration."""
-    held_out, train = trainee.calibration_pictures, trainee.pictures["train"]
+    held_out = trainee.calibration_pictures
     if held_out is None:
         return None
-    numbers = train.numbers
-    sample = numbers[np.linspace(0, len(numbers) - 1, min(len(numbers), MAX_FITTED)).astype(int)]
-    unlike = fit_unlike(
-        _answers(trainee, run, replace(train, only=sample), lambda rows, logits, classes: rows)
+    return calibrate_network(
+        trainee.classifier, trainee.pictures["train"], held_out, run, trainee.settings
     )
-    # float64 [n, N + 2]
-    answers = _answers(
-        trainee,
-        run,
-        held_out,
-        lambda rows, logits, classes: np.column_stack([logits, unlike.scores(rows), classes]),
-    )
-    temperature, calibration = calibrate(
-        HeldOut(
-            logits=answers[:, :-2],
-            classes=answers[:, -1].astype(np.int64),
-            method="training pictures that the network was not trained on",
-        ),
-        settings=trainee.settings,
-    )
-    unlike = with_threshold(unlike, answers[:, -2], trainee.settings.unlike_rate)
-    return Calibrated(temperature=temperature, calibration=calibration, unlike=unlike)
-
-
-def _answers(
-    trainee: Trainee,
-    run: TrainingRun,
-    pictures: Pictures,
-    answer: Callable[[FloatArray, FloatArray, IntArray], FloatArray],
-) -> FloatArray:
-    """Return what a function makes of some pictures, of which each worker computes its share.
-
-    Args:
-        trainee, run: The training.
-        pictures: The pictures.
-        answer: (float64 [n, features] normalised, float64 [n, N] logits without the background,
-            int64 [n] classes in 0..N-1) -> float64 [n, columns].
-
-    Returns:
-        float64 [num_pictures, columns], in the order of the pictures.
-    """
-    extractor, head = split_classifier(trainee.classifier)
-    num_features, num_labels = extractor.output.shape[-1], head.output.shape[-1] - 1
-
-    def infer(inputs: Any) -> Any:
-        features = extractor(inputs, training=False)
-        return tf.concat([tf.cast(features, tf.float32), head(features, training=False)], axis=1)
-
-    compiled = tf.function(
-        lambda inputs: run_on_replicas(run.strategy, infer, inputs), autograph=False
-    )
-    own = replace(
-        pictures, only=pictures.numbers[worker_share(run.strategy, pictures.num_examples)]
-    )
-    nothing = np.empty((0, num_features)), np.empty((0, num_labels)), np.empty(0, np.int64)
-    parts = [answer(*nothing)]
-    for inputs, labels, mask in own.batches():
-        is_example = mask.numpy() > 0
-        outputs = compiled(inputs).numpy()[is_example]
-        rows = normalise_features(outputs[:, :num_features], (num_features,))
-        # Without the background.
-        logits = np.asarray(outputs[:, num_features + 1 :], np.float64)
-        parts.append(answer(rows, logits, labels.numpy()[is_example] - 1))
-    return gather_rows(run.strategy, np.concatenate(parts))
 
 
 def _training_features(table: FeatureTable, trainee: Trainee) -> TrainingFeatures:
