@@ -56,18 +56,17 @@ def measure(pictures: Sequence[Picture]) -> NDArray[np.void]:
     rows["height"] = [picture.height for picture in pictures]
     rows["width"] = [picture.width for picture in pictures]
     rows["source_format"] = [SOURCE_FORMATS.index(picture.source_format) for picture in pictures]
-    # miniatures: uint8 [pictures, 48, 48, 3], YCbCr
-    miniatures = np.frombuffer(b"".join(each.miniature for each in pictures), np.uint8)
-    miniatures = miniatures.reshape(-1, MINIATURE_SIDE, MINIATURE_SIDE, 3)
     for start in range(0, len(pictures), _CHUNK):
-        _measure(miniatures[start : start + _CHUNK], rows[start : start + _CHUNK])
+        some = slice(start, start + _CHUNK)
+        miniatures = np.frombuffer(b"".join(each.miniature for each in pictures[some]), np.uint8)
+        _measure(miniatures.reshape(-1, MINIATURE_SIDE, MINIATURE_SIDE, 3), rows[some])
     return rows
 
 
 def _measure(miniatures: NDArray[np.uint8], rows: NDArray[np.void]) -> None:
     """Fill in what is measured from miniatures: uint8 [pictures, 48, 48, 3], YCbCr."""
     grey = np.ascontiguousarray(miniatures[..., 0])
-    rows["contrast"] = grey.reshape(len(grey), -1).std(axis=1, dtype=np.float32)
+    rows["contrast"] = _deviations(grey)
     rows["edge_width"] = _edge_widths(grey)
     rows["content"] = _content(grey)
     rows["luminance"] = grey
@@ -127,6 +126,20 @@ def read_rows(uri: str) -> NDArray[np.void] | None:
 def appearances_uri(dataset_uri: str, shard: str) -> str:
     """Return the location of the rows of a shard."""
     return storage.join(dataset_uri, appearances_name(shard))
+
+
+def _deviations(grey: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the standard deviation of the levels of each picture: float64 [pictures].
+
+    The sums are exact, so that no result depends on the pictures that are measured with it.
+    """
+    levels = grey.reshape(len(grey), -1).astype(np.uint16)
+    number = levels.shape[1]
+    total = levels.sum(axis=1, dtype=np.int64)
+    levels *= levels
+    squares = levels.sum(axis=1, dtype=np.int64)
+    deviations: NDArray[np.float64] = np.sqrt(number * squares - total * total) / number
+    return deviations
 
 
 def _reduce(bands: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:

@@ -75,6 +75,16 @@ def test_planted_copies_are_found_and_nothing_else(originals: list[Image.Image])
     assert wrong == []
 
 
+def test_what_is_measured_does_not_depend_on_the_other_pictures(
+    originals: list[Image.Image],
+) -> None:
+    found = [normalise_picture(encode(image)) for image in originals[:70]]
+    rows = measure(found)
+    assert rows.tobytes() == b"".join(measure([each]).tobytes() for each in found)
+    levels = [np.frombuffer(each.miniature, np.uint8)[::3] for each in found]
+    assert rows["contrast"] == pytest.approx([each.std() for each in levels])
+
+
 def texture(seed: int) -> Image.Image:
     """Return faint noise, such as a wall of concrete."""
     levels = np.random.default_rng(seed).normal(128, 60, (256, 256)).clip(0, 255).astype(np.uint8)
