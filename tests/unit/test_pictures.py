@@ -672,3 +672,19 @@ def test_picture_to_show_is_reduced_and_keeps_its_shape(
     assert (picture.width > picture.height) == (size[0] > size[1])
     with Image.open(io.BytesIO(picture.jpeg)) as image:
         assert image.size == (picture.width, picture.height)
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [
+        ((460, 230), (115, 58)),
+        ((456, 230), (128, 65)),
+        ((120, 60), (120, 60)),
+        ((9000, 1), (128, 1)),
+    ],
+)
+def test_jpeg_to_show_is_decoded_at_a_reduced_size_that_is_nearly_large_enough(
+    size: tuple[int, int], shown: tuple[int, int]
+) -> None:
+    picture = normalise_picture(_bytes(Image.new("RGB", size), "JPEG"), max_side=128)
+    assert (picture.width, picture.height) == shown
