@@ -23,7 +23,7 @@ from repot.csv_text import csv_line
 from repot.errors import EXIT_FAILED, printable
 from repot.memory import num_cores
 from repot.metrics import FloatArray, prediction_sets
-from repot.picture_decoder import PictureDecoder
+from repot.picture_decoder import DecoderHost, PictureDecoder
 from repot.picture_files import PictureFile, read_ahead
 from repot.picture_result import RejectedPicture
 from repot.prediction_file import PredictionFile, PredictionRun, open_prediction_file
@@ -199,7 +199,7 @@ class _Batch:
 class PredictionWorkers:
     """Threads, each with a sandboxed decoder, that turn files into batches; a context manager.
 
-    A decoder ends with its thread, so each thread starts its own.
+    The decoders end with the thread that enters it.
     """
 
     def __init__(self) -> None:
@@ -209,6 +209,7 @@ class PredictionWorkers:
         self._pool = ThreadPoolExecutor(self._num_threads, thread_name_prefix="prepare-pictures")
 
     def __enter__(self) -> "PredictionWorkers":
+        self._host = DecoderHost()
         for _ in range(self._num_threads):
             self._pool.submit(self._decoder)
         return self
@@ -217,6 +218,7 @@ class PredictionWorkers:
         self._pool.shutdown(cancel_futures=True)
         for decoder in self._decoders:
             decoder.close()
+        self._host.close()
 
     def prepare(
         self,
@@ -259,7 +261,7 @@ class PredictionWorkers:
     def _decoder(self) -> PictureDecoder:
         """Return the decoder of this thread."""
         if not hasattr(self._local, "decoder"):
-            self._local.decoder = PictureDecoder()
+            self._local.decoder = PictureDecoder(host=self._host)
             self._decoders.append(self._local.decoder)
         decoder: PictureDecoder = self._local.decoder
         return decoder
