@@ -1,5 +1,6 @@
 """Pictures are decoded in a process that a hostile file cannot leave: planted attacks fail."""
 
+import functools
 import json
 import logging
 import re
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from repot import sandbox
+from repot import picture_decoder, sandbox
 from repot.data_checks import DataLimits
 from repot.errors import RepotError
 from repot.picture_decoder import MAX_FILES, MAX_FILES_BYTES, DecoderLimits, PictureDecoder
@@ -97,6 +98,14 @@ def _plain(path: Path) -> Picture | tuple[str, str]:
         return rejection.reason, rejection.detail
 
 
+@pytest.fixture
+def _short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an endless loop end soon."""
+    limits = functools.partial(DecoderLimits, cpu_seconds=1.0, wall_seconds=60.0)
+    monkeypatch.setattr(picture_decoder, "DecoderLimits", limits)
+
+
+@pytest.mark.usefixtures("_short_limits")
 def test_every_attack_fails_and_every_picture_is_built(
     secrets: Path,
     port: int,
@@ -345,7 +354,7 @@ def test_decoder_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) 
 # Each layer alone, so that every one holds where others are missing.
 LAYER = """
 import ctypes, os, signal, socket, sys
-from repot import sandbox
+from repot import picture_decoder, sandbox
 port, path = int(sys.argv[1]), sys.argv[2]
 ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)
 {layer}
