@@ -73,7 +73,9 @@ def assert_same_bits(
         np.testing.assert_array_equal(weight, same)
 
 
-def build_small_backbone(_name: str, *, image_size: int, weights_path: Path | None = None) -> Any:
+def build_small_backbone(
+    _name: str, *, image_size: int, weights_path: Path | None = None, architecture: None = None
+) -> Any:
     """Build a network with a layer that draws random numbers, as some backbones have."""
     pictures = keras.Input([image_size, image_size, 3])
     x = keras.layers.Conv2D(8, 3, strides=4, activation="relu", name="conv")(pictures)

@@ -45,9 +45,9 @@ def predict_command(
     """Classify PICTURES with MODEL.
 
     MODEL is a champion.json, the folder of a version, or the output folder of `repot run`. PICTURES
-    are files, folders, lists (CSV, JSON Lines, or one path per line), http(s) URLs, and - for a
-    list on standard input. A picture that cannot be read is reported, and the others are still
-    classified; the exit code is then 1.
+    are files, folders, lists (CSV, JSON Lines, or one path per line), all of these on gs:// or
+    s3://, http(s) URLs, or - for a list on standard input. A picture that cannot be read is
+    reported, and the others are still classified; the exit code is then 1.
     """
     from repot import predictions
     from repot.errors import UsageError

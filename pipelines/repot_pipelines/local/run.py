@@ -323,13 +323,14 @@ def _edits(text: str) -> set[tuple[str, str]]:
     """Return path and new label of the rows of a suspects.csv that have a new label."""
     # Where the comma separates decimals, spreadsheet programs write semicolons.
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    # Strict: otherwise a quote without its partner makes one cell of the rest of the file.
+    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     unreadable = {("", text)}  # A person has changed it beyond recognition.
-    if not {"path", "new_label"} <= set(rows.fieldnames or ()):
-        return unreadable
     try:
+        if not {"path", "new_label"} <= set(rows.fieldnames or ()):
+            return unreadable
         cells = [(str(row["path"]), str(row["new_label"] or "").strip()) for row in rows]
-    except csv.Error:  # A quote without its partner makes one cell of the rest of the file.
+    except csv.Error:
         return unreadable
     removals = ("-", "'-")
     return {(path, "remove" if label in removals else label) for path, label in cells if label}

@@ -190,9 +190,12 @@ def test_file_without_new_labels_is_replaced_and_an_unknown_one_is_kept(tmp_path
     assert _keep_edits(table, str(tmp_path / "new.csv")) == tmp_path / "suspects-edited-1.csv"
 
 
-def test_table_with_an_open_quote_is_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_rows", [3, 8000])  # 8000 rows are longer than a cell may be
+@pytest.mark.parametrize("is_header", [False, True])
+def test_table_with_an_open_quote_is_kept(tmp_path: Path, num_rows: int, is_header: bool) -> None:
     table = tmp_path / "suspects.csv"
-    rest = "a/3.jpg,a,b,0.7,,train,,\n" * 8000  # longer than a cell may be
-    table.write_text(f'{HEADER}"a/1.jpg,a,b,0.7,c,train,,\n{rest}')
+    rest = "a/3.jpg,a,b,0.7,,train,,\n" * num_rows
+    first = f'"{HEADER}' if is_header else f'{HEADER}"a/1.jpg,a,b,0.7,c,train,,\n'
+    table.write_text(first + rest)
 
     assert _keep_edits(table, str(tmp_path / "new.csv")) == tmp_path / "suspects-edited-1.csv"
