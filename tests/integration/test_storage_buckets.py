@@ -278,7 +278,7 @@ def test_client_reads_what_a_plain_request_cannot(
         proxy.faults["GET"] = [fault]
         assert storage.read_bytes(info.uri, version=info.version) == data
         assert proxy.faults["GET"] == []
-        # Every client begins anew: after some answers, only the client makes requests.
+        # A new client each time: after some answers, only the client makes requests.
         for client in (gcs_client, s3_client):
             client._state.clients.clear()
 

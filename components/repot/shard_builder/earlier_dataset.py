@@ -103,7 +103,7 @@ class EarlierShard:
 
     @classmethod
     def read(cls, uri: str, name: str) -> "EarlierShard | None":
-        """Read a shard; None if it is of an earlier version, or its records cannot be told."""
+        """Read a shard; None if an earlier version wrote it or its records are unknown."""
         receipt = read_record(storage.join(uri, RECEIPTS_FOLDER, f"{name}.json"), Receipt)
         record_bytes = decode_numbers(receipt.record_bytes)
         pictures = read_work_list(uri, name)

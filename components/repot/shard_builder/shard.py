@@ -176,7 +176,7 @@ class Readers:
     """Threads that read.
 
     Unlike those of an executor, the program does not wait for them when it ends: reading from a
-    disk that is gone takes for ever.
+    disk that is gone never returns.
 
     Attributes:
         max_threads: Number of threads at most; a new one starts with a task.

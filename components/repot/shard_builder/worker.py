@@ -98,7 +98,7 @@ class Worker:
         # First, so that the decoders start while this process imports the rest.
         starter = threading.Thread(target=self._start_decoders, args=[num_decoders], daemon=True)
         starter.start()
-        # Not joined at the end of the program: who reads from a disk that is gone waits for ever.
+        # Not joined at the end of the program: a read from a disk that is gone never returns.
         self._threads = [
             threading.Thread(target=self._serve, daemon=True)
             for _ in range(SHARDS_PER_DECODER * num_decoders)

@@ -104,7 +104,7 @@ class NameChoice(click.Choice):  # type: ignore[type-arg]
 
 
 class SettingOption(click.Option):
-    """The option of a setting that is None unless given; its help text states the default."""
+    """An option of a setting: None if it is omitted; the help text states the default."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         """Return names and help text, with the default that applies without the option."""
