@@ -68,7 +68,7 @@ _WITHOUT_CHECKS = """
 import sys
 from repot import picture_result
 picture_result.MINIATURE_BYTES = 0
-if "repot.picture_decoder" in sys.orig_argv:
+if "repot.picture_decoder.process" in sys.orig_argv:
     from repot import pictures
     pictures._miniature = lambda *_: b""
 """

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from repot import picture_decoder, sandbox
+from repot import sandbox
 from repot.data_checks import DataLimits
 from repot.errors import RepotError
 from repot.picture_decoder import MAX_FILES, MAX_FILES_BYTES, DecoderLimits, PictureDecoder
@@ -102,7 +102,7 @@ def _plain(path: Path) -> Picture | tuple[str, str]:
 def _short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let an endless loop end soon."""
     limits = functools.partial(DecoderLimits, cpu_seconds=1.0, wall_seconds=60.0)
-    monkeypatch.setattr(picture_decoder, "DecoderLimits", limits)
+    monkeypatch.setattr("repot.picture_decoder.decoder.DecoderLimits", limits)
 
 
 @pytest.mark.usefixtures("_short_limits")

@@ -358,12 +358,12 @@ def _plant() -> None:
     pictures.normalise_picture = hostile
 
 
-if "repot.picture_decoder" in sys.orig_argv:
+if "repot.picture_decoder.process" in sys.orig_argv:
     _plant()
 elif "repot.shard_builder.worker" in sys.orig_argv:
-    from repot import picture_decoder
+    from repot.picture_decoder import decoder
 
     # So that an endless loop ends soon.
-    picture_decoder.DecoderLimits = functools.partial(  # type: ignore[misc, assignment]
-        picture_decoder.DecoderLimits, cpu_seconds=CPU_SECONDS, wall_seconds=60.0
+    decoder.DecoderLimits = functools.partial(  # type: ignore[misc, assignment]
+        decoder.DecoderLimits, cpu_seconds=CPU_SECONDS, wall_seconds=60.0
     )
