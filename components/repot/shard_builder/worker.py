@@ -157,14 +157,19 @@ class Worker:
         try:
             yield
         except RepotError as err:
-            self._reply({"error": type(err).__name__, "message": str(err)})
+            self._report(type(err).__name__, str(err))
         except MemoryError as err:
-            message = describe_out_of_memory(err)
-            self._reply({"error": RepotError.__name__, "message": message})
+            self._report(RepotError.__name__, describe_out_of_memory(err))
         except Exception as err:  # noqa: BLE001 (whoever waits for the reply raises it)
-            _log.exception("A worker has failed")
+            if not self._decoders.is_closed():
+                _log.exception("A worker has failed")
             message = f"A worker must build its shards; it has failed: {type(err).__name__}: {err}."
-            self._reply({"error": RepotError.__name__, "message": message})
+            self._report(RepotError.__name__, message)
+
+    def _report(self, error_name: str, message: str) -> None:
+        # An error after `close` is a result of it, because decoders are killed.
+        if not self._decoders.is_closed():
+            self._reply({"error": error_name, "message": message})
 
 
 class _Decoders:
@@ -195,11 +200,15 @@ class _Decoders:
 
     def close(self) -> None:
         """End the decoders; who decodes or waits for one gets a RepotError."""
+        self._is_closed.set()
         for decoder in self._all:
             decoder.stop()
-        self._is_closed.set()
         self._idle.put(None)
         self._has_ended.wait(_CLOSE_SECONDS)
+
+    def is_closed(self) -> bool:
+        """Return whether `close` has begun."""
+        return self._is_closed.is_set()
 
     def release(self) -> None:
         """Release the memory and descriptors of decoders that nobody uses any more."""
