@@ -282,8 +282,9 @@ def compare(picture: PictureFile, model: Any, serve: Any) -> Comparison:
 def make_model(folder: Path) -> None:
     """Write a model folder: EfficientNet-Lite0 with a random head."""
     from repot.checkpoint_fetcher.fetch import convert_to_folder
-    from repot.classifier import build_classifier, export_saved_model, published_model
+    from repot.classifier import build_classifier, published_model
     from repot.layout import KERAS_NAME, LABELS_NAME, SAVED_MODEL_FOLDER, WEIGHTS_NAME
+    from repot.saved_model import export_saved_model
 
     backbone = "efficientnet_lite0"
     convert_to_folder("default", backbone=backbone, values="auto", folder_uri=str(folder))

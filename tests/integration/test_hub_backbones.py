@@ -10,18 +10,14 @@ import pytest
 
 from repot.backbone_weights import load_weights
 from repot.checkpoint_fetcher.fetch import convert_to_folder, fetch_checkpoint
-from repot.classifier import (
-    build_classifier,
-    export_saved_model,
-    network_spec,
-    published_model,
-)
+from repot.classifier import build_classifier, network_spec, published_model
 from repot.errors import CheckpointError, UsageError
 from repot.hub_backbone import load_architecture
 from repot.json_record import write_record
 from repot.keras_model import load_keras_model
 from repot.layout import WEIGHTS_NAME
 from repot.model_spec import ModelSpec
+from repot.saved_model import export_saved_model
 from repot.zoo import BACKBONES, build_backbone
 from tests.rebuilt_models import assert_rebuilt_exactly
 

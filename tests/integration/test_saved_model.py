@@ -14,11 +14,10 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-from repot import classifier
+from repot import saved_model
 from repot.classifier import (
     UnlikeScore,
     build_classifier,
-    export_saved_model,
     feature_network,
     normalise_features,
     published_linear_model,
@@ -32,6 +31,7 @@ from repot.pictures import normalise_picture
 from repot.predictor import load_model
 from repot.preprocessing import central_crop, decode_jpeg, view_picture
 from repot.records import encode_example
+from repot.saved_model import export_saved_model
 from tests.unit.evaluator.samples import make_outcome, make_report_data
 
 DATA = Path(__file__).parent.parent / "golden"
@@ -187,7 +187,7 @@ def test_export_traces_the_model_once_and_saves_nothing_else(
         traced.append(encoded)
         return normalise(encoded)
 
-    monkeypatch.setattr(classifier, "normalise", normalise_and_note)
+    monkeypatch.setattr(saved_model, "normalise", normalise_and_note)
     export_saved_model(model, LABELS, tmp_path)
 
     loaded = tf.saved_model.load(str(tmp_path))

@@ -20,11 +20,7 @@ import tensorflow as tf
 import repot
 from repot import storage
 from repot.checkpoint_record import CheckpointRecord
-from repot.classifier import (
-    build_classifier,
-    export_saved_model,
-    split_classifier,
-)
+from repot.classifier import build_classifier, split_classifier
 from repot.dataset import Examples, open_examples
 from repot.errors import CheckpointError, DataError, StoppedError
 from repot.example_digests import Contents, Digests, read_contents, read_groups
@@ -46,6 +42,7 @@ from repot.manifest import Split, read_manifest
 from repot.model_files import make_reproducible
 from repot.predictor import as_model
 from repot.recipes import RECIPES
+from repot.saved_model import export_saved_model
 from repot.settings import TrainingSettings
 from repot.trainer.answers import store_answers
 from repot.trainer.augmented_pictures import write_augmented_pictures

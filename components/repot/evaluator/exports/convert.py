@@ -15,7 +15,6 @@ import numpy as np
 import tensorflow as tf
 
 from repot import storage
-from repot.classifier import export_saved_model
 from repot.dataset import open_examples
 from repot.evaluator.export_record import (
     INTEGER_FORMATS,
@@ -38,6 +37,7 @@ from repot.manifest import read_manifest
 from repot.model_files import make_saved_model_reproducible
 from repot.model_spec import View
 from repot.predictor import Model, load_model
+from repot.saved_model import export_saved_model
 
 NUM_REPRESENTATIVE = 200
 """Training pictures from which the ranges of an integer export are measured.
