@@ -20,7 +20,7 @@ from repot.evaluator.export_record import (
     read_export,
     read_exports,
 )
-from repot.evaluator.exports.convert import convert
+from repot.evaluator.exports.convert import _number_names, convert
 from repot.evaluator.exports.export import export_model
 from repot.evaluator.exports.runtimes import load_export
 from repot.evaluator.gate import decide
@@ -327,6 +327,41 @@ def test_exports_of_equal_models_are_equal_bytes(
 
     assert records[0] == records[1]
     assert records[0].files
+
+
+def _onnx_graph(first: str, second: str, made_up: str, dimension: str) -> Any:
+    """Return relu(view + 1) * 2 with these names of constants, a tensor and the batch's size."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    def value(name: str) -> Any:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [dimension, 3])
+
+    constants = [(first, 1.0), (second, 2.0)]
+    return helper.make_graph(
+        [
+            helper.make_node("Add", ["view", first], [f"{made_up}:0"], name=made_up),
+            helper.make_node("Relu", [f"{made_up}:0"], ["relu"], name="relu"),
+            helper.make_node("Mul", ["relu", second], ["out"], name="out"),
+        ],
+        "graph",
+        [value("view")],
+        [value("out")],
+        [numpy_helper.from_array(np.float32(number), name) for name, number in sorted(constants)],
+    )
+
+
+def test_names_that_a_converter_makes_up_depend_on_their_use_only() -> None:
+    require("onnx")
+    graphs = [
+        _onnx_graph("block1/min__2", "mean:0", "add__3", "unk__7"),
+        _onnx_graph("fold__9", "block5/min__2", "add__12", "unk__8"),
+    ]
+    for graph in graphs:
+        _number_names(graph)
+
+    assert graphs[0] == graphs[1]
+    assert [each.name for each in graphs[0].initializer] == ["constant__0", "constant__2"]
+    assert [each.name for each in graphs[0].node] == ["add__0", "relu", "out"]
 
 
 def test_model_without_a_dataset_is_reported(model_uri: str, tmp_path: Path) -> None:

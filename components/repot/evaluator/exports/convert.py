@@ -3,6 +3,7 @@
 TensorFlow counts the functions that a process has made, and their numbers become names in files.
 """
 
+import re
 import shutil
 import warnings
 import zipfile
@@ -45,6 +46,7 @@ NUM_REPRESENTATIVE = 200
 Source: LiteRT's guide to full integer quantisation asks for a few hundred.
 """
 
+_MADE_UP = re.compile(r"(?P<base>.*)__\d+(?P<port>(:\d+)?)")  # Names that tf2onnx makes up.
 _OPSET = 18  # The newest that tf2onnx 1.17 writes.
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 _SIGNATURE = "serving_default"
@@ -276,9 +278,47 @@ def _write_onnx(model: Model, _model_uri: str, _dataset_uri: str, folder: Path) 
             "preprocessing": "\n".join(_describe_preprocessing(model, "onnx")),
         },
     )
+    _number_names(proto.graph)
     onnx.checker.check_model(proto)
     (folder / ONNX_NAME).write_bytes(proto.SerializeToString(deterministic=True))
     return _float_inputs(model, -1), _float_outputs(model, -1), []
+
+
+def _number_names(graph: Any) -> None:
+    """Number constants, and other names that tf2onnx makes up, in the order of their use.
+
+    The first dimension of inputs and outputs is called batch.
+
+    TensorFlow's optimizer orders independent operations by chance. tf2onnx counts all names that it
+    makes up, and gives equal constants the name of whichever comes first: equal models would give
+    files with other names.
+
+    Args:
+        graph: The onnx.GraphProto to change. One with subgraphs is left as it is.
+    """
+    if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
+        return
+    constants = {constant.name for constant in graph.initializer}
+    tensors: dict[str, str] = {}
+    nodes: dict[str, str] = {}
+
+    def number(name: str, names: dict[str, str]) -> str:
+        if name in constants:
+            return names.setdefault(name, f"constant__{len(names)}")
+        found = _MADE_UP.fullmatch(name)
+        if found is None:
+            return name
+        return names.setdefault(name, f"{found['base']}__{len(names)}{found['port']}")
+
+    for node in graph.node:
+        node.name = number(node.name, nodes)
+        node.input[:] = [number(name, tensors) for name in node.input]
+        node.output[:] = [number(name, tensors) for name in node.output]
+    for named in (*graph.initializer, *graph.value_info):
+        named.name = number(named.name, tensors)
+    graph.initializer.sort(key=lambda constant: constant.name)
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch"
 
 
 def _write_erfc(graph: Any, node: Any, _name: str, _arguments: Any) -> None:
