@@ -33,7 +33,6 @@ from PIL import Image
 from repot import storage
 from repot.composition import find_composition, write_composed
 from repot.data_checks import DataLimits
-from repot.dataset_plan import SourcePicture
 from repot.manifest import read_manifest
 from repot.picture_decoder import PictureDecoder
 from repot.planner.listing import PictureRoots
@@ -41,6 +40,7 @@ from repot.planner.plan import PlannedDataset, plan_dataset
 from repot.settings import DatasetSettings
 from repot.shard_builder import shard as shard_module
 from repot.shard_builder.complete import complete_dataset
+from repot.work_list import SourcePicture
 
 NUM_PICTURES = 20_000
 SIDE = 96

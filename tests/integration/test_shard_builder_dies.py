@@ -12,12 +12,12 @@ import pytest
 
 from repot import storage
 from repot.data_checks import DataLimits
-from repot.dataset_plan import read_work_list
 from repot.planner.listing import PictureRoots
 from repot.planner.plan import PlannedDataset, plan_dataset
 from repot.settings import DatasetSettings
 from repot.shard_builder.build import build_shards
 from repot.shard_builder.complete import complete_dataset
+from repot.work_list import read_work_list
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "build_image_data" / "data"
 BUILD = """

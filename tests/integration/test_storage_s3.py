@@ -11,7 +11,6 @@ import pytest
 
 from repot import storage
 from repot.data_checks import DataLimits
-from repot.dataset_plan import read_work_list
 from repot.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -29,6 +28,7 @@ from repot.shard_builder.complete import complete_dataset
 from repot.shard_builder.shard import read_picture
 from repot.storage.checksums import crc32c_to_base64
 from repot.storage.s3 import client, transfer
+from repot.work_list import read_work_list
 from tests.integration.faulty_proxy import run_proxy
 
 DIGITS = b"123456789"

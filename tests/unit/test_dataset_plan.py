@@ -1,30 +1,18 @@
 import dataclasses
-import gzip
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from repot import storage
 from repot.data_checks import DataLimits
-from repot.dataset_plan import (
-    DatasetPlan,
-    Share,
-    SourcePicture,
-    is_built,
-    read_plan,
-    read_work_list,
-    write_plan,
-)
+from repot.dataset_plan import DatasetPlan, Share, is_built, read_plan, write_plan
 from repot.errors import DataError, UsageError
-from repot.file_parts import FilePart
 from repot.manifest import Rejection
-from repot.records import Box
 from repot.settings import DatasetSettings
+from repot.work_list import SourcePicture, read_work_list
 
 DATASET_ID = "0123456789abcdef"
 OTHER_ID = "2" * 16
-BOX = Box(xmin=0.1, ymin=0.25, xmax=0.5, ymax=1.0, label="a")
 PLAN = DatasetPlan(
     dataset_id=DATASET_ID,
     pictures_uri="/pictures",
@@ -56,95 +44,6 @@ def test_plan_and_work_lists_can_be_read_back(tmp_path: Path) -> None:
     assert {name: read_work_list(str(tmp_path), name) for name in PLAN.shard_names} == shards
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        [{}, {"group": "ab" * 16}],
-        [{"boxes": ()}, {"boxes": None}, {"boxes": (BOX, BOX)}],
-        [{"crop": BOX}, {"crop": None}],
-        [{"part": FilePart(offset=1, num_bytes=2, method="deflated")}, {"part": None}],
-        [{"columns": (("camera", "A"), ("iso", "100"))}, {}],
-        [{"text": "a t\u00e9xt"}] * 2,
-        [{"uri": "/elsewhere/x.jpg"}, {"uri": "/a/e\u0301.jpg", "path": "a/\u00e9.jpg"}],
-        [{"path": "", "uri": ""}, {"path": "b", "uri": "b"}],
-    ],
-)
-def test_every_field_of_a_picture_is_in_the_work_list(
-    tmp_path: Path, changes: list[dict[str, Any]]
-) -> None:
-    (picture,) = _shards(PLAN)["train-00000-of-00001"]
-    pictures = [dataclasses.replace(picture, **change) for change in changes]
-    write_plan(str(tmp_path), PLAN, lambda _: pictures)
-    assert read_work_list(str(tmp_path), "train-00000-of-00001") == pictures
-
-
-def test_work_list_of_an_earlier_version_is_read(tmp_path: Path) -> None:
-    written: dict[str, Any] = {
-        "uri": "/a/\udce9.jpg",
-        "path": "a/\udce9.jpg",
-        "label": "a",
-        "class_id": 1,
-        "size_bytes": 1,
-        "crc32c": "0" * 8,
-        "version": "1-1",
-    }
-    box: dict[str, Any] = {"xmin": 0.1, "ymin": 0.2, "xmax": 0.3, "ymax": 0.4, "label": ""}
-    boxed = {
-        **written,
-        "columns": {"iso": "9"},
-        "boxes": [box],
-        "crop": box,
-        "group": "g",
-        "text": "t",
-    }
-    boxed["part"] = {"offset": 1, "num_bytes": 2, "method": "stored"}
-    name = "train-00000-of-00001"
-    uri = f"{tmp_path}/work/{name}.json"
-    storage.write_json(uri, {"shard": name, "pictures": [written, boxed]})
-    (plain,) = _shards(PLAN)[name]
-    assert read_work_list(str(tmp_path), name) == [
-        plain,
-        dataclasses.replace(
-            plain,
-            boxes=(Box(**box),),
-            crop=Box(**box),
-            group="g",
-            text="t",
-            columns=(("iso", "9"),),
-            part=FilePart(offset=1, num_bytes=2),
-        ),
-    ]
-
-
-def test_compressed_work_list_that_calls_the_checksum_crc32c_is_read(tmp_path: Path) -> None:
-    shards = _shards(PLAN)
-    write_plan(str(tmp_path), PLAN, shards.__getitem__)
-    for name, pictures in shards.items():
-        path = tmp_path / "work" / f"{name}.json.gz"
-        text = gzip.decompress(path.read_bytes()).replace(b'"checksum"', b'"crc32c"')
-        path.write_bytes(gzip.compress(text))
-        assert b"crc32c" in text or not pictures
-        assert read_work_list(str(tmp_path), name) == pictures
-
-
-def test_work_list_takes_few_bytes(tmp_path: Path) -> None:
-    (picture,) = _shards(PLAN)["train-00000-of-00001"]
-    pictures = [
-        dataclasses.replace(
-            picture,
-            path=f"label {i % 100}/IMG_{i:06d}.jpg",
-            uri=f"gs://bucket/pictures/label {i % 100}/IMG_{i:06d}.jpg",
-            size_bytes=50_000 + i * 7919 % 10_000,
-            checksum=f"{i * 2654435761 % 2**32:08x}",
-            version=str(1_700_000_000_000_000 + i * 104_729),
-        )
-        for i in range(1000)
-    ]
-    write_plan(str(tmp_path), PLAN, lambda _: pictures)
-    size_bytes = (tmp_path / "work" / "train-00000-of-00001.json.gz").stat().st_size
-    assert size_bytes < 45 * len(pictures)
-
-
 def test_plan_in_a_bucket_can_be_read_back(gcs: str) -> None:
     write_plan(f"{gcs}/d", PLAN, _shards(PLAN).__getitem__)
     assert read_plan(f"{gcs}/d") == PLAN
@@ -155,11 +54,6 @@ def test_missing_plan_is_an_error(tmp_path: Path) -> None:
         read_plan(str(tmp_path))
 
 
-def test_missing_work_list_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no work list for train-00007-of-00008"):
-        read_work_list(str(tmp_path), "train-00007-of-00008")
-
-
 @pytest.mark.parametrize(
     "change", [{"num_found": "2"}, {"colour": "blue"}, {"settings": {"num_threads": 0}}]
 )
@@ -167,32 +61,6 @@ def test_invalid_plan_is_an_error(tmp_path: Path, change: dict[str, object]) -> 
     storage.write_json(f"{tmp_path}/plan.json", {**PLAN.to_json(), **change})
     with pytest.raises(DataError, match=rf"plan\.json must be .*{next(iter(change))[:3]}"):
         read_plan(str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"not compressed",
-        gzip.compress(b"[]"),
-        gzip.compress(b"{}"),
-        gzip.compress(b'{"num_pictures":1,"prefix":"","common":{"uri":"a"},"columns":{}}'),
-        gzip.compress(b"{}" * 100)[:-9],
-    ],
-    # gzip writes the time into the header: the names that pytest makes of it differ among workers.
-    ids=["empty", "not_compressed", "a_list", "no_fields", "missing_fields", "cut_off"],
-)
-def test_damaged_work_list_is_an_error(tmp_path: Path, content: bytes) -> None:
-    storage.write_bytes(f"{tmp_path}/work/train-00000-of-00001.json.gz", content)
-    with pytest.raises(DataError, match=r"00001\.json\.gz must be a valid work list"):
-        read_work_list(str(tmp_path), "train-00000-of-00001")
-
-
-@pytest.mark.parametrize("content", [[], {}, {"pictures": [{"uri": "/a"}]}, {"pictures": [1]}])
-def test_invalid_old_work_list_is_an_error(tmp_path: Path, content: object) -> None:
-    storage.write_json(f"{tmp_path}/work/train-00000-of-00001.json", content)
-    with pytest.raises(DataError, match=r"00001\.json must be a valid work list"):
-        read_work_list(str(tmp_path), "train-00000-of-00001")
 
 
 def test_dataset_is_built_if_it_has_its_manifest(tmp_path: Path) -> None:

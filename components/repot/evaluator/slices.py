@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repot import layout, storage
-from repot.dataset_plan import SourcePicture, read_shard_sources
 from repot.evaluator.outcomes import Outcome
 from repot.evaluator.report.data import SliceRecord, SliceSummary
 from repot.evaluator.scoring import ScoredSplit
 from repot.manifest import Manifest, Receipt
 from repot.metrics import holm, stratified_excess, wilson_interval
 from repot.picture_result import SOURCE_FORMATS
+from repot.work_list import SourcePicture, read_shard_sources
 
 MIN_PICTURES = 5
 """Smaller slices are not tested."""

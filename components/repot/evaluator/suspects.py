@@ -16,7 +16,6 @@ import numpy as np
 from repot import progress, storage
 from repot.csv_text import csv_text, read_csv
 from repot.dataset import open_examples
-from repot.dataset_plan import SourcePicture, read_sources
 from repot.errors import DataError
 from repot.evaluator.report.data import SuspectPicture, SuspectSummary, thumbnail
 from repot.evaluator.scoring import ScoredSplit
@@ -32,6 +31,7 @@ from repot.label_suspects import (
 from repot.layout import CORRECTIONS_NAME, SUSPECTS_NAME, SUSPECTS_TABLE_NAME
 from repot.manifest import Manifest, Split
 from repot.training_record import TrainingRecord
+from repot.work_list import SourcePicture, read_sources
 
 _PATH, _CONTENT = (SUSPECTS_COLUMNS.index(name) for name in ("path", "content"))
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from repot import layout
-from repot.dataset_plan import SourcePicture, content_hash, content_key
 from repot.errors import join_names
 from repot.manifest import SPLITS, Split, shard_name
 from repot.picture_result import EXEMPT_REASONS
@@ -21,6 +20,7 @@ from repot.planner.sharding import Numbers
 from repot.planner.split import find_groups, find_split_warnings, group_digests, split_pictures
 from repot.records import BOX_EDGES, Box
 from repot.settings import STABLE_LAYOUT, DatasetSettings
+from repot.work_list import SourcePicture, content_hash, content_key
 
 FORMAT_VERSION = 5
 """Part of every dataset id. Increase it when the same pictures would give different shards."""

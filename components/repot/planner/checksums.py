@@ -40,12 +40,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from repot import layout, storage
-from repot.dataset_plan import etag_checksum
 from repot.errors import NotFoundError, StorageError
 from repot.json_record import check_text, checked_text, has_checksum
 from repot.planner.file_table import FileTable, FoundFile
 from repot.planner.listing import PictureRoots
 from repot.progress import ProgressCounter
+from repot.work_list import etag_checksum
 
 _log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar, overload
 
 from repot import storage
-from repot.dataset_plan import etag_checksum, is_etag_checksum
 from repot.file_parts import FilePart
+from repot.work_list import etag_checksum, is_etag_checksum
 
 _T = TypeVar("_T", bound=Hashable)
 _Value = TypeVar("_Value")

@@ -63,7 +63,7 @@ def assign_to_stable_shards(places: Places, *, num_shards: int) -> list[Numbers]
     """Return the numbers of the pictures of each shard of a split, in the order of their records.
 
     Args:
-        places: uint64 [num_pictures], see `repot.dataset_plan.content_hash`. Pictures with the same
+        places: uint64 [num_pictures], see `repot.work_list.content_hash`. Pictures with the same
             place, which are copies, keep their order.
         num_shards: Number of shards; each has an equal range of all places.
     """

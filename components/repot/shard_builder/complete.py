@@ -22,14 +22,7 @@ from repot.data_checks import (
     read_checks,
 )
 from repot.dataset_description import describe_dataset
-from repot.dataset_plan import (
-    DatasetPlan,
-    NewestDataset,
-    Share,
-    read_base,
-    read_plan,
-    read_work_list,
-)
+from repot.dataset_plan import DatasetPlan, NewestDataset, Share, read_base, read_plan
 from repot.errors import DataError, NotFoundError, join_names
 from repot.example_digests import (
     DIGEST_BYTES,
@@ -61,6 +54,7 @@ from repot.shard_builder.data_page import render_data_page, samples_per_label
 from repot.shard_builder.examine import examine
 from repot.shard_builder.receipts import finished_shards, has_all_receipts
 from repot.shard_builder.worker_pool import WorkerPool
+from repot.work_list import read_work_list
 
 _MAX_FILES_NAMED = 10
 

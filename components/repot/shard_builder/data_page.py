@@ -16,11 +16,11 @@ from repot.data_checks import (
     Outlier,
     data_warnings,
 )
-from repot.dataset_plan import SourcePicture
 from repot.manifest import Manifest, count_reasons
 from repot.pages import environment
 from repot.picture_result import ADVICE, REASONS
 from repot.shard_builder.examine import Examined
+from repot.work_list import SourcePicture
 
 MAX_PAGE_BYTES = 4 << 20
 """Bytes of all pictures of a page, encoded; text adds about 0.2 MB per 1,000 labels."""

@@ -15,19 +15,14 @@ from numpy.typing import NDArray
 
 from repot import storage
 from repot.composition import Places, decode_numbers, find_composition, pack_name, places_in_file
-from repot.dataset_plan import (
-    SourcePicture,
-    content_hash,
-    read_base,
-    read_work_list,
-    stable_shard,
-)
+from repot.dataset_plan import read_base
 from repot.errors import DataError
 from repot.example_digests import DIGEST_BYTES
 from repot.json_record import read_record
 from repot.layout import RECEIPTS_FOLDER, appearances_name
 from repot.manifest import SPLITS, Manifest, Receipt, Rejection, read_manifest, shard_name
 from repot.settings import STABLE_LAYOUT
+from repot.work_list import SourcePicture, content_hash, read_work_list, stable_shard
 
 _log = logging.getLogger(__name__)
 

@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repot.data_checks import OUTLIER_KINDS, CheckedPicture, CopyGroup, DataChecks, Outlier
-from repot.dataset_plan import DatasetPlan, SourcePicture, read_work_list
+from repot.dataset_plan import DatasetPlan
 from repot.errors import DataError, convert_disk_errors
 from repot.example_digests import DIGEST_BYTES, Digests
 from repot.manifest import SPLITS, Exclusion, Receipt, Split
 from repot.picture_result import MINIATURE_SIDE, SOURCE_FORMATS
 from repot.shard_builder.appearances import APPEARANCE, appearances_uri, read_appearances
 from repot.shard_builder.duplicates import find_near_copies
+from repot.work_list import SourcePicture, read_work_list
 
 MAX_GROUPS, MAX_PICTURES_PER_GROUP, MAX_OUTLIERS = 200, 12, 200
 """What checks.json lists of each kind at most."""

@@ -40,7 +40,6 @@ from repot.composition import (
     read_segments,
     shard_crc32c,
 )
-from repot.dataset_plan import SourcePicture
 from repot.errors import CorruptShardError, DataError, NotFoundError
 from repot.example_digests import DIGEST_BYTES
 from repot.json_record import write_record
@@ -65,6 +64,7 @@ from repot.shard_builder.earlier_dataset import (
     StoredFile,
     open_earlier,
 )
+from repot.work_list import SourcePicture
 
 Write = Callable[[Sequence[SourcePicture], BinaryIO], tuple[Receipt, NDArray[np.void]]]
 """Reads and decodes pictures, and writes their records; returns their receipt and rows."""

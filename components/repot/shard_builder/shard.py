@@ -25,12 +25,6 @@ from numpy.typing import NDArray
 
 from repot import records, storage
 from repot.composition import encode_numbers
-from repot.dataset_plan import (
-    SourcePicture,
-    etag_checksum,
-    is_etag_checksum,
-    read_work_list,
-)
 from repot.errors import ContentEncodingError, DataError, NotFoundError, convert_disk_errors
 from repot.example_digests import DIGEST_BYTES, example_digest
 from repot.file_parts import FilePart, read_part
@@ -40,6 +34,7 @@ from repot.picture_result import MAX_FILE_BYTES, Edges, Picture, RejectedPicture
 from repot.shard_builder.appearances import measure, write_appearances
 from repot.shard_builder.receipts import write_receipt
 from repot.shard_builder.reuse import build_on_base
+from repot.work_list import SourcePicture, etag_checksum, is_etag_checksum, read_work_list
 
 _MAX_LOCAL_READERS = 8
 # A request takes as long as decoding eighty pictures, and hardly any computing.

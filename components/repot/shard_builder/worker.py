@@ -236,8 +236,8 @@ def _thumbnails(request: Fields, decoders: _Decoders) -> list[str | None]:
     """Return JPEGs in base64; None for pictures that cannot be read or decoded any more."""
     import dacite
 
-    from repot.dataset_plan import SourcePicture
     from repot.shard_builder.shard import Readers, crop_edges, read_picture
+    from repot.work_list import SourcePicture
 
     def read(source: SourcePicture) -> bytes | None:
         try:

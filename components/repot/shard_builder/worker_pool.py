@@ -30,10 +30,10 @@ from types import TracebackType
 from typing import IO, Self, cast
 
 from repot import errors, storage
-from repot.dataset_plan import SourcePicture
 from repot.memory import num_cores
 from repot.progress import ProgressCounter
 from repot.shard_builder.worker import SHARDS_PER_DECODER, Fields, Worker
+from repot.work_list import SourcePicture
 
 MAX_DECODERS = 2
 """Decoders per worker. Two leave its interpreter idle for three quarters of the time."""

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from repot.dataset_plan import content_hash, read_work_list
 from repot.planner.listing import PictureRoots
 from repot.planner.plan import PlannedDataset, plan_dataset
 from repot.settings import DatasetSettings
+from repot.work_list import content_hash, read_work_list
 
 NAMES = ("\u00e9", "e\u0301", "x y", "z")
 

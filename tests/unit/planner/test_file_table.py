@@ -6,11 +6,11 @@ import tracemalloc
 import pytest
 
 from repot import storage
-from repot.dataset_plan import etag_checksum
 from repot.file_parts import FilePart
 from repot.planner.file_table import FileTable, FoundFile
 from repot.planner.inputs.inventory import CandidatePicture, PictureTable
 from repot.records import Box
+from repot.work_list import etag_checksum
 
 # Composed and decomposed, right to left, beyond the basic plane, bytes that are no UTF-8.
 NAMES = ["a", "é", "é", "\u05d0", "\U0001f436", "ros\udce9", "x//y", " ", "ﬁ"]

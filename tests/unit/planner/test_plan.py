@@ -7,7 +7,7 @@ import pytest
 
 from repot import storage
 from repot.checkpoints import CheckpointSource
-from repot.dataset_plan import read_plan, read_work_list
+from repot.dataset_plan import read_plan
 from repot.errors import DataError, UsageError
 from repot.manifest import shard_split
 from repot.planner import checksums
@@ -24,6 +24,7 @@ from repot.settings import (
     TaskSettings,
     TrainingSettings,
 )
+from repot.work_list import read_work_list
 from tests.unit.conftest import MakePlan, WritePictures
 
 

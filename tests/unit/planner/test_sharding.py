@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from repot.dataset_plan import stable_shard
 from repot.planner.sharding import (
     assign_to_shards,
     assign_to_stable_shards,
     choose_num_shards,
 )
+from repot.work_list import stable_shard
 
 
 @pytest.mark.parametrize(

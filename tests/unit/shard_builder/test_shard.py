@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from repot import records, storage
-from repot.dataset_plan import SourcePicture, read_work_list
 from repot.errors import DataError, StorageError
 from repot.picture_decoder import MAX_FILES, PictureDecoder
 from repot.picture_result import MAX_FILE_BYTES, RejectedPicture
 from repot.shard_builder import shard
 from repot.shard_builder.shard import build_shard, read_ahead, read_picture
+from repot.work_list import SourcePicture, read_work_list
 from tests.unit.conftest import MakePlan
 
 

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 
 from repot import storage
-from repot.dataset_plan import read_work_list
 from repot.errors import DataError, RepotError
 from repot.planner.listing import PictureRoots
 from repot.planner.plan import PlannedDataset
 from repot.progress import ProgressCounter
 from repot.shard_builder.receipts import finished_shards
 from repot.shard_builder.worker_pool import WorkerPool
+from repot.work_list import read_work_list
 from tests.integration.faulty_proxy import Request, Response, run_proxy
 from tests.unit.conftest import MakePlan
 

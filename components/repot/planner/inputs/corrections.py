@@ -16,13 +16,13 @@ from dataclasses import dataclass
 
 from repot import progress, storage
 from repot.csv_text import csv_text
-from repot.dataset_plan import content_key
 from repot.errors import UsageError, join_names, nearest_names
 from repot.label_suspects import SUSPECTS_COLUMNS
 from repot.manifest import Rejection
 from repot.planner.inputs.inventory import Inventory, PictureTable
 from repot.planner.inputs.problems import MAX_NAMED, WrongRows
 from repot.planner.inputs.tables import guess_delimiter, read_csv_rows, read_file_text
+from repot.work_list import content_key
 
 REMOVED_REASON = "removed"
 _REMOVE = "-"

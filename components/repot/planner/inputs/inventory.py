@@ -24,7 +24,7 @@ class CandidatePicture:
             the picture belongs to no group.
         boxes: Its bounding boxes.
         crop: The example is only this part of the picture; None for the whole picture.
-        columns: See `repot.dataset_plan.SourcePicture`.
+        columns: See `repot.work_list.SourcePicture`.
     """
 
     file: FoundFile

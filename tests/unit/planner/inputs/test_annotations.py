@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from repot import records
-from repot.dataset_plan import SourcePicture, read_work_list
 from repot.errors import UsageError
 from repot.planner.inputs.boxes import read_boxes
 from repot.planner.listing import PictureRoots
@@ -16,6 +15,7 @@ from repot.planner.plan import PlannedDataset, plan_dataset
 from repot.records import Box
 from repot.settings import DatasetSettings, InputSettings
 from repot.shard_builder.build import build_shards
+from repot.work_list import SourcePicture, read_work_list
 from tests.unit.conftest import make_jpeg
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from repot import storage
 from repot.data_checks import DataLimits
-from repot.dataset_plan import SourcePicture, read_work_list
 from repot.errors import UsageError
 from repot.label_suspects import SUSPECTS_COLUMNS
 from repot.planner.listing import PictureRoots
@@ -19,6 +18,7 @@ from repot.planner.plan import PlannedDataset, plan_dataset
 from repot.settings import DatasetSettings, InputSettings
 from repot.shard_builder.build import build_shards
 from repot.shard_builder.complete import complete_dataset
+from repot.work_list import SourcePicture, read_work_list
 from tests.unit.conftest import make_jpeg
 
 LABELS = ("=cat", "dog")

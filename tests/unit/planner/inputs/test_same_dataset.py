@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from repot.data_checks import DataLimits
-from repot.dataset_plan import read_work_list
 from repot.planner.listing import PictureRoots
 from repot.planner.plan import plan_dataset
 from repot.settings import DatasetSettings
 from repot.shard_builder.build import build_shards
 from repot.shard_builder.complete import complete_dataset
 from repot.shard_builder.shard import read_picture
+from repot.work_list import read_work_list
 from tests.unit.conftest import make_jpeg
 
 COUNTS = {"train/cat": 4, "train/dog, brown": 3, "validation/cat": 2, "validation/dog, brown": 1}
