@@ -62,7 +62,7 @@ def food(folder: Path) -> Path:
     packages.mkdir(parents=True)
     numbers: dict[str, int] = {}
     for label, picture in quality.food(packages):
-        quality.save_picture(folder / "food", numbers, label, picture)
+        quality.save_picture(folder / "food" / label, numbers, label, picture)
     return folder / "food"
 
 

@@ -27,9 +27,7 @@ def describe_dataset(
     by_split = {split: sum(counts.values()) for split, counts in class_counts.items()}
     test = f", {by_split['test']} for testing" if by_split.get("test") else ""
     pictures = (
-        f"{sum(num_pictures)} pictures of {len(num_pictures)} labels, per label "
-        f"{min(num_pictures)} to {max(num_pictures)}, median "
-        f"{statistics.median(num_pictures):g}; "
+        f"{sum(num_pictures)} pictures of {len(num_pictures)} labels, {_per_label(num_pictures)}; "
         f"{by_split['train']} for training, {by_split['validation']} for validation{test}"
     )
     return [
@@ -39,6 +37,14 @@ def describe_dataset(
             for reason, count in count_reasons(rejected).items()
         ),
     ]
+
+
+def _per_label(num_pictures: Sequence[int]) -> str:
+    """Return how many pictures the labels have, in a few words."""
+    fewest, most = min(num_pictures), max(num_pictures)
+    if fewest == most:
+        return f"{fewest} of each"
+    return f"per label {fewest} to {most}, median {statistics.median(num_pictures):g}"
 
 
 def _examples(rejected: Sequence[Rejection], reason: str) -> str:

@@ -70,11 +70,13 @@ class PredictionFile:
     Attributes:
         file: Where lines are appended.
         has_header: Whether the file begins with the header of its format already.
-        num_problems: Pictures in it that cannot be used.
+        num_pictures: Pictures in it.
+        num_problems: Those of them that cannot be used.
     """
 
     file: BinaryIO
     has_header: bool
+    num_pictures: int
     num_problems: int
 
     def write(self, line: str) -> None:
@@ -106,10 +108,10 @@ def open_prediction_file(
             else:
                 write_record(str(run_path.absolute()), run)
             file.seek(0)
-            has_header, num_problems, end = _read_back(file, run, path, pictures)
+            opened, end = _read_back(file, run, path, pictures)
             file.truncate(end)
             file.seek(end)
-            yield PredictionFile(file=file, has_header=has_header, num_problems=num_problems)
+            yield opened
     except OSError as err:
         reason = err.strerror or type(err).__name__
         raise StorageError(
@@ -151,29 +153,32 @@ def _check_run(path: Path, run_path: Path, run: PredictionRun) -> None:
 
 def _read_back(
     file: BinaryIO, run: PredictionRun, path: Path, pictures: Iterator[str]
-) -> tuple[bool, int, int]:
+) -> tuple[PredictionFile, int]:
     """Take the pictures of all complete records from the list.
 
     Returns:
-        Whether there is a header, the number of pictures with a problem, and where the complete
-        records end.
+        What the file has, and the offset of the byte after its last complete record.
     """
     is_csv = run.output_format == "csv"
     records = _csv_records(file, run.top) if is_csv else _json_records(file)
     end = next(records).end
     has_header = end > 0
-    num_problems = 0
-    for number, record in enumerate(records, start=1):
+    num_pictures, num_problems = 0, 0
+    for record in records:
+        num_pictures += 1
         picture = next(pictures, None)
         if picture != record.picture:
             listed = "the list ends before" if picture is None else f"the list has {picture!r}"
             raise UsageError(
-                f"--output must be a file of the same pictures to be continued; picture {number} "
-                f"of {path} is {record.picture!r}, but {listed}. {_ADVICE}"
+                f"--output must be a file of the same pictures to be continued; picture "
+                f"{num_pictures} of {path} is {record.picture!r}, but {listed}. {_ADVICE}"
             )
         num_problems += record.has_problem
         end = record.end
-    return has_header, num_problems, end
+    opened = PredictionFile(
+        file=file, has_header=has_header, num_pictures=num_pictures, num_problems=num_problems
+    )
+    return opened, end
 
 
 def _json_records(file: BinaryIO) -> Iterator[_Record]:

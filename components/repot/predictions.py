@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from repot import storage
+from repot import progress, storage
 from repot.csv_text import csv_line
 from repot.errors import EXIT_FAILED, printable
 from repot.memory import num_cores
@@ -28,6 +28,7 @@ from repot.picture_files import PictureFile, read_ahead
 from repot.picture_result import RejectedPicture
 from repot.prediction_file import PredictionFile, PredictionRun, open_prediction_file
 from repot.predictor import BATCH_SIZE, Model, find_model, load_model, model_digest, read_labels
+from repot.progress import ProgressCounter
 from repot.signatures import check_signature
 
 _MAX_COLUMN = 60
@@ -92,6 +93,35 @@ class Prediction:
     promise: PredictionSet | None = None
 
 
+class PredictionCounts(NamedTuple):
+    """How many pictures the output of `predict_files` has.
+
+    Attributes:
+        num_pictures: All of them.
+        num_problems: Those that cannot be used.
+        num_earlier: Those that an earlier call had written to the output file.
+    """
+
+    num_pictures: int
+    num_problems: int
+    num_earlier: int
+
+    @property
+    def exit_code(self) -> int:
+        """EXIT_FAILED if a picture cannot be used, else 0."""
+        return EXIT_FAILED if self.num_problems else 0
+
+    @property
+    def text(self) -> str:
+        """The counts, for people."""
+        parts = [f"{self.num_pictures:,} picture{'' if self.num_pictures == 1 else 's'}"]
+        if self.num_problems:
+            parts.append(f"{self.num_problems:,} cannot be used, see `problem`")
+        if self.num_earlier:
+            parts.append(f"{self.num_earlier:,} were in the file already")
+        return "; ".join(parts)
+
+
 def predict_files(
     model: str,
     pictures: Iterable[str],
@@ -100,7 +130,7 @@ def predict_files(
     top: int,
     write: Callable[[str], object],
     output_path: Path | None = None,
-) -> int:
+) -> PredictionCounts:
     """Predict the labels of pictures and write them as lines of text.
 
     Args:
@@ -110,10 +140,7 @@ def predict_files(
         top: Number of labels per picture.
         write: Called with each line, unless there is an output file.
         output_path: Local file for the lines, "csv" or "jsonl"; one that an earlier call began with
-            the same arguments is continued, see `repot.prediction_file`.
-
-    Returns:
-        The exit code: EXIT_FAILED if a picture cannot be used, else 0.
+            the same arguments is continued, see `repot.prediction_file`. Progress is reported then.
 
     Raises:
         ModelError: There is no model, it cannot be loaded, or it is not signed as
@@ -136,17 +163,26 @@ def predict_files(
             write = output.write
         # Before the model is loaded: an output file that is complete needs none.
         names = list(itertools.islice(remaining, _MAX_NAMES if output_format == "table" else 1))
-        num_problems = output.num_problems if output else 0
+        num_earlier = output.num_pictures if output else 0
+        num_pictures, num_problems = num_earlier, output.num_problems if output else 0
         if names:
             # The decoders start while the model is loaded.
             workers = stack.enter_context(PredictionWorkers())
             loaded = load_model(model_uri)
 
+            # Without a file, the lines themselves show the progress.
+            counter = (
+                ProgressCounter("predict", 0, unit="pictures", done=num_earlier) if output else None
+            )
+
             def predictions() -> Iterator[Prediction]:
-                nonlocal num_problems
+                nonlocal num_pictures, num_problems
                 every = itertools.chain(names, remaining)
                 for prediction in predict_pictures(loaded, workers, every, top=top):
+                    num_pictures += 1
                     num_problems += bool(prediction.problem)
+                    if counter:
+                        counter.add()
                     yield prediction
 
             lines = FORMATS[output_format](predictions(), names)
@@ -154,7 +190,9 @@ def predict_files(
                 next(lines)
             for line in lines:
                 write(line)
-    return EXIT_FAILED if num_problems else 0
+            if counter:
+                progress.report("predict", num_pictures, num_pictures, unit="pictures")
+    return PredictionCounts(num_pictures, num_problems, num_earlier)
 
 
 def predict_pictures(

@@ -268,7 +268,9 @@ class ProgressCounter:
         self._report()
 
     def add(self, count: int = 1) -> None:
-        """Add finished units."""
+        """Add finished units; adding none reports nothing."""
+        if not count:
+            return
         with self._lock:
             self._done += count
             now = time.monotonic()

@@ -14,6 +14,11 @@ def test_one_line_tells_pictures_labels_and_splits() -> None:
     ]
 
 
+def test_labels_with_equally_many_pictures_have_one_number() -> None:
+    (line,) = describe_dataset({"train": {"a": 3, "b": 2}, "validation": {"a": 1, "b": 2}}, [])
+    assert line == "8 pictures of 2 labels, 4 of each; 5 for training, 3 for validation"
+
+
 def test_one_line_tells_the_test_split_if_there_is_one() -> None:
     (line,) = describe_dataset(
         {"train": {"a": 3}, "validation": {"a": 1}, "test": {"a": 2, "b": 1}}, []

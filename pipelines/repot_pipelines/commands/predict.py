@@ -1,12 +1,13 @@
 """`repot predict`: classify pictures with a trained model."""
 
+import contextlib
 import functools
 import sys
 from pathlib import Path
 
 import click
 
-from repot_pipelines.commands.options import NameChoice, debug_option
+from repot_pipelines.commands.options import NameChoice, debug_option, shown_progress
 
 _FORMATS_BY_SUFFIX = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
@@ -65,11 +66,15 @@ def predict_command(
         sys.stdout.reconfigure(encoding="utf-8")
     # By default, click removes escape sequences from what it writes to a file or a pipe.
     write = functools.partial(click.echo, color=True)
-    return predictions.predict_files(
-        model,
-        find_pictures(pictures, sys.stdin),
-        output_format=chosen,
-        top=top,
-        write=write,
-        output_path=output,
-    )
+    with shown_progress() if output else contextlib.nullcontext():
+        counts = predictions.predict_files(
+            model,
+            find_pictures(pictures, sys.stdin),
+            output_format=chosen,
+            top=top,
+            write=write,
+            output_path=output,
+        )
+    if output:
+        click.echo(f"{output}: {counts.text}")
+    return counts.exit_code

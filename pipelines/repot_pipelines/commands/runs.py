@@ -1,5 +1,6 @@
 """`repot runs`: list, show and compare the trainings in a storage."""
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import click
@@ -14,7 +15,11 @@ from repot_pipelines.commands.tables import (
 
 if TYPE_CHECKING:
     from repot.evaluator.catalog import RunDetails
+    from repot.settings import TrainingSettings
     from repot.training_record import TrainingRecord
+
+_MAIN_SETTINGS = ("backbone", "recipe", "seed")
+"""Settings that `repot runs show` prints even if they have their defaults."""
 
 
 @click.group("runs")
@@ -63,11 +68,10 @@ def show_run_command(*, run: str, storage_uri: str, as_json: bool) -> None:
     summary, training, evaluation = details.summary, details.training, details.evaluation
     rows = [("run", f"{summary.run} ({summary.state})"), ("folder", details.uri)]
     if training is not None:
-        settings = training.settings.to_json()
         rows += [
             ("dataset", training.dataset_id),
             ("training", _training_text(training)),
-            ("settings", ", ".join(f"{name}={value}" for name, value in settings.items())),
+            ("settings", _settings_text(training.settings)),
         ]
     if evaluation is not None:
         scores = evaluation.scores
@@ -88,9 +92,23 @@ def show_run_command(*, run: str, storage_uri: str, as_json: bool) -> None:
 
 
 def _training_text(training: "TrainingRecord") -> str:
-    epochs = f"{training.epochs} epoch{'' if training.epochs == 1 else 's'}"
-    pictures = f"{training.num_examples['train']:,} pictures"
-    return f"{pictures}, {epochs}, {training.seconds:.0f} s"
+    from repot.recipes import RECIPES
+
+    parts = [f"{training.num_examples['train']:,} pictures"]
+    if not RECIPES[training.settings.recipe].selects_itself:
+        parts.append(f"{training.epochs} epoch{'' if training.epochs == 1 else 's'}")
+    return ", ".join([*parts, f"{training.seconds:.0f} s"])
+
+
+def _settings_text(settings: "TrainingSettings") -> str:
+    """Return the settings that say what was trained, and all that are not the defaults."""
+    values = [(field, getattr(settings, field.name)) for field in dataclasses.fields(settings)]
+    shown = [
+        f"{field.name}={value}"
+        for field, value in values
+        if field.name in _MAIN_SETTINGS or value != field.default
+    ]
+    return f"{', '.join(shown)}; defaults for the rest"
 
 
 def _cost_rows(details: "RunDetails") -> list[tuple[str, str]]:

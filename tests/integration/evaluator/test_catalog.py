@@ -1,6 +1,7 @@
 """`repot models` and `repot runs` on a folder and on a bucket."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,23 @@ def test_compared_runs_show_that_their_pictures_differ(make_run: MakeRun, storag
         "(45 train, 12 validation; 3 labels)\n"
     ) in output
     assert "45 pictures, 2 epochs, " in run("runs", "show", "large", "--storage-uri", storage_uri)
+
+
+def test_run_shows_the_settings_that_mean_something_for_its_recipe(
+    make_run: MakeRun, storage_uri: str
+) -> None:
+    run_uri = make_run("auto")
+    training = storage.read_json(f"{run_uri}/training.json")
+    training["settings"] |= {"recipe": "auto", "class_weights": "off"}
+    storage.write_json(f"{run_uri}/training.json", training)
+
+    shown = run("runs", "show", "auto", "--storage-uri", storage_uri)
+
+    (settings,) = re.findall(r"^settings +(.*)", shown, re.MULTILINE)
+    assert settings == (
+        "backbone=mobilenet_v2, recipe=auto, seed=0, class_weights=off; defaults for the rest"
+    )
+    assert "epoch" not in shown
 
 
 def test_verdict_of_a_list_is_the_one_that_decided(make_run: MakeRun, storage_uri: str) -> None:

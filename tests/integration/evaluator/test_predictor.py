@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from repot import layout, storage
@@ -25,6 +26,7 @@ from repot.model_spec import ModelSpec, View
 from repot.predictions import predict_files
 from repot.predictor import find_model, load_model, read_labels
 from repot.preprocessing import decode_jpeg, view_picture
+from repot_pipelines.commands.predict import predict_command
 from tests.integration.evaluator.colours import (
     COLOURS,
     IMAGE_SIZE,
@@ -51,7 +53,7 @@ def predict(
     output_path: Path | None = None,
 ) -> tuple[int, list[str]]:
     lines: list[str] = []
-    code = predict_files(
+    counts = predict_files(
         model,
         [str(picture) for picture in pictures],
         output_format=output_format,
@@ -59,7 +61,7 @@ def predict(
         write=lines.append,
         output_path=output_path,
     )
-    return code, lines
+    return counts.exit_code, lines
 
 
 def test_find_model_accepts_every_location_of_a_model(
@@ -253,6 +255,22 @@ def test_csv_has_one_line_per_label(model: str, tmp_path: Path) -> None:
     assert rows[3]["problem"]
 
 
+def test_output_file_is_followed_by_its_progress_and_a_summary(model: str, tmp_path: Path) -> None:
+    save_picture(tmp_path / "red.png", "red")
+    output = tmp_path / "out.csv"
+    names = [str(tmp_path / name) for name in ("red.png", "missing.jpg")]
+
+    done = CliRunner().invoke(
+        predict_command, [model, *names, "--output", str(output)], standalone_mode=False
+    )
+
+    assert done.return_value == 1
+    assert done.stdout == f"{output}: 2 pictures; 1 cannot be used, see `problem`\n"
+    assert done.stderr.splitlines()[-1] == "predict: 2/2 pictures"
+    assert "summary" not in output.read_text()
+    assert len(output.read_text().splitlines()) == 3
+
+
 def test_table_columns_are_aligned(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,6 +362,17 @@ def test_killed_prediction_goes_on_where_it_was(model: str, tmp_path: Path) -> N
     assert output.read_text().splitlines() == [expected[0], *expected[1:] * 2000]
     # Complete: neither model nor pictures are needed again, only the answer.
     assert predict(model, *every, output_format="csv", top=2, output_path=output)[0] == 1
+    options = ["--output", str(output), "--top", "2"]
+    done = CliRunner().invoke(
+        predict_command, [model, *map(str, every), *options], standalone_mode=False
+    )
+    assert (done.return_value, done.stdout) == (
+        1,
+        (
+            f"{output}: 8,000 pictures; 2,000 cannot be used, see `problem`; 8,000 were in the "
+            "file already\n"
+        ),
+    )
     with pytest.raises(UsageError, match=r"has top=2, this run top=3\. Name another file"):
         predict(model, *every, output_format="csv", top=3, output_path=output)
     Path(model, "labels.txt").write_text("red\ngreen\nviolet\n")

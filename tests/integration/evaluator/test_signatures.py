@@ -80,7 +80,7 @@ def predict(model: Path, picture: Path) -> int:
     lines: list[str] = []
     return predict_files(
         str(model), [str(picture)], output_format="jsonl", top=1, write=lines.append
-    )
+    ).exit_code
 
 
 def test_signed_version_is_used(

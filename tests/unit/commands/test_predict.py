@@ -5,6 +5,7 @@ import pytest
 from click.testing import CliRunner
 
 from repot import predictions
+from repot.predictions import PredictionCounts
 from repot_pipelines.commands.predict import predict_command
 from tests.integration.kfp_api.command_line import run_repot
 
@@ -13,9 +14,9 @@ from tests.integration.kfp_api.command_line import run_repot
 def test_escape_sequences_for_programs_stay(
     output_format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def predict_files(*_: object, write: Callable[[str], None], **__: Any) -> int:
+    def predict_files(*_: object, write: Callable[[str], None], **__: Any) -> PredictionCounts:
         write("a\x1b[31m.jpg,cat")
-        return 0
+        return PredictionCounts(num_pictures=1, num_problems=0, num_earlier=0)
 
     monkeypatch.setattr(predictions, "predict_files", predict_files)
 
