@@ -1,14 +1,14 @@
 """What is wrong with the rows of a manifest: every row is checked, the first twenty are named."""
 
 import unicodedata
-from typing import Literal, cast
+from typing import Literal
 
 from repot.errors import UsageError
 from repot.manifest import Split
 
 MAX_NAMED = 20
 
-_SPLIT_NAMES: dict[str, str] = {
+SPLIT_NAMES: dict[str, Split | Literal[""]] = {
     "": "",
     "unassigned": "",
     "train": "train",
@@ -21,6 +21,7 @@ _SPLIT_NAMES: dict[str, str] = {
     "test": "test",
     "testing": "test",
 }
+"""The split that each name stands for, in manifests and in names of files; "" for none."""
 
 
 class WrongRows:
@@ -57,14 +58,14 @@ class WrongRows:
 
     def check_split(self, where: str, text: str, *, number: int = 0) -> Split | Literal[""] | None:
         """Return the split that a name stands for, "" for none; None if it is not a known name."""
-        split = _SPLIT_NAMES.get(text.strip().lower())
+        split = SPLIT_NAMES.get(text.strip().lower())
         if split is None:
             self.add(
                 where,
                 f"the split must be train, validation, test or empty; got {text.strip()!r}",
                 number=number,
             )
-        return cast(Split | Literal[""] | None, split)
+        return split
 
     def raise_if_any(self) -> None:
         """Raise an error that names the first rows, if any row is wrong.

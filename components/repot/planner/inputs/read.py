@@ -1,63 +1,33 @@
-"""Read PICTURES, whatever it is: detect the format from the content, and list the pictures.
+"""Read PICTURES, whatever it is, and list the pictures with their labels.
 
 A location is a folder or a file. A file is an archive, a manifest or a TFRecord shard. A folder
 contains label folders, or metadata files of Hugging Face, or tar files in the WebDataset format, or
-TFRecord shards. An archive that is not in the WebDataset format is read like a folder.
+TFRecord shards, or a manifest for each split. An archive that is not in the WebDataset format is
+read like a folder. `repot.planner.inputs.detect` tells them apart; each has a module of its own.
 """
 
 import dataclasses
-import gzip
-import io
-import re
-import unicodedata
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal, cast
 
-from repot import file_formats, progress, storage
+from repot import progress, storage
 from repot.errors import NoBucketError, UsageError
-from repot.file_parts import read_part
 from repot.manifest import Rejection, Split
 from repot.planner.file_table import FileTable, FoundFile
-from repot.planner.folders import (
-    PICTURE_SUFFIXES,
-    assign_labels,
-    find_split_folders,
-    is_system_file,
-)
-from repot.planner.inputs import archives, tfrecords, webdataset
+from repot.planner.folders import assign_labels
+from repot.planner.inputs import archives, detect, huggingface, tfrecords, webdataset
 from repot.planner.inputs.inventory import CandidatePicture, Inventory, PictureTable
-from repot.planner.inputs.manifests import ManifestFormat, manifest_format, read_manifest_rows
+from repot.planner.inputs.manifests import ManifestFormat, read_manifest_rows
 from repot.planner.inputs.problems import WrongRows
-from repot.planner.inputs.rows import FoundContent, Row, find_pictures, keep_useful_columns
-from repot.planner.inputs.stored_file import read_head
-from repot.planner.inputs.tables import decode_text, read_file_text
+from repot.planner.inputs.rows import FoundContent, find_pictures, keep_useful_columns
+from repot.planner.inputs.tables import read_file_text
 from repot.planner.listing import PictureRoots, check_folder, list_root
-from repot.records import BOX_EDGES, Box
 
-_ShardKind = Literal["tfrecord", "tar", "gzip", "bzip2", "xz"]
-
-_HEAD_BYTES = 1 << 16
-_METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
-# Files at the top of a folder whose content is looked at, at most.
-_MAX_PROBES = 8
-_WORD = re.compile(r"[a-z]+")
-_SPLIT_WORDS: dict[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "val": "validation",
-    "valid": "validation",
-    "test": "test",
-}
 _FOLDER_FORMATS = ("folders", "huggingface", "webdataset", "tfrecord")
-_WHAT_IT_MAY_BE = (
-    "PICTURES must be a folder of label folders, a zip or tar file of one, a manifest (CSV or JSON "
-    "Lines), WebDataset tar files, or TFRecord shards"
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -245,65 +215,23 @@ def _read_file(
     content: _Content, prefix: str, info: storage.ObjectInfo, options: ReadOptions
 ) -> None:
     """Add what a file contains: an archive, shard or manifest."""
-    head = read_head(info, _HEAD_BYTES)
-    kind = archives.archive_kind(head)
-    if kind == "gzip" and archives.archive_kind(inner := _gunzip_head(head)) != "tar":
-        head, kind = inner, None
+    head, kind = detect.read_start(info)
     wanted = options.input_format
     if kind and wanted in ("auto", "folders", "webdataset", "huggingface"):
         _read_archive(content, prefix, info, kind, options)
     elif wanted == "tfrecord" or (wanted == "auto" and tfrecords.is_tfrecord(head)):
         _read_shard(content, prefix, info, PurePosixPath(info.uri).name, options)
     elif kind or wanted in ("folders", "webdataset"):
-        found = f"a {kind} archive" if kind else _describe_head(head)
+        found = f"a {kind} archive" if kind else detect.describe_head(head)
         raise UsageError(
             f"{info.uri} must have input_format={wanted}; it is {found}. Choose another "
             "--input-format, or auto."
         )
     else:
-        text_format = (
-            _detect_manifest(head, info.uri) if wanted == "auto" else cast(ManifestFormat, wanted)
-        )
+        text_format = cast(ManifestFormat, wanted)
+        if wanted == "auto":
+            text_format = detect.detect_manifest(head, info.uri)
         _read_manifest(content, prefix, info, text_format, options)
-
-
-def _gunzip_head(head: bytes) -> bytes:
-    with gzip.GzipFile(fileobj=io.BytesIO(head)) as file:
-        try:
-            return file.read1(_HEAD_BYTES)
-        except (OSError, EOFError):
-            return b""
-
-
-def _detect_manifest(head: bytes, uri: str) -> ManifestFormat:
-    """Return the format of a text file.
-
-    Raises:
-        UsageError: It is none that is known.
-    """
-    if not head:
-        raise UsageError(f"{_WHAT_IT_MAY_BE}; {uri} is an empty file. Check the name.")
-    named = file_formats.name_format(head)
-    if named or head.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM")):
-        found = named[0] if named else "a single picture"
-        raise UsageError(f"{_WHAT_IT_MAY_BE}; {uri} is {found}. Give one of those.")
-    text = decode_text(head, uri, is_head=True)
-    found_format = manifest_format(text)
-    if found_format is None:
-        raise UsageError(
-            f"{_WHAT_IT_MAY_BE}; {uri} is {_describe_head(head)}. A CSV file must begin with the "
-            "names of its columns, path or uri and label among them. If it is another format, name "
-            "it with --input-format (setting input_format)."
-        )
-    return found_format
-
-
-def _describe_head(head: bytes) -> str:
-    first = head.split(b"\n", 1)[0].strip()[:80]
-    try:
-        return f"a file whose first line is {first.decode()!r}"
-    except UnicodeDecodeError:
-        return f"a file that begins with the bytes {first[:16].hex(' ')}"
 
 
 def _read_manifest(
@@ -351,7 +279,7 @@ def _read_archive(
         return
     files = [member.file for member in archives.without_common_folder(members)]
     with_prefix = (dataclasses.replace(file, path=prefix + file.path) for file in files)
-    _read_tree(content, prefix, info.uri, FileTable(with_prefix), options)
+    _read_tree(content, prefix, info.uri, FileTable(with_prefix).sorted(), options)
 
 
 def _list_archive(
@@ -362,13 +290,84 @@ def _list_archive(
     )
 
 
+def _read_tree(
+    content: _Content, prefix: str, uri: str, files: FileTable, options: ReadOptions
+) -> None:
+    """Add what a folder, or an archive of one, contains; the files are sorted by path."""
+    wanted = options.input_format
+    if wanted in ("auto", "huggingface"):
+        if metadata := huggingface.find_metadata(files):
+            _read_huggingface(content, prefix, files, metadata)
+            return
+        if wanted == "huggingface":
+            raise UsageError(
+                "With input_format=huggingface, a folder must contain metadata.csv or "
+                f"metadata.jsonl with file_name; {uri} has none. Choose another --input-format."
+            )
+    if shards := detect.find_shards(files, wanted):
+        _read_shards(content, prefix, files, shards, options)
+        return
+    if wanted in ("webdataset", "tfrecord"):
+        raise UsageError(
+            f"With input_format={wanted}, a folder must contain such files; there is none at "
+            f"the top of {uri}. Choose another --input-format, or auto."
+        )
+    if wanted == "auto" and not prefix:
+        manifests = detect.find_split_manifests(files, uri)
+        for split, (file, text_format) in manifests.items():
+            _read_manifest(content, f"{split}/", detect.to_info(file), text_format, options)
+        if manifests:
+            return
+    if content.files:
+        content.files.extend(files)
+    else:
+        content.files = files
+
+
+def _read_huggingface(
+    content: _Content, prefix: str, files: FileTable, metadata: Sequence[FoundFile]
+) -> None:
+    """Add the pictures that metadata files name."""
+    candidates, rejected = huggingface.read_pictures(
+        files, metadata, content.named, has_split_folders=not prefix
+    )
+    content.rejected += rejected
+    if prefix:
+        split = _prefix_split(prefix)
+        candidates = [dataclasses.replace(each, split=split) for each in candidates]
+    content.candidates.extend(candidates)
+
+
+def _read_shards(
+    content: _Content,
+    prefix: str,
+    files: FileTable,
+    shards: Sequence[tuple[FoundFile, detect.ShardKind]],
+    options: ReadOptions,
+) -> None:
+    """Add the pictures of TFRecord shards or WebDataset tar files, and reject other files."""
+    read = {file.path for file, _ in shards}
+    content.rejected += [
+        Rejection(path=path, label="", split="", reason="outside_labels")
+        for path in files.paths
+        if path not in read
+    ]
+    for file, kind in shards:
+        info = detect.to_info(file)
+        name = file.path.removeprefix(prefix)
+        if kind == "tfrecord":
+            _read_shard(content, prefix, info, name, options)
+        else:
+            _read_samples(content, prefix, info.uri, name, _list_archive(info, kind, options))
+
+
 def _read_samples(
     content: _Content, prefix: str, uri: str, name: str, members: Sequence[archives.Member]
 ) -> None:
     """Add the samples of one tar file in the WebDataset format."""
     wrong = WrongRows(uri, "sample")
     content.is_split_by_name |= not prefix
-    split = _prefix_split(prefix) or _split_of_name(name)
+    split = _prefix_split(prefix) or detect.split_of_name(name)
     inner = f"{prefix}{name}/"
     within = [
         dataclasses.replace(
@@ -387,278 +386,21 @@ def _read_shard(
 ) -> None:
     """Add the pictures of one TFRecord shard."""
     content.is_split_by_name |= not prefix
-    split = _prefix_split(prefix) or _split_of_name(name)
-    lines = options.listed_labels or ()
-    for number, entry in enumerate(tfrecords.list_shard(info, options.listings_uri)):
-        class_id = entry["class_id"]
-        # A record without a text has only the number of its line in the labels file.
-        named = lines[class_id - 1] if 0 < class_id <= len(lines) else str(class_id)
-        label = unicodedata.normalize("NFC", (entry["label"] or named).strip())
-        content.class_ids[label].add(class_id)
-        if "text" in entry:
-            content.texts[label] = entry["text"]
-        base = PurePosixPath(entry["name"]).name or f"{number}.jpg"
-        boxes = entry.get("boxes")
-        content.has_boxes |= boxes is not None
-        content.candidates.append(
-            CandidatePicture(
-                file=FoundFile(
-                    uri=info.uri,
-                    path=f"{prefix}{name}/{number}/{unicodedata.normalize('NFC', base)}",
-                    size_bytes=entry["size"],
-                    checksum=entry["crc32c"],
-                    version=info.version,
-                    part=tfrecords.entry_part(entry),
-                ),
-                label=label,
-                split=split,
-                boxes=tuple(
-                    Box(**dict(zip(BOX_EDGES, edges, strict=True))) for edges in boxes or ()
-                ),
-            )
-        )
+    found = tfrecords.read_shard(
+        info,
+        path=f"{prefix}{name}",
+        split=_prefix_split(prefix) or detect.split_of_name(name),
+        listed_labels=options.listed_labels or (),
+        listings_uri=options.listings_uri,
+    )
+    for picture in found:
+        label = picture.candidate.label
+        content.candidates.append(picture.candidate)
+        content.class_ids[label].add(picture.class_id)
+        content.has_boxes |= picture.has_boxes
+        if picture.text:
+            content.texts[label] = picture.text
 
 
 def _prefix_split(prefix: str) -> Split | Literal[""]:
     return cast(Split | Literal[""], prefix.removesuffix("/"))
-
-
-def _split_of_name(name: str) -> Split | Literal[""]:
-    """Return the split that the path of a shard names, such as train-00000-of-00128; "" if none."""
-    words = _WORD.findall(name.lower())
-    splits = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}
-    return splits.pop() if len(splits) == 1 else ""
-
-
-def _read_tree(
-    content: _Content, prefix: str, uri: str, files: FileTable, options: ReadOptions
-) -> None:
-    """Add what a folder, or an archive of one, contains."""
-    wanted = options.input_format
-    metadata = [
-        files[number]
-        for number, path in enumerate(files.paths if files.paths.mentions("metadata.") else ())
-        if path.rpartition("/")[2] in _METADATA_NAMES
-    ]
-    if wanted in ("auto", "huggingface"):
-        formats = [
-            (file, found)
-            for file in metadata
-            if not file.kind and (found := _metadata_format(file))
-        ]
-        if formats:
-            _read_metadata(content, prefix, files, formats)
-            return
-        if wanted == "huggingface":
-            raise UsageError(
-                "With input_format=huggingface, a folder must contain metadata.csv or "
-                f"metadata.jsonl with file_name; {uri} has none. Choose another --input-format."
-            )
-    shards = _find_shards(files, wanted)
-    if not shards:
-        if wanted in ("webdataset", "tfrecord"):
-            raise UsageError(
-                f"With input_format={wanted}, a folder must contain such files; there is none at "
-                f"the top of {uri}. Choose another --input-format, or auto."
-            )
-        if wanted == "auto" and _read_split_manifests(content, prefix, uri, files, options):
-            return
-        if content.files:
-            content.files.extend(files)
-        else:
-            content.files = files
-        return
-    read = {file.path for file, _ in shards}
-    content.rejected += [
-        Rejection(path=path, label="", split="", reason="outside_labels")
-        for path in files.paths
-        if path not in read
-    ]
-    for file, kind in shards:
-        info = _to_info(file)
-        name = file.path.removeprefix(prefix)
-        if kind == "tfrecord":
-            _read_shard(content, prefix, info, name, options)
-        else:
-            _read_samples(content, prefix, info.uri, name, _list_archive(info, kind, options))
-
-
-def _read_split_manifests(
-    content: _Content, prefix: str, uri: str, files: FileTable, options: ReadOptions
-) -> bool:
-    """Add the pictures of manifests that are named after splits, such as train.lst and test.lst.
-
-    Returns:
-        Whether there are such manifests. Label folders come first.
-
-    Raises:
-        UsageError: There is a manifest at the top, but it is not named after a split.
-    """
-    label_folders: set[str] = set()
-    for path in files.paths:
-        if "/" in path and _has_picture_name(path):
-            label_folders.add(path.partition("/")[0])
-        if len(label_folders) > 1 or prefix:
-            return False
-    top = [file for file in _top_files(files) if not _has_picture_name(file.path)][:_MAX_PROBES]
-    found = {
-        file: text_format
-        for file in top
-        if "/" not in file.path and (text_format := _probe_manifest(file))
-    }
-    if not found:
-        return False
-    splits = {file: _split_of_name(file.path) for file in found}
-    if "" in splits.values() or len(set(splits.values())) < max(2, len(found)):
-        names = ", ".join(repr(file.path) for file in found)
-        raise UsageError(
-            f"PICTURES must be the manifest itself, or a folder with one for each split, named "
-            f"after it, such as train.csv and validation.csv; {uri} contains {names}. Give the "
-            "manifest instead of the folder."
-        )
-    for file, text_format in found.items():
-        _read_manifest(content, f"{splits[file]}/", _to_info(file), text_format, options)
-    return True
-
-
-def _probe_manifest(file: FoundFile) -> ManifestFormat | None:
-    """Return the format of a manifest; None if a file is something else."""
-    head = read_head(_to_info(file), _HEAD_BYTES)
-    try:
-        return manifest_format(decode_text(head, file.uri, is_head=True)) if head else None
-    except UsageError:
-        return None
-
-
-def _find_shards(files: FileTable, wanted: str) -> list[tuple[FoundFile, _ShardKind]]:
-    """Return the shards at the top of a folder, or of its folders for splits, with their kinds.
-
-    Label folders with pictures come first: what lies beside them is left out as ever.
-    """
-    if wanted == "folders" or (
-        wanted == "auto" and any(_has_picture_name(path) and "/" in path for path in files.paths)
-    ):
-        return []
-    shards: list[tuple[FoundFile, _ShardKind]] = []
-    for number, file in enumerate(_top_files(files)):
-        kind = _shard_kind(file)
-        if kind and wanted in ("auto", "tfrecord" if kind == "tfrecord" else "webdataset"):
-            shards.append((file, kind))
-        if number + 1 >= _MAX_PROBES and not shards:
-            break
-    kinds = {kind == "tfrecord" for _, kind in shards}
-    if len(kinds) > 1:
-        names = [
-            next(file.path for file, kind in shards if (kind == "tfrecord") == is_tfrecord)
-            for is_tfrecord in (True, False)
-        ]
-        raise UsageError(
-            f"A folder must contain either TFRecord shards or tar files; got {names[0]!r} and "
-            f"{names[1]!r}. Name one of the two with --input-format, tfrecord or webdataset."
-        )
-    return shards
-
-
-def _top_files(files: FileTable) -> Iterator[FoundFile]:
-    for number, path in enumerate(files.paths):
-        folder = path.rpartition("/")[0]
-        is_top = not folder or ("/" not in folder and folder.lower() in _SPLIT_WORDS)
-        if is_top and not is_system_file(path):
-            file = files[number]
-            if not file.kind and not file.part:
-                yield file
-
-
-def _has_picture_name(path: str) -> bool:
-    # Without a path object, which would take seconds for a million files.
-    return path[path.rfind(".") :].lower() in PICTURE_SUFFIXES
-
-
-def _shard_kind(file: FoundFile) -> _ShardKind | None:
-    """Return what kind of shard a file is; None if it is none."""
-    if _has_picture_name(file.path):
-        return None
-    head = read_head(_to_info(file), archives.HEAD_BYTES)
-    if tfrecords.is_tfrecord(head):
-        return "tfrecord"
-    kind = archives.archive_kind(head)
-    return None if kind is None or kind == "zip" else kind
-
-
-def _to_info(file: FoundFile) -> storage.ObjectInfo:
-    return storage.ObjectInfo(
-        uri=file.uri, size_bytes=file.size_bytes, crc32c=file.checksum or None, version=file.version
-    )
-
-
-def _metadata_format(file: FoundFile) -> ManifestFormat | None:
-    """Return the format of a metadata file of Hugging Face; None if it is something else."""
-    try:
-        head = _read_listed(file) if file.part else read_head(_to_info(file), _HEAD_BYTES)
-        text = decode_text(head[:_HEAD_BYTES], file.uri, is_head=True)
-    except UsageError:
-        return None
-    found = manifest_format(text)
-    return found if found == "huggingface" else None
-
-
-def _read_listed(file: FoundFile) -> bytes:
-    if file.part:
-        return read_part(file.uri, file.part, size_bytes=file.size_bytes, version=file.version)
-    return storage.read_bytes(file.uri)
-
-
-def _read_metadata(
-    content: _Content,
-    prefix: str,
-    files: FileTable,
-    metadata: Sequence[tuple[FoundFile, ManifestFormat]],
-) -> None:
-    """Add the pictures that metadata files name, and reject all others."""
-    split_folders = find_split_folders(files.paths) if not prefix else {}
-    named: set[str] = set()
-    for file, text_format in metadata:
-        folder = file.path.rpartition("/")[0]
-        inner = f"{folder}/" if folder else ""
-        listed = {
-            path.removeprefix(inner): files[number]
-            for number, path in enumerate(files.paths)
-            if path.startswith(inner)
-        }
-        wrong = WrongRows(file.path if file.part else file.uri)
-        text = decode_text(_read_listed(file), file.uri)
-        rows = [
-            _with_folder_split(row, inner, split_folders)
-            for row in read_manifest_rows(text, text_format, file.uri, wrong)
-        ]
-        candidates = find_pictures(rows, file.uri, wrong, listed, named=content.named)
-        wrong.raise_if_any()
-        named.update(candidate.file.path for candidate in candidates)
-        if prefix:
-            candidates = [
-                dataclasses.replace(each, split=_prefix_split(prefix)) for each in candidates
-            ]
-        content.candidates.extend(candidates)
-    manifests_paths = {file.path for file, _ in metadata}
-    content.rejected += [
-        Rejection(
-            path=path,
-            label="",
-            split="",
-            reason="system_file"
-            if path in manifests_paths or is_system_file(path)
-            else "not_in_manifest",
-        )
-        for path in files.paths
-        if path not in named
-    ]
-
-
-def _with_folder_split(row: Row, folder: str, split_folders: Mapping[str, Split]) -> Row:
-    """Return a row with the split whose folder contains its picture, if it states none."""
-    top = (folder + row.name).partition("/")[0]
-    return (
-        row
-        if row.split or top not in split_folders
-        else dataclasses.replace(row, split=split_folders[top])
-    )

@@ -14,15 +14,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from repot.manifest import Rejection, Split
+from repot.planner.folders import PICTURE_SUFFIXES
 from repot.planner.inputs.inventory import CandidatePicture
 from repot.planner.inputs.problems import WrongRows
 
 if TYPE_CHECKING:
     from repot.planner.inputs.archives import Member
-
-PICTURE_EXTENSIONS = frozenset(
-    {"jpg", "jpeg", "jpe", "png", "gif", "bmp", "webp", "tif", "tiff", "avif", "heic", "heif"}
-)
 
 _MAX_SIDECAR_BYTES = 1 << 20
 _LABEL_KEYS = ("label", "cls", "class")
@@ -53,7 +50,7 @@ def is_webdataset(members: Iterable["Member"]) -> bool:
         _split_key(member.file.path)[0] for member in members if member.sidecar_label is not None
     }
     return any(
-        key in labelled and extension in PICTURE_EXTENSIONS
+        key in labelled and f".{extension}" in PICTURE_SUFFIXES
         for key, extension in (_split_key(member.file.path) for member in members)
     )
 
@@ -74,7 +71,9 @@ def read_samples(
     candidates: list[CandidatePicture] = []
     rejected: list[Rejection] = []
     for key, parts in samples.items():
-        pictures = [each for each in parts if _split_key(each.file.path)[1] in PICTURE_EXTENSIONS]
+        pictures = [
+            each for each in parts if f".{_split_key(each.file.path)[1]}" in PICTURE_SUFFIXES
+        ]
         labels = {
             _split_key(each.file.path)[1]: each.sidecar_label
             for each in parts

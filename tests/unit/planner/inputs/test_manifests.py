@@ -1,6 +1,7 @@
 """Manifests of every format, as their systems document them, and what is wrong with rows."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from repot import storage
 from repot.errors import UsageError
+from repot.planner.file_table import FileTable, FoundFile
 from repot.planner.inputs.inventory import CandidatePicture, Inventory
 from repot.planner.inputs.read import ReadOptions, read_inventory
 from repot.planner.listing import PictureRoots
@@ -189,6 +191,32 @@ def test_metadata_files_of_hugging_face(name: str, folder: Path) -> None:
         (name, "system_file"),
     ]
     assert _rows(folder / name) == expected
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_metadata_file_of_each_label_folder_looks_only_at_its_own_files(
+    kind: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = folder / "root"
+    for label in range(50):
+        (root / f"label-{label}").mkdir(parents=True)
+        (root / f"label-{label}" / "1.jpg").write_bytes(b"picture %d" % label)
+        _write(root / f"label-{label}", f"file_name,label\n1.jpg,{label}\n", "metadata.csv")
+    if kind == "zip":
+        root = Path(shutil.make_archive(str(tmp_path / "root"), "zip", root))
+    num_looks = 0
+    read = FileTable._file
+
+    def count(table: FileTable, number: int) -> FoundFile:
+        nonlocal num_looks
+        num_looks += 1
+        return read(table, number)
+
+    monkeypatch.setattr(FileTable, "_file", count)
+    pictures = _inventory(root).candidates
+    assert [*pictures.labels] == [str(label) for label in sorted(map(str, range(50)))]
+    # Each of a hundred files is looked at a few times, not once for each of fifty folders.
+    assert num_looks < 1000
 
 
 def test_objects_of_hugging_face_are_boxes(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -400,6 +428,19 @@ def test_gzipped_manifest_is_read(folder: Path) -> None:
 
     (folder / "m.csv.gz").write_bytes(gzip.compress(b"path,label\n1.jpg,a\n"))
     assert _rows(folder / "m.csv.gz") == [("1.jpg", "a", "")]
+
+
+@pytest.mark.parametrize(
+    ("training", "validation"), [("train", "dev"), ("training", "val"), ("Train", "Validate")]
+)
+def test_names_of_splits_are_those_of_the_column_split(
+    training: str, validation: str, folder: Path
+) -> None:
+    _write(folder, "path,label\n1.jpg,a\n", f"{training}.csv")
+    _write(folder, "path,label\n2.jpg,a\n", f"{validation}.csv")
+    assert sorted(_rows(folder)) == [("1.jpg", "a", "train"), ("2.jpg", "a", "validation")]
+    rows = f"path,label,split\n1.jpg,a,{training}\n2.jpg,a,{validation}\n"
+    assert _rows(_write(folder, rows)) == [("1.jpg", "a", "train"), ("2.jpg", "a", "validation")]
 
 
 def test_folder_with_a_manifest_for_each_split(folder: Path) -> None:
