@@ -24,6 +24,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 from repot.trainer.batches import ShareOfBatches
 from repot.trainer.optimizer import WeightAverage
 from repot.trainer.step import StepRunner, smoothed_cross_entropy
+from repot.trainer.strategy import Computation
 
 def train(strategy, is_shared=False):
     keras.utils.set_random_seed(0)
@@ -85,6 +86,44 @@ def statistics(strategy):
     found = [value.numpy().tolist() for value in values]
     return {"found": found, "mean": inputs[0].mean(0).tolist()}
 
+def overflow(strategy):
+    with strategy.scope():
+        model = keras.Sequential([keras.Input([3]), keras.layers.Dense(5), keras.layers.Dense(4)])
+        optimizers = []
+        for group in (model.weights[:2], model.weights[2:]):
+            optimizer = keras.optimizers.LossScaleOptimizer(
+                keras.optimizers.SGD(0.1), initial_scale=2.0**15
+            )
+            optimizer.build(group)
+            optimizers.append((optimizer, group))
+    runner = StepRunner(
+        lambda inputs, training: (model(inputs, training=training),),
+        lambda outputs, labels: smoothed_cross_entropy(outputs[0], labels),
+        optimizers,
+        strategy,
+        model=model,
+        computation=Computation(precision="float16"),
+    )
+    before = [weight.numpy() for weight in model.weights]
+    inputs = np.ones((2, 8, 3), np.float32)
+    # Only the gradients of the second replica exceed the range of float16, in the first step.
+    inputs[0, 4:] = 100
+    labels, mask = np.ones((2, 8), np.int64), np.ones((2, 8), np.float32)
+    batches = iter(runner.distribute(tf.data.Dataset.from_tensor_slices((inputs, labels, mask))))
+    losses, changes = [], []
+    for _ in range(2):
+        losses.append(runner.train_steps(batches, 1, stop=False).sums[0].loss)
+        changes.append(max(
+            float(abs(weight.numpy() - old).max())
+            for weight, old in zip(model.weights, before, strict=True)
+        ))
+    scales = [
+        float(scale)
+        for optimizer, _ in optimizers
+        for scale in strategy.experimental_local_results(optimizer.dynamic_scale.value)
+    ]
+    return {"losses": losses, "changes": changes, "scales": scales}
+
 def features(strategy, dataset_uri, folder):
     from pathlib import Path
     from repot.dataset import open_examples
@@ -120,12 +159,20 @@ mirrored = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
 two = train(mirrored)
 shared = train(mirrored, is_shared=True)
 trained = statistics(mirrored)
+skipped = overflow(mirrored)
 found = [
     features(each, sys.argv[1], f"{sys.argv[2]}/{i}")
     for i, each in enumerate([tf.distribute.get_strategy(), mirrored])
 ]
 print(json.dumps(
-    {"one": one, "two": two, "shared": shared, "statistics": trained, "features": found}
+    {
+        "one": one,
+        "two": two,
+        "shared": shared,
+        "statistics": trained,
+        "overflow": skipped,
+        "features": found,
+    }
 ))
 """
 
@@ -172,3 +219,8 @@ def test_two_devices_train_like_one(sample_dataset_uri: str, tmp_path: Path) -> 
     assert len(statistics["found"]) == 2
     for found in statistics["found"]:
         np.testing.assert_allclose(found, 0.1 * np.array(statistics["mean"]), rtol=1e-4)
+    # A step whose gradients are not finite on one device is skipped by both.
+    overflow = results["overflow"]
+    assert np.isfinite(overflow["losses"]).all()
+    assert overflow["changes"][0] == 0 < overflow["changes"][1]
+    assert overflow["scales"] == [2.0**14] * 4

@@ -339,6 +339,8 @@ class StepRunner:
         context = tf.distribute.get_replica_context()
         count = context.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(mask))
         sums, gradients = self._gradients(inputs, labels, mask, count)
+        if self._computation.precision == "float16":
+            gradients = _skip_together(gradients, context)
         for (optimizer, group), group_gradients in zip(self._optimizers, gradients, strict=True):
             optimizer.apply(group_gradients, group)
         if self._statistics and context.num_replicas_in_sync > 1:
@@ -404,8 +406,6 @@ class StepRunner:
                 aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE,
             ),
         )
-        if self._computation.precision == "float16" and len(groups) > 1:
-            gradients = _skip_together(gradients)
         return _batch_sums(outputs[0], labels, mask), gradients
 
     def _score_replica(self, inputs: Any, labels: Any, mask: Any) -> Any:
@@ -476,13 +476,20 @@ def _split(values: Any, num_parts: int) -> Any:
     return tf.reshape(tf.pad(values, padding), [num_parts, size, *values.shape[1:]])
 
 
-def _skip_together(gradients: list[list[Any]]) -> list[list[Any]]:
-    """Make all gradients non-finite if one is, so that all optimizers skip the step.
+def _skip_together(gradients: list[list[Any]], context: Any) -> list[list[Any]]:
+    """Make all gradients non-finite if one is on any replica, so that all optimizers skip the step.
 
-    So their loss scales stay equal.
+    So their loss scales stay equal. keras.optimizers.LossScaleOptimizer takes the gradients of the
+    first replica for those of all.
+
+    Args:
+        gradients: The replica's gradients for each optimizer.
+        context: tf.distribute.ReplicaContext.
     """
     total = tf.add_n([tf.reduce_sum(gradient) for gradient in tf.nest.flatten(gradients)])
-    nothing = tf.cast(total - total, tf.float32)  # NaN unless all are finite
+    nothing = total - total  # NaN unless all are finite
+    if context.num_replicas_in_sync > 1:
+        nothing = context.all_reduce(tf.distribute.ReduceOp.SUM, nothing)
     return tf.nest.map_structure(lambda gradient: gradient + nothing, gradients)  # type: ignore[no-any-return]
 
 
