@@ -93,6 +93,18 @@ class Recipe:
 
 
 RECIPES = {
+    "auto": Recipe(
+        summary="choose views, depths and regularization by cross-validation on training pictures",
+        fine_tune=False,
+        optimizer="L-BFGS",
+        head_epochs=0,
+        head_learning_rate=0.0,
+        epochs=0,
+        learning_rate=0.0,
+        max_learning_rate=0.0,
+        augmentation="none",
+        selects_itself=True,
+    ),
     "head": Recipe(
         summary="train a new head on the features of the frozen backbone, computed once",
         fine_tune=False,
@@ -125,17 +137,5 @@ RECIPES = {
         max_learning_rate=3e-3,
         augmentation="inception",
         backbone="inception_v3",
-    ),
-    "auto": Recipe(
-        summary="choose views, depths and regularization by cross-validation on training pictures",
-        fine_tune=False,
-        optimizer="L-BFGS",
-        head_epochs=0,
-        head_learning_rate=0.0,
-        epochs=0,
-        learning_rate=0.0,
-        max_learning_rate=0.0,
-        augmentation="none",
-        selects_itself=True,
     ),
 }

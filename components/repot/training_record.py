@@ -13,7 +13,7 @@ from repot.json_record import JsonRecord
 from repot.layout import HISTORY_NAME
 from repot.selection_record import SelectionRecord
 from repot.settings import TrainingSettings
-from repot.settings.run import SETTINGS_OF_THE_MACHINE
+from repot.settings.training import SETTINGS_OF_THE_MACHINE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,16 +19,13 @@ from repot.settings.fields import (
 )
 from repot.settings.pods import MODES, JobSettings, TaskSettings, mode_problems
 from repot.settings.run import (
-    CHECKPOINT_VALUES,
     INPUT_FORMATS,
     STABLE_LAYOUT,
     TUTORIAL_LAYOUT,
-    CheckpointSettings,
     DatasetSettings,
     GateSettings,
     InputSettings,
     RunSettings,
-    TrainingSettings,
 )
 from repot.settings.sources import (
     ALL_SETTINGS,
@@ -49,6 +46,7 @@ from repot.settings.sources import (
     to_arguments,
     value_type,
 )
+from repot.settings.training import CHECKPOINT_VALUES, CheckpointSettings, TrainingSettings
 
 __all__ = [
     "ALL_SETTINGS",

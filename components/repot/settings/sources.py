@@ -25,14 +25,8 @@ from repot.settings.fields import (
     parameter_default,
 )
 from repot.settings.pods import JobSettings, TaskSettings
-from repot.settings.run import (
-    CheckpointSettings,
-    DatasetSettings,
-    GateSettings,
-    InputSettings,
-    RunSettings,
-    TrainingSettings,
-)
+from repot.settings.run import DatasetSettings, GateSettings, InputSettings, RunSettings
+from repot.settings.training import CheckpointSettings, TrainingSettings
 
 ALL_SETTINGS: tuple[type[Settings], ...] = (
     RunSettings,

@@ -11,6 +11,7 @@ from repot.errors import UsageError
 from repot.planner.component import plan
 from repot.settings import (
     ALL_SETTINGS,
+    DEFAULTS,
     FORM_FIELDS,
     NONE,
     PARAMETERS,
@@ -18,6 +19,7 @@ from repot.settings import (
     CheckpointSettings,
     RunSettings,
     TrainingSettings,
+    choices,
     empty_if_none,
     parameter_default,
 )
@@ -62,6 +64,11 @@ def test_help_is_a_sentence(name: str) -> None:
     text = PARAMETERS[name].metadata["help"]
 
     assert re.fullmatch(r"[A-Z`p].*\.", text), text
+
+
+@pytest.mark.parametrize("name", [name for name in PARAMETERS if choices(name)])
+def test_default_is_the_first_choice(name: str) -> None:
+    assert choices(name)[0] == DEFAULTS[name]
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from repot.errors import UsageError
-from repot.settings import JobSettings, TaskSettings, mode_problems
+from repot.settings import JobSettings, Settings, TaskSettings, mode_problems
 
 SPOT = [{"key": "spot", "operator": "Exists", "effect": "NoSchedule"}]
 
@@ -28,6 +28,11 @@ def test_json_round_trip() -> None:
         ("num_workers", 65, "num_workers"),
         ("accelerator_count", -1, "accelerator_count"),
         ("job_deadline_hours", 0, "job_deadline_hours"),
+        ("job_deadline_hours", 24 * 365 + 1, "job_deadline_hours"),
+        ("accelerator_count", 65, "accelerator_count"),
+        ("job_priority_class", "High!", "job_priority_class"),
+        ("settings_config_map", "", "settings_config_map"),
+        ("google_secret_name", "My Secret", "google_secret_name"),
         ("trainer_cpu", "", "trainer_cpu"),
         ("trainer_cpu", "four", "trainer_cpu"),
         ("trainer_cpu", "0.0", "trainer_cpu"),
@@ -58,15 +63,35 @@ def test_all_problems_are_reported_at_once() -> None:
     assert len(caught.value.problems) == 4
 
 
-def test_bounds_are_allowed() -> None:
-    JobSettings(
-        trainer_image="i",
-        num_workers=64,
-        accelerator_count=0,
-        job_deadline_hours=1,
-        trainer_cpu="500m",
-        trainer_memory="1.5Gi",
-    )
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("num_workers", [1, 64]),
+        ("accelerator_count", [0, 64]),
+        ("job_deadline_hours", [1, 24 * 365]),
+        ("trainer_cpu", ["500m", "0.5", "64"]),
+        ("trainer_memory", ["1.5Gi", "512Mi"]),
+        ("job_queue", ["", "q" * 63]),
+        ("job_priority_class", ["", "repot-training"]),
+        ("settings_config_map", ["team-a.settings"]),
+        ("s3_secret_name", ["a"]),
+        ("google_secret_name", ["a" * 253]),
+    ],
+)
+def test_bounds_are_allowed(field: str, values: list[Any]) -> None:
+    for value in values:
+        assert getattr(JobSettings(**{"trainer_image": "i", field: value}), field) == value
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"), [(TaskSettings, "cpu_image"), (JobSettings, "trainer_image")]
+)
+def test_images_are_references(settings: type[Settings], name: str) -> None:
+    for value in ("repot", "ghcr.io:443/repot/repot-cpu@sha256:" + "0" * 64):
+        assert getattr(settings.from_json({name: value}), name) == value
+    for value in ("", "https://ghcr.io/repot", "repot cpu", "repot:"):
+        with pytest.raises(UsageError, match=f"{name} must be a container image reference"):
+            settings.from_json({name: value})
 
 
 @pytest.mark.parametrize(
