@@ -11,11 +11,12 @@ from typing import Any, ClassVar, Self
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """HTTP status, body and content type."""
+    """HTTP status, body, content type and other headers."""
 
     status: int
     body: bytes
     kind: str = "application/json"
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,8 @@ class _Handler(BaseHTTPRequestHandler):
             answer = Answer(status=500, body=text, kind="text/plain")
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.kind)
+        for name, value in answer.headers:
+            self.send_header(name, value)
         if isinstance(answer, StreamAnswer):
             self._send_chunks(answer)
             return

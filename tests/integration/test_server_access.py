@@ -344,6 +344,28 @@ def test_context_overrides_the_address_in_the_environment(api: KfpApi, tmp_path:
     assert result.returncode == 0, result.stderr
 
 
+def test_context_and_kubeconfig_win_over_the_cluster_of_a_pod(
+    api: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # kfp.Client would use the service of the pod's own cluster, whatever it is given.
+    api.prefix, api.token = PROXY, "kubeconfig-token"
+    path = write_kubeconfig(tmp_path, api.address, token="kubeconfig-token")
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+    for name in ("SERVICE_TOKEN_FILENAME", "SERVICE_CERT_FILENAME"):
+        (tmp_path / name).write_text("of the pod")
+        monkeypatch.setattr(f"kubernetes.config.incluster_config.{name}", str(tmp_path / name))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "9")
+
+    by_context = run_repot("schedule", "list", "--context", "kind")
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    by_file = run_repot("schedule", "list")
+
+    assert by_context.exit_code == 0, by_context.errors
+    assert by_file.exit_code == 0, by_file.errors
+    assert os.environ["KUBERNETES_SERVICE_HOST"] == "127.0.0.1"
+
+
 def test_missing_google_credentials_are_reported(
     api: KfpApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

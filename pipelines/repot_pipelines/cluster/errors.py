@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from repot.errors import RepotError
+from repot_pipelines.http_clients import PROXY_ADVICE
 
 TRY_KUBECTL = "`kubectl get namespaces` with the same context must work first."
 
@@ -99,6 +100,10 @@ def _connection_problem(action: str, address: str, err: Exception) -> str:
     import urllib3
 
     reason = getattr(err, "reason", None) or err
+    if isinstance(reason, urllib3.exceptions.ProxyError):
+        return (
+            f"Cannot {action}: the proxy to {address} failed ({_shorten(reason)}). {PROXY_ADVICE}"
+        )
     if isinstance(reason, urllib3.exceptions.SSLError):
         return _tls_problem(action, address, str(reason))
     if isinstance(reason, urllib3.exceptions.NameResolutionError):

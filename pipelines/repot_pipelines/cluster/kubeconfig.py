@@ -11,6 +11,10 @@ from typing import Any, TypeVar
 
 from repot.user_files import read_user_file
 from repot_pipelines.cluster.errors import TRY_KUBECTL, ClusterError
+from repot_pipelines.http_clients import configure_client
+
+POD_VARIABLE = "KUBERNETES_SERVICE_HOST"
+"""The kubelet sets it in every pod."""
 
 _LOGIN_SECONDS = 10
 """Time limit for a credential plugin; some wait indefinitely for a login in a browser."""
@@ -25,10 +29,12 @@ class ClusterContext:
     Attributes:
         kubeconfig: Paths as in $KUBECONFIG; "" for the cluster that this pod runs in.
         name: Context in kubeconfig; "" for the cluster that this pod runs in.
+        proxy_url: The proxy that kubeconfig sets for the cluster; "" for none.
     """
 
     kubeconfig: str
     name: str
+    proxy_url: str = ""
 
     @property
     def title(self) -> str:
@@ -41,6 +47,9 @@ class ClusterContext:
 def find_context(context: str, environment: Mapping[str, str], home: Path) -> ClusterContext | None:
     """Find the cluster that the option, the environment or kubeconfig selects.
 
+    In a pod that is the pod's own cluster, unless the option or $KUBECONFIG selects another one,
+    as the jobs of some CI systems do. kubectl decides in the same way.
+
     Args:
         context: Context of kubeconfig; "" for the current one.
         environment: Environment variables by name.
@@ -52,9 +61,9 @@ def find_context(context: str, environment: Mapping[str, str], home: Path) -> Cl
     Raises:
         ClusterError: The selected kubeconfig is missing or unreadable, or has no such context.
     """
-    if "KUBERNETES_SERVICE_HOST" in environment and not context:
-        return ClusterContext(kubeconfig="", name="")
     configured = environment.get("KUBECONFIG", "")
+    if POD_VARIABLE in environment and not (context or configured):
+        return ClusterContext(kubeconfig="", name="")
     kubeconfig = configured or str(home / ".kube" / "config")
     if not any(Path(path).exists() for path in kubeconfig.split(os.pathsep) if path):
         if not configured and not context:
@@ -63,7 +72,7 @@ def find_context(context: str, environment: Mapping[str, str], home: Path) -> Cl
             f"There is no kubeconfig at {kubeconfig}. Set KUBECONFIG to the file that the "
             "cluster's tools write."
         )
-    contexts, current = _read_contexts(kubeconfig)
+    contexts, proxies, current = _read_contexts(kubeconfig)
     name = context or current
     if not name:
         return None
@@ -72,7 +81,8 @@ def find_context(context: str, environment: Mapping[str, str], home: Path) -> Cl
             f"kubeconfig {kubeconfig} has no context {name}. "
             f"Choose with --context among: {', '.join(contexts) or 'none'}."
         )
-    return ClusterContext(kubeconfig=kubeconfig, name=name)
+    proxy_url = proxies.get(contexts[name], "")
+    return ClusterContext(kubeconfig=kubeconfig, name=name, proxy_url=proxy_url)
 
 
 def make_api_client(context: ClusterContext) -> Any:
@@ -81,7 +91,6 @@ def make_api_client(context: ClusterContext) -> Any:
     Raises:
         ClusterError: The context cannot be used.
     """
-    import urllib3
     from kubernetes import client
 
     configuration = client.Configuration()
@@ -106,8 +115,10 @@ def make_api_client(context: ClusterContext) -> Any:
             f"{context.title} gets no credentials: {_one_line(logged_errors[-1])}. "
             f"Install or repair the credential plugin, or log in; {TRY_KUBECTL}"
         )
-    # The default would retry an unreachable server three times.
-    configuration.retries = urllib3.Retry(connect=0, read=0, other=0, redirect=4)
+    if context.kubeconfig:
+        configure_client(configuration, proxy_url=context.proxy_url)
+    else:  # the pod's own cluster needs no proxy
+        configure_client(configuration, uses_proxy=False)
     return client.ApiClient(configuration)
 
 
@@ -140,21 +151,26 @@ def call_with_timeout(seconds: float, work: Callable[[], _T]) -> _T:
     return returned[0]
 
 
-def _read_contexts(kubeconfig: str) -> tuple[list[str], str]:
-    """Return the names of all contexts and of the current one.
+def _read_contexts(kubeconfig: str) -> tuple[dict[str, str], dict[str, str], str]:
+    """Return the cluster of each context, the proxy of each cluster, and the current context.
 
-    An empty file counts as one without contexts, as in kubectl.
+    Of several files that have a name, the first one counts; an empty file counts as one without
+    contexts. Both are as in kubectl.
     """
     import yaml
 
-    names: list[str] = []
+    contexts: dict[str, str] = {}
+    proxies: dict[str, str] = {}
     current = ""
     for path in kubeconfig.split(os.pathsep):
         if not path or not Path(path).exists():
             continue
         try:
             content = yaml.safe_load(read_user_file(Path(path)).decode()) or {}
-            names += [context["name"] for context in content.get("contexts") or []]
+            for each in content.get("contexts") or []:
+                contexts.setdefault(each["name"], (each.get("context") or {}).get("cluster", ""))
+            for each in content.get("clusters") or []:
+                proxies.setdefault(each["name"], (each.get("cluster") or {}).get("proxy-url") or "")
             current = current or content.get("current-context") or ""
         except (OSError, ValueError, yaml.YAMLError, AttributeError, KeyError, TypeError) as err:
             reason = (err.strerror if isinstance(err, OSError) else "") or str(err)
@@ -162,7 +178,7 @@ def _read_contexts(kubeconfig: str) -> tuple[list[str], str]:
                 f"kubeconfig {path} cannot be read: {_one_line(reason)}. "
                 "Repair it, or set KUBECONFIG."
             ) from err
-    return names, current
+    return contexts, proxies, current
 
 
 def _load(context: ClusterContext, configuration: Any) -> None:

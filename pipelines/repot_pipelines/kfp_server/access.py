@@ -3,11 +3,13 @@
 An option always wins over the environment:
 
 - address: --host, then KF_PIPELINES_ENDPOINT, then the service inside the cluster if this process
-  runs in a pod, then kubeconfig. --context selects kubeconfig and ignores the environment.
+  runs in a pod and KUBECONFIG is not set, then kubeconfig. --context selects kubeconfig and ignores
+  the environment.
 - credentials: the options if any is set, else the environment. Both need an address; kubeconfig
   carries its own credentials.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ from pathlib import Path
 from repot.errors import UsageError
 from repot.user_files import read_user_file
 from repot_pipelines import defaults
+from repot_pipelines.cluster.kubeconfig import POD_VARIABLE
 
 HOST_VARIABLE = "KF_PIPELINES_ENDPOINT"
 UI_VARIABLE = "KF_PIPELINES_UI_ENDPOINT"
@@ -22,9 +25,6 @@ TOKEN_VARIABLE = "KF_PIPELINES_TOKEN"
 TOKEN_PATH_VARIABLE = "KF_PIPELINES_SA_TOKEN_PATH"
 COOKIE_VARIABLE = "KF_PIPELINES_COOKIE"
 IAP_VARIABLE = "KF_PIPELINES_IAP_OAUTH2_CLIENT_ID"
-
-_POD_VARIABLE = "KUBERNETES_SERVICE_HOST"
-"""The kubelet sets it in every pod."""
 
 _POD_TOKEN_PATH = Path("/var/run/secrets/kubeflow/pipelines/token")
 """Where KFP's SDK expects the projected service account token; the kubelet renews the file."""
@@ -133,7 +133,9 @@ def _host_from_environment(options: ConnectionOptions, environment: Mapping[str,
     """Return the address in the environment, or the cluster-internal service if this is a pod."""
     if options.kube_context:
         return ""
-    if environment.get(HOST_VARIABLE) or _POD_VARIABLE not in environment:
+    selects_kubeconfig = environment.get("KUBECONFIG", "") not in ("", os.devnull)
+    is_own_cluster = POD_VARIABLE in environment and not selects_kubeconfig
+    if environment.get(HOST_VARIABLE) or not is_own_cluster:
         return environment.get(HOST_VARIABLE, "")
     return f"http://ml-pipeline.{options.kfp_namespace}.svc.cluster.local:8888"
 
@@ -157,7 +159,7 @@ def _credentials_from_environment(environment: Mapping[str, str]) -> _Credential
 
 
 def _pod_token_path(environment: Mapping[str, str]) -> Path | None:
-    is_pod = _POD_VARIABLE in environment
+    is_pod = POD_VARIABLE in environment
     return _POD_TOKEN_PATH if is_pod and _POD_TOKEN_PATH.exists() else None
 
 

@@ -5,9 +5,13 @@ import io
 import os
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from repot.user_files import check_kubeconfig
+from repot_pipelines.cluster.errors import ClusterError
+from repot_pipelines.cluster.kubeconfig import POD_VARIABLE, find_context
+from repot_pipelines.http_clients import configure_client
 from repot_pipelines.kfp_server.access import HOST_VARIABLE, Access
 from repot_pipelines.kfp_server.errors import ServerError
 
@@ -25,6 +29,7 @@ def make_client(access: Access) -> Any:
 
     Raises:
         ServerError: There is neither an address nor a usable kubeconfig, or no Google identity.
+        UsageError: The proxy cannot be used.
     """
     if not access.host:
         try:
@@ -32,7 +37,7 @@ def make_client(access: Access) -> Any:
         except OSError as err:
             reason = f"{err.filename}: {err.strerror}"
             raise _no_kubeconfig_error(reason) from err
-    client_class = _fast_client_class()
+    client_class = _fast_client_class(_kubeconfig_proxy(access))
     with _hidden_variables(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         # kfp warns on every start that it does not support servers before 2.0; `connect` checks.
         warnings.simplefilter("ignore", FutureWarning)
@@ -58,9 +63,14 @@ def client_address(client: Any) -> str:
 
 @contextlib.contextmanager
 def _hidden_variables() -> Iterator[None]:
-    """Hide KFP's environment variables from kfp.Client: `resolve_access` has read them already."""
+    """Hide environment variables from kfp.Client: `resolve_access` has read them already.
+
+    In a pod, kfp.Client would prefer the pod's own cluster to the kubeconfig that was chosen.
+    """
     hidden = {
-        name: os.environ.pop(name) for name in list(os.environ) if name.startswith(_VARIABLE_PREFIX)
+        name: os.environ.pop(name)
+        for name in list(os.environ)
+        if name == POD_VARIABLE or name.startswith(_VARIABLE_PREFIX)
     }
     try:
         yield
@@ -68,9 +78,8 @@ def _hidden_variables() -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def _fast_client_class() -> Any:
+def _fast_client_class(proxy_url: str) -> Any:
     import kfp
-    import urllib3
 
     class FastClient(kfp.Client):  # type: ignore[misc]  # kfp has no types
         """kfp.Client without retries: the original tries a dead server five times in 20 seconds."""
@@ -83,7 +92,7 @@ def _fast_client_class() -> Any:
             config = super()._load_config(*args, **kwargs)
             config.host = config.host.rstrip("/")
             _keep_host(config)
-            config.retries = urllib3.Retry(connect=0, read=0, other=0, redirect=4)
+            configure_client(config, proxy_url=proxy_url)
             return config
 
     return FastClient
@@ -115,6 +124,17 @@ def _credentials(access: Access) -> Any:
 
         return ServiceAccountTokenVolumeCredentials(path=str(access.token_path))
     return None
+
+
+def _kubeconfig_proxy(access: Access) -> str:
+    """Return the proxy of the kubeconfig that the address comes from; "" for none."""
+    # If it cannot be read, kfp.Client finds no address in it either, which is reported then.
+    with contextlib.suppress(ClusterError):
+        if not access.host and (
+            found := find_context(access.kube_context, os.environ, Path.home())
+        ):
+            return found.proxy_url
+    return ""
 
 
 def _kubeconfig_problem(access: Access) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from repot.errors import RepotError
+from repot_pipelines.http_clients import PROXY_ADVICE
 
 
 class ServerError(RepotError):
@@ -161,6 +162,8 @@ def _connection_problem(err: Exception, address: str) -> str:
         )
     if isinstance(reason, urllib3.exceptions.TimeoutError):
         return f"{address} does not respond in time. Check --host, the firewall, or the VPN."
+    if isinstance(reason, urllib3.exceptions.ProxyError):
+        return f"the proxy to {address} failed ({_without_object(reason)}). {PROXY_ADVICE}"
     if isinstance(reason, urllib3.exceptions.SSLError):
         return (
             f"the TLS connection to {address} failed ({_without_object(reason)}). "

@@ -55,6 +55,41 @@ def test_pod_uses_its_own_cluster_unless_a_context_is_given(tmp_path: Path) -> N
     assert selected.title == "context a of kubeconfig"
 
 
+def test_kubeconfig_of_the_environment_wins_over_the_cluster_of_the_pod(tmp_path: Path) -> None:
+    # Jobs of some CI systems run in a pod of one cluster with the kubeconfig of another.
+    path = write(tmp_path / "of-the-job", "a", current="a")
+    pod = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBECONFIG": path}
+
+    assert find_context("", pod, tmp_path) == ClusterContext(kubeconfig=path, name="a")
+    assert find_context("", {**pod, "KUBECONFIG": "/dev/null"}, tmp_path) is None
+
+
+def test_proxy_of_the_contexts_cluster_is_found_in_the_first_file_that_has_it(
+    tmp_path: Path,
+) -> None:
+    def content(proxy: str, current: str) -> str:
+        clusters = [{"name": "here", "cluster": {"proxy-url": proxy}}, {"name": "there"}]
+        contexts = [
+            {"name": "a", "context": {"cluster": "here"}},
+            {"name": "b", "context": {"cluster": "there"}},
+        ]
+        return yaml.safe_dump(
+            {"clusters": clusters, "contexts": contexts, "current-context": current}
+        )
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_text(content("http://first:3128", "a"))
+    two.write_text(content("http://second:3128", "b"))
+    environment = {"KUBECONFIG": f"{one}:{two}"}
+
+    proxied, direct = (find_context(name, environment, tmp_path) for name in ("", "b"))
+
+    assert proxied is not None
+    assert direct is not None
+    assert (proxied.name, proxied.proxy_url) == ("a", "http://first:3128")
+    assert direct.proxy_url == ""
+
+
 @pytest.mark.parametrize(
     "text", ["contexts: [", "[]\n- x", "contexts: [{}]", "contexts: 7", "just text"]
 )

@@ -100,6 +100,10 @@ def test_host_in_a_pod_is_the_cluster_internal_service() -> None:
         "http://ml-pipeline.kfp.svc"
     )
     assert resolve_access(ConnectionOptions(kube_context="kind"), environment).host == ""
+    with_file = {**environment, "KUBECONFIG": "/builds/kubeconfig"}
+    assert resolve_access(NO_OPTIONS, with_file).host == ""
+    without_file = {**environment, "KUBECONFIG": "/dev/null"}
+    assert resolve_access(NO_OPTIONS, without_file).host == host
 
 
 def test_context_ignores_address_and_credentials_in_the_environment() -> None:
