@@ -34,11 +34,11 @@ from repot_pipelines.commands.run import run_command
 from repot_pipelines.commands.runs import runs_group
 from repot_pipelines.commands.schedule import schedule_group
 from repot_pipelines.commands.serve_manifest import serve_manifest_command
+from repot_pipelines.commands.shards import shards_command
 from repot_pipelines.commands.submit import submit_command
 from repot_pipelines.commands.tutorial import (
     checkpoint_command,
     evaluate_command,
-    shards_command,
     train_command,
 )
 from repot_pipelines.commands.verify import verify_command

@@ -62,7 +62,8 @@ def test_the_example_with_the_installed_weights_trains_a_good_model(tmp_path: Pa
         },
     )
 
-    assert "warning" not in errors
+    warnings = [line for line in errors.splitlines() if "warning" in line]
+    assert [line for line in warnings if "labels that may be wrong" not in line] == []
     precision = re.search(r"precision @ 1 = ([\d.]+)", output)
     assert precision is not None
     assert float(precision[1]) >= 0.75

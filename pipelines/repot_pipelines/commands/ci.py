@@ -13,8 +13,8 @@ from repot.errors import RepotError
 from repot.masking import MaskedStream, mask, read_secrets
 from repot_pipelines.commands.connection import connect_to_server, open_cluster, warn_about_nodes
 from repot_pipelines.commands.help_sections import SectionedCommand
+from repot_pipelines.commands.option_types import RUN_NAME
 from repot_pipelines.commands.options import (
-    RUN_NAME,
     RequestOptions,
     connection_options,
     debug_option,

@@ -14,12 +14,8 @@ from repot import storage
 from repot.errors import EXIT_FAILED, UsageError
 from repot.settings import ParameterValues
 from repot_pipelines.cluster_rules import settings_problems
-from repot_pipelines.commands.options import (
-    SERVICE_ACCOUNT,
-    NameChoice,
-    connection_options,
-    debug_option,
-)
+from repot_pipelines.commands.option_types import SERVICE_ACCOUNT, NameChoice
+from repot_pipelines.commands.options import connection_options, debug_option
 from repot_pipelines.kfp_server.access import ConnectionOptions, resolve_access
 
 _T = TypeVar("_T")

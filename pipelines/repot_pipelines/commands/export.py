@@ -3,7 +3,8 @@
 import click
 
 from repot.extras import EXPORT_FORMATS
-from repot_pipelines.commands.options import NameChoice, debug_option, local_storage_option
+from repot_pipelines.commands.option_types import NameChoice
+from repot_pipelines.commands.options import debug_option, local_storage_option
 
 
 @click.command("export")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from repot_pipelines.commands.options import NameChoice, debug_option, shown_progress
+from repot_pipelines.commands.option_types import NameChoice
+from repot_pipelines.commands.options import debug_option, shown_progress
 
 _FORMATS_BY_SUFFIX = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 

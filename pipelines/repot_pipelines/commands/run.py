@@ -12,8 +12,8 @@ from repot.layout import DATA_PAGE_NAME, MODEL_FOLDER, REPORT_NAME, SUSPECTS_TAB
 from repot.settings import ParameterValues
 from repot_pipelines.cluster_rules import settings_problems
 from repot_pipelines.commands.help_sections import SectionedCommand
+from repot_pipelines.commands.option_types import NameChoice
 from repot_pipelines.commands.options import (
-    NameChoice,
     debug_option,
     local_storage_option,
     pipeline_options,

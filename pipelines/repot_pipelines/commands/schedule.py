@@ -9,8 +9,8 @@ import click
 
 from repot_pipelines.commands.connection import connect_to_server
 from repot_pipelines.commands.help_sections import SectionedCommand
+from repot_pipelines.commands.option_types import SCHEDULE_NAME
 from repot_pipelines.commands.options import (
-    SCHEDULE_NAME,
     RequestOptions,
     connection_options,
     debug_option,

@@ -3,7 +3,8 @@
 import click
 
 from repot.settings.integrations import IntegrationSettings
-from repot_pipelines.commands.options import NAMESPACE, SERVICE_ACCOUNT, debug_option
+from repot_pipelines.commands.option_types import NAMESPACE, SERVICE_ACCOUNT
+from repot_pipelines.commands.options import debug_option
 
 _DEFAULTS = IntegrationSettings()
 

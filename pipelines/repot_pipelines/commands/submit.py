@@ -9,8 +9,8 @@ import click
 from repot.errors import EXIT_GATE_REJECTED, EXIT_INTERRUPTED, UsageError
 from repot_pipelines.commands.connection import connect_to_server, open_cluster, warn_about_nodes
 from repot_pipelines.commands.help_sections import SectionedCommand
+from repot_pipelines.commands.option_types import RUN_NAME
 from repot_pipelines.commands.options import (
-    RUN_NAME,
     RequestOptions,
     connection_options,
     debug_option,

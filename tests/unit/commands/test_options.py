@@ -14,8 +14,8 @@ from repot_pipelines.cluster_rules import (
     MAX_SCHEDULE_NAME,
     server_name_problem,
 )
+from repot_pipelines.commands.option_types import NameChoice
 from repot_pipelines.commands.options import (
-    NameChoice,
     RequestOptions,
     connection_options,
     pipeline_options,
