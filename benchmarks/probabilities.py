@@ -15,7 +15,8 @@ It prints, per set, means over splits:
 
 - The expected calibration error (Guo et al. 2017, ten bins of equal width) without and with the
   temperature, and its floor: what a perfectly calibrated model with the same probabilities would
-  show, because few pictures alone make the figure large. Two estimates without that bias follow:
+  show, because few pictures alone make the figure large; a table at the end has it by the number
+  of scored pictures. Two estimates without that bias follow:
   the same error of the pictures of all splits together, and the debiased root mean square error of
   Kumar et al. 2019, "Verified uncertainty calibration", section 4.2 (ten bins of equal size; its
   square is averaged over splits), which is larger than the mean absolute error by definition.
@@ -39,7 +40,7 @@ from benchmarks import quality
 
 HELD_OUT_SHARE = 0.2
 NUM_BINS = 10
-NUM_DRAWS = 50
+CHANCE_SIZES = (20, 40, 100, 200, 400, 1000, 3000, 10_000)
 FIRST_CANDIDATE = "three views, several depths"
 DRAWINGS = ("clipart", "emoji", "things")
 PHOTOGRAPHS = ("food",)
@@ -111,7 +112,6 @@ def measure(
         "covered": is_in_set[np.arange(len(classes)), classes].mean(),
         "size": is_in_set.sum(axis=1).mean(),
         "empty": (is_in_set.sum(axis=1) == 0).mean(),
-        "floor": floor_of(probabilities.max(axis=1), rng),
     }
     out_of_fold = softmax(selected.logits / selected.record.temperature)
     for name, penalty in (("aps", 0.0), ("raps", 0.02)):
@@ -174,13 +174,21 @@ def debiased_square(pair: Any) -> float:
     return float(total / len(order))
 
 
-def floor_of(probabilities: Any, rng: np.random.Generator) -> float:
+def error_by_chance(probabilities: Any) -> float:
     """Return the mean error if every probability were exactly right."""
-    draws = [
-        np.stack([probabilities, rng.random(len(probabilities)) < probabilities])
-        for _ in range(NUM_DRAWS)
+    from repot.metrics import calibration, calibration_error_by_chance
+
+    bins = calibration(probabilities, np.zeros(len(probabilities), np.bool_), NUM_BINS)
+    return calibration_error_by_chance(bins) or 0.0
+
+
+def errors_by_chance(probabilities: Any) -> list[float]:
+    """Return it for samples of these probabilities, of each of CHANCE_SIZES."""
+    rng = np.random.default_rng(0)
+    return [
+        float(np.mean([error_by_chance(rng.choice(probabilities, size)) for _ in range(50)]))
+        for size in CHANCE_SIZES
     ]
-    return float(np.mean([plain_error(each) for each in draws]))
 
 
 def cumulated(probabilities: Any, penalty: float) -> Any:
@@ -213,6 +221,9 @@ def summarise(splits: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         summary[f"{name}_pooled"] = plain_error(np.concatenate(pairs, axis=1))
         square = float(np.mean([debiased_square(pair) for pair in pairs]))
         summary[f"{name}_debiased"] = max(square, 0.0) ** 0.5
+    confidences = [split["after"][0] for split in splits]
+    summary["floor"] = float(np.mean([error_by_chance(each) for each in confidences]))
+    summary["by_chance"] = errors_by_chance(np.concatenate(confidences))
     summary["right"] = float(np.mean([split["after"][1].mean() for split in splits]))
     summary["pictures"] = float(np.mean([split["after"].shape[1] for split in splits]))
     return summary
@@ -253,6 +264,10 @@ def print_tables(results: Mapping[str, Mapping[str, Any]], num_splits: int) -> N
         for name, row in [*results.items(), ("mean", mean_of(list(results.values())))]:
             cells = [format_cell(key, row.get(key)) for key in columns]
             print(f"| {name} |", " | ".join(cells), "|")
+    print("\n| perfectly calibrated |", " | ".join(f"{size} scored" for size in CHANCE_SIZES), "|")
+    print("|---" * (len(CHANCE_SIZES) + 1) + "|")
+    for name, row in results.items():
+        print(f"| {name} |", " | ".join(f"{error:.3f}" for error in row["by_chance"]), "|")
 
 
 def format_cell(key: str, value: float | None) -> str:
@@ -264,7 +279,7 @@ def format_cell(key: str, value: float | None) -> str:
 
 def mean_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return the mean over sets of every column."""
-    keys = {key for row in rows for key in row}
+    keys = {key for row in rows for key in row if key != "by_chance"}
     return {key: float(np.mean([row[key] for row in rows if key in row])) for key in keys}
 
 

@@ -50,10 +50,18 @@ class ScoringTime(JsonRecord):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CalibrationRecord(JsonRecord):
-    """Expected calibration error, in [0, 1], and the confidence bins behind it."""
+    """How far the probability of the most probable label is from the share of correct ones.
+
+    Attributes:
+        error: Expected calibration error, in [0, 1].
+        bins: The bins of probabilities behind it.
+        error_by_chance: What a perfectly calibrated model would show on as many pictures, on
+            average; None in a record of an earlier version.
+    """
 
     error: float
     bins: tuple[CalibrationBin, ...]
+    error_by_chance: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +103,7 @@ class SplitScores(JsonRecord):
     excluded: dict[str, int] = field(default_factory=dict)
     macro_recall_interval: Interval | None = None
     macro_f1_interval: Interval | None = None
+    calibration_error_by_chance: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,6 +178,7 @@ class EvaluationRecord(JsonRecord):
             macro_f1=self.macro_f1,
             loss=self.loss,
             calibration_error=self.calibration.error,
+            calibration_error_by_chance=self.calibration.error_by_chance,
             excluded=self.excluded,
             macro_recall_interval=macro_recall_interval(self._label_scores),
             macro_f1_interval=macro_f1_interval(self._label_scores),

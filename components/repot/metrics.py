@@ -327,6 +327,31 @@ def calibration_error(bins: list[CalibrationBin]) -> float | None:
     return sum(gaps) / n if n else None
 
 
+def calibration_error_by_chance(bins: list[CalibrationBin]) -> float | None:
+    """Return the mean expected calibration error of a perfectly calibrated model with these bins.
+
+    It is not 0: of n pictures with a probability of .8, not exactly .8 n are correct. With bins of
+    equal size, it falls as one over the square root of the examples. None without examples.
+
+    Each example of a bin counts as correct with the bin's mean probability p, so that the number of
+    correct ones is binomial; its mean distance to n p is 2 v C(n, v) p^v (1 - p)^(n - v + 1), where
+    v = floor(n p) + 1. Source: De Moivre's formula, as in Diaconis and Zabell, "Closed form
+    summation for classical distributions", Statistical Science 6, 1991, equation 1.1.
+    """
+    total = sum(each.num_examples for each in bins)
+    gaps = (_mean_distance(each.num_examples, each.mean_probability) for each in bins)
+    return sum(gaps) / total if total else None
+
+
+def _mean_distance(n: int, p: float) -> float:
+    """Return the mean distance of a binomial variable to its mean n * p."""
+    if not 0 < p < 1:
+        return 0.0
+    v = min(math.floor(n * p) + 1, n)
+    log_ways = math.lgamma(n + 1) - math.lgamma(v + 1) - math.lgamma(n - v + 1)
+    return 2 * v * math.exp(log_ways + v * math.log(p) + (n - v + 1) * math.log1p(-p))
+
+
 def prediction_sets(probabilities: FloatArray, threshold: float) -> NDArray[np.bool_]:
     """Return which labels are in the prediction set of each example: bool, of the same shape.
 

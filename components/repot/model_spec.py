@@ -29,6 +29,8 @@ class ModelCalibration(JsonRecord):
         num_examples: How many.
         error_before, error_after: Expected calibration error of their probabilities before and
             after the logits were divided by the temperature.
+        error_by_chance: What a perfectly calibrated model would show on as many pictures, on
+            average; None for a model of an earlier version.
         coverage: Share of new pictures whose label is promised to be in their set.
         set_threshold: Least probability of a label in a set; 0 puts every label into it, which is
             all that can be promised with too few pictures.
@@ -45,6 +47,7 @@ class ModelCalibration(JsonRecord):
     set_threshold: float
     mean_set_size: float
     unlike_rate: float
+    error_by_chance: float | None = None
 
 
 MAX_UNLIKE_AXES = 256

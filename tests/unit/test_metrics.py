@@ -50,6 +50,7 @@ def test_scores_without_examples_are_none() -> None:
     assert metrics.precision_at_1(empty) is None
     assert metrics.recall_at_k(empty, 5, 3) is None
     assert metrics.calibration_error([]) is None
+    assert metrics.calibration_error_by_chance([]) is None
 
 
 @pytest.mark.parametrize(
@@ -167,6 +168,40 @@ def test_calibration_error_is_weighted_by_examples() -> None:
 
     # 3/4 * |2/3 - 0.6| + 1/4 * |0 - 0.9|
     assert metrics.calibration_error(bins) == pytest.approx(0.05 + 0.225)
+
+
+@pytest.mark.parametrize("num_examples", [1, 2, 7, 300])
+@pytest.mark.parametrize("probability", [0.0, 0.03, 0.5, 0.97, 1.0])
+def test_calibration_error_by_chance_is_the_mean_over_all_outcomes(
+    num_examples: int, probability: float
+) -> None:
+    confidences = np.full(num_examples, probability)
+    n = num_examples
+    errors = [
+        metrics.calibration_error(metrics.calibration(confidences, np.arange(n) < num_correct))
+        for num_correct in range(n + 1)
+    ]
+    chances = [
+        math.comb(n, k) * probability**k * (1 - probability) ** (n - k) for k in range(n + 1)
+    ]
+    expected = sum(chance * (error or 0.0) for chance, error in zip(chances, errors, strict=True))
+
+    bins = metrics.calibration(confidences, np.zeros(n, np.bool_))
+
+    assert metrics.calibration_error_by_chance(bins) == pytest.approx(expected, abs=1e-12)
+
+
+def test_calibration_error_by_chance_is_what_a_perfectly_calibrated_model_shows() -> None:
+    rng = np.random.default_rng(0)
+    errors, by_chance = [], []
+    for _ in range(300):
+        confidences = 1 - 0.8 * rng.random(40) ** 2
+        bins = metrics.calibration(confidences, rng.random(40) < confidences)
+        errors.append(metrics.calibration_error(bins) or 0.0)
+        by_chance.append(metrics.calibration_error_by_chance(bins) or 0.0)
+
+    assert np.mean(by_chance) == pytest.approx(np.mean(errors), rel=0.05)
+    assert np.mean(by_chance) > 0.1
 
 
 def test_interval_of_macro_scores_combines_those_of_the_labels() -> None:

@@ -68,7 +68,11 @@ def summarise(
         labels=tuple(labels),
         per_class=_class_records(outcomes, labels),
         confusion_matrix=_confusion_counts(outcomes),
-        calibration=CalibrationRecord(error=calibration_error, bins=tuple(bins)),
+        calibration=CalibrationRecord(
+            error=calibration_error,
+            bins=tuple(bins),
+            error_by_chance=metrics.calibration_error_by_chance(bins),
+        ),
         excluded=dict(excluded),
         test=test,
         promise=promise,
@@ -112,12 +116,9 @@ def comparable_metrics(evaluation: EvaluationRecord, verdict: Verdict) -> dict[s
         **_bounds("macro_recall", evaluation.scores.macro_recall_interval),
         "macro_f1": evaluation.macro_f1,
         **_bounds("macro_f1", evaluation.scores.macro_f1_interval),
-        "calibration_error": evaluation.calibration.error,
+        **_probability_metrics(evaluation),
         "num_examples": evaluation.num_examples,
     }
-    if evaluation.promise is not None and evaluation.coverage is not None:
-        metrics["set_coverage"] = evaluation.coverage
-        metrics["set_coverage_promised"] = evaluation.promise.promised.coverage
     if evaluation.test is not None:
         metrics |= _test_metrics(evaluation.test)
     if verdict.subset != "validation":
@@ -148,6 +149,16 @@ def comparable_metrics(evaluation: EvaluationRecord, verdict: Verdict) -> dict[s
 def _bounds(name: str, interval: metrics.Interval | None) -> dict[str, float]:
     low, high = interval or (0.0, 1.0)
     return {f"{name}_low": low, f"{name}_high": high}
+
+
+def _probability_metrics(evaluation: EvaluationRecord) -> dict[str, float]:
+    metrics = {"calibration_error": evaluation.calibration.error}
+    if evaluation.calibration.error_by_chance is not None:
+        metrics["calibration_error_by_chance"] = evaluation.calibration.error_by_chance
+    if evaluation.promise is not None and evaluation.coverage is not None:
+        metrics["set_coverage"] = evaluation.coverage
+        metrics["set_coverage_promised"] = evaluation.promise.promised.coverage
+    return metrics
 
 
 def _test_metrics(test: SplitScores) -> dict[str, float]:

@@ -28,7 +28,13 @@ import numpy.typing as npt
 
 from repot.classifier import UnlikeScore
 from repot.example_digests import Contents, Digests
-from repot.metrics import calibration, calibration_error, prediction_sets
+from repot.metrics import (
+    CalibrationBin,
+    calibration,
+    calibration_error,
+    calibration_error_by_chance,
+    prediction_sets,
+)
 from repot.model_spec import MAX_UNLIKE_AXES, ModelCalibration
 from repot.settings import TrainingSettings
 from repot.trainer.auto.heads import (
@@ -168,11 +174,13 @@ def calibrate(
     threshold = find_set_threshold(own, settings.set_coverage)
     num_in_sets = prediction_sets(probabilities, threshold).sum()
     num_labels = float(probabilities.shape[1])
+    bins = _bins(probabilities, classes)
     return temperature, ModelCalibration(
         method=held_out.method,
         num_examples=len(classes),
-        error_before=_calibration_error(softmax(held_out.logits), classes),
-        error_after=_calibration_error(probabilities, classes),
+        error_before=calibration_error(_bins(softmax(held_out.logits), classes)) or 0.0,
+        error_after=calibration_error(bins) or 0.0,
+        error_by_chance=calibration_error_by_chance(bins),
         coverage=settings.set_coverage,
         set_threshold=threshold,
         mean_set_size=float(num_in_sets / len(classes)) if len(classes) else num_labels,
@@ -264,6 +272,6 @@ def sample_rows(digests: Sequence[bytes] | Any) -> IntArray:
     return np.sort(np.argsort(np.asarray(digests), kind="stable")[:MAX_FITTED])
 
 
-def _calibration_error(probabilities: FloatArray, classes: IntArray) -> float:
+def _bins(probabilities: FloatArray, classes: IntArray) -> list[CalibrationBin]:
     is_correct = probabilities.argmax(axis=1) == classes
-    return calibration_error(calibration(probabilities.max(axis=1), is_correct)) or 0.0
+    return calibration(probabilities.max(axis=1), is_correct)

@@ -123,6 +123,7 @@ def make_promise() -> PromiseRecord:
         num_examples=1000,
         error_before=0.138,
         error_after=0.021,
+        error_by_chance=0.015,
         coverage=0.9,
         set_threshold=0.2,
         mean_set_size=1.1,

@@ -168,6 +168,7 @@ def test_comparable_metrics_have_verdict_interval_and_champion() -> None:
         "macro_f1_low": pytest.approx(0.18031, abs=1e-5),
         "macro_f1_high": pytest.approx(0.72405, abs=1e-5),
         "calibration_error": pytest.approx(0.35),
+        "calibration_error_by_chance": pytest.approx((0.32 + 0.48 + 0.18 + 0.5) / 4),
         "num_examples": 4,
     }
 

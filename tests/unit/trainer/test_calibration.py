@@ -47,6 +47,7 @@ def test_calibration_removes_the_error_of_the_probabilities(scale: float) -> Non
 
     assert temperature == pytest.approx(scale, rel=0.1)
     assert promised.error_after < 0.02
+    assert promised.error_by_chance == pytest.approx(0.013, abs=0.004)
     assert scale == 1.0 or promised.error_before > 0.08
     assert promised.num_examples == 4000
 

@@ -93,6 +93,11 @@ def test_promises_are_beside_what_came_true() -> None:
     text = render_markdown(dataclasses.replace(data, evaluation=evaluation))
 
     assert "| expected calibration error before the temperature | 0.1250 | |" in text
+    calibration = evaluation.calibration
+    assert (
+        f"| expected calibration error after it | {calibration.error:.4f} | "
+        f"{calibration.error_by_chance:.4f}, by chance |" in text
+    )
     assert re.search(r"\| labels in their prediction set \| 0\.0667 \(.*\) \| 0\.9000 \|", text)
 
 

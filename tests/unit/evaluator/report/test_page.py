@@ -531,7 +531,12 @@ def test_report_states_promises_beside_what_came_true() -> None:
     assert "0.125calibration error before" in text
     assert f"{evaluation.calibration.error:.3f}calibration error after" in text
     assert (
-        "learned from 1,000 pictures (5-fold cross-validation), where the error fell from" in text
+        "learned from 1,000 pictures (5-fold cross-validation), where the error was 0.138 before "
+        "and 0.021 after, and a perfectly calibrated model would show about 0.015." in text
+    )
+    assert (
+        f"{evaluation.calibration.error_by_chance:.3f}calibration error by chanceWith 3 pictures, "
+        "even a perfectly calibrated model would show about this error" in text
     )
     assert "66.7 %labels in their prediction set90.0 % are promised for new pictures; 95 %" in text
     assert "with 1.25 labels in a set on average and 1 empty set." in text
