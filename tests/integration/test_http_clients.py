@@ -1,4 +1,4 @@
-"""Rate limits and proxies between the command line and the APIs of KFP and Kubernetes."""
+"""Rate limits, proxies and expired lists between the command line and the APIs of a cluster."""
 
 import base64
 import os
@@ -12,10 +12,13 @@ import pytest
 import yaml
 
 from repot_pipelines import http_clients
+from repot_pipelines.cluster import client
+from repot_pipelines.cluster.errors import ExpiredListError
 from tests.certificates import Authority
 from tests.integration.http_api import Answer, HttpApi
 from tests.integration.kfp_api.command_line import CommandResult, run_repot
 from tests.integration.kfp_api.server import KfpApi
+from tests.integration.kubernetes_api.kubeconfig import write_kubeconfig
 from tests.integration.kubernetes_api.ready import NAMESPACE, prepare
 from tests.integration.kubernetes_api.server import ADMIN_TOKEN, KubernetesApi
 
@@ -157,6 +160,35 @@ def test_change_that_was_refused_for_its_rate_is_made_once(
 
     assert result.exit_code == 0, result.errors
     assert len(kfp.store.runs) == 1
+
+
+@pytest.mark.parametrize("num_expired", [1, 2])
+def test_list_that_expires_while_it_is_read_is_read_once_more(
+    num_expired: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_PAGE_SIZE", 1)
+    with KubernetesApi() as api:
+        prepare(api)
+        path = write_kubeconfig(tmp_path / "kubeconfig", api.address, token=ADMIN_TOKEN)
+        found = client.open_client("", {"KUBECONFIG": str(path)}, tmp_path)
+        assert found is not None
+        pages = 0
+
+        def expire_the_second_page(_method: str, _path: str) -> None:
+            nonlocal pages
+            pages += 1
+            if pages in (2, 4)[:num_expired]:
+                body = b'{"kind": "Status", "code": 410, "reason": "Expired"}'
+                api.answers.append(("GET", "/nodes", Answer(status=410, body=body)))
+
+        api.before = expire_the_second_page
+        if num_expired == 2:
+            with pytest.raises(ExpiredListError, match="responded with 410"):
+                found.list_all("list nodes", "/api/v1/nodes")
+        else:
+            nodes = found.list_all("list nodes", "/api/v1/nodes")
+            names = [node["metadata"]["name"] for node in nodes]
+            assert names == ["cpu-1", "gpu-1", "gpu-2"]
 
 
 def test_proxy_of_the_environment_is_used_with_its_credentials(

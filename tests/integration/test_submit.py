@@ -613,6 +613,37 @@ def test_following_continues_after_a_server_restart(api: KfpApi) -> None:
     )
 
 
+def test_server_that_restarts_right_after_the_start_of_a_run_is_waited_for(api: KfpApi) -> None:
+    script_runs(api, [Stage("SUCCEEDED", FINISHED, gate_log("promote"))])
+    busy = plain("upstream connect error", status=503)
+    api.answers = [("GET", "/runs/[^/]+$", busy), ("GET", "/versions/[^/]+$", busy)]
+
+    result = submit(api, *WAIT)
+
+    assert result.exit_code == 0, result.errors
+    assert result.output.count("responded with 503") == 2
+    assert api.answers == []
+
+
+def test_run_of_a_pipeline_that_may_not_be_read_is_followed(api: KfpApi) -> None:
+    script_runs(api, [Stage("SUCCEEDED", FINISHED, gate_log("promote"))])
+    api.answers = [("GET", "/versions/[^/]+$", plain("forbidden", status=403))]
+
+    result = submit(api, *WAIT)
+
+    assert result.exit_code == 0, result.errors
+    assert "Train: done" in result.output
+
+
+def test_lost_answer_to_the_start_of_a_run_says_that_it_may_have_started(api: KfpApi) -> None:
+    api.answers = [("POST", "/runs$", plain("upstream request timeout", status=504))]
+
+    result = submit(api)
+
+    assert result.exit_code == 1
+    assert "It may have started the run all the same: look for it in the UI" in result.errors
+
+
 def test_following_stops_when_the_server_stays_unreachable(
     api: KfpApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:

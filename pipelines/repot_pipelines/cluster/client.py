@@ -1,12 +1,13 @@
 """A read-only Kubernetes client: time limits, plain JSON and readable errors."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from repot.kubernetes_rules import KubernetesObject
 from repot_pipelines.cluster.errors import (
+    ExpiredListError,
     MissingObjectError,
     convert_errors,
     not_kubernetes,
@@ -70,8 +71,8 @@ class ClusterClient:
 
     def list_all(
         self, action: str, path: str, *, field_selector: str = "", label_selector: str = ""
-    ) -> Iterator[KubernetesObject]:
-        """Yield every object of a list, page by page.
+    ) -> list[KubernetesObject]:
+        """Return every object of a list, which is read page by page.
 
         Args:
             action: What the request does, for error messages.
@@ -87,13 +88,11 @@ class ClusterClient:
             query["fieldSelector"] = field_selector
         if label_selector:
             query["labelSelector"] = label_selector
-        while True:
-            page = self.get(action, path, query=query)
-            yield from page.get("items") or []
-            token = page.get("metadata", {}).get("continue", "")
-            if not token:
-                return
-            query["continue"] = token
+        try:
+            return self._read_pages(action, path, query)
+        except ExpiredListError:
+            # The cluster keeps the state that a list shows for five minutes, or less if it is busy.
+            return self._read_pages(action, path, query)
 
     def review(
         self, action: str, path: str, request: KubernetesObject, *, as_user: str = ""
@@ -116,6 +115,18 @@ class ClusterClient:
         if as_user:
             headers["Impersonate-User"] = as_user
         return self._call(action, "POST", path, headers=headers, body=request)
+
+    def _read_pages(
+        self, action: str, path: str, query: Mapping[str, str | int]
+    ) -> list[KubernetesObject]:
+        objects: list[KubernetesObject] = []
+        token: dict[str, str] = {}
+        while True:
+            page = self.get(action, path, query={**query, **token})
+            objects += page.get("items") or []
+            token = {"continue": page.get("metadata", {}).get("continue", "")}
+            if not token["continue"]:
+                return objects
 
     def _call(
         self,

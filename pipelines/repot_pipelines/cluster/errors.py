@@ -30,10 +30,15 @@ class MissingObjectError(ClusterError):
     """The object does not exist (404)."""
 
 
+class ExpiredListError(ClusterError):
+    """The cluster no longer has the rest of a list (410)."""
+
+
 _ERROR_BY_STATUS: dict[int, type[ClusterError]] = {
     401: UnauthenticatedError,
     403: ForbiddenError,
     404: MissingObjectError,
+    410: ExpiredListError,
 }
 
 
@@ -46,8 +51,7 @@ def convert_errors(action: str, address: str) -> Iterator[None]:
         address: Address of the API server, for the message.
 
     Raises:
-        ClusterError: The request failed; UnauthenticatedError, ForbiddenError or MissingObjectError
-            for those statuses.
+        ClusterError: The request failed; a subclass for statuses that have one.
     """
     import urllib3
     from kubernetes.client import ApiException

@@ -349,7 +349,7 @@ def _format(resource: str, amount: Decimal) -> str:
 def _free_on_node(client: ClusterClient, node: Node, resources: set[str]) -> dict[str, Decimal]:
     """Return what is free on a node; finished pods occupy nothing."""
     selector = f"spec.nodeName={node.name},status.phase!=Succeeded,status.phase!=Failed"
-    pods = list(client.list_all("list pods", "/api/v1/pods", field_selector=selector))
+    pods = client.list_all("list pods", "/api/v1/pods", field_selector=selector)
     return {
         resource: quantity(node.allocatable.get(resource, 0))
         - sum((requested_by_pod(pod, resource) for pod in pods), start=Decimal(0))

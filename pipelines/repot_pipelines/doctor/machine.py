@@ -28,6 +28,7 @@ _MEMINFO_PATH = Path("/proc/meminfo")
 # Memory limit and usage of a container (cgroup v2), which /proc/meminfo does not reflect.
 _CGROUP_LIMIT_PATH = CGROUP_LIMIT_PATHS[0]
 _CGROUP_USED_PATH = Path("/sys/fs/cgroup/memory.current")
+_CGROUP_STATISTICS_PATH = Path("/sys/fs/cgroup/memory.stat")
 
 
 def check_memory(free_bytes: int) -> CheckResult:
@@ -116,10 +117,16 @@ def free_memory_bytes() -> int:
     available = _machine_memory_bytes()
     try:
         limit = _CGROUP_LIMIT_PATH.read_text(encoding="ascii").strip()
-        used = _CGROUP_USED_PATH.read_text(encoding="ascii").strip()
+        used = int(_CGROUP_USED_PATH.read_text(encoding="ascii"))
+        statistics = _CGROUP_STATISTICS_PATH.read_text(encoding="ascii").splitlines()
     except OSError:
         return available
-    return available if limit == "max" else min(available, int(limit) - int(used))
+    # Copies of files that have not been read lately are dropped for whoever needs memory. The
+    # kubelet counts in the same way ("working set").
+    dropped = next(
+        (int(line.split()[1]) for line in statistics if line.startswith("inactive_file ")), 0
+    )
+    return available if limit == "max" else min(available, int(limit) - max(used - dropped, 0))
 
 
 def _machine_memory_bytes() -> int:

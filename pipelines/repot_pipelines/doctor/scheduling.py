@@ -155,7 +155,7 @@ def list_quotas(client: ClusterClient, namespace: str) -> list[KubernetesObject]
     Raises:
         ClusterError: The request failed.
     """
-    return list(client.list_all("list quotas", f"/api/v1/namespaces/{namespace}/resourcequotas"))
+    return client.list_all("list quotas", f"/api/v1/namespaces/{namespace}/resourcequotas")
 
 
 def check_quotas(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from repot.settings import ParameterValues
 from repot_pipelines.compiled import PipelineSpec
 from repot_pipelines.kfp_server.client import ApiObject
+from repot_pipelines.kfp_server.errors import UnreachableError
 from repot_pipelines.kfp_server.registry import PipelineVersion, get_version
 from repot_pipelines.kfp_server.server import Server
 
@@ -39,6 +40,10 @@ def start_run(
         experiment_id: Id of the experiment.
         pipeline_root: URI for KFP's own small artifacts; "" for the server's default.
         service_account: Kubernetes service account of the pods; "" for the server's default.
+
+    Raises:
+        ServerError: The server did not start the run; or, if it is an UnreachableError, it may have
+            started the run, and its answer is lost.
     """
     models = server.client.api_models
     is_version = isinstance(pipeline, PipelineVersion)
@@ -55,7 +60,13 @@ def start_run(
         service_account=service_account or None,
     )
     create = server.client.runs.run_service_create_run
-    return str(server.call(f"start the run {name}", create, run=run).run_id)
+    try:
+        return str(server.call(f"start the run {name}", create, run=run).run_id)
+    except UnreachableError as err:
+        raise UnreachableError(
+            f"{err} It may have started the run all the same: look for it in the UI before you try "
+            "again, and follow it with `repot submit --attach RUN_ID`."
+        ) from err
 
 
 def get_run(server: Server, run_id: str) -> ApiObject:

@@ -10,6 +10,7 @@ Usage: python -m repot_pipelines.local.child REQUEST.json
 import contextlib
 import functools
 import importlib
+import importlib.metadata
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import shutil
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from repot import progress
+from repot.errors import RepotError
 from repot.json_record import JsonRecord
 from repot.masking import MaskedStream, read_secrets, secret_parts
 from repot.settings import (
@@ -79,6 +82,23 @@ def main() -> None:
     uses_docker = request.runner == "docker"
     clean_up = functools.partial(remove_containers, work_folder) if uses_docker else _do_nothing
     threading.Thread(target=_exit_with_parent, args=[clean_up, work_folder], daemon=True).start()
+    try:
+        _run(request, work_folder, uses_docker=uses_docker)
+    except RepotError as err:
+        progress.emit(
+            progress.TaskFailed(
+                process=progress.PROCESS,
+                task="local runner",
+                message=str(err),
+                exit_code=err.exit_code,
+                traceback=traceback.format_exc(),
+            )
+        )
+        sys.exit(err.exit_code)
+
+
+def _run(request: ChildRequest, work_folder: Path, *, uses_docker: bool) -> None:
+    """Run the pipeline with KFP's runner for processes or for containers."""
     if uses_docker:
         _import_kfp()
         _run_pipeline(request, _make_docker_runner(request.arguments, work_folder))
@@ -109,10 +129,33 @@ def _import_kfp() -> None:
     os.environ.update(variables)
     from kfp.local import graph_utils
 
-    # The order in which KFP runs tasks differs from run to run. Sorted, the checkpoint comes after
-    # the first shards, and TensorFlow is imported for it meanwhile.
-    sort = graph_utils.topological_sort
-    graph_utils.topological_sort = lambda tasks: sort(dict(sorted(tasks.items())))
+    # KFP runs tasks in the order of a protobuf map, which differs from run to run. Sorted, the
+    # checkpoint comes after the first shards, and TensorFlow is imported for it meanwhile.
+    _replace_in_kfp(
+        graph_utils,
+        "topological_sort",
+        lambda sort: lambda tasks: sort(dict(sorted(tasks.items()))),
+    )
+
+
+def _replace_in_kfp(module: Any, name: str, replace: Callable[[Any], Any]) -> None:
+    """Replace a function of KFP's local runner where its interface has no other way.
+
+    Args:
+        module: A module of kfp.
+        name: The function's name.
+        replace: Returns the new function; gets KFP's.
+
+    Raises:
+        RepotError: This version of kfp does not have the function.
+    """
+    if not hasattr(module, name):
+        raise RepotError(
+            f"The local runner must have {module.__name__}.{name}; the installed "
+            f"kfp {importlib.metadata.version('kfp')} does not. `repot doctor` prints the command "
+            "that installs a version that repot has been tested with."
+        )
+    setattr(module, name, replace(getattr(module, name)))
 
 
 def _run_pipeline(request: ChildRequest, runner: Any) -> None:
@@ -161,16 +204,19 @@ def _make_subprocess_runner(work_folder: Path, servers: TaskServers) -> Any:
     # KFP replaces the text "python3" in every argument by the path of its interpreter, which breaks
     # paths such as lib/python3.11/site-packages. Leave arguments alone, and make the command
     # `python3` find this interpreter instead.
-    subprocess_task_handler.replace_python_executable = lambda command, _: command
-    # KFP forgets with which status a task ended, which tells a killed task from a failed one.
-    run = subprocess_task_handler.run_local_subprocess
+    _replace_in_kfp(
+        subprocess_task_handler, "replace_python_executable", lambda _: lambda command, _: command
+    )
 
-    def run_with_server(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
-        function = full_command[full_command.index("--function_to_execute") + 1]
-        variables = {**(env_vars or {}), **servers.environment_for(function)}
-        return int(run(full_command, variables))
+    def with_server(run: Callable[..., int]) -> Callable[..., int]:
+        def run_with_server(full_command: list[str], env_vars: dict[str, str] | None = None) -> int:
+            function = full_command[full_command.index("--function_to_execute") + 1]
+            variables = {**(env_vars or {}), **servers.environment_for(function)}
+            return int(run(full_command, variables))
 
-    subprocess_task_handler.run_local_subprocess = _reporting_status(run_with_server)
+        return _reporting_status(run_with_server)
+
+    _replace_in_kfp(subprocess_task_handler, "run_local_subprocess", with_server)
     _put_python3_on_path(work_folder)
     return local.SubprocessRunner(use_venv=False)
 
@@ -179,12 +225,17 @@ def _make_docker_runner(arguments: ParameterValues, work_folder: Path) -> Any:
     """Return KFP's runner that starts each task as a container."""
     from kfp.local import docker_task_handler
 
-    docker_task_handler.run_docker_container = _reporting_status(run_container)
+    _replace_in_kfp(
+        docker_task_handler, "run_docker_container", lambda _: _reporting_status(run_container)
+    )
     return make_runner(arguments, work_folder)
 
 
 def _reporting_status(run: Callable[..., int]) -> Callable[..., int]:
-    """Return a function that runs the process of a task, with an event for its exit status."""
+    """Return a function that runs the process of a task, with an event for its exit status.
+
+    KFP forgets with which status a task ended, which tells a killed task from a failed one.
+    """
 
     @functools.wraps(run)
     def run_and_report(*args: Any, **kwargs: Any) -> int:

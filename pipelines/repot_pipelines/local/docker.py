@@ -45,10 +45,11 @@ _FORWARDED_VARIABLES = (
     "AWS_REQUEST_PAYER",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
-    "GOOGLE_APPLICATION_CREDENTIALS",
     "GOOGLE_CLOUD_QUOTA_PROJECT",
     "STORAGE_EMULATOR_HOST",
+    *(name for each in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY") for name in (each, each.lower())),
 )
+_GOOGLE_FILE_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
 
 
 def check_docker() -> None:
@@ -117,8 +118,11 @@ def make_runner(arguments: ParameterValues, work_folder: Path) -> Any:
         Mount(path, path, type="bind", read_only=read_only)
         for path, read_only in _paths_to_mount(arguments).items()
     ]
+    environment = {name: os.environ[name] for name in _FORWARDED_VARIABLES if name in os.environ}
+    if google_file := _google_file():
+        environment[_GOOGLE_FILE_VARIABLE] = google_file
     return local.DockerRunner(
-        environment={name: os.environ[name] for name in _FORWARDED_VARIABLES if name in os.environ},
+        environment=environment,
         labels={LABEL: work_folder.name},
         mounts=[*mounts, Mount(str(work_folder), str(work_folder), type="bind")],
         network_mode="host",
@@ -168,7 +172,7 @@ def remove_containers(work_folder: Path) -> None:
     for container in client.containers.list(all=True, filters={"label": label}):
         try:
             container.remove(force=True)
-        except (docker.errors.NotFound, docker.errors.APIError):
+        except docker.errors.APIError:
             continue  # another process is removing it
 
 
@@ -182,5 +186,11 @@ def _paths_to_mount(arguments: ParameterValues) -> dict[str, bool]:
             value = str(Path(value).parent)
         if value.startswith("/") and Path(value).exists():
             paths[value] = name in _READ_ONLY_PARAMETERS and paths.get(value, True)
-    credentials = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS", "")
-    return paths | ({credentials: True} if credentials else {})
+    google_file = _google_file()
+    return paths | ({google_file: True} if google_file else {})
+
+
+def _google_file() -> str:
+    """Return the absolute path of the Google credentials; "" without any."""
+    value = os.environ.get(_GOOGLE_FILE_VARIABLE, "")
+    return str(Path(value).absolute()) if value else ""

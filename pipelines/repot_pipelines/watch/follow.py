@@ -5,6 +5,7 @@ import datetime
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from repot_pipelines import defaults
 from repot_pipelines.cluster.client import ClusterClient
@@ -41,6 +42,8 @@ from repot_pipelines.watch.tasks import (
     read_tasks,
 )
 from repot_pipelines.watch.waiting_pods import WaitingPod, WaitingPods
+
+_Answer = TypeVar("_Answer")
 
 UNREACHABLE_TIMEOUT_SECONDS = 300.0
 """Stop following a run after the server has not answered for this long; the run continues."""
@@ -79,8 +82,9 @@ def follow_run(server: Server, run_id: str, view: TaskView, options: FollowOptio
             accepts the credentials.
         StartTimeoutError: A pod did not start in time.
     """
-    run = get_run(server, run_id)
-    tasks = _read_tasks(server, run)
+    waiter = _ServerWait(run_id=run_id, view=view, poll_seconds=options.poll_seconds)
+    run = waiter.answer(lambda: get_run(server, run_id))
+    tasks = waiter.answer(lambda: _read_tasks(server, run))
     pods = WaitingPods(server, run_id, tasks, options.open_cluster)
     starts = StartWatch(limit=options.start_limit)
     pod_logs = PodLogFollower(server, run_id, options.logs)
@@ -100,14 +104,52 @@ def follow_run(server: Server, run_id: str, view: TaskView, options: FollowOptio
             outcome = _end_wait(server, run_id, options.start_limit)
             raise StartTimeoutError(f"{err} {outcome}") from err
         time.sleep(options.poll_seconds)
-        run = _poll(server, run_id, view, options.poll_seconds)
+        try:
+            run = waiter.answer(lambda: get_run(server, run_id))
+        except MissingObjectError as err:
+            message = f"The run {run_id} was deleted while it was followed."
+            raise MissingObjectError(message) from err
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _ServerWait:
+    """Waits for a server that restarts while a run is followed.
+
+    Attributes:
+        run_id: Id of the run.
+        view: Shows that the server does not answer.
+        poll_seconds: Interval between two attempts.
+    """
+
+    run_id: str
+    view: TaskView
+    poll_seconds: float
+
+    def answer(self, ask: Callable[[], _Answer]) -> _Answer:
+        """Return what the server answers.
+
+        Raises:
+            ServerError: The server was unreachable for UNREACHABLE_TIMEOUT_SECONDS, or the request
+                failed in another way.
+        """
+        unreachable_since = time.monotonic()
+        while True:
+            try:
+                return ask()
+            except AccessDeniedError as err:
+                raise AccessDeniedError(f"{err} {_run_continues(self.run_id)}") from err
+            except UnreachableError as err:
+                if time.monotonic() - unreachable_since > UNREACHABLE_TIMEOUT_SECONDS:
+                    raise ServerError(f"{err} {_run_continues(self.run_id)}") from err
+                self.view.print_line(f"{err} Trying again.")
+            time.sleep(self.poll_seconds)
 
 
 def _read_tasks(server: Server, run: ApiObject) -> tuple[PipelineTask, ...]:
     try:
         return read_tasks(get_pipeline_spec(server, run))
-    except MissingObjectError:
-        # The run's pipeline version was deleted; the pipeline of this installation has to do.
+    except (MissingObjectError, AccessDeniedError):
+        # The version was deleted, or belongs to others: the pipeline of this installation must do.
         return read_tasks(read_pipeline(find_compiled()))
 
 
@@ -127,24 +169,6 @@ def _read_statuses(
     return tuple(
         replace(status, state=STOPPED) if status.state == FAILED else status for status in statuses
     )
-
-
-def _poll(server: Server, run_id: str, view: TaskView, poll_seconds: float) -> ApiObject:
-    """Return the run that is being followed; wait for a server that restarts."""
-    unreachable_since = time.monotonic()
-    while True:
-        try:
-            return get_run(server, run_id)
-        except MissingObjectError as err:
-            message = f"The run {run_id} was deleted while it was followed."
-            raise MissingObjectError(message) from err
-        except AccessDeniedError as err:
-            raise AccessDeniedError(f"{err} {_run_continues(run_id)}") from err
-        except UnreachableError as err:
-            if time.monotonic() - unreachable_since > UNREACHABLE_TIMEOUT_SECONDS:
-                raise ServerError(f"{err} {_run_continues(run_id)}") from err
-            view.print_line(f"{err} Trying again.")
-        time.sleep(poll_seconds)
 
 
 def _mark_waiting(

@@ -226,7 +226,7 @@ class WaitingPods:
     ) -> list[KubernetesObject]:
         group = "apis/batch/v1" if plural == "jobs" else "api/v1"
         path = f"/{group}/namespaces/{self._namespace}/{plural}"
-        return list(cluster.list_all(f"list {plural}", path, **selectors))
+        return cluster.list_all(f"list {plural}", path, **selectors)
 
     def _list_if_permitted(
         self, cluster: ClusterClient, plural: str, **selectors: str

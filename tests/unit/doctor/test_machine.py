@@ -51,13 +51,17 @@ def test_free_memory_is_a_plausible_number() -> None:
 def test_memory_limit_of_a_container_is_respected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limit, used = tmp_path / "memory.max", tmp_path / "memory.current"
+    limit, used, statistics = (tmp_path / f"memory.{name}" for name in ("max", "current", "stat"))
     monkeypatch.setattr(machine, "_CGROUP_LIMIT_PATH", limit)
     monkeypatch.setattr(machine, "_CGROUP_USED_PATH", used)
+    monkeypatch.setattr(machine, "_CGROUP_STATISTICS_PATH", statistics)
     without_container = machine.free_memory_bytes()
     limit.write_text("5000\n")
     used.write_text("2000\n")
+    statistics.write_text("anon 500\nfile 1500\ninactive_file 1200\nactive_file 300\n")
 
+    assert machine.free_memory_bytes() == 4200  # files that were read once do not count
+    statistics.write_text("anon 2000\n")
     assert machine.free_memory_bytes() == 3000
     limit.write_text("max\n")
     assert machine.free_memory_bytes() > 3000

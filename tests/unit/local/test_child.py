@@ -1,11 +1,20 @@
 import io
 import re
 import sys
+from pathlib import Path
 
 import pytest
 
+from repot.errors import RepotError
+from repot.progress import EVENTS_VARIABLE, TaskFailed, parse_event
 from repot_pipelines.compiled import pipeline_for, read_pipeline
-from repot_pipelines.local.child import _insert_container_images, _mask_output, _PlainStream
+from repot_pipelines.local import child
+from repot_pipelines.local.child import (
+    ChildRequest,
+    _insert_container_images,
+    _mask_output,
+    _PlainStream,
+)
 from repot_pipelines.parameters import with_defaults
 
 
@@ -39,6 +48,38 @@ def test_output_for_the_log_has_no_terminal_codes(text: str, plain: str) -> None
     _PlainStream(stream).write(text)
 
     assert stream.getvalue() == plain
+
+
+def test_kfp_without_a_function_that_is_replaced_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kfp.local import graph_utils
+
+    def run(*_: object, **__: object) -> None:
+        child._replace_in_kfp(graph_utils, "sort_of_a_later_release", lambda sort: sort)
+
+    request = ChildRequest(
+        pipeline="p.yaml", arguments={}, work_folder=str(tmp_path), runner="subprocess"
+    )
+    (tmp_path / "request.json").write_text(request.to_text())
+    monkeypatch.setenv(EVENTS_VARIABLE, str(tmp_path / "events.jsonl"))
+    monkeypatch.setattr(child, "_run", run)
+    monkeypatch.setattr(child, "_exit_with_parent", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["child", str(tmp_path / "request.json")])
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, getattr(sys, name))
+
+    with pytest.raises(SystemExit) as ended:
+        child.main()
+
+    assert ended.value.code == RepotError.exit_code
+    failure = parse_event((tmp_path / "events.jsonl").read_bytes())
+    assert isinstance(failure, TaskFailed)
+    assert re.search(
+        r"must have kfp\.local\.graph_utils\.sort_of_a_later_release; the installed kfp 2\.\d+\S* "
+        r"does not\. `repot doctor` prints",
+        failure.message,
+    )
 
 
 def test_credentials_of_arguments_are_not_printed(

@@ -137,3 +137,21 @@ def test_folder_of_a_manifest_is_mounted(tmp_path: Path) -> None:
         f"{tmp_path}/storage": False,
         f"{tmp_path}/work": False,
     }
+
+
+def test_containers_get_proxies_and_the_absolute_path_of_google_credentials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "key.json")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    monkeypatch.setenv("no_proxy", "localhost")
+
+    arguments = make_runner({"storage_uri": "gs://bucket"}, tmp_path / "work").container_run_args
+
+    key = str(tmp_path / "key.json")
+    assert {mount["Source"]: mount["ReadOnly"] for mount in arguments["mounts"]}[key]
+    environment = arguments["environment"]
+    assert environment["GOOGLE_APPLICATION_CREDENTIALS"] == key
+    assert environment["HTTPS_PROXY"] == "http://proxy:3128"
+    assert environment["no_proxy"] == "localhost"
