@@ -44,6 +44,7 @@ from repot.trainer.auto.heads import (
     select_part,
     softmax,
 )
+from repot.trainer.blas_threads import one_thread
 from repot.trainer.state import StateStore
 
 MAX_FITTED = 2048
@@ -206,6 +207,7 @@ def find_set_threshold(own: FloatArray, coverage: float) -> float:
     return float(np.sort(own)[rank - 1]) if rank else 0.0
 
 
+@one_thread()
 def fit_unlike(rows: FloatArray) -> UnlikeScore:
     """Return the score of pictures whose features are like these; its threshold is 1.
 
@@ -248,6 +250,7 @@ def with_threshold(score: UnlikeScore, held_out: FloatArray, rate: float) -> Unl
     return UnlikeScore(mean=score.mean, axes=score.axes, threshold=max(threshold, _SMALLEST))
 
 
+@one_thread()
 def cross_validate_unlike(rows: FloatArray, folds: IntArray, rate: float) -> UnlikeScore:
     """Fit a score to all rows, with a threshold from scores that were fitted without the row.
 

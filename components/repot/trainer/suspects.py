@@ -31,6 +31,7 @@ from repot.label_suspects import (
 from repot.layout import SUSPECTS_NAME
 from repot.trainer.auto.heads import MAX_ROWS, assign_folds, cross_validate, fit_head, softmax
 from repot.trainer.auto.selection import Candidate, TrainingFeatures
+from repot.trainer.blas_threads import multiply, one_thread
 from repot.trainer.state import StateStore
 
 NUM_FOLDS = 5
@@ -85,6 +86,7 @@ def write_suspects(store: StateStore, run_uri: str) -> None:
         storage.write_bytes(storage.join(run_uri, SUSPECTS_NAME), data)
 
 
+@one_thread()
 def find_suspects(features: TrainingFeatures) -> LabelSuspects:
     """Judge the label of every training picture by heads that were not fitted to it."""
     candidate = _widest(features)
@@ -203,7 +205,7 @@ class _Neighbours:
             rows: float64 [n, features], see `TrainingFeatures.rows`.
             keys: What each belongs to: nothing that belongs to it votes.
         """
-        similar = self._standardise(rows) @ self._rows.T
+        similar = multiply(self._standardise(rows), self._rows.T)
         places = {name: place for place, name in enumerate(self._names.tolist())}
         own = np.array([places.get(key, -1) for key in keys])
         similar[own[:, np.newaxis] == self._groups] = -np.inf

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from repot.trainer.blas_threads import multiply, one_thread
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
@@ -28,16 +30,6 @@ SPREAD = 1.35
 Z_90 = 1.645
 """Standard deviations on each side of a 90 % interval."""
 
-MAX_BLOCK = 2**18
-"""Multiplications of the largest product that OpenBLAS computes without its threads.
-
-Source: OpenBLAS, interface/gemm.c: SMP_THRESHOLD_MIN * GEMM_MULTITHREAD_THRESHOLD.
-"""
-
-MIN_THREADED = 2**26
-"""Multiplications of a product from which on threads are faster."""
-
-_MIN_BLOCK_ROWS = 4
 _LOG_TEMPERATURES = (-3.0, 3.0)
 _MAX_ITERATIONS = 200
 _MAX_HALVINGS = 30
@@ -166,6 +158,7 @@ def class_weights(classes: IntArray, num_classes: int, exponent: float) -> Float
     return np.asarray(weights * (len(weights) / weights.sum()), np.float64)
 
 
+@one_thread()
 def fit_head(
     rows: Rows,
     num_features: int,
@@ -192,7 +185,7 @@ def fit_head(
     mean, scale = _moments(rows, num_features, weights)
     if len(classes) <= min(num_features, MAX_ROWS):
         centred = (rows(slice(0, len(classes))) - mean) / scale
-        basis = _gram_basis(centred @ centred.T)
+        basis = _gram_basis(multiply(centred, centred.T))
         reduced = centred @ (centred.T @ basis)
         kernel, bias = _solve(
             lambda: [reduced],
@@ -216,6 +209,7 @@ def fit_head(
     return LinearHead(kernel=kernel, bias=bias - mean @ kernel)
 
 
+@one_thread()
 def cross_validate(
     normalised: FloatArray,
     classes: IntArray,
@@ -242,7 +236,7 @@ def cross_validate(
     if len(classes) <= normalised.shape[1]:
         # With fewer rows than features, a solution is a combination of the rows, so coordinates in
         # a basis of the rows are all that is needed: L, if L @ L.T has the products of the rows.
-        products = normalised @ normalised.T
+        products = multiply(normalised, normalised.T)
         products.flat[:: len(classes) + 1] += _JITTER  # copies have equal rows
         normalised = np.asarray(np.linalg.cholesky(products), np.float64)
     logits = {penalty: np.zeros((len(classes), num_classes)) for penalty in penalties}
@@ -268,27 +262,6 @@ def cross_validate(
             )
             logits[penalty][held_out] = held_out_rows @ kernel + bias
     return logits
-
-
-def multiply(left: FloatArray, right: FloatArray) -> FloatArray:
-    """Return left @ right, computed by one thread unless it is large.
-
-    A fit multiplies small matrices some thousand times. BLAS wakes a thread per core for each; they
-    wait for the next one in a busy loop, which cost 16 times the processor time on two busy cores.
-
-    Args:
-        left: float64 [m, k].
-        right: float64 [k, n].
-    """
-    num_rows, per_row = len(left), left.shape[1] * right.shape[1]
-    block = MAX_BLOCK // max(per_row, 1)
-    if num_rows <= block or block < _MIN_BLOCK_ROWS or num_rows * per_row >= MIN_THREADED:
-        return left @ right
-    product = np.empty((num_rows, right.shape[1]))
-    for first in range(0, num_rows, block):
-        part = slice(first, first + block)
-        np.matmul(left[part], right, out=product[part])
-    return product
 
 
 def _always(rows: FloatArray) -> Callable[[], list[FloatArray]]:

@@ -49,32 +49,6 @@ def test_few_rows_and_many_rows_are_fitted_to_the_same_optimum(
     np.testing.assert_allclose(few.logits(rows), many.logits(rows), atol=1e-3)
 
 
-@pytest.mark.parametrize("num_rows", [0, 1, 7, 8, 9, 16, 17])
-@pytest.mark.parametrize("is_transposed", [False, True])
-def test_products_are_computed_in_blocks_of_rows(
-    num_rows: int, is_transposed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rng = np.random.default_rng(0)
-    left = rng.normal(size=(5, num_rows)).T if is_transposed else rng.normal(size=(num_rows, 5))
-    right = rng.normal(size=(5, 3))
-    matmul, sizes = np.matmul, []
-
-    def note(left: FloatArray, right: FloatArray, out: FloatArray) -> None:
-        sizes.append(len(left))
-        matmul(left, right, out=out)
-
-    monkeypatch.setattr(np, "matmul", note)
-    monkeypatch.setattr(heads, "MAX_BLOCK", 8 * 15 + 14)
-
-    np.testing.assert_allclose(heads.multiply(left, right), left @ right, rtol=1e-12)
-
-    blocks = [8] * (num_rows // 8) + [num_rows % 8] * (num_rows % 8 > 0)
-    assert sizes == (blocks if num_rows > 8 else [])
-    monkeypatch.setattr(heads, "MIN_THREADED", num_rows * 15)
-    np.testing.assert_allclose(heads.multiply(left, right), left @ right, rtol=1e-12)
-    assert len(sizes) == (len(blocks) if num_rows > 8 else 0)
-
-
 def test_fitted_head_has_the_gradient_zero() -> None:
     rows, classes = make_rows(40, 6)
     head = fit_head(rows.__getitem__, 6, classes, N, penalty=1e-2)
