@@ -280,7 +280,7 @@ def test_client_reads_what_a_plain_request_cannot(
         assert proxy.faults["GET"] == []
         # A new client each time: after some answers, only the client makes requests.
         for client in (gcs_client, s3_client):
-            client._state.clients.clear()
+            client.state.clients.clear()
 
 
 class _RateLimit:

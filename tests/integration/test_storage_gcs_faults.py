@@ -212,7 +212,7 @@ def test_secrets_in_a_url_are_not_shown(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(client._state, "limit", retries.RequestLimit())
+    monkeypatch.setattr(client.state, "limit", retries.RequestLimit())
 
     def no_session(_forward: Callable[[], Response]) -> Response:
         return 200, [("Location", f"{proxy.url}/nowhere?upload_id=SECRET")], b""

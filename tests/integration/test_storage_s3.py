@@ -27,7 +27,7 @@ from repot.shard_builder.build import build_shards
 from repot.shard_builder.complete import complete_dataset
 from repot.shard_builder.shard import read_picture
 from repot.storage.checksums import crc32c_to_base64
-from repot.storage.s3 import client, transfer
+from repot.storage.s3 import client, direct, transfer
 from repot.work_list import read_work_list
 from tests.integration.faulty_proxy import run_proxy
 
@@ -337,22 +337,24 @@ except StorageError as err:
     )
 
 
-def test_plain_requests_work_with_this_release_of_boto3(s3: str) -> None:
-    """Otherwise reads are slower: boto3 has no public names for what they need."""
-    info = storage.write_bytes(f"{s3}/x", DIGITS)
+def test_plain_requests_are_understood(s3: str) -> None:
+    info = storage.write_bytes(f"{s3}/a b/ä+%.txt", DIGITS)
 
-    response = client.get_directly(info.uri, version=info.version)
+    response = direct.get_directly(info.uri, version=info.version)
+    part = direct.get_directly(info.uri, version=info.version, byte_range="3-4")
 
     assert response is not None
-    assert response.body == DIGITS
+    assert part is not None
+    assert (response.body, part.body) == (DIGITS, DIGITS[3:5])
 
 
-def test_client_reads_where_it_has_other_names(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_reads_a_bucket_that_plain_requests_cannot_reach(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     info = storage.write_bytes(f"{s3}/x", DIGITS)
-    boto_client = client.client()
-    assert client._transport(boto_client) is not None
-    assert client._transport(object()) is None
-    monkeypatch.setattr(client, "_transport", lambda _: None)
+    client.state.clients.clear()
+    monkeypatch.setattr(direct, "find_address", lambda *_: None)
 
-    assert client.get_directly(info.uri, version=info.version) is None
+    assert direct.get_directly(info.uri, version=info.version) is None
     assert storage.read_bytes(info.uri, version=info.version) == DIGITS
+    client.state.clients.clear()

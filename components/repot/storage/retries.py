@@ -174,7 +174,7 @@ def call_with_retries(
                 raise
             now, since, wait = time.monotonic(), started, 0.0
             if is_throttled(err):
-                wait = _parse_retry_after(retry_after(err))
+                wait = parse_retry_after(retry_after(err))
                 state.limit.lower(sent, pause_seconds=wait)
                 if now - started < _MAX_REFUSED_SECONDS:
                     since = max(started, state.limit.succeeded_at)
@@ -188,10 +188,14 @@ def call_with_retries(
             return result
         finally:
             state.limit.end(sent, succeeded=has_succeeded)
-        # Jitter: many pods may fail at the same moment.
-        time.sleep(pause * _generator.uniform(0.5, 1.0))
+        _sleep(pause)
         pause = min(2.0 * pause, _MAX_PAUSE_SECONDS)
         sent = state.limit.start()
+
+
+def pause_after_refusal() -> None:
+    """Wait as long as before the first repetition of a request."""
+    _sleep(_FIRST_PAUSE_SECONDS)
 
 
 def use_own_generator(*modules: ModuleType) -> None:
@@ -204,7 +208,7 @@ def use_own_generator(*modules: ModuleType) -> None:
         module.random = _generator  # type: ignore[attr-defined]
 
 
-def _parse_retry_after(value: str) -> float:
+def parse_retry_after(value: str) -> float:
     """Return the seconds that a header Retry-After asks to wait; 0 if it is missing or invalid.
 
     https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
@@ -217,3 +221,8 @@ def _parse_retry_after(value: str) -> float:
         except ValueError:
             return 0.0
     return min(seconds, _MAX_RETRY_AFTER_SECONDS) if seconds > 0 else 0.0
+
+
+def _sleep(seconds: float) -> None:
+    # Jitter: many pods may fail at the same moment.
+    time.sleep(seconds * _generator.uniform(0.5, 1.0))

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from repot.cluster_names import GOOGLE_KEY_VARIABLE
 from repot.errors import StorageError
 from repot.storage.gcs import client
+from repot.storage.plain_http import Server
 
 
 @pytest.fixture(autouse=True)
@@ -32,11 +33,11 @@ def test_key_in_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None
         client.client()._credentials.service_account_email
         == "repot@example.iam.gserviceaccount.com"
     )
-    client._state.clients.clear()
+    client.state.clients.clear()
 
 
 def test_invalid_key_is_rejected_without_showing_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    client._state.clients.clear()
+    client.state.clients.clear()
     monkeypatch.setenv(GOOGLE_KEY_VARIABLE, "secret words")
     with pytest.raises(StorageError, match="must hold a Google service account's key") as caught:
         client.client()
@@ -45,7 +46,7 @@ def test_invalid_key_is_rejected_without_showing_it(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.usefixtures("task_pod")
 def test_invalid_key_in_a_pod_names_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    client._state.clients.clear()
+    client.state.clients.clear()
     monkeypatch.setenv(GOOGLE_KEY_VARIABLE, "secret words")
     with pytest.raises(StorageError) as caught:
         client.client()
@@ -55,19 +56,26 @@ def test_invalid_key_in_a_pod_names_the_secret(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_behind_a_proxy_only_the_client_makes_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    url = "http://storage.test/o"
     for name in ("HTTP_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-    assert client._direct_pool(connection(), url) is not None
+    assert direct_server() is not None
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.test:3128")
-    assert client._direct_pool(connection(), url) is None
+    assert direct_server() is None
+    monkeypatch.setenv("NO_PROXY", "storage.test")
+    assert direct_server() is not None
 
 
-def connection() -> client._Connection:
+def direct_server() -> Server | None:
     session = requests.Session()
     session.is_mtls = False  # type: ignore[attr-defined]
-    return client._Connection(client=None, session=session, token_request=None, pools={})
+    return client._direct_server(session, "http://storage.test")
+
+
+def test_client_certificates_are_left_to_the_client() -> None:
+    session = requests.Session()
+    session.is_mtls = True  # type: ignore[attr-defined]
+    assert client._direct_server(session, "http://storage.test") is None
 
 
 def test_address_of_a_download_is_the_one_that_the_client_uses(
@@ -75,10 +83,10 @@ def test_address_of_a_download_is_the_one_that_the_client_uses(
 ) -> None:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
     monkeypatch.setenv("GOOGLE_CLOUD_QUOTA_PROJECT", "payer-1")
-    uri = "gs://bucket/a b/ä%2F+#?&=.jpg"
+    uri = "gs://bucket/a b/ä%2F+#?&=~.jpg"
 
     blob = client.blob_handle(uri, version="17")
 
     expected = blob._get_download_url(client.client())
-    assert client._download_url(client.client(), uri, "17") == expected
-    client._state.clients.clear()
+    assert f"http://127.0.0.1:1{client.download_path(uri, '17')}" == expected
+    client.state.clients.clear()

@@ -6,12 +6,10 @@ import json
 import logging
 import os
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import urllib3
 
 from repot.cluster_names import GOOGLE_KEY_VARIABLE, name_sources
 from repot.errors import StorageError
@@ -25,10 +23,10 @@ from repot.storage.gcs.errors import (
     is_transient,
     retry_after,
 )
+from repot.storage.plain_http import Response, Server, is_behind_proxy, send_within_limit
 from repot.storage.retries import (
     CONNECT_SECONDS,
     NUM_CONNECTIONS,
-    THROTTLED_STATUSES,
     ServiceState,
     call_with_retries,
     use_own_generator,
@@ -43,7 +41,8 @@ _TOKEN_SECONDS = 300
 _SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 
 _log = logging.getLogger(__name__)
-_state = ServiceState()
+state = ServiceState()
+"""What this process knows of the service."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,14 +53,13 @@ class _Connection:
         client: A google.cloud.storage.Client.
         session: The google.auth.transport.requests.AuthorizedSession of that client.
         token_request: The google.auth.transport.requests.Request that renews its credentials.
-        pools: The urllib3 pool of the session for each server that is reached without a proxy;
-            None for a server behind one.
+        server: The server of direct requests; None if only the client can reach it.
     """
 
     client: Any
     session: Any
     token_request: Any
-    pools: dict[str, Any]
+    server: Server | None
 
 
 def client() -> Any:
@@ -100,20 +98,11 @@ def bucket_handle(name: str) -> Any:
     return client().bucket(name, user_project=user_project)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Response:
-    """The complete body of a response, and its headers."""
-
-    headers: Mapping[str, str]
-    body: bytes
-
-
 def get_directly(uri: str, *, version: str, byte_range: str = "") -> Response | None:
-    """Return an object's stored bytes by one request that does without the client's machinery.
+    """Return an object's stored bytes by one plain request, see `repot.storage.plain_http`.
 
-    That costs a fifth of the CPU time of a download by the client, which is more than decoding a
-    small picture costs. Connection, certificates and credentials are the client's. Whatever is
-    unusual, a proxy or any failure, is left to the client and its retries.
+    Credentials and certificates are the client's. A proxy and any failure are left to the client
+    and its retries.
 
     Args:
         uri: The object.
@@ -121,85 +110,68 @@ def get_directly(uri: str, *, version: str, byte_range: str = "") -> Response | 
         byte_range: The range of bytes, such as "0-99"; "" for all.
 
     Returns:
-        The response; None if the client has to make the request.
+        The complete response; None if the client has to make the request.
     """
-    headers = {"Accept-Encoding": "gzip"}  # As it is stored, compressed or not.
-    if byte_range:
-        headers["Range"] = f"bytes={byte_range}"
-    sent = _state.limit.start()
-    is_complete = False
-    try:
+
+    def send() -> Response | None:
         connection = _connection()
-        url = _download_url(connection.client, uri, version)
-        pool = _direct_pool(connection, url)
-        if pool is None:
+        if connection.server is None:
             return None
+        # As it is stored, compressed or not.
+        headers = {"Accept-Encoding": "gzip"}
+        if byte_range:
+            headers["Range"] = f"bytes={byte_range}"
+        url = connection.client.api_endpoint + download_path(uri, version)
         credentials = connection.session.credentials
         credentials.before_request(connection.token_request, "GET", url, headers)
-        response = pool.urlopen(
-            "GET",
-            "/" + url.split("/", 3)[3],
-            headers=headers,
-            redirect=False,
-            retries=False,
-            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=_state.read_seconds),
-            decode_content=False,
-        )
-        is_complete = response.status == (
-            http.client.PARTIAL_CONTENT if byte_range else http.client.OK
-        )
-        if response.status in THROTTLED_STATUSES:
-            _state.limit.lower(sent, pause_seconds=0.0)
+        path = "/" + url.split("/", 3)[3]
+        return connection.server.get(path, headers, read_seconds=state.read_seconds)
+
+    try:
+        response = send_within_limit(send, state)
     except client_errors():
         return None
-    finally:
-        _state.limit.end(sent, succeeded=is_complete)
-    return Response(headers=response.headers, body=response.data) if is_complete else None
+    is_complete = response is not None and response.is_complete
+    return response if is_complete else None
 
 
 def request_options() -> dict[str, Any]:
     """Return the `timeout` and `retry` arguments for one request."""
-    return {"timeout": (CONNECT_SECONDS, _state.read_seconds), "retry": _with_retries}
+    return {"timeout": (CONNECT_SECONDS, state.read_seconds), "retry": _with_retries}
 
 
 def _connection() -> _Connection:
     endpoint = os.environ.get("STORAGE_EMULATOR_HOST", "")
-    with _state.lock:
-        if endpoint not in _state.clients:
-            _state.clients[endpoint] = _new_connection()
-        connection: _Connection = _state.clients[endpoint]
+    with state.lock:
+        if endpoint not in state.clients:
+            state.clients[endpoint] = _new_connection()
+        connection: _Connection = state.clients[endpoint]
         return connection
 
 
-def _download_url(storage_client: Any, uri: str, version: str) -> str:
-    """Return the address of a generation's bytes.
+def download_path(uri: str, version: str) -> str:
+    """Return the path of a generation's bytes.
 
     Source: https://docs.cloud.google.com/storage/docs/json_api/v1/objects/get
     """
-    blob = blob_handle(uri, version=version)
-    query = {"alt": "media", "generation": version}
-    if blob.bucket.user_project:
-        query["userProject"] = blob.bucket.user_project
-    return (
-        f"{storage_client.api_endpoint}/download/storage/v1{blob.path}"
-        f"?{urllib.parse.urlencode(query)}"
-    )
+    bucket, name = split_bucket(uri)
+    path = f"/download/storage/v1/b/{bucket}/o/{urllib.parse.quote(name, safe='~')}"
+    user_project = os.environ.get(USER_PROJECT_VARIABLE)
+    payer = f"&userProject={urllib.parse.quote_plus(user_project)}" if user_project else ""
+    return f"{path}?alt=media&generation={version}{payer}"
 
 
-def _direct_pool(connection: _Connection, url: str) -> Any:
-    """Return the session's connections to a server, None if it is behind a proxy."""
-    from requests import Request
-    from requests.utils import select_proxy
+def _direct_server(session: Any, url: str) -> Server | None:
+    """Return the server of direct requests; None if only the client can reach it."""
+    from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-    session, pools = connection.session, connection.pools
-    server = url.split("/", 3)[2]
-    if server not in pools:
-        options = session.merge_environment_settings(url, {}, stream=None, verify=None, cert=None)
-        is_direct = not session.is_mtls and select_proxy(url, options["proxies"]) is None
-        pools[server] = is_direct and session.get_adapter(url).get_connection_with_tls_context(
-            Request("GET", url).prepare(), verify=options["verify"]
-        )
-    return pools[server] or None
+    if session.is_mtls or is_behind_proxy(url):
+        return None
+    ca_path = session.verify if isinstance(session.verify, str) else DEFAULT_CA_BUNDLE_PATH
+    try:
+        return Server(url, ca_path=ca_path)
+    except (OSError, ValueError):
+        return None
 
 
 def _new_connection() -> _Connection:
@@ -227,7 +199,12 @@ def _new_connection() -> _Connection:
     # The client (3.17) queries the bucket in a background thread for traces, even if tracing is
     # off; that takes a permission that is not needed otherwise. Without this cache it does not.
     new_client._bucket_metadata_cache = None
-    return _Connection(client=new_client, session=session, token_request=token_request, pools={})
+    return _Connection(
+        client=new_client,
+        session=session,
+        token_request=token_request,
+        server=_direct_server(session, new_client.api_endpoint),
+    )
 
 
 def _new_session(credentials: Any, token_request: Any) -> Any:
@@ -323,7 +300,7 @@ def _on_response(response: Any, **_options: Any) -> None:
     if response.status_code == http.client.UNAUTHORIZED:
         # The next request looks for credentials again: the user may have logged in, or the metadata
         # server of a new pod may respond by now.
-        _state.clients.clear()
+        state.clients.clear()
     if not response.ok:
         # The client does not read the response of a download that it retries, which would keep the
         # connection open.
@@ -338,7 +315,7 @@ def _with_retries(call: Callable[[], Any]) -> Callable[[], Any]:
     return functools.partial(
         call_with_retries,
         call,
-        _state,
+        state,
         errors=client_errors(),
         is_transient=is_transient,
         is_response=lambda err: http_status(err) is not None,

@@ -10,9 +10,11 @@ No message contains a request URL: the id of a resumable upload in it is as secr
 """
 
 import contextlib
+import functools
 import http.client
 import os
 import re
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +32,8 @@ USER_PROJECT_VARIABLE = "GOOGLE_CLOUD_QUOTA_PROJECT"
 _TRANSIENT_STATUSES = (408, 429, 500, 502, 503, 504)
 _THROTTLED_REASONS = {"rateLimitExceeded", "userRateLimitExceeded"}
 _MAX_MESSAGE_CHARS = 300
+
+_ignoring = threading.RLock()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,6 +180,7 @@ def convert_gcs_errors(action: str, uri: str) -> Iterator[None]:
         ) from err
 
 
+@functools.cache
 def client_errors() -> tuple[type[Exception], ...]:
     """Return the types of the errors that a request may raise."""
     import_google_storage()
@@ -226,8 +231,12 @@ def import_google_storage() -> None:
 
 @contextlib.contextmanager
 def ignore_warnings() -> Iterator[None]:
-    """Suppress all warnings in this block, even where warnings are errors."""
-    with warnings.catch_warnings():
+    """Suppress all warnings in this block, even where warnings are errors.
+
+    One thread at a time: those that replace the filters at the same time would restore those of
+    each other.
+    """
+    with _ignoring, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 

@@ -11,11 +11,13 @@ from repot.storage.backend import ObjectInfo, changed_error, damaged_error
 from repot.storage.checksums import (
     ChecksummedFile,
     crc32c_from_base64,
+    crc32c_hex,
     crc32c_to_base64,
     stream_crc32c_hex,
 )
-from repot.storage.gcs.client import Response, blob_handle, get_directly, request_options
+from repot.storage.gcs.client import blob_handle, get_directly, request_options
 from repot.storage.gcs.errors import GenerationMismatchError, convert_gcs_errors
+from repot.storage.plain_http import Response
 
 # A resumable upload holds one chunk in memory; a multiple of 256 KiB.
 _CHUNK_BYTES = 32 << 20
@@ -48,6 +50,26 @@ def to_object_info(uri: str, blob: Any) -> ObjectInfo:
     )
 
 
+def read_directly(uri: str, *, version: str) -> tuple[bytes, ObjectInfo, str | None] | None:
+    """Return the stored bytes of a small object, its state and its Content-Encoding.
+
+    Returns:
+        None if the client has to read it: see `get_directly`; or the bytes are damaged.
+    """
+    response = get_directly(uri, version=version)
+    if response is None:
+        return None
+    info = ObjectInfo(
+        uri=uri,
+        size_bytes=len(response.body),
+        crc32c=crc32c_hex(response.body),
+        version=response.headers.get("x-goog-generation", ""),
+    )
+    if (info.crc32c, info.version) != (_announced_crc32c(response), version):
+        return None
+    return response.body, info, response.headers.get("content-encoding")
+
+
 def download_to_file(
     uri: str, file: BinaryIO, *, version: str | None
 ) -> tuple[ObjectInfo, str | None]:
@@ -61,16 +83,6 @@ def download_to_file(
         StorageError: It cannot be read, or every download is damaged.
     """
     target = ChecksummedFile(file)
-    if version is not None and (direct := get_directly(uri, version=version)):
-        target.write(direct.body)
-        info = ObjectInfo(
-            uri=uri,
-            size_bytes=len(direct.body),
-            crc32c=target.crc32c_hex(),
-            version=direct.headers.get("X-Goog-Generation", ""),
-        )
-        if (info.crc32c, info.version) == (_announced_crc32c(direct), version):
-            return info, direct.headers.get("Content-Encoding")
     for _ in range(_NUM_DOWNLOADS):
         target.restart()
         try:
@@ -155,7 +167,7 @@ def upload_from_file(uri: str, file: BinaryIO, *, generation: int | None = None)
 
 def _announced_crc32c(response: Response) -> str:
     """Return the CRC32C in the header X-Goog-Hash: `crc32c=4gcgLQ==,md5=...`; "" without one."""
-    for value in response.headers.get("X-Goog-Hash", "").split(","):
+    for value in response.headers.get("x-goog-hash", "").split(","):
         name, _, digest = value.strip().partition("=")
         if name == "crc32c":
             return crc32c_from_base64(digest)

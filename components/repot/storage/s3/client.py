@@ -10,14 +10,14 @@ import http.client
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from repot.storage.plain_http import Server
 from repot.storage.retries import (
     CONNECT_SECONDS,
     NUM_CONNECTIONS,
-    THROTTLED_STATUSES,
     ServiceState,
     call_with_retries,
     use_own_generator,
@@ -38,31 +38,59 @@ from repot.storage.s3.errors import (
 from repot.storage.uris import split_bucket
 from repot.tls import find_ca_bundle
 
-# Another region, or another kind of signature than the client's.
-_WRONG_ADDRESS_STATUSES = (
-    http.client.MOVED_PERMANENTLY,
-    http.client.TEMPORARY_REDIRECT,
-    http.client.BAD_REQUEST,
-    http.client.FORBIDDEN,
-)
 _DEFAULT_REGION = "us-east-1"
 
 _log = logging.getLogger(__name__)
-_state = ServiceState()
 _T = TypeVar("_T")
 
+state = ServiceState()
+"""What this process knows of the service."""
 
-def client() -> Any:
-    """Return this process's boto3 client, created on first use.
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BucketAddress:
+    """Where the objects of a bucket are: a server, and what their paths begin with."""
+
+    server: Server
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Connection:
+    """The client of an endpoint, and what `repot.storage.s3.direct` makes its requests with.
+
+    Attributes:
+        client: The boto3 client.
+        credentials: Its botocore.credentials.Credentials; None for anonymous requests.
+        ca_path: File or folder of the certificate authorities that it trusts.
+        has_usual_signatures: Whether requests are signed in version 4, or not at all.
+        addresses: The address of each bucket; None for one that only the client can read.
+    """
+
+    client: Any
+    credentials: Any
+    ca_path: str
+    has_usual_signatures: bool
+    addresses: dict[str, BucketAddress | None] = field(default_factory=dict)
+
+
+def connection() -> Connection:
+    """Return this process's connection, created on first use.
 
     Raises:
         StorageError: boto3 is not installed, or the endpoint is not a valid address.
     """
-    key = (endpoint_url(), _state.read_seconds)
-    with _state.lock:
-        if key not in _state.clients:
-            _state.clients[key] = _new_client(read_seconds=key[1])
-        return _state.clients[key]
+    key = (endpoint_url(), state.read_seconds)
+    with state.lock:
+        if key not in state.clients:
+            state.clients[key] = _new_connection(read_seconds=key[1])
+        connected: Connection = state.clients[key]
+        return connected
+
+
+def client() -> Any:
+    """Return this process's boto3 client, created on first use; otherwise as `connection`."""
+    return connection().client
 
 
 def is_amazon() -> bool:
@@ -88,7 +116,7 @@ def request(call: Callable[[Any], _T]) -> _T:
     """
     return call_with_retries(
         lambda: call(client()),
-        _state,
+        state,
         errors=client_errors(),
         is_transient=is_transient,
         is_response=is_s3_response,
@@ -97,109 +125,33 @@ def request(call: Callable[[Any], _T]) -> _T:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DirectResponse:
-    """The complete body of a response, and its headers, whose names ignore case."""
-
-    headers: Mapping[str, str]
-    body: bytes
+def payer_headers() -> dict[str, str]:
+    """Return the header by which a request agrees to be paid for, if PAYER_VARIABLE says so."""
+    payer = os.environ.get(PAYER_VARIABLE)
+    return {"x-amz-request-payer": payer} if payer else {}
 
 
-def get_directly(uri: str, *, version: str, byte_range: str = "") -> DirectResponse | None:
-    """Return an object's stored bytes by one request that does without the client's machinery.
-
-    That costs half of the CPU time of a download by the client, which is as much as decoding a
-    small picture costs. Connections, addresses and signatures are the client's. Whatever is
-    unusual, such as a bucket in another region or any failure, is left to the client and its
-    retries.
-
-    Args:
-        uri: The object.
-        version: Its ETag.
-        byte_range: The range of bytes, such as "0-99"; "" for all.
-
-    Returns:
-        The response; None if the client has to make the request.
-    """
-    from botocore.awsrequest import AWSRequest
-    from botocore.utils import percent_encode
-
-    bucket, name = split_bucket(uri)
-    headers = {"If-Match": f'"{version}"', "x-amz-checksum-mode": "ENABLED"}
-    if byte_range:
-        headers["Range"] = f"bytes={byte_range}"
-    expected: tuple[type[Exception], ...] = (*client_errors(), UnicodeEncodeError)
-    sent = _state.limit.start()
-    is_complete = False
-    try:
-        boto_client = client()
-        transport, address = _transport(boto_client), _bucket_address(boto_client, bucket)
-        if transport is None or not address:
-            return None
-        sign, send = transport
-        url = address + percent_encode(name, safe="/~")
-        unsigned = AWSRequest(method="GET", url=url, headers=headers)
-        sign("GetObject", unsigned)
-        response = send(unsigned.prepare())
-        is_complete = response.status_code == (
-            http.client.PARTIAL_CONTENT if byte_range else http.client.OK
-        )
-        if response.status_code in THROTTLED_STATUSES:
-            _state.limit.lower(sent, pause_seconds=0.0)
-        elif response.status_code in _WRONG_ADDRESS_STATUSES:
-            _addresses(boto_client)[bucket] = ""
-        body = response.content if is_complete else b""
-    except expected:
-        return None
-    finally:
-        _state.limit.end(sent, succeeded=is_complete)
-    return DirectResponse(headers=response.headers, body=body) if is_complete else None
+def is_amazon_host(host: str) -> bool:
+    """Return whether a host is Amazon's."""
+    return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
-def _transport(boto_client: Any) -> tuple[Callable[..., Any], Callable[..., Any]] | None:
-    """Return the functions by which the client signs and sends a request.
-
-    boto3 has no public names for them: None if a newer release has others.
-    """
-    signer = getattr(boto_client, "_request_signer", None)
-    session = getattr(getattr(boto_client, "_endpoint", None), "http_session", None)
-    sign, send = getattr(signer, "sign", None), getattr(session, "send", None)
-    return (sign, send) if sign and send else None
-
-
-def _bucket_address(boto_client: Any, bucket: str) -> str:
-    """Return what the URLs of a bucket's objects begin with; "" if only the client knows."""
-    addresses = _addresses(boto_client)
-    if bucket not in addresses:
-        arguments = {"Bucket": bucket, "Key": "x"}
-        url = boto_client.generate_presigned_url("get_object", Params=arguments)
-        path = url.partition("?")[0]
-        # Directory buckets need credentials of their own.
-        is_usual = path.endswith("/x") and not bucket.endswith("--x-s3")
-        addresses[bucket] = path.removesuffix("x") if is_usual else ""
-    return addresses[bucket]
-
-
-def _addresses(boto_client: Any) -> dict[str, str]:
-    """Return the known addresses of buckets, which are those of one client."""
-    addresses: dict[str, str] = boto_client.__dict__.setdefault("repot_addresses", {})
-    return addresses
-
-
-def _new_client(*, read_seconds: float) -> Any:
+def _new_connection(*, read_seconds: float) -> Connection:
     """Return a client with virtual-host addresses for Amazon's service, else with path addresses.
 
     Few other services have a DNS name for each bucket.
     """
     session = import_boto3().session.Session()
     from botocore import UNSIGNED, retryhandler
+    from botocore.httpsession import get_cert_path
 
     # The pauses before a repeated request for the credentials of a role.
     use_own_generator(retryhandler)
     ca_bundle = find_ca_bundle(*CA_VARIABLES)
     if ca_bundle is not None and session._session.get_config_variable("ca_bundle") is None:
         session._session.set_config_variable("ca_bundle", ca_bundle)
-    is_anonymous = session.get_credentials() is None
+    credentials = session.get_credentials()
+    is_anonymous = credentials is None
     # Without any credentials, requests are anonymous: a public bucket can be read.
     options = {
         "read_timeout": read_seconds,
@@ -212,7 +164,12 @@ def _new_client(*, read_seconds: float) -> Any:
         _log.warning("No S3 credentials were found; only public buckets can be read.")
         new_client.meta.events.register("after-call.s3", _on_anonymous_response)
     new_client.meta.events.register("before-sign.s3", _add_payer)
-    return new_client
+    return Connection(
+        client=new_client,
+        credentials=credentials,
+        ca_path=session._session.get_config_variable("ca_bundle") or get_cert_path(verify=True),
+        has_usual_signatures=new_client.meta.config.signature_version in ("s3v4", UNSIGNED),
+    )
 
 
 def _client_with_addressing(session: Any, style: str, options: Mapping[str, Any]) -> Any:
@@ -240,15 +197,14 @@ def _on_anonymous_response(http_response: Any, parsed: dict[str, Any], **_detail
     if http_response.status_code == http.client.FORBIDDEN:
         # The next request looks for credentials again: the metadata server of a new pod may respond
         # by now.
-        _state.clients.clear()
+        state.clients.clear()
 
 
 def _add_payer(request: Any, **_details: Any) -> None:
     """Agree to pay for the request, if PAYER_VARIABLE says so."""
-    if os.environ.get(PAYER_VARIABLE):
-        request.headers["x-amz-request-payer"] = os.environ[PAYER_VARIABLE]
+    for name, value in payer_headers().items():
+        request.headers[name] = value
 
 
 def _is_amazon(boto_client: Any) -> bool:
-    host = urlsplit(boto_client.meta.endpoint_url).hostname or ""
-    return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+    return is_amazon_host(urlsplit(boto_client.meta.endpoint_url).hostname or "")

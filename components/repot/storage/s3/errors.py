@@ -5,9 +5,11 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 """
 
 import contextlib
+import functools
 import http.client
 import os
 import re
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -65,6 +67,8 @@ _PERMISSIONS = (
 _KEY_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _ENDPOINT_VARIABLE = "AWS_ENDPOINT_URL_S3"
 _MAX_MESSAGE_CHARS = 300
+
+_importing = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,10 +202,9 @@ def convert_s3_errors(action: str, uri: str) -> Iterator[None]:
         NoBucketError: The bucket does not exist.
         StorageError: Any other failure.
     """
-    expected: tuple[type[Exception], ...] = (*client_errors(), UnicodeEncodeError)
     try:
         yield
-    except expected as err:
+    except client_errors() as err:
         if _is_object_missing(err, action):
             raise NotFoundError(
                 f"{uri} cannot be {action}: there is no such object. Check the name."
@@ -240,8 +243,9 @@ def import_boto3() -> Any:
         StorageError: It is not installed.
     """
     try:
-        # boto3 warns about Python versions whose support ends soon.
-        with warnings.catch_warnings():
+        # boto3 warns about Python versions whose support ends soon. One thread at a time: threads
+        # that replace the filters at the same time would restore those of each other.
+        with _importing, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import boto3
     except ModuleNotFoundError as err:
@@ -255,6 +259,7 @@ def import_boto3() -> Any:
     return boto3
 
 
+@functools.cache
 def client_errors() -> tuple[type[Exception], ...]:
     """Return the types of the errors that a request may raise."""
     import_boto3()
@@ -268,6 +273,7 @@ def client_errors() -> tuple[type[Exception], ...]:
         ResponseParserError,
         urllib3.exceptions.HTTPError,
         ConnectionError,
+        UnicodeEncodeError,
     )
 
 

@@ -52,6 +52,7 @@ from repot.storage.s3.transfer import (
     download_range,
     download_to_file,
     find_object,
+    read_directly,
     to_object_info,
     upload_from_file,
     user_metadata,
@@ -86,9 +87,13 @@ def scan_folder(folder_uri: str) -> Iterator[ObjectInfo | OtherEntry]:
 
 def read_object(uri: str, *, version: str | None = None) -> Content:
     """Return an object's content and state; NotFoundError if it no longer has `version`."""
-    buffer = io.BytesIO()
-    info, encoding = download_to_file(uri, buffer, version=version)
-    return Content(data=decode_bytes(buffer.getvalue(), encoding, uri), info=info)
+    if version is not None and (found := read_directly(uri, version=version)):
+        stored, info, encoding = found
+    else:
+        buffer = io.BytesIO()
+        info, encoding = download_to_file(uri, buffer, version=version)
+        stored = buffer.getvalue()
+    return Content(data=decode_bytes(stored, encoding, uri), info=info)
 
 
 def read_crc32c_hex(uri: str, *, version: str | None = None) -> str:

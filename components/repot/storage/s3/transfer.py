@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 from repot.errors import NotFoundError
+from repot.storage import plain_http
 from repot.storage.backend import ObjectInfo, changed_error, damaged_error
 from repot.storage.checksums import (
     BLOCK_BYTES,
@@ -29,7 +30,8 @@ from repot.storage.checksums import (
     crc32c_to_base64,
     stream_crc32c_hex,
 )
-from repot.storage.s3.client import DirectResponse, bucket_and_key, get_directly, request
+from repot.storage.s3.client import bucket_and_key, request
+from repot.storage.s3.direct import get_directly
 from repot.storage.s3.errors import (
     DamagedError,
     ETagMismatchError,
@@ -94,6 +96,25 @@ def user_metadata(response: Response) -> dict[str, str]:
     return {name.lower(): value for name, value in response.get("Metadata", {}).items()}
 
 
+def read_directly(uri: str, *, version: str) -> tuple[bytes, ObjectInfo, str | None] | None:
+    """Return the stored bytes of a small object, its state and its Content-Encoding.
+
+    Returns:
+        None if the client has to read it: see `repot.storage.s3.direct`; or the bytes are damaged.
+    """
+    response = get_directly(uri, version=version)
+    if response is None:
+        return None
+    info = _direct_info(uri, response)
+    crc32c = crc32c_hex(response.body)
+    # A service may ignore the condition of the request.
+    is_right = info.version == version and info.crc32c in (None, crc32c) and _is_intact(response)
+    if not is_right:
+        return None
+    encoding = response.headers.get("content-encoding")
+    return response.body, dataclasses.replace(info, crc32c=crc32c), encoding
+
+
 def download_to_file(
     uri: str, file: BinaryIO, *, version: str | None
 ) -> tuple[ObjectInfo, str | None]:
@@ -107,14 +128,6 @@ def download_to_file(
         StorageError: It cannot be read, or every download is damaged.
     """
     target = ChecksummedFile(file)
-    if version is not None and (direct := get_directly(uri, version=version)):
-        info = _direct_info(uri, direct)
-        if info.version == version and _is_intact(direct):
-            target.write(direct.body)
-            crc32c = target.crc32c_hex()
-            if info.crc32c in (None, crc32c):
-                encoding = direct.headers.get("Content-Encoding")
-                return dataclasses.replace(info, crc32c=crc32c), encoding
     for _ in range(_NUM_DOWNLOADS):
         with contextlib.suppress(DamagedError):
             response = _download(uri, target, version)
@@ -245,11 +258,11 @@ def _check_bucket(bucket: str, _endpoint_url: str) -> None:
                 raise
 
 
-def _direct_info(uri: str, direct: DirectResponse) -> ObjectInfo:
+def _direct_info(uri: str, direct: plain_http.Response) -> ObjectInfo:
     """Return the state of an object from the response to a direct request."""
     headers = direct.headers
     response = {
-        "ETag": headers.get("ETag", ""),
+        "ETag": headers.get("etag", ""),
         "ContentLength": len(direct.body),
         "ChecksumCRC32C": headers.get("x-amz-checksum-crc32c"),
         "ChecksumType": headers.get("x-amz-checksum-type"),
@@ -259,7 +272,7 @@ def _direct_info(uri: str, direct: DirectResponse) -> ObjectInfo:
     return to_object_info(uri, present)
 
 
-def _is_intact(direct: DirectResponse) -> bool:
+def _is_intact(direct: plain_http.Response) -> bool:
     """Return whether the body has the checksums that the service announced, as the client checks.
 
     A CRC32C is compared elsewhere. The value for an object of several parts may be that of their
@@ -267,7 +280,7 @@ def _is_intact(direct: DirectResponse) -> bool:
     """
     for name, compute in _CHECKSUMS.items():
         announced = direct.headers.get(f"x-amz-checksum-{name}", "-")
-        if "-" not in announced and base64.b64decode(announced) != compute(direct.body):
+        if "-" not in announced and base64.b64encode(compute(direct.body)).decode() != announced:
             return False
     return True
 
