@@ -20,12 +20,12 @@ from repot.errors import DataError, NotFoundError, UsageError
 from repot.json_record import JsonRecord, read_record, write_record
 from repot.layout import (
     BASE_NAME,
-    COMPOSITIONS_FOLDER,
+    CHECKSUMS_NAME,
+    DATASET_PARTS,
+    LABELS_NAME,
     MANIFEST_NAME,
-    PACKS_FOLDER,
     PLAN_NAME,
     RECEIPTS_FOLDER,
-    WORK_FOLDER,
 )
 from repot.manifest import Rejection
 from repot.settings import DatasetSettings
@@ -223,17 +223,21 @@ def read_base(dataset_uri: str) -> BaseDataset | None:
 
 
 def _clear_unfinished(dataset_uri: str, dataset_id: str) -> None:
-    """Delete the files of an unfinished dataset with another id; keep all other files."""
+    """Delete the files of an unfinished dataset with another id; keep all other files.
+
+    Some files are part of a few datasets only, so another one would take over what is left.
+    """
     plan_uri = storage.join(dataset_uri, PLAN_NAME)
     if not storage.exists(plan_uri):
         return
     unfinished = read_plan(dataset_uri)
     if unfinished.dataset_id == dataset_id:
         return
-    for folder in (RECEIPTS_FOLDER, COMPOSITIONS_FOLDER, PACKS_FOLDER):
-        storage.delete_folder(storage.join(dataset_uri, folder))
-    storage.delete(storage.join(dataset_uri, BASE_NAME))
-    for shard in unfinished.shard_names:
-        storage.delete(storage.join(dataset_uri, shard))
-    storage.delete_folder(storage.join(dataset_uri, WORK_FOLDER))
+    # Receipts first: they say which shards are finished. The plan last: it names the shards.
+    for part in (f"{RECEIPTS_FOLDER}/", *DATASET_PARTS, CHECKSUMS_NAME, *unfinished.shard_names):
+        uri = storage.join(dataset_uri, part)
+        if part.endswith("/"):
+            storage.delete_folder(uri)
+        elif part not in (PLAN_NAME, LABELS_NAME):  # labels.txt may be a user's labels file
+            storage.delete(uri)
     storage.delete(plan_uri)

@@ -7,6 +7,7 @@ from repot import storage
 from repot.data_checks import DataLimits
 from repot.dataset_plan import DatasetPlan, Share, is_built, read_plan, write_plan
 from repot.errors import DataError, UsageError
+from repot.layout import DATASET_PARTS
 from repot.manifest import Rejection
 from repot.settings import DatasetSettings
 from repot.work_list import SourcePicture, read_work_list
@@ -88,12 +89,15 @@ def test_unfinished_other_dataset_is_deleted_and_other_files_are_kept(tmp_path: 
     uri = str(tmp_path)
     old = dataclasses.replace(PLAN, dataset_id=OTHER_ID, num_pictures={"train-00000-of-00009": 1})
     write_plan(uri, old, _shards(old).__getitem__)
-    for name in ("train-00000-of-00009", "receipts/train-00000-of-00009.json", "my notes.txt"):
-        storage.write_text(f"{uri}/{name}", "old")
+    parts = [f"{part}x" if part.endswith("/") else part for part in DATASET_PARTS]
+    for name in ("train-00000-of-00009", "checksums.json", "my notes.txt", *parts):
+        if name != "plan.json":
+            storage.write_text(f"{uri}/{name}", "old")
     write_plan(uri, PLAN, _shards(PLAN).__getitem__)
     names = {storage.relative_name(info.uri, uri) for info in storage.list_objects(uri)}
     assert names == {
         "my notes.txt",
+        "labels.txt",
         "plan.json",
         *(f"work/{name}.json.gz" for name in PLAN.shard_names),
     }

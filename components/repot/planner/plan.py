@@ -224,8 +224,8 @@ def plan_dataset(
             lambda name: [*map(arrangement.source, shards[name].tolist())],
             base=_find_base(base_uri, newest_uri, dataset_uri) if is_stable else None,
         )
-    if corrections:
-        storage.write_text(storage.join(dataset_uri, layout.CORRECTIONS_NAME), corrections)
+        if corrections:
+            storage.write_text(storage.join(dataset_uri, layout.CORRECTIONS_NAME), corrections)
     return PlannedDataset(dataset_uri=dataset_uri, plan=plan, exists=exists)
 
 

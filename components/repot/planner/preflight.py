@@ -118,11 +118,10 @@ def check_parameters(parameters: ParameterValues, problems: Iterable[str] = ()) 
         source = collected.collect(lambda: _check_checkpoint(checkpoint, backbone))
     pictures_uri = collected.collect(lambda: _normalise_uri(parameters, "pictures_uri"))
     storage_uri = collected.collect(lambda: _check_storage(parameters))
-    labels_file_uri = (
-        collected.collect(lambda: _check_file("labels file", run.labels_file_uri)) if run else ""
-    )
+    labels_file = empty_if_none(parameters.get("labels_file_uri", ""))
+    labels_file_uri = collected.collect(lambda: _check_file("labels file", labels_file))
     if inputs:
-        inputs = collected.collect(functools.partial(_with_locations, inputs))
+        inputs = _with_locations(inputs, collected)
     if gate:
         # Plan and Evaluate run in the same image.
         collected.collect(functools.partial(check_export_formats, gate.export_formats))
@@ -243,19 +242,31 @@ def _check_file(name: str, location: str) -> str:
         return ""
     uri = storage.normalise(location)
     if not storage.exists(uri):
-        raise UsageError(f"The {name} must exist; there is no {uri}.")
+        raise UsageError(f"The {name} must exist; there is no {uri}. Check the name.")
     return uri
 
 
-def _with_locations(inputs: InputSettings) -> InputSettings:
-    """Return the settings with URIs in their normal form."""
-    boxes = inputs.bounding_box_file_uri
-    boxes_uri = storage.normalise(boxes) if boxes else ""
-    if boxes_uri and not (storage.exists(boxes_uri) or storage.list_objects(boxes_uri)):
-        raise UsageError(f"The bounding boxes must exist; there is nothing at {boxes_uri}.")
-    return replace(
-        inputs,
-        imagenet_metadata_file_uri=_check_file("metadata file", inputs.imagenet_metadata_file_uri),
-        bounding_box_file_uri=boxes_uri,
-        corrections_file_uri=_check_file("corrections file", inputs.corrections_file_uri),
-    )
+def _check_boxes(location: str) -> str:
+    """Return the URI of a file or folder of bounding boxes."""
+    if not location:
+        return ""
+    uri = storage.normalise(location)
+    if not storage.exists(uri) and next(storage.scan_folder(uri), None) is None:
+        raise UsageError(
+            f"The bounding boxes must exist; there is nothing at {uri}. Check the name."
+        )
+    return uri
+
+
+def _with_locations(inputs: InputSettings, problems: _Problems) -> InputSettings:
+    """Return the settings with the URIs of files in their normal form."""
+    checks: dict[str, Callable[[str], str]] = {
+        "imagenet_metadata_file_uri": functools.partial(_check_file, "metadata file"),
+        "bounding_box_file_uri": _check_boxes,
+        "corrections_file_uri": functools.partial(_check_file, "corrections file"),
+    }
+    uris = {
+        name: problems.collect(functools.partial(check, getattr(inputs, name))) or ""
+        for name, check in checks.items()
+    }
+    return replace(inputs, **uris)

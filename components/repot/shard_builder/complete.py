@@ -54,7 +54,7 @@ from repot.shard_builder.data_page import render_data_page, samples_per_label
 from repot.shard_builder.examine import examine
 from repot.shard_builder.receipts import finished_shards, has_all_receipts
 from repot.shard_builder.worker_pool import WorkerPool
-from repot.work_list import read_work_list
+from repot.work_list import read_shard_sources
 
 _MAX_FILES_NAMED = 10
 
@@ -148,7 +148,9 @@ def _complete(
         digests,
         samples_per_label=samples_per_label(len(plan.labels)),
     )
-    manifest = _combine(plan, receipts, [*exact, *examined.excluded])
+    manifest = dataclasses.replace(
+        manifest, excluded=_sort_exclusions([*exact, *examined.excluded])
+    )
     page = render_data_page(manifest, examined, pool.thumbnails)
     storage.write_text(storage.join(dataset_uri, DATA_PAGE_NAME), page)
     write_record(storage.join(dataset_uri, CHECKS_NAME), examined.checks)
@@ -262,14 +264,8 @@ def _find_copies(
 def _record_paths(dataset_uri: str, receipt: Receipt) -> list[str]:
     """Return the path of the picture of each record of a shard, "" where that is unknown."""
     rejected = {rejection.path for rejection in receipt.rejected}
-    paths = [
-        picture.path
-        for picture in read_work_list(dataset_uri, receipt.shard)
-        if picture.path not in rejected
-    ]
-    # Parts of one picture have the same path; if one was rejected, nothing tells
-    # which records the others are.
-    return paths if len(paths) == receipt.num_records else [""] * receipt.num_records
+    pictures = read_shard_sources(dataset_uri, receipt, rejected)
+    return [picture.path for picture in pictures] if pictures else [""] * receipt.num_records
 
 
 def _combine(
@@ -300,7 +296,7 @@ def _combine(
         num_accepted=sum(shard.num_records for shard in shards),
         rejected=tuple(rejected),
         empty_label_folders=plan.empty_label_folders,
-        excluded=tuple(sorted(excluded, key=lambda item: (item.path, item.digest))),
+        excluded=_sort_exclusions(excluded),
         num_by_label={
             split: dict(
                 sorted(sum_counts(s.class_counts for s in shards if s.split == split).items())
@@ -309,6 +305,10 @@ def _combine(
             if any(shard.split == split for shard in shards)
         },
     )
+
+
+def _sort_exclusions(excluded: Sequence[Exclusion]) -> tuple[Exclusion, ...]:
+    return tuple(sorted(excluded, key=lambda item: (item.path, item.digest)))
 
 
 def _check_rejected_fraction(manifest: Manifest, max_rejected_fraction: float) -> None:

@@ -57,6 +57,9 @@ def test_none_and_blank_text_mean_not_given(empty: str, tmp_path: Path) -> None:
         ({"backbone": "effientnet_lite0"}, "Did you mean efficientnet_lite0?"),
         ({"checkpoint_sha256": "abc"}, "checkpoint_sha256 must be 64 hex digits"),
         ({"labels_file_uri": "/no/such/file"}, "The labels file must exist"),
+        ({"imagenet_metadata_file_uri": "/no/such/file"}, "The metadata file must exist"),
+        ({"corrections_file_uri": "/no/such/file"}, "The corrections file must exist"),
+        ({"bounding_box_file_uri": "/no/such/folder"}, "The bounding boxes must exist"),
         ({"storage_uri": ""}, "storage_uri must be given"),
         ({"storage_uri": "default"}, "set STORAGE_URI in the ConfigMap repot-settings"),
     ],
@@ -79,12 +82,29 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
         "model_name": "",
         "min_precision": 2,
     }
+    files = {
+        "labels_file_uri": "The labels file",
+        "imagenet_metadata_file_uri": "The metadata file",
+        "bounding_box_file_uri": "The bounding boxes",
+        "corrections_file_uri": "The corrections file",
+    }
 
     with pytest.raises(UsageError) as caught:
-        check(tmp_path, **wrong)
+        check(tmp_path, **wrong, **dict.fromkeys(files, "/no/such/place"))
 
-    named = {problem.split(" must ")[0] for problem in caught.value.problems}
-    assert named == set(wrong)
+    named = [problem.split(" must ")[0] for problem in caught.value.problems]
+    assert sorted(named) == sorted([*wrong, *files.values()])
+
+
+@pytest.mark.parametrize("name", ["boxes.csv", "boxes/n01440764/1.xml"])
+def test_boxes_may_be_a_file_or_a_folder(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+    location = tmp_path / name.split("/", maxsplit=1)[0]
+
+    parameters = check(tmp_path, bounding_box_file_uri=f"{location}/")
+
+    assert parameters.inputs.bounding_box_file_uri == str(location)
 
 
 def test_missing_pictures_are_reported_together_with_bad_parameters(tmp_path: Path) -> None:

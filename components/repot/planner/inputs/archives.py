@@ -32,6 +32,7 @@ from repot.file_parts import FilePart, Method, inflate
 from repot.picture_result import MAX_FILE_BYTES
 from repot.planner.checksums import file_state
 from repot.planner.file_table import FoundFile
+from repot.planner.folders import is_system_file
 from repot.planner.inputs.stored_file import cached_index, open_stored
 from repot.planner.inputs.webdataset import sidecar_label
 from repot.progress import ProgressCounter
@@ -108,6 +109,8 @@ def list_archive(
         info = _unpack(info, kind, unpacked_uri)
     read = _read_zip if kind == "zip" else _read_tar
     entries = cached_index(info, "archive", listings_uri, lambda: list(read(info)))
+    # A file that was added again replaces the earlier one, as when the archive is unpacked.
+    entries = list({entry["name"]: entry for entry in entries}.values())
     _check_names(info.uri, entries)
     return [
         Member(file=_found_file(info, entry), sidecar_label=entry.get("label")) for entry in entries
@@ -117,11 +120,11 @@ def list_archive(
 def without_common_folder(members: list[Member]) -> list[Member]:
     """Return the members without a top folder that only wraps the label folders.
 
-    It is removed if it contains everything, and label folders: archives are often made of the
-    folder itself instead of what is in it.
+    It is removed if it is the only folder, and contains label folders: archives are often made of
+    the folder itself instead of what is in it.
     """
     paths = [member.file.path for member in members]
-    tops = {path.partition("/")[0] for path in paths if not path.startswith(("__MACOSX/", "._"))}
+    tops = {path.partition("/")[0] for path in paths if "/" in path and not is_system_file(path)}
     if len(tops) != 1 or not any(path.count("/") >= 2 for path in paths):
         return members
     (top,) = tops

@@ -112,12 +112,16 @@ def test_folder_around_the_labels_is_ignored(
         "flowers/LICENSE.txt": b"text",
         "__MACOSX/flowers/._x": b"",
         "flowers/a/.DS_Store": b"",
+        ".DS_Store": b"",
+        "README.md": b"text",
     }
     (tmp_path / "x").write_bytes(make({**files, **extra}))
     inventory = _inventory(tmp_path / "x")
     assert _contents(inventory) == FILES
     assert {each.path: each.reason for each in inventory.rejected} == {
+        ".DS_Store": "system_file",
         "LICENSE.txt": "outside_labels",
+        "README.md": "outside_labels",
         "__MACOSX/flowers/._x": "system_file",
         "a/.DS_Store": "system_file",
     }
@@ -130,6 +134,24 @@ def test_names_that_leave_the_archive_are_refused(
 ) -> None:
     (tmp_path / "x").write_bytes(make({**FILES, name: b"x"}))
     assert f"must have relative names without '..'; got {name!r}" in _problem(tmp_path / "x")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")  # of zipfile
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_file_that_was_added_again_replaces_the_earlier_one(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(_zip(FILES) if kind == "zip" else _tar(FILES))
+    if kind == "zip":
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("a/1.jpg", b"again")
+    else:
+        with tarfile.open(path, "a") as tar:
+            info = tarfile.TarInfo("./a/1.jpg")
+            info.size = 5
+            tar.addfile(info, io.BytesIO(b"again"))
+    inventory = _inventory(path)
+    assert len(inventory.candidates) == len(FILES)
+    assert _contents(inventory) == {**FILES, "a/1.jpg": b"again"}
 
 
 def test_backslashes_of_windows_are_slashes(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from repot.planner.plan import PlannedDataset, plan_dataset
 from repot.settings import DatasetSettings, InputSettings
 from repot.shard_builder.build import build_shards
 from repot.shard_builder.complete import complete_dataset
+from repot.storage_check import verify_folder
 from repot.work_list import SourcePicture, read_work_list
 from tests.unit.conftest import make_jpeg
 
@@ -309,3 +310,25 @@ def test_applied_rows_are_kept_with_the_dataset_and_can_be_applied_again(
     again = _plan(pictures, tmp_path / "again", kept)
     assert again.plan.dataset_id == planned.plan.dataset_id
     assert not (tmp_path / "before" / "corrections.csv").exists()
+
+
+def _files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_corrections_that_change_nothing_more_leave_a_finished_dataset_as_it_is(
+    pictures: Path, tmp_path: Path
+) -> None:
+    before = _plan(pictures, tmp_path / "before")
+    file = _edited(before, tmp_path / "edited.csv", é00="dog")
+    planned = _plan(pictures, tmp_path / "after", file)
+    build_shards(planned.dataset_uri)
+    complete_dataset(planned.dataset_uri, limits=DataLimits())
+    stored = _files(tmp_path / "after")
+
+    # é14 is a dog already: the dataset is the same.
+    more = _edited(before, tmp_path / "more.csv", é00="dog", é14="dog")
+    assert _plan(pictures, tmp_path / "after", more).exists
+
+    assert _files(tmp_path / "after") == stored
+    assert not verify_folder(planned.dataset_uri).damaged
