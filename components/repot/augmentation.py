@@ -51,7 +51,7 @@ class TrainingPictures(NamedTuple):
 
     Attributes:
         pixels: uint8 [batch, image_size, image_size, 3], RGB, cropped and resized.
-        draws: float32 [batch, NUM_DRAWS], random numbers in [0, 1).
+        draws: float32 [batch, NUM_DRAWS], random numbers in [0, 1); zeros for padding.
     """
 
     pixels: Any
@@ -149,9 +149,11 @@ def augment(pictures: TrainingPictures, *, augmentation: str, flip: bool) -> Any
 
 
 def mixup(inputs: Any, targets: Any, mask: Any, draws: Any, *, alpha: float = 0.2) -> Any:
-    """Blend every example with the one before it in the batch; the first with the last.
+    """Blend the two examples of every pair of neighbouring rows, each with weights of its own.
 
-    Padding stays as it is, and an example next to padding is not blended.
+    Rows 0 and 1 are a pair, 2 and 3, and so on: whoever divides a batch at even rows, such as
+    between devices, changes nothing. Padding, its neighbour, and a row without one stay as they
+    are.
     Source: Zhang et al. 2018, mixup: Beyond Empirical Risk Minimization; alpha = 0.2 is theirs for
     ImageNet, where they draw one weight per batch.
 
@@ -165,12 +167,14 @@ def mixup(inputs: Any, targets: Any, mask: Any, draws: Any, *, alpha: float = 0.
     Returns:
         The blended inputs and targets.
     """
+    rows = tf.range(tf.shape(draws)[0])
+    others = tf.minimum(tf.bitwise.bitwise_xor(rows, 1), rows[-1])
     own = _beta_quantile(draws[:, _MIXUP], alpha)
-    own = tf.where(mask * tf.roll(mask, 1, axis=0) > 0, own, 1.0)
+    own = tf.where(mask * tf.gather(mask, others) > 0, own, 1.0)
     weight = own[:, tf.newaxis, tf.newaxis, tf.newaxis]
-    mixed = weight * inputs + (1 - weight) * tf.roll(inputs, 1, axis=0)
+    mixed = weight * inputs + (1 - weight) * tf.gather(inputs, others)
     weight = own[:, tf.newaxis]
-    return mixed, weight * targets + (1 - weight) * tf.roll(targets, 1, axis=0)
+    return mixed, weight * targets + (1 - weight) * tf.gather(targets, others)
 
 
 def _variant(draws: Any) -> Any:

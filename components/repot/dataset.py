@@ -7,12 +7,10 @@ are arrays of numbers.
 
 An example is a dict of scalar tensors: `encoded` string, the JPEG bytes; `label` int64, the class
 id in 1..N; `filename` string, the base name of the picture file; `boxes` string, the serialized
-float32 [num_boxes, 4] objects (ymin, xmin, ymax, xmax) in [0, 1], see `decode_boxes`. PADDING is an
-example with label 0 and a black picture of one pixel, which fills a batch.
+float32 [num_boxes, 4] objects (ymin, xmin, ymax, xmax) in [0, 1], see `decode_boxes`.
 """
 
 import contextlib
-import io
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,16 +19,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from PIL import Image
 
 from repot.manifest import SPLITS, Manifest
-from repot.records import encode_example
 from repot.shard_cache import ShardCache
 
 Numbers = npt.NDArray[np.int64]
 
 PADDING = -1
-"""The number of the padding example."""
+"""A row of a share that has no example, see `share_of_batches`."""
 
 NUM_LANES = 8
 """Most shards that a batch takes its examples from, see `spread_over_lanes`."""
@@ -80,8 +76,8 @@ class Examples:
         """Return a tf.data.Dataset of examples.
 
         Args:
-            numbers: The numbers of the examples, PADDING included, in any order and with
-                repetitions; None for all of them in order.
+            numbers: The numbers of the examples, in any order and with repetitions; None for all of
+                them in order.
 
         Raises:
             UsageError: The shards that the order needs at the same time exceed the cache.
@@ -91,7 +87,7 @@ class Examples:
     def read_records(self, numbers: Numbers | None = None) -> Any:
         """Return a tf.data.Dataset of serialized examples, string []; otherwise as `read`."""
         numbers = np.arange(len(self)) if numbers is None else np.asarray(numbers, np.int64)
-        # int64 [num_numbers]; -1 for PADDING
+        # int64 [num_numbers]
         shards = np.searchsorted(self._starts, numbers, side="right") - 1
         uses = _shard_uses(shards)
         self._cache.check_room(_peak_bytes(uses, self._shard_bytes))
@@ -101,13 +97,10 @@ class Examples:
             last_use = {use.last: self._first_shard + use.shard for use in uses}
             with self._cache.plan(order) as plan:
                 for start in range(0, len(numbers), _CHUNK_RECORDS):
-                    chunk = []
+                    chunk: list[bytes] = []
                     part = slice(start, start + _CHUNK_RECORDS)
                     places = zip(numbers[part].tolist(), shards[part].tolist(), strict=True)
                     for place, (number, shard) in enumerate(places, start):
-                        if shard < 0:
-                            chunk.append(_PADDING_RECORD)
-                            continue
                         index = self._first_shard + shard
                         if chunk and not plan.is_present(index):
                             # What is here does not wait for what is not.
@@ -252,7 +245,12 @@ def spread_over_lanes(numbers: Numbers, *, num_shards: int, batch_size: int) -> 
 
 
 def share_of_batches(
-    numbers: Numbers, *, batch_size: int, replicas: Sequence[int], num_replicas: int
+    numbers: Numbers,
+    *,
+    batch_size: int,
+    replicas: Sequence[int],
+    num_replicas: int,
+    multiple: int = 1,
 ) -> Numbers:
     """Return the examples that some replicas take from each batch.
 
@@ -264,19 +262,22 @@ def share_of_batches(
         batch_size: Examples per batch, over all replicas.
         replicas: The replicas, each in [0, num_replicas).
         num_replicas: Number of replicas that share each batch.
+        multiple: Each replica's first row in the batch is a multiple of this.
 
     Returns:
-        int64 [num_batches, len(replicas), ceil(batch_size / num_replicas)].
+        int64 [num_batches, len(replicas), rows], rows = ceil(batch_size / num_replicas), rounded up
+        to the multiple.
     """
     num_batches = -(-len(numbers) // batch_size)
     rows = np.full([num_batches, batch_size], PADDING, np.int64)
     rows.ravel()[: len(numbers)] = numbers
-    shares = np.full(
-        [num_batches, len(replicas), -(-batch_size // num_replicas)], PADDING, np.int64
-    )
+    num_units = -(-batch_size // multiple)
+    width = multiple * -(-num_units // num_replicas)
+    shares = np.full([num_batches, len(replicas), width], PADDING, np.int64)
     for i, replica in enumerate(replicas):
-        first, end = (batch_size * k // num_replicas for k in (replica, replica + 1))
-        shares[:, i, : end - first] = rows[:, first:end]
+        first, end = (multiple * (num_units * k // num_replicas) for k in (replica, replica + 1))
+        share = rows[:, first:end]  # the last one may be shorter
+        shares[:, i, : share.shape[1]] = share
     return shares
 
 
@@ -302,14 +303,13 @@ def _shard_uses(shards: Numbers) -> list[_ShardUse]:
     """Return the uses of shards by an order, in the order of first use.
 
     Args:
-        shards: Shard of each place, -1 for none.
+        shards: Shard of each place.
     """
     used, first = np.unique(shards, return_index=True)
     _, from_end = np.unique(shards[::-1], return_index=True)
     uses = [
         _ShardUse(shard=shard, first=start, last=len(shards) - 1 - rest)
         for shard, start, rest in zip(used.tolist(), first.tolist(), from_end.tolist(), strict=True)
-        if shard >= 0
     ]
     return sorted(uses, key=lambda use: use.first)
 
@@ -321,12 +321,3 @@ def _peak_bytes(uses: Sequence[_ShardUse], shard_bytes: Numbers) -> int:
     # At equal places, growth counts first: at its last place, a shard is still in use.
     changes.sort(key=lambda change: (change[0], -change[1]))
     return max(itertools.accumulate((size for _, size in changes), initial=0))
-
-
-def _padding_record() -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(buffer, "JPEG")
-    return encode_example({"image/encoded": [buffer.getvalue()], "image/class/label": [0]})
-
-
-_PADDING_RECORD = _padding_record()

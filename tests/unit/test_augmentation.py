@@ -216,22 +216,23 @@ def test_light_and_large_jpegs_are_decoded_at_a_fraction() -> None:
     assert np.abs(pixels.astype(int) - 127).max() < 40
 
 
-def test_mixup_blends_neighbours_and_leaves_padding_alone() -> None:
+def test_mixup_blends_pairs_and_leaves_padding_alone() -> None:
     rng = np.random.default_rng(3)
-    pictures = rng.random((6, 4, 4, 3)).astype(np.float32)
-    targets = np.eye(6, dtype=np.float32)
-    mask = np.array([1, 1, 1, 1, 0, 0], np.float32)
-    draws = rng.random((6, NUM_DRAWS)).astype(np.float32)
+    pictures = rng.random((7, 4, 4, 3)).astype(np.float32)
+    targets = np.eye(7, dtype=np.float32)
+    mask = np.array([1, 1, 1, 1, 1, 0, 1], np.float32)
+    draws = rng.uniform(0.2, 0.8, (7, NUM_DRAWS)).astype(np.float32)
 
     mixed, mixed_targets = (value.numpy() for value in mixup(pictures, targets, mask, draws))
 
-    for row in (0, 4, 5):  # the first one's neighbour is padding
-        np.testing.assert_array_equal(mixed[row], pictures[row])
-        np.testing.assert_array_equal(mixed_targets[row], targets[row])
-    for row in (1, 2, 3):
+    for row in (4, 5, 6):  # the neighbour of padding, padding, and one without a neighbour
+        np.testing.assert_allclose(mixed[row], pictures[row], atol=1e-6)
+        np.testing.assert_allclose(mixed_targets[row], targets[row], atol=1e-6)
+    for row, other in ((0, 1), (1, 0), (2, 3), (3, 2)):
         own = mixed_targets[row, row]
-        assert mixed_targets[row, row - 1] == pytest.approx(1 - own, abs=1e-6)
-        expected = own * pictures[row] + (1 - own) * pictures[row - 1]
+        assert 0.01 < own < 0.99
+        assert mixed_targets[row, other] == pytest.approx(1 - own, abs=1e-6)
+        expected = own * pictures[row] + (1 - own) * pictures[other]
         np.testing.assert_allclose(mixed[row], expected, atol=1e-6)
 
 

@@ -1,5 +1,5 @@
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +87,6 @@ def test_boxes_of_an_example_keep_their_order_and_edges(tmp_path: Path) -> None:
         np.testing.assert_allclose(
             decode_boxes(example).numpy(), np.reshape(expected, [-1, 4]), rtol=1e-6
         )
-
-
-def test_padding_is_a_black_picture_without_a_label(tmp_path: Path) -> None:
-    import tensorflow as tf
-
-    manifest = write_shards(str(tmp_path), train=[1])
-    with open_examples(str(tmp_path), manifest) as examples:
-        (example,) = examples["train"].read(np.array([PADDING]))
-
-    assert int(example["label"]) == 0
-    assert tf.io.decode_jpeg(example["encoded"]).numpy().tolist() == [[[0, 0, 0]]]
 
 
 @pytest.mark.parametrize(
@@ -205,23 +194,35 @@ def test_each_worker_needs_its_share_of_the_shards(num_workers: int) -> None:
 
 @pytest.mark.parametrize("num_examples", [1, 31, 32, 33, 100])
 @pytest.mark.parametrize("num_replicas", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(("batch_size", "multiple"), [(32, 1), (32, 2), (31, 2), (4, 2)])
 def test_replicas_share_every_batch_whatever_their_number(
-    num_examples: int, num_replicas: int
+    num_examples: int, num_replicas: int, batch_size: int, multiple: int
 ) -> None:
-    order = spread_over_lanes(np.arange(num_examples), num_shards=20, batch_size=32)
-    shares = [
-        share_of_batches(order, batch_size=32, replicas=[i], num_replicas=num_replicas)
-        for i in range(num_replicas)
-    ]
+    order = spread_over_lanes(np.arange(num_examples), num_shards=20, batch_size=batch_size)
 
-    together = share_of_batches(
-        order, batch_size=32, replicas=range(num_replicas), num_replicas=num_replicas
-    )
+    def share(replicas: Sequence[int]) -> Any:
+        return share_of_batches(
+            order,
+            batch_size=batch_size,
+            replicas=replicas,
+            num_replicas=num_replicas,
+            multiple=multiple,
+        )
+
+    together = share(range(num_replicas))
+    shares = [share([i]) for i in range(num_replicas)]
+
     np.testing.assert_array_equal(np.concatenate(shares, axis=1), together)
-    assert together.shape[1:] == (num_replicas, -(-32 // num_replicas))
+    if multiple == 1:
+        assert together.shape[1:] == (num_replicas, -(-batch_size // num_replicas))
     for batch in range(len(together)):
         found = together[batch][together[batch] != PADDING].tolist()
-        assert found == order[32 * batch : 32 * (batch + 1)].tolist()
+        expected = order[batch_size * batch : batch_size * (batch + 1)].tolist()
+        assert found == expected
+        for replica in together[batch]:
+            for row in range(0, len(replica), multiple):
+                if replica[row] != PADDING:
+                    assert expected.index(replica[row]) % multiple == 0
 
 
 def test_workers_read_their_own_shards_also_of_some_of_the_examples() -> None:

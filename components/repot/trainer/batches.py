@@ -6,8 +6,8 @@ labels: int64 [batch], class ids in 1..N, 0 for padding
 mask: float32 [batch], 1 for an example, 0 for padding
 
 Every batch has the full batch size, so that each replica of a strategy always gets a share of it.
-With several workers, each reads only its own rows of every batch, as ShareOfBatches. The batches as
-such do not depend on the number of workers.
+With several replicas, each worker reads only its own rows of every batch, as ShareOfBatches. The
+batches as such do not depend on the number of replicas and workers.
 """
 
 from collections.abc import Callable
@@ -69,7 +69,7 @@ class Pictures:
         seed: Seed of the order and the augmentation; no global random state has a part in them.
         augmentation: A key of `repot.recipes.AUGMENTATIONS`, for training batches.
         share: This worker's share of the batches that are trained on or scored; None if there is
-            only one worker.
+            only one replica.
         only: int64 [n], numbers of the examples that take part, in order; None is all of them.
     """
 
@@ -120,7 +120,9 @@ class Pictures:
         )
         return self._shared_batches(order, lambda _place, example: self._preprocess(example))
 
-    def training_batches(self, epoch: int, skip: int = 0, *, only_full: bool = False) -> Any:
+    def training_batches(
+        self, epoch: int, skip: int = 0, *, only_full: bool = False, in_pairs: bool = False
+    ) -> Any:
         """Return this worker's share of every example, shuffled and cropped.
 
         Equal epochs give equal batches. The inputs are TrainingPictures, which
@@ -132,6 +134,8 @@ class Pictures:
             only_full: Leave out the examples that do not fill a batch, other ones in each epoch; a
                 dataset smaller than a batch fills it by repetition. For BatchNorm in training mode,
                 which takes padding for pictures.
+            in_pairs: Whether rows 0 and 1 of a batch go to the same replica, rows 2 and 3, and so
+                on.
         """
         order = shuffled_numbers(
             self.examples.shard_sizes,
@@ -149,27 +153,35 @@ class Pictures:
             picture = crop_for_training(
                 example["encoded"],
                 self.image_size,
-                tf.stack([tf.constant(crop_seed, tf.int64), place]),
+                tf.stack([tf.constant(crop_seed, tf.int64), tf.maximum(place, 0)]),
                 augmentation=self.augmentation,
                 boxes=decode_boxes(example),
             )
-            return picture, example["label"]
+            draws = tf.where(place == PADDING, 0.0, picture.draws)
+            return picture._replace(draws=draws), example["label"]
 
         if self.share is not None:
-            return self._shared_batches(order, crop, skip)
+            return self._shared_batches(order, crop, skip, multiple=2 if in_pairs else 1)
         first = skip * self.batch_size
         numbered = self.examples.read(order[first:]).enumerate(first)
         return _batch(numbered.map(crop, num_parallel_calls=tf.data.AUTOTUNE), self.batch_size)
 
     def _shared_batches(
-        self, order: Numbers, prepare: Callable[[Any, Any], tuple[Any, Any]], skip: int = 0
+        self,
+        order: Numbers,
+        prepare: Callable[[Any, Any], tuple[Any, Any]],
+        skip: int = 0,
+        *,
+        multiple: int = 1,
     ) -> ShareOfBatches:
         """Return this worker's share of an order.
 
         Args:
             order: Numbers of the examples.
-            prepare: (place in the order, example) -> input and label.
+            prepare: (place in the order, example) -> input and label; the place is PADDING for a
+                row that is not an example.
             skip: Batches to leave out at the start.
+            multiple: See `share_of_batches`.
         """
         share = self.share or Share(worker=0, num_workers=1, num_replicas=1)
         first_replica = share.worker * share.num_replicas
@@ -179,12 +191,18 @@ class Pictures:
             batch_size=self.batch_size,
             replicas=range(first_replica, first_replica + share.num_replicas),
             num_replicas=share.num_workers * share.num_replicas,
+            multiple=multiple,
         )
-        numbers = np.where(places == PADDING, PADDING, order[places]).ravel()
         numbered = tf.data.Dataset.zip(
-            tf.data.Dataset.from_tensor_slices(places.ravel()), self.examples.read(numbers)
+            tf.data.Dataset.from_tensor_slices(places.ravel()),
+            self.examples.read(order[_fill_padding(places)].ravel()),
         )
-        prepared = numbered.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+
+        def prepare_row(place: Any, example: dict[str, tf.Tensor]) -> tuple[Any, Any]:
+            inputs, label = prepare(place, example)
+            return inputs, tf.where(place == PADDING, tf.zeros_like(label), label)
+
+        prepared = numbered.map(prepare_row, num_parallel_calls=tf.data.AUTOTUNE)
         batches = prepared.batch(places.shape[-1], drop_remainder=True).map(
             lambda inputs, labels: (inputs, labels, tf.cast(labels > 0, tf.float32))
         )
@@ -285,6 +303,22 @@ def feature_batches(
 def epoch_seed(seed: int, epoch: int) -> int:
     """Return the seed of what is random in one epoch."""
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+
+
+def _fill_padding(places: Numbers) -> Numbers:
+    """Replace padding by the example before it of the same replica, or by the first one of all.
+
+    BatchNorm in training mode does not know padding, so it must see a picture. The shard of that
+    one is open already.
+
+    Args:
+        places: int64 [num_batches, num_replicas, rows], PADDING for padding.
+    """
+    by_replica = places.transpose(1, 0, 2).reshape(places.shape[1], -1)
+    # Examples of a replica have rising places.
+    filled = np.maximum(np.maximum.accumulate(by_replica, axis=1), 0)
+    num_batches, num_replicas, rows = places.shape
+    return filled.reshape(num_replicas, num_batches, rows).transpose(1, 0, 2)
 
 
 def _batch(examples: Any, batch_size: int) -> Any:

@@ -268,6 +268,7 @@ class _Learner:
             penalty=phase.penalty,
             average=self._average,
             statistics=_statistics(phase.model) if phase.updates_statistics else (),
+            in_pairs=phase.in_pairs,
             model=phase.model,
             computation=run.computation,
         )

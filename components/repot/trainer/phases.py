@@ -47,6 +47,8 @@ class TrainingPhase:
             average. 0 without one.
         updates_statistics: Whether a step updates statistics among the model's variables, such as
             those of a BatchNorm in training mode; each step then averages them over the replicas.
+        in_pairs: Whether `outputs` blends rows 0 and 1 of a batch, rows 2 and 3, and so on;
+            `train_batches` must not divide pairs between replicas then.
         selection: Selects the epoch whose state the phase ends with; None is the last epoch.
         keeps_result: Whether the result is stored until the training ends. Then `fit` sets the
             model to it even if the phase was finished in an earlier start; without it, the model
@@ -75,6 +77,7 @@ class TrainingPhase:
     multiplier: Callable[[Any], float] | None = None
     average_decay: float = 0.0
     updates_statistics: bool = False
+    in_pairs: bool = False
     selection: Selection | None = None
     keeps_result: bool = False
     epochs: int

@@ -258,7 +258,7 @@ def _make_pictures(
             shuffle_buffer=1024 * settings.input_queue_memory_factor,
             seed=settings.seed,
             augmentation=settings.chosen_augmentation,
-            share=share if num_workers > 1 else None,
+            share=share if strategy.num_replicas_in_sync > 1 else None,
         )
         for split in _SPLITS
     }

@@ -142,6 +142,8 @@ class StepRunner:
         average: Moves towards the weights after each step; None without one.
         statistics: Variables that each replica updates by its own share of a batch, as BatchNorm
             does in training mode. They become the mean over the replicas after each step.
+        in_pairs: Whether `outputs` blends rows 0 and 1 of a batch, rows 2 and 3, and so on: then
+            the parts of a batch begin at even rows.
         model: keras.Model whose layers `outputs` calls; needed for a precision below float32.
         computation: How the steps are computed.
     """
@@ -156,6 +158,7 @@ class StepRunner:
         penalty: Callable[[], Any] | None = None,
         average: WeightAverage | None = None,
         statistics: Sequence[Any] = (),
+        in_pairs: bool = False,
         model: Any = None,
         computation: Computation = FLOAT32,
     ) -> None:
@@ -166,6 +169,7 @@ class StepRunner:
         self._penalty = penalty
         self._average = average
         self._statistics = [variable.value for variable in statistics]
+        self._rows_multiple = 2 if in_pairs else 1
         self._model = model
         self._computation = computation
         # AutoGraph takes as long as tracing, and no function here needs it.
@@ -184,8 +188,8 @@ class StepRunner:
         """Return batches split over replicas, to iterate over.
 
         Args:
-            batches: A tf.data.Dataset, whose batches are copied to the devices before they are
-                needed, this worker's share, or RowBatches.
+            batches: A tf.data.Dataset, this worker's share, or RowBatches. The batches of a dataset
+                are copied to the devices before they are needed.
         """
         if isinstance(batches, RowBatches):
             if self._strategy.num_replicas_in_sync > 1:
@@ -361,16 +365,20 @@ class StepRunner:
             inputs, labels, mask: The replica's share of a batch.
             count: Number of examples in the whole batch.
         """
-        num_parts = self._computation.num_parts
-        if num_parts == 1:
+        if self._computation.num_parts == 1:
             return self._part_gradients(inputs, labels, mask, count)
-        parts = tf.nest.map_structure(
-            lambda values: _split(values, num_parts), (inputs, labels, mask)
+        rows, is_row = divide_rows(
+            labels.shape[0], self._computation.num_parts, multiple=self._rows_multiple
         )
+        num_parts = len(rows)
+        parts = tf.nest.map_structure(
+            lambda values: tf.gather(values, rows), (inputs, labels, mask)
+        )
+        parts = (*parts[:2], parts[2] * is_row)
 
         def add_part(index: Any, sums: Any, gradients: Any) -> tuple[Any, Any, Any]:
             part: tuple[Any, Any, Any] = tf.nest.map_structure(lambda values: values[index], parts)
-            more_sums, more = self._part_gradients(*part, count)
+            more_sums, more = self._part_gradients(*part, count, part_of_penalty=1 / num_parts)
             return index + 1, sums + more_sums, tf.nest.map_structure(tf.add, gradients, more)
 
         zeros = [[tf.zeros(variable.shape) for variable in group] for _, group in self._optimizers]
@@ -383,15 +391,14 @@ class StepRunner:
         return sums, gradients
 
     def _part_gradients(
-        self, inputs: Any, labels: Any, mask: Any, count: Any
+        self, inputs: Any, labels: Any, mask: Any, count: Any, *, part_of_penalty: float = 1.0
     ) -> tuple[Any, list[list[Any]]]:
         with computing_in(self._computation.precision, self._model):
             outputs = self._outputs(inputs, True)
         outputs = tuple(tf.cast(output, tf.float32) for output in outputs)
         loss = tf.reduce_sum(self._loss(outputs, labels) * mask) / count
         if self._penalty is not None:
-            num_replicas = self._strategy.num_replicas_in_sync
-            loss += self._penalty() / (num_replicas * self._computation.num_parts)
+            loss += self._penalty() * part_of_penalty / self._strategy.num_replicas_in_sync
         if self._computation.precision == "float16":
             loss = self._optimizers[0][0].scale_loss(loss)
         groups = [[variable.value for variable in group] for _, group in self._optimizers]
@@ -469,11 +476,24 @@ def computing_in(precision: str, model: Any) -> Iterator[None]:
             layer.dtype_policy = "float32"
 
 
-def _split(values: Any, num_parts: int) -> Any:
-    """Return [num_parts, size, ...] of [batch, ...]; zeros are added at the end if needed."""
-    size = math.ceil(values.shape[0] / num_parts)
-    padding = [[0, num_parts * size - values.shape[0]]] + [[0, 0]] * (values.shape.rank - 1)
-    return tf.reshape(tf.pad(values, padding), [num_parts, size, *values.shape[1:]])
+def divide_rows(num_rows: int, num_parts: int, *, multiple: int) -> tuple[Any, Any]:
+    """Divide the rows of a batch into parts of equal size.
+
+    The last parts are filled up with the first rows, because BatchNorm in training mode would take
+    padding for pictures.
+
+    Args:
+        num_rows: Rows of the batch.
+        num_parts: Most parts; fewer hold all rows if their size is rounded up.
+        multiple: The size of a part is a multiple of this.
+
+    Returns:
+        int32 [parts, size], the rows of each part, and float32 [parts, size], 0 where one is
+        repeated.
+    """
+    size = multiple * math.ceil(num_rows / (multiple * num_parts))
+    places = np.arange(size * math.ceil(num_rows / size), dtype=np.int32).reshape(-1, size)
+    return places % num_rows, (places < num_rows).astype(np.float32)
 
 
 def _skip_together(gradients: list[list[Any]], context: Any) -> list[list[Any]]:

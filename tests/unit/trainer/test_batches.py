@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from repot.augmentation import mixup
 from repot.dataset import Numbers, open_examples
 from repot.manifest import read_manifest
 from repot.records import Box, encode_example, frame_record, picture_features
@@ -175,6 +176,40 @@ def test_workers_share_the_batches_of_a_single_worker(
         together = tf.nest.map_structure(lambda *parts: np.concatenate(parts), *inputs)
         for found, column in zip(tf.nest.flatten(together), tf.nest.flatten(batch[0]), strict=True):
             np.testing.assert_array_equal(found[is_example], column[expected])
+        # BatchNorm sees pictures, not padding; nothing else is done with them.
+        assert together.pixels.max(axis=(1, 2, 3)).min() > 0
+        assert not np.concatenate(labels)[~is_example].any()
+        assert not together.draws[~is_example].any()
+
+
+@pytest.mark.parametrize(("num_workers", "num_replicas"), [(1, 2), (3, 1), (2, 4)])
+def test_blended_pictures_do_not_depend_on_the_number_of_devices(
+    pictures: Pictures, num_workers: int, num_replicas: int
+) -> None:
+    def blend(batch: Any) -> Any:
+        inputs, labels, mask = batch
+        values = tf.cast(inputs.pixels, tf.float32), tf.one_hot(labels, 5)
+        mixed = tf.concat([tf.reshape(each, [len(mask), -1]) for each in values], axis=1)
+        mixed, _ = mixup(mixed[:, tf.newaxis, tf.newaxis], mixed, mask, inputs.draws)
+        return mixed[mask > 0][:, 0, 0].numpy()
+
+    pictures = dataclasses.replace(pictures, batch_size=30)
+    expected = [blend(batch) for batch in pictures.training_batches(1, in_pairs=True)]
+    found: list[list[Any]] = [[] for _ in expected]
+    for worker in range(num_workers):
+        share = Share(worker=worker, num_workers=num_workers, num_replicas=num_replicas)
+        shared = dataclasses.replace(pictures, share=share)
+        batches = shared.training_batches(1, in_pairs=True).replica_batches
+        for i, batch in enumerate(batches):
+            found[i // num_replicas].append(blend(batch))
+
+    for parts, whole in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+    unmixed = np.concatenate(
+        [inputs.pixels[mask > 0] for inputs, _, mask in pictures.training_batches(1)]
+    )
+    changes = np.abs(np.concatenate(expected)[:, : unmixed[0].size] - unmixed.reshape(92, -1))
+    assert np.mean(changes.max(axis=1) > 1) > 0.5
 
 
 @pytest.mark.parametrize("only", [None, np.arange(1, 92, 2)], ids=["all", "half"])

@@ -165,6 +165,56 @@ def test_parts_include_the_penalty_once() -> None:
     np.testing.assert_allclose(parts_model.weights[0].numpy(), expected, atol=1e-6)
 
 
+def test_parts_of_a_batch_do_not_divide_pairs() -> None:
+    def blend(inputs: Any) -> Any:
+        pairs = tf.reshape(inputs, [-1, 2, WIDTH])
+        return tf.reshape(pairs + 0.5 * tf.reverse(pairs, [1]), [-1, WIDTH])
+
+    def train(num_parts: int) -> Any:
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input([WIDTH]), keras.layers.Dense(NUM_CLASSES)])
+        runner = StepRunner(
+            lambda inputs, training: (model(blend(inputs), training=training),),
+            lambda outputs, labels: smoothed_cross_entropy(outputs[0], labels),
+            [(keras.optimizers.SGD(1.0), model.trainable_variables)],
+            tf.distribute.get_strategy(),
+            in_pairs=True,
+            model=model,
+            computation=Computation(num_parts=num_parts),
+        )
+        train_step(runner, one_batch([1, 2, 3, 1, 2, 2], [1, 1, 1, 1, 1, 1]))
+        return model.weights[0].numpy()
+
+    for num_parts in (2, 3, 6):
+        np.testing.assert_allclose(train(num_parts), train(1), atol=1e-6)
+
+
+@pytest.mark.parametrize("num_parts", [2, 3])
+def test_batch_norm_sees_no_padding_if_the_parts_do_not_divide_the_batch(num_parts: int) -> None:
+    model = keras.Sequential(
+        [
+            keras.Input([WIDTH]),
+            keras.layers.BatchNormalization(momentum=0.0),
+            keras.layers.Dense(NUM_CLASSES),
+        ]
+    )
+    runner = StepRunner(
+        lambda inputs, training: (model(inputs, training=training),),
+        lambda outputs, labels: smoothed_cross_entropy(outputs[0], labels),
+        [(keras.optimizers.SGD(0.1), model.trainable_variables)],
+        tf.distribute.get_strategy(),
+        model=model,
+        computation=Computation(num_parts=num_parts),
+    )
+    inputs = np.full([1, 5, WIDTH], 7, np.float32)
+    labels, mask = np.ones([1, 5], np.int64), np.ones([1, 5], np.float32)
+
+    sums, _ = train_step(runner, tf.data.Dataset.from_tensor_slices((inputs, labels, mask)))
+
+    assert sums.num_examples == 5
+    np.testing.assert_allclose(model.layers[0].moving_mean, [7.0] * WIDTH)
+
+
 def train_in_calls(runner: StepRunner, batches: Any, calls: tuple[int, ...]) -> list[Any]:
     """Train with these numbers of steps per call; return the sums of each step."""
     iterator = iter(runner.distribute(batches))

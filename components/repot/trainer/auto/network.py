@@ -133,7 +133,8 @@ def make_phase(
         learning_rate=LEARNING_RATE,
         save_interval=1,
         reports_steps=True,
-        train_batches=train.training_batches,
+        in_pairs=work.mixes,
+        train_batches=lambda epoch, skip: train.training_batches(epoch, skip, in_pairs=work.mixes),
         validation_batches=work.pictures["validation"].scoring_batches,
         after_epoch=after_epoch,
     )
@@ -152,7 +153,7 @@ def _outputs(work: FineTuning, model: Any, inputs: Any, training: bool) -> tuple
     pictures = augment(inputs, augmentation=work.augmentation, flip=work.flip)
     if not work.mixes:
         return (model(pictures, training=False),)
-    is_example = tf.cast(tf.reduce_any(draws > 0, axis=1), tf.float32)  # padding has zeros
+    is_example = tf.cast(tf.reduce_any(draws > 0, axis=1), tf.float32)
     pictures, shares = mixup(pictures, tf.eye(tf.shape(draws)[0]), is_example, draws)
     return model(pictures, training=False), shares
 

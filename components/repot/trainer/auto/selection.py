@@ -35,6 +35,9 @@ CALIBRATION_FOLDS = 10
 """Folds of the chosen head alone, for its temperature and promises. Its heads are fitted to nine
 tenths of the pictures: with four fifths, sets covered 91 % where 90 % were promised."""
 PENALTIES = (1e-5, 1e-4, 1e-3)
+"""Wider and finer grids are no better: over seven small sets with 5 to 50 pictures per label and
+two splits each, precision@1 on new pictures was .7235 with these, .7237 from 1e-6 to 1e-2, and
+.7223 with twice as many in between; the best penalty in hindsight would give .7305."""
 
 CLASS_WEIGHTS = (0.0, 0.5, 1.0)
 """Exponents of the class weights that are tried where labels are very unequal in size."""
