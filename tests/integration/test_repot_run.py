@@ -39,6 +39,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert [path.name for path in folder.glob("imported-*")] == []
     assert "precision@1" in done.stdout
     assert str(folder / "repot-output" / "report.html") in done.stdout
+    assert "recall@4" not in done.stdout  # there are four labels
+    assert "not in production" not in done.stdout
     return folder
 
 
@@ -107,6 +109,7 @@ def test_gate_rejection_exits_with_3_only_with_require_promotion(
     not_required = repot("run", *options, "--seed", "1", cwd=tmp_path)
     assert not_required.returncode == 0
     assert "Not promoted: precision@1 of" in not_required.stdout
+    assert "/out/model  (this version, which is not in production)" in not_required.stdout
 
 
 def test_predict_accepts_every_kind_of_model_path(finished: Path) -> None:

@@ -1,6 +1,8 @@
 """`repot run`: the whole pipeline on this machine."""
 
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +27,12 @@ from repot_pipelines.presets import PRESETS
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from repot.evaluation_record import SplitScores
+    from repot.evaluation_record import EvaluationRecord, SplitScores
     from repot_pipelines.local.run import RunOutcome
+
+
+_PROGRAM = "repot"
+"""Name of the console script."""
 
 
 @click.command("run", cls=SectionedCommand)
@@ -158,22 +164,38 @@ def _print_outcome(console: "Console", outcome: "RunOutcome") -> None:
             "reasons": "\n".join(verdict.reasons),
             "precision@1": f"{evaluation.precision_at_1:.3f}  (95 % interval {low:.3f} to "
             f"{high:.3f}, {evaluation.num_examples} validation pictures)",
-            f"recall@{evaluation.recall_k}": f"{evaluation.recall_at_5:.3f}",
+            **_recall_row(evaluation),
             **_test_row(evaluation.test),
             **_balanced_row(evaluation.scores),
-            "model": str(outcome.output_path / MODEL_FOLDER),
+            "model": f"{outcome.output_path / MODEL_FOLDER}"
+            f"{'' if outcome.is_promoted else '  (this version, which is not in production)'}",
             "report": str(outcome.output_path / REPORT_NAME),
             "data": str(outcome.output_path / DATA_PAGE_NAME),
-            "labels": str(outcome.output_path / SUSPECTS_TABLE_NAME),
+            "suspects": str(outcome.output_path / SUSPECTS_TABLE_NAME),
             **_kept_row(outcome.kept_path),
-            "next": f"repot predict {shlex.quote(_short_path(outcome.output_path))} PICTURES...",
+            "next": f"{_program()} predict {shlex.quote(_short_path(outcome.output_path))} "
+            "PICTURES...",
         },
     )
+
+
+def _program() -> str:
+    """Return how this program can be called: by its name only if the shell finds it."""
+    path, found = Path(sys.argv[0]).absolute(), shutil.which(_PROGRAM)
+    is_found = found is not None and Path(found).resolve() == path.resolve()
+    return _PROGRAM if is_found or path.name != _PROGRAM else shlex.quote(_short_path(path))
 
 
 def _short_path(path: Path) -> str:
     """Return a path relative to the current folder, if it is in it."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _recall_row(evaluation: "EvaluationRecord") -> dict[str, str]:
+    """Return the row of recall@k; no row if all labels are among the k most probable ones."""
+    k = evaluation.recall_k
+    is_certain = k >= len(evaluation.labels)
+    return {} if is_certain else {f"recall@{k}": f"{evaluation.recall_at_5:.3f}"}
 
 
 def _balanced_row(scores: "SplitScores") -> dict[str, str]:

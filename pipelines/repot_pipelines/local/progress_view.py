@@ -60,6 +60,7 @@ class ProgressLines:
         self._console = console
         self._totals = _TaskTotals()
         self._last_line = 0.0
+        self._last_text = ""
 
     def __enter__(self) -> Self:
         return self
@@ -80,10 +81,13 @@ class ProgressLines:
             case TaskProgress():
                 is_due = time.monotonic() - self._last_line >= LINE_SECONDS
                 if is_due or event.done == event.total > 0:
-                    self._line(f"{event.task}: {_format_amount(event)} {event.note}".rstrip())
+                    amount = ", ".join(filter(None, [_format_amount(event), event.note]))
+                    self._line(f"{event.task}: {amount}")
 
     def _line(self, text: str) -> None:
-        self._last_line = time.monotonic()
+        if text == self._last_text:
+            return
+        self._last_line, self._last_text = time.monotonic(), text
         self._console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 

@@ -107,6 +107,12 @@ def test_last_line_of_a_short_task_is_its_end() -> None:
     assert lines == ["build shards: 0/96 pictures", "build shards: 96/96 pictures"]
 
 
+def test_line_is_not_repeated_and_a_note_is_separated_from_the_amount() -> None:
+    event = TaskProgress(process="a", task=TASK, done=9, total=9, unit="steps", note="epoch 1/3")
+
+    assert _lines_after([event, event]) == ["build shards: 9/9 steps, epoch 1/3"]
+
+
 @pytest.mark.parametrize("is_terminal", [False, True])
 def test_notices_are_shown_as_they_are(is_terminal: bool) -> None:
     console = make_console(is_terminal=is_terminal)
