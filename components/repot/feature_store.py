@@ -252,6 +252,25 @@ def part_checksum(name: str) -> str:
     return found[1] if found[3] == _DIGESTS_SUFFIX else found[2]
 
 
+def read_keys(folder_uri: str, part: str) -> Keys:
+    """Return the keys of the examples in a part, unverified.
+
+    Args:
+        folder_uri: The folder of the part.
+        part: What the names of its two files have in common.
+
+    Raises:
+        NotFoundError: The part does not exist.
+    """
+    data = storage.read_bytes(storage.join(folder_uri, part + _DIGESTS_SUFFIX))
+    return keys_of(np.frombuffer(data[: len(data) // 32 * 32], _DIGEST))
+
+
+def part_files(part: str) -> tuple[str, str]:
+    """Return the names of the two files of a part, the one that completes it first."""
+    return part + _DIGESTS_SUFFIX, part + _VECTORS_SUFFIX
+
+
 def keys_of(digests: Digests) -> Keys:
     """Return the first halves of digests."""
     return digests.astype(_KEY)

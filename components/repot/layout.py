@@ -33,11 +33,13 @@
       models/<name>/champion.json  the version in production
       models/<name>/comparisons.json   the gate's comparisons, see repot.evaluator.comparison_log
       notifications/<run id>/      one file per event that was sent, see repot.notification
+      uses/                        what runs use, for `repot prune`, see repot.pruning.uses
 
 A folder is complete once the file marked "last" exists; without it, the folder does not count.
 checksums.json, written before it, has the SHA-256 of the files, see repot.folder_checksums.
 """
 
+import enum
 import hashlib
 import json
 from typing import Any
@@ -46,8 +48,27 @@ from repot import storage
 
 ID_LENGTH = 16
 
+
+class StoredFolder(enum.StrEnum):
+    """The folders under the storage URI."""
+
+    LISTINGS = "listings"
+    UNPACKED = "unpacked"
+    DATASETS = "datasets"
+    CHECKPOINTS = "checkpoints"
+    FEATURES = "features"
+    PREDICTIONS = "predictions"
+    RUNS = "runs"
+    MODELS = "models"
+    NOTIFICATIONS = "notifications"
+    USES = "uses"
+
+
 # in every finished folder
 CHECKSUMS_NAME = "checksums.json"
+
+# datasets/
+NEWEST_DATASETS_FOLDER = "by-pictures"
 
 # datasets/<dataset_id>/
 PLAN_NAME = "plan.json"
@@ -82,7 +103,7 @@ ORIGINAL_FOLDER = "original"
 FETCHED_SOURCES_FOLDER = "by-source"
 
 # in the storage URI, or in the folder of a training without one
-FEATURES_FOLDER = "features"
+FEATURES_FOLDER = StoredFolder.FEATURES.value
 
 # runs/<training_id>/
 STATE_FOLDER = "state"
@@ -92,6 +113,7 @@ HISTORY_NAME = "history.csv"
 AUGMENTED_NAME = "augmented_pictures.json"
 SUSPECTS_NAME = "suspects.json"
 RUN_REQUEST_NAME = "run_request.json"
+REMOVED_NAME = "removed.json"
 TRAINING_NAME = "training.json"
 JOB_FOLDER = "job"
 REQUEST_NAME = "request.json"
@@ -158,22 +180,43 @@ def content_id(value: Any) -> str:
 
 def listings_uri(storage_uri: str) -> str:
     """Return the folder of cached checksums."""
-    return _under(storage_uri, "listings")
+    return _under(storage_uri, StoredFolder.LISTINGS)
+
+
+def listing_id(kind: str, uris: Any) -> str:
+    """Return the id of cached checksums, which the name of their file begins with.
+
+    Args:
+        kind: "folders", or what kind of file is indexed, such as "archive".
+        uris: The folders, by the prefix of the paths in them; or the file.
+    """
+    return content_id(uris if kind == "folders" else [kind, uris])
+
+
+def listing_ids(pictures_uri: str) -> set[str]:
+    """Return the ids of all that may be cached of a location of pictures."""
+    kinds = {kind: listing_id(kind, pictures_uri) for kind in ("archive", "tfrecord")}
+    return {listing_id("folders", {"": pictures_uri}), *kinds.values()}
 
 
 def unpacked_uri(storage_uri: str) -> str:
     """Return the folder of archives that had to be unpacked."""
-    return _under(storage_uri, "unpacked")
+    return _under(storage_uri, StoredFolder.UNPACKED)
 
 
 def dataset_uri(storage_uri: str, dataset_id: str) -> str:
     """Return the folder of one dataset."""
-    return _under(storage_uri, "datasets", dataset_id)
+    return _under(storage_uri, StoredFolder.DATASETS, dataset_id)
 
 
 def newest_dataset_uri(storage_uri: str, pictures_uri: str) -> str:
     """Return the file that names the newest dataset of some pictures."""
-    return _under(storage_uri, "datasets", "by-pictures", f"{content_id(pictures_uri)}.json")
+    return _under(
+        storage_uri,
+        StoredFolder.DATASETS,
+        NEWEST_DATASETS_FOLDER,
+        f"{content_id(pictures_uri)}.json",
+    )
 
 
 def appearances_name(shard: str) -> str:
@@ -183,47 +226,49 @@ def appearances_name(shard: str) -> str:
 
 def checkpoints_uri(storage_uri: str) -> str:
     """Return the folder of all checkpoints."""
-    return _under(storage_uri, "checkpoints")
+    return _under(storage_uri, StoredFolder.CHECKPOINTS)
 
 
 def checkpoint_uri(storage_uri: str, checkpoint_id: str) -> str:
     """Return the folder of one converted checkpoint."""
-    return _under(storage_uri, "checkpoints", checkpoint_id)
+    return _under(storage_uri, StoredFolder.CHECKPOINTS, checkpoint_id)
 
 
 def features_uri(storage_uri: str) -> str:
     """Return the folder of all stored features."""
-    return _under(storage_uri, FEATURES_FOLDER)
+    return _under(storage_uri, StoredFolder.FEATURES)
 
 
 def predictions_uri(storage_uri: str) -> str:
     """Return the folder of all stored predictions."""
-    return _under(storage_uri, "predictions")
+    return _under(storage_uri, StoredFolder.PREDICTIONS)
 
 
 def runs_uri(storage_uri: str) -> str:
     """Return the folder of all training runs."""
-    return _under(storage_uri, "runs")
+    return _under(storage_uri, StoredFolder.RUNS)
 
 
 def run_uri(storage_uri: str, training_id: str) -> str:
     """Return the folder of one training run."""
-    return _under(storage_uri, "runs", training_id)
+    return _under(storage_uri, StoredFolder.RUNS, training_id)
 
 
 def gate_uri(storage_uri: str, training_id: str, champion_version: str) -> str:
     """Return the folder of one version's comparisons with one champion."""
-    return _under(storage_uri, "runs", training_id, GATE_FOLDER, champion_version)
+    return _under(storage_uri, StoredFolder.RUNS, training_id, GATE_FOLDER, champion_version)
 
 
 def verdict_name(training_id: str, champion_version: str, verdict_id: str) -> str:
     """Return the name of one verdict under the storage URI."""
-    return "/".join(("runs", training_id, GATE_FOLDER, champion_version, verdict_id, VERDICT_NAME))
+    return "/".join(
+        (StoredFolder.RUNS, training_id, GATE_FOLDER, champion_version, verdict_id, VERDICT_NAME)
+    )
 
 
 def models_uri(storage_uri: str) -> str:
     """Return the folder of all models."""
-    return _under(storage_uri, "models")
+    return _under(storage_uri, StoredFolder.MODELS)
 
 
 def split_folder(folder_uri: str, split: str) -> str:
@@ -233,22 +278,32 @@ def split_folder(folder_uri: str, split: str) -> str:
 
 def model_uri(storage_uri: str, model_name: str, version: str) -> str:
     """Return the folder of one published model version."""
-    return _under(storage_uri, "models", model_name, version)
+    return _under(storage_uri, StoredFolder.MODELS, model_name, version)
 
 
 def champion_uri(storage_uri: str, model_name: str) -> str:
     """Return the pointer to the version in production."""
-    return _under(storage_uri, "models", model_name, CHAMPION_NAME)
+    return _under(storage_uri, StoredFolder.MODELS, model_name, CHAMPION_NAME)
 
 
 def comparisons_uri(storage_uri: str, model_name: str) -> str:
     """Return the file of all comparisons of a model."""
-    return _under(storage_uri, "models", model_name, COMPARISONS_NAME)
+    return _under(storage_uri, StoredFolder.MODELS, model_name, COMPARISONS_NAME)
 
 
 def notification_uri(storage_uri: str, run_id: str, event: str) -> str:
     """Return the file that stands for one sent notification of one pipeline run."""
-    return _under(storage_uri, "notifications", run_id, f"{event}.json")
+    return _under(storage_uri, StoredFolder.NOTIFICATIONS, run_id, f"{event}.json")
+
+
+def uses_uri(storage_uri: str) -> str:
+    """Return the folder of what runs use."""
+    return _under(storage_uri, StoredFolder.USES)
+
+
+def use_uri(storage_uri: str, use_id: str) -> str:
+    """Return the file that says what a run uses."""
+    return _under(storage_uri, StoredFolder.USES, f"{use_id}.json")
 
 
 def _under(storage_uri: str, *parts: str) -> str:

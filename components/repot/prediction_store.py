@@ -9,7 +9,7 @@ then they are stored again as the evaluation's. A damaged part is deleted and co
 folder is a cache: it may be deleted whenever no pipeline runs.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from repot.predictor import model_digest
 
 Author = Literal["evaluate", "train"]
 """Who computed the answers."""
+AUTHORS = get_args(Author)
 
 PART_ROWS = 4096
 """Answers in a part, at most."""
@@ -42,8 +43,8 @@ class PredictionStore:
     def __init__(
         self, predictions_uri: str, model_uri: str, *, num_labels: int, author: Author = "evaluate"
     ) -> None:
-        key = (model_digest(model_uri), num_labels, author, FEATURES_VERSION)
-        folder_uri = storage.join(predictions_uri, layout.content_id(key))
+        name = folder_name(model_uri, num_labels=num_labels, author=author)
+        folder_uri = storage.join(predictions_uri, name)
         self._vectors = VectorStore(folder_uri, num_columns=num_labels + 1)
         self._vectors.refresh()
 
@@ -62,6 +63,11 @@ class PredictionStore:
         for start in range(0, len(digests), PART_ROWS):
             part = slice(start, start + PART_ROWS)
             self._vectors.add(digests[part].astype(_DIGEST), answers[part])
+
+
+def folder_name(model_uri: str, *, num_labels: int, author: Author) -> str:
+    """Return the name of the folder of a model's answers; the arguments are those of the store."""
+    return layout.content_id((model_digest(model_uri), num_labels, author, FEATURES_VERSION))
 
 
 def answers_of(probabilities: _Answers, unlike: _Answers) -> _Answers:

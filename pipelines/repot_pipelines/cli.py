@@ -29,6 +29,7 @@ from repot_pipelines.commands.help_sections import SectionedGroup
 from repot_pipelines.commands.models import models_group
 from repot_pipelines.commands.options import DEBUG_OPTION
 from repot_pipelines.commands.predict import predict_command
+from repot_pipelines.commands.prune import prune_command
 from repot_pipelines.commands.rollback import rollback_command
 from repot_pipelines.commands.run import run_command
 from repot_pipelines.commands.runs import runs_group
@@ -50,6 +51,7 @@ _COMMANDS = {
         runs_group,
         rollback_command,
         verify_command,
+        prune_command,
         serve_manifest_command,
     ),
     "On a cluster": (

@@ -5,8 +5,9 @@ Everything is read from the files that runs leave; there is no index that could 
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from repot import layout, storage
@@ -23,17 +24,20 @@ from repot.layout import (
     METRICS_NAME,
     MODEL_RECORD_NAME,
     PREDICTIONS_NAME,
+    REMOVED_NAME,
     RUN_REQUEST_NAME,
     SCORING_TIME_NAME,
     TRAINING_NAME,
     VERDICT_NAME,
 )
 from repot.metrics import Interval, mcnemar_p, paired_difference
-from repot.model_registry import ChampionChange, ModelRecord, read_champion
+from repot.model_registry import Champion, ChampionChange, ModelRecord, read_champion
+from repot.pruning.delete import RemovedTraining
 from repot.requested_run import RequestedRun
 from repot.training_record import TrainingRecord
 
 _MAX_NAMES = 20
+_NUM_READERS = 32
 _Record = TypeVar("_Record", bound=JsonRecord)
 
 
@@ -112,7 +116,7 @@ class RunSummary(JsonRecord):
 
     Attributes:
         run: The run; it is also the version that it publishes.
-        state: "evaluated", "trained" or "unfinished".
+        state: "evaluated", "trained", "unfinished", or "removed" by `repot prune`.
         backbone, recipe, dataset_id, epochs, seconds: What was trained; empty if unfinished.
         precision_at_1, interval, num_examples: Its score on validation; None if not evaluated.
         macro_recall: Mean recall of the labels.
@@ -188,36 +192,51 @@ class RunComparison(JsonRecord):
     settings: dict[str, tuple[str, str]]
 
 
+@dataclass(kw_only=True, slots=True)
+class _Folder:
+    """The files in a folder, by their names in it, and when one was last written."""
+
+    names: set[str] = field(default_factory=set)
+    written_at: float = 0.0
+
+
 def list_models(storage_uri: str) -> list[ModelSummary]:
     """Return every model that has a version or a champion, by name."""
-    names: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for model, _, rest in _names(layout.models_uri(storage_uri)):
         if rest == CHAMPION_NAME:
-            names[model] += 0
+            counts[model] += 0
         elif rest.count("/") == 1 and rest.endswith(f"/{MODEL_RECORD_NAME}"):
-            names[model] += 1
-    return [_model_summary(storage_uri, name, count) for name, count in sorted(names.items())]
+            counts[model] += 1
+    with ThreadPoolExecutor(_NUM_READERS) as pool:
+        names = sorted(counts)
+        return list(pool.map(lambda name: _model_summary(storage_uri, name, counts[name]), names))
 
 
-def list_versions(storage_uri: str, model_name: str) -> list[VersionSummary]:
-    """Return every published version of a model; the latest verdict first, the others after it.
+def list_versions(
+    storage_uri: str, model_name: str, *, limit: int = 0
+) -> tuple[list[VersionSummary], int]:
+    """Return the published versions of a model; the latest verdict first, the others after it.
+
+    Args:
+        storage_uri, model_name: The model.
+        limit: Return only this many, those that were written last; 0 returns all.
+
+    Returns:
+        The versions, and how many there are.
 
     Raises:
         UsageError: There is no such model; lists those that exist.
     """
-    versions = _published(storage_uri, model_name)
-    if not versions:
-        models = [each.name for each in list_models(storage_uri)]
-        raise UsageError(
-            f"A model must have a published version; {storage_uri} has none of {model_name!r}. "
-            + (
-                f"Name one of these with --model-name: {join_names(models, _MAX_NAMES)}."
-                if models
-                else "No model there has one: check --storage-uri, or run the pipeline first."
-            )
+    folders = _published(storage_uri, model_name)
+    champion = read_champion(layout.champion_uri(storage_uri, model_name)).champion
+    with ThreadPoolExecutor(_NUM_READERS) as pool:
+        summaries = pool.map(
+            lambda version: _read_version(storage_uri, model_name, version, champion).summary,
+            _last_written(folders, limit),
         )
-    summaries = [_version_summary(storage_uri, model_name, version) for version in versions]
-    return sorted(summaries, key=lambda each: (each.decided_at, each.version), reverse=True)
+        found = sorted(summaries, key=lambda each: (each.decided_at, each.version), reverse=True)
+    return found, len(folders)
 
 
 def show_version(storage_uri: str, model_name: str, version: str) -> VersionDetails:
@@ -230,53 +249,53 @@ def show_version(storage_uri: str, model_name: str, version: str) -> VersionDeta
     Raises:
         UsageError: It was never published, or there is no champion.
     """
+    known = sorted(_published(storage_uri, model_name))
     champion = read_champion(layout.champion_uri(storage_uri, model_name)).champion
-    known = [each.version for each in list_versions(storage_uri, model_name)]
     chosen = version or (champion.version if champion else "")
     if chosen not in known:
         raise UsageError(
             f"A version must be a published one of {model_name}; got {version!r}. Name one of "
             f"these: {join_names(known, _MAX_NAMES)}."
         )
-    uri = layout.model_uri(storage_uri, model_name, chosen)
-    return VersionDetails(
-        summary=_version_summary(storage_uri, model_name, chosen),
-        uri=uri,
-        record=read_record(storage.join(uri, MODEL_RECORD_NAME), ModelRecord),
-        verdicts=tuple(
-            each for each in _verdicts(storage_uri, chosen) if each.model_name == model_name
-        ),
-        history=tuple(
-            each for each in (champion.history if champion else ()) if each.version == chosen
-        ),
-    )
+    return _read_version(storage_uri, model_name, chosen, champion)
 
 
-def list_runs(storage_uri: str) -> list[RunSummary]:
-    """Return every run; the latest verdict first, runs without a verdict before them."""
-    runs = _run_names(storage_uri)
-    summaries = [show_run(storage_uri, run, known=runs).summary for run in runs]
-    return sorted(
-        summaries, key=lambda each: (not each.decided_at, each.decided_at, each.run), reverse=True
-    )
+def list_runs(storage_uri: str, *, limit: int = 0) -> tuple[list[RunSummary], int]:
+    """Return the runs; the latest verdict first, runs without a verdict before them.
 
-
-def show_run(storage_uri: str, run: str, *, known: list[str] | None = None) -> RunDetails:
-    """Return everything about a run.
+    The storage is listed once, and the records are read at the same time.
 
     Args:
         storage_uri: Root of all stored files.
-        run: The run.
-        known: All runs; None to list them, if the run does not exist.
+        limit: Return only this many, those in which something was written last; 0 returns all.
+
+    Returns:
+        The runs, and how many there are.
+    """
+    folders = _list_folders(layout.runs_uri(storage_uri))
+    with ThreadPoolExecutor(_NUM_READERS) as pool:
+        summaries = pool.map(
+            lambda run: _read_run(storage_uri, run, folders[run].names).summary,
+            _last_written(folders, limit),
+        )
+        found = sorted(
+            summaries,
+            key=lambda each: (not each.decided_at, each.decided_at, each.run),
+            reverse=True,
+        )
+    return found, len(folders)
+
+
+def show_run(storage_uri: str, run: str) -> RunDetails:
+    """Return everything about a run.
 
     Raises:
         UsageError: There is no such run; lists those that exist.
     """
     uri = layout.run_uri(storage_uri, run)
-    training = _read_or_none(storage.join(uri, TRAINING_NAME), TrainingRecord)
-    evaluation = _read_or_none(storage.join(uri, EVALUATION_FOLDER, METRICS_NAME), EvaluationRecord)
-    if training is None and evaluation is None and run not in (known or _run_names(storage_uri)):
-        runs = _run_names(storage_uri)
+    names = {storage.relative_name(each.uri, uri) for each in storage.list_objects(uri)}
+    if not names:
+        runs = sorted(_list_folders(layout.runs_uri(storage_uri)))
         raise UsageError(
             f"A run must be one of {storage_uri}; got {run!r}. "
             + (
@@ -285,11 +304,35 @@ def show_run(storage_uri: str, run: str, *, known: list[str] | None = None) -> R
                 else "It has none: check --storage-uri, or run the pipeline first."
             )
         )
-    verdicts = tuple(_verdicts(storage_uri, run))
+    return dataclasses.replace(
+        _read_run(storage_uri, run, names),
+        request=_read_or_none(storage.join(uri, RUN_REQUEST_NAME), RequestedRun),
+        scoring_time=_read_or_none(
+            storage.join(uri, EVALUATION_FOLDER, SCORING_TIME_NAME), ScoringTime
+        ),
+    )
+
+
+def _read_run(storage_uri: str, run: str, names: Collection[str]) -> RunDetails:
+    """Return a run, without request and scoring time.
+
+    Args:
+        storage_uri, run: The run.
+        names: Its files: no request is made for one that does not exist.
+    """
+    uri = layout.run_uri(storage_uri, run)
+
+    def read(name: str, record: type[_Record]) -> _Record | None:
+        return _read_or_none(storage.join(uri, name), record) if name in names else None
+
+    training = read(TRAINING_NAME, TrainingRecord)
+    evaluation = read(f"{EVALUATION_FOLDER}/{METRICS_NAME}", EvaluationRecord)
+    verdicts = _read_verdicts(uri, names)
     latest = _latest(verdicts)
+    removed = read(REMOVED_NAME, RemovedTraining) if training is None else None
     summary = RunSummary(
         run=run,
-        state="evaluated" if evaluation else "trained" if training else "unfinished",
+        state=_state(training, evaluation, removed),
         verdict=latest.headline if latest else "",
         brief_verdict=latest.brief_text if latest else "",
         decided_at=latest.decided_at if latest else "",
@@ -312,17 +355,28 @@ def show_run(storage_uri: str, run: str, *, known: list[str] | None = None) -> R
             num_examples=evaluation.num_examples,
             macro_recall=evaluation.macro_recall,
         )
+    if removed is not None:
+        fields = dataclasses.fields(RemovedTraining)
+        values = {field.name: getattr(removed, field.name) for field in fields}
+        del values["removed_at"]
+        summary = dataclasses.replace(summary, **values)
     return RunDetails(
         summary=summary,
         uri=uri,
         training=training,
         evaluation=evaluation,
-        verdicts=verdicts,
-        request=_read_or_none(storage.join(uri, RUN_REQUEST_NAME), RequestedRun),
-        scoring_time=_read_or_none(
-            storage.join(uri, EVALUATION_FOLDER, SCORING_TIME_NAME), ScoringTime
-        ),
+        verdicts=tuple(verdicts),
     )
+
+
+def _state(
+    training: TrainingRecord | None,
+    evaluation: EvaluationRecord | None,
+    removed: RemovedTraining | None,
+) -> str:
+    if removed is not None:
+        return "removed"
+    return "evaluated" if evaluation else "trained" if training else "unfinished"
 
 
 def compare_runs(storage_uri: str, first: str, second: str) -> RunComparison:
@@ -388,14 +442,43 @@ def _names(folder_uri: str) -> Iterator[tuple[str, str, str]]:
         yield storage.relative_name(each.uri, folder_uri).partition("/")
 
 
-def _published(storage_uri: str, model_name: str) -> list[str]:
-    folder_uri = storage.join(layout.models_uri(storage_uri), model_name)
-    return sorted(version for version, _, rest in _names(folder_uri) if rest == MODEL_RECORD_NAME)
+def _list_folders(folder_uri: str) -> dict[str, _Folder]:
+    """Return the folders directly in a folder, with all their files, by name."""
+    folders: dict[str, _Folder] = {}
+    for stored in storage.scan_stored(folder_uri):
+        name, _, rest = storage.relative_name(stored.uri, folder_uri).partition("/")
+        if rest and not stored.is_hidden:
+            folder = folders.setdefault(name, _Folder())
+            folder.names.add(rest)
+            folder.written_at = max(folder.written_at, stored.written_at)
+    return folders
 
 
-def _run_names(storage_uri: str) -> list[str]:
-    folder_uri = layout.runs_uri(storage_uri)
-    return sorted({run for run, _, _ in _names(folder_uri)})
+def _last_written(folders: Mapping[str, _Folder], limit: int) -> list[str]:
+    """Return the names of the folders that were written last; all of them for 0."""
+    newest_first = sorted(folders, key=lambda name: (-folders[name].written_at, name))
+    return newest_first[: limit or None]
+
+
+def _published(storage_uri: str, model_name: str) -> dict[str, _Folder]:
+    """Return the folders of the published versions of a model.
+
+    Raises:
+        UsageError: It has none; lists the models that have one.
+    """
+    folders = _list_folders(storage.join(layout.models_uri(storage_uri), model_name))
+    published = {name: each for name, each in folders.items() if MODEL_RECORD_NAME in each.names}
+    if not published:
+        models = [each.name for each in list_models(storage_uri)]
+        raise UsageError(
+            f"A model must have a published version; {storage_uri} has none of {model_name!r}. "
+            + (
+                f"Name one of these with --model-name: {join_names(models, _MAX_NAMES)}."
+                if models
+                else "No model there has one: check --storage-uri, or run the pipeline first."
+            )
+        )
+    return published
 
 
 def _model_summary(storage_uri: str, name: str, num_versions: int) -> ModelSummary:
@@ -416,19 +499,23 @@ def _model_summary(storage_uri: str, name: str, num_versions: int) -> ModelSumma
     )
 
 
-def _version_summary(storage_uri: str, model_name: str, version: str) -> VersionSummary:
+def _read_version(
+    storage_uri: str, model_name: str, version: str, champion: Champion | None
+) -> VersionDetails:
+    """Return a published version."""
     uri = layout.model_uri(storage_uri, model_name, version)
     record = read_record(storage.join(uri, MODEL_RECORD_NAME), ModelRecord)
-    champion = read_champion(layout.champion_uri(storage_uri, model_name)).champion
+    run_uri = layout.run_uri(storage_uri, version)
+    gate_uri = storage.join(run_uri, GATE_FOLDER)
+    names = [storage.relative_name(each.uri, run_uri) for each in storage.list_objects(gate_uri)]
+    verdicts = [each for each in _read_verdicts(run_uri, names) if each.model_name == model_name]
+    latest = _latest(verdicts)
     state = ""
     if champion is not None and champion.version == version:
         state = "champion"
     elif champion is not None and version in champion.rolled_back:
         state = "rolled back"
-    latest = _latest(
-        [each for each in _verdicts(storage_uri, version) if each.model_name == model_name]
-    )
-    return VersionSummary(
+    summary = VersionSummary(
         version=version,
         state=state,
         precision_at_1=record.metrics.precision_at_1,
@@ -442,15 +529,22 @@ def _version_summary(storage_uri: str, model_name: str, version: str) -> Version
         brief_verdict=latest.brief_text if latest else "",
         decided_at=latest.decided_at if latest else "",
     )
+    history = champion.history if champion else ()
+    return VersionDetails(
+        summary=summary,
+        uri=uri,
+        record=record,
+        verdicts=tuple(verdicts),
+        history=tuple(each for each in history if each.version == version),
+    )
 
 
-def _verdicts(storage_uri: str, run: str) -> list[Verdict]:
-    """Return every readable verdict on a run, oldest first."""
-    folder_uri = storage.join(layout.run_uri(storage_uri, run), GATE_FOLDER)
+def _read_verdicts(run_uri: str, names: Iterable[str]) -> list[Verdict]:
+    """Return every readable verdict among the files of a run, oldest first."""
     verdicts = [
-        _read_or_none(each.uri, Verdict)
-        for each in storage.list_objects(folder_uri)
-        if each.uri.endswith(f"/{VERDICT_NAME}")
+        _read_or_none(storage.join(run_uri, name), Verdict)
+        for name in sorted(names)
+        if name.startswith(f"{GATE_FOLDER}/") and name.endswith(f"/{VERDICT_NAME}")
     ]
     return sorted((each for each in verdicts if each is not None), key=lambda each: each.decided_at)
 

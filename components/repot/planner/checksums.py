@@ -92,7 +92,8 @@ def add_checksums(
         roots: Where they were listed; each root has its own cache files.
         listings_uri: Folder of the cache files; None disables the cache.
     """
-    cache_uri = f"{listings_uri}/{layout.content_id(roots.folders)}" if listings_uri else ""
+    listing_id = layout.listing_id("folders", roots.folders)
+    cache_uri = f"{listings_uri}/{listing_id}" if listings_uri else ""
     unreadable: dict[str, str] = {}
     parts = _divide(files)
     num_unknown = sum(map(len, parts.values()))

@@ -79,9 +79,8 @@ def plan(
     from repot import layout, progress
     from repot.checkpoint_files import find_version
     from repot.notification import notify_failure
-    from repot.planner.finished import find_finished_work
+    from repot.planner.finished import plan_run
     from repot.planner.outputs import plan_outputs
-    from repot.planner.plan import plan_work
     from repot.planner.preflight import check_settings
     from repot.settings import FORM_FIELDS, run_storage_uri
     from repot.settings.integrations import environment_problems
@@ -98,10 +97,7 @@ def plan(
         Path(used_settings.path).write_text(used, encoding="utf-8")
         source = parameters.checkpoint
         version = source.sha256 or find_version(source.uri)
-        work = plan_work(parameters)
-        finished = find_finished_work(
-            parameters, dataset_id=work.dataset_id, checkpoint_version=version
-        )
+        work, finished = plan_run(parameters, checkpoint_version=version)
     outputs = plan_outputs(parameters, work, finished, checkpoint_version=version or "unknown")
     for name, text in outputs.items():
         path = Path(paths[name])

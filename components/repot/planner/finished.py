@@ -1,4 +1,4 @@
-"""Find a run's checkpoint and finished training in the storage, so that it can skip them.
+"""Find a run's dataset, checkpoint and finished training in the storage, so that it can skip them.
 
 This does not depend on KFP's cache: a run whose training is finished starts no trainer pod, even if
 the cache is empty or the images have other digests.
@@ -12,8 +12,11 @@ from repot.checkpoint_record import find_checkpoint, find_sha256
 from repot.data_checks import DataLimits, is_accepted, read_checks
 from repot.errors import NotFoundError
 from repot.json_record import read_record
+from repot.layout import CHECKPOINT_NAME, MANIFEST_NAME, TRAINING_NAME
 from repot.manifest import Manifest
+from repot.planner.plan import PlannedWork, plan_work
 from repot.planner.preflight import Parameters
+from repot.pruning.uses import Use, note_use
 from repot.training_record import training_id
 
 ALL_STEPS, GATE_ONLY = "all", "gate"
@@ -39,6 +42,49 @@ class FinishedWork:
     def steps(self) -> str:
         """Return ALL_STEPS or GATE_ONLY."""
         return GATE_ONLY if self.training_id else ALL_STEPS
+
+
+def plan_run(
+    parameters: Parameters, *, checkpoint_version: str | None
+) -> tuple[PlannedWork, FinishedWork]:
+    """Plan a run's dataset, find what is finished, and note that the run uses it.
+
+    If `repot prune` deletes something between the moments when it was found and when its use was
+    noted, that is noticed, and everything is planned again.
+
+    Args:
+        parameters: The checked parameters of the run.
+        checkpoint_version: Current version of the checkpoint's files; None if unknown.
+
+    Raises:
+        RepotError: As `plan_work` and `find_finished_work`.
+    """
+    storage_uri = parameters.run.storage_uri
+    while True:
+        work = plan_work(parameters)
+        finished = find_finished_work(
+            parameters, dataset_id=work.dataset_id, checkpoint_version=checkpoint_version
+        )
+        use = Use(
+            dataset_id=work.dataset_id,
+            checkpoint_id=finished.checkpoint_id,
+            training_id=finished.training_id,
+        )
+        note_use(storage_uri, use)
+        found = [
+            (work.is_built, layout.dataset_uri(storage_uri, use.dataset_id), MANIFEST_NAME),
+            (
+                bool(use.checkpoint_id),
+                layout.checkpoint_uri(storage_uri, use.checkpoint_id),
+                CHECKPOINT_NAME,
+            ),
+            (bool(use.training_id), layout.run_uri(storage_uri, use.training_id), TRAINING_NAME),
+        ]
+        if all(
+            storage.exists(storage.join(uri, name)) for is_found, uri, name in found if is_found
+        ):
+            return work, finished
+        _log.warning("something that the run uses was deleted while it was planned: once more")
 
 
 def find_finished_work(
@@ -68,7 +114,7 @@ def find_finished_work(
         checkpoints_uri, sha256=sha256, backbone=settings.backbone, values=values
     )
     found_id = training_id(dataset_id, checkpoint_id, settings, parameters.run.rebuild)
-    record_uri = storage.join(layout.run_uri(storage_uri, found_id), layout.TRAINING_NAME)
+    record_uri = storage.join(layout.run_uri(storage_uri, found_id), TRAINING_NAME)
     is_finished = (
         bool(checkpoint_id) and storage.exists(record_uri) and _is_accepted(dataset_id, parameters)
     )
@@ -81,7 +127,7 @@ def _is_accepted(dataset_id: str, parameters: Parameters) -> bool:
     """Return whether the dataset exists, within the limits of the run."""
     uri = layout.dataset_uri(parameters.run.storage_uri, dataset_id)
     try:
-        manifest = read_record(storage.join(uri, layout.MANIFEST_NAME), Manifest)
+        manifest = read_record(storage.join(uri, MANIFEST_NAME), Manifest)
     except NotFoundError:
         return False
     limits = DataLimits.from_settings(parameters.gate)

@@ -61,9 +61,17 @@ class PlannedDataset:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedWork:
-    """A dataset's id, one work item for each builder pod, and a few facts about the dataset."""
+    """The work of a run's builders.
+
+    Attributes:
+        dataset_id: The dataset.
+        is_built: Whether it exists already.
+        items: A work item for each builder pod.
+        facts: What KFP shows of the dataset.
+    """
 
     dataset_id: str
+    is_built: bool
     items: tuple[str, ...]
     facts: dict[str, int]
 
@@ -108,7 +116,7 @@ def plan_work(parameters: Parameters) -> PlannedWork:
         ).to_item()
         for index in range(num_shares)
     )
-    return PlannedWork(dataset_id=dataset_id, items=items, facts=facts)
+    return PlannedWork(dataset_id=dataset_id, is_built=planned.exists, items=items, facts=facts)
 
 
 def _facts(plan: DatasetPlan) -> dict[str, int]:

@@ -73,6 +73,45 @@ class OtherEntry:
     kind: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredObject:
+    """What `scan_stored` tells of an object.
+
+    Attributes:
+        uri: The object.
+        size_bytes: Size of its content.
+        written_at: When its content was last written, in seconds since 1970 by the store's clock.
+        file_id, num_names: Equal for all names of one local file (hard links), and how many names
+            it has; "" and 1 in an object store.
+    """
+
+    uri: str
+    size_bytes: int
+    written_at: float
+    file_id: str = ""
+    num_names: int = 1
+
+    @property
+    def is_hidden(self) -> bool:
+        """Return whether it is one of repot's own short-lived files, which listings leave out."""
+        return f"/{HIDDEN_PREFIX}" in self.uri
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnfinishedUpload:
+    """Parts of an object whose upload was not completed: not listed, but paid for.
+
+    Attributes:
+        uri: The object.
+        upload_id: Id of the upload.
+        started_at: When it began, in seconds since 1970 by the store's clock.
+    """
+
+    uri: str
+    upload_id: str
+    started_at: float
+
+
 class Backend(Protocol):
     """The functions of one kind of storage; `repot.storage` documents each under the same name."""
 
@@ -84,6 +123,15 @@ class Backend(Protocol):
 
     def scan_folder(self, folder_uri: str) -> Iterator[ObjectInfo | OtherEntry]:
         """Yield every object below a folder, and what else is there."""
+
+    def scan_stored(self, folder_uri: str) -> Iterator[StoredObject]:
+        """Yield every object below a folder and when it was written, hidden ones included."""
+
+    def list_unfinished_uploads(self, folder_uri: str) -> list[UnfinishedUpload]:
+        """Return the unfinished uploads to objects below a folder."""
+
+    def abort_upload(self, upload: UnfinishedUpload) -> None:
+        """Delete the parts of an unfinished upload."""
 
     def read_object(self, uri: str, *, version: str | None = None) -> Content:
         """Return an object's content and its state."""

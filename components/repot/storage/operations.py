@@ -6,6 +6,7 @@ that exist only in the target folder are kept.
 
 import contextlib
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from repot.errors import NotFoundError, StorageError
-from repot.storage.backend import Backend, Content, ObjectInfo, OtherEntry
+from repot.storage.backend import (
+    Backend,
+    Content,
+    ObjectInfo,
+    OtherEntry,
+    StoredObject,
+    UnfinishedUpload,
+    new_hidden_name,
+)
 from repot.storage.local import objects as local_objects
 from repot.storage.local.files import link_file
 from repot.storage.uris import folder_prefix, is_local, relative_name, scheme_of, split_bucket
@@ -71,6 +80,52 @@ def scan_folder(folder_uri: str) -> Iterator[ObjectInfo | OtherEntry]:
         StorageError: The folder cannot be listed.
     """
     return _backend(folder_uri).scan_folder(folder_uri)
+
+
+def scan_stored(folder_uri: str) -> Iterator[StoredObject]:
+    """Yield every object below a folder and when it was written, repot's hidden files included.
+
+    Nothing for a folder that does not exist. Links are not followed, except the folder itself.
+
+    Raises:
+        StorageError: The folder cannot be listed.
+    """
+    return _backend(folder_uri).scan_stored(folder_uri)
+
+
+def list_unfinished_uploads(folder_uri: str) -> list[UnfinishedUpload]:
+    """Return the uploads to objects below a folder that were begun and not completed.
+
+    Only S3 keeps their parts; a killed program leaves them there.
+
+    Raises:
+        StorageError: They cannot be listed.
+    """
+    return _backend(folder_uri).list_unfinished_uploads(folder_uri)
+
+
+def abort_upload(upload: UnfinishedUpload) -> None:
+    """Delete the parts of an unfinished upload, if they still exist."""
+    _backend(upload.uri).abort_upload(upload)
+
+
+def read_clock(folder_uri: str) -> float:
+    """Return the present time by the clock that stamps the objects of a folder.
+
+    A hidden object is written, listed and deleted, so this also checks that all of that is allowed.
+
+    Returns:
+        Seconds since 1970.
+
+    Raises:
+        StorageError: One of these fails; the message says why, and what to do.
+    """
+    probe_uri = f"{folder_prefix(folder_uri)}{new_hidden_name('clock')}"
+    backend = _backend(folder_uri)
+    backend.write_bytes(f"{probe_uri}/now", b"")
+    written_at = max((found.written_at for found in backend.scan_stored(probe_uri)), default=0.0)
+    delete_folder(probe_uri)
+    return written_at
 
 
 def read_object(uri: str, *, version: str | None = None) -> Content:
@@ -314,6 +369,17 @@ def delete_folder(uri: str) -> None:
             "Give a folder."
         )
     _backend(uri).delete_folder(uri)
+
+
+def delete_empty_folders(folder_uri: str) -> None:
+    """Delete a local folder and those below it, as far as they contain nothing.
+
+    An object store has no folders. One that cannot be deleted is left.
+    """
+    if is_local(folder_uri):
+        for folder, _, _ in os.walk(folder_uri, topdown=False):
+            with contextlib.suppress(OSError):
+                Path(folder).rmdir()
 
 
 def check_writable(uri: str) -> None:

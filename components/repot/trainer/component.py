@@ -33,6 +33,7 @@ def train(
 
     from repot import progress
     from repot.notification import notify_failure
+    from repot.pruning.uses import Use, note_use
     from repot.settings import JobSettings, TrainingSettings, empty_if_none
     from repot.trainer.request import TrainingRequest
     from repot.trainer.train import train
@@ -44,6 +45,14 @@ def train(
             checkpoint_id=checkpoint_id,
             settings=TrainingSettings.from_text(settings),
             rebuild=empty_if_none(rebuild),
+        )
+        note_use(
+            storage_uri,
+            Use(
+                dataset_id=dataset_id,
+                checkpoint_id=checkpoint_id,
+                training_id=request.training_id,
+            ),
         )
         if json.loads(job) is None:
             record = train(request)

@@ -3,10 +3,16 @@
 import click
 
 from repot.settings import DEFAULTS
-from repot_pipelines.commands.options import debug_option, json_option, local_storage_option
+from repot_pipelines.commands.options import (
+    debug_option,
+    json_option,
+    limit_option,
+    local_storage_option,
+)
 from repot_pipelines.commands.rollback import change_champion, rollback_command
 from repot_pipelines.commands.tables import (
     date_text,
+    print_omitted,
     print_records,
     print_rows,
     score_text,
@@ -25,14 +31,15 @@ def models_group() -> None:
 @models_group.command("list")
 @local_storage_option
 @click.option("--model-name", default="", help="List the versions of this model instead.")
+@limit_option
 @json_option
 @debug_option
-def list_models_command(*, storage_uri: str, model_name: str, as_json: bool) -> None:
+def list_models_command(*, storage_uri: str, model_name: str, limit: int, as_json: bool) -> None:
     """List all models with their champions, or the versions of one model, latest verdict first."""
     from repot.evaluator.catalog import list_models, list_versions
 
     if model_name:
-        versions = list_versions(storage_uri, model_name)
+        versions, num_all = list_versions(storage_uri, model_name, limit=limit)
         print_records(
             versions,
             ("version", "decided", "state", "precision@1", "verdict"),
@@ -48,6 +55,7 @@ def list_models_command(*, storage_uri: str, model_name: str, as_json: bool) -> 
             ],
             as_json=as_json,
         )
+        print_omitted(len(versions), num_all, "versions")
         return
     models = list_models(storage_uri)
     print_records(

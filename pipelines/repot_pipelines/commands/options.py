@@ -154,6 +154,18 @@ def json_option(command: _Command) -> _Command:
     return option(command)
 
 
+def limit_option(command: _Command) -> _Command:
+    """Add --limit of a list."""
+    option = click.option(
+        "--limit",
+        type=click.IntRange(min=0),
+        default=50,
+        show_default=True,
+        help="List only as many, those in which something was written last; 0 lists all.",
+    )
+    return option(command)
+
+
 def poll_option(command: _Command) -> _Command:
     """Add --poll-seconds."""
     option = click.option(

@@ -5,9 +5,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from repot_pipelines.commands.options import debug_option, json_option, local_storage_option
+from repot_pipelines.commands.options import (
+    debug_option,
+    json_option,
+    limit_option,
+    local_storage_option,
+)
 from repot_pipelines.commands.tables import (
     date_text,
+    print_omitted,
     print_records,
     print_rows,
     score_text,
@@ -29,13 +35,14 @@ def runs_group() -> None:
 
 @runs_group.command("list")
 @local_storage_option
+@limit_option
 @json_option
 @debug_option
-def list_runs_command(*, storage_uri: str, as_json: bool) -> None:
-    """List all runs with scores and latest verdict, the latest one first."""
+def list_runs_command(*, storage_uri: str, limit: int, as_json: bool) -> None:
+    """List the runs with scores and latest verdict, the latest one first."""
     from repot.evaluator.catalog import list_runs
 
-    runs = list_runs(storage_uri)
+    runs, num_all = list_runs(storage_uri, limit=limit)
     print_records(
         runs,
         ("run", "decided", "backbone", "recipe", "precision@1", "verdict"),
@@ -53,6 +60,7 @@ def list_runs_command(*, storage_uri: str, as_json: bool) -> None:
         ],
         as_json=as_json,
     )
+    print_omitted(len(runs), num_all, "runs")
 
 
 @runs_group.command("show")

@@ -56,6 +56,14 @@ def print_records(
         click.echo("  ".join(cells).rstrip())
 
 
+def print_omitted(num_listed: int, num_all: int, what: str) -> None:
+    """Say on stderr that a list was limited, if it was."""
+    if num_listed < num_all:
+        click.echo(
+            f"The latest {num_listed:,} of {num_all:,} {what}; --limit 0 lists all.", err=True
+        )
+
+
 def _fit(text: str, width: int) -> str:
     """Return text of exactly this width."""
     return text.ljust(width) if len(text) <= width else f"{text[: width - 1]}…"

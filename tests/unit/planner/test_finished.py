@@ -11,8 +11,16 @@ from repot.checkpoint_record import CheckpointRecord, save_sha256
 from repot.checkpoints import CheckpointSource
 from repot.json_record import write_record
 from repot.manifest import Manifest, Rejection
-from repot.planner.finished import ALL_STEPS, GATE_ONLY, FinishedWork, find_finished_work
+from repot.planner import finished
+from repot.planner.finished import (
+    ALL_STEPS,
+    GATE_ONLY,
+    FinishedWork,
+    find_finished_work,
+    plan_run,
+)
 from repot.planner.preflight import Parameters
+from repot.pruning.uses import Use, note_use, read_uses
 from repot.settings import (
     CheckpointSettings,
     DatasetSettings,
@@ -168,3 +176,29 @@ def test_builder_reports_a_dataset_with_too_many_rejected_pictures(
     gate = replace(parameters.gate, max_rejected_fraction=limit)
 
     assert find(replace(parameters, gate=gate)).steps == steps
+
+
+def test_dataset_that_is_deleted_before_its_use_is_noted_is_planned_again(
+    parameters: Parameters, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = replace(parameters.run, pictures_uri=str(pictures))
+    parameters = replace(parameters, run=run)
+    first, _ = plan_run(parameters, checkpoint_version=None)
+    dataset_uri = layout.dataset_uri(run.storage_uri, first.dataset_id)
+    storage.write_json(f"{dataset_uri}/manifest.json", {"dataset_id": first.dataset_id})
+    noted: list[Use] = []
+
+    def delete_then_note(storage_uri: str, use: Use) -> None:
+        if not noted:
+            storage.delete_folder(dataset_uri)
+        noted.append(use)
+        note_use(storage_uri, use)
+
+    monkeypatch.setattr(finished, "note_use", delete_then_note)
+    work, _ = plan_run(parameters, checkpoint_version=None)
+
+    assert (first.is_built, work.is_built, work.dataset_id) == (False, False, first.dataset_id)
+    assert noted == [Use(dataset_id=first.dataset_id)] * 2
+    assert storage.exists(f"{dataset_uri}/plan.json")
+    (found,) = read_uses(run.storage_uri).values()
+    assert found.use == noted[0]

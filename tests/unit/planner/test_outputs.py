@@ -25,7 +25,7 @@ CHANGES: dict[str, Any] = {
     "task_node_selector": {"pool": "cpu"},
     "task_tolerations": TAINTED,
 }
-WORK = PlannedWork(dataset_id="0" * 16, items=("item", "item 2"), facts={})
+WORK = PlannedWork(dataset_id="0" * 16, is_built=False, items=("item", "item 2"), facts={})
 NOTHING = FinishedWork(checkpoint_id="", training_id="")
 
 

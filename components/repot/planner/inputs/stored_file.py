@@ -51,7 +51,7 @@ def cached_index(
         compute: Reads the file and returns its entries, JSON-able.
     """
     state = file_state(info.uri, info.version)
-    cache_uri = f"{listings_uri}/{layout.content_id([kind, info.uri])}.json" if listings_uri else ""
+    cache_uri = f"{listings_uri}/{layout.listing_id(kind, info.uri)}.json" if listings_uri else ""
     if cache_uri and state:
         try:
             text = storage.read_bytes(cache_uri).decode()

@@ -10,13 +10,15 @@ import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from repot.errors import NotFoundError
 from repot.storage.backend import (
     Content,
     ObjectInfo,
     OtherEntry,
+    StoredObject,
+    UnfinishedUpload,
     already_exists_error,
     conflict_error,
     new_hidden_name,
@@ -58,6 +60,30 @@ def list_objects(folder_uri: str) -> list[ObjectInfo]:
 def scan_folder(folder_uri: str) -> Iterator[ObjectInfo | OtherEntry]:
     """Yield every object below a folder, and the empty folders."""
     return scan_objects(info for info in _list(folder_uri) if info.uri != folder_prefix(folder_uri))
+
+
+def scan_stored(folder_uri: str) -> Iterator[StoredObject]:
+    """Yield every object below a folder and when it was written, hidden ones included."""
+    bucket = split_bucket(folder_uri)[0]
+    for blob in _list_blobs(folder_uri, "name,size,updated"):
+        if not blob.name.endswith("/"):
+            yield StoredObject(
+                uri=f"gs://{bucket}/{blob.name}",
+                size_bytes=int(blob.size),
+                written_at=blob.updated.timestamp(),
+            )
+
+
+def list_unfinished_uploads(folder_uri: str) -> list[UnfinishedUpload]:
+    """Return nothing: the service itself deletes a resumable upload after a week.
+
+    https://docs.cloud.google.com/storage/docs/resumable-uploads#session-uris
+    """
+    return []
+
+
+def abort_upload(upload: UnfinishedUpload) -> None:
+    """Do nothing: there are none."""
 
 
 def read_object(uri: str, *, version: str | None = None) -> Content:
@@ -161,11 +187,18 @@ def _upload_if_absent(uri: str, file: BinaryIO) -> ObjectInfo:
 
 def _list(folder_uri: str) -> Iterator[ObjectInfo]:
     """Yield every object below a folder."""
+    bucket = split_bucket(folder_uri)[0]
+    for blob in _list_blobs(folder_uri, "name,size,crc32c,generation"):
+        yield to_object_info(f"gs://{bucket}/{blob.name}", blob)
+
+
+def _list_blobs(folder_uri: str, fields: str) -> Iterator[Any]:
+    """Yield the client's handle of every object below a folder, with some of its metadata."""
     bucket, prefix = split_bucket(folder_uri)[0], object_prefix(folder_uri)
-    fields = "items(name,size,crc32c,generation),nextPageToken"
     with convert_gcs_errors("listed", folder_uri):
-        blobs = client().list_blobs(
-            bucket_handle(bucket), prefix=prefix, fields=fields, **request_options()
+        yield from client().list_blobs(
+            bucket_handle(bucket),
+            prefix=prefix,
+            fields=f"items({fields}),nextPageToken",
+            **request_options(),
         )
-        for blob in blobs:
-            yield to_object_info(f"gs://{bucket}/{blob.name}", blob)

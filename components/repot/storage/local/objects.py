@@ -21,6 +21,8 @@ from repot.storage.backend import (
     Content,
     ObjectInfo,
     OtherEntry,
+    StoredObject,
+    UnfinishedUpload,
     changed_error,
     conflict_error,
     new_hidden_name,
@@ -74,6 +76,37 @@ def scan_folder(folder_uri: str) -> Iterator[ObjectInfo | OtherEntry]:
             return
         if S_ISDIR(status.st_mode):
             yield from _walk(root)
+
+
+def scan_stored(folder_uri: str) -> Iterator[StoredObject]:
+    """Yield every regular file below a folder, hidden ones included; links below are not followed.
+
+    A file that is deleted meanwhile is left out.
+    """
+    folders = [folder_uri.rstrip("/") or "/"]
+    with convert_os_errors("listed", Path(folder_uri)):
+        while folders:
+            folder = folders.pop()
+            try:
+                with os.scandir(folder) as entries:
+                    found = sorted(entries, key=lambda entry: entry.name)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            for entry in found:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif entry.is_file(follow_symlinks=False):
+                    with contextlib.suppress(FileNotFoundError):
+                        yield _stored_object(entry)
+
+
+def list_unfinished_uploads(folder_uri: str) -> list[UnfinishedUpload]:
+    """Return nothing: an unfinished file is a hidden file."""
+    return []
+
+
+def abort_upload(upload: UnfinishedUpload) -> None:
+    """Do nothing: there are none."""
 
 
 def read_object(uri: str, *, version: str | None = None) -> Content:
@@ -203,6 +236,17 @@ def check_writable(uri: str) -> None:
         probe.write_bytes(b"repot may write here\n")
         os.scandir(folder).close()
         probe.unlink()
+
+
+def _stored_object(entry: os.DirEntry[str]) -> StoredObject:
+    status = entry.stat(follow_symlinks=False)
+    return StoredObject(
+        uri=entry.path,
+        size_bytes=status.st_size,
+        written_at=status.st_mtime,
+        file_id=f"{status.st_dev}-{status.st_ino}",
+        num_names=status.st_nlink,
+    )
 
 
 @contextlib.contextmanager

@@ -30,6 +30,8 @@ from repot.storage.backend import (
     Content,
     ObjectInfo,
     OtherEntry,
+    StoredObject,
+    UnfinishedUpload,
     already_exists_error,
     conflict_error,
     new_hidden_name,
@@ -83,6 +85,46 @@ def list_objects(folder_uri: str) -> list[ObjectInfo]:
 def scan_folder(folder_uri: str) -> Iterator[ObjectInfo | OtherEntry]:
     """Yield every object below a folder, and the empty folders."""
     return scan_objects(info for info in _list(folder_uri) if info.uri != folder_prefix(folder_uri))
+
+
+def scan_stored(folder_uri: str) -> Iterator[StoredObject]:
+    """Yield every object below a folder and when it was written, hidden ones included."""
+    bucket = split_bucket(folder_uri)[0]
+    for entry in _list_entries(folder_uri):
+        if not entry["Key"].endswith("/"):
+            yield StoredObject(
+                uri=f"s3://{bucket}/{entry['Key']}",
+                size_bytes=int(entry["Size"]),
+                written_at=entry["LastModified"].timestamp(),
+            )
+
+
+def list_unfinished_uploads(folder_uri: str) -> list[UnfinishedUpload]:
+    """Return the multipart uploads to objects below a folder that were not completed."""
+    bucket, found = split_bucket(folder_uri)[0], []
+    arguments = {"Bucket": bucket, "Prefix": object_prefix(folder_uri)}
+    with convert_s3_errors("listed", folder_uri):
+        while True:
+            page = request(lambda client: client.list_multipart_uploads(**arguments))
+            found += [
+                UnfinishedUpload(
+                    uri=f"s3://{bucket}/{entry['Key']}",
+                    upload_id=entry["UploadId"],
+                    started_at=entry["Initiated"].timestamp(),
+                )
+                for entry in page.get("Uploads", [])
+            ]
+            if not page.get("IsTruncated"):
+                return found
+            arguments["KeyMarker"] = page["NextKeyMarker"]
+            arguments["UploadIdMarker"] = page["NextUploadIdMarker"]
+
+
+def abort_upload(upload: UnfinishedUpload) -> None:
+    """Delete the parts of an unfinished upload, if they still exist."""
+    arguments = {**bucket_and_key(upload.uri), "UploadId": upload.upload_id}
+    with contextlib.suppress(NotFoundError), convert_s3_errors("deleted", upload.uri):
+        request(lambda client: client.abort_multipart_upload(**arguments))
 
 
 def read_object(uri: str, *, version: str | None = None) -> Content:
@@ -180,13 +222,18 @@ def check_writable(uri: str) -> None:
 def _list(folder_uri: str) -> Iterator[ObjectInfo]:
     """Yield every object below a folder."""
     bucket = split_bucket(folder_uri)[0]
-    arguments = {"Bucket": bucket, "Prefix": object_prefix(folder_uri)}
+    for entry in _list_entries(folder_uri):
+        yield to_object_info(f"s3://{bucket}/{entry['Key']}", entry)
+
+
+def _list_entries(folder_uri: str) -> Iterator[Response]:
+    """Yield what the service lists of every object below a folder."""
+    arguments = {"Bucket": split_bucket(folder_uri)[0], "Prefix": object_prefix(folder_uri)}
     with convert_s3_errors("listed", folder_uri):
         arguments["Prefix"].encode()
         while True:
             page = request(lambda client: client.list_objects_v2(**arguments))
-            for entry in page.get("Contents", []):
-                yield to_object_info(f"s3://{bucket}/{entry['Key']}", entry)
+            yield from page.get("Contents", [])
             if not page.get("IsTruncated"):
                 return
             arguments["ContinuationToken"] = page["NextContinuationToken"]
