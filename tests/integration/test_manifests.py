@@ -1,6 +1,7 @@
 """Every overlay builds valid objects that are consistent with the pipeline and the README."""
 
 import functools
+import ipaddress
 import re
 import subprocess
 import sys
@@ -322,6 +323,10 @@ def test_worker_has_no_permissions_and_no_token(overlay: str) -> None:
     )
 
 
+def is_in(peer: dict[str, str], cidr: str) -> bool:
+    return "ip" in peer and ipaddress.ip_address(peer["ip"]) in ipaddress.ip_network(cidr)
+
+
 def allows(rules: list[KubernetesObject], side: str, peer: dict[str, str], port: int) -> bool:
     """Return whether a NetworkPolicy's rules allow TCP between its pods and a peer.
 
@@ -334,8 +339,13 @@ def allows(rules: list[KubernetesObject], side: str, peer: dict[str, str], port:
 
     def selects(each: KubernetesObject) -> bool:
         if "ipBlock" in each:
-            return bool(each["ipBlock"]["cidr"] == f"{peer.get('ip')}/32")
+            block = each["ipBlock"]
+            return is_in(peer, block["cidr"]) and not any(
+                is_in(peer, cidr) for cidr in block.get("except", ())
+            )
         if "namespaceSelector" in each:
+            if not each["namespaceSelector"]:
+                return "namespace" in peer
             expected = {"kubernetes.io/metadata.name": peer.get("namespace")}
             return bool(each["namespaceSelector"]["matchLabels"] == expected)
         return bool(each["podSelector"]["matchLabels"].items() <= peer.items())
@@ -350,6 +360,11 @@ def allows(rules: list[KubernetesObject], side: str, peer: dict[str, str], port:
 OTHER_POD = {"app.kubernetes.io/part-of": "repot", "app.kubernetes.io/component": "schedule"}
 KFP = {"namespace": "kubeflow"}
 INTERNET = {"ip": "192.0.2.1"}
+OTHER_NAMESPACE = {"namespace": "mlflow"}
+METADATA_SERVERS = [
+    *("169.254.169.254", "fd00:ec2::254"),  # Amazon; Google and Azure share the first
+    *("169.254.170.2", "168.63.129.16"),  # tasks of Amazon, agents of Azure
+]
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -373,8 +388,6 @@ def test_workers_reach_only_workers_and_storage(overlay: str) -> None:
     assert policy["policyTypes"] == ["Egress"]
     assert allows(egress, "to", WORKER_LABELS, WORKER_PORT)
     assert allows(egress, "to", INTERNET, 443)
-    assert allows(egress, "to", {"ip": "169.254.169.252"}, 988)
-    assert allows(egress, "to", {"ip": "169.254.169.254"}, 80)
     for peer, port in [(INTERNET, 80), (INTERNET, 6443), (KFP, 8887), (TASK_LABELS, WORKER_PORT)]:
         assert not allows(egress, "to", peer, port)
 
@@ -387,10 +400,41 @@ def test_tasks_reach_storage_kfp_and_the_kubernetes_api(overlay: str) -> None:
     assert policy["podSelector"] == {"matchLabels": TASK_LABELS}
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     assert policy["ingress"] == []
-    for peer, port in [(INTERNET, 443), (INTERNET, 6443), (KFP, 8887), (KFP, 8333)]:
+    allowed = [(INTERNET, 443), (INTERNET, 80), (INTERNET, 6443), (KFP, 8887), (KFP, 8333)]
+    for peer, port in [*allowed, (OTHER_NAMESPACE, 80), ({"ip": "2001:db8::1"}, 80)]:
         assert allows(egress, "to", peer, port)
     for peer, port in [(INTERNET, 22), (INTERNET, 5432), (WORKER_LABELS, WORKER_PORT)]:
         assert not allows(egress, "to", peer, port)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_reach_no_metadata_server_but_that_of_gke(overlay: str) -> None:
+    policies = objects(overlay, "NetworkPolicy")
+    gke = policies.pop("repot-gke-metadata", None)
+
+    for name, policy in policies.items():
+        egress = policy["spec"].get("egress", [])
+        for address in METADATA_SERVERS:
+            for port in (80, 988):
+                assert not allows(egress, "to", {"ip": address}, port), (name, address)
+    assert (gke is not None) == overlay.startswith("gke")
+    if gke is not None:
+        selector = gke["spec"]["podSelector"]
+        (component,) = selector["matchExpressions"]
+        for labels in (WORKER_LABELS, TASK_LABELS):
+            assert selector["matchLabels"].items() <= labels.items()
+            assert labels[component["key"]] in component["values"]
+        assert OTHER_POD[component["key"]] not in component["values"]
+        assert allows(gke["spec"]["egress"], "to", {"ip": "169.254.169.252"}, 988)
+        assert allows(gke["spec"]["egress"], "to", {"ip": "169.254.169.254"}, 80)
+        assert not allows(gke["spec"]["egress"], "to", INTERNET, 80)
+
+
+@pytest.mark.parametrize("overlay", SCHEDULED)
+def test_submitter_may_only_submit_and_list(overlay: str) -> None:
+    verbs = {verb for _, verb, _ in account_permissions(overlay, "repot-submitter")}
+
+    assert verbs == {"create", "get", "list"}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -680,6 +724,6 @@ def test_readme_names_only_existing_paths_and_objects() -> None:
         path for path in paths if not (MANIFESTS / path.removeprefix("manifests/")).exists()
     ] == []
     accounts = re.findall(r"\*\*\w+ `(repot-[\w-]+|kfp-launcher)`", readme)
-    assert len(accounts) == 15
+    assert len(accounts) == 16
     # The README says that this Secret is never created by an overlay.
     assert set(accounts) <= existing | {INTEGRATIONS_SECRET}
