@@ -35,8 +35,12 @@ def csv_line(cells: Iterable[str | float | None], *, escape_formulas: bool = Tru
 
 
 def csv_text(rows: Iterable[Sequence[str | float | None]]) -> str:
-    """Return rows as the text of a file, each followed by a newline."""
-    return "".join(f"{csv_line(row)}\n" for row in rows)
+    """Return rows as the text of a file, each followed by a newline.
+
+    A name of a file that is not UTF-8 has escapes for its other bytes.
+    """
+    text = "".join(f"{csv_line(row)}\n" for row in rows)
+    return text.encode(errors="backslashreplace").decode()
 
 
 def read_csv(text: str) -> Iterator[list[str]]:

@@ -48,6 +48,12 @@ def test_every_text_reads_back_unchanged(text: str) -> None:
     assert list(read_csv(csv_text(rows))) == rows
 
 
+def test_name_that_is_not_utf8_can_be_stored() -> None:
+    text = csv_text([["a/\udcff\u82b1.jpg", "x"]])
+
+    assert text.encode().decode() == "a/\\udcff\u82b1.jpg,x\n"
+
+
 @pytest.mark.parametrize("text", FORMULAS)
 def test_no_cell_is_a_formula_for_a_spreadsheet(text: str) -> None:
     (row,) = csv.reader(io.StringIO(csv_line([text]), newline=""))

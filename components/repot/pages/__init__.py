@@ -18,7 +18,10 @@ _BREAK = re.compile(r"(?<=[_/:;@=+-])(?=[^\s_/.,:;@=+-])|(?<=[.,])(?=[^\W\d_])")
 
 @functools.cache
 def environment(package: str = __name__) -> jinja2.Environment:
-    """Return the templates of a package and of this one; values are escaped in HTML only."""
+    """Return the templates of a package and of this one; values are escaped in HTML only.
+
+    Every value is shown as text: names of files may have bytes that are none, see `_to_text`.
+    """
     folders = [importlib.resources.files(name) for name in (package, __name__)]
 
     def load(name: str) -> str | None:
@@ -29,6 +32,7 @@ def environment(package: str = __name__) -> jinja2.Environment:
         loader=jinja2.FunctionLoader(load),
         autoescape=jinja2.select_autoescape(["html.j2"], default=False),
         undefined=jinja2.StrictUndefined,
+        finalize=_to_text,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -41,6 +45,7 @@ def environment(package: str = __name__) -> jinja2.Environment:
         p_value=p_value,
         plural=plural,
         name=name,
+        printable=printable,
     )
     return env
 
@@ -82,3 +87,14 @@ def command(text: str) -> str:
 def plural(value: int, noun: str) -> str:
     """Return a count with its noun: "1 picture", "1,200 pictures"."""
     return f"{value:,} {noun}{'' if value == 1 else 's'}"
+
+
+def _to_text(value: object) -> object:
+    """Return a value with escapes for lone surrogates, which no file in UTF-8 can have.
+
+    Python has them for the bytes of a name that is not UTF-8.
+    """
+    if not isinstance(value, str) or value.isascii():
+        return value
+    text = value.encode(errors="backslashreplace").decode()
+    return markupsafe.Markup(text) if isinstance(value, markupsafe.Markup) else text  # noqa: S704

@@ -242,7 +242,7 @@ def _with_num_shards(
         else:
             chosen = sharding.choose_num_shards(num_pictures, settings.num_threads)
         num_shards = requested or chosen
-        if num_shards > num_pictures:
+        if num_shards > num_pictures > 0:  # a split without pictures has a message of its own
             _log.warning(
                 "%s: %d shards for %d pictures, some will be empty", split, num_shards, num_pictures
             )

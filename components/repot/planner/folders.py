@@ -21,6 +21,7 @@ from repot.manifest import Rejection, Split
 from repot.picture_result import EXEMPT_REASONS
 from repot.planner.file_table import FileTable, TextColumn
 from repot.planner.inputs.inventory import Inventory, PictureTable
+from repot.planner.inputs.problems import SPLIT_NAMES
 
 _LAYOUT_ADVICE = (
     "Arrange them as PICTURES/<label>/<picture>, or as PICTURES/train/<label>/<picture> and "
@@ -35,7 +36,7 @@ NESTED_ADVICE = (
 _UNUSED_REASONS = ("system_file", "not_a_file")
 _VALIDATION_FOLDERS = ("validation", "val", "valid")
 _TEST_FOLDER = "test"
-_SPLIT_LIKE_NAMES = frozenset({"train", "training", *_VALIDATION_FOLDERS, "test", "testing", "dev"})
+_SPLIT_LIKE_NAMES = frozenset(name for name, split in SPLIT_NAMES.items() if split)
 PICTURE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
     | {".avif", ".heic", ".heif"}
@@ -106,14 +107,25 @@ def assign_labels(
     )
 
 
-def find_layout_problems(inventory: Inventory, *, max_rejected_fraction: float = 1.0) -> list[str]:
+def find_layout_problems(
+    inventory: Inventory, *, max_rejected_fraction: float = 1.0, has_labels_file: bool = False
+) -> list[str]:
     """Return one error message per problem with the folder layout.
 
     Args:
         inventory: Every file found.
         max_rejected_fraction: Largest fraction of files that may be rejected, in [0, 1].
+        has_labels_file: Whether a labels file states that the labels are meant.
     """
     problems = []
+    labels = sorted(inventory.labels) if inventory.has_folders and not has_labels_file else []
+    if labels and all(label.lower() in _SPLIT_LIKE_NAMES for label in labels):
+        problems.append(
+            f"Label folders must not all be named like splits; got {join_names(map(repr, labels))}."
+            " If they are splits, they must contain label folders, or a file states the labels: "
+            "give that file, a manifest, instead of the folder. If they are labels, list them in a "
+            "labels file (--labels-file, setting labels_file_uri)."
+        )
     outside = [
         rejection.path
         for rejection in inventory.rejected

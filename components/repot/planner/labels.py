@@ -7,13 +7,17 @@ the planner can report all of them at once.
 
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from itertools import filterfalse
 
 from repot import storage
 from repot.errors import UsageError, join_names
+from repot.manifest import Rejection
 from repot.planner.folders import NESTED_ADVICE
 from repot.planner.inputs.inventory import Inventory
 
+MAX_LABEL_LENGTH = 1000
+"""Most characters of a label; what is longer is probably another column of a manifest."""
 MAX_LABELS_FILE_BYTES = 16 << 20
 """Limit of a labels file: a hundred thousand labels of ordinary length have 2 MiB."""
 
@@ -95,22 +99,34 @@ def find_labels_file_problems(
 
 def find_label_name_problems(labels: Collection[str]) -> list[str]:
     """Check that each folder name is a valid label, which must be one line of labels.txt."""
-    invalid = sorted(label for label in labels if not _fits_on_line(label))
-    if not invalid:
-        return []
-    return [
-        (
+    problems = []
+    if long := sorted(label for label in labels if len(label) > MAX_LABEL_LENGTH):
+        problems.append(
+            f"A label name must have at most {MAX_LABEL_LENGTH} characters; got "
+            f"{join_names((f'{label[:40]!r}... with {len(label):,}' for label in long), 3)}. "
+            "Rename these labels."
+        )
+    if invalid := sorted(set(filterfalse(_fits_on_line, labels)).difference(long)):
+        problems.append(
             "A label name must be UTF-8 text without control characters and without leading or "
             f"trailing spaces; got {join_names(repr(label) for label in invalid)}. "
             "Rename these labels."
         )
-    ]
+    return problems
 
 
 def find_label_count_problems(
-    labels: Collection[str], empty_label_folders: Collection[str]
+    labels: Collection[str],
+    empty_label_folders: Collection[str],
+    rejected: Iterable[Rejection] = (),
 ) -> list[str]:
-    """Check that there are at least two labels, those of empty folders not counted."""
+    """Check that there are at least two labels, those of empty folders not counted.
+
+    Args:
+        labels: The labels.
+        empty_label_folders: Paths of label folders without a file that could be a picture.
+        rejected: The files that have no label, or another one.
+    """
     if len(labels) >= 2:
         return []
     got = ", ".join(map(repr, labels)) or "none"
@@ -119,9 +135,11 @@ def find_label_count_problems(
         if empty_label_folders
         else ""
     )
+    others = [item.path for item in rejected if item.reason == "outside_labels"]
+    outside = f" In no label folder: {join_names(map(repr, others), 3)}." if others else ""
     return [
         (
-            f"There must be at least two labels; got {got}.{empty} "
+            f"There must be at least two labels; got {got}.{empty}{outside} "
             "Give pictures of at least two labels, such as the folder that contains one folder per "
             "label."
         )

@@ -193,10 +193,16 @@ def plan_dataset(
     raise_problems(
         usage=labels_file_problems,
         data=[
-            *find_layout_problems(inventory, max_rejected_fraction=max_rejected_fraction),
+            *find_layout_problems(
+                inventory,
+                max_rejected_fraction=max_rejected_fraction,
+                has_labels_file=bool(lines),
+            ),
             *find_label_name_problems(inventory.labels),
             *find_label_count_problems(
-                {*labels, *inventory.folders_without_files}, inventory.empty_label_folders
+                {*labels, *inventory.folders_without_files},
+                inventory.empty_label_folders,
+                inventory.rejected,
             ),
             *find_picture_count_problems(inventory, inventory.labels),
         ],

@@ -155,6 +155,25 @@ def test_train_and_test_folders_with_pictures_are_labels(paths: tuple[str, ...])
     assert inventory.labels == {path.partition("/")[0] for path in paths}
 
 
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (("train/1.jpg", "test/2.jpg", "train.csv"), "'test', 'train'"),
+        (("Train/1.jpg", "Valid/2.jpg"), "'Train', 'Valid'"),
+        (("train/1.jpg", "bus/2.jpg"), ""),
+    ],
+)
+def test_labels_that_are_all_named_like_splits_are_a_problem(
+    paths: tuple[str, ...], names: str
+) -> None:
+    inventory = _assign_labels(*paths)
+    problems = find_layout_problems(inventory)
+    assert len(problems) == bool(names)
+    for problem in problems:
+        assert f"must not all be named like splits; got {names}." in problem
+    assert find_layout_problems(inventory, has_labels_file=True) == []
+
+
 @pytest.mark.parametrize("folder", ["val", "valid"])
 def test_short_names_of_the_validation_folder_are_accepted(folder: str) -> None:
     inventory = _assign_labels("train/a/1.jpg", f"{folder}/a/2.jpg")

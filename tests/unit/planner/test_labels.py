@@ -125,7 +125,15 @@ def test_label_name_that_does_not_fit_on_a_line_is_a_problem(label: str) -> None
 
 
 def test_other_label_names_are_valid() -> None:
-    assert find_label_name_problems({"a b", "0", "花", "x" * 300, "-"}) == []
+    assert find_label_name_problems({"a b", "0", "花", "x" * 1000, "-", "a/b", '"', "🐱"}) == []
+
+
+def test_label_that_is_a_whole_text_is_a_problem() -> None:
+    (problem,) = find_label_name_problems({"a", "x" * 1001})
+    assert problem == (
+        f"A label name must have at most 1000 characters; got '{'x' * 40}'... with 1,001. "
+        "Rename these labels."
+    )
 
 
 @pytest.mark.parametrize(("names", "got"), [([], "got none"), (["a"], "got 'a'")])

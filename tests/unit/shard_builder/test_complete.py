@@ -1,7 +1,10 @@
 import hashlib
+import json
+import os
 import shutil
 from pathlib import Path
 
+import markupsafe
 import pytest
 
 from repot import storage
@@ -10,7 +13,7 @@ from repot.dataset_plan import Share
 from repot.errors import DataError, UsageError
 from repot.manifest import Manifest
 from repot.planner.listing import PictureRoots
-from repot.planner.plan import PlannedDataset
+from repot.planner.plan import PlannedDataset, plan_dataset
 from repot.settings import DatasetSettings
 from repot.shard_builder import complete
 from repot.shard_builder.build import build_shards
@@ -339,6 +342,31 @@ def test_copies_of_training_pictures_are_not_scored(
         ),
     ):
         assert f"build shards: warning: {warning}" in notices
+
+
+def test_odd_labels_and_names_of_files_are_in_every_file_of_the_dataset(
+    pictures: Path, tmp_path: Path
+) -> None:
+    labels = ["a/b", 'quote " and , comma', "=SUM(A1)", "\U0001f431", "o'clock"]
+    rows = []
+    for number, path in enumerate(sorted(pictures.glob("*/*"))):
+        name = os.fsencode(f"{number} ") + b"\xff.jpg"  # no UTF-8
+        os.rename(path, os.path.join(os.fsencode(tmp_path), name))  # noqa: PTH104, PTH118
+        rows.append({"path": os.fsdecode(name), "label": labels[number % len(labels)]})
+    manifest_path = tmp_path / "m.jsonl"
+    manifest_path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    planned = plan_dataset(
+        PictureRoots(pictures_uri=str(manifest_path)),
+        dataset_folder=lambda _: f"{tmp_path}/data",
+        listings_uri=None,
+        settings=DatasetSettings(),
+    )
+    manifest = complete_dataset(planned.dataset_uri, limits=NO_REJECTED)
+    assert manifest.num_accepted == len(rows)
+    assert (tmp_path / "data" / "labels.txt").read_text().splitlines() == sorted(labels)
+    page = (tmp_path / "data" / "data.html").read_text()
+    assert r"29 \udcff.jpg" in page
+    assert all(str(markupsafe.escape(label))[:4] in page for label in labels)
 
 
 def test_split_by_content_leaves_no_copy_of_a_training_picture(

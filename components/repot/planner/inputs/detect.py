@@ -27,6 +27,7 @@ HEAD_BYTES = 1 << 16
 """Bytes of a text file from which its format is detected."""
 # Files at the top of a folder whose content is looked at, at most.
 _MAX_PROBES = 8
+_PARQUET = b"PAR1"
 _WORD = re.compile(r"[a-z]+")
 _WHAT_IT_MAY_BE = (
     "PICTURES must be a folder of label folders, a zip or tar file of one, a manifest (CSV or JSON "
@@ -52,14 +53,25 @@ def detect_manifest(head: bytes, uri: str) -> ManifestFormat:
     Raises:
         UsageError: It is none that is known.
     """
-    if not head:
+    if not head.strip(b"\0"):
         raise UsageError(f"{_WHAT_IT_MAY_BE}; {uri} is an empty file. Check the name.")
+    if head.startswith(_PARQUET):
+        raise UsageError(
+            f"{_WHAT_IT_MAY_BE}; {uri} is a Parquet file. Export its pictures, or write its rows "
+            "as CSV."
+        )
     named = file_formats.name_format(head)
     if named or head.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM")):
         found = named[0] if named else "a single picture"
         raise UsageError(f"{_WHAT_IT_MAY_BE}; {uri} is {found}. Give one of those.")
     text = decode_text(head, uri, is_head=True)
     found_format = manifest_format(text)
+    if found_format is None and text.lstrip().startswith(("{", "[")):
+        raise UsageError(
+            f"A manifest in JSON must be JSON Lines, one object per line with path or uri and "
+            f"label; {uri} is {describe_head(head)}. Write each picture as a line of its own, such "
+            'as {"path": "1.jpg", "label": "cat"}.'
+        )
     if found_format is None:
         raise UsageError(
             f"{_WHAT_IT_MAY_BE}; {uri} is {describe_head(head)}. A CSV file must begin with the "
@@ -119,15 +131,17 @@ def find_split_manifests(
 ) -> dict[Split, tuple[FoundFile, ManifestFormat]]:
     """Return the manifests that are named after splits, such as train.lst and test.lst.
 
-    Label folders come first: beside several of them, there are none.
+    Label folders come first: beside several of them, there are none. A folder that is named like a
+    split and directly contains pictures is no label folder here.
 
     Raises:
         UsageError: There is a manifest at the top, but it is not named after a split.
     """
     label_folders: set[str] = set()
     for path in files.paths:
-        if "/" in path and has_picture_name(path):
-            label_folders.add(path.partition("/")[0])
+        folder = path.rpartition("/")[0]
+        if folder and folder.lower() not in SPLIT_NAMES and has_picture_name(path):
+            label_folders.add(folder.partition("/")[0])
         if len(label_folders) > 1:
             return {}
     found = [

@@ -35,7 +35,7 @@ _MAX_VALUES = 1000
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 # Azure's names of a file in a datastore. What follows is its path in there.
 _DATASTORE = re.compile(r"azureml://.*?/paths/|AmlDatastore://", re.IGNORECASE)
-_WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]")
+_WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 FoundContent = tuple[str, FilePart | None]
 """What a picture is read from: a file, or a part of it."""

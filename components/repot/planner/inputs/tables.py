@@ -26,7 +26,7 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _GZIP = b"\x1f\x8b"
-_DELIMITERS = ",;\t"
+_DELIMITERS = ",;\t|"
 # csv's own limit is 128 KiB; a text in a foreign manifest may be longer.
 _MAX_CELL = 1 << 24
 

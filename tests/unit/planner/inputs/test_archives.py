@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from repot import storage
-from repot.errors import UsageError
+from repot.errors import DataError, UsageError
 from repot.file_parts import read_part
 from repot.planner import checksums
 from repot.planner.inputs import archives, stored_file
 from repot.planner.inputs.inventory import Inventory
 from repot.planner.inputs.read import ReadOptions, read_inventory
 from repot.planner.listing import PictureRoots
+from repot.planner.plan import plan_dataset
+from repot.settings import DatasetSettings
 from tests.unit.conftest import make_jpeg
 
 FILES = {f"{label}/{number}.jpg": make_jpeg(10 * number) for label in "ab" for number in (1, 2)}
@@ -152,6 +154,17 @@ def test_file_that_was_added_again_replaces_the_earlier_one(kind: str, tmp_path:
     inventory = _inventory(path)
     assert len(inventory.candidates) == len(FILES)
     assert _contents(inventory) == {**FILES, "a/1.jpg": b"again"}
+
+
+def test_archive_without_label_folders_tells_what_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_bytes(_zip({"in.zip": _zip(FILES)}))
+    with pytest.raises(DataError, match=r"got none\. In no label folder: 'in\.zip'\. Give"):
+        plan_dataset(
+            PictureRoots(pictures_uri=f"{tmp_path}/x.zip"),
+            dataset_folder=lambda _: f"{tmp_path}/data",
+            listings_uri=None,
+            settings=DatasetSettings(),
+        )
 
 
 def test_backslashes_of_windows_are_slashes(tmp_path: Path) -> None:

@@ -261,6 +261,16 @@ def test_cells_may_be_quoted_and_columns_in_any_order(folder: Path) -> None:
         assert (second.label, second.group) == ("daisy", "")
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_delimiters_and_line_ends_of_other_programs_are_read(
+    delimiter: str, line_end: str, folder: Path
+) -> None:
+    lines = ["", delimiter.join(["Path", "", "LABEL"]), f"1.jpg{delimiter}x{delimiter}a"]
+    for end in ("", line_end, 2 * line_end):
+        assert _rows(_write(folder, line_end.join(lines) + end)) == [("1.jpg", "a", "")]
+
+
 def test_boxes_are_fractions_or_pixels(folder: Path) -> None:
     header = "path,label,xmin,ymin,xmax,ymax"
     fractions = f"{header}\n1.jpg,a,0,.5,1,1\n1.jpg,a,0.25,0,0.5,1\n2.jpg,b,,,,\n"
@@ -307,6 +317,7 @@ def test_boxes_of_several_labels_need_cropping(folder: Path) -> None:
         ('1.jpg,"a', "line 3: the quoting is not valid CSV"),
         ("https://x.org/1.jpg,a", "line 3: A storage location must be a gs:// or s3:// URI"),
         (r"C:\pictures\1.jpg,a", "is on a disk of Windows; use relative paths"),
+        (r"\\server\share\1.jpg,a", "is on a disk of Windows; use relative paths"),
         (".,a", "line 3: there is no file {folder}"),
     ],
 )
@@ -389,6 +400,10 @@ def test_first_twenty_wrong_rows_are_named_and_the_others_counted(folder: Path) 
         (b"path,label\n\xe9.jpg,a\n", "must be UTF-8 or UTF-16 text; byte 11 is not"),
         ("path,label\n1.jpg,a\n".encode("utf-16-le"), "it contains NUL characters"),
         (b'{"picture": "1.jpg"}', "is a file whose first line is"),
+        (b'[{"path": "1.jpg", "label": "a"}]', "must be JSON Lines, one object per line"),
+        (b'{\n "images": []\n}', "must be JSON Lines, one object per line"),
+        (b"PAR1\x15\0", "is a Parquet file. Export its pictures, or write its rows as CSV"),
+        (bytes(10240), "is an empty file"),  # what tar writes for no files
     ],
 )
 def test_unknown_content_is_described(data: bytes, message: str, folder: Path) -> None:
@@ -480,6 +495,20 @@ def test_picture_in_the_manifests_of_two_splits_is_named(folder: Path) -> None:
 def test_folder_with_a_manifest_is_not_the_manifest(folder: Path) -> None:
     _write(folder, "path,label\n1.jpg,a\n", "labels.csv")
     assert "contains 'labels.csv'. Give the manifest instead of the folder" in _problem(folder)
+
+
+def test_manifests_beside_folders_of_splits_state_the_labels(folder: Path) -> None:
+    for split in ("train", "test"):
+        (folder / split).mkdir()
+        for number in (1, 2):
+            (folder / split / f"{number}.jpg").write_bytes(f"{split} {number}".encode())
+        _write(folder, f"path,label\n{split}/1.jpg,a\n{split}/2.jpg,b\n", f"{split}.csv")
+    assert sorted(_rows(folder)) == [
+        ("1.jpg", "a", "test"),
+        ("1.jpg", "a", "train"),
+        ("2.jpg", "b", "test"),
+        ("2.jpg", "b", "train"),
+    ]
 
 
 def test_manifest_beside_label_folders_is_left_out(folder: Path) -> None:
