@@ -84,43 +84,40 @@ CENTRAL = PictureView("central")
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Column:
-    """One view of all pictures of a split, while its table is filled.
+    """One view of all pictures of a split, while its features are computed.
 
     Attributes:
         view: The view.
         store: Its store.
-        table: float32 [num_examples, features].
-        is_filled: bool [num_examples]: which rows of the table have their features.
-        unsaved: Rows that were computed and are in no part yet.
+        table: float32 [num_examples, features]; None for a worker that only stores its share.
+        is_filled: bool [num_examples]: which rows were computed, or are in the table.
+        unsaved_rows: Rows that were computed and are in no part yet.
+        unsaved: Their features, float32 [n, features] each.
     """
 
     view: PictureView
     store: VectorStore
-    table: npt.NDArray[np.float32]
+    table: npt.NDArray[np.float32] | None
     is_filled: npt.NDArray[np.bool_]
-    unsaved: list[int]
+    unsaved_rows: list[int] = field(default_factory=list)
+    unsaved: list[npt.NDArray[np.float32]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _SplitTables:
-    """The tables of one split, while they are filled.
+class _SplitColumns:
+    """The columns of one split, while their features are computed.
 
     Attributes:
-        split: Name of the split.
+        name: Name of the split.
         contents: What its examples are.
         columns: The views.
         digests: S32 [num_examples], SHA-256 of the examples; b"" while only the key is known.
     """
 
-    split: str
+    name: str
     contents: Contents
     columns: tuple[_Column, ...]
     digests: Digests
-
-    @property
-    def is_filled(self) -> bool:
-        """Whether all features are in the tables."""
-        return all(column.is_filled.all() for column in self.columns)
 
 
 @dataclass(slots=True)
@@ -217,22 +214,23 @@ class FeatureReader:
             TrainingError: The local disk has no room for the table.
             ValueError: The backbone has been trained; its features are not the checkpoint's.
         """
-        tables = self._compute_share(split, views)
+        contents = self._contents(split)
+        num_features = self._extractor.output.shape[-1]
+        tables = [_new_table(len(contents.digests), num_features, self._scratch) for _ in views]
+        found = self._compute_share(split, views, tables)
         while True:
-            for column in tables.columns:
+            for column, table in zip(found.columns, tables, strict=True):
                 column.store.refresh()
-                column.store.fill(tables.contents.digests, column.table, column.is_filled)
-                column.store.find_digests(tables.contents.digests, tables.digests)
-            if tables.is_filled:
+                column.store.fill(contents.digests, table, column.is_filled)
+                column.store.find_digests(contents.digests, found.digests)
+            if all(column.is_filled.all() for column in found.columns):
                 break
             # A part is damaged, or another worker could not store its own.
-            self._compute_missing(tables, slice(0, len(tables.digests)))
-        _copy_to_equal_examples(tables.digests, tables.digests != b"", tables.contents.digests)
+            self._compute_missing(found, slice(0, len(found.digests)))
+        _copy_to_equal_examples(found.digests, found.digests != b"", contents.digests)
         return [
-            FeatureTable(
-                features=column.table, labels=tables.contents.class_ids, digests=tables.digests
-            )
-            for column in tables.columns
+            FeatureTable(features=table, labels=contents.class_ids, digests=found.digests)
+            for table in tables
         ]
 
     def compute(self, split: str, views: Sequence[PictureView] = (CENTRAL,)) -> None:
@@ -241,31 +239,49 @@ class FeatureReader:
         Raises:
             StoppedError, TrainingError, ValueError: As `read`.
         """
-        self._compute_share(split, views)
+        self._compute_share(split, views, [None] * len(views))
 
-    def _compute_share(self, split: str, views: Sequence[PictureView]) -> _SplitTables:
-        """Compute this worker's share of what is missing, and wait for the other workers."""
+    def _compute_share(
+        self,
+        split: str,
+        views: Sequence[PictureView],
+        tables: Sequence[npt.NDArray[np.float32] | None],
+    ) -> _SplitColumns:
+        """Compute this worker's share of what is missing, and wait for the other workers.
+
+        Args:
+            split: Name of the split.
+            views: The views.
+            tables: A table for each view, see `_Column`.
+        """
         if _weights_checksum(self._extractor) != self._weights_checksum:
             raise ValueError("Features must be read before the backbone is trained.")
         contents = self._contents(split)
         number = len(contents.digests)
-        tables = _SplitTables(
-            split=split,
+        columns = _SplitColumns(
+            name=split,
             contents=contents,
-            columns=tuple(self._start_column(view, number) for view in views),
+            columns=tuple(
+                _Column(
+                    view=view,
+                    store=self._open_store(view),
+                    table=table,
+                    is_filled=np.zeros(number, np.bool_),
+                )
+                for view, table in zip(views, tables, strict=True)
+            ),
             digests=np.zeros(number, "S32"),
         )
         try:
-            self._compute_missing(tables, worker_share(self._strategy, number))
+            self._compute_missing(columns, worker_share(self._strategy, number))
         except StoppedError:
             any_worker(self._strategy, is_true=True)
             raise
         if any_worker(self._strategy, is_true=False):
             raise _stopped()
-        return tables
+        return columns
 
-    def _start_column(self, view: PictureView, num_examples: int) -> _Column:
-        num_features = self._extractor.output.shape[-1]
+    def _open_store(self, view: PictureView) -> VectorStore:
         key = FeatureKey(
             checkpoint_id=self._checkpoint_id,
             backbone=self._backbone,
@@ -274,19 +290,14 @@ class FeatureReader:
             mirrored=view.mirrored,
             dtype=self._extractor.compute_dtype,
         )
-        column = _Column(
-            view=view,
-            store=VectorStore(
-                storage.join(self._features_uri, key.folder_name), num_columns=num_features
-            ),
-            table=_new_table(num_examples, num_features, self._scratch),
-            is_filled=np.zeros(num_examples, np.bool_),
-            unsaved=[],
+        store = VectorStore(
+            storage.join(self._features_uri, key.folder_name),
+            num_columns=self._extractor.output.shape[-1],
         )
-        column.store.refresh()
-        return column
+        store.refresh()
+        return store
 
-    def _compute_missing(self, tables: _SplitTables, rows: slice) -> None:
+    def _compute_missing(self, split: _SplitColumns, rows: slice) -> None:
         """Compute and store the features of some rows that are neither here nor stored.
 
         Stored features are left for `VectorStore.fill`.
@@ -295,68 +306,70 @@ class FeatureReader:
             StoppedError: The training was asked to stop; what was computed is stored.
             CorruptShardError: An example is not what the dataset states.
         """
-        is_missing = self._find_missing(tables, rows)  # bool [columns, num_examples]
+        is_missing = self._find_missing(split, rows)  # bool [columns, num_examples]
         num_rows = rows.stop - rows.start
-        part_rows = min(max(len(tables.digests) // 64, PART_ROWS[0]), PART_ROWS[1])
-        note = f"features of the {tables.split} pictures"
+        part_rows = min(max(len(split.digests) // 64, PART_ROWS[0]), PART_ROWS[1])
+        note = f"features of the {split.name} pictures"
         # An example that misses several views is in one batch, one that misses others in another.
         num_done = num_rows - int(is_missing.any(axis=0).sum())
         progress.report("train", num_done, num_rows, unit="pictures", note=note)
         try:
-            batches = self._missing_batches(tables, is_missing)
+            batches = self._missing_batches(split, is_missing)
             for batch, pictures in _one_ahead(self._decode_batch, batches):
                 if self._should_stop():
                     raise _stopped()
                 for column in batch.columns:
                     vectors = self._infer(pictures[column.view.view], column.view.mirrored)
-                    column.table[batch.rows] = vectors.numpy()[: len(batch.rows)]
+                    vectors = vectors.numpy()[: len(batch.rows)]
+                    if column.table is not None:
+                        column.table[batch.rows] = vectors
                     column.is_filled[batch.rows] = True
-                    column.unsaved.extend(batch.rows)
-                    if len(column.unsaved) >= part_rows:
-                        self._save_part(column, tables.digests)
+                    column.unsaved_rows.extend(batch.rows)
+                    column.unsaved.append(vectors)
+                    if len(column.unsaved_rows) >= part_rows:
+                        self._save_part(column, split.digests)
                 num_done += len(batch.rows)
                 progress.report("train", num_done, num_rows, unit="pictures", note=note)
         finally:
-            for column in tables.columns:
-                self._save_part(column, tables.digests)
-        for column in tables.columns:
-            _copy_to_equal_examples(column.table, column.is_filled, tables.contents.digests)
+            for column in split.columns:
+                self._save_part(column, split.digests)
+        for column in split.columns:
+            if column.table is not None:
+                _copy_to_equal_examples(column.table, column.is_filled, split.contents.digests)
 
-    def _find_missing(self, tables: _SplitTables, rows: slice) -> npt.NDArray[np.bool_]:
+    def _find_missing(self, split: _SplitColumns, rows: slice) -> npt.NDArray[np.bool_]:
         """Return which of some rows have to be computed for each column: the first of equal ones.
 
         Returns:
             bool [columns, num_examples].
         """
-        keys = tables.contents.digests
-        is_missing = np.zeros([len(tables.columns), len(keys)], np.bool_)
+        keys = split.contents.digests
+        is_missing = np.zeros([len(split.columns), len(keys)], np.bool_)
         _, first = np.unique(keys, return_index=True)
         first = first[(first >= rows.start) & (first < rows.stop)]
-        for missing, column in zip(is_missing, tables.columns, strict=True):
+        for missing, column in zip(is_missing, split.columns, strict=True):
             missing[first] = ~column.is_filled[first]
             missing[first[equal_pairs(column.store.stored_keys(), keys[first])[1]]] = False
         return is_missing
 
     def _missing_batches(
-        self, tables: _SplitTables, is_missing: npt.NDArray[np.bool_]
+        self, split: _SplitColumns, is_missing: npt.NDArray[np.bool_]
     ) -> Iterator[_Batch]:
         """Read the examples to compute; yield them grouped by the columns that miss them."""
         waiting: dict[bytes, _Batch] = {}
         numbers = np.flatnonzero(is_missing.any(axis=0))
-        examples = self._pictures[tables.split].examples.read(numbers).batch(_READ_EXAMPLES)
+        examples = self._pictures[split.name].examples.read(numbers).batch(_READ_EXAMPLES)
         first = 0
         for chunk in examples.as_numpy_iterator():
             rows = numbers[first : first + len(chunk["label"])]
             first += len(rows)
-            tables.digests[rows] = [
-                hashlib.sha256(encoded).digest() for encoded in chunk["encoded"]
-            ]
-            self._check_examples(tables, rows, chunk["label"])
+            split.digests[rows] = [hashlib.sha256(encoded).digest() for encoded in chunk["encoded"]]
+            self._check_examples(split, rows, chunk["label"])
             for row, encoded in zip(rows.tolist(), chunk["encoded"], strict=True):
                 missing = is_missing[:, row]
                 batch = waiting.setdefault(
                     missing.tobytes(),
-                    _Batch(tuple(tables.columns[k] for k in np.flatnonzero(missing))),
+                    _Batch(tuple(split.columns[k] for k in np.flatnonzero(missing))),
                 )
                 batch.rows.append(row)
                 batch.encoded.append(encoded)
@@ -364,15 +377,15 @@ class FeatureReader:
                     yield waiting.pop(missing.tobytes())
         yield from waiting.values()
 
-    def _check_examples(self, tables: _SplitTables, rows: Any, class_ids: Any) -> None:
+    def _check_examples(self, split: _SplitColumns, rows: Any, class_ids: Any) -> None:
         """Compare examples that were read with what the dataset states of them."""
-        contents = tables.contents
-        is_same = (keys_of(tables.digests[rows]) == contents.digests[rows]) & (
+        contents = split.contents
+        is_same = (keys_of(split.digests[rows]) == contents.digests[rows]) & (
             class_ids == contents.class_ids[rows]
         )
         if not is_same.all():
             raise CorruptShardError(
-                f"{DIGESTS_FOLDER}/{tables.split}.bin and {CLASSES_FOLDER}/{tables.split}.bin of a "
+                f"{DIGESTS_FOLDER}/{split.name}.bin and {CLASSES_FOLDER}/{split.name}.bin of a "
                 "dataset must state the content and the class of each example in its shards; they "
                 f"differ for example {rows[~is_same][0]}. Delete the two files and run again: they "
                 "are computed from the shards."
@@ -417,10 +430,11 @@ class FeatureReader:
         """Store the rows that are in no part yet."""
         if not column.unsaved:
             return
-        rows = np.array(column.unsaved)
+        rows, vectors = np.array(column.unsaved_rows), np.concatenate(column.unsaved)
+        column.unsaved_rows.clear()
         column.unsaved.clear()
         try:
-            column.store.add(digests[rows], column.table[rows])
+            column.store.add(digests[rows], vectors)
         except StorageError as err:
             # The store saves time; a training does not need it.
             _log.warning("the features of %d pictures are not stored: %s", len(rows), err)

@@ -301,6 +301,11 @@ def test_workers_read_and_compute_only_their_shares(
         numbers.append(which)
         return read(examples, which)
 
+    def refuse_table(*_: object) -> None:
+        raise AssertionError("A worker that only stores its share needs no table.")
+
+    new_table = features._new_table
+    monkeypatch.setattr(features, "_new_table", refuse_table)
     monkeypatch.setattr(Examples, "read", read_and_note)
     for worker in range(num_workers):
         monkeypatch.setattr(
@@ -315,6 +320,7 @@ def test_workers_read_and_compute_only_their_shares(
     assert max(map(len, numbers)) <= -(-NUM_TRAIN // num_workers)
     assert np.concatenate(numbers).tolist() == list(range(NUM_TRAIN))
     backbone.num_calls()
+    monkeypatch.setattr(features, "_new_table", new_table)
     (table,) = make_reader().read("train")
     assert backbone.num_calls() == 0
     assert_equal(table, expected)
