@@ -2,10 +2,10 @@
 
 A trial starts from the chosen head, fitted to four fifths of the training pictures: head first,
 then the whole network (Kumar et al. 2022). The rest, the selection part, chooses the epoch, and
-decides by a paired comparison whether fine-tuning is kept. Then the network is trained again, from
-the checkpoint and on all training pictures, for as many epochs. The states after the best epochs
-are averaged one by one, and with the weights before, as long as that is not worse on the selection
-part.
+decides by a paired comparison whether fine-tuning is kept; classes have the weights that the head
+was chosen with. Then the network is trained again, from the checkpoint and on all training
+pictures, for as many epochs. The states after the best epochs are averaged one by one, and with the
+weights before, as long as that is not worse on the selection part.
 
     <run>/state/auto-trial.npz          the head, the selection part, and how the head scores it
     <run>/state/auto-trial-...          states of the trial, see `repot.trainer.auto.averages`
@@ -90,6 +90,7 @@ class FineTuningDecision(JsonRecord):
         forecast: The score that is forecast for the fine-tuned network.
         calibration: What the fine-tuned network promises.
         unlike_threshold: The threshold of its score `unlike`, as a squared distance.
+        is_weighted: Whether pictures of small classes counted more.
     """
 
     is_chosen: bool
@@ -103,6 +104,7 @@ class FineTuningDecision(JsonRecord):
     forecast: ForecastRecord
     calibration: ModelCalibration
     unlike_threshold: float
+    is_weighted: bool = False
 
     @property
     def text(self) -> str:
@@ -111,6 +113,8 @@ class FineTuningDecision(JsonRecord):
             f"of {self.num_examples} pictures of the selection part, the head alone classified "
             f"{self.num_correct_before} correctly, the fine-tuned network {self.num_correct}"
         )
+        if self.is_weighted:
+            counts += "; those of small labels count more"
         if not self.is_chosen:
             return f"tried and not kept: {counts}"
         states = "the state" if len(self.epochs) == 1 else "the mean of the states"
@@ -128,12 +132,18 @@ class _Trial:
         part: bool [num_examples], the selection part.
         logits: float64 [n, N], of the selection part with the head alone.
         classes: int64 [n], its classes.
+        weights: float64 [n], the weights of its pictures.
     """
 
     head: LinearHead
     part: npt.NDArray[np.bool_]
     logits: FloatArray
     classes: IntArray
+    weights: FloatArray
+
+    def mean_loss(self, logits: FloatArray) -> float:
+        """Return the weighted mean loss of logits of the selection part, float64 [n, N]."""
+        return float(np.average(log_losses(logits, self.classes), weights=self.weights))
 
 
 def try_fine_tuning(
@@ -170,9 +180,7 @@ def try_fine_tuning(
             schedule_epochs=plan.epochs,
             selection=Selection(
                 batches=training_pictures(work, selected).scoring_batches,
-                score=lambda logits, labels: (
-                    -float(np.mean(log_losses(np.asarray(logits, np.float64)[:, 1:], labels - 1)))
-                ),
+                score=lambda logits, labels: _selection_score(work, logits, labels),
                 patience=MIN_EPOCHS,
             ),
             after_epoch=states.keep,
@@ -185,7 +193,7 @@ def try_fine_tuning(
     def loss_of(values: Values) -> float:
         assign(model, values)
         logits = scorer.score(selected, head_of(model).logits)
-        return value_of_chief(run.strategy, float(np.mean(log_losses(logits, trial.classes))))
+        return value_of_chief(run.strategy, trial.mean_loss(logits))
 
     epochs, tuned, loss = average_greedily(states.best_first(), states.read, loss_of)
     share = 1 - SHARE_OF_BEFORE
@@ -234,9 +242,7 @@ def _decide(
     """Compare the logits of the head alone and of the fine-tuned network on the selection part."""
     before, classes = trial.logits, trial.classes
     was_right, is_right = (each.argmax(axis=1) == classes for each in (before, logits))
-    is_chosen = is_better(
-        int(is_right.sum() - was_right.sum()), num_changed=int((was_right != is_right).sum())
-    )
+    is_chosen = is_better(trial.weights * (is_right.astype(np.float64) - was_right))
     num_validation = work.pictures["validation"].num_examples
     expected, low, high = forecast(
         is_right, fitted_share=1 - SELECTION_SHARE, num_scored=num_validation
@@ -269,17 +275,19 @@ def _decide(
         ),
         calibration=calibration,
         unlike_threshold=unlike_threshold,
+        is_weighted=bool(np.ptp(work.class_weights) > 0),
     )
 
 
-def is_better(gain: int, num_changed: int) -> bool:
+def is_better(gains: FloatArray) -> bool:
     """Return whether fine-tuning is better by more than one standard error.
 
     Args:
-        gain: How many more pictures of the selection part it classifies correctly.
-        num_changed: Pictures that only one of the two classifies correctly.
+        gains: float64 [n], of each picture of the selection part: its weight if only the fine-tuned
+            network classifies it correctly, minus its weight if only the head alone does, else 0.
     """
-    return gain > 0 and gain**2 > num_changed
+    gain = float(gains.sum())
+    return gain > 0 and gain**2 > float(np.sum(gains**2))
 
 
 def fine_tune(
@@ -327,7 +335,14 @@ def _start_trial(work: FineTuning, features: FeatureLoader, penalty: float) -> _
             part=stored["part"],
             logits=stored["logits"],
             classes=stored["classes"],
+            weights=work.class_weights[stored["classes"]],
         )
+
+
+def _selection_score(work: FineTuning, logits: FloatArray, labels: IntArray) -> float:
+    """Return minus the weighted mean loss of pictures, see `Selection`."""
+    losses = log_losses(np.asarray(logits, np.float64)[:, 1:], labels - 1)
+    return -float(np.average(losses, weights=work.class_weights[labels - 1]))
 
 
 def _fit_trial_head(work: FineTuning, table: TrainingFeatures, penalty: float) -> bytes:
@@ -340,6 +355,7 @@ def _fit_trial_head(work: FineTuning, table: TrainingFeatures, penalty: float) -
         table.classes[fitted],
         table.num_classes,
         penalty=penalty,
+        weights=work.class_weights[table.classes[fitted]],
     )
     buffer = io.BytesIO()
     np.savez(

@@ -146,16 +146,19 @@ def _distinct_keys(keys: Sequence[bytes], classes: IntArray) -> list[tuple[bytes
 
 
 def class_weights(classes: IntArray, num_classes: int, exponent: float) -> FloatArray:
-    """Return the weight of every example: (1 / size of its class) ^ exponent, 1 on average.
+    """Return the weight of the examples of each class: (1 / size of the class) ^ exponent.
 
     Args:
         classes: int64 [n].
         num_classes: N.
         exponent: 0 weighs all examples alike; 1 gives every class the same total weight.
+
+    Returns:
+        float64 [N]; 1 on average over the examples.
     """
     counts = np.maximum(np.bincount(classes, minlength=num_classes), 1)
-    weights: FloatArray = (1.0 / counts[classes]) ** exponent
-    return np.asarray(weights * (len(weights) / weights.sum()), np.float64)
+    weights: FloatArray = (1.0 / counts) ** exponent
+    return np.asarray(weights * (len(classes) / weights[classes].sum()), np.float64)
 
 
 @one_thread()

@@ -1,7 +1,8 @@
 """The whole network of recipe `auto`: how it is trained and scored, on all devices.
 
 Layers have learning rates of their own, the first ones lower ones; BatchNorm keeps the statistics
-of the checkpoint; labels are smoothed, and pictures may be blended (mixup).
+of the checkpoint; labels are smoothed, classes have the weights that the head was chosen with, and
+pictures may be blended (mixup).
 
 Of several workers, each reads and scores its share of the pictures. All of them get all results, so
 that they go on alike.
@@ -54,6 +55,8 @@ class FineTuning:
         augmentation: A key of `repot.recipes.AUGMENTATIONS`.
         flip: Whether pictures may be mirrored.
         mixes: Whether training pictures are blended (mixup).
+        class_weights: float64 [N], the weight of the pictures of each class; 1 on average over the
+            training pictures.
         run: The training.
     """
 
@@ -65,6 +68,7 @@ class FineTuning:
     augmentation: str
     flip: bool
     mixes: bool
+    class_weights: FloatArray
     run: TrainingRun
 
     @property
@@ -120,7 +124,7 @@ def make_phase(
         name=name,
         model=model,
         outputs=lambda inputs, training: _outputs(work, model, inputs, training),
-        loss=_loss,
+        loss=lambda outputs, labels: _loss(outputs, labels, work.class_weights),
         optimizer=lambda factor: make_optimizer(
             factor * LEARNING_RATE,
             num_steps=schedule_epochs * steps_per_epoch,
@@ -158,14 +162,23 @@ def _outputs(work: FineTuning, model: Any, inputs: Any, training: bool) -> tuple
     return model(pictures, training=False), shares
 
 
-def _loss(outputs: tuple[Any, ...], labels: Any) -> Any:
-    """Return the cross-entropy with smoothed labels, those of blended pictures blended alike."""
+def _loss(outputs: tuple[Any, ...], labels: Any, class_weights: FloatArray) -> Any:
+    """Return the weighted cross-entropy with smoothed labels: float32 [batch], in nats.
+
+    Args:
+        outputs: Those of `_outputs`; labels of blended pictures are blended like them.
+        labels: int64 [batch], class ids.
+        class_weights: See `FineTuning`.
+    """
     logits = outputs[0][:, 1:]
-    targets = tf.one_hot(labels - 1, logits.shape[-1])
+    classes = tf.maximum(labels - 1, 0)  # padding counts as class 0 and is masked out
+    targets = tf.one_hot(classes, logits.shape[-1])
     targets = targets * (1 - LABEL_SMOOTHING) + LABEL_SMOOTHING / logits.shape[-1]
+    targets *= tf.gather(tf.constant(class_weights, tf.float32), classes)[:, tf.newaxis]
     if len(outputs) > 1:
         targets = outputs[1] @ targets
-    return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+    # TensorFlow's own function is for targets that add up to 1.
+    return -tf.reduce_sum(targets * tf.nn.log_softmax(logits), axis=-1)
 
 
 def _multiplier(backbone: Any) -> Callable[[Any], float]:
@@ -173,12 +186,13 @@ def _multiplier(backbone: Any) -> Callable[[Any], float]:
 
     Layers are in four groups, because each multiplier needs an optimizer of its own.
     """
-    layers = [layer for layer in backbone.layers if layer.trainable_variables]
+    # Not `backbone.layers`: a network of KerasHub is a single one.
+    layers = [variable.path.rpartition("/")[0] for variable in backbone.trainable_variables]
+    places = {layer: i for i, layer in enumerate(dict.fromkeys(layers))}
     factors = {}
-    for i, layer in enumerate(layers):
-        group = i * _DEPTH_GROUPS // len(layers)
-        factor = LAYER_DECAY ** (12 * (1 - (group + 0.5) / _DEPTH_GROUPS))
-        factors.update({id(variable): factor for variable in layer.trainable_variables})
+    for variable, layer in zip(backbone.trainable_variables, layers, strict=True):
+        group = places[layer] * _DEPTH_GROUPS // len(places)
+        factors[id(variable)] = LAYER_DECAY ** (12 * (1 - (group + 0.5) / _DEPTH_GROUPS))
     return lambda variable: factors.get(id(variable), 1.0)
 
 

@@ -199,6 +199,7 @@ class SelectedHead:
     Attributes:
         candidate: Its features.
         head: Its head.
+        class_weights: float64 [N], see `repot.trainer.auto.heads.class_weights`.
         record: How it was chosen.
         scored: int64 [n], the rows of the training pictures that took part in cross-validation.
         folds: int64 [n], the fold of each, one of CALIBRATION_FOLDS.
@@ -207,6 +208,7 @@ class SelectedHead:
 
     candidate: Candidate
     head: LinearHead
+    class_weights: FloatArray
     record: SelectionRecord
     scored: IntArray
     folds: IntArray
@@ -249,7 +251,7 @@ def select_head(
         features.classes,
         features.num_classes,
         penalty=chosen.penalty,
-        weights=weights,
+        weights=weights[features.classes],
     )
     calibration_folds = assign_folds(features.keys(scored), classes, CALIBRATION_FOLDS)
     logits = cross_validate(
@@ -258,7 +260,7 @@ def select_head(
         features.num_classes,
         folds=calibration_folds,
         penalties=[chosen.penalty],
-        weights=class_weights(classes, features.num_classes, chosen.exponent),
+        weights=class_weights(classes, features.num_classes, chosen.exponent)[classes],
     )[chosen.penalty]
     is_correct = chosen.logits.argmax(axis=1) == classes
     score, low, high = forecast(
@@ -292,6 +294,7 @@ def select_head(
     return SelectedHead(
         candidate=chosen.candidate,
         head=head,
+        class_weights=weights,
         record=record,
         scored=scored,
         folds=calibration_folds,
@@ -355,7 +358,7 @@ def _try_weights(
         features.num_classes,
         folds=folds,
         penalties=[trial.penalty],
-        weights=class_weights(classes, features.num_classes, exponent),
+        weights=class_weights(classes, features.num_classes, exponent)[classes],
     )[trial.penalty]
     return _Trial(
         candidate=trial.candidate, penalty=trial.penalty, exponent=exponent, logits=logits

@@ -2,7 +2,7 @@
 
     <run>/state/auto-plan.json  FineTuningPlan: whether fine-tuning is tried
     <run>/state/auto.json       AutoState: what cross-validation chose
-    <run>/state/auto.npz        the head, and what it promises
+    <run>/state/auto.npz        the head, what it promises, and the weights of classes
     <run>/state/auto-...        see `repot.trainer.auto.fine_tuning`
 
 Each is written once it is decided. A resumed training reads them, so that no decision is taken
@@ -38,7 +38,7 @@ from repot.recipes import AUGMENTATIONS
 from repot.selection_record import ForecastRecord, SelectionRecord
 from repot.settings import TrainingSettings
 from repot.trainer.auto.fine_tuning import FineTuningDecision, fine_tune, try_fine_tuning
-from repot.trainer.auto.heads import LinearHead, log_losses
+from repot.trainer.auto.heads import FloatArray, LinearHead, log_losses
 from repot.trainer.auto.network import FineTuning
 from repot.trainer.auto.plan import FineTuningPlan, plan_fine_tuning
 from repot.trainer.auto.selection import (
@@ -161,7 +161,7 @@ def train_auto(
                 settings=settings,
                 run=run,
             )
-    state, head, unlike = stored
+    state, head, unlike, class_weights = stored
     candidate = next(each for each in CANDIDATES if each.name == state.candidate)
     _add_to_history(state, train.num_examples, run)
     used = network if candidate.use_depths else feature_network(classifier, use_depths=False)
@@ -176,6 +176,7 @@ def train_auto(
             augmentation=_augmentation(settings, train.num_examples),
             flip=not settings.no_flip,
             mixes=_mixes(settings, train.num_examples),
+            class_weights=class_weights,
             run=run,
         )
         decision = try_fine_tuning(work, plan, loader, record.penalty, settings)
@@ -292,8 +293,13 @@ def _select(
     )
     _print_choice(state.record)
     buffer = io.BytesIO()
-    arrays = pack_unlike(unlike)
-    np.savez(buffer, kernel=selected.head.kernel, bias=selected.head.bias, **arrays)
+    np.savez(
+        buffer,
+        kernel=selected.head.kernel,
+        bias=selected.head.bias,
+        class_weights=selected.class_weights,
+        **pack_unlike(unlike),
+    )
     run.store.write_file(_HEAD_NAME, buffer.getvalue())
     run.store.write_file(_RECORD_NAME, state.to_text().encode())
 
@@ -318,14 +324,15 @@ def calibrate_selected(
     return calibration, unlike
 
 
-def _load(run: TrainingRun) -> tuple[AutoState, LinearHead, UnlikeScore] | None:
+def _load(run: TrainingRun) -> tuple[AutoState, LinearHead, UnlikeScore, FloatArray] | None:
+    """Return what `_select` kept, the weights of classes last; None before it did."""
     text, data = run.read(_RECORD_NAME), run.read(_HEAD_NAME)
     if text is None or data is None:
         return None
     with np.load(io.BytesIO(data)) as arrays:
         head = LinearHead(kernel=arrays["kernel"], bias=arrays["bias"])
-        unlike = unpack_unlike(arrays)
-    return AutoState.from_text(text.decode()), head, unlike
+        unlike, class_weights = unpack_unlike(arrays), arrays["class_weights"]
+    return AutoState.from_text(text.decode()), head, unlike, class_weights
 
 
 def _train_scores(features: TrainingFeatures, selected: SelectedHead) -> tuple[float, float]:

@@ -1,4 +1,7 @@
+import hashlib
+import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -13,9 +16,11 @@ from repot.selection_record import CandidateRecord, ForecastRecord
 from repot.settings import TrainingSettings
 from repot.trainer.auto import plan as plans
 from repot.trainer.auto.averages import KeptStates, average_greedily
-from repot.trainer.auto.fine_tuning import FineTuningDecision, is_better
+from repot.trainer.auto.fine_tuning import FineTuningDecision, _fit_trial_head, is_better
+from repot.trainer.auto.heads import class_weights, mean_recall
 from repot.trainer.auto.network import LAYER_DECAY, FineTuning, _loss, _multiplier, _outputs
 from repot.trainer.auto.plan import plan_fine_tuning
+from repot.trainer.auto.selection import CANDIDATES, TrainingFeatures
 from repot.trainer.auto.train_auto import LARGE_DATASET, _augmentation, _mixes
 from repot.trainer.batches import Pictures
 from repot.trainer.state import StateStore
@@ -104,13 +109,25 @@ def test_devices_share_the_time_and_add_that_of_their_exchange(
 
 
 @pytest.mark.parametrize(
-    ("gain", "num_changed", "expected"),
-    [(0, 0, False), (1, 1, False), (2, 2, True), (3, 9, False), (4, 9, True), (-4, 9, False)],
+    ("num_better", "num_worse", "weight", "expected"),
+    [
+        (0, 0, 1, False),
+        (1, 0, 1, False),
+        (2, 0, 1, True),
+        (6, 3, 1, False),
+        (7, 3, 1, True),
+        (3, 7, 1, False),
+        # The worse ones are of a small label.
+        (7, 3, 2, False),
+        (3, 7, 0.1, True),
+    ],
 )
 def test_fine_tuning_is_better_by_more_than_a_standard_error(
-    gain: int, num_changed: int, expected: bool
+    num_better: int, num_worse: int, weight: float, expected: bool
 ) -> None:
-    assert is_better(gain, num_changed) == expected
+    gains = np.array([1.0] * num_better + [-weight] * num_worse + [0.0] * 5)
+
+    assert is_better(gains) == expected
 
 
 def test_deeper_layers_have_higher_learning_rates(classifier: Any) -> None:
@@ -123,6 +140,19 @@ def test_deeper_layers_have_higher_learning_rates(classifier: Any) -> None:
     assert len(set(factors)) == 4
     assert factors[0] == pytest.approx(LAYER_DECAY**10.5)
     assert multiplier(classifier.get_layer("logits").kernel) == 1
+
+
+def test_layers_within_a_layer_have_learning_rates_of_their_own() -> None:
+    # As in a network of KerasHub.
+    inner = keras.Sequential([keras.Input([3]), *(keras.layers.Dense(3) for _ in range(8))])
+    inputs = keras.Input([3])
+    backbone = keras.Model(inputs, inner(inputs))
+    multiplier = _multiplier(backbone)
+
+    factors = [multiplier(variable) for variable in backbone.trainable_variables]
+
+    assert factors == sorted(factors)
+    assert len(set(factors)) == 4
 
 
 def test_part_of_the_pictures_is_read_by_number() -> None:
@@ -240,11 +270,12 @@ def test_blended_pictures_have_blended_labels() -> None:
         augmentation="none",
         flip=False,
         mixes=True,
+        class_weights=np.ones(3),
         run=None,  # type: ignore[arg-type]
     )
 
     outputs = _outputs(work, model, inputs, True)
-    losses = _loss(outputs, labels)
+    losses = _loss(outputs, labels, work.class_weights)
 
     smoothed = 0.9 * tf.one_hot(labels - 1, 3) + 0.1 / 3
     mixed, targets = mixup(tf.constant(pixels, tf.float32) / 255, smoothed, mask, inputs.draws)
@@ -253,3 +284,45 @@ def test_blended_pictures_have_blended_labels() -> None:
     np.testing.assert_allclose(losses[:3], expected[:3], rtol=1e-5)
     np.testing.assert_allclose(mixed[2], pixels[2] / 255, atol=1e-6)  # its neighbour is padding
     assert len(_outputs(work, model, mixed, False)) == 1
+
+
+def test_pictures_of_small_classes_count_more_when_the_network_is_trained() -> None:
+    logits = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    labels, shares = tf.constant([1, 2, 3]), np.array([[0.75, 0.25, 0], [0, 1, 0], [0, 0, 1.0]])
+    plain = _loss((tf.constant(logits),), labels, np.ones(3))
+
+    weighted = _loss((tf.constant(logits),), labels, np.array([0.5, 1.0, 4.0]))
+    blended = _loss(
+        (tf.constant(logits), tf.constant(shares, tf.float32)), labels, np.array([0.5, 1.0, 4.0])
+    )
+
+    np.testing.assert_allclose(weighted, plain * np.array([0.5, 1.0, 4.0]), rtol=1e-5)
+    as_second = _loss((tf.constant(logits[:1]),), tf.constant([2]), np.ones(3))
+    assert float(blended[0]) == pytest.approx(
+        0.75 * 0.5 * float(plain[0]) + 0.25 * 1.0 * float(as_second[0]), rel=1e-5
+    )
+
+
+def test_trial_of_fine_tuning_starts_from_a_head_with_the_chosen_class_weights() -> None:
+    rng = np.random.default_rng(0)
+    classes = np.repeat([0, 1], [180, 20])
+    table = np.abs(rng.normal(size=(200, 6)))
+    table[:, 0] += classes
+    tables: Any = {"central": table.astype(np.float32)}
+    features = TrainingFeatures(
+        tables=tables,
+        sizes=(6,),
+        classes=classes,
+        digests=np.array([hashlib.sha256(bytes([i])).digest() for i in range(200)], "S32"),
+        num_classes=2,
+    )
+    (candidate,) = [each for each in CANDIDATES if each.views == ("central",)]
+
+    def mean_recall_of_head(exponent: float) -> float:
+        work: Any = SimpleNamespace(
+            candidate=candidate, class_weights=class_weights(classes, 2, exponent)
+        )
+        with np.load(io.BytesIO(_fit_trial_head(work, features, 1e-3))) as stored:
+            return mean_recall(stored["logits"], stored["classes"])
+
+    assert mean_recall_of_head(1.0) > mean_recall_of_head(0.0) + 0.1

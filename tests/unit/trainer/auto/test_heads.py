@@ -39,7 +39,8 @@ def test_few_rows_and_many_rows_are_fitted_to_the_same_optimum(
     weighted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows, classes = make_rows(30, 50)
-    weights = class_weights(np.maximum(classes - 1, 0), 2, 1.0) if weighted else None
+    merged = np.maximum(classes - 1, 0)
+    weights = class_weights(merged, 2, 1.0)[merged] if weighted else None
 
     few = fit_head(rows.__getitem__, 50, classes, N, penalty=1e-2, weights=weights)
     monkeypatch.setattr(heads, "MAX_ROWS", 7)  # now in five chunks, without inner products
@@ -140,7 +141,7 @@ def test_selection_part_has_its_share_of_every_label_and_leaves_one() -> None:
 def test_class_weights_make_the_total_weight_of_labels_equal() -> None:
     classes = np.array([0] * 90 + [1] * 10)
 
-    full, none = class_weights(classes, 2, 1.0), class_weights(classes, 2, 0.0)
+    full, none = (class_weights(classes, 2, exponent)[classes] for exponent in (1.0, 0.0))
 
     assert full[classes == 0].sum() == pytest.approx(full[classes == 1].sum())
     assert full.mean() == pytest.approx(1)
