@@ -33,7 +33,10 @@ from repot.work_list import SourcePicture, write_work_list
 
 _NUM_WRITERS = 16
 _NUMBER = r"-?[0-9.]+(?:e-?[0-9]+)?"
-_ITEM = re.compile(rf"([0-9a-f]{{16}}):(\d{{1,5}})/(\d{{1,5}}):({_NUMBER}(?:,{_NUMBER}){{3}}):(.+)")
+_ITEM = re.compile(
+    r"([0-9a-f]{16}):(\d{1,5})/(\d{1,5})(?:@([\w.-]{1,100}))?"
+    rf":({_NUMBER}(?:,{_NUMBER}){{3}}):(.+)"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +99,13 @@ class Share:
 
     A work item has everything that a builder needs, because KFP's local runner replaces other
     inputs of a task in a loop by the item.
+
+    Attributes:
+        dataset_id, share_index, num_shares: The part.
+        limits: What the run accepts of its pictures.
+        storage_uri: Root of all stored files.
+        run_id: The run that builds the dataset; "" if it exists. KFP takes equal items for equal
+            work: it remembers that a dataset was built, but not that it was deleted since.
     """
 
     dataset_id: str
@@ -103,10 +113,12 @@ class Share:
     num_shares: int
     limits: DataLimits
     storage_uri: str
+    run_id: str = ""
 
     def to_item(self) -> str:
         """Return the work item, see `from_item`."""
         share = f"{self.share_index}/{self.num_shares}"
+        share += f"@{self.run_id}" if self.run_id else ""
         limits = ",".join(map(str, dataclasses.astuple(self.limits)))
         return f"{self.dataset_id}:{share}:{limits}:{self.storage_uri}"
 
@@ -120,11 +132,11 @@ class Share:
         match = _ITEM.fullmatch(item)
         if not match or not int(match[2]) < int(match[3]):
             raise UsageError(
-                "A work item must be <dataset_id>:<share_index>/<num_shares>:"
+                "A work item must be <dataset_id>:<share_index>/<num_shares>[@<run id>]:"
                 "<limits>:<storage_uri>, with the index below the number of shares; "
                 f"got item={item!r}. Use the items that `plan` returned."
             )
-        rejected, leaked, smallest, conflicts = match[4].split(",")
+        rejected, leaked, smallest, conflicts = match[5].split(",")
         return cls(
             dataset_id=match[1],
             share_index=int(match[2]),
@@ -135,7 +147,8 @@ class Share:
                 min_pictures_per_label=int(smallest),
                 max_conflicts=int(conflicts),
             ),
-            storage_uri=match[5],
+            storage_uri=match[6],
+            run_id=match[4] or "",
         )
 
     def select(self, shard_names: Sequence[str]) -> list[str]:

@@ -108,7 +108,9 @@ def _configure(
         image: Container image.
         pod: What the pod requests: the outputs of Plan, or for Plan itself the settings.
         size: Prefix of the names in `pod` of CPU and memory.
-        cached: Whether KFP may reuse the outputs of an earlier run.
+        cached: Whether KFP may reuse the outputs of an earlier run. KFP does not look whether what
+            they name still exists. Plan does: a trainer that starts has something to train, and the
+            items of the builders tell KFP whether their dataset exists.
     """
     cpu, memory = pod[f"{size}_cpu"], pod[f"{size}_memory"]
     task.set_display_name(display_name)
@@ -259,7 +261,7 @@ def finetune(
         backbone=backbone,
         storage_uri=used_storage_uri,
     )
-    _configure(fetched, "Fetch checkpoint", image, pod=pod, size="fetcher")
+    _configure(fetched, "Fetch checkpoint", image, pod=pod, size="fetcher", cached=False)
 
     trained = train(
         dataset_id=planned.outputs["dataset_id"],
@@ -270,7 +272,14 @@ def finetune(
         job=planned.outputs["trainer_job"],
     ).after(first_built, built)
     # Plan decides what the pod requests: everything if it trains, little if it follows a Job.
-    _configure(trained, "Train", planned.outputs["trainer_pod_image"], pod=pod, size="trainer_pod")
+    _configure(
+        trained,
+        "Train",
+        planned.outputs["trainer_pod_image"],
+        pod=pod,
+        size="trainer_pod",
+        cached=False,
+    )
     trained.set_accelerator_type(planned.outputs["trainer_pod_accelerator_type"])
     trained.set_accelerator_limit(planned.outputs["trainer_pod_accelerator_count"])
     kubernetes.empty_dir_mount(

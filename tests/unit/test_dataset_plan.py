@@ -136,6 +136,9 @@ def test_share_can_be_read_back_from_its_item() -> None:
     share = make_share(3, 64)
     assert share.to_item() == f"{DATASET_ID}:3/64:0.05,1.0,0,-1:gs://b/a:b"
     assert Share.from_item(share.to_item()) == share
+    share = dataclasses.replace(share, run_id="local-0a.b_c")
+    assert share.to_item() == f"{DATASET_ID}:3/64@local-0a.b_c:0.05,1.0,0,-1:gs://b/a:b"
+    assert Share.from_item(share.to_item()) == share
 
 
 @pytest.mark.parametrize(
@@ -152,6 +155,8 @@ def test_share_can_be_read_back_from_its_item() -> None:
         "abc:0/2:0.5,1.0,0,-1:/s",
         f"{DATASET_ID}:0/2:0.5:/s",
         f"{DATASET_ID}:0/2:0.5,1.0,0,x:/s",
+        f"{DATASET_ID}:0/2@:0.5,1.0,0,-1:/s",
+        f"{DATASET_ID}:0/2@a/b:0.5,1.0,0,-1:/s",
     ],
 )
 def test_invalid_item_is_an_error(item: str) -> None:

@@ -78,6 +78,7 @@ def plan(
 
     from repot import layout, progress
     from repot.checkpoint_files import find_version
+    from repot.cluster_names import RUN_ID_VARIABLE
     from repot.notification import notify_failure
     from repot.planner.finished import plan_run
     from repot.planner.outputs import plan_outputs
@@ -97,7 +98,11 @@ def plan(
         Path(used_settings.path).write_text(used, encoding="utf-8")
         source = parameters.checkpoint
         version = source.sha256 or find_version(source.uri)
-        work, finished = plan_run(parameters, checkpoint_version=version)
+        work, finished = plan_run(
+            parameters,
+            checkpoint_version=version,
+            run_id=os.environ.get(RUN_ID_VARIABLE, ""),
+        )
     outputs = plan_outputs(parameters, work, finished, checkpoint_version=version or "unknown")
     for name, text in outputs.items():
         path = Path(paths[name])

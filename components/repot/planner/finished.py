@@ -45,7 +45,7 @@ class FinishedWork:
 
 
 def plan_run(
-    parameters: Parameters, *, checkpoint_version: str | None
+    parameters: Parameters, *, checkpoint_version: str | None, run_id: str = ""
 ) -> tuple[PlannedWork, FinishedWork]:
     """Plan a run's dataset, find what is finished, and note that the run uses it.
 
@@ -55,13 +55,14 @@ def plan_run(
     Args:
         parameters: The checked parameters of the run.
         checkpoint_version: Current version of the checkpoint's files; None if unknown.
+        run_id: The run, see `plan_work`.
 
     Raises:
         RepotError: As `plan_work` and `find_finished_work`.
     """
     storage_uri = parameters.run.storage_uri
     while True:
-        work = plan_work(parameters)
+        work = plan_work(parameters, run_id=run_id)
         finished = find_finished_work(
             parameters, dataset_id=work.dataset_id, checkpoint_version=checkpoint_version
         )

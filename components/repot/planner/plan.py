@@ -76,8 +76,12 @@ class PlannedWork:
     facts: dict[str, int]
 
 
-def plan_work(parameters: Parameters) -> PlannedWork:
+def plan_work(parameters: Parameters, *, run_id: str = "") -> PlannedWork:
     """Plan the dataset of a pipeline run and divide it among builder pods.
+
+    Args:
+        parameters: The checked parameters of the run.
+        run_id: The run, see `Share`; "" outside KFP.
 
     Returns:
         The work; a single item if the dataset exists.
@@ -113,6 +117,7 @@ def plan_work(parameters: Parameters) -> PlannedWork:
             num_shares=num_shares,
             limits=DataLimits.from_settings(parameters.gate),
             storage_uri=run.storage_uri,
+            run_id="" if planned.exists else run_id,
         ).to_item()
         for index in range(num_shares)
     )

@@ -7,7 +7,7 @@ import pytest
 
 from repot import storage
 from repot.checkpoints import CheckpointSource
-from repot.dataset_plan import read_plan
+from repot.dataset_plan import Share, read_plan
 from repot.errors import DataError, UsageError
 from repot.manifest import shard_split
 from repot.planner import checksums
@@ -375,6 +375,22 @@ def test_work_of_an_existing_dataset_is_one_item(pictures: Path, tmp_path: Path)
     storage.write_json(str(manifest), {"dataset_id": first.dataset_id})
     (item,) = plan_work(parameters).items
     assert item.startswith(f"{first.dataset_id}:0/1:")
+
+
+def test_items_name_the_run_only_while_the_dataset_does_not_exist(
+    pictures: Path, tmp_path: Path
+) -> None:
+    parameters = _parameters(pictures, str(tmp_path / "storage"), 2)
+    first = plan_work(parameters, run_id="run-1")
+    # Otherwise KFP would take a dataset that was deleted for built.
+    assert [Share.from_item(item).run_id for item in first.items] == ["run-1", "run-1"]
+    manifest = tmp_path / "storage" / "datasets" / first.dataset_id / "manifest.json"
+    storage.write_json(str(manifest), {"dataset_id": first.dataset_id})
+    (item,) = plan_work(parameters, run_id="run-2").items
+    assert plan_work(parameters, run_id="run-3").items == (item,)
+    assert "run-" not in item
+    manifest.unlink()
+    assert plan_work(parameters, run_id="run-2").items != first.items
 
 
 def test_work_has_the_facts_that_kfp_shows(pictures: Path, tmp_path: Path) -> None:
