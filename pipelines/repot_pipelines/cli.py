@@ -1,7 +1,7 @@
 """The console command `repot`: its commands, and how an error becomes a message and an exit code.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 rejected by the gate (where the caller asked for it),
-130 interrupted by Ctrl-C or SIGTERM. They are defined in `repot.errors`.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not promoted by the gate (where the caller asked for
+it), 130 interrupted by Ctrl-C or SIGTERM. They are defined in `repot.errors`.
 """
 
 import atexit

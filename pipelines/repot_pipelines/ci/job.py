@@ -74,8 +74,8 @@ class CiResult:
     """Result of a CI job.
 
     Attributes:
-        exit_code: 0 promoted or unchanged, 1 failed, 2 wrong usage, 3 rejected by the gate,
-            130 stopped.
+        exit_code: 0 promoted or unchanged, 1 failed, 2 wrong usage, 3 rejected by the gate or
+            undecided, 130 stopped.
         comment: The comment in Markdown.
         error: What went wrong; None if nothing did.
     """

@@ -83,7 +83,7 @@ def ci_command(
     First the whole pipeline runs on the sample pictures, on this machine. Then it runs on the
     cluster, as a version named after the commit, and is followed to its end; if neither data nor
     settings changed, nothing is trained. The exit code is 0 for promoted or unchanged, 1 for
-    failed, 2 for wrong usage, and 3 if the gate rejects the model.
+    failed, 2 for wrong usage, and 3 if the gate rejects the model or is undecided.
     """
     from rich.console import Console
 
