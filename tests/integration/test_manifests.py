@@ -17,12 +17,22 @@ import yaml
 from click.testing import CliRunner
 
 from repot import __version__, storage
-from repot.cluster_names import INTEGRATIONS_SECRET, TASK_LABELS, WORKER_LABELS
+from repot.cluster_names import (
+    CONFIG_MAP_VARIABLES,
+    GOOGLE_SECRET,
+    GOOGLE_SECRET_VARIABLES,
+    INTEGRATIONS_SECRET,
+    S3_SECRET,
+    S3_SECRET_VARIABLES,
+    TASK_LABELS,
+    WORKER_LABELS,
+)
 from repot.container_images import CPU_IMAGE, TRAINER_IMAGE
 from repot.errors import UsageError
 from repot.kubernetes_rules import KubernetesObject
 from repot.settings import CLUSTER_KEYS, cluster_default_problems
 from repot.trainer.job.spec import WORKER_PORT
+from repot_pipelines.commands.prune import prune_command
 from repot_pipelines.commands.submit import submit_command
 from repot_pipelines.compiled import find_compiled, read_pipeline
 from repot_pipelines.parameters import with_defaults
@@ -34,7 +44,7 @@ OVERLAYS = sorted(folder.name for folder in (MANIFESTS / "overlays").iterdir())
 KUSTOMIZATIONS = sorted(MANIFESTS.rglob("kustomization.yaml"))
 SCHEDULED = [overlay for overlay in OVERLAYS if overlay.endswith("-scheduled")]
 WITH_S3 = [overlay for overlay in OVERLAYS if not overlay.startswith("gke")]
-FOLDERS = ["argo-requeue", "argo-retry", *(f"overlays/{overlay}" for overlay in OVERLAYS)]
+FOLDERS = ["argo-requeue", "argo-retry", "prune", *(f"overlays/{overlay}" for overlay in OVERLAYS)]
 NEWEST_KUBECTL = Path(sysconfig.get_path("scripts")) / "kubectl"
 # `make oldest-kubectl` downloads the oldest version that the docs name.
 OLDEST_KUBECTL = Path(sys.prefix) / "oldest-kubectl" / "kubectl" / "kubectl"
@@ -628,6 +638,64 @@ def test_scheduled_overlay_contains_its_base_overlay(overlay: str) -> None:
     assert [found for found in base if found not in built(f"overlays/{overlay}")] == []
 
 
+def prune_objects() -> dict[str, KubernetesObject]:
+    return {found["kind"]: found for found in built("prune")}
+
+
+def test_prune_command_is_accepted_by_repot_with_the_settings() -> None:
+    found, values = prune_objects(), prune_objects()["ConfigMap"]["data"]
+    pod = found["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    storage_uri = settings("plain")["STORAGE_URI"]
+    command = [
+        re.sub(
+            r"\$\((\w+)\)", lambda name: {**values, "STORAGE_URI": storage_uri}[name[1]], argument
+        )
+        for argument in container["command"]
+    ]
+    given = prune_command.make_context("prune", command[2:]).params
+
+    assert command[:2] == ["repot", "prune"]
+    assert given == {
+        "storage_uri": storage_uri,
+        "older_than_seconds": 30 * 86_400.0,
+        "keep_versions": 3,
+        "delete": True,
+        "as_json": False,
+    }
+    defaults = prune_command.make_context("prune", []).params
+    assert {name: given[name] for name in ("older_than_seconds", "keep_versions")} == {
+        name: defaults[name] for name in ("older_than_seconds", "keep_versions")
+    }
+    assert container["image"] == values["CPU_IMAGE"] == CPU_IMAGE
+    assert found["CronJob"]["spec"]["schedule"] == values["SCHEDULE"]
+    assert found["CronJob"]["spec"]["timeZone"] == values["TIME_ZONE"]
+
+
+def test_pruner_has_the_storage_access_of_a_task_and_nothing_else() -> None:
+    found = prune_objects()
+    pod = found["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    variables = {
+        source[next(iter(source))]["key"]: (each["name"], source[next(iter(source))]["name"])
+        for each in container["env"]
+        for source in [each["valueFrom"]]
+    }
+
+    assert set(found) == {"ServiceAccount", "ConfigMap", "CronJob"}
+    assert pod["serviceAccountName"] == found["ServiceAccount"]["metadata"]["name"]
+    assert restricted_violations(pod) == []
+    assert pod["automountServiceAccountToken"] is False
+    for object_name, keys in (
+        ("repot-settings", CONFIG_MAP_VARIABLES),
+        (S3_SECRET, S3_SECRET_VARIABLES),
+        (GOOGLE_SECRET, GOOGLE_SECRET_VARIABLES),
+    ):
+        for key, variable in keys.items():
+            assert variables.pop(key) == (variable, object_name)
+    assert variables.keys() == {"STORAGE_URI", "OLDER_THAN", "KEEP_VERSIONS"}
+
+
 def test_argo_retries_lost_pods_but_not_failed_programs() -> None:
     (config,) = built("argo-retry")
     assert config["data"].keys() == {"workflowDefaults"}
@@ -702,6 +770,7 @@ def test_argo_requeue_adds_one_variable_to_the_controller_of_kfp(tmp_path: Path)
 def test_readme_describes_every_folder_and_setting() -> None:
     readme = (MANIFESTS / "README.md").read_text("utf-8")
     names = {name for overlay in OVERLAYS for name in settings(overlay)}
+    names |= prune_objects()["ConfigMap"]["data"].keys()
 
     assert {f"overlays/{overlay}" for overlay in OVERLAYS} <= set(
         re.findall(r"(?m)^\| `([^`]+)`", readme)
