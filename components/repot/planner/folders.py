@@ -57,6 +57,7 @@ def assign_labels(
     listed_labels: Collection[str] | None,
     empty_folders: Sequence[str] = (),
     nested: bool = False,
+    split_folders: Mapping[str, Split] | None = None,
 ) -> Inventory:
     """Return the label or the reason for rejection of each file.
 
@@ -65,10 +66,12 @@ def assign_labels(
         listed_labels: The labels to use; None uses all label folders.
         empty_folders: Paths of the folders that directly contain nothing.
         nested: Whether files in subfolders of a label folder belong to the label.
+        split_folders: The split of each folder at the top that is one; None finds them by name.
     """
     # With a slash at the end, an empty folder is the folder of a file without a name.
     empty_paths = [f"{path}/" for path in empty_folders]
-    split_folders = find_split_folders(files.paths, empty_paths)
+    if split_folders is None:
+        split_folders = find_split_folders(files.paths, empty_paths)
     is_split = bool(split_folders)
     pictures, rejected = PictureTable(), []
     numbers = array("Q")

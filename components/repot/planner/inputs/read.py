@@ -9,14 +9,14 @@ read like a folder. `repot.planner.inputs.detect` tells them apart; each has a m
 import dataclasses
 from array import array
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal, cast
 
 from repot import progress, storage
 from repot.errors import NoBucketError, UsageError
-from repot.manifest import Rejection, Split
+from repot.manifest import SPLITS, Rejection, Split
 from repot.planner.file_table import FileTable, FoundFile
 from repot.planner.folders import assign_labels
 from repot.planner.inputs import archives, detect, huggingface, tfrecords, webdataset
@@ -83,7 +83,11 @@ def read_inventory(roots: PictureRoots, options: ReadOptions) -> Inventory:
             problems += err.problems
     if problems:
         raise UsageError(problems)
-    return _to_inventory(content, options)
+    # Some splits may be folders, and others manifests: then only a part has files of folders.
+    split_folders: dict[str, Split] | None = None
+    if not roots.pictures_uri:
+        split_folders = {split: split for split in SPLITS}
+    return _to_inventory(content, options, split_folders)
 
 
 def check_location(uri: str) -> None:
@@ -97,12 +101,15 @@ def check_location(uri: str) -> None:
         check_folder(uri)
 
 
-def _to_inventory(content: _Content, options: ReadOptions) -> Inventory:
+def _to_inventory(
+    content: _Content, options: ReadOptions, split_folders: Mapping[str, Split] | None
+) -> Inventory:
     inventory = assign_labels(
         content.files.sorted(),
         listed_labels=options.listed_labels,
         empty_folders=sorted(content.empty_folders),
         nested=options.nested,
+        split_folders=split_folders,
     )
     labelled = content.candidates
     keep_useful_columns(labelled)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -173,6 +174,38 @@ def test_every_input_gives_the_same_dataset(
     (tmp_path / "in").mkdir()
     source = make(pictures, tmp_path / "in")
     assert _read(source, tmp_path / "data") == _read(str(pictures), tmp_path / "expected")
+
+
+@pytest.mark.parametrize("training", ["folder", "zip", "manifest"])
+@pytest.mark.parametrize("validation", ["folder", "zip", "manifest"])
+def test_each_split_may_be_another_kind_of_input(
+    training: str, validation: str, pictures: Path, tmp_path: Path
+) -> None:
+    kinds = {"train": training, "validation": validation}
+    uris = {split: _split_uri(pictures, split, kind, tmp_path) for split, kind in kinds.items()}
+    planned = plan_dataset(
+        PictureRoots(train_uri=uris["train"], validation_uri=uris["validation"]),
+        dataset_folder=lambda _: f"{tmp_path}/data",
+        listings_uri=None,
+        settings=DatasetSettings(train_shards=2),
+    )
+    assert planned.plan.dataset_id == _read(str(pictures), tmp_path / "expected")[0]
+
+
+def _split_uri(pictures: Path, split: str, kind: str, folder: Path) -> str:
+    """Return where the pictures of one split are, as one kind of input."""
+    if kind == "folder":
+        return str(pictures / split)
+    if kind == "zip":
+        return shutil.make_archive(str(folder / split), "zip", pictures / split)
+    path = folder / f"{split}.jsonl"
+    rows = [
+        {"path": str(pictures / name), "label": label}
+        for name, label, row_split in _rows(pictures)
+        if row_split == split
+    ]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return str(path)
 
 
 def test_unsplit_and_nested_pictures_give_the_same_dataset(tmp_path: Path) -> None:
