@@ -377,7 +377,7 @@ def test_list_shows_the_schedules_of_all_pages(api: KfpApi) -> None:
     assert len(lines) == 1 + 131
     assert lines[1].split()[:2] == ["nightly", "enabled"]
     assert "0 2 * * *" in lines[1]
-    assert lines[2].split()[:2] == ["other-000", "disabled"]
+    assert lines[2].split()[:2] == ["other-000", "paused"]
 
 
 def test_names_with_special_characters_are_found(api: KfpApi) -> None:

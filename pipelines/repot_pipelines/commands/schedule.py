@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from repot_pipelines.schedules.cron import Cron
 
 _NUM_NEXT_TIMES = 3
+_STATES = {"ENABLED": "enabled", "DISABLED": "paused"}
+"""State of a schedule, by its status on the server."""
 
 _id_option = click.option(
     "--id", "schedule_id", default="", help="Id of the schedule, if several have the name."
@@ -101,7 +103,9 @@ def list_command(*, connection: ConnectionOptions) -> None:
         rows.append(
             (
                 schedule.display_name,
-                "replaced" if is_replaced else str(schedule.status).lower(),
+                "replaced"
+                if is_replaced
+                else _STATES.get(schedule.status, str(schedule.status).lower()),
                 without_seconds(cron) if cron else "no cron",
                 _version_label(server, schedule.pipeline_version_reference),
                 schedule.recurring_run_id,

@@ -7,6 +7,8 @@ An option always wins over the environment:
   the environment.
 - credentials: the options if any is set, else the environment. Both need an address; kubeconfig
   carries its own credentials.
+- certificate authorities: --ca-file, then those of the environment, then the built-in ones;
+  kubeconfig carries its own.
 """
 
 import os
@@ -15,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from repot.errors import UsageError
+from repot.tls import CA_VARIABLES
 from repot.user_files import read_user_file
 from repot_pipelines import defaults
 from repot_pipelines.cluster.kubeconfig import POD_VARIABLE
@@ -70,7 +73,7 @@ class Access:
         iap_client_id: OAuth client id of Google's Identity-Aware Proxy; "" for none.
         kfp_namespace: Namespace in which KFP is installed.
         kube_context: kubeconfig context; "" for the current one.
-        ca_path: CA certificates that sign the server's certificate; None for the system's.
+        ca_path: CA certificates that sign the server's certificate; None for the built-in ones.
     """
 
     host: str = ""
@@ -115,7 +118,8 @@ def resolve_access(options: ConnectionOptions, environment: Mapping[str, str]) -
         credentials = _credentials_from_options(options)
     elif host:
         credentials = _credentials_from_environment(environment)
-    _check(options, credentials, host)
+    ca_source, ca_path = _find_authorities(options, environment if host else {})
+    _check(options, credentials, host, {ca_source: ca_path})
     return Access(
         host=host,
         ui_host=_with_scheme(options.ui_host or environment.get(UI_VARIABLE, "")),
@@ -125,7 +129,7 @@ def resolve_access(options: ConnectionOptions, environment: Mapping[str, str]) -
         iap_client_id=credentials.iap_client_id,
         kfp_namespace=options.kfp_namespace,
         kube_context=options.kube_context or "",
-        ca_path=options.ca_file,
+        ca_path=ca_path,
     )
 
 
@@ -138,6 +142,17 @@ def _host_from_environment(options: ConnectionOptions, environment: Mapping[str,
     if environment.get(HOST_VARIABLE) or not is_own_cluster:
         return environment.get(HOST_VARIABLE, "")
     return f"http://ml-pipeline.{options.kfp_namespace}.svc.cluster.local:8888"
+
+
+def _find_authorities(
+    options: ConnectionOptions, environment: Mapping[str, str]
+) -> tuple[str, Path | None]:
+    """Return what names the file of certificate authorities, and the file; None for none."""
+    for name in CA_VARIABLES if options.ca_file is None else ():
+        # A folder of certificates is valid there, but the generated clients take only a file.
+        if environment.get(name) and not (path := Path(environment[name])).is_dir():
+            return name, path
+    return "--ca-file", options.ca_file
 
 
 def _credentials_from_options(options: ConnectionOptions) -> _Credentials:
@@ -163,11 +178,16 @@ def _pod_token_path(environment: Mapping[str, str]) -> Path | None:
     return _POD_TOKEN_PATH if is_pod and _POD_TOKEN_PATH.exists() else None
 
 
-def _check(options: ConnectionOptions, credentials: _Credentials, host: str) -> None:
+def _check(
+    options: ConnectionOptions,
+    credentials: _Credentials,
+    host: str,
+    authorities: Mapping[str, Path | None],
+) -> None:
     paths = {
         f"--token-file (or {TOKEN_PATH_VARIABLE})": credentials.token_path,
         "--cookie-file": options.cookie_file,
-        "--ca-file": options.ca_file,
+        **authorities,
     }
     problems = [
         f"{option} must name a readable file of 1 byte to 1 MiB; got {path}."

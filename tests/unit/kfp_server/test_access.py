@@ -106,6 +106,19 @@ def test_host_in_a_pod_is_the_cluster_internal_service() -> None:
     assert resolve_access(NO_OPTIONS, without_file).host == host
 
 
+def test_certificate_authorities_come_from_the_option_or_the_environment(tmp_path: Path) -> None:
+    option, variable = tmp_path / "option.pem", tmp_path / "variable.pem"
+    for path in (option, variable):
+        path.write_text("certificates")
+    environment = {"SSL_CERT_FILE": str(variable)}
+
+    assert resolve_access(WITH_HOST, environment).ca_path == variable
+    assert resolve_access(replace(WITH_HOST, ca_file=option), environment).ca_path == option
+    assert resolve_access(WITH_HOST, {"SSL_CERT_FILE": str(tmp_path)}).ca_path is None
+    # kubeconfig has its own.
+    assert resolve_access(NO_OPTIONS, environment).ca_path is None
+
+
 def test_context_ignores_address_and_credentials_in_the_environment() -> None:
     environment = {"KF_PIPELINES_ENDPOINT": "https://production", "KF_PIPELINES_TOKEN": "t"}
 
