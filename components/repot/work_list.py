@@ -28,7 +28,7 @@ _COMPRESSION = 1
 _ETAG_PREFIX = "etag:"
 _NEW_NAMES = {"crc32c": "checksum"}
 """Fields that earlier versions stored under other names."""
-_DAMAGES = (TypeError, KeyError, AttributeError, ValueError, OSError, EOFError, zlib.error)
+_DAMAGES = (TypeError, LookupError, AttributeError, ValueError, OSError, EOFError, zlib.error)
 """What reading a damaged work list raises."""
 
 
@@ -130,17 +130,25 @@ def write_work_list(dataset_uri: str, shard: str, pictures: Sequence[SourcePictu
     storage.write_bytes(_work_uri(dataset_uri, shard), _encode_work_list(pictures))
 
 
-def read_work_list(dataset_uri: str, shard: str) -> list[SourcePicture]:
+def read_work_list(
+    dataset_uri: str, shard: str, places: Sequence[int] | None = None
+) -> list[SourcePicture]:
     """Read the pictures of one shard, in the order of its records.
+
+    Args:
+        dataset_uri: Folder of the dataset.
+        shard: Name of the shard.
+        places: Return only the pictures at these places; None for all.
 
     Raises:
         DataError: The shard is not in the plan, or its work list is invalid.
     """
     uri = _work_uri(dataset_uri, shard)
     try:
-        return _decode_work_list(storage.read_bytes(uri))
+        return _decode_work_list(storage.read_bytes(uri), places)
     except NotFoundError:
-        return _read_old_work_list(dataset_uri, shard)
+        pictures = _read_old_work_list(dataset_uri, shard)
+        return pictures if places is None else [pictures[place] for place in places]
     except _DAMAGES as err:
         raise _invalid_work_list(uri, err) from err
 
@@ -270,14 +278,17 @@ def _encode_work_list(pictures: Sequence[SourcePicture]) -> bytes:
     return gzip.compress(text.encode("ascii"), compresslevel=_COMPRESSION, mtime=0)
 
 
-def _decode_work_list(data: bytes) -> list[SourcePicture]:
-    """Return the pictures of a work list; raise one of _DAMAGES if it is damaged."""
+def _decode_work_list(data: bytes, places: Sequence[int] | None) -> list[SourcePicture]:
+    """Return the pictures, or some, of a work list; raise one of _DAMAGES if it is damaged."""
     work_list = json.loads(gzip.decompress(data))
     number, prefix = work_list["num_pictures"], work_list["prefix"]
     if not number:
         return []
-    common = {name: [value] * number for name, value in work_list["common"].items()}
-    stored = {**work_list["arrays"], **common}
+    stored: dict[str, list[Any]] = work_list["arrays"]
+    if places is not None:
+        number = len(places)
+        stored = {name: [values[place] for place in places] for name, values in stored.items()}
+    stored |= {name: [value] * number for name, value in work_list["common"].items()}
     arrays: dict[str, Any] = {_NEW_NAMES.get(name, name): stored[name] for name in stored}
     arrays["uri"] = [
         prefix + path if uri is None else uri

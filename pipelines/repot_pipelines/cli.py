@@ -93,6 +93,9 @@ for _command in itertools.chain.from_iterable(_COMMANDS.values()):
 def main() -> None:
     """Run the command line and exit with its code."""
     signal.signal(signal.SIGTERM, _interrupt)
+    # NumPy's OpenBLAS has a thread per core, each of which looks for work for 2**this many cycles
+    # before it sleeps: by default for 30 ms after the import of NumPy, and after each operation.
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     # At its end, Python would look for garbage in all that was imported, which takes 30 ms.
     atexit.register(gc.freeze)
     _escape_what_the_terminal_cannot_show()

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import os
 import subprocess
 import sys
 import textwrap
@@ -36,6 +37,24 @@ def test_fast_modules_load_no_slow_package(module: str) -> None:
     ).stdout.split()
 
     assert SLOW_PACKAGES.isdisjoint(loaded)
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "4"), ("26", "26")])
+def test_threads_of_numpy_do_not_spin_in_a_command(given: str | None, used: str) -> None:
+    program = (
+        "import atexit, os, sys; from repot_pipelines.cli import main\n"
+        "timeout = 'OPENBLAS_THREAD_TIMEOUT'\n"
+        "atexit.register(lambda: print(os.environ[timeout], 'numpy' in sys.modules))\n"
+        "sys.argv = ['repot', '--version']; main()"
+    )
+    environment = {**os.environ, "OPENBLAS_THREAD_TIMEOUT": given or ""}
+    if given is None:
+        del environment["OPENBLAS_THREAD_TIMEOUT"]
+    output = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    ).stdout.splitlines()
+
+    assert output[-1] == f"{used} False"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,32 @@ resource.setrlimit(resource.RLIMIT_AS, ({GIB}, {GIB}))
 with progress.task("train"):
     np.zeros(({GIB},), np.float64)
 """
+# The first block that is freed makes glibc keep up to twice as much for later.
+FREE = """
+import threading
+from pathlib import Path
+from repot.memory import limit_heaps
+
+def resident_kib():
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0])
+
+def allocate():
+    bytes(16 << 20)
+    blocks = [bytearray(16 << 20)]
+    blocks.clear()
+
+if {is_limited}:
+    limit_heaps()
+before = resident_kib()
+for _ in range(2):
+    threads = [threading.Thread(target=allocate) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+print(resident_kib() - before)
+"""
 WORKER = """
 from repot.shard_builder import shard, worker
 def build_shard(*_, **__):
@@ -54,6 +80,15 @@ def test_strictest_limit_is_found(
 
     assert limit.source == source
     assert (limit.size_bytes == 1048576) == ("container" in source)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_freed_memory_is_returned_from_limited_heaps() -> None:
+    kept = [
+        int(subprocess.check_output([sys.executable, "-c", FREE.format(is_limited=is_limited)]))
+        for is_limited in (False, True)
+    ]
+    assert kept[1] < 8 << 10 < kept[0]
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,19 @@ def test_work_list_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("is_old", [False, True])
+def test_some_pictures_of_a_work_list_are_read(is_old: bool, tmp_path: Path) -> None:
+    pictures = [dataclasses.replace(PICTURE, path=f"a/{number}.jpg") for number in range(3)]
+    if is_old:
+        values = [{**dataclasses.asdict(each), "columns": {}} for each in pictures]
+        storage.write_json(f"{tmp_path}/work/{SHARD}.json", {"shard": SHARD, "pictures": values})
+    else:
+        write_work_list(str(tmp_path), SHARD, pictures)
+
+    assert read_work_list(str(tmp_path), SHARD, [2, 0]) == [pictures[2], pictures[0]]
+    assert read_work_list(str(tmp_path), SHARD, []) == []
+
+
 def test_compressed_work_list_that_calls_the_checksum_crc32c_is_read(tmp_path: Path) -> None:
     write_work_list(str(tmp_path), SHARD, [PICTURE, PICTURE])
     path = tmp_path / "work" / f"{SHARD}.json.gz"

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repot.picture_result import MINIATURE_SIDE
+from repot.shard_builder.appearances import Rows
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -63,15 +64,15 @@ class Parts:
     boxes: Floats
     is_mirrored: NDArray[np.bool_]
 
-    def luminance(self, rows: NDArray[np.void]) -> Floats:
+    def luminance(self, rows: Rows) -> Floats:
         """Return the pictures or their mirror images as a whole: float32 [n, side, side]."""
         return self._mirrored(rows["luminance"][self.pictures].astype(np.float32))
 
-    def chroma(self, rows: NDArray[np.void], band: int) -> Floats:
+    def chroma(self, rows: Rows, band: int) -> Floats:
         """Return the colours likewise: float32 [n, side, side]."""
         return self._mirrored(rows["chroma"][self.pictures, band].astype(np.float32))
 
-    def sides(self, rows: NDArray[np.void], boxes: Floats) -> Floats:
+    def sides(self, rows: Rows, boxes: Floats) -> Floats:
         """Return how many pixels boxes have in the pictures: float32 [n, 2], width and height."""
         sizes = np.stack([rows["width"][self.pictures], rows["height"][self.pictures]], axis=1)
         sides: Floats = (sizes * np.abs(boxes[:, 1::2] - boxes[:, ::2])).astype(np.float32)
@@ -93,7 +94,7 @@ class Parts:
         return Parts(self.pictures[chosen], self.boxes[chosen], self.is_mirrored[chosen])
 
 
-def are_copies(rows: NDArray[np.void], first: Parts, second: Parts) -> NDArray[np.bool_]:
+def are_copies(rows: Rows, first: Parts, second: Parts) -> NDArray[np.bool_]:
     """Return which pairs of parts show the same: bool [n]."""
     result, is_alike = _check(rows, first, second)
     # Of a drawing that is nearly symmetric, the mirror image may have the nearer hash.
@@ -102,9 +103,7 @@ def are_copies(rows: NDArray[np.void], first: Parts, second: Parts) -> NDArray[n
     return result
 
 
-def _check(
-    rows: NDArray[np.void], first: Parts, second: Parts
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _check(rows: Rows, first: Parts, second: Parts) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return which pairs are copies, and which ones are alike at low resolution: bool [n] each."""
     num_pairs = len(first.pictures)
     likely = np.arange(num_pairs)
@@ -376,7 +375,7 @@ def _box_sums(picture: Floats, size: int) -> Floats:
 
 
 def _colours_agree(
-    rows: NDArray[np.void], first: Parts, second: Parts, boxes: Floats, second_boxes: Floats
+    rows: Rows, first: Parts, second: Parts, boxes: Floats, second_boxes: Floats
 ) -> NDArray[np.bool_]:
     """Return which pairs have the same colours, in every part and as a whole."""
     largest, tint = np.zeros((2, len(boxes)), np.float32)

@@ -8,7 +8,11 @@ The rows of all shards are compared when the dataset is complete, see
 
 import io
 import math
+import mmap
+import shutil
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +41,13 @@ APPEARANCE = np.dtype(
     ]
 )
 """One row: 2.4 KB per picture."""
+
+_LARGE_FIELDS = ("luminance", "chroma")
+_SMALL = np.dtype(
+    [(name, APPEARANCE[name]) for name in APPEARANCE.names or () if name not in _LARGE_FIELDS]
+)
+# Rows whose small fields are read at once; bytes that are copied at once.
+_NUM_READ, _NUM_COPIED = 2048, 1 << 20
 
 # A border differs from the picture's first pixel by at most this, of 255: JPEG's noise.
 _BORDER_TOLERANCE = 16
@@ -74,6 +85,91 @@ def _measure(miniatures: NDArray[np.uint8], rows: NDArray[np.void]) -> None:
         rows["chroma"][:, band - 1] = _reduce(miniatures[..., band], MINIATURE_SIDE // CHROMA_SIDE)
 
 
+class Rows(Protocol):
+    """Rows of APPEARANCE, by field and then by picture: an array, or MappedRows."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def __getitem__(self, field: str, /) -> Any:
+        """Return the values of a field, which may be indexed by an array of pictures."""
+
+
+class MappedRows:
+    """The rows in a file, of which only the small fields, 29 bytes per row, are in memory.
+
+    The others are read when they are indexed by an array of pictures, and released again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read the small fields of a file that consists of rows."""
+        number = path.stat().st_size // APPEARANCE.itemsize
+        self._small = np.empty(number, _SMALL)
+        if not number:
+            return
+        with path.open("rb") as file:
+            self._memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._rows = np.frombuffer(self._memory, APPEARANCE)
+        for start in range(0, number, _NUM_READ):
+            part = slice(start, start + _NUM_READ)
+            self._small[part] = self._rows[part][list(_SMALL.names or ())]
+            self._release()
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._small)
+
+    def __getitem__(self, field: str, /) -> Any:
+        """Return the values of a field, see `Rows`."""
+        return _LargeField(self, field) if field in _LARGE_FIELDS else self._small[field]
+
+    def read(self, field: str, index: Any) -> NDArray[Any]:
+        """Return some values of a large field; the index begins with an array of pictures."""
+        values: NDArray[Any] = self._rows[field][index]
+        self._release()
+        return values
+
+    def _release(self) -> None:
+        """Take the pages of the file out of this process; the system still has them."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._memory.madvise(mmap.MADV_DONTNEED)
+
+
+class _LargeField:
+    """A field of MappedRows, which is read when it is indexed."""
+
+    def __init__(self, rows: MappedRows, field: str) -> None:
+        self._rows, self._field = rows, field
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        return self._rows.read(self._field, index)
+
+
+class RowWriter:
+    """Writes rows to a file as `numpy.save` does, without having all of them in memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        """Begin an empty file."""
+        self._file, self._num_rows = file, 0
+        self._write_header()
+
+    def write(self, rows: NDArray[np.void]) -> None:
+        """Append rows."""
+        self._file.write(rows.tobytes())
+        self._num_rows += len(rows)
+
+    def finish(self) -> None:
+        """Complete the file."""
+        self._file.seek(0)
+        self._write_header()
+        self._file.seek(0, io.SEEK_END)
+
+    def _write_header(self) -> None:
+        """Write the header, whose length does not depend on the number of rows."""
+        header = np.lib.format.header_data_from_array_1_0(np.empty(0, APPEARANCE))
+        np.lib.format.write_array_header_1_0(self._file, header | {"shape": (self._num_rows,)})
+
+
 def write_appearances(dataset_uri: str, shard: str, rows: NDArray[np.void]) -> None:
     """Store the rows of a shard; equal rows give equal bytes."""
     write_rows(appearances_uri(dataset_uri, shard), rows)
@@ -90,6 +186,34 @@ def read_appearances(dataset_uri: str, shard: str, num_records: int) -> NDArray[
         if len(stored) == len(packs):
             rows = compose_rows(composition.read_places(), stored.__getitem__)
     return rows if rows is not None and rows.shape == (num_records,) else None
+
+
+def copy_appearances(dataset_uri: str, shard: str, num_records: int, file: BinaryIO) -> bool:
+    """Append the rows of a shard to a file; return False if they are missing or damaged."""
+    uri = appearances_uri(dataset_uri, shard)
+    if storage.is_local(uri) and Path(uri).exists():
+        with Path(uri).open("rb") as stored:
+            if _has_rows(stored, num_records):
+                shutil.copyfileobj(stored, file, _NUM_COPIED)
+                return True
+    rows = read_appearances(dataset_uri, shard, num_records)
+    if rows is None:
+        return False
+    file.write(rows.tobytes())
+    return True
+
+
+def _has_rows(file: BinaryIO, number: int) -> bool:
+    """Return whether a file has this number of rows; then it is read up to the first one."""
+    try:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    except ValueError:
+        return False
+    start = file.tell()
+    is_whole = file.seek(0, io.SEEK_END) - start == number * APPEARANCE.itemsize
+    file.seek(start)
+    return is_whole and shape == (number,) and dtype == APPEARANCE
 
 
 def compose_rows(places: Places, rows_of: Callable[[int], NDArray[np.void]]) -> NDArray[np.void]:

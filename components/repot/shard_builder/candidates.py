@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from repot.picture_result import MINIATURE_SIDE
 from repot.shard_builder.alignment import Floats, Indices, sampling
+from repot.shard_builder.appearances import Rows
 
 _SIDE = MINIATURE_SIDE
 _WHOLE = np.array([[0, 1, 0, 1]], np.float32)
@@ -56,7 +57,7 @@ MAX_COMPARED = 16
 # Beyond this distance, only with the very nearest: there are many such pairs by chance.
 _SURE_DISTANCE, _MAX_UNSURE = 0.4, 4
 # Candidates that wait to be reduced to the nearest; 36 bytes each.
-_MAX_WAITING = 4_000_000
+_MAX_WAITING = 500_000
 _CHUNK, _CHUNK_HASHED = 512, 1 << 15
 # OpenBLAS uses one thread up to this number of multiplications. Source: its interface/gemm.c.
 _MAX_PRODUCT = 1 << 18
@@ -81,13 +82,13 @@ class View:
     vectors: NDArray[np.float16]
 
 
-_Inside = Callable[[NDArray[np.void], Indices], tuple[Floats, Indices]]
+_Inside = Callable[[Rows, Indices], tuple[Floats, Indices]]
 """Returns boxes and inner columns and rows of pictures, see `_inside_border`."""
 
 PAIR = np.dtype([("query", "<i8"), ("target", "<i8"), ("views", "<i2", (2,)), ("distance", "<f4")])
 
 
-def make_views(rows: NDArray[np.void], used: Indices) -> list[View]:
+def make_views(rows: Rows, used: Indices) -> list[View]:
     """Return the hashed views of all pictures."""
     sample = used[np.linspace(0, len(used) - 1, min(len(used), _NUM_SAMPLED)).astype(np.int64)]
     center, components = _principal_components(_frequencies(rows, sample, _WHOLE, None))
@@ -125,7 +126,7 @@ def make_views(rows: NDArray[np.void], used: Indices) -> list[View]:
     return views
 
 
-def _inside_border(rows: NDArray[np.void], pictures: Indices) -> tuple[Floats, Indices]:
+def _inside_border(rows: Rows, pictures: Indices) -> tuple[Floats, Indices]:
     """Return what the borders of pictures surround.
 
     One or two pixels at the edge of a border show some of both. The border's share of them says
@@ -165,7 +166,7 @@ def _inside_border(rows: NDArray[np.void], pictures: Indices) -> tuple[Floats, I
     return ends, inner
 
 
-def _inside_even_border(rows: NDArray[np.void], pictures: Indices) -> tuple[Floats, Indices]:
+def _inside_even_border(rows: Rows, pictures: Indices) -> tuple[Floats, Indices]:
     """Return what a border of the same width on all sides surrounds, as `_inside_border` does.
 
     What the border surrounds may begin with its colour on some sides, so that it seems wider there:
@@ -198,9 +199,7 @@ def _principal_components(waves: Floats) -> tuple[Floats, Floats]:
     return center.astype(np.float32), (vectors[:, strongest] * scales).astype(np.float32)
 
 
-def _frequencies(
-    rows: NDArray[np.void], pictures: Indices, boxes: Floats, inner: Indices | None
-) -> Floats:
+def _frequencies(rows: Rows, pictures: Indices, boxes: Floats, inner: Indices | None) -> Floats:
     """Return the low frequencies of parts of pictures, of length 1: float32 [n, frequencies].
 
     Args:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from repot.shard_builder.alignment import Indices, Parts, are_copies
+from repot.shard_builder.appearances import Rows
 from repot.shard_builder.candidates import (
     MAX_COMPARED,
     PAIR,
@@ -32,11 +33,11 @@ _NUM_CLOSEST, _NUM_FIRST = 4, 3
 _CHUNK = 512
 
 
-def find_near_copies(rows: NDArray[np.void], pictures: Indices) -> Indices:
+def find_near_copies(rows: Rows, pictures: Indices) -> Indices:
     """Return the pairs of pictures that are near-copies of each other.
 
     Args:
-        rows: Rows of `repot.shard_builder.appearances.APPEARANCE`; may be a memory map.
+        rows: What all pictures look like.
         pictures: Indices of the rows to compare, ascending. Of equal pictures, it should have one,
             because of many alike only some are compared.
 
@@ -63,9 +64,7 @@ def find_near_copies(rows: NDArray[np.void], pictures: Indices) -> Indices:
     return np.unique(np.sort(pairs, axis=1), axis=0)
 
 
-def _verify(
-    rows: NDArray[np.void], candidates: NDArray[np.void], views: list[View]
-) -> NDArray[np.void]:
+def _verify(rows: Rows, candidates: NDArray[np.void], views: list[View]) -> NDArray[np.void]:
     """Return the candidates that are copies."""
     return np.concatenate(
         [
@@ -90,7 +89,7 @@ def _ranks(pairs: NDArray[np.void]) -> Indices:
 
 
 def _join_groups(
-    rows: NDArray[np.void], copies: NDArray[np.void], views: list[View]
+    rows: Rows, copies: NDArray[np.void], views: list[View]
 ) -> tuple[NDArray[np.void], Indices]:
     """Compare the pictures of large groups of copies with the first one of their group.
 
@@ -149,9 +148,7 @@ def _with_nearest_views(queries: Indices, targets: Indices, views: list[View]) -
     return pairs
 
 
-def _are_copies(
-    rows: NDArray[np.void], pairs: NDArray[np.void], views: list[View]
-) -> NDArray[np.bool_]:
+def _are_copies(rows: Rows, pairs: NDArray[np.void], views: list[View]) -> NDArray[np.bool_]:
     """Return which pairs of pictures show the same."""
     first = _parts_of(pairs["query"], pairs["views"][:, 0], views)
     return are_copies(rows, first, _parts_of(pairs["target"], pairs["views"][:, 1], views))

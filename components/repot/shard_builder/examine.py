@@ -4,32 +4,43 @@ It compares the rows of `repot.shard_builder.appearances` and decodes nothing. T
 pictures have 2.5 GB, so they are in a temporary file, not in memory.
 """
 
+import itertools
 import math
+import operator
 import tempfile
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from repot import storage
 from repot.data_checks import OUTLIER_KINDS, CheckedPicture, CopyGroup, DataChecks, Outlier
 from repot.dataset_plan import DatasetPlan
 from repot.errors import DataError, convert_disk_errors
 from repot.example_digests import DIGEST_BYTES, Digests
 from repot.manifest import SPLITS, Exclusion, Receipt, Split
 from repot.picture_result import MINIATURE_SIDE, SOURCE_FORMATS
-from repot.shard_builder.appearances import APPEARANCE, appearances_uri, read_appearances
+from repot.shard_builder.appearances import (
+    APPEARANCE,
+    MappedRows,
+    Rows,
+    appearances_uri,
+    copy_appearances,
+    read_appearances,
+)
 from repot.shard_builder.duplicates import find_near_copies
 from repot.work_list import SourcePicture, read_work_list
 
 MAX_GROUPS, MAX_PICTURES_PER_GROUP, MAX_OUTLIERS = 200, 12, 200
 """What checks.json lists of each kind at most."""
 
-# Shards whose rows are read ahead.
-_NUM_READERS = 8
+# Shards whose rows are read ahead from an object store, and how large they may be together.
+_NUM_READERS, _MAX_BYTES_AHEAD = 8, 64 << 20
 
 BLANK_CONTRAST, LOW_CONTRAST = 2.0, 6.0
 """Standard deviation of grey levels, of 255."""
@@ -105,36 +116,46 @@ def examine(
         return examiner.examine(samples_per_label)
 
 
-def _gather(dataset_uri: str, receipts: Sequence[Receipt], folder: Path) -> NDArray[np.void]:
+def _gather(dataset_uri: str, receipts: Sequence[Receipt], folder: Path) -> MappedRows:
     """Return the rows of all shards, one after the other, in a file."""
-    num_records = sum(receipt.num_records for receipt in receipts)
-    rows: NDArray[np.void] = np.memmap(
-        folder / "rows", APPEARANCE, mode="w+", shape=(max(1, num_records),)
-    )[:num_records]
-    start = 0
-    for receipt, part in zip(receipts, _read_ahead(dataset_uri, receipts), strict=True):
-        if part is None:
-            raise DataError(
-                f"{appearances_uri(dataset_uri, receipt.shard)} must have a row for each of "
-                f"{receipt.num_records} records; it is missing or damaged. Delete {receipt.shard} "
-                "and run again."
-            )
-        rows[start : start + len(part)] = part
-        start += len(part)
-    return rows
+    with (folder / "rows").open("xb") as file:
+        for receipt, is_complete in zip(
+            receipts, _copy_rows(dataset_uri, receipts, file), strict=True
+        ):
+            if not is_complete:
+                raise DataError(
+                    f"{appearances_uri(dataset_uri, receipt.shard)} must have a row for each of "
+                    f"{receipt.num_records} records; it is missing or damaged. Delete "
+                    f"{receipt.shard} and run again."
+                )
+    return MappedRows(folder / "rows")
 
 
-def _read_ahead(dataset_uri: str, receipts: Sequence[Receipt]) -> Iterator[NDArray[np.void] | None]:
-    """Yield the rows of each shard, 2.5 MB of a shard of 1024 pictures; reading some ahead."""
-    pending: deque[Future[NDArray[np.void] | None]] = deque()
-    with ThreadPoolExecutor(_NUM_READERS) as readers:
+def _copy_rows(dataset_uri: str, receipts: Sequence[Receipt], file: BinaryIO) -> Iterator[bool]:
+    """Append the rows of each shard to a file; yield whether they are complete."""
+    if storage.is_local(dataset_uri):
         for receipt in receipts:
-            if len(pending) == _NUM_READERS:
-                yield pending.popleft().result()
-            arguments = (dataset_uri, receipt.shard, receipt.num_records)
-            pending.append(readers.submit(read_appearances, *arguments))
+            yield copy_appearances(dataset_uri, receipt.shard, receipt.num_records, file)
+        return
+
+    def read(receipt: Receipt) -> NDArray[np.void] | None:
+        return read_appearances(dataset_uri, receipt.shard, receipt.num_records)
+
+    def append(future: Future[NDArray[np.void] | None]) -> bool:
+        rows = future.result()
+        file.write(b"" if rows is None else rows.tobytes())
+        return rows is not None
+
+    largest = max((receipt.num_records for receipt in receipts), default=0) * APPEARANCE.itemsize
+    num_readers = max(1, min(_NUM_READERS, _MAX_BYTES_AHEAD // max(1, largest)))
+    pending: deque[Future[NDArray[np.void] | None]] = deque()
+    with ThreadPoolExecutor(num_readers) as readers:
+        for receipt in receipts:
+            if len(pending) == num_readers:
+                yield append(pending.popleft())
+            pending.append(readers.submit(read, receipt))
         while pending:
-            yield pending.popleft().result()
+            yield append(pending.popleft())
 
 
 class _Examiner:
@@ -146,14 +167,14 @@ class _Examiner:
         plan: DatasetPlan,
         receipts: Sequence[Receipt],
         digests: Digests,
-        rows: NDArray[np.void],
+        rows: Rows,
     ) -> None:
         self._dataset_uri, self._plan, self._receipts = dataset_uri, plan, receipts
         self._digests, self._rows = digests, rows
         counts = [receipt.num_records for receipt in receipts]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self._splits = np.repeat([SPLITS.index(each.split) for each in receipts], counts)
-        self._work_lists: dict[int, list[SourcePicture]] = {}
+        self._read: dict[int, SourcePicture] = {}
         self._sources: dict[CheckedPicture, SourcePicture] = {}
 
     def examine(self, samples_per_label: int) -> Examined:
@@ -161,23 +182,39 @@ class _Examiner:
         pairs = find_near_copies(self._rows, np.sort(first))
         pairs = self._of_other_files(pairs)
         groups = _connected(len(self._rows), content, first, pairs)
-        shown, conflicts = self._describe_groups(groups, content)
+        class_ids = self._rows["class_id"]
+        has_one_label = [len(set(class_ids[group].tolist())) == 1 for group in groups]
+        copies = list(itertools.compress(groups, has_one_label))
+        conflicts = list(itertools.compress(groups, map(operator.not_, has_one_label)))
+        leaks = self._leaks(content, first, pairs)
+        samples = self._samples(samples_per_label)
+        unusual, num_outliers = self._outliers()
+        shown = [self._choose(group) for group in (*copies[:MAX_GROUPS], *conflicts[:MAX_GROUPS])]
+        self._read_sources(
+            itertools.chain(*shown, *leaks, *samples.values(), (record for record, *_ in unusual))
+        )
         num_exact = len(content) - len(first)
         sides = np.sort(np.minimum(self._rows["height"], self._rows["width"]))
         formats = Counter(self._rows["source_format"].tolist())
-        outliers, num_outliers = self._outliers()
         checks = DataChecks(
             num_copies=sum(len(group) - 1 for group in groups),
             num_exact_copies=num_exact,
-            copies=tuple(shown[:MAX_GROUPS]),
+            copies=tuple(self._describe(group, content) for group in copies[:MAX_GROUPS]),
             num_conflicts=len(conflicts),
-            conflicts=tuple(conflicts[:MAX_GROUPS]),
+            conflicts=tuple(self._describe(group, content) for group in conflicts[:MAX_GROUPS]),
             num_outliers=num_outliers,
-            outliers=tuple(outliers),
+            outliers=tuple(
+                Outlier(
+                    picture=self._picture(record),
+                    kind=kind,
+                    measured=round(measured, 4),
+                    threshold=threshold,
+                )
+                for record, kind, measured, threshold in unusual
+            ),
             formats={SOURCE_FORMATS[code]: count for code, count in formats.most_common()},
             sides=tuple(int(sides[i]) for i in (0, len(sides) // 2, -1)) if len(sides) else (),
         )
-        leaks = self._leaks(content, first, pairs)
         return Examined(
             checks=checks,
             excluded=tuple(
@@ -185,8 +222,8 @@ class _Examiner:
                     split=SPLITS[int(self._splits[record])],
                     digest=self._digests[record].ljust(DIGEST_BYTES, b"\0").hex(),
                     reason="copy_of_training",
-                    path=self._source(record).path,
-                    detail=self._source(origin).path,
+                    path=self._read[record].path,
+                    detail=self._read[origin].path,
                 )
                 for record, origin in leaks
                 if content[record] != content[origin]
@@ -195,7 +232,9 @@ class _Examiner:
                 (self._picture(record), self._picture(origin))
                 for record, origin in leaks[:MAX_GROUPS]
             ),
-            samples=self._samples(samples_per_label),
+            samples={
+                label: tuple(map(self._picture, records)) for label, records in samples.items()
+            },
             sources=self._sources,
             class_ids={
                 split: self._rows["class_id"][self._splits == number].astype(np.int64)
@@ -203,14 +242,20 @@ class _Examiner:
             },
         )
 
-    def _source(self, record: int) -> SourcePicture:
-        shard = int(np.searchsorted(self._starts, record, side="right")) - 1
-        if shard not in self._work_lists:
-            self._work_lists[shard] = read_work_list(self._dataset_uri, self._receipts[shard].shard)
-        return self._work_lists[shard][int(self._rows["picture"][record])]
+    def _read_sources(self, records: Iterable[int]) -> None:
+        """Read where records come from, one work list after the other."""
+        wanted = np.array(sorted(set(records).difference(self._read)), np.int64)
+        shards = np.searchsorted(self._starts, wanted, side="right") - 1
+        for shard in np.unique(shards).tolist():
+            inside = wanted[shards == shard]
+            places = self._rows["picture"][inside].tolist()
+            name = self._receipts[shard].shard
+            sources = read_work_list(self._dataset_uri, name, places)
+            self._read.update(zip(inside.tolist(), sources, strict=True))
 
     def _picture(self, record: int) -> CheckedPicture:
-        source = self._source(record)
+        """Return the picture of a record that `_read_sources` has read."""
+        source = self._read[record]
         split = SPLITS[int(self._splits[record])]
         picture = CheckedPicture(path=source.path, label=source.label, split=split)
         self._sources[picture] = source
@@ -218,26 +263,24 @@ class _Examiner:
 
     def _of_other_files(self, pairs: Indices) -> Indices:
         """Return the pairs that are not two parts of the same picture."""
-        differs = [self._source(one).path != self._source(other).path for one, other in pairs]
+        if not self._plan.settings.crop_to_boxes:
+            return pairs
+        self._read_sources(pairs.ravel().tolist())
+        differs = [self._read[one].path != self._read[other].path for one, other in pairs.tolist()]
         return pairs[np.array(differs, np.bool_)]
 
-    def _describe_groups(
-        self, groups: Sequence[Sequence[int]], content: Indices
-    ) -> tuple[list[CopyGroup], list[CopyGroup]]:
-        """Return the groups with one label, and those with several; the largest first."""
-        alike: list[CopyGroup] = []
-        conflicts: list[CopyGroup] = []
-        for group in groups:
-            kinds = {(self._rows["class_id"][i], self._splits[i]): i for i in reversed(group)}
-            chosen = list(dict.fromkeys([*sorted(kinds.values()), *group]))
-            described = CopyGroup(
-                is_exact=len({int(content[i]) for i in group}) == 1,
-                num_pictures=len(group),
-                pictures=tuple(self._picture(i) for i in chosen[:MAX_PICTURES_PER_GROUP]),
-            )
-            has_one_label = len({int(self._rows["class_id"][i]) for i in group}) == 1
-            (alike if has_one_label else conflicts).append(described)
-        return alike, conflicts
+    def _choose(self, group: Sequence[int]) -> list[int]:
+        """Return the records of a group to show: of each label and split, then the others."""
+        class_ids = self._rows["class_id"]
+        kinds = {(int(class_ids[i]), int(self._splits[i])): i for i in reversed(group)}
+        return list(dict.fromkeys([*sorted(kinds.values()), *group]))[:MAX_PICTURES_PER_GROUP]
+
+    def _describe(self, group: Sequence[int], content: Indices) -> CopyGroup:
+        return CopyGroup(
+            is_exact=len(set(content[group].tolist())) == 1,
+            num_pictures=len(group),
+            pictures=tuple(map(self._picture, self._choose(group))),
+        )
 
     def _leaks(self, content: Indices, first: Indices, pairs: Indices) -> list[tuple[int, int]]:
         """Return the records outside train that have a copy in train, each with the first such."""
@@ -253,7 +296,12 @@ class _Examiner:
         leaked = (self._splits != SPLITS.index("train")) & (alike[content] >= 0)
         return [(i, int(alike[content[i]])) for i in np.flatnonzero(leaked).tolist()]
 
-    def _outliers(self) -> tuple[list[Outlier], dict[str, int]]:
+    def _outliers(self) -> tuple[list[tuple[int, str, float, float]], dict[str, int]]:
+        """Return what is unusual, and the number of records of each kind.
+
+        Returns:
+            Record, kind, measured value and threshold of the most unusual of each kind.
+        """
         rows = self._rows
         height, width = rows["height"].astype(np.float64), rows["width"].astype(np.float64)
         shorter, longer = np.minimum(height, width), np.maximum(height, width)
@@ -282,12 +330,7 @@ class _Examiner:
             # The most unusual first: the farther from the threshold, the lower.
             distance = -np.abs(measured[records] - threshold)
             outliers += [
-                Outlier(
-                    picture=self._picture(record),
-                    kind=kind,
-                    measured=round(float(measured[record]), 4),
-                    threshold=threshold,
-                )
+                (record, kind, float(measured[record]), threshold)
                 for record in records[np.argsort(distance, kind="stable")][:MAX_OUTLIERS].tolist()
             ]
         return outliers, numbers
@@ -297,22 +340,22 @@ class _Examiner:
 
         Without sharp edges a picture may still be sharp, as one of sand or of a face in soft light.
         """
-        is_blurred = is_measurable & (self._rows["edge_width"] > WIDE_EDGES)
+        is_blurred: NDArray[np.bool_] = is_measurable & (self._rows["edge_width"] > WIDE_EDGES)
         records = np.flatnonzero(is_blurred)
         for start in range(0, len(records), _CHUNK):
             part = records[start : start + _CHUNK]
             is_blurred[part] = _bend_widths(self._rows["luminance"][part]) > WIDE_BENDS
         return is_blurred
 
-    def _samples(self, number: int) -> dict[str, tuple[CheckedPicture, ...]]:
-        """Return pictures of each label, spread over its records."""
+    def _samples(self, number: int) -> dict[str, list[int]]:
+        """Return records of each label, spread over all of them."""
         order = np.argsort(self._rows["class_id"], kind="stable")
         class_ids = self._rows["class_id"][order]
         samples = {}
         for class_id, label in enumerate(self._plan.labels, start=1):
             start, end = np.searchsorted(class_ids, [class_id, class_id + 1]).tolist()
             steps = np.linspace(start, end - 1, min(number, end - start)).astype(np.int64)
-            samples[label] = tuple(self._picture(record) for record in sorted(order[steps]))
+            samples[label] = sorted(order[steps].tolist())
         return samples
 
 

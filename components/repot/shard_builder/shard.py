@@ -13,6 +13,7 @@ import os
 import queue
 import threading
 import time
+from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -31,7 +32,7 @@ from repot.file_parts import FilePart, read_part
 from repot.manifest import Receipt, Rejection, shard_split
 from repot.picture_decoder import MAX_FILES, MAX_FILES_BYTES
 from repot.picture_result import MAX_FILE_BYTES, Edges, Picture, RejectedPicture
-from repot.shard_builder.appearances import measure, write_appearances
+from repot.shard_builder.appearances import RowWriter, appearances_uri, measure
 from repot.shard_builder.receipts import write_receipt
 from repot.shard_builder.reuse import build_on_base
 from repot.work_list import SourcePicture, etag_checksum, is_etag_checksum, read_work_list
@@ -93,9 +94,8 @@ def build_shard(
 
     def write_new(new: Sequence[SourcePicture], file: BinaryIO) -> tuple[Receipt, NDArray[np.void]]:
         writer = _RecordWriter(shard)
-        for batch in _batches(new):
-            writer.write(file, batch, _decode(batch, decode))
-        return writer.receipt(), writer.appearances()
+        rows = [writer.write(file, batch, _decode(batch, decode)) for batch in _batches(new)]
+        return writer.receipt(), np.concatenate([measure([]), *rows])
 
     with convert_disk_errors(scratch_path):
         taken_over = build_on_base(dataset_uri, shard, pictures, path, write_new)
@@ -105,27 +105,55 @@ def build_shard(
         return taken_over
     writer = _RecordWriter(shard)
 
-    def write(file: BinaryIO) -> None:
+    def write(file: BinaryIO, rows_file: BinaryIO) -> None:
+        rows = RowWriter(rows_file)
         for batch in _batches(pictures):
-            writer.write(file, batch, _decode(batch, decode))
+            rows.write(writer.write(file, batch, _decode(batch, decode)))
             on_pictures(len(batch))
+        rows.finish()
 
-    shard_uri = storage.join(dataset_uri, shard)
-    if storage.is_local(shard_uri):
-        storage.write_atomically(Path(shard_uri), write, is_nameless=True)
-    else:
-        try:
-            with convert_disk_errors(scratch_path):
-                scratch_path.mkdir(mode=0o700, parents=True, exist_ok=True)
-                with path.open("wb") as file:
-                    write(file)
-            storage.upload(path, shard_uri)
-        finally:
-            path.unlink(missing_ok=True)
-    write_appearances(dataset_uri, shard, writer.appearances())
+    _store_both(
+        (storage.join(dataset_uri, shard), appearances_uri(dataset_uri, shard)), path, write
+    )
     receipt = writer.receipt()
     write_receipt(dataset_uri, receipt)
     return receipt
+
+
+def _store_both(
+    uris: tuple[str, str], scratch_path: Path, write: Callable[[BinaryIO, BinaryIO], None]
+) -> None:
+    """Store two files that are written together, the first one first.
+
+    Args:
+        uris: Their locations, both local or neither.
+        scratch_path: Local file, to which the first one is written if it is not local.
+        write: Writes them.
+
+    Raises:
+        StorageError: Writing failed.
+    """
+    first, second = uris
+    if storage.is_local(first):
+        storage.write_atomically(
+            Path(second),
+            lambda second_file: storage.write_atomically(
+                Path(first), lambda file: write(file, second_file), is_nameless=True
+            ),
+            is_nameless=True,
+        )
+        return
+    paths = scratch_path, scratch_path.with_name(f"{scratch_path.name}.rows")
+    try:
+        with convert_disk_errors(scratch_path.parent):
+            scratch_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with paths[0].open("wb") as file, paths[1].open("wb") as second_file:
+                write(file, second_file)
+        for path, uri in zip(paths, uris, strict=True):
+            storage.upload(path, uri)
+    finally:
+        for path in paths:
+            path.unlink(missing_ok=True)
 
 
 def read_ahead(pictures: Sequence[SourcePicture]) -> Generator[tuple[SourcePicture, FileBytes]]:
@@ -309,27 +337,24 @@ def _changed(picture: SourcePicture) -> DataError:
 
 
 class _RecordWriter:
-    """Writes records to a shard, and keeps what its receipt and its appearances need."""
+    """Writes records to a shard, and keeps what its receipt needs."""
 
     def __init__(self, shard: str) -> None:
         self._shard, self._split = shard, shard_split(shard)
         self._crc, self._size_bytes, self._num_pictures = 0, 0, 0
         self._class_counts: Counter[str] = Counter()
-        self._digests: list[bytes] = []
-        self._groups: list[bytes] = []
-        self._record_bytes: list[int] = []
-        self._record_crcs: list[bytes] = []
+        self._digests, self._groups, self._record_crcs = bytearray(), bytearray(), bytearray()
+        self._record_bytes = array("I")
         self._rejected: list[Rejection] = []
-        self._rows = [measure([])]
 
     def write(
         self,
         file: BinaryIO,
         batch: Sequence[tuple[SourcePicture, FileBytes]],
         results: Sequence[Picture | RejectedPicture],
-    ) -> None:
-        """Write the records of some pictures."""
-        self._measure(batch, results)
+    ) -> NDArray[np.void]:
+        """Write the records of some pictures; return what they look like."""
+        rows = self._measure(batch, results)
         pieces: list[bytes] = []
         for (picture, _), result in zip(batch, results, strict=True):
             if isinstance(result, Picture):
@@ -340,9 +365,9 @@ class _RecordWriter:
                 size_bytes = len(record[0]) + len(record[1]) + len(record[2])
                 self._size_bytes += size_bytes
                 self._record_bytes.append(size_bytes)
-                self._record_crcs.append(record[-1][-4:])
-                self._digests.append(example_digest(result.jpeg))
-                self._groups.append(bytes.fromhex(picture.group).rjust(DIGEST_BYTES, b"\0"))
+                self._record_crcs += record[-1][-4:]
+                self._digests += example_digest(result.jpeg)
+                self._groups += bytes.fromhex(picture.group).rjust(DIGEST_BYTES, b"\0")
                 self._class_counts[picture.label] += 1
             else:
                 self._rejected.append(
@@ -355,10 +380,10 @@ class _RecordWriter:
                     )
                 )
         _write(file, pieces)
+        return rows
 
     def receipt(self) -> Receipt:
         """Return the receipt of all that was written."""
-        has_groups = any(map(any, self._groups))
         return Receipt(
             shard=self._shard,
             split=self._split,
@@ -367,27 +392,23 @@ class _RecordWriter:
             crc32c=f"{self._crc:08x}",
             class_counts=dict(sorted(self._class_counts.items())),
             rejected=tuple(self._rejected),
-            digests=base64.b64encode(b"".join(self._digests)).decode(),
-            groups=base64.b64encode(b"".join(self._groups)).decode() if has_groups else "",
+            digests=base64.b64encode(self._digests).decode(),
+            groups=base64.b64encode(self._groups).decode() if any(self._groups) else "",
             record_bytes=encode_numbers(np.array(self._record_bytes, np.uint32)),
-            record_crcs=base64.b64encode(b"".join(self._record_crcs)).decode(),
+            record_crcs=base64.b64encode(self._record_crcs).decode(),
         )
-
-    def appearances(self) -> NDArray[np.void]:
-        """Return what the pictures of the records look like."""
-        return np.concatenate(self._rows)
 
     def _measure(
         self,
         batch: Sequence[tuple[SourcePicture, FileBytes]],
         results: Sequence[Picture | RejectedPicture],
-    ) -> None:
+    ) -> NDArray[np.void]:
         used = [i for i, result in enumerate(results) if isinstance(result, Picture)]
         rows = measure([result for result in results if isinstance(result, Picture)])
         rows["picture"] = [self._num_pictures + i for i in used]
         rows["class_id"] = [batch[i][0].class_id for i in used]
-        self._rows.append(rows)
         self._num_pictures += len(batch)
+        return rows
 
 
 def _batches(

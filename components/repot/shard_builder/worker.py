@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from repot.errors import DataError, RepotError, StorageError
-from repot.memory import describe_out_of_memory
+from repot.memory import describe_out_of_memory, limit_heaps
 from repot.picture_decoder import DecoderHost, PictureDecoder
 from repot.picture_result import Edges, Picture, RejectedPicture
 
@@ -92,6 +92,7 @@ class Worker:
             num_decoders: Number of decoders.
             reply: Called with each reply, by any thread.
         """
+        limit_heaps()
         self._dataset_uri, self._scratch_path, self._reply = dataset_uri, scratch_path, reply
         self._requests: queue.SimpleQueue[Fields | None] = queue.SimpleQueue()
         self._decoders = _Decoders()

@@ -9,7 +9,7 @@ from PIL import Image, ImageFilter, ImageOps
 import repot_pipelines
 from repot.data_checks import DataLimits, read_checks
 from repot.errors import DataError
-from repot.shard_builder import data_page
+from repot.shard_builder import data_page, examine
 from repot.shard_builder.complete import complete_dataset
 from tests.unit.conftest import MakePlan, WritePictures
 
@@ -83,6 +83,31 @@ def test_findings_are_stored_shown_and_limited(make_plan: MakePlan, dirty: Path)
         with pytest.raises(DataError, match=message):
             complete_dataset(dataset_uri, limits=limits)
     assert complete_dataset(dataset_uri, limits=DataLimits(max_conflicts=1)) == manifest
+
+
+def test_groups_that_are_not_listed_are_counted(
+    make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawings = sorted((SAMPLE / "fruit").iterdir())[:6]
+    for number, path in enumerate(drawings):
+        for label in ("one", "other"):
+            # The first three have two copies in one label, the others one in each.
+            name = f"{label} {path.name}"
+            target = tmp_path / "copied" / ("one" if number < 3 else label) / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    monkeypatch.setattr(examine, "MAX_GROUPS", 2)
+    dataset_uri = make_plan(tmp_path / "copied").dataset_uri
+
+    complete_dataset(dataset_uri, limits=DataLimits(max_rejected_fraction=1))
+
+    checks = read_checks(dataset_uri)
+    assert checks is not None
+    assert (checks.num_copies, checks.num_conflicts) == (6, 3)
+    assert (len(checks.copies), len(checks.conflicts)) == (2, 2)
+    assert all(group.is_exact and group.num_pictures == 2 for group in checks.copies)
+    labels = [sorted(group.labels) for group in (*checks.copies, *checks.conflicts)]
+    assert labels == [["one"], ["one"], ["one", "other"], ["one", "other"]]
 
 
 def test_dataset_of_an_earlier_version_has_no_checks_and_stays_usable(
