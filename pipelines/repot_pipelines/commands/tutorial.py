@@ -40,19 +40,23 @@ class TutorialCommand(click.Command):
         return super().parse_args(ctx, list(self._rewrite(args)))
 
     def _rewrite(self, args: list[str]) -> Iterator[str]:
-        flags = {
-            name
+        is_flag = {
+            name: option.is_flag
             for option in self.params
-            if isinstance(option, click.Option) and option.is_flag
+            if isinstance(option, click.Option)
             for name in option.opts
         }
+        is_value = False
         for arg in args:
-            if not arg.startswith("--"):
+            if is_value or not arg.startswith("--"):
+                # The value of an option may begin with hyphens, such as that of --beam-options.
+                is_value = False
                 yield arg
                 continue
             name, equals, value = arg.partition("=")
             name = name.replace("_", "-")
-            if not equals or name not in flags:
+            is_value = not equals and is_flag.get(name) is False
+            if not equals or not is_flag.get(name):
                 yield name + equals + value
             elif value.lower() not in _TRUTH:
                 raise UsageError(f"{name} must be True or False; got {arg}.")

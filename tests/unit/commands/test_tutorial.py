@@ -92,6 +92,14 @@ def test_values_keep_their_underscores() -> None:
     )
 
 
+def test_values_that_begin_with_hyphens_stay_as_they_are() -> None:
+    options = "--temp_location=gs://a_b/c --no_use_public_ips"
+    for args in (["--beam_options", options], [f"--beam-options={options}"]):
+        params = parse("shards", ["p", *args, "--output_directory=out"])
+
+        assert (params["beam_options"], params["output_directory"]) == (options, "out")
+
+
 def settings_of(monkeypatch: pytest.MonkeyPatch, *args: str) -> TrainingSettings:
     """Return the settings that `repot train` with these options trains with."""
     trained: list[TrainingSettings] = []

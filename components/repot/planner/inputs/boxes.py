@@ -17,6 +17,7 @@ reliable.
 Source: research/inception/inception/data/process_bounding_boxes.py of tensorflow/models.
 """
 
+import math
 import re
 import xml.etree.ElementTree as ET
 from collections import defaultdict
@@ -137,10 +138,12 @@ def _read_xml(info: storage.ObjectInfo) -> "ET.Element | str":
         return "it must not declare a document type or entities"
     try:
         root = ET.fromstring(data)  # noqa: S314 (no entities)
-        if _first_number(root, "width") < 1 or _first_number(root, "height") < 1:
+        sizes = _first_number(root, "width"), _first_number(root, "height")
+        edges = [float(each.text or "") for edge in BOX_EDGES for each in root.iter(edge)]
+        if not all(map(math.isfinite, (*sizes, *edges))):
+            return "sizes and edges must be finite numbers"
+        if min(sizes) < 1:
             return "width and height must be at least 1"
-        for edge in BOX_EDGES:
-            [float(each.text or "") for each in root.iter(edge)]
     except (ET.ParseError, ValueError) as err:
         return f"it cannot be read: {err}"
     return root

@@ -9,7 +9,7 @@ read like a folder. `repot.planner.inputs.detect` tells them apart; each has a m
 import dataclasses
 from array import array
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal, cast
@@ -136,7 +136,7 @@ def _to_inventory(
             sorted([*inventory.rejected, *content.rejected, *rejected], key=lambda each: each.path)
         ),
         has_folders=not content.candidates,
-        label_order=_label_order(content),
+        label_order=_label_order(content.class_ids, set(pictures.labels)),
         texts=content.texts,
         has_boxes=content.has_boxes or bool(labelled.boxes),
     )
@@ -169,16 +169,24 @@ def _select_listed(
     return pictures.take(selected) if rejected else pictures, rejected
 
 
-def _label_order(content: _Content) -> tuple[str, ...]:
-    """Return the labels by their class ids in the shards, if each has one of its own."""
-    if not content.class_ids or len(content.files):
+def _label_order(
+    class_ids: Mapping[str, Collection[int]], labels: Collection[str]
+) -> tuple[str, ...]:
+    """Return the labels by their class ids in the shards, if each has one of its own.
+
+    Args:
+        class_ids: The class ids of each label in shards; empty if no input is a shard.
+        labels: The labels of all pictures, of which other inputs may have more.
+    """
+    if not class_ids:
         return ()
-    ids = {label: min(numbers) for label, numbers in content.class_ids.items()}
-    is_unique = all(len(numbers) == 1 for numbers in content.class_ids.values())
-    if not is_unique or len(set(ids.values())) < len(ids):
+    ids = {label: min(numbers) for label, numbers in class_ids.items()}
+    is_unique = all(len(numbers) == 1 for numbers in class_ids.values())
+    if not is_unique or len(set(ids.values())) < len(ids) or ids.keys() != labels:
         progress.notice(
             "plan",
-            "The shards number their labels differently; they are numbered again, by name.",
+            "The shards number their labels differently, or not all of them; they are numbered "
+            "again, by name.",
             is_warning=True,
         )
         return ()

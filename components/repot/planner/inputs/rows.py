@@ -156,24 +156,29 @@ def _merge(
 ) -> dict[str, Row]:
     """Return one row per picture, by the picture's location."""
     merged: dict[str, Row] = {}
+    # The boxes of pictures with several rows: all rows may name one picture.
+    boxes: dict[str, dict[Box, None]] = {}
     for row, name in zip(rows, names, strict=True):
         if name is None:
             continue
         first = merged.setdefault(name, row)
         if first is row:
             continue
+        known = boxes.setdefault(name, dict.fromkeys(first.boxes))
         if not (row.boxes and first.boxes):
             problem = f"it names the picture of {first.where} again"
-        elif not set(row.boxes).isdisjoint(first.boxes):
+        elif not known.keys().isdisjoint(row.boxes):
             problem = f"it names the picture of {first.where} again, with the same box"
         elif (first.split, first.group) != (row.split, row.group):
             problem = f"the picture has another split or group in {first.where}"
         elif first.label != row.label and not several_labels:
             problem = f"the picture has another label, {first.label!r}, in {first.where}"
         else:
-            merged[name] = replace(first, boxes=first.boxes + row.boxes)
+            known.update(dict.fromkeys(row.boxes))
             continue
         wrong.add(row.where, problem, number=row.number)
+    for name, each in boxes.items():
+        merged[name] = replace(merged[name], boxes=tuple(each))
     return merged
 
 

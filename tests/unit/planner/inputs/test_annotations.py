@@ -83,6 +83,9 @@ def test_boxes_of_pascal_voc(tmp_path: Path) -> None:
         ("<annotation>", "it cannot be read: no element found"),
         (_voc(_object("cat", 1, 1, "x", 4)), "it cannot be read: could not convert"),
         (_voc("", "<width>0</width>"), "width and height must be at least 1"),
+        (_voc("", "<width>nan</width>"), "sizes and edges must be finite numbers"),
+        (_voc(_object("cat", 1, 1, "inf", 4)), "sizes and edges must be finite numbers"),
+        (_voc(_object("cat", "nan", 1, 2, 4)), "sizes and edges must be finite numbers"),
         ('<!DOCTYPE a [<!ENTITY b "b">]><a>&b;</a>', "it must not declare a document type"),
     ],
 )

@@ -297,6 +297,26 @@ def test_repeated_box_is_named(folder: Path) -> None:
     assert "line 4: it names the picture of line 2 again, with the same box" in problem
 
 
+def test_many_rows_of_one_picture_are_merged_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edges = [f"1.jpg,a,0,{number / 1000},1,1\n" for number in range(500)]
+    path = _write(folder, "path,label,xmin,ymin,xmax,ymax\n" + "".join(edges))
+    num_hashes = 0
+    hash_of = Box.__hash__
+
+    def count(box: Box) -> int:
+        nonlocal num_hashes
+        num_hashes += 1
+        return hash_of(box)
+
+    monkeypatch.setattr(Box, "__hash__", count)
+    (candidate,) = _inventory(path).candidates
+    assert [box.ymin for box in candidate.boxes] == [number / 1000 for number in range(500)]
+    # A few for each box, not one for each pair of boxes.
+    assert num_hashes < 10 * len(edges)
+
+
 def test_boxes_of_several_labels_need_cropping(folder: Path) -> None:
     text = "path,label,xmin,ymin,xmax,ymax\n1.jpg,a,0,0,1,1\n1.jpg,b,0,0,.5,1\n"
     assert "line 3: the picture has another label, 'a', in line 2" in _problem(_write(folder, text))

@@ -13,7 +13,9 @@ from repot.errors import UsageError
 from repot.planner.inputs.inventory import Inventory
 from repot.planner.inputs.read import ReadOptions, read_inventory
 from repot.planner.listing import PictureRoots
+from repot.planner.plan import plan_dataset
 from repot.records import Box, encode_example, frame_record, picture_features
+from repot.settings import DatasetSettings
 from tests.unit.conftest import make_jpeg
 
 
@@ -97,6 +99,33 @@ def test_labels_keep_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert not inventory.has_boxes
     _write_shard(tmp_path / "train-00000-of-00001", changes[0], {"image/class/label": [9]})
     assert _inventory(tmp_path).label_order == ("zebra", "ape", "bear", "a")
+
+
+def test_labels_that_shards_do_not_know_are_numbered_by_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="repot.progress")
+    changes = [
+        {"image/class/text": [text.encode()], "image/class/label": [class_id]}
+        for text, class_id in (("zebra", 1), ("ape", 2))
+    ]
+    _write_shard(tmp_path / "validation-00000-of-00001", *changes)
+    rows = []
+    for number, label in enumerate(["zebra", "ape", "bear"]):
+        (tmp_path / f"{number}.jpg").write_bytes(b"%d" % number)
+        rows.append(f"{number}.jpg,{label}\n")
+    (tmp_path / "train.csv").write_text("path,label\n" + "".join(rows))
+    planned = plan_dataset(
+        PictureRoots(
+            train_uri=f"{tmp_path}/train.csv",
+            validation_uri=f"{tmp_path}/validation-00000-of-00001",
+        ),
+        dataset_folder=lambda _: f"{tmp_path}/data",
+        listings_uri=None,
+        settings=DatasetSettings(),
+    )
+    assert planned.plan.labels == ("ape", "bear", "zebra")
+    assert "number their labels differently, or not all of them" in caplog.text
 
 
 def test_shards_for_training_only_are_not_split(tmp_path: Path) -> None:
