@@ -275,6 +275,13 @@ def sample_rows(digests: Sequence[bytes] | Any) -> IntArray:
     return np.sort(np.argsort(np.asarray(digests), kind="stable")[:MAX_FITTED])
 
 
+def spread(numbers: IntArray, most: int) -> IntArray:
+    """Return at most so many of the numbers of pictures, evenly spread over them."""
+    if len(numbers) <= most:
+        return numbers
+    return numbers[np.linspace(0, len(numbers) - 1, most).astype(np.int64)]
+
+
 def _bins(probabilities: FloatArray, classes: IntArray) -> list[CalibrationBin]:
     is_correct = probabilities.argmax(axis=1) == classes
     return calibration(probabilities.max(axis=1), is_correct)

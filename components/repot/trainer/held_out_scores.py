@@ -28,6 +28,7 @@ from repot.trainer.calibration import (
     cross_validate_unlike,
     fit_unlike,
     sample_rows,
+    spread,
     with_threshold,
 )
 from repot.trainer.loop import TrainingRun, check_finite
@@ -47,7 +48,7 @@ def calibrate_head(
 ) -> Calibrated:
     """Return what a head on frozen features promises, by cross-validation on training pictures.
 
-    Beyond MAX_ROWS pictures, one fold alone is scored: that is many enough.
+    Beyond MAX_ROWS pictures, at most as many of one fold alone are scored: that is enough.
 
     Args:
         features: What is known of the training pictures.
@@ -61,12 +62,15 @@ def calibrate_head(
     """
     keys = features.keys(slice(None))
     folds = assign_folds(keys, features.classes, NUM_FOLDS)
-    scored = np.unique(folds) if len(folds) <= MAX_ROWS else np.array([0])
-    rows = np.flatnonzero(np.isin(folds, scored))
+    rows = np.arange(len(folds))
+    if len(folds) > MAX_ROWS:
+        (first,) = np.nonzero(folds == folds.min())
+        order = np.argsort(features.digests[first], kind="stable")
+        rows = np.sort(first[order[:MAX_ROWS]])
     logits = _cross_validate_head(
         table,
         folds,
-        scored,
+        rows,
         num_outputs=features.num_classes + 1,
         run=run,
         settings=settings,
@@ -75,7 +79,7 @@ def calibrate_head(
     )
     method = f"{NUM_FOLDS}-fold cross-validation on training pictures"
     held_out = HeldOut(
-        logits=logits[rows],
+        logits=logits,
         classes=features.classes[rows],
         method=method + ("" if features.groups is None else ", groups kept together"),
     )
@@ -98,6 +102,8 @@ def calibrate_network(
 ) -> Calibrated:
     """Return what a network promises that was trained without some of the training pictures.
 
+    At most MAX_ROWS of these are scored: that is enough.
+
     Args:
         classifier: keras.Model from `repot.classifier.build_classifier`.
         train: The pictures that it was trained on.
@@ -105,16 +111,13 @@ def calibrate_network(
         run: The training.
         settings: What the model promises.
     """
-    numbers = train.numbers
-    sample = numbers[np.linspace(0, len(numbers) - 1, min(len(numbers), MAX_FITTED)).astype(int)]
-    unlike = fit_unlike(
-        _answers(classifier, run, replace(train, only=sample), lambda rows, logits, classes: rows)
-    )
+    sample = replace(train, only=spread(train.numbers, MAX_FITTED))
+    unlike = fit_unlike(_answers(classifier, run, sample, lambda rows, logits, classes: rows))
     # float64 [n, N + 2]
     answers = _answers(
         classifier,
         run,
-        held_out,
+        replace(held_out, only=spread(held_out.numbers, MAX_ROWS)),
         lambda rows, logits, classes: np.column_stack([logits, unlike.scores(rows), classes]),
     )
     temperature, calibration = calibrate(
@@ -140,9 +143,19 @@ def _cross_validate_head(
     epochs: int,
     learning_rate: float,
 ) -> FloatArray:
-    """Return float64 [n, N] logits of the rows of some folds, by heads trained without the fold.
+    """Return the logits of some rows, by heads that were trained without the fold of each.
 
     They are trained as the phase `head` trains the one that is published.
+
+    Args:
+        table: The features.
+        folds: int64 [num_rows], see `assign_folds`.
+        scored: int64 [n], the rows.
+        num_outputs: N + 1.
+        run, settings, epochs, learning_rate: As in `calibrate_head`.
+
+    Returns:
+        float64 [n, N], without the background.
 
     Raises:
         StoppedError: The training was asked to stop.
@@ -150,10 +163,11 @@ def _cross_validate_head(
         StepOutOfMemoryError: The device's memory does not suffice for a step.
     """
     batch_size = settings.batch_size
-    fitted = [np.flatnonzero(folds != fold) for fold in scored]
+    held_out = np.unique(folds[scored])
+    fitted = [np.flatnonzero(folds != fold) for fold in held_out]
     # The largest number of batches that all of them fill, so that they share a compiled loop.
     num_batches = min(math.ceil(len(rows) / batch_size) for rows in fitted)
-    logits = np.zeros((len(folds), num_outputs - 1))
+    logits = np.zeros((len(scored), num_outputs - 1))
     if not num_batches:
         return logits
     with run.strategy.scope():
@@ -175,7 +189,7 @@ def _cross_validate_head(
     )
     variables = [*model.variables, *optimizer.variables]
     initial = [np.array(np.asarray(variable)) for variable in variables]
-    for fold, rows in zip(scored, fitted, strict=True):
+    for fold, rows in zip(held_out, fitted, strict=True):
         for variable, value in zip(variables, initial, strict=True):
             variable.assign(value)
         for epoch in range(epochs):
@@ -194,8 +208,8 @@ def _cross_validate_head(
                     "Start it again to train them again; features and suspects are kept."
                 )
         kernel, bias = (np.asarray(each, np.float64) for each in head.get_weights())
-        held_out = np.flatnonzero(folds == fold)
-        logits[held_out] = (table.features[held_out] @ kernel + bias)[:, 1:]
+        (places,) = np.nonzero(folds[scored] == fold)
+        logits[places] = (table.features[scored[places]] @ kernel + bias)[:, 1:]
     return logits
 
 

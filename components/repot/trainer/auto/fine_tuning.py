@@ -1,7 +1,7 @@
 """Recipe `auto`, second part: try to fine-tune the whole network, and keep it if it is better.
 
-A trial starts from the chosen head, fitted to four fifths of the training pictures: head first,
-then the whole network (Kumar et al. 2022). The rest, the selection part, chooses the epoch, and
+A trial starts from the chosen head, fitted to four fifths of the training pictures, or to all but
+MAX_SELECTED: head first, then the whole network (Kumar et al. 2022). The rest, the selection part, chooses the epoch, and
 decides by a paired comparison whether fine-tuning is kept; classes have the weights that the head
 was chosen with. Then the network is trained again, from the checkpoint and on all training
 pictures, for as many epochs. The states after the best epochs are averaged one by one, and with the
@@ -54,13 +54,14 @@ from repot.trainer.auto.network import (
     start,
     training_pictures,
 )
-from repot.trainer.auto.plan import MIN_EPOCHS, SELECTION_SHARE, FineTuningPlan
+from repot.trainer.auto.plan import MIN_EPOCHS, FineTuningPlan, selection_share
 from repot.trainer.auto.selection import FeatureLoader, TrainingFeatures
 from repot.trainer.calibration import (
     MAX_FITTED,
     HeldOut,
     calibrate,
     fit_unlike,
+    spread,
     with_threshold,
 )
 from repot.trainer.loop import fit
@@ -200,7 +201,7 @@ def try_fine_tuning(
     if loss_of(average_with(initial, tuned, share)) >= loss:
         share = 1.0
     assign(model, average_with(initial, tuned, share))
-    head, unlike = head_of(model), fit_unlike(scorer.score(_spread(fitted)))
+    head, unlike = head_of(model), fit_unlike(scorer.score(spread(fitted, MAX_FITTED)))
     # float64 [n, N + 1]
     scores = scorer.score(
         selected, lambda rows: np.column_stack([head.logits(rows), unlike.scores(rows)])
@@ -245,7 +246,7 @@ def _decide(
     is_chosen = is_better(trial.weights * (is_right.astype(np.float64) - was_right))
     num_validation = work.pictures["validation"].num_examples
     expected, low, high = forecast(
-        is_right, fitted_share=1 - SELECTION_SHARE, num_scored=num_validation
+        is_right, fitted_share=1 - len(classes) / len(trial.part), num_scored=num_validation
     )
     place = f"on {len(classes)} pictures of the selection part"
     held_out = HeldOut(
@@ -319,7 +320,7 @@ def fine_tune(
     kept = [states.read(epoch) for epoch in decision.epochs]
     tuned = [sum(values) / len(kept) for values in zip(*kept, strict=True)]
     assign(model, average_with(initial, tuned, decision.share))
-    unlike = fit_unlike(Scorer(work).score(_spread(work.pictures["train"].numbers)))
+    unlike = fit_unlike(Scorer(work).score(spread(work.pictures["train"].numbers, MAX_FITTED)))
     return head_of(model), replace(unlike, threshold=decision.unlike_threshold)
 
 
@@ -347,7 +348,7 @@ def _selection_score(work: FineTuning, logits: FloatArray, labels: IntArray) -> 
 
 def _fit_trial_head(work: FineTuning, table: TrainingFeatures, penalty: float) -> bytes:
     """Return a file with the head of the trial and what it scores."""
-    part = select_part(table.keys(slice(None)), table.classes, SELECTION_SHARE)
+    part = select_part(table.keys(slice(None)), table.classes, selection_share(len(table.classes)))
     fitted = np.flatnonzero(~part)
     head = fit_head(
         lambda which: table.rows(work.candidate, fitted[which]),
@@ -367,10 +368,3 @@ def _fit_trial_head(work: FineTuning, table: TrainingFeatures, penalty: float) -
         classes=table.classes[part],
     )
     return buffer.getvalue()
-
-
-def _spread(numbers: IntArray) -> IntArray:
-    """Return at most MAX_FITTED of some numbers, evenly spread over them."""
-    if len(numbers) <= MAX_FITTED:
-        return numbers
-    return numbers[np.linspace(0, len(numbers) - 1, MAX_FITTED).astype(np.int64)]

@@ -18,7 +18,8 @@ from repot.trainer.batches import Pictures
 
 MAX_EPOCHS = 8
 MIN_EPOCHS = 3
-SELECTION_SHARE = 0.2
+SELECTION_SHARE, MAX_SELECTED = 0.2, 20_000
+"""The selection part of the training pictures: this share, and at most about as many."""
 
 MIN_PICTURES_PER_LABEL = 10
 """Fewer training pictures per label on average are too few to fine-tune."""
@@ -71,12 +72,12 @@ def plan_fine_tuning(
         )
         return FineTuningPlan(epochs=0, reason=reason)
     # One epoch of the trial, which is scored, and one of the final training.
-    share = 1 - SELECTION_SHARE
+    selected = selection_share(num_examples)
     pass_seconds = num_examples * _seconds_per_picture(network) / num_replicas
-    epoch_seconds = pass_seconds * (_STEP_COST * share + SELECTION_SHARE + _STEP_COST)
-    epoch_seconds += (share + 1) * num_examples / pictures.batch_size * exchange_seconds
+    epoch_seconds = pass_seconds * (_STEP_COST * (1 - selected) + selected + _STEP_COST)
+    epoch_seconds += (2 - selected) * num_examples / pictures.batch_size * exchange_seconds
     # At the end of the trial, every view of the selection part is scored with each average.
-    end_seconds = pass_seconds * SELECTION_SHARE * len(VIEWS) * (NUM_STATES + 1)
+    end_seconds = pass_seconds * selected * len(VIEWS) * (NUM_STATES + 1)
     epochs = min(int((budget_seconds - end_seconds) / epoch_seconds), MAX_EPOCHS)
     expected = end_seconds + max(epochs, MIN_EPOCHS) * epoch_seconds
     minutes = f"about {expected / 60:.1f} min"
@@ -85,6 +86,11 @@ def plan_fine_tuning(
         return FineTuningPlan(epochs=0, reason=reason)
     devices = f" on {num_replicas} devices" if num_replicas > 1 else ""
     return FineTuningPlan(epochs=epochs, reason=f"{epochs} epochs, {minutes} in all{devices}")
+
+
+def selection_share(num_examples: int) -> float:
+    """Return the share of some training pictures that the selection part has."""
+    return min(SELECTION_SHARE, MAX_SELECTED / num_examples)
 
 
 def _seconds_per_picture(network: FeatureNetwork) -> float:

@@ -108,6 +108,11 @@ def test_devices_share_the_time_and_add_that_of_their_exchange(
     assert "more than the budget" in plan(4, 1).reason
 
 
+def test_selection_part_of_many_pictures_is_bounded() -> None:
+    assert plans.selection_share(500) == 0.2
+    assert plans.selection_share(1_000_000) * 1_000_000 == plans.MAX_SELECTED
+
+
 @pytest.mark.parametrize(
     ("num_better", "num_worse", "weight", "expected"),
     [
