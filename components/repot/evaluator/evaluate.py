@@ -41,6 +41,7 @@ from repot.layout import (
     TRAINING_NAME,
 )
 from repot.manifest import SPLITS, read_manifest
+from repot.model_spec import read_model_spec
 from repot.predictor import find_model
 
 _FORMAT = 3
@@ -238,6 +239,7 @@ def _evaluation_id(
     return layout.content_id(
         {
             "model": _model_checksum(model_uri),
+            "spec": _spec_text(model_uri),
             "dataset": read_manifest(dataset_uri).dataset_id,
             "subset": subset,
             "num_examples": num_examples,
@@ -256,6 +258,12 @@ def _model_checksum(model_uri: str) -> str:
             f"A model folder must have a {KERAS_NAME}; {uri} does not exist. Train first."
         )
     return info.crc32c or storage.read_crc32c_hex(uri)
+
+
+def _spec_text(model_uri: str) -> str:
+    """Return what the model promises and how it sees pictures, which model.keras does not have."""
+    spec = read_model_spec(model_uri)
+    return spec.to_text() if spec else ""
 
 
 def _read_finished(metrics_uri: str, evaluation_id: str) -> EvaluationRecord | None:

@@ -105,7 +105,7 @@ def comparable_metrics(evaluation: EvaluationRecord, verdict: Verdict) -> dict[s
     place for "none".
     """
     low, high = evaluation.precision_at_1_interval
-    metrics: dict[str, float | str] = {
+    values: dict[str, float | str] = {
         "verdict": verdict.decision,
         "champion_version": verdict.champion_version,
         "precision_at_1": evaluation.precision_at_1,
@@ -120,30 +120,30 @@ def comparable_metrics(evaluation: EvaluationRecord, verdict: Verdict) -> dict[s
         "num_examples": evaluation.num_examples,
     }
     if evaluation.test is not None:
-        metrics |= _test_metrics(evaluation.test)
+        values |= _test_metrics(evaluation.test)
     if verdict.subset != "validation":
-        metrics["gate_split"] = verdict.subset
+        values["gate_split"] = verdict.subset
     # Nothing is compared with a version that is the champion itself.
     champion = verdict.challenger if verdict.decision == "unchanged" else verdict.champion
     if champion is not None:
-        metrics["champion_precision_at_1"] = champion.precision_at_1
+        values["champion_precision_at_1"] = champion.precision_at_1
     if verdict.comparison is not None:
         low, high = verdict.comparison.interval
-        metrics["difference_to_champion"] = verdict.comparison.difference
-        metrics["difference_to_champion_low"] = low
-        metrics["difference_to_champion_high"] = high
+        values["difference_to_champion"] = verdict.comparison.difference
+        values["difference_to_champion_low"] = low
+        values["difference_to_champion_high"] = high
         rule = verdict.comparison.rule
         if rule is not None:
-            metrics["gate_p_value"] = rule.p_value
-            metrics["gate_level"] = rule.alpha
+            values["gate_p_value"] = rule.p_value
+            values["gate_level"] = rule.alpha
             if rule.num_needed is not None:
-                metrics["num_pictures_needed"] = rule.num_needed
+                values["num_pictures_needed"] = rule.num_needed
     if verdict.challenger.expected_precision is not None:
-        metrics["expected_precision_at_1"] = verdict.challenger.expected_precision
+        values["expected_precision_at_1"] = verdict.challenger.expected_precision
     if verdict.compared is not None:
-        metrics["num_compared"] = verdict.compared.num_compared
-        metrics["num_left_out"] = verdict.compared.num_left_out
-    return metrics
+        values["num_compared"] = verdict.compared.num_compared
+        values["num_left_out"] = verdict.compared.num_left_out
+    return values
 
 
 def _bounds(name: str, interval: metrics.Interval | None) -> dict[str, float]:

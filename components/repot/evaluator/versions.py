@@ -125,7 +125,9 @@ def promote(
         return
     if _version(pointer) != expected_champion:
         raise _conflict(uri, pointer, version, expected_champion)
-    rolled_back = pointer.champion.rolled_back if pointer.champion else ()
+    # A promotion that a person forced lifts an earlier rollback.
+    earlier = pointer.champion.rolled_back if pointer.champion else ()
+    rolled_back = tuple(each for each in earlier if each != version)
     champion = _new_champion(storage_uri, model_name, change, pointer.champion, rolled_back)
     try:
         storage.swap_bytes(uri, champion.to_bytes(), expected_version=pointer.object_version)

@@ -17,8 +17,14 @@ from repot.evaluator import scoring
 from repot.evaluator.evaluate import evaluate, evaluate_folder, evaluate_run
 from repot.evaluator.outcomes import read_outcomes
 from repot.evaluator.report.data import ReportData
-from repot.json_record import read_record
-from tests.integration.evaluator.colours import NUM_VALIDATION, MakeRun, save_model
+from repot.json_record import read_record, write_record
+from repot.model_spec import ModelCalibration, ModelSpec
+from tests.integration.evaluator.colours import (
+    IMAGE_SIZE,
+    NUM_VALIDATION,
+    MakeRun,
+    save_model,
+)
 from tests.integration.evaluator.conftest import build_dataset
 
 RIGHT = math.exp(8) / (math.exp(8) + 2)
@@ -196,6 +202,31 @@ def test_evaluation_of_another_model_replaces_the_one_in_the_folder(
 
     assert metrics.num_correct == 0
     assert read_metrics(tmp_path / "out") == metrics
+
+
+def test_changed_promises_of_the_same_weights_are_evaluated_again(
+    make_run: MakeRun, dataset: Path, tmp_path: Path
+) -> None:
+    run_uri = make_run("first")
+    before = evaluate_in(run_uri, dataset, tmp_path / "out")
+    calibration = ModelCalibration(
+        method="a",
+        num_examples=10,
+        error_before=0.1,
+        error_after=0.1,
+        coverage=0.8,
+        set_threshold=0.5,
+        mean_set_size=1.0,
+        unlike_rate=0.05,
+    )
+    spec = ModelSpec(backbone="", image_size=IMAGE_SIZE, calibration=calibration)
+    write_record(f"{run_uri}/model/model_spec.json", spec)
+
+    after = evaluate_in(run_uri, dataset, tmp_path / "out")
+
+    assert before.promise is None
+    assert after.promise is not None
+    assert after.promise.promised == calibration
 
 
 def test_metrics_with_other_fields_are_replaced(

@@ -436,6 +436,22 @@ def test_rolled_back_version_is_not_promoted_again(
     assert champion_version(storage_uri) == "new"
 
 
+def test_forced_promotion_lifts_a_rollback(
+    make_run: MakeRun, storage_uri: str, champion: str
+) -> None:
+    make_run("new")
+    evaluate_version(storage_uri, "new")
+    promote_version(storage_uri, "new", champion)
+    rollback(storage_uri, "m", time=LATER)
+    settings = gate_settings(force_promote="it was the camera")
+
+    decision = decide_version(storage_uri, "new", settings=settings).verdict.decision
+    promote_version(storage_uri, "new", champion)
+
+    assert decision == "promote"
+    assert read_model_champion(storage_uri).rolled_back == ()
+
+
 def test_rollback_without_a_target_raises_an_error(storage_uri: str, champion: str) -> None:
     with pytest.raises(UsageError, match="is the first champion of m"):
         rollback(storage_uri, "m", time=LATER)

@@ -1,11 +1,11 @@
 """Recipe `auto`, second part: try to fine-tune the whole network, and keep it if it is better.
 
 A trial starts from the chosen head, fitted to four fifths of the training pictures, or to all but
-MAX_SELECTED: head first, then the whole network (Kumar et al. 2022). The rest, the selection part, chooses the epoch, and
-decides by a paired comparison whether fine-tuning is kept; classes have the weights that the head
-was chosen with. Then the network is trained again, from the checkpoint and on all training
-pictures, for as many epochs. The states after the best epochs are averaged one by one, and with the
-weights before, as long as that is not worse on the selection part.
+MAX_SELECTED: head first, then the whole network (Kumar et al. 2022). The rest, the selection part,
+chooses the epoch, and decides by a paired comparison whether fine-tuning is kept; classes have the
+weights that the head was chosen with. Then the network is trained again, from the checkpoint and on
+all training pictures, for as many epochs. The states after the best epochs are averaged one by one,
+and with the weights before, as long as that is not worse on the selection part.
 
     <run>/state/auto-trial.npz          the head, the selection part, and how the head scores it
     <run>/state/auto-trial-...          states of the trial, see `repot.trainer.auto.averages`
