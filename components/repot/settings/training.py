@@ -65,14 +65,14 @@ class TrainingSettings(Settings):
     )
     recipe: str = setting(
         "auto",
-        f"How to train: {', '.join(RECIPES)}.",
+        f"How to train. {'; '.join(f'{name}: {each.summary}' for name, each in RECIPES.items())}.",
         rule=one_of(RECIPES),
         change_when="predictions must be fast (head), or another recipe suits the pictures better",
         place="form",
     )
     epochs: int = setting(
         0,
-        "Epochs of the recipe's main phase; 0 uses the recipe's own.",
+        "Epochs of the recipe's main phase; 0 uses the recipe's own. Recipe auto has none.",
         rule=between(0, 10_000, "0 uses the recipe's own"),
         change_when="the history shows that training stops too early or too late",
         place="form",
@@ -87,7 +87,7 @@ class TrainingSettings(Settings):
     learning_rate: float = setting(
         0.0,
         "Peak learning rate of the recipe's main phase; 0 uses the recipe's own "
-        f"({', '.join(_OWN_LEARNING_RATES)}).",
+        f"({', '.join(_OWN_LEARNING_RATES)}). Recipe auto has none.",
         rule=between(0, 100, "0 uses the recipe's own"),
         change_when="the loss is not finite, or hardly falls",
         place="form",

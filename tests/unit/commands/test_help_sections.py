@@ -57,7 +57,7 @@ def test_defaults_are_stated_unless_the_preset_decides() -> None:
     text = " ".join(help_text("run").split())
 
     assert "held out for validation; ignored if they are already split. [default: 0.2]" in text
-    assert "How to train: auto, head, fine_tune, inception_2016. [default: auto]" in text
+    assert "train all of Inception-v3 as the 2016 tutorial did. [default: auto]" in text
     assert "siglip2, swin, resnet_vd. [default: the preset's]" in text
     assert "cluster trains inception_v3; laptop trains efficientnet_lite0." in text
     # A flag, and a text that is empty by default, have none to state.
