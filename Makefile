@@ -27,7 +27,7 @@ LOCK = $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform x86
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv install demo object-storage serving-skew quality shards-speed decoder-sandbox feature-memory sample-run speed training-speed change scale data-checks suspects probabilities inception-2016 mobilenet manifest-speed streaming gate-years report-size test test-unit test-cluster oldest-kubectl mlflow-server beam lint lint-images format compile docs images lock clean
+.PHONY: help venv install demo object-storage catalog-speed serving-skew quality shards-speed decoder-sandbox feature-memory sample-run speed training-speed change scale data-checks suspects probabilities inception-2016 mobilenet manifest-speed streaming gate-years report-size test test-unit test-cluster oldest-kubectl mlflow-server beam lint lint-images format compile docs images lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -95,6 +95,9 @@ suspects: $(STAMP) ## measure how many planted wrong labels are found, on seven 
 
 probabilities: $(STAMP) ## measure calibration, prediction sets and the score of unlike pictures on 200 splits; ARGS
 	$(BIN)/python -m benchmarks.probabilities $(ARGS)
+
+catalog-speed: $(STAMP) ## measure the lists of runs and models, and prune, on a bucket of 400 nights; ARGS
+	$(BIN)/python -m benchmarks.catalog $(ARGS)
 
 manifest-speed: $(STAMP) ## measure how long it takes to validate a manifest of 100,000 pictures
 	$(BIN)/python benchmarks/manifest.py

@@ -51,6 +51,7 @@ from repot.shard_builder.worker_pool import WorkerPool
 
 LATENCY_SECONDS = 0.05
 PICTURES_PER_SHARD = 1024
+PAGE_OBJECTS = 1000
 BUCKET = "gs://bucket"
 
 
@@ -110,6 +111,8 @@ class _Store(asyncio.Protocol):
             if name == "delete_datasets":
                 for each in [each for each in _Store.objects if each.startswith("datasets/")]:
                     del _Store.objects[each]
+            elif name == "put":
+                _Store.objects.update({key: text.encode() for key, text in value.items()})
             else:
                 setattr(_Store, name, value)
         state = {name: getattr(_Store, name) for name in ("num_requests", "num_refused")}
@@ -123,9 +126,7 @@ class _Store(asyncio.Protocol):
             return self._upload(method, query, headers, body)
         name = urllib.parse.unquote(url.path.partition("/o/")[2])
         if not name:
-            prefix = query.get("prefix", "")
-            items = [_describe(each) for each in sorted(_Store.objects) if each.startswith(prefix)]
-            return 200, {}, json.dumps({"items": items}).encode()
+            return 200, {}, json.dumps(self._list(query)).encode()
         if name not in _Store.objects:
             return 404, {}, b'{"error": {"message": "No such object"}}'
         if method == "DELETE":
@@ -136,6 +137,14 @@ class _Store(asyncio.Protocol):
         data = _Store.objects[name]
         goog = {"X-Goog-Generation": "1", "X-Goog-Hash": f"crc32c={_crc32c(name)}"}
         return 200, goog, data
+
+    @staticmethod
+    def _list(query: dict[str, str]) -> dict[str, Any]:
+        """Return a page of the objects with a prefix, at most 1000 as the service does."""
+        prefix, after = query.get("prefix", ""), query.get("pageToken", "")
+        names = sorted(each for each in _Store.objects if each.startswith(prefix) and each > after)
+        page: dict[str, Any] = {"items": [_describe(each) for each in names[:PAGE_OBJECTS]]}
+        return {**page, "nextPageToken": names[PAGE_OBJECTS - 1]} if names[PAGE_OBJECTS:] else page
 
     def _upload(
         self, method: str, query: dict[str, str], headers: dict[str, str], body: bytes
@@ -184,7 +193,8 @@ def _crc32c(name: str) -> str:
 
 def _describe(name: str) -> dict[str, str]:
     size = len(_Store.objects[name])
-    return {"name": name, "size": str(size), "crc32c": _crc32c(name), "generation": "1"}
+    described = {"name": name, "size": str(size), "crc32c": _crc32c(name), "generation": "1"}
+    return {**described, "updated": "2026-11-01T02:00:00.000Z"}
 
 
 def serve(pictures_path: Path) -> None:
@@ -202,7 +212,7 @@ def serve(pictures_path: Path) -> None:
     os._exit(0)
 
 
-def control(**settings: float) -> dict[str, int]:
+def control(**settings: Any) -> dict[str, int]:
     """Set what the store does from now on; return its counters."""
     url = os.environ["STORAGE_EMULATOR_HOST"] + "/control"
     with urllib.request.urlopen(url, data=json.dumps(settings).encode()) as response:

@@ -1,10 +1,12 @@
 """`repot prune` on folders and buckets: what is kept, what goes, and what a kill leaves."""
 
+import hashlib
 import json
 import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from repot.checkpoint_record import CheckpointRecord
 from repot.data_checks import DataLimits
 from repot.dataset_plan import BaseDataset, NewestDataset, read_base
 from repot.errors import ModelError, StorageError
-from repot.evaluator.catalog import list_models, list_runs, show_run
+from repot.evaluator.catalog import list_models, list_runs, list_versions, show_run
 from repot.evaluator.summary import summarise
 from repot.evaluator.verdict import Score, Verdict
 from repot.evaluator.versions import promote_by_hand, rollback
@@ -41,6 +43,9 @@ from repot.shard_builder.build import build_shards
 from repot.shard_builder.complete import complete_dataset
 from repot.storage_check import verify_folder
 from repot_pipelines.cli import repot
+from repot_pipelines.local.run import SAMPLE_FOLDER
+from tests.integration.command_line import REPOT
+from tests.integration.command_line import repot as run_command
 from tests.integration.faulty_proxy import Response, run_proxy
 from tests.training_records import make_training_record
 from tests.unit.conftest import make_jpeg
@@ -628,3 +633,88 @@ def test_storage_without_anything_is_a_usage_error(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"has nothing\. Check --storage-uri"):
             prune(str(tmp_path / "elsewhere"), LIMITS, delete=delete)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_pruned_run_is_made_again_under_the_same_ids_while_more_is_pruned(tmp_path: Path) -> None:
+    uri = str(tmp_path / "storage")
+    for name, number in (("few", 2), ("more", 3), ("all", 100)):
+        copy_sample(tmp_path / name, number)
+    trainings = [train_on(tmp_path, name) for name in ("few", "more", "all")]
+    first, undecided, champion = trainings
+    listed = {each.version: each.state for each in list_versions(uri, "drawings")[0]}
+    assert listed == {first: "", undecided: "", champion: "champion"}
+    before = {name: digest(uri, name) for name in names(uri)}
+    make_older(uri)
+
+    options = ("--storage-uri", uri, "--keep-versions", "2")
+    assert run_command("prune", *options, "--delete", cwd=tmp_path).returncode == 0
+
+    left = names(uri)
+    lost = before.keys() - left
+    assert {name.split("/")[1] for name in lost if name.startswith("runs/")} == {undecided}
+    assert len({name.split("/")[1] for name in lost if name.startswith("datasets/")}) == 1
+    assert any(name.startswith(f"models/drawings/{undecided}/") for name in lost)
+    assert run_command("verify", uri, cwd=tmp_path).returncode == 0
+    for version in (first, champion):
+        picture = str(next((SAMPLE_FOLDER / "validation" / "fruit").iterdir()))
+        done = run_command("predict", f"{uri}/models/drawings/{version}", picture, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    for expected in (first, champion):
+        rollback_options = ("--storage-uri", uri, "--model-name", "drawings")
+        done = run_command("rollback", *rollback_options, cwd=tmp_path)
+        assert f"champion is {expected} again" in done.stdout
+    make_older(uri, 40)
+
+    with subprocess.Popen(
+        [*REPOT, *train_command(tmp_path, "more")],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as running:
+        num_prunes = 0
+        while running.poll() is None:
+            num_prunes += 1
+            prune(uri, Limits(age_seconds=DAY, keep_versions=1), delete=True)
+            time.sleep(0.5)
+        assert running.stdout is not None
+        assert running.returncode == 0, running.stdout.read()
+    assert num_prunes > 5
+    made_again = {name for name in lost & names(uri) if name.startswith(("datasets/", "runs/"))}
+    # What prune took from the version before the champion is not what this run makes.
+    assert {name for name in lost if name.startswith(f"runs/{undecided}/model/")} <= made_again
+    for name in made_again:
+        if name.startswith("datasets/") or "/model/" in name:
+            assert digest(uri, name) == before[name], name
+    assert verify_folder(uri).damaged == ()
+
+
+def copy_sample(folder: Path, number: int) -> None:
+    """Copy the sample's pictures, of training so many per label."""
+    for split in ("train", "validation"):
+        for label in (SAMPLE_FOLDER / split).iterdir():
+            (folder / split / label.name).mkdir(parents=True)
+            pictures = sorted(label.iterdir())
+            for path in pictures[:number] if split == "train" else pictures:
+                shutil.copy(path, folder / split / label.name)
+
+
+def train_command(tmp_path: Path, name: str) -> list[str]:
+    folders = (str(tmp_path / name), "--storage-uri", str(tmp_path / "storage"))
+    options = ("--model-name", "drawings", "--comparisons-per-year", "12")
+    return ["run", *folders, "--output", str(tmp_path / "output"), *options]
+
+
+def train_on(tmp_path: Path, name: str) -> str:
+    """Run the pipeline on a folder of pictures; return the training."""
+    runs = tmp_path / "storage" / "runs"
+    before = set(runs.iterdir()) if runs.exists() else set()
+    done = run_command(*train_command(tmp_path, name), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (training,) = set(runs.iterdir()) - before
+    return training.name
+
+
+def digest(uri: str, name: str) -> str:
+    return hashlib.sha256(Path(uri, name).read_bytes()).hexdigest()

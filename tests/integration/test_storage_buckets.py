@@ -323,3 +323,22 @@ def test_requests_settle_at_the_rate_that_the_service_accepts(
     assert rate_limit.num_answered == 250
     # About 20; without the common limit 200 to 400.
     assert 0 < rate_limit.num_refused < 100
+
+
+def test_stored_objects_are_scanned_with_hidden_ones_and_their_times(bucket: str) -> None:
+    first = storage.read_clock(bucket)
+    for name in ("a/x", "a/.repot-0.tmp", "ab"):
+        storage.write_text(f"{bucket}/{name}", "12")
+    storage.write_text(f"{bucket}/a/folder/", "")
+    found = {each.uri: each for each in storage.scan_stored(f"{bucket}/a")}
+    assert found.keys() == {f"{bucket}/a/x", f"{bucket}/a/.repot-0.tmp"}
+    assert [found[f"{bucket}/a/{name}"].is_hidden for name in ("x", ".repot-0.tmp")] == [
+        False,
+        True,
+    ]
+    assert {each.size_bytes for each in found.values()} == {2}
+    # S3 has whole seconds.
+    assert all(first <= each.written_at <= storage.read_clock(bucket) for each in found.values())
+    assert abs(first - time.time()) < 60
+    assert list(storage.scan_stored(f"{bucket}/none")) == []
+    assert len(storage.list_objects(bucket)) == 2

@@ -1,6 +1,7 @@
 """`repot models` and `repot runs` on a folder and on a bucket."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from tests.integration.evaluator.test_gate import (
     gate_settings,
     judge_and_promote,
 )
+from tests.unit.evaluator.samples import make_model_record
 
 
 @pytest.fixture(params=["local", "gcs"])
@@ -133,6 +135,34 @@ def test_models_and_runs_are_listed_shown_compared_and_promoted(store: str) -> N
         "m: champion is first again, in place of second.\nNo run promotes second by itself now; to "
         "undo this: repot rollback --to second --model-name m\n"
     )
+
+
+def test_lists_are_limited_to_what_was_written_last(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    for number in range(4):
+        run, model = (
+            f"{layout.run_uri(uri, f'run {number}')}",
+            layout.model_uri(uri, "m", str(number)),
+        )
+        storage.write_text(f"{run}/state/latest.json", "{}")
+        storage.write_json(f"{model}/model.json", make_model_record("m", str(number)).to_json())
+        for path in (f"{run}/state/latest.json", f"{model}/model.json"):
+            os.utime(path, (1000.0 - number, 1000.0 - number))
+    at = ("--storage-uri", uri)
+
+    for command, shown, what in (
+        (("runs", "list"), ["run 0", "run 1", "run 2"], "runs"),
+        (("models", "list", "--model-name", "m"), ["0", "1", "2"], "versions"),
+    ):
+        # One fewer than there are, as many, and all.
+        for limit, number in ((3, 3), (4, 4), (0, 4)):
+            done = CliRunner().invoke(repot, [*command, *at, "--json", "--limit", str(limit)])
+            listed = [each.get("run") or each["version"] for each in json.loads(done.stdout)]
+            assert len(listed) == number
+            assert set(shown) <= set(listed)
+            note = f"The latest 3 of 4 {what}; --limit 0 lists all.\n" if limit == 3 else ""
+            assert done.stderr == note
+    assert CliRunner().invoke(repot, ["runs", "list", *at, "--limit", "-1"]).exit_code == 2
 
 
 def test_run_shows_what_it_cost_and_how_to_repeat_it(make_run: MakeRun, storage_uri: str) -> None:

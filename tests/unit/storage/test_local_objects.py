@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -204,3 +205,43 @@ def test_name_that_is_too_long_is_reported(root: str) -> None:
     with pytest.raises(StorageError, match="its name is too long"):
         storage.write_bytes(f"{root}/{'x' * 256}", b"")
     assert names_in(root) == []
+
+
+def test_stored_files_are_scanned_without_following_links(tmp_path: Path) -> None:
+    for name in ("store/a/x", "store/a/.repot-0.tmp", "elsewhere/y"):
+        storage.write_text(f"{tmp_path}/{name}", "12")
+    os.utime(tmp_path / "store" / "a" / "x", (1.0, 2.5))
+    storage.link(f"{tmp_path}/store/a/x", f"{tmp_path}/store/b/z")
+    (tmp_path / "store" / "folder").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "store" / "file").symlink_to(tmp_path / "elsewhere" / "y")
+    (tmp_path / "link").symlink_to(tmp_path / "store")
+
+    found = {
+        storage.relative_name(each.uri, f"{tmp_path}/link"): each
+        for each in storage.scan_stored(f"{tmp_path}/link")
+    }
+
+    assert found.keys() == {"a/x", "a/.repot-0.tmp", "b/z"}
+    assert found["a/.repot-0.tmp"].is_hidden
+    assert (found["a/x"].size_bytes, found["a/x"].written_at) == (2, 2.5)
+    assert found["a/x"].file_id == found["b/z"].file_id != found["a/.repot-0.tmp"].file_id
+    assert [found[name].num_names for name in ("a/x", "b/z", "a/.repot-0.tmp")] == [2, 2, 1]
+    assert list(storage.scan_stored(f"{tmp_path}/none")) == []
+
+
+def test_only_empty_folders_are_deleted(tmp_path: Path) -> None:
+    for name in ("a/b/c", "a/d/e"):
+        (tmp_path / name).mkdir(parents=True)
+    storage.write_text(f"{tmp_path}/a/d/x", "")
+    storage.delete_empty_folders(f"{tmp_path}/a")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "d", "x"]
+    storage.delete(f"{tmp_path}/a/d/x")
+    storage.delete_empty_folders(f"{tmp_path}/a")
+    assert list(tmp_path.iterdir()) == []
+    storage.delete_empty_folders(f"{tmp_path}/a")
+
+
+def test_clock_is_that_of_the_disk_and_leaves_nothing(tmp_path: Path) -> None:
+    before = time.time()
+    assert before - 1 < storage.read_clock(str(tmp_path)) < time.time() + 1
+    assert list(tmp_path.iterdir()) == []
