@@ -71,17 +71,27 @@ def read_node(node: KubernetesObject) -> Node:
 def requested_by_pod(pod: KubernetesObject, resource: str) -> Decimal:
     """Return how much of a resource a pod occupies.
 
-    That is the sum over its containers, or the largest init container if that is more.
+    That is what the pod itself requests, or else the sum over its containers, or the largest init
+    container if that is more; and what its runtime class adds.
+    Source: `PodRequests` in k8s.io/component-helpers/resource/helpers.go of Kubernetes 1.34.
     """
     spec = pod["spec"]
-    init_containers = spec.get("initContainers") or []
-    # An init container with restartPolicy Always is a sidecar: it runs beside the containers.
-    sidecars = [each for each in init_containers if each.get("restartPolicy") == "Always"]
+    overhead = quantity((spec.get("overhead") or {}).get(resource, 0))
+    of_pod = _requested(spec, resource)
+    if of_pod is not None:
+        return of_pod + overhead
+    sidecars = Decimal(0)
+    largest = Decimal(0)
+    for container in spec.get("initContainers") or []:
+        requested = _requested(container, resource) or Decimal(0)
+        largest = max(largest, sidecars + requested)
+        # With restartPolicy Always it is a sidecar: it runs beside all that start later.
+        if container.get("restartPolicy") == "Always":
+            sidecars += requested
     running = sum(
-        (_requested_by_container(each, resource) for each in [*spec["containers"], *sidecars]),
-        start=Decimal(0),
+        (_requested(each, resource) or Decimal(0) for each in spec["containers"]), start=sidecars
     )
-    return max([running, *(_requested_by_container(each, resource) for each in init_containers)])
+    return max(running, largest) + overhead
 
 
 def format_taint(taint: KubernetesObject) -> str:
@@ -128,8 +138,9 @@ def _tolerates(toleration: KubernetesObject, taint: KubernetesObject) -> bool:
     return bool(key) and (toleration.get("value") or "") == (taint.get("value") or "")
 
 
-def _requested_by_container(container: KubernetesObject, resource: str) -> Decimal:
-    resources = container.get("resources") or {}
+def _requested(owner: KubernetesObject, resource: str) -> Decimal | None:
+    """Return what a container, or the spec of a pod, requests; None if it does not say."""
+    resources = owner.get("resources") or {}
     # The API server sets missing requests to the limits.
-    amounts = resources.get("requests") or resources.get("limits") or {}
-    return quantity(amounts.get(resource, 0))
+    amounts = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
+    return quantity(amounts[resource]) if resource in amounts else None

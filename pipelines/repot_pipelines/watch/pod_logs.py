@@ -75,6 +75,8 @@ class PodLogFollower:
         # Leave an incomplete last line for the next call.
         end = log.rfind("\n") + 1 if is_running else len(log)
         start = self._num_read.get(pod, 0)
+        if 0 < len(log) < start:
+            start = 0  # the kubelet has begun a new file, after 10 MiB by default
         self._num_read[pod] = max(start, end)
         lines = log[start:end].splitlines()
         if self._shown == "all":

@@ -99,6 +99,24 @@ def container(gpus: int, *, field: str = "requests", **more: str) -> dict[str, A
             },
             5,
         ),
+        (  # the sidecar runs while the second init container does
+            {
+                "containers": [container(1)],
+                "initContainers": [container(2, restartPolicy="Always"), container(4)],
+            },
+            6,
+        ),
+        (
+            {
+                "containers": [container(1)],
+                "initContainers": [container(4), container(2, restartPolicy="Always")],
+            },
+            4,
+        ),
+        # What the pod requests itself is for all of its containers.
+        ({"containers": [container(1), container(2)], **container(7)}, 7),
+        ({"containers": [container(3)], "overhead": {GPU: "2"}}, 5),
+        ({"containers": [{"resources": {"requests": {"cpu": 1}, "limits": {GPU: 2}}}]}, 2),
     ],
 )
 def test_pod_requests_the_sum_of_its_containers_or_its_largest_init_container(
