@@ -6,7 +6,8 @@ and a CSV file or a folder of XML files has bounding boxes.
 """
 
 import dataclasses
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 
 from repot import progress, storage
@@ -91,17 +92,20 @@ def add_boxes(
     index = read_boxes(boxes_uri)
     known = set() if several_labels else set(labels)
     pictures = inventory.candidates
-    num_used, num_foreign = 0, 0
+    num_foreign = 0
+    # Number of pictures by the name under which they have boxes.
+    used: Counter[str] = Counter()
     pictures.boxes = {}
     for number, label in enumerate(pictures.labels):
-        found = index.find(pictures.files.paths[number])
+        name, found = index.find(pictures.files.paths[number])
         own = tuple(box for box in found if box.label == label or box.label not in known)
-        num_used += bool(found)
         num_foreign += len(found) - len(own)
+        if name:
+            used[name] += 1
         if own:
             pictures.boxes[number] = own
-    _announce(index, pictures, num_used=num_used, num_foreign=num_foreign)
-    if index.num_pictures and not num_used:
+    _announce(index, pictures, used, num_foreign=num_foreign)
+    if index.num_pictures and not used:
         names = [*index.by_name, *index.by_stem]
         raise UsageError(
             f"The bounding boxes must be of the pictures; none of the {index.num_pictures} names "
@@ -154,8 +158,10 @@ def _with_rejections(
     return tuple(sorted([*inventory.rejected, *added], key=lambda rejection: rejection.path))
 
 
-def _announce(index: BoxIndex, pictures: PictureTable, *, num_used: int, num_foreign: int) -> None:
-    """Report the numbers that process_bounding_boxes.py reports."""
+def _announce(
+    index: BoxIndex, pictures: PictureTable, used: Mapping[str, int], *, num_foreign: int
+) -> None:
+    """Report the numbers that process_bounding_boxes.py reports, and names that are ambiguous."""
     num_boxes = sum(map(len, pictures.boxes.values()))
     line = f"{num_boxes} bounding boxes in {len(pictures.boxes)} of {len(pictures)} pictures"
     skipped = {
@@ -165,6 +171,14 @@ def _announce(index: BoxIndex, pictures: PictureTable, *, num_used: int, num_for
     reasons = [f"{count} that {why}" for why, count in skipped.items() if count]
     if reasons:
         line += f"; skipped {' and '.join(reasons)}"
-    if unused := index.num_pictures - num_used:
+    if unused := index.num_pictures - len(used):
         line += f"; {unused} other pictures with boxes are not in the input"
     progress.notice("plan", line)
+    if shared := [name for name, num_pictures in used.items() if num_pictures > 1]:
+        progress.notice(
+            "plan",
+            "Boxes belong to a picture by its base name, and several pictures have the names "
+            f"{join_names(map(repr, shared), 3)}; each of them got the boxes. Rename them if they "
+            "are not copies of one picture.",
+            is_warning=True,
+        )

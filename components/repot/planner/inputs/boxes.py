@@ -29,7 +29,7 @@ from pathlib import PurePosixPath
 from repot import storage
 from repot.errors import UsageError
 from repot.planner.inputs.problems import WrongRows
-from repot.planner.inputs.tables import read_csv_rows, read_file_text
+from repot.planner.inputs.tables import guess_delimiter, read_csv_rows, read_file_text
 from repot.progress import ProgressCounter
 from repot.records import BOX_EDGES, Box
 
@@ -57,10 +57,17 @@ class BoxIndex:
         """Return the number of pictures that have boxes."""
         return len(self.by_name) + len(self.by_stem)
 
-    def find(self, path: str) -> Sequence[Box]:
-        """Return the boxes of a picture, by its path."""
+    def find(self, path: str) -> tuple[str, Sequence[Box]]:
+        """Return the name under which a picture has boxes, and the boxes; "" and none without.
+
+        Args:
+            path: Path of the picture.
+        """
         name = PurePosixPath(path)
-        return self.by_name.get(name.name) or self.by_stem.get(name.stem) or ()
+        for key, boxes in ((name.name, self.by_name), (name.stem, self.by_stem)):
+            if key in boxes:
+                return key, boxes[key]
+        return "", ()
 
 
 def read_boxes(uri: str) -> BoxIndex:
@@ -85,7 +92,9 @@ def read_boxes(uri: str) -> BoxIndex:
 def _read_csv_file(info: storage.ObjectInfo) -> BoxIndex:
     index = BoxIndex()
     wrong = WrongRows(info.uri, must="have a picture's name, xmin, ymin, xmax and ymax")
-    for number, cells in read_csv_rows(read_file_text(info), ",", wrong):
+    text = read_file_text(info)
+    delimiter = guess_delimiter(text.partition("\n")[0], BOX_EDGES)
+    for number, cells in read_csv_rows(text, delimiter, wrong):
         where = f"line {number}"
         name, *edges = (cell.strip() for cell in cells)
         if number == 1 and [edge.lower() for edge in edges] == list(BOX_EDGES):

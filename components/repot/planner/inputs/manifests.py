@@ -309,9 +309,13 @@ def make_box(edges: Any, *, width: Any = None, height: Any = None, label: str = 
     """
     try:
         xmin, ymin, xmax, ymax = map(float, edges)
-        sizes = (float(width or 1), float(height or 1))
     except (TypeError, ValueError):
         raise ValueError(f"a box must have four numbers; got {edges!r}") from None
+    try:
+        sizes = (float(width or 1), float(height or 1))
+    except (TypeError, ValueError):
+        problem = f"width and height must be numbers; got {width!r} and {height!r}"
+        raise ValueError(problem) from None
     is_ordered = 0 <= xmin < xmax <= sizes[0] and 0 <= ymin < ymax <= sizes[1]
     if not is_ordered:
         unit = (

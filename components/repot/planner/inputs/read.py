@@ -24,6 +24,7 @@ from repot.planner.inputs.inventory import CandidatePicture, Inventory, PictureT
 from repot.planner.inputs.manifests import ManifestFormat, read_manifest_rows
 from repot.planner.inputs.problems import WrongRows
 from repot.planner.inputs.rows import FoundContent, find_pictures, keep_useful_columns
+from repot.planner.inputs.stored_file import read_head
 from repot.planner.inputs.tables import read_file_text
 from repot.planner.listing import PictureRoots, check_folder, list_root
 
@@ -234,6 +235,11 @@ def _read_file(
     wanted = options.input_format
     if kind and wanted in ("auto", "folders", "webdataset", "huggingface"):
         _read_archive(content, prefix, info, kind, options)
+    elif tfrecords.is_tfrecord(head) and archives.archive_kind(read_head(info, 2)):
+        raise UsageError(
+            f"A TFRecord shard must not be compressed; {info.uri} is, with gzip. Unpack it with "
+            "gunzip."
+        )
     elif wanted == "tfrecord" or (wanted == "auto" and tfrecords.is_tfrecord(head)):
         _read_shard(content, prefix, info, PurePosixPath(info.uri).name, options)
     elif kind or wanted in ("folders", "webdataset"):

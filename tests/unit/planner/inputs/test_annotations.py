@@ -69,12 +69,14 @@ def test_boxes_of_pascal_voc(tmp_path: Path) -> None:
     objects = _object("cat", 20, 10.9, 100, 50, part=part) + _object("dog", 300, 90, 100, -5)
     (tmp_path / "2007_000027.xml").write_text(_voc(objects + _object("cat", 5, 5, 5, 9)))
     index = read_boxes(str(tmp_path))
-    assert index.find("any/2007_000027.png") == [
+    name, boxes = index.find("any/2007_000027.png")
+    assert name == "2007_000027"
+    assert boxes == [
         Box(xmin=0.1, ymin=0.1, xmax=0.5, ymax=0.5, label="cat"),
         Box(xmin=0.5, ymin=0.0, xmax=1.0, ymax=0.9, label="dog"),
     ]
     assert index.num_empty == 1
-    assert index.find("2007_000028.png") == ()
+    assert index.find("2007_000028.png") == ("", ())
 
 
 @pytest.mark.parametrize(
@@ -118,6 +120,20 @@ def test_boxes_become_features_of_all_pictures(pictures: Path, tmp_path: Path) -
     by_name = {picture.path: picture.boxes for picture in _work(planned)}
     assert len(by_name.pop("cat/cat0.jpg") or ()) == 2
     assert set(by_name.values()) == {()}
+
+
+def test_pictures_of_one_name_with_boxes_are_reported(
+    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="repot.progress")
+    for label in ("cat", "dog"):
+        (pictures / label / f"{label}0.jpg").rename(pictures / label / "same.jpg")
+    (tmp_path / "b.csv").write_text("same.jpg;.1;.2;.3;.4\nunknown.jpg;0;0;1;1\n")
+    planned = _plan(pictures, tmp_path / "data", bounding_box_file_uri=f"{tmp_path}/b.csv")
+    assert sum(bool(picture.boxes) for picture in _work(planned)) == 2
+    counts = f"2 bounding boxes in 2 of {len(_work(planned))} pictures; 1 other pictures"
+    assert counts in caplog.text
+    assert "several pictures have the names 'same.jpg'; each of them got the boxes" in caplog.text
 
 
 def test_boxes_of_a_manifest_and_of_a_file_give_the_same_dataset(

@@ -394,6 +394,10 @@ def test_wrong_header_is_explained(header: str, message: str, folder: Path) -> N
         ("[1]", "it is not a JSON object"),
         ('{"path": "1.jpg", ', "it is not a JSON object"),
         ('{"path": "1.jpg", "label": "a", "boxes": 3}', "boxes must be a list"),
+        (
+            '{"path": "1.jpg", "label": "a", "boxes": [[0, 0, 1, 1]], "width": "x", "height": 9}',
+            "width and height must be numbers; got 'x' and 9",
+        ),
     ],
 )
 def test_wrong_json_row_is_named(line: str, message: str, folder: Path) -> None:

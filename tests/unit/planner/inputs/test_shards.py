@@ -1,5 +1,6 @@
 """Existing shards as input: WebDataset tar files and TFRecord shards of the 2016 schema."""
 
+import gzip
 import io
 import json
 import tarfile
@@ -170,6 +171,14 @@ def test_damaged_shards_and_other_records_are_refused(tmp_path: Path) -> None:
     assert f"record 1 of {tmp_path}/x, at byte" in _problem(tmp_path / "x")
     (tmp_path / "x").write_bytes(frame_record(encode_example({"text": [b"no picture"]})))
     assert f"got record 0 of {tmp_path}/x. Give the shards of a dataset" in _problem(tmp_path / "x")
+
+
+def test_compressed_shard_is_named(tmp_path: Path) -> None:
+    _write_shard(tmp_path / "x", {}, {})
+    (tmp_path / "x.gz").write_bytes(gzip.compress((tmp_path / "x").read_bytes()))
+    for options in ({}, {"input_format": "tfrecord"}):
+        problem = _problem(tmp_path / "x.gz", **options)
+        assert problem.startswith("A TFRecord shard must not be compressed;")
 
 
 def test_folder_with_both_kinds_of_shards_is_ambiguous(tmp_path: Path) -> None:
