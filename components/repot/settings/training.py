@@ -19,6 +19,17 @@ GPU_BUDGET_SECONDS = 3600
 SETTINGS_OF_THE_MACHINE = ("shard_cache_gib",)
 """Training settings that change how a training runs, but not its result."""
 
+_OTHER_DECAY = "the learning rate of the other recipes does not fall in steps"
+_SELECTING = tuple(name for name, recipe in RECIPES.items() if recipe.selects_itself)
+_FINE_TUNING = tuple(name for name, recipe in RECIPES.items() if recipe.fine_tune)
+_SETTINGS_OF_RECIPES = {
+    "class_weights": (_SELECTING, "the other recipes give every picture the same weight"),
+    "budget": (_SELECTING, "the other recipes do not choose whether to fine-tune"),
+    "calibration_fraction": (_FINE_TUNING, "the other recipes cross-validate"),
+    "num_epochs_per_decay": (("inception_2016",), _OTHER_DECAY),
+    "learning_rate_decay_factor": (("inception_2016",), _OTHER_DECAY),
+}
+"""Recipes that use a setting, and why the others do not."""
 _OWN_LEARNING_RATES = [
     f"{name}: {recipe.main_learning_rate:g}"
     for name, recipe in RECIPES.items()
@@ -241,13 +252,14 @@ class TrainingSettings(Settings):
                 f"{recipe.optimizer}, the recipe's optimizer, unstable. Choose {own} to {high}, or "
                 f"0 for the recipe's own, {own}."
             )
-        for name in ("num_epochs_per_decay", "learning_rate_decay_factor"):
+        for name, (recipes, why) in _SETTINGS_OF_RECIPES.items():
             value = getattr(self, name)
-            if self.recipe != "inception_2016" and value != getattr(TrainingSettings(), name):
+            if self.recipe not in recipes and value != getattr(TrainingSettings(), name):
+                shown = value if isinstance(value, str) else f"{value:g}"
                 yield (
-                    f"{name} should be set with recipe=inception_2016 only; got {name}={value:g} "
-                    f"with recipe={self.recipe}. It has no effect: the learning rate of this "
-                    "recipe falls along a cosine. Leave it out."
+                    f"{name} should be set with recipe={' or '.join(recipes)} only; got "
+                    f"{name}={shown} with recipe={self.recipe}. It has no effect: {why}. Leave it "
+                    "out."
                 )
         is_fine_tuned = recipe.augmentation != "none" or (
             recipe.selects_itself and self.budget != "0"

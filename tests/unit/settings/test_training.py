@@ -43,18 +43,27 @@ def test_learning_rate_of_2016_gives_a_warning_for_the_whole_network_with_adamw_
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("num_epochs_per_decay", 2.5), ("learning_rate_decay_factor", 0.94)]
+    ("name", "value", "shown", "recipes"),
+    [
+        ("class_weights", "off", "off", ["auto"]),
+        ("budget", "10m", "10m", ["auto"]),
+        ("calibration_fraction", 0, "0", ["fine_tune", "inception_2016"]),
+        ("num_epochs_per_decay", 2.5, "2.5", ["inception_2016"]),
+        ("learning_rate_decay_factor", 0.94, "0.94", ["inception_2016"]),
+    ],
 )
-def test_decay_in_steps_gives_a_warning_with_other_recipes_than_that_of_2016(
-    name: str, value: float
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_setting_of_other_recipes_gives_a_warning(
+    recipe: str, name: str, value: Any, shown: str, recipes: list[str]
 ) -> None:
-    values: dict[str, Any] = {name: value}
+    warnings = TrainingSettings(recipe=recipe, **{name: value}).warnings
 
-    (warning,) = TrainingSettings(recipe="fine_tune", **values).warnings
-
-    assert warning.startswith(f"{name} should be set with recipe=inception_2016 only; got {name}=")
-    assert f"={value:g} with recipe=fine_tune" in warning
-    assert TrainingSettings(recipe="inception_2016", **values).warnings == ()
+    assert len(warnings) == (recipe not in recipes)
+    for warning in warnings:
+        assert warning.startswith(
+            f"{name} should be set with recipe={' or '.join(recipes)} only; got {name}={shown} "
+            f"with recipe={recipe}. It has no effect: "
+        )
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
