@@ -169,7 +169,7 @@ def _start(
         state = "uploaded" if version.is_new else "already there"
         _print(console, f"version  {version.name} ({state})")
     if earlier is None:
-        submitted = submit(server, request, start)
+        submitted = submit(server, request, start, version=version)
         run_id, name = submitted.run_id, submitted.name
     else:
         run_id = str(earlier.run_id)

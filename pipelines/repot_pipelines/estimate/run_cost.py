@@ -282,9 +282,9 @@ def _assumptions(
     trainer: JobSettings, prices: Prices, gpus: Mapping[str, GpuPrice], num_pictures: int
 ) -> Iterator[str]:
     yield (
-        f"{num_pictures} pictures, from --num-pictures."
+        f"{num_pictures:,} pictures, from --num-pictures."
         if num_pictures
-        else f"{DEFAULT_NUM_PICTURES} pictures; set --num-pictures to the real number."
+        else f"{DEFAULT_NUM_PICTURES:,} pictures; set --num-pictures to the real number."
     )
     if len(gpus) == 1:
         yield f"One GPU model: {next(iter(gpus))}, {trainer.accelerator_count} per worker."

@@ -52,13 +52,26 @@ class SubmittedRun:
     version: PipelineVersion | None
 
 
-def submit(server: Server, request: RunRequest, options: StartOptions) -> SubmittedRun:
+def submit(
+    server: Server,
+    request: RunRequest,
+    options: StartOptions,
+    *,
+    version: PipelineVersion | None = None,
+) -> SubmittedRun:
     """Start a run of the request; create pipeline, version and experiment if they are missing.
+
+    Args:
+        server: The server.
+        request: Pipeline and parameters.
+        options: How to start the run.
+        version: What `ensure_request_version` has returned; None if it has not been called.
 
     Raises:
         ServerError: A call failed. What was created before stays, and the next attempt uses it.
     """
-    version = ensure_request_version(server, request, options) if options.use_cache else None
+    if version is None and options.use_cache:
+        version = ensure_request_version(server, request, options)
     experiment_id = ensure_experiment(server, options.experiment)
     name = options.run_name or timestamped_name(str(request.values.get("model_name", "repot")))
     run_id = start_run(

@@ -147,7 +147,9 @@ def test_cost_of_a_run_is_what_its_pods_request_for_as_long_as_they_worked() -> 
 
 
 def test_unknown_number_of_pictures_is_an_assumption() -> None:
-    assert any(str(DEFAULT_NUM_PICTURES) in sentence for sentence in estimate().assumptions)
+    assert any(
+        f"{DEFAULT_NUM_PICTURES:,} pictures" in sentence for sentence in estimate().assumptions
+    )
     assert estimate().money == estimate(DEFAULT_NUM_PICTURES).money
 
 
