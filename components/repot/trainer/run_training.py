@@ -196,6 +196,7 @@ def _run(
         except StoppedError:
             wait_for_all(strategy)
             raise
+        position.seconds = time.monotonic() - run.started
         record = TrainingRecord(
             training_id=request.training_id,
             dataset_id=manifest.dataset_id,

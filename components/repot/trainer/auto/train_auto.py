@@ -359,7 +359,6 @@ def _add_to_history(state: AutoState, num_examples: int, run: TrainingRun) -> No
     run.position.finish_step(sums, epoch_seconds=state.seconds)
     run.position.finish_epoch(Sums(0.0, 0.0, 0.0), learning_rate=0.0)
     run.position.finish_phase(num_steps=1)
-    run.position.seconds = time.monotonic() - run.started
 
 
 def _print_plan(num_examples: int, num_depths: int, plan: FineTuningPlan) -> None:
