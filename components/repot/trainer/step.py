@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -367,7 +368,7 @@ class StepRunner:
         """
         if self._computation.num_parts == 1:
             return self._part_gradients(inputs, labels, mask, count)
-        rows, is_row = divide_rows(
+        rows, is_row = _divide_rows(
             labels.shape[0], self._computation.num_parts, multiple=self._rows_multiple
         )
         num_parts = len(rows)
@@ -449,10 +450,11 @@ def _share_memory(array: Any) -> Any:
 
 @contextlib.contextmanager
 def computing_in(precision: str, model: Any) -> Iterator[None]:
-    """Let the layers of a model compute in another precision for the duration of a `with` block.
+    """Let a network compute in another precision for the duration of a `with` block.
 
-    Weights stay float32, and so do the layers that return the model's outputs. A function that is
-    traced in the block keeps the precision.
+    Weights stay float32. So do the layers that make logits, and all others around a network that is
+    a layer of the model, such as a backbone: they take little time, and lose what is computed. A
+    function that is traced in the block keeps the precision.
 
     Args:
         precision: float32, bfloat16 or float16.
@@ -461,10 +463,17 @@ def computing_in(precision: str, model: Any) -> Iterator[None]:
     if precision == "float32":
         yield
         return
-    heads = {output._keras_history.operation for output in model.outputs}
+    networks = [layer for layer in model.layers if isinstance(layer, keras.Model)] or [model]
+    heads = [
+        output._keras_history.operation
+        for network in networks
+        for output in network.outputs
+        if isinstance(output._keras_history.operation, keras.layers.Dense)
+    ]
     layers = [
         layer
-        for layer in model._flatten_layers()
+        for network in networks
+        for layer in network._flatten_layers()
         if layer not in heads and layer.dtype_policy.name == "float32"
     ]
     try:
@@ -476,7 +485,7 @@ def computing_in(precision: str, model: Any) -> Iterator[None]:
             layer.dtype_policy = "float32"
 
 
-def divide_rows(num_rows: int, num_parts: int, *, multiple: int) -> tuple[Any, Any]:
+def _divide_rows(num_rows: int, num_parts: int, *, multiple: int) -> tuple[Any, Any]:
     """Divide the rows of a batch into parts of equal size.
 
     The last parts are filled up with the first rows, because BatchNorm in training mode would take

@@ -14,6 +14,7 @@ from repot.trainer.step import (
     LABEL_SMOOTHING,
     StepOutOfMemoryError,
     StepRunner,
+    computing_in,
     smoothed_cross_entropy,
 )
 from repot.trainer.strategy import FLOAT32, Computation
@@ -311,6 +312,27 @@ def test_lower_precision_computes_nearly_the_same_step_with_float32_weights(
     runner.score(batches)
     assert set(NotingDense.seen) == {"float32"}
     assert {layer.dtype_policy.name for layer in model.layers} == {"float32"}
+
+
+def test_layers_around_the_networks_and_those_that_make_logits_stay_in_float32() -> None:
+    def network(name: str, last: Any) -> Any:
+        inputs = keras.Input([WIDTH])
+        return keras.Model(inputs, last(keras.layers.Dense(WIDTH, name=f"{name}_hidden")(inputs)))
+
+    backbone = network("backbone", keras.layers.ReLU(name="pool"))
+    auxiliary = network("auxiliary", keras.layers.Dense(2, name="auxiliary_logits"))
+    inputs = keras.Input([WIDTH])
+    features = keras.layers.UnitNormalization(name="unit")(backbone(inputs))
+    logits = keras.ops.pad(keras.layers.Dense(2, name="logits")(features), [[0, 0], [1, 0]])
+    model = keras.Model(inputs, [logits, auxiliary(features)])
+    layers = [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
+
+    with computing_in("bfloat16", model):
+        lowered = {layer.name for layer in layers if layer.dtype_policy.name != "float32"}
+
+    assert {"backbone_hidden", "pool", "auxiliary_hidden"} <= lowered
+    assert not {"unit", "logits", "auxiliary_logits"} & lowered
+    assert {layer.dtype_policy.name for layer in layers} == {"float32"}
 
 
 def test_step_without_finite_float16_gradients_is_skipped_by_all_optimizers() -> None:
