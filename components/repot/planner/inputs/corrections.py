@@ -4,9 +4,10 @@ A row has the column `new_label`, and `content` or `path` (or both) to name a pi
 found by its content, whatever its name and folder are now; only if no picture has that content, by
 its path relative to PICTURES. All copies of a picture with the given label are corrected alike.
 
-`new_label` is empty to keep the label, a label, or `-` or `remove` to leave the picture out. With a
-column `given_label`, a picture that has another label by now is an error, unless it has the new
-one: so a file stays usable after its pictures were moved to the right folders.
+`new_label` is empty to keep the label, a label, or `-` or `remove` to leave the picture out, unless
+that is a label. With a column `given_label`, a picture that has another label by now is an error,
+unless it has the new one: so a file stays usable after its pictures were moved to the right
+folders.
 """
 
 import dataclasses
@@ -25,8 +26,8 @@ from repot.planner.inputs.tables import guess_delimiter, read_csv_rows, read_fil
 from repot.work_list import content_key
 
 REMOVED_REASON = "removed"
-_REMOVE = "-"
-_REMOVE_NAMES = (_REMOVE, "remove")
+# A spreadsheet shows the first one as it is, but not the second one.
+_REMOVE_NAMES = ("remove", "-")
 _COLUMNS = ("path", "content", "given_label", "new_label")
 
 
@@ -38,7 +39,7 @@ class _Correction:
         number: Its line number.
         path, content: What names the picture; one may be "".
         given: The label that the picture had; "" if the row does not state it.
-        new: The label that it gets; _REMOVE to leave it out.
+        new: The label that it gets; "" to leave it out.
     """
 
     number: int
@@ -83,7 +84,8 @@ def apply_corrections(
         for i in _corrected(correction, found, inventory, wrong):
             first = chosen.setdefault(i, correction)
             if first.new != correction.new:
-                problem = f"{first.where} gives the same picture the label {first.new!r}"
+                does = f"gives the same picture the label {first.new!r}"
+                problem = f"{first.where} {does if first.new else 'removes the same picture'}"
                 wrong.add(correction.where, problem, number=correction.number)
     wrong.raise_if_any()
     _announce(inventory, chosen, corrections_uri, num_kept=num_kept, unmatched=unmatched)
@@ -108,6 +110,8 @@ def _read(uri: str, labels: Sequence[str], wrong: WrongRows) -> tuple[list[_Corr
             f"path or content, as suspects.csv has them; {uri} has {join_names(header) or 'none'}. "
             "Edit the suspects.csv of a run, and keep its first line."
         )
+    known = set(labels)
+    advice: dict[str, str] = {}
     corrections: list[_Correction] = []
     num_kept = 0
     for number, cells in rows:
@@ -122,28 +126,25 @@ def _read(uri: str, labels: Sequence[str], wrong: WrongRows) -> tuple[list[_Corr
             num_kept += 1
         elif not (correction.path or correction.content):
             wrong.add(correction.where, "it names no picture", number=number)
-        elif (new := _check_label(correction, labels, wrong)) is not None:
-            corrections.append(dataclasses.replace(correction, new=new))
+        elif correction.new in known:
+            corrections.append(correction)
+        elif correction.new.lower() in _REMOVE_NAMES:
+            corrections.append(dataclasses.replace(correction, new=""))
+        else:
+            new = correction.new
+            if new not in advice:  # Many rows may have the same one, and the search takes long.
+                near = nearest_names(new, labels)
+                advice[new] = (
+                    f"; did you mean {near[0]!r}?" if near else f", which are {join_names(labels)}"
+                )
+            problem = f"new_label {new!r} is not one of the labels{advice[new]}"
+            wrong.add(correction.where, problem, number=number)
     return corrections, num_kept
 
 
 def _normal(cell: str) -> str:
     """Return a cell as it was before `repot.csv_text` wrote it, in Unicode normal form C."""
     return unicodedata.normalize("NFC", cell.strip().removeprefix("'"))
-
-
-def _check_label(correction: _Correction, labels: Sequence[str], wrong: WrongRows) -> str | None:
-    """Return the new label, or _REMOVE; None after adding why it is neither."""
-    new = correction.new
-    if new in labels:
-        return new
-    if new.lower() in _REMOVE_NAMES:
-        return _REMOVE
-    near = nearest_names(new, labels)
-    advice = f"; did you mean {near[0]!r}?" if near else f", which are {join_names(labels)}"
-    problem = f"new_label {new!r} is not one of the labels{advice}"
-    wrong.add(correction.where, problem, number=correction.number)
-    return None
 
 
 class _Pictures:
@@ -188,7 +189,7 @@ def _corrected(
 
 def _apply(inventory: Inventory, chosen: Mapping[int, _Correction]) -> Inventory:
     pictures = inventory.candidates
-    removed = sorted(number for number, each in chosen.items() if each.new == _REMOVE)
+    removed = sorted(number for number, each in chosen.items() if not each.new)
     rejected = [
         Rejection(
             path=picture.file.path,
@@ -199,7 +200,7 @@ def _apply(inventory: Inventory, chosen: Mapping[int, _Correction]) -> Inventory
         for picture in map(pictures.__getitem__, removed)
     ]
     for number, correction in chosen.items():
-        if correction.new != _REMOVE:
+        if correction.new:
             pictures.labels.codes[number] = pictures.labels.code(correction.new)
     is_removed = set(removed)
     kept = [number for number in range(len(pictures)) if number not in is_removed]
@@ -211,14 +212,13 @@ def _apply(inventory: Inventory, chosen: Mapping[int, _Correction]) -> Inventory
 
 
 def _rows_text(corrections: Sequence[_Correction], labels: Sequence[str]) -> str:
-    # A spreadsheet shows "remove" as it is, but not "-".
-    removal = _REMOVE if _REMOVE_NAMES[1] in labels else _REMOVE_NAMES[1]
+    removal = next((name for name in _REMOVE_NAMES if name not in labels), _REMOVE_NAMES[0])
     rows: list[Sequence[str]] = [SUSPECTS_COLUMNS]
     for each in corrections:
         cells = {
             "path": each.path,
             "given_label": each.given,
-            "new_label": removal if each.new == _REMOVE else each.new,
+            "new_label": each.new or removal,
             "content": each.content,
         }
         rows.append([cells.get(name, "") for name in SUSPECTS_COLUMNS])
@@ -234,7 +234,7 @@ def _announce(
     unmatched: Sequence[str],
 ) -> None:
     new = {i: correction.new for i, correction in chosen.items()}
-    num_removed = sum(label == _REMOVE for label in new.values())
+    num_removed = sum(not label for label in new.values())
     num_same = sum(label == inventory.candidates.labels[i] for i, label in new.items())
     num_changed = len(new) - num_removed - num_same
     progress.notice(

@@ -13,6 +13,7 @@ from repot import storage
 from repot.data_checks import DataLimits
 from repot.errors import UsageError
 from repot.label_suspects import SUSPECTS_COLUMNS
+from repot.planner.inputs import corrections
 from repot.planner.listing import PictureRoots
 from repot.planner.plan import PlannedDataset, plan_dataset
 from repot.settings import DatasetSettings, InputSettings
@@ -241,6 +242,8 @@ def test_every_wrong_row_is_named(pictures: Path, tmp_path: Path) -> None:
         {"path": "dog/é11.jpg", "given_label": "bird", "new_label": "'=cat"},
         {"path": "dog/é12.jpg", "new_label": "'=cat"},
         {"path": "dog/é12.jpg", "new_label": "-"},
+        {"path": "dog/é14.jpg", "new_label": "remove"},
+        {"path": "dog/é14.jpg", "new_label": "dog"},
         *({"path": "dog/é13.jpg", "new_label": f"label {i}"} for i in range(20)),
     ]
     file = _write(tmp_path / "c.csv", rows)
@@ -250,14 +253,15 @@ def test_every_wrong_row_is_named(pictures: Path, tmp_path: Path) -> None:
 
     message = str(caught.value)
     assert (
-        f"Every row of {file} must name a picture and its new label; 24 rows are wrong" in message
+        f"Every row of {file} must name a picture and its new label; 25 rows are wrong" in message
     )
     assert "line 2: new_label 'dgo' is not one of the labels; did you mean 'dog'?" in message
     assert "line 3: it names no picture" in message
     assert "line 4: 'dog/é11.jpg' has the label 'dog' now, not 'bird'" in message
     assert "line 6: line 5 gives the same picture the label '=cat'" in message
+    assert "line 8: line 7 removes the same picture" in message
     assert "label 0' is not one of the labels, which are =cat, dog" in message
-    assert "and 4 more" in message
+    assert "and 5 more" in message
 
 
 @pytest.mark.parametrize(
@@ -310,6 +314,34 @@ def test_applied_rows_are_kept_with_the_dataset_and_can_be_applied_again(
     again = _plan(pictures, tmp_path / "again", kept)
     assert again.plan.dataset_id == planned.plan.dataset_id
     assert not (tmp_path / "before" / "corrections.csv").exists()
+
+
+def test_label_called_like_a_removal_is_a_label(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "dog").rename(pictures / "-")
+    before = _plan(pictures, tmp_path / "before")
+    file = _edited(before, tmp_path / "edited.csv", é00="-", é11="remove")
+    planned = _plan(pictures, tmp_path / "after", file)
+    labels = _labels(planned)
+    assert labels["é00.jpg"] == "-"
+    assert "é11.jpg" not in labels
+    again = _plan(pictures, tmp_path / "again", tmp_path / "after" / "corrections.csv")
+    assert again.plan.dataset_id == planned.plan.dataset_id
+
+
+def test_one_wrong_label_of_many_rows_is_looked_up_once(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[str] = []
+
+    def nearest_names(name: str, _: object) -> list[str]:
+        looked_up.append(name)
+        return ["dog"]
+
+    monkeypatch.setattr(corrections, "nearest_names", nearest_names)
+    rows = [{"path": f"dog/{i}.jpg", "new_label": f"dgo{i % 2}"} for i in range(100)]
+    with pytest.raises(UsageError, match="100 rows are wrong"):
+        _plan(pictures, tmp_path / "data", _write(tmp_path / "c.csv", rows))
+    assert looked_up == ["dgo0", "dgo1"]
 
 
 def _files(folder: Path) -> dict[Path, bytes]:
