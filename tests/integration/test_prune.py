@@ -516,6 +516,33 @@ def test_what_came_into_use_after_the_listing_is_not_deleted(
     assert {name for name in spared if any(left.startswith(name) for left in names(uri))} == spared
 
 
+def test_dataset_that_a_run_builds_again_meanwhile_is_left_to_it(
+    month: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = copy_month(month, tmp_path)
+    dataset_uri = layout.dataset_uri(uri, dataset_ids(month)[0])
+    plan = storage.read_text(f"{dataset_uri}/plan.json")
+    delete = storage.delete
+
+    def delete_and_plan(each: str) -> None:
+        delete(each)
+        if each.startswith(f"{dataset_uri}/checks"):
+            storage.write_text(f"{dataset_uri}/plan.json", plan)
+            storage.write_text(f"{dataset_uri}/work/new", "")
+
+    monkeypatch.setattr(storage, "delete", delete_and_plan)
+    monkeypatch.setattr("repot.pruning.delete.NUM_AT_ONCE", 1)
+    report = run_prune(uri)
+
+    (unit,) = (each for each in report.units if each.name == f"datasets/{dataset_ids(month)[0]}")
+    left = {name for name in names(uri) if name.startswith(unit.name)}
+    assert not unit.is_deleted
+    assert {f"{unit.name}/{name}" for name in ("plan.json", "labels.txt", "work/new")} <= left
+    # Nothing of it counts as finished.
+    assert not any("receipts/" in name or name.endswith("manifest.json") for name in left)
+    check_consistent(uri)
+
+
 def test_files_with_several_names_are_counted_once(month: str, tmp_path: Path) -> None:
     uri = copy_month(month, tmp_path)
     _, new = dataset_ids(month)

@@ -10,6 +10,8 @@ the meantime is left alone. Units that were made from others are deleted before 
 
 import itertools
 import logging
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ from repot.layout import (
     MANIFEST_NAME,
     METRICS_NAME,
     MODEL_RECORD_NAME,
+    PLAN_NAME,
     RECEIPTS_FOLDER,
     REMOVED_NAME,
     STATE_NAME,
@@ -44,7 +47,12 @@ from repot.pruning.retention import last_in_production
 from repot.pruning.uses import NotedUse, read_uses
 from repot.training_record import TrainingRecord
 
+NUM_AT_ONCE = 256
+"""Files of a dataset that are deleted between two looks at whether a run builds it again."""
+
 _NUM_UNITS = 8
+_CHAMPION_SECONDS = 2.0
+_LAST_TURN = 3
 _NUM_DELETIONS = 64
 _MARKERS = (
     *(MODEL_RECORD_NAME, TRAINING_NAME, METRICS_NAME, EXPORT_NAME, MANIFEST_NAME),
@@ -91,7 +99,7 @@ class RemovedTraining(JsonRecord):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Deleted:
-    """What was deleted of a unit; nothing if it was used or written in the meantime."""
+    """What was deleted of a unit; not all if it was used or written in the meantime."""
 
     unit: Unit
     is_skipped: bool = False
@@ -123,6 +131,9 @@ class Deleter:
         self._keep_versions = keep_versions
         self._model_names = model_names
         self._uses = uses
+        self._lock = threading.Lock()
+        self._in_production: frozenset[str] = frozenset()
+        self._champions_read_at = -_CHAMPION_SECONDS
 
     def delete(self, units: Iterable[Unit]) -> Iterator[Deleted]:
         """Delete units; yield each when it is done.
@@ -180,16 +191,24 @@ class Deleter:
             _note_removal(uri)
         names = [name for name in stored if not (is_training and is_record_of_a_run(name))]
         names.sort(key=lambda name: (_turn(name), name))
-        for _, turn in itertools.groupby(names, key=_turn):
-            # A barrier: the files of the next turn are deleted when these are.
-            list(files.map(storage.delete, [storage.join(uri, name) for name in turn]))
+        num_files = 0
+        for turn, group in itertools.groupby(names, key=_turn):
+            in_turn = [storage.join(uri, name) for name in group]
+            for start in range(0, len(in_turn), NUM_AT_ONCE):
+                if turn == _LAST_TURN and unit.kind == "dataset" and _is_planned(uri):
+                    _log.info("%s is built again; what is left of it stays", uri)
+                    return Deleted(unit=unit, is_skipped=True, num_files=num_files)
+                # A barrier: what comes next is deleted when these files are.
+                num_files += len(
+                    list(files.map(storage.delete, in_turn[start : start + NUM_AT_ONCE]))
+                )
         # An unfinished training may have been nothing but its state.
         storage.delete_empty_folders(storage.parent(uri) if unit.kind == "training state" else uri)
-        return Deleted(unit=unit, num_files=len(names))
+        return Deleted(unit=unit, num_files=num_files)
 
     def _names_in_use(self) -> set[str]:
         """Return the names of units that came into use after it was decided what to delete."""
-        names: set[str] = set()
+        names = set(self._names_in_production())
         for noted in read_uses(self._storage_uri, self._uses).values():
             if self._uses.get(noted.name) != noted:
                 names |= {
@@ -197,14 +216,27 @@ class Deleter:
                     f"{StoredFolder.CHECKPOINTS}/{noted.use.checkpoint_id}",
                     f"{StoredFolder.RUNS}/{noted.use.training_id}",
                 }
+        return names
+
+    def _names_in_production(self) -> frozenset[str]:
+        """Return the versions to keep, their trainings, and the champions' datasets.
+
+        People change champions by hand, and seldom: every few seconds is often enough.
+        """
+        with self._lock:
+            if time.monotonic() - self._champions_read_at > _CHAMPION_SECONDS:
+                self._in_production = frozenset(self._read_champions())
+                self._champions_read_at = time.monotonic()
+            return self._in_production
+
+    def _read_champions(self) -> Iterator[str]:
         for model_name in self._model_names:
             champion = read_champion(layout.champion_uri(self._storage_uri, model_name)).champion
             for version in last_in_production(champion, self._keep_versions) if champion else ():
-                names.add(f"{StoredFolder.MODELS}/{model_name}/{version}")
-                names.add(f"{StoredFolder.RUNS}/{version}")
+                yield f"{StoredFolder.MODELS}/{model_name}/{version}"
+                yield f"{StoredFolder.RUNS}/{version}"
             if champion:
-                names.add(f"{StoredFolder.DATASETS}/{champion.dataset_id}")
-        return names
+                yield f"{StoredFolder.DATASETS}/{champion.dataset_id}"
 
 
 def _turn(name: str) -> int:
@@ -214,8 +246,16 @@ def _turn(name: str) -> int:
         return 0
     if file in _MARKERS:
         return 1
-    # A shard is complete once it has a receipt, and a composition stands for packs.
-    return 2 if folder in (RECEIPTS_FOLDER, COMPOSITIONS_FOLDER) else 3
+    # A dataset is built again once it has a plan, a shard is complete once it has a receipt, and a
+    # composition stands for packs.
+    if name == PLAN_NAME or folder in (RECEIPTS_FOLDER, COMPOSITIONS_FOLDER):
+        return 2
+    return _LAST_TURN
+
+
+def _is_planned(dataset_uri: str) -> bool:
+    """Return whether a dataset whose plan was deleted has another one: a run builds it again."""
+    return storage.exists(storage.join(dataset_uri, PLAN_NAME))
 
 
 def _names_a_dataset(uri: str) -> bool:

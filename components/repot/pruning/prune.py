@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from repot import storage
+from repot import layout, storage
 from repot.errors import StorageError, UsageError
 from repot.json_record import JsonRecord
 from repot.pruning.delete import Deleter
@@ -84,7 +84,8 @@ def prune(
     """
     uri = storage.normalise(storage_uri)
     if now is None:
-        now = storage.read_clock(uri) if delete and _has_content(uri) else time.time()
+        has_clock = delete and _has_content(uri)
+        now = storage.read_clock(layout.uses_uri(uri)) if has_clock else time.time()
     inventory = take_inventory(uri)
     if not inventory.units:
         raise UsageError(
