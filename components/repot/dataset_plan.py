@@ -31,7 +31,8 @@ from repot.manifest import Rejection
 from repot.settings import DatasetSettings
 from repot.work_list import SourcePicture, write_work_list
 
-_NUM_WRITERS = 16
+# Writers of work lists, and pictures that they may have in memory together: 0.4 KB each.
+_NUM_WRITERS, _MAX_PICTURES = 16, 16 * 1024
 _NUMBER = r"-?[0-9.]+(?:e-?[0-9]+)?"
 _ITEM = re.compile(
     r"([0-9a-f]{16}):(\d{1,5})/(\d{1,5})(?:@([\w.-]{1,100}))?"
@@ -202,7 +203,9 @@ def write_plan(
     def write(shard: str) -> None:
         write_work_list(dataset_uri, shard, pictures_of(shard))
 
-    with ThreadPoolExecutor(_NUM_WRITERS) as writers:
+    largest = max(plan.num_pictures.values(), default=0)
+    num_writers = max(1, min(_NUM_WRITERS, _MAX_PICTURES // max(1, largest)))
+    with ThreadPoolExecutor(num_writers) as writers:
         list(writers.map(write, plan.shard_names))
     if base:
         write_record(storage.join(dataset_uri, BASE_NAME), base)

@@ -1,9 +1,11 @@
+import contextlib
 import dataclasses
+import threading
 from pathlib import Path
 
 import pytest
 
-from repot import storage
+from repot import dataset_plan, storage
 from repot.data_checks import DataLimits
 from repot.dataset_plan import DatasetPlan, Share, is_built, read_plan, write_plan
 from repot.errors import DataError, UsageError
@@ -43,6 +45,29 @@ def test_plan_and_work_lists_can_be_read_back(tmp_path: Path) -> None:
     write_plan(str(tmp_path), PLAN, shards.__getitem__)
     assert read_plan(str(tmp_path)) == PLAN
     assert {name: read_work_list(str(tmp_path), name) for name in PLAN.shard_names} == shards
+
+
+@pytest.mark.parametrize(("max_pictures", "can_meet"), [(8, False), (9, True)])
+def test_large_work_lists_are_not_in_memory_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_pictures: int, can_meet: bool
+) -> None:
+    names = {f"train-0000{index}-of-00003": 3 for index in range(3)}
+    plan = dataclasses.replace(PLAN, num_pictures=names)
+    pictures = _shards(plan)
+    monkeypatch.setattr(dataset_plan, "_MAX_PICTURES", max_pictures)
+    # Three writers meet here, if there are three.
+    meeting = threading.Barrier(3)
+    met = []
+
+    def pictures_of(shard: str) -> list[SourcePicture]:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            met.append(meeting.wait(30 if can_meet else 0.2))
+        return pictures[shard]
+
+    write_plan(str(tmp_path), plan, pictures_of)
+
+    assert len(met) == (3 if can_meet else 0)
+    assert {name: read_work_list(str(tmp_path), name) for name in names} == pictures
 
 
 def test_plan_in_a_bucket_can_be_read_back(gcs: str) -> None:
