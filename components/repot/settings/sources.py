@@ -11,6 +11,7 @@ the pipeline itself, among them those of Plan's own pod.
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -318,7 +319,8 @@ def _has_json_type(value: Any, expected: type) -> bool:
     if expected is int:
         return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if expected is float:
-        return isinstance(value, int | float) and math.isfinite(value)
+        # Not math.isfinite, which a whole number of hundreds of digits overflows.
+        return isinstance(value, int | float) and abs(value) <= sys.float_info.max
     if expected is str:
         return isinstance(value, str) and value.isprintable()
     return isinstance(value, expected)
@@ -409,10 +411,10 @@ def _json(kind: type) -> Callable[[Any], Any]:
         if not isinstance(parsed, kind):
             raise ValueError(value)  # noqa: TRY004 - handled like text that is not JSON
         try:
-            json.dumps(parsed, allow_nan=False)
-        except TypeError as err:  # YAML has dates, JSON does not
+            # YAML has keys that are numbers, and dates; JSON has neither.
+            return json.loads(json.dumps(parsed, allow_nan=False))
+        except TypeError as err:
             raise ValueError(value) from err
-        return parsed
 
     return convert
 

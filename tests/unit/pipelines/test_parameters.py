@@ -43,6 +43,7 @@ def test_read_parameters_of_the_compiled_pipeline() -> None:
         ("trainer_tolerations", '[{"key": "gpu"}]', [{"key": "gpu"}]),
         ("trainer_node_selector", '{"a": "b"}', {"a": "b"}),
         ("trainer_node_selector", {"a": "b"}, {"a": "b"}),
+        ("trainer_node_selector", {1: "b"}, {"1": "b"}),
     ],
 )
 def test_convert_accepts_texts_and_typed_values(name: str, raw: Any, value: Any) -> None:
@@ -104,6 +105,7 @@ def test_settings_of_the_form_may_be_given_as_one_object_too() -> None:
     [
         ({"seed": 3}, "seed must be given once; it is a value of its own and a key of settings."),
         ({"sede": 3}, "sede must be the name of a setting"),
+        ({3: "x"}, "3 must be the name of a setting"),  # as YAML reads a key that is a number
         ("[1]", "settings must be a JSON object; got settings='[1]'."),
     ],
 )

@@ -110,6 +110,8 @@ def test_every_kind_of_administrators_default_is_read_from_text() -> None:
         ({"allow_label_removal": "true"}, "allow_label_removal in settings must be true or false"),
         ({"allow_label_removal": 1}, "allow_label_removal in settings must be true or false"),
         ({"max_rejected_fraction": "1"}, "max_rejected_fraction in settings must be a number"),
+        ({"test_fraction": float("nan")}, "test_fraction in settings must be a number; got NaN"),
+        ({"test_fraction": 10**400}, "test_fraction in settings must be a number; got 1000"),
         (
             {"trainer_cpu": 4},
             'trainer_cpu in settings must be text on one line; got 4. Write "trainer_cpu": "4"',

@@ -273,6 +273,22 @@ def _read_manifest(
     content.candidates.extend(_with_prefix(candidate, prefix) for candidate in candidates)
 
 
+def _read_manifests(
+    content: _Content,
+    manifests: Mapping[Split, tuple[FoundFile, ManifestFormat]],
+    options: ReadOptions,
+) -> None:
+    """Add the pictures of one manifest for each split; what is wrong is reported at once."""
+    problems: list[str] = []
+    for split, (file, text_format) in manifests.items():
+        try:
+            _read_manifest(content, f"{split}/", detect.to_info(file), text_format, options)
+        except UsageError as err:
+            problems += err.problems
+    if problems:
+        raise UsageError(problems)
+
+
 def _with_prefix(candidate: CandidatePicture, prefix: str) -> CandidatePicture:
     """Return a picture of a location that is one split, or the picture itself."""
     if not prefix:
@@ -333,12 +349,10 @@ def _read_tree(
             f"With input_format={wanted}, a folder must contain such files; there is none at "
             f"the top of {uri}. Choose another --input-format, or auto."
         )
-    if wanted == "auto" and not prefix:
-        manifests = detect.find_split_manifests(files, uri)
-        for split, (file, text_format) in manifests.items():
-            _read_manifest(content, f"{split}/", detect.to_info(file), text_format, options)
-        if manifests:
-            return
+    is_searched = wanted == "auto" and not prefix
+    if is_searched and (manifests := detect.find_split_manifests(files, uri)):
+        _read_manifests(content, manifests, options)
+        return
     if content.files:
         content.files.extend(files)
     else:

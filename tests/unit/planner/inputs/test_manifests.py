@@ -497,6 +497,14 @@ def test_folder_with_a_manifest_for_each_split(folder: Path) -> None:
     assert len(read_inventory(roots, ReadOptions()).candidates) == 4
 
 
+def test_wrong_rows_of_all_manifests_are_reported_at_once(folder: Path) -> None:
+    _write(folder, "path,label\n1.jpg,\n", "train.csv")
+    _write(folder, "path,label\n9.jpg,a\n", "validation.csv")
+    problem = _problem(folder)
+    assert f"{folder}/train.csv must name a picture and its label; 1 row is wrong" in problem
+    assert f"{folder}/validation.csv must name a picture and its label; 1 row is wrong" in problem
+
+
 def test_picture_in_the_manifests_of_two_splits_is_named(folder: Path) -> None:
     for number in range(25):
         (folder / f"x{number}.jpg").write_bytes(b"picture %d" % number)
