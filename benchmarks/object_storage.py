@@ -1,11 +1,18 @@
 """Measure building shards from an object store that takes 50 ms per request.
 
-A server in a process of its own stands for the store. It speaks as much of Google Cloud Storage's
-API as a builder needs, so the real client, all checks of `repot.storage` and the real builder take
-part; only the network is missing. Three tables:
+    make object-storage
+    .venv/bin/python -m benchmarks.object_storage [--only requests|connections|builders|limit]
 
+A server in a process of its own stands for the store. It speaks as much of the APIs of Google Cloud
+Storage and S3 as a builder needs, so the real clients, all checks of `repot.storage` and the real
+builder take part; only the network and TLS are missing. Four tables:
+
+    requests      processor time of reading and writing one small object, next to a bare
+                  `http.client`, `urllib3`, and the clients of Google and Amazon
     connections   one builder with one decoder: the rate from the store, for each number of
-                  requests in flight, next to the rate from a local folder
+                  requests in flight, next to the rate from a local folder; processor time of the
+                  builder and of the server per picture, and the largest memory of the process
+                  that reads and writes
     builders      1, 4 and 16 builders. This machine has too few cores for 16 decoders, so these
                   builders sleep for each picture instead of decoding it: what is measured is
                   whether reading, writing and the store let them go on, not decoding
@@ -20,18 +27,22 @@ second of wall time, without the start of the processes.
 import argparse
 import asyncio
 import base64
+import contextlib
+import http.client
 import io
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any, ClassVar, cast
@@ -39,8 +50,10 @@ from unittest import mock
 
 import google_crc32c
 import numpy as np
+import urllib3
 from PIL import Image
 
+from repot import storage
 from repot.picture_result import MINIATURE_BYTES, Edges, Picture
 from repot.planner.listing import PictureRoots
 from repot.planner.plan import plan_dataset
@@ -48,6 +61,9 @@ from repot.progress import ProgressCounter
 from repot.settings import DatasetSettings
 from repot.shard_builder import worker_pool
 from repot.shard_builder.worker_pool import WorkerPool
+from repot.storage.gcs import client as gcs_client
+from repot.storage.retries import NUM_CONNECTIONS
+from repot.storage.s3 import client as s3_client
 
 LATENCY_SECONDS = 0.05
 PICTURES_PER_SHARD = 1024
@@ -67,34 +83,41 @@ class _Store(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._head = ""
+        self._headers: dict[str, str] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0:
+        if not self._head:
+            end = self._buffer.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            self._head, *lines = bytes(self._buffer[:end]).decode("latin-1").split("\r\n")
+            del self._buffer[: end + 4]
+            fields = (line.partition(":") for line in lines)
+            self._headers = {name.lower(): value.strip() for name, _, value in fields}
+            if self._headers.get("expect") == "100-continue":
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if len(self._buffer) < int(self._headers.get("content-length", 0)):
             return
-        head, *lines = bytes(self._buffer[:end]).decode("latin-1").split("\r\n")
-        headers = {
-            name.lower(): value.strip() for name, _, value in (x.partition(":") for x in lines)
-        }
-        length = int(headers.get("content-length", 0))
-        if len(self._buffer) < end + 4 + length:
-            return
-        body = bytes(self._buffer[end + 4 : end + 4 + length])
+        body = bytes(self._buffer)
         self._buffer.clear()
-        method, target, _ = head.split(" ")
+        method, target, _ = self._head.split(" ")
+        self._head = ""
         if target == "/control":
-            self._send(*self._control(body))
+            self._transport.write(_response(*self._control(body)))
             return
         _Store.num_requests += 1
         if self._is_refused():
             _Store.num_refused += 1
-            self._later(429, {}, b"{}")
+            response = _response(429, {}, b"{}")
         else:
-            self._later(*self._answer(method, urllib.parse.urlsplit(target), headers, body))
+            response = self._answer(method, urllib.parse.urlsplit(target), body)
+        loop = asyncio.get_running_loop()
+        loop.call_later(_Store.latency_seconds, self._send, response)
 
     def _is_refused(self) -> bool:
         """Accept requests at an even rate, with bursts of a tenth of a second."""
@@ -116,27 +139,54 @@ class _Store(asyncio.Protocol):
             else:
                 setattr(_Store, name, value)
         state = {name: getattr(_Store, name) for name in ("num_requests", "num_refused")}
-        return 200, {}, json.dumps(state).encode()
+        return 200, {}, json.dumps({**state, "process": os.getpid()}).encode()
 
-    def _answer(
-        self, method: str, url: urllib.parse.SplitResult, headers: dict[str, str], body: bytes
-    ) -> tuple[int, dict[str, str], bytes]:
+    def _answer(self, method: str, url: urllib.parse.SplitResult, body: bytes) -> bytes:
+        if url.path.startswith("/bucket/"):
+            return self._answer_s3(method, urllib.parse.unquote(url.path[len("/bucket/") :]), body)
         query = dict(urllib.parse.parse_qsl(url.query))
         if url.path.startswith("/upload"):
-            return self._upload(method, query, headers, body)
+            return _response(*self._upload(method, query, body))
         name = urllib.parse.unquote(url.path.partition("/o/")[2])
         if not name:
-            return 200, {}, json.dumps(self._list(query)).encode()
+            return _response(200, {}, json.dumps(self._list(query)).encode())
         if name not in _Store.objects:
-            return 404, {}, b'{"error": {"message": "No such object"}}'
+            return _response(404, {}, b'{"error": {"message": "No such object"}}')
         if method == "DELETE":
             del _Store.objects[name]
-            return 204, {}, b""
-        if query.get("alt") != "media":
-            return 200, {}, json.dumps(_describe(name)).encode()
-        data = _Store.objects[name]
-        goog = {"X-Goog-Generation": "1", "X-Goog-Hash": f"crc32c={_crc32c(name)}"}
-        return 200, goog, data
+            return _response(204, {}, b"")
+        return _response(200, *self._content(name, with_data=query.get("alt") == "media"))
+
+    def _content(self, name: str, *, with_data: bool) -> tuple[dict[str, str], bytes]:
+        if not with_data:
+            return {}, json.dumps(_describe(name)).encode()
+        # About as many headers as the real service sends.
+        headers = {
+            **_USUAL_HEADERS,
+            "X-Goog-Generation": "1",
+            "X-Goog-Metageneration": "1",
+            "X-Goog-Hash": f"crc32c={_crc32c(name)}",
+            "X-Goog-Storage-Class": "STANDARD",
+            "X-Goog-Stored-Content-Encoding": "identity",
+            "X-Goog-Stored-Content-Length": str(len(_Store.objects[name])),
+            "X-GUploader-UploadID": "x" * 90,
+        }
+        return headers, _Store.objects[name]
+
+    def _answer_s3(self, method: str, name: str, body: bytes) -> bytes:
+        if method == "PUT":
+            self._store(name, body)
+        if name not in _Store.objects:
+            return _response(404, {}, b"<Error><Code>NoSuchKey</Code></Error>")
+        headers = {
+            **_USUAL_HEADERS,
+            "x-amz-checksum-crc32c": _crc32c(name),
+            "x-amz-checksum-type": "FULL_OBJECT",
+            "x-amz-id-2": "x" * 76,
+            "x-amz-request-id": "x" * 16,
+            "x-amz-server-side-encryption": "AES256",
+        }
+        return _response(200, headers, b"" if method == "PUT" else _Store.objects[name])
 
     @staticmethod
     def _list(query: dict[str, str]) -> dict[str, Any]:
@@ -147,9 +197,10 @@ class _Store(asyncio.Protocol):
         return {**page, "nextPageToken": names[PAGE_OBJECTS - 1]} if names[PAGE_OBJECTS:] else page
 
     def _upload(
-        self, method: str, query: dict[str, str], headers: dict[str, str], body: bytes
+        self, method: str, query: dict[str, str], body: bytes
     ) -> tuple[int, dict[str, str], bytes]:
         """Store an object that comes in one request, or in a second one: a resumable upload."""
+        headers = self._headers
         if method == "PUT":
             name, (span, total) = query["upload_id"], headers["content-range"][6:].split("/")
             parts = _Store.uploads.setdefault(name, [])
@@ -170,18 +221,27 @@ class _Store(asyncio.Protocol):
         _crc32cs.pop(name, None)
         return 200, {}, json.dumps(_describe(name)).encode()
 
-    def _later(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        loop = asyncio.get_running_loop()
-        loop.call_later(_Store.latency_seconds, self._send, status, headers, body)
-
-    def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
-        fields = {"Content-Length": str(len(body)), "Content-Type": "application/json", **headers}
-        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    def _send(self, response: bytes) -> None:
         if not self._transport.is_closing():
-            self._transport.write(f"HTTP/1.1 {status} X\r\n{lines}\r\n".encode() + body)  # type: ignore[attr-defined]
+            self._transport.write(response)
 
 
+_USUAL_HEADERS = {
+    "Accept-Ranges": "bytes",
+    "Cache-Control": "private, max-age=0",
+    "Date": "Thu, 01 Jan 2026 00:00:00 GMT",
+    "ETag": '"1"',
+    "Expires": "Thu, 01 Jan 2026 00:00:00 GMT",
+    "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT",
+    "Server": "benchmark",
+}
 _crc32cs: dict[str, str] = {}
+
+
+def _response(status: int, headers: dict[str, str], body: bytes) -> bytes:
+    fields = {"Content-Length": str(len(body)), "Content-Type": "application/json", **headers}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"HTTP/1.1 {status} X\r\n{lines}\r\n".encode() + body
 
 
 def _crc32c(name: str) -> str:
@@ -226,6 +286,8 @@ def running_store(pictures_path: Path) -> Iterator[None]:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
         port = int(cast(IO[bytes], server.stdout).readline())
         os.environ["STORAGE_EMULATOR_HOST"] = f"http://127.0.0.1:{port}"
+        os.environ["AWS_ENDPOINT_URL_S3"] = os.environ["STORAGE_EMULATOR_HOST"]
+        os.environ["AWS_ACCESS_KEY_ID"] = os.environ["AWS_SECRET_ACCESS_KEY"] = "key"
         yield
         cast(IO[bytes], server.stdin).close()
 
@@ -323,8 +385,27 @@ def changed_workers(*, connections: int = 0, sleep_seconds: float = 0.0) -> Iter
         yield
 
 
-def build(pools: Sequence[WorkerPool], shares: Sequence[Sequence[str]]) -> float:
-    """Build a share of shards with each pool at the same time; return the seconds.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost:
+    """What building took.
+
+    Attributes:
+        seconds: Wall time.
+        builder_seconds, server_seconds: Processor time of this process and all workers and
+            decoders, and of the server.
+        worker_mb: The largest memory of a process that reads and writes.
+    """
+
+    seconds: float
+    builder_seconds: float
+    server_seconds: float
+    worker_mb: float
+
+
+def build(
+    pools: Sequence[WorkerPool], shares: Sequence[Sequence[str]], *, with_store: bool = True
+) -> Cost:
+    """Build a share of shards with each pool at the same time.
 
     The first shard of each share is built before: the processes start, and connections are opened.
     """
@@ -335,37 +416,91 @@ def build(pools: Sequence[WorkerPool], shares: Sequence[Sequence[str]]) -> float
             parts = [share[first:last] for share in shares]
             list(
                 drivers.map(
-                    lambda pool, part: pool.build(part, counter, with_store=True), pools, parts
+                    lambda pool, part: pool.build(part, counter, with_store=with_store),
+                    pools,
+                    parts,
                 )
             )
 
         run(0, 1)
-        started = time.monotonic()
+        server = control()["process"]
+        started, before = time.monotonic(), processor_seconds()
         run(1, None)
-        return time.monotonic() - started
+        seconds, after = time.monotonic() - started, processor_seconds()
+    used = {process: after[process] - before.get(process, 0.0) for process in after}
+    return Cost(
+        seconds=seconds,
+        builder_seconds=sum(used.values()) - used[server],
+        server_seconds=used[server],
+        worker_mb=largest_worker_mb(),
+    )
+
+
+def processor_seconds() -> dict[int, float]:
+    """Return the processor time of this process and of all that come from it, by process id."""
+    parents, times = {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # Source: proc_pid_stat(5). The name in parentheses may contain blanks.
+            fields = path.read_text().rpartition(")")[2].split()
+            process = int(path.parent.name)
+            parents[process] = int(fields[1])
+            times[process] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    found = {os.getpid()}
+    while new := {process for process in parents if parents[process] in found} - found:
+        found |= new
+    return {process: times[process] for process in found}
+
+
+def largest_worker_mb() -> float:
+    """Return the largest memory that a worker process has had so far; 0 if there is none."""
+    largest = 0.0
+    for process in processor_seconds():
+        with contextlib.suppress(OSError):
+            folder = Path("/proc", str(process))
+            if b"--worker" in (folder / "cmdline").read_bytes():
+                status = (folder / "status").read_text()
+                peak_kb = status.partition("VmHWM:")[2].split()[0]
+                largest = max(largest, int(peak_kb) / 1024)
+    return largest
 
 
 def measure_connections(folder: Path, num_shards: int, sleep_seconds: float = 0.0) -> None:
     """Print the rates of one builder, whose decoder decodes or sleeps."""
     name = f"builder that sleeps {1000 * sleep_seconds:.0f} ms per picture" if sleep_seconds else ""
-    print(f"\n{name or 'one builder':36} {'pictures/s':>10} {'ratio':>6}")
+    print(
+        f"\n{name or 'one builder':36} {'pictures/s':>10} {'ratio':>6} {'CPU, builder':>13} "
+        f"{'server':>8} {'memory':>7}"
+    )
 
-    def rate(pictures_uri: str, dataset_uri: str, *, connections: int = 0) -> float:
+    def rate(
+        name: str, pictures_uri: str, dataset_uri: str, local: float, *, connections: int = 0
+    ) -> float:
         # A few requests at a time are slow: less work tells as much.
-        factor = 8 if 0 < connections <= 8 else 1
-        count = 3 if factor > 1 else num_shards
+        factor = 16 if 0 < connections <= 8 else 1
+        count = 2 if factor > 1 else num_shards
         names = plan(pictures_uri, dataset_uri, num_shards * factor)[:count]
         with (
             changed_workers(connections=connections, sleep_seconds=sleep_seconds),
             WorkerPool(dataset_uri, num_decoders=1) as pool,
         ):
-            seconds = build([pool], [names])
+            # Only worker processes sleep.
+            with_store = pictures_uri.startswith(BUCKET) or sleep_seconds > 0
+            cost = build([pool], [names], with_store=with_store)
         control(delete_datasets=1)
-        return (count - 1) * PICTURES_PER_SHARD / factor / seconds
+        pictures = (count - 1) * PICTURES_PER_SHARD / factor
+        found = pictures / cost.seconds
+        print(
+            f"{name:36} {found:10.0f} {found / (local or found):6.2f} "
+            f"{1000 * cost.builder_seconds / pictures:10.2f} ms "
+            f"{1000 * cost.server_seconds / pictures:5.2f} ms {cost.worker_mb:4.0f} MB",
+            flush=True,
+        )
+        return found
 
-    local = rate(str(folder / "pictures"), str(folder / f"local{sleep_seconds}"))
-    print(f"{'local folder':36} {local:10.0f} {1.0:6.2f}", flush=True)
-    counts = () if sleep_seconds else (1, 8, 32, 64)
+    pictures = str(folder / "pictures")
+    local = rate("local folder", pictures, str(folder / f"local{sleep_seconds}"), 0.0)
+    counts = () if sleep_seconds else (8, 32, 64)
     cases = [
         ("store, no latency", 0.0, 0),
         *((f"store, 50 ms, {count} at a time", LATENCY_SECONDS, count) for count in counts),
@@ -374,15 +509,14 @@ def measure_connections(folder: Path, num_shards: int, sleep_seconds: float = 0.
     for number, (name, latency, connections) in enumerate(cases):
         control(latency_seconds=latency)
         dataset_uri = f"{BUCKET}/datasets/c{number}"
-        found = rate(f"{BUCKET}/pictures", dataset_uri, connections=connections)
-        print(f"{name:36} {found:10.0f} {found / local:6.2f}", flush=True)
+        rate(name, f"{BUCKET}/pictures", dataset_uri, local, connections=connections)
 
 
 def measure_builders(num_shards: int, sleep_seconds: float) -> None:
     """Print the rates of 1, 4 and 16 builders that sleep instead of decoding."""
     control(latency_seconds=LATENCY_SECONDS)
     print(f"\nbuilders that sleep {1000 * sleep_seconds:.0f} ms per picture instead of decoding it")
-    print(f"{'builders':>8} {'pictures/s':>11} {'of linear':>10} {'requests/s':>11}")
+    print(f"{'builders':>8} {'pictures/s':>11} {'of linear':>10} {'requests/s':>11} {'memory':>10}")
     single = 0.0
     per_builder, size = num_shards // 16, PICTURES_PER_SHARD // 8
     for count in (1, 4, 16):
@@ -392,14 +526,71 @@ def measure_builders(num_shards: int, sleep_seconds: float) -> None:
         with changed_workers(sleep_seconds=sleep_seconds), ExitStack() as stack:
             pools = [stack.enter_context(WorkerPool(dataset_uri, num_decoders=1)) for _ in shares]
             before = control()["num_requests"]
-            seconds = build(pools, shares)
+            cost = build(pools, shares)
             requests = (control()["num_requests"] - before) * (per_builder - 1) / per_builder
-        rate = count * (per_builder - 1) * size / seconds
+        rate = count * (per_builder - 1) * size / cost.seconds
         single = single or rate
         print(
-            f"{count:8} {rate:11.1f} {rate / count / single:10.2f} {requests / seconds:11.0f}",
+            f"{count:8} {rate:11.1f} {rate / count / single:10.2f} "
+            f"{requests / cost.seconds:11.0f} {cost.worker_mb:7.0f} MB",
             flush=True,
         )
+
+
+def measure_requests(num_requests: int) -> None:
+    """Print the processor time of one request for a small object, by several programs."""
+    control(latency_seconds=LATENCY_SECONDS)
+    endpoint = os.environ["STORAGE_EMULATOR_HOST"]
+    local = threading.local()
+    name = "pictures/a/000000.jpg"
+    path = f"/download/storage/v1/b/bucket/o/{urllib.parse.quote(name, safe='')}?alt=media"
+    pool = urllib3.connection_from_url(endpoint, maxsize=NUM_CONNECTIONS)
+    google, amazon = gcs_client.client(), s3_client.client()
+    data = storage.read_object(f"{BUCKET}/{name}", version="1").data
+
+    def bare() -> object:
+        if not hasattr(local, "connection"):
+            local.connection = http.client.HTTPConnection(endpoint.removeprefix("http://"))
+        local.connection.request("GET", path)
+        return local.connection.getresponse().read()
+
+    def read_with_boto3() -> object:
+        return amazon.get_object(Bucket="bucket", Key=name)["Body"].read()
+
+    programs: dict[str, Callable[[], object]] = {
+        "GET: bare http.client": bare,
+        "GET: urllib3": lambda: pool.request("GET", path, retries=False).data,
+        "GET: google-cloud-storage": lambda: google.bucket("bucket").blob(name).download_as_bytes(),
+        "GET: boto3": read_with_boto3,
+        "GET: repot, gs://": lambda: storage.read_object(f"{BUCKET}/{name}", version="1"),
+        "GET: repot, s3://": lambda: storage.read_object(f"s3://bucket/{name}", version="1"),
+        "PUT: google-cloud-storage": lambda: (
+            google.bucket("bucket").blob("new").upload_from_string(data)
+        ),
+        "PUT: boto3": lambda: amazon.put_object(Bucket="bucket", Key="new", Body=data),
+        "PUT: repot, gs://": lambda: storage.write_bytes(f"{BUCKET}/new", data),
+        "PUT: repot, s3://": lambda: storage.write_bytes("s3://bucket/new", data),
+    }
+    print(
+        f"\n{f'{len(data) / 1000:.0f} kB':36} {'1 thread':>10} {f'{NUM_CONNECTIONS} threads':>12}"
+    )
+    for program, call in programs.items():
+        # With one thread, the latency would only take time.
+        control(latency_seconds=0.0)
+        alone = request_seconds(call, num_requests // 10, num_threads=1)
+        control(latency_seconds=LATENCY_SECONDS)
+        together = request_seconds(call, num_requests, num_threads=NUM_CONNECTIONS)
+        print(f"{program:36} {1000 * alone:7.3f} ms {1000 * together:9.3f} ms", flush=True)
+
+
+def request_seconds(call: Callable[[], object], number: int, *, num_threads: int) -> float:
+    """Return this process's processor time per call."""
+    with ThreadPoolExecutor(num_threads) as threads:
+        # Connections are opened.
+        wait([threads.submit(call) for _ in range(num_threads + 2)])
+        started = time.process_time()
+        wait([threads.submit(call) for _ in range(number)])
+        return (time.process_time() - started) / number
 
 
 def measure_rate_limit(num_shards: int) -> None:
@@ -435,20 +626,25 @@ def measure_rate_limit(num_shards: int) -> None:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shards", type=int, default=8, help="shards of 1024 pictures")
+    parser.add_argument("--shards", type=int, default=6, help="shards of 1024 pictures")
     parser.add_argument("--sleep", type=float, default=0.04, help="seconds per picture")
-    parser.add_argument("--only", choices=("connections", "builders", "limit"))
+    parser.add_argument("--requests", type=int, default=3000, help="requests of each kind")
+    tables = ("requests", "connections", "builders", "limit")
+    parser.add_argument("--only", choices=tables, action="append")
     arguments = parser.parse_args()
+    chosen = arguments.only or tables
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_pictures(folder / "pictures", arguments.shards * PICTURES_PER_SHARD + 2)
         with running_store(folder / "pictures"):
-            if arguments.only in (None, "connections"):
+            if "requests" in chosen:
+                measure_requests(arguments.requests)
+            if "connections" in chosen:
                 measure_connections(folder, arguments.shards)
                 measure_connections(folder, max(2, arguments.shards // 2), sleep_seconds=0.002)
-            if arguments.only in (None, "builders"):
+            if "builders" in chosen:
                 measure_builders(8 * arguments.shards, arguments.sleep)
-            if arguments.only in (None, "limit"):
+            if "limit" in chosen:
                 measure_rate_limit(8 * arguments.shards)
 
 

@@ -5,6 +5,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -358,3 +359,29 @@ def test_client_reads_a_bucket_that_plain_requests_cannot_reach(
     assert direct.get_directly(info.uri, version=info.version) is None
     assert storage.read_bytes(info.uri, version=info.version) == DIGITS
     client.state.clients.clear()
+
+
+def test_checksum_of_a_listed_object_is_one_plain_request(
+    s3: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = storage.write_bytes(f"{s3}/x", DIGITS)
+    with run_proxy(s3_endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        assert storage.read_crc32c_hex(info.uri, version=info.version) == "e3069283"
+        assert [request.method for request in proxy.requests] == ["HEAD"]
+        # Whatever goes wrong, the client asks again.
+        proxy.faults["HEAD"] = [lambda _: (500, [], b"")]
+        assert storage.read_crc32c_hex(info.uri, version=info.version) == "e3069283"
+        assert [request.method for request in proxy.requests] == ["HEAD", "HEAD", "HEAD"]
+        storage.write_bytes(info.uri, DIGITS[:5])
+        with pytest.raises(NotFoundError, match="changed or deleted since"):
+            storage.read_crc32c_hex(info.uri, version=info.version)
+
+
+def test_times_of_listings_are_those_of_single_objects(s3: str) -> None:
+    info = storage.write_bytes(f"{s3}/x", DIGITS)
+    (listed,) = storage.list_objects(s3)
+    found = storage.stat(info.uri)
+    assert found is not None
+    assert listed.stamp == found.stamp
+    assert abs(int(listed.stamp.split()[1]) - time.time()) < 60

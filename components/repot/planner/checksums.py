@@ -258,10 +258,7 @@ def _read(file: FoundFile) -> _Read:
     An error of an object store is raised, because it does not concern one file only.
     """
     if not storage.is_local(file.uri):
-        info = storage.stat(file.uri)
-        if info is not None and info.version == file.version and info.crc32c:
-            return _Read(crc32c=info.crc32c, state=FileState(file.state, 0))
-        # It changed, which this reports, or the service lost its checksum.
+        # An object that changed since it was listed is an error.
         crc32c = storage.read_crc32c_hex(file.uri, version=file.version)
         return _Read(crc32c=crc32c, state=FileState(file.state, 0))
     try:

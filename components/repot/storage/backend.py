@@ -137,7 +137,7 @@ class Backend(Protocol):
         """Return an object's content and its state."""
 
     def read_crc32c_hex(self, uri: str, *, version: str | None = None) -> str:
-        """Read an object to compute the CRC32C of its stored bytes."""
+        """Return the CRC32C of an object's stored bytes."""
 
     def read_range(
         self, uri: str, *, offset: int, num_bytes: int, version: str | None = None

@@ -154,9 +154,18 @@ def read_bytes(uri: str, *, version: str | None = None) -> bytes:
 
 
 def read_crc32c_hex(uri: str, *, version: str | None = None) -> str:
-    """Read the whole object to compute the CRC32C of its stored bytes, 8 hex digits.
+    """Return the CRC32C of the object's stored bytes, 8 hex digits.
 
-    For objects whose `ObjectInfo.crc32c` is None.
+    For objects whose `ObjectInfo.crc32c` is None. The whole object is read, unless the service
+    itself has the CRC32C of a version.
+
+    Args:
+        uri: The object.
+        version: As in `read_object`.
+
+    Raises:
+        NotFoundError: The object does not exist, or no longer has that version.
+        StorageError: It cannot be read, or arrives damaged.
     """
     return _backend(uri).read_crc32c_hex(uri, version=version)
 

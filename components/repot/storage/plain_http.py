@@ -99,37 +99,44 @@ class Server:
         weakref.finalize(self, _close_all, self._idle)
 
     def get(
-        self, target: str, headers: Mapping[str, str], *, read_seconds: float
+        self,
+        target: str,
+        headers: Mapping[str, str],
+        *,
+        read_seconds: float,
+        has_body: bool = True,
     ) -> Response | None:
-        """Return the response to a GET request.
+        """Return the response to a GET or HEAD request.
 
         Args:
             target: Path and query, percent-encoded.
             headers: The headers of the request, without Host.
             read_seconds: How long to wait for each part of the response.
+            has_body: False for a HEAD request, whose response has no body.
 
         Returns:
             The response, whatever its status; None if the request failed, or if the response is of
             another kind than those that this module reads.
         """
-        head = _request_head(target, self.host, headers)
+        method = "GET" if has_body else "HEAD"
+        head = _request_head(f"{method} {target}", self.host, headers)
         if not head or time.monotonic() < self._paused_until:
             return None
         try:
-            return self._exchange(head, read_seconds)
+            return self._exchange(head, read_seconds, has_body=has_body)
         except _UnusableServerError:
             self._paused_until = time.monotonic() + _PAUSE_SECONDS
         except (OSError, _LongBodyError):
             pass
         return None
 
-    def _exchange(self, head: bytes, read_seconds: float) -> Response:
+    def _exchange(self, head: bytes, read_seconds: float, *, has_body: bool) -> Response:
         """Return the response to a request, over an idle connection or a new one."""
         with contextlib.suppress(IndexError):
             while True:
                 connection = self._idle.pop()
                 try:
-                    return self._send(connection, head, read_seconds)
+                    return self._send(connection, head, read_seconds, has_body=has_body)
                 except TimeoutError:
                     raise
                 except OSError:
@@ -139,14 +146,16 @@ class Server:
             connection = self._connect()
         except (OSError, ValueError) as err:
             raise _UnusableServerError from err
-        return self._send(connection, head, read_seconds)
+        return self._send(connection, head, read_seconds, has_body=has_body)
 
-    def _send(self, connection: socket.socket, head: bytes, read_seconds: float) -> Response:
+    def _send(
+        self, connection: socket.socket, head: bytes, read_seconds: float, *, has_body: bool
+    ) -> Response:
         is_open = False
         try:
             connection.settimeout(read_seconds)
             connection.sendall(head)
-            response, is_open = _read_response(connection)
+            response, is_open = _read_response(connection, has_body=has_body)
         finally:
             if is_open:
                 self._idle.append(connection)
@@ -217,16 +226,16 @@ def _close_all(connections: "deque[socket.socket]") -> None:
             connections.pop().close()
 
 
-def _request_head(target: str, host: str, headers: Mapping[str, str]) -> bytes:
+def _request_head(method_and_target: str, host: str, headers: Mapping[str, str]) -> bytes:
     """Return a request; empty if a value has characters that do not belong there."""
     lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
-    head = f"GET {target} HTTP/1.1\r\nHost: {host}\r\n{''.join(lines)}\r\n"
+    head = f"{method_and_target} HTTP/1.1\r\nHost: {host}\r\n{''.join(lines)}\r\n"
     # A line break in a value would begin another header.
     is_valid = head.count("\n") == head.count("\r") == len(lines) + 3 and head.isascii()
     return head.encode() if is_valid else b""
 
 
-def _read_response(connection: socket.socket) -> tuple[Response, bool]:
+def _read_response(connection: socket.socket, *, has_body: bool) -> tuple[Response, bool]:
     """Return a response, and whether the connection can be used again.
 
     Raises:
@@ -243,7 +252,7 @@ def _read_response(connection: socket.socket) -> tuple[Response, bool]:
             raise ConnectionResetError
         data += block
     version, status, headers = _parse_head(data[:end])
-    body, num_bytes = data[end + 4 :], _content_length(headers)
+    body, num_bytes = data[end + 4 :], _content_length(headers) if has_body else 0
     if status >= http.client.MULTIPLE_CHOICES and not 0 <= num_bytes <= MAX_BODY_BYTES:
         # Amazon's errors have no stated length. Nobody reads them.
         return Response(status=status, headers=headers, body=b""), False

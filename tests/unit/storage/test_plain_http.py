@@ -89,6 +89,17 @@ def test_response_has_status_headers_and_body() -> None:
     ]
 
 
+def test_response_to_head_has_no_body() -> None:
+    with answering([OK[:-4], OK]) as (store, server):
+        response = server.get("/x", {}, read_seconds=5.0, has_body=False)
+        assert get(server) is not None
+    assert response == Response(
+        status=200, headers={"content-length": "4", "x-hash": "a=1, b=2"}, body=b""
+    )
+    assert [request.split()[0] for request in store.requests] == ["HEAD", "GET"]
+    assert store.num_connections == 1
+
+
 def test_connection_is_used_again() -> None:
     with answering([OK, OK, OK]) as (store, server):
         assert [get(server) for _ in range(3)].count(None) == 0

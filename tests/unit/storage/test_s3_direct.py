@@ -74,6 +74,7 @@ def test_requests_are_those_of_the_client(
         headers = {"if-match": '"1"', "range": "bytes=0-9", "x-amz-checksum-mode": "ENABLED"}
         signed = direct.sign(
             headers | client.payer_headers(),
+            method="GET",
             host=address.server.host,
             path=path,
             region=connection.client.meta.region_name,
@@ -105,6 +106,7 @@ def test_key_of_a_day_is_derived_once() -> None:
     for second in range(3):
         direct.sign(
             {},
+            method="GET",
             host="a.test",
             path="/x",
             region="us-east-1",

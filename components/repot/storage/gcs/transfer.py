@@ -19,8 +19,9 @@ from repot.storage.gcs.client import blob_handle, get_directly, request_options
 from repot.storage.gcs.errors import GenerationMismatchError, convert_gcs_errors
 from repot.storage.plain_http import Response
 
-# A resumable upload holds one chunk in memory; a multiple of 256 KiB.
-_CHUNK_BYTES = 32 << 20
+# A resumable upload holds one chunk in memory, and a builder uploads two shards at the same time. A
+# multiple of 256 KiB.
+_CHUNK_BYTES = 16 << 20
 _NUM_DOWNLOADS = 3
 # Custom metadata with a random id. It tells this process's own write, retried because the response
 # was lost, from the write of another process.

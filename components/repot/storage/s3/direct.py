@@ -49,6 +49,17 @@ def get_directly(uri: str, *, version: str, byte_range: str = "") -> Response | 
     Returns:
         The complete response; None if the client has to make the request.
     """
+    return _request(uri, {"range": f"bytes={byte_range}"} if byte_range else {}, version=version)
+
+
+def head_directly(uri: str, *, version: str) -> Response | None:
+    """Return an object's headers by one request; otherwise as `get_directly`."""
+    return _request(uri, {}, version=version, has_body=False)
+
+
+def _request(
+    uri: str, headers: Mapping[str, str], *, version: str, has_body: bool = True
+) -> Response | None:
     bucket, name = split_bucket(uri)
     connected = connection()
 
@@ -58,15 +69,19 @@ def get_directly(uri: str, *, version: str, byte_range: str = "") -> Response | 
         address = connected.addresses[bucket]
         if address is None:
             return None
-        headers = {"if-match": f'"{version}"', "x-amz-checksum-mode": "ENABLED", **payer_headers()}
-        if byte_range:
-            headers["range"] = f"bytes={byte_range}"
+        sent = {
+            "if-match": f'"{version}"',
+            "x-amz-checksum-mode": "ENABLED",
+            **headers,
+            **payer_headers(),
+        }
         # As botocore encodes it.
         path = address.path + quote(name, safe="/~")
         if connected.credentials is not None:
             keys = connected.credentials.get_frozen_credentials()
-            headers = sign(
-                headers,
+            sent = sign(
+                sent,
+                method="GET" if has_body else "HEAD",
                 host=address.server.host,
                 path=path,
                 region=connected.client.meta.region_name,
@@ -75,7 +90,7 @@ def get_directly(uri: str, *, version: str, byte_range: str = "") -> Response | 
                 token=keys.token or "",
                 now=time.time(),
             )
-        return address.server.get(path, headers, read_seconds=state.read_seconds)
+        return address.server.get(path, sent, read_seconds=state.read_seconds, has_body=has_body)
 
     try:
         response = send_within_limit(send, state)
@@ -117,6 +132,7 @@ def find_address(connected: Connection, bucket: str) -> BucketAddress | None:
 def sign(
     headers: Mapping[str, str],
     *,
+    method: str,
     host: str,
     path: str,
     region: str,
@@ -125,10 +141,11 @@ def sign(
     token: str,
     now: float,
 ) -> dict[str, str]:
-    """Return the headers of a GET request with those that sign it.
+    """Return the headers of a request without a body with those that sign it.
 
     Args:
         headers: Headers by lower-case name, without Host.
+        method: GET or HEAD.
         host: The value of Host.
         path: The percent-encoded path.
         region: The region of the bucket.
@@ -145,7 +162,7 @@ def sign(
     signed = sorted([*sent.items(), ("host", host)])
     lines = "".join(f"{name}:{value}\n" for name, value in signed)
     names = ";".join(name for name, _ in signed)
-    canonical = f"GET\n{path}\n\n{lines}\n{names}\n{_NO_BODY}"
+    canonical = f"{method}\n{path}\n\n{lines}\n{names}\n{_NO_BODY}"
     scope = f"{moment[:8]}/{region}/s3/aws4_request"
     digest = hashlib.sha256(canonical.encode()).hexdigest()
     text = f"{_ALGORITHM}\n{moment}\n{scope}\n{digest}"

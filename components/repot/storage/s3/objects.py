@@ -53,6 +53,7 @@ from repot.storage.s3.transfer import (
     Response,
     download_range,
     download_to_file,
+    find_crc32c,
     find_object,
     read_directly,
     to_object_info,
@@ -139,7 +140,9 @@ def read_object(uri: str, *, version: str | None = None) -> Content:
 
 
 def read_crc32c_hex(uri: str, *, version: str | None = None) -> str:
-    """Return the CRC32C of an object's stored bytes, from the bytes themselves."""
+    """Return the CRC32C of an object's stored bytes; of a version from its metadata, if there."""
+    if version is not None and (crc32c := find_crc32c(uri, version=version)):
+        return crc32c
     buffer = io.BytesIO()
     download_to_file(uri, buffer, version=version)
     return stream_crc32c_hex(buffer)

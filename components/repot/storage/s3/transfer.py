@@ -31,7 +31,7 @@ from repot.storage.checksums import (
     stream_crc32c_hex,
 )
 from repot.storage.s3.client import bucket_and_key, request
-from repot.storage.s3.direct import get_directly
+from repot.storage.s3.direct import get_directly, head_directly
 from repot.storage.s3.errors import (
     DamagedError,
     ETagMismatchError,
@@ -44,7 +44,7 @@ from repot.storage.s3.errors import (
 
 # An upload of up to this size is one request, a larger one is a multipart upload.
 SINGLE_REQUEST_BYTES = 64 << 20
-PART_BYTES = 64 << 20
+PART_BYTES = 16 << 20
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 _MAX_PARTS = 10_000
 _NUM_DOWNLOADS = 3
@@ -113,6 +113,23 @@ def read_directly(uri: str, *, version: str) -> tuple[bytes, ObjectInfo, str | N
         return None
     encoding = response.headers.get("content-encoding")
     return response.body, dataclasses.replace(info, crc32c=crc32c), encoding
+
+
+def find_crc32c(uri: str, *, version: str) -> str | None:
+    """Return the CRC32C of an object from its metadata; None if the object must be read for it.
+
+    Raises:
+        StorageError: The object cannot be looked up.
+    """
+    response = head_directly(uri, version=version)
+    if response is not None:
+        info = _direct_info(uri, response)
+    else:
+        found = find_object(uri)
+        if found is None:
+            return None
+        info = to_object_info(uri, found)
+    return info.crc32c if info.version == version else None
 
 
 def download_to_file(
