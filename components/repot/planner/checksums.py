@@ -38,6 +38,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from repot import layout, storage
 from repot.errors import NotFoundError, StorageError
@@ -78,8 +79,8 @@ class _Read:
     error: str = ""
 
 
-# State and checksum by URI.
-_Cache = dict[str, tuple[str, str]]
+# State and checksum by URI, as they were stored: each entry is checked when it is used.
+_Cache = dict[str, Any]
 
 
 def add_checksums(
@@ -94,6 +95,7 @@ def add_checksums(
     """
     listing_id = layout.listing_id("folders", roots.folders)
     cache_uri = f"{listings_uri}/{listing_id}" if listings_uri else ""
+    versions, stamps = files.versions, files.stamps
     unreadable: dict[str, str] = {}
     parts = _divide(files)
     num_unknown = sum(map(len, parts.values()))
@@ -102,19 +104,18 @@ def add_checksums(
     for digits in sorted(parts):
         part = parts.pop(digits)
         cache = _read_cache(cache_uri, digits) if cache_uri else {}
-        known: _Cache = {}
         unread: dict[str, list[int]] = defaultdict(list)
         for number in part:
             uri = files.uri(number)
             entry = cache.get(uri)
-            if entry and entry[0] == files.versions[number] + files.stamps[number]:
-                known[uri] = entry
+            if entry and _is_current(entry, versions[number] + stamps[number]):
                 files.set_checksum(number, entry[1])
-                num_cached += 1
             else:
                 unread[uri].append(number)
+        num_cached += len(part) - sum(map(len, unread.values()))
         if not unread:
             continue
+        known = {uri: cache[uri] for uri in map(files.uri, part) if uri not in unread}
         del cache
         counter = counter or ProgressCounter("read checksums", num_unknown, unit="files")
         counter.add(num_cached)
@@ -140,13 +141,11 @@ def _divide(files: FileTable) -> dict[str, "array[int]"]:
     Returns:
         The numbers of the files of each part, by the digits of its file in the cache.
     """
-    unknown = files.unknown
     num_digits = 0
-    while len(unknown) > _FILES_PER_PART << (4 * num_digits) and num_digits < _NUM_DIGITS:
+    while files.num_unknown > _FILES_PER_PART << (4 * num_digits) and num_digits < _NUM_DIGITS:
         num_digits += 1
     parts: dict[int, array[int]] = defaultdict(lambda: array("Q"))
-    for number in unknown:
-        uri = files.uri(number)
+    for number, uri in files.unknown_uris:
         if not files.has_crc32c[number] and not storage.is_local(uri):
             files.set_checksum(number, etag_checksum(files.versions[number]))
         else:
@@ -197,13 +196,12 @@ def _read_part(part_uri: str) -> _Cache:
     except (ValueError, RecursionError):
         _log.warning("%s is damaged; all checksums are read again", part_uri)
         return {}
-    if not isinstance(entries, dict):
-        return {}
-    return {
-        uri: (entry[0], entry[1])
-        for uri, entry in entries.items()
-        if isinstance(entry, list) and [type(part) for part in entry] == [str, str]
-    }
+    return entries if isinstance(entries, dict) else {}
+
+
+def _is_current(entry: Any, state: str) -> bool:
+    """Return whether an entry of the cache is the checksum of a file in this state."""
+    return type(entry) is list and len(entry) == 2 and entry[0] == state and type(entry[1]) is str
 
 
 def _read_all(
@@ -231,7 +229,7 @@ def _read_all(
         for file, read in zip(files, reads, strict=True):
             counter.add()
             if read.state and read.state.changed_ns < settled_before_ns:
-                known[file.uri] = (read.state.text, read.crc32c)
+                known[file.uri] = [read.state.text, read.crc32c]
             if part_uri and time.monotonic() - saved > _SAVE_SECONDS:
                 storage.write_text(part_uri, checked_text({**known}, indent=None))
                 saved = time.monotonic()

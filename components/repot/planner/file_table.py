@@ -258,6 +258,19 @@ class FileTable(Sequence[FoundFile]):
         """Return the numbers of the files without a checksum."""
         return [number for number, state in enumerate(self._checksums) if state == _UNKNOWN]
 
+    @property
+    def num_unknown(self) -> int:
+        """Return the number of files without a checksum."""
+        return self._checksums.count(_UNKNOWN)
+
+    @property
+    def unknown_uris(self) -> Iterator[tuple[int, str]]:
+        """Yield number and location of the files without a checksum."""
+        if self.num_unknown:
+            for number, (uri, state) in enumerate(zip(self.uris, self._checksums, strict=True)):
+                if state == _UNKNOWN:
+                    yield number, uri
+
     def take(self, numbers: Sequence[int]) -> "FileTable":
         """Return a table of the files with these numbers, in this order."""
         taken = FileTable()
