@@ -81,7 +81,7 @@ mobilenet: $(STAMP) ## train MobileNetV2 weights of Open Images, see benchmarks/
 change: $(STAMP) ## measure what adding, removing or relabelling 1 % of the pictures costs; ARGS=100000
 	$(BIN)/python -m benchmarks.change $(ARGS)
 
-scale: $(STAMP) ## plan a million pictures on gs://: processor time, memory, stored bytes; ARGS
+scale: $(STAMP) ## plan a million pictures: processor time, memory, stored bytes; ARGS="1000000 --source gs|s3|s3-crc32c|manifest|local"
 	$(BIN)/python -m benchmarks.scale $(ARGS)
 
 data-checks: $(STAMP) ## measure what the checks of a dataset cost, and what they find; ARGS
@@ -111,7 +111,7 @@ report-size: $(STAMP) ## size and rendering time of the report from 2 to 1,000 l
 streaming: $(STAMP) ## measure what a training downloads before its first step, from a slow object store
 	$(BIN)/python benchmarks/streaming.py
 
-object-storage: $(STAMP) ## measure building shards from a store that takes 50 ms per request, and its rate limits; ARGS
+object-storage: $(STAMP) ## measure requests, builders and rate limits with a store that takes 50 ms per request; 4 minutes; ARGS
 	$(BIN)/python benchmarks/object_storage.py $(ARGS)
 
 feature-memory: $(STAMP) ## measure the memory that a large table of features takes
