@@ -147,7 +147,7 @@ def train_head(trainee: Trainee, run: TrainingRun) -> Calibrated | None:
     stored = run.store.read_file(_CALIBRATION_NAME)
     if stored is not None:
         calibrated = Calibrated.from_bytes(stored)
-    elif features:
+    else:
         table = features["train"]
         calibrated = calibrate_head(
             _training_features(table, trainee),
@@ -158,8 +158,6 @@ def train_head(trainee: Trainee, run: TrainingRun) -> Calibrated | None:
             learning_rate=learning_rate,
         )
         run.store.write_file(_CALIBRATION_NAME, calibrated.to_bytes())
-    else:
-        raise ValueError(f"{_CALIBRATION_NAME} must be stored before the head is trained.")
     fit(head_phase(trainee, features, epochs=epochs, learning_rate=learning_rate), run)
     return calibrated
 

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from repot import progress
-from repot.errors import StoppedError, StorageError, TrainingError
+from repot.errors import StoppedError, TrainingError
 from repot.trainer.optimizer import WeightAverage
 from repot.trainer.phases import TrainingPhase
 from repot.trainer.position import PhaseResult, Sums, TrainingPosition
@@ -72,12 +72,7 @@ class TrainingRun:
         if self.store.is_writer and self.store.read_file(name) is None:
             self.store.write_file(name, compute())
         data = self.read(name)
-        if data is None:
-            raise StorageError(
-                f"{name} must stay beside the state of a training while it runs; it is gone. Start "
-                "the training again."
-            )
-        return data
+        return self.store.require_file(name) if data is None else data
 
 
 def fit(phase: TrainingPhase, run: TrainingRun, *, later_steps: int = 0) -> PhaseResult:
@@ -85,7 +80,8 @@ def fit(phase: TrainingPhase, run: TrainingRun, *, later_steps: int = 0) -> Phas
 
     Afterwards the phase's model has the phase's result: the weights after the last or the selected
     epoch, averaged if the phase averages them. A phase that is finished already is not run again,
-    see `TrainingPhase.keeps_result`.
+    and its model stays as it is: the model of a later phase has all of its variables, or does not
+    need them.
 
     Args:
         phase: The phase. Everything in it must follow from the settings and from the results of
@@ -101,8 +97,6 @@ def fit(phase: TrainingPhase, run: TrainingRun, *, later_steps: int = 0) -> Phas
     position = run.position
     result = position.result_of(phase.name)
     if result is not None:
-        if phase.keeps_result:
-            run.store.restore_result(phase.name, numbered(phase.model.variables))
         return result
     learner = _Learner(phase, run)
     learner.start()
@@ -319,14 +313,11 @@ class _Learner:
     def finish(self) -> PhaseResult:
         """Set the model to the phase's result and move past the phase."""
         position = self._run.position
-        variables = numbered(self._phase.model.variables)
         if self._phase.selection is not None:
-            for name, variable in variables.items():
+            for name, variable in numbered(self._phase.model.variables).items():
                 variable.assign(self._best[name])
         elif self._average is not None:
             self._average.assign()
-        if self._phase.keeps_result:
-            self._run.store.write_result(self._phase.name, variables)
         return position.finish_phase(num_steps=position.epoch * self._phase.steps_per_epoch)
 
     def _scored_weights(self) -> Any:

@@ -50,10 +50,6 @@ class TrainingPhase:
         in_pairs: Whether `outputs` blends rows 0 and 1 of a batch, rows 2 and 3, and so on;
             `train_batches` must not divide pairs between replicas then.
         selection: Selects the epoch whose state the phase ends with; None is the last epoch.
-        keeps_result: Whether the result is stored until the training ends. Then `fit` sets the
-            model to it even if the phase was finished in an earlier start; without it, the model
-            of a finished phase stays as it is. Needed unless the next phase's model has all of
-            this model's variables.
         epochs: Number of epochs.
         steps_per_epoch: Number of batches per epoch.
         learning_rate: Peak learning rate, for messages.
@@ -79,7 +75,6 @@ class TrainingPhase:
     updates_statistics: bool = False
     in_pairs: bool = False
     selection: Selection | None = None
-    keeps_result: bool = False
     epochs: int
     steps_per_epoch: int
     learning_rate: float

@@ -2,7 +2,6 @@
 
     <run>/state/<phase>-<epoch>[-<step>].npz   variables of the phase, see `repot.trainer.loop`
     <run>/state/<phase>-best-<epoch>.npz       the model's variables at the phase's best epoch
-    <run>/state/<phase>-result.npz             the model's variables at the end of a phase
     <run>/state/latest.json                    SavedState: the position, and the name of its files
     <run>/events/                              TensorBoard events of the epochs up to the position
 
@@ -22,7 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from repot import storage
-from repot.errors import NotFoundError, UsageError
+from repot.errors import NotFoundError, StorageError, UsageError
 from repot.json_record import JsonRecord, read_record, write_record
 from repot.layout import EVENTS_FOLDER, STATE_FOLDER, STATE_NAME
 from repot.trainer.position import TrainingPosition
@@ -154,14 +153,6 @@ class StateStore:
         for name in outdated - {self.file_name, self.best_file_name, ""}:
             storage.delete(self._uri(name))
 
-    def write_result(self, phase: str, variables: Mapping[str, keras.Variable]) -> None:
-        """Keep the variables of a model at the end of a phase."""
-        self.write_file(_result_name(phase), _pack(values(variables)))
-
-    def restore_result(self, phase: str, variables: Mapping[str, keras.Variable]) -> None:
-        """Assign the values that `write_result` kept at the end of a phase."""
-        _assign(variables, storage.read_bytes(self._uri(_result_name(phase))))
-
     def delete_old_features(self) -> None:
         """Delete the features that earlier versions kept beside the state of each training."""
         for info in storage.list_objects(self._folder_uri) if self.is_writer else ():
@@ -178,6 +169,20 @@ class StateStore:
             return storage.read_bytes(self._uri(name))
         except NotFoundError:
             return None
+
+    def require_file(self, name: str) -> bytes:
+        """Return a file kept beside the state.
+
+        Raises:
+            StorageError: It disappeared.
+        """
+        data = self.read_file(name)
+        if data is None:
+            raise StorageError(
+                f"{self._uri(name)} must stay while the training runs; it is gone. Start the training "
+                "again."
+            )
+        return data
 
     def write_file(self, name: str, data: bytes) -> None:
         """Keep a file beside the state; does nothing unless this process writes."""
@@ -230,7 +235,3 @@ def _assign(variables: Mapping[str, keras.Variable], data: bytes) -> None:
     arrays = _unpack(data)
     for name, variable in variables.items():
         variable.assign(arrays[name])
-
-
-def _result_name(phase: str) -> str:
-    return f"{phase}-result.npz"

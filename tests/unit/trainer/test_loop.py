@@ -286,7 +286,7 @@ def precision(logits: Any, labels: Any) -> float:
 
 def make_selecting_phases() -> list[TrainingPhase]:
     """Return phases that average, and end with the epoch of the highest precision@1."""
-    phases = make_phases(average_decay=0.9, keeps_result=True)
+    phases = make_phases(average_decay=0.9)
     selection = Selection(batches=phases[0].validation_batches, score=precision)
     return [dataclasses.replace(phase, selection=selection) for phase in phases]
 
@@ -310,22 +310,6 @@ def test_selection_and_average_survive_an_interruption(
     np.testing.assert_array_equal(kernel, uninterrupted_selection[0])
     assert position.results == uninterrupted_selection[1].results
     assert scores(position) == scores(uninterrupted_selection[1])
-
-
-def test_model_of_a_finished_phase_gets_its_result_in_a_later_start(tmp_path: Path) -> None:
-    def make() -> list[TrainingPhase]:
-        first, second = make_phases(keeps_result=True)[0], make_phases()[1]
-        return [first, second]  # with one model each
-
-    phases = make()
-    run(tmp_path, StopAfter(), phases)
-    resumed = make()
-
-    run(tmp_path, StopAfter(), resumed)
-
-    for phase, same in zip(phases, resumed, strict=True):
-        for weight, same_weight in zip(phase.model.weights, same.model.weights, strict=True):
-            np.testing.assert_array_equal(same_weight.numpy(), weight.numpy())
 
 
 def one_step(**changes: Any) -> TrainingPhase:

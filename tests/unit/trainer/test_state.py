@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from repot.errors import DataError, UsageError
+from repot.errors import DataError, StorageError, UsageError
 from repot.trainer.position import PhaseResult, Sums, TrainingPosition
 from repot.trainer.state import StateStore, numbered
 from tests.training_records import make_epoch_record
@@ -99,20 +99,6 @@ def test_best_state_is_kept_until_a_better_one_or_another_phase(tmp_path: Path) 
     assert files(tmp_path) == ["b-00001.npz", "latest.json"]
 
 
-def test_result_of_a_phase_is_restored_in_a_later_phase(tmp_path: Path) -> None:
-    store = StateStore(str(tmp_path), "t")
-    variables = make_variables()
-    expected = {name: variable.numpy() for name, variable in variables.items()}
-    store.write_result("a", variables)
-    save(store, TrainingPosition(phase="b", epoch=1))
-    variables["model/0"].assign(np.zeros([3, 2]))
-
-    StateStore(str(tmp_path), "t").restore_result("a", variables)
-
-    for name, variable in variables.items():
-        np.testing.assert_array_equal(variable.numpy(), expected[name])
-
-
 @pytest.mark.parametrize("name", ["a-00001.npz", "a-best-00001.npz"])
 def test_latest_json_without_one_of_its_files_starts_from_the_beginning(
     name: str, tmp_path: Path
@@ -187,6 +173,16 @@ def test_file_beside_the_state_is_deleted_by_the_writer_only(tmp_path: Path) -> 
     store.delete_file("a.npz")  # a repeated epoch deletes it again
 
     assert store.read_file("a.npz") is None
+
+
+def test_file_that_disappeared_is_an_error_that_names_it(tmp_path: Path) -> None:
+    store = StateStore(str(tmp_path), "t")
+    store.write_file("a.npz", b"1")
+
+    assert store.require_file("a.npz") == b"1"
+    store.delete_file("a.npz")
+    with pytest.raises(StorageError, match=r"state/a\.npz must stay.*it is gone\. Start the"):
+        store.require_file("a.npz")
 
 
 def test_deleted_state_leaves_nothing(tmp_path: Path) -> None:

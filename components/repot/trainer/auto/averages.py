@@ -67,8 +67,12 @@ class KeptStates:
         return list(self._read_index())
 
     def read(self, epoch: int) -> Values:
-        """Return the state that is kept of an epoch."""
-        data = self._store.read_file(self._file_name(epoch)) or b""
+        """Return the state that is kept of an epoch.
+
+        Raises:
+            StorageError: Its file disappeared.
+        """
+        data = self._store.require_file(self._file_name(epoch))
         with np.load(io.BytesIO(data)) as arrays:
             return [arrays[name] for name in arrays.files]
 
