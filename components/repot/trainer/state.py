@@ -179,8 +179,8 @@ class StateStore:
         data = self.read_file(name)
         if data is None:
             raise StorageError(
-                f"{self._uri(name)} must stay while the training runs; it is gone. Start the training "
-                "again."
+                f"{self._uri(name)} must stay while the training runs; it is gone. Start the "
+                "training again."
             )
         return data
 

@@ -23,7 +23,7 @@ from repot.preprocessing import decode_jpeg, view_picture
 from repot.trainer.auto.averages import Values, values_of
 from repot.trainer.auto.heads import FloatArray, IntArray, LinearHead
 from repot.trainer.auto.selection import Candidate
-from repot.trainer.batches import Pictures
+from repot.trainer.batches import Pictures, input_options
 from repot.trainer.loop import TrainingRun
 from repot.trainer.optimizer import make_optimizer
 from repot.trainer.phases import Selection, TrainingPhase
@@ -227,8 +227,9 @@ class Scorer:
         own = numbers[worker_share(strategy, len(numbers))]
         parts = [answer(np.empty((0, sum(network.sizes))))]
         num_replicas = local_replicas(strategy)
-        batches = self._examples.read(own).map(self._prepare).batch(num_replicas * _BATCH_SIZE)
-        for batch in batches:
+        prepared = self._examples.read(own).map(self._prepare, num_parallel_calls=tf.data.AUTOTUNE)
+        batches = prepared.batch(num_replicas * _BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
+        for batch in batches.with_options(input_options()):
             features = np.mean([self._infer(pictures).numpy() for pictures in batch], axis=0)
             parts.append(answer(normalise_features(features, network.sizes)))
         return gather_rows(strategy, np.concatenate(parts))
