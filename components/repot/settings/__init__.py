@@ -21,7 +21,6 @@ from repot.settings.pods import MODES, JobSettings, TaskSettings, mode_problems
 from repot.settings.run import (
     INPUT_FORMATS,
     STABLE_LAYOUT,
-    TUTORIAL_LAYOUT,
     DatasetSettings,
     GateSettings,
     InputSettings,
@@ -63,7 +62,6 @@ __all__ = [
     "PIPELINE_SETTINGS",
     "SETTINGS_FIELD",
     "STABLE_LAYOUT",
-    "TUTORIAL_LAYOUT",
     "CheckpointSettings",
     "DatasetSettings",
     "GateSettings",

@@ -18,8 +18,8 @@ from repot.kubernetes_rules import (
 from repot.settings.fields import Rule, Settings, between, one_of, setting
 
 MODES = ("pod", "job")
-MAX_WORKERS = 64
-MAX_ACCELERATORS = 64
+_MAX_WORKERS = 64
+_MAX_ACCELERATORS = 64
 
 _IMAGE = Rule(
     "be a container image reference such as ghcr.io/repot/repot-cpu:0.1.0, in lower case and "
@@ -176,7 +176,7 @@ class JobSettings(Settings):
     accelerator_count: int = setting(
         1,
         "Accelerators of each training pod; 0 for none.",
-        rule=between(0, MAX_ACCELERATORS),
+        rule=between(0, _MAX_ACCELERATORS),
         change_when="you train without a GPU, or on several GPUs of one node",
         cluster_only=True,
         cluster_default=True,
@@ -201,7 +201,7 @@ class JobSettings(Settings):
         1,
         "Pods that train together, each with its accelerators; more than 1 requires "
         "trainer_mode=job.",
-        rule=between(1, MAX_WORKERS),
+        rule=between(1, _MAX_WORKERS),
         change_when="[one node is not enough](several-nodes.md)",
         cluster_only=True,
     )
@@ -287,7 +287,7 @@ def mode_problems(
 
     Values outside their own bounds are left to the classes that define the bounds.
     """
-    if not (1 <= num_workers <= MAX_WORKERS and 0 <= accelerator_count <= MAX_ACCELERATORS):
+    if not (1 <= num_workers <= _MAX_WORKERS and 0 <= accelerator_count <= _MAX_ACCELERATORS):
         return []
     problems = []
     if num_workers > 1 and mode == "pod":

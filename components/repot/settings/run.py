@@ -16,10 +16,10 @@ from repot.settings.fields import (
     setting,
 )
 
-GATE_SPLITS = ("validation", "test")
-UNDECIDED_ACTIONS = ("keep", "prefer_new")
-TUTORIAL_LAYOUT, STABLE_LAYOUT = "tutorial", "stable"
-MAX_BUILDER_PODS = 64
+_GATE_SPLITS = ("validation", "test")
+_UNDECIDED_ACTIONS = ("keep", "prefer_new")
+_TUTORIAL_LAYOUT, STABLE_LAYOUT = "tutorial", "stable"
+_MAX_BUILDER_PODS = 64
 INPUT_FORMATS = (
     "auto",
     "folders",
@@ -96,7 +96,7 @@ class RunSettings(Settings):
     builder_pods: int = setting(
         8,
         "Shard builder pods; each builds many shards.",
-        rule=between(1, MAX_BUILDER_PODS),
+        rule=between(1, _MAX_BUILDER_PODS),
         change_when="there are hundreds of thousands of pictures",
         cluster_only=True,
         cluster_default=True,
@@ -174,11 +174,11 @@ class DatasetSettings(Settings):
         change_when="pictures of one patient, place or video differ little",
     )
     shard_layout: str = setting(
-        TUTORIAL_LAYOUT,
+        _TUTORIAL_LAYOUT,
         "Which picture is in which shard. tutorial: as in 2016; any change of the pictures changes "
         "all shards. stable: by the picture's content; the next dataset takes over what did not "
         "change, and only new pictures are read.",
-        rule=one_of((TUTORIAL_LAYOUT, STABLE_LAYOUT)),
+        rule=one_of((_TUTORIAL_LAYOUT, STABLE_LAYOUT)),
         change_when="pictures are added or corrected often",
     )
     train_shards: int = setting(
@@ -238,14 +238,14 @@ class GateSettings(Settings):
     gate_split: str = setting(
         "validation",
         "Split that the gate decides on: validation, or test, if the pictures have one.",
-        rule=one_of(GATE_SPLITS),
+        rule=one_of(_GATE_SPLITS),
         change_when="settings were chosen by validation scores, and test has enough pictures",
     )
     when_undecided: str = setting(
         "keep",
         "What happens if the pictures do not show which version is better: keep the champion, or "
         "prefer_new, which promotes the new version unless it is clearly worse.",
-        rule=one_of(UNDECIDED_ACTIONS),
+        rule=one_of(_UNDECIDED_ACTIONS),
         change_when="a fresh model is worth more than a proven one",
     )
     comparisons_per_year: int = setting(

@@ -9,12 +9,12 @@ from repot.settings.fields import Rule, Settings, between, matching, must, one_o
 from repot.zoo import BACKBONES, MAX_IMAGE_SIZE
 
 CHECKPOINT_VALUES = ("auto", "ema", "raw")
-CLASS_WEIGHTS = ("auto", "on", "off")
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-XLA_VALUES = ("auto", "on", "off")
-RECIPE_DEFAULT = "default"
+_CLASS_WEIGHTS = ("auto", "on", "off")
+_PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+_XLA_VALUES = ("auto", "on", "off")
+_RECIPE_DEFAULT = "default"
 """Value of a setting that the recipe decides."""
-GPU_BUDGET_SECONDS = 3600
+_GPU_BUDGET_SECONDS = 3600
 """What budget=auto is on a GPU; without one it is 0, because a trial takes far longer there."""
 SETTINGS_OF_THE_MACHINE = ("shard_cache_gib",)
 """Training settings that change how a training runs, but not its result."""
@@ -115,10 +115,10 @@ class TrainingSettings(Settings):
         change_when="you want to see how much of a difference is chance",
     )
     augmentation: str = setting(
-        RECIPE_DEFAULT,
+        _RECIPE_DEFAULT,
         "Random changes of training pictures, when more than the head is trained: "
-        f"{', '.join(AUGMENTATIONS)}; `{RECIPE_DEFAULT}` is the recipe's own.",
-        rule=one_of((RECIPE_DEFAULT, *AUGMENTATIONS)),
+        f"{', '.join(AUGMENTATIONS)}; `{_RECIPE_DEFAULT}` is the recipe's own.",
+        rule=one_of((_RECIPE_DEFAULT, *AUGMENTATIONS)),
         change_when="colors decide the label (light), or the training scores are far better than "
         "those on validation pictures (randaugment)",
     )
@@ -132,7 +132,7 @@ class TrainingSettings(Settings):
         "With recipe auto, give the pictures of small labels more weight: off, on, or auto (on if "
         "the largest label has more than 10 times the pictures of the smallest). Cross-validation "
         "chooses how much more, by the recall averaged over labels.",
-        rule=one_of(CLASS_WEIGHTS),
+        rule=one_of(_CLASS_WEIGHTS),
         change_when="every label matters alike (on), or every picture does (off)",
     )
     budget: str = setting(
@@ -173,17 +173,17 @@ class TrainingSettings(Settings):
     )
     precision: str = setting(
         "auto",
-        f"What layers compute in: {', '.join(PRECISIONS)}; weights are always float32. `auto` is "
+        f"What layers compute in: {', '.join(_PRECISIONS)}; weights are always float32. `auto` is "
         "bfloat16 on GPUs that have it, float16 on older ones with tensor cores, and float32 on a "
         "CPU.",
-        rule=one_of(PRECISIONS),
+        rule=one_of(_PRECISIONS),
         change_when="you compare with float32, or the loss is not finite on a GPU",
     )
     xla: str = setting(
         "auto",
-        f"Whether XLA compiles the training steps: {', '.join(XLA_VALUES)}; `auto` uses it on a "
+        f"Whether XLA compiles the training steps: {', '.join(_XLA_VALUES)}; `auto` uses it on a "
         "single GPU.",
-        rule=one_of(XLA_VALUES),
+        rule=one_of(_XLA_VALUES),
         change_when="compiling takes longer than training, or fails",
     )
     deterministic: bool = setting(
@@ -220,7 +220,7 @@ class TrainingSettings(Settings):
     @property
     def chosen_augmentation(self) -> str:
         """The augmentation, a key of `repot.recipes.AUGMENTATIONS`."""
-        if self.augmentation != RECIPE_DEFAULT:
+        if self.augmentation != _RECIPE_DEFAULT:
             return self.augmentation
         return RECIPES[self.recipe].augmentation
 
@@ -231,7 +231,7 @@ class TrainingSettings(Settings):
             has_gpu: Whether the training runs on a GPU.
         """
         if self.budget == "auto":
-            return GPU_BUDGET_SECONDS if has_gpu else 0
+            return _GPU_BUDGET_SECONDS if has_gpu else 0
         unit = {"s": 1, "m": 60, "h": 3600}
         return 0 if self.budget == "0" else int(self.budget[:-1]) * unit[self.budget[-1]]
 
@@ -266,7 +266,7 @@ class TrainingSettings(Settings):
         )
         if not is_fine_tuned and self.chosen_augmentation != "none":
             yield (
-                f"augmentation should be {RECIPE_DEFAULT} or none with recipe={self.recipe}; got "
+                f"augmentation should be {_RECIPE_DEFAULT} or none with recipe={self.recipe}; got "
                 f"augmentation={self.augmentation!r}. It has no effect: this recipe computes the "
                 "features of each picture once. Choose recipe=fine_tune to train on changed "
                 "pictures."
