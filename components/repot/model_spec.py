@@ -78,6 +78,34 @@ class NetworkSpec(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FixedAnswer(JsonRecord):
+    """What a model answers for one of the pictures of `repot.model_fingerprint`, rounded.
+
+    Attributes:
+        outputs: Indexes of its most probable labels, the first one first.
+        probabilities: Their probabilities.
+        unlike: How unlike the training pictures it is; None of a model without that output.
+    """
+
+    outputs: tuple[int, ...]
+    probabilities: tuple[float, ...]
+    unlike: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fingerprint(JsonRecord):
+    """What a model answered at the end of its training, see `repot.model_fingerprint`.
+
+    Attributes:
+        versions: Versions of the packages that computed it, by name.
+        answers: One per picture.
+    """
+
+    versions: dict[str, str]
+    answers: tuple[FixedAnswer, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSpec(JsonRecord):
     """What model_spec.json holds.
 
@@ -93,6 +121,7 @@ class ModelSpec(JsonRecord):
             `unlike` output either.
         network: How the network is built; None for a model of an earlier version, whose network is
             read from its file, see `repot.keras_model`.
+        fingerprint: What it answers for fixed pictures; None for a model of an earlier version.
     """
 
     backbone: str
@@ -102,6 +131,7 @@ class ModelSpec(JsonRecord):
     temperature: float = 1.0
     calibration: ModelCalibration | None = None
     network: NetworkSpec | None = None
+    fingerprint: Fingerprint | None = None
 
 
 def read_model_spec(model_uri: str) -> ModelSpec | None:

@@ -28,6 +28,7 @@ from repot.layout import (
     MODEL_SPEC_NAME,
 )
 from repot.metrics import FloatArray
+from repot.model_fingerprint import check_fingerprint
 from repot.model_registry import ModelRecord, read_champion
 from repot.model_spec import MAX_UNLIKE_AXES, ModelSpec, read_model_spec
 from repot.zoo import BACKBONES, MAX_IMAGE_SIZE
@@ -188,8 +189,9 @@ def load_model(model_uri: str) -> Model:
     is built is not loaded in that way.
 
     Raises:
-        ModelError: model.keras cannot be loaded, has a layer that no published model has, or does
-            not match labels.txt, model_spec.json or model.json.
+        ModelError: model.keras cannot be loaded, has a layer that no published model has, does not
+            match labels.txt, model_spec.json or model.json, or does not answer as it did at the end
+            of its training.
     """
     quiet_tensorflow.import_tensorflow()
     record = _read_model_record(model_uri)
@@ -219,7 +221,9 @@ def load_model(model_uri: str) -> Model:
             f"{spec.image_size} x 3 each; got {len(spec.views)} views and inputs={shapes}. Use the "
             f"{MODEL_SPEC_NAME} that was published with the model."
         )
-    return as_model(network, labels, spec)
+    model = as_model(network, labels, spec)
+    check_fingerprint(model.call, spec, num_labels=len(labels), uri=uri)
+    return model
 
 
 def _rebuild(spec: ModelSpec, num_labels: int, check: Callable[[Shapes], None]) -> Any:

@@ -18,7 +18,7 @@ _ENCODED = "image/encoded"  # Feature of the records of 2016, which shards have.
 
 def export_saved_model(
     model: Any, labels: Sequence[str], folder: Path, *, spec: ModelSpec | None = None
-) -> None:
+) -> Callable[..., dict[str, Any]]:
     """Export a published model as a SavedModel, which needs neither Keras nor repot.
 
     All signatures take a batch and return `probabilities`, float32 [batch, N]; `class_names`,
@@ -39,6 +39,9 @@ def export_saved_model(
         labels: N label names, in the order of the model's outputs.
         folder: Folder to write.
         spec: The model's views; None is the central crop.
+
+    Returns:
+        The function behind the signature `pictures`.
     """
     spec = spec or ModelSpec(backbone="", image_size=model.inputs[0].shape[1])
     side = spec.image_size
@@ -74,6 +77,8 @@ def export_saved_model(
     signatures = {"serving_default": files, "pictures": pictures, CLASSIFY: examples}
     tf.saved_model.save(module, str(folder), signatures=signatures)
     _name_classify_method(folder)
+    served: Callable[..., dict[str, Any]] = pictures
+    return served
 
 
 def _trace(function: Callable[..., Any], *specs: Any) -> Any:

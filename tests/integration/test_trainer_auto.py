@@ -7,11 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import pytest
 
+from repot import efficientnet_lite
+from repot.errors import ModelError
 from repot.evaluator.evaluate import evaluate
 from repot.json_record import read_record
 from repot.model_spec import ModelSpec
+from repot.predictor import load_model
 from repot.settings import TrainingSettings
 from repot.trainer.request import TrainingRequest
 from repot.training_record import TrainingRecord
@@ -156,6 +160,28 @@ def test_model_of_auto_is_rebuilt_exactly(trained: Path, tmp_path: Path) -> None
     assert spec.network.num_unlike_axes > 1
 
     assert_rebuilt_exactly(trained / "model", tmp_path / "copy")
+
+
+@pytest.mark.parametrize("epsilon", [2e-3, 1e-2])
+def test_network_that_is_built_otherwise_than_in_the_training_is_refused(
+    trained: Path, epsilon: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if a later Keras had another default, of which the file of weights says nothing."""
+    uri = str(trained / "model")
+    load_model(uri)
+    spec = read_record(f"{uri}/model_spec.json", ModelSpec)
+    assert spec.fingerprint is not None
+    monkeypatch.setattr(efficientnet_lite, "_BN_EPSILON", epsilon)
+    monkeypatch.setattr(keras, "__version__", "99.1")
+
+    with pytest.raises(ModelError) as refused:
+        load_model(uri)
+
+    message = str(refused.value)
+    versions = spec.fingerprint.versions
+    assert f"{uri}/model.keras does not: for a fixed picture, " in message
+    assert f"It was trained with keras {versions['keras']}, repot" in message
+    assert "; here are keras 99.1, repot" in message
 
 
 def test_training_that_is_killed_after_its_choice_ends_with_the_same_files(

@@ -20,8 +20,20 @@ MAX_DIFFERENCE = 1e-5
 MAX_LOSS = 0.005
 """Largest accepted loss of precision@1 of an export that computes in integers."""
 INTEGER_FORMATS = ("litert-int8",)
+INTEGER_ARITHMETICS = {
+    "int8": "8-bit integers",
+    "int8-float-head": "8-bit integers, and 32-bit floats from the backbone's features on",
+    "int16": "8-bit weights and 16-bit activations",
+}
+"""How an export can compute in integers, smallest and fastest first: the first one that is accepted
+is used."""
 
 _log = logging.getLogger(__name__)
+
+
+def arithmetics_of(export_format: str) -> tuple[str, ...]:
+    """Return how an export of this format can compute, the preferred way first."""
+    return tuple(INTEGER_ARITHMETICS) if export_format in INTEGER_FORMATS else ("float32",)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +73,7 @@ class Conversion(JsonRecord):
         spec: The views of a picture, which are the inputs.
         preprocessing: Sentences that say how a picture becomes the inputs.
         inputs, outputs: The tensors of the default signature.
+        arithmetic: A key of INTEGER_ARITHMETICS, "float32", or "" for an earlier version's export.
         float_operations: Kinds of operations that an integer export still computes in float32.
         libraries: Versions of the packages that wrote it and run it.
     """
@@ -72,6 +85,7 @@ class Conversion(JsonRecord):
     outputs: tuple[ExportedTensor, ...]
     float_operations: tuple[str, ...]
     libraries: dict[str, str]
+    arithmetic: str = ""
 
     @property
     def has_unlike(self) -> bool:
@@ -175,11 +189,13 @@ class ExportRecord(JsonRecord):
         if self.parity is None:
             return self.rejection
         parity = self.parity
+        arithmetic = INTEGER_ARITHMETICS.get(self.conversion.arithmetic if self.conversion else "")
+        kind = f" in {arithmetic}" if arithmetic else ""
         return (
-            f"{self.format}, {self.size_bytes / 1e6:.1f} MB; on {parity.num_pictures:,} validation "
-            f"pictures it has the same first label for {parity.num_agreeing:,}, probabilities that "
-            f"differ by at most {parity.max_difference:.1e}, and a precision@1 of "
-            f"{parity.precision_at_1:.4f} (the model's: {parity.model_precision_at_1:.4f})."
+            f"{self.format}{kind}, {self.size_bytes / 1e6:.1f} MB; on {parity.num_pictures:,} "
+            f"validation pictures it has the same first label for {parity.num_agreeing:,}, "
+            f"probabilities that differ by at most {parity.max_difference:.1e}, and a precision@1 "
+            f"of {parity.precision_at_1:.4f} (the model's: {parity.model_precision_at_1:.4f})."
         )
 
     @property

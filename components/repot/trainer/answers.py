@@ -7,7 +7,6 @@ the same in a fraction of a second per batch. The evaluation verifies a sample, 
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +15,7 @@ from repot import progress
 from repot.dataset import Examples
 from repot.example_digests import read_digests
 from repot.manifest import Manifest, Split
+from repot.model_fingerprint import exact_float32
 from repot.prediction_store import PART_ROWS, PredictionStore, answers_of
 from repot.predictor import BATCH_SIZE, Model
 
@@ -54,7 +54,7 @@ def store_answers(
             continue
         digests = read_digests(dataset_uri, manifest, split, task="train")
         start = 0
-        with _exact_float32():
+        with exact_float32():
             for part in _answer(model, examples[split]):
                 store.add(digests[start : start + len(part)], part)
                 start += len(part)
@@ -79,14 +79,3 @@ def _answer(model: Model, examples: Examples) -> Iterator[np.ndarray]:
             parts.clear()
     if parts:
         yield np.concatenate(parts)
-
-
-@contextmanager
-def _exact_float32() -> Iterator[None]:
-    """Compute in float32, not with the shorter mantissas of TF32, which GPUs use by default."""
-    before = tf.config.experimental.tensor_float_32_execution_enabled()
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    try:
-        yield
-    finally:
-        tf.config.experimental.enable_tensor_float_32_execution(before)

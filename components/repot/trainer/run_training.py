@@ -40,6 +40,7 @@ from repot.layout import (
 )
 from repot.manifest import Split, read_manifest
 from repot.model_files import make_reproducible
+from repot.model_fingerprint import take_fingerprint
 from repot.predictor import as_model
 from repot.recipes import RECIPES
 from repot.saved_model import export_saved_model
@@ -327,8 +328,11 @@ def _write_model(trained: TrainedModel, labels: Sequence[str], run_uri: str, scr
             "ignore", message="__array__ implementation", category=DeprecationWarning
         )
         trained.model.save(folder / KERAS_NAME)
-    export_saved_model(trained.model, labels, folder / SAVED_MODEL_FOLDER, spec=trained.spec)
-    write_record(str(folder / MODEL_SPEC_NAME), trained.spec)
+    saved_path = folder / SAVED_MODEL_FOLDER
+    answer = export_saved_model(trained.model, labels, saved_path, spec=trained.spec)
+    fingerprint = take_fingerprint(answer, trained.spec)
+    spec = dataclasses.replace(trained.spec, fingerprint=fingerprint)
+    write_record(str(folder / MODEL_SPEC_NAME), spec)
     (folder / LABELS_NAME).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
     make_reproducible(folder)
     storage.upload_folder(folder, storage.join(run_uri, MODEL_FOLDER))

@@ -14,9 +14,11 @@ from repot import extras, storage
 from repot.errors import ModelError, UsageError
 from repot.evaluator.evaluate import evaluate_run
 from repot.evaluator.export_record import (
+    INTEGER_ARITHMETICS,
     ExportedFile,
     ExportParity,
     ExportRecord,
+    arithmetics_of,
     read_export,
     read_exports,
 )
@@ -81,18 +83,24 @@ def jpegs(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     return [(folder / f"{colour}.jpg").read_bytes() for colour in COLOURS]
 
 
-@pytest.mark.parametrize("export_format", EXPORT_FORMATS)
+@pytest.mark.parametrize(
+    "kind",
+    [(name, arithmetic) for name in EXPORT_FORMATS for arithmetic in arithmetics_of(name)],
+    ids="-".join,
+)
 def test_export_gives_the_probabilities_of_the_model(
-    export_format: str, model_uri: str, dataset: Path, jpegs: list[bytes], tmp_path: Path
+    kind: tuple[str, str], model_uri: str, dataset: Path, jpegs: list[bytes], tmp_path: Path
 ) -> None:
+    export_format, arithmetic = kind
     require(export_format)
     from repot.predictor import load_model
 
-    written = convert(export_format, model_uri, str(dataset), tmp_path)
+    written = convert(export_format, model_uri, str(dataset), tmp_path, arithmetic=arithmetic)
     predict = load_export(export_format, tmp_path, written.spec)
 
     expected = load_model(model_uri).predict(jpegs)
     tolerance = 1e-5 if export_format in FLOAT_FORMATS else 0.05
+    assert written.arithmetic == arithmetic
     assert np.ptp(expected.probabilities, axis=0).min() > 0.9
     scores = predict(jpegs)
     np.testing.assert_allclose(scores.probabilities, expected.probabilities, atol=tolerance)
@@ -110,7 +118,7 @@ def test_litert_file_has_its_labels_and_integers_state_their_scale(
 ) -> None:
     require("litert-int8")
 
-    written = convert("litert-int8", model_uri, str(dataset), tmp_path)
+    written = convert("litert-int8", model_uri, str(dataset), tmp_path, arithmetic="int8")
 
     with zipfile.ZipFile(tmp_path / "model.tflite") as archive:
         assert archive.read("labels.txt").decode().split() == list(COLOURS)
@@ -268,18 +276,75 @@ def test_version_never_changes_after_it_was_published(
     assert f"published without onnx; the exports are in {run_uri}/exports." in caplog.text
 
 
-def lossy_model(folder: Path) -> None:
-    """Save a model whose green and blue vanish next to red, where 8 bits have to hold all three."""
+def lossy_model(folder: Path, *, scale: float, in_maps: bool) -> None:
+    """Save a model whose green and blue are `scale` times weaker than red, until the last layer.
+
+    Where 8 bits have to hold all three, green and blue vanish: in the last feature map, or only in
+    the features after it.
+    """
     import keras
 
     save_model(folder, list(COLOURS), list(COLOURS))
-    model = keras.models.load_model(folder / "model.keras")
-    wide = keras.layers.Dense(3, use_bias=False)
+    pictures = keras.Input([IMAGE_SIZE, IMAGE_SIZE, 3])
+    wide: Any = (
+        keras.layers.Conv2D(3, 1, use_bias=False)
+        if in_maps
+        else keras.layers.Dense(3, use_bias=False)
+    )
+    pool = keras.layers.GlobalAveragePooling2D()
     head = keras.layers.Dense(3, activation="softmax")
-    lossy = keras.Model(model.input, head(wide(model.layers[1].output)))
-    wide.set_weights([np.diag([1000.0, 1.0, 1.0]).astype(np.float32)])
-    head.set_weights([np.diag([0.008, 8.0, 8.0]).astype(np.float32), np.zeros(3, np.float32)])
+    features = pool(wide(pictures)) if in_maps else wide(pool(pictures))
+    lossy = keras.Model(pictures, head(features))
+    kernel = np.diag([scale, 1.0, 1.0]).astype(np.float32)
+    wide.set_weights([kernel[np.newaxis, np.newaxis] if in_maps else kernel])
+    head.set_weights([np.diag([8 / scale, 8.0, 8.0]).astype(np.float32), np.zeros(3, np.float32)])
     lossy.save(folder / "model.keras")
+
+
+@pytest.mark.parametrize(
+    ("in_maps", "lossy", "good"),
+    [(False, "int8", "int8-float-head"), (True, "int8-float-head", "int16")],
+)
+def test_each_arithmetic_keeps_what_the_one_before_it_loses(
+    in_maps: bool, lossy: str, good: str, dataset: Path, tmp_path: Path
+) -> None:
+    require("litert-int8")
+    lossy_model(tmp_path / "model", scale=1000, in_maps=in_maps)
+    for colour in COLOURS:
+        save_picture(tmp_path / f"{colour}.jpg", colour)
+    pictures = [(tmp_path / f"{colour}.jpg").read_bytes() for colour in COLOURS]
+
+    def first_labels(arithmetic: str) -> list[int]:
+        folder = tmp_path / arithmetic
+        folder.mkdir()
+        uri = str(tmp_path / "model")
+        written = convert("litert-int8", uri, str(dataset), folder, arithmetic=arithmetic)
+        scores = load_export("litert-int8", folder, written.spec)(pictures)
+        return [int(each) for each in scores.probabilities.argmax(axis=1)]
+
+    assert first_labels(lossy) != [0, 1, 2]
+    assert first_labels(good) == [0, 1, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("in_maps", "arithmetic"), [(False, "int8-float-head"), (True, "int16")])
+def test_integer_export_uses_the_first_arithmetic_that_is_accepted(
+    in_maps: bool, arithmetic: str, dataset: Path, tmp_path: Path
+) -> None:
+    require("litert-int8")
+    lossy_model(tmp_path / "model", scale=1000, in_maps=in_maps)
+
+    record = export_model(
+        "litert-int8",
+        model_uri=str(tmp_path / "model"),
+        dataset_uri=str(dataset),
+        output_uri=str(tmp_path / "out"),
+    )
+
+    assert record.conversion is not None
+    assert record.conversion.arithmetic == arithmetic
+    assert f"litert-int8 in {INTEGER_ARITHMETICS[arithmetic]}, 0.0 MB; on 12" in record.summary
+    assert record.conversion.float_operations or arithmetic == "int16"
 
 
 @pytest.mark.slow
@@ -288,7 +353,7 @@ def test_run_rejects_an_export_that_loses_precision_and_makes_each_once(
 ) -> None:
     require("litert-int8")
     run_uri = make_run("first")
-    lossy_model(tmp_path / "lossy")
+    lossy_model(tmp_path / "lossy", scale=1e6, in_maps=True)
     storage.copy_folder(str(tmp_path / "lossy"), f"{run_uri}/model")
     ids = {"storage_uri": storage_uri, "dataset_id": "colours", "training_id": "first"}
 
@@ -299,6 +364,7 @@ def test_run_rejects_an_export_that_loses_precision_and_makes_each_once(
     assert accepted.parity is not None
     assert accepted.parity.num_agreeing == NUM_VALIDATION
     assert "it loses 50.0 points of precision@1 on 12 pictures" in rejected.problem
+    assert "this is the best of 3 ways to compute: 8-bit integers; 8-bit" in rejected.problem
     before = storage.stat(f"{run_uri}/exports/litert/export.json")
     evaluate_run(**ids, model_name="m", exports=("litert", "litert-int8"))
     assert storage.stat(f"{run_uri}/exports/litert/export.json") == before

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from repot.evaluator.outcomes import read_outcomes
 from repot.evaluator.versions import promote
 from repot.json_record import write_record
 from repot.model_registry import ChampionChange
-from repot.model_spec import ModelSpec, View
+from repot.model_spec import Fingerprint, FixedAnswer, ModelSpec, View
 from repot.predictions import predict_files
 from repot.predictor import find_model, load_model, read_labels
 from repot.preprocessing import decode_jpeg, view_picture
@@ -317,6 +318,46 @@ def test_spec_of_another_model_is_an_error_with_both_sides(model: str) -> None:
     write_record(f"{model}/model_spec.json", spec)
 
     with pytest.raises(ModelError, match=r"one input per view.*got 2 views"):
+        load_model(model)
+
+
+FIRST = FixedAnswer(outputs=(0, 1), probabilities=(1 / 3, 1 / 3))
+# Waves have the same mean in every channel, so these models know no label that is more probable.
+SECOND = dataclasses.replace(FIRST, outputs=(2,), probabilities=(1 / 3 + 0.009,))
+
+
+def set_fingerprint(model: str, *answers: FixedAnswer) -> None:
+    fingerprint = Fingerprint(versions={"keras": "1.0"}, answers=answers)
+    spec = ModelSpec(backbone="", image_size=IMAGE_SIZE, fingerprint=fingerprint)
+    write_record(f"{model}/model_spec.json", spec)
+
+
+@pytest.mark.parametrize(
+    ("answers", "problem"),
+    [
+        ((FIRST, SECOND), ""),
+        (
+            (FIRST, dataclasses.replace(SECOND, probabilities=(0.3231,))),
+            "the probability of label 3 was 0.3231 and is 0.33",
+        ),
+        ((FIRST, dataclasses.replace(SECOND, unlike=0.009)), ""),
+        ((FIRST, dataclasses.replace(SECOND, unlike=0.011)), "`unlike` was 0.0110 and is 0.0000"),
+        ((FIRST, dataclasses.replace(SECOND, unlike=100.0)), "`unlike` was 100.0000"),
+        ((FIRST,), "must have the answers of its 3 labels for 2 pictures"),
+        ((FIRST, dataclasses.replace(SECOND, outputs=(3,))), "must have the answers of its 3"),
+        ((FIRST, dataclasses.replace(SECOND, outputs=(-1,))), "must have the answers of its 3"),
+        ((FIRST, dataclasses.replace(SECOND, outputs=())), "must have the answers of its 3"),
+    ],
+)
+def test_model_that_answers_otherwise_than_its_fingerprint_is_refused(
+    model: str, answers: tuple[FixedAnswer, ...], problem: str
+) -> None:
+    set_fingerprint(model, *answers)
+    if not problem:
+        load_model(model)
+        return
+
+    with pytest.raises(ModelError, match=re.escape(problem)):
         load_model(model)
 
 

@@ -19,7 +19,14 @@ import numpy as np
 import repot
 from repot import layout, progress, storage
 from repot.errors import ModelError, NotFoundError, RepotError, UsageError, advise
-from repot.evaluator.export_record import ExportedFile, ExportParity, ExportRecord, read_export
+from repot.evaluator.export_record import (
+    INTEGER_ARITHMETICS,
+    ExportedFile,
+    ExportParity,
+    ExportRecord,
+    arithmetics_of,
+    read_export,
+)
 from repot.evaluator.exports import worker
 from repot.evaluator.exports.worker import WorkerRequest, WorkerResult
 from repot.extras import check_export_formats
@@ -33,7 +40,7 @@ from repot.model_spec import ModelSpec, read_model_spec
 from repot.predictor import model_digest
 from repot.signatures import check_signature
 
-_FORMAT = 1
+_FORMAT = 2
 """Part of every export id. Increase it when the same model gives other files."""
 _MAX_LOG = 4000  # characters
 _ACTIONS = {"convert": "exports to", "score": "scores with"}
@@ -168,43 +175,68 @@ class _Exporter:
     def export(self, export_format: str, export_id: str) -> tuple[ExportRecord, Path]:
         """Write an export and compare it; return its record, and the folder with its files.
 
+        A format that computes in integers is tried in one arithmetic after the other until one is
+        accepted.
+
         Raises:
             RepotError: The model, the dataset or the disk cannot be read or written.
         """
-        folder = self._folder / export_format
-        folder.mkdir()
         record = ExportRecord(
             export_id=export_id,
             format=export_format,
             dataset_id=read_manifest(self._dataset_uri).dataset_id,
         )
-        written = self._run("convert", export_format, folder)
+        tried: list[tuple[ExportRecord, Path]] = []
+        for arithmetic in arithmetics_of(export_format):
+            folder = self._folder / export_format / arithmetic
+            folder.mkdir(parents=True)
+            tried.append((self._export(record, arithmetic, folder), folder))
+            if not tried[-1][0].problem:
+                return tried[-1]
+        # The one that comes nearest. One that could not be compared is the last choice.
+        rejected, folder = min(tried, key=lambda each: each[0].parity.loss if each[0].parity else 1)
+        if len(tried) > 1:
+            kinds = "; ".join(INTEGER_ARITHMETICS.values())
+            problem = (
+                f"{rejected.problem}; this is the best of {len(tried)} ways to compute: {kinds}"
+            )
+            rejected = replace(rejected, problem=problem)
+        return rejected, folder
+
+    def _export(self, record: ExportRecord, arithmetic: str, folder: Path) -> ExportRecord:
+        """Write an export in one arithmetic and compare it; return its record."""
+        export_format = record.format
+        written = self._run("convert", export_format, arithmetic, folder)
         if written.conversion is None:
             spec = read_model_spec(self._model_uri)
             backbone = (spec and spec.backbone) or "the network"
-            problem = f"{backbone} cannot be converted: {written.refusal}"
-            return replace(record, problem=problem), folder
+            return replace(record, problem=f"{backbone} cannot be converted: {written.refusal}")
         record = replace(record, conversion=written.conversion)
         if self._model_scores is None:
             self._model_scores = self._read_scores()
-        scored = self._run("score", export_format, folder, written.conversion.spec)
+        scored = self._run("score", export_format, arithmetic, folder, written.conversion.spec)
         if scored.refusal:
-            return replace(record, problem=f"it cannot be run: {scored.refusal}"), folder
+            return replace(record, problem=f"it cannot be run: {scored.refusal}")
         parity = _compare(
             self._model_scores, self._read_scores(), has_unlike=written.conversion.has_unlike
         )
         _log.info(
-            "export %s: %d of %d pictures agree, probabilities differ by at most %.2g",
-            *(export_format, parity.num_agreeing, parity.num_pictures, parity.max_difference),
+            "export %s in %s: %d of %d pictures agree, probabilities differ by at most %.2g",
+            export_format,
+            arithmetic,
+            parity.num_agreeing,
+            parity.num_pictures,
+            parity.max_difference,
         )
         problem = parity.problem(export_format)
         files = () if problem else tuple(_describe_files(folder))
-        return replace(record, parity=parity, problem=problem, files=files), folder
+        return replace(record, parity=parity, problem=problem, files=files)
 
     def _run(
         self,
         action: Literal["convert", "score"],
         export_format: str,
+        arithmetic: str,
         folder: Path,
         spec: ModelSpec | None = None,
     ) -> WorkerResult:
@@ -216,6 +248,7 @@ class _Exporter:
             model_uri=self._model_uri,
             dataset_uri=self._dataset_uri,
             folder=str(folder),
+            arithmetic=arithmetic,
             spec=spec,
             # The model's own answers are computed once, by the process that has loaded it.
             scores_path=""

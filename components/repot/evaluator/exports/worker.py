@@ -36,6 +36,7 @@ class WorkerRequest(JsonRecord):
         model_uri: Folder of the model.
         dataset_uri: Its dataset.
         folder: Local folder of the export.
+        arithmetic: How the export computes, see `repot.evaluator.export_record`.
         spec: The views that are the export's inputs; None for "convert".
         scores_path: The .npz file to write scores and classes to; "" does not score.
         result_path: The JSON file with the WorkerResult to write.
@@ -46,6 +47,7 @@ class WorkerRequest(JsonRecord):
     model_uri: str
     dataset_uri: str
     folder: str
+    arithmetic: str
     spec: ModelSpec | None = None
     scores_path: str = ""
     result_path: str
@@ -87,7 +89,11 @@ def _convert(request: WorkerRequest) -> WorkerResult:
     from repot.predictor import load_model
 
     conversion = convert(
-        request.format, request.model_uri, request.dataset_uri, Path(request.folder)
+        request.format,
+        request.model_uri,
+        request.dataset_uri,
+        Path(request.folder),
+        arithmetic=request.arithmetic,
     )
     if request.scores_path:
         _score(request, load_model(request.model_uri).predict)
