@@ -87,7 +87,7 @@ scale: $(STAMP) ## plan a million pictures: processor time, memory, stored bytes
 data-checks: $(STAMP) ## measure what the checks of a dataset cost, and what they find; ARGS
 	$(BIN)/python benchmarks/data_checks.py $(ARGS)
 
-exports-parity: $(STAMP) ## compare every export with its model on two sets of pictures; needs EXTRAS=litert,onnx; ARGS
+exports-parity: $(STAMP) ## compare every export of trained models with the model, 10 minutes of CPU; needs EXTRAS=litert,onnx; ARGS=all: every backbone
 	$(BIN)/python -m benchmarks.exports $(ARGS)
 
 suspects: $(STAMP) ## measure how many planted wrong labels are found, on seven sets of pictures from packages; ARGS
