@@ -88,13 +88,19 @@ def list_files(folder_uri: str, *, skip: Iterable[str]) -> tuple[FileChecksum, .
     return tuple(_checksums(folder_uri, infos))
 
 
-def read_checksums(folder_uri: str) -> FolderChecksums | None:
+def read_checksums(folder_uri: str, *, max_bytes: int | None = None) -> FolderChecksums | None:
     """Return the checksums of a folder; None if it has none.
 
+    Args:
+        folder_uri: The folder.
+        max_bytes: Largest size of the file, if a stranger may have written it.
+
     Raises:
-        StorageError: checksums.json is damaged, or cannot be read.
+        StorageError: checksums.json is damaged or too large, or cannot be read.
     """
     uri = storage.join(folder_uri, CHECKSUMS_NAME)
+    if max_bytes is not None:
+        storage.check_size(uri, max_bytes)
     try:
         return FolderChecksums.from_text(storage.read_text(uri))
     except NotFoundError:

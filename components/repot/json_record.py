@@ -78,7 +78,12 @@ class JsonRecord:
 
 
 def read_record(
-    uri: str, record: type[_Record], *, error: type[RepotError] = DataError, advice: str = ""
+    uri: str,
+    record: type[_Record],
+    *,
+    error: type[RepotError] = DataError,
+    advice: str = "",
+    max_bytes: int | None = None,
 ) -> _Record:
     """Read one record from storage.
 
@@ -87,10 +92,14 @@ def read_record(
         record: Its class.
         error: Raised when the file is not such a record.
         advice: Last sentence of that error: what to do.
+        max_bytes: Largest size, for a file that a stranger may have written; None for no limit.
 
     Raises:
         NotFoundError: There is no such file.
+        StorageError: It cannot be read, or is larger.
     """
+    if max_bytes is not None:
+        storage.check_size(uri, max_bytes)
     text = storage.read_text(uri)
     try:
         return record.from_text(text)

@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple
 from repot import layout, storage
 from repot.errors import ModelError, NotFoundError, printable
 from repot.folder_checksums import FileChecksum, describe_change
-from repot.json_record import JsonRecord, checked_text
+from repot.json_record import JsonRecord, checked_text, read_record
 from repot.metrics import Interval
-from repot.model_spec import NetworkSpec
+from repot.model_spec import MAX_RECORD_BYTES, NetworkSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,7 +140,9 @@ def read_champion(uri: str) -> Pointer:
 
     Raises:
         ModelError: The file exists but is not a valid champion.json.
+        StorageError: It is too large to be one, or cannot be read.
     """
+    storage.check_size(uri, MAX_RECORD_BYTES)
     try:
         content = storage.read_object(uri)
     except NotFoundError:
@@ -153,6 +155,18 @@ def read_champion(uri: str) -> Pointer:
             f"{uri} must be a JSON object of {names}; got {err}. Repair or delete it."
         ) from err
     return Pointer(champion, content.info.version)
+
+
+def read_model_record(version_uri: str) -> ModelRecord:
+    """Read the model.json of a version.
+
+    Raises:
+        NotFoundError: There is none.
+        ModelError: It is not a valid one.
+        StorageError: It is too large to be one, or cannot be read.
+    """
+    uri = storage.join(version_uri, layout.MODEL_RECORD_NAME)
+    return read_record(uri, ModelRecord, error=ModelError, max_bytes=MAX_RECORD_BYTES)
 
 
 def check_version(version_uri: str, record: ModelRecord) -> None:

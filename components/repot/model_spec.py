@@ -14,6 +14,10 @@ from repot.hub_backbone import HubArchitecture
 from repot.json_record import JsonRecord, read_record
 from repot.layout import MODEL_SPEC_NAME
 
+MAX_RECORD_BYTES = 16 << 20
+"""Largest size of a text file of a model, which a stranger may have written: model.json,
+champion.json, labels.txt and others. With 20,000 labels each takes about 1 MiB."""
+
 View = Literal["central", "whole", "padded"]
 """Which part of a picture a model sees outside training, see `repot.preprocessing.view_picture`."""
 
@@ -143,4 +147,6 @@ def read_model_spec(model_uri: str) -> ModelSpec | None:
     uri = storage.join(model_uri, MODEL_SPEC_NAME)
     if not storage.exists(uri):
         return None
-    return read_record(uri, ModelSpec, error=ModelError, advice="Train again.")
+    return read_record(
+        uri, ModelSpec, error=ModelError, advice="Train again.", max_bytes=MAX_RECORD_BYTES
+    )

@@ -5,7 +5,7 @@ scaled in the same way everywhere.
 """
 
 import posixpath
-import unicodedata
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,6 @@ import numpy as np
 from repot import layout, quiet_tensorflow, storage
 from repot.errors import ModelError, printable, unknown_name
 from repot.folder_checksums import FileChecksum, describe_change, read_checksums
-from repot.json_record import read_record
 from repot.keras_model import Shapes, load_keras_model
 from repot.layout import (
     CHAMPION_NAME,
@@ -29,11 +28,16 @@ from repot.layout import (
 )
 from repot.metrics import FloatArray
 from repot.model_fingerprint import check_fingerprint
-from repot.model_registry import ModelRecord, read_champion
-from repot.model_spec import MAX_UNLIKE_AXES, ModelSpec, read_model_spec
+from repot.model_registry import ModelRecord, read_champion, read_model_record
+from repot.model_spec import MAX_RECORD_BYTES, MAX_UNLIKE_AXES, ModelSpec, read_model_spec
 from repot.zoo import BACKBONES, MAX_IMAGE_SIZE
 
 BATCH_SIZE = 32
+MAX_MODEL_BYTES = 32 << 30
+"""Largest size of a model file. That of the largest presets of KerasHub takes 4 GiB."""
+
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc.
+_MAX_SHOWN = 100  # characters of a label in a message
 
 
 class Scores(NamedTuple):
@@ -155,6 +159,7 @@ def find_model(uri: str) -> str:
 def model_digest(model_uri: str) -> str:
     """Return an id of the content of all files of a model folder that predictions depend on."""
     checksums = {}
+    storage.check_size(storage.join(model_uri, KERAS_NAME), MAX_MODEL_BYTES)
     for name in (KERAS_NAME, LABELS_NAME, MODEL_SPEC_NAME):
         uri = storage.join(model_uri, name)
         info = storage.stat(uri)
@@ -168,15 +173,18 @@ def read_labels(model_uri: str) -> tuple[str, ...]:
 
     Raises:
         ModelError: A label has a control character: the file is not repot's.
+        StorageError: The file is too large to be one of repot's, or cannot be read.
     """
     uri = storage.join(model_uri, LABELS_NAME)
+    storage.check_size(uri, MAX_RECORD_BYTES)
     labels = tuple(storage.read_text(uri).splitlines())
     for number, label in enumerate(labels, start=1):
         # A terminal could obey it. The planner accepts no such label.
-        if any(unicodedata.category(character) == "Cc" for character in label):
+        if _CONTROL_CHARACTER.search(label):
+            shown = printable(label[:_MAX_SHOWN])
             raise ModelError(
                 f"A label must be text without control characters; line {number} of {uri} is "
-                f"{printable(label)!r}. Use the {LABELS_NAME} that was published with the model."
+                f"{shown!r}. Use the {LABELS_NAME} that was published with the model."
             )
     return labels
 
@@ -203,6 +211,7 @@ def load_model(model_uri: str) -> Model:
     spec = read_model_spec(model_uri)
     _check_spec(model_uri, spec, record)
     build = partial(_rebuild, spec, len(labels)) if spec and spec.network else None
+    storage.check_size(uri, MAX_MODEL_BYTES)
     with storage.as_local_file(uri) as path:
         if KERAS_NAME in expected:
             _check_file(model_uri, expected[KERAS_NAME], path)
@@ -276,8 +285,8 @@ def _check_spec(model_uri: str, spec: ModelSpec | None, record: ModelRecord | No
 
 def _read_model_record(model_uri: str) -> ModelRecord | None:
     """Return the model.json of a version; None for the folder of a run, or a copy of a model."""
-    uri = storage.join(model_uri, MODEL_RECORD_NAME)
-    return read_record(uri, ModelRecord, error=ModelError) if storage.exists(uri) else None
+    is_version = storage.exists(storage.join(model_uri, MODEL_RECORD_NAME))
+    return read_model_record(model_uri) if is_version else None
 
 
 def _expected_files(model_uri: str, record: ModelRecord | None) -> dict[str, FileChecksum]:
@@ -289,7 +298,9 @@ def _expected_files(model_uri: str, record: ModelRecord | None) -> dict[str, Fil
     if record is not None:
         return {file.name: file for file in record.files}
     folder_uri, _, name = model_uri.rpartition("/")
-    checksums = read_checksums(folder_uri) if name == MODEL_FOLDER else None
+    checksums = None
+    if name == MODEL_FOLDER:
+        checksums = read_checksums(folder_uri, max_bytes=MAX_RECORD_BYTES)
     prefix = f"{MODEL_FOLDER}/"
     return {
         file.name.removeprefix(prefix): file

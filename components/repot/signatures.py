@@ -21,6 +21,7 @@ from repot.cluster_names import SIGNING_KEY_VARIABLE, name_sources
 from repot.errors import ModelError, UsageError, advise
 from repot.extras import install_command
 from repot.layout import MODEL_RECORD_NAME, SIGNATURE_NAME
+from repot.model_spec import MAX_RECORD_BYTES
 from repot.settings.integrations import IntegrationSettings, variable_name
 from repot.user_files import read_user_file
 
@@ -81,7 +82,9 @@ def check_signature(version_uri: str) -> None:
     key = IntegrationSettings.from_environment(os.environ).signing_public_key
     if not key:
         return
-    if not storage.exists(storage.join(version_uri, SIGNATURE_NAME)):
+    signature_uri = storage.join(version_uri, SIGNATURE_NAME)
+    storage.check_size(signature_uri, MAX_RECORD_BYTES)
+    if not storage.exists(signature_uri):
         raise ModelError(
             f"A version must be signed where {name_sources(_PUBLIC_KEY_VARIABLE)} is set; "
             f"{version_uri} has no {SIGNATURE_NAME}. Use a version that was published with the "

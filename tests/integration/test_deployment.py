@@ -35,7 +35,7 @@ SPEC = ModelSpec(backbone="", image_size=32, views=("central", "whole", "padded"
 
 
 def examples(language: str = "python") -> list[str]:
-    """Return the page's code blocks: REST, gRPC, V2, preprocessing, LiteRT, ONNX."""
+    """Return the page's code blocks: REST, gRPC, V2, V2 over gRPC, preprocessing, LiteRT, ONNX."""
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 
 
@@ -213,14 +213,15 @@ def test_kserve_server_answers_v2_requests_as_repot_predict(
     served_folder: Path, expected: Scores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("kserve", reason="pip install kserve")
-    port = free_port()
+    port, grpc_port = free_port(), free_port()
     command = [
         *(sys.executable, str(ROOT / "examples" / "kserve_v2.py")),
         *("--model_name", "flowers", "--model_dir", str(served_folder / "1")),
-        *("--http_port", str(port), "--enable_grpc", "false"),
+        *("--http_port", str(port), "--grpc_port", str(grpc_port)),
     ]
     url = f"http://127.0.0.1:{port}/v2/models/flowers"
     code = examples()[2].replace("localhost:8080", f"localhost:{port}")
+    grpc_code = examples()[3].replace("localhost:8081", f"localhost:{grpc_port}")
     views = read_pictures()
     tensors = [
         {"name": view, "datatype": "FP32", "shape": list(each.shape), "data": each.ravel().tolist()}
@@ -229,10 +230,13 @@ def test_kserve_server_answers_v2_requests_as_repot_predict(
 
     for _ in serving(command, f"{url}/ready"):
         names = run_example(code, served_folder, monkeypatch)
+        over_grpc = run_example(grpc_code, served_folder, monkeypatch)
         from_tensors = post(f"{url}/infer", {"id": "7", "inputs": tensors})
 
     np.testing.assert_allclose(names["probabilities"], expected.probabilities[0], atol=1e-6)
-    assert names["outputs"]["class_names"] == LABELS
+    np.testing.assert_allclose(over_grpc["probabilities"], expected.probabilities[0], atol=1e-6)
+    labels = over_grpc["outputs"]["class_names"].bytes_contents
+    assert [label.decode() for label in labels] == LABELS == names["outputs"]["class_names"]
     assert names["outputs"]["unlike"] == pytest.approx([expected.unlike[0]], abs=1e-5)
     outputs = {each["name"]: each for each in from_tensors["outputs"]}
     assert (from_tensors["id"], outputs["probabilities"]["shape"]) == ("7", [2, 3])
@@ -261,7 +265,7 @@ def test_examples_without_tensorflow_answer_as_repot_predict(
     write_record(str(folder / "export.json"), record)
     shutil.copy(PICTURE, folder / "picture.jpg")
 
-    code = examples()[3] + examples()[5 if export_format == "onnx" else 4]
+    code = examples()[4] + examples()[6 if export_format == "onnx" else 5]
     probabilities = run_example(code, folder, monkeypatch)["probabilities"]
 
     # Pillow decodes a JPEG a little differently from TensorFlow.
@@ -276,7 +280,7 @@ def test_example_makes_the_same_views_of_the_same_pixels(tmp_path: Path) -> None
     from repot.preprocessing import to_unit_range, view_picture
 
     names: dict[str, Any] = {}
-    exec(examples()[3].partition("export = ")[0], names)
+    exec(examples()[4].partition("export = ")[0], names)
     for width, height in ((97, 64), (31, 200), (5, 3), (33, 33)):
         pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / "picture.png")

@@ -16,7 +16,7 @@ from repot.evaluation_record import EvaluationRecord, ScoringTime
 from repot.evaluator.comparison_log import read_comparisons
 from repot.evaluator.outcomes import read_outcomes
 from repot.evaluator.verdict import Verdict
-from repot.json_record import JsonRecord, RecordError, read_record
+from repot.json_record import JsonRecord, RecordError
 from repot.layout import (
     CHAMPION_NAME,
     EVALUATION_FOLDER,
@@ -31,7 +31,14 @@ from repot.layout import (
     VERDICT_NAME,
 )
 from repot.metrics import Interval, mcnemar_p, paired_difference
-from repot.model_registry import Champion, ChampionChange, ModelRecord, read_champion
+from repot.model_registry import (
+    Champion,
+    ChampionChange,
+    ModelRecord,
+    read_champion,
+    read_model_record,
+)
+from repot.model_spec import MAX_RECORD_BYTES
 from repot.pruning.delete import RemovedTraining
 from repot.requested_run import RequestedRun
 from repot.training_record import TrainingRecord
@@ -486,7 +493,9 @@ def _model_summary(storage_uri: str, name: str, num_versions: int) -> ModelSumma
     score = None
     if champion is not None:
         uri = layout.model_uri(storage_uri, name, champion.version)
-        record = _read_or_none(storage.join(uri, MODEL_RECORD_NAME), ModelRecord)
+        record_uri = storage.join(uri, MODEL_RECORD_NAME)
+        storage.check_size(record_uri, MAX_RECORD_BYTES)
+        record = _read_or_none(record_uri, ModelRecord)
         score = record.metrics if record else None
     return ModelSummary(
         name=name,
@@ -504,7 +513,7 @@ def _read_version(
 ) -> VersionDetails:
     """Return a published version."""
     uri = layout.model_uri(storage_uri, model_name, version)
-    record = read_record(storage.join(uri, MODEL_RECORD_NAME), ModelRecord)
+    record = read_model_record(uri)
     run_uri = layout.run_uri(storage_uri, version)
     gate_uri = storage.join(run_uri, GATE_FOLDER)
     names = [storage.relative_name(each.uri, run_uri) for each in storage.list_objects(gate_uri)]

@@ -9,7 +9,7 @@ from repot.extras import EXPORT_FORMATS
 from repot.folder_checksums import write_last
 from repot.json_record import JsonRecord, RecordError, record_text
 from repot.layout import EXPORT_NAME, EXPORTS_FOLDER
-from repot.model_spec import ModelSpec
+from repot.model_spec import MAX_RECORD_BYTES, ModelSpec
 
 PROBABILITIES = "probabilities"
 """Name of the output that every export has."""
@@ -211,6 +211,7 @@ def read_export(folder_uri: str) -> ExportRecord | None:
     uri = storage.join(folder_uri, EXPORT_NAME)
     if not storage.exists(uri):
         return None
+    storage.check_size(uri, MAX_RECORD_BYTES)
     try:
         return ExportRecord.from_text(storage.read_text(uri))
     except RecordError as err:

@@ -16,7 +16,6 @@ import yaml
 from repot import storage
 from repot.errors import ModelError, NotFoundError, UsageError
 from repot.folder_checksums import write_last
-from repot.json_record import read_record
 from repot.kubernetes_rules import is_object_name
 from repot.layout import (
     INFERENCE_SERVICE_NAME,
@@ -24,7 +23,7 @@ from repot.layout import (
     SAVED_MODEL_FOLDER,
     SERVING_FOLDER,
 )
-from repot.model_registry import ModelRecord
+from repot.model_registry import ModelRecord, read_model_record
 from repot.settings.integrations import IntegrationSettings
 
 _VERSION_FOLDER = "1"
@@ -81,9 +80,7 @@ def service_name(model_name: str) -> str:
 
 def _read_version(version_uri: str) -> ModelRecord:
     try:
-        return read_record(
-            storage.join(version_uri, MODEL_RECORD_NAME), ModelRecord, error=ModelError
-        )
+        return read_model_record(version_uri)
     except NotFoundError as err:
         raise ModelError(
             f"A version must be published before it is served; {version_uri} has no "

@@ -40,6 +40,7 @@ from repot.model_registry import (
     Pointer,
     check_version,
     read_champion,
+    read_model_record,
 )
 from repot.model_spec import read_model_spec
 from repot.signatures import check_signature, sign_version
@@ -284,10 +285,10 @@ def _new_champion(
             signed as `repot.signatures` requires.
     """
     version_uri = layout.model_uri(storage_uri, model_name, change.version)
-    record_uri = storage.join(version_uri, MODEL_RECORD_NAME)
     try:
-        record = read_record(record_uri, ModelRecord, error=ModelError)
+        record = read_model_record(version_uri)
     except NotFoundError as err:
+        record_uri = storage.join(version_uri, MODEL_RECORD_NAME)
         raise ModelError(
             f"A version must be published before it is promoted; {record_uri} does not exist. "
             "Evaluate first."

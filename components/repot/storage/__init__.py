@@ -22,6 +22,7 @@ from repot.storage.local.objects import local_info
 from repot.storage.operations import (
     abort_upload,
     as_local_file,
+    check_size,
     check_writable,
     copy,
     copy_folder,
@@ -70,6 +71,7 @@ __all__ = [
     "UnfinishedUpload",
     "abort_upload",
     "as_local_file",
+    "check_size",
     "check_writable",
     "copy",
     "copy_folder",

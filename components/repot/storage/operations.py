@@ -57,6 +57,28 @@ def exists(uri: str) -> bool:
     return stat(uri) is not None
 
 
+def check_size(uri: str, max_bytes: int) -> None:
+    """Check that an object is not too large to be read whole; one that does not exist passes.
+
+    For a file that a stranger may have written. Nothing of it is read.
+
+    Args:
+        uri: The object.
+        max_bytes: The largest size that makes sense.
+
+    Raises:
+        StorageError: It is larger, or is a local pipe or device, which has no end.
+    """
+    info = stat(uri)
+    if info is None and is_local(uri) and Path(uri).exists() and not Path(uri).is_dir():
+        raise StorageError(f"{uri} must be a regular file; it is not. Restore it from a backup.")
+    if info is not None and info.size_bytes > max_bytes:
+        raise StorageError(
+            f"{uri} must have at most {max_bytes:,} bytes; it has {info.size_bytes:,}. Restore it "
+            "from a backup."
+        )
+
+
 def list_objects(folder_uri: str) -> list[ObjectInfo]:
     """Return every object below a folder, at any depth, sorted by the code points of their names.
 

@@ -10,9 +10,16 @@ import pytest
 
 from repot.folder_checksums import write_checksums
 from repot.json_record import record_text
-from repot.layout import CHAMPION_NAME, MODEL_RECORD_NAME, MODEL_SPEC_NAME
+from repot.layout import (
+    CHAMPION_NAME,
+    KERAS_NAME,
+    LABELS_NAME,
+    MODEL_RECORD_NAME,
+    MODEL_SPEC_NAME,
+)
 from repot.model_registry import Champion, ChampionChange, ModelRecord, ModelScores
-from repot.model_spec import ModelSpec
+from repot.model_spec import MAX_RECORD_BYTES, ModelSpec
+from repot.predictor import MAX_MODEL_BYTES
 from tests.integration.evaluator.colours import COLOURS, IMAGE_SIZE, save_model, save_picture
 from tests.integration.kfp_api.command_line import run_repot
 
@@ -121,6 +128,44 @@ RECORDS: dict[str, Edit | str] = {
     ),
     "many labels": lambda record: record.update(labels=["x"] * 100_000),
 }
+
+
+TEXT_FILES = (MODEL_RECORD_NAME, MODEL_SPEC_NAME, CHAMPION_NAME, LABELS_NAME)
+
+
+@pytest.mark.parametrize(
+    ("name", "max_bytes"),
+    [*((name, MAX_RECORD_BYTES) for name in TEXT_FILES), (KERAS_NAME, MAX_MODEL_BYTES)],
+)
+def test_file_that_is_too_large_is_one_message_and_is_not_read(
+    name: str, max_bytes: int, folder: Path
+) -> None:
+    (path,) = folder.rglob(name)
+    with path.open("ab") as file:
+        file.truncate(max_bytes)  # Takes no room on the disk.
+
+    predict = ("predict", str(folder / "storage" / "models" / "m"), str(folder / "red.png"))
+    assert "must have at most" not in run_repot(*predict).errors
+    with path.open("ab") as file:
+        file.truncate(max_bytes + 1)
+
+    results = run_all(folder)
+
+    code, _, errors = results[-1]
+    assert code == 1
+    problem = f"{path} must have at most {max_bytes:,} bytes; it has {max_bytes + 1:,}. Restore it"
+    assert errors.startswith(f"Error: {problem}"), errors
+    assert all(code == 0 or errors.startswith("Error:") for code, _, errors in results)
+
+
+@pytest.mark.parametrize("name", [*TEXT_FILES, KERAS_NAME])
+def test_file_without_an_end_is_not_read(name: str, folder: Path) -> None:
+    (path,) = folder.rglob(name)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+    for code, _, errors in run_all(folder):
+        assert code == 0 or errors.startswith("Error:"), errors
 
 
 @pytest.mark.parametrize("name", [MODEL_RECORD_NAME, MODEL_SPEC_NAME, CHAMPION_NAME])

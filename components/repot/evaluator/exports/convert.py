@@ -23,6 +23,7 @@ from repot.evaluator.export_record import (
     UNLIKE,
     Conversion,
     ExportedTensor,
+    arithmetics_of,
 )
 from repot.json_record import write_record
 from repot.layout import (
@@ -78,7 +79,7 @@ def convert(
     dataset_uri: str,
     folder: Path,
     *,
-    arithmetic: str = "float32",
+    arithmetic: str = "",
 ) -> Conversion:
     """Write an export to a folder.
 
@@ -87,12 +88,14 @@ def convert(
         model_uri: Folder of the model.
         dataset_uri: Its dataset, with the training pictures that calibrate an integer export.
         folder: An empty local folder.
-        arithmetic: One of `repot.evaluator.export_record.arithmetics_of` the format.
+        arithmetic: One of `repot.evaluator.export_record.arithmetics_of` the format; "" for the
+            first one.
 
     Raises:
         ModelError: The model cannot be loaded.
     """
     model = load_model(model_uri)
+    arithmetic = arithmetic or arithmetics_of(export_format)[0]
     inputs, outputs, float_operations = _WRITERS[export_format](
         _Source(model, model_uri, dataset_uri, arithmetic), folder
     )

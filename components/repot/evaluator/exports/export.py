@@ -35,7 +35,7 @@ from repot.json_record import read_record, record_text, write_record
 from repot.layout import EXPORT_NAME, MANIFEST_NAME, MODEL_RECORD_NAME
 from repot.manifest import read_manifest
 from repot.metrics import FloatArray
-from repot.model_registry import ModelRecord
+from repot.model_registry import read_model_record
 from repot.model_spec import ModelSpec, read_model_spec
 from repot.predictor import model_digest
 from repot.signatures import check_signature
@@ -137,9 +137,7 @@ def find_dataset(model_uri: str, storage_uri: str) -> str:
     """
     advice = "Name the dataset's folder with --data, or its storage with --storage-uri."
     try:
-        record = read_record(
-            storage.join(model_uri, MODEL_RECORD_NAME), ModelRecord, error=ModelError
-        )
+        record = read_model_record(model_uri)
     except NotFoundError as err:
         raise ModelError(
             f"A model must be published before its dataset can be found; {model_uri} has no "
