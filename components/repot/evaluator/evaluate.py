@@ -41,8 +41,7 @@ from repot.layout import (
     TRAINING_NAME,
 )
 from repot.manifest import SPLITS, read_manifest
-from repot.model_spec import read_model_spec
-from repot.predictor import find_model
+from repot.predictor import find_model, model_digest
 
 _FORMAT = 3
 """Part of every evaluation id. Increase it when files of an evaluation get other columns."""
@@ -238,8 +237,7 @@ def _evaluation_id(
     """Return the id of everything that an evaluation depends on; does not need TensorFlow."""
     return layout.content_id(
         {
-            "model": _model_checksum(model_uri),
-            "spec": _spec_text(model_uri),
+            "model": _model_id(model_uri),
             "dataset": read_manifest(dataset_uri).dataset_id,
             "subset": subset,
             "num_examples": num_examples,
@@ -250,20 +248,13 @@ def _evaluation_id(
     )
 
 
-def _model_checksum(model_uri: str) -> str:
+def _model_id(model_uri: str) -> str:
     uri = storage.join(model_uri, KERAS_NAME)
-    info = storage.stat(uri)
-    if info is None:
+    if not storage.exists(uri):
         raise ModelError(
             f"A model folder must have a {KERAS_NAME}; {uri} does not exist. Train first."
         )
-    return info.crc32c or storage.read_crc32c_hex(uri)
-
-
-def _spec_text(model_uri: str) -> str:
-    """Return what the model promises and how it sees pictures, which model.keras does not have."""
-    spec = read_model_spec(model_uri)
-    return spec.to_text() if spec else ""
+    return model_digest(model_uri)
 
 
 def _read_finished(metrics_uri: str, evaluation_id: str) -> EvaluationRecord | None:
