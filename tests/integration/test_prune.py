@@ -220,7 +220,11 @@ def store(request: pytest.FixtureRequest, month: str, tmp_path: Path) -> str:
     """Return a copy of the storage."""
     if request.param == "local":
         return copy_month(month, tmp_path)
-    uri = f"{request.getfixturevalue(request.param)}/a folder"
+    return copy_to_bucket(month, f"{request.getfixturevalue(request.param)}/a folder")
+
+
+def copy_to_bucket(month: str, uri: str) -> str:
+    """Return a folder of a bucket with a copy of the storage."""
     storage.copy_folder(month, uri)
     storage.write_text(f"{uri}/datasets/{dataset_ids(month)[1]}/.repot-0123.tmp", "half")
     for info in storage.list_objects(f"{uri}/datasets/by-pictures"):
@@ -380,29 +384,52 @@ def test_removed_trainings_keep_their_scores_and_verdicts(month: str, tmp_path: 
         assert (summary.precision_at_1, summary.dataset_id) == (0.5, before[run].dataset_id)
         assert summary.verdict == before[run].verdict != ""
     assert show_run(uri, FIRST).summary == after[FIRST]
+    shown = CliRunner().invoke(repot, ["runs", "show", FIRST, "--storage-uri", uri]).stdout
+    assert f"{FIRST} (removed)" in shown
+    assert "precision@1  0.500 [" in shown
     (model,) = list_models(uri)
     assert (model.champion, model.num_versions) == (THIRD, 2)
 
 
+@pytest.mark.parametrize(
+    ("kind", "step"),
+    [
+        ("local", 7),
+        pytest.param("local", 1, marks=pytest.mark.slow),
+        pytest.param("gcs", 9, marks=pytest.mark.slow),
+    ],
+)
 def test_kill_at_any_deletion_leaves_nothing_that_only_looks_complete(
-    month: str, tmp_path: Path
+    kind: str, step: int, month: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    uri = copy_month(month, tmp_path)
+    bucket = "" if kind == "local" else request.getfixturevalue(kind)
+
+    def copy(number: int) -> str:
+        if bucket:
+            return copy_to_bucket(month, f"{bucket}/{number}")
+        shutil.rmtree(tmp_path / "storage", ignore_errors=True)
+        return copy_month(month, tmp_path)
+
+    uri = copy(0)
     run_prune(uri)
     expected = names(uri)
-    num_deletions, kills = 0, 0
-    while True:
-        shutil.rmtree(uri)
-        copy_month(month, tmp_path)
-        if not prune_and_die(uri, num_deletions):
-            break
+    kills = 0
+    while prune_and_die(uri := copy(kills + 1), step * kills):
         kills += 1
+        if bucket:
+            wait_for_requests_under_way(uri)
         check_consistent(uri)
         # The next one, for which nothing is new, deletes the rest.
         prune(uri, LIMITS, delete=True, now=newest_write(f"{uri}/models") + 60 * DAY)
         assert names(uri) == expected
-        num_deletions += 7
-    assert kills >= 8
+    assert kills > 56 // step
+
+
+def wait_for_requests_under_way(uri: str) -> None:
+    """Wait until a server has done what a killed program asked for."""
+    before: set[str] = set()
+    while before != (before := names(uri)):
+        time.sleep(0.5)
 
 
 def prune_and_die(uri: str, num_deletions: int) -> bool:
@@ -439,6 +466,24 @@ def test_what_a_run_uses_or_writes_is_kept(month: str, tmp_path: Path) -> None:
     assert {f"datasets/{old}", f"checkpoints/{OTHER_CHECKPOINT}", f"runs/{REJECTED}"} <= kept
     assert f"models/m/{FIRST}" not in kept
     check_consistent(uri)
+
+
+def test_version_that_runs_judge_again_every_night_is_kept(month: str, tmp_path: Path) -> None:
+    uri = copy_month(month, tmp_path)
+    (report_uri,) = (
+        info.uri
+        for info in storage.list_objects(f"{uri}/runs/{REJECTED}/gate")
+        if info.uri.endswith("/report.html")
+    )
+    storage.write_text(report_uri, storage.read_text(report_uri))
+
+    report = prune(uri, LIMITS, delete=True)
+
+    kept = {each.name for each in report.units if each.is_kept}
+    removed = {each.name for each in report.units if each.is_deleted}
+    made_from = (f"datasets/{dataset_ids(month)[0]}", f"checkpoints/{OTHER_CHECKPOINT}")
+    assert {f"models/m/{REJECTED}", f"runs/{REJECTED}", *made_from} <= kept
+    assert {f"models/m/{FIRST}", f"runs/{FIRST}"} <= removed
 
 
 def test_what_a_long_training_noted_at_its_start_is_kept(month: str, tmp_path: Path) -> None:
@@ -500,7 +545,10 @@ def test_what_came_into_use_after_the_listing_is_not_deleted(
     )
     spared = {
         "write": {f"datasets/{old}"},
-        "use": {f"datasets/{old}", f"checkpoints/{OTHER_CHECKPOINT}", f"runs/{REJECTED}"},
+        "use": {
+            *(f"datasets/{old}", f"checkpoints/{OTHER_CHECKPOINT}"),
+            *(f"runs/{REJECTED}", f"models/m/{REJECTED}"),
+        },
         "promote": {f"datasets/{old}", f"models/m/{REJECTED}", f"runs/{REJECTED}"},
     }[change]
     if change == "write":

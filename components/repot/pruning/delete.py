@@ -184,7 +184,9 @@ class Deleter:
             for name, each in stored.items()
             if not (is_training and name == REMOVED_NAME)
         )
-        if is_new or unit.name in self._names_in_use():
+        # A version is used where its training is.
+        uses = {unit.name, f"{StoredFolder.RUNS}/{unit.id}"}
+        if is_new or uses & self._names_in_use():
             _log.info("%s is kept: it has been used in the meantime", uri)
             return Deleted(unit=unit, is_skipped=True)
         if is_training:

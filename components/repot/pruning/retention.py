@@ -170,6 +170,11 @@ class _Retention:
             for unit in (*self._not_kept("dataset"), *self._not_kept("checkpoint")):
                 self._keep(unit.name, "may be used by a training in progress")
         kept = [unit for unit in self._kept("training") if unit.is_complete]
+        # A run on unchanged pictures judges an old version again, and would publish it again.
+        kept_ids = {unit.id for unit in kept}
+        for unit in self._not_kept("version"):
+            if unit.id in kept_ids:
+                self._keep(unit.name, "its training is kept")
         for record in self._read_records(kept, TRAINING_NAME):
             self._keep(f"{StoredFolder.DATASETS}/{record['dataset_id']}", _MADE_FROM)
             self._keep(f"{StoredFolder.CHECKPOINTS}/{record['checkpoint_id']}", _MADE_FROM)

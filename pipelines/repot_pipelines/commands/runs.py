@@ -93,6 +93,12 @@ def show_run_command(*, run: str, storage_uri: str, as_json: bool) -> None:
                 for each in evaluation.per_class
             ),
         ]
+    if summary.state == "removed":
+        rows += [
+            ("dataset", summary.dataset_id),
+            ("training", f"{summary.num_train_examples:,} pictures, {summary.recipe}"),
+            ("precision@1", score_text(summary.precision_at_1, summary.interval)),
+        ]
     rows += [("verdict", f"{each.decided_at} {each.headline}") for each in details.verdicts]
     if details.request is not None:
         rows += [*_cost_rows(details), ("repeat", details.request.command)]
