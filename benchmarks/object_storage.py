@@ -13,9 +13,9 @@ builder take part; only the network and TLS are missing. Four tables:
                   requests in flight, next to the rate from a local folder; processor time of the
                   builder and of the server per picture, and the largest memory of the process
                   that reads and writes
-    builders      1, 4 and 16 builders. This machine has too few cores for 16 decoders, so these
-                  builders sleep for each picture instead of decoding it: what is measured is
-                  whether reading, writing and the store let them go on, not decoding
+    builders      1, 4 and 16 builders, or other numbers. This machine has too few cores for so many
+                  decoders, so these builders sleep for each picture instead of decoding it: what is
+                  measured is whether reading, writing and the store let them go on, not decoding
     rate limit    builders meet a store that accepts only some requests per second for a while, and
                   answers 429 to the others: how many are refused, and how soon the full rate is
                   back
@@ -54,6 +54,7 @@ import urllib3
 from PIL import Image
 
 from repot import storage
+from repot.dataset_plan import read_plan
 from repot.picture_result import MINIATURE_BYTES, Edges, Picture
 from repot.planner.listing import PictureRoots
 from repot.planner.plan import plan_dataset
@@ -68,6 +69,7 @@ from repot.storage.s3 import client as s3_client
 LATENCY_SECONDS = 0.05
 PICTURES_PER_SHARD = 1024
 PAGE_OBJECTS = 1000
+SHARDS_PER_BUILDER = 3
 BUCKET = "gs://bucket"
 
 
@@ -328,6 +330,12 @@ def plan(pictures_uri: str, dataset_uri: str, num_shards: int) -> list[str]:
     return [name for name in planned.plan.shard_names if name.startswith("train")]
 
 
+def num_pictures(dataset_uri: str, shards: Sequence[str]) -> int:
+    """Return the number of pictures in shards of a planned dataset."""
+    by_shard = read_plan(dataset_uri).num_pictures
+    return sum(by_shard[shard] for shard in shards)
+
+
 class SleepingDecoder:
     """Stands for a decoder on a core of its own, and its host: it waits as long as it would."""
 
@@ -512,23 +520,29 @@ def measure_connections(folder: Path, num_shards: int, sleep_seconds: float = 0.
         rate(name, f"{BUCKET}/pictures", dataset_uri, local, connections=connections)
 
 
-def measure_builders(num_shards: int, sleep_seconds: float) -> None:
-    """Print the rates of 1, 4 and 16 builders that sleep instead of decoding."""
+def measure_builders(counts: Sequence[int], num_shards: int, sleep_seconds: float) -> None:
+    """Print the rates of numbers of builders that sleep instead of decoding.
+
+    Args:
+        counts: The numbers of builders, 1 first.
+        num_shards: Shards for each builder.
+        sleep_seconds: How long a builder sleeps for each picture.
+    """
     control(latency_seconds=LATENCY_SECONDS)
     print(f"\nbuilders that sleep {1000 * sleep_seconds:.0f} ms per picture instead of decoding it")
     print(f"{'builders':>8} {'pictures/s':>11} {'of linear':>10} {'requests/s':>11} {'memory':>10}")
     single = 0.0
-    per_builder, size = num_shards // 16, PICTURES_PER_SHARD // 8
-    for count in (1, 4, 16):
+    for count in counts:
         dataset_uri = f"{BUCKET}/datasets/b{count}"
-        names = plan(f"{BUCKET}/pictures", dataset_uri, num_shards)
-        shares = [names[n * per_builder : (n + 1) * per_builder] for n in range(count)]
+        names = plan(f"{BUCKET}/pictures", dataset_uri, num_shards * max(counts))
+        shares = [names[n * num_shards : (n + 1) * num_shards] for n in range(count)]
+        size = num_pictures(dataset_uri, names) / len(names)
         with changed_workers(sleep_seconds=sleep_seconds), ExitStack() as stack:
             pools = [stack.enter_context(WorkerPool(dataset_uri, num_decoders=1)) for _ in shares]
             before = control()["num_requests"]
             cost = build(pools, shares)
-            requests = (control()["num_requests"] - before) * (per_builder - 1) / per_builder
-        rate = count * (per_builder - 1) * size / cost.seconds
+            requests = (control()["num_requests"] - before) * (num_shards - 1) / num_shards
+        rate = count * (num_shards - 1) * size / cost.seconds
         single = single or rate
         print(
             f"{count:8} {rate:11.1f} {rate / count / single:10.2f} "
@@ -628,6 +642,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shards", type=int, default=6, help="shards of 1024 pictures")
     parser.add_argument("--sleep", type=float, default=0.04, help="seconds per picture")
+    parser.add_argument("--builders", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--requests", type=int, default=3000, help="requests of each kind")
     tables = ("requests", "connections", "builders", "limit")
     parser.add_argument("--only", choices=tables, action="append")
@@ -643,7 +658,7 @@ def main() -> None:
                 measure_connections(folder, arguments.shards)
                 measure_connections(folder, max(2, arguments.shards // 2), sleep_seconds=0.002)
             if "builders" in chosen:
-                measure_builders(8 * arguments.shards, arguments.sleep)
+                measure_builders(arguments.builders, SHARDS_PER_BUILDER, arguments.sleep)
             if "limit" in chosen:
                 measure_rate_limit(8 * arguments.shards)
 

@@ -78,6 +78,33 @@ def test_own_write_with_a_lost_response_is_not_a_conflict(
     assert [request.method for request in proxy.requests].count("PUT") == 4
 
 
+def test_lost_response_to_the_end_of_an_upload_of_parts_is_no_failure(
+    proxy: FaultyProxy, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "SINGLE_REQUEST_BYTES", 5 << 20)
+    monkeypatch.setattr(transfer, "PART_BYTES", 5 << 20)
+    data = bytes((5 << 20) + 1)
+    # The first POST begins the upload, the second one ends it.
+    gone = refuse(404, "NoSuchUpload")
+    proxy.faults["POST"] = [lambda forward: forward(), lose_response(refuse(503)), gone]
+    info = storage.write_bytes(f"{s3}/x", data)
+    assert proxy.faults["POST"] == []
+    assert storage.stat(f"{s3}/x") == info
+    assert info.crc32c == storage.crc32c_hex(data)
+    # An upload that is gone without an object is one.
+    storage.delete(f"{s3}/x")
+    proxy.faults["POST"] = [lambda forward: forward(), gone]
+    with pytest.raises(NotFoundError, match=f"{s3}/x cannot be written"):
+        storage.write_bytes(f"{s3}/x", data)
+
+
+def test_listing_that_is_cut_off_is_no_listing(proxy: FaultyProxy, s3: str) -> None:
+    body = b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>"
+    proxy.faults["GET"] = [lambda _: (200, [("Content-Type", "application/xml")], body)]
+    with pytest.raises(StorageError, match="does not respond as an S3 service"):
+        storage.list_objects(s3)
+
+
 @pytest.mark.parametrize("size_bytes", [9, (5 << 20) + 1])
 def test_write_between_check_and_write_is_a_conflict(
     size_bytes: int, proxy: FaultyProxy, s3: str, monkeypatch: pytest.MonkeyPatch

@@ -143,9 +143,10 @@ def request_options() -> dict[str, Any]:
 def _connection() -> _Connection:
     endpoint = os.environ.get("STORAGE_EMULATOR_HOST", "")
     with state.lock:
-        if endpoint not in state.clients:
-            state.clients[endpoint] = _new_connection()
-        connection: _Connection = state.clients[endpoint]
+        # Another thread may clear the clients at any moment.
+        connection: _Connection | None = state.clients.get(endpoint)
+        if connection is None:
+            connection = state.clients[endpoint] = _new_connection()
         return connection
 
 

@@ -83,9 +83,10 @@ def connection() -> Connection:
     """
     key = (endpoint_url(), state.read_seconds)
     with state.lock:
-        if key not in state.clients:
-            state.clients[key] = _new_connection(read_seconds=key[1])
-        connected: Connection = state.clients[key]
+        # Another thread may clear the clients at any moment.
+        connected: Connection | None = state.clients.get(key)
+        if connected is None:
+            connected = state.clients[key] = _new_connection(read_seconds=key[1])
         return connected
 
 

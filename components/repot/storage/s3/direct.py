@@ -65,7 +65,10 @@ def _request(
 
     def send() -> Response | None:
         if bucket not in connected.addresses:
-            connected.addresses[bucket] = find_address(connected, bucket)
+            with state.lock:
+                # Certificates take a while to load: once is enough for all threads.
+                if bucket not in connected.addresses:
+                    connected.addresses[bucket] = find_address(connected, bucket)
         address = connected.addresses[bucket]
         if address is None:
             return None

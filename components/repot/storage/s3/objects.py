@@ -48,6 +48,7 @@ from repot.storage.s3.errors import (
     UnsupportedError,
     convert_s3_errors,
     endpoint_url,
+    not_s3_service_error,
 )
 from repot.storage.s3.transfer import (
     Response,
@@ -239,6 +240,8 @@ def _list_entries(folder_uri: str) -> Iterator[Response]:
             yield from page.get("Contents", [])
             if not page.get("IsTruncated"):
                 return
+            if not page.get("NextContinuationToken"):
+                raise not_s3_service_error(folder_uri)
             arguments["ContinuationToken"] = page["NextContinuationToken"]
 
 

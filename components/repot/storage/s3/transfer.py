@@ -214,18 +214,26 @@ def upload_from_file(
     """
     crc32c, size_bytes = stream_crc32c_hex(file), file.seek(0, io.SEEK_END)
     condition = condition or {}
-    with convert_s3_errors("written", uri):
-        arguments = {
-            **bucket_and_key(uri),
-            "ContentType": mimetypes.guess_type(uri)[0] or "application/octet-stream",
-            "Metadata": {_CRC32C: crc32c, **(metadata or {})},
-            "ChecksumAlgorithm": "CRC32C",
-        }
-        if size_bytes > SINGLE_REQUEST_BYTES:
-            response = _upload_parts(file, size_bytes, arguments, condition)
-        else:
-            checksum = {"ChecksumCRC32C": crc32c_to_base64(crc32c)}
-            response = _upload_once(file, {**arguments, **checksum, **condition})
+    try:
+        with convert_s3_errors("written", uri):
+            arguments = {
+                **bucket_and_key(uri),
+                "ContentType": mimetypes.guess_type(uri)[0] or "application/octet-stream",
+                "Metadata": {_CRC32C: crc32c, **(metadata or {})},
+                "ChecksumAlgorithm": "CRC32C",
+            }
+            if size_bytes > SINGLE_REQUEST_BYTES:
+                response = _upload_parts(file, size_bytes, arguments, condition)
+            else:
+                checksum = {"ChecksumCRC32C": crc32c_to_base64(crc32c)}
+                response = _upload_once(file, {**arguments, **checksum, **condition})
+    except NotFoundError:
+        # The upload is gone if it was completed and the response was lost. With a condition, the
+        # caller finds out whose object it is.
+        stored = None if condition else find_object(uri)
+        if stored is None or (_crc32c(stored), stored["ContentLength"]) != (crc32c, size_bytes):
+            raise
+        return to_object_info(uri, stored)
     return to_object_info(uri, {**response, "Size": size_bytes, "Metadata": arguments["Metadata"]})
 
 
