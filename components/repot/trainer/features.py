@@ -38,7 +38,13 @@ from repot.memory import find_memory_limit
 from repot.model_spec import View
 from repot.preprocessing import decode_jpeg, mirror, view_picture
 from repot.trainer.batches import FeatureTable, Pictures
-from repot.trainer.strategy import any_worker, local_replicas, run_on_replicas, worker_share
+from repot.trainer.strategy import (
+    any_worker,
+    has_gpu,
+    local_replicas,
+    run_on_replicas,
+    worker_share,
+)
 
 BATCH_SIZE = 32
 """Pictures per call of the backbone and replica on a CPU.
@@ -175,8 +181,7 @@ class FeatureReader:
         self._strategy = strategy
         self._should_stop = should_stop
         self._weights_checksum = _weights_checksum(extractor)
-        has_gpu = bool(tf.config.list_physical_devices("GPU"))
-        self._batch_size = local_replicas(strategy) * (GPU_BATCH_SIZE if has_gpu else BATCH_SIZE)
+        self._batch_size = local_replicas(strategy) * (GPU_BATCH_SIZE if has_gpu() else BATCH_SIZE)
         self._decode = tf.function(self._decode_views, autograph=False)
         self._infer = tf.function(self._extract, autograph=False)
 

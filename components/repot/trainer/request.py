@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from repot import layout, storage
-from repot.json_record import JsonRecord
+from repot.errors import UsageError
+from repot.json_record import JsonRecord, read_record
 from repot.settings import TrainingSettings
-from repot.training_record import training_id
+from repot.training_record import TrainingRecord, training_id
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,3 +80,23 @@ class TrainingRequest(JsonRecord):
     def heartbeat_uri(self) -> str:
         """The file that the pipeline task rewrites for as long as it waits for its Job."""
         return storage.join(self.run_uri, layout.JOB_FOLDER, layout.HEARTBEAT_NAME)
+
+
+def find_finished(request: TrainingRequest) -> TrainingRecord | None:
+    """Return the record of a finished training, or None while it is not finished.
+
+    Raises:
+        UsageError: The run folder holds another training.
+        DataError: training.json is not a valid record.
+    """
+    uri = storage.join(request.run_uri, layout.TRAINING_NAME)
+    if not storage.exists(uri):
+        return None
+    record = read_record(uri, TrainingRecord)
+    if record.training_id != request.training_id:
+        raise UsageError(
+            f"A training folder must hold one training; {uri} belongs to {record.training_id}, "
+            "which has another dataset, another checkpoint or other settings than "
+            f"{request.training_id}. Choose another folder."
+        )
+    return record

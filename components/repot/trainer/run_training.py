@@ -52,7 +52,7 @@ from repot.trainer.calibration import choose_held_out
 from repot.trainer.drivers import TrainedModel, Trainee, run_recipe
 from repot.trainer.features import FeatureReader
 from repot.trainer.loop import TrainingRun
-from repot.trainer.request import TrainingRequest
+from repot.trainer.request import TrainingRequest, find_finished
 from repot.trainer.state import StateStore
 from repot.trainer.step import StepOutOfMemoryError
 from repot.trainer.strategy import (
@@ -60,6 +60,7 @@ from repot.trainer.strategy import (
     check_same_state,
     choose_computation,
     choose_strategy,
+    has_gpu,
     is_chief,
     make_deterministic,
     wait_for_all,
@@ -216,19 +217,26 @@ def _run(
             selection=trained.selection,
         )
         if store.is_writer:
-            _write_model(trained, manifest.labels, request.run_uri, Path(scratch))
-            write_history(request.run_uri, position.history)
-            write_suspects(store, request.run_uri)
-            if request.predictions_uri and has_gpu():
-                store_answers(
-                    as_model(trained.model, manifest.labels, trained.spec),
-                    examples,
-                    dataset_uri=request.dataset_uri,
-                    manifest=manifest,
-                    model_uri=storage.join(request.run_uri, MODEL_FOLDER),
-                    predictions_uri=request.predictions_uri,
-                )
-            write_last(request.run_uri, TRAINING_NAME, record_text(record), parts=TRAINING_PARTS)
+            finished = find_finished(request)
+            if finished is None:
+                _write_model(trained, manifest.labels, request.run_uri, Path(scratch))
+                write_history(request.run_uri, position.history)
+                write_suspects(store, request.run_uri)
+                if request.predictions_uri and has_gpu():
+                    store_answers(
+                        as_model(trained.model, manifest.labels, trained.spec),
+                        examples,
+                        dataset_uri=request.dataset_uri,
+                        manifest=manifest,
+                        model_uri=storage.join(request.run_uri, MODEL_FOLDER),
+                        predictions_uri=request.predictions_uri,
+                    )
+                text = record_text(record)
+                write_last(request.run_uri, TRAINING_NAME, text, parts=TRAINING_PARTS)
+            else:
+                # On a GPU, the weights differ in their last bits: its files must stay as they are.
+                _log.warning("another run has finished this training; its model is kept")
+                record = finished
             store.delete()
         wait_for_all(strategy)
     return record
@@ -264,11 +272,6 @@ def _make_pictures(
         )
         for split in _SPLITS
     }
-
-
-def has_gpu() -> bool:
-    """Return whether the training computes on a GPU."""
-    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def _hold_out(
@@ -308,7 +311,7 @@ def _versions() -> dict[str, str]:
         "keras": keras.__version__,
         "python": platform.python_version(),
     }
-    if tf.config.list_physical_devices("GPU"):
+    if has_gpu():
         build = tf.sysconfig.get_build_info()
         names = {"cuda": "cuda_version", "cudnn": "cudnn_version"}
         versions |= {name: str(build[key]) for name, key in names.items() if key in build}

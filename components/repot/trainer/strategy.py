@@ -26,6 +26,11 @@ _BFLOAT16_CAPABILITY = (8, 0)  # Ampere
 _FLOAT16_CAPABILITY = (7, 0)  # Volta, the first with tensor cores
 
 
+def has_gpu() -> bool:
+    """Return whether a training computes on a GPU."""
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
 def choose_strategy() -> Any:
     """Return the tf.distribute.Strategy for the available devices.
 
@@ -105,7 +110,7 @@ def make_deterministic(*, on_gpu: bool = False) -> None:
     On a GPU, some gradients have no deterministic kernel, and TensorFlow refuses to run them
     (`tf.config.experimental.enable_op_determinism`); the others are slower.
     """
-    if on_gpu or not tf.config.list_physical_devices("GPU"):
+    if on_gpu or not has_gpu():
         tf.config.experimental.enable_op_determinism()
         tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
 

@@ -3,10 +3,9 @@
 import logging
 from collections.abc import Callable
 
-from repot import layout, quiet_tensorflow, storage
-from repot.errors import UsageError
-from repot.json_record import read_record
-from repot.trainer.request import TrainingRequest
+from repot import quiet_tensorflow
+from repot.errors import RepotError
+from repot.trainer.request import TrainingRequest, find_finished
 from repot.training_record import TrainingRecord
 
 _log = logging.getLogger(__name__)
@@ -22,7 +21,7 @@ def train(
 
     A process killed by SIGTERM or SIGKILL resumes from its last saved position at the next start.
     On the same machine without a GPU, the resulting weights are bit-identical to those of an
-    uninterrupted training.
+    uninterrupted training. If another run finishes the same training first, its record is returned.
 
     Args:
         request: What to train.
@@ -48,24 +47,15 @@ def train(
     quiet_tensorflow.import_tensorflow()
     from repot.trainer.run_training import run_training  # TensorFlow takes seconds to import
 
-    return run_training(request, should_stop=should_stop)
-
-
-def find_finished(request: TrainingRequest) -> TrainingRecord | None:
-    """Return the record of a finished training, or None while it is not finished.
-
-    Raises:
-        UsageError: The run folder holds another training.
-        DataError: training.json is not a valid record.
-    """
-    uri = storage.join(request.run_uri, layout.TRAINING_NAME)
-    if not storage.exists(uri):
-        return None
-    record = read_record(uri, TrainingRecord)
-    if record.training_id != request.training_id:
-        raise UsageError(
-            f"A training folder must hold one training; {uri} belongs to {record.training_id}, "
-            "which has another dataset, another checkpoint or other settings than "
-            f"{request.training_id}. Choose another folder."
+    try:
+        return run_training(request, should_stop=should_stop)
+    except RepotError as err:
+        # A run that starts with the same inputs at the same time trains in the same folder, and
+        # deletes the state when it has finished.
+        finished = find_finished(request)
+        if finished is None:
+            raise
+        _log.warning(
+            "another run has finished training %s; here, it failed: %s", request.training_id, err
         )
-    return record
+        return finished

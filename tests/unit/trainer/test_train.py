@@ -9,10 +9,11 @@ import pytest
 import tensorflow as tf
 
 from repot.backbone_weights import save_weights, stable_names
-from repot.errors import CheckpointError, DataError, TrainingError, UsageError
+from repot.errors import CheckpointError, DataError, StorageError, TrainingError, UsageError
 from repot.json_record import write_record
 from repot.manifest import read_manifest
 from repot.settings import TrainingSettings
+from repot.trainer import drivers, run_training
 from repot.trainer.request import TrainingRequest
 from repot.trainer.step import CallResult, StepOutOfMemoryError, StepRunner
 from repot.trainer.train import train
@@ -134,6 +135,45 @@ def test_training_goes_on_with_smaller_parts_after_the_memory_ran_out(
     messages = [entry.message for entry in caplog.records if "does not fit" in entry.message]
     assert ["gradient_accumulation=2" in message for message in messages] == [True, False]
     assert "with 16 examples at a time" in messages[1]
+
+
+def test_model_of_another_run_that_finished_first_is_kept(
+    sample_dataset_uri: str,
+    lite0_weights_uri: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    request = make_request(sample_dataset_uri, lite0_weights_uri, tmp_path)
+    request = dataclasses.replace(
+        request, settings=dataclasses.replace(SETTINGS, backbone="efficientnet_lite0")
+    )
+    other = make_training_record(training_id="t", seconds=7.0)
+    run_recipe = drivers.run_recipe
+
+    def run_beside_another(*arguments: Any) -> Any:
+        trained = run_recipe(*arguments)
+        write_record(f"{tmp_path}/training.json", other)
+        return trained
+
+    monkeypatch.setattr(run_training, "run_recipe", run_beside_another)
+
+    assert train(request) == other
+    assert not (tmp_path / "model").exists()
+    assert not (tmp_path / "state").exists()
+
+
+def test_failure_after_another_run_has_finished_the_training_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = make_training_record(training_id="t")
+
+    def fail(request: TrainingRequest, **_: Any) -> Any:
+        write_record(f"{tmp_path}/training.json", other)
+        raise StorageError("a.npz is gone")
+
+    monkeypatch.setattr(run_training, "run_training", fail)
+
+    assert train(make_request("/nowhere", "/nowhere", tmp_path)) == other
 
 
 def test_memory_that_does_not_suffice_for_one_example_ends_the_training(

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from repot import progress
 from repot.classifier import (
@@ -63,7 +62,7 @@ from repot.trainer.calibration import (
 from repot.trainer.features import FeatureReader
 from repot.trainer.loop import TrainingRun
 from repot.trainer.position import Sums
-from repot.trainer.strategy import measure_exchange
+from repot.trainer.strategy import has_gpu, measure_exchange
 from repot.trainer.suspects import keep_suspects
 
 PHASE = "head"
@@ -215,12 +214,11 @@ def _plan(
     """Return the stored plan, or make, print and store it."""
 
     def make(exchange_seconds: float) -> FineTuningPlan:
-        has_gpu = bool(tf.config.list_physical_devices("GPU"))
         plan = plan_fine_tuning(
             network,
             train,
             num_labels=num_labels,
-            budget_seconds=settings.budget_seconds(has_gpu=has_gpu),
+            budget_seconds=settings.budget_seconds(has_gpu=has_gpu()),
             num_replicas=run.strategy.num_replicas_in_sync,
             exchange_seconds=exchange_seconds,
         )

@@ -29,8 +29,7 @@ from repot.trainer.job.spec import (
     make_service,
 )
 from repot.trainer.job.termination import delete_job_on_sigterm
-from repot.trainer.request import TrainingRequest
-from repot.trainer.train import find_finished
+from repot.trainer.request import TrainingRequest, find_finished
 from repot.training_record import TrainingRecord
 
 POLL_SECONDS = 5.0
