@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 import dacite
 
 from repot import storage
-from repot.errors import DataError, RepotError, UsageError
+from repot.errors import DataError, NotFoundError, RepotError, UsageError
 
 _Record = TypeVar("_Record", bound="JsonRecord")
 
@@ -106,6 +106,14 @@ def read_record(
     except (RecordError, UsageError) as err:  # Settings in a record check themselves.
         advice = advice or "Delete it and run again."
         raise error(f"{uri} must be a valid {record.__name__}; got {err}. {advice}") from err
+
+
+def read_or_none(uri: str, record: type[_Record]) -> _Record | None:
+    """Return a record, or None if there is no such file, or another version of repot wrote it."""
+    try:
+        return record.from_text(storage.read_text(uri))
+    except (NotFoundError, RecordError):
+        return None
 
 
 def write_record(uri: str, record: JsonRecord) -> None:

@@ -607,6 +607,50 @@ def test_files_with_several_names_are_counted_once(month: str, tmp_path: Path) -
     assert report.removable_bytes == sum(sizes.values()) - sum(each.size_bytes for each in shared)
 
 
+def test_unfinished_training_that_is_resumed_meanwhile_keeps_its_state(
+    month: str, tmp_path: Path
+) -> None:
+    uri = copy_month(month, tmp_path)
+    failed, now = "e" * 16, newest_write(uri) + 60 * DAY
+    inventory = take_inventory(uri)
+    decisions, uses = decide(inventory, LIMITS, now=now)
+    deleter = Deleter(
+        uri,
+        cutoff=now - LIMITS.age_seconds,
+        keep_versions=2,
+        model_names=inventory.model_names,
+        uses=uses,
+    )
+    note_use(uri, Use(dataset_id=dataset_ids(month)[1], training_id=failed))
+
+    done = list(deleter.delete(each.unit for each in decisions if not each.is_kept))
+
+    skipped = {each.unit.name for each in done if each.is_skipped}
+    assert skipped == {f"runs/{failed}/state", f"models/m/{failed}"}
+    assert storage.exists(f"{uri}/runs/{failed}/state/latest.json")
+    # What a kill left of a finished training goes, though its version is in production.
+    assert not storage.exists(f"{uri}/runs/{THIRD}/state/head-00001.npz")
+
+
+def test_training_that_is_made_again_is_listed_as_unfinished(month: str, tmp_path: Path) -> None:
+    uri = copy_month(month, tmp_path)
+    run_prune(uri)
+    assert show_run(uri, FIRST).summary.state == "removed"
+    storage.write_text(f"{uri}/runs/{FIRST}/state/latest.json", "{}")
+    assert show_run(uri, FIRST).summary.state == "unfinished"
+
+
+def test_uploads_that_may_not_be_listed_are_left(
+    month: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_uri: str) -> list[storage.UnfinishedUpload]:
+        raise StorageError("access is denied.")
+
+    monkeypatch.setattr(storage, "list_unfinished_uploads", refuse)
+    assert run_prune(copy_month(month, tmp_path), delete=False).removable_bytes > 0
+    assert "Unfinished uploads are left: access is denied." in caplog.text
+
+
 def test_damaged_champion_stops_everything(month: str, tmp_path: Path) -> None:
     uri = copy_month(month, tmp_path)
     storage.write_text(f"{uri}/models/m/champion.json", "{}")

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from repot import layout, storage
-from repot.errors import NotFoundError, UsageError, join_names
+from repot.errors import UsageError, join_names
 from repot.evaluation_record import EvaluationRecord, ScoringTime
 from repot.evaluator.comparison_log import read_comparisons
 from repot.evaluator.outcomes import read_outcomes
 from repot.evaluator.verdict import Verdict
-from repot.json_record import JsonRecord, RecordError
+from repot.json_record import JsonRecord, read_or_none
 from repot.layout import (
     CHAMPION_NAME,
     EVALUATION_FOLDER,
@@ -27,6 +27,7 @@ from repot.layout import (
     REMOVED_NAME,
     RUN_REQUEST_NAME,
     SCORING_TIME_NAME,
+    STATE_FOLDER,
     TRAINING_NAME,
     VERDICT_NAME,
 )
@@ -313,8 +314,8 @@ def show_run(storage_uri: str, run: str) -> RunDetails:
         )
     return dataclasses.replace(
         _read_run(storage_uri, run, names),
-        request=_read_or_none(storage.join(uri, RUN_REQUEST_NAME), RequestedRun),
-        scoring_time=_read_or_none(
+        request=read_or_none(storage.join(uri, RUN_REQUEST_NAME), RequestedRun),
+        scoring_time=read_or_none(
             storage.join(uri, EVALUATION_FOLDER, SCORING_TIME_NAME), ScoringTime
         ),
     )
@@ -330,13 +331,15 @@ def _read_run(storage_uri: str, run: str, names: Collection[str]) -> RunDetails:
     uri = layout.run_uri(storage_uri, run)
 
     def read(name: str, record: type[_Record]) -> _Record | None:
-        return _read_or_none(storage.join(uri, name), record) if name in names else None
+        return read_or_none(storage.join(uri, name), record) if name in names else None
 
     training = read(TRAINING_NAME, TrainingRecord)
     evaluation = read(f"{EVALUATION_FOLDER}/{METRICS_NAME}", EvaluationRecord)
     verdicts = _read_verdicts(uri, names)
     latest = _latest(verdicts)
-    removed = read(REMOVED_NAME, RemovedTraining) if training is None else None
+    is_open = any(name.startswith(f"{STATE_FOLDER}/") for name in names)
+    is_gone = training is None and not is_open
+    removed = read(REMOVED_NAME, RemovedTraining) if is_gone else None
     summary = RunSummary(
         run=run,
         state=_state(training, evaluation, removed),
@@ -495,7 +498,7 @@ def _model_summary(storage_uri: str, name: str, num_versions: int) -> ModelSumma
         uri = layout.model_uri(storage_uri, name, champion.version)
         record_uri = storage.join(uri, MODEL_RECORD_NAME)
         storage.check_size(record_uri, MAX_RECORD_BYTES)
-        record = _read_or_none(record_uri, ModelRecord)
+        record = read_or_none(record_uri, ModelRecord)
         score = record.metrics if record else None
     return ModelSummary(
         name=name,
@@ -551,7 +554,7 @@ def _read_version(
 def _read_verdicts(run_uri: str, names: Iterable[str]) -> list[Verdict]:
     """Return every readable verdict among the files of a run, oldest first."""
     verdicts = [
-        _read_or_none(storage.join(run_uri, name), Verdict)
+        read_or_none(storage.join(run_uri, name), Verdict)
         for name in sorted(names)
         if name.startswith(f"{GATE_FOLDER}/") and name.endswith(f"/{VERDICT_NAME}")
     ]
@@ -562,11 +565,3 @@ def _latest(verdicts: Sequence[Verdict]) -> Verdict | None:
     """Return the latest verdict that decided something: not that a champion is the champion."""
     decided = [each for each in verdicts if each.decision != "unchanged"] or verdicts
     return decided[-1] if decided else None
-
-
-def _read_or_none(uri: str, record: type[_Record]) -> _Record | None:
-    """Return a record, or None if there is no such file, or another version of repot wrote it."""
-    try:
-        return record.from_text(storage.read_text(uri))
-    except (NotFoundError, RecordError):
-        return None

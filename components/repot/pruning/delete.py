@@ -15,14 +15,13 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
 from repot import layout, storage
 from repot.dataset_plan import NewestDataset
 from repot.errors import NotFoundError
 from repot.evaluation_record import EvaluationRecord
 from repot.feature_store import part_files
-from repot.json_record import JsonRecord, RecordError, checked_text, read_record
+from repot.json_record import JsonRecord, checked_text, read_or_none, read_record
 from repot.layout import (
     CHECKPOINT_NAME,
     CHECKSUMS_NAME,
@@ -67,8 +66,6 @@ _ORDER: tuple[tuple[Kind, ...], ...] = (
     ("notification", "use", "temporary file", "unfinished upload"),
 )
 _FOLDERS = ("version", "training", "training state", "dataset", "checkpoint")
-
-_Record = TypeVar("_Record", bound=JsonRecord)
 
 _log = logging.getLogger(__name__)
 
@@ -184,9 +181,7 @@ class Deleter:
             for name, each in stored.items()
             if not (is_training and name == REMOVED_NAME)
         )
-        # A version is used where its training is.
-        uses = {unit.name, f"{StoredFolder.RUNS}/{unit.id}"}
-        if is_new or uses & self._names_in_use():
+        if is_new or self._is_used(unit):
             _log.info("%s is kept: it has been used in the meantime", uri)
             return Deleted(unit=unit, is_skipped=True)
         if is_training:
@@ -207,6 +202,18 @@ class Deleter:
         # An unfinished training may have been nothing but its state.
         storage.delete_empty_folders(storage.parent(uri) if unit.kind == "training state" else uri)
         return Deleted(unit=unit, num_files=num_files)
+
+    def _is_used(self, unit: Unit) -> bool:
+        """Return whether a unit came into use after it was decided to delete it."""
+        names = {unit.name}
+        if unit.kind == "version":
+            names.add(f"{StoredFolder.RUNS}/{unit.id}")  # It is used where its training is.
+        elif unit.kind == "training state":
+            run = unit.name.rpartition("/")[0]
+            if storage.exists(storage.join(self._storage_uri, run, TRAINING_NAME)):
+                return False  # No run needs the state of a finished training.
+            names.add(run)
+        return bool(names & self._names_in_use())
 
     def _names_in_use(self) -> set[str]:
         """Return the names of units that came into use after it was decided what to delete."""
@@ -271,11 +278,11 @@ def _names_a_dataset(uri: str) -> bool:
 
 def _note_removal(run_uri: str) -> None:
     """Write removed.json of a finished training."""
-    training = _read_or_none(storage.join(run_uri, TRAINING_NAME), TrainingRecord)
+    training = read_or_none(storage.join(run_uri, TRAINING_NAME), TrainingRecord)
     if training is None:
         return
     metrics_uri = storage.join(run_uri, EVALUATION_FOLDER, METRICS_NAME)
-    evaluation = _read_or_none(metrics_uri, EvaluationRecord)
+    evaluation = read_or_none(metrics_uri, EvaluationRecord)
     record = RemovedTraining(
         removed_at=utc_time(),
         backbone=training.settings.backbone,
@@ -290,11 +297,3 @@ def _note_removal(run_uri: str) -> None:
         macro_recall=evaluation.macro_recall if evaluation else None,
     )
     storage.write_text(storage.join(run_uri, REMOVED_NAME), checked_text(record.to_json()))
-
-
-def _read_or_none(uri: str, record: type[_Record]) -> _Record | None:
-    """Return a record; None if there is none, or another version of repot wrote it."""
-    try:
-        return record.from_text(storage.read_text(uri))
-    except (NotFoundError, RecordError):
-        return None

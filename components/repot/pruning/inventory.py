@@ -8,12 +8,14 @@ comparisons.json, on which the gate builds; each verdict with its report; what a
 and removed.json of a training that was deleted.
 """
 
+import logging
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
 
 from repot import layout, storage
+from repot.errors import StorageError
 from repot.layout import (
     CHAMPION_NAME,
     CHECKPOINT_NAME,
@@ -47,6 +49,8 @@ Kind = Literal[
     "record",
 ]
 """Kinds of units; "record" is what is always kept."""
+
+_log = logging.getLogger(__name__)
 
 _IS_ID = rf"[0-9a-f]{{{layout.ID_LENGTH}}}"
 _PART = r"[0-9a-f]{32}-[0-9a-f]{32}"
@@ -136,7 +140,7 @@ def take_inventory(storage_uri: str) -> Inventory:
         for units_of_folder, models_of_folder in found:
             units |= units_of_folder
             models |= models_of_folder
-    for upload in storage.list_unfinished_uploads(storage_uri):
+    for upload in _list_uploads(storage_uri):
         name = storage.relative_name(upload.uri, storage_uri)
         if name.partition("/")[0] in folders:
             key = f"{name}?uploadId={upload.upload_id}"
@@ -148,6 +152,15 @@ def take_inventory(storage_uri: str) -> Inventory:
                 upload=upload,
             )
     return Inventory(storage_uri=storage_uri, units=units, model_names=tuple(sorted(models)))
+
+
+def _list_uploads(storage_uri: str) -> list[storage.UnfinishedUpload]:
+    """Return the unfinished uploads; none if that is not allowed, or not known to the service."""
+    try:
+        return storage.list_unfinished_uploads(storage_uri)
+    except StorageError as err:
+        _log.warning("Unfinished uploads are left: %s", err)
+        return []
 
 
 def is_record_of_a_run(name: str) -> bool:
