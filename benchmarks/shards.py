@@ -16,6 +16,8 @@ their share of what they have in common included (PSS), read twenty times per se
 
 - Whole programs: the best and the median of --rounds, for each of --counts; the time of one more
   picture is the difference between the smallest and the largest count.
+- The stages of `repot shards`, each in processor time: its imports, and what it does in a process
+  that has imported everything; of each, the time of one more picture.
 - The build phase alone, from the start of the workers to the last receipt: with one and with two
   decoders on all cores, where the process that reads and writes has a core of its own beside one
   decoder; and on one core with one decoder, against two cores with two.
@@ -31,6 +33,7 @@ the other measurements. Results are in docs/performance.md.
 """
 
 import argparse
+import contextlib
 import ctypes
 import functools
 import io
@@ -55,11 +58,15 @@ import numpy as np
 from data_checks import compare_checks, compile_code  # type: ignore[import-not-found]
 from PIL import Image
 
+from repot.data_checks import DataLimits
+from repot.picture_decoder import DecoderHost, PictureDecoder
 from repot.pictures import normalise_picture
 from repot.planner.listing import PictureRoots
-from repot.planner.plan import plan_dataset
+from repot.planner.plan import PlannedDataset, plan_dataset
 from repot.progress import ProgressCounter
 from repot.settings import DatasetSettings
+from repot.shard_builder.build import build_shards
+from repot.shard_builder.complete import complete_dataset
 from repot.shard_builder.worker_pool import WorkerPool
 
 WIDTH, HEIGHT, QUALITY, NUM_LABELS = 500, 375, 90, 5
@@ -152,6 +159,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keep the pictures here")
     parser.add_argument("--only", choices=["repot"])
     parser.add_argument("--build", nargs=3, metavar=("PICTURES", "NUM_DECODERS", "NUM_CORES"))
+    parser.add_argument("--stages", type=Path, metavar="PICTURES")
     arguments = parser.parse_args()
     if arguments.build:
         root, num_decoders, num_cores = arguments.build
@@ -160,6 +168,9 @@ def main() -> None:
         return
     # Processes whose parent has ended become children of this one, so that their time counts.
     ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+    if arguments.stages:
+        print(json.dumps(stages(arguments.stages)))
+        return
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         counts = sorted(arguments.counts)
@@ -171,6 +182,7 @@ def main() -> None:
             compare_decoders(roots[counts[0]])
             programs = {"original": original_command, "repot": repot_command}
             bars = compare_programs(roots, arguments.rounds, programs)
+            measure_stages(roots, arguments.rounds)
             bars += measure_scaling(roots, arguments.rounds)
         for count, root in roots.items() if arguments.pairs else ():
             print(f"\nChecks, {count:,} pictures:")
@@ -394,17 +406,64 @@ def measure_scaling(roots: dict[int, Path], num_rounds: int) -> list[Bar]:
     return bars
 
 
+def measure_stages(roots: dict[int, Path], num_rounds: int) -> None:
+    """Print the processor time of each stage of `repot shards`, for each number of pictures."""
+    imports = "import repot_pipelines.cli, repot.planner.plan, repot.shard_builder.complete"
+    command = [sys.executable, "-c", f"{imports}, repot.shard_builder.shard"]
+    importing = min(run(command).cpu_seconds for _ in range(5))
+    best: dict[int, dict[str, float]] = {}
+    for count, root in roots.items():
+        found = [
+            json.loads(subprocess.check_output([sys.executable, __file__, "--stages", str(root)]))
+            for _ in range(num_rounds if count == min(roots) else 1)
+        ]
+        best[count] = {name: min(each[name] for each in found) for name in found[0]}
+    least, most = min(roots), max(roots)
+    print(f"\nStages, processor time, best of {num_rounds}:")
+    print(f"  {'imports':38} {importing:7.3f} s")
+    for name in best[least]:
+        costs = "".join(f" {best[count][name]:7.3f} s" for count in best)
+        more = (best[most][name] - best[least][name]) / max(1, most - least)
+        print(f"  {name:38}{costs}   one more picture {more * 1e3:.3f} ms", flush=True)
+
+
+def stages(root: Path) -> dict[str, float]:
+    """Return the processor time of each stage."""
+    used: dict[str, float] = {}
+    with contextlib.closing(DecoderHost()) as host:
+        decoders = [PictureDecoder(host=host) for _ in range(2)]
+        for decoder in decoders:
+            decoder.layers()
+    used["decoders: start"] = _children_seconds()
+    with tempfile.TemporaryDirectory(dir=root.parent) as output:
+        started = time.process_time()
+        dataset_uri = plan(root, output).dataset_uri
+        used["list, checksums, plan"] = time.process_time() - started
+        with WorkerPool(dataset_uri, num_decoders=2) as pool:
+            started = time.process_time()
+            build_shards(dataset_uri, pool=pool)
+            used["read, compare checksums, hash, write"] = time.process_time() - started
+            started = time.process_time()
+            complete_dataset(dataset_uri, limits=DataLimits(), pool=pool)
+            used["compare pictures, data page, manifest"] = time.process_time() - started
+    used["decoders: decode"] = _children_seconds() - 2 * used["decoders: start"]
+    return used
+
+
+def plan(root: Path, output: str) -> PlannedDataset:
+    """Plan a dataset in a folder."""
+    return plan_dataset(
+        PictureRoots(train_uri=str(root / "train"), validation_uri=str(root / "validation")),
+        dataset_folder=lambda _: output,
+        listings_uri=None,
+        settings=DatasetSettings(train_shards=TRAIN_SHARDS, validation_shards=VALIDATION_SHARDS),
+    )
+
+
 def build(root: Path, num_decoders: int) -> float:
     """Plan a dataset, and return how long building its shards takes."""
     with tempfile.TemporaryDirectory(dir=root.parent) as output:
-        planned = plan_dataset(
-            PictureRoots(train_uri=str(root / "train"), validation_uri=str(root / "validation")),
-            dataset_folder=lambda _: output,
-            listings_uri=None,
-            settings=DatasetSettings(
-                train_shards=TRAIN_SHARDS, validation_shards=VALIDATION_SHARDS
-            ),
-        )
+        planned = plan(root, output)
         started = time.monotonic()
         with WorkerPool(planned.dataset_uri, num_decoders=num_decoders) as pool:
             pool.build(planned.plan.shard_names, ProgressCounter("build", 0, unit="pictures"))

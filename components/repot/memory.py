@@ -79,6 +79,13 @@ def limit_heaps() -> None:
         mallopt(_M_TRIM_THRESHOLD, _MAX_FREE_BYTES)
 
 
+def return_free_memory() -> None:
+    """Return all memory that this process has freed, wherever it is in a heap of glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def is_out_of_memory(err: BaseException) -> bool:
     """Return whether an error means that memory ran out.
 

@@ -46,8 +46,9 @@ _LARGE_FIELDS = ("luminance", "chroma")
 _SMALL = np.dtype(
     [(name, APPEARANCE[name]) for name in APPEARANCE.names or () if name not in _LARGE_FIELDS]
 )
-# Rows whose small fields are read at once; bytes that are copied at once.
-_NUM_READ, _NUM_COPIED = 2048, 1 << 20
+# Rows whose small fields are read at once; bytes that are copied at once; rows whose large fields
+# are read at once: with each, the system maps up to 64 KB around it.
+_NUM_READ, _NUM_COPIED, _NUM_SCATTERED = 2048, 1 << 20, 64
 
 # A border differs from the picture's first pixel by at most this, of 255: JPEG's noise.
 _BORDER_TOLERANCE = 16
@@ -123,10 +124,13 @@ class MappedRows:
         """Return the values of a field, see `Rows`."""
         return _LargeField(self, field) if field in _LARGE_FIELDS else self._small[field]
 
-    def read(self, field: str, index: Any) -> NDArray[Any]:
-        """Return some values of a large field; the index begins with an array of pictures."""
-        values: NDArray[Any] = self._rows[field][index]
-        self._release()
+    def read(self, field: str, pictures: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the values of a large field of some pictures."""
+        values = np.empty((len(pictures), *APPEARANCE[field].shape), APPEARANCE[field].base)
+        for start in range(0, len(pictures), _NUM_SCATTERED):
+            part = slice(start, start + _NUM_SCATTERED)
+            values[part] = self._rows[field][pictures[part]]
+            self._release()
         return values
 
     def _release(self) -> None:
@@ -142,7 +146,11 @@ class _LargeField:
         self._rows, self._field = rows, field
 
     def __getitem__(self, index: Any) -> NDArray[Any]:
-        return self._rows.read(self._field, index)
+        if not isinstance(index, tuple):
+            return self._rows.read(self._field, index)
+        pictures, *rest = index
+        values: NDArray[Any] = self._rows.read(self._field, pictures)[:, *rest]
+        return values
 
 
 class RowWriter:

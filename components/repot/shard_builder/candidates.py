@@ -59,6 +59,8 @@ _SURE_DISTANCE, _MAX_UNSURE = 0.4, 4
 # Candidates that wait to be reduced to the nearest; 36 bytes each.
 _MAX_WAITING = 500_000
 _CHUNK, _CHUNK_HASHED = 512, 1 << 15
+# Buckets whose pictures are compared at once: 16 times as many pairs at most.
+_NUM_BUCKETS = 1 << 12
 # OpenBLAS uses one thread up to this number of multiplications. Source: its interface/gemm.c.
 _MAX_PRODUCT = 1 << 18
 
@@ -353,8 +355,8 @@ def _collisions(
     taken = np.minimum(counts, _MAX_PER_BUCKET)
     # Of a large bucket, every query takes another part.
     first = first + queries * 40_503 % (counts - taken + 1)
-    for start in range(0, len(hits), _CHUNK_HASHED):
-        part = slice(start, start + _CHUNK_HASHED)
+    for start in range(0, len(hits), _NUM_BUCKETS):
+        part = slice(start, start + _NUM_BUCKETS)
         ends = np.cumsum(taken[part])
         within = np.arange(ends[-1]) - np.repeat(ends - taken[part], taken[part])
         yield np.repeat(queries[part], taken[part]), np.repeat(first[part], taken[part]) + within

@@ -48,6 +48,7 @@ from repot.manifest import (
     count_reasons,
     sum_counts,
 )
+from repot.memory import return_free_memory
 from repot.picture_result import ADVICE, EXEMPT_REASONS, REASONS
 from repot.shard_builder.build import build_shards
 from repot.shard_builder.data_page import render_data_page, samples_per_label
@@ -141,6 +142,8 @@ def _complete(
     manifest = _combine(plan, receipts, exact)
     _check_rejected_fraction(manifest, limits.max_rejected_fraction)
     _check_labels(manifest)
+    # Building is over; comparing needs memory.
+    return_free_memory()
     examined = examine(
         dataset_uri,
         plan,
@@ -239,8 +242,12 @@ def _find_copies(
         digests: The digests of the records of each split.
     """
     excluded = []
+    # Not np.isin: it sorts train again for each split, and imports numpy.ma.
+    trained = np.sort(digests["train"])
     for split in ("validation", "test"):
-        numbers = np.flatnonzero(np.isin(digests[split], digests["train"]))
+        places = np.searchsorted(trained, digests[split])
+        numbers = np.flatnonzero(places < len(trained))
+        numbers = numbers[trained[places[numbers]] == digests[split][numbers]]
         first = 0
         for receipt in receipts:
             if receipt.split != split:

@@ -60,8 +60,13 @@ def find_near_copies(rows: Rows, pictures: Indices) -> Indices:
     )
     verified = _verify(rows, others[~is_joined], views)
     found = np.concatenate([found, with_first, others[is_joined], verified])
-    pairs = np.stack([found["query"], found["target"]], axis=1)
-    return np.unique(np.sort(pairs, axis=1), axis=0)
+    # int64 [2, pairs], the lower one first
+    low, high = np.sort(np.stack([found["query"], found["target"]]), axis=0)
+    order = np.lexsort((high, low))
+    pairs = np.stack([low, high], axis=1)[order]
+    is_first = np.ones(len(pairs), np.bool_)
+    is_first[1:] = (pairs[1:] != pairs[:-1]).any(axis=1)
+    return pairs[is_first]
 
 
 def _verify(rows: Rows, candidates: NDArray[np.void], views: list[View]) -> NDArray[np.void]:

@@ -246,7 +246,7 @@ class _Examiner:
         """Read where records come from, one work list after the other."""
         wanted = np.array(sorted(set(records).difference(self._read)), np.int64)
         shards = np.searchsorted(self._starts, wanted, side="right") - 1
-        for shard in np.unique(shards).tolist():
+        for shard in np.flatnonzero(np.bincount(shards)).tolist():
             inside = wanted[shards == shard]
             places = self._rows["picture"][inside].tolist()
             name = self._receipts[shard].shard
@@ -410,8 +410,9 @@ def _connected(
     for one, other in pairs.tolist():
         low, high = sorted((root(one), root(other)))
         parent[high] = low
-    repeated = np.flatnonzero(np.bincount(content)[content] > 1)
+    is_copied = np.bincount(content)[content] > 1
+    is_copied[pairs] = True
     groups: dict[int, list[int]] = defaultdict(list)
-    for record in np.union1d(repeated, pairs.ravel()).tolist():
+    for record in np.flatnonzero(is_copied).tolist():
         groups[root(int(first[content[record]]))].append(record)
     return sorted(groups.values(), key=lambda group: (-len(group), group))
