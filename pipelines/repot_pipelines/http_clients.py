@@ -68,14 +68,14 @@ def configure_client(configuration: Any, *, proxy_url: str = "", uses_proxy: boo
 
 
 def _environment_proxy(address: str) -> str:
-    """Return the proxy that the environment sets for an https:// address; "" for none.
+    """Return the proxy that HTTPS_PROXY sets for an https:// address; "" for none.
 
     http:// addresses are those of port-forwards and of services inside a cluster, and a proxy would
     see their credentials.
     """
-    from requests.utils import get_environ_proxies, select_proxy
+    from requests.utils import get_environ_proxies
 
     parts = urllib.parse.urlsplit(address)
     if parts.scheme != "https" or parts.hostname in ("localhost", "127.0.0.1", "::1"):
         return ""
-    return select_proxy(address, get_environ_proxies(address)) or ""
+    return get_environ_proxies(address).get("https", "")

@@ -13,7 +13,8 @@ import yaml
 
 from repot_pipelines import http_clients
 from repot_pipelines.cluster import client
-from repot_pipelines.cluster.errors import ExpiredListError
+from repot_pipelines.cluster.errors import ClusterError, ExpiredListError
+from repot_pipelines.cluster.kubeconfig import ClusterContext, make_api_client
 from tests.certificates import Authority
 from tests.integration.http_api import Answer, HttpApi
 from tests.integration.kfp_api.command_line import CommandResult, run_repot
@@ -221,6 +222,27 @@ def test_no_proxy_and_local_addresses_are_reached_directly(
     assert proxy.requests == []
 
 
+def test_proxies_for_other_programs_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+
+    result = list_schedules("https://no-such-host.invalid")
+
+    assert "the host name in https://no-such-host.invalid does not resolve" in result.errors
+
+
+def test_unusable_proxy_of_kubeconfig_is_an_error_of_the_cluster(tmp_path: Path) -> None:
+    context = ClusterContext(
+        kubeconfig=str(write_kubeconfig(tmp_path / "kubeconfig", SERVER, token="x")),
+        name="test",
+        proxy_url="socks5://me:s3cret-word@127.0.0.1:9",
+    )
+
+    with pytest.raises(
+        ClusterError, match=r"proxy must be an address .*got 'socks5://127.0.0.1:9'"
+    ):
+        make_api_client(context)
+
+
 def test_proxy_that_does_not_work_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://me:s3cret-word@127.0.0.1:9")
     refused = list_schedules(SERVER)
@@ -232,7 +254,7 @@ def test_proxy_that_does_not_work_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         "Cannot reach Kubeflow Pipelines: the proxy to https://192.0.2.1 failed" in refused.errors
     )
     assert "Check HTTPS_PROXY (or proxy-url in kubeconfig)" in refused.errors
-    assert unusable.exit_code == 2
+    assert unusable.exit_code == 1
     assert "The proxy must be an address" in unusable.errors
     assert "s3cret" not in refused.errors + unusable.errors
 

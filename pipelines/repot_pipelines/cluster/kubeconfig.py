@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from repot.errors import UsageError
 from repot.user_files import read_user_file
 from repot_pipelines.cluster.errors import TRY_KUBECTL, ClusterError
 from repot_pipelines.http_clients import configure_client
@@ -115,10 +116,13 @@ def make_api_client(context: ClusterContext) -> Any:
             f"{context.title} gets no credentials: {_one_line(logged_errors[-1])}. "
             f"Install or repair the credential plugin, or log in; {TRY_KUBECTL}"
         )
-    if context.kubeconfig:
-        configure_client(configuration, proxy_url=context.proxy_url)
-    else:  # the pod's own cluster needs no proxy
-        configure_client(configuration, uses_proxy=False)
+    try:
+        # The pod's own cluster needs no proxy.
+        configure_client(
+            configuration, proxy_url=context.proxy_url, uses_proxy=bool(context.kubeconfig)
+        )
+    except UsageError as err:
+        raise ClusterError(str(err)) from err
     return client.ApiClient(configuration)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from repot.errors import UsageError
 from repot.user_files import check_kubeconfig
 from repot_pipelines.cluster.errors import ClusterError
 from repot_pipelines.cluster.kubeconfig import POD_VARIABLE, find_context
@@ -28,8 +29,8 @@ def make_client(access: Access) -> Any:
     """Return a kfp.Client without contacting the server.
 
     Raises:
-        ServerError: There is neither an address nor a usable kubeconfig, or no Google identity.
-        UsageError: The proxy cannot be used.
+        ServerError: There is neither an address nor a usable kubeconfig, or no Google identity, or
+            the proxy cannot be used.
     """
     if not access.host:
         try:
@@ -92,7 +93,10 @@ def _fast_client_class(proxy_url: str) -> Any:
             config = super()._load_config(*args, **kwargs)
             config.host = config.host.rstrip("/")
             _keep_host(config)
-            configure_client(config, proxy_url=proxy_url)
+            try:
+                configure_client(config, proxy_url=proxy_url)
+            except UsageError as err:
+                raise ServerError(str(err)) from err
             return config
 
     return FastClient
