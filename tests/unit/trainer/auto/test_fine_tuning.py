@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import io
 from pathlib import Path
@@ -10,15 +11,25 @@ import pytest
 import tensorflow as tf
 
 from repot.augmentation import NUM_DRAWS, TrainingPictures, mixup
-from repot.classifier import build_classifier, feature_network
+from repot.classifier import build_classifier, feature_network, normalise_features
+from repot.dataset import open_examples
+from repot.manifest import read_manifest
 from repot.model_spec import ModelCalibration
+from repot.preprocessing import decode_jpeg, view_picture
 from repot.selection_record import CandidateRecord, ForecastRecord
 from repot.settings import TrainingSettings
 from repot.trainer.auto import plan as plans
 from repot.trainer.auto.averages import KeptStates, average_greedily
 from repot.trainer.auto.fine_tuning import FineTuningDecision, _fit_trial_head, is_better
 from repot.trainer.auto.heads import class_weights, mean_recall
-from repot.trainer.auto.network import LAYER_DECAY, FineTuning, _loss, _multiplier, _outputs
+from repot.trainer.auto.network import (
+    LAYER_DECAY,
+    FineTuning,
+    Scorer,
+    _loss,
+    _multiplier,
+    _outputs,
+)
 from repot.trainer.auto.plan import plan_fine_tuning
 from repot.trainer.auto.selection import CANDIDATES, TrainingFeatures
 from repot.trainer.auto.train_auto import LARGE_DATASET, _augmentation, _mixes
@@ -233,6 +244,30 @@ def test_states_are_averaged_only_while_the_average_does_not_get_worse() -> None
     assert chosen == [1, 2, 4]
     assert [values.tolist() for values in average] == [[3.0], [0.0]]
     assert loss == 0
+
+
+def test_scores_are_those_of_the_features_averaged_over_views(
+    network: Any, sample_dataset_uri: str
+) -> None:
+    numbers = np.array([70, 2, 5])
+    (candidate,) = [each for each in CANDIDATES if len(each.views) == 3 and each.use_depths]
+    with open_examples(sample_dataset_uri, read_manifest(sample_dataset_uri)) as examples:
+        pictures = dataclasses.replace(make_pictures(92), examples=examples["train"])
+        work: Any = SimpleNamespace(
+            network=network,
+            candidate=candidate,
+            pictures={"train": pictures},
+            run=SimpleNamespace(strategy=tf.distribute.get_strategy()),
+        )
+        found = Scorer(work).score(numbers, lambda rows: 2 * rows)
+        decoded = [decode_jpeg(each["encoded"]) for each in examples["train"].read(numbers)]
+
+    features = []
+    for view in candidate.views:
+        batch = tf.stack([view_picture(picture, SIZE, view) for picture in decoded])
+        features.append(np.concatenate(network.model(batch, training=False), axis=1))
+    expected = 2 * normalise_features(np.mean(features, axis=0), network.sizes)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_best_states_are_kept_also_if_an_epoch_is_repeated(tmp_path: Path) -> None:
