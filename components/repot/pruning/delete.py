@@ -8,6 +8,7 @@ Just before a unit is deleted it is looked at once more: whatever was written or
 the meantime is left alone. Units that were made from others are deleted before those.
 """
 
+import functools
 import itertools
 import logging
 import threading
@@ -161,7 +162,10 @@ class Deleter:
         if unit.upload:
             storage.abort_upload(unit.upload)
             return Deleted(unit=unit, num_files=1)
-        if unit.kind == "newest dataset" and _names_a_dataset(uri):
+        is_kept = (unit.kind == "newest dataset" and _names_a_dataset(uri)) or (
+            unit.kind == "use" and unit.name in self._noted_meanwhile
+        )
+        if is_kept:
             return Deleted(unit=unit, is_skipped=True)
         uris = [uri]
         if unit.kind in ("features", "predictions"):
@@ -218,14 +222,23 @@ class Deleter:
     def _names_in_use(self) -> set[str]:
         """Return the names of units that came into use after it was decided what to delete."""
         names = set(self._names_in_production())
-        for noted in read_uses(self._storage_uri, self._uses).values():
-            if self._uses.get(noted.name) != noted:
-                names |= {
-                    f"{StoredFolder.DATASETS}/{noted.use.dataset_id}",
-                    f"{StoredFolder.CHECKPOINTS}/{noted.use.checkpoint_id}",
-                    f"{StoredFolder.RUNS}/{noted.use.training_id}",
-                }
+        for noted in self._read_new_uses():
+            names |= {
+                f"{StoredFolder.DATASETS}/{noted.use.dataset_id}",
+                f"{StoredFolder.CHECKPOINTS}/{noted.use.checkpoint_id}",
+                f"{StoredFolder.RUNS}/{noted.use.training_id}",
+            }
         return names
+
+    @functools.cached_property
+    def _noted_meanwhile(self) -> frozenset[str]:
+        """The files of uses that were noted again; uses are the last that is deleted."""
+        return frozenset(noted.name for noted in self._read_new_uses())
+
+    def _read_new_uses(self) -> list[NotedUse]:
+        """Return the uses that were noted after it was decided what to delete."""
+        found = read_uses(self._storage_uri, self._uses)
+        return [noted for name, noted in found.items() if self._uses.get(name) != noted]
 
     def _names_in_production(self) -> frozenset[str]:
         """Return the versions to keep, their trainings, and the champions' datasets.
