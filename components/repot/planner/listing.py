@@ -39,7 +39,8 @@ class PictureRoots:
             raise UsageError(
                 "The pictures must be in one place, or in one for training and one for "
                 f"validation; got pictures={self.pictures_uri!r}, train={self.train_uri!r}, "
-                f"validation={self.validation_uri!r}, test={self.test_uri!r}."
+                f"validation={self.validation_uri!r}, test={self.test_uri!r}. Give PICTURES, or "
+                "--train-directory and --validation-directory."
             )
         uses: dict[str, list[str]] = {}
         for split, uri in zip(SPLITS, self._split_uris, strict=True):
