@@ -212,7 +212,7 @@ def test_dry_run_prints_run_and_estimate_without_any_request(api: KfpApi) -> Non
         default_version_name(find_compiled()),
         "GPU hours",
         "USD",
-        "3670 pictures, from --num-pictures.",
+        "3,670 pictures, from --num-pictures.",
         "One GPU model: nvidia-l4",
     ):
         assert text in result.output
@@ -738,6 +738,7 @@ def test_attach_follows_an_existing_run_and_starts_none(api: KfpApi) -> None:
     missing = run_repot("submit", "--host", api.address, "--attach", "no-such-run")
     assert missing.exit_code == 1
     assert "Run no-such-run not found" in missing.errors
+    assert "Check the id, which the UI shows on the run's page" in missing.errors
     assert run_repot("submit", *LOCATIONS, "--host", api.address, "--attach", run_id).exit_code == 2
     # An unset shell variable.
     assert run_repot("submit", *LOCATIONS, "--host", api.address, "--attach", "").exit_code == 2

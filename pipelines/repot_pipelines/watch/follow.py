@@ -83,7 +83,12 @@ def follow_run(server: Server, run_id: str, view: TaskView, options: FollowOptio
         StartTimeoutError: A pod did not start in time.
     """
     waiter = _ServerWait(run_id=run_id, view=view, poll_seconds=options.poll_seconds)
-    run = waiter.answer(lambda: get_run(server, run_id))
+    try:
+        run = waiter.answer(lambda: get_run(server, run_id))
+    except MissingObjectError as err:
+        raise MissingObjectError(
+            f"{err} Check the id, which the UI shows on the run's page, and the server's address."
+        ) from err
     tasks = waiter.answer(lambda: _read_tasks(server, run))
     pods = WaitingPods(server, run_id, tasks, options.open_cluster)
     starts = StartWatch(limit=options.start_limit)
