@@ -149,7 +149,8 @@ class ExportParity(JsonRecord):
         if not self.max_difference <= MAX_DIFFERENCE:
             return (
                 f"a probability differs by {self.max_difference:.1e}; at most {MAX_DIFFERENCE:g} "
-                "is accepted"
+                "is accepted (every first label is the same; runtimes add numbers in another "
+                "order, and some networks amplify the rounding)"
             )
         if self.num_unlike_agreeing not in (None, self.num_pictures):
             return "it calls other pictures unlike the training pictures"

@@ -79,7 +79,9 @@ def export_model(
     with _Exporter(model_uri, dataset_uri) as exporter:
         record, folder = exporter.export(export_format, export_id)
         if record.problem:
-            raise ModelError(f"{record.rejection} Choose another format.")
+            raise ModelError(
+                f"{record.rejection} Choose another format; saved_model computes as the model does."
+            )
         _write_export(record, folder, output_uri)
     return record
 

@@ -20,9 +20,7 @@ from repot.errors import RepotError
 from repot.evaluator.export_record import Conversion
 from repot.json_record import JsonRecord, read_record, write_record
 from repot.model_spec import ModelSpec
-from repot.predictor import Scores
-
-BATCH_SIZE = 32
+from repot.predictor import BATCH_SIZE, Scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,15 +115,16 @@ def _score(request: WorkerRequest, predict: Callable[[Sequence[bytes]], Scores])
 
     manifest, labels = read_manifest(request.dataset_uri), read_labels(request.model_uri)
     numbers = scored_numbers(request.dataset_uri, manifest, "validation", "evaluate")
-    probabilities, unlike, classes = [], [], []
+    outputs = {label: output for output, label in enumerate(labels)}
+    probabilities, unlike = [], []
+    classes: list[int] = []
     with open_examples(request.dataset_uri, manifest) as examples:
         for batch in examples["validation"].read(numbers).batch(BATCH_SIZE):
             scores = predict(list(batch["encoded"].numpy()))
             probabilities.append(scores.probabilities)
             unlike.append(scores.unlike)
-            for class_id in batch["label"].numpy():
-                label = manifest.labels[class_id - 1]
-                classes.append(labels.index(label) if label in labels else -1)
+            true_labels = (manifest.labels[class_id - 1] for class_id in batch["label"].numpy())
+            classes += [outputs.get(label, -1) for label in true_labels]
     np.savez(
         request.scores_path,
         probabilities=np.concatenate(probabilities).astype(np.float32),
