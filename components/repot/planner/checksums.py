@@ -95,7 +95,6 @@ def add_checksums(
     """
     listing_id = layout.listing_id("folders", roots.folders)
     cache_uri = f"{listings_uri}/{listing_id}" if listings_uri else ""
-    versions, stamps = files.versions, files.stamps
     unreadable: dict[str, str] = {}
     parts = _divide(files)
     num_unknown = sum(map(len, parts.values()))
@@ -108,7 +107,7 @@ def add_checksums(
         for number in part:
             uri = files.uri(number)
             entry = cache.get(uri)
-            if entry and _is_current(entry, versions[number] + stamps[number]):
+            if entry and _is_current(entry, files.states[number]):
                 files.set_checksum(number, entry[1])
             else:
                 unread[uri].append(number)
@@ -147,7 +146,7 @@ def _divide(files: FileTable) -> dict[str, "array[int]"]:
     parts: dict[int, array[int]] = defaultdict(lambda: array("Q"))
     for number, uri in files.unknown_uris:
         if not files.has_crc32c[number] and not storage.is_local(uri):
-            files.set_checksum(number, etag_checksum(files.versions[number]))
+            files.set_checksum(number, etag_checksum(files.version(number)))
         else:
             digest = zlib.crc32(uri.encode(errors="surrogateescape"))
             parts[digest >> 4 * (_NUM_DIGITS - num_digits)].append(number)

@@ -161,12 +161,14 @@ class FileTable(Sequence[FoundFile]):
     """Listed files.
 
     Attributes:
-        paths, sizes, versions, stamps, has_crc32c: What each file has, see `FoundFile`.
+        paths, sizes, states, has_crc32c: What each file has, see `FoundFile`.
         kinds, parts: What a few files have, by their numbers.
     """
 
     def __init__(self, files: Iterable[FoundFile] = ()) -> None:
-        self.paths, self.versions, self.stamps = TextColumn(), TextColumn(), TextColumn()
+        self.paths, self.states = TextColumn(), TextColumn()
+        # A state begins with the version.
+        self._version_lengths = array("H")
         self.sizes = array("Q")
         self.kinds: dict[int, str] = {}
         self.parts: dict[int, FilePart] = {}
@@ -239,11 +241,15 @@ class FileTable(Sequence[FoundFile]):
         """Return the base name of a file."""
         return self.paths[number].rpartition("/")[2]
 
+    def version(self, number: int) -> str:
+        """Return the version of a file."""
+        return self.states[number][: self._version_lengths[number]]
+
     def checksum(self, number: int) -> str:
         """Return a file's CRC32C, or what stands for it, see `repot.planner.checksums`."""
         if self._checksums[number] == _CRC32C:
             return f"{self._crc32cs[number]:08x}"
-        return etag_checksum(self.versions[number]) if self._checksums[number] else ""
+        return etag_checksum(self.version(number)) if self._checksums[number] else ""
 
     def set_checksum(self, number: int, checksum: str) -> None:
         """Set a file's CRC32C, or what `etag_checksum` returns for its version."""
@@ -275,7 +281,8 @@ class FileTable(Sequence[FoundFile]):
         """Return a table of the files with these numbers, in this order."""
         taken = FileTable()
         taken.paths, taken._stems = self.paths.take(numbers), self._stems.take(numbers)
-        taken.versions, taken.stamps = self.versions.take(numbers), self.stamps.take(numbers)
+        taken.states = self.states.take(numbers)
+        taken._version_lengths = array("H", map(self._version_lengths.__getitem__, numbers))
         taken.kinds = take_sparse(self.kinds, numbers)
         taken.parts = take_sparse(self.parts, numbers)
         taken.sizes = array("Q", map(self.sizes.__getitem__, numbers))
@@ -302,11 +309,11 @@ class FileTable(Sequence[FoundFile]):
             path=self.paths[number],
             size_bytes=self.sizes[number],
             checksum=self.checksum(number),
-            version=self.versions[number],
+            version=self.version(number),
             kind=self.kinds.get(number, ""),
             part=self.parts.get(number),
             has_crc32c=bool(self.has_crc32c[number]),
-            stamp=self.stamps[number],
+            stamp=self.states[number][self._version_lengths[number] :],
         )
 
     def _add(self, file: storage.ObjectInfo | FoundFile, path: str, checksum: str) -> None:
@@ -315,8 +322,8 @@ class FileTable(Sequence[FoundFile]):
         self._stems.codes.append(self._stem_code)
         self.paths.append(path)
         self.sizes.append(file.size_bytes)
-        self.versions.append(file.version)
-        self.stamps.append(file.stamp)
+        self.states.append(file.version + file.stamp)
+        self._version_lengths.append(len(file.version))
         self.has_crc32c.append(file.has_crc32c)
         self._checksums.append(_UNKNOWN)
         self._crc32cs.append(0)

@@ -76,7 +76,7 @@ def test_table_returns_what_was_added(seed: int) -> None:
 def test_checksum_that_is_found_later_is_kept() -> None:
     table = FileTable([_random_file(random.Random(0)) for _ in range(3)])
     table.set_checksum(1, "0000beef")
-    table.set_checksum(2, etag_checksum(table.versions[2]))
+    table.set_checksum(2, etag_checksum(table.version(2)))
     assert (table[1].checksum, table[2].checksum) == ("0000beef", f"etag:{table[2].version}")
 
 
