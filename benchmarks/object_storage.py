@@ -622,7 +622,9 @@ def measure_rate_limit(num_shards: int) -> None:
                 drivers.submit(pool.build, names[n::4], counter, with_store=True)
                 for n, pool in enumerate(pools)
             ]
-            time.sleep(3)  # The processes start.
+            before = control()["num_requests"]
+            while control()["num_requests"] < before + 500:
+                time.sleep(0.1)  # The processes start.
             started, last = time.monotonic(), control()
             while not all(future.done() for future in futures):
                 at = time.monotonic() - started
