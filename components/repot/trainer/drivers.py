@@ -191,6 +191,7 @@ def train_like_2016(trainee: Trainee, run: TrainingRun) -> Calibrated | None:
             settings=trainee.settings,
             weights_path=trainee.weights_path,
             augment=trainee.augment,
+            num_parts=run.computation.num_parts,
         )
     fit(phase, run)
     return _calibrate_network(trainee, run)

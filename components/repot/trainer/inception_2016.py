@@ -60,6 +60,7 @@ def inception_2016_phase(
     settings: TrainingSettings,
     weights_path: Path,
     augment: Callable[[Any], Any],
+    num_parts: int = 1,
 ) -> TrainingPhase:
     """Return the only phase of the recipe. Call it under the strategy.
 
@@ -70,10 +71,12 @@ def inception_2016_phase(
         settings: Training settings; zeros take the recipe's own epochs and learning rate.
         weights_path: The checkpoint's weights, for the auxiliary head.
         augment: Turns TrainingPictures into the model's input.
+        num_parts: Parts of a batch that go through the network one after the other.
     """
     recipe = RECIPES["inception_2016"]
     train = pictures["train"]
     model = _training_model(classifier, seed=settings.seed, weights_path=weights_path)
+    _set_statistics_decay(model, num_parts)
     kernels = [variable for variable in model.trainable_variables if variable.name == "kernel"]
     learning_rate = settings.learning_rate or recipe.learning_rate
     decay_epochs = settings.num_epochs_per_decay
@@ -162,7 +165,7 @@ def _loss(outputs: tuple[Any, ...], labels: Any) -> Any:
 def _training_model(classifier: Any, *, seed: int, weights_path: Path) -> Any:
     """Return a model (pictures) -> [logits, auxiliary logits] that shares the classifier's layers.
 
-    Sets the initial weights of both heads, and the decay of every BatchNorm.
+    Sets the initial weights of both heads.
     """
     dropout, head = classifier.get_layer(DROPOUT_NAME), classifier.get_layer(HEAD_NAME)
     (backbone,) = (layer for layer in classifier.layers if isinstance(layer, keras.Model))
@@ -174,10 +177,14 @@ def _training_model(classifier: Any, *, seed: int, weights_path: Path) -> Any:
     trunk = keras.Model(backbone.input, [backbone.output, mixed])
     features, middle = trunk(classifier.get_layer(RESCALE_NAME).output)
     outputs = [head(dropout(features)), auxiliary(middle)]
-    for layer in (*backbone.layers, *auxiliary.layers):
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = BATCH_NORM_DECAY
     return keras.Model(classifier.input, outputs, name="inception_2016")
+
+
+def _set_statistics_decay(model: Any, num_parts: int) -> None:
+    """Set the decay of every BatchNorm, whose statistics each part of a batch updates."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = BATCH_NORM_DECAY ** (1 / num_parts)
 
 
 def _load_auxiliary(auxiliary: Any, weights_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_recipe_of_2016_trains_the_whole_network_in_one_phase(
     assert phase is None
     assert later_steps == 0
     (parts,) = made
-    assert set(parts) == {"pictures", "settings", "weights_path", "augment"}
+    assert set(parts) == {"pictures", "settings", "weights_path", "augment", "num_parts"}
 
 
 @pytest.mark.parametrize("recipe", ["head", "fine_tune"])

@@ -20,7 +20,7 @@ from repot.classifier import build_classifier
 from repot.dataset import Examples
 from repot.settings import TrainingSettings
 from repot.trainer.batches import Pictures
-from repot.trainer.inception_2016 import inception_2016_phase
+from repot.trainer.inception_2016 import _set_statistics_decay, inception_2016_phase
 from repot.trainer.optimizer import WeightAverage
 from repot.trainer.phases import TrainingPhase
 from repot.trainer.step import StepRunner
@@ -403,3 +403,17 @@ def test_scoring_leaves_statistics_alone(made: Made) -> None:
     assert logits.shape == (BATCH_SIZE, NUM_CLASSES)
     for name, value in made.values().items():
         np.testing.assert_array_equal(value, before[name])
+
+
+@pytest.mark.parametrize("num_parts", [1, 4])
+def test_statistics_move_as_far_in_parts_of_a_batch_as_in_the_whole(num_parts: int) -> None:
+    network = keras.Sequential([keras.Input([2]), keras.layers.BatchNormalization()])
+    inputs = keras.Input([2])
+    model = keras.Model(inputs, network(inputs))
+    _set_statistics_decay(model, num_parts)
+
+    for _ in range(num_parts):
+        model(np.array([[1.0, 2.0], [3.0, 6.0]], np.float32), training=True)
+
+    mean = network.layers[0].moving_mean
+    np.testing.assert_allclose(mean, [0.0003 * 2, 0.0003 * 4], rtol=1e-3)
