@@ -283,6 +283,20 @@ def test_client_reads_what_a_plain_request_cannot(
             client.state.clients.clear()
 
 
+def test_whole_object_is_no_answer_to_a_request_for_a_range(
+    bucket: str, proxy: FaultyProxy
+) -> None:
+    info = storage.write_bytes(f"{bucket}/x", b"0123456789")
+
+    def ignore_range(forward: Callable[[], Response]) -> Response:
+        _, headers, _ = forward()
+        return 200, headers, b"0123456789"
+
+    proxy.faults["GET"] = [ignore_range]
+    assert storage.read_range(info.uri, offset=2, num_bytes=3, version=info.version) == b"234"
+    assert proxy.faults["GET"] == []
+
+
 class _RateLimit:
     """Refuses the requests that arrive while a number of others is being answered."""
 

@@ -55,10 +55,9 @@ class Response:
     headers: Mapping[str, str]
     body: bytes
 
-    @property
-    def is_complete(self) -> bool:
-        """Return whether the body is what the request asked for."""
-        return self.status in (http.client.OK, http.client.PARTIAL_CONTENT)
+    def is_answer(self, *, to_range: bool) -> bool:
+        """Return whether it has what a request for a whole object, or for a range, asked for."""
+        return self.status == (http.client.PARTIAL_CONTENT if to_range else http.client.OK)
 
 
 class _UnusableServerError(Exception):

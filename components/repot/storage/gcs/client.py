@@ -131,8 +131,8 @@ def get_directly(uri: str, *, version: str, byte_range: str = "") -> Response | 
         response = send_within_limit(send, state)
     except client_errors():
         return None
-    is_complete = response is not None and response.is_complete
-    return response if is_complete else None
+    is_answer = response is not None and response.is_answer(to_range=bool(byte_range))
+    return response if is_answer else None
 
 
 def request_options() -> dict[str, Any]:

@@ -103,7 +103,7 @@ def _request(
         return None
     if response.status in _WRONG_ADDRESS_STATUSES:
         connected.addresses[bucket] = None
-    return response if response.is_complete else None
+    return response if response.is_answer(to_range="range" in headers) else None
 
 
 def find_address(connected: Connection, bucket: str) -> BucketAddress | None:
