@@ -47,14 +47,18 @@ PENALTIES = (1e-4, 3e-4, 1e-3)
 """See `repot.trainer.auto.heads.fit_head`; the likelihood of the given labels chooses."""
 
 EXPECTED_TEMPERATURE = 0.4
-"""What suits out-of-fold logits of these heads, which are too cautious: .4 to .8 for seven sets of
-pictures (`benchmarks/suspects.py`)."""
+"""Center of the prior of the temperature of both opinions together. For seven sets of pictures
+(`benchmarks/suspects.py`), .6 to 1.1 is fitted. The center is lower because a high temperature
+would explain wrong labels as well as a high rate does; with 1.1, recall is .01 lower."""
 
 HEAD_TEMPERATURE = 0.5
+"""What the logits of the heads are divided by before they are averaged with the votes: out of fold,
+these heads are too cautious."""
+
 NUM_NEIGHBOURS, VOTE_SCALE, VOTE_PRIOR = 20, 0.1, 0.3
-"""What the opinions of heads and neighbours are averaged with. Neighbours vote by the exponential
-of their similarity, a cosine, divided by VOTE_SCALE. VOTE_PRIOR of a vote goes to each label.
-Whichever six of the seven sets choose them, these or almost these are chosen."""
+"""Neighbours vote by the exponential of their similarity, a cosine, divided by VOTE_SCALE.
+VOTE_PRIOR of a vote goes to each label. Whichever six of the seven sets choose these numbers and
+HEAD_TEMPERATURE, these or almost these are chosen."""
 
 MIN_PICTURES = 5
 """Different pictures that a label needs so that its pictures are judged. One that is alone with its
