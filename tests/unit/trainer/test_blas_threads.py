@@ -5,27 +5,30 @@ from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import ThreadpoolController
 
 from repot.trainer import blas_threads
 from repot.trainer.auto.heads import cross_validate, fit_head
-from repot.trainer.blas_threads import multiply, num_threads, one_thread
+from repot.trainer.blas_threads import multiply, one_thread
 from repot.trainer.calibration import cross_validate_unlike, fit_unlike
 from repot.trainer.suspects import find_suspects
 from tests.unit.trainer.test_suspects import make_features
+
+_libraries = ThreadpoolController().select(user_api="blas")
+
+
+def num_threads() -> int:
+    """Return how many threads NumPy uses now."""
+    return max(int(library["num_threads"]) for library in _libraries.info())
 
 
 @pytest.fixture(autouse=True)
 def three_threads() -> Iterator[None]:
     """Let NumPy start with three threads, on any machine."""
-    library = blas_threads._find_openblas()
-    if library is None:
-        pytest.skip("NumPy's library is not OpenBLAS")
-    before = library.read()
-    library.write(3)
-    blas_threads._find_openblas.cache_clear()
-    yield
-    library.write(before)
-    blas_threads._find_openblas.cache_clear()
+    blas_threads._find_libraries.cache_clear()
+    with _libraries.limit(limits=3):
+        yield
+    blas_threads._find_libraries.cache_clear()
 
 
 class _Noted(np.ndarray[Any, Any]):
@@ -36,7 +39,7 @@ class _Noted(np.ndarray[Any, Any]):
         return np.asarray(self) @ np.asarray(other)
 
 
-noted: list[int | None] = []
+noted: list[int] = []
 
 
 def test_number_of_threads_is_restored_after_an_error() -> None:
