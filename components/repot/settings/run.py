@@ -1,6 +1,7 @@
 """Settings of a run: its pictures, its shards, its gate, and where everything is."""
 
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -43,8 +44,11 @@ def _are_formats(text: str) -> bool:
 
 def _is_pattern(text: str) -> bool:
     try:
-        re.compile(text)
-    except re.error:
+        with warnings.catch_warnings():
+            # Python will read sets like [[:alpha:]] in another way; it is no class of letters.
+            warnings.simplefilter("error", FutureWarning)
+            re.compile(text)
+    except (re.error, FutureWarning):
         return False
     return True
 

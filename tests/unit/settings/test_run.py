@@ -46,7 +46,12 @@ BOUNDARIES: list[tuple[type[Settings], str, list[Any], list[Any]]] = [
     (CheckpointSettings, "checkpoint_values", ["auto", "ema", "raw"], ["", "EMA"]),
     (DatasetSettings, "validation_fraction", [1e-9, 1 - 1e-9], [0, 1, -0.1, float("nan")]),
     (DatasetSettings, "test_fraction", [0, 0.79], [-1e-9, 1, float("nan")]),
-    (DatasetSettings, "group_pattern", ["", r"^([^/]+)/", r"patient\d+"], ["(", "[", "a{2,1}"]),
+    (
+        DatasetSettings,
+        "group_pattern",
+        ["", r"^([^/]+)/", r"patient\d+"],
+        ["(", "[", "a{2,1}", "[[:alpha:]]"],
+    ),
     (DatasetSettings, "train_shards", [0, 1, 99_999], [-1, 100_000]),
     (DatasetSettings, "validation_shards", [0, 1, 99_999], [-1, 100_000]),
     (DatasetSettings, "test_shards", [0, 1, 99_999], [-1, 100_000]),
