@@ -501,7 +501,9 @@ def measure_connections(folder: Path, num_shards: int, sleep_seconds: float = 0.
         print(
             f"{name:36} {found:10.0f} {found / (local or found):6.2f} "
             f"{1000 * cost.builder_seconds / pictures:10.2f} ms "
-            f"{1000 * cost.server_seconds / pictures:5.2f} ms {cost.worker_mb:4.0f} MB",
+            f"{1000 * cost.server_seconds / pictures:5.2f} ms "
+            # Without a store, this process reads and writes.
+            + (f"{cost.worker_mb:4.0f} MB" if cost.worker_mb else ""),
             flush=True,
         )
         return found
