@@ -158,7 +158,10 @@ def test_constants_and_compiled_functions_of_keras_are_exported(
     head = keras.models.load_model(tmp_path / "model" / "model.keras")
     pictures = keras.Input([IMAGE_SIZE, IMAGE_SIZE, 3])
     normalise = keras.layers.Normalization(mean=[0.4, 0.5, 0.6], variance=[0.04, 0.05, 0.06])
-    in_groups = keras.layers.Conv2D(3, 3, groups=3, use_bias=False, activation="gelu")
+    kernel = keras.initializers.GlorotUniform(seed=1)
+    in_groups = keras.layers.Conv2D(
+        3, 3, groups=3, use_bias=False, activation="gelu", kernel_initializer=kernel
+    )
     keras.Model(pictures, head.layers[-1](head.layers[1](in_groups(normalise(pictures))))).save(
         tmp_path / "model" / "model.keras"
     )
