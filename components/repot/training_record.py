@@ -81,6 +81,30 @@ class TrainingRecord(JsonRecord):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RemovedTraining(JsonRecord):
+    """Content of removed.json: what `repot prune` leaves of a training, for `repot runs`.
+
+    Attributes:
+        removed_at: When, in UTC, e.g. 2026-11-27T14:05:00Z.
+        backbone, recipe, dataset_id, epochs, seconds, num_train_examples: What was trained.
+        precision_at_1, interval, num_examples, macro_recall: Its score on validation; None and 0
+            if it was not evaluated.
+    """
+
+    removed_at: str
+    backbone: str
+    recipe: str
+    dataset_id: str
+    epochs: int
+    seconds: float
+    num_train_examples: int
+    precision_at_1: float | None = None
+    interval: tuple[float, float] | None = None
+    num_examples: int = 0
+    macro_recall: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AugmentedExample(JsonRecord):
     """One training picture, as evaluation sees it and as training sees it; all as data URIs.
 

@@ -22,7 +22,7 @@ from repot.dataset_plan import NewestDataset
 from repot.errors import NotFoundError
 from repot.evaluation_record import EvaluationRecord
 from repot.feature_store import part_files
-from repot.json_record import JsonRecord, checked_text, read_or_none, read_record
+from repot.json_record import checked_text, read_or_none, read_record
 from repot.layout import (
     CHECKPOINT_NAME,
     CHECKSUMS_NAME,
@@ -39,13 +39,12 @@ from repot.layout import (
     TRAINING_NAME,
     StoredFolder,
 )
-from repot.metrics import Interval
 from repot.model_registry import read_champion, utc_time
 from repot.progress import ProgressCounter
 from repot.pruning.inventory import Kind, Unit, is_record_of_a_run
 from repot.pruning.retention import last_in_production
 from repot.pruning.uses import NotedUse, read_uses
-from repot.training_record import TrainingRecord
+from repot.training_record import RemovedTraining, TrainingRecord
 
 NUM_AT_ONCE = 256
 """Files of a dataset that are deleted between two looks at whether a run builds it again."""
@@ -69,30 +68,6 @@ _ORDER: tuple[tuple[Kind, ...], ...] = (
 _FOLDERS = ("version", "training", "training state", "dataset", "checkpoint")
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RemovedTraining(JsonRecord):
-    """What removed.json tells of a training that was deleted, for `repot runs`.
-
-    Attributes:
-        removed_at: When, in UTC, e.g. 2026-11-27T14:05:00Z.
-        backbone, recipe, dataset_id, epochs, seconds, num_train_examples: What was trained.
-        precision_at_1, interval, num_examples, macro_recall: Its score on validation; None and 0
-            if it was not evaluated.
-    """
-
-    removed_at: str
-    backbone: str
-    recipe: str
-    dataset_id: str
-    epochs: int
-    seconds: float
-    num_train_examples: int
-    precision_at_1: float | None = None
-    interval: Interval | None = None
-    num_examples: int = 0
-    macro_recall: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

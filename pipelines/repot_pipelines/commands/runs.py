@@ -156,7 +156,7 @@ def _cost_rows(details: "RunDetails") -> list[tuple[str, str]]:
 @debug_option
 def compare_runs_command(*, first: str, second: str, storage_uri: str, as_json: bool) -> None:
     """Compare two runs on the pictures that both were scored on, and list how they differ."""
-    from repot.evaluator.catalog import compare_runs
+    from repot.evaluator.run_comparison import compare_runs
 
     result = compare_runs(storage_uri, first, second)
     rows = [

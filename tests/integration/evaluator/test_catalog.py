@@ -11,8 +11,9 @@ from click.testing import CliRunner
 
 from repot import layout, storage
 from repot.errors import UsageError
-from repot.evaluator.catalog import compare_runs, show_run, show_version
+from repot.evaluator.catalog import show_run, show_version
 from repot.evaluator.gate import decide
+from repot.evaluator.run_comparison import compare_runs
 from repot.evaluator.versions import promote_by_hand
 from repot.model_registry import read_champion
 from repot.requested_run import describe_run
