@@ -36,7 +36,7 @@ from repot.prediction_store import PredictionStore
 from repot.pruning.delete import Deleter
 from repot.pruning.inventory import take_inventory
 from repot.pruning.prune import PruneReport, prune
-from repot.pruning.retention import Limits, decide
+from repot.pruning.retention import Decision, Limits, decide
 from repot.pruning.uses import Use, note_use, read_uses
 from repot.settings import DatasetSettings
 from repot.shard_builder.build import build_shards
@@ -118,6 +118,20 @@ def make_dataset(uri: str, pictures: Path) -> str:
     build_shards(planned.dataset_uri, num_processes=1)
     complete_dataset(planned.dataset_uri, limits=DataLimits())
     return planned.plan.dataset_id
+
+
+def look(uri: str, now: float) -> tuple[list[Decision], Deleter]:
+    """Return what is decided about a storage, and what deletes it later."""
+    inventory = take_inventory(uri)
+    decisions, uses = decide(inventory, LIMITS, now=now)
+    deleter = Deleter(
+        uri,
+        cutoff=now - LIMITS.age_seconds,
+        keep_versions=2,
+        model_names=inventory.model_names,
+        uses=uses,
+    )
+    return decisions, deleter
 
 
 def make_checkpoint(uri: str, checkpoint_id: str) -> None:
@@ -534,15 +548,7 @@ def test_what_came_into_use_after_the_listing_is_not_deleted(
     uri = copy_month(month, tmp_path)
     old, _ = dataset_ids(month)
     now = newest_write(uri) + 60 * DAY
-    inventory = take_inventory(uri)
-    decisions, uses = decide(inventory, LIMITS, now=now)
-    deleter = Deleter(
-        uri,
-        cutoff=now - LIMITS.age_seconds,
-        keep_versions=2,
-        model_names=inventory.model_names,
-        uses=uses,
-    )
+    decisions, deleter = look(uri, now)
     spared = {
         "write": {f"datasets/{old}"},
         "use": {
@@ -612,15 +618,7 @@ def test_unfinished_training_that_is_resumed_meanwhile_keeps_its_state(
 ) -> None:
     uri = copy_month(month, tmp_path)
     failed, now = "e" * 16, newest_write(uri) + 60 * DAY
-    inventory = take_inventory(uri)
-    decisions, uses = decide(inventory, LIMITS, now=now)
-    deleter = Deleter(
-        uri,
-        cutoff=now - LIMITS.age_seconds,
-        keep_versions=2,
-        model_names=inventory.model_names,
-        uses=uses,
-    )
+    decisions, deleter = look(uri, now)
     note_use(uri, Use(dataset_id=dataset_ids(month)[1], training_id=failed))
     # A run notes again what an earlier one noted two months ago.
     note_use(uri, Use(dataset_id=dataset_ids(month)[0], training_id=FIRST))
@@ -814,7 +812,7 @@ def test_pruned_run_is_made_again_under_the_same_ids_while_more_is_pruned(tmp_pa
 
 
 def copy_sample(folder: Path, number: int) -> None:
-    """Copy the sample's pictures, of training so many per label."""
+    """Copy the sample's pictures; of each label, only `number` for training."""
     for split in ("train", "validation"):
         for label in (SAMPLE_FOLDER / split).iterdir():
             (folder / split / label.name).mkdir(parents=True)
