@@ -13,9 +13,10 @@ builder take part; only the network and TLS are missing. Four tables:
                   requests in flight, next to the rate from a local folder; processor time of the
                   builder and of the server per picture, and the largest memory of the process
                   that reads and writes
-    builders      1, 4 and 16 builders, or other numbers. This machine has too few cores for so many
-                  decoders, so these builders sleep for each picture instead of decoding it: what is
-                  measured is whether reading, writing and the store let them go on, not decoding
+    builders      1, 4 and 16 builders, or other numbers. This machine has too few cores for that
+                  many decoders, so these builders sleep for each picture instead of decoding it:
+                  what is measured is whether reading, writing and the store let them go on, not
+                  decoding
     rate limit    builders meet a store that accepts only some requests per second for a while, and
                   answers 429 to the others: how many are refused, and how soon the full rate is
                   back

@@ -186,7 +186,7 @@ def prepare(source: str, bucket: Bucket, path: Path) -> None:
 
 
 def simulate(num_pictures: int, num_labels: int) -> None:
-    """Print what the manifest of so many pictures takes, from made-up receipts."""
+    """Print the size and cost of a manifest of this many pictures, from made-up receipts."""
     from repot.manifest import Manifest, Receipt, shard_name
     from repot.settings import DatasetSettings
 

@@ -1,7 +1,8 @@
 """Read picture files ahead of their use: from disks, object storage and the web, in order.
 
-Reading a file from another machine takes up to a second, most of it waiting. So many files are read
-at the same time, as long as those that wait for their use fit into a limited amount of memory.
+Reading a file from another machine takes up to a second, most of it waiting. Therefore, several
+files are read at the same time, as long as those that wait for their use fit into a limited amount
+of memory.
 """
 
 import http

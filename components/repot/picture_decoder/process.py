@@ -69,7 +69,7 @@ def _fork_decoders(connection: socket.socket) -> None:
 def _find_status(process_id: int) -> int:
     try:
         found, status = os.waitpid(process_id, os.WNOHANG)
-    except ChildProcessError:  # It was told before.
+    except ChildProcessError:  # Its status was returned before.
         return 0
     return os.waitstatus_to_exitcode(status) if found else STILL_RUNS
 

@@ -172,7 +172,7 @@ class FileTable(Sequence[FoundFile]):
         self.sizes = array("Q")
         self.kinds: dict[int, str] = {}
         self.parts: dict[int, FilePart] = {}
-        # A location is a text, and what follows in the path so many letters after its beginning.
+        # A URI is a stem, and the path from a given number of characters on.
         self._stems = CodedColumn[tuple[str, int]]()
         self._stem, self._num_skipped, self._stem_code = "", 0, self._stems.code(("", 0))
         # What is known of the checksum of each file; its CRC32C as a number.

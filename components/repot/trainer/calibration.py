@@ -276,7 +276,7 @@ def sample_rows(digests: Sequence[bytes] | Any) -> IntArray:
 
 
 def spread(numbers: IntArray, most: int) -> IntArray:
-    """Return at most so many of the numbers of pictures, evenly spread over them."""
+    """Return at most `most` of the numbers of pictures, evenly spread over them."""
     if len(numbers) <= most:
         return numbers
     return numbers[np.linspace(0, len(numbers) - 1, most).astype(np.int64)]

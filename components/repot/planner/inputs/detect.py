@@ -185,7 +185,7 @@ def _probe_manifest(file: FoundFile) -> ManifestFormat | None:
 
 
 def _top_files(files: FileTable) -> Iterator[FoundFile]:
-    """Yield the files at the top of a folder, or of its folders for splits, but for pictures."""
+    """Yield the files at the top of a folder, or of its folders for splits, except pictures."""
     for number, path in enumerate(files.paths):
         folder = path.rpartition("/")[0]
         is_top = not folder or SPLIT_NAMES.get(folder.lower(), "") != ""
