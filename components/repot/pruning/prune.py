@@ -1,4 +1,4 @@
-"""Find what a storage does not need any more, and delete it if that is wanted."""
+"""Find what a storage no longer needs, and delete it on request."""
 
 import time
 from collections import defaultdict
@@ -67,7 +67,7 @@ class PruneReport(JsonRecord):
 def prune(
     storage_uri: str, limits: Limits, *, delete: bool, now: float | None = None
 ) -> PruneReport:
-    """Find what a storage does not need, and delete it if that is wanted.
+    """Find what a storage does not need, and delete it on request.
 
     Args:
         storage_uri: Root of all stored files.

@@ -161,7 +161,7 @@ def limit_option(command: _Command) -> _Command:
         type=click.IntRange(min=0),
         default=50,
         show_default=True,
-        help="List only as many, those in which something was written last; 0 lists all.",
+        help="List only the most recently written ones, at most this many; 0 lists all.",
     )
     return option(command)
 

@@ -1,4 +1,4 @@
-"""`repot prune`: find what a storage does not need any more, and delete it."""
+"""`repot prune`: find what a storage no longer needs, and delete it."""
 
 import json
 import re
@@ -61,14 +61,14 @@ class Age(click.ParamType):  # type: ignore[type-arg]
     type=Age(),
     default="30d",
     show_default=True,
-    help="Keep what was written or used in this time, in days or hours: 30d, 36h.",
+    help="Keep everything that was written or used within this time: 30d (days) or 36h (hours).",
 )
 @click.option(
     "--keep-versions",
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
-    help="Keep as many versions of each model, those that were last in production, with what they "
+    help="Keep this many versions of each model: those that were last in production, and what they "
     "were made from. The champion is one of them.",
 )
 @click.option(
@@ -84,11 +84,12 @@ def prune_command(
     delete: bool,
     as_json: bool,
 ) -> None:
-    """List what the storage does not need any more; with --delete, delete it.
+    """List what the storage no longer needs; with --delete, delete it.
 
-    Kept are the versions that were last in production, what was written or used lately, and what
-    these were made from. Verdicts, reports of the gate, champion.json and comparisons.json are
-    always kept. Whatever else a run needs later is made again, under the same id.
+    It keeps the versions that were last in production, everything that was written or used
+    recently, and what these were made from. Verdicts, gate reports, champion.json and
+    comparisons.json are always kept. If a later run needs something that was deleted, it is made
+    again under the same id.
     """
     from repot.pruning.prune import prune
     from repot.pruning.retention import Limits
